@@ -1,0 +1,1 @@
+"""Balancers: pure selection among nodes. No I/O, no clock, no request object."""

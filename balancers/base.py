@@ -1,0 +1,63 @@
+"""The balancer interface.
+
+A balancer is pure: it sees nodes, an integer key, the nodes already tried for this request,
+and an injected random source. It does no I/O, has no clock and never sees a request. One
+balancer serves one frozen snapshot of one service's pool; when the pool changes the engine
+builds a new one and lets it `inherit` from the old, so state keyed by instance survives.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Container, Sequence
+from random import Random
+from typing import ClassVar, Protocol, Self
+
+NO_KEY = -1
+"""The request has nothing to hash; keys proper are unsigned 64-bit integers."""
+
+
+class Node(Protocol):
+    """What a balancer may know of an instance.
+
+    `key`, `weight` and `usable` are fixed for the life of a snapshot. `load` is live:
+    requests and tunnels in flight in all workers. The same instance is the same object in
+    every snapshot it is part of, so identity may be compared.
+    """
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def weight(self) -> int: ...
+    @property
+    def usable(self) -> bool: ...
+    @property
+    def load(self) -> int: ...
+
+
+class Balancer(ABC):
+    """Picks one node per attempt.
+
+    `nodes` are all registered instances, usable or not, in the registry's order; a balancer
+    whose layout must not move when an instance flaps (consistent hash) needs the unusable
+    ones too. A node with weight 0 is never picked.
+    """
+
+    uses_key: ClassVar[bool] = False
+    """The engine computes a key for each request only if this is set."""
+    uses_load: ClassVar[bool] = False
+    """The engine calls `load_changed` only if this is set."""
+
+    @abstractmethod
+    def __init__(self, nodes: Sequence[Node], rng: Random) -> None:
+        """Balancers with parameters take them as further keyword arguments with defaults."""
+
+    @abstractmethod
+    def pick(self, key: int, tried: Container[Node]) -> Node | None:
+        """A usable node that is not in `tried`, or None when there is none."""
+
+    def load_changed(self, node: Node) -> None:
+        """`node.load` is different now. Called after each change."""
+
+    def inherit(self, previous: Self) -> None:
+        """Take over what `previous`, which served the same service, had learnt."""

@@ -1,0 +1,1 @@
+"""The control process: pools, supervisor, admin. It never touches a request."""

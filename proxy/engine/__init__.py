@@ -1,0 +1,1 @@
+"""The data plane: one worker process serves requests from frozen snapshots."""

@@ -1,0 +1,1 @@
+"""The side towards the instances: dialling, idle connections, one exchange at a time."""

@@ -1,0 +1,34 @@
+"""`Provider`: the seam for registries.
+
+A provider is an async iterator of whole `Membership` values. The first one it yields is the
+first full list; each later one replaces the one before. An outage yields nothing: a provider
+never yields an empty set because it lost its registry, so whoever iterates keeps serving the
+last view for as long as it takes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from typing import ClassVar
+
+from proxy.model import Membership, RegistryStatus
+
+
+class Provider(ABC):
+    """One registry. Built from its part of the configuration, before any event loop runs."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def watch(self) -> AsyncIterator[Membership]:
+        """Yield memberships until cancelled. Bursts are coalesced; nothing is ever cleared
+        by an error. May be called once in a provider's life."""
+
+    @abstractmethod
+    def status(self) -> RegistryStatus:
+        """The provider's own view of its registry, cheap enough for every scrape."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Release connections. Safe to call at any time, more than once."""

@@ -215,6 +215,70 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Random for each running proxy: a request that carries it came back to us."""
 
 
+# ------------------------------------------------------- settings of the control process
+
+
+class RegistryTls(msgspec.Struct, frozen=True, kw_only=True):
+    """PEM files for the connection to the registry; host names are always checked."""
+
+    ca: str | None = None
+    """None = the system's trust store."""
+    cert: str | None = None
+    key: str | None = None
+
+
+class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One registry. What a provider's constructor takes."""
+
+    type: str = "static"
+    endpoints: tuple[str, ...] = ()
+    """Base URLs, `http://` or `https://`."""
+    prefix: str = "/services/"
+    username: str = ""
+    password: str = ""
+    tls: RegistryTls | None = None
+
+
+class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`admin:`."""
+
+    bind: str = "127.0.0.1:9900"
+    token: str = ""
+    """Bearer token for everything but /healthz and /readyz; "" = open."""
+
+
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`log:`."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "console"] = "json"
+
+
+class ShutdownSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`shutdown:`. Readiness fails at once, accepting goes on for `delay`, then what is in
+    flight has `grace` to finish."""
+
+    delay: float = 1.0
+    grace: float = 30.0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole of `proxy.yaml`, checked, with defaults filled in and services inherited."""
+
+    listeners: tuple[ListenerSettings, ...] = (ListenerSettings(),)
+    admin: AdminSettings = AdminSettings()
+    workers: int = 1
+    """Resolved: `auto` is the number of CPUs this process may use."""
+    log: LogSettings = LogSettings()
+    registry: RegistrySettings = RegistrySettings()
+    shutdown: ShutdownSettings = ShutdownSettings()
+    routes: tuple[RouteSpec, ...] = ()
+    defaults: ServiceSettings = ServiceSettings()
+    services: dict[str, ServiceSettings] = {}
+    static: dict[str, tuple[Instance, ...]] = {}
+    """Services whose instances stand in the file: never looked up in the registry."""
+
+
 # -------------------------------------------------------------------------------- messages
 #
 # Control process → worker. Each is one frame on the channel (`control/channel.py`).

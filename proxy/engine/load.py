@@ -1,0 +1,116 @@
+"""Requests in flight per instance, across worker processes.
+
+The board is one shared anonymous file: a row per worker, a column ("slot") per instance,
+32-bit counters. A worker writes only its own row, so no lock and no atomic operation is
+needed: its own counts are exact, the others' are as old as its last look. Slots are assigned
+by the control process (`control/pools.py`); slot 0 belongs to nobody, so instances beyond the
+board's capacity write there harmlessly and are counted within one worker only.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable
+
+SLOTS = 1 << 16
+"""Columns: more instances than one proxy is asked to hold (the plan's scale is 20,000), at
+256 KiB per worker, of which only touched pages cost memory."""
+
+_ITEM = 4
+_CHUNK = 256
+"""Bytes compared at a time when looking for changes: 64 slots, so that one busy service among
+thousands of instances costs a few comparisons and not a walk over all of them."""
+
+
+class Board:
+    """Owns the mapping of the shared file. Rows are memoryviews of signed 32-bit counters."""
+
+    def __init__(self, fd: int, workers: int) -> None:
+        self.fd = fd
+        self.workers = workers
+        self._map = mmap.mmap(fd, workers * SLOTS * _ITEM)
+        self._bytes = memoryview(self._map)
+        self._cells = self._bytes.cast("i")
+
+    @classmethod
+    def create(cls, workers: int) -> Board:
+        """A new board, all zero. The file has no name and goes with its last user."""
+        fd = os.memfd_create("fairlead-load", os.MFD_CLOEXEC)
+        os.ftruncate(fd, workers * SLOTS * _ITEM)
+        return cls(fd, workers)
+
+    def row(self, worker: int) -> memoryview[int]:
+        """The counters of one worker; only that worker may write to them."""
+        return self._cells[worker * SLOTS : (worker + 1) * SLOTS]
+
+    def row_bytes(self, worker: int) -> memoryview[int]:
+        """The same row as raw bytes, for cheap comparison."""
+        return self._bytes[worker * SLOTS * _ITEM : (worker + 1) * SLOTS * _ITEM]
+
+    def total(self, slot: int) -> int:
+        """In flight on one instance in all workers."""
+        cells = self._cells
+        return sum(cells[slot + row * SLOTS] for row in range(self.workers))
+
+    def idle(self, slot: int) -> bool:
+        """No worker counts anything in this column, so it may go to another instance."""
+        cells = self._cells
+        return all(cells[slot + row * SLOTS] == 0 for row in range(self.workers))
+
+    def clear_row(self, worker: int) -> None:
+        """Forget what a dead worker had in flight. Call before its replacement starts."""
+        start = worker * SLOTS * _ITEM
+        self._bytes[start : start + SLOTS * _ITEM] = bytes(SLOTS * _ITEM)
+
+    def close(self) -> None:
+        """Unmap and close. The board must not be used afterwards."""
+        self._cells.release()
+        self._bytes.release()
+        self._map.close()
+        os.close(self.fd)
+
+
+class OtherRows:
+    """Owns this worker's copy of the other workers' rows and reports what changed in them.
+
+    `refresh` compares the copy with the board chunk by chunk. It is called at most every
+    `interval` seconds, and only by services whose balancer looks at load.
+    """
+
+    interval = 0.001
+    """Well under the 10 ms that least-connections promises: at one millisecond two workers
+    rarely fill the same gap twice."""
+
+    def __init__(self, board: Board, worker: int, changed: Callable[[int, int], None]) -> None:
+        """`changed(slot, delta)` hears by how much the other workers' sum moved."""
+        self._rows = [board.row_bytes(w) for w in range(board.workers) if w != worker]
+        self._copies = [bytearray(SLOTS * _ITEM) for _ in self._rows]
+        self._changed = changed
+        self._due = 0.0
+        self.used = 0
+        """Bytes of each row that are in use; the engine raises it as slots come up."""
+
+    def refresh(self, now: float) -> None:
+        """Bring the copy up to date, unless that was done less than `interval` ago."""
+        if now < self._due:
+            return
+        self._due = now + self.interval
+        for row, copy in zip(self._rows, self._copies, strict=True):
+            for start in range(0, self.used, _CHUNK):
+                chunk = bytes(row[start : start + _CHUNK])
+                if chunk == copy[start : start + _CHUNK]:
+                    continue
+                before = memoryview(bytes(copy[start : start + _CHUNK])).cast("i")
+                after = memoryview(chunk).cast("i")
+                copy[start : start + _CHUNK] = chunk
+                for offset, (old, new) in enumerate(zip(before, after, strict=True)):
+                    if old != new:
+                        self._changed(start // _ITEM + offset, new - old)
+
+    def known(self, slot: int) -> int:
+        """The others' sum for one slot as of the last look: where a new node starts from."""
+        at = slot * _ITEM
+        return sum(
+            int.from_bytes(copy[at : at + _ITEM], "little", signed=True) for copy in self._copies
+        )

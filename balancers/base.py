@@ -9,7 +9,7 @@ builds a new one and lets it `inherit` from the old, so state keyed by instance 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from random import Random
 from typing import ClassVar, Protocol, Self
 
@@ -47,10 +47,15 @@ class Balancer(ABC):
     """The engine computes a key for each request only if this is set."""
     uses_load: ClassVar[bool] = False
     """The engine calls `load_changed` only if this is set."""
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """Parameter → lowest and highest value the configuration accepts, both included. A
+    parameter's default is accepted even outside of them, so 0 may mean "off" where the
+    smallest useful value is 1."""
 
     @abstractmethod
     def __init__(self, nodes: Sequence[Node], rng: Random) -> None:
-        """Balancers with parameters take them as further keyword arguments with defaults."""
+        """Balancers with parameters take them as further keyword-only arguments, annotated
+        `int` or `float`, with defaults: the configuration accepts exactly those."""
 
     @abstractmethod
     def pick(self, key: int, tried: Container[Node]) -> Node | None:

@@ -1,0 +1,214 @@
+"""`python -m bench`: start every proxy that is installed, load each in turn, print the table."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+
+from bench.load import LoadPlan
+from bench.measure import Measurement, start_backends
+from bench.peers import PEERS, Command, Peer
+from bench.processes import StartError, core_plan, raise_open_files
+from bench.report import seconds_for, summarize, table
+from bench.scenarios import SCENARIOS, Scenario
+
+RESULTS = Path(__file__).parent / "results"
+BUDGET = 205.0
+QUICK_BUDGET = 36.0
+"""Seconds the whole run plans for; the limits are four minutes and 45 s, and a busy machine
+starts things slowly."""
+OVERHEAD = 0.15
+"""Seconds around each measurement: wrk ends on its next 100 ms, /proc is read twice."""
+START_COST = 1.0
+"""Seconds to start, check, warm up and stop one proxy."""
+
+
+def main() -> int:
+    parser = _parser()
+    options = parser.parse_args()
+    try:
+        peers = _chosen_peers(options)
+        scenarios = _chosen_scenarios(options)
+    except ValueError as error:
+        parser.error(str(error))
+    rounds = options.rounds or (2 if options.quick else 3)
+    starts = len(peers) * len(scenarios)
+    seconds = options.seconds or seconds_for(
+        QUICK_BUDGET if options.quick else BUDGET,
+        measurements=starts * rounds,
+        starts=starts,
+        overhead=OVERHEAD,
+        start_cost=START_COST,
+    )
+    # SIGTERM must run the clean-up too: everything below is started by us and stopped by us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return _run(peers, scenarios, rounds, seconds, own_load=options.own_load)
+    except StartError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(
+    peers: list[Peer], scenarios: list[Scenario], rounds: int, seconds: float, *, own_load: bool
+) -> int:
+    available = frozenset(os.sched_getaffinity(0))
+    open_files = raise_open_files()
+    versions = {peer.name: peer.version() for peer in peers}
+    wrk = None if own_load else shutil.which("wrk")
+    machine = _machine(available)
+    print(f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}")
+    print(", ".join(f"{name} {version}" for name, version in versions.items()))
+    load_name = "wrk" if wrk else "built-in load generator"
+    print(f"{load_name}; {rounds} interleaved rounds of {seconds:.1f} s, medians", flush=True)
+    begun = time.monotonic()
+    rng = Random()
+    results: list[dict[str, Any]] = []
+    failures: list[str] = []
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        # The backend's workers may run as another user when we are root.
+        directory.chmod(0o755)
+        backends = start_backends(stack, directory, core_plan(available, 1)[1], rng)
+        for scenario in scenarios:
+            cores, load_cores = core_plan(available, scenario.workers)
+            measurement = Measurement(
+                scenario,
+                backends=backends,
+                load=LoadPlan(wrk=wrk, cores=load_cores, directory=directory),
+                cores=cores,
+                directory=directory,
+                open_files=open_files,
+                rng=rng,
+            )
+            samples = measurement.run(peers, rounds, seconds)
+            rows = summarize(samples, scenario.unit)
+            print("\n" + table(_title(scenario), scenario.unit, rows), flush=True)
+            for failure in measurement.failures:
+                print(f"  failed: {failure}", flush=True)
+            failures += measurement.failures
+            results.append({"name": scenario.name, "rows": rows, "samples": samples})
+    path = _write(
+        {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": machine,
+            "versions": versions,
+            "load": load_name,
+            "rounds": rounds,
+            "seconds": seconds,
+            "scenarios": results,
+            "failures": failures,
+        }
+    )
+    print(f"\n{time.monotonic() - begun:.0f} s; written to {os.path.relpath(path)}")
+    return 1 if failures else 0
+
+
+def _title(scenario: Scenario) -> str:
+    workers = f"{scenario.workers} worker" + ("s" if scenario.workers > 1 else "")
+    return f"{scenario.title} ({scenario.name}: {scenario.connections:,} connections, {workers})"
+
+
+def _chosen_peers(options: argparse.Namespace) -> list[Peer]:
+    every: dict[str, Peer] = {kind.name: kind() for kind in PEERS}
+    if options.peers:
+        unknown = [name for name in options.peers if name not in every]
+        if unknown:
+            raise ValueError(f"unknown peer {unknown[0]!r}; known: {', '.join(every)}")
+        chosen = [every[name] for name in options.peers]
+    else:
+        chosen = [peer for peer in every.values() if peer.find() is not None]
+    chosen += [Command(text) for text in options.command]
+    absent = [peer.name for peer in chosen if peer.find() is None]
+    if absent:
+        raise ValueError(f"not installed: {', '.join(absent)}")
+    if len({peer.name for peer in chosen}) < len(chosen):
+        raise ValueError("two peers have the same name")
+    return chosen
+
+
+def _chosen_scenarios(options: argparse.Namespace) -> list[Scenario]:
+    if not options.scenario:
+        return [
+            scenario
+            for scenario in SCENARIOS.values()
+            if (scenario.quick if options.quick else scenario.default)
+        ]
+    unknown = [name for name in options.scenario if name not in SCENARIOS]
+    if unknown:
+        raise ValueError(f"unknown scenario {unknown[0]!r}; known: {', '.join(SCENARIOS)}")
+    return [SCENARIOS[name] for name in options.scenario]
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 3600:
+        raise ValueError
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument(
+        "--scenario", type=_names, default=[], help=f"comma-separated, of: {', '.join(SCENARIOS)}"
+    )
+    parser.add_argument(
+        "--peers", type=_names, default=[],
+        help=f"comma-separated, of: {', '.join(kind.name for kind in PEERS)}; default: installed",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=int, choices=range(1, 101), metavar="N")
+    parser.add_argument("--seconds", type=_positive, help="of each measurement")
+    parser.add_argument("--quick", action="store_true", help="three scenarios in under 45 s")
+    parser.add_argument(
+        "--own-load", action="store_true", help="use the built-in load generator, not wrk"
+    )
+    parser.add_argument(
+        "--command", action="append", default=[], metavar="NAME=PROGRAM ARGS",
+        help="one more proxy; {port}, {backend}, {admin} and {workers} are replaced",
+    )  # fmt: skip
+    return parser
+
+
+def _machine(available: frozenset[int]) -> dict[str, Any]:
+    cpu = "unknown CPU"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            cpu = line.partition(":")[2].strip()
+            break
+    return {
+        "cpu": cpu,
+        "cores": len(available),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def _write(result: dict[str, Any]) -> Path:
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / (datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ") + ".json")
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

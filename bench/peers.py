@@ -1,0 +1,399 @@
+"""The proxies that are compared: where each is found, how it is configured and started.
+
+All do the same job: one listener, one backend, keep-alive on both sides, X-Forwarded-For
+added, access log off. Everything else is each product's own default, which for Fairlead
+includes its metrics.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from bench.processes import Server
+
+VERSION_LIMIT = 10.0
+"""Seconds for `--version`; a Go binary of 180 MB read from a cold disk takes some of them."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where one proxy shall listen and what it shall forward to, all on 127.0.0.1."""
+
+    directory: Path
+    port: int
+    admin_port: int
+    backend_port: int
+    workers: int
+    open_files: int
+    """The limit the process starts with; what it takes of it is its own business."""
+
+
+def executable(name: str) -> str | None:
+    """The program's path: on PATH, or beside the interpreter, where wheels put programs."""
+    beside = str(Path(sys.executable).parent)
+    return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), beside)))
+
+
+class Peer(ABC):
+    """One product."""
+
+    name: str
+    version_arguments: ClassVar[Sequence[str]] = ("--version",)
+
+    def find(self) -> str | None:
+        """Path of the program, None when it is not installed."""
+        return executable(self.name)
+
+    @abstractmethod
+    def files(self, setup: Setup) -> Mapping[str, str]:
+        """Configuration: file name in the set-up's directory → text."""
+
+    @abstractmethod
+    def command(self, setup: Setup) -> Sequence[str]:
+        """Arguments after the program."""
+
+    def environment(self, setup: Setup) -> Mapping[str, str]:
+        """Variables to add."""
+        return {}
+
+    def working_directory(self, setup: Setup) -> Path:
+        """Where the program runs."""
+        return setup.directory
+
+    def start(self, setup: Setup, cores: frozenset[int]) -> Server:
+        """Write the files and start. The caller waits for readiness and stops the server."""
+        for name, text in self.files(setup).items():
+            (setup.directory / name).write_text(text)
+        return Server(
+            self.name,
+            [self.find() or self.name, *self.command(setup)],
+            directory=self.working_directory(setup),
+            log=setup.directory / f"{self.name}.log",
+            cores=cores,
+            environment=self.environment(setup),
+        )
+
+    def version(self) -> str:
+        """The first version number the program prints of itself, "?" when there is none."""
+        program = self.find()
+        if program is None:
+            return "?"
+        try:
+            done = subprocess.run(
+                [program, *self.version_arguments],
+                capture_output=True,
+                text=True,
+                timeout=VERSION_LIMIT,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return "?"
+        match = re.search(r"\d+\.\d+(\.\d+)?", done.stdout + done.stderr)
+        return match.group() if match else "?"
+
+
+class Fairlead(Peer):
+    name = "fairlead"
+    version_arguments = ("version",)
+
+    def find(self) -> str | None:
+        # The checkout's own, before any other that may be installed on this machine.
+        beside = Path(sys.executable).parent / self.name
+        return str(beside) if beside.exists() else executable(self.name)
+
+    def files(self, setup: Setup) -> Mapping[str, str]:
+        return {
+            "fairlead.yaml": f"""\
+listeners: [{{bind: "127.0.0.1:{setup.port}"}}]
+admin: {{bind: "127.0.0.1:{setup.admin_port}"}}
+workers: {setup.workers}
+services:
+  bench:
+    balancer: round_robin
+    instances: [{{id: a, address: 127.0.0.1, port: {setup.backend_port}}}]
+routes: [{{path_prefix: /, service: bench}}]
+"""
+        }
+
+    def command(self, setup: Setup) -> Sequence[str]:
+        return ("run", "-c", "fairlead.yaml")
+
+
+def nginx_base(workers: int) -> str:
+    """The part of nginx.conf that a proxy and a backend share: foreground, everything it
+    writes in its own directory."""
+    # Started as root, its workers would drop to a user who may not read our directory.
+    user = "user root;" if os.geteuid() == 0 else ""
+    return f"""\
+daemon off;
+{user}
+worker_processes {workers};
+worker_rlimit_nofile 40000;
+pid nginx.pid;
+error_log stderr error;
+events {{ worker_connections 20480; }}
+"""
+
+
+NGINX_HTTP = """\
+  access_log off;
+  client_body_temp_path body;
+  proxy_temp_path proxy;
+  fastcgi_temp_path fastcgi;
+  uwsgi_temp_path uwsgi;
+  scgi_temp_path scgi;
+  client_max_body_size 0;
+  keepalive_requests 100000000;
+"""
+
+
+class Nginx(Peer):
+    name = "nginx"
+    version_arguments = ("-v",)
+
+    def find(self) -> str | None:
+        # Debian puts it in /usr/sbin, which is not on every user's PATH.
+        return executable(self.name) or shutil.which(self.name, path="/usr/sbin")
+
+    def files(self, setup: Setup) -> Mapping[str, str]:
+        # reuseport spreads connections over several workers as evenly as the others do.
+        options = " reuseport" if setup.workers > 1 else ""
+        return {
+            "nginx.conf": f"""\
+{nginx_base(setup.workers)}
+http {{
+{NGINX_HTTP}
+  upstream backend {{
+    server 127.0.0.1:{setup.backend_port};
+    keepalive 64;
+  }}
+  server {{
+    listen 127.0.0.1:{setup.port} backlog=4096{options};
+    location / {{
+      proxy_pass http://backend;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_set_header Host $host;
+      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+    }}
+  }}
+}}
+"""
+        }
+
+    def command(self, setup: Setup) -> Sequence[str]:
+        return ("-p", str(setup.directory), "-e", "stderr", "-c", "nginx.conf")
+
+
+class Haproxy(Peer):
+    name = "haproxy"
+    version_arguments = ("-v",)
+
+    def find(self) -> str | None:
+        return executable(self.name) or shutil.which(self.name, path="/usr/sbin")
+
+    def files(self, setup: Setup) -> Mapping[str, str]:
+        # http-reuse always: an idle connection serves whoever comes next, as in the others.
+        # It refuses to start when the limit of files has no room for two for each connection.
+        connections = min(12_000, setup.open_files // 2 - 100)
+        return {
+            "haproxy.cfg": f"""\
+global
+  nbthread {setup.workers}
+  maxconn {connections}
+defaults
+  mode http
+  timeout connect 3s
+  timeout client 75s
+  timeout server 60s
+  option forwardfor
+  http-reuse always
+frontend web
+  bind 127.0.0.1:{setup.port} backlog 4096
+  default_backend bench
+backend bench
+  server a 127.0.0.1:{setup.backend_port}
+"""
+        }
+
+    def command(self, setup: Setup) -> Sequence[str]:
+        return ("-db", "-f", "haproxy.cfg")
+
+
+class Caddy(Peer):
+    name = "caddy"
+    version_arguments = ("version",)
+
+    def files(self, setup: Setup) -> Mapping[str, str]:
+        return {
+            "Caddyfile": f"""\
+{{
+  admin off
+  auto_https off
+  log {{
+    level ERROR
+  }}
+}}
+http://:{setup.port} {{
+  bind 127.0.0.1
+  reverse_proxy 127.0.0.1:{setup.backend_port} {{
+    transport http {{
+      keepalive_idle_conns_per_host 64
+    }}
+  }}
+}}
+"""
+        }
+
+    def command(self, setup: Setup) -> Sequence[str]:
+        return ("run", "--config", "Caddyfile", "--adapter", "caddyfile")
+
+    def environment(self, setup: Setup) -> Mapping[str, str]:
+        home = str(setup.directory)
+        return {
+            "GOMAXPROCS": str(setup.workers),
+            "HOME": home,
+            "XDG_DATA_HOME": home,
+            "XDG_CONFIG_HOME": home,
+        }
+
+
+_ENVOY_API = "type.googleapis.com/envoy.extensions.filters"
+
+
+class Envoy(Peer):
+    name = "envoy"
+
+    def files(self, setup: Setup) -> Mapping[str, str]:
+        # The default breaker of 1,024 connections would answer 503 in the larger scenarios.
+        return {
+            "envoy.yaml": f"""\
+static_resources:
+  listeners:
+  - name: web
+    address: {{socket_address: {{address: 127.0.0.1, port_value: {setup.port}}}}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": {_ENVOY_API}.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: web
+          use_remote_address: true
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes:
+              - match: {{prefix: /}}
+                route: {{cluster: bench}}
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config:
+              "@type": {_ENVOY_API}.http.router.v3.Router
+  clusters:
+  - name: bench
+    type: STATIC
+    circuit_breakers:
+      thresholds:
+      - {{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000}}
+    load_assignment:
+      cluster_name: bench
+      endpoints:
+      - lb_endpoints:
+        - endpoint:
+            address: {{socket_address: {{address: 127.0.0.1, port_value: {setup.backend_port}}}}}
+"""
+        }
+
+    def command(self, setup: Setup) -> Sequence[str]:
+        return (
+            "-c", "envoy.yaml", "--concurrency", str(setup.workers),
+            "--disable-hot-restart", "--log-level", "error",
+        )  # fmt: skip
+
+
+class Traefik(Peer):
+    name = "traefik"
+    version_arguments = ("version",)
+
+    def files(self, setup: Setup) -> Mapping[str, str]:
+        return {
+            "routes.yaml": f"""\
+http:
+  routers:
+    bench: {{rule: "PathPrefix(`/`)", service: bench, entryPoints: [web]}}
+  services:
+    bench:
+      loadBalancer:
+        serversTransport: bench
+        servers: [{{url: "http://127.0.0.1:{setup.backend_port}"}}]
+  serversTransports:
+    bench: {{maxIdleConnsPerHost: 64}}
+"""
+        }
+
+    def command(self, setup: Setup) -> Sequence[str]:
+        return (
+            f"--entryPoints.web.address=127.0.0.1:{setup.port}",
+            "--providers.file.filename=routes.yaml",
+            "--providers.file.watch=false",
+            "--log.level=ERROR",
+            "--global.checkNewVersion=false",
+            "--global.sendAnonymousUsage=false",
+        )
+
+    def environment(self, setup: Setup) -> Mapping[str, str]:
+        return {"GOMAXPROCS": str(setup.workers)}
+
+
+class Command(Peer):
+    """Any other proxy: `NAME=PROGRAM ARGUMENTS`, with {port}, {admin}, {backend} and
+    {workers} in the arguments replaced."""
+
+    def __init__(self, text: str) -> None:
+        name, separator, line = text.partition("=")
+        words = shlex.split(line)
+        if not separator or not words or not re.fullmatch(r"[\w.-]+", name):
+            raise ValueError(f"{text!r}: expected NAME=PROGRAM ARGUMENTS")
+        found = shutil.which(words[0])
+        self._program = os.path.abspath(found) if found else None
+        self._arguments = words[1:]
+        self.name = name
+
+    def find(self) -> str | None:
+        return self._program
+
+    def files(self, setup: Setup) -> Mapping[str, str]:
+        return {}
+
+    def working_directory(self, setup: Setup) -> Path:
+        # Where the user stands, so that the arguments may hold relative paths.
+        return Path.cwd()
+
+    def command(self, setup: Setup) -> Sequence[str]:
+        values = {
+            "{port}": setup.port,
+            "{admin}": setup.admin_port,
+            "{backend}": setup.backend_port,
+            "{workers}": setup.workers,
+        }
+        return [_replaced(argument, values) for argument in self._arguments]
+
+
+def _replaced(argument: str, values: Mapping[str, int]) -> str:
+    for placeholder, value in values.items():
+        argument = argument.replace(placeholder, str(value))
+    return argument
+
+
+PEERS: tuple[type[Peer], ...] = (Fairlead, Nginx, Haproxy, Caddy, Envoy, Traefik)

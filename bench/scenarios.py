@@ -1,0 +1,86 @@
+"""What is sent. Each scenario is the same for every proxy, byte for byte."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+SMALL_BODY = (
+    b'{"id": 4711, "name": "Ada Lovelace", "email": "ada@example.com", '
+    b'"roles": ["admin", "editor"]}   \n'
+)
+"""The 98-byte answer of the reference request."""
+assert len(SMALL_BODY) == 98
+
+ECHO_BODY = b"x" * (16 * 1024)
+MIB = 1024 * 1024
+
+BROWSER_HEADERS = {
+    "User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+    "Accept": "application/json, text/plain, */*",
+    "Accept-Language": "en-GB,en;q=0.7,de;q=0.3",
+    "Accept-Encoding": "gzip, deflate, br",
+    "Referer": "http://shop.example.com/users/overview",
+    "Origin": "http://shop.example.com",
+    "Cookie": "session=4f2c9a60f1b84f0fb2f2c7d3a9e1d0c4; theme=dark; consent=1",
+    "Authorization": "Bearer 9b1deb4d3b7d4bad9bdd2b0d7b3dcb6d",
+    "Cache-Control": "no-cache",
+    "Pragma": "no-cache",
+    "X-User-ID": "4711",
+}
+"""With the Host that every client adds, the 12 fields of the reference request."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One line of load: `connections` clients that each have one request in flight."""
+
+    name: str
+    title: str
+    path: str = "/small"
+    headers: tuple[tuple[str, str], ...] = tuple(BROWSER_HEADERS.items())
+    """Without Host, and without Content-Length, which follow from the rest."""
+    body: bytes = b""
+    """Sent with POST when not empty; the answer must then be the same bytes."""
+    answer: int = len(SMALL_BODY)
+    """Length of the body of a right answer, bytes."""
+    connections: int = 64
+    workers: int = 1
+    unit: Literal["request", "MiB"] = "request"
+    """What CPU time is divided by."""
+    default: bool = True
+    quick: bool = False
+
+    @property
+    def method(self) -> str:
+        return "POST" if self.body else "GET"
+
+
+_CLOSE = (*BROWSER_HEADERS.items(), ("Connection", "close"))
+
+SCENARIOS: dict[str, Scenario] = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("small_get", "small GET: 12 header fields, 98-byte answer", quick=True),
+        Scenario(
+            "post_16k", "POST of 16 KiB, echoed", path="/echo", body=ECHO_BODY,
+            answer=len(ECHO_BODY), quick=True,
+        ),
+        Scenario(
+            "download_1m", "download of 1 MiB", path="/1m", answer=MIB, connections=8,
+            unit="MiB", quick=True,
+        ),
+        Scenario(
+            "download_100m", "download of 100 MiB", path="/100m", answer=100 * MIB,
+            connections=4, unit="MiB",
+        ),
+        Scenario("connections_1000", "small GET over 1,000 connections", connections=1000),
+        Scenario(
+            "connections_10000", "small GET over 10,000 connections", connections=10_000,
+            default=False,
+        ),
+        Scenario("new_connection", "small GET, a new connection for each", headers=_CLOSE),
+        Scenario("workers_2", "small GET, 2 workers", workers=2),
+        Scenario("workers_4", "small GET, 4 workers", workers=4, default=False),
+    )
+}  # fmt: skip

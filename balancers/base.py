@@ -9,7 +9,7 @@ builds a new one and lets it `inherit` from the old, so state keyed by instance 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from random import Random
 from typing import ClassVar, Protocol, Self
 
@@ -20,11 +20,16 @@ NO_KEY = -1
 class Node(Protocol):
     """What a balancer may know of an instance.
 
-    `key`, `weight` and `usable` are fixed for the life of a snapshot. `load` is live:
-    requests and tunnels in flight in all workers. The same instance is the same object in
-    every snapshot it is part of, so identity may be compared.
+    `id` and `key` never change: `id` is the name the instance is registered under, `key`
+    adds its endpoint. Both are unique within a pool. `weight` and `usable` hold for one
+    snapshot: a balancer reads them while it is built and keeps what it read, because the
+    node may already show the next snapshot's values. `load` is live: requests and tunnels in
+    flight in all workers. The same instance is the same object in every snapshot it is part
+    of, so identity may be compared.
     """
 
+    @property
+    def id(self) -> str: ...
     @property
     def key(self) -> str: ...
     @property
@@ -45,8 +50,9 @@ class Balancer(ABC):
 
     uses_key: ClassVar[bool] = False
     """The engine computes a key for each request only if this is set."""
-    uses_load: ClassVar[bool] = False
-    """The engine calls `load_changed` only if this is set."""
+    uses_load: bool = False
+    """The engine calls `load_changed` only if this is set. Ask the balancer, not its class:
+    a parameter may switch it on."""
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {}
     """Parameter → lowest and highest value the configuration accepts, both included. A
     parameter's default is accepted even outside of them, so 0 may mean "off" where the
@@ -58,7 +64,7 @@ class Balancer(ABC):
         `int` or `float`, with defaults: the configuration accepts exactly those."""
 
     @abstractmethod
-    def pick(self, key: int, tried: Container[Node]) -> Node | None:
+    def pick(self, key: int, tried: Collection[Node]) -> Node | None:
         """A usable node that is not in `tried`, or None when there is none."""
 
     def load_changed(self, node: Node) -> None:

@@ -1,0 +1,251 @@
+"""Consistent hashing on a ring, after ketama, with optional bounded load.
+
+Each instance owns many points on a circle of 2**64; a key belongs to the first point at or
+after it. A joining instance takes keys only for itself and a leaving one gives away only its
+own, about 1/n of them. (Karger et al. 1997; the layout of many points for each server is
+libketama's; bounded load is Mirrokni, Thorup, Zadimoghaddam 2018.)
+
+All registered nodes are on the ring, and those that are not usable are passed over at the
+lookup. The result is the same as on a ring without them, so when an instance flaps its own
+keys move to the next instances and come back, and no other key moves.
+
+The points of an instance come from its id alone, not from its endpoint: an instance that is
+deployed again on another address (a StatefulSet's pod, a rescheduled container) keeps its
+keys, and no key of any other instance moves. They do not come from Python's `hash()`, which
+differs between processes, so the ring is the same in every worker and after every start.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Sequence
+from hashlib import shake_128
+from math import ceil
+from random import Random
+from typing import ClassVar, Self
+
+from balancers.base import NO_KEY, Balancer, Node
+from balancers.random_choice import RandomChoice
+
+MAX_POINTS = 1 << 18
+"""Most points of one ring: 3 MiB, and 1,600 instances of weight 1 with the usual 160 points.
+Beyond it all instances get half as many points, or a quarter, and so on."""
+
+_NUMBER = 0xFFFFFFFF
+_CIRCLE = (1 << 64) - 1
+_SPREAD = 0x9E3779B97F4A7C15
+"""2**64 / golden ratio: multiplied with it, even consecutive keys lie far apart."""
+
+
+class ConsistentHash(Balancer):
+    """A key's instance; without a key, a random one.
+
+    `virtual_nodes`: points for each unit of weight. `bounded_load`: 0 = off, else at least 1:
+    an instance takes no request that would bring it above this multiple of the mean load for
+    its weight; the request walks on to the next instance on the ring that has room.
+
+    The ring is laid out at the first pick or in `inherit`, which changes only what differs:
+    nothing at all when instances have merely changed their health.
+    """
+
+    uses_key = True
+    limits: ClassVar = {"virtual_nodes": (1, 10_000), "bounded_load": (1.0, 100.0)}
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        rng: Random,
+        *,
+        virtual_nodes: int = 160,
+        bounded_load: float = 0.0,
+    ) -> None:
+        if virtual_nodes < 1:
+            raise ValueError(f"virtual_nodes: {virtual_nodes}: must be at least 1")
+        if bounded_load and bounded_load < 1.0:
+            raise ValueError(f"bounded_load: {bounded_load}: must be 0 (off) or at least 1")
+        self._rng = rng
+        self._keyless = RandomChoice(nodes, rng)
+        self._usable = {node.id: node for node in nodes if node.usable and node.weight > 0}
+        self._counts = _point_counts({node.id: node.weight for node in nodes}, virtual_nodes)
+        self._ring: _Ring | None = None
+        self._owners: list[Node | None] = []
+        """Owner number on the ring → node, None if it is not usable."""
+
+        self.uses_load = bounded_load > 0
+        self._bound = bounded_load
+        self._weight = {node.key: node.weight for node in self._usable.values()}
+        self._total_weight = sum(self._weight.values())
+        self._loads = {node.key: node.load for node in self._usable.values()}
+        self._total_load = sum(self._loads.values())
+
+    def pick(self, key: int, tried: Collection[Node]) -> Node | None:
+        if key == NO_KEY:
+            if not self._bound:
+                return self._keyless.pick(key, tried)
+            key = self._rng.getrandbits(64)
+        if self._ring is None:
+            self._lay_out(_Ring.of(self._counts))
+        ring, owners = self._ring, self._owners
+        assert ring is not None
+        if (tried or not self._usable) and not self._any_left(tried):
+            return None
+        points, numbers = ring.points, ring.numbers
+        place = bisect_left(points, key * _SPREAD & _CIRCLE)
+        if self._bound:
+            return self._walk_bounded(place, tried)
+        for step in range(place - len(points), place):  # negative indices: to the end, then on
+            node = owners[numbers[step]]
+            if node is not None and (not tried or node not in tried):
+                return node
+        return None
+
+    def _any_left(self, tried: Collection[Node]) -> bool:
+        """Looks at no more nodes than were tried, plus one."""
+        return any(node not in tried for node in self._usable.values())
+
+    def _walk_bounded(self, place: int, tried: Collection[Node]) -> Node | None:
+        """The first untried node with room for this request too. When only tried nodes have
+        room, the first untried one: the bound yields before the retry fails."""
+        assert self._ring is not None
+        numbers, owners = self._ring.numbers, self._owners
+        fair_share = self._bound * (self._total_load + 1) / self._total_weight
+        first: Node | None = None
+        passed: set[int] = set()
+        for step in range(place - len(numbers), place):
+            number = numbers[step]
+            node = owners[number]
+            if node is None or number in passed:
+                continue
+            if node not in tried:
+                # The subtrahend keeps a rounding error from raising a whole limit by one.
+                if node.load < ceil(fair_share * self._weight[node.key] - 1e-9):
+                    return node
+                first = first or node
+            passed.add(number)
+            if len(passed) == len(self._usable):
+                break
+        return first
+
+    def load_changed(self, node: Node) -> None:
+        known = self._loads.get(node.key)
+        if known is not None:
+            load = node.load
+            self._total_load += load - known
+            self._loads[node.key] = load
+
+    def inherit(self, previous: Self) -> None:
+        """Take over the ring: as it is if it has the same points, else with those points
+        taken out and put in that differ."""
+        if previous._ring is not None:
+            self._lay_out(previous._ring.changed_to(self._counts))
+
+    def _lay_out(self, ring: _Ring) -> None:
+        self._ring = ring
+        self._owners = [None if id is None else self._usable.get(id) for id in ring.ids]
+
+
+def _point_counts(weights: dict[str, int], virtual_nodes: int) -> dict[str, int]:
+    """Points for each id that has any. A pure function of the membership: every worker must
+    come to the same ring, whatever it has seen before."""
+    total = sum(weights.values()) * virtual_nodes
+    # Halving, so that a ring near the bound does not change at every join.
+    halvings = max(0, (total - 1) // MAX_POINTS).bit_length()
+    return {
+        id: max(1, weight * virtual_nodes >> halvings)
+        for id, weight in weights.items()
+        if weight > 0
+    }
+
+
+def _points_of(id: str, count: int) -> array[int]:
+    """The first `count` points of an instance: an unbounded stream from which a change of
+    weight takes more or less, so that the points already there stay."""
+    points = array("Q", shake_128(id.encode()).digest(8 * count))
+    if sys.byteorder == "big":
+        points.byteswap()
+    return points
+
+
+class _Ring:
+    """Points in ascending order, and for each the number of its owner. Never modified."""
+
+    def __init__(self, counts: dict[str, int], ids: list[str | None]) -> None:
+        self.counts = counts
+        """Id → its number of points."""
+        self.ids = ids
+        """Owner number → id; None for a number that is free."""
+        self.points = array("Q")
+        self.numbers = array("I")
+
+    @classmethod
+    def of(cls, counts: dict[str, int]) -> Self:
+        """A ring from nothing: sorts all points."""
+        ring = cls(counts, list(counts))
+        entries = sorted(_entries((id, n, 0, counts[id]) for n, id in enumerate(counts)))
+        ring.points.extend(entry >> 32 for entry in entries)
+        ring.numbers.extend(entry & _NUMBER for entry in entries)
+        return ring
+
+    def changed_to(self, counts: dict[str, int]) -> _Ring:
+        """The ring with these points instead. Costs little when little differs."""
+        old = self.counts
+        if counts == old:
+            return self
+        differing = [id for id in old.keys() | counts.keys() if old.get(id) != counts.get(id)]
+        changed = sum(abs(counts.get(id, 0) - old.get(id, 0)) for id in differing)
+        if changed * 8 > len(self.points):
+            return _Ring.of(counts)  # sorting afresh is cheaper than so many cuts
+        numbers = {id: number for number, id in enumerate(self.ids) if id is not None}
+        ids = list(self.ids)
+        free = [number for number, id in enumerate(ids) if id is None]
+        gone, new = [], []
+        for id in differing:
+            before, after = old.get(id, 0), counts.get(id, 0)
+            if not before:
+                if not free:
+                    free.append(len(ids))
+                    ids.append(None)
+                numbers[id] = free.pop()
+                ids[numbers[id]] = id
+            if after > before:
+                new.append((id, numbers[id], before, after))
+            else:
+                gone.append((id, numbers[id], after, before))
+                if not after:
+                    ids[numbers[id]] = None
+        ring = _Ring(counts, ids)
+        ring._splice(self, _entries(gone), _entries(new))
+        return ring
+
+    def _splice(self, source: _Ring, gone: list[int], new: list[int]) -> None:
+        """Fill this ring with another's points, without some and with some more: copies whole
+        stretches between the places where they differ."""
+        points, numbers = source.points, source.numbers
+        edits = [(bisect_left(points, entry >> 32), 0, entry) for entry in new]
+        for entry in gone:
+            place = bisect_left(points, entry >> 32)
+            while numbers[place] != entry & _NUMBER:
+                place += 1
+            edits.append((place, 1, entry))
+        copied = 0
+        for place, is_gone, entry in sorted(edits):
+            self.points.extend(points[copied:place])
+            self.numbers.extend(numbers[copied:place])
+            if not is_gone:
+                self.points.append(entry >> 32)
+                self.numbers.append(entry & _NUMBER)
+            copied = place + is_gone
+        self.points.extend(points[copied:])
+        self.numbers.extend(numbers[copied:])
+
+
+def _entries(spans: Iterable[tuple[str, int, int, int]]) -> list[int]:
+    """`point << 32 | owner number` for the points from..to of each (id, number, from, to).
+    Two instances' points coincide in one ring of 10**9; then the lower number wins."""
+    return [
+        point << 32 | number
+        for id, number, start, stop in spans
+        for point in _points_of(id, stop)[start:]
+    ]

@@ -1,0 +1,27 @@
+"""Round robin from a random position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from balancers.base import Node
+from balancers.weighted_round_robin import WeightedRoundRobin
+
+
+class RoundRobin(WeightedRoundRobin):
+    """Each usable node in turn; with unequal weights, smooth weighted round robin.
+
+    The first pick falls on a random node, so that a fleet of proxies, or the workers of one,
+    started together do not all send their first request to the same instance.
+    """
+
+    def __init__(self, nodes: Sequence[Node], rng: Random) -> None:
+        super().__init__(nodes, rng)
+        if self._nodes:
+            # As if each of the nodes before the random position had just had its turn.
+            passed = rng.randrange(len(self._nodes))
+            self._settle(
+                weight * passed - (self._total if order < passed else 0)
+                for order, weight in enumerate(self._weights)
+            )

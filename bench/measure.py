@@ -142,6 +142,7 @@ class Measurement:
         longer than a measurement meets all of them.
         """
         samples: dict[str, list[Sample]] = {}
+        seconds = max(seconds, self._scenario.least_seconds)
         with ExitStack() as stack:
             stack.callback(self._terminate_all)
             for peer in peers:
@@ -188,7 +189,7 @@ class Measurement:
         try:
             server.wait_ready(lambda: check_answer(SCENARIOS["small_get"], port))
             check_answer(self._scenario, port)
-            self._load.run(self._scenario, port, WARM_UP)
+            self._load.run(self._scenario, port, max(WARM_UP, self._scenario.least_seconds / 3))
         except StartError as error:
             self._fail(name, str(error), server_known=True)
         except (OSError, ValueError, LoadError) as error:
@@ -203,6 +204,8 @@ class Measurement:
         busy = core_busy_seconds(self._cores) - busy
         if after.pids != before.pids:
             raise LoadError(f"processes came or went meanwhile: {server.log_end()}")
+        if not seen.requests:
+            raise LoadError(f"no request was answered, {seen.errors} errors: {server.log_end()}")
         cpu = after.cpu_ns - before.cpu_ns
         children = after.children_ns - before.children_ns
         user = after.user_ticks - before.user_ticks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import signal
@@ -21,7 +22,9 @@ OPEN_FILES = 40_000
 """10,000 clients are 20,000 sockets in a proxy, and HAProxy reserves two for each of `maxconn`."""
 
 _TICKS = os.sysconf("SC_CLK_TCK")
-_PAGE_KIB = 1024
+_KIB = 1024
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
 
 
 class StartError(Exception):
@@ -142,6 +145,8 @@ class Server:
 
         def prepare() -> None:
             os.sched_setaffinity(0, cores)
+            # Should this program be killed, its servers are asked to stop all the same.
+            _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
         with log.open("wb") as output:
             try:
@@ -194,8 +199,8 @@ class Server:
             if fields := _stat(pid):
                 user += int(fields[11])
                 system += int(fields[12])
-            peak += _field_kib(f"/proc/{pid}/status", "VmHWM:") * _PAGE_KIB
-            pss += _field_kib(f"/proc/{pid}/smaps_rollup", "Pss:") * _PAGE_KIB
+            peak += _field_kib(f"/proc/{pid}/status", "VmHWM:") * _KIB
+            pss += _field_kib(f"/proc/{pid}/smaps_rollup", "Pss:") * _KIB
         return Usage(root, children, user, system, peak, pss, frozenset(pids))
 
     def log_end(self, limit: int = 400) -> str:

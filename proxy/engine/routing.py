@@ -1,0 +1,387 @@
+"""The route table: host, path, method and header fields → route and service.
+
+Precedence, in this order:
+
+1. The host. An exact name comes first, then patterns by the length of their literal ending,
+   then routes for any host. `*.example.com` matches every name below `example.com`, at any
+   depth, and not `example.com` itself; `{service}.example.com` matches exactly one label
+   there and comes before the `*` of the same ending.
+2. The path prefix: the one that matches the longest part of the path. Prefixes match whole
+   segments: `/old` matches `/old` and `/old/x`, not `/older`; `/old/` matches `/old/` and
+   what is under it, not `/old`. `{service}` matches one segment that can be a service's
+   name; among prefixes that match equally far, a literal segment comes before `{service}`,
+   compared from the left.
+3. The order in the file.
+
+A route whose methods or header fields do not fit is passed over as if it were not there. When
+no route of a host fits, the next less specific host is asked: `*.example.com` with
+`/orders` serves the orders of `shop.example.com` too, unless that host has a route that fits.
+
+The table is immutable; a reload builds a new one. `match` does not depend on the number of
+routes: it looks a host up by its endings and walks the path by segments. `explain` compares
+every route, and says for each why it was or was not taken.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from proxy.model import RouteSpec
+
+SERVICE = "{service}"
+
+_service_name = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", re.ASCII).fullmatch
+"""What a template may take for a service's name. Nothing is decoded first, and a leading dot
+is excluded, so neither `..` nor `%2e%2e` ever becomes part of a registry key."""
+
+Fields = Callable[[str], str | None]
+"""Field name in lower case → value, None if the request has no such field."""
+
+
+class Match(NamedTuple):
+    """A request's route. The service need not exist: of a template it is only a name."""
+
+    position: int
+    """The route's place in the file, from 0."""
+    spec: RouteSpec
+    service: str
+    templated: bool
+    """The service's name came from the request: if nobody knows it, there is no route (404)."""
+    prefix_length: int
+    """Characters of the path that the prefix matched, without a final slash."""
+    changes_path: bool
+    """False: `rewrite` would return the path as it is."""
+
+    def rewrite(self, path: str) -> str:
+        """The path for the instance. It always begins with `/`, and where a prefix was cut off
+        or replaced there is exactly one slash, whatever the request had: a rest of
+        `//host/x` would be a reference to another host in many programs' eyes."""
+        if not self.changes_path:
+            return path
+        rest = path[self.prefix_length :]
+        new = self.spec.rewrite_prefix
+        if new is None:
+            return "/" + rest.lstrip("/")
+        if not rest:
+            return new or "/"
+        return f"{new.rstrip('/')}/{rest.lstrip('/')}"
+
+
+class _Route:
+    """A line of the file, prepared."""
+
+    __slots__ = ("fixed", "headers", "length", "methods", "position", "spec", "strips")
+
+    def __init__(self, position: int, spec: RouteSpec) -> None:
+        self.position = position
+        self.spec = spec
+        self.methods = frozenset(spec.methods)
+        self.headers = tuple((name.lower(), value) for name, value in spec.headers.items())
+        prefix = (spec.path_prefix or "").rstrip("/")
+        templated = SERVICE in prefix
+        self.length = len(prefix) - (len(SERVICE) if templated else 0)
+        """Of the prefix's literal part."""
+        self.strips = spec.rewrite_prefix is not None or (spec.strip_prefix and prefix != "")
+        self.fixed = None if templated or spec.service is None else self.at(None, 0)
+        """The match, where it is the same for every request."""
+
+    def at(self, captured: str | None, in_path: int) -> Match:
+        """The match for a request in which `{service}` stood for `captured`, with so many
+        characters of it in the path."""
+        service = self.spec.service or captured
+        assert service is not None  # `_checked` saw a template where there is no service
+        templated = self.spec.service is None
+        length = self.length + in_path
+        return Match(self.position, self.spec, service, templated, length, self.strips)
+
+    def accepts(self, method: str, fields: Fields) -> bool:
+        if self.methods and method not in self.methods:
+            return False
+        return all(fields(name) == value for name, value in self.headers)
+
+
+class _Segment:
+    """One place in the tree of path prefixes."""
+
+    __slots__ = ("ends", "literal", "service", "under")
+
+    def __init__(self) -> None:
+        self.literal: dict[str, _Segment] = {}
+        self.service: _Segment | None = None
+        self.ends: list[_Route] = []
+        """Routes whose prefix ends here."""
+        self.under: list[_Route] = []
+        """Routes whose prefix ends here with a slash."""
+
+    def next(self, segment: str) -> _Segment:
+        if segment == SERVICE:
+            self.service = self.service or _Segment()
+            return self.service
+        return self.literal.setdefault(segment, _Segment())
+
+
+class _Host:
+    """All routes of one host pattern."""
+
+    def __init__(self) -> None:
+        self.root = _Segment()
+        self.depth = 0
+        """Segments of the longest prefix: no path is cut into more."""
+        self.forks = False
+        """Some prefix has `{service}`, so a path may run along two branches."""
+
+    def add(self, route: _Route) -> None:
+        prefix = route.spec.path_prefix
+        place = self.root
+        segments = [] if prefix is None else prefix.rstrip("/").split("/")[1:]
+        for segment in segments:
+            place = place.next(segment)
+            self.forks |= segment == SERVICE
+        self.depth = max(self.depth, len(segments) + 1)
+        (place.under if prefix is not None and prefix.endswith("/") else place.ends).append(route)
+
+    def match(self, path: str, method: str, fields: Fields, label: str | None) -> Match | None:
+        """`label` is what `{service}` stood for in the host."""
+        if self.forks:
+            return self._match_forked(path, method, fields, label)
+        segments = path.split("/", self.depth)
+        place = self.root
+        passed = [place.ends] if place.ends else []
+        for segment in segments[1:]:
+            if place.under:
+                passed.append(place.under)
+            below = place.literal.get(segment)
+            if below is None:
+                break
+            place = below
+            if place.ends:
+                passed.append(place.ends)
+        for routes in reversed(passed):
+            for route in routes:
+                if route.accepts(method, fields):
+                    return route.fixed or route.at(label, 0)
+        return None
+
+    def _match_forked(
+        self, path: str, method: str, fields: Fields, label: str | None
+    ) -> Match | None:
+        # Branches in order of precedence: where a path goes both ways the literal one stays
+        # before the template. At most one `{service}` in a prefix bounds their number by the
+        # depth.
+        branches: list[tuple[_Segment, str]] = [(self.root, "")]
+        passed = [[(self.root.ends, "")]]
+        for segment in path.split("/", self.depth)[1:]:
+            passed.append([(place.under, captured) for place, captured in branches])
+            following = []
+            for place, captured in branches:
+                below = place.literal.get(segment)
+                if below is not None:
+                    following.append((below, captured))
+                if place.service is not None and _service_name(segment):
+                    following.append((place.service, segment))
+            if not following:
+                break
+            branches = following
+            passed.append([(place.ends, captured) for place, captured in branches])
+        for level in reversed(passed):
+            for routes, captured in level:
+                for route in routes:
+                    if route.accepts(method, fields):
+                        return route.fixed or route.at(captured or label, len(captured))
+        return None
+
+
+@dataclass(slots=True)
+class _Ending:
+    """The host patterns with one literal ending."""
+
+    templates: dict[str, _Host] = field(default_factory=dict)
+    """What stands before `{service}`, with its dot or empty → routes."""
+    wildcard: _Host | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """What became of one route for one request."""
+
+    position: int
+    """The route's place in the file, from 0."""
+    spec: RouteSpec
+    taken: bool
+    reason: str
+
+
+class RouteTable:
+    """`routes:` in the order of the file. ValueError names a route that cannot be read."""
+
+    def __init__(self, routes: Sequence[RouteSpec]) -> None:
+        self.routes = tuple(routes)
+        self._exact: dict[str, _Host] = {}
+        self._endings: dict[str, _Ending] = {}
+        self._any: _Host | None = None
+        for position, spec in enumerate(self.routes):
+            try:
+                self._host(_checked(spec).host).add(_Route(position, spec))
+            except ValueError as error:
+                raise ValueError(f"routes[{position}]: {error}") from None
+
+    def _host(self, pattern: str | None) -> _Host:
+        """Where the routes of a host pattern are kept."""
+        if pattern is None:
+            self._any = self._any or _Host()
+            return self._any
+        pattern = pattern.lower().removesuffix(".")
+        if pattern.startswith("*."):
+            ending = self._endings.setdefault(pattern[2:], _Ending())
+            ending.wildcard = ending.wildcard or _Host()
+            return ending.wildcard
+        before, template, after = pattern.partition(SERVICE)
+        if template:
+            ending = self._endings.setdefault(after[1:], _Ending())
+            return ending.templates.setdefault(before, _Host())
+        return self._exact.setdefault(pattern, _Host())
+
+    def match(self, host: str, path: str, method: str, fields: Fields) -> Match | None:
+        """The route of a request, or None.
+
+        `host` in lower case and without port; `path` as it will be forwarded, dot segments
+        resolved, without query; `fields` is asked only for what a candidate route needs.
+        """
+        if host.endswith("."):
+            host = host[:-1]  # the same name, fully qualified
+        routes = self._exact.get(host)
+        if routes is not None:
+            found = routes.match(path, method, fields, None)
+            if found is not None:
+                return found
+        if self._endings:
+            for routes, label in self._by_ending(host):
+                found = routes.match(path, method, fields, label)
+                if found is not None:
+                    return found
+        return None if self._any is None else self._any.match(path, method, fields, None)
+
+    def _by_ending(self, host: str) -> Iterator[tuple[_Host, str | None]]:
+        """The host patterns that match, longest ending first, each with its label."""
+        start = 0
+        while start <= len(host):
+            dot = host.find(".", start)
+            stop = len(host) if dot < 0 else dot
+            ending = self._endings.get(host[stop + 1 :])
+            if ending is not None and stop > start:
+                template = ending.templates.get(host[:start])
+                if template is not None and _service_name(host, start, stop):
+                    yield template, host[start:stop]
+                if ending.wildcard is not None and dot >= 0:
+                    yield ending.wildcard, None
+            start = stop + 1
+
+    def explain(self, host: str, path: str, method: str, fields: Fields) -> list[Considered]:
+        """Every route in the order of precedence it has for this request, with the reason why
+        it is or is not taken; those that do not match host or path come last, in the order of
+        the file. Compares each route by itself, on purpose in another way than `match`."""
+        host = host.removesuffix(".")
+        candidates = []
+        others = []
+        for position, spec in enumerate(self.routes):
+            host_rank = _host_rank(spec.host, host)
+            path_rank = _path_rank(spec.path_prefix, path)
+            if host_rank is None:
+                others.append(Considered(position, spec, False, f"host is not {spec.host}"))
+            elif path_rank is None:
+                reason = f"path does not begin with {spec.path_prefix}"
+                others.append(Considered(position, spec, False, reason))
+            else:
+                candidates.append(((host_rank, path_rank, position), spec))
+        result = []
+        taken: int | None = None
+        for (_, _, position), spec in sorted(candidates, key=lambda candidate: candidate[0]):
+            mismatch = _mismatch(spec, method, fields)
+            if mismatch is None and taken is not None:
+                mismatch = f"route {taken} comes first"
+            if mismatch is None:
+                taken = position
+            result.append(Considered(position, spec, mismatch is None, mismatch or "taken"))
+        return result + others
+
+
+def _checked(spec: RouteSpec) -> RouteSpec:
+    """The configuration refuses these with line and column; here they would silently match
+    nothing or the wrong thing."""
+    host, prefix = spec.host, spec.path_prefix
+    labels = [] if host is None else host.split(".")
+    segments = [] if prefix is None else prefix.split("/")
+    if host is not None:
+        if "" in host.removesuffix(".").split("."):
+            raise ValueError(f"host: {host!r}: must be a name, a *.wildcard or absent")
+        if "*" in host.removeprefix("*."):
+            raise ValueError(f"host: {host!r}: * may only stand for the first labels, as in *.a.b")
+        if SERVICE in host and "*" in host:
+            raise ValueError(f"host: {host!r}: has both * and {SERVICE}")
+    if prefix is not None and not prefix.startswith("/"):
+        raise ValueError(f"path_prefix: {prefix!r}: must begin with /")
+    templates = 0
+    for place, text, parts in (("host", host, labels), ("path_prefix", prefix, segments)):
+        templates += (text or "").count(SERVICE)
+        if sum("{" in part or "}" in part for part in parts) != parts.count(SERVICE):
+            raise ValueError(f"{place}: {text!r}: {SERVICE} must be a whole part")
+    if templates > 1:
+        raise ValueError(f"{SERVICE} may stand only once in host and path_prefix together")
+    if not templates and not spec.service:
+        raise ValueError(f"service: missing, and neither host nor path_prefix has {SERVICE}")
+    if spec.rewrite_prefix and not spec.rewrite_prefix.startswith("/"):
+        raise ValueError(f"rewrite_prefix: {spec.rewrite_prefix!r}: must begin with /")
+    return spec
+
+
+def _host_rank(pattern: str | None, host: str) -> tuple[int, int, int] | None:
+    """None = does not match; else the lower, the more specific."""
+    if pattern is None:
+        return (2, 0, 0)
+    pattern = pattern.lower().removesuffix(".")
+    if pattern.startswith("*."):
+        ending = pattern[1:]
+        return (1, 1 - len(ending), 1) if _is_under(host, ending) else None
+    if SERVICE in pattern:
+        wanted, labels = pattern.split("."), host.split(".")
+        if len(wanted) != len(labels):
+            return None
+        for want, label in zip(wanted, labels, strict=True):
+            if not (_service_name(label) if want == SERVICE else want == label):
+                return None
+        return (1, -len(pattern.partition(SERVICE + ".")[2]), 0)
+    return (0, 0, 0) if pattern == host else None
+
+
+def _is_under(host: str, ending: str) -> bool:
+    return host.endswith(ending) and not host.removesuffix(ending).endswith(".") and host != ending
+
+
+def _path_rank(prefix: str | None, path: str) -> tuple[int, list[bool]] | None:
+    """None = does not match; else the lower, the more specific: how far it matches, then
+    where it has templates."""
+    if prefix is None:
+        return (0, [])
+    wanted, segments = prefix.rstrip("/").split("/"), path.split("/")
+    if len(segments) < len(wanted) + prefix.endswith("/"):
+        return None
+    for want, segment in zip(wanted, segments, strict=False):
+        if not (_service_name(segment) if want == SERVICE else want == segment):
+            return None
+    length = len("/".join(segments[: len(wanted)])) + prefix.endswith("/")
+    return (-length, [want == SERVICE for want in wanted])
+
+
+def _mismatch(spec: RouteSpec, method: str, fields: Fields) -> str | None:
+    if spec.methods and method not in spec.methods:
+        return f"method is not {' or '.join(spec.methods)}"
+    for name, value in spec.headers.items():
+        found = fields(name.lower())
+        if found is None:
+            return f"no field {name}"
+        if found != value:
+            return f"field {name} is {found!r}, not {value!r}"
+    return None

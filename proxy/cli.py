@@ -1,0 +1,218 @@
+"""The `fairlead` command. Exit codes: 0 ok, 1 failed at run time, 2 bad usage or configuration.
+
+Each command imports what it needs when it runs: `fairlead version` does not load an HTTP
+server, and the commands that ask a running proxy do not load the engine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import proxy
+
+if TYPE_CHECKING:
+    from proxy.admin_client import AdminClient
+    from proxy.model import Settings
+
+DEFAULT_FILE = "proxy.yaml"
+
+config_option = click.option(
+    "-c",
+    "--config",
+    "file",
+    default=DEFAULT_FILE,
+    show_default=True,
+    metavar="FILE",
+    help="Configuration file.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Fairlead: a service-discovery reverse proxy."""
+
+
+@main.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"fairlead {proxy.__version__}")
+
+
+@main.command()
+@config_option
+def run(file: str) -> None:
+    """Run the proxy in the foreground; it logs on standard error."""
+    settings = _load(file)
+    from proxy.control import process
+
+    try:
+        code = process.run(settings)
+    except process.StartError as error:
+        raise click.ClickException(str(error)) from None
+    raise SystemExit(code)
+
+
+@main.command()
+@config_option
+def check(file: str) -> None:
+    """Check the configuration and print everything that is wrong with it."""
+    settings = _load(file)
+    click.echo(
+        f"{file}: good: {_count(len(settings.listeners), 'listener')},"
+        f" {_count(len(settings.routes), 'route')},"
+        f" {_count(len(settings.services), 'service')} by name"
+    )
+
+
+def _load(file: str) -> Settings:
+    """The settings in the file. Complaints go to standard error, and the exit code is 2."""
+    from proxy import config
+
+    try:
+        return config.load(Path(file), os.environ)
+    except config.ConfigError as error:
+        for complaint in error.complaints:
+            click.echo(str(complaint), err=True)
+        raise SystemExit(2) from None
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+# ------------------------------------------------------------------- asking a running proxy
+
+
+def admin_options(command: Any) -> Any:
+    """`--admin`, `--token`, `-c`: where the admin server is and how to be let in."""
+    for option in (
+        click.option(
+            "-c",
+            "--config",
+            "file",
+            default=DEFAULT_FILE,
+            metavar="FILE",
+            help="Take address and token from this file's admin section  [default: proxy.yaml,"
+            " if there is one].",
+        ),
+        click.option("--token", envvar="FAIRLEAD_ADMIN_TOKEN", help="Bearer token."),
+        click.option("--admin", metavar="URL", help="Admin server of the proxy."),
+    ):
+        command = option(command)
+    return command
+
+
+def _client(admin: str | None, token: str | None, file: str) -> AdminClient:
+    from proxy import admin_client
+
+    try:
+        if admin is not None:
+            # The file's token is for the file's address: it goes nowhere else.
+            return admin_client.AdminClient(admin, token or "")
+        if file == DEFAULT_FILE and not Path(file).exists():
+            return admin_client.AdminClient(admin_client.DEFAULT_URL, token or "")
+        settings = _load(file).admin
+        url = admin_client.url_of(settings.bind)
+        return admin_client.AdminClient(url, token or settings.token)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _get(client: AdminClient, path: str, query: list[tuple[str, str]] | None = None) -> Any:
+    from proxy.admin_client import AdminError
+
+    try:
+        return client.get(path, query or [])
+    except AdminError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@main.command()
+@admin_options
+@json_option
+def services(admin: str | None, token: str | None, file: str, as_json: bool) -> None:
+    """List the services the running proxy knows."""
+    document = _get(_client(admin, token, file), "/api/v1/services")
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+        return
+    _table(
+        ["SERVICE", "READY", "UNHEALTHY", "EJECTED", "DRAINING", "BALANCER", "SOURCE", ""],
+        [
+            [
+                row["name"],
+                f"{row['ready']}/{row['total']}",
+                row["unhealthy"],
+                row["ejected"],
+                row["draining"],
+                row["balancer"],
+                row["source"],
+                "PANIC" if row["panic"] else "",
+            ]
+            for row in document["services"]
+        ],
+        "no services",
+    )
+
+
+@main.command()
+@click.argument("service")
+@admin_options
+@json_option
+def instances(service: str, admin: str | None, token: str | None, file: str, as_json: bool) -> None:
+    """List the instances of SERVICE with their status."""
+    from urllib.parse import quote
+
+    document = _get(_client(admin, token, file), f"/api/v1/services/{quote(service, safe='')}")
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+        return
+    _instances(document["instances"])
+
+
+def _instances(rows: list[dict[str, Any]]) -> None:
+    _table(
+        [
+            *("INSTANCE", "ENDPOINT", "STATUS", "WEIGHT", "VERSION"),
+            *("IN FLIGHT", "REQUESTS", "FAILED", "REASON"),
+        ],
+        [
+            [
+                row["id"],
+                f"{row['address']}:{row['port']}",
+                row["status"],
+                row["weight"],
+                row["version"],
+                "-" if row["inflight"] is None else row["inflight"],
+                row["requests"],
+                row["failures"],
+                row["reason"],
+            ]
+            for row in rows
+        ],
+        "no instances",
+    )
+
+
+def _table(head: list[str], rows: list[list[Any]], empty: str) -> None:
+    """Columns as wide as their widest cell; nothing after the last one."""
+    if not rows:
+        click.echo(empty)
+        return
+    lines = [head, *([_printable(str(cell)) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+def _printable(text: str) -> str:
+    """Without control characters: what is in the registry was written by others, and must not
+    drive the terminal."""
+    return "".join(char if char.isprintable() else "�" for char in text)

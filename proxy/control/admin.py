@@ -1,0 +1,173 @@
+"""The admin server: reads live state, changes nothing.
+
+Everything but /healthz and /readyz asks for the bearer token, if one is configured. Errors
+are `application/problem+json` (RFC 9457).
+"""
+
+from __future__ import annotations
+
+import hmac
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import web
+
+import proxy
+from proxy.control import metrics, status
+from proxy.control.supervisor import Supervisor
+
+log = structlog.get_logger()
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+"""What load balancers and orchestrators ask, which cannot send a token."""
+
+
+class Admin:
+    """Owns the admin HTTP server; reads the supervisor."""
+
+    def __init__(self, supervisor: Supervisor, sock: socket.socket, token: str) -> None:
+        """`sock`: listening already, owned by the caller. `token`: "" = no token asked."""
+        self._supervisor = supervisor
+        self._socket = sock
+        self._token = token.encode()
+        application = web.Application(middlewares=[self._problems, self._authorize])
+        application.add_routes(
+            [
+                web.get("/", self._index),
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
+                web.get("/api/v1/services", self._services),
+                web.get("/api/v1/services/{service}", self._service),
+                web.get("/api/v1/routes", self._routes),
+                web.get("/api/v1/registry", self._registry),
+                web.get("/api/v1/workers", self._workers),
+            ]
+        )
+        self._application = application
+        # Answers take milliseconds; whoever still reads after a second is left alone.
+        self._runner = web.AppRunner(
+            application, handle_signals=False, access_log=None, shutdown_timeout=1.0
+        )
+
+    async def start(self) -> None:
+        """Begin to answer."""
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._socket).start()
+
+    async def close(self) -> None:
+        """Stop answering and close the socket."""
+        await self._runner.cleanup()
+
+    # --------------------------------------------------------------------- middlewares
+
+    @web.middleware
+    async def _problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+            return _problem(error.status, error.reason, error.text or "", headers)
+        except Exception:
+            log.exception("admin_request_failed", method=request.method, path=request.path)
+            return _problem(500, "Internal Server Error", "the log has the details", {})
+
+    @web.middleware
+    async def _authorize(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self._token and request.path not in OPEN_PATHS:
+            scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+            # Compared in constant time, so that the answer's delay says nothing.
+            right = hmac.compare_digest(given.strip().encode(), self._token)
+            if scheme.lower() != "bearer" or not right:
+                challenge = {"WWW-Authenticate": 'Bearer realm="fairlead"'}
+                return _problem(401, "Unauthorized", "a bearer token is needed", challenge)
+        return await handler(request)
+
+    # ------------------------------------------------------------------------ handlers
+
+    async def _index(self, request: web.Request) -> web.Response:
+        paths = sorted(
+            resource.canonical
+            for resource in self._application.router.resources()
+            if resource.canonical != "/"
+        )
+        return _json({"name": "fairlead", "version": proxy.__version__, "paths": paths})
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        return _json({"alive": True})
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        missing = self._supervisor.missing()
+        return _json(status.readiness(missing), 503 if missing else 200)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        supervisor = self._supervisor
+        totals = await supervisor.collect()
+        lives = [worker.current for worker in supervisor.workers if worker.current is not None]
+        reports = [life.stats for life in lives if life.stats is not None]
+        text = metrics.render(
+            metrics.Scrape(
+                pools=supervisor.book.pools,
+                totals=totals,
+                registry=supervisor.registry,
+                balancer_of=lambda service: (
+                    status.settings_of(supervisor.settings, service).balancer.type
+                ),
+                inflight=supervisor.board.total,
+                client_connections=sum(report.client_connections for report in reports),
+                tunnels=sum(report.tunnels for report in reports),
+                workers=len(lives),
+            )
+        )
+        return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def _services(self, request: web.Request) -> web.Response:
+        supervisor = self._supervisor
+        return _json(status.services(supervisor.book.pools, supervisor.settings))
+
+    async def _service(self, request: web.Request) -> web.Response:
+        supervisor = self._supervisor
+        name = request.match_info["service"]
+        pool = supervisor.book.pools.get(name)
+        if pool is None:
+            raise web.HTTPNotFound(text=f"no service {name!r}")
+        totals = await supervisor.collect()
+        settings = status.settings_of(supervisor.settings, name)
+        return _json(status.service(pool, settings, totals, supervisor.board.total))
+
+    async def _routes(self, request: web.Request) -> web.Response:
+        return _json(status.routes(self._supervisor.settings.routes))
+
+    async def _registry(self, request: web.Request) -> web.Response:
+        supervisor = self._supervisor
+        return _json(status.registry(supervisor.registry, supervisor.book.complete))
+
+    async def _workers(self, request: web.Request) -> web.Response:
+        supervisor = self._supervisor
+        await supervisor.collect()
+        return _json(status.workers(supervisor.workers, time.monotonic()))
+
+
+def _json(document: Any, status_: int = 200) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(document), status=status_, content_type="application/json"
+    )
+
+
+def _problem(code: int, title: str, detail: str, headers: dict[str, str]) -> web.Response:
+    # aiohttp's own text repeats the status line; only a text of ours says more.
+    own = "" if detail == f"{code}: {title}" else detail
+    return web.Response(
+        body=msgspec.json.encode(status.problem(code, title, own)),
+        status=code,
+        content_type="application/problem+json",
+        headers=headers,
+    )

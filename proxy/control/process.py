@@ -1,0 +1,193 @@
+"""The control process from start to exit: in which order things come up and go down.
+
+Start: addresses first, because they fail first; then the board, the workers, the watch, the
+admin server. Stop (SIGTERM, SIGINT): readiness fails at once, accepting goes on for
+`shutdown.delay`, workers finish for `shutdown.grace`, the rest is cut; the admin server
+answers until the last worker is gone. A second signal cuts at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import structlog
+import uvloop
+
+from proxy import catalog
+from proxy import log as log_setup
+from proxy.control.admin import Admin
+from proxy.control.pools import PoolBook, Slots
+from proxy.control.sockets import BindError, Listening, listen, listen_alone
+from proxy.control.supervisor import Supervisor
+from proxy.control.workers import ProcessLaunch, default_program
+from proxy.engine.load import SLOTS, Board
+from proxy.model import Settings, WorkerConfig
+from proxy.registry.base import Provider
+
+log = structlog.get_logger()
+
+OPEN_FILES = 1 << 20
+"""Descriptors asked for at most, within the hard limit: a connection needs two, so this is half
+a million connections per worker. The usual soft limit of 1,024 is for `select`."""
+
+
+class StartError(Exception):
+    """The proxy cannot start. The text is one line for the operator."""
+
+
+def run(settings: Settings) -> int:
+    """Run until told to stop; the exit code. StartError when it cannot start."""
+    log_setup.set_up(settings.log)
+    _raise_file_limit()
+    return uvloop.run(serve(settings))
+
+
+def _raise_file_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError) as error:
+        log.warning("file_limit_not_raised", limit=soft, wanted=wanted, error=str(error))
+
+
+async def serve(settings: Settings, program: Sequence[str] | None = None) -> int:
+    """The life of the control process inside its event loop. `program`: how to start a
+    worker."""
+    signals = StopSignals()
+    with ExitStack() as opened, signals:
+        listening = _open_listeners(settings, opened)
+        admin_socket = _open_admin(settings, opened)
+        board = Board.create(settings.workers)
+        opened.callback(board.close)
+        supervisor = Supervisor(
+            settings,
+            _worker_config(settings),
+            PoolBook(settings.static, Slots(SLOTS, board.idle), time.monotonic()),
+            board,
+            ProcessLaunch(
+                program=default_program() if program is None else program,
+                workers=settings.workers,
+                board=board.fd,
+                sockets={one.name: one.sockets for one in listening},
+                environ=log_setup.environment(settings.log),
+            ),
+            lambda: _provider(settings),
+        )
+        admin = Admin(supervisor, admin_socket, settings.admin.token)
+        await admin.start()
+        supervisor.start()
+        try:
+            return await _until_stopped(supervisor, signals, settings)
+        finally:
+            await supervisor.kill()
+            await supervisor.close()
+            await admin.close()
+
+
+async def _until_stopped(supervisor: Supervisor, signals: StopSignals, settings: Settings) -> int:
+    failure = asyncio.create_task(supervisor.failed())
+    first = asyncio.create_task(signals.first.wait())
+    second = asyncio.create_task(signals.second.wait())
+    tasks: list[asyncio.Task[Any]] = [failure, first, second]
+    try:
+        await asyncio.wait([failure, first], return_when=asyncio.FIRST_COMPLETED)
+        code = 1 if failure.done() else 0
+        # From here on /readyz says 503: whoever sends requests gets time to stop doing so.
+        supervisor.stopping = True
+        shutdown = settings.shutdown
+        log.info("stopping", delay=shutdown.delay, grace=shutdown.grace)
+        await asyncio.wait([second], timeout=shutdown.delay)
+        if not second.done():
+            drained = asyncio.create_task(supervisor.drain(shutdown.grace))
+            tasks.append(drained)
+            await asyncio.wait([drained, second], return_when=asyncio.FIRST_COMPLETED)
+        if second.done():
+            # Asked for twice, so what is in flight is cut on purpose: no failure.
+            log.warning("stopped_at_once")
+            await supervisor.kill()
+        log.info("stopped", code=code)
+        return code
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class StopSignals:
+    """Owns the signal handlers while the control process runs."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+
+    def __enter__(self) -> StopSignals:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, number)
+        for number in (signal.SIGHUP, signal.SIGUSR2):
+            loop.add_signal_handler(number, self._not_available, number)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
+            loop.remove_signal_handler(number)
+
+    def _stop(self, number: signal.Signals) -> None:
+        log.info("signal", signal=number.name)
+        (self.second if self.first.is_set() else self.first).set()
+
+    def _not_available(self, number: signal.Signals) -> None:
+        # Their default action would end the process, and with it all connections.
+        log.warning("signal_ignored", signal=number.name, reason="not available in this version")
+
+
+def _open_listeners(settings: Settings, opened: ExitStack) -> list[Listening]:
+    result = []
+    for listener in settings.listeners:
+        try:
+            one = listen(listener.name, listener.bind, settings.workers)
+        except BindError as error:
+            raise StartError(f"listener {listener.name}: cannot listen on {error}") from error
+        opened.callback(one.close)
+        log.info("listening", listener=one.name, address=one.address)
+        result.append(one)
+    return result
+
+
+def _open_admin(settings: Settings, opened: ExitStack) -> socket.socket:
+    try:
+        sock = listen_alone(settings.admin.bind)
+    except BindError as error:
+        raise StartError(f"admin: cannot listen on {error}") from error
+    opened.callback(sock.close)
+    host, port = sock.getsockname()[:2]
+    log.info("admin_listening", address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    return sock
+
+
+def _provider(settings: Settings) -> Provider:
+    kind: type[Provider] = catalog.load(catalog.PROVIDERS, settings.registry.type)
+    return kind(settings.registry)  # type: ignore[call-arg]  # constructors are not in the ABC
+
+
+def _worker_config(settings: Settings) -> WorkerConfig:
+    return WorkerConfig(
+        generation=1,
+        listeners=settings.listeners,
+        routes=settings.routes,
+        defaults=settings.defaults,
+        services=settings.services,
+        via_token=secrets.token_hex(8),
+    )

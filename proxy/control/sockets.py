@@ -1,0 +1,222 @@
+"""Listening sockets: made by the control process, used by the workers.
+
+One socket per worker and TCP listener, all bound to the same address with SO_REUSEPORT, so
+that the kernel spreads connections and workers never contend for one accept queue. The
+control process keeps every socket open: when a worker dies, the connections in its queue wait
+for its replacement instead of being reset. A unix listener has one socket that all workers
+share, because a path can be bound only once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+BACKLOG = 4096
+"""Connections the kernel holds per socket while a worker is busy or being replaced: what
+Linux allows by default (net.core.somaxconn since 5.4); it cuts larger numbers silently."""
+
+
+class BindError(Exception):
+    """An address cannot be listened on. The text is one line for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: a path, or a host and a port."""
+
+    text: str
+    """As in the configuration."""
+    host: str = ""
+    port: int = 0
+    path: str | None = None
+
+
+def parse_bind(text: str) -> Address:
+    """`host:port`, `[v6]:port` or `unix:/path`. BindError on anything else."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path:
+            raise BindError(f"{text}: a path must follow unix:")
+        return Address(text, path=path)
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise BindError(f"{text}: not host:port, [v6]:port or unix:/path")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise BindError(f"{text}: a v6 address stands in brackets, as [::1]:8080")
+    return Address(text, host=host, port=int(port))
+
+
+@dataclass(slots=True)
+class Listening:
+    """The sockets of one listener. `sockets[i]` belongs to worker i; for a unix listener it
+    is the same object for each."""
+
+    name: str
+    address: str
+    """What clients connect to, with the real port where 0 was asked for."""
+    sockets: tuple[socket.socket, ...]
+    path: str | None = None
+    inode: tuple[int, int] = field(default=(0, 0))
+    """Device and inode of the socket file that this process made."""
+
+    def close(self) -> None:
+        """Close the sockets, and remove the socket file if it is still ours."""
+        for sock in self.sockets:
+            sock.close()
+        if self.path is not None and _inode(self.path) == self.inode:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
+
+
+def listen(name: str, bind: str, count: int) -> Listening:
+    """Sockets of one listener for `count` workers, listening already, non-blocking, not
+    inherited by children unless passed on. BindError when the address cannot be had."""
+    address = parse_bind(bind)
+    try:
+        if address.path is not None:
+            return _listen_unix(name, address.path, count)
+        return _listen_tcp(name, address, count)
+    except OSError as error:
+        raise BindError(f"{bind}: {_reason(error, address)}") from error
+
+
+def listen_alone(bind: str) -> socket.socket:
+    """One TCP socket that shares its address with nobody (the admin server's)."""
+    address = parse_bind(bind)
+    if address.path is not None:
+        raise BindError(f"{bind}: a host and a port are needed here")
+    try:
+        family, where = _resolve(address)
+        sock = _tcp_socket(family)
+        try:
+            sock.bind(where)
+            sock.listen(BACKLOG)
+        except OSError:
+            sock.close()
+            raise
+    except OSError as error:
+        raise BindError(f"{bind}: {_reason(error, address)}") from error
+    return sock
+
+
+def close_all(listening: Iterable[Listening]) -> None:
+    """Close every listener's sockets."""
+    for one in listening:
+        one.close()
+
+
+def _reason(error: OSError, address: Address) -> str:
+    if isinstance(error, socket.gaierror):
+        # Its numbers are not those of errno.
+        return f"cannot resolve the host name: {error.strerror}"
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "the address is in use by another process"
+        case errno.EACCES if address.path is None:
+            return "permission denied (ports below 1024 need root or CAP_NET_BIND_SERVICE)"
+        case errno.EADDRNOTAVAIL:
+            return "this machine has no such address"
+    return error.strerror or str(error)
+
+
+def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    found = socket.getaddrinfo(
+        address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    # One listener is one address. A name with both kinds (localhost) means the v4 one, which
+    # is what its users type.
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    family, _, _, _, where = found[0]
+    return family, where  # type: ignore[return-value]  # AF_INET6 has two more items
+
+
+def _tcp_socket(family: socket.AddressFamily) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    # Connections of a previous run in TIME_WAIT must not keep the port.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        # [::]:80 does not take the v4 port too: whoever wants both writes both.
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return sock
+
+
+def _listen_tcp(name: str, address: Address, count: int) -> Listening:
+    family, where = _resolve(address)
+    # SO_REUSEPORT would let a second proxy of the same user share the port without a word,
+    # and each would get half of the requests. A socket without it conflicts as one expects.
+    # Two proxies that start in the same millisecond can still pass both; their admin port,
+    # which is never shared, stops one of them.
+    with _tcp_socket(family) as probe:
+        probe.bind(where)
+        if where[1] == 0:
+            where = (where[0], probe.getsockname()[1], *where[2:])
+    sockets: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            sock = _tcp_socket(family)
+            sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind(where)
+        # Listening only when all are bound, so that the kernel hands a connection to one of
+        # the final set.
+        for sock in sockets:
+            sock.listen(BACKLOG)
+    except OSError:
+        for sock in sockets:
+            sock.close()
+        raise
+    host, port = sockets[0].getsockname()[:2]
+    shown = f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
+    return Listening(name, shown, tuple(sockets))
+
+
+def _listen_unix(name: str, path: str, count: int) -> Listening:
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.bind(path)
+        sock.listen(BACKLOG)
+        inode = _inode(path)
+    except OSError:
+        sock.close()
+        raise
+    return Listening(name, f"unix:{path}", (sock,) * count, path, inode)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket file of a process that is gone. Anything else there is an error."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise OSError(errno.EEXIST, "there is a file that is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        # A live listener with a full queue would block; it answers EAGAIN instead.
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:
+            pass
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _inode(path: str) -> tuple[int, int]:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return (0, 0)
+    return (found.st_dev, found.st_ino)

@@ -1,0 +1,139 @@
+"""The admin API's documents, built from live state. Pure: state in, JSON-ready values out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from proxy.control.pools import Member, Pool
+from proxy.control.statistics import NodeTotal, Totals
+from proxy.control.workers import Worker
+from proxy.model import RegistryStatus, RouteSpec, ServiceSettings, Settings
+
+Inflight = Callable[[int], int]
+"""Requests in flight in all workers, by board column."""
+
+_NOTHING = NodeTotal()
+
+
+def settings_of(settings: Settings, service: str) -> ServiceSettings:
+    """A service's settings, or the defaults for one that the file does not name."""
+    return settings.services.get(service, settings.defaults)
+
+
+def services(pools: Mapping[str, Pool], settings: Settings) -> dict[str, Any]:
+    """`GET /api/v1/services`: a summary of each service, by name."""
+    return {
+        "services": [
+            service_summary(pools[name], settings_of(settings, name)) for name in sorted(pools)
+        ]
+    }
+
+
+def service_summary(pool: Pool, settings: ServiceSettings) -> dict[str, Any]:
+    """One service in a list."""
+    statuses = Counter(member.status for member in pool.members)
+    return {
+        "name": pool.service,
+        "balancer": settings.balancer.type,
+        "source": "file" if pool.static else "registry",
+        "generation": pool.snapshot.generation,
+        "panic": pool.snapshot.panic,
+        "total": len(pool.members),
+        "ready": statuses["ready"],
+        "unhealthy": statuses["unhealthy"],
+        "ejected": statuses["ejected"],
+        "draining": statuses["draining"],
+    }
+
+
+def service(
+    pool: Pool, settings: ServiceSettings, totals: Totals, inflight: Inflight
+) -> dict[str, Any]:
+    """`GET /api/v1/services/{s}`: the summary and every instance, in the registry's order."""
+    return {
+        **service_summary(pool, settings),
+        "instances": [
+            instance(member, totals.nodes.get((pool.service, member.instance.key)), inflight)
+            for member in pool.members
+        ],
+    }
+
+
+def instance(member: Member, counted: NodeTotal | None, inflight: Inflight) -> dict[str, Any]:
+    """One instance. `inflight` is null for one that is not counted across workers."""
+    known = member.instance
+    counted = counted or _NOTHING
+    return {
+        "id": known.id,
+        "address": known.address,
+        "port": known.port,
+        "weight": known.weight,
+        "version": known.version,
+        "metadata": known.metadata,
+        "status": member.status,
+        "reason": member.reason,
+        "inflight": inflight(member.slot) if member.slot else None,
+        "requests": counted.picks,
+        "failures": counted.failures,
+    }
+
+
+def routes(specs: Iterable[RouteSpec]) -> dict[str, Any]:
+    """`GET /api/v1/routes`: in the order of the file."""
+    return {"routes": [{"index": at, **route(spec)} for at, spec in enumerate(specs)]}
+
+
+def route(spec: RouteSpec) -> dict[str, Any]:
+    """One route: what the file says, without what it leaves out."""
+    fields = msgspec.to_builtins(spec)
+    return {name: value for name, value in fields.items() if value not in (None, [], {}, False)}
+
+
+def registry(status: RegistryStatus, complete: bool) -> dict[str, Any]:
+    """`GET /api/v1/registry`."""
+    document: dict[str, Any] = msgspec.to_builtins(status)
+    if status.age is not None:
+        document["age"] = round(status.age, 3)
+    return {**document, "complete": complete}
+
+
+def workers(all_: Iterable[Worker], now: float) -> dict[str, Any]:
+    """`GET /api/v1/workers`."""
+    return {"workers": [worker(one, now) for one in all_]}
+
+
+def worker(one: Worker, now: float) -> dict[str, Any]:
+    """One worker; `pid` is null while it is being replaced. Ages in seconds."""
+    life = one.current
+    stats = None if life is None else life.stats
+    return {
+        "index": one.index,
+        "pid": None if life is None else life.pid,
+        "state": "restarting" if life is None else life.state,
+        "ready": one.ready,
+        "age": None if life is None else round(now - life.started_at, 3),
+        "restarts": one.restarts,
+        "last_exit": one.last_exit,
+        "client_connections": 0 if stats is None else stats.client_connections,
+        "tunnels": 0 if stats is None else stats.tunnels,
+        "requests": 0
+        if stats is None
+        else sum(sum(counted.requests.values()) for counted in stats.services.values()),
+    }
+
+
+def readiness(missing: list[str]) -> dict[str, Any]:
+    """`GET /readyz`."""
+    return {"ready": not missing, "missing": missing}
+
+
+def problem(status: int, title: str, detail: str = "") -> dict[str, Any]:
+    """The body of an error, RFC 9457. `type` is left out: it would be `about:blank`."""
+    body: dict[str, Any] = {"title": title, "status": status}
+    if detail:
+        body["detail"] = detail
+    return body

@@ -1,0 +1,418 @@
+"""One worker as the control process sees it: start, dialogue, exit, replacement.
+
+The dialogue (`model.ToWorker`, `model.FromWorker`):
+
+    worker                      control process
+      Hello(pid)          ─▶
+                          ◀─    Configure(config)
+                          ◀─    Pools(1, all snapshots, complete?)
+      Applied(1)          ─▶
+      Accepting           ─▶                             once a complete set, or Accept, came
+                          ◀─    Pools(2, changed, removed) …
+      WorkerStats(0)      ─▶                             each second: also the sign of life
+                          ◀─    Collect(n)
+      WorkerStats(n)      ─▶
+                          ◀─    Drain(grace)
+      (exit)
+
+At most one `Pools` is under way to a worker: what changes meanwhile is gathered and goes out
+as one message after its `Applied`, so a slow worker gets fewer messages and never a queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, Protocol
+
+import structlog
+
+from proxy.channel import Channel
+from proxy.control.pools import PoolBook
+from proxy.model import (
+    Accept,
+    Accepting,
+    Applied,
+    Collect,
+    Configure,
+    Drain,
+    FromWorker,
+    Hello,
+    Pools,
+    PoolSnapshot,
+    WorkerConfig,
+    WorkerStats,
+)
+
+log = structlog.get_logger()
+
+STEADY = 5.0
+"""Seconds a worker must have lived for its death to count as the first again."""
+
+LONGEST_DELAY = 1.0
+"""Seconds at most between a death and the next start: a crash loop must not eat a CPU, and
+whatever made the workers crash may be gone any moment."""
+
+SILENT_TICKS = 30
+"""Seconds of silence after which a worker counts as hung. It reports each second, and nothing
+it does may hold its loop for even one; 30 leaves room for a machine that swaps. Counted in
+ticks of this process, so that a pause of this process itself is not held against them."""
+
+PARTING = 2.0
+"""Seconds a worker has to exit once its channel is closed, before it is killed."""
+
+
+def restart_delay(early_deaths: int) -> float:
+    """Seconds until the next start, after that many deaths in a row before `STEADY`: the first
+    replacement starts at once."""
+    if early_deaths <= 1:
+        return 0.0
+    return min(LONGEST_DELAY, 0.05 * 2.0 ** min(early_deaths - 2, 10))
+
+
+def describe_exit(returncode: int) -> str:
+    """`exit status 1` or `signal SIGKILL`."""
+    if returncode >= 0:
+        return f"exit status {returncode}"
+    try:
+        return f"signal {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"signal {-returncode}"
+
+
+def default_program() -> tuple[str, ...]:
+    """How a worker is started: the same interpreter, finding the same packages as this one."""
+    # `-m` puts the current directory first on the import path. That must be so in a worker
+    # exactly if it was so here (`python -m proxy` in a checkout); the installed command may be
+    # started in any directory, even one with another `proxy` package in it.
+    here = os.path.realpath(os.curdir)
+    safe = [] if here in map(os.path.realpath, sys.path) else ["-P"]
+    return (sys.executable, *safe, "-m", "proxy.engine.worker")
+
+
+class Launch(Protocol):
+    """What is needed to start a worker process."""
+
+    async def __call__(self, index: int, channel: socket.socket) -> Process: ...
+
+
+class ProcessLaunch:
+    """Starts worker processes; the descriptors it passes on belong to others."""
+
+    def __init__(
+        self,
+        *,
+        program: Sequence[str],
+        workers: int,
+        board: int,
+        sockets: Mapping[str, Sequence[socket.socket]],
+        environ: Mapping[str, str],
+    ) -> None:
+        """`board`: descriptor of the in-flight board; `sockets`: by listener, one per worker;
+        `environ`: added to this process's environment."""
+        self._program = tuple(program)
+        self._workers = workers
+        self._board = board
+        self._sockets = sockets
+        self._environ = {**os.environ, **environ}
+
+    async def __call__(self, index: int, channel: socket.socket) -> Process:
+        """Start worker `index` with its end of the channel. OSError when there is no process
+        to be had."""
+        own = [(name, sockets[index].fileno()) for name, sockets in self._sockets.items()]
+        arguments = [
+            *("--index", str(index), "--workers", str(self._workers)),
+            *("--channel", str(channel.fileno()), "--board", str(self._board)),
+        ]
+        for name, fd in own:
+            arguments += ["--socket", f"{name}={fd}"]
+        return await asyncio.create_subprocess_exec(
+            *self._program,
+            *arguments,
+            stdin=DEVNULL,
+            pass_fds=[channel.fileno(), self._board, *(fd for _, fd in own)],
+            env=self._environ,
+            # Ctrl-C in a terminal goes to the whole foreground group. A worker must not see
+            # it: the control process alone decides in which order things stop.
+            start_new_session=True,
+        )
+
+
+class Incarnation:
+    """One worker process from start to exit.
+
+    Owns its channel and the state of the dialogue; nothing in here survives the process.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        process: Process,
+        book: PoolBook,
+        config: Callable[[], WorkerConfig],
+        accept_anyway: Callable[[], bool],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.index = index
+        self.process = process
+        self.started_at = time.monotonic()
+        self.accepting = False
+        self.draining = False
+        self.applied = 0
+        """Number of the last `Pools` in effect."""
+        self.knows_all = False
+        """It applied a complete set."""
+        self.stats: WorkerStats | None = None
+        """What it reported last."""
+        self.answered = 0
+        """Number of the last `Collect` it answered."""
+        self.silent_ticks = 0
+        self._book = book
+        self._config = config
+        self._accept_anyway = accept_anyway
+        self._on_change = on_change
+        self._greeted = False
+        self._sent = 0
+        self._sent_complete = 0
+        """Number of the first `Pools` that said `complete`; 0 = none did."""
+        self._dirty: set[str] = set()
+        self._parting: asyncio.TimerHandle | None = None
+        self.channel: Channel[FromWorker] = Channel(FromWorker, self._on_message, self._on_closed)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def ready(self) -> bool:
+        """It accepts connections and knows the first full set."""
+        return self.accepting and self.knows_all and not self.draining
+
+    @property
+    def state(self) -> Literal["starting", "waiting", "accepting", "draining"]:
+        """`waiting`: configured, but it does not accept yet."""
+        if self.draining:
+            return "draining"
+        if self.accepting:
+            return "accepting"
+        return "waiting" if self._greeted else "starting"
+
+    # -------------------------------------------------------------------- towards it
+
+    def update(self, services: Iterable[str]) -> None:
+        """These services changed or are gone; what they are now is read from the book when
+        the message is built."""
+        if not self._greeted:
+            return
+        self._dirty.update(services)
+        self._flush()
+
+    def _flush(self) -> None:
+        news = self._dirty or (self._book.complete and not self._sent_complete)
+        if not news or self.applied != self._sent:
+            return
+        snapshots: list[PoolSnapshot] = []
+        removed: list[str] = []
+        for service in self._dirty:
+            snapshot = self._book.snapshot(service)
+            if snapshot is None:
+                removed.append(service)
+            else:
+                snapshots.append(snapshot)
+        self._dirty = set()
+        self._send_pools(snapshots, removed)
+
+    def _send_pools(self, snapshots: Sequence[PoolSnapshot], removed: Sequence[str]) -> None:
+        self._sent += 1
+        if self._book.complete and not self._sent_complete:
+            self._sent_complete = self._sent
+        self.channel.send(
+            Pools(
+                seq=self._sent,
+                snapshots=tuple(snapshots),
+                removed=tuple(removed),
+                complete=self._book.complete,
+            )
+        )
+
+    def accept(self) -> None:
+        """Start accepting although no full set is known."""
+        if self._greeted:
+            self.channel.send(Accept())
+
+    def collect(self, number: int) -> bool:
+        """Ask for statistics; False if it cannot answer yet."""
+        if not self._greeted or self.channel.closed:
+            return False
+        self.channel.send(Collect(number))
+        return True
+
+    def drain(self, grace: float) -> None:
+        """Stop accepting, finish, exit. One that has not said hello has nothing to finish."""
+        self.draining = True
+        if self._greeted:
+            self.channel.send(Drain(grace))
+        else:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the process at once. Safe when it is gone."""
+        try:
+            self.process.kill()
+        except ProcessLookupError:
+            pass
+
+    def close(self) -> None:
+        """The process is gone: release what belongs to it."""
+        self.channel.close()
+        if self._parting is not None:
+            self._parting.cancel()
+
+    # ------------------------------------------------------------------------ from it
+
+    def _on_message(self, message: FromWorker) -> None:
+        self.silent_ticks = 0
+        match message:
+            case Hello():
+                self._greeted = True
+                self.channel.send(Configure(self._config()))
+                self._send_pools([pool.snapshot for pool in self._book.pools.values()], [])
+                if self._accept_anyway():
+                    self.channel.send(Accept())
+            case Applied(seq):
+                self.applied = seq
+                if self._sent_complete and seq >= self._sent_complete:
+                    self.knows_all = True
+                self._flush()
+            case Accepting():
+                self.accepting = True
+                log.info("worker_accepting", worker=self.index, pid=self.pid)
+            case WorkerStats():
+                self.stats = message
+                self.answered = max(self.answered, message.number)
+        self._on_change()
+
+    def _on_closed(self, error: Exception | None) -> None:
+        if error is not None:
+            log.error("worker_channel_failed", worker=self.index, pid=self.pid, error=str(error))
+        # It cannot be told anything any more, so it must go. Most of the time it is going.
+        if self.process.returncode is None and not self.draining:
+            self._parting = asyncio.get_running_loop().call_later(PARTING, self.kill)
+
+
+class Worker:
+    """The worker of one index, through all its incarnations.
+
+    Owns the task that starts it, waits for its exit and replaces it.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        launch: Launch,
+        book: PoolBook,
+        config: Callable[[], WorkerConfig],
+        accept_anyway: Callable[[], bool],
+        on_change: Callable[[], None],
+        on_exit: Callable[[Incarnation], None],
+    ) -> None:
+        """`on_change` hears of each message, `on_exit` of each death before the replacement
+        starts."""
+        self.index = index
+        self.current: Incarnation | None = None
+        self.restarts = 0
+        self.last_exit: str | None = None
+        self._launch = launch
+        self._book = book
+        self._config = config
+        self._accept_anyway = accept_anyway
+        self._on_change = on_change
+        self._on_exit = on_exit
+        self._final = asyncio.Event()
+
+    @property
+    def ready(self) -> bool:
+        return self.current is not None and self.current.ready
+
+    async def keep(self) -> None:
+        """Keep the worker running until `drain` or `kill`, then until its exit."""
+        early_deaths = 0
+        while not self._final.is_set():
+            started = time.monotonic()
+            await self._live()
+            if self._final.is_set():
+                break
+            self.restarts += 1
+            early_deaths = 1 if time.monotonic() - started >= STEADY else early_deaths + 1
+            delay = restart_delay(early_deaths)
+            if delay:
+                log.warning("worker_restart_delayed", worker=self.index, delay=delay)
+                try:
+                    await asyncio.wait_for(self._final.wait(), delay)
+                except TimeoutError:
+                    pass
+
+    async def _live(self) -> None:
+        """One incarnation, from start to exit."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                process = await self._launch(self.index, theirs)
+        except OSError as error:
+            ours.close()
+            self.last_exit = f"not started: {error.strerror or error}"
+            log.error("worker_not_started", worker=self.index, error=str(error))
+            return
+        life = Incarnation(
+            self.index, process, self._book, self._config, self._accept_anyway, self._on_change
+        )
+        try:
+            await life.channel.open(ours)
+            self.current = life
+            log.info("worker_started", worker=self.index, pid=process.pid)
+            if self._final.is_set():
+                # It was not to be started any more, which nobody could know in time.
+                life.drain(0.0)
+            returncode = await process.wait()
+        except BaseException:
+            life.kill()
+            raise
+        finally:
+            life.close()
+            self.current = None
+        self.last_exit = describe_exit(returncode)
+        if life.draining:
+            log.info("worker_stopped", worker=self.index, pid=process.pid, how=self.last_exit)
+        else:
+            log.error("worker_died", worker=self.index, pid=process.pid, how=self.last_exit)
+        self._on_exit(life)
+
+    def tick(self) -> None:
+        """Call each second: a worker that is silent for long is killed and so replaced."""
+        life = self.current
+        if life is None:
+            return
+        life.silent_ticks += 1
+        if life.silent_ticks > SILENT_TICKS:
+            log.error("worker_hung", worker=self.index, pid=life.pid, silent=life.silent_ticks)
+            life.silent_ticks = 0
+            life.kill()
+
+    def drain(self, grace: float) -> None:
+        """Let it finish within `grace` seconds; it is not replaced."""
+        self._final.set()
+        if self.current is not None:
+            self.current.drain(grace)
+
+    def kill(self) -> None:
+        """End it at once; it is not replaced."""
+        self._final.set()
+        if self.current is not None:
+            self.current.draining = True
+            self.current.kill()

@@ -1,0 +1,134 @@
+"""A worker process that speaks the channel and does what `WORKER_SCRIPT` says, and no more.
+
+It lets the supervisor be tested against workers that hang, crash or stay silent, which the
+real one cannot be made to do. Scripts:
+
+    good     answers each connection with its index, pid and the services it knows; reports
+    mute     says hello and nothing afterwards
+    crash    exits with status 3 at once
+    deaf     as `good`, but does not react to Drain
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import sys
+
+from proxy.channel import Channel
+from proxy.model import (
+    Accept,
+    Accepting,
+    Applied,
+    Collect,
+    Configure,
+    Drain,
+    Hello,
+    NodeStats,
+    Pools,
+    ServiceStats,
+    ToWorker,
+    WorkerStats,
+)
+
+
+class ScriptedWorker:
+    def __init__(self, script: str, index: int, sockets: list[socket.socket]) -> None:
+        self.script = script
+        self.index = index
+        self.sockets = sockets
+        self.pools: dict[str, list[str]] = {}
+        self.messages: list[str] = []
+        self.served = 0
+        self.accepting = False
+        self.done = asyncio.Event()
+        self.channel: Channel[ToWorker] = Channel(ToWorker, self.on_message, self.on_closed)
+
+    async def run(self, channel: socket.socket) -> None:
+        await self.channel.open(channel)
+        self.channel.send(Hello(pid=os.getpid()))
+        while not self.done.is_set():
+            if self.script != "mute":
+                self.report(0)
+            try:
+                await asyncio.wait_for(self.done.wait(), 0.2)
+            except TimeoutError:
+                continue
+
+    def report(self, number: int) -> None:
+        stats = ServiceStats({"GET 200": self.served}, [self.served] + [0] * 15, 0.0, {}, {})
+        nodes = [
+            NodeStats(service, key, self.served, {"ok": self.served})
+            for service, keys in self.pools.items()
+            for key in keys
+        ]
+        self.channel.send(WorkerStats(number, 0, 0, {"users": stats}, nodes))
+
+    def on_message(self, message: ToWorker) -> None:
+        if self.script == "mute":
+            return
+        self.messages.append(type(message).__name__)
+        match message:
+            case Configure():
+                pass
+            case Pools(seq, snapshots, removed, complete):
+                for snapshot in snapshots:
+                    self.pools[snapshot.service] = [node.key for node in snapshot.nodes]
+                for service in removed:
+                    self.pools.pop(service, None)
+                self.channel.send(Applied(seq))
+                if complete:
+                    self.accept()
+            case Accept():
+                self.accept()
+            case Collect(number):
+                self.report(number)
+            case Drain() if self.script != "deaf":
+                self.done.set()
+
+    def accept(self) -> None:
+        if self.accepting:
+            return
+        self.accepting = True
+        loop = asyncio.get_running_loop()
+        for sock in self.sockets:
+            loop.add_reader(sock, self.answer, sock)
+        self.channel.send(Accepting())
+
+    def answer(self, sock: socket.socket) -> None:
+        try:
+            connection, _ = sock.accept()
+        except BlockingIOError:
+            return
+        with connection:
+            self.served += 1
+            words = {"index": self.index, "pid": os.getpid(), "services": self.pools}
+            connection.sendall(json.dumps({**words, "messages": self.messages}).encode())
+
+    def on_closed(self, error: Exception | None) -> None:
+        self.done.set()
+
+
+def main() -> None:
+    script = os.environ["WORKER_SCRIPT"]
+    if script == "crash":
+        sys.exit(3)
+    parser = argparse.ArgumentParser()
+    for name in ("--index", "--workers", "--channel", "--board"):
+        parser.add_argument(name, type=int, required=True)
+    parser.add_argument("--socket", action="append", default=[])
+    options = parser.parse_args()
+    sockets = [socket.socket(fileno=int(one.partition("=")[2])) for one in options.socket]
+
+    async def run() -> None:
+        worker = ScriptedWorker(script, options.index, sockets)
+        await worker.run(socket.socket(fileno=options.channel))
+
+    asyncio.run(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""The supervisor with real processes that follow a script: good, mute, crashing, deaf."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from proxy.control.pools import PoolBook, Slots
+from proxy.control.sockets import close_all, listen
+from proxy.control.supervisor import Supervisor
+from proxy.control.workers import ProcessLaunch
+from proxy.engine.load import SLOTS, Board
+from proxy.model import Instance, Membership, RegistryStatus, Settings, WorkerConfig
+from proxy.registry.base import Provider
+from tests.e2e.running import alive, eventually
+
+ROOT = Path(__file__).parents[2]
+
+
+class HandFed(Provider):
+    """A provider that yields what the test puts in."""
+
+    name = "hand-fed"
+
+    def __init__(self) -> None:
+        self.memberships: asyncio.Queue[Membership | Exception] = asyncio.Queue()
+        self.closed = 0
+
+    async def watch(self) -> AsyncIterator[Membership]:
+        while True:
+            given = await self.memberships.get()
+            if isinstance(given, Exception):
+                raise given
+            yield given
+
+    def status(self) -> RegistryStatus:
+        return RegistryStatus(provider=self.name, connected=True)
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+def membership(**services: int) -> Membership:
+    """`users=2`: a service `users` of two instances."""
+    return Membership(
+        services={
+            service: tuple(
+                Instance(service=service, id=f"i{n}", address="10.0.0.1", port=n)
+                for n in range(1, count + 1)
+            )
+            for service, count in services.items()
+        }
+    )
+
+
+class Stage:
+    """A supervisor, its provider, and the address its workers listen on."""
+
+    def __init__(self, supervisor: Supervisor, provider: HandFed, address: str) -> None:
+        self.supervisor = supervisor
+        self.provider = provider
+        self.host, _, port = address.rpartition(":")
+        self.port = int(port)
+
+    async def ask(self) -> dict[str, object]:
+        """What one worker answers to a connection."""
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(self.host, self.port)
+            body = await reader.read()
+            writer.close()
+            await writer.wait_closed()
+        answer: dict[str, object] = json.loads(body)
+        return answer
+
+    def pids(self) -> list[int]:
+        return [worker.current.pid for worker in self.supervisor.workers if worker.current]
+
+    async def ready(self) -> None:
+        await eventually(lambda: not self.supervisor.missing(), 15, "ready")
+
+
+@asynccontextmanager
+async def stage(script: str, workers: int = 1) -> AsyncIterator[Stage]:
+    settings = Settings(workers=workers)
+    board = Board.create(workers)
+    listening = listen("web", "127.0.0.1:0", workers)
+    provider = HandFed()
+    supervisor = Supervisor(
+        settings,
+        WorkerConfig(),
+        PoolBook({}, Slots(SLOTS, board.idle), 0.0),
+        board,
+        ProcessLaunch(
+            program=[sys.executable, str(ROOT / "tests/e2e/scripted_worker.py")],
+            workers=workers,
+            board=board.fd,
+            sockets={"web": listening.sockets},
+            environ={"WORKER_SCRIPT": script, "PYTHONPATH": str(ROOT)},
+        ),
+        lambda: provider,
+    )
+    supervisor.start()
+    try:
+        yield Stage(supervisor, provider, listening.address)
+    finally:
+        await supervisor.kill()
+        await supervisor.close()
+        close_all([listening])
+        board.close()
+
+
+async def test_a_worker_learns_the_first_set_and_each_change() -> None:
+    async with stage("good") as on:
+        on.provider.memberships.put_nowait(membership(users=1, orders=1))
+        await on.ready()
+        first = await on.ask()
+        assert first["services"] == {"users": ["i1@10.0.0.1:1"], "orders": ["i1@10.0.0.1:1"]}
+        on.provider.memberships.put_nowait(membership(users=2))
+
+        async def changed() -> bool:
+            return (await on.ask())["services"] == {
+                "users": ["i1@10.0.0.1:1", "i2@10.0.0.1:2"],
+                "orders": [],
+            }
+
+        await eventually(changed, 5, "the change in the worker")
+
+
+async def test_an_unready_proxy_says_what_is_missing() -> None:
+    async with stage("good") as on:
+        await eventually(lambda: on.pids(), 10, "a worker that waits")
+        assert on.supervisor.missing() == [
+            "no full set of instances is known yet",
+            "worker 0 does not accept connections yet",
+        ]
+        on.provider.memberships.put_nowait(Membership(services={}))
+        await on.ready()
+
+
+async def test_without_a_first_set_workers_accept_after_a_while() -> None:
+    async with stage("good") as on:
+        answer = await on.ask()
+        assert "Accept" in answer["messages"]  # type: ignore[operator]
+        assert on.supervisor.missing() == ["no full set of instances is known yet"]
+
+
+async def test_a_killed_worker_is_replaced_and_no_connection_is_refused() -> None:
+    async with stage("good", workers=2) as on:
+        on.provider.memberships.put_nowait(membership(users=1))
+        await on.ready()
+        for _ in range(6):
+            await on.ask()
+        before = await on.supervisor.collect()
+        served = before.services["users"].requests["GET 200"]
+        assert served == 6
+        on.supervisor.board.row(0)[5] = 3
+        victim = on.pids()[0]
+        os.kill(victim, signal.SIGKILL)
+        # Half of these land in the dead worker's queue and wait for its replacement.
+        answers = await asyncio.gather(*(on.ask() for _ in range(20)))
+        assert all(answer["pid"] != victim for answer in answers)
+        await on.ready()
+        assert victim not in on.pids()
+        assert on.supervisor.workers[0].restarts == 1
+        assert on.supervisor.workers[0].last_exit == "signal SIGKILL"
+        assert on.supervisor.board.idle(5)
+        after = await on.supervisor.collect()
+        assert after.services["users"].requests["GET 200"] == served + 20
+
+
+async def test_counters_of_an_instance_that_left_are_not_kept_for_ever() -> None:
+    async with stage("good") as on:
+        on.provider.memberships.put_nowait(membership(users=2))
+        await on.ready()
+        await on.ask()
+        await on.supervisor.collect()
+        on.provider.memberships.put_nowait(membership(users=1))
+        await eventually(lambda: len(on.supervisor.book.pools["users"].members) == 1, 5, "gone")
+        os.kill(on.pids()[0], signal.SIGKILL)
+        await eventually(lambda: on.supervisor.workers[0].restarts == 1, 5, "the restart")
+        assert set(on.supervisor.totals().nodes) <= {("users", "i1@10.0.0.1:1")}
+
+
+async def test_a_crash_loop_slows_down_but_does_not_end() -> None:
+    async with stage("crash") as on:
+        worker = on.supervisor.workers[0]
+        await eventually(lambda: worker.restarts >= 4, 15, "restarts")
+        assert worker.last_exit == "exit status 3"
+        assert "worker 0" in " ".join(on.supervisor.missing())
+
+
+async def test_a_silent_worker_is_killed_and_replaced() -> None:
+    async with stage("mute") as on:
+        worker = on.supervisor.workers[0]
+        life = await eventually(lambda: worker.current, 5, "the worker")
+        await eventually(lambda: life.state == "waiting", 10, "its hello")
+        for _ in range(30):
+            worker.tick()
+        assert worker.current is life
+        worker.tick()
+        await eventually(lambda: worker.current not in (None, life), 5, "the replacement")
+        assert worker.last_exit == "signal SIGKILL"
+
+
+async def test_a_worker_that_does_not_drain_is_killed_after_its_grace() -> None:
+    async with stage("deaf") as on:
+        on.provider.memberships.put_nowait(membership(users=1))
+        await on.ready()
+        pid = on.pids()[0]
+        assert await on.supervisor.drain(0.1) is False
+        assert not alive(pid)
+
+
+async def test_a_drained_worker_is_not_replaced() -> None:
+    async with stage("good") as on:
+        on.provider.memberships.put_nowait(membership(users=1))
+        await on.ready()
+        assert await on.supervisor.drain(5.0) is True
+        assert on.supervisor.workers[0].current is None
+        assert on.supervisor.workers[0].restarts == 0
+        assert on.supervisor.missing()[0] == "stopping"
+
+
+async def test_a_provider_that_fails_is_built_anew_and_the_pools_stay() -> None:
+    async with stage("good") as on:
+        on.provider.memberships.put_nowait(membership(users=1))
+        await on.ready()
+        on.provider.memberships.put_nowait(RuntimeError("a bug"))
+        await eventually(lambda: on.provider.closed == 1, 5, "the provider's end")
+        assert not on.supervisor.missing()
+        on.provider.memberships.put_nowait(membership(users=2))
+        await eventually(
+            lambda: len(on.supervisor.book.pools["users"].members) == 2, 5, "the next provider"
+        )
+
+
+@pytest.mark.parametrize("script", ["good", "mute", "deaf"])
+async def test_no_worker_outlives_kill(script: str) -> None:
+    async with stage(script, workers=2) as on:
+        await eventually(lambda: len(on.pids()) == 2, 10, "both workers")
+        pids = on.pids()
+        await on.supervisor.kill()
+        assert not any(map(alive, pids))

@@ -57,7 +57,8 @@ def parse_summary(output: str) -> Summary:
     """The summary in a load's output. LoadError when there is none, or a bad one."""
     match = _LINE.search(output)
     if match is None:
-        raise LoadError(f"the load printed no summary: {output.strip()[-300:] or 'no output'}")
+        last = output.strip().rpartition("\n")[2][-300:] or "no output"
+        raise LoadError(f"the load printed no summary: {last}")
     try:
         return msgspec.json.decode(match.group(1), type=Summary)
     except msgspec.DecodeError as error:
@@ -110,22 +111,22 @@ class LoadPlan:
 
     def run(self, scenario: Scenario, port: int, seconds: float) -> Summary:
         """Load one proxy for about `seconds` (wrk ends on its next 100 ms)."""
-        command = self._wrk(scenario, port) if self.wrk else self._own(scenario, port)
-
-        def prepare() -> None:
-            os.sched_setaffinity(0, self.cores)
-
+        if self.wrk is None:
+            command, limit = self._own(scenario, port, seconds), seconds + END_LIMIT
+        else:
+            command, limit = self._wrk(self.wrk, scenario, port), seconds
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            preexec_fn=prepare,
+            cwd=Path(__file__).parent.parent,
+            preexec_fn=lambda: os.sched_setaffinity(0, self.cores),
         )
         try:
             try:
-                output, _ = process.communicate(timeout=seconds)
+                output, _ = process.communicate(timeout=limit)
             except subprocess.TimeoutExpired:
                 # wrk counts in whole seconds; an interrupt ends it cleanly at any time.
                 process.send_signal(signal.SIGINT)
@@ -138,20 +139,19 @@ class LoadPlan:
                 process.communicate()
         return parse_summary(output)
 
-    def _wrk(self, scenario: Scenario, port: int) -> Sequence[str]:
-        assert self.wrk is not None
+    def _wrk(self, wrk: str, scenario: Scenario, port: int) -> Sequence[str]:
         script = self.directory / f"{scenario.name}.lua"
         if not script.exists():
             script.write_text(wrk_script(scenario))
         return (
-            self.wrk, "--threads", str(min(len(self.cores), 4)),
+            wrk, "--threads", str(min(len(self.cores), 4)),
             "--connections", str(scenario.connections), "--duration", "3600",
             "--timeout", str(REQUEST_LIMIT), "--script", str(script),
             f"http://127.0.0.1:{port}{scenario.path}",
         )  # fmt: skip
 
-    def _own(self, scenario: Scenario, port: int) -> Sequence[str]:
-        return (sys.executable, "-m", "bench.load", scenario.name, str(port))
+    def _own(self, scenario: Scenario, port: int, seconds: float) -> Sequence[str]:
+        return (sys.executable, "-m", "bench.load", scenario.name, str(port), str(seconds))
 
 
 # ------------------------------------------------------------------- the generator of our own
@@ -228,10 +228,8 @@ def request_bytes(scenario: Scenario, port: int) -> bytes:
     return "\r\n".join((*lines, "", "")).encode() + scenario.body
 
 
-async def _run(scenario: Scenario, port: int) -> Mapping[str, float]:
+async def _run(scenario: Scenario, port: int, seconds: float) -> Mapping[str, float]:
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    loop.add_signal_handler(signal.SIGINT, stop.set)
     totals = _Totals()
     request = request_bytes(scenario, port)
     live: set[_Client] = set()
@@ -253,7 +251,7 @@ async def _run(scenario: Scenario, port: int) -> Mapping[str, float]:
 
     started = time.perf_counter()
     tasks = [loop.create_task(client()) for _ in range(scenario.connections)]
-    await stop.wait()
+    await asyncio.sleep(seconds)
     seconds = time.perf_counter() - started
     totals.stopping = True
     for protocol in live:
@@ -278,8 +276,10 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Load one port until interrupted.")
+    parser = argparse.ArgumentParser(description="Load one port for a while.")
     parser.add_argument("scenario", choices=SCENARIOS)
     parser.add_argument("port", type=int)
+    parser.add_argument("seconds", type=float)
     options = parser.parse_args()
-    print("BENCH " + json.dumps(uvloop.run(_run(SCENARIOS[options.scenario], options.port))))
+    scenario = SCENARIOS[options.scenario]
+    print("BENCH " + json.dumps(uvloop.run(_run(scenario, options.port, options.seconds))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -197,20 +198,20 @@ class Measurement:
 
     def _sample(self, name: str, number: int, seconds: float) -> Sample:
         server, port = self._running[name]
-        busy = core_busy_seconds(self._cores)
+        begun, busy = time.monotonic(), core_busy_seconds(self._cores)
         before = server.usage()
         seen = self._load.run(self._scenario, port, seconds)
         after = server.usage()
         busy = core_busy_seconds(self._cores) - busy
+        available = (time.monotonic() - begun) * len(self._cores)
         if after.pids != before.pids:
             raise LoadError(f"processes came or went meanwhile: {server.log_end()}")
-        if not seen.requests:
+        if not (seen.bytes if self._scenario.unit == "MiB" else seen.requests):
             raise LoadError(f"no request was answered, {seen.errors} errors: {server.log_end()}")
         cpu = after.cpu_ns - before.cpu_ns
         children = after.children_ns - before.children_ns
         user = after.user_ticks - before.user_ticks
         system = after.system_ticks - before.system_ticks
-        available = seen.seconds * len(self._cores)
         return Sample(
             round=number,
             requests=seen.requests,

@@ -138,7 +138,6 @@ def nginx_base(workers: int) -> str:
 daemon off;
 {user}
 worker_processes {workers};
-worker_rlimit_nofile 40000;
 pid nginx.pid;
 error_log stderr error;
 events {{ worker_connections 20480; }}

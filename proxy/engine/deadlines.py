@@ -1,0 +1,98 @@
+"""Time-outs without timers: one wheel for a worker.
+
+A request sets and moves several limits and nearly none ever passes, so moving one must cost an
+attribute store. Each item carries its deadline; the wheel looks at it no earlier than when it
+was filed, and files it again if the deadline has moved away meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from heapq import heappop, heappush
+from math import inf
+
+TICK = 0.02
+"""Seconds. The shortest limits in use are a few hundred milliseconds; a tick of a twentieth of
+that keeps them within a tenth."""
+
+
+class Timed:
+    """Something with a deadline in seconds of the loop's clock; `inf` = none."""
+
+    __slots__ = ("deadline", "filed")
+
+    def __init__(self) -> None:
+        self.deadline = inf
+        self.filed = inf
+        """When the wheel will look at it; `inf` = it is not on the wheel."""
+
+    def on_deadline(self, now: float) -> None:
+        """The deadline has passed. It is cleared before the call."""
+        raise NotImplementedError
+
+
+_NONE: set[Timed] = set()
+
+
+class Deadlines:
+    """Owns the wheel: ticks → items to look at then, and one timer for the next tick."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._slots: dict[int, set[Timed]] = {}
+        self._order: list[int] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._wake = inf
+        self.now = loop.time
+        """The clock that deadlines are on, in seconds."""
+
+    def arm(self, item: Timed, when: float) -> None:
+        """`item.on_deadline` is called at `when`, a tick late at most, unless moved before."""
+        item.deadline = when
+        if when < item.filed:
+            self._file(item, when)
+
+    def forget(self, item: Timed) -> None:
+        """The item is gone; the wheel keeps no reference to it."""
+        item.deadline = inf
+        if item.filed != inf:
+            self._slots.get(round(item.filed / TICK), _NONE).discard(item)
+            item.filed = inf
+
+    def _file(self, item: Timed, when: float) -> None:
+        if item.filed != inf:
+            self._slots[round(item.filed / TICK)].discard(item)
+        tick = int(when / TICK) + 1
+        item.filed = tick * TICK
+        slot = self._slots.get(tick)
+        if slot is None:
+            slot = self._slots[tick] = set()
+            heappush(self._order, tick)
+            if item.filed < self._wake:
+                self._set_timer(item.filed)
+        slot.add(item)
+
+    def _set_timer(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wake = when
+        self._timer = self._loop.call_at(when, self._turn)
+
+    def _turn(self) -> None:
+        now = self._loop.time()
+        self._timer = None
+        self._wake = inf
+        self.expire(now)
+        if self._order:
+            self._set_timer(self._order[0] * TICK)
+
+    def expire(self, now: float) -> None:
+        """Look at everything filed up to `now`."""
+        while self._order and self._order[0] * TICK <= now:
+            for item in self._slots.pop(heappop(self._order)):
+                item.filed = inf
+                if item.deadline <= now:
+                    item.deadline = inf
+                    item.on_deadline(now)
+                elif item.deadline != inf:
+                    self._file(item, item.deadline)

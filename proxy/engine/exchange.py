@@ -1,0 +1,557 @@
+"""The life of one request. Read this file first; `docs/request.md` tells the same on one page.
+
+    start ─▶ _route ─▶ _attempt ─▶ on_connected ─▶ _send ─▶ on_answer ─▶ on_body … ─▶ _complete
+                          ▲  │ no connection, or a reused one that was closed
+                          └──┘ _retry (another instance)
+
+An exchange is driven by callbacks of its client connection and of its upstream connection; it
+has no task and no timer of its own. Whatever happens, it ends exactly once: in `_complete` (the
+answer was relayed), `_answer_fault` (the proxy answered), `_break_off` (the answer was cut), or
+`on_client_gone`; each goes through `_finish`, where everything that was counted is given back.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from balancers.base import NO_KEY
+from proxy.engine.deadlines import Timed
+from proxy.engine.http1.body import LAST_CHUNK, chunk
+from proxy.engine.http1.messages import RequestHead, ResponseHead
+from proxy.engine.http1.replies import problem
+from proxy.engine.http1.rewrite import (
+    BY_CHUNKS,
+    BY_CLOSE,
+    NO_BODY,
+    interim_head,
+    offered_upgrade,
+    request_head,
+    response_framing,
+    response_head,
+    switching_head,
+)
+from proxy.engine.http1.target import Target, refuse_encoded_separators, resolve
+from proxy.engine.pool import Node, Pool, hash_key
+from proxy.engine.tunnel import Tunnel
+from proxy.errors import (
+    BAD_ANSWER,
+    CLIENT_GONE,
+    EXPECTATION,
+    LOOP,
+    NO_INSTANCE,
+    NO_ROUTE,
+    TOTAL_TIMEOUT,
+    UNKNOWN_SERVICE,
+    Fault,
+    Refused,
+    Replay,
+)
+from proxy.model import UNROUTED
+
+if TYPE_CHECKING:
+    from proxy.engine.listener import ClientConnection
+    from proxy.engine.routing import Match
+    from proxy.engine.telemetry import ServiceCounters
+    from proxy.engine.upstream.connection import UpstreamConnection
+
+REPLAY_LIMIT = 64 * 1024
+"""Bytes of a request body kept for a second attempt. Larger bodies are sent once: keeping them
+would make every upload cost its size in memory."""
+
+_JOIN = 16 * 1024
+"""Up to here copying a body behind its head is cheaper than handing over two buffers."""
+
+_IDEMPOTENT = frozenset(
+    (b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE")
+)  # RFC 9110 §9.2.2
+
+
+class Exchange:
+    """Owns one request from its head to the last byte of its answer."""
+
+    # Defaults stand on the class: what a plain GET does not need costs it nothing.
+    pool: Pool | None = None
+    node: Node | None = None
+    last: Node | None = None
+    """The node of the latest attempt, also after it has ended."""
+    connection: UpstreamConnection | None = None
+    upgrade: bytes | None = None
+    framing = NO_BODY
+    status = 0
+    """Status the client got; 0 = none yet."""
+    keep_alive = False
+    attempts = 0
+    tried: tuple[Node, ...] = ()
+    key = NO_KEY
+    head = b""
+    body_done = True
+    """The client has sent all of the request."""
+    dialling = False
+    finished = False
+    total: _TotalLimit | None = None
+    tunnel: Tunnel | None = None
+
+    def __init__(self, client: ClientConnection, request: RequestHead) -> None:
+        self.client = client
+        self.worker = client.worker
+        self.request = request
+        self.began = monotonic()
+        self._kept: list[bytes] = []
+        """Pieces of the body that no instance has, or that a second attempt would need."""
+        self._kept_size = 0
+        self._replayable = True
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.request!r} node={self.node!r} status={self.status}>"
+
+    # -- from the request to an instance
+
+    def start(self, body_done: bool) -> None:
+        """The head is read. `body_done`: there is no body, or all of it is here already."""
+        self.body_done = body_done
+        try:
+            self._route()
+        except Refused as refusal:
+            self._answer_fault(refusal.fault, refusal.detail)
+            return
+        self._attempt()
+
+    def _route(self) -> None:
+        """Find the pool and prepare the head the instance will get. Raises `Refused`."""
+        request = self.request
+        worker = self.worker
+        target = resolve(request)
+        match = worker.routes.match(
+            target.host,
+            target.path,
+            request.method.decode("ascii"),
+            self.field,
+        )
+        if match is None:
+            raise Refused(NO_ROUTE, f"no route for {target.host or '(no host)'} {target.path}")
+        pool = worker.pools.get(match.service)
+        if pool is None:
+            if match.templated:
+                raise Refused(UNKNOWN_SERVICE, f"no service is called {match.service}")
+            raise Refused(NO_INSTANCE, f"{match.service} has no instance")
+        self.pool = pool
+        if match.spec.path_prefix is not None and "%" in target.path:
+            refuse_encoded_separators(target.path)
+        if request.via and any(worker.via_token in via for via in request.via):
+            raise Refused(LOOP, "the request carries this proxy's own Via mark")
+        if request.expect is not None and request.expect.lower() != b"100-continue":
+            raise Refused(EXPECTATION, "the only expectation understood is 100-continue")
+        if pool.uses_key:
+            self.key = self._key(pool, target)
+        self.head = self._build_head(match, target)
+        if pool.settings.timeouts.total:
+            self.total = _TotalLimit(self)
+            worker.deadlines.arm(self.total, worker.deadlines.now() + pool.settings.timeouts.total)
+
+    def _build_head(self, match: Match, target: Target) -> bytes:
+        request = self.request
+        if request.upgrade is not None:
+            self.upgrade = offered_upgrade(request)
+        if request.request_id is None:
+            request.request_id = self.worker.next_request_id()
+        set_host = match.spec.set_host
+        path = match.rewrite(target.path).encode("ascii") + target.suffix
+        return request_head(
+            request,
+            request.target if request.target == b"*" else path,
+            request.host if set_host is None else set_host.encode("ascii"),
+            request.request_id,
+            self.upgrade,
+            self.client.facts,
+        )
+
+    def _attempt(self) -> None:
+        """Pick an instance and get a connection to it."""
+        pool = self.pool
+        assert pool is not None
+        if pool.uses_load:
+            self.worker.pools.others.refresh(self.began)
+        node = pool.pick(self.key, self.tried)
+        if node is None:
+            self._answer_fault(NO_INSTANCE, f"{pool.service} has no usable instance")
+            return
+        self._take(node)
+        connection = self.worker.connector.checkout(node)
+        if connection is not None:
+            self._send(connection)
+        else:
+            self._dial(node)
+
+    def _take(self, node: Node) -> None:
+        assert self.pool is not None
+        self.node = self.last = node
+        self.attempts += 1
+        self.pool.take(node)
+
+    def _give_back(self, outcome: str) -> None:
+        node = self.node
+        if node is not None:
+            assert self.pool is not None
+            self.node = None
+            self.pool.give_back(node)
+            node.outcome(outcome)
+
+    def _dial(self, node: Node) -> None:
+        assert self.pool is not None
+        self.dialling = True
+        if not self.body_done:
+            self.client.hold_body()
+        self.worker.connector.dial(node, self.pool.settings, self)
+
+    def on_connected(self, connection: UpstreamConnection) -> None:
+        """See `Dialler`."""
+        self.dialling = False
+        if self.finished:
+            connection.park(self.worker.deadlines.now())
+            return
+        self.client.release_body()
+        self._send(connection)
+
+    def on_connect_failed(self, node: Node, fault: Fault, detail: str) -> None:
+        """See `Dialler`."""
+        self.dialling = False
+        if not self.finished:
+            self._on_attempt_failed(fault, detail)
+
+    def _send(self, connection: UpstreamConnection) -> None:
+        self.connection = connection
+        body = self._kept
+        pieces = self._framed(body) if body or self.body_done else []
+        connection.begin(self, self.head, pieces, self.worker.deadlines.now())
+        if self.request.method not in _IDEMPOTENT or self._kept_size > REPLAY_LIMIT:
+            self._replayable = False
+            self._kept = []
+
+    # -- the request's body
+
+    def on_request_body(self, pieces: list[bytes], done: bool) -> None:
+        """More of the body from the client; `done` with the last of it."""
+        if done:
+            self.body_done = True
+        connection = self.connection
+        if self._replayable:
+            self._kept_size += sum(map(len, pieces))
+            self._kept += pieces
+            if connection is not None and self._kept_size > REPLAY_LIMIT:
+                self._replayable = False
+                self._kept = []
+        if connection is not None:
+            framed = self._framed(pieces)
+            if framed:
+                connection.send(framed)
+
+    def _framed(self, pieces: list[bytes]) -> list[bytes]:
+        """Payload as the instance gets it: in chunks if the client sent chunks."""
+        if not self.request.chunked:
+            return pieces
+        framed = chunk(pieces)
+        return [*framed, LAST_CHUNK] if self.body_done else framed
+
+    def on_upstream_full(self) -> None:
+        """The instance does not keep up with the body."""
+        self.client.hold_body()
+
+    def on_upstream_drained(self) -> None:
+        """It does again."""
+        self.client.release_body()
+
+    # -- the answer
+
+    def on_interim(self, response: ResponseHead) -> None:
+        """A 1xx. Only a client that speaks 1.1 can take it (RFC 9110 §15.2)."""
+        if response.status == 101:
+            self._switch(response)
+        elif self.request.minor:
+            self.client.write(interim_head(response))
+
+    def on_answer(self, response: ResponseHead, pieces: list[bytes], done: bool) -> None:
+        """The head of the final answer, with as much of the body as came along."""
+        request = self.request
+        client = self.client
+        self._replayable = False
+        self._kept = []
+        self.status = response.status
+        framing = response_framing(response, request.method, request.minor)
+        self.framing = framing
+        self.keep_alive = (
+            request.keeps_alive
+            and framing != BY_CLOSE
+            and self.body_done
+            and not self.worker.draining
+        )
+        head = response_head(response, framing, request.minor, self.keep_alive)
+        if framing == BY_CHUNKS:
+            pieces = chunk(pieces)
+            if done:
+                pieces = [*pieces, LAST_CHUNK]
+        if not pieces:
+            client.write(head)
+        elif len(pieces) == 1 and len(pieces[0]) <= _JOIN:
+            client.write(head + pieces[0])
+        else:
+            client.write_pieces([head, *pieces])
+        if done:
+            self._complete()
+        elif client.full:
+            self.on_client_full()
+
+    def on_body(self, pieces: list[bytes], done: bool) -> None:
+        """More of the answer's body; `done` with the last of it."""
+        if self.framing == BY_CHUNKS:
+            pieces = chunk(pieces)
+            if done:
+                pieces = [*pieces, LAST_CHUNK]
+        if self.framing != NO_BODY and pieces:
+            self.client.write_pieces(pieces)
+        if done:
+            self._complete()
+
+    def on_client_full(self) -> None:
+        """The client does not keep up with the answer."""
+        if self.connection is not None:
+            self.connection.pause_reading()
+
+    def on_client_drained(self) -> None:
+        """It does again."""
+        if self.connection is not None:
+            self.connection.resume_reading()
+
+    def _switch(self, response: ResponseHead) -> None:
+        """101: from here on the two connections are a tunnel."""
+        connection = self.connection
+        assert connection is not None
+        if self.upgrade is None or response.upgrade is None:
+            connection.abort()
+            self.on_upstream_failed(connection, BAD_ANSWER, "a 101 that nobody asked for")
+            return
+        self.status = 101
+        early = connection.hand_over()
+        self.connection = None
+        self.client.write(switching_head(response))
+        assert self.pool is not None
+        self.tunnel = Tunnel(
+            self.client.hand_over(),
+            connection.transport,
+            self.worker.deadlines,
+            self.pool.settings.timeouts.tunnel_idle,
+            self._on_tunnel_closed,
+        )
+        self._record()  # How long a tunnel stays open is not how long the request took.
+        self.worker.on_tunnel_opened(self.tunnel)
+        self.tunnel.start(from_client=self.client.take_buffered(), from_instance=early)
+
+    def _on_tunnel_closed(self) -> None:
+        assert self.tunnel is not None
+        self.worker.on_tunnel_closed(self.tunnel)
+        self._finish("ok")
+
+    # -- failures
+
+    def on_upstream_failed(self, connection: UpstreamConnection, fault: Fault, detail: str) -> None:
+        """The connection is gone; before, in, or after the head of the answer."""
+        reused = connection.reused
+        self.connection = None
+        self._on_attempt_failed(fault, detail, stale=reused)
+
+    def _on_attempt_failed(self, fault: Fault, detail: str, stale: bool = False) -> None:
+        """Decide: once more, an error, or (too late for either) a cut."""
+        self._give_back(fault.error)
+        if self.status:
+            self._break_off(fault, detail)
+            return
+        safe = fault.replay is Replay.ALWAYS or (
+            fault.replay is Replay.IF_SAFE and stale and self._replayable
+        )
+        assert self.pool is not None
+        if safe and self.attempts <= self.pool.settings.max_retries:
+            self._retry(fault, stale)
+            if self.finished or self.node is not None:
+                return
+        self._answer_fault(fault, detail)
+
+    def _retry(self, fault: Fault, stale: bool) -> None:
+        """Once more on another instance. A connection that was closed while it was idle says
+        nothing against its instance, so with no other one left that one is dialled afresh."""
+        pool = self.pool
+        assert pool is not None
+        failed = self.last
+        assert failed is not None
+        self.tried = (*self.tried, failed)
+        node = pool.pick(self.key, self.tried)
+        if node is None and stale and failed.usable:
+            node = failed
+        if node is None:
+            return
+        pool.counters.retried(fault.error)
+        self._take(node)
+        self._dial(node)
+
+    def _answer_fault(self, fault: Fault, detail: str) -> None:
+        """The proxy answers itself."""
+        client = self.client
+        request = self.request
+        self.status = fault.status
+        self.keep_alive = (
+            request.keeps_alive and self.body_done and not fault.closes and not self.worker.draining
+        )
+        self._counters().failed(fault.error)
+        self._drop_connection()
+        client.write(
+            problem(
+                fault,
+                detail,
+                request_id=(request.request_id or self.worker.next_request_id()).decode("latin-1"),
+                head_only=request.method == b"HEAD",
+                client_minor=request.minor,
+                keep_alive=self.keep_alive,
+            )
+        )
+        self.worker.log_fault(fault, detail, self)
+        self._finish(fault.error)
+        client.on_exchange_done(self)
+
+    def _break_off(self, fault: Fault, detail: str) -> None:
+        """The answer was under way: all that is left is to make the client see that it is not
+        complete, by an end without the last chunk or short of the length (RFC 9112 §8)."""
+        self._counters().failed(fault.error)
+        self.worker.log_fault(fault, detail, self)
+        self._drop_connection()
+        self._finish(fault.error)
+        self.client.abort_answer()
+
+    def on_bad_body(self, fault: Fault, detail: str) -> None:
+        """The client's body cannot be read, is too large, or does not come."""
+        if self.status:
+            self._break_off(fault, detail)
+        else:
+            self._answer_fault(fault, detail)
+
+    def on_total_timeout(self) -> None:
+        """`timeouts.total` has passed."""
+        detail = "the request took longer than its total limit"
+        if self.status:
+            self._break_off(TOTAL_TIMEOUT, detail)
+        else:
+            self._answer_fault(TOTAL_TIMEOUT, detail)
+
+    def on_client_gone(self) -> None:
+        """The client's connection is lost: nobody waits for this any more."""
+        if self.finished or self.tunnel is not None:
+            return
+        if not self.status:
+            self.status = CLIENT_GONE.status
+        self._drop_connection()
+        self._finish(CLIENT_GONE.error)
+
+    # -- the end
+
+    def _complete(self) -> None:
+        """The answer is relayed whole."""
+        connection = self.connection
+        if connection is not None:
+            self.connection = None
+            if self.body_done:
+                connection.release(self.worker.deadlines.now())
+            else:
+                connection.abort()  # It still expects the rest of a body that is not coming.
+        self._finish("ok")
+        self.client.on_exchange_done(self)
+
+    def _drop_connection(self) -> None:
+        if self.connection is not None:
+            self.connection.abort()
+            self.connection = None
+
+    def _finish(self, outcome: str) -> None:
+        """Give back everything that was counted. Runs exactly once."""
+        assert not self.finished, self
+        self.finished = True
+        self._give_back(outcome)
+        if self.total is not None:
+            self.worker.deadlines.forget(self.total)
+        if self.tunnel is None:
+            self._record()
+
+    def _record(self) -> None:
+        self._counters().answered(self.request.method, self.status, monotonic() - self.began)
+
+    def _counters(self) -> ServiceCounters:
+        pool = self.pool
+        return self.worker.counters.service(UNROUTED) if pool is None else pool.counters
+
+    # -- what others ask
+
+    def field(self, name: str) -> str | None:
+        """A request field by lower-case name, for routes that match on one."""
+        request = self.request
+        wanted = name.encode("latin-1")
+        special = _SPECIAL_FIELDS.get(wanted)
+        value = request.field(wanted) if special is None else getattr(request, special)
+        return None if value is None else value.decode("latin-1")
+
+    def _key(self, pool: Pool, target: Target) -> int:
+        """The hash key of the request, as the service's balancer asks for it."""
+        source, name = pool.key_source
+        value: bytes | None
+        if source == "client_ip":
+            value = self.client.facts.address
+        elif source == "host":
+            value = target.host.encode("ascii")
+        elif source == "path":
+            value = target.path.encode("ascii")
+        elif source == "header":
+            value = self.request.field(name.encode("latin-1"))
+        elif source == "cookie":
+            value = _named(self.request.field(b"cookie"), b";", name)
+        elif source == "query":
+            value = _named(target.suffix[1:], b"&", name)
+        else:
+            value = None
+        return hash_key(value) if value else NO_KEY
+
+
+_SPECIAL_FIELDS = {
+    b"host": "host",
+    b"expect": "expect",
+    b"upgrade": "upgrade",
+    b"x-request-id": "request_id",
+    b"x-forwarded-for": "forwarded_for",
+    b"x-forwarded-proto": "forwarded_proto",
+    b"x-forwarded-host": "forwarded_host",
+    b"x-forwarded-port": "forwarded_port",
+    b"forwarded": "forwarded",
+    b"x-real-ip": "real_ip",
+}
+"""Fields that the parser sets apart, for routes that match on them."""
+
+
+class _TotalLimit(Timed):
+    """The deadline over all attempts of an exchange."""
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        super().__init__()
+        self._exchange = exchange
+
+    def on_deadline(self, now: float) -> None:
+        """See `Timed`."""
+        self._exchange.on_total_timeout()
+
+
+def _named(text: bytes | None, separator: bytes, name: str) -> bytes | None:
+    """`name=value` out of a list of such pairs (cookies, a query)."""
+    if not text:
+        return None
+    wanted = name.encode("latin-1")
+    for pair in text.split(separator):
+        key, mark, value = pair.strip().partition(b"=")
+        if mark and key == wanted:
+            return value
+    return None

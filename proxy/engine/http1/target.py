@@ -1,0 +1,131 @@
+"""Request targets: the four forms of RFC 9112 §3.2, and the one spelling a path is matched and
+forwarded in.
+
+Routes are matched on the same path that the instance gets. Anything else is a way around a
+route: a proxy that matches `/public/../admin` as `/public` and passes it on as it came has
+opened `/admin`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from proxy.engine.http1.messages import RequestHead
+from proxy.errors import BAD_REQUEST, BAD_TARGET, CONNECT_METHOD, Refused
+
+_UNRESERVED = frozenset(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+)  # RFC 3986 §2.3
+_PERCENT = re.compile(rb"%(..)?", re.DOTALL)
+_HEX = re.compile(rb"[0-9A-Fa-f]{2}")
+_AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::(\d{0,5}))?")
+
+
+class Target:
+    """Where a request wants to go. `path` is normalised; `suffix` is `?query` or empty."""
+
+    __slots__ = ("host", "path", "suffix")
+
+    def __init__(self, host: str, path: str, suffix: bytes) -> None:
+        self.host = host
+        """Lower-case, without port; "" when the client named none (HTTP/1.0)."""
+        self.path = path
+        self.suffix = suffix
+
+
+def resolve(request: RequestHead) -> Target:
+    """The target of a request, with `request.host` set to the authority that counts.
+
+    Raises `Refused` for a target that two servers could understand differently.
+    """
+    raw = request.target
+    if raw[:1] != b"/" or request.method == b"CONNECT":
+        raw = _other_form(request, raw)
+    path, mark, query = raw.partition(b"?")
+    if b"%" in path or b"/." in path or b"\\" in path:
+        path = _normalise(path)
+    host = _hosts.get(request.host)
+    if host is None:
+        host = _host_name(request.host)
+    return Target(host, path.decode("ascii"), mark + query)
+
+
+def refuse_encoded_separators(path: str) -> None:
+    """For routes with a path prefix: `%2F` and `%5C` are slashes to some instances and not to
+    others, so what such a path is under cannot be said. Raises `Refused`."""
+    upper = path.upper()
+    if "%2F" in upper or "%5C" in upper:
+        raise Refused(BAD_TARGET, "an encoded slash or backslash in the path of a prefix route")
+
+
+def _other_form(request: RequestHead, raw: bytes) -> bytes:
+    if request.method == b"CONNECT":
+        raise Refused(CONNECT_METHOD, "CONNECT is not served here")
+    if raw == b"*":
+        if request.method != b"OPTIONS":
+            raise Refused(BAD_REQUEST, "the target * is for OPTIONS only")
+        return raw
+    scheme, mark, rest = raw.partition(b"://")
+    if not mark or scheme.lower() not in (b"http", b"https"):
+        raise Refused(BAD_REQUEST, "the target is not a path, an absolute http URI or *")
+    cut = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
+    authority, path = rest[:cut], rest[cut:]
+    if b"@" in authority or not authority:
+        raise Refused(BAD_REQUEST, "the target's authority is empty or holds user information")
+    if request.host and request.host.lower() != authority.lower():
+        # RFC 9112 §3.2.2 lets the authority win; two servers that disagree on which wins are
+        # a way around host routes, so both must say the same.
+        raise Refused(BAD_REQUEST, "the target's authority is not the Host")
+    request.host = authority
+    if path[:1] != b"/":
+        path = b"/" + path
+    return path
+
+
+def _normalise(path: bytes) -> bytes:
+    """Percent-encodings of unreserved characters decoded, the others in upper case
+    (RFC 3986 §6.2.2), dot segments removed (§5.2.4)."""
+    if b"\\" in path:
+        raise Refused(BAD_TARGET, "a backslash in the path")
+    if b"%" in path:
+        path = _PERCENT.sub(_decode, path)
+    if b"/." not in path:
+        return path
+    kept: list[bytes] = []
+    segments = path.split(b"/")[1:]
+    for segment in segments:
+        if segment == b"..":
+            if kept:
+                kept.pop()
+        elif segment != b".":
+            kept.append(segment)
+    if segments[-1] in (b".", b".."):
+        kept.append(b"")  # `/a/.` and `/a/b/..` name the directory `/a/`.
+    return b"/" + b"/".join(kept)
+
+
+def _decode(match: re.Match[bytes]) -> bytes:
+    digits = match[1]
+    if digits is None or not _HEX.fullmatch(digits):
+        raise Refused(BAD_TARGET, "a percent sign that two hex digits do not follow")
+    byte = int(digits, 16)
+    if byte == 0:
+        raise Refused(BAD_TARGET, "an encoded NUL in the path")
+    if byte in _UNRESERVED:
+        return bytes((byte,))
+    return b"%" + digits.upper()
+
+
+_hosts: dict[bytes, str] = {}
+_HOSTS_BOUND = 4096
+"""Spellings of hosts remembered; a client that invents hosts must not grow a worker."""
+
+
+def _host_name(authority: bytes) -> str:
+    match = _AUTHORITY.fullmatch(authority)
+    if match is None:
+        raise Refused(BAD_REQUEST, "the Host is not HOST or HOST:PORT")
+    host = match[1].decode("ascii").lower().rstrip(".")
+    if len(_hosts) < _HOSTS_BOUND:
+        _hosts[authority] = host
+    return host

@@ -1,0 +1,383 @@
+"""One client connection: requests in, one exchange at a time, answers in order."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from ipaddress import ip_address, ip_network
+from math import inf
+from typing import TYPE_CHECKING
+
+from proxy.engine.deadlines import Timed
+from proxy.engine.exchange import Exchange
+from proxy.engine.flow import AHEAD, PEER_FULL, ReadGate
+from proxy.engine.http1.body import BodyReader, ChunkedBody, LengthBody
+from proxy.engine.http1.parser import TooManyFields, find_head_end, parse_request
+from proxy.engine.http1.replies import problem
+from proxy.engine.http1.rewrite import ClientFacts
+from proxy.errors import (
+    BAD_REQUEST,
+    BODY_TIMEOUT,
+    BODY_TOO_LARGE,
+    HEAD_TIMEOUT,
+    HEAD_TOO_LARGE,
+    TARGET_TOO_LONG,
+    Fault,
+    Refused,
+)
+from proxy.model import UNROUTED, ListenerSettings
+
+if TYPE_CHECKING:
+    from proxy.engine.http1.messages import RequestHead
+    from proxy.engine.worker import Worker
+
+READ_AHEAD = 64 * 1024
+"""Bytes of pipelined requests kept while one is served. A client that sends more waits: the
+bound is on what it can make a worker hold, not on how many requests it may pipeline."""
+
+
+class Phase(Enum):
+    """What the connection waits for, and so which limit runs."""
+
+    IDLE = "idle"
+    HEAD = "head"
+    BODY = "body"
+    ANSWER = "answer"
+    STALLED = "stalled"
+    """The client does not read its answer."""
+    LINGER = "linger"
+
+
+class ListenerFacts:
+    """What all connections of one listener share. Built once per configuration."""
+
+    def __init__(self, settings: ListenerSettings, via: bytes) -> None:
+        self.settings = settings
+        self.limits = settings.limits
+        self.timeouts = settings.timeouts
+        self.via = via
+        self._trusted = tuple(ip_network(text, strict=False) for text in settings.trusted_proxies)
+
+    def client(self, transport: asyncio.Transport) -> ClientFacts:
+        """The facts of a new connection."""
+        peer = transport.get_extra_info("peername")
+        if not isinstance(peer, tuple):
+            # A unix socket: whoever can open the file is local, and has no address.
+            return ClientFacts("unknown", 0, bool(self._trusted), self.via)
+        own = transport.get_extra_info("sockname")
+        address = str(peer[0])
+        if address.startswith("::ffff:"):
+            address = address[7:]  # IPv4 on a socket that serves both.
+        trusted = False
+        if self._trusted:
+            parsed = ip_address(address.partition("%")[0])
+            trusted = any(parsed in network for network in self._trusted)
+        return ClientFacts(address, int(own[1]), trusted, self.via)
+
+
+class ClientConnection(asyncio.Protocol, Timed):
+    """Owns a client's transport, what it has sent beyond the request being served, and whether
+    it is read."""
+
+    __slots__ = (
+        "_body", "_buffer", "_eof", "_gate", "_listener", "_phase", "_received", "_transport",
+        "exchange", "facts", "full", "worker",
+    )  # fmt: skip
+
+    # -- for the life of the connection
+
+    def __init__(self, worker: Worker, listener: ListenerFacts) -> None:
+        Timed.__init__(self)
+        self.worker = worker
+        self._listener = listener
+        self._phase = Phase.IDLE
+        self._buffer = b""
+        self._eof = False
+        self.full = False
+        """The client does not read as fast as we write."""
+        self._transport: asyncio.Transport
+        self._gate: ReadGate
+        self.facts: ClientFacts
+        # for one request
+        self.exchange: Exchange | None = None
+        self._body: BodyReader | None = None
+        self._received = 0
+
+    def __repr__(self) -> str:
+        return f"<ClientConnection {self._phase.value} {self.exchange!r}>"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._gate = ReadGate(transport)
+        self.facts = self._listener.client(transport)
+        self.worker.on_client_connected(self)
+        # A connection that never says anything is as slow as one that dribbles.
+        self._wait(Phase.IDLE, self._listener.timeouts.head)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.worker.deadlines.forget(self)
+        self.worker.on_client_lost(self)
+        exchange = self.exchange
+        self.exchange = None
+        self._buffer = b""
+        if exchange is not None:
+            exchange.on_client_gone()
+
+    def eof_received(self) -> bool:
+        """The client sends no more. It may still read: a request it has sent whole is served."""
+        self._eof = True
+        if self._phase is Phase.LINGER:
+            return False
+        if self.exchange is None:
+            return False  # Nothing asked, or half a head: nothing to answer.
+        if self._body is not None:
+            # RFC 9112 §8: an incomplete request. Nothing that we say can be mistaken for the
+            # answer to a complete one.
+            self._body = None
+            self.exchange.on_bad_body(BAD_REQUEST, "the request ended before its body did")
+            return False
+        return True
+
+    # -- what the client says
+
+    def data_received(self, data: bytes) -> None:
+        if self._phase is Phase.LINGER:
+            return
+        if self._body is not None:
+            self._on_body(data)
+        elif self.exchange is not None:
+            self._buffer += data
+            if len(self._buffer) > READ_AHEAD:
+                self._gate.hold(AHEAD)
+        else:
+            self._on_head(self._buffer + data if self._buffer else data)
+
+    def _on_head(self, data: bytes) -> None:
+        """Look for a whole head at the beginning of `data` and serve it."""
+        if data[:2] == b"\r\n":
+            data = data.lstrip(b"\r\n")  # RFC 9112 §2.2: empty lines before a request are ignored.
+        end = find_head_end(data)
+        limits = self._listener.limits
+        if end < 0 or end > limits.head:
+            if len(data) > limits.head:
+                self._refuse_large_head(data)
+                return
+            self._buffer = data
+            if data and self._phase is not Phase.HEAD:
+                self._wait(Phase.HEAD, self._listener.timeouts.head)
+            return
+        self._buffer = b""
+        try:
+            request = parse_request(data[:end], limits.fields)
+            if len(request.target) > limits.target:
+                raise Refused(TARGET_TOO_LONG, f"the target is longer than {limits.target} bytes")
+            if limits.body and request.length is not None and request.length > limits.body:
+                raise Refused(BODY_TOO_LARGE, f"the body is longer than {limits.body} bytes")
+        except Refused as refusal:
+            self._refuse(refusal.fault, refusal.detail)
+            return
+        except TooManyFields:
+            self._refuse(HEAD_TOO_LARGE, f"more than {limits.fields} fields")
+            return
+        self._serve(request, data[end:] if len(data) > end else b"")
+
+    def _serve(self, request: RequestHead, rest: bytes) -> None:
+        self._phase = Phase.ANSWER
+        self.deadline = inf
+        self.exchange = exchange = Exchange(self, request)
+        if not request.length and not request.chunked:
+            self._buffer = rest
+            exchange.start(True)
+            return
+        self._body = (
+            ChunkedBody(BAD_REQUEST) if request.chunked else LengthBody(request.length or 0)
+        )
+        self._received = 0
+        self._wait(Phase.BODY, self._listener.timeouts.body)
+        if rest:
+            self._on_body(rest, start=True)
+        else:
+            exchange.start(False)
+
+    def _on_body(self, data: bytes, start: bool = False) -> None:
+        """Some of the request's body; `start`: it came with the head, before the exchange ran."""
+        body, exchange = self._body, self.exchange
+        assert body is not None
+        assert exchange is not None
+        try:
+            pieces, rest = body.feed(data)
+            limit = self._listener.limits.body
+            if limit:
+                self._received += sum(map(len, pieces))
+                if self._received > limit:
+                    raise Refused(BODY_TOO_LARGE, f"the body is longer than {limit} bytes")
+        except Refused as refusal:
+            self._body = None
+            exchange.on_bad_body(refusal.fault, refusal.detail)
+            return
+        done = body.done
+        if done:
+            self._body = None
+            self._buffer = rest
+            self._phase = Phase.ANSWER
+            self.deadline = inf
+        elif self._gate.open:
+            self._wait(Phase.BODY, self._listener.timeouts.body)
+        exchange.on_request_body(pieces, done)
+        if start and not exchange.finished:
+            exchange.start(done)
+
+    # -- what the exchange does with the connection
+
+    def write(self, data: bytes) -> None:
+        """Bytes of an answer."""
+        self._transport.write(data)
+
+    def write_pieces(self, pieces: list[bytes]) -> None:
+        """Bytes of an answer, not joined first."""
+        self._transport.writelines(pieces)
+
+    def hold_body(self) -> None:
+        """The instance cannot take more of the body, or there is none to take it yet."""
+        self._gate.hold(PEER_FULL)
+        if self._body is not None:
+            self.deadline = inf  # Not the client's silence.
+
+    def release_body(self) -> None:
+        """It can."""
+        self._gate.release(PEER_FULL)
+        if self._body is not None and self._gate.open:
+            self._wait(Phase.BODY, self._listener.timeouts.body)
+
+    def on_exchange_done(self, exchange: Exchange) -> None:
+        """The answer is written whole: go on with the next request, or close."""
+        if self.exchange is not exchange:
+            return
+        self.exchange = None
+        if not exchange.keep_alive:
+            self._close(linger=self._body is not None or not exchange.body_done)
+            return
+        if self._eof and not self._buffer:
+            self._close(linger=False)
+            return
+        if not self._buffer:
+            self._wait(Phase.IDLE, self._listener.timeouts.idle)
+            return
+        # Through the loop, so that a long pipeline does not become a deep stack, and other
+        # connections get their turn.
+        self._wait(Phase.IDLE, self._listener.timeouts.idle)
+        self.worker.loop.call_soon(self._next)
+
+    def _next(self) -> None:
+        if self.exchange is None and not self._transport.is_closing() and self._buffer:
+            data, self._buffer = self._buffer, b""
+            self._gate.release(AHEAD)
+            self._on_head(data)
+            if self._eof and self.exchange is None:
+                self._close(linger=False)
+
+    def abort_answer(self) -> None:
+        """The answer cannot be completed, and the client must see that it is not."""
+        self.exchange = None
+        self._transport.abort()
+
+    def hand_over(self) -> asyncio.Transport:
+        """The connection becomes a tunnel."""
+        self.worker.deadlines.forget(self)
+        self.worker.on_client_lost(self)
+        return self._transport
+
+    def take_buffered(self) -> bytes:
+        """What the client sent behind its upgrade request."""
+        data, self._buffer = self._buffer, b""
+        return data
+
+    # -- refusals and the end
+
+    def _refuse_large_head(self, data: bytes) -> None:
+        limits = self._listener.limits
+        line_end = data.find(b"\r\n")
+        if line_end < 0 or line_end > limits.target + 64:
+            self._refuse(TARGET_TOO_LONG, f"the request line is longer than {limits.target} bytes")
+        else:
+            self._refuse(HEAD_TOO_LARGE, f"the request head is longer than {limits.head} bytes")
+
+    def _refuse(self, fault: Fault, detail: str) -> None:
+        """Answer bytes that never became a request."""
+        counters = self.worker.counters.service(UNROUTED)
+        counters.failed(fault.error)
+        counters.answered(b"OTHER", fault.status, 0.0)
+        self.worker.log_refusal(fault, detail, self)
+        self.write(
+            problem(
+                fault,
+                detail,
+                request_id=self.worker.next_request_id().decode("ascii"),
+                head_only=False,
+                client_minor=1,
+                keep_alive=False,
+            )
+        )
+        self._close(linger=True)
+
+    def _close(self, *, linger: bool) -> None:
+        """Close after what was written. With unread input on the way, closing at once would
+        reset the connection and could destroy the answer before it is read (RFC 9112 §9.6), so
+        the write side is closed first and the input thrown away for a while."""
+        self._body = None
+        self._buffer = b""
+        if not linger or self._eof or not self._transport.can_write_eof():
+            self._transport.close()
+            return
+        self._transport.write_eof()
+        self._gate.release(PEER_FULL | AHEAD)
+        self._wait(Phase.LINGER, self._listener.timeouts.linger)
+
+    def drain(self) -> None:
+        """The worker stops: an idle connection is closed, a busy one after its answer."""
+        if self.exchange is None and not self._buffer and self._phase is not Phase.LINGER:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """The worker's patience is over."""
+        self._transport.abort()
+
+    # -- limits
+
+    def _wait(self, phase: Phase, limit: float) -> None:
+        self._phase = phase
+        deadlines = self.worker.deadlines
+        deadlines.arm(self, deadlines.now() + limit if limit else inf)
+
+    def on_deadline(self, now: float) -> None:
+        """See `Timed`."""
+        phase = self._phase
+        timeouts = self._listener.timeouts
+        if phase is Phase.HEAD:
+            self._refuse(HEAD_TIMEOUT, f"no complete request head within {timeouts.head:g} s")
+        elif phase is Phase.BODY and self.exchange is not None:
+            self._body = None
+            detail = f"nothing of the request body for {timeouts.body:g} s"
+            self.exchange.on_bad_body(BODY_TIMEOUT, detail)
+        elif phase is Phase.LINGER or phase is Phase.STALLED:
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+    # -- back-pressure
+
+    def pause_writing(self) -> None:
+        self.full = True
+        if self.exchange is not None:
+            self.exchange.on_client_full()
+            if self._body is None:
+                self._wait(Phase.STALLED, self._listener.timeouts.idle)
+
+    def resume_writing(self) -> None:
+        self.full = False
+        if self._phase is Phase.STALLED:
+            self._phase = Phase.ANSWER
+            self.deadline = inf
+        if self.exchange is not None:
+            self.exchange.on_client_drained()

@@ -1,0 +1,268 @@
+"""Pools as a worker holds them: live nodes, and the balancer over one frozen snapshot.
+
+A snapshot says who there is and who is usable; a node carries what was measured here: requests
+in flight, idle connections, counts. Nodes are keyed by identity and outlive snapshots, so a pool
+update, however large, loses no count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from hashlib import blake2b
+from random import Random
+from typing import TYPE_CHECKING
+
+from balancers.base import Balancer
+from proxy import catalog
+from proxy.engine.load import OtherRows
+from proxy.engine.telemetry import ServiceCounters, WorkerCounters
+from proxy.model import (
+    BalancerSpec,
+    NodeStats,
+    PoolNode,
+    PoolSnapshot,
+    ServiceSettings,
+    Status,
+)
+
+if TYPE_CHECKING:
+    from proxy.engine.upstream.connection import UpstreamConnection
+
+
+class Node:
+    """Owns the live numbers and the idle connections of one instance in this worker."""
+
+    __slots__ = (
+        "address", "id", "idle", "in_flight", "key", "load", "outcomes", "picks", "port",
+        "present", "slot", "status", "usable", "weight",
+    )  # fmt: skip
+
+    def __init__(self, spec: PoolNode) -> None:
+        self.key = spec.key
+        self.id = spec.id
+        self.address = spec.address
+        self.port = spec.port
+        self.slot = spec.slot
+        self.weight = spec.weight
+        self.status: Status = spec.status
+        self.usable = False
+        self.present = True
+        """Part of the current snapshot; idle connections of a node that left are closed."""
+        self.in_flight = 0
+        """Requests and tunnels of this worker."""
+        self.load = 0
+        """Requests and tunnels of all workers, the others' as of the last look."""
+        self.idle: list[UpstreamConnection] = []
+        self.picks = 0
+        self.outcomes: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Node {self.key} {self.status} load={self.load} idle={len(self.idle)}>"
+
+    def outcome(self, name: str) -> None:
+        """An attempt on this node ended: `ok` or an RFC 9209 error type."""
+        self.outcomes[name] = self.outcomes.get(name, 0) + 1
+
+
+class Pool:
+    """Owns the nodes of one service and the balancer that picks among them."""
+
+    def __init__(
+        self,
+        service: str,
+        settings: ServiceSettings,
+        counters: ServiceCounters,
+        row: memoryview[int],
+        rng: Random,
+    ) -> None:
+        self.service = service
+        self.settings = settings
+        self.counters = counters
+        self.generation = -1
+        self.nodes: dict[str, Node] = {}
+        self._departed: dict[str, Node] = {}
+        self._row = row
+        self._rng = rng
+        self.balancer = self._build_balancer([])
+        self.uses_key = self.balancer.uses_key
+        self.uses_load = self.balancer.uses_load
+        self.key_source = key_source(settings.balancer)
+
+    def apply(self, snapshot: PoolSnapshot) -> list[Node]:
+        """Swap in a snapshot. Returns the nodes whose idle connections must go."""
+        self.generation = snapshot.generation
+        known = self.nodes
+        nodes: dict[str, Node] = {}
+        leaving: list[Node] = []
+        for spec in snapshot.nodes:
+            node = known.pop(spec.key, None) or self._departed.pop(spec.key, None) or Node(spec)
+            self._move(node, spec.slot)
+            node.present = True
+            node.weight = spec.weight
+            node.status = spec.status
+            node.usable = spec.status == "ready" or (
+                snapshot.panic and spec.status in ("unhealthy", "ejected")
+            )
+            if not node.usable and node.idle:
+                leaving.append(node)
+            nodes[spec.key] = node
+        for key, node in known.items():
+            node.present = False
+            node.usable = False
+            leaving.append(node)
+            self._departed[key] = node
+        for key in [k for k, node in self._departed.items() if node.in_flight == 0]:
+            del self._departed[key]
+        self.nodes = nodes
+        self._install(self._build_balancer(list(nodes.values())))
+        return leaving
+
+    def configure(self, settings: ServiceSettings) -> None:
+        """Other settings, same nodes: nothing that was measured is lost."""
+        if settings == self.settings:
+            return
+        self.settings = settings
+        self._install(self._build_balancer(list(self.nodes.values())))
+
+    def pick(self, key: int, tried: Collection[Node]) -> Node | None:
+        """The balancer's choice for one attempt."""
+        picked = self.balancer.pick(key, tried)
+        assert picked is None or isinstance(picked, Node)
+        return picked
+
+    def take(self, node: Node) -> None:
+        """One more in flight on `node`."""
+        node.picks += 1
+        node.in_flight += 1
+        node.load += 1
+        self._row[node.slot] += 1
+        if self.uses_load:
+            self.balancer.load_changed(node)
+
+    def give_back(self, node: Node) -> None:
+        """One less in flight on `node`."""
+        node.in_flight -= 1
+        node.load -= 1
+        self._row[node.slot] -= 1
+        if self.uses_load:
+            self.balancer.load_changed(node)
+
+    def others_moved(self, node: Node, delta: int) -> None:
+        """The other workers' sum for `node` is different now."""
+        node.load += delta
+        if self.uses_load and node.present:
+            self.balancer.load_changed(node)
+
+    def stats(self) -> Iterable[NodeStats]:
+        """The counts of every node that is a member or still has requests in flight."""
+        for nodes in (self.nodes, self._departed):
+            for node in nodes.values():
+                yield NodeStats(self.service, node.key, node.picks, dict(node.outcomes))
+
+    def _build_balancer(self, nodes: list[Node]) -> Balancer:
+        spec = self.settings.balancer
+        make: Callable[..., Balancer] = catalog.load(catalog.BALANCERS, spec.type)
+        return make(nodes, self._rng, **spec.params)
+
+    def _install(self, balancer: Balancer) -> None:
+        if type(balancer) is type(self.balancer):
+            balancer.inherit(self.balancer)
+        self.balancer = balancer
+        self.uses_key = balancer.uses_key
+        self.uses_load = balancer.uses_load
+        self.key_source = key_source(self.settings.balancer)
+
+    def _move(self, node: Node, slot: int) -> None:
+        """A node's column on the board changed: take our own count along."""
+        if slot != node.slot:
+            self._row[node.slot] -= node.in_flight
+            self._row[slot] += node.in_flight
+            node.slot = slot
+
+
+class Pools:
+    """Owns every pool of this worker and the way from a column of the board to its node."""
+
+    def __init__(
+        self, counters: WorkerCounters, row: memoryview[int], rng: Random, others: OtherRows
+    ) -> None:
+        self._counters = counters
+        self._row = row
+        self._rng = rng
+        self.others = others
+        self._by_name: dict[str, Pool] = {}
+        self._by_slot: dict[int, tuple[Pool, Node]] = {}
+        self._defaults = ServiceSettings()
+        self._settings: dict[str, ServiceSettings] = {}
+
+    def get(self, service: str) -> Pool | None:
+        """The pool of a service, or None if nobody has heard of it."""
+        return self._by_name.get(service)
+
+    def __iter__(self) -> Iterator[Pool]:
+        return iter(self._by_name.values())
+
+    def configure(self, defaults: ServiceSettings, services: dict[str, ServiceSettings]) -> None:
+        """New settings for services known and to come. A service of the file exists without
+        instances too: its answer is 503, not 404."""
+        self._defaults = defaults
+        self._settings = services
+        for name in services:
+            self._pool(name)
+        for pool in self._by_name.values():
+            pool.configure(services.get(pool.service, defaults))
+
+    def apply(self, snapshot: PoolSnapshot) -> list[Node]:
+        """Swap in one service's snapshot. Returns the nodes whose idle connections must go."""
+        pool = self._pool(snapshot.service)
+        leaving = pool.apply(snapshot)
+        for node in leaving:
+            if not node.present:
+                self._by_slot.pop(node.slot, None)
+        for node in pool.nodes.values():
+            if node.slot and self._by_slot.get(node.slot, (None, None))[1] is not node:
+                self._by_slot[node.slot] = (pool, node)
+                self.others.used = max(self.others.used, (node.slot + 1) * 4)
+                node.load = node.in_flight + self.others.known(node.slot)
+                pool.others_moved(node, 0)
+        return leaving
+
+    def remove(self, service: str) -> list[Node]:
+        """The service is gone. Settings of the file keep its name alive, with no instance."""
+        pool = self._by_name.get(service)
+        if pool is None:
+            return []
+        leaving = self.apply(PoolSnapshot(service, pool.generation + 1, ()))
+        if service not in self._settings:
+            del self._by_name[service]
+        return leaving
+
+    def slot_changed(self, slot: int, delta: int) -> None:
+        """Called by `OtherRows`: the other workers' count of one instance moved."""
+        entry = self._by_slot.get(slot)
+        if entry is not None:
+            entry[0].others_moved(entry[1], delta)
+
+    def _pool(self, service: str) -> Pool:
+        pool = self._by_name.get(service)
+        if pool is None:
+            pool = self._by_name[service] = Pool(
+                service,
+                self._settings.get(service, self._defaults),
+                self._counters.service(service),
+                self._row,
+                self._rng,
+            )
+        return pool
+
+
+def hash_key(value: bytes) -> int:
+    """A request's property as a balancer's key: the same in every worker and at every start,
+    which Python's own `hash` is not."""
+    return int.from_bytes(blake2b(value, digest_size=8).digest(), "big")
+
+
+def key_source(spec: BalancerSpec) -> tuple[str, str]:
+    """`header:X-User-ID` → `("header", "x-user-id")`; cookie and query names keep their case."""
+    source, _, name = spec.key.partition(":")
+    return source, name.lower() if source == "header" else name

@@ -1,0 +1,76 @@
+"""Counters of a worker: plain integers, read once a second.
+
+A labelled counter of a metrics library costs microseconds on the hot path; an integer costs
+thirty nanoseconds. The control process turns sums of these into Prometheus series.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+from proxy.model import DURATION_BOUNDS, ServiceStats
+
+_METHODS = frozenset(
+    (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"CONNECT")
+)
+
+
+class ServiceCounters:
+    """Owns the counts of one service in this worker since its start."""
+
+    __slots__ = ("_answers", "_buckets", "_sum", "errors", "retries")
+
+    def __init__(self) -> None:
+        self._answers: dict[tuple[bytes, int], int] = {}
+        self._buckets = [0] * (len(DURATION_BOUNDS) + 1)
+        self._sum = 0.0
+        self.errors: dict[str, int] = {}
+        self.retries: dict[str, int] = {}
+
+    def answered(self, method: bytes, status: int, seconds: float) -> None:
+        """A request is over."""
+        key = (method, status)
+        try:
+            self._answers[key] += 1
+        except KeyError:
+            self._answers[key] = 1
+        self._buckets[bisect_left(DURATION_BOUNDS, seconds)] += 1
+        self._sum += seconds
+
+    def failed(self, error: str) -> None:
+        """The proxy had to answer itself, with this RFC 9209 error type."""
+        self.errors[error] = self.errors.get(error, 0) + 1
+
+    def retried(self, reason: str) -> None:
+        """One more attempt was made because of this."""
+        self.retries[reason] = self.retries.get(reason, 0) + 1
+
+    def snapshot(self) -> ServiceStats:
+        """The counts as a message. Methods beyond the registered ones share one label, since a
+        client could otherwise make series at will."""
+        requests: dict[str, int] = {}
+        for (method, status), count in self._answers.items():
+            name = method.decode() if method in _METHODS else "OTHER"
+            label = f"{name} {status}"
+            requests[label] = requests.get(label, 0) + count
+        return ServiceStats(
+            requests, list(self._buckets), self._sum, dict(self.errors), dict(self.retries)
+        )
+
+
+class WorkerCounters:
+    """Owns the counts that belong to no service, and the table of those that do."""
+
+    __slots__ = ("client_connections", "services", "tunnels")
+
+    def __init__(self) -> None:
+        self.client_connections = 0
+        self.tunnels = 0
+        self.services: dict[str, ServiceCounters] = {}
+
+    def service(self, name: str) -> ServiceCounters:
+        """The counters of a service; they outlive its pool."""
+        counters = self.services.get(name)
+        if counters is None:
+            counters = self.services[name] = ServiceCounters()
+        return counters

@@ -1,0 +1,122 @@
+"""Two connections as one pipe, after a 101: bytes both ways, half-closes passed on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from proxy.engine.deadlines import Deadlines, Timed
+
+
+class _End(asyncio.Protocol):
+    """One side of a tunnel as its transport sees it."""
+
+    def __init__(self, tunnel: Tunnel, transport: asyncio.Transport) -> None:
+        self.tunnel = tunnel
+        self.transport = transport
+        self.peer: asyncio.Transport
+        self.ended = False
+        """This side has said its last byte."""
+
+    def data_received(self, data: bytes) -> None:
+        self.tunnel.touch()
+        self.peer.write(data)
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        return self.tunnel.on_eof(self)
+
+    def pause_writing(self) -> None:
+        self.tunnel.other(self).transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        other = self.tunnel.other(self)
+        if not other.transport.is_closing() and not other.ended:
+            other.transport.resume_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.tunnel.on_lost(self, error)
+
+
+class Tunnel(Timed):
+    """Owns both transports until both are closed, then says so once."""
+
+    __slots__ = ("_client", "_closed", "_deadlines", "_idle", "_instance", "_lost")
+
+    def __init__(
+        self,
+        client: asyncio.Transport,
+        instance: asyncio.Transport,
+        deadlines: Deadlines,
+        idle: float,
+        closed: Callable[[], None],
+    ) -> None:
+        """`idle`: seconds without a byte in either direction, 0 = no limit; `closed` is called
+        when both sides are gone."""
+        super().__init__()
+        self._client = _End(self, client)
+        self._instance = _End(self, instance)
+        self._client.peer = instance
+        self._instance.peer = client
+        self._deadlines = deadlines
+        self._idle = idle
+        self._closed = closed
+        self._lost = 0
+
+    def start(self, *, from_client: bytes, from_instance: bytes) -> None:
+        """Take the transports over, with what each side had sent before the switch."""
+        for end in (self._client, self._instance):
+            end.transport.set_protocol(end)
+        if from_client:
+            self._instance.transport.write(from_client)
+        if from_instance:
+            self._client.transport.write(from_instance)
+        for end in (self._client, self._instance):
+            if not end.transport.is_closing() and not end.transport.is_reading():
+                end.transport.resume_reading()
+        self.touch()
+
+    def touch(self) -> None:
+        """Something went through."""
+        if self._idle:
+            self._deadlines.arm(self, self._deadlines.now() + self._idle)
+
+    def other(self, end: _End) -> _End:
+        """The opposite side."""
+        return self._instance if end is self._client else self._client
+
+    def on_eof(self, end: _End) -> bool:
+        """One side is done. The other may go on; True keeps this side's write half open."""
+        other = self.other(end)
+        if other.ended:
+            self.close()
+            return False
+        if other.transport.can_write_eof() and not other.transport.is_closing():
+            other.transport.write_eof()
+        return True
+
+    def on_lost(self, end: _End, error: Exception | None) -> None:
+        """One side's connection is gone."""
+        self._lost += 1
+        other = self.other(end)
+        if self._lost == 2:
+            self._deadlines.forget(self)
+            self._closed()
+        elif error is not None:
+            other.transport.abort()  # A reset is passed on as a reset.
+        else:
+            other.transport.close()
+
+    def stop_after(self, grace: float) -> None:
+        """The worker stops: the tunnel may go on for so many seconds."""
+        self._idle = 0.0
+        self._deadlines.arm(self, self._deadlines.now() + grace)
+
+    def close(self) -> None:
+        """Close both sides after what was written."""
+        self._client.transport.close()
+        self._instance.transport.close()
+
+    def on_deadline(self, now: float) -> None:
+        """See `Timed`: idle for too long."""
+        self.close()

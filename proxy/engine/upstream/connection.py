@@ -1,0 +1,308 @@
+"""One connection to an instance: answers in, one exchange at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from typing import TYPE_CHECKING
+
+from proxy.engine.deadlines import Deadlines, Timed
+from proxy.engine.http1.body import BodyReader, ChunkedBody, LengthBody, UntilCloseBody
+from proxy.engine.http1.messages import ResponseHead
+from proxy.engine.http1.parser import find_head_end, parse_response
+from proxy.errors import (
+    BAD_ANSWER,
+    BODY_GAP_TIMEOUT,
+    FIRST_BYTE_TIMEOUT,
+    TERMINATED,
+    TRUNCATED,
+    Fault,
+    Refused,
+)
+
+if TYPE_CHECKING:
+    from proxy.engine.exchange import Exchange
+    from proxy.engine.pool import Node
+    from proxy.model import ServiceSettings
+
+MAX_HEAD = 64 * 1024
+"""Twice what a client may send: instances set large cookies, and are trusted a little more."""
+
+
+class UpstreamConnection(asyncio.Protocol, Timed):
+    """Owns the transport to one instance and where in the answer it stands."""
+
+    __slots__ = (
+        "_deadlines", "_exchange", "_head", "_node", "_paused", "_pending",
+        "_reader", "_settings", "_uses", "closed", "transport",
+    )  # fmt: skip
+
+    # -- for the life of the connection
+
+    def __init__(self, node: Node, settings: ServiceSettings, deadlines: Deadlines) -> None:
+        Timed.__init__(self)
+        self._node = node
+        self._settings = settings
+        self._deadlines = deadlines
+        self._uses = 0
+        self.closed = False
+        self.transport: asyncio.Transport
+        # for one exchange
+        self._exchange: Exchange | None = None
+        self._pending = b""
+        self._head: ResponseHead | None = None
+        self._reader: BodyReader | None = None
+        self._paused = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "idle" if self._exchange is None else "busy"
+        return f"<UpstreamConnection {self._node.key} {state} uses={self._uses}>"
+
+    @property
+    def node(self) -> Node:
+        """The instance at the other end."""
+        return self._node
+
+    @property
+    def reused(self) -> bool:
+        """An exchange went over this connection before the present one."""
+        return self._uses > 1
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    # -- one exchange
+
+    def begin(self, exchange: Exchange, head: bytes, body: list[bytes], now: float) -> None:
+        """Send a request head and what there is of its body; the answer goes to `exchange`."""
+        self._exchange = exchange
+        self._uses += 1
+        if body:
+            self.transport.writelines([head, *body])
+        else:
+            self.transport.write(head)
+        limit = self._settings.timeouts.first_byte
+        self._deadlines.arm(self, now + limit if limit else inf)
+
+    def send(self, pieces: list[bytes]) -> None:
+        """More of the request body. The clock for the answer starts anew."""
+        if self.closed:
+            return
+        self.transport.writelines(pieces)
+        limit = self._settings.timeouts.first_byte
+        if self._head is None and limit:
+            self._deadlines.arm(self, self._deadlines.now() + limit)
+
+    def release(self, now: float) -> None:
+        """The exchange is over and complete on both sides: keep the connection if that is
+        safe and useful, close it otherwise."""
+        head = self._head
+        node = self._node
+        keepalive = self._settings.keepalive
+        limit = keepalive.idle
+        if head is not None and head.keep_alive is not None:
+            limit = min(limit, _promised(head.keep_alive) - 1.0)
+        self._exchange = None
+        self._head = None
+        self._reader = None
+        if (
+            self.closed
+            or head is None
+            or not head.keeps_alive
+            or self._pending
+            or not node.usable
+            or limit <= 0
+            or len(node.idle) >= keepalive.max_idle
+            or self._uses >= keepalive.max_requests
+        ):
+            self.close()
+            return
+        self.park(now, limit)
+
+    def park(self, now: float, limit: float | None = None) -> None:
+        """Wait for the next exchange for `limit` seconds, by default the service's idle limit."""
+        if self.closed or not self._node.usable:
+            self.close()
+            return
+        self._node.idle.append(self)
+        self._deadlines.arm(self, now + (self._settings.keepalive.idle if limit is None else limit))
+
+    def close(self) -> None:
+        """Close after what was written; whatever the instance still says is of no interest."""
+        self._exchange = None
+        self._deadlines.forget(self)
+        if not self.closed:
+            self.closed = True
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Close now: the request must not be completed behind our back."""
+        self._exchange = None
+        self._deadlines.forget(self)
+        if not self.closed:
+            self.closed = True
+            self.transport.abort()
+
+    def hand_over(self) -> bytes:
+        """The connection becomes a tunnel: it belongs to the caller from here on. Returns what
+        came behind the head."""
+        self._exchange = None
+        self._deadlines.forget(self)
+        rest, self._pending = self._pending, b""
+        return rest
+
+    # -- back-pressure
+
+    def pause_reading(self) -> None:
+        """The client does not keep up."""
+        if not self._paused and not self.closed:
+            self._paused = True
+            self.transport.pause_reading()
+            self._deadlines.arm(self, inf)  # Not the instance's silence.
+
+    def resume_reading(self) -> None:
+        """The client has caught up."""
+        if self._paused and not self.closed:
+            self._paused = False
+            self.transport.resume_reading()
+            self._expect_more(self._deadlines.now())
+
+    def pause_writing(self) -> None:
+        if self._exchange is not None:
+            self._exchange.on_upstream_full()
+
+    def resume_writing(self) -> None:
+        if self._exchange is not None:
+            self._exchange.on_upstream_drained()
+
+    # -- what the instance says
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            # Nothing was asked: an answer without a question must not meet the next one.
+            self._drop_idle()
+            return
+        if self._reader is not None:
+            self._on_body(exchange, data)
+            return
+        if self._pending:
+            data = self._pending + data
+            self._pending = b""
+        try:
+            self._on_head(exchange, data)
+        except Refused as refusal:
+            self._fail(refusal.fault, refusal.detail)
+
+    def _on_head(self, exchange: Exchange, data: bytes) -> None:
+        end = find_head_end(data)
+        if end < 0:
+            if len(data) > MAX_HEAD:
+                raise Refused(BAD_ANSWER, f"the answer's head is longer than {MAX_HEAD} bytes")
+            self._pending = data
+            return
+        head = parse_response(data[:end])
+        status = head.status
+        if status < 200:
+            self._pending = data[end:]
+            exchange.on_interim(head)
+            rest, self._pending = self._pending, b""
+            if rest and self._exchange is exchange:
+                self._on_head(exchange, rest)
+            return
+        self._head = head
+        length = head.length
+        if exchange.request.method == b"HEAD" or status == 204 or status == 304 or length == 0:
+            self._pending = data[end:]
+            exchange.on_answer(head, [], True)
+        elif length == len(data) - end:
+            # The usual small answer: head and body in one read, so one write to the client.
+            exchange.on_answer(head, [data[end:]], True)
+        else:
+            reader: BodyReader
+            if length is not None:
+                reader = LengthBody(length)
+            elif head.chunked:
+                reader = ChunkedBody(BAD_ANSWER)
+            else:
+                head.connection += (b"close",)  # It ends with the connection, so no reuse.
+                reader = UntilCloseBody()
+            pieces, self._pending = reader.feed(data[end:]) if len(data) > end else ([], b"")
+            if not reader.done:
+                self._reader = reader
+                self._expect_more(self._deadlines.now())
+            exchange.on_answer(head, pieces, reader.done)
+
+    def _on_body(self, exchange: Exchange, data: bytes) -> None:
+        assert self._reader is not None
+        try:
+            pieces, self._pending = self._reader.feed(data)
+        except Refused as refusal:
+            self._fail(refusal.fault, refusal.detail)
+            return
+        if self._reader.done:
+            exchange.on_body(pieces, True)
+        else:
+            if not self._paused:
+                self._expect_more(self._deadlines.now())
+            exchange.on_body(pieces, False)
+
+    def _expect_more(self, now: float) -> None:
+        timeouts = self._settings.timeouts
+        limit = timeouts.first_byte if self._head is None else timeouts.idle
+        self._deadlines.arm(self, now + limit if limit else inf)
+
+    # -- the end
+
+    def eof_received(self) -> bool:
+        # An instance that half-closes says nothing more; what it has not said is missing.
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.closed = True
+        self._deadlines.forget(self)
+        exchange = self._exchange
+        if exchange is None:
+            self._drop_idle()
+            return
+        if isinstance(self._reader, UntilCloseBody) and error is None:
+            exchange.on_body([], True)
+        elif self._head is None and not self._pending:
+            self._fail(TERMINATED, f"{self._node.id} closed the connection before it answered")
+        else:
+            self._fail(TRUNCATED, f"{self._node.id} closed the connection in mid-answer")
+
+    def on_deadline(self, now: float) -> None:
+        """See `Timed`."""
+        if self._exchange is None:
+            self._drop_idle()
+        elif self._head is None:
+            limit = self._settings.timeouts.first_byte
+            self._fail(FIRST_BYTE_TIMEOUT, f"{self._node.id} did not answer within {limit:g} s")
+        else:
+            limit = self._settings.timeouts.idle
+            self._fail(BODY_GAP_TIMEOUT, f"{self._node.id} was silent for {limit:g} s")
+
+    def _fail(self, fault: Fault, detail: str) -> None:
+        exchange = self._exchange
+        self.abort()
+        if exchange is not None:
+            exchange.on_upstream_failed(self, fault, detail)
+
+    def _drop_idle(self) -> None:
+        try:
+            self._node.idle.remove(self)
+        except ValueError:
+            pass  # It was not idle: handed over, or closed by us.
+        self.close()
+
+
+def _promised(keep_alive: bytes) -> float:
+    """`Keep-Alive: timeout=N` in seconds; infinite when it says nothing readable. We stop a
+    second earlier, so that the request and the instance's close do not cross."""
+    for part in keep_alive.split(b","):
+        name, _, value = part.strip().partition(b"=")
+        if name.lower() == b"timeout" and value.isdigit():
+            return float(value)
+    return inf

@@ -1,0 +1,118 @@
+"""Connections to instances: reuse an idle one, or dial."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from socket import gaierror
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from proxy.engine.upstream.connection import UpstreamConnection
+from proxy.errors import (
+    CONNECT_REFUSED,
+    CONNECT_TIMEOUT,
+    DNS_ERROR,
+    UNROUTABLE,
+    Fault,
+    Refused,
+)
+
+if TYPE_CHECKING:
+    from proxy.engine.deadlines import Deadlines
+    from proxy.engine.pool import Node
+    from proxy.model import ServiceSettings
+
+_log = structlog.get_logger()
+
+_UNROUTABLE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EINVAL))
+
+
+class Dialler(Protocol):
+    """Who waits for a connection."""
+
+    def on_connected(self, connection: UpstreamConnection) -> None:
+        """The connection is up and belongs to the caller."""
+        ...
+
+    def on_connect_failed(self, node: Node, fault: Fault, detail: str) -> None:
+        """There is no connection and there will be none."""
+        ...
+
+
+class Connector:
+    """Owns every upstream connection of a worker: the idle ones through their nodes, and the
+    tasks that dial new ones."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deadlines: Deadlines) -> None:
+        self._loop = loop
+        self._deadlines = deadlines
+        self._dialling: set[asyncio.Task[None]] = set()
+
+    def checkout(self, node: Node) -> UpstreamConnection | None:
+        """The idle connection used last: it is the least likely to have been given up by the
+        other side, and the rest can age out."""
+        idle = node.idle
+        while idle:
+            connection = idle.pop()
+            if not connection.closed:
+                return connection
+        return None
+
+    def dial(self, node: Node, settings: ServiceSettings, waiter: Dialler) -> None:
+        """Connect in the background; `waiter` hears of the result exactly once."""
+        task = self._loop.create_task(self._dial(node, settings, waiter))
+        self._dialling.add(task)
+        task.add_done_callback(self._dialled)
+
+    def _dialled(self, task: asyncio.Task[None]) -> None:
+        self._dialling.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("dialling_failed_inside", exc_info=error)
+
+    async def _dial(self, node: Node, settings: ServiceSettings, waiter: Dialler) -> None:
+        limit = settings.timeouts.connect
+        try:
+            async with asyncio.timeout(limit or None):
+                _, connection = await self._loop.create_connection(
+                    lambda: UpstreamConnection(node, settings, self._deadlines),
+                    node.address,
+                    node.port,
+                )
+        except Exception as error:
+            fault = _translate(error)
+            waiter.on_connect_failed(node, fault, f"{node.id}: {_words(error, limit)}")
+        else:
+            waiter.on_connected(connection)
+
+    def close_idle(self, node: Node) -> None:
+        """The node left or must not be used: nothing idle stays behind."""
+        while node.idle:
+            node.idle.pop().close()
+
+    async def close(self) -> None:
+        """Give up what is being dialled."""
+        for task in self._dialling:
+            task.cancel()
+        if self._dialling:
+            await asyncio.wait(self._dialling, timeout=1)
+
+
+def _translate(error: Exception) -> Fault:
+    """The one place where a dialling error becomes a fault."""
+    if isinstance(error, TimeoutError):
+        return CONNECT_TIMEOUT
+    if isinstance(error, Refused):
+        return error.fault
+    if isinstance(error, gaierror):
+        return DNS_ERROR
+    if isinstance(error, OSError) and error.errno in _UNROUTABLE:
+        return UNROUTABLE
+    return CONNECT_REFUSED
+
+
+def _words(error: Exception, limit: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no connection within {limit:g} s"
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)

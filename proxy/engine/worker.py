@@ -1,0 +1,317 @@
+"""A worker process: accepts, serves, and does what the control process says.
+
+`python -m proxy.engine.worker`: started by the control process only, with the numbers of the
+descriptors it inherited. It holds no configuration of its own and decides nothing about
+membership. When the channel ends, the control process is dead: the worker finishes quickly and
+goes too, so that no port stays taken by an orphan.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from functools import partial
+from itertools import count
+from random import Random
+
+import structlog
+import uvloop
+
+from proxy import log as log_setup
+from proxy.channel import Channel
+from proxy.engine.deadlines import Deadlines
+from proxy.engine.exchange import Exchange
+from proxy.engine.listener import ClientConnection, ListenerFacts
+from proxy.engine.load import Board, OtherRows
+from proxy.engine.pool import Pools
+from proxy.engine.routing import RouteTable
+from proxy.engine.telemetry import WorkerCounters
+from proxy.engine.tunnel import Tunnel
+from proxy.engine.upstream.connector import Connector
+from proxy.errors import Fault, Side
+from proxy.model import (
+    Accept,
+    Accepting,
+    Applied,
+    Collect,
+    Configure,
+    Drain,
+    Hello,
+    ToWorker,
+    WorkerConfig,
+    WorkerStats,
+)
+from proxy.model import Pools as PoolsMessage
+
+_log = structlog.get_logger()
+
+STATS_INTERVAL = 1.0
+"""Seconds between reports: what a worker that dies takes with it at most."""
+ORPHAN_GRACE = 3.0
+"""Seconds a worker outlives its control process to finish what is in flight; the promise to
+users is five."""
+LOG_BURST = 50
+"""Fault lines per second and worker. A broken instance under load would otherwise make the log
+the slowest part of the proxy; what is left out is counted and said."""
+
+
+class Worker:
+    """Owns everything that lives as long as a worker process."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        index: int,
+        board: Board,
+        sockets: Sequence[tuple[str, socket.socket]],
+        rng: Random,
+    ) -> None:
+        self.loop = loop
+        self.index = index
+        self.draining = False
+        self.via_token = b""
+        self.routes = RouteTable(())
+        self.deadlines = Deadlines(loop)
+        self.connector = Connector(loop, self.deadlines)
+        self.counters = WorkerCounters()
+        others = OtherRows(board, index, self._slot_changed)
+        self.pools = Pools(self.counters, board.row(index), rng, others)
+        self.clients: set[ClientConnection] = set()
+        self.tunnels: set[Tunnel] = set()
+        self.stopped = asyncio.Event()
+        """Set when the process may exit."""
+        self._quiet = asyncio.Event()
+        """Set when nothing is in flight while draining."""
+        self._sockets = sockets
+        self._servers: list[asyncio.Server] = []
+        self._listeners: dict[str, ListenerFacts] = {}
+        self._opening: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
+        self._id_prefix = b"%016x-" % rng.getrandbits(64)
+        self._ids = count(1)
+        self._log_budget = LOG_BURST
+        self._log_dropped = 0
+        self._channel: Channel[ToWorker] = Channel(ToWorker, self._on_message, self._on_orphaned)
+
+    # -- the control process
+
+    async def join(self, channel: socket.socket) -> None:
+        """Say hello and start listening to the control process."""
+        await self._channel.open(channel)
+        self._channel.send(Hello(pid=os.getpid()))
+        self.loop.call_later(STATS_INTERVAL, self._report)
+
+    def _on_message(self, message: ToWorker) -> None:
+        if isinstance(message, PoolsMessage):
+            self._apply_pools(message)
+        elif isinstance(message, Collect):
+            self._channel.send(self._stats(message.number))
+        elif isinstance(message, Configure):
+            self._configure(message.config)
+        elif isinstance(message, Accept):
+            self._accept()
+        elif isinstance(message, Drain):
+            self.drain(message.grace)
+
+    def _configure(self, config: WorkerConfig) -> None:
+        token = config.via_token.encode("ascii")
+        self.via_token = b"fairlead (%b)" % token
+        via = b"Via: 1.1 %b\r\n" % self.via_token
+        self._listeners = {
+            settings.name: ListenerFacts(settings, via) for settings in config.listeners
+        }
+        self.pools.configure(config.defaults, config.services)
+        self.routes = RouteTable(config.routes)
+
+    def _apply_pools(self, message: PoolsMessage) -> None:
+        for snapshot in message.snapshots:
+            for node in self.pools.apply(snapshot):
+                self.connector.close_idle(node)
+        for service in message.removed:
+            for node in self.pools.remove(service):
+                self.connector.close_idle(node)
+        self._channel.send(Applied(seq=message.seq))
+        if message.complete:
+            self._accept()
+
+    def _slot_changed(self, slot: int, delta: int) -> None:
+        self.pools.slot_changed(slot, delta)
+
+    def _report(self) -> None:
+        if self._log_dropped:
+            _log.warning("faults_not_logged", count=self._log_dropped)
+        self._log_budget = LOG_BURST
+        self._log_dropped = 0
+        if not self._channel.closed:
+            self._channel.send(self._stats(0))
+            self.loop.call_later(STATS_INTERVAL, self._report)
+
+    def _stats(self, number: int) -> WorkerStats:
+        return WorkerStats(
+            number=number,
+            client_connections=self.counters.client_connections,
+            tunnels=self.counters.tunnels,
+            services={name: c.snapshot() for name, c in self.counters.services.items()},
+            nodes=[stats for pool in self.pools for stats in pool.stats()],
+        )
+
+    # -- accepting and stopping
+
+    def _accept(self) -> None:
+        if self._opening is None and not self.draining:
+            self._opening = self.loop.create_task(self._open())
+
+    async def _open(self) -> None:
+        for name, sock in self._sockets:
+            facts = self._listeners[name]
+            make = partial(ClientConnection, self, facts)
+            if sock.family == socket.AF_UNIX:
+                server: asyncio.Server = await self.loop.create_unix_server(make, sock=sock)
+            else:
+                server = await self.loop.create_server(make, sock=sock)
+            self._servers.append(server)
+        # What exists now lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        self._channel.send(Accepting())
+
+    def drain(self, grace: float) -> None:
+        """Stop accepting, answer what was asked, and exit within `grace` seconds."""
+        if not self.draining:
+            self.draining = True
+            self._draining = self.loop.create_task(self._drain(grace))
+
+    async def _drain(self, grace: float) -> None:
+        for server in self._servers:
+            server.close()
+        for client in list(self.clients):
+            client.drain()
+        for tunnel in list(self.tunnels):
+            tunnel.stop_after(grace)
+        self._note_quiet()
+        try:
+            await asyncio.wait_for(self._quiet.wait(), grace)
+        except TimeoutError:
+            pass  # What is left is cut below.
+        cut = len(self.clients) + len(self.tunnels)
+        if cut:
+            _log.warning("connections_cut_at_stop", count=cut, grace=grace)
+            for client in list(self.clients):
+                client.abort()
+            for tunnel in list(self.tunnels):
+                tunnel.close()
+        await self.connector.close()
+        if not self._channel.closed:
+            self._channel.send(self._stats(0))
+        await asyncio.sleep(0)
+        self._channel.close()
+        self.stopped.set()
+
+    def _on_orphaned(self, error: Exception | None) -> None:
+        if not self.stopped.is_set():
+            _log.warning("control_process_gone", error=None if error is None else str(error))
+            self.drain(ORPHAN_GRACE)
+
+    # -- what connections ask
+
+    def on_client_connected(self, client: ClientConnection) -> None:
+        """A connection was accepted."""
+        self.clients.add(client)
+        self.counters.client_connections += 1
+        if self.draining:
+            client.drain()
+
+    def on_client_lost(self, client: ClientConnection) -> None:
+        """A connection is closed, or has become a tunnel."""
+        if client in self.clients:
+            self.clients.discard(client)
+            self.counters.client_connections -= 1
+            self._note_quiet()
+
+    def on_tunnel_opened(self, tunnel: Tunnel) -> None:
+        """A connection and its upstream connection became a tunnel."""
+        self.tunnels.add(tunnel)
+        self.counters.tunnels += 1
+
+    def on_tunnel_closed(self, tunnel: Tunnel) -> None:
+        """Both sides are gone."""
+        self.tunnels.discard(tunnel)
+        self.counters.tunnels -= 1
+        self._note_quiet()
+
+    def _note_quiet(self) -> None:
+        if self.draining and not self.clients and not self.tunnels:
+            self._quiet.set()
+
+    def next_request_id(self) -> bytes:
+        """Unique for all practical purposes: 64 random bits for the worker, then a count."""
+        return self._id_prefix + b"%x" % next(self._ids)
+
+    # -- the log
+
+    def log_fault(self, fault: Fault, detail: str, exchange: Exchange) -> None:
+        """A request that did not go well."""
+        request = exchange.request
+        self._log_limited(
+            fault,
+            detail,
+            service=None if exchange.pool is None else exchange.pool.service,
+            instance=None if exchange.last is None else exchange.last.id,
+            method=request.method.decode("latin-1"),
+            target=request.target[:200].decode("latin-1"),
+            attempts=exchange.attempts,
+            request_id=None if request.request_id is None else request.request_id.decode("latin-1"),
+            client=exchange.client.facts.address.decode("ascii"),
+        )
+
+    def log_refusal(self, fault: Fault, detail: str, client: ClientConnection) -> None:
+        """Bytes that never became a request."""
+        self._log_limited(fault, detail, client=client.facts.address.decode("ascii"))
+
+    def _log_limited(self, fault: Fault, detail: str, **fields: object) -> None:
+        if self._log_budget <= 0:
+            self._log_dropped += 1
+            return
+        self._log_budget -= 1
+        # Clients' mistakes are their business; instances' and our own are the operator's.
+        write = _log.info if fault.side is Side.CLIENT else _log.warning
+        write("request_failed", error=fault.error, status=fault.status, detail=detail, **fields)
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    loop = asyncio.get_running_loop()
+    board = Board(arguments.board, arguments.workers)
+    sockets = []
+    for entry in arguments.socket:
+        name, _, fd = entry.rpartition("=")
+        sock = socket.socket(fileno=int(fd))
+        sock.setblocking(False)
+        sockets.append((name, sock))
+    worker = Worker(loop, arguments.index, board, sockets, Random())
+    # Ctrl-C reaches the whole group: the control process decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    loop.add_signal_handler(signal.SIGTERM, worker.drain, 30.0)
+    await worker.join(socket.socket(fileno=arguments.channel))
+    await worker.stopped.wait()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the worker process."""
+    parser = argparse.ArgumentParser(prog="python -m proxy.engine.worker")
+    parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("--channel", type=int, required=True)
+    parser.add_argument("--board", type=int, required=True)
+    parser.add_argument("--socket", action="append", default=[], metavar="NAME=FD")
+    arguments = parser.parse_args(argv)
+    log_setup.set_up(log_setup.from_environment(os.environ), worker=arguments.index)
+    uvloop.run(_run(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,7 @@ import asyncio
 from enum import Enum
 from ipaddress import ip_address, ip_network
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from proxy.engine.deadlines import Timed
 from proxy.engine.exchange import Exchange
@@ -107,8 +107,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         return f"<ClientConnection {self._phase.value} {self.exchange!r}>"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are not registered as such
         self._gate = ReadGate(transport)
         self.facts = self._listener.client(transport)
         self.worker.on_client_connected(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from proxy.engine.deadlines import Deadlines, Timed
 from proxy.engine.http1.body import BodyReader, ChunkedBody, LengthBody, UntilCloseBody
@@ -69,8 +69,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         return self._uses > 1
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are not registered as such
 
     # -- one exchange
 

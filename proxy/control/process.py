@@ -25,7 +25,7 @@ from proxy import catalog
 from proxy import log as log_setup
 from proxy.control.admin import Admin
 from proxy.control.pools import PoolBook, Slots
-from proxy.control.sockets import BindError, Listening, listen, listen_alone
+from proxy.control.sockets import BindError, Listening, close_all, listen, listen_alone
 from proxy.control.supervisor import Supervisor
 from proxy.control.workers import ProcessLaunch, default_program
 from proxy.engine.load import SLOTS, Board
@@ -88,14 +88,19 @@ async def serve(settings: Settings, program: Sequence[str] | None = None) -> int
         await admin.start()
         supervisor.start()
         try:
-            return await _until_stopped(supervisor, signals, settings)
+            return await _until_stopped(supervisor, signals, settings, listening)
         finally:
             await supervisor.kill()
             await supervisor.close()
             await admin.close()
 
 
-async def _until_stopped(supervisor: Supervisor, signals: StopSignals, settings: Settings) -> int:
+async def _until_stopped(
+    supervisor: Supervisor,
+    signals: StopSignals,
+    settings: Settings,
+    listening: Sequence[Listening],
+) -> int:
     failure = asyncio.create_task(supervisor.failed())
     first = asyncio.create_task(signals.first.wait())
     second = asyncio.create_task(signals.second.wait())
@@ -109,6 +114,9 @@ async def _until_stopped(supervisor: Supervisor, signals: StopSignals, settings:
         log.info("stopping", delay=shutdown.delay, grace=shutdown.grace)
         await asyncio.wait([second], timeout=shutdown.delay)
         if not second.done():
+            # The workers close theirs when they drain. A socket that stayed open here would
+            # go on taking connections that nobody accepts.
+            close_all(listening)
             drained = asyncio.create_task(supervisor.drain(shutdown.grace))
             tasks.append(drained)
             await asyncio.wait([drained, second], return_when=asyncio.FIRST_COMPLETED)
@@ -179,7 +187,11 @@ def _open_admin(settings: Settings, opened: ExitStack) -> socket.socket:
 
 def _provider(settings: Settings) -> Provider:
     kind: type[Provider] = catalog.load(catalog.PROVIDERS, settings.registry.type)
-    return kind(settings.registry)  # type: ignore[call-arg]  # constructors are not in the ABC
+    try:
+        return kind(settings.registry)  # type: ignore[call-arg]  # constructors are not in the ABC
+    except (OSError, ValueError) as error:
+        # A certificate that cannot be read, for example.
+        raise StartError(f"registry: {error}") from error
 
 
 def _worker_config(settings: Settings) -> WorkerConfig:

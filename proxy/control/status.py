@@ -90,7 +90,7 @@ def routes(specs: Iterable[RouteSpec]) -> dict[str, Any]:
 def route(spec: RouteSpec) -> dict[str, Any]:
     """One route: what the file says, without what it leaves out."""
     fields = msgspec.to_builtins(spec)
-    return {name: value for name, value in fields.items() if value not in (None, [], {}, False)}
+    return {name: value for name, value in fields.items() if value}
 
 
 def registry(status: RegistryStatus, complete: bool) -> dict[str, Any]:

@@ -134,8 +134,9 @@ def table(title: str, unit: Literal["request", "MiB"], rows: Sequence[Row]) -> s
                 f"{row.system_share:.0%}",
                 f"{row.spread:.0%}",
                 f"{row.rate:.2f}" if unit == "MiB" else f"{row.rate:,.0f}",
-                f"{row.p50_ms:.2f}",
-                f"{row.p99_ms:.2f}",
+                # Long downloads on a busy machine: none may have ended within a round.
+                f"{row.p50_ms:.2f}" if row.p50_ms else "-",
+                f"{row.p99_ms:.2f}" if row.p99_ms else "-",
                 f"{row.peak_rss / 1e6:.0f}",
                 str(row.errors),
             ]

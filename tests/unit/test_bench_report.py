@@ -169,6 +169,10 @@ class TestTable:
         rows = summarize({"nginx": [sample(20_000.0, foreign_share=0.4)]}, "request")
         assert "other processes used 40% of the core of nginx" in table("t", "request", rows)
 
+    def test_a_latency_nobody_measured_is_not_zero(self) -> None:
+        rows = summarize({"nginx": [sample(20_000.0, p50_us=0.0, p99_us=0.0)]}, "MiB")
+        assert table("t", "MiB", rows).splitlines()[2].split()[6:8] == ["-", "-"]
+
     def test_of_nobody(self) -> None:
         assert table("t", "request", []).splitlines()[0] == "t"
 

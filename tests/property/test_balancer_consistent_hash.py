@@ -1,0 +1,60 @@
+"""Laws of the ring, whatever the pools."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balancers.consistent_hash import ConsistentHash
+from tests.balancing import Instance
+
+KEYS = [Random(seed).getrandbits(64) for seed in range(200)]
+WEIGHTS = st.integers(0, 4)
+
+
+def make(nodes: list[Instance]) -> ConsistentHash:
+    return ConsistentHash(nodes, Random(1), virtual_nodes=20)
+
+
+def owners(balancer: ConsistentHash) -> list[Any]:
+    return [balancer.pick(key, ()) for key in KEYS]
+
+
+@given(st.data())
+def test_a_ring_that_was_changed_is_the_ring_that_is_built(data: st.DataObject) -> None:
+    everyone = [Instance(f"n{number}") for number in range(12)]
+    balancer = make([])
+    for _ in range(data.draw(st.integers(1, 6))):
+        pool = data.draw(st.lists(st.sampled_from(everyone), unique=True))
+        for node in pool:
+            node.weight = data.draw(WEIGHTS)
+            node.usable = data.draw(st.booleans())
+        heir = make(pool)
+        heir.inherit(balancer)
+        fresh = make(data.draw(st.permutations(pool)))
+        assert owners(heir) == owners(fresh)
+        assert heir._ring is not None
+        assert fresh._ring is not None
+        assert heir._ring.points == fresh._ring.points
+        balancer = heir
+
+
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=10), st.data())
+def test_only_the_keys_of_a_node_that_goes_move(weights: list[int], data: st.DataObject) -> None:
+    nodes = [Instance(f"n{number}", weight) for number, weight in enumerate(weights)]
+    full = make(nodes)
+    before = owners(full)
+    gone = data.draw(st.sampled_from(nodes))
+    if data.draw(st.booleans()):
+        remaining = [node for node in nodes if node is not gone]
+    else:
+        gone.usable = False
+        remaining = nodes
+    after = make(remaining)
+    after.inherit(full)
+    for old, new in zip(before, owners(after), strict=True):
+        assert new is not gone
+        assert new is old or old is gone

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,6 +175,71 @@ def instances(service: str, admin: str | None, token: str | None, file: str, as_
         click.echo(json.dumps(document, indent=2))
         return
     _instances(document["instances"])
+
+
+@main.command()
+@click.argument("url")
+@click.option("--method", default="GET", show_default=True, metavar="M", help="Request method.")
+@click.option("--header", "headers", multiple=True, metavar="K:V", help="Request header field.")
+@admin_options
+@json_option
+def explain(
+    url: str,
+    method: str,
+    headers: tuple[str, ...],
+    admin: str | None,
+    token: str | None,
+    file: str,
+    as_json: bool,
+) -> None:
+    """Tell what would become of a request for URL: route, service, balancer, instances."""
+    query = [("method", method), ("url", url), *(("header", header) for header in headers)]
+    document = _get(_client(admin, token, file), "/api/v1/explain", query)
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+        return
+    for line in _explained(document):
+        click.echo(_printable(line))
+
+
+def _explained(document: dict[str, Any]) -> Iterator[str]:
+    """The explanation as text, in the order a request goes through it."""
+    request = document["request"]
+    yield f"request    {request['method']} {request['url']}"
+    for route in document["routes"]:
+        mark = "->" if route["taken"] else "  "
+        yield f"route {route['index']:>3} {mark} {_route_words(route)}: {route['reason']}"
+    if document["service"] is not None:
+        yield f"service    {document['service']}"
+        yield f"path       {document['path_for_instance']}"
+    if "balancer" in document:
+        key = document["key"]
+        by = ""
+        if key is not None:
+            value = (
+                "nothing in this request: a random pick" if key["value"] is None else key["value"]
+            )
+            by = f" by {key['source']} ({value})"
+        yield f"balancer   {document['balancer']}{by}"
+        if document["panic"]:
+            yield "panic      no instance is ready, so health is ignored"
+        for mark, rows in (("may be picked", "candidates"), ("not picked", "others")):
+            for row in document[rows]:
+                reason = f" ({row['reason']})" if row["reason"] else ""
+                endpoint = f"{row['address']}:{row['port']}"
+                yield f"{mark:13}  {row['id']}  {endpoint}  {row['status']}{reason}"
+    answer = document["answer"]
+    if answer is not None:
+        yield f"answer     {answer['status']} {answer['error']}: {answer['detail']}"
+
+
+def _route_words(route: dict[str, Any]) -> str:
+    """A route's conditions in a few words."""
+    words = [f"host {route['host']}"] if "host" in route else []
+    words += [f"path {route['path_prefix']}"] if "path_prefix" in route else []
+    words += ["|".join(route["methods"])] if "methods" in route else []
+    words += [f"{name}: {value}" for name, value in route.get("headers", {}).items()]
+    return ", ".join(words) or "everything"
 
 
 def _instances(rows: list[dict[str, Any]]) -> None:

@@ -18,6 +18,7 @@ from aiohttp import web
 
 import proxy
 from proxy.control import metrics, status
+from proxy.control.explain import explain
 from proxy.control.supervisor import Supervisor
 
 log = structlog.get_logger()
@@ -48,6 +49,7 @@ class Admin:
                 web.get("/api/v1/routes", self._routes),
                 web.get("/api/v1/registry", self._registry),
                 web.get("/api/v1/workers", self._workers),
+                web.get("/api/v1/explain", self._explain),
             ]
         )
         self._application = application
@@ -154,6 +156,24 @@ class Admin:
         supervisor = self._supervisor
         await supervisor.collect()
         return _json(status.workers(supervisor.workers, time.monotonic()))
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        supervisor = self._supervisor
+        url = request.query.get("url", "")
+        if not url:
+            raise web.HTTPBadRequest(text="url: missing; an absolute URL or a path is needed")
+        fields = []
+        for text in request.query.getall("header", []):
+            name, colon, value = text.partition(":")
+            if not colon or not name.strip():
+                raise web.HTTPBadRequest(text=f"header: {text!r}: must be NAME:VALUE")
+            fields.append((name.strip(), value.strip()))
+        method = request.query.get("method", "GET")
+        try:
+            document = explain(method, url, fields, supervisor.book.pools, supervisor.settings)
+        except ValueError as error:
+            raise web.HTTPBadRequest(text=str(error)) from None
+        return _json(document)
 
 
 def _json(document: Any, status_: int = 200) -> web.Response:

@@ -241,7 +241,7 @@ class PoolBook:
         self, pool: Pool, instances: tuple[Instance, ...], now: float, update: _Update
     ) -> None:
         """The registry's view of one service is another tuple than before."""
-        if instances != pool.source or not pool.tally.discoveries:
+        if instances != pool.source:
             pool.tally.discoveries += 1
         _count(pool, instances, update)
         had_panic = pool.snapshot.panic

@@ -1,0 +1,253 @@
+"""Pools: who is ready and why, what changes, who counts in which column."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from proxy.control.pools import FORGET_AFTER, SLOT_REST, PoolBook, Slots, judge, panics
+from proxy.model import Instance, Membership, Status
+
+
+def instance(id_: str = "a", **fields: Any) -> Instance:
+    given: dict[str, Any] = {"service": "users", "address": "10.0.0.1", "port": 80, **fields}
+    return Instance(id=id_, **given)
+
+
+def membership(**services: Iterable[Instance]) -> Membership:
+    return Membership(services={name: tuple(members) for name, members in services.items()})
+
+
+def book(
+    static: dict[str, tuple[Instance, ...]] | None = None,
+    capacity: int = 100,
+    busy: set[int] | None = None,
+) -> PoolBook:
+    counting = busy if busy is not None else set()
+    return PoolBook(static or {}, Slots(capacity, lambda slot: slot not in counting), 0.0)
+
+
+def statuses(of: PoolBook, service: str = "users") -> dict[str, Status]:
+    return {member.instance.id: member.status for member in of.pools[service].members}
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "reason"),
+    [
+        ({}, "ready", ""),
+        ({"weight": 0}, "draining", "weight 0"),
+        ({"health": "draining"}, "draining", "draining in the registry"),
+        (
+            {"health": "unhealthy", "health_message": "disk full"},
+            "unhealthy",
+            "'unhealthy' in the registry: disk full",
+        ),
+        ({"health": "starting"}, "unhealthy", "'starting' in the registry"),
+        ({"health": "critical", "weight": 0}, "unhealthy", "'critical' in the registry"),
+    ],
+)
+def test_status_and_reason(fields: dict[str, Any], status: Status, reason: str) -> None:
+    assert judge(instance(**fields)) == (status, reason)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], False),
+        (["ready", "unhealthy"], False),
+        (["unhealthy", "unhealthy"], True),
+        (["unhealthy", "draining"], True),
+        (["ejected"], True),
+        (["draining"], False),
+    ],
+)
+def test_panic_needs_someone_who_could_serve(given: list[Status], expected: bool) -> None:
+    assert panics(given) is expected
+
+
+def test_panic_begins_and_ends_once() -> None:
+    pools = book()
+    assert pools.apply(membership(users=[instance()]), 0.0).panic_began == ()
+    sick = pools.apply(membership(users=[instance(health="bad")]), 1.0)
+    assert sick.panic_began == ("users",)
+    assert pools.pools["users"].snapshot.panic
+    still = pools.apply(membership(users=[instance(health="worse")]), 2.0)
+    assert (still.panic_began, still.panic_ended) == ((), ())
+    well = pools.apply(membership(users=[instance()]), 3.0)
+    assert well.panic_ended == ("users",)
+
+
+def test_only_services_with_another_tuple_are_looked_at() -> None:
+    pools = book()
+    users, orders = (instance(),), (instance(service="orders"),)
+    first = pools.apply(Membership(services={"users": users, "orders": orders}), 0.0)
+    assert set(first.pools) == {"users", "orders"}
+    before = pools.snapshot("users")
+    second = pools.apply(
+        Membership(services={"users": users, "orders": (*orders, instance("b"))}), 1.0
+    )
+    assert second.pools == ("orders",)
+    assert pools.snapshot("users") is before
+
+
+def test_what_workers_do_not_see_makes_no_new_snapshot() -> None:
+    pools = book()
+    pools.apply(membership(users=[instance(version="1")]), 0.0)
+    before = pools.snapshot("users")
+    changes = pools.apply(membership(users=[instance(version="2", metadata={"zone": "b"})]), 1.0)
+    assert changes.pools == ()
+    assert changes.updated == 1
+    assert pools.snapshot("users") is before
+    assert pools.pools["users"].members[0].instance.version == "2"
+
+
+def test_generations_grow_even_over_a_service_that_was_forgotten() -> None:
+    pools = book()
+    pools.apply(membership(users=[instance()]), 0.0)
+    first = pools.pools["users"].snapshot.generation
+    pools.apply(membership(), 1.0)
+    second = pools.pools["users"].snapshot.generation
+    pools.expire(1.0 + FORGET_AFTER)
+    pools.apply(membership(users=[instance()]), 2000.0)
+    assert first < second < pools.pools["users"].snapshot.generation
+
+
+def test_a_service_that_left_keeps_an_empty_pool_for_a_while() -> None:
+    pools = book()
+    pools.apply(membership(users=[instance()]), 0.0)
+    gone = pools.apply(membership(), 10.0)
+    assert gone.pools == ("users",)
+    assert gone.deregistered == 1
+    snapshot = pools.snapshot("users")
+    assert snapshot is not None
+    assert snapshot.nodes == ()
+    assert pools.expire(10.0 + FORGET_AFTER - 1).gone == ()
+    assert pools.expire(10.0 + FORGET_AFTER).gone == ("users",)
+    assert pools.snapshot("users") is None
+
+
+def test_a_service_that_returns_in_time_is_not_forgotten() -> None:
+    pools = book()
+    pools.apply(membership(users=[instance()]), 0.0)
+    pools.apply(membership(), 10.0)
+    pools.apply(membership(users=[instance()]), 20.0)
+    assert pools.expire(10.0 + 2 * FORGET_AFTER).gone == ()
+    assert statuses(pools) == {"a": "ready"}
+
+
+def test_a_service_without_instances_that_was_never_known_gets_no_pool() -> None:
+    pools = book()
+    pools.apply(membership(users=[]), 0.0)
+    assert pools.snapshot("users") is None
+
+
+def test_the_first_membership_completes_the_book() -> None:
+    assert not book({"users": (instance(),)}).complete
+    pools = book()
+    pools.apply(membership(), 0.0)
+    assert pools.complete
+
+
+def test_static_services_win_over_the_registry_and_never_go() -> None:
+    pools = book({"users": (instance("fixed"),)})
+    assert statuses(pools) == {"fixed": "ready"}
+    assert pools.apply(membership(users=[instance("other")]), 0.0).pools == ()
+    assert statuses(pools) == {"fixed": "ready"}
+    pools.apply(membership(), 1.0)
+    assert pools.expire(1.0 + 2 * FORGET_AFTER).gone == ()
+
+
+def test_registrations_are_counted_by_what_happened() -> None:
+    pools = book()
+    pools.apply(membership(users=[instance("a"), instance("b", health="bad")]), 0.0)
+    pools.apply(membership(users=[instance("a", port=81), instance("c", health="draining")]), 1.0)
+    tally = pools.pools["users"].tally
+    assert (tally.registered, tally.updated, tally.deregistered) == (3, 1, 1)
+    assert tally.discoveries == 2
+    assert tally.health == {"healthy": 2, "unhealthy": 1, "draining": 1}
+
+
+def test_the_same_records_in_a_new_tuple_count_as_nothing() -> None:
+    pools = book()
+    pools.apply(membership(users=[instance()]), 0.0)
+    assert not pools.apply(membership(users=[instance()]), 1.0)
+    assert pools.pools["users"].tally.discoveries == 1
+    assert pools.changed_at == 0.0
+
+
+class TestSlots:
+    def test_an_instance_keeps_its_column_and_no_two_share_one(self) -> None:
+        pools = book()
+        pools.apply(membership(users=[instance("a"), instance("b")]), 0.0)
+        first = {member.instance.id: member.slot for member in pools.pools["users"].members}
+        assert sorted(first.values()) == [1, 2]
+        pools.apply(membership(users=[instance("c"), instance("b", health="bad")]), 1.0)
+        second = {member.instance.id: member.slot for member in pools.pools["users"].members}
+        assert second["b"] == first["b"]
+        assert second["c"] not in first.values()
+
+    def test_the_same_id_elsewhere_is_another_instance(self) -> None:
+        pools = book()
+        pools.apply(membership(users=[instance(port=80)]), 0.0)
+        pools.apply(membership(users=[instance(port=81)]), 1.0)
+        assert pools.pools["users"].members[0].slot == 2
+
+    def test_one_that_comes_back_gets_its_column_back(self) -> None:
+        slots = Slots(10, lambda slot: False)
+        first = slots.take("users", "a", 0.0)
+        slots.free("users", "a", 1.0)
+        slots.take("users", "b", 1.0)
+        assert slots.take("users", "a", 1.0) == first
+
+    def test_a_freed_column_rests_and_is_reused_when_idle(self) -> None:
+        busy = {1}
+        slots = Slots(10, lambda slot: slot not in busy)
+        assert slots.take("users", "a", 0.0) == 1
+        slots.free("users", "a", 0.0)
+        assert slots.take("users", "b", SLOT_REST - 1) == 2
+        assert slots.take("users", "c", SLOT_REST) == 3
+        busy.clear()
+        assert slots.take("users", "d", 3 * SLOT_REST) == 1
+
+    def test_a_full_board_means_column_0(self) -> None:
+        slots = Slots(3, lambda slot: True)
+        taken = [slots.take("users", str(n), 0.0) for n in range(4)]
+        assert taken == [1, 2, 0, 0]
+        slots.free("users", "3", 0.0)
+        slots.free("users", "0", 0.0)
+        assert slots.take("users", "4", SLOT_REST) == 1
+
+    def test_one_that_found_the_board_full_stays_uncounted(self) -> None:
+        pools = book(capacity=2)
+        pools.apply(membership(users=[instance("a"), instance("b")]), 0.0)
+        pools.apply(membership(users=[instance("b")]), 100.0)
+        pools.apply(membership(users=[instance("b", weight=5)]), 200.0)
+        assert [member.slot for member in pools.pools["users"].members] == [0]
+
+
+def test_the_cost_of_a_change_does_not_grow_with_the_number_of_services() -> None:
+    def services(count: int) -> dict[str, tuple[Instance, ...]]:
+        return {
+            f"s{n}": tuple(instance(f"i{m}", service=f"s{n}", port=m + 1) for m in range(10))
+            for n in range(count)
+        }
+
+    def cost_of_one_change(count: int) -> float:
+        known = services(count)
+        pools = book(capacity=10_000)
+        pools.apply(Membership(services=known), 0.0)
+        best = 1.0
+        for round_ in range(20):
+            changed = (*known["s0"], instance("new", service="s0", port=1000 + round_))
+            began = time.perf_counter()
+            changes = pools.apply(Membership(services={**known, "s0": changed}), 1.0)
+            best = min(best, time.perf_counter() - began)
+            assert changes.pools == ("s0",)
+        return best
+
+    # A walk over all 5,000 instances takes tens of milliseconds; looking at 500 identities
+    # and judging one service takes a fraction of one.
+    assert cost_of_one_change(500) < 0.005

@@ -8,20 +8,29 @@ is a JSON-ready document, nothing is sent anywhere.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from proxy import catalog
 from proxy.control import status
 from proxy.control.pools import Member, Pool
 from proxy.engine.http1.parser import TooManyFields, parse_request
-from proxy.engine.http1.target import Target, refuse_encoded_separators, resolve
+from proxy.engine.http1.target import refuse_encoded_separators, resolve
 from proxy.engine.routing import Fields, Match, RouteTable
 from proxy.errors import HEAD_TOO_LARGE, NO_INSTANCE, NO_ROUTE, UNKNOWN_SERVICE, Fault, Refused
 from proxy.model import ListenerLimits, Settings
 
 CLIENT_SIDE = "of the client that asks"
 """Said in place of a value that only a real connection has."""
+
+
+class Target(NamedTuple):
+    """Where the request wants to go, as the engine reads it."""
+
+    host: str
+    path: str
+    suffix: bytes
+    """`?query`, or empty."""
 
 
 def explain(
@@ -91,7 +100,9 @@ def _read(method: str, url: str, fields: Sequence[tuple[str, str]]) -> Target:
     lines = [f"{method} {line} HTTP/1.1", *(f"{name}: {value}" for name, value in fields), "", ""]
     head = "\r\n".join(lines).encode("utf-8")
     try:
-        return resolve(parse_request(head, ListenerLimits().fields))
+        request = parse_request(head, ListenerLimits().fields)
+        path, query, _ = resolve(request)
+        return Target(request.fields.host_name, path, query)
     except TooManyFields:
         raise Refused(HEAD_TOO_LARGE, "too many header fields") from None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from heapq import heappop, heappush
 from math import inf
+from time import monotonic
 
 TICK = 0.02
 """Seconds. The shortest limits in use are a few hundred milliseconds; a tick of a twentieth of
@@ -43,14 +44,15 @@ class Deadlines:
         self._order: list[int] = []
         self._timer: asyncio.TimerHandle | None = None
         self._wake = inf
-        self.now = loop.time
-        """The clock that deadlines are on, in seconds."""
+        self.now = monotonic
+        """The clock that deadlines are on, in seconds; the loop's is the same, rounded down to
+        its last turn."""
 
     def arm(self, item: Timed, when: float) -> None:
         """`item.on_deadline` is called at `when`, a tick late at most, unless moved before."""
         item.deadline = when
         if when < item.filed:
-            self._file(item, when)
+            self.file(item, when)
 
     def forget(self, item: Timed) -> None:
         """The item is gone; the wheel keeps no reference to it."""
@@ -59,7 +61,9 @@ class Deadlines:
             self._slots.get(round(item.filed / TICK), _NONE).discard(item)
             item.filed = inf
 
-    def _file(self, item: Timed, when: float) -> None:
+    def file(self, item: Timed, when: float) -> None:
+        """Look at `item` at `when`. The busiest callers set `item.deadline` themselves and come
+        here only if it is before `item.filed`."""
         if item.filed != inf:
             self._slots[round(item.filed / TICK)].discard(item)
         tick = int(when / TICK) + 1
@@ -95,4 +99,4 @@ class Deadlines:
                     item.deadline = inf
                     item.on_deadline(now)
                 elif item.deadline != inf:
-                    self._file(item, item.deadline)
+                    self.file(item, item.deadline)

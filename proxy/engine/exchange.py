@@ -31,7 +31,7 @@ from proxy.engine.http1.rewrite import (
     response_head,
     switching_head,
 )
-from proxy.engine.http1.target import Target, refuse_encoded_separators, resolve
+from proxy.engine.http1.target import refuse_encoded_separators, resolve
 from proxy.engine.pool import Node, Pool, hash_key
 from proxy.engine.tunnel import Tunnel
 from proxy.errors import (
@@ -51,7 +51,6 @@ from proxy.model import UNROUTED
 
 if TYPE_CHECKING:
     from proxy.engine.listener import ClientConnection
-    from proxy.engine.routing import Match
     from proxy.engine.telemetry import ServiceCounters
     from proxy.engine.upstream.connection import UpstreamConnection
 
@@ -65,6 +64,12 @@ _JOIN = 16 * 1024
 _IDEMPOTENT = frozenset(
     (b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE")
 )  # RFC 9110 §9.2.2
+
+
+_METHODS = {
+    name.encode(): name
+    for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")
+}
 
 
 class Exchange:
@@ -84,6 +89,7 @@ class Exchange:
     attempts = 0
     tried: tuple[Node, ...] = ()
     key = NO_KEY
+    request_id = b""
     head = b""
     body_done = True
     """The client has sent all of the request."""
@@ -120,51 +126,43 @@ class Exchange:
     def _route(self) -> None:
         """Find the pool and prepare the head the instance will get. Raises `Refused`."""
         request = self.request
+        fields = request.fields
         worker = self.worker
-        target = resolve(request)
+        method = request.method
+        path, query, as_received = resolve(request)
         match = worker.routes.match(
-            target.host,
-            target.path,
-            request.method.decode("ascii"),
-            self.field,
+            fields.host_name, path, _METHODS.get(method) or method.decode("ascii"), self.field
         )
         if match is None:
-            raise Refused(NO_ROUTE, f"no route for {target.host or '(no host)'} {target.path}")
+            raise Refused(NO_ROUTE, f"no route for {fields.host_name or '(no host)'} {path}")
         pool = worker.pools.get(match.service)
         if pool is None:
             if match.templated:
                 raise Refused(UNKNOWN_SERVICE, f"no service is called {match.service}")
             raise Refused(NO_INSTANCE, f"{match.service} has no instance")
         self.pool = pool
-        if match.spec.path_prefix is not None and "%" in target.path:
-            refuse_encoded_separators(target.path)
-        if request.via and any(worker.via_token in via for via in request.via):
+        spec = match.spec
+        if "%" in path and spec.path_prefix is not None:
+            refuse_encoded_separators(path)
+        if fields.via and any(worker.via_token in via for via in fields.via):
             raise Refused(LOOP, "the request carries this proxy's own Via mark")
-        if request.expect is not None and request.expect.lower() != b"100-continue":
+        if fields.expect is not None and fields.expect.lower() != b"100-continue":
             raise Refused(EXPECTATION, "the only expectation understood is 100-continue")
+        if fields.upgrade is not None:
+            self.upgrade = offered_upgrade(request)
         if pool.uses_key:
-            self.key = self._key(pool, target)
-        self.head = self._build_head(match, target)
+            self.key = self._key(pool, path, query)
+        if as_received and not match.changes_path:
+            target = request.target
+        else:
+            target = match.rewrite(path).encode("ascii") + query
+        self.request_id = fields.request_id or worker.next_request_id()
+        self.head = request_head(
+            request, target, spec.set_host, self.request_id, self.upgrade, self.client.facts
+        )
         if pool.settings.timeouts.total:
             self.total = _TotalLimit(self)
-            worker.deadlines.arm(self.total, worker.deadlines.now() + pool.settings.timeouts.total)
-
-    def _build_head(self, match: Match, target: Target) -> bytes:
-        request = self.request
-        if request.upgrade is not None:
-            self.upgrade = offered_upgrade(request)
-        if request.request_id is None:
-            request.request_id = self.worker.next_request_id()
-        set_host = match.spec.set_host
-        path = match.rewrite(target.path).encode("ascii") + target.suffix
-        return request_head(
-            request,
-            request.target if request.target == b"*" else path,
-            request.host if set_host is None else set_host.encode("ascii"),
-            request.request_id,
-            self.upgrade,
-            self.client.facts,
-        )
+            worker.deadlines.arm(self.total, self.began + pool.settings.timeouts.total)
 
     def _attempt(self) -> None:
         """Pick an instance and get a connection to it."""
@@ -179,7 +177,7 @@ class Exchange:
         self._take(node)
         connection = self.worker.connector.checkout(node)
         if connection is not None:
-            self._send(connection)
+            self._send(connection, self.began)
         else:
             self._dial(node)
 
@@ -208,10 +206,10 @@ class Exchange:
         """See `Dialler`."""
         self.dialling = False
         if self.finished:
-            connection.park(self.worker.deadlines.now())
+            connection.park(monotonic())
             return
         self.client.release_body()
-        self._send(connection)
+        self._send(connection, monotonic())
 
     def on_connect_failed(self, node: Node, fault: Fault, detail: str) -> None:
         """See `Dialler`."""
@@ -219,11 +217,11 @@ class Exchange:
         if not self.finished:
             self._on_attempt_failed(fault, detail)
 
-    def _send(self, connection: UpstreamConnection) -> None:
+    def _send(self, connection: UpstreamConnection, now: float) -> None:
         self.connection = connection
         body = self._kept
         pieces = self._framed(body) if body or self.body_done else []
-        connection.begin(self, self.head, pieces, self.worker.deadlines.now())
+        connection.begin(self, self.head, pieces, now)
         if self.request.method not in _IDEMPOTENT or self._kept_size > REPLAY_LIMIT:
             self._replayable = False
             self._kept = []
@@ -248,7 +246,7 @@ class Exchange:
 
     def _framed(self, pieces: list[bytes]) -> list[bytes]:
         """Payload as the instance gets it: in chunks if the client sent chunks."""
-        if not self.request.chunked:
+        if not self.request.fields.chunked:
             return pieces
         framed = chunk(pieces)
         return [*framed, LAST_CHUNK] if self.body_done else framed
@@ -280,10 +278,10 @@ class Exchange:
         framing = response_framing(response, request.method, request.minor)
         self.framing = framing
         self.keep_alive = (
-            request.keeps_alive
-            and framing != BY_CLOSE
+            framing != BY_CLOSE
             and self.body_done
             and not self.worker.draining
+            and request.fields.keeps_alive(request.minor)
         )
         head = response_head(response, framing, request.minor, self.keep_alive)
         if framing == BY_CHUNKS:
@@ -326,7 +324,7 @@ class Exchange:
         """101: from here on the two connections are a tunnel."""
         connection = self.connection
         assert connection is not None
-        if self.upgrade is None or response.upgrade is None:
+        if self.upgrade is None or response.fields.upgrade is None:
             connection.abort()
             self.on_upstream_failed(connection, BAD_ANSWER, "a 101 that nobody asked for")
             return
@@ -342,14 +340,14 @@ class Exchange:
             self.pool.settings.timeouts.tunnel_idle,
             self._on_tunnel_closed,
         )
-        self._record()  # How long a tunnel stays open is not how long the request took.
+        self._record(monotonic())  # How long a tunnel stays open is not how long the request took.
         self.worker.on_tunnel_opened(self.tunnel)
         self.tunnel.start(from_client=self.client.take_buffered(), from_instance=early)
 
     def _on_tunnel_closed(self) -> None:
         assert self.tunnel is not None
         self.worker.on_tunnel_closed(self.tunnel)
-        self._finish("ok")
+        self._finish("ok", monotonic())
 
     # -- failures
 
@@ -398,7 +396,10 @@ class Exchange:
         request = self.request
         self.status = fault.status
         self.keep_alive = (
-            request.keeps_alive and self.body_done and not fault.closes and not self.worker.draining
+            self.body_done
+            and not fault.closes
+            and not self.worker.draining
+            and request.fields.keeps_alive(request.minor)
         )
         self._counters().failed(fault.error)
         self._drop_connection()
@@ -406,15 +407,16 @@ class Exchange:
             problem(
                 fault,
                 detail,
-                request_id=(request.request_id or self.worker.next_request_id()).decode("latin-1"),
+                request_id=(self.request_id or self.worker.next_request_id()).decode("latin-1"),
                 head_only=request.method == b"HEAD",
                 client_minor=request.minor,
                 keep_alive=self.keep_alive,
             )
         )
         self.worker.log_fault(fault, detail, self)
-        self._finish(fault.error)
-        client.on_exchange_done(self)
+        now = monotonic()
+        self._finish(fault.error, now)
+        client.on_exchange_done(self, now)
 
     def _break_off(self, fault: Fault, detail: str) -> None:
         """The answer was under way: all that is left is to make the client see that it is not
@@ -422,7 +424,7 @@ class Exchange:
         self._counters().failed(fault.error)
         self.worker.log_fault(fault, detail, self)
         self._drop_connection()
-        self._finish(fault.error)
+        self._finish(fault.error, monotonic())
         self.client.abort_answer()
 
     def on_bad_body(self, fault: Fault, detail: str) -> None:
@@ -447,28 +449,29 @@ class Exchange:
         if not self.status:
             self.status = CLIENT_GONE.status
         self._drop_connection()
-        self._finish(CLIENT_GONE.error)
+        self._finish(CLIENT_GONE.error, monotonic())
 
     # -- the end
 
     def _complete(self) -> None:
         """The answer is relayed whole."""
+        now = monotonic()
         connection = self.connection
         if connection is not None:
             self.connection = None
             if self.body_done:
-                connection.release(self.worker.deadlines.now())
+                connection.release(now)
             else:
                 connection.abort()  # It still expects the rest of a body that is not coming.
-        self._finish("ok")
-        self.client.on_exchange_done(self)
+        self._finish("ok", now)
+        self.client.on_exchange_done(self, now)
 
     def _drop_connection(self) -> None:
         if self.connection is not None:
             self.connection.abort()
             self.connection = None
 
-    def _finish(self, outcome: str) -> None:
+    def _finish(self, outcome: str, now: float) -> None:
         """Give back everything that was counted. Runs exactly once."""
         assert not self.finished, self
         self.finished = True
@@ -476,10 +479,10 @@ class Exchange:
         if self.total is not None:
             self.worker.deadlines.forget(self.total)
         if self.tunnel is None:
-            self._record()
+            self._record(now)
 
-    def _record(self) -> None:
-        self._counters().answered(self.request.method, self.status, monotonic() - self.began)
+    def _record(self, now: float) -> None:
+        self._counters().answered(self.request.method, self.status, now - self.began)
 
     def _counters(self) -> ServiceCounters:
         pool = self.pool
@@ -489,28 +492,29 @@ class Exchange:
 
     def field(self, name: str) -> str | None:
         """A request field by lower-case name, for routes that match on one."""
-        request = self.request
+        fields = self.request.fields
         wanted = name.encode("latin-1")
         special = _SPECIAL_FIELDS.get(wanted)
-        value = request.field(wanted) if special is None else getattr(request, special)
+        value = fields.get(wanted) if special is None else getattr(fields, special)
         return None if value is None else value.decode("latin-1")
 
-    def _key(self, pool: Pool, target: Target) -> int:
+    def _key(self, pool: Pool, path: str, query: bytes) -> int:
         """The hash key of the request, as the service's balancer asks for it."""
         source, name = pool.key_source
+        fields = self.request.fields
         value: bytes | None
         if source == "client_ip":
             value = self.client.facts.address
         elif source == "host":
-            value = target.host.encode("ascii")
+            value = fields.host_name.encode("ascii")
         elif source == "path":
-            value = target.path.encode("ascii")
+            value = path.encode("ascii")
         elif source == "header":
-            value = self.request.field(name.encode("latin-1"))
+            value = fields.get(name.encode("latin-1"))
         elif source == "cookie":
-            value = _named(self.request.field(b"cookie"), b";", name)
+            value = _named(fields.get(b"cookie"), b";", name)
         elif source == "query":
-            value = _named(target.suffix[1:], b"&", name)
+            value = _named(query[1:], b"&", name)
         else:
             value = None
         return hash_key(value) if value else NO_KEY

@@ -108,8 +108,8 @@ class ClientConnection(asyncio.Protocol, Timed):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are not registered as such
-        self._gate = ReadGate(transport)
-        self.facts = self._listener.client(transport)
+        self._gate = ReadGate(self._transport)
+        self.facts = self._listener.client(self._transport)
         self.worker.on_client_connected(self)
         # A connection that never says anything is as slow as one that dribbles.
         self._wait(Phase.IDLE, self._listener.timeouts.head)
@@ -171,7 +171,7 @@ class ClientConnection(asyncio.Protocol, Timed):
             request = parse_request(data[:end], limits.fields)
             if len(request.target) > limits.target:
                 raise Refused(TARGET_TOO_LONG, f"the target is longer than {limits.target} bytes")
-            if limits.body and request.length is not None and request.length > limits.body:
+            if limits.body and (request.fields.length or 0) > limits.body:
                 raise Refused(BODY_TOO_LARGE, f"the body is longer than {limits.body} bytes")
         except Refused as refusal:
             self._refuse(refusal.fault, refusal.detail)
@@ -185,13 +185,12 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._phase = Phase.ANSWER
         self.deadline = inf
         self.exchange = exchange = Exchange(self, request)
-        if not request.length and not request.chunked:
+        fields = request.fields
+        if not fields.length and not fields.chunked:
             self._buffer = rest
             exchange.start(True)
             return
-        self._body = (
-            ChunkedBody(BAD_REQUEST) if request.chunked else LengthBody(request.length or 0)
-        )
+        self._body = ChunkedBody(BAD_REQUEST) if fields.chunked else LengthBody(fields.length or 0)
         self._received = 0
         self._wait(Phase.BODY, self._listener.timeouts.body)
         if rest:
@@ -249,7 +248,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         if self._body is not None and self._gate.open:
             self._wait(Phase.BODY, self._listener.timeouts.body)
 
-    def on_exchange_done(self, exchange: Exchange) -> None:
+    def on_exchange_done(self, exchange: Exchange, now: float) -> None:
         """The answer is written whole: go on with the next request, or close."""
         if self.exchange is not exchange:
             return
@@ -260,12 +259,15 @@ class ClientConnection(asyncio.Protocol, Timed):
         if self._eof and not self._buffer:
             self._close(linger=False)
             return
+        self._phase = Phase.IDLE
+        limit = self._listener.timeouts.idle
+        self.deadline = now + limit if limit else inf
+        if self.deadline < self.filed:
+            self.worker.deadlines.file(self, self.deadline)
         if not self._buffer:
-            self._wait(Phase.IDLE, self._listener.timeouts.idle)
             return
         # Through the loop, so that a long pipeline does not become a deep stack, and other
         # connections get their turn.
-        self._wait(Phase.IDLE, self._listener.timeouts.idle)
         self.worker.loop.call_soon(self._next)
 
     def _next(self) -> None:

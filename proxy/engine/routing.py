@@ -315,7 +315,7 @@ def _checked(spec: RouteSpec) -> RouteSpec:
     labels = [] if host is None else host.split(".")
     segments = [] if prefix is None else prefix.split("/")
     if host is not None:
-        if "" in host.removesuffix(".").split("."):
+        if "" in host.removeprefix("*.").removesuffix(".").split("."):
             raise ValueError(f"host: {host!r}: must be a name, a *.wildcard or absent")
         if "*" in host.removeprefix("*."):
             raise ValueError(f"host: {host!r}: * may only stand for the first labels, as in *.a.b")

@@ -265,7 +265,7 @@ class Worker:
             method=request.method.decode("latin-1"),
             target=request.target[:200].decode("latin-1"),
             attempts=exchange.attempts,
-            request_id=None if request.request_id is None else request.request_id.decode("latin-1"),
+            request_id=exchange.request_id.decode("latin-1"),
             client=exchange.client.facts.address.decode("ascii"),
         )
 

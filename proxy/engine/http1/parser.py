@@ -2,20 +2,33 @@
 
 The listener and the upstream connection find the end of a head themselves (`find_head_end`)
 and hand over whole heads, so the result cannot depend on how the bytes were cut. Start lines
-are split here: llhttp knows a closed list of methods and tolerates runs of spaces. Field lines
+are split here: llhttp knows a closed list of methods and tolerates runs of spaces. Field blocks
 are llhttp's. It gets them behind the start line of a 304 response, which by definition has
 no body (RFC 9110 §15.4.5): whatever Content-Length or Transfer-Encoding say, the parser is
 ready for the next head, one parser serves a whole worker, and framing is decided in one place,
 below, for both directions.
+
+Clients and instances repeat themselves: the field block of a request is mostly the same to the
+byte as that of an earlier one, and parsing is a pure function of the block. `Memo` remembers a
+bounded number of blocks with their result; a block that is new costs one look-up more.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Generic, TypeVar
 
 import httptools
 
-from proxy.engine.http1.messages import COLON, CRLF, RequestHead, ResponseHead
+from proxy.engine.http1.messages import (
+    CRLF,
+    Fields,
+    RequestFields,
+    RequestHead,
+    ResponseFields,
+    ResponseHead,
+)
+from proxy.engine.http1.rewrite import BY_LENGTH, passed_fields, relayed_fields, strip_named
 from proxy.errors import (
     BAD_ANSWER,
     BAD_REQUEST,
@@ -34,6 +47,9 @@ _TARGET_BYTES = bytes(range(0x21, 0x7F)).replace(b"#", b"")
 (quotes, brackets, …) is sent by real browsers and is unambiguous."""
 _VERSION = re.compile(rb"HTTP/(\d)\.(\d)")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?")
+_AUTHORITY = re.compile(
+    rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::(\d{0,5}))?"
+)  # RFC 3986 §3.2.2
 _LENGTH = re.compile(rb"\d{1,18}")
 """18 digits stay below 2**63; a longer length is an attack or a mistake."""
 
@@ -82,47 +98,49 @@ _RESPONSE_KINDS = {
     b"te": DROP,
 }
 
-_MEMO_BOUND = 4096
+_SPELLINGS_BOUND = 4096
 """Spellings remembered per direction: real traffic has a few hundred; a client that invents
 names must not grow a worker."""
 
 
 class _FieldReader:
-    """Owns one llhttp parser and what it says of the head at hand. One per direction."""
+    """Owns one llhttp parser and what it says of the block at hand. One per direction."""
 
     _START = b"HTTP/1.1 304 _\r\n"
 
     def __init__(self, kinds: dict[bytes, int], drop_underscores: bool) -> None:
         self._kinds = kinds
         self._drop_underscores = drop_underscores
-        self._memo: dict[bytes, int] = {}
+        self._spellings: dict[bytes, int] = {}
         self._parser = httptools.HttpResponseParser(self)
-        self.plain: list[bytes] = []
-        self.special: list[tuple[int, bytes]] = []
+        self._pairs: list[tuple[bytes, bytes]] = []
+        self._special: list[tuple[int, bytes]] = []
 
-    def read(self, fields: bytes) -> None:
-        """Parse a block of field lines with its final empty line into `plain` and `special`."""
-        self.plain = []
-        self.special = []
+    def read(self, block: bytes) -> tuple[tuple[tuple[bytes, bytes], ...], list[tuple[int, bytes]]]:
+        """Parse field lines with their final empty line: the plain ones, and the others by
+        kind. ValueError when they are malformed."""
+        self._pairs = []
+        self._special = []
         try:
-            self._parser.feed_data(self._START + fields)
+            self._parser.feed_data(self._START + block)
         except httptools.HttpParserError as error:
             self._parser = httptools.HttpResponseParser(self)
             raise ValueError(str(error)) from None
+        return tuple(self._pairs), self._special
 
     def renew(self) -> None:
-        """After a head that said `Connection: close`, llhttp takes no further one."""
+        """After a block that said `Connection: close`, llhttp takes no further one."""
         self._parser = httptools.HttpResponseParser(self)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by llhttp for each field line, in order."""
-        kind = self._memo.get(name)
+        kind = self._spellings.get(name)
         if kind is None:
             kind = self._classify(name)
         if kind == PLAIN:
-            self.plain += (name, COLON, value, CRLF)
+            self._pairs.append((name, value))
         else:
-            self.special.append((kind, value))
+            self._special.append((kind, value))
 
     def _classify(self, name: bytes) -> int:
         # X_Forwarded_For reaches CGI-like instances as the same variable as X-Forwarded-For,
@@ -130,13 +148,56 @@ class _FieldReader:
         lower = name.lower()
         dropped = self._drop_underscores and b"_" in lower
         kind = DROP if dropped else self._kinds.get(lower, PLAIN)
-        if len(self._memo) < _MEMO_BOUND:
-            self._memo[name] = kind
+        if len(self._spellings) < _SPELLINGS_BOUND:
+            self._spellings[name] = kind
         return kind
 
 
-_request_fields = _FieldReader(_REQUEST_KINDS, drop_underscores=True)
-_response_fields = _FieldReader(_RESPONSE_KINDS, drop_underscores=False)
+Parsed = TypeVar("Parsed", bound=Fields)
+
+
+class Memo(Generic[Parsed]):
+    """Owns the results of the latest distinct blocks, `SIZE` to twice as many of them.
+
+    Two generations: when the young one is full it becomes the old one, and the old one is
+    forgotten. That is nearly "least recently used" at the price of a dict look-up. A client
+    that makes every block different only ever pushes out other entries, at the parsing cost
+    it would have had anyway.
+    """
+
+    SIZE = 512
+    """Blocks in one generation. At one to two kilobytes each, with what was parsed from them,
+    this stays near a megabyte per direction."""
+    LONGEST = 2048
+    """Bytes: longer blocks are rare, costly to hash and dear to keep."""
+
+    def __init__(self) -> None:
+        self._young: dict[bytes, Parsed] = {}
+        self._old: dict[bytes, Parsed] = {}
+
+    def get(self, block: bytes) -> Parsed | None:
+        """The result for a block seen before."""
+        parsed = self._young.get(block)
+        if parsed is None:
+            parsed = self._old.get(block)
+            if parsed is not None:
+                self.put(block, parsed)
+        return parsed
+
+    def put(self, block: bytes, parsed: Parsed) -> None:
+        """Remember a result."""
+        if len(block) > self.LONGEST:
+            return
+        if len(self._young) >= self.SIZE:
+            self._old = self._young
+            self._young = {}
+        self._young[block] = parsed
+
+
+_request_reader = _FieldReader(_REQUEST_KINDS, drop_underscores=True)
+_response_reader = _FieldReader(_RESPONSE_KINDS, drop_underscores=False)
+_request_memo: Memo[RequestFields] = Memo()
+_response_memo: Memo[ResponseFields] = Memo()
 _status_lines: dict[bytes, tuple[int, int, bytes]] = {}
 
 
@@ -147,108 +208,148 @@ def find_head_end(data: bytes) -> int:
 
 
 def parse_request(head: bytes, max_fields: int) -> RequestHead:
-    """A whole request head, up to and including its empty line. Raises `Refused`."""
-    line_end = head.index(CRLF)
-    method, target, minor = _split_request_line(head[:line_end])
-    reader = _request_fields
-    try:
-        reader.read(head[line_end + 2 :])
-    except ValueError as error:
-        raise Refused(BAD_REQUEST, str(error)) from None
-    plain = reader.plain
-    if len(plain) // 4 + len(reader.special) > max_fields:
+    """A whole request head, up to and including its empty line. Raises `Refused`, or
+    `TooManyFields`."""
+    line, _, block = head.partition(CRLF)
+    fields = _request_memo.get(block)
+    if fields is None:
+        fields = _read_request_fields(block)
+        _request_memo.put(block, fields)
+    if fields.count > max_fields:
         raise TooManyFields
-    request = RequestHead(method, target, minor, plain)
-    hosts = 0
-    for kind, value in reader.special:
-        if kind == HOST:
-            hosts += 1
-            request.host = value.strip(b" \t")
-        elif kind == CONNECTION:
-            request.connection += _tokens(value)
-        elif kind == X_FOR:
-            request.forwarded_for = _joined(request.forwarded_for, value)
-        elif kind == LENGTH:
-            request.length = _length(request.length, value, BAD_REQUEST)
-        elif kind == CODING:
-            _chunked(request.chunked, value, BAD_REQUEST)
-            request.chunked = True
-        elif kind == REQUEST_ID:
-            request.request_id = value
-        elif kind == VIA:
-            request.via += (value,)
-        elif kind == UPGRADE:
-            request.upgrade = _joined(request.upgrade, value)
-        elif kind == EXPECT:
-            request.expect = _joined(request.expect, value)
-        elif kind == X_PROTO:
-            request.forwarded_proto = value
-        elif kind == X_HOST:
-            request.forwarded_host = value
-        elif kind == X_PORT:
-            request.forwarded_port = value
-        elif kind == FORWARDED:
-            request.forwarded = _joined(request.forwarded, value)
-        elif kind == REAL_IP:
-            request.real_ip = value
-        elif kind == TE:
-            request.te_trailers = request.te_trailers or b"trailers" in _tokens(value)
-        elif kind == TRAILER:
-            request.trailer = _joined(request.trailer, value)
-        elif kind == MAX_FORWARDS:
-            request.max_forwards = value
-    if b"close" in request.connection:
-        reader.renew()
-    if hosts != 1 and (minor == 1 or hosts > 1):
+    method, target, minor = _split_request_line(line)
+    if fields.hosts != 1 and (minor == 1 or fields.hosts > 1):
         # RFC 9112 §3.2: a server MUST answer 400 to a 1.1 request without exactly one Host.
-        raise Refused(BAD_REQUEST, "no Host field" if hosts == 0 else "several Host fields")
-    if request.chunked:
-        if request.length is not None:
-            # RFC 9112 §6.1: the classic of request smuggling.
-            raise Refused(BAD_REQUEST, "Content-Length together with Transfer-Encoding")
-        if minor == 0:
-            raise Refused(BAD_REQUEST, "Transfer-Encoding in an HTTP/1.0 request")
-    return request
+        raise Refused(BAD_REQUEST, "several Host fields" if fields.hosts else "no Host field")
+    if fields.chunked and minor == 0:
+        raise Refused(BAD_REQUEST, "Transfer-Encoding in an HTTP/1.0 request")
+    return RequestHead(method, target, minor, fields)
 
 
 def parse_response(head: bytes) -> ResponseHead:
     """A whole response head, up to and including its empty line. Raises `Refused`."""
-    line_end = head.index(CRLF)
-    line = head[:line_end]
+    line, _, block = head.partition(CRLF)
     known = _status_lines.get(line)
     if known is None:
         known = _split_status_line(line)
     status, minor, status_line = known
-    reader = _response_fields
+    fields = _response_memo.get(block)
+    if fields is None:
+        fields = _read_response_fields(block)
+        _response_memo.put(block, fields)
+    if fields.chunked and minor == 0:
+        raise Refused(BAD_ANSWER, "Transfer-Encoding in an HTTP/1.0 response")
+    return ResponseHead(status, status_line, minor, fields)
+
+
+def _read_request_fields(block: bytes) -> RequestFields:
     try:
-        reader.read(head[line_end + 2 :])
+        pairs, special = _request_reader.read(block)
+    except ValueError as error:
+        raise Refused(BAD_REQUEST, str(error)) from None
+    fields = RequestFields(pairs, len(pairs) + len(special))
+    for kind, value in special:
+        if kind == HOST:
+            fields.hosts += 1
+            fields.host = value.strip(b" \t")
+        elif kind == X_FOR:
+            fields.forwarded_for = _joined(fields.forwarded_for, value)
+        elif kind == REQUEST_ID:
+            fields.request_id = value
+        elif kind == EXPECT:
+            fields.expect = _joined(fields.expect, value)
+        elif kind == X_PROTO:
+            fields.forwarded_proto = value
+        elif kind == X_HOST:
+            fields.forwarded_host = value
+        elif kind == X_PORT:
+            fields.forwarded_port = value
+        elif kind == FORWARDED:
+            fields.forwarded = _joined(fields.forwarded, value)
+        elif kind == REAL_IP:
+            fields.real_ip = value
+        elif kind == TE:
+            fields.te_trailers = fields.te_trailers or b"trailers" in _tokens(value)
+        elif kind == MAX_FORWARDS:
+            fields.max_forwards = value
+        else:
+            _common_field(fields, kind, value, BAD_REQUEST)
+    if b"close" in fields.connection:
+        _request_reader.renew()
+    fields.host_name = host_name(fields.host)
+    named = strip_named(fields)
+    if named:
+        _forget_named(fields, named)
+    fields.passed = passed_fields(fields)
+    return fields
+
+
+def _read_response_fields(block: bytes) -> ResponseFields:
+    try:
+        pairs, special = _response_reader.read(block)
     except ValueError as error:
         raise Refused(BAD_ANSWER, str(error)) from None
-    response = ResponseHead(status, status_line, minor, reader.plain)
-    for kind, value in reader.special:
-        if kind == LENGTH:
-            response.length = _length(response.length, value, BAD_ANSWER)
-        elif kind == CONNECTION:
-            response.connection += _tokens(value)
-        elif kind == CODING:
-            _chunked(response.chunked, value, BAD_ANSWER)
-            response.chunked = True
-        elif kind == KEEP_ALIVE:
-            response.keep_alive = value
-        elif kind == UPGRADE:
-            response.upgrade = _joined(response.upgrade, value)
-        elif kind == VIA:
-            response.via += (value,)
-        elif kind == TRAILER:
-            response.trailer = _joined(response.trailer, value)
-    if b"close" in response.connection:
-        reader.renew()
-    if response.chunked:
-        if response.length is not None:
-            raise Refused(BAD_ANSWER, "Content-Length together with Transfer-Encoding")
-        if minor == 0:
-            raise Refused(BAD_ANSWER, "Transfer-Encoding in an HTTP/1.0 response")
-    return response
+    fields = ResponseFields(pairs, len(pairs) + len(special))
+    for kind, value in special:
+        if kind == KEEP_ALIVE:
+            fields.keep_alive = value
+        else:
+            _common_field(fields, kind, value, BAD_ANSWER)
+    if b"close" in fields.connection:
+        _response_reader.renew()
+    strip_named(fields)
+    fields.relayed = relayed_fields(fields, BY_LENGTH, 1, True)
+    return fields
+
+
+def _common_field(fields: Fields, kind: int, value: bytes, fault: Fault) -> None:
+    if kind == CONNECTION:
+        fields.connection += _tokens(value)
+    elif kind == LENGTH:
+        if fields.length is not None or not _LENGTH.fullmatch(value.rstrip(b" \t")):
+            # RFC 9112 §6.3: repeated or malformed lengths are unrecoverable.
+            raise Refused(fault, "Content-Length is repeated or not a plain number")
+        fields.length = int(value)
+    elif kind == CODING:
+        _check_coding(fields, value, fault)
+        fields.chunked = True
+    elif kind == VIA:
+        fields.via += (value,)
+    elif kind == UPGRADE:
+        fields.upgrade = _joined(fields.upgrade, value)
+    elif kind == TRAILER:
+        fields.trailer = _joined(fields.trailer, value)
+    if fields.chunked and fields.length is not None:
+        # RFC 9112 §6.1: the classic of request smuggling.
+        raise Refused(fault, "Content-Length together with Transfer-Encoding")
+
+
+def _check_coding(fields: Fields, value: bytes, fault: Fault) -> None:
+    if fields.chunked:
+        raise Refused(fault, "Transfer-Encoding is repeated")
+    if value.rstrip(b" \t").lower() != b"chunked":
+        if fault is BAD_REQUEST and _tokens(value)[-1:] == (b"chunked",):
+            # RFC 9112 §6.1: a coding that is not understood is answered 501.
+            raise Refused(UNSUPPORTED_CODING, "the only transfer coding understood is chunked")
+        raise Refused(fault, "Transfer-Encoding is not exactly chunked")
+
+
+_FORGETTABLE = {
+    b"x-forwarded-for": "forwarded_for",
+    b"x-forwarded-proto": "forwarded_proto",
+    b"x-forwarded-host": "forwarded_host",
+    b"x-forwarded-port": "forwarded_port",
+    b"forwarded": "forwarded",
+    b"x-real-ip": "real_ip",
+    b"x-request-id": "request_id",
+}
+
+
+def _forget_named(fields: RequestFields, names: tuple[bytes, ...]) -> None:
+    for name in names:
+        attribute = _FORGETTABLE.get(name)
+        if attribute is not None:
+            setattr(fields, attribute, None)
 
 
 class TooManyFields(Exception):
@@ -285,7 +386,7 @@ def _split_status_line(line: bytes) -> tuple[int, int, bytes]:
         raise Refused(BAD_ANSWER, "the status line is not HTTP/1.x SP CODE SP REASON")
     reason = match[3] or b""
     known = int(match[2]), int(match[1]), b"HTTP/1.1 %b %b\r\n" % (match[2], reason)
-    if len(_status_lines) < _MEMO_BOUND:
+    if len(_status_lines) < _SPELLINGS_BOUND:
         _status_lines[line] = known
     return known
 
@@ -311,18 +412,9 @@ def _joined(before: bytes | None, value: bytes) -> bytes:
     return value if before is None else before + b", " + value
 
 
-def _length(before: int | None, value: bytes, fault: Fault) -> int:
-    if before is not None or not _LENGTH.fullmatch(value):
-        # RFC 9112 §6.3: repeated or malformed lengths are unrecoverable.
-        raise Refused(fault, "Content-Length is repeated or not a plain number")
-    return int(value)
-
-
-def _chunked(before: bool, value: bytes, fault: Fault) -> None:
-    if before:
-        raise Refused(fault, "Transfer-Encoding is repeated")
-    if value.lower() != b"chunked":
-        if fault is BAD_REQUEST and _tokens(value)[-1:] == (b"chunked",):
-            # RFC 9112 §6.1: a coding that is not understood is answered 501.
-            raise Refused(UNSUPPORTED_CODING, "the only transfer coding understood is chunked")
-        raise Refused(fault, "Transfer-Encoding is not exactly chunked")
+def host_name(authority: bytes) -> str:
+    """The host of `HOST[:PORT]`, lower-case, without port. Raises `Refused`."""
+    match = _AUTHORITY.fullmatch(authority)
+    if match is None:
+        raise Refused(BAD_REQUEST, "the Host is not HOST or HOST:PORT")
+    return match[1].decode("ascii").lower().rstrip(".")

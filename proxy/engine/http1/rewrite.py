@@ -6,23 +6,56 @@ was received, so no instance can read a boundary that we did not write.
 
 from __future__ import annotations
 
-from proxy.engine.http1.messages import RequestHead, ResponseHead
+from proxy.engine.http1.messages import (
+    CRLF,
+    Fields,
+    RequestFields,
+    RequestHead,
+    ResponseFields,
+    ResponseHead,
+    serialise,
+)
 
 VIA_CLIENT = b"Via: 1.1 fairlead\r\n"
 
-_PLAIN_TOKENS = ((), (b"keep-alive",), (b"close",))
-"""`Connection` values that name no field: the usual ones, told at one comparison."""
 _NOT_NAMES = (b"close", b"keep-alive", b"upgrade", b"te")
+
+
+def strip_named(fields: Fields) -> tuple[bytes, ...]:
+    """Serialise the plain fields but for those that `Connection` names: they end here
+    (RFC 9110 §7.6.1). Done before our own are added: a client that names X-Forwarded-For
+    cannot take ours away. Returns the names."""
+    names = tuple(token for token in fields.connection if token not in _NOT_NAMES)
+    pairs = fields.pairs
+    if names:
+        pairs = tuple(pair for pair in pairs if pair[0].lower() not in names)
+    fields.plain = serialise(pairs)
+    return names
+
+
+def passed_fields(fields: RequestFields) -> bytes:
+    """What goes on to any instance from any client."""
+    extra = b""
+    if fields.chunked:
+        extra = b"Transfer-Encoding: chunked\r\n"
+    elif fields.length is not None:
+        extra = b"Content-Length: %d\r\n" % fields.length
+    if fields.expect is not None and (fields.chunked or fields.length):
+        extra += b"Expect: 100-continue\r\n"
+    if fields.max_forwards is not None:
+        extra += b"Max-Forwards: %b\r\n" % fields.max_forwards
+    for via in fields.via:
+        extra += b"Via: %b\r\n" % via
+    return fields.plain + extra
 
 
 class ClientFacts:
     """What the forwarding fields say of one client connection.
 
-    Owns the cached tail of fields: it depends on the connection and on Host only, and Host
-    seldom changes on a connection.
+    Owns the fields of the latest request as they went on: mostly the next one's are the same.
     """
 
-    __slots__ = ("_host", "_tail", "_via", "address", "port", "scheme", "trusted")
+    __slots__ = ("_fields", "_set_host", "_tail", "_via", "address", "port", "scheme", "trusted")
 
     def __init__(
         self, address: str, port: int, trusted: bool, via: bytes, scheme: bytes = b"http"
@@ -34,46 +67,48 @@ class ClientFacts:
         self.trusted = trusted
         self.scheme = scheme
         self._via = via
-        self._host: bytes | None = None
+        self._fields: RequestFields | None = None
+        self._set_host: str | None = None
         self._tail = b""
 
-    def tail(self, request: RequestHead) -> bytes:
-        """Serialised X-Forwarded-* and Via."""
-        host = request.host
-        if not self.trusted:
-            if host != self._host:
-                self._host = host
-                self._tail = self._fields(self.address, self.scheme, host, self.port)
+    def tail(self, fields: RequestFields, set_host: str | None) -> bytes:
+        """Every field line of the request to the instance, but for its id and upgrade."""
+        if fields is self._fields and set_host == self._set_host:
             return self._tail
-        before = request.forwarded_for
-        tail = self._fields(
-            self.address if before is None else before + b", " + self.address,
-            request.forwarded_proto or self.scheme,
-            request.forwarded_host or host,
-            request.forwarded_port or self.port,
-        )
-        if request.forwarded is not None:
-            tail = b"Forwarded: %b\r\n%b" % (request.forwarded, tail)
-        if request.real_ip is not None:
-            tail = b"X-Real-IP: %b\r\n%b" % (request.real_ip, tail)
-        return tail
-
-    def _fields(self, for_: bytes, proto: bytes, host: bytes, port: bytes) -> bytes:
-        return (
+        host = fields.host
+        out = host if set_host is None else set_host.encode("ascii")
+        lines = [b"Host: %b\r\n" % out, fields.passed]
+        for_, proto, asked, port = self.address, self.scheme, host, self.port
+        if self.trusted:
+            if fields.forwarded_for is not None:
+                for_ = fields.forwarded_for + b", " + for_
+            proto = fields.forwarded_proto or proto
+            asked = fields.forwarded_host or asked
+            port = fields.forwarded_port or port
+            if fields.forwarded is not None:
+                lines.append(b"Forwarded: %b\r\n" % fields.forwarded)
+            if fields.real_ip is not None:
+                lines.append(b"X-Real-IP: %b\r\n" % fields.real_ip)
+        lines.append(
             b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\n"
-            b"X-Forwarded-Port: %b\r\n%b" % (for_, proto, host, port, self._via)
+            b"X-Forwarded-Port: %b\r\n%b" % (for_, proto, asked, port, self._via)
         )
+        self._fields = fields
+        self._set_host = set_host
+        self._tail = b"".join(lines)
+        return self._tail
 
 
 def offered_upgrade(request: RequestHead) -> bytes | None:
     """The upgrade tokens that may go on, or None. `h2c`, `HTTP/*` and `TLS/*` would make the
     instance speak a protocol on the tunnel that the proxy's rules were meant for."""
-    if request.upgrade is None or b"upgrade" not in request.connection:
+    fields = request.fields
+    if fields.upgrade is None or b"upgrade" not in fields.connection:
         return None
-    if request.length or request.chunked or request.minor == 0:
+    if fields.length or fields.chunked or request.minor == 0:
         return None  # A body in front of the tunnel, or a 1.0 client (RFC 9110 §7.8).
     kept = []
-    for token in request.upgrade.split(b","):
+    for token in fields.upgrade.split(b","):
         name = token.strip(b" \t")
         lower = name.lower()
         if name and lower != b"h2c" and not lower.startswith((b"http/", b"tls/")):
@@ -84,61 +119,21 @@ def offered_upgrade(request: RequestHead) -> bytes | None:
 def request_head(
     request: RequestHead,
     target: bytes,
-    host: bytes,
+    set_host: str | None,
     request_id: bytes,
     upgrade: bytes | None,
     facts: ClientFacts,
 ) -> bytes:
     """The head as the instance gets it."""
-    if request.connection not in _PLAIN_TOKENS:
-        strip_named(request)
-    extra = b""
-    if request.chunked:
-        extra = b"Transfer-Encoding: chunked\r\n"
-    elif request.length is not None:
-        extra = b"Content-Length: %d\r\n" % request.length
-    if request.expect is not None and (request.chunked or request.length):
-        extra += b"Expect: 100-continue\r\n"
+    tail = facts.tail(request.fields, set_host)
     if upgrade is not None:
-        extra += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade
-    if request.max_forwards is not None:
-        extra += b"Max-Forwards: %b\r\n" % request.max_forwards
-    for via in request.via:
-        extra += b"Via: %b\r\n" % via
-    return b"".join(
-        (
-            b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (request.method, target, host),
-            *request.plain,
-            extra,
-            b"X-Request-ID: %b\r\n" % request_id,
-            facts.tail(request),
-            b"\r\n",
-        )
+        tail += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade
+    return b"%b %b HTTP/1.1\r\n%bX-Request-ID: %b\r\n\r\n" % (
+        request.method,
+        target,
+        tail,
+        request_id,
     )
-
-
-def strip_named(head: RequestHead | ResponseHead) -> None:
-    """Fields that `Connection` names end here (RFC 9110 §7.6.1). Done before our own are added:
-    a client that names X-Forwarded-For cannot take ours away."""
-    names = tuple(token for token in head.connection if token not in _NOT_NAMES)
-    if not names:
-        return
-    head.drop(names)
-    if isinstance(head, RequestHead):
-        if b"x-forwarded-for" in names:
-            head.forwarded_for = None
-        if b"x-forwarded-proto" in names:
-            head.forwarded_proto = None
-        if b"x-forwarded-host" in names:
-            head.forwarded_host = None
-        if b"x-forwarded-port" in names:
-            head.forwarded_port = None
-        if b"forwarded" in names:
-            head.forwarded = None
-        if b"x-real-ip" in names:
-            head.real_ip = None
-        if b"x-request-id" in names:
-            head.request_id = None
 
 
 # How a response body ends on the client's side.
@@ -150,7 +145,7 @@ def response_framing(response: ResponseHead, method: bytes, client_minor: int) -
     status = response.status
     if method == b"HEAD" or status == 204 or status == 304 or status < 200:
         return NO_BODY
-    if response.length is not None:
+    if response.fields.length is not None:
         return BY_LENGTH
     # Without a length, or chunked: a 1.1 client gets chunks and can tell a truncated answer
     # from a complete one; a 1.0 client knows only the end of the connection.
@@ -161,40 +156,47 @@ def response_head(
     response: ResponseHead, framing: int, client_minor: int, keep_alive: bool
 ) -> bytes:
     """The head as the client gets it. `keep_alive`: we mean to use the connection again."""
-    if response.connection not in _PLAIN_TOKENS:
-        strip_named(response)
+    fields = response.fields
+    if framing == BY_LENGTH and client_minor and keep_alive:
+        return response.status_line + fields.relayed
+    if response.status == 204 and fields.length is not None:
+        # RFC 9110 §8.6: a 204 has no Content-Length.
+        return response.status_line + relayed_fields(fields, BY_CLOSE, client_minor, keep_alive)
+    return response.status_line + relayed_fields(fields, framing, client_minor, keep_alive)
+
+
+def relayed_fields(
+    fields: ResponseFields, framing: int, client_minor: int, keep_alive: bool
+) -> bytes:
+    """Every field line of the answer to the client, with the empty line."""
+    extra = b""
     if framing == BY_CHUNKS:
         extra = b"Transfer-Encoding: chunked\r\n"
-    elif response.length is not None and response.status >= 200 and response.status != 204:
-        # Also for HEAD and 304, where it is information about the body that is not sent.
-        extra = b"Content-Length: %d\r\n" % response.length
-    else:
-        extra = b""
+    elif fields.length is not None and framing != BY_CLOSE:
+        # Also for HEAD and 304, where it is information about a body that is not sent.
+        extra = b"Content-Length: %d\r\n" % fields.length
     if not keep_alive:
         extra += b"Connection: close\r\n"
     elif client_minor == 0:
         extra += b"Connection: keep-alive\r\n"
-    for via in response.via:
+    for via in fields.via:
         extra += b"Via: %b\r\n" % via
-    return b"".join((response.status_line, *response.plain, extra, VIA_CLIENT, b"\r\n"))
+    return b"".join((fields.plain, extra, VIA_CLIENT, CRLF))
 
 
 def interim_head(response: ResponseHead) -> bytes:
     """A 1xx as the client gets it (RFC 9110 §15.2)."""
-    if response.connection not in _PLAIN_TOKENS:
-        strip_named(response)
-    return b"".join((response.status_line, *response.plain, b"\r\n"))
+    return b"".join((response.status_line, response.fields.plain, CRLF))
 
 
 def switching_head(response: ResponseHead) -> bytes:
     """The 101 that turns the connection into a tunnel."""
-    strip_named(response)
     return b"".join(
         (
             response.status_line,
-            *response.plain,
-            b"Connection: Upgrade\r\nUpgrade: %b\r\n" % (response.upgrade or b""),
+            response.fields.plain,
+            b"Connection: Upgrade\r\nUpgrade: %b\r\n" % (response.fields.upgrade or b""),
             VIA_CLIENT,
-            b"\r\n",
+            CRLF,
         )
     )

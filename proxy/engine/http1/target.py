@@ -18,36 +18,25 @@ _UNRESERVED = frozenset(
 )  # RFC 3986 §2.3
 _PERCENT = re.compile(rb"%(..)?", re.DOTALL)
 _HEX = re.compile(rb"[0-9A-Fa-f]{2}")
-_AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::(\d{0,5}))?")
+_SLASH = ord("/")
 
 
-class Target:
-    """Where a request wants to go. `path` is normalised; `suffix` is `?query` or empty."""
-
-    __slots__ = ("host", "path", "suffix")
-
-    def __init__(self, host: str, path: str, suffix: bytes) -> None:
-        self.host = host
-        """Lower-case, without port; "" when the client named none (HTTP/1.0)."""
-        self.path = path
-        self.suffix = suffix
-
-
-def resolve(request: RequestHead) -> Target:
-    """The target of a request, with `request.host` set to the authority that counts.
-
-    Raises `Refused` for a target that two servers could understand differently.
-    """
+def resolve(request: RequestHead) -> tuple[str, bytes, bool]:
+    """Path (normalised), `?query` or empty, and whether the two make up the target as it was
+    received. Raises `Refused` for a target that two servers could understand differently."""
     raw = request.target
-    if raw[:1] != b"/" or request.method == b"CONNECT":
+    as_received = True
+    if raw[0] != _SLASH or request.method == b"CONNECT":
         raw = _other_form(request, raw)
+        if raw == b"*":
+            return "/", b"", True  # About the server as a whole: routed as its root.
+        as_received = False
     path, mark, query = raw.partition(b"?")
     if b"%" in path or b"/." in path or b"\\" in path:
-        path = _normalise(path)
-    host = _hosts.get(request.host)
-    if host is None:
-        host = _host_name(request.host)
-    return Target(host, path.decode("ascii"), mark + query)
+        normal = _normalise(path)
+        as_received = as_received and normal == path
+        path = normal
+    return path.decode("ascii"), mark + query, as_received
 
 
 def refuse_encoded_separators(path: str) -> None:
@@ -72,11 +61,13 @@ def _other_form(request: RequestHead, raw: bytes) -> bytes:
     authority, path = rest[:cut], rest[cut:]
     if b"@" in authority or not authority:
         raise Refused(BAD_REQUEST, "the target's authority is empty or holds user information")
-    if request.host and request.host.lower() != authority.lower():
+    host = request.fields.host
+    if not host:
+        raise Refused(BAD_REQUEST, "an absolute target without Host")
+    if host.lower() != authority.lower():
         # RFC 9112 §3.2.2 lets the authority win; two servers that disagree on which wins are
         # a way around host routes, so both must say the same.
         raise Refused(BAD_REQUEST, "the target's authority is not the Host")
-    request.host = authority
     if path[:1] != b"/":
         path = b"/" + path
     return path
@@ -114,18 +105,3 @@ def _decode(match: re.Match[bytes]) -> bytes:
     if byte in _UNRESERVED:
         return bytes((byte,))
     return b"%" + digits.upper()
-
-
-_hosts: dict[bytes, str] = {}
-_HOSTS_BOUND = 4096
-"""Spellings of hosts remembered; a client that invents hosts must not grow a worker."""
-
-
-def _host_name(authority: bytes) -> str:
-    match = _AUTHORITY.fullmatch(authority)
-    if match is None:
-        raise Refused(BAD_REQUEST, "the Host is not HOST or HOST:PORT")
-    host = match[1].decode("ascii").lower().rstrip(".")
-    if len(_hosts) < _HOSTS_BOUND:
-        _hosts[authority] = host
-    return host

@@ -82,7 +82,9 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         else:
             self.transport.write(head)
         limit = self._settings.timeouts.first_byte
-        self._deadlines.arm(self, now + limit if limit else inf)
+        self.deadline = now + limit if limit else inf
+        if self.deadline < self.filed:
+            self._deadlines.file(self, self.deadline)
 
     def send(self, pieces: list[bytes]) -> None:
         """More of the request body. The clock for the answer starts anew."""
@@ -97,35 +99,36 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         """The exchange is over and complete on both sides: keep the connection if that is
         safe and useful, close it otherwise."""
         head = self._head
-        node = self._node
         keepalive = self._settings.keepalive
         limit = keepalive.idle
-        if head is not None and head.keep_alive is not None:
-            limit = min(limit, _promised(head.keep_alive) - 1.0)
+        if head is not None and head.fields.keep_alive is not None:
+            limit = min(limit, _promised(head.fields.keep_alive) - 1.0)
+        ended = (
+            head is None
+            or self._pending
+            or isinstance(self._reader, UntilCloseBody)
+            or not head.fields.keeps_alive(head.minor)
+            or self._uses >= keepalive.max_requests
+        )
         self._exchange = None
         self._head = None
         self._reader = None
-        if (
-            self.closed
-            or head is None
-            or not head.keeps_alive
-            or self._pending
-            or not node.usable
-            or limit <= 0
-            or len(node.idle) >= keepalive.max_idle
-            or self._uses >= keepalive.max_requests
-        ):
+        if ended or limit <= 0:
             self.close()
-            return
-        self.park(now, limit)
+        else:
+            self.park(now, limit)
 
     def park(self, now: float, limit: float | None = None) -> None:
         """Wait for the next exchange for `limit` seconds, by default the service's idle limit."""
-        if self.closed or not self._node.usable:
+        node = self._node
+        keepalive = self._settings.keepalive
+        if self.closed or not node.usable or len(node.idle) >= keepalive.max_idle:
             self.close()
             return
-        self._node.idle.append(self)
-        self._deadlines.arm(self, now + (self._settings.keepalive.idle if limit is None else limit))
+        node.idle.append(self)
+        self.deadline = now + (keepalive.idle if limit is None else limit)
+        if self.deadline < self.filed:
+            self._deadlines.file(self, self.deadline)
 
     def close(self) -> None:
         """Close after what was written; whatever the instance still says is of no interest."""
@@ -211,7 +214,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                 self._on_head(exchange, rest)
             return
         self._head = head
-        length = head.length
+        length = head.fields.length
         if exchange.request.method == b"HEAD" or status == 204 or status == 304 or length == 0:
             self._pending = data[end:]
             exchange.on_answer(head, [], True)
@@ -222,14 +225,13 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             reader: BodyReader
             if length is not None:
                 reader = LengthBody(length)
-            elif head.chunked:
+            elif head.fields.chunked:
                 reader = ChunkedBody(BAD_ANSWER)
             else:
-                head.connection += (b"close",)  # It ends with the connection, so no reuse.
                 reader = UntilCloseBody()
             pieces, self._pending = reader.feed(data[end:]) if len(data) > end else ([], b"")
+            self._reader = reader
             if not reader.done:
-                self._reader = reader
                 self._expect_more(self._deadlines.now())
             exchange.on_answer(head, pieces, reader.done)
 

@@ -1,0 +1,86 @@
+"""`match` walks trees, `explain` compares every route: they must agree."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.engine.routing import SERVICE, RouteTable
+from proxy.model import RouteSpec
+
+words = st.sampled_from(["a", "b", "c"])
+labels = st.lists(words, min_size=1, max_size=3)
+
+
+@st.composite
+def hosts(draw: st.DrawFn) -> str | None:
+    kind = draw(st.sampled_from(["any", "exact", "wildcard", "template"]))
+    if kind == "any":
+        return None
+    parts = draw(labels)
+    if kind == "wildcard":
+        parts = ["*", *parts]
+    if kind == "template":
+        parts.insert(draw(st.integers(0, len(parts))), SERVICE)
+    return ".".join(parts)
+
+
+@st.composite
+def prefixes(draw: st.DrawFn, template: bool) -> str | None:
+    if draw(st.integers(0, 5)) == 0:
+        return None
+    parts = draw(st.lists(words, max_size=3))
+    if template and draw(st.booleans()):
+        parts.insert(draw(st.integers(0, len(parts))), SERVICE)
+    return "/" + "/".join(parts) + (draw(st.sampled_from(["", "/"])) if parts else "")
+
+
+@st.composite
+def routes(draw: st.DrawFn) -> RouteSpec:
+    host = draw(hosts())
+    prefix = draw(prefixes(template=SERVICE not in (host or "")))
+    templated = SERVICE in (host or "") + (prefix or "")
+    return RouteSpec(
+        host=host,
+        path_prefix=prefix,
+        methods=draw(st.sampled_from([(), (), ("GET",), ("POST", "PUT")])),
+        headers=draw(st.sampled_from([{}, {}, {"X-A": "1"}, {"X-A": "1", "X-B": "2"}])),
+        strip_prefix=draw(st.booleans()),
+        rewrite_prefix=draw(st.sampled_from([None, None, "/", "/new", "/new/"])),
+        service=None if templated and draw(st.booleans()) else "s",
+    )
+
+
+segments = st.sampled_from(["a", "b", "c", "", "a", "b", "$", "..", "d"])
+paths = st.lists(segments, max_size=5).map(lambda parts: "/" + "/".join(parts)) | st.just("*")
+request_hosts = st.lists(st.sampled_from(["a", "b", "c", "d", ""]), max_size=4).map(".".join)
+fields = st.fixed_dictionaries({}, optional={"x-a": st.sampled_from("12"), "x-b": st.just("2")})
+
+
+@given(
+    st.lists(routes(), max_size=12),
+    request_hosts,
+    paths,
+    st.sampled_from(["GET", "POST"]),
+    fields,
+)
+def test_match_takes_what_explain_takes(
+    specs: list[RouteSpec], host: str, path: str, method: str, fields: dict[str, str]
+) -> None:
+    table = RouteTable(specs)
+    match = table.match(host, path, method, fields.get)
+    considered = table.explain(host, path, method, fields.get)
+    assert sorted(entry.position for entry in considered) == list(range(len(specs)))
+    taken = [entry.position for entry in considered if entry.taken]
+    assert taken == ([] if match is None else [match.position])
+    if match is None:
+        return
+    assert match.spec is specs[match.position]
+    if match.templated:
+        assert match.service in host.split(".") + path.split("/")
+    assert 0 <= match.prefix_length <= len(path)
+    assert path[match.prefix_length : match.prefix_length + 1] in ("", "/") or path == "*"
+    if path.startswith("/"):
+        assert match.rewrite(path).startswith("/")
+    if not match.changes_path:
+        assert match.rewrite(path) == path

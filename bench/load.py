@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
+import math
 import re
 import signal
 import subprocess
@@ -24,6 +24,7 @@ import httptools
 import msgspec
 import uvloop
 
+from bench.processes import placed_on
 from bench.scenarios import SCENARIOS, Scenario
 
 END_LIMIT = 20.0
@@ -114,7 +115,7 @@ class LoadPlan:
         if self.wrk is None:
             command, limit = self._own(scenario, port, seconds), seconds + END_LIMIT
         else:
-            command, limit = self._wrk(self.wrk, scenario, port), seconds
+            command, limit = self._wrk(self.wrk, scenario, port, seconds), seconds
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -122,7 +123,7 @@ class LoadPlan:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=Path(__file__).parent.parent,
-            preexec_fn=lambda: os.sched_setaffinity(0, self.cores),
+            preexec_fn=placed_on(self.cores),
         )
         try:
             try:
@@ -139,13 +140,14 @@ class LoadPlan:
                 process.communicate()
         return parse_summary(output)
 
-    def _wrk(self, wrk: str, scenario: Scenario, port: int) -> Sequence[str]:
+    def _wrk(self, wrk: str, scenario: Scenario, port: int, seconds: float) -> Sequence[str]:
+        # One second more than it gets: the interrupt ends it, this is for when none comes.
         script = self.directory / f"{scenario.name}.lua"
         if not script.exists():
             script.write_text(wrk_script(scenario))
         return (
             wrk, "--threads", str(min(len(self.cores), 4)),
-            "--connections", str(scenario.connections), "--duration", "3600",
+            "--connections", str(scenario.connections), "--duration", str(math.ceil(seconds) + 1),
             "--timeout", str(REQUEST_LIMIT), "--script", str(script),
             f"http://127.0.0.1:{port}{scenario.path}",
         )  # fmt: skip

@@ -127,6 +127,17 @@ def _field_kib(path: str, name: str) -> int:
     return 0
 
 
+def placed_on(cores: frozenset[int]) -> Callable[[], None]:
+    """What a child process does before it becomes the program: move to its cores, and tie its
+    life to ours, so that nothing outlives this program even when it is killed."""
+
+    def prepare() -> None:
+        os.sched_setaffinity(0, cores)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+
+    return prepare
+
+
 class Server:
     """Owns one server process tree, from start to the last of its processes."""
 
@@ -143,11 +154,6 @@ class Server:
         self.name = name
         self._log = log
 
-        def prepare() -> None:
-            os.sched_setaffinity(0, cores)
-            # Should this program be killed, its servers are asked to stop all the same.
-            _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-
         with log.open("wb") as output:
             try:
                 # A session of its own, so that every descendant can be found and stopped.
@@ -159,7 +165,7 @@ class Server:
                     cwd=directory,
                     env={**os.environ, **(environment or {})},
                     start_new_session=True,
-                    preexec_fn=prepare,
+                    preexec_fn=placed_on(cores),
                 )
             except OSError as error:
                 raise StartError(f"{name}: cannot run {command[0]}: {error}") from error

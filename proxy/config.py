@@ -473,8 +473,7 @@ class _Rules:
         if "retry" in own.model_fields_set:
             if own.retry is None:
                 retries = 0
-            elif "max_retries" in own.retry.model_fields_set or not retries:
-                # A mapping under an inherited `off` switches retries on again.
+            elif "max_retries" in own.retry.model_fields_set:
                 retries = own.retry.max_retries
         balancer = inherited.balancer
         if "balancer" in own.model_fields_set:
@@ -706,7 +705,7 @@ def _shadows(earlier: RouteSpec, later: RouteSpec) -> bool:
     fields = {name.lower(): value for name, value in later.headers.items()}
     return (
         earlier.host == later.host
-        and (earlier.path_prefix or "/") == (later.path_prefix or "/")
+        and earlier.path_prefix == later.path_prefix
         and (
             not earlier.methods or (bool(later.methods) and {*later.methods} <= {*earlier.methods})
         )

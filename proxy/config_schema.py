@@ -45,8 +45,14 @@ def shown(value: object) -> str:
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """` (did you mean "…"?)`, or nothing when no known word is near."""
-    near = get_close_matches(word.lower(), known, n=1, cutoff=0.6)
-    return f' (did you mean "{near[0]}"?)' if near else ""
+    by_lower = {name.lower(): name for name in known}
+    near = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    near = near or [name for name in by_lower if name.startswith(f"{word.lower()}_")]
+    return f' (did you mean "{by_lower[near[0]]}"?)' if near else ""
+
+
+class _Unspeakable(ValueError):
+    """What is wrong with a value that holds a secret, although its key does not say so."""
 
 
 class Read(Generic[T]):
@@ -82,6 +88,8 @@ class Read(Generic[T]):
         try:
             return self._parse(value.text)
         except ValueError as error:
+            if isinstance(error, _Unspeakable):
+                subject = "the value"
             raise ValueError(f"{subject} {error}; allowed: {self.allowed}") from None
 
     def __get_pydantic_core_schema__(
@@ -153,7 +161,7 @@ def duration(low: float = 0.0, zero: str = "") -> Read[float]:
             raise ValueError("is too short")
         return seconds
 
-    return Read(parse, "duration", allowed, literal=False)
+    return Read(parse, "duration", allowed)
 
 
 def size(low: int, high: int, zero: str = "") -> Read[int]:
@@ -331,7 +339,7 @@ def _parse_endpoint(text: str) -> str:
     if url.scheme not in ("http", "https"):
         raise ValueError("does not begin with http:// or https://")
     if "@" in url.netloc:
-        raise ValueError("holds a user name (use username and password)")
+        raise _Unspeakable("holds a user name (use username and password)")
     if not url.hostname:
         raise ValueError("has no host")
     if url.path not in ("", "/") or "?" in text or "#" in text:
@@ -392,6 +400,8 @@ def _parse_path(text: str) -> str:
         raise ValueError("does not begin with /")
     if "?" in text or "#" in text:
         raise ValueError("holds a query or a fragment")
+    if "{" in text or "}" in text:
+        raise ValueError("holds braces")
     if not _PATH.fullmatch(text):
         raise ValueError("holds characters that a path must have percent-encoded")
     if never := _NEVER.search(text):
@@ -418,8 +428,7 @@ def _parse_method(text: str) -> str:
     if text == "CONNECT":
         raise ValueError("is answered with 405 and never routed")
     if text not in METHODS:
-        near = f' (did you mean "{text.upper()}"?)' if text.upper() in METHODS else ""
-        raise ValueError(f"is not a method{near}")
+        raise ValueError(f"is not a method{did_you_mean(text, METHODS)}")
     return text
 
 
@@ -477,14 +486,23 @@ def _parse_status_codes(text: str) -> str:
     return text
 
 
+_NO = ("off", "false", "no")
+
+
 def _off(value: object) -> object:
     """`ejection: off` and the like: a mapping, or a switch that can only say no."""
     if isinstance(value, Scalar) and value.literal:
-        if value.text.lower() in ("off", "false", "no"):
+        if value.text.lower() in _NO:
             return None
         if not value.empty:
             raise ValueError(f"{shown(value)} is not a mapping; allowed: a mapping, or off")
     return value
+
+
+def _off_or_text(value: object) -> object:
+    """A file's name, or a switch that can only say no."""
+    off = isinstance(value, Scalar) and value.literal and value.text.lower() in _NO
+    return None if off else value
 
 
 def _short_form(value: object) -> object:
@@ -641,7 +659,7 @@ class Registry(OneRegistry):
     backups: list[OneRegistry] = []
     check_interval: Positive = 10.0
     check_timeout: Positive = 5.0
-    snapshot: Annotated[Text | None, Off] = None
+    snapshot: Annotated[Text | None, BeforeValidator(_off_or_text)] = None
     mass_loss_guard: Annotated[MassLossGuard | None, Off] = None
 
 

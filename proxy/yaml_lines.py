@@ -133,7 +133,7 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> Problem:
         hint = "; allowed: one, without a --- line inside"
     elif "\\t" in problem:
         hint = "; indent with spaces"
-    elif "{" in row:
+    elif "${" in row or "{service}" in row:
         hint = '; text with { or } must be quoted, as in "/{service}" or "${NAME}"'
     return Problem(line, (), f"not valid YAML: {problem}{hint}")
 

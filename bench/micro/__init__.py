@@ -1,0 +1,1 @@
+"""What one decision costs: `python -m bench.micro`."""

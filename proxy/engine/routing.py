@@ -27,6 +27,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple
 
 from proxy.model import RouteSpec
@@ -73,14 +74,24 @@ class Match(NamedTuple):
 class _Route:
     """A line of the file, prepared."""
 
-    __slots__ = ("fixed", "headers", "length", "methods", "position", "spec", "strips")
+    __slots__ = (
+        "accepts_all",
+        "fixed",
+        "headers",
+        "length",
+        "methods",
+        "position",
+        "spec",
+        "strips",
+    )
 
     def __init__(self, position: int, spec: RouteSpec) -> None:
         self.position = position
         self.spec = spec
         self.methods = frozenset(spec.methods)
         self.headers = tuple((name.lower(), value) for name, value in spec.headers.items())
-        prefix = (spec.path_prefix or "").rstrip("/")
+        self.accepts_all = not self.methods and not self.headers
+        prefix = (spec.path_prefix or "").removesuffix("/")
         templated = SERVICE in prefix
         self.length = len(prefix) - (len(SERVICE) if templated else 0)
         """Of the prefix's literal part."""
@@ -130,68 +141,62 @@ class _Host:
         self.root = _Segment()
         self.depth = 0
         """Segments of the longest prefix: no path is cut into more."""
-        self.forks = False
-        """Some prefix has `{service}`, so a path may run along two branches."""
 
     def add(self, route: _Route) -> None:
         prefix = route.spec.path_prefix
         place = self.root
-        segments = [] if prefix is None else prefix.rstrip("/").split("/")[1:]
+        segments = [] if prefix is None else prefix.removesuffix("/").split("/")[1:]
         for segment in segments:
             place = place.next(segment)
-            self.forks |= segment == SERVICE
         self.depth = max(self.depth, len(segments) + 1)
         (place.under if prefix is not None and prefix.endswith("/") else place.ends).append(route)
 
     def match(self, path: str, method: str, fields: Fields, label: str | None) -> Match | None:
         """`label` is what `{service}` stood for in the host."""
-        if self.forks:
-            return self._match_forked(path, method, fields, label)
         segments = path.split("/", self.depth)
-        place = self.root
-        passed = [place.ends] if place.ends else []
-        for segment in segments[1:]:
-            if place.under:
-                passed.append(place.under)
-            below = place.literal.get(segment)
-            if below is None:
-                break
-            place = below
-            if place.ends:
-                passed.append(place.ends)
-        for routes in reversed(passed):
+        reached: list[_Reached] = []
+        forks = _follow(self.root, segments, 1, "", reached)
+        if forks:
+            # A prefix has at most one `{service}`, so a branch does not fork again. Where two
+            # reach equally far the one that forked later has the longer literal beginning,
+            # and sorting keeps this order.
+            for place, at in reversed(forks):
+                if _service_name(segments[at]):
+                    _follow(place, segments, at + 1, segments[at], reached)
+            reached.sort(key=itemgetter(0), reverse=True)
+        else:
+            reached.reverse()
+        for _, routes, captured in reached:
             for route in routes:
-                if route.accepts(method, fields):
-                    return route.fixed or route.at(label, 0)
+                if route.accepts_all or route.accepts(method, fields):
+                    return route.fixed or route.at(captured or label, len(captured))
         return None
 
-    def _match_forked(
-        self, path: str, method: str, fields: Fields, label: str | None
-    ) -> Match | None:
-        # Branches in order of precedence: where a path goes both ways the literal one stays
-        # before the template. At most one `{service}` in a prefix bounds their number by the
-        # depth.
-        branches: list[tuple[_Segment, str]] = [(self.root, "")]
-        passed = [[(self.root.ends, "")]]
-        for segment in path.split("/", self.depth)[1:]:
-            passed.append([(place.under, captured) for place, captured in branches])
-            following = []
-            for place, captured in branches:
-                below = place.literal.get(segment)
-                if below is not None:
-                    following.append((below, captured))
-                if place.service is not None and _service_name(segment):
-                    following.append((place.service, segment))
-            if not following:
-                break
-            branches = following
-            passed.append([(place.ends, captured) for place, captured in branches])
-        for level in reversed(passed):
-            for routes, captured in level:
-                for route in routes:
-                    if route.accepts(method, fields):
-                        return route.fixed or route.at(captured or label, len(captured))
-        return None
+
+_Reached = tuple[int, list[_Route], str]
+"""(how far into the path, routes whose prefix reaches there, what `{service}` stood for)."""
+
+
+def _follow(
+    place: _Segment, segments: list[str], at: int, captured: str, reached: list[_Reached]
+) -> list[tuple[_Segment, int]]:
+    """Follow the literal segments from `at` on, noting what is reached, nearest first. Returns
+    the `{service}` branches passed on the way, each with the segment it would take."""
+    forks: list[tuple[_Segment, int]] = []
+    while True:
+        if place.ends:
+            reached.append((2 * at, place.ends, captured))
+        if at == len(segments):
+            return forks
+        if place.under:
+            reached.append((2 * at + 1, place.under, captured))
+        if place.service is not None:
+            forks.append((place.service, at))
+        below = place.literal.get(segments[at])
+        if below is None:
+            return forks
+        place = below
+        at += 1
 
 
 @dataclass(slots=True)
@@ -365,7 +370,7 @@ def _path_rank(prefix: str | None, path: str) -> tuple[int, list[bool]] | None:
     where it has templates."""
     if prefix is None:
         return (0, [])
-    wanted, segments = prefix.rstrip("/").split("/"), path.split("/")
+    wanted, segments = prefix.removesuffix("/").split("/"), path.split("/")
     if len(segments) < len(wanted) + prefix.endswith("/"):
         return None
     for want, segment in zip(wanted, segments, strict=False):

@@ -32,7 +32,7 @@ def prefixes(draw: st.DrawFn, template: bool) -> str | None:
     parts = draw(st.lists(words, max_size=3))
     if template and draw(st.booleans()):
         parts.insert(draw(st.integers(0, len(parts))), SERVICE)
-    return "/" + "/".join(parts) + (draw(st.sampled_from(["", "/"])) if parts else "")
+    return "/" + "/".join(parts) + (draw(st.sampled_from(["", "/", "//"])) if parts else "")
 
 
 @st.composite

@@ -109,18 +109,20 @@ def load(path: FilePath, environ: Mapping[str, str]) -> Settings:
         with path.open("rb") as file:
             content = file.read(MAX_FILE + 1)
     except FileNotFoundError:
-        raise _whole_file(name, "there is no such file") from None
+        raise _whole_file(name, "there is no such file; allowed: a YAML file") from None
     except IsADirectoryError:
         raise _whole_file(name, "is a directory; allowed: a YAML file") from None
     except OSError as error:
-        raise _whole_file(name, f"cannot be read: {error.strerror}") from None
+        raise _whole_file(
+            name, f"cannot be read ({error.strerror}); allowed: a YAML file"
+        ) from None
     if len(content) > MAX_FILE:
         raise _whole_file(name, f"is too large; allowed: {MAX_FILE} bytes")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        message = f"not text: the byte 0x{content[error.start]:02x} is not UTF-8"
+        message = f"not text: the byte 0x{content[error.start]:02x} is not UTF-8; allowed: UTF-8"
         raise ConfigError([Complaint(name, line, "", message)]) from None
     return parse(text, name, environ)
 

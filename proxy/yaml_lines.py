@@ -96,7 +96,10 @@ def read(text: str, environ: Mapping[str, str]) -> Document:
         document.problems.append(_syntax_problem(error, text))
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, int(error.position)) + 1
-        message = f"not text: it holds the character 0x{ord(_char(error.character)):02x}"
+        message = (
+            f"not text: it holds the character 0x{ord(_char(error.character)):02x}; allowed:"
+            " printable characters, tabs and line ends"
+        )
         document.problems.append(Problem(line, (), message))
     except RecursionError:
         document.problems.append(Problem(None, (), _too_deep()))
@@ -149,7 +152,9 @@ class _Unfolding:
     def value(self, node: yaml.Node, path: Path) -> object:
         self._values += 1
         if self._values > MAX_VALUES:
-            raise _Limit(f"aliases unfold it to more than {MAX_VALUES} values")
+            raise _Limit(
+                f"aliases unfold it to more than {MAX_VALUES} values; allowed: fewer aliases"
+            )
         if len(path) > MAX_DEPTH:
             raise _Limit(_too_deep())
         self._document.lines.setdefault(path, node.start_mark.line + 1)

@@ -1,0 +1,1027 @@
+# ruff: noqa: E501 - the expected lines are whole, as `fairlead check` prints them
+"""Bad files and exactly what is said about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from proxy.config import ConfigError, load, parse
+
+ENVIRON = {"WORDS": "two words", "MAPPING": "{bind: 127.0.0.1:1}", "EMPTY": ""}
+
+# === name of the case, the file, --->, all complaints about it
+TABLE = r"""
+=== syntax
+routes: [
+--->
+proxy.yaml:2: not valid YAML: expected the node content, but found '<stream end>'
+=== unquoted_template
+routes:
+  - {path_prefix: /{service}}
+--->
+proxy.yaml:2: not valid YAML: expected ',' or '}', but got '{'; text with { or } must be quoted, as in "/{service}" or "${NAME}"
+=== unquoted_wildcard
+routes:
+  - host: *.example.com
+    service: a
+--->
+proxy.yaml:2: not valid YAML: expected alphabetic or numeric character, but found '.'; text that begins with * must be quoted, as in "*.example.com"
+=== undefined_alias
+routes: *missing
+--->
+proxy.yaml:1: not valid YAML: found undefined alias 'missing'; text that begins with * must be quoted, as in "*.example.com"
+=== two_documents
+routes: [{service: a}]
+---
+routes: [{service: a}]
+--->
+proxy.yaml:2: not valid YAML: it holds a second document; allowed: one, without a --- line inside
+=== list_at_the_top
+- routes
+--->
+proxy.yaml:1: is a list at the top; allowed: a mapping
+=== text_at_the_top
+hello
+--->
+proxy.yaml:1: is "hello" at the top; allowed: a mapping
+=== duplicate_key
+workers: 1
+routes: [{service: a}]
+workers: 2
+--->
+proxy.yaml:3: workers: stands here a second time (first in line 1); allowed: once
+=== duplicate_key_below
+admin:
+  bind: 127.0.0.1:9900
+  bind: 127.0.0.1:9901
+routes: [{service: a}]
+--->
+proxy.yaml:3: admin.bind: stands here a second time (first in line 2); allowed: once
+=== merge_key
+defaults: &d {retry: off}
+services:
+  a:
+    <<: *d
+routes: [{service: a}]
+--->
+proxy.yaml:4: services.a.<<: merge keys (<<) are not supported; allowed: write the settings out, or put them under defaults, which every service inherits
+=== tag
+workers: !!python/name:os.system 1
+routes: [{service: a}]
+--->
+proxy.yaml:1: workers: has the YAML tag tag:yaml.org,2002:python/name:os.system; allowed: no tag
+=== list_as_key
+? [a]
+: b
+routes: [{service: a}]
+--->
+proxy.yaml:1: has a key that is a list or a mapping; allowed: text
+=== unknown_key
+lissteners: []
+routes: [{service: a}]
+--->
+proxy.yaml:1: lissteners: is not a known key (did you mean "listeners"?); allowed: access_log, admin, defaults, listeners, log, registry, routes, services, shutdown, workers
+=== unknown_key_far_from_all
+zzz: 1
+routes: [{service: a}]
+--->
+proxy.yaml:1: zzz: is not a known key; allowed: access_log, admin, defaults, listeners, log, registry, routes, services, shutdown, workers
+=== unknown_key_below
+services:
+  a:
+    timeouts: {conect: 3s}
+routes: [{service: a}]
+--->
+proxy.yaml:3: services.a.timeouts.conect: is not a known key (did you mean "connect"?); allowed: connect, first_byte, idle, queue, total, tunnel_idle
+=== unknown_key_in_defaults
+defaults:
+  instances: []
+routes: [{service: a}]
+--->
+proxy.yaml:2: defaults.instances: is not a known key (did you mean "fallback_instances"?); allowed: balancer, circuit_breaker, drain, ejection, fallback_instances, health_check, keepalive, max_inflight, panic_threshold, queue, rate_limit, retry, slow_start, timeouts
+=== unknown_key_in_route
+routes:
+  - {service: a, path: /a}
+--->
+proxy.yaml:2: routes.0.path: is not a known key (did you mean "path_prefix"?); allowed: headers, host, methods, path_prefix, rewrite_prefix, service, set_host, strip_prefix
+=== number_as_key
+listeners:
+  - {1: 2}
+routes: [{service: a}]
+--->
+proxy.yaml:2: listeners.0.1: is not a known key; allowed: bind, limits, name, proxy_protocol, timeouts, tls, trusted_proxies
+=== empty_section
+admin:
+routes: [{service: a}]
+--->
+proxy.yaml:1: admin: is empty; allowed: a mapping, or leave the key out
+=== list_for_mapping
+admin: []
+routes: [{service: a}]
+--->
+proxy.yaml:1: admin: is a list; allowed: a mapping
+=== text_for_mapping
+log: debug
+routes: [{service: a}]
+--->
+proxy.yaml:1: log: is "debug"; allowed: a mapping
+=== text_for_list
+registry: {type: etcd, endpoints: 'http://a:1'}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.endpoints: is "http://a:1"; allowed: a list
+=== mapping_for_list
+listeners: {bind: 0.0.0.0:80}
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners: is a mapping; allowed: a list
+=== empty_list_key
+listeners:
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners: is empty; allowed: a list, or leave the key out
+=== mapping_for_text
+admin: {bind: {host: a}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: admin.bind: is a mapping; allowed: host:port, [IPv6]:port
+=== variable_unset
+workers: ${N}
+routes: [{service: a}]
+--->
+proxy.yaml:1: workers: the environment variable N is not set; allowed: set it, or write ${N:-default}
+=== variable_malformed
+admin: {token: '${}'}
+routes: [{service: a}]
+--->
+proxy.yaml:1: admin.token: ${} is not a variable; allowed: ${NAME}, ${NAME:-default}, or $${ for the characters themselves
+=== variable_unclosed
+admin: {token: '${A'}
+routes: [{service: a}]
+--->
+proxy.yaml:1: admin.token: ${A is not a variable; allowed: ${NAME}, ${NAME:-default}, or $${ for the characters themselves
+=== variable_wrong_value
+workers: ${WORDS}
+routes: [{service: a}]
+--->
+proxy.yaml:1: workers: "two words" (from ${WORDS}) is not a number of processes; allowed: auto, or a whole number from 1 to 256
+=== variable_is_no_structure
+admin: ${MAPPING}
+routes: [{service: a}]
+--->
+proxy.yaml:1: admin: is "{bind: 127.0.0.1:1}" (from ${MAPPING}); allowed: a mapping
+=== variable_empty_number
+defaults: {timeouts: {connect: '${EMPTY}'}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: defaults.timeouts.connect: "" (from ${EMPTY}) is not a duration; allowed: a duration such as 250ms, 3s, 2m or 1h (0 = no limit)
+=== secret_is_not_shown
+admin:
+  token: ${WORDS}
+routes: [{service: a}]
+--->
+proxy.yaml:2: admin.token: the value cannot be sent as a bearer token; allowed: letters, digits and - . _ ~ + /, with = only at the end
+=== workers_zero
+workers: 0
+routes: [{service: a}]
+--->
+proxy.yaml:1: workers: "0" is not a number of processes; allowed: auto, or a whole number from 1 to 256
+=== workers_text
+workers: many
+routes: [{service: a}]
+--->
+proxy.yaml:1: workers: "many" is not a number of processes; allowed: auto, or a whole number from 1 to 256
+=== log_level
+log: {level: warn}
+routes: [{service: a}]
+--->
+proxy.yaml:1: log.level: "warn" is not a log level (did you mean "warning"?); allowed: debug, info, warning, error
+=== log_format
+log: {format: text}
+routes: [{service: a}]
+--->
+proxy.yaml:1: log.format: "text" is not a log format; allowed: json, console
+=== admin_unix
+admin: {bind: 'unix:/run/a.sock'}
+routes: [{service: a}]
+--->
+proxy.yaml:1: admin.bind: "unix:/run/a.sock" has no port from 0 to 65535; allowed: host:port, [IPv6]:port
+=== shutdown_negative
+shutdown: {grace: -1s}
+routes: [{service: a}]
+--->
+proxy.yaml:1: shutdown.grace: "-1s" is not a duration; allowed: a duration such as 250ms, 3s, 2m or 1h
+=== duration_without_unit
+shutdown: {grace: 30}
+routes: [{service: a}]
+--->
+proxy.yaml:1: shutdown.grace: "30" has no unit; allowed: a duration such as 250ms, 3s, 2m or 1h
+=== duration_unit
+shutdown: {grace: 3d}
+routes: [{service: a}]
+--->
+proxy.yaml:1: shutdown.grace: "3d" is not a duration; allowed: a duration such as 250ms, 3s, 2m or 1h
+=== duration_sum
+shutdown: {grace: 1h30m}
+routes: [{service: a}]
+--->
+proxy.yaml:1: shutdown.grace: "1h30m" is not a duration; allowed: a duration such as 250ms, 3s, 2m or 1h
+=== duration_list
+shutdown: {grace: [1s]}
+routes: [{service: a}]
+--->
+proxy.yaml:1: shutdown.grace: is a list; allowed: a duration such as 250ms, 3s, 2m or 1h
+=== duration_empty
+shutdown: {grace: }
+routes: [{service: a}]
+--->
+proxy.yaml:1: shutdown.grace: is empty; allowed: a duration such as 250ms, 3s, 2m or 1h, or leave the key out
+=== duration_zero
+listeners: [{timeouts: {head: 0s}}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.timeouts.head: "0s" is too short; allowed: a duration such as 250ms, 3s, 2m or 1h, more than 0
+=== duration_endless
+shutdown: {grace: 9999h}
+routes: [{service: a}]
+--->
+proxy.yaml:1: shutdown.grace: "9999h" is longer than a year; allowed: a duration such as 250ms, 3s, 2m or 1h
+=== size_unit
+listeners: [{limits: {head: 32k}}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.limits.head: "32k" is not a size; allowed: a size from 1024 to 1048576 bytes, such as 64KiB or 10MiB
+=== size_small
+listeners: [{limits: {head: 10B}}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.limits.head: "10B" is out of range; allowed: a size from 1024 to 1048576 bytes, such as 64KiB or 10MiB
+=== size_fraction
+listeners: [{limits: {body: 1.5MiB}}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.limits.body: "1.5MiB" is not a size; allowed: a size from 0 to 1125899906842624 bytes, such as 64KiB or 10MiB (0 = no limit)
+=== integer_quoted
+listeners: [{limits: {fields: '128'}}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.limits.fields: "128" is text; allowed: a whole number from 1 to 10000, without quotes
+=== integer_octal
+listeners: [{limits: {fields: 010}}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.limits.fields: "010" is not a whole number; allowed: a whole number from 1 to 10000
+=== integer_fraction
+listeners: [{limits: {fields: 1.5}}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.limits.fields: "1.5" is not a whole number; allowed: a whole number from 1 to 10000
+=== target_larger_than_head
+listeners: [{limits: {head: 4KiB}}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.limits.target: is larger than the head that holds it; allowed: up to 4096 bytes, or a larger limits.head
+=== no_listener
+listeners: []
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners: is empty; allowed: at least one listener
+=== bind_port_only
+listeners: [{bind: 8080}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.bind: "8080" has no port; allowed: host:port, [IPv6]:port or unix:/path
+=== bind_colon_port
+listeners: [{bind: ':8080'}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.bind: ":8080" has no host (every address is 0.0.0.0:8080 or [::]:8080); allowed: host:port, [IPv6]:port or unix:/path
+=== bind_port_range
+listeners: [{bind: 'localhost:70000'}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.bind: "localhost:70000" has no port from 0 to 65535; allowed: host:port, [IPv6]:port or unix:/path
+=== bind_v6_without_brackets
+listeners: [{bind: '::1:8080'}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.bind: "::1:8080" holds an IPv6 address without brackets; allowed: host:port, [IPv6]:port or unix:/path
+=== bind_v6_wrong
+listeners: [{bind: '[::g]:8080'}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.bind: "[::g]:8080" holds no IPv6 address in its brackets; allowed: host:port, [IPv6]:port or unix:/path
+=== bind_v4_wrong
+listeners: [{bind: '10.0.0.300:80'}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.bind: "10.0.0.300:80" is not an IPv4 address; allowed: host:port, [IPv6]:port or unix:/path
+=== bind_unix_relative
+listeners: [{bind: 'unix:run.sock'}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.bind: "unix:run.sock" is not an absolute path of a socket; allowed: host:port, [IPv6]:port or unix:/path
+=== bind_unix_long
+listeners: [{bind: 'unix:/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.bind: "unix:/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx..." is a path longer than 107 bytes; allowed: host:port, [IPv6]:port or unix:/path
+=== bind_twice
+listeners:
+  - {name: a, bind: '0.0.0.0:80'}
+  - {name: b, bind: '0.0.0.0:80'}
+routes: [{service: a}]
+--->
+proxy.yaml:3: listeners.1.bind: "0.0.0.0:80" is already used by listeners.0.bind; allowed: another port or address
+=== bind_overlap
+listeners:
+  - {name: a, bind: '0.0.0.0:80'}
+  - {name: b, bind: '10.0.0.1:80'}
+routes: [{service: a}]
+--->
+proxy.yaml:3: listeners.1.bind: "10.0.0.1:80" is part of "0.0.0.0:80", already used by listeners.0.bind; allowed: another port or address
+=== bind_of_admin
+listeners:
+  - {bind: '127.0.0.1:9900'}
+routes: [{service: a}]
+--->
+proxy.yaml:2: listeners.0.bind: "127.0.0.1:9900" is already used by admin.bind; allowed: another port or address
+=== bind_of_admin_overlap
+admin: {bind: '[::]:8080'}
+listeners:
+  - {bind: '[::1]:8080'}
+routes: [{service: a}]
+--->
+proxy.yaml:3: listeners.0.bind: "[::1]:8080" is part of "[::]:8080", already used by admin.bind; allowed: another port or address
+=== listener_names
+listeners:
+  - {bind: '0.0.0.0:80'}
+  - {bind: '0.0.0.0:81'}
+routes: [{service: a}]
+--->
+proxy.yaml:3: listeners.1.name: "web" is already the name of listeners.0; allowed: a different name for each listener
+=== listener_name
+listeners: [{name: a b}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.name: "a b" is not a usable name; allowed: 1 to 63 letters, digits and . _ -
+=== cidr
+listeners: [{trusted_proxies: [10.0.0.0/8, intranet]}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.trusted_proxies.1: "intranet" is not a network; allowed: 10.0.0.0/8, fd00::/8 or one address
+=== cidr_host_bits
+listeners: [{trusted_proxies: [10.0.0.1/8]}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.trusted_proxies.0: "10.0.0.1/8" has bits set behind its prefix length (did you mean 10.0.0.0/8?); allowed: 10.0.0.0/8, fd00::/8 or one address
+=== registry_type
+registry: {type: etc}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.type: "etc" is not a registry type (did you mean "etcd"?); allowed: etcd, static
+=== registry_endpoints_missing
+registry: {type: etcd}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.endpoints: is missing; allowed for type etcd: at least one http://host:port
+=== registry_endpoints_empty
+registry: {type: etcd, endpoints: []}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.endpoints: is empty; allowed for type etcd: at least one http://host:port
+=== registry_endpoint_scheme
+registry: {type: etcd, endpoints: [127.0.0.1:2379]}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.endpoints.0: "127.0.0.1:2379" does not begin with http:// or https://; allowed: http://host:port or https://host:port
+=== registry_endpoint_path
+registry: {type: etcd, endpoints: ['http://a:1/v3']}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.endpoints.0: "http://a:1/v3" has something behind the host and port; allowed: http://host:port or https://host:port
+=== registry_endpoint_user
+registry: {type: etcd, endpoints: ['http://u:p@a:1']}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.endpoints.0: the value holds a user name (use username and password); allowed: http://host:port or https://host:port
+=== registry_endpoint_port
+registry: {type: etcd, endpoints: ['http://a:99999']}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.endpoints.0: "http://a:99999" is not a URL; allowed: http://host:port or https://host:port
+=== registry_endpoint_twice
+registry: {type: etcd, endpoints: ['http://a:1', 'http://b:1', 'HTTP://A:1/']}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.endpoints.2: "http://a:1" stands here a second time; allowed: each one once
+=== registry_prefix
+registry: {type: etcd, endpoints: ['http://a:1'], prefix: services}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.prefix: "services" does not begin and end with /; allowed: a key prefix such as /services/
+=== registry_password_alone
+registry: {type: etcd, endpoints: ['http://a:1'], password: x}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.password: has no username; allowed: both of them, or neither
+=== registry_tls_without_https
+registry: {type: etcd, endpoints: ['http://a:1'], tls: {}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.tls: has no effect, as no endpoint begins with https://; allowed: leave it out
+=== registry_tls_no_file
+registry: {type: etcd, endpoints: ['https://a:1'], tls: {ca: none.pem}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.tls.ca: "none.pem" cannot be read (No such file or directory); allowed: a readable PEM file
+=== registry_static_with_endpoints
+registry: {endpoints: ['http://a:1']}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.endpoints: has no meaning for type static, which looks nothing up; allowed: leave it out, or another type
+=== balancer_name
+services: {a: {balancer: leastconn}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.balancer: "leastconn" is not a balancer (did you mean "least_connections"?); allowed: round_robin, weighted_round_robin, random, consistent_hash, least_connections
+=== balancer_type
+services: {a: {balancer: {type: ring}}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.balancer.type: "ring" is not a balancer; allowed: round_robin, weighted_round_robin, random, consistent_hash, least_connections
+=== balancer_list
+services: {a: {balancer: [random]}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.balancer: is a list; allowed: a mapping
+=== balancer_empty
+services: {a: {balancer: }}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.balancer: is empty; allowed: a mapping, or leave the key out
+=== balancer_key_unused
+services: {a: {balancer: {type: random, key: host}}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.balancer.key: has no meaning for random; allowed: only for consistent_hash
+=== balancer_key
+services: {a: {balancer: {type: consistent_hash, key: header}}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.balancer.key: "header" names no field; allowed: client_ip, host, path, header:NAME, cookie:NAME or query:NAME
+=== balancer_key_field
+services: {a: {balancer: {type: consistent_hash, key: 'header:X User'}}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.balancer.key: "header:X User" is not a field name; allowed: client_ip, host, path, header:NAME, cookie:NAME or query:NAME
+=== balancer_key_source
+services: {a: {balancer: {type: consistent_hash, key: 'body:x'}}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.balancer.key: "body:x" is not a source of keys; allowed: client_ip, host, path, header:NAME, cookie:NAME or query:NAME
+=== balancer_parameter_unknown
+services: {a: {balancer: {type: consistent_hash, virtual_node: 1}}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.balancer.virtual_node: is not a known key (did you mean "virtual_nodes"?); allowed for consistent_hash: type, key, virtual_nodes, bounded_load
+=== balancer_parameter_of_another
+services: {a: {balancer: {type: round_robin, virtual_nodes: 10}}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.balancer.virtual_nodes: is not a known key; allowed for round_robin: type
+=== balancer_virtual_nodes
+services: {a: {balancer: {type: consistent_hash, virtual_nodes: 0}}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.balancer.virtual_nodes: "0" is out of range; allowed: a whole number from 1 to 10000
+=== balancer_virtual_nodes_fraction
+services: {a: {balancer: {type: consistent_hash, virtual_nodes: 1.5}}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.balancer.virtual_nodes: "1.5" is not a whole number; allowed: a whole number from 1 to 10000
+=== balancer_bounded_load
+services: {a: {balancer: {type: consistent_hash, bounded_load: 0.5}}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.balancer.bounded_load: "0.5" is out of range; allowed: 0, or a number from 1 to 100
+=== service_name
+services: {a/b: {}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a/b: is not a usable name; allowed: 1 to 128 letters, digits and . _ ~ : @ + -, as in a registry key
+=== timeouts
+services: {a: {timeouts: {connect: soon}}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.timeouts.connect: "soon" is not a duration; allowed: a duration such as 250ms, 3s, 2m or 1h (0 = no limit)
+=== retry_on_switch
+services: {a: {retry: on}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.retry: "on" is not a mapping; allowed: a mapping, or off
+=== retry_count
+services: {a: {retry: {max_retries: 6}}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.retry.max_retries: "6" is out of range; allowed: a whole number from 0 to 5 (0 = off)
+=== keepalive
+services: {a: {keepalive: {idle: 0s, max_idle: -1, max_requests: 0}}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.keepalive.idle: "0s" is too short; allowed: a duration such as 250ms, 3s, 2m or 1h, more than 0
+proxy.yaml:1: services.a.keepalive.max_idle: "-1" is out of range; allowed: a whole number from 0 to 10000 (0 = no idle connections)
+proxy.yaml:1: services.a.keepalive.max_requests: "0" is out of range; allowed: a whole number from 1 to 1000000000
+=== instances_none
+services: {a: {instances: []}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.instances: is empty; allowed: at least one instance, or leave it out to look the service up in the registry
+=== instance_without_port
+services: {a: {instances: [{address: 10.0.0.1}]}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.instances.0.port: is missing; allowed: a whole number from 1 to 65535
+=== instance_without_address
+services: {a: {instances: [{port: 80}]}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.instances.0.address: is missing; allowed: an IP address or a host name
+=== instance_port
+services: {a: {instances: [{address: 10.0.0.1, port: 0}]}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.instances.0.port: "0" is out of range; allowed: a whole number from 1 to 65535
+=== instance_address
+services: {a: {instances: [{address: 'http://a', port: 80}]}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.instances.0.address: "http://a" is not a host name; allowed: an IP address or a host name
+=== instance_weight
+services: {a: {instances: [{address: a, port: 80, weight: -1}]}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.instances.0.weight: "-1" is out of range; allowed: a whole number from 0 to 65535 (0 = drained)
+=== instance_metadata_weight
+services: {a: {instances: [{address: a, port: 80, metadata: {weight: two}}]}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.instances.0.metadata.weight: "two" is not a whole number; allowed: a whole number from 0 to 65535 (0 = drained)
+=== instance_two_weights
+services: {a: {instances: [{address: a, port: 80, weight: 1, metadata: {weight: 1}}]}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.instances.0.metadata.weight: says the same as weight; allowed: one of the two
+=== instance_ids
+services: {a: {instances: [{id: x, address: a, port: 80}, {id: x, address: b, port: 80}]}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.instances.1.id: "x" is already the id of services.a.instances.0; allowed: a different id for each instance
+=== instance_default_ids
+services: {a: {instances: [{address: a, port: 80}, {address: a, port: 80}]}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.instances.1: "a:80" is already the id of services.a.instances.0; allowed: a different id for each instance
+=== routes_missing
+workers: 1
+--->
+proxy.yaml:1: routes: is missing; allowed: at least one route
+=== routes_empty
+routes: []
+--->
+proxy.yaml:1: routes: is empty; allowed: at least one route
+=== routes_mapping
+routes: {service: a}
+--->
+proxy.yaml:1: routes: is a mapping; allowed: a list
+=== route_text
+routes: [a]
+--->
+proxy.yaml:1: routes.0: is "a"; allowed: a mapping
+=== route_without_service
+routes:
+  - {path_prefix: /a}
+--->
+proxy.yaml:2: routes.0: leads nowhere; allowed: a service, or {service} in host or path_prefix
+=== route_service_and_template
+routes:
+  - {path_prefix: "/{service}", service: a}
+--->
+proxy.yaml:2: routes.0.service: stands beside a {service} template; allowed: one of the two
+=== route_two_templates
+routes:
+  - {host: "{service}.b", path_prefix: "/{service}"}
+--->
+proxy.yaml:2: routes.0.path_prefix: holds {service}, and so does host; allowed: in one of them
+=== route_template_twice
+routes:
+  - {path_prefix: "/{service}/{service}"}
+--->
+proxy.yaml:2: routes.0.path_prefix: "/{service}/{service}" holds {service} more than once; allowed: a path such as /orders or /svc/{service}
+=== route_template_partial
+routes:
+  - {path_prefix: "/x-{service}"}
+--->
+proxy.yaml:2: routes.0.path_prefix: "/x-{service}" has a segment that is only partly {service}; allowed: a path such as /orders or /svc/{service}
+=== route_template_unknown
+routes:
+  - {path_prefix: "/{name}", service: a}
+--->
+proxy.yaml:2: routes.0.path_prefix: "/{name}" holds braces that are not {service}; allowed: a path such as /orders or /svc/{service}
+=== route_host_partial
+routes:
+  - {host: "x-{service}.b"}
+--->
+proxy.yaml:2: routes.0.host: "x-{service}.b" has a label that is only partly {service}; allowed: users.example.com, *.example.com or {service}.example.com
+=== route_host_wildcard_template
+routes:
+  - {host: "*.{service}.b"}
+--->
+proxy.yaml:2: routes.0.host: "*.{service}.b" is a wildcard and a template at once; allowed: users.example.com, *.example.com or {service}.example.com
+=== route_host_wildcard_inside
+routes:
+  - {host: "a.*.b", service: a}
+--->
+proxy.yaml:2: routes.0.host: "a.*.b" has a * that is not the whole first label; allowed: users.example.com, *.example.com or {service}.example.com
+=== route_host_port
+routes:
+  - {host: "a.b:80", service: a}
+--->
+proxy.yaml:2: routes.0.host: "a.b:80" has a port; allowed: users.example.com, *.example.com or {service}.example.com
+=== route_host_unicode
+routes:
+  - {host: bücher.example, service: a}
+--->
+proxy.yaml:2: routes.0.host: "bücher.example" is not ASCII (write an international name in its xn-- form); allowed: users.example.com, *.example.com or {service}.example.com
+=== route_host_invalid
+routes:
+  - {host: a..b, service: a}
+--->
+proxy.yaml:2: routes.0.host: "a..b" is not a host name; allowed: users.example.com, *.example.com or {service}.example.com
+=== route_prefix_relative
+routes:
+  - {path_prefix: a, service: a}
+--->
+proxy.yaml:2: routes.0.path_prefix: "a" does not begin with /; allowed: a path such as /orders or /svc/{service}
+=== route_prefix_query
+routes:
+  - {path_prefix: '/a?b', service: a}
+--->
+proxy.yaml:2: routes.0.path_prefix: "/a?b" holds a query or a fragment; allowed: a path such as /orders or /svc/{service}
+=== route_prefix_dots
+routes:
+  - {path_prefix: /a/../b, service: a}
+--->
+proxy.yaml:2: routes.0.path_prefix: "/a/../b" holds a dot segment, which requests never have when they are matched; allowed: a path such as /orders or /svc/{service}
+=== route_prefix_encoded_dots
+routes:
+  - {path_prefix: /a/%2E, service: a}
+--->
+proxy.yaml:2: routes.0.path_prefix: "/a/%2E" holds a dot segment, which requests never have when they are matched; allowed: a path such as /orders or /svc/{service}
+=== route_prefix_encoded_slash
+routes:
+  - {path_prefix: /a%2Fb, service: a}
+--->
+proxy.yaml:2: routes.0.path_prefix: "/a%2Fb" holds %2F, which is refused in requests; allowed: a path such as /orders or /svc/{service}
+=== route_prefix_space
+routes:
+  - {path_prefix: /a b, service: a}
+--->
+proxy.yaml:2: routes.0.path_prefix: "/a b" holds characters that a path must have percent-encoded; allowed: a path such as /orders or /svc/{service}
+=== route_strip_and_rewrite
+routes:
+  - {path_prefix: /a, strip_prefix: true, rewrite_prefix: /b, service: a}
+--->
+proxy.yaml:2: routes.0.rewrite_prefix: stands beside strip_prefix: true; allowed: one of the two
+=== route_strip_nothing
+routes:
+  - {strip_prefix: true, service: a}
+--->
+proxy.yaml:2: routes.0.strip_prefix: has no prefix to act on; allowed: with path_prefix
+=== route_rewrite_nothing
+routes:
+  - {rewrite_prefix: /b, service: a}
+--->
+proxy.yaml:2: routes.0.rewrite_prefix: has no prefix to act on; allowed: with path_prefix
+=== route_rewrite_template
+routes:
+  - {path_prefix: "/{service}", rewrite_prefix: "/b/{service}"}
+--->
+proxy.yaml:2: routes.0.rewrite_prefix: "/b/{service}" holds braces; allowed: a path such as /new
+=== route_strip_text
+routes:
+  - {path_prefix: /a, strip_prefix: maybe, service: a}
+--->
+proxy.yaml:2: routes.0.strip_prefix: "maybe" is not a switch; allowed: true or false
+=== route_method_case
+routes:
+  - {methods: [get], service: a}
+--->
+proxy.yaml:2: routes.0.methods.0: "get" is not a method (did you mean "GET"?); allowed: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS and others
+=== route_method_unknown
+routes:
+  - {methods: [FETCH], service: a}
+--->
+proxy.yaml:2: routes.0.methods.0: "FETCH" is not a method (did you mean "PATCH"?); allowed: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS and others
+=== route_method_connect
+routes:
+  - {methods: [CONNECT], service: a}
+--->
+proxy.yaml:2: routes.0.methods.0: "CONNECT" is answered with 405 and never routed; allowed: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS and others
+=== route_methods_text
+routes:
+  - {methods: GET, service: a}
+--->
+proxy.yaml:2: routes.0.methods: is "GET"; allowed: a list
+=== route_header_name
+routes:
+  - {headers: {X Beta: 1}, service: a}
+--->
+proxy.yaml:2: routes.0.headers.X Beta: "X Beta" is not a field name; allowed: a name such as X-Beta
+=== route_header_underscore
+routes:
+  - {headers: {X_Beta: 1}, service: a}
+--->
+proxy.yaml:2: routes.0.headers.X_Beta: "X_Beta" holds _, and fields with _ are dropped from requests; allowed: a name such as X-Beta
+=== route_header_twice
+routes:
+  - {headers: {X-Beta: 1, x-beta: 2}, service: a}
+--->
+proxy.yaml:2: routes.0.headers.x-beta: "x-beta" is the same field as "X-Beta"; allowed: each one once
+=== route_header_value
+routes:
+  - {headers: {X-Beta: ' 1'}, service: a}
+--->
+proxy.yaml:2: routes.0.headers.X-Beta: " 1" begins or ends with a space, which a field value never does; allowed: the exact value of the field
+=== route_set_host
+routes:
+  - {set_host: 'a:b', service: a}
+--->
+proxy.yaml:2: routes.0.set_host: "a:b" has no port from 1 to 65535; allowed: upstream.internal or host:port
+=== route_service_name
+routes:
+  - {service: a/b}
+--->
+proxy.yaml:2: routes.0.service: "a/b" is not a usable name; allowed: 1 to 128 letters, digits and . _ ~ : @ + -
+=== route_twice
+routes:
+  - {host: A.example, path_prefix: /a, service: a}
+  - {host: a.example, path_prefix: /a, service: b}
+--->
+proxy.yaml:3: routes.1: can never match, because routes.0 takes all its requests; allowed: move it up, or give it other conditions
+=== route_shadowed
+routes:
+  - {path_prefix: /a, service: a}
+  - {path_prefix: /a, methods: [GET], headers: {X: 1}, service: b}
+--->
+proxy.yaml:3: routes.1: can never match, because routes.0 takes all its requests; allowed: move it up, or give it other conditions
+=== not_built_listener_tls
+listeners:
+  - tls: {certificates: [{cert: a.pem, key: a.key}]}
+routes: [{service: a}]
+--->
+proxy.yaml:2: listeners.0.tls: is not available in this version; allowed: leave it out, or write off
+=== not_built_proxy_protocol
+listeners:
+  - proxy_protocol: true
+routes: [{service: a}]
+--->
+proxy.yaml:2: listeners.0.proxy_protocol: is not available in this version; allowed: leave it out, or write false
+=== not_built_access_log
+access_log: {path: '-', format: json, sample: 1.0}
+routes: [{service: a}]
+--->
+proxy.yaml:1: access_log: is not available in this version; allowed: leave it out, or write off
+=== not_built_registry
+registry:
+  type: etcd
+  endpoints: ['http://a:1']
+  backups: [{type: etcd, endpoints: ['http://b:1']}]
+  check_interval: 10s
+  check_timeout: 5s
+  snapshot: /tmp/pools.json
+  mass_loss_guard: {share: 0.5, window: 30s, hold: 10m}
+routes: [{service: a}]
+--->
+proxy.yaml:4: registry.backups: is not available in this version; allowed: leave it out, or write []
+proxy.yaml:5: registry.check_interval: is not available in this version; allowed: leave it out
+proxy.yaml:6: registry.check_timeout: is not available in this version; allowed: leave it out
+proxy.yaml:7: registry.snapshot: is not available in this version; allowed: leave it out, or write off
+proxy.yaml:8: registry.mass_loss_guard: is not available in this version; allowed: leave it out, or write off
+=== not_built_service
+services:
+  a:
+    health_check: {type: http, path: /health, interval: 5s, timeout: 1s, fall: 3, rise: 2, expect: "200-299"}
+    timeouts: {queue: 3s}
+    retry: {max_retries: 1, on: [connect, reset, "503"], budget: 0.2, methods: [GET]}
+    ejection: {consecutive_failures: 5, base: 10s, max: 300s, max_share: 0.5}
+    circuit_breaker: {failure_ratio: 0.5, min_requests: 20, window: 10s, open: 10s}
+    panic_threshold: 0.5
+    slow_start: 10s
+    max_inflight: 10
+    queue: {size: 5}
+    rate_limit: {requests: 100, per: 1s, burst: 200, key: client_ip}
+    drain: {tunnels: close, close_after: 5m}
+    fallback_instances: [{address: 10.0.0.9, port: 8080}]
+routes: [{service: a}]
+--->
+proxy.yaml:3: services.a.health_check: is not available in this version; allowed: leave it out, or write off
+proxy.yaml:4: services.a.timeouts.queue: is not available in this version; allowed: leave it out
+proxy.yaml:5: services.a.retry.budget: is not available in this version; allowed: leave it out
+proxy.yaml:5: services.a.retry.methods: is not available in this version; allowed: leave it out
+proxy.yaml:5: services.a.retry.on: is not available in this version; allowed: leave it out
+proxy.yaml:6: services.a.ejection: is not available in this version; allowed: leave it out, or write off
+proxy.yaml:7: services.a.circuit_breaker: is not available in this version; allowed: leave it out, or write off
+proxy.yaml:8: services.a.panic_threshold: is not available in this version; allowed: leave it out, or write 0
+proxy.yaml:9: services.a.slow_start: is not available in this version; allowed: leave it out, or write 0s
+proxy.yaml:10: services.a.max_inflight: is not available in this version; allowed: leave it out, or write 0
+proxy.yaml:11: services.a.queue.size: is not available in this version; allowed: leave it out, or write 0
+proxy.yaml:12: services.a.rate_limit: is not available in this version; allowed: leave it out, or write off
+proxy.yaml:13: services.a.drain.close_after: is not available in this version; allowed: leave it out
+proxy.yaml:13: services.a.drain.tunnels: is not available in this version; allowed: leave it out, or write keep
+proxy.yaml:14: services.a.fallback_instances: is not available in this version; allowed: leave it out, or write []
+=== not_built_defaults
+defaults: {max_inflight: 5}
+routes: [{service: a}]
+--->
+proxy.yaml:1: defaults.max_inflight: is not available in this version; allowed: leave it out, or write 0
+=== not_built_and_malformed
+services: {a: {ejection: {base: 3}}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.ejection: is not available in this version; allowed: leave it out, or write off
+proxy.yaml:1: services.a.ejection.base: "3" has no unit; allowed: a duration such as 250ms, 3s, 2m or 1h, more than 0
+=== not_built_switch
+services: {a: {ejection: on}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.ejection: "on" is not a mapping; allowed: a mapping, or off
+=== all_at_once
+workers: 0
+listeners: [{bind: 1}]
+services:
+  a:
+    balancer: {type: consistent_hash, bounded_load: 0.1}
+    instances: [{id: i, address: 10.0.0.1}, {id: i, address: 10.0.0.2, port: 1}]
+routes:
+  - {path_prefix: a, methods: [GETT], service: a}
+  - {service: b}
+  - {service: c}
+--->
+proxy.yaml:1: workers: "0" is not a number of processes; allowed: auto, or a whole number from 1 to 256
+proxy.yaml:2: listeners.0.bind: "1" has no port; allowed: host:port, [IPv6]:port or unix:/path
+proxy.yaml:5: services.a.balancer.bounded_load: "0.1" is out of range; allowed: 0, or a number from 1 to 100
+proxy.yaml:6: services.a.instances.0.port: is missing; allowed: a whole number from 1 to 65535
+proxy.yaml:8: routes.0.methods.0: "GETT" is not a method (did you mean "GET"?); allowed: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS and others
+proxy.yaml:8: routes.0.path_prefix: "a" does not begin with /; allowed: a path such as /orders or /svc/{service}
+proxy.yaml:10: routes.2: can never match, because routes.1 takes all its requests; allowed: move it up, or give it other conditions
+"""
+
+
+def cases() -> list[object]:
+    params: list[object] = []
+    for case in TABLE.split("\n=== ")[1:]:
+        name, _, rest = case.partition("\n")
+        text, _, expected = rest.partition("--->\n")
+        params.append(pytest.param(text, expected.splitlines(), id=name))
+    return params
+
+
+def complaints(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "proxy.yaml", ENVIRON)
+    return [str(complaint) for complaint in caught.value.complaints]
+
+
+def test_the_table_is_read_whole() -> None:
+    assert len(cases()) == TABLE.count("--->\n") >= 60
+
+
+@pytest.mark.parametrize(("text", "expected"), cases())
+def test_complaints(text: str, expected: list[str]) -> None:
+    assert expected
+    assert complaints(text) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), cases())
+def test_complaints_are_in_plain_words(text: str, expected: list[str]) -> None:
+    """None of the schema library's own wording, and each says what is allowed instead."""
+    for line in complaints(text):
+        assert "Input should" not in line
+        assert "validation error" not in line
+        assert "pydantic" not in line
+        assert "; " in line.partition(": ")[2] or "not valid YAML" in line
+
+
+def test_tab() -> None:
+    assert complaints("admin:\n\tbind: 127.0.0.1:9900\n") == [
+        r"proxy.yaml:2: not valid YAML: found character '\t' that cannot start any token; indent with spaces"
+    ]
+
+
+def test_control_characters() -> None:
+    assert complaints("routes:\n  - service: \x07\n") == [
+        "proxy.yaml:2: not text: it holds the character 0x07; allowed: printable characters, tabs and line ends"
+    ]
+    assert complaints('routes:\n  - service: "\\a"\n') == [
+        r'proxy.yaml:2: routes.0.service: "\x07" is not a usable name; allowed: 1 to 128 letters, digits and . _ ~ : @ + -'
+    ]
+
+
+def test_a_complaint_about_an_inherited_setting_comes_once() -> None:
+    text = "defaults: {timeouts: {connect: 3}}\nservices: {a: {}, b: {}}\nroutes: [{service: a}]\n"
+    assert complaints(text) == [
+        'proxy.yaml:1: defaults.timeouts.connect: "3" has no unit; allowed: a duration such as 250ms, 3s, 2m or 1h (0 = no limit)'
+    ]
+
+
+@pytest.mark.parametrize("depth", [40, 100_000])
+def test_deep_nesting_ends(depth: int) -> None:
+    assert complaints("a: " + "[" * depth + "]" * depth) == [
+        "proxy.yaml: nested too deeply; allowed: 32 levels"
+    ]
+
+
+def test_aliases_that_unfold_without_end_are_stopped() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    assert complaints("\n".join(lines)) == [
+        "proxy.yaml: aliases unfold it to more than 200000 values; allowed: fewer aliases"
+    ]
+
+
+def test_an_alias_inside_its_own_anchor_is_stopped() -> None:
+    assert complaints("a: &a [*a]\n") == ["proxy.yaml: nested too deeply; allowed: 32 levels"]
+
+
+class TestFiles:
+    def lines(self, path: Path) -> list[str]:
+        with pytest.raises(ConfigError) as caught:
+            load(path, {})
+        assert str(caught.value) == "\n".join(map(str, caught.value.complaints))
+        return [
+            str(complaint).replace(str(path.parent), "DIR") for complaint in caught.value.complaints
+        ]
+
+    def write(self, tmp_path: Path, content: bytes) -> Path:
+        path = tmp_path / "proxy.yaml"
+        path.write_bytes(content)
+        return path
+
+    def test_missing(self, tmp_path: Path) -> None:
+        assert self.lines(tmp_path / "proxy.yaml") == [
+            "DIR/proxy.yaml: there is no such file; allowed: a YAML file"
+        ]
+
+    def test_directory(self, tmp_path: Path) -> None:
+        (tmp_path / "proxy.yaml").mkdir()
+        assert self.lines(tmp_path / "proxy.yaml") == [
+            "DIR/proxy.yaml: is a directory; allowed: a YAML file"
+        ]
+
+    def test_unreadable(self, tmp_path: Path) -> None:
+        # A loop of links, and not mode 000, which root may read nevertheless.
+        (tmp_path / "proxy.yaml").symlink_to(tmp_path / "proxy.yaml")
+        assert self.lines(tmp_path / "proxy.yaml") == [
+            "DIR/proxy.yaml: cannot be read (Too many levels of symbolic links); allowed: a YAML file"
+        ]
+
+    @pytest.mark.parametrize("content", [b"", b"\n\n", b"# routes:\n", b"---\n", b"~\n"])
+    def test_empty(self, tmp_path: Path, content: bytes) -> None:
+        assert self.lines(self.write(tmp_path, content)) == [
+            "DIR/proxy.yaml: is empty; allowed: at least one route under routes:"
+        ]
+
+    def test_binary(self, tmp_path: Path) -> None:
+        content = b"routes:\n  - service: a\n\x89PNG\x00\xff"
+        assert self.lines(self.write(tmp_path, content)) == [
+            "DIR/proxy.yaml:3: not text: the byte 0x89 is not UTF-8; allowed: UTF-8"
+        ]
+
+    def test_zeros(self, tmp_path: Path) -> None:
+        assert self.lines(self.write(tmp_path, b"\x00" * 10)) == [
+            "DIR/proxy.yaml:1: not text: it holds the character 0x00; allowed: printable characters, tabs and line ends"
+        ]
+
+    def test_too_large(self, tmp_path: Path) -> None:
+        assert self.lines(self.write(tmp_path, b"#" * (1024 * 1024 + 1))) == [
+            "DIR/proxy.yaml: is too large; allowed: 1048576 bytes"
+        ]
+
+    def test_a_device_without_end(self) -> None:
+        assert self.lines(Path("/dev/zero")) == ["DIR/zero: is too large; allowed: 1048576 bytes"]
+
+    def test_tls_files(self, tmp_path: Path) -> None:
+        (tmp_path / "good.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+        (tmp_path / "bad.pem").write_text("certificate")
+        path = self.write(
+            tmp_path,
+            b"registry:\n  type: etcd\n  endpoints: ['https://a:1']\n"
+            b"  tls:\n    ca: bad.pem\n    cert: good.pem\nroutes: [{service: a}]\n",
+        )
+        assert self.lines(path) == [
+            'DIR/proxy.yaml:5: registry.tls.ca: "DIR/bad.pem" holds no PEM block; allowed: a readable PEM file',
+            "DIR/proxy.yaml:6: registry.tls.cert: needs key beside it; allowed: both of them, or neither",
+        ]

@@ -174,26 +174,25 @@ class Exchange:
         if node is None:
             self._answer_fault(NO_INSTANCE, f"{pool.service} has no usable instance")
             return
-        self._take(node)
-        connection = self.worker.connector.checkout(node)
-        if connection is not None:
-            self._send(connection, self.began)
+        self._take(pool, node)
+        if node.idle:
+            # The one used last: it is the least likely to have been given up by the other
+            # side, and the rest can age out.
+            self._send(node.idle.pop(), self.began)
         else:
             self._dial(node)
 
-    def _take(self, node: Node) -> None:
-        assert self.pool is not None
+    def _take(self, pool: Pool, node: Node) -> None:
         self.node = self.last = node
         self.attempts += 1
-        self.pool.take(node)
+        pool.take(node)
 
     def _give_back(self, outcome: str) -> None:
         node = self.node
         if node is not None:
             assert self.pool is not None
             self.node = None
-            self.pool.give_back(node)
-            node.outcome(outcome)
+            self.pool.give_back(node, outcome)
 
     def _dial(self, node: Node) -> None:
         assert self.pool is not None
@@ -281,7 +280,7 @@ class Exchange:
             framing != BY_CLOSE
             and self.body_done
             and not self.worker.draining
-            and request.fields.keeps_alive(request.minor)
+            and request.fields.keeps_alive[request.minor]
         )
         head = response_head(response, framing, request.minor, self.keep_alive)
         if framing == BY_CHUNKS:
@@ -340,7 +339,7 @@ class Exchange:
             self.pool.settings.timeouts.tunnel_idle,
             self._on_tunnel_closed,
         )
-        self._record(monotonic())  # How long a tunnel stays open is not how long the request took.
+        self._counters().answered(self.request.method, 101, monotonic() - self.began)
         self.worker.on_tunnel_opened(self.tunnel)
         self.tunnel.start(from_client=self.client.take_buffered(), from_instance=early)
 
@@ -387,7 +386,7 @@ class Exchange:
         if node is None:
             return
         pool.counters.retried(fault.error)
-        self._take(node)
+        self._take(pool, node)
         self._dial(node)
 
     def _answer_fault(self, fault: Fault, detail: str) -> None:
@@ -399,7 +398,7 @@ class Exchange:
             self.body_done
             and not fault.closes
             and not self.worker.draining
-            and request.fields.keeps_alive(request.minor)
+            and request.fields.keeps_alive[request.minor]
         )
         self._counters().failed(fault.error)
         self._drop_connection()
@@ -479,10 +478,8 @@ class Exchange:
         if self.total is not None:
             self.worker.deadlines.forget(self.total)
         if self.tunnel is None:
-            self._record(now)
-
-    def _record(self, now: float) -> None:
-        self._counters().answered(self.request.method, self.status, now - self.began)
+            # How long a tunnel stays open is not how long its request took.
+            self._counters().answered(self.request.method, self.status, now - self.began)
 
     def _counters(self) -> ServiceCounters:
         pool = self.pool

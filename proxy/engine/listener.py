@@ -12,7 +12,7 @@ from proxy.engine.deadlines import Timed
 from proxy.engine.exchange import Exchange
 from proxy.engine.flow import AHEAD, PEER_FULL, ReadGate
 from proxy.engine.http1.body import BodyReader, ChunkedBody, LengthBody
-from proxy.engine.http1.parser import TooManyFields, find_head_end, parse_request
+from proxy.engine.http1.parser import HEAD_END, TooManyFields, parse_request
 from proxy.engine.http1.replies import problem
 from proxy.engine.http1.rewrite import ClientFacts
 from proxy.errors import (
@@ -156,9 +156,9 @@ class ClientConnection(asyncio.Protocol, Timed):
         """Look for a whole head at the beginning of `data` and serve it."""
         if data[:2] == b"\r\n":
             data = data.lstrip(b"\r\n")  # RFC 9112 §2.2: empty lines before a request are ignored.
-        end = find_head_end(data)
+        end = data.find(HEAD_END) + 4
         limits = self._listener.limits
-        if end < 0 or end > limits.head:
+        if end < 4 or end > limits.head:
             if len(data) > limits.head:
                 self._refuse_large_head(data)
                 return

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from hashlib import blake2b
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from balancers.base import Balancer
 from proxy import catalog
@@ -55,13 +55,10 @@ class Node:
         self.idle: list[UpstreamConnection] = []
         self.picks = 0
         self.outcomes: dict[str, int] = {}
+        """Attempts that ended, by `ok` or RFC 9209 error type."""
 
     def __repr__(self) -> str:
         return f"<Node {self.key} {self.status} load={self.load} idle={len(self.idle)}>"
-
-    def outcome(self, name: str) -> None:
-        """An attempt on this node ended: `ok` or an RFC 9209 error type."""
-        self.outcomes[name] = self.outcomes.get(name, 0) + 1
 
 
 class Pool:
@@ -84,9 +81,9 @@ class Pool:
         self._row = row
         self._rng = rng
         self.balancer = self._build_balancer([])
-        self.uses_key = self.balancer.uses_key
-        self.uses_load = self.balancer.uses_load
-        self.key_source = key_source(settings.balancer)
+        self.pick: Callable[[int, Collection[Node]], Node | None]
+        """The balancer's choice for one attempt: by key, and not among the nodes tried."""
+        self._install(self.balancer)
 
     def apply(self, snapshot: PoolSnapshot) -> list[Node]:
         """Swap in a snapshot. Returns the nodes whose idle connections must go."""
@@ -124,12 +121,6 @@ class Pool:
         self.settings = settings
         self._install(self._build_balancer(list(self.nodes.values())))
 
-    def pick(self, key: int, tried: Collection[Node]) -> Node | None:
-        """The balancer's choice for one attempt."""
-        picked = self.balancer.pick(key, tried)
-        assert picked is None or isinstance(picked, Node)
-        return picked
-
     def take(self, node: Node) -> None:
         """One more in flight on `node`."""
         node.picks += 1
@@ -139,8 +130,10 @@ class Pool:
         if self.uses_load:
             self.balancer.load_changed(node)
 
-    def give_back(self, node: Node) -> None:
-        """One less in flight on `node`."""
+    def give_back(self, node: Node, outcome: str) -> None:
+        """One less in flight on `node`. `outcome`: `ok` or an RFC 9209 error type."""
+        outcomes = node.outcomes
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
         node.in_flight -= 1
         node.load -= 1
         self._row[node.slot] -= 1
@@ -168,6 +161,8 @@ class Pool:
         if type(balancer) is type(self.balancer):
             balancer.inherit(self.balancer)
         self.balancer = balancer
+        # The balancer returns one of the nodes it was built with.
+        self.pick = cast(Callable[[int, Collection[Node]], Node | None], balancer.pick)
         self.uses_key = balancer.uses_key
         self.uses_load = balancer.uses_load
         self.key_source = key_source(self.settings.balancer)

@@ -25,7 +25,8 @@ class Fields:
     """What requests and responses have in common. Frozen once it is parsed."""
 
     __slots__ = (
-        "chunked", "connection", "count", "length", "pairs", "plain", "trailer", "upgrade", "via",
+        "chunked", "connection", "count", "keeps_alive", "length", "pairs", "plain", "trailer",
+        "upgrade", "via",
     )  # fmt: skip
 
     def __init__(self, pairs: Pairs, count: int) -> None:
@@ -39,6 +40,8 @@ class Fields:
         self.chunked = False
         self.connection: tuple[bytes, ...] = ()
         """Lower-case tokens of `Connection`."""
+        self.keeps_alive = (False, True)
+        """Whether the sender is willing to use the connection again, by its minor version."""
         self.upgrade: bytes | None = None
         self.via: tuple[bytes, ...] = ()
         self.trailer: bytes | None = None
@@ -49,14 +52,11 @@ class Fields:
         values = [value for seen, value in self.pairs if seen.lower() == name]
         return b", ".join(values) if values else None
 
-    def keeps_alive(self, minor: int) -> bool:
-        """Whether the sender is willing to use the connection again (RFC 9112 §9.3)."""
-        connection = self.connection
-        if not connection:
-            return minor == 1
-        if b"close" in connection:
-            return False
-        return minor == 1 or b"keep-alive" in connection
+    def set_connection(self, tokens: tuple[bytes, ...]) -> None:
+        """What `Connection` says, and what follows from it (RFC 9112 §9.3)."""
+        self.connection = tokens
+        stays = b"close" not in tokens
+        self.keeps_alive = (stays and b"keep-alive" in tokens, stays)
 
 
 class RequestFields(Fields):

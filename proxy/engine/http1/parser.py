@@ -1,6 +1,6 @@
 """From bytes to heads. Sole importer of the C parser (llhttp, through httptools).
 
-The listener and the upstream connection find the end of a head themselves (`find_head_end`)
+The listener and the upstream connection find the end of a head themselves (`HEAD_END`)
 and hand over whole heads, so the result cannot depend on how the bytes were cut. Start lines
 are split here: llhttp knows a closed list of methods and tolerates runs of spaces. Field blocks
 are llhttp's. It gets them behind the start line of a 304 response, which by definition has
@@ -153,6 +153,9 @@ class _FieldReader:
         return kind
 
 
+HEAD_END = b"\r\n\r\n"
+"""A head ends behind the first of these."""
+
 Parsed = TypeVar("Parsed", bound=Fields)
 
 
@@ -172,26 +175,25 @@ class Memo(Generic[Parsed]):
     """Bytes: longer blocks are rare, costly to hash and dear to keep."""
 
     def __init__(self) -> None:
-        self._young: dict[bytes, Parsed] = {}
+        self.young: dict[bytes, Parsed] = {}
+        """The generation that is filling. Looked up by the parser directly: one call less."""
         self._old: dict[bytes, Parsed] = {}
 
-    def get(self, block: bytes) -> Parsed | None:
-        """The result for a block seen before."""
-        parsed = self._young.get(block)
-        if parsed is None:
-            parsed = self._old.get(block)
-            if parsed is not None:
-                self.put(block, parsed)
+    def recall(self, block: bytes) -> Parsed | None:
+        """The result for a block that is not among the young ones, if it is among the old."""
+        parsed = self._old.get(block)
+        if parsed is not None:
+            self.put(block, parsed)
         return parsed
 
     def put(self, block: bytes, parsed: Parsed) -> None:
         """Remember a result."""
         if len(block) > self.LONGEST:
             return
-        if len(self._young) >= self.SIZE:
-            self._old = self._young
-            self._young = {}
-        self._young[block] = parsed
+        if len(self.young) >= self.SIZE:
+            self._old = self.young
+            self.young = {}
+        self.young[block] = parsed
 
 
 _request_reader = _FieldReader(_REQUEST_KINDS, drop_underscores=True)
@@ -201,20 +203,13 @@ _response_memo: Memo[ResponseFields] = Memo()
 _status_lines: dict[bytes, tuple[int, int, bytes]] = {}
 
 
-def find_head_end(data: bytes) -> int:
-    """Where the head that begins at 0 ends (behind its empty line), or -1 if it is cut off."""
-    at = data.find(b"\r\n\r\n")
-    return -1 if at < 0 else at + 4
-
-
 def parse_request(head: bytes, max_fields: int) -> RequestHead:
     """A whole request head, up to and including its empty line. Raises `Refused`, or
     `TooManyFields`."""
     line, _, block = head.partition(CRLF)
-    fields = _request_memo.get(block)
+    fields = _request_memo.young.get(block)
     if fields is None:
-        fields = _read_request_fields(block)
-        _request_memo.put(block, fields)
+        fields = _request_memo.recall(block) or _read_request_fields(block)
     if fields.count > max_fields:
         raise TooManyFields
     method, target, minor = _split_request_line(line)
@@ -233,10 +228,9 @@ def parse_response(head: bytes) -> ResponseHead:
     if known is None:
         known = _split_status_line(line)
     status, minor, status_line = known
-    fields = _response_memo.get(block)
+    fields = _response_memo.young.get(block)
     if fields is None:
-        fields = _read_response_fields(block)
-        _response_memo.put(block, fields)
+        fields = _response_memo.recall(block) or _read_response_fields(block)
     if fields.chunked and minor == 0:
         raise Refused(BAD_ANSWER, "Transfer-Encoding in an HTTP/1.0 response")
     return ResponseHead(status, status_line, minor, fields)
@@ -281,6 +275,7 @@ def _read_request_fields(block: bytes) -> RequestFields:
     if named:
         _forget_named(fields, named)
     fields.passed = passed_fields(fields)
+    _request_memo.put(block, fields)
     return fields
 
 
@@ -299,12 +294,13 @@ def _read_response_fields(block: bytes) -> ResponseFields:
         _response_reader.renew()
     strip_named(fields)
     fields.relayed = relayed_fields(fields, BY_LENGTH, 1, True)
+    _response_memo.put(block, fields)
     return fields
 
 
 def _common_field(fields: Fields, kind: int, value: bytes, fault: Fault) -> None:
     if kind == CONNECTION:
-        fields.connection += _tokens(value)
+        fields.set_connection(fields.connection + _tokens(value))
     elif kind == LENGTH:
         if fields.length is not None or not _LENGTH.fullmatch(value.rstrip(b" \t")):
             # RFC 9112 §6.3: repeated or malformed lengths are unrecoverable.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from proxy.engine.deadlines import Deadlines, Timed
 from proxy.engine.http1.body import BodyReader, ChunkedBody, LengthBody, UntilCloseBody
 from proxy.engine.http1.messages import ResponseHead
-from proxy.engine.http1.parser import find_head_end, parse_response
+from proxy.engine.http1.parser import HEAD_END, parse_response
 from proxy.errors import (
     BAD_ANSWER,
     BODY_GAP_TIMEOUT,
@@ -107,7 +107,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             head is None
             or self._pending
             or isinstance(self._reader, UntilCloseBody)
-            or not head.fields.keeps_alive(head.minor)
+            or not head.fields.keeps_alive[head.minor]
             or self._uses >= keepalive.max_requests
         )
         self._exchange = None
@@ -198,8 +198,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             self._fail(refusal.fault, refusal.detail)
 
     def _on_head(self, exchange: Exchange, data: bytes) -> None:
-        end = find_head_end(data)
-        if end < 0:
+        end = data.find(HEAD_END) + 4
+        if end < 4:
             if len(data) > MAX_HEAD:
                 raise Refused(BAD_ANSWER, f"the answer's head is longer than {MAX_HEAD} bytes")
             self._pending = data

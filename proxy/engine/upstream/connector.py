@@ -1,4 +1,4 @@
-"""Connections to instances: reuse an idle one, or dial."""
+"""New connections to instances, and the end of idle ones."""
 
 from __future__ import annotations
 
@@ -42,23 +42,12 @@ class Dialler(Protocol):
 
 
 class Connector:
-    """Owns every upstream connection of a worker: the idle ones through their nodes, and the
-    tasks that dial new ones."""
+    """Owns the tasks that dial."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, deadlines: Deadlines) -> None:
         self._loop = loop
         self._deadlines = deadlines
         self._dialling: set[asyncio.Task[None]] = set()
-
-    def checkout(self, node: Node) -> UpstreamConnection | None:
-        """The idle connection used last: it is the least likely to have been given up by the
-        other side, and the rest can age out."""
-        idle = node.idle
-        while idle:
-            connection = idle.pop()
-            if not connection.closed:
-                return connection
-        return None
 
     def dial(self, node: Node, settings: ServiceSettings, waiter: Dialler) -> None:
         """Connect in the background; `waiter` hears of the result exactly once."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from random import Random
 
-from balancers.base import Node
 from balancers.weighted_round_robin import WeightedRoundRobin
 
 
@@ -16,12 +15,10 @@ class RoundRobin(WeightedRoundRobin):
     started together do not all send their first request to the same instance.
     """
 
-    def __init__(self, nodes: Sequence[Node], rng: Random) -> None:
-        super().__init__(nodes, rng)
-        if self._nodes:
-            # As if each of the nodes before the random position had just had its turn.
-            passed = rng.randrange(len(self._nodes))
-            self._settle(
-                weight * passed - (self._total if order < passed else 0)
-                for order, weight in enumerate(self._weights)
-            )
+    def _start(self, rng: Random) -> Iterable[int]:
+        # As if each of the nodes before the random position had just had its turn.
+        passed = rng.randrange(len(self._weights) or 1)
+        return [
+            weight * passed - (self._total if order < passed else 0)
+            for order, weight in enumerate(self._weights)
+        ]

@@ -9,6 +9,7 @@ Done literally, that touches every node at every pick. But all nodes of one weig
 so their order among themselves changes only when one of them wins, and the winner falls
 behind all its equals: nodes of one weight form a queue. A pick compares the heads of the
 queues, one for each *distinct* weight, and its cost does not depend on the number of nodes.
+The comparison is two passes in C over a list of integers, cheap up to some hundred weights.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
+from operator import add
 from random import Random
 from typing import Self
 
@@ -37,7 +39,11 @@ class WeightedRoundRobin(Balancer):
         self._weights = [node.weight for node in self._nodes]
         self._orders = {node.key: order for order, node in enumerate(self._nodes)}
         self._total = sum(self._weights)
-        self._settle([0] * len(self._nodes))
+        self._settle(self._start(rng))
+
+    def _start(self, rng: Random) -> Iterable[int]:
+        """The current value of each node in a pool that nothing is known of."""
+        return [0] * len(self._nodes)
 
     def _settle(self, currents: Iterable[int]) -> None:
         """Start from these current values, one for each of `self._nodes`."""
@@ -46,26 +52,37 @@ class WeightedRoundRobin(Balancer):
             entries.setdefault(weight, []).append((-current, order))
         self._rounds = 0
         self._queues = [(weight, deque(sorted(queue))) for weight, queue in entries.items()]
+        self._compare_heads()
+
+    def _compare_heads(self) -> None:
+        """What the heads of the queues compare by: the current value and, as the last digit in
+        base `len(nodes)`, the place in order, so that the largest is unique."""
+        base, rounds = len(self._nodes), self._rounds
+        self._heads = [
+            (weight * rounds - queue[0][0]) * base - queue[0][1] for weight, queue in self._queues
+        ]
+        self._growth = [weight * base for weight, _ in self._queues]
 
     def pick(self, key: int, tried: Collection[Node]) -> Node | None:
         if tried:
             return self._pick_avoiding(tried)
-        queues = self._queues
+        nodes, queues = self._nodes, self._queues
         if not queues:
             return None
         self._rounds = rounds = self._rounds + 1
-        best_weight, best = queues[0]
-        best_debt, best_order = best[0]
-        if len(queues) > 1:
-            highest = best_weight * rounds - best_debt
-            for weight, queue in queues:
-                debt, order = queue[0]
-                current = weight * rounds - debt
-                if current > highest or (current == highest and order < best_order):
-                    highest, best, best_debt, best_order = current, queue, debt, order
-        best.popleft()
-        _enqueue(best, (best_debt + self._total, best_order))
-        return self._nodes[best_order]
+        if len(queues) == 1:
+            queue = queues[0][1]
+            debt, winner = queue.popleft()
+            _enqueue(queue, (debt + self._total, winner))
+            return nodes[winner]
+        self._heads = heads = list(map(add, self._heads, self._growth))
+        best = heads.index(max(heads))
+        weight, queue = queues[best]
+        debt, winner = queue.popleft()
+        _enqueue(queue, (debt + self._total, winner))
+        debt, order = queue[0]
+        heads[best] = (weight * rounds - debt) * len(nodes) - order
+        return nodes[winner]
 
     def _pick_avoiding(self, tried: Collection[Node]) -> Node | None:
         """A round in which the tried nodes do not take part: as in nginx they neither gain
@@ -91,6 +108,7 @@ class WeightedRoundRobin(Balancer):
         assert best is not None  # `total` counts at least one node that is not avoided
         _, order, queue = best
         _enqueue(queue, (_take(queue, order) + total, order))
+        self._compare_heads()
         return self._nodes[order]
 
     def inherit(self, previous: Self) -> None:

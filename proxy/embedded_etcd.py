@@ -76,7 +76,7 @@ class EtcdProcess:
         self.url = f"{scheme}://127.0.0.1:{self.client_port}"
         self.peer_url = f"http://127.0.0.1:{self.peer_port}"
         self.process: asyncio.subprocess.Process | None = None
-        self._options = options
+        self.options = options
 
     @property
     def data(self) -> Path:
@@ -101,7 +101,7 @@ class EtcdProcess:
                 f"--initial-cluster={self.name}={self.peer_url}",
                 "--unsafe-no-fsync",
                 "--log-level=warn",
-                *self._options,
+                *self.options,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -164,7 +164,7 @@ class EmbeddedEtcd:
     """Owns a single-member etcd and its temporary directory, from `async with` to its end."""
 
     def __init__(self) -> None:
-        self._directory: str | None = None
+        self.directory: Path | None = None
         self._server: EtcdProcess | None = None
 
     @property
@@ -183,10 +183,10 @@ class EmbeddedEtcd:
     async def start(self) -> None:
         """Returns when the server is healthy. EtcdFailed after three tries: a free port may
         be taken by somebody else before etcd binds it."""
-        self._directory = tempfile.mkdtemp(prefix="fairlead-etcd-")
+        self.directory = Path(tempfile.mkdtemp(prefix="fairlead-etcd-"))
         try:
             for last in (False, False, True):
-                self._server = EtcdProcess(Path(self._directory))
+                self._server = EtcdProcess(self.directory)
                 try:
                     await self._server.launch()
                     await self._server.healthy()
@@ -204,9 +204,9 @@ class EmbeddedEtcd:
         if self._server is not None:
             await self._server.stop()
             self._server = None
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            self._directory = None
+        if self.directory is not None:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            self.directory = None
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -18,6 +18,7 @@ import proxy
 
 if TYPE_CHECKING:
     from proxy.admin_client import AdminClient
+    from proxy.config import ConfigError
     from proxy.model import Settings
 
 DEFAULT_FILE = "proxy.yaml"
@@ -71,6 +72,32 @@ def check(file: str) -> None:
     )
 
 
+@main.command()
+@click.option(
+    "-c",
+    "--config",
+    "file",
+    metavar="FILE",
+    help="Configuration file  [default: proxy.yaml if there is one, else a built-in one].",
+)
+@click.option("--port", type=click.IntRange(1, 65535), help="Port of the first listener.")
+@click.option("--admin-port", type=click.IntRange(1, 65535), help="Port of the admin server.")
+def demo(file: str | None, port: int | None, admin_port: int | None) -> None:
+    """Run the proxy with its own etcd and three sample services, until Ctrl-C."""
+    from proxy import config
+    from proxy import demo as demonstration
+    from proxy.control.process import StartError
+
+    path = Path(file or DEFAULT_FILE)
+    try:
+        code = demonstration.run(path if file or path.exists() else None, port, admin_port)
+    except config.ConfigError as error:
+        _complain(error)
+    except StartError as error:
+        raise click.ClickException(str(error)) from None
+    raise SystemExit(code)
+
+
 def _load(file: str) -> Settings:
     """The settings in the file. Complaints go to standard error, and the exit code is 2."""
     from proxy import config
@@ -78,9 +105,13 @@ def _load(file: str) -> Settings:
     try:
         return config.load(Path(file), os.environ)
     except config.ConfigError as error:
-        for complaint in error.complaints:
-            click.echo(str(complaint), err=True)
-        raise SystemExit(2) from None
+        _complain(error)
+
+
+def _complain(error: ConfigError) -> NoReturn:
+    for complaint in error.complaints:
+        click.echo(str(complaint), err=True)
+    raise SystemExit(2) from None
 
 
 def _count(number: int, what: str) -> str:

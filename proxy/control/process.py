@@ -27,7 +27,7 @@ from proxy.control.admin import Admin
 from proxy.control.pools import PoolBook, Slots
 from proxy.control.sockets import BindError, Listening, close_all, listen, listen_alone
 from proxy.control.supervisor import Supervisor
-from proxy.control.workers import ProcessLaunch, default_program
+from proxy.control.workers import ProcessLaunch, module_command
 from proxy.engine.load import SLOTS, Board
 from proxy.model import Settings, WorkerConfig
 from proxy.registry.base import Provider
@@ -46,11 +46,17 @@ class StartError(Exception):
 def run(settings: Settings) -> int:
     """Run until told to stop; the exit code. StartError when it cannot start."""
     log_setup.set_up(settings.log)
-    _raise_file_limit()
-    return uvloop.run(serve(settings))
+    raise_file_limit()
+
+    async def main() -> int:
+        with StopSignals() as signals:
+            return await serve(settings, signals)
+
+    return uvloop.run(main())
 
 
-def _raise_file_limit() -> None:
+def raise_file_limit() -> None:
+    """Allow as many open files as the hard limit does, for this process and the workers."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
@@ -61,11 +67,10 @@ def _raise_file_limit() -> None:
         log.warning("file_limit_not_raised", limit=soft, wanted=wanted, error=str(error))
 
 
-async def serve(settings: Settings, program: Sequence[str] | None = None) -> int:
-    """The life of the control process inside its event loop. `program`: how to start a
-    worker."""
-    signals = StopSignals()
-    with ExitStack() as opened, signals:
+async def serve(settings: Settings, signals: StopSignals) -> int:
+    """The life of the control process inside its event loop, until `signals` end it. Returns
+    the exit code; StartError when it cannot start."""
+    with ExitStack() as opened:
         listening = _open_listeners(settings, opened)
         admin_socket = _open_admin(settings, opened)
         board = Board.create(settings.workers)
@@ -76,7 +81,7 @@ async def serve(settings: Settings, program: Sequence[str] | None = None) -> int
             PoolBook(settings.static, Slots(SLOTS, board.idle), time.monotonic()),
             board,
             ProcessLaunch(
-                program=default_program() if program is None else program,
+                program=module_command("proxy.engine.worker"),
                 workers=settings.workers,
                 board=board.fd,
                 sockets={one.name: one.sockets for one in listening},

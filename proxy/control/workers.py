@@ -86,14 +86,14 @@ def describe_exit(returncode: int) -> str:
         return f"signal {-returncode}"
 
 
-def default_program() -> tuple[str, ...]:
-    """How a worker is started: the same interpreter, finding the same packages as this one."""
-    # `-m` puts the current directory first on the import path. That must be so in a worker
+def module_command(module: str) -> tuple[str, ...]:
+    """How to run a module of ours: the same interpreter, finding the same packages."""
+    # `-m` puts the current directory first on the import path. That must be so in the child
     # exactly if it was so here (`python -m proxy` in a checkout); the installed command may be
     # started in any directory, even one with another `proxy` package in it.
     here = os.path.realpath(os.curdir)
     safe = [] if here in map(os.path.realpath, sys.path) else ["-P"]
-    return (sys.executable, *safe, "-m", "proxy.engine.worker")
+    return (sys.executable, *safe, "-m", module)
 
 
 class Launch(Protocol):

@@ -46,8 +46,9 @@ class ConsistentHash(Balancer):
     an instance takes no request that would bring it above this multiple of the mean load for
     its weight; the request walks on to the next instance on the ring that has room.
 
-    The ring is laid out at the first pick or in `inherit`, which changes only what differs:
-    nothing at all when instances have merely changed their health.
+    The ring is laid out in `inherit`, which changes only what differs from the previous one:
+    nothing at all when instances have merely changed their health. A balancer that inherits
+    from nobody lays it out at its first pick.
     """
 
     uses_key = True
@@ -138,8 +139,8 @@ class ConsistentHash(Balancer):
     def inherit(self, previous: Self) -> None:
         """Take over the ring: as it is if it has the same points, else with those points
         taken out and put in that differ."""
-        if previous._ring is not None:
-            self._lay_out(previous._ring.changed_to(self._counts))
+        ring = previous._ring
+        self._lay_out(_Ring.of(self._counts) if ring is None else ring.changed_to(self._counts))
 
     def _lay_out(self, ring: _Ring) -> None:
         self._ring = ring

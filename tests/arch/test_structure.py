@@ -1,0 +1,136 @@
+"""The structure that docs/architecture.md promises, checked against the source as text."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from proxy import catalog
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted([*ROOT.glob("proxy/**/*.py"), *ROOT.glob("balancers/**/*.py")])
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Modules that `path` imports when it runs; those under TYPE_CHECKING are left out."""
+    pending: list[ast.AST] = [ast.parse(path.read_text())]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            pending.extend(node.orelse)
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            # `from proxy import catalog` imports a module, `from proxy.model import X` a name.
+            yield from (
+                name if (ROOT / f"{name.replace('.', '/')}.py").exists() else node.module
+                for name in names
+            )
+        pending.extend(ast.iter_child_nodes(node))
+
+
+def table(heading: str) -> dict[str, list[str]]:
+    """A two-column table of the page: first column → names in the second."""
+    _, found, rest = ARCHITECTURE.partition(heading)
+    assert found, heading
+    rows: dict[str, list[str]] = {}
+    for line in rest.splitlines():
+        if line.startswith("| `"):
+            _, first, second, _ = line.split("|")
+            rows[first.strip().strip("`")] = re.findall(r"`([^`]+)`", second)
+        elif rows and not line.startswith("|"):
+            break
+    return rows
+
+
+def under(module: str, group: str) -> bool:
+    return module == group or module.startswith(group + ".")
+
+
+MAY_IMPORT = table("| group | may import |")
+SOLE_IMPORTER = table("| library | importer |")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_imports_run_one_way(path: Path) -> None:
+    module = module_name(path)
+    groups = [group for group in MAY_IMPORT if under(module, group)]
+    if path.name == "__init__.py" and not groups:
+        groups = [module]  # A package's docstring imports nothing.
+    assert groups, f"{module} is in no group of docs/architecture.md"
+    allowed = MAY_IMPORT.get(max(groups, key=len), [])
+    ours = [name for name in imports(path) if under(name, "proxy") or under(name, "balancers")]
+    wrong = [name for name in ours if name != "proxy" and not any(under(name, a) for a in allowed)]
+    assert not wrong, f"{module} may import {allowed}, not {wrong}"
+
+
+@pytest.mark.parametrize("library", SOLE_IMPORTER)
+def test_a_library_has_one_importer(library: str) -> None:
+    found = {
+        module_name(path) for path in SOURCES if any(under(name, library) for name in imports(path))
+    }
+    assert found == set(SOLE_IMPORTER[library])
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [*catalog.BALANCERS.items(), *catalog.PROVIDERS.items()],
+    ids=lambda value: str(value),
+)
+def test_catalogue_entries_resolve(name: str, entry: str) -> None:
+    module, _, attribute = entry.partition(":")
+    assert isinstance(getattr(import_module(module), attribute), type), name
+
+
+def test_every_owner_says_what_it_owns() -> None:
+    """The house rule is worth checking where it matters most: the classes with state that
+    outlives a call, in the two planes."""
+    owners = (
+        "proxy.engine.exchange:Exchange",
+        "proxy.engine.listener:ClientConnection",
+        "proxy.engine.upstream.connection:UpstreamConnection",
+        "proxy.engine.upstream.connector:Connector",
+        "proxy.engine.pool:Node",
+        "proxy.engine.pool:Pool",
+        "proxy.engine.pool:Pools",
+        "proxy.engine.load:Board",
+        "proxy.engine.deadlines:Deadlines",
+        "proxy.engine.worker:Worker",
+        "proxy.control.pools:PoolBook",
+    )
+    for entry in owners:
+        module, _, name = entry.partition(":")
+        doc = getattr(import_module(module), name).__doc__ or ""
+        assert "Owns" in doc or "owns" in doc, entry
+
+
+def test_the_page_about_a_request_names_what_exists() -> None:
+    text = (ROOT / "docs/request.md").read_text()
+    source = "\n".join(path.read_text() for path in SOURCES)
+    classes: dict[str, set[str]] = {}
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                methods = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+                classes.setdefault(node.name, set()).update(methods)
+    for owner, method in re.findall(r"`([A-Z]\w+)\.(\w+)`", text):
+        assert method in classes[owner], f"{owner}.{method}"
+    for name in re.findall(r"`([A-Z]\w+)`", text):
+        assert re.search(rf"^(class )?{name}\b", source, re.MULTILINE), name
+    for name in re.findall(r"`(\w+_\w+|resolve)`", text):
+        assert re.search(rf"\bdef {name}\b", source), name

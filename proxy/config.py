@@ -40,7 +40,8 @@ from proxy.model import (
 from proxy.yaml_lines import Document, Path, Scalar
 
 MAX_FILE = 1024 * 1024
-"""Bytes. PyYAML needs seconds for a megabyte, and a reload must not take longer than that."""
+"""Bytes; room for 15,000 static instances. PyYAML needs some ten seconds for that much, and
+nobody waits longer for a reload."""
 
 NOT_BUILT: Mapping[str, tuple[object, str]] = {
     # Key → (the value that changes nothing and is therefore accepted, how it is written).
@@ -160,6 +161,8 @@ class _Report:
         self._suspect: set[Path] = set()
         self._around: set[Path] = set()
         """The suspect places, and everything that holds one of them."""
+        self.misspelt: set[Path] = set()
+        """Mappings with unknown keys: what seems to be missing from them may be one of those."""
         for problem in document.problems:
             self._add(problem.line, problem.path, problem.message)
 
@@ -219,6 +222,8 @@ def _sound_part(document: Document, report: _Report) -> tuple[config_schema.File
                 else:
                     place = _place(details["loc"], positions, document)
                     report.complain(place, _plain_words(details, place))
+                    if details["type"] == "extra_forbidden":
+                        report.misspelt.add(place[:-1])
                 cut.add(place)
             if len(cut) == before:
                 raise  # Cannot happen; better a traceback than a loop without end.
@@ -595,7 +600,7 @@ class _Rules:
             missing = "is empty" if report.exists(("routes",)) else "is missing"
             report.complain(("routes",), f"{missing}; allowed: at least one route")
         routes: list[RouteSpec] = []
-        earlier: list[tuple[Path, RouteSpec]] = []
+        earlier: dict[tuple[str | None, str | None], list[tuple[Path, RouteSpec]]] = {}
         for path, section in self._items(("routes",), sections):
             route = RouteSpec(
                 host=section.host,
@@ -609,8 +614,11 @@ class _Rules:
             )
             self._route(path, route)
             conditions = [(*path, key) for key in ("host", "path_prefix", "methods", "headers")]
-            if report.sound(path) or report.sound(*conditions):
-                for place, other in earlier:
+            if report.sound(*conditions) and path not in report.misspelt:
+                # Only those with the same host and prefix: between others the more specific
+                # one goes first, wherever it stands in the file.
+                peers = earlier.setdefault((route.host, route.path_prefix), [])
+                for place, other in peers:
                     if _shadows(other, route):
                         report.complain(
                             path,
@@ -618,7 +626,7 @@ class _Rules:
                             " allowed: move it up, or give it other conditions",
                         )
                         break
-                earlier.append((path, route))
+                peers.append((path, route))
             routes.append(route)
         return tuple(routes)
 
@@ -640,7 +648,7 @@ class _Rules:
                 report.complain(
                     service, "stands beside a {service} template; allowed: one of the two"
                 )
-            elif not templates and route.service is None:
+            elif not templates and route.service is None and path not in report.misspelt:
                 report.complain(
                     path, "leads nowhere; allowed: a service, or {service} in host or path_prefix"
                 )
@@ -699,20 +707,11 @@ def _collide(one: str, other: str) -> bool:
 
 
 def _shadows(earlier: RouteSpec, later: RouteSpec) -> bool:
-    """Whatever `later` matches, `earlier` matches too, and it is asked first.
-
-    Only routes with the same host and prefix are compared: between others the more specific
-    one goes first, wherever it stands in the file.
-    """
+    """Whatever `later` matches, `earlier` matches too. Both have the same host and prefix."""
     fields = {name.lower(): value for name, value in later.headers.items()}
-    return (
-        earlier.host == later.host
-        and earlier.path_prefix == later.path_prefix
-        and (
-            not earlier.methods or (bool(later.methods) and {*later.methods} <= {*earlier.methods})
-        )
-        and all(fields.get(name.lower()) == value for name, value in earlier.headers.items())
-    )
+    if any(fields.get(name.lower()) != value for name, value in earlier.headers.items()):
+        return False
+    return not earlier.methods or (bool(later.methods) and {*later.methods} <= {*earlier.methods})
 
 
 def _parameters(balancer: type[Balancer]) -> dict[str, config_schema.Read[int | float]]:

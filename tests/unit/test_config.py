@@ -1,0 +1,411 @@
+"""Good files and the settings they become."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from balancers.base import Balancer
+from proxy import catalog
+from proxy.config import NOT_BUILT, ConfigError, load, parse
+from proxy.model import (
+    AdminSettings,
+    BalancerSpec,
+    Instance,
+    Keepalive,
+    ListenerLimits,
+    ListenerSettings,
+    ListenerTimeouts,
+    LogSettings,
+    RegistrySettings,
+    RegistryTls,
+    RouteSpec,
+    ServiceSettings,
+    Settings,
+    ShutdownSettings,
+    Timeouts,
+)
+
+ROUTE = "routes: [{service: a}]\n"
+
+
+def settings(text: str, **environ: str) -> Settings:
+    return parse(text, "proxy.yaml", environ)
+
+
+def service(text: str) -> ServiceSettings:
+    """The settings of service `a`."""
+    return settings(text + ROUTE).services["a"]
+
+
+def test_the_minimal_file() -> None:
+    text = """
+registry: {type: etcd, endpoints: ["http://127.0.0.1:2379"]}
+routes:
+  - {path_prefix: "/{service}", strip_prefix: true}
+"""
+    assert settings(text) == Settings(
+        workers=len(os.sched_getaffinity(0)),
+        registry=RegistrySettings(type="etcd", endpoints=("http://127.0.0.1:2379",)),
+        routes=(RouteSpec(path_prefix="/{service}", strip_prefix=True),),
+    )
+
+
+def test_without_a_registry_nothing_is_looked_up() -> None:
+    assert settings(ROUTE).registry == RegistrySettings(type="static")
+    assert settings(ROUTE).listeners == (ListenerSettings(name="web", bind="0.0.0.0:8080"),)
+
+
+def test_every_built_setting(tmp_path: Path) -> None:
+    for name in ("ca.pem", "c.pem", "c.key"):
+        (tmp_path / name).write_text("-----BEGIN CERTIFICATE-----\n")
+    path = tmp_path / "proxy.yaml"
+    path.write_text(
+        """
+listeners:
+  - name: web
+    bind: 0.0.0.0:8080
+    trusted_proxies: [10.0.0.0/8, "fd00::/8", 192.0.2.1]
+    limits: {head: 64KiB, fields: 200, target: 16KiB, body: 10MiB}
+    timeouts: {head: 5s, body: 20s, idle: 1m, linger: 500ms}
+    proxy_protocol: false
+    tls: off
+  - {name: local, bind: "[::1]:8081"}
+  - {name: side, bind: "unix:/run/fairlead.sock"}
+admin: {bind: "localhost:9901", token: "${TOKEN}"}
+workers: 3
+log: {level: debug, format: console}
+access_log: off
+registry:
+  type: etcd
+  endpoints: [https://a.example:2379, "https://[::1]:2379"]
+  prefix: /prod/services/
+  username: proxy
+  password: ${PASSWORD}
+  tls: {ca: ca.pem, cert: c.pem, key: c.key}
+  backups: []
+  snapshot: off
+  mass_loss_guard: off
+shutdown: {delay: 0s, grace: 1m}
+defaults:
+  balancer: least_connections
+  timeouts: {connect: 1s, idle: 30s}
+  keepalive: {idle: 2s, max_idle: 10, max_requests: 100}
+  retry: off
+services:
+  users:
+    timeouts: {connect: 2s, total: 0}
+    retry: {max_retries: 2}
+  orders:
+    balancer:
+      {type: consistent_hash, key: "header:X-User-ID", virtual_nodes: 100, bounded_load: 1.25}
+    health_check: off
+    ejection: off
+    circuit_breaker: off
+    panic_threshold: 0
+    slow_start: 0s
+    max_inflight: 0
+    queue: {size: 0}
+    rate_limit: off
+    drain: {tunnels: keep}
+    fallback_instances: []
+  legacy:
+    instances:
+      - {id: a, address: 10.0.0.7, port: 8080, weight: 2, version: 1.10, metadata: {zone: b}}
+      - {address: "2001:db8::7", port: 8080}
+      - {address: old.internal, port: 80, metadata: {weight: 0}}
+routes:
+  - {host: Users.Example.COM, service: users}
+  - {host: "*.example.com", path_prefix: /orders, strip_prefix: true, service: orders}
+  - {host: "{service}.svc.local"}
+  - {path_prefix: "/svc/{service}", strip_prefix: true}
+  - path_prefix: /old
+    methods: [GET, PROPFIND]
+    headers: {X-Beta: 1}
+    rewrite_prefix: /new
+    set_host: Upstream.internal:81
+    service: legacy
+"""
+    )
+    keepalive = Keepalive(idle=2.0, max_idle=10, max_requests=100)
+    defaults = ServiceSettings(
+        balancer=BalancerSpec(type="least_connections"),
+        timeouts=Timeouts(connect=1.0, idle=30.0),
+        keepalive=keepalive,
+        max_retries=0,
+    )
+    assert load(path, {"TOKEN": "s3cret", "PASSWORD": "0123"}) == Settings(
+        listeners=(
+            ListenerSettings(
+                name="web",
+                bind="0.0.0.0:8080",
+                trusted_proxies=("10.0.0.0/8", "fd00::/8", "192.0.2.1/32"),
+                limits=ListenerLimits(head=65536, fields=200, target=16384, body=10485760),
+                timeouts=ListenerTimeouts(head=5.0, body=20.0, idle=60.0, linger=0.5),
+            ),
+            ListenerSettings(name="local", bind="[::1]:8081"),
+            ListenerSettings(name="side", bind="unix:/run/fairlead.sock"),
+        ),
+        admin=AdminSettings(bind="localhost:9901", token="s3cret"),
+        workers=3,
+        log=LogSettings(level="debug", format="console"),
+        registry=RegistrySettings(
+            type="etcd",
+            endpoints=("https://a.example:2379", "https://[::1]:2379"),
+            prefix="/prod/services/",
+            username="proxy",
+            password="0123",
+            tls=RegistryTls(
+                ca=str(tmp_path / "ca.pem"),
+                cert=str(tmp_path / "c.pem"),
+                key=str(tmp_path / "c.key"),
+            ),
+        ),
+        shutdown=ShutdownSettings(delay=0.0, grace=60.0),
+        routes=(
+            RouteSpec(host="users.example.com", service="users"),
+            RouteSpec(
+                host="*.example.com", path_prefix="/orders", strip_prefix=True, service="orders"
+            ),
+            RouteSpec(host="{service}.svc.local"),
+            RouteSpec(path_prefix="/svc/{service}", strip_prefix=True),
+            RouteSpec(
+                path_prefix="/old",
+                methods=("GET", "PROPFIND"),
+                headers={"X-Beta": "1"},
+                rewrite_prefix="/new",
+                set_host="upstream.internal:81",
+                service="legacy",
+            ),
+        ),
+        defaults=defaults,
+        services={
+            "users": ServiceSettings(
+                balancer=BalancerSpec(type="least_connections"),
+                timeouts=Timeouts(connect=2.0, idle=30.0, total=0.0),
+                keepalive=keepalive,
+                max_retries=2,
+            ),
+            "orders": ServiceSettings(
+                balancer=BalancerSpec(
+                    type="consistent_hash",
+                    key="header:X-User-ID",
+                    params={"virtual_nodes": 100, "bounded_load": 1.25},
+                ),
+                timeouts=defaults.timeouts,
+                keepalive=keepalive,
+                max_retries=0,
+            ),
+            "legacy": defaults,
+        },
+        static={
+            "legacy": (
+                Instance(
+                    service="legacy",
+                    id="a",
+                    address="10.0.0.7",
+                    port=8080,
+                    weight=2,
+                    version="1.10",
+                    metadata={"zone": "b"},
+                ),
+                Instance(
+                    service="legacy",
+                    id="[2001:db8::7]:8080",
+                    address="2001:db8::7",
+                    port=8080,
+                ),
+                Instance(
+                    service="legacy",
+                    id="old.internal:80",
+                    address="old.internal",
+                    port=80,
+                    weight=0,
+                    metadata={"weight": "0"},
+                ),
+            )
+        },
+    )
+
+
+@pytest.mark.parametrize("text", ["services:\n", "defaults:\n", "services:\n  a:\n"])
+def test_a_section_of_comments_is_an_empty_section(text: str) -> None:
+    assert settings(text + ROUTE).defaults == ServiceSettings()
+
+
+def test_anchors_may_be_used() -> None:
+    text = "services: {a: {timeouts: &t {connect: 1s}}, b: {timeouts: *t}}\n" + ROUTE
+    assert settings(text).services["b"].timeouts.connect == 1.0
+
+
+class TestInheritance:
+    def test_a_service_inherits_key_by_key(self) -> None:
+        a = service("defaults: {timeouts: {connect: 1s}}\nservices: {a: {timeouts: {idle: 2s}}}\n")
+        assert a.timeouts == Timeouts(connect=1.0, idle=2.0)
+
+    def test_parameters_of_the_same_balancer(self) -> None:
+        a = service(
+            "defaults: {balancer: {type: consistent_hash, key: host, virtual_nodes: 10}}\n"
+            "services: {a: {balancer: {bounded_load: 2}}}\n"
+        )
+        assert a.balancer == BalancerSpec(
+            type="consistent_hash", key="host", params={"virtual_nodes": 10, "bounded_load": 2.0}
+        )
+
+    def test_nothing_of_another_balancer(self) -> None:
+        a = service(
+            "defaults: {balancer: {type: consistent_hash, key: host, virtual_nodes: 10}}\n"
+            "services: {a: {balancer: random}}\n"
+        )
+        assert a.balancer == BalancerSpec(type="random")
+
+    @pytest.mark.parametrize(
+        ("default", "own", "retries"),
+        [
+            ("off", "{max_retries: 2}", 2),
+            ("off", "{}", 0),
+            ("{max_retries: 3}", "off", 0),
+            ("{max_retries: 3}", "{}", 3),
+            ("{}", "{}", 1),
+            ("no", "{max_retries: 0}", 0),
+        ],
+    )
+    def test_retry(self, default: str, own: str, retries: int) -> None:
+        a = service(f"defaults: {{retry: {default}}}\nservices: {{a: {{retry: {own}}}}}\n")
+        assert a.max_retries == retries
+
+
+class TestBalancers:
+    @pytest.mark.parametrize("name", catalog.BALANCERS)
+    def test_short_and_long_form_are_the_same(self, name: str) -> None:
+        short = service(f"services: {{a: {{balancer: {name}}}}}\n").balancer
+        assert short == service(f"services: {{a: {{balancer: {{type: {name}}}}}}}\n").balancer
+        balancer: type[Balancer] = catalog.load(catalog.BALANCERS, name)
+        assert short == BalancerSpec(type=name, key="client_ip" if balancer.uses_key else "")
+
+    def test_a_default_is_allowed_outside_of_the_limits(self) -> None:
+        a = service("services: {a: {balancer: {type: consistent_hash, bounded_load: 0}}}\n")
+        assert a.balancer.params == {"bounded_load": 0.0}
+
+    @pytest.mark.parametrize(
+        "key", ["client_ip", "host", "path", "header:X-A", "cookie:session", "query:user id"]
+    )
+    def test_keys(self, key: str) -> None:
+        text = f'services: {{a: {{balancer: {{type: consistent_hash, key: "{key}"}}}}}}\n'
+        assert service(text).balancer.key == key
+
+
+class TestVariables:
+    def test_in_numbers_and_in_parts_of_text(self) -> None:
+        text = "workers: ${N}\nadmin: {bind: '${HOST}:${PORT:-9900}'}\n" + ROUTE
+        built = settings(text, N="2", HOST="localhost")
+        assert (built.workers, built.admin.bind) == (2, "localhost:9900")
+
+    def test_in_quotes_for_a_number(self) -> None:
+        assert settings('workers: "${N}"\n' + ROUTE, N="2").workers == 2
+
+    def test_the_default_replaces_an_empty_value_too(self) -> None:
+        assert settings("workers: ${N:-2}\n" + ROUTE, N="").workers == 2
+
+    def test_an_empty_value_is_empty_text(self) -> None:
+        assert settings("admin:\n  token: ${TOKEN:-}\n" + ROUTE).admin.token == ""
+        assert settings("admin:\n  token: ${TOKEN}\n" + ROUTE, TOKEN="").admin.token == ""
+
+    def test_a_value_that_looks_like_a_number_is_still_text(self) -> None:
+        assert settings("admin:\n  token: ${TOKEN}\n" + ROUTE, TOKEN="0123").admin.token == "0123"
+
+    def test_a_switch(self) -> None:
+        text = "defaults: {retry: '${RETRY}'}\n" + ROUTE
+        assert settings(text, RETRY="off").defaults.max_retries == 0
+
+    def test_a_value_is_not_looked_into(self) -> None:
+        text = "routes: [{headers: {X-A: '${A}'}, service: a}]\n"
+        (route,) = settings(text, A="${B} {c: d} # e").routes
+        assert route.headers == {"X-A": "${B} {c: d} # e"}
+
+    def test_the_characters_themselves(self) -> None:
+        text = "routes: [{headers: {X-A: '$${A} $B'}, service: a}]\n"
+        assert settings(text).routes[0].headers == {"X-A": "${A} $B"}
+
+
+class TestYamlTraps:
+    """YAML 1.1 would read these as booleans, octal, sexagesimal or floating-point numbers."""
+
+    @pytest.mark.parametrize("written", ["no", "on", "1", "1.10", "010", "1:30", "0x1F", "1e3"])
+    def test_text_stays_as_it_is_written(self, written: str) -> None:
+        text = f"services: {{a: {{instances: [{{address: a, port: 1, version: {written}}}]}}}}\n"
+        assert settings(text + ROUTE).static["a"][0].version == written
+
+    def test_keys_stay_as_they_are_written(self) -> None:
+        assert list(settings("services: {no: {}, 12: {}, 1.0: {}}\n" + ROUTE).services) == [
+            "no",
+            "12",
+            "1.0",
+        ]
+
+
+class TestBinds:
+    def test_port_0_twice_is_two_ports(self) -> None:
+        text = "listeners:\n  - {name: a, bind: '[::1]:0'}\n  - {name: b, bind: '[::1]:0'}\n"
+        assert [one.bind for one in settings(text + ROUTE).listeners] == ["[::1]:0"] * 2
+
+    def test_the_same_port_of_two_addresses(self) -> None:
+        text = "listeners:\n  - {name: a, bind: '[::1]:80'}\n  - {name: b, bind: '127.0.0.1:80'}\n"
+        assert len(settings(text + ROUTE).listeners) == 2
+
+
+class TestRoutes:
+    @pytest.mark.parametrize(
+        "second",
+        [
+            "{path_prefix: /a, service: b}",
+            "{host: b.example, service: b}",
+            "{path_prefix: /, service: b}",
+        ],
+    )
+    def test_different_conditions(self, second: str) -> None:
+        assert len(settings(f"routes: [{{service: a}}, {second}]\n").routes) == 2
+
+    @pytest.mark.parametrize("condition", ["methods: [GET]", "headers: {X-A: 1}"])
+    def test_the_narrower_route_first(self, condition: str) -> None:
+        text = f"routes: [{{{condition}, service: b}}, {{service: a}}]\n"
+        assert len(settings(text).routes) == 2
+
+    def test_overlapping_methods(self) -> None:
+        text = "routes: [{methods: [GET, PUT], service: b}, {methods: [GET, POST], service: a}]\n"
+        assert len(settings(text).routes) == 2
+
+
+def test_every_line_of_the_table_of_missing_features_names_a_key() -> None:
+    from proxy.config_schema import keys
+
+    known = {name.replace("services.*", "service", 1) for name, _ in keys()}
+    assert set(NOT_BUILT) <= known
+
+
+class TestTheRepositorysOwnFile:
+    path = Path(__file__).parents[2] / "proxy.yaml"
+
+    def test_loads(self) -> None:
+        built = load(self.path, {})
+        assert built.registry.endpoints == ("http://127.0.0.1:2379",)
+        assert {name: one.balancer.type for name, one in built.services.items()} == {
+            "users": "least_connections",
+            "orders": "consistent_hash",
+            "catalog": "weighted_round_robin",
+        }
+        assert len(built.routes) == 4
+
+    def test_the_demo_can_point_it_at_its_own_etcd(self) -> None:
+        built = load(self.path, {"FAIRLEAD_ETCD": "http://127.0.0.1:12379"})
+        assert built.registry.endpoints == ("http://127.0.0.1:12379",)
+
+
+def test_complaints_can_be_told_apart() -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings("workers: 0\n")
+    first, second = caught.value.complaints
+    assert (first.file, first.line, first.path) == ("proxy.yaml", 1, "routes")
+    assert (second.file, second.line, second.path) == ("proxy.yaml", 1, "workers")

@@ -94,20 +94,22 @@ class WeightedRoundRobin(Balancer):
         if not total:
             return None
         self._rounds = rounds = self._rounds + 1
-        best: tuple[int, int, deque[_Entry]] | None = None
+        best: tuple[int, int, int, deque[_Entry]] | None = None
         for weight, queue in self._queues:
             for order in avoided:
                 if weights[order] == weight:
                     _enqueue(queue, (_take(queue, order) + weight, order))
-            for debt, order in queue:
+            for place, (debt, order) in enumerate(queue):
                 if order not in avoided:
-                    rival = (debt - weight * rounds, order, queue)
+                    rival = (debt - weight * rounds, order, place, queue)
                     if best is None or rival[:2] < best[:2]:
                         best = rival
                     break
         assert best is not None  # `total` counts at least one node that is not avoided
-        _, order, queue = best
-        _enqueue(queue, (_take(queue, order) + total, order))
+        _, order, place, queue = best
+        debt, order = queue[place]
+        del queue[place]
+        _enqueue(queue, (debt + total, order))
         self._compare_heads()
         return self._nodes[order]
 

@@ -1,0 +1,200 @@
+"""The command line as a user meets it: output, exit codes, and one clear line per failure."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+import proxy as package
+from tests.e2e.running import RunningProxy, free_port
+
+ROOT = Path(__file__).parents[2]
+
+CONFIG: dict[str, Any] = {
+    "services": {
+        "users": {
+            "balancer": "least_connections",
+            "instances": [
+                {"id": "one", "address": "127.0.0.1", "port": 1},
+                {"id": "two", "address": "127.0.0.1", "port": 2, "weight": 0},
+            ],
+        }
+    },
+    "routes": [
+        {"path_prefix": "/users", "strip_prefix": True, "service": "users"},
+        {"path_prefix": "/old", "methods": ["POST"], "service": "users"},
+    ],
+}
+
+
+async def fairlead(
+    *arguments: str, cwd: Path, environ: Mapping[str, str] | None = None
+) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error of one command."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy", *arguments),
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})},
+    )
+    output, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode is not None
+    return process.returncode, output.decode(), errors.decode()
+
+
+async def test_version(tmp_path: Path) -> None:
+    code, output, errors = await fairlead("version", cwd=tmp_path)
+    assert (code, output, errors) == (0, f"fairlead {package.__version__}\n", "")
+
+
+async def test_bad_usage_is_2(tmp_path: Path) -> None:
+    for arguments in (("nonsense",), ("run", "--nonsense"), ("instances",), ()):
+        code, _, errors = await fairlead(*arguments, cwd=tmp_path)
+        assert (code, bool(errors)) == (2, True), arguments
+
+
+async def test_check_and_run_print_every_complaint(tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text("workers: none\nroutes:\n  - {path_prefix: nope, service: a}\nnosuch: 1\n")
+    for command in ("check", "run"):
+        code, output, errors = await fairlead(command, "-c", "bad.yaml", cwd=tmp_path)
+        assert (code, output) == (2, "")
+        lines = errors.splitlines()
+        assert len(lines) >= 3
+        assert all(line.startswith("bad.yaml:") for line in lines)
+        assert [place for place in ("workers", "nosuch") if f": {place}" in errors] == [
+            "workers",
+            "nosuch",
+        ]
+
+
+async def test_check_of_a_good_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "proxy.yaml").write_text(json.dumps({**CONFIG, "registry": {"type": "static"}}))
+    code, output, errors = await fairlead("check", cwd=tmp_path)
+    assert (code, errors) == (0, "")
+    assert output == "proxy.yaml: good: 1 listener, 2 routes, 1 service by name\n"
+
+
+async def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    code, _, errors = await fairlead("run", "-c", "none.yaml", cwd=tmp_path)
+    assert code == 2
+    assert errors.startswith("none.yaml: there is no such file")
+    assert errors.count("\n") == 1
+
+
+async def test_asking_a_proxy_that_does_not_run_is_one_line(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    for arguments in (["services"], ["instances", "users"], ["explain", "/"]):
+        code, output, errors = await fairlead(*arguments, "--admin", url, cwd=tmp_path)
+        assert (code, output) == (1, "")
+        assert errors == (
+            f"Error: no answer from the admin server at {url}: Connection refused"
+            " (is the proxy running? another address is given with --admin)\n"
+        )
+
+
+async def test_an_admin_url_that_is_none(tmp_path: Path) -> None:
+    code, _, errors = await fairlead("services", "--admin", "localhost:9900", cwd=tmp_path)
+    assert code == 2
+    assert "'localhost:9900' is not a URL like http://127.0.0.1:9900" in errors
+
+
+async def test_asking_a_running_proxy(tmp_path: Path) -> None:
+    async with RunningProxy(CONFIG, tmp_path) as proxy:
+        where = ("--admin", proxy.admin)
+
+        code, output, _ = await fairlead("services", *where, cwd=tmp_path)
+        assert code == 0
+        head, row = output.splitlines()
+        assert head.split()[:2] == ["SERVICE", "READY"]
+        assert row.split() == ["users", "1/2", "0", "0", "1", "least_connections", "file"]
+
+        code, output, _ = await fairlead("instances", "users", *where, cwd=tmp_path)
+        assert code == 0
+        _, one, two = output.splitlines()
+        assert one.split() == ["one", "127.0.0.1:1", "ready", "1", "0", "0", "0"]
+        assert two.split() == ["two", "127.0.0.1:2", "draining", *"0000", "weight", "0"]
+
+        code, output, _ = await fairlead("services", "--json", *where, cwd=tmp_path)
+        assert (code, json.loads(output)["services"][0]["name"]) == (0, "users")
+        code, output, _ = await fairlead("instances", "users", "--json", *where, cwd=tmp_path)
+        assert (code, json.loads(output)["instances"][1]["reason"]) == (0, "weight 0")
+
+        code, output, errors = await fairlead("instances", "ghost", *where, cwd=tmp_path)
+        assert (code, output) == (1, "")
+        assert errors == f"Error: {proxy.admin} answered 404: no service 'ghost'\n"
+
+        code, output, _ = await fairlead(
+            "explain", "--method", "PUT", "--header", "X-A: 1", "/users/7?x=1", *where, cwd=tmp_path
+        )
+        assert code == 0
+        assert output.splitlines() == [
+            "request    PUT /users/7?x=1",
+            "route   0 -> path /users: taken",
+            "route   1    path /old, POST: path does not begin with /old",
+            "service    users",
+            "path       /7?x=1",
+            "balancer   least_connections",
+            "may be picked  one  127.0.0.1:1  ready",
+            "not picked     two  127.0.0.1:2  draining (weight 0)",
+        ]
+        code, output, _ = await fairlead("explain", "/nowhere", *where, cwd=tmp_path)
+        assert code == 0
+        assert output.splitlines()[-1] == "answer     404 destination_not_found: no route matches"
+        code, output, _ = await fairlead("explain", "--json", "/nowhere", *where, cwd=tmp_path)
+        assert json.loads(output)["answer"]["status"] == 404
+
+
+async def test_address_and_token_come_from_the_file(tmp_path: Path) -> None:
+    port = free_port()
+    admin = {"bind": f"0.0.0.0:{port}", "token": "${ADMIN_TOKEN}"}
+    environ = {"ADMIN_TOKEN": "s3cret"}
+    proxy = RunningProxy({**CONFIG, "admin": admin}, tmp_path, environ=environ)
+    proxy.admin_port = port
+    async with proxy:
+        (tmp_path / "proxy.yaml").write_text(proxy.file.read_text())
+        code, output, _ = await fairlead("services", cwd=tmp_path, environ=environ)
+        assert (code, "users" in output) == (0, True)
+        # To another address than the file's, the file's token is not sent.
+        where = ("services", "--admin", f"http://127.0.0.1:{port}")
+        code, _, errors = await fairlead(*where, cwd=tmp_path, environ=environ)
+        assert (code, "asks for a token" in errors) == (1, True)
+        code, _, _ = await fairlead(*where, "--token", "s3cret", cwd=tmp_path)
+        assert code == 0
+        code, _, _ = await fairlead(
+            *where, cwd=tmp_path, environ={"FAIRLEAD_ADMIN_TOKEN": "s3cret"}
+        )
+        assert code == 0
+
+
+async def test_what_others_registered_cannot_drive_the_terminal(tmp_path: Path) -> None:
+    row = {"id": "a\u001b[2J", "address": "x", "port": 1, "status": "ready", "weight": 1}
+    row |= {"version": "\u0007", "inflight": 0, "requests": 0, "failures": 0, "reason": ""}
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"instances": [row]})
+
+    application = web.Application()
+    application.router.add_get("/api/v1/services/users", answer)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        port = free_port()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        where = ("--admin", f"http://127.0.0.1:{port}")
+        code, output, _ = await fairlead("instances", "users", *where, cwd=tmp_path)
+        assert code == 0
+        assert "a\ufffd[2J" in output
+        assert output.replace("\n", "").isprintable()
+    finally:
+        await runner.cleanup()

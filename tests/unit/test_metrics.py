@@ -1,0 +1,223 @@
+"""The metrics: names and labels as promised, sums that never go back, series that end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from proxy.control.metrics import Scrape, render
+from proxy.control.pools import PoolBook, Slots
+from proxy.control.statistics import Totals, total
+from proxy.model import (
+    Instance,
+    Membership,
+    NodeStats,
+    RegistryStatus,
+    ServiceStats,
+    WorkerStats,
+)
+
+PROMISED = {
+    "service_registrations_total": ("service_name", "status"),
+    "service_discoveries_total": ("service_name",),
+    "health_checks_total": ("service_name", "status"),
+    "service_instances": ("service_name", "status"),
+    "load_balancer_selections_total": ("service_name", "algorithm", "instance"),
+    "fairlead_requests_total": ("service", "method", "code"),
+    "fairlead_request_duration_seconds": ("service",),
+    "fairlead_inflight_requests": ("service", "instance"),
+    "fairlead_upstream_attempts_total": ("service", "instance", "outcome"),
+    "fairlead_retries_total": ("service", "reason"),
+    "fairlead_ejections_total": ("service", "instance"),
+    "fairlead_proxy_errors_total": ("service", "error"),
+    "fairlead_client_connections": (),
+    "fairlead_tunnels": (),
+    "fairlead_registry_up": (),
+    "fairlead_registry_age_seconds": (),
+    "fairlead_registry_resyncs_total": ("reason",),
+    "fairlead_panic": ("service",),
+    "fairlead_config_reloads_total": ("result",),
+    "fairlead_workers": (),
+}
+NOT_COUNTED_YET = {"fairlead_ejections_total", "fairlead_config_reloads_total"}
+
+
+def instance(id_: str, **fields: Any) -> Instance:
+    given: dict[str, Any] = {"service": "users", "address": "10.0.0.1", "port": 80, **fields}
+    return Instance(id=id_, **given)
+
+
+def book(*instances: Instance) -> PoolBook:
+    pools = PoolBook({}, Slots(100, lambda slot: True), 0.0)
+    pools.apply(Membership(services={"users": instances}), 0.0)
+    return pools
+
+
+def report(requests: int, *ids: str, number: int = 0) -> WorkerStats:
+    """A worker that served `requests`, all on each of the instances."""
+    service = ServiceStats(
+        requests={"GET 200": requests, "POST 502": 1},
+        duration_buckets=[requests, 1, *[0] * 13, 2],
+        duration_sum=0.5 * requests,
+        errors={"connection_refused": 1},
+        retries={"connection_refused": 2},
+    )
+    nodes = [
+        NodeStats("users", f"{id_}@10.0.0.1:80", requests, {"ok": requests - 1, "dns_error": 1})
+        for id_ in ids
+    ]
+    return WorkerStats(number, 3, 1, {"users": service}, nodes)
+
+
+def scrape(pools: PoolBook, totals: Totals, **more: Any) -> str:
+    given: dict[str, Any] = {
+        "pools": pools.pools,
+        "totals": totals,
+        "registry": RegistryStatus(
+            provider="etcd", connected=True, age=1.5, resyncs={"compacted": 2}
+        ),
+        "balancer_of": lambda service: "round_robin",
+        "inflight": lambda slot: slot * 10,
+        "client_connections": 7,
+        "tunnels": 2,
+        "workers": 2,
+    }
+    return render(Scrape(**{**given, **more})).decode()
+
+
+def samples(text: str) -> dict[str, float]:
+    """`name{label="value",…}` with the labels in order → value."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return found
+
+
+def shown_names(text: str) -> Iterable[str]:
+    return re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE)
+
+
+def test_every_promised_name_is_there_and_no_other() -> None:
+    text = scrape(book(instance("a")), total(Totals(), [report(5, "a")]))
+    assert set(shown_names(text)) == set(PROMISED)
+    assert sorted(re.findall(r"^# HELP (\S+) \S", text, re.MULTILINE)) == sorted(PROMISED)
+
+
+def test_every_sample_has_exactly_the_promised_labels() -> None:
+    text = scrape(book(instance("a")), total(Totals(), [report(5, "a")]))
+    seen = set()
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            name = re.sub(r"_(bucket|sum|count)$", "", sample.name)
+            assert set(sample.labels) - {"le"} == set(PROMISED[name]), sample
+            seen.add(name)
+    assert seen == set(PROMISED) - NOT_COUNTED_YET
+
+
+def test_workers_are_summed() -> None:
+    pools = book(instance("a"), instance("b"))
+    found = samples(scrape(pools, total(Totals(), [report(5, "a"), report(7, "a", "b")])))
+    assert found['fairlead_requests_total{code="200",method="GET",service="users"}'] == 12
+    assert found['fairlead_requests_total{code="502",method="POST",service="users"}'] == 2
+    selections = 'load_balancer_selections_total{algorithm="round_robin",instance="%s",'
+    assert found[selections % "a" + 'service_name="users"}'] == 12
+    assert found[selections % "b" + 'service_name="users"}'] == 7
+    attempts = 'fairlead_upstream_attempts_total{instance="a",outcome="%s",service="users"}'
+    assert (found[attempts % "ok"], found[attempts % "dns_error"]) == (10, 2)
+    errors = 'fairlead_proxy_errors_total{error="connection_refused",service="users"}'
+    assert found[errors] == 2
+    assert found['fairlead_retries_total{reason="connection_refused",service="users"}'] == 4
+
+
+def test_the_histogram_is_cumulative_and_complete() -> None:
+    found = samples(scrape(book(instance("a")), total(Totals(), [report(5), report(1)])))
+    bucket = 'fairlead_request_duration_seconds_bucket{le="%s",service="users"}'
+    assert [found[bucket % le] for le in ("0.001", "0.0025", "60.0", "+Inf")] == [6, 8, 8, 12]
+    assert found['fairlead_request_duration_seconds_count{service="users"}'] == 12
+    assert found['fairlead_request_duration_seconds_sum{service="users"}'] == 3.0
+
+
+def test_counters_do_not_go_back_when_a_worker_is_replaced() -> None:
+    name = 'fairlead_requests_total{code="200",method="GET",service="users"}'
+    pools = book(instance("a"))
+    retired = Totals()
+    before = samples(scrape(pools, total(retired, [report(5, "a"), report(7, "a")])))[name]
+    retired.add(report(7, "a"))
+    after = samples(scrape(pools, total(retired, [report(5, "a"), report(0, "a")])))[name]
+    assert before == after == 12
+
+
+def test_an_instance_that_left_takes_its_series_with_it() -> None:
+    pools = book(instance("a"), instance("b"))
+    totals = total(Totals(), [report(5, "a", "b")])
+    assert 'instance="b"' in scrape(pools, totals)
+    pools.apply(Membership(services={"users": (instance("a"),)}), 1.0)
+    assert 'instance="b"' not in scrape(pools, totals)
+    assert 'instance="a"' in scrape(pools, totals)
+
+
+def test_dead_workers_counts_of_instances_that_left_are_dropped() -> None:
+    retired = Totals()
+    retired.add(report(5, "a", "b"))
+    retired.keep({("users", "a@10.0.0.1:80")})
+    assert set(retired.nodes) == {("users", "a@10.0.0.1:80")}
+    assert retired.services["users"].requests["GET 200"] == 5
+
+
+def test_instances_by_status_and_panic() -> None:
+    pools = book(
+        instance("a", health="bad"), instance("b", health="draining"), instance("c", weight=0)
+    )
+    found = samples(scrape(pools, Totals()))
+    shown = 'service_instances{service_name="users",status="%s"}'
+    statuses = ("ready", "unhealthy", "ejected", "draining")
+    assert [found[shown % status] for status in statuses] == [0, 1, 0, 2]
+    assert found['fairlead_panic{service="users"}'] == 1
+    pools.apply(Membership(services={"users": (instance("a"),)}), 1.0)
+    assert samples(scrape(pools, Totals()))['fairlead_panic{service="users"}'] == 0
+
+
+def test_what_was_seen_in_the_registry() -> None:
+    pools = book(instance("a"), instance("b", health="bad"))
+    pools.apply(Membership(services={"users": (instance("a", weight=3),)}), 1.0)
+    found = samples(scrape(pools, Totals()))
+    registrations = 'service_registrations_total{service_name="users",status="%s"}'
+    statuses = ("registered", "updated", "deregistered")
+    assert [found[registrations % status] for status in statuses] == [2, 1, 1]
+    assert found['service_discoveries_total{service_name="users"}'] == 2
+    checks = 'health_checks_total{service_name="users",status="%s"}'
+    assert (found[checks % "healthy"], found[checks % "unhealthy"]) == (2, 1)
+
+
+def test_in_flight_comes_from_the_board() -> None:
+    found = samples(scrape(book(instance("a"), instance("b")), Totals()))
+    assert found['fairlead_inflight_requests{instance="a",service="users"}'] == 10
+    assert found['fairlead_inflight_requests{instance="b",service="users"}'] == 20
+
+
+def test_an_instance_beyond_the_board_has_no_in_flight_series() -> None:
+    pools = PoolBook({}, Slots(1, lambda slot: True), 0.0)
+    pools.apply(Membership(services={"users": (instance("a"),)}), 0.0)
+    assert "fairlead_inflight_requests{" not in scrape(pools, Totals())
+
+
+def test_registry_gauges() -> None:
+    found = samples(scrape(book(), Totals()))
+    assert found["fairlead_registry_up"] == 1
+    assert found["fairlead_registry_age_seconds"] == 1.5
+    assert found['fairlead_registry_resyncs_total{reason="compacted"}'] == 2
+    never = RegistryStatus(provider="etcd", connected=False)
+    down = samples(scrape(book(), Totals(), registry=never))
+    assert down["fairlead_registry_up"] == 0
+    assert "fairlead_registry_age_seconds" not in down
+
+
+def test_label_values_are_escaped() -> None:
+    odd = instance('a"\\b\nc')
+    found = samples(scrape(book(odd), Totals()))
+    assert any(odd.id in name for name in found)

@@ -1,0 +1,124 @@
+"""Addresses and listening sockets: how they are written, shared, refused and cleaned up."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from proxy.control.sockets import BindError, close_all, listen, listen_alone, parse_bind
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "path"),
+    [
+        ("0.0.0.0:8080", "0.0.0.0", 8080, None),
+        (":80", "", 80, None),
+        ("[::1]:443", "::1", 443, None),
+        ("localhost:0", "localhost", 0, None),
+        ("unix:/run/web.sock", "", 0, "/run/web.sock"),
+    ],
+)
+def test_addresses_that_are_understood(text: str, host: str, port: int, path: str | None) -> None:
+    address = parse_bind(text)
+    assert (address.host, address.port, address.path) == (host, port, path)
+
+
+@pytest.mark.parametrize("text", ["", "8080", "host", "host:", "host:http", "a:65536", "::1:80"])
+def test_addresses_that_are_not(text: str) -> None:
+    with pytest.raises(BindError):
+        parse_bind(text)
+
+
+def test_every_worker_gets_a_socket_of_its_own_on_one_address() -> None:
+    one = listen("web", "127.0.0.1:0", 3)
+    try:
+        names = {sock.getsockname() for sock in one.sockets}
+        assert len(names) == 1
+        assert one.address == f"127.0.0.1:{names.pop()[1]}"
+        assert len({sock.fileno() for sock in one.sockets}) == 3
+        assert not any(sock.get_inheritable() for sock in one.sockets)
+    finally:
+        one.close()
+
+
+def test_a_second_proxy_cannot_share_the_port_unnoticed() -> None:
+    one = listen("web", "127.0.0.1:0", 1)
+    try:
+        for take in (lambda: listen("web", one.address, 1), lambda: listen_alone(one.address)):
+            with pytest.raises(BindError, match="in use by another process"):
+                take()
+    finally:
+        one.close()
+    listen("web", one.address, 1).close()
+
+
+def test_v6_does_not_take_the_v4_port() -> None:
+    try:
+        one = listen("web", "[::1]:0", 1)
+    except BindError:
+        pytest.skip("this machine has no IPv6")
+    port = one.sockets[0].getsockname()[1]
+    assert one.address == f"[::1]:{port}"
+    assert one.sockets[0].getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+    one.close()
+
+
+def test_a_name_that_does_not_resolve() -> None:
+    with pytest.raises(BindError, match=r"^nowhere\.invalid:80: cannot resolve the host name"):
+        listen("web", "nowhere.invalid:80", 1)
+
+
+def test_all_workers_share_one_unix_socket_and_its_file_goes_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    one = listen("web", f"unix:{path}", 2)
+    assert one.sockets[0] is one.sockets[1]
+    assert path.is_socket()
+    close_all([one, one])
+    assert not path.exists()
+
+
+def test_a_stale_socket_file_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    one = listen("web", f"unix:{path}", 1)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    one.close()
+
+
+def test_a_live_unix_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen(1)
+        inode = path.stat().st_ino
+        with pytest.raises(BindError, match="in use by another process"):
+            listen("web", f"unix:{path}", 1)
+        assert path.stat().st_ino == inode
+
+
+def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.write_text("data")
+    with pytest.raises(BindError, match="there is a file that is no socket"):
+        listen("web", f"unix:{path}", 1)
+    assert path.read_text() == "data"
+
+
+def test_a_socket_file_that_another_process_made_meanwhile_stays(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    one = listen("web", f"unix:{path}", 1)
+    os.rename(path, tmp_path / "old")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        one.close()
+        assert path.is_socket()
+
+
+def test_a_path_in_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BindError, match="No such file or directory"):
+        listen("web", f"unix:{tmp_path}/none/s", 1)

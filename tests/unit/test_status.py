@@ -1,0 +1,193 @@
+"""The admin API's documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from proxy.control import status
+from proxy.control.explain import explain
+from proxy.control.pools import PoolBook, Slots
+from proxy.control.statistics import NodeTotal, Totals
+from proxy.model import (
+    BalancerSpec,
+    Instance,
+    InvalidRecord,
+    Membership,
+    RegistryStatus,
+    RouteSpec,
+    ServiceSettings,
+    Settings,
+)
+
+
+def instance(id_: str, service: str = "users", **fields: Any) -> Instance:
+    given: dict[str, Any] = {"address": "10.0.0.1", "port": 80, **fields}
+    return Instance(id=id_, service=service, **given)
+
+
+def book(**services: tuple[Instance, ...]) -> PoolBook:
+    pools = PoolBook({}, Slots(100, lambda slot: True), 0.0)
+    pools.apply(Membership(services=services), 0.0)
+    return pools
+
+
+def test_a_service_lists_every_instance_with_status_and_reason() -> None:
+    pools = book(
+        users=(
+            instance("a", version="1.2", metadata={"zone": "b"}, weight=2),
+            instance("b", health="bad", health_message="no disk"),
+        )
+    )
+    totals = Totals(nodes={("users", "a@10.0.0.1:80"): NodeTotal(9, {"ok": 7, "dns_error": 2})})
+    document = status.service(pools.pools["users"], ServiceSettings(), totals, lambda slot: 4)
+    assert document["instances"] == [
+        {
+            "id": "a",
+            "address": "10.0.0.1",
+            "port": 80,
+            "weight": 2,
+            "version": "1.2",
+            "metadata": {"zone": "b"},
+            "status": "ready",
+            "reason": "",
+            "inflight": 4,
+            "requests": 9,
+            "failures": 2,
+        },
+        {
+            "id": "b",
+            "address": "10.0.0.1",
+            "port": 80,
+            "weight": 1,
+            "version": "",
+            "metadata": {},
+            "status": "unhealthy",
+            "reason": "'bad' in the registry: no disk",
+            "inflight": 4,
+            "requests": 0,
+            "failures": 0,
+        },
+    ]
+    assert (document["total"], document["ready"], document["unhealthy"]) == (2, 1, 1)
+
+
+def test_services_are_listed_by_name_with_their_balancer() -> None:
+    settings = Settings(services={"users": ServiceSettings(balancer=BalancerSpec(type="random"))})
+    pools = book(users=(instance("a"),), orders=(instance("a", "orders"),))
+    rows = status.services(pools.pools, settings)["services"]
+    assert [(row["name"], row["balancer"]) for row in rows] == [
+        ("orders", "round_robin"),
+        ("users", "random"),
+    ]
+
+
+def test_the_registry_names_its_endpoint_and_each_unreadable_key() -> None:
+    known = RegistryStatus(
+        provider="etcd",
+        connected=True,
+        endpoint="http://10.0.0.1:2379",
+        revision=7,
+        age=0.12345,
+        invalid=(InvalidRecord(key="/services/users/x", reason="no address", kept=False),),
+    )
+    document = status.registry(known, complete=True)
+    assert document["endpoint"] == "http://10.0.0.1:2379"
+    assert document["age"] == 0.123
+    assert document["complete"] is True
+    assert msgspec.json.decode(msgspec.json.encode(document))["invalid"] == [
+        {"key": "/services/users/x", "reason": "no address", "kept": False}
+    ]
+
+
+def test_routes_say_what_the_file_says() -> None:
+    document = status.routes([RouteSpec(host="a.b", service="users", strip_prefix=True)])
+    assert document == {
+        "routes": [{"index": 0, "host": "a.b", "service": "users", "strip_prefix": True}]
+    }
+
+
+class TestExplain:
+    settings = Settings(
+        routes=(
+            RouteSpec(host="users.example.com", service="users"),
+            RouteSpec(path_prefix="/old", methods=("POST",), service="users"),
+            RouteSpec(path_prefix="/svc/{service}", strip_prefix=True),
+        ),
+        services={
+            "users": ServiceSettings(
+                balancer=BalancerSpec(type="consistent_hash", key="header:X-User")
+            )
+        },
+    )
+
+    def ask(
+        self, url: str, *fields: tuple[str, str], method: str = "GET", pools: PoolBook | None = None
+    ) -> dict[str, Any]:
+        known = pools or book(users=(instance("a"), instance("b", weight=0)))
+        return explain(method, url, fields, known.pools, self.settings)
+
+    def test_the_way_of_a_request(self) -> None:
+        document = self.ask("http://Users.Example.com:8080/x?y=1", ("X-User", "42"))
+        assert document["request"]["host"] == "users.example.com"
+        assert (document["route"], document["service"]) == (0, "users")
+        assert document["path_for_instance"] == "/x?y=1"
+        assert document["balancer"] == "consistent_hash"
+        assert document["key"] == {"source": "header:X-User", "value": "42"}
+        assert [row["id"] for row in document["candidates"]] == ["a"]
+        assert [(row["id"], row["reason"]) for row in document["others"]] == [("b", "weight 0")]
+        assert document["answer"] is None
+        reasons = {row["index"]: row["reason"] for row in document["routes"]}
+        assert reasons[0] == "taken"
+        assert "/old" in reasons[1]
+
+    def test_a_request_without_the_key(self) -> None:
+        assert self.ask("http://users.example.com/")["key"]["value"] is None
+
+    def test_the_path_is_the_one_a_worker_sees(self) -> None:
+        document = self.ask("/svc/nothing/../users/%61/b")
+        assert document["request"]["path"] == "/svc/users/a/b"
+        assert (document["service"], document["path_for_instance"]) == ("users", "/a/b")
+
+    def test_no_route(self) -> None:
+        document = self.ask("http://other/old")
+        assert document["answer"]["status"] == 404
+        assert document["service"] is None
+        assert {row["taken"] for row in document["routes"]} == {False}
+
+    def test_a_template_for_a_service_nobody_knows(self) -> None:
+        answer = self.ask("/svc/ghost")["answer"]
+        assert (answer["status"], answer["error"]) == (404, "destination_not_found")
+
+    def test_a_service_without_a_usable_instance(self) -> None:
+        pools = book(users=(instance("a", weight=0),))
+        answer = self.ask("/old", method="POST", pools=pools)["answer"]
+        assert (answer["status"], answer["error"]) == (503, "destination_unavailable")
+
+    def test_a_service_of_the_file_that_nobody_registered(self) -> None:
+        answer = self.ask("http://users.example.com/", pools=book())["answer"]
+        assert (answer["status"], answer["detail"]) == (503, "users has no instance")
+
+    def test_in_panic_the_unhealthy_are_candidates(self) -> None:
+        pools = book(users=(instance("a", health="bad"), instance("b", health="draining")))
+        document = self.ask("http://users.example.com/", pools=pools)
+        assert document["panic"] is True
+        assert [row["id"] for row in document["candidates"]] == ["a"]
+        assert [row["id"] for row in document["others"]] == ["b"]
+
+    def test_a_request_that_is_refused(self) -> None:
+        document = self.ask("/svc/a%2Fb/x")
+        assert document["answer"]["status"] in (400, 404)
+        assert self.ask("/x%00")["answer"]["status"] == 400
+
+    @pytest.mark.parametrize(
+        ("url", "fields"),
+        [("/a b", ()), ("/", (("X-A", "b\r\nHost: evil"),)), ("http://[::1/x", ())],
+    )
+    def test_what_is_no_single_request_is_an_error(
+        self, url: str, fields: tuple[tuple[str, str], ...]
+    ) -> None:
+        with pytest.raises(ValueError, match=r"."):
+            self.ask(url, *fields)

@@ -14,7 +14,7 @@ import inspect
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path as FilePath
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ValidationError
@@ -510,7 +510,7 @@ class _Rules:
                 (*path, "key"),
                 f"has no meaning for {base.type}; allowed: only for {', '.join(keyed)}",
             )
-        parameters = _parameters(balancer)
+        parameters = balancer_parameters(base.type)
         params = dict(base.params)
         for name, value in (own.model_extra or {}).items():
             if name not in parameters:
@@ -522,7 +522,7 @@ class _Rules:
                 )
                 continue
             try:
-                params[name] = parameters[name](value)
+                params[name] = parameters[name].reader(value)
             except ValueError as error:
                 self._report.complain((*path, name), str(error))
         return BalancerSpec(type=base.type, key=key, params=params)
@@ -714,13 +714,21 @@ def _shadows(earlier: RouteSpec, later: RouteSpec) -> bool:
     return not earlier.methods or (bool(later.methods) and {*later.methods} <= {*earlier.methods})
 
 
-def _parameters(balancer: type[Balancer]) -> dict[str, config_schema.Read[int | float]]:
-    """How each parameter of a balancer is read: keyword-only arguments of its constructor,
-    bounded by its `limits`."""
-    readers: dict[str, config_schema.Read[int | float]] = {}
-    for name, parameter in inspect.signature(balancer.__init__).parameters.items():
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-            continue
-        whole = parameter.annotation in (int, "int")
-        readers[name] = config_schema.parameter(whole, parameter.default, balancer.limits.get(name))
-    return readers
+class Parameter(NamedTuple):
+    """One parameter of a balancer."""
+
+    reader: config_schema.Read[int | float]
+    default: int | float
+
+
+def balancer_parameters(name: str) -> dict[str, Parameter]:
+    """The keyword-only arguments of a balancer's constructor, bounded by its `limits`."""
+    balancer: type[Balancer] = catalog.load(catalog.BALANCERS, name)
+    parameters: dict[str, Parameter] = {}
+    for argument, declared in inspect.signature(balancer.__init__).parameters.items():
+        if declared.kind is inspect.Parameter.KEYWORD_ONLY:
+            whole = declared.annotation in (int, "int")
+            limits = balancer.limits.get(argument)
+            read = config_schema.parameter(whole, declared.default, limits)
+            parameters[argument] = Parameter(read, declared.default)
+    return parameters

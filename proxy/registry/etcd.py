@@ -56,9 +56,10 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     deliver to late watchers every 0.1 s."""
     reconcile: float = 300.0
     """Between full comparisons, ± 20 %. Should never find anything; see `differences`."""
-    hold: float = 8.0
-    """How long instances are held that a store which went back no longer knows: registrars
-    renew leases every third of their TTL, so those with a TTL up to 24 s are back by then."""
+    hold: float = 4.0
+    """How long instances are held that a store which went back no longer knows. Registrars
+    renew a lease every third of its TTL, so those with the usual 10 s are back by then, and
+    an operator who emptied the store on purpose sees that within 10 s of its return."""
     coalesce: float = 0.05
     """At most one membership in this time: a roll-out of a thousand instances becomes a few
     snapshots, and a single change is still out at once."""

@@ -126,20 +126,24 @@ class Gateway:
     def __init__(
         self, url: str, *, tls: RegistryTls | None = None, username: str = "", password: str = ""
     ) -> None:
-        parts = urlsplit(url)
-        if (
-            parts.scheme not in ("http", "https")
-            or not parts.hostname
-            or parts.username is not None
-            or parts.path not in ("", "/")
-            or parts.query
-            or parts.fragment
-        ):
+        try:
+            parts = urlsplit(url)
+            port = parts.port or 2379
+            bad = (
+                parts.scheme not in ("http", "https")
+                or parts.username is not None
+                or parts.path not in ("", "/")
+                or parts.query
+                or parts.fragment
+            )
+        except ValueError:  # a port that is none
+            bad = True
+        if bad or not parts.hostname:
             raise ValueError(f"etcd endpoint {url!r} is not of the form http[s]://host[:port]")
         self.url = url.rstrip("/")
         self._protocol = parts.scheme
         self._host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        self._port = parts.port or 2379
+        self._port = port
         self._tls = tls
         self._username = username
         self._password = password

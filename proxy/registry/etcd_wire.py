@@ -87,7 +87,7 @@ class AuthReply(msgspec.Struct, frozen=True):
 
 class _Line(msgspec.Struct, frozen=True):
     result: WatchFrame | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
 _lines = msgspec.json.Decoder(_Line, strict=False)
@@ -142,7 +142,7 @@ class FrameReader:
 
 def _frame(line: bytes) -> WatchFrame:
     message = _decode(_lines, line)
-    if message.error is not None:
+    if message.error:
         raise error_from(0, bytes(message.error))
     if message.result is None:
         raise EtcdError(f"watch frame without a result: {line[:200]!r}")
@@ -194,7 +194,8 @@ _PHRASES: dict[type[EtcdError], tuple[str, ...]] = {
         "invalid auth token",
         "permission denied",
         "permissiondenied",
-        "auth store is old",  # users or roles changed since the token was given out
+        "auth store is old",  # users or roles changed since the token was given out,
+        "revision in header is old",  # and the same from older servers
         "user name is empty",  # authentication was switched on meanwhile
     ),
     Compacted: ("has been compacted",),

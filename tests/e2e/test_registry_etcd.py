@@ -12,6 +12,7 @@ import random
 import ssl
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Self
 
 from structlog.testing import capture_logs
@@ -97,6 +98,12 @@ class Observed:
     async def goes_down(self) -> None:
         await eventually(lambda: not self.connected, what=self.provider.status)
 
+    async def complains(self, words: str) -> None:
+        await eventually(
+            lambda: words in (self.provider.status().last_error or ""),
+            what=self.provider.status,
+        )
+
     def never_without(self, keys: set[str], since: int) -> bool:
         """No membership from the one with number `since` on lacks any of `keys`."""
         return all(keys <= self.registered(membership) for membership in self.memberships[since:])
@@ -138,9 +145,12 @@ async def test_health_and_bad_values_touch_only_their_own_service() -> None:
             await seen.follows(client)
             other = seen.now.services["other"]
 
+            def has_health(status: str) -> bool:
+                return seen.one("users").health == status
+
             for status in ("draining", "unhealthy", "healthy"):
                 await client.put("/services/users/a", record(health={"status": status}))
-                await eventually(lambda wanted=status: seen.one("users").health == wanted)
+                await eventually(partial(has_health, status))
 
             await client.put("/services/users/a", "{ not json")
             await client.put("/services/users/b", record(port=70000))
@@ -161,7 +171,7 @@ async def test_health_and_bad_values_touch_only_their_own_service() -> None:
             await client.delete("/services/users/b")
             await client.delete("/services/users/c/d")
             await eventually(lambda: not seen.provider.status().invalid)
-            assert seen.one("users").port == 1
+            await eventually(lambda: seen.one("users").port == 1)
 
 
 async def test_five_thousand_instances_are_listed_in_pages() -> None:
@@ -219,7 +229,7 @@ async def test_starts_without_a_registry_and_says_so_once() -> None:
                 await client.put_all(fleet("users", 2))
                 await seen.follows(client)
                 await seen.comes_up()
-    told = [line["event"] for line in logs if line["log_level"] != "debug"]
+                told = [line["event"] for line in logs if line["log_level"] != "debug"]
     assert told == ["registry_lost", "registry_connected"]
 
 
@@ -445,7 +455,7 @@ async def test_token_expires() -> None:
     async with EtcdServer(options=options) as etcd, EtcdClient(etcd.url) as client:
         await client.put_all(fleet("users", 5))
         await client.enable_auth("proxy", "secret", "/services/")
-        user = {"username": "proxy", "password": "secret"}
+        user: dict[str, Any] = {"username": "proxy", "password": "secret"}
         async with TcpFault(etcd.client_port) as fault, Observed(fault.url, **user) as seen:
             await seen.comes_up()
             since = len(seen.memberships) - 1
@@ -468,19 +478,14 @@ async def test_refused_logins_and_permissions_say_so() -> None:
     async with EtcdServer(options=options) as etcd, EtcdClient(etcd.url) as client:
         await client.enable_auth("proxy", "secret", "/services/")
 
-        def told(seen: Observed, words: str) -> bool:
-            return words in (seen.provider.status().last_error or "")
-
         async with (
             Observed(etcd.url) as nobody,
             Observed(etcd.url, username="proxy", password="wrong") as stranger,
             Observed(etcd.url, username="proxy", password="secret", prefix="/x/") as curious,
         ):
-            await eventually(
-                lambda: told(nobody, "user name is empty"), what=nobody.provider.status
-            )
-            await eventually(lambda: told(stranger, "invalid user ID or password"))
-            await eventually(lambda: told(curious, "permission denied"))
+            await nobody.complains("user name is empty")
+            await stranger.complains("invalid user ID or password")
+            await curious.complains("permission denied")
             assert nobody.memberships == stranger.memberships == curious.memberships == []
 
 
@@ -513,10 +518,7 @@ async def test_tls_checks_the_authority_and_the_host_name(tmp_path: Any) -> None
                 (untrusted, "CERTIFICATE_VERIFY_FAILED"),
                 (missing, "registry.tls.ca: cannot load /nowhere/ca.pem"),
             ):
-                await eventually(
-                    lambda who=refused, why=words: why in (who.provider.status().last_error or ""),
-                    what=refused.provider.status,
-                )
+                await refused.complains(words)
                 assert refused.memberships == []
 
 
@@ -525,10 +527,7 @@ async def test_gateway_switched_off_is_named() -> None:
         EtcdServer(options=("--enable-grpc-gateway=false",)) as etcd,
         Observed(etcd.url) as seen,
     ):
-        await eventually(
-            lambda: "enable-grpc-gateway" in (seen.provider.status().last_error or ""),
-            what=seen.provider.status,
-        )
+        await seen.complains("enable-grpc-gateway")
         assert seen.memberships == []
 
 

@@ -439,11 +439,6 @@ class _Rules:
         tls = registry.tls
         if tls is None:
             return None
-        plain = all(endpoint.startswith("http://") for endpoint in registry.endpoints)
-        if plain and registry.endpoints and self._report.sound(path, ("registry", "endpoints")):
-            self._report.complain(
-                path, "has no effect, as no endpoint begins with https://; allowed: leave it out"
-            )
         for one, other in (("cert", "key"), ("key", "cert")):
             if getattr(tls, one) and not getattr(tls, other) and self._report.sound((*path, other)):
                 self._report.complain(
@@ -464,9 +459,8 @@ class _Rules:
             with file.open("rb") as stream:
                 if b"-----BEGIN " not in stream.read(MAX_FILE):
                     problem = "holds no PEM block"
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            problem = f"cannot be read ({reason})"
+        except OSError as error:
+            problem = f"cannot be read ({error.strerror})"
         if problem:
             self._report.complain(path, f'"{file}" {problem}; allowed: a readable PEM file')
         return str(file)

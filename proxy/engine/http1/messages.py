@@ -12,39 +12,33 @@ from typing import Final
 
 CRLF: Final = b"\r\n"
 
-Pairs = tuple[tuple[bytes, bytes], ...]
+Pairs = list[tuple[bytes, bytes]]
 """(name as received, value) of the fields that mean nothing to a proxy, in order."""
 
 
-def serialise(pairs: Pairs) -> bytes:
-    """Field lines."""
-    return b"".join([b"%b: %b\r\n" % pair for pair in pairs])
-
-
 class Fields:
-    """What requests and responses have in common. Frozen once it is parsed."""
+    """What requests and responses have in common. Frozen once it is parsed.
 
-    __slots__ = (
-        "chunked", "connection", "count", "keeps_alive", "length", "pairs", "plain", "trailer",
-        "upgrade", "via",
-    )  # fmt: skip
+    Defaults stand on the class: a block pays only for what is special about it.
+    """
 
-    def __init__(self, pairs: Pairs, count: int) -> None:
+    length: int | None = None
+    """`Content-Length`; None = no such field."""
+    chunked = False
+    connection: tuple[bytes, ...] = ()
+    """Lower-case tokens of `Connection`."""
+    keeps_alive = (False, True)
+    """Whether the sender is willing to use the connection again, by its minor version."""
+    upgrade: bytes | None = None
+    via: tuple[bytes, ...] = ()
+    trailer: bytes | None = None
+
+    def __init__(self, pairs: Pairs, plain: bytes, count: int) -> None:
         self.pairs = pairs
+        self.plain = plain
+        """`pairs` serialised, without those that `Connection` names."""
         self.count = count
         """Field lines, all of them."""
-        self.plain = b""
-        """`pairs` serialised, without those that `Connection` names."""
-        self.length: int | None = None
-        """`Content-Length`; None = no such field."""
-        self.chunked = False
-        self.connection: tuple[bytes, ...] = ()
-        """Lower-case tokens of `Connection`."""
-        self.keeps_alive = (False, True)
-        """Whether the sender is willing to use the connection again, by its minor version."""
-        self.upgrade: bytes | None = None
-        self.via: tuple[bytes, ...] = ()
-        self.trailer: bytes | None = None
 
     def get(self, name: bytes) -> bytes | None:
         """Value of a field without meaning to a proxy, by lower-case name; several lines are
@@ -62,43 +56,31 @@ class Fields:
 class RequestFields(Fields):
     """The field block of a request."""
 
-    __slots__ = (
-        "expect", "forwarded", "forwarded_for", "forwarded_host", "forwarded_port",
-        "forwarded_proto", "host", "host_name", "hosts", "max_forwards", "passed", "real_ip",
-        "request_id", "te_trailers",
-    )  # fmt: skip
-
-    def __init__(self, pairs: Pairs, count: int) -> None:
-        super().__init__(pairs, count)
-        self.host = b""
-        self.host_name = ""
-        """Lower-case, without port."""
-        self.hosts = 0
-        """Host lines."""
-        self.expect: bytes | None = None
-        self.te_trailers = False
-        self.request_id: bytes | None = None
-        self.forwarded_for: bytes | None = None
-        self.forwarded_proto: bytes | None = None
-        self.forwarded_host: bytes | None = None
-        self.forwarded_port: bytes | None = None
-        self.forwarded: bytes | None = None
-        self.real_ip: bytes | None = None
-        self.max_forwards: bytes | None = None
-        self.passed = b""
-        """What goes on to the instance whatever the client: plain fields, framing, Via."""
+    host = b""
+    host_name = ""
+    """Lower-case, without port."""
+    hosts = 0
+    """Host lines."""
+    expect: bytes | None = None
+    te_trailers = False
+    request_id: bytes | None = None
+    forwarded_for: bytes | None = None
+    forwarded_proto: bytes | None = None
+    forwarded_host: bytes | None = None
+    forwarded_port: bytes | None = None
+    forwarded: bytes | None = None
+    real_ip: bytes | None = None
+    max_forwards: bytes | None = None
+    passed = b""
+    """What goes on to the instance whatever the client: plain fields, framing, Via."""
 
 
 class ResponseFields(Fields):
     """The field block of a response."""
 
-    __slots__ = ("keep_alive", "relayed")
-
-    def __init__(self, pairs: Pairs, count: int) -> None:
-        super().__init__(pairs, count)
-        self.keep_alive: bytes | None = None
-        self.relayed = b""
-        """The rest of the head for the usual client: 1.1, kept alive, body by length."""
+    keep_alive: bytes | None = None
+    relayed = b""
+    """The rest of the head for the usual client: 1.1, kept alive, body by length."""
 
 
 class RequestHead:

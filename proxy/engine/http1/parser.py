@@ -8,9 +8,10 @@ no body (RFC 9110 §15.4.5): whatever Content-Length or Transfer-Encoding say, t
 ready for the next head, one parser serves a whole worker, and framing is decided in one place,
 below, for both directions.
 
-Clients and instances repeat themselves: the field block of a request is mostly the same to the
-byte as that of an earlier one, and parsing is a pure function of the block. `Memo` remembers a
-bounded number of blocks with their result; a block that is new costs one look-up more.
+Clients and instances repeat themselves: the field block of a request is often the same to the
+byte as that of an earlier one, or differs from it in a line or two (a trace id, a date), and
+parsing is a pure function of the bytes. `Memo` remembers a bounded number of blocks, and of
+lines, with their results.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xf
 _AUTHORITY = re.compile(
     rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::(\d{0,5}))?"
 )  # RFC 3986 §3.2.2
+_VALUE_BYTES = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
+"""RFC 9110 §5.5: field-vchar, obs-text, space and tab."""
 _LENGTH = re.compile(rb"\d{1,18}")
 """18 digits stay below 2**63; a longer length is an attack or a mistake."""
 
@@ -98,49 +101,132 @@ _RESPONSE_KINDS = {
     b"te": DROP,
 }
 
-_SPELLINGS_BOUND = 4096
-"""Spellings remembered per direction: real traffic has a few hundred; a client that invents
-names must not grow a worker."""
+_STATUS_LINES = 1024
+"""Status lines remembered: real instances have a dozen; one that invents reasons must not grow
+a worker."""
+
+
+HEAD_END = b"\r\n\r\n"
+"""A head ends behind the first of these."""
+
+Value = TypeVar("Value")
+
+
+class Memo(Generic[Value]):
+    """Owns the results for the latest distinct keys, `size` to twice as many of them.
+
+    Two generations: when the young one is full it becomes the old one, and the old one is
+    forgotten. That is nearly "least recently used" at the price of a dict look-up. A client
+    that makes every key different only ever pushes out other entries, at the parsing cost it
+    would have had anyway.
+    """
+
+    def __init__(self, size: int, longest: int) -> None:
+        """`longest`: bytes of a key beyond which it is too dear to hash and to keep."""
+        self.young: dict[bytes, Value] = {}
+        """The generation that is filling. Looked up by the parser directly: one call less."""
+        self._old: dict[bytes, Value] = {}
+        self._size = size
+        self._longest = longest
+
+    def recall(self, key: bytes) -> Value | None:
+        """The result for a key that is not among the young ones, if it is among the old."""
+        value = self._old.get(key)
+        if value is not None:
+            self.put(key, value)
+        return value
+
+    def put(self, key: bytes, value: Value) -> None:
+        """Remember a result."""
+        if len(key) > self._longest:
+            return
+        if len(self.young) >= self._size:
+            self._old = self.young
+            self.young = {}
+        self.young[key] = value
+
+
+Line = tuple[int, tuple[bytes, bytes], bytes]
+"""A field line: its kind, (name, value), and how it is serialised."""
 
 
 class _FieldReader:
-    """Owns one llhttp parser and what it says of the block at hand. One per direction."""
+    """Owns one llhttp parser, and the memory of the lines it has parsed. One per direction.
+
+    Lines are parsed one by one. A block is nothing but its lines (a line that continues the
+    one before, RFC 9112 §5.2, is refused), so this gives what parsing it in one go would, and
+    a block that differs from earlier ones in one trace id costs the parsing of one line.
+    """
 
     _START = b"HTTP/1.1 304 _\r\n"
+    _LINES = 2048
+    """Lines in one generation of the memory: some hundred kilobytes."""
+    _LONGEST = 512
+    _NAMES = 4096
+    """Spellings of names remembered: real traffic has a few hundred; a client that invents
+    names must not grow a worker."""
 
     def __init__(self, kinds: dict[bytes, int], drop_underscores: bool) -> None:
         self._kinds = kinds
         self._drop_underscores = drop_underscores
-        self._spellings: dict[bytes, int] = {}
+        self._names: dict[bytes, int] = {}
+        self._lines: Memo[Line] = Memo(self._LINES, self._LONGEST)
         self._parser = httptools.HttpResponseParser(self)
-        self._pairs: list[tuple[bytes, bytes]] = []
-        self._special: list[tuple[int, bytes]] = []
+        self._said: list[tuple[bytes, bytes]] = []
 
-    def read(self, block: bytes) -> tuple[tuple[tuple[bytes, bytes], ...], list[tuple[int, bytes]]]:
-        """Parse field lines with their final empty line: the plain ones, and the others by
-        kind. ValueError when they are malformed."""
-        self._pairs = []
-        self._special = []
+    def read(
+        self, block: bytes
+    ) -> tuple[list[tuple[bytes, bytes]], bytes, list[tuple[int, bytes]]]:
+        """Field lines with their final empty line: the plain ones as (name, value), the same
+        serialised, and the others as (kind, value). ValueError when they are malformed."""
+        pairs: list[tuple[bytes, bytes]] = []
+        plain: list[bytes] = []
+        special: list[tuple[int, bytes]] = []
+        known = self._lines.young.get
+        lines = block.split(CRLF)
+        del lines[-2:]  # The empty line, and what is behind it: nothing.
+        for line in lines:
+            kind, pair, serialised = known(line) or self._line(line)
+            if kind == PLAIN:
+                pairs.append(pair)
+                plain.append(serialised)
+            else:
+                special.append((kind, pair[1]))
+        return pairs, b"".join(plain), special
+
+    def _line(self, line: bytes) -> Line:
+        parsed = self._lines.recall(line)
+        if parsed is not None:
+            return parsed
+        name, _, value = line.partition(b":")
+        kind = self._names.get(name)
+        if kind is not None and not value.translate(None, _VALUE_BYTES):
+            # A name that llhttp has accepted before, and a value that it would accept.
+            value = value.strip(b" \t")
+        else:
+            name, value = self._parse(line)
+            kind = self._classify(name)
+        parsed = kind, (name, value), b"%b: %b\r\n" % (name, value)
+        self._lines.put(line, parsed)
+        return parsed
+
+    def _parse(self, line: bytes) -> tuple[bytes, bytes]:
+        if line[:1] in (b" ", b"\t"):
+            raise ValueError("a line that continues the one before it")
+        self._said = []
         try:
-            self._parser.feed_data(self._START + block)
+            self._parser.feed_data(b"%b%b\r\n\r\n" % (self._START, line))
         except httptools.HttpParserError as error:
-            self._parser = httptools.HttpResponseParser(self)
             raise ValueError(str(error)) from None
-        return tuple(self._pairs), self._special
-
-    def renew(self) -> None:
-        """After a block that said `Connection: close`, llhttp takes no further one."""
-        self._parser = httptools.HttpResponseParser(self)
+        finally:
+            # After an error, and after a `Connection: close`, llhttp takes no further message.
+            self._parser = httptools.HttpResponseParser(self)
+        ((name, value),) = self._said
+        return name, value.strip(b" \t")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Called by llhttp for each field line, in order."""
-        kind = self._spellings.get(name)
-        if kind is None:
-            kind = self._classify(name)
-        if kind == PLAIN:
-            self._pairs.append((name, value))
-        else:
-            self._special.append((kind, value))
+        """Called by llhttp."""
+        self._said.append((name, value))
 
     def _classify(self, name: bytes) -> int:
         # X_Forwarded_For reaches CGI-like instances as the same variable as X-Forwarded-For,
@@ -148,58 +234,21 @@ class _FieldReader:
         lower = name.lower()
         dropped = self._drop_underscores and b"_" in lower
         kind = DROP if dropped else self._kinds.get(lower, PLAIN)
-        if len(self._spellings) < _SPELLINGS_BOUND:
-            self._spellings[name] = kind
+        if len(self._names) < self._NAMES:
+            self._names[name] = kind
         return kind
 
 
-HEAD_END = b"\r\n\r\n"
-"""A head ends behind the first of these."""
-
-Parsed = TypeVar("Parsed", bound=Fields)
-
-
-class Memo(Generic[Parsed]):
-    """Owns the results of the latest distinct blocks, `SIZE` to twice as many of them.
-
-    Two generations: when the young one is full it becomes the old one, and the old one is
-    forgotten. That is nearly "least recently used" at the price of a dict look-up. A client
-    that makes every block different only ever pushes out other entries, at the parsing cost
-    it would have had anyway.
-    """
-
-    SIZE = 512
-    """Blocks in one generation. At one to two kilobytes each, with what was parsed from them,
-    this stays near a megabyte per direction."""
-    LONGEST = 2048
-    """Bytes: longer blocks are rare, costly to hash and dear to keep."""
-
-    def __init__(self) -> None:
-        self.young: dict[bytes, Parsed] = {}
-        """The generation that is filling. Looked up by the parser directly: one call less."""
-        self._old: dict[bytes, Parsed] = {}
-
-    def recall(self, block: bytes) -> Parsed | None:
-        """The result for a block that is not among the young ones, if it is among the old."""
-        parsed = self._old.get(block)
-        if parsed is not None:
-            self.put(block, parsed)
-        return parsed
-
-    def put(self, block: bytes, parsed: Parsed) -> None:
-        """Remember a result."""
-        if len(block) > self.LONGEST:
-            return
-        if len(self.young) >= self.SIZE:
-            self._old = self.young
-            self.young = {}
-        self.young[block] = parsed
-
+_BLOCKS = 256
+"""Blocks in one generation. At one to two kilobytes each, with what was parsed from them, this
+stays below a megabyte per direction."""
+_LONGEST_BLOCK = 2048
 
 _request_reader = _FieldReader(_REQUEST_KINDS, drop_underscores=True)
 _response_reader = _FieldReader(_RESPONSE_KINDS, drop_underscores=False)
-_request_memo: Memo[RequestFields] = Memo()
-_response_memo: Memo[ResponseFields] = Memo()
+_request_memo: Memo[RequestFields] = Memo(_BLOCKS, _LONGEST_BLOCK)
+_response_memo: Memo[ResponseFields] = Memo(_BLOCKS, _LONGEST_BLOCK)
+_hosts: Memo[str] = Memo(1024, 256)
 _status_lines: dict[bytes, tuple[int, int, bytes]] = {}
 
 
@@ -238,14 +287,16 @@ def parse_response(head: bytes) -> ResponseHead:
 
 def _read_request_fields(block: bytes) -> RequestFields:
     try:
-        pairs, special = _request_reader.read(block)
+        pairs, plain, special = _request_reader.read(block)
     except ValueError as error:
         raise Refused(BAD_REQUEST, str(error)) from None
-    fields = RequestFields(pairs, len(pairs) + len(special))
+    fields = RequestFields(pairs, plain, len(pairs) + len(special))
     for kind, value in special:
         if kind == HOST:
             fields.hosts += 1
-            fields.host = value.strip(b" \t")
+            fields.host = value
+        elif kind == CONNECTION:
+            fields.set_connection(fields.connection + _tokens(value))
         elif kind == X_FOR:
             fields.forwarded_for = _joined(fields.forwarded_for, value)
         elif kind == REQUEST_ID:
@@ -268,12 +319,9 @@ def _read_request_fields(block: bytes) -> RequestFields:
             fields.max_forwards = value
         else:
             _common_field(fields, kind, value, BAD_REQUEST)
-    if b"close" in fields.connection:
-        _request_reader.renew()
-    fields.host_name = host_name(fields.host)
-    named = strip_named(fields)
-    if named:
-        _forget_named(fields, named)
+    fields.host_name = _hosts.young.get(fields.host) or _host_name(fields.host)
+    if fields.connection:
+        _forget_named(fields, strip_named(fields))
     fields.passed = passed_fields(fields)
     _request_memo.put(block, fields)
     return fields
@@ -281,18 +329,17 @@ def _read_request_fields(block: bytes) -> RequestFields:
 
 def _read_response_fields(block: bytes) -> ResponseFields:
     try:
-        pairs, special = _response_reader.read(block)
+        pairs, plain, special = _response_reader.read(block)
     except ValueError as error:
         raise Refused(BAD_ANSWER, str(error)) from None
-    fields = ResponseFields(pairs, len(pairs) + len(special))
+    fields = ResponseFields(pairs, plain, len(pairs) + len(special))
     for kind, value in special:
         if kind == KEEP_ALIVE:
             fields.keep_alive = value
         else:
             _common_field(fields, kind, value, BAD_ANSWER)
-    if b"close" in fields.connection:
-        _response_reader.renew()
-    strip_named(fields)
+    if fields.connection:
+        strip_named(fields)
     fields.relayed = relayed_fields(fields, BY_LENGTH, 1, True)
     _response_memo.put(block, fields)
     return fields
@@ -302,7 +349,7 @@ def _common_field(fields: Fields, kind: int, value: bytes, fault: Fault) -> None
     if kind == CONNECTION:
         fields.set_connection(fields.connection + _tokens(value))
     elif kind == LENGTH:
-        if fields.length is not None or not _LENGTH.fullmatch(value.rstrip(b" \t")):
+        if fields.length is not None or not _LENGTH.fullmatch(value):
             # RFC 9112 §6.3: repeated or malformed lengths are unrecoverable.
             raise Refused(fault, "Content-Length is repeated or not a plain number")
         fields.length = int(value)
@@ -323,7 +370,7 @@ def _common_field(fields: Fields, kind: int, value: bytes, fault: Fault) -> None
 def _check_coding(fields: Fields, value: bytes, fault: Fault) -> None:
     if fields.chunked:
         raise Refused(fault, "Transfer-Encoding is repeated")
-    if value.rstrip(b" \t").lower() != b"chunked":
+    if value.lower() != b"chunked":
         if fault is BAD_REQUEST and _tokens(value)[-1:] == (b"chunked",):
             # RFC 9112 §6.1: a coding that is not understood is answered 501.
             raise Refused(UNSUPPORTED_CODING, "the only transfer coding understood is chunked")
@@ -382,7 +429,7 @@ def _split_status_line(line: bytes) -> tuple[int, int, bytes]:
         raise Refused(BAD_ANSWER, "the status line is not HTTP/1.x SP CODE SP REASON")
     reason = match[3] or b""
     known = int(match[2]), int(match[1]), b"HTTP/1.1 %b %b\r\n" % (match[2], reason)
-    if len(_status_lines) < _SPELLINGS_BOUND:
+    if len(_status_lines) < _STATUS_LINES:
         _status_lines[line] = known
     return known
 
@@ -408,9 +455,11 @@ def _joined(before: bytes | None, value: bytes) -> bytes:
     return value if before is None else before + b", " + value
 
 
-def host_name(authority: bytes) -> str:
+def _host_name(authority: bytes) -> str:
     """The host of `HOST[:PORT]`, lower-case, without port. Raises `Refused`."""
     match = _AUTHORITY.fullmatch(authority)
     if match is None:
         raise Refused(BAD_REQUEST, "the Host is not HOST or HOST:PORT")
-    return match[1].decode("ascii").lower().rstrip(".")
+    name = match[1].decode("ascii").lower().rstrip(".")
+    _hosts.put(authority, name)
+    return name

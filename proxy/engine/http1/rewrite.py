@@ -13,7 +13,6 @@ from proxy.engine.http1.messages import (
     RequestHead,
     ResponseFields,
     ResponseHead,
-    serialise,
 )
 
 VIA_CLIENT = b"Via: 1.1 fairlead\r\n"
@@ -22,14 +21,14 @@ _NOT_NAMES = (b"close", b"keep-alive", b"upgrade", b"te")
 
 
 def strip_named(fields: Fields) -> tuple[bytes, ...]:
-    """Serialise the plain fields but for those that `Connection` names: they end here
+    """Take plain fields that `Connection` names out of what is passed on: they end here
     (RFC 9110 §7.6.1). Done before our own are added: a client that names X-Forwarded-For
     cannot take ours away. Returns the names."""
     names = tuple(token for token in fields.connection if token not in _NOT_NAMES)
-    pairs = fields.pairs
     if names:
-        pairs = tuple(pair for pair in pairs if pair[0].lower() not in names)
-    fields.plain = serialise(pairs)
+        fields.plain = b"".join(
+            [b"%b: %b\r\n" % pair for pair in fields.pairs if pair[0].lower() not in names]
+        )
     return names
 
 
@@ -52,10 +51,14 @@ def passed_fields(fields: RequestFields) -> bytes:
 class ClientFacts:
     """What the forwarding fields say of one client connection.
 
-    Owns the fields of the latest request as they went on: mostly the next one's are the same.
+    Owns the fields of the latest request as they went on: mostly the next one's are the same,
+    or at least its Host is.
     """
 
-    __slots__ = ("_fields", "_set_host", "_tail", "_via", "address", "port", "scheme", "trusted")
+    __slots__ = (
+        "_after", "_before", "_fields", "_host", "_set_host", "_tail", "_via", "address", "port",
+        "scheme", "trusted",
+    )  # fmt: skip
 
     def __init__(
         self, address: str, port: int, trusted: bool, via: bytes, scheme: bytes = b"http"
@@ -68,16 +71,24 @@ class ClientFacts:
         self.scheme = scheme
         self._via = via
         self._fields: RequestFields | None = None
+        self._host = b""
+        self._before = b""
+        self._after = b""
         self._set_host: str | None = None
         self._tail = b""
 
     def tail(self, fields: RequestFields, set_host: str | None) -> bytes:
         """Every field line of the request to the instance, but for its id and upgrade."""
-        if fields is self._fields and set_host == self._set_host:
-            return self._tail
+        if set_host == self._set_host:
+            if fields is self._fields:
+                return self._tail
+            if fields.host == self._host and not self.trusted:
+                self._fields = fields
+                self._tail = self._before + fields.passed + self._after
+                return self._tail
         host = fields.host
         out = host if set_host is None else set_host.encode("ascii")
-        lines = [b"Host: %b\r\n" % out, fields.passed]
+        lines = []
         for_, proto, asked, port = self.address, self.scheme, host, self.port
         if self.trusted:
             if fields.forwarded_for is not None:
@@ -94,8 +105,11 @@ class ClientFacts:
             b"X-Forwarded-Port: %b\r\n%b" % (for_, proto, asked, port, self._via)
         )
         self._fields = fields
+        self._host = host
         self._set_host = set_host
-        self._tail = b"".join(lines)
+        self._before = b"Host: %b\r\n" % out
+        self._after = b"".join(lines)
+        self._tail = self._before + fields.passed + self._after
         return self._tail
 
 

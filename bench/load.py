@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import math
 import re
@@ -15,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -25,7 +26,7 @@ import msgspec
 import uvloop
 
 from bench.processes import placed_on
-from bench.scenarios import SCENARIOS, Scenario
+from bench.scenarios import SCENARIOS, TRACE_HEADER, TRACE_ID, Scenario
 
 END_LIMIT = 20.0
 """Seconds the load may take to finish after it was told to stop."""
@@ -78,9 +79,26 @@ def wrk_script(scenario: Scenario) -> str:
     ]
     if scenario.body:
         lines.append(f"wrk.body = {_lua(scenario.body)}")
+    if scenario.traced:
+        lines.append(_WRK_TRACED)
     lines.append(_WRK_DONE)
     return "\n".join(lines)
 
+
+_WRK_TRACED = f"""\
+local count = 0
+local before, after
+init = function(args)
+  math.randomseed(os.time())
+  count = math.random(0, 2 ^ 30)
+  wrk.headers["{TRACE_HEADER}"] = "{TRACE_ID.replace("{:032x}", "@")}"
+  before, after = wrk.format():match("^(.*)@(.*)$")
+end
+request = function()
+  count = count + 1
+  return before .. string.format("%032x", count) .. after
+end
+"""
 
 _WRK_DONE = """\
 done = function(summary, latency, requests)
@@ -172,8 +190,8 @@ class _Totals:
 class _Client(asyncio.Protocol):
     """Owns one connection: sends the request, waits for the answer, sends it again."""
 
-    def __init__(self, request: bytes, totals: _Totals) -> None:
-        self._request = request
+    def __init__(self, requests: Iterator[bytes], totals: _Totals) -> None:
+        self._requests = requests
         self._totals = totals
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -218,29 +236,37 @@ class _Client(asyncio.Protocol):
         self._answering = True
         self._sent = time.perf_counter()
         if self._transport is not None:
-            self._transport.write(self._request)
+            self._transport.write(next(self._requests))
 
 
-def request_bytes(scenario: Scenario, port: int) -> bytes:
-    """The scenario's request on the wire."""
+def request_bytes(scenario: Scenario, port: int, trace: int = 0) -> bytes:
+    """The scenario's request on the wire; `trace` is its number, where each has one."""
     lines = [f"{scenario.method} {scenario.path} HTTP/1.1", f"Host: 127.0.0.1:{port}"]
     lines += [f"{name}: {value}" for name, value in scenario.headers]
+    if scenario.traced:
+        lines.append(f"{TRACE_HEADER}: {TRACE_ID.format(trace)}")
     if scenario.body:
         lines.append(f"Content-Length: {len(scenario.body)}")
     return "\r\n".join((*lines, "", "")).encode() + scenario.body
 
 
+def _requests(scenario: Scenario, port: int) -> Iterator[bytes]:
+    if not scenario.traced:
+        return itertools.repeat(request_bytes(scenario, port))
+    return (request_bytes(scenario, port, trace) for trace in itertools.count(time.time_ns()))
+
+
 async def _run(scenario: Scenario, port: int, seconds: float) -> Mapping[str, float]:
     loop = asyncio.get_running_loop()
     totals = _Totals()
-    request = request_bytes(scenario, port)
+    requests = _requests(scenario, port)
     live: set[_Client] = set()
 
     async def client() -> None:
         while not totals.stopping:
             try:
                 _, protocol = await asyncio.wait_for(
-                    loop.create_connection(lambda: _Client(request, totals), "127.0.0.1", port),
+                    loop.create_connection(lambda: _Client(requests, totals), "127.0.0.1", port),
                     REQUEST_LIMIT,
                 )
             except OSError:

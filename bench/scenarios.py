@@ -46,6 +46,8 @@ class Scenario:
     """Length of the body of a right answer, bytes."""
     connections: int = 64
     workers: int = 1
+    traced: bool = False
+    """Each request carries a trace id of its own, so no two field blocks are the same."""
     unit: Literal["request", "MiB"] = "request"
     """What CPU time is divided by."""
     least_seconds: float = 0.0
@@ -58,12 +60,19 @@ class Scenario:
         return "POST" if self.body else "GET"
 
 
+TRACE_HEADER = "Traceparent"
+TRACE_ID = "00-{:032x}-00f067aa0ba902b7-01"
+"""W3C trace context, which tracing clients send with every request."""
+
 _CLOSE = (*BROWSER_HEADERS.items(), ("Connection", "close"))
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
     for scenario in (
         Scenario("small_get", "small GET: 12 header fields, 98-byte answer", quick=True),
+        Scenario(
+            "traced_get", "small GET, each with a trace id of its own", traced=True, quick=True,
+        ),
         Scenario(
             "post_16k", "POST of 16 KiB, echoed", path="/echo", body=ECHO_BODY,
             answer=len(ECHO_BODY), quick=True,

@@ -80,9 +80,16 @@ class TestRequests:
         script = wrk_script(scenario)
         for field, value in scenario.headers:
             assert f'wrk.headers["{field}"] = "{value}"' in script
-        assert script.count("wrk.headers[") == len(scenario.headers)
+        assert script.count("wrk.headers[") == len(scenario.headers) + scenario.traced
         assert f'wrk.method = "{scenario.method}"' in script
         assert ("wrk.body" in script) == bool(scenario.body)
+
+    def test_traced_requests_all_differ_in_one_field_of_fixed_length(self) -> None:
+        scenario = SCENARIOS["traced_get"]
+        first, second = (request_bytes(scenario, 8080, trace) for trace in (1, 2))
+        assert first != second
+        assert len(first) == len(second)
+        assert b"\r\nTraceparent: 00-" + b"0" * 31 + b"1-" in first
 
     def test_a_body_has_its_length(self) -> None:
         wire = request_bytes(SCENARIOS["post_16k"], 8080)

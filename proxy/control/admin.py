@@ -37,7 +37,7 @@ class Admin:
         """`sock`: listening already, owned by the caller. `token`: "" = no token asked."""
         self._supervisor = supervisor
         self._socket = sock
-        self._token = token.encode()
+        self._token = token.encode(errors="surrogateescape")
         application = web.Application(middlewares=[self._problems, self._authorize])
         application.add_routes(
             [
@@ -88,7 +88,7 @@ class Admin:
         if self._token and request.path not in OPEN_PATHS:
             scheme, _, given = request.headers.get("Authorization", "").partition(" ")
             # Compared in constant time, so that the answer's delay says nothing.
-            right = hmac.compare_digest(given.strip().encode(), self._token)
+            right = hmac.compare_digest(given.strip().encode(errors="surrogateescape"), self._token)
             if scheme.lower() != "bearer" or not right:
                 challenge = {"WWW-Authenticate": 'Bearer realm="fairlead"'}
                 return _problem(401, "Unauthorized", "a bearer token is needed", challenge)

@@ -1,0 +1,79 @@
+"""The log: one line per event, of ours and of libraries, in the configured form."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from proxy import log
+from proxy.model import LogSettings
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield io.StringIO()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def test_json_lines_carry_event_level_time_and_what_is_bound(stream: io.StringIO) -> None:
+    log.set_up(LogSettings(), stream=stream, worker=2)
+    structlog.get_logger().info("ready", seconds=0.5)
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["level"], line["worker"], line["seconds"]) == (
+        *("ready", "info", 2),
+        0.5,
+    )
+    assert line["timestamp"].endswith("Z")
+
+
+def test_what_libraries_log_is_rendered_alike(stream: io.StringIO) -> None:
+    log.set_up(LogSettings(), stream=stream, worker=2)
+    logging.getLogger("aiohttp.server").error("broken %s", "pipe")
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["logger"], line["worker"]) == (
+        *("broken pipe", "aiohttp.server"),
+        2,
+    )
+
+
+def test_a_failure_is_one_line_with_its_traceback(stream: io.StringIO) -> None:
+    log.set_up(LogSettings(), stream=stream)
+    try:
+        raise KeyError("x")
+    except KeyError:
+        structlog.get_logger().exception("failed")
+    assert stream.getvalue().count("\n") == 1
+    assert "KeyError" in json.loads(stream.getvalue())["exception"]
+
+
+def test_the_level_holds_for_loggers_made_before(stream: io.StringIO) -> None:
+    early = structlog.get_logger()
+    log.set_up(LogSettings(level="warning"), stream=stream)
+    early.info("quiet")
+    assert stream.getvalue() == ""
+    early.warning("loud")
+    assert json.loads(stream.getvalue())["event"] == "loud"
+
+
+def test_console_lines_are_for_people(stream: io.StringIO) -> None:
+    log.set_up(LogSettings(format="console"), stream=stream)
+    structlog.get_logger().info("ready", workers=2)
+    assert "ready" in stream.getvalue()
+    assert "workers=2" in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_settings_travel_to_children_by_the_environment() -> None:
+    settings = LogSettings(level="debug", format="console")
+    assert log.from_environment(log.environment(settings)) == settings
+    assert log.from_environment({}) == LogSettings()
+    assert log.from_environment({log.LEVEL_VARIABLE: "loud"}) == LogSettings()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
+import random
 import shutil
 import signal
 import socket
@@ -18,15 +18,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Self
 
 import aiohttp
 
 START_LIMIT = 30.0
-"""Seconds until a started server must be healthy: it takes 0.3 s when the machine is idle, and
-a busy two-core CI machine has been seen to need ten times that for each of three members."""
+"""Seconds until a started server must be healthy. It takes about half a second; the rest is room
+for machines that have other things to do."""
 STOP_LIMIT = 5.0
 """Seconds between asking a server to stop and making it."""
 
@@ -47,11 +46,14 @@ def etcd_binary() -> Path:
 
 
 def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port that was free a moment ago, from below the range which systems take the
+    ports of outgoing connections from: one of those would be in the way of a restart."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class EtcdProcess:
@@ -91,7 +93,7 @@ class EtcdProcess:
         binary = etcd_binary()
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                str(binary),
+                *(sys.executable, "-I", "-S", "-c", _BECOME, str(os.getpid()), str(binary)),
                 f"--name={self.name}",
                 f"--data-dir={self.data}",
                 f"--listen-client-urls={self.url}",
@@ -108,7 +110,6 @@ class EtcdProcess:
                 # Ctrl-C at a terminal goes to the whole group; the proxy must be able to
                 # drain before its registry leaves.
                 start_new_session=True,
-                preexec_fn=partial(_die_with, os.getpid()),
             )
 
     async def healthy(self, tls: ssl.SSLContext | None = None) -> None:
@@ -216,13 +217,15 @@ class EmbeddedEtcd:
         await self.stop()
 
 
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-_PR_SET_PDEATHSIG = 1
-
-
-def _die_with(parent: int) -> None:
-    """Runs in the child before exec: a parent that is killed leaves no server behind."""
-    if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it went before the call took effect
-            os._exit(1)
+_BECOME = """
+import ctypes, os, signal, sys
+parent, *command = sys.argv[1:]
+if sys.platform == "linux":
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+if os.getppid() == int(parent):  # else it went before the call took effect
+    os.execv(command[0], command)
+"""
+"""What the child runs before it becomes etcd, so that a parent which is killed leaves no server
+behind. A process of its own, since a `preexec_fn` would run between fork and exec, where a parent
+with threads must not run Python."""

@@ -8,6 +8,7 @@ and what it would take to leave.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -139,7 +140,8 @@ class Gateway:
         except ValueError:  # a port that is none
             bad = True
         if bad or not parts.hostname:
-            raise ValueError(f"etcd endpoint {url!r} is not of the form http[s]://host[:port]")
+            shown = re.sub(r"//[^/@]*@", "//...@", url)  # it may hold a password
+            raise ValueError(f"etcd endpoint {shown!r} is not of the form http[s]://host[:port]")
         self.url = url.rstrip("/")
         self._protocol = parts.scheme
         self._host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname

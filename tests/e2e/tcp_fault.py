@@ -11,6 +11,8 @@ import socket
 from collections.abc import Callable
 from typing import Self
 
+from proxy.embedded_etcd import free_port
+
 Match = Callable[[bytes], bool]
 """Chooses connections by the first bytes that the client sent."""
 
@@ -37,7 +39,7 @@ class TcpFault:
     """
 
     def __init__(self, upstream_port: int, *, upstream_host: str = "127.0.0.1") -> None:
-        self.port = 0
+        self.port = free_port()
         self.delay = 0.0
         """Seconds that each piece of data is late, in both directions."""
         self.cut_after: int | None = None
@@ -79,7 +81,6 @@ class TcpFault:
         """Listen (again), on the same port as before."""
         if self._server is None:
             listener = socket.create_server(("127.0.0.1", self.port))
-            self.port = listener.getsockname()[1]
             self._server = await asyncio.start_server(self._serve, sock=listener)
 
     def freeze(self) -> None:

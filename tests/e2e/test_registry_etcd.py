@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import shutil
 import ssl
+import sys
 import time
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
+import pytest
 from structlog.testing import capture_logs
 
 from proxy.embedded_etcd import EmbeddedEtcd
@@ -380,7 +385,7 @@ async def test_another_history_that_got_further_is_found_by_reconciliation() -> 
         EtcdServer() as etcd,
         TcpFault(etcd.client_port) as fault,
         EtcdClient(etcd.url) as client,
-        Observed(fault.url, timing=Timing(reconcile=5.0)) as seen,
+        Observed(fault.url, timing=Timing(reconcile=5.0, probe=0.5)) as seen,
     ):
         await client.put("/services/users/a", record(1))
         await client.put("/services/users/b", record(2))
@@ -545,3 +550,40 @@ async def test_embedded_server_leaves_nothing_behind() -> None:
         assert set(await client.get_all("/services/")) == {"/services/a/b"}
     assert not directory.exists()
     await embedded.stop()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signal")
+async def test_embedded_server_does_not_outlive_its_parent() -> None:
+    script = """
+import asyncio
+from proxy.embedded_etcd import EmbeddedEtcd
+
+async def main():
+    async with EmbeddedEtcd() as etcd:
+        print(etcd.pid, etcd.directory, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    async with asyncio.timeout(30):
+        pid, directory = (await parent.stdout.readline()).decode().split()
+    try:
+        os.kill(int(pid), 0)
+        parent.kill()
+        await parent.wait()
+        await eventually(lambda: not runs(int(pid)))
+    finally:
+        shutil.rmtree(directory)
+
+
+def runs(pid: int) -> bool:
+    """A zombie that nobody collects (no init in a container) does not count."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"

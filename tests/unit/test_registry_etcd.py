@@ -30,6 +30,12 @@ def test_endpoints_that_are_refused(url: str) -> None:
         EtcdProvider(RegistrySettings(type="etcd", endpoints=(url,)))
 
 
+def test_a_password_in_an_endpoint_is_not_repeated() -> None:
+    with pytest.raises(ValueError, match=r"http://\.\.\.@h") as caught:
+        Gateway("http://user:secret@h")
+    assert "secret" not in str(caught.value)
+
+
 def test_endpoints_are_needed() -> None:
     with pytest.raises(ValueError, match=r"registry\.endpoints"):
         EtcdProvider(RegistrySettings(type="etcd"))

@@ -105,7 +105,8 @@ class Rotation:
         return self._rng.uniform(0.0, ceiling)
 
     def progress(self) -> None:
-        """An endpoint has proved itself. A mere connection is no proof."""
+        """An endpoint has proved itself, by a linearizable read or by events that were new. A
+        mere connection is no proof."""
         self._failures = 0
 
 
@@ -284,7 +285,10 @@ class EtcdProvider(Provider):
                     raise Resync("canceled", str(error))
                 raise error
             if frame.events:
+                before = self._view.revision
                 self._view.apply(frame.events)
+                if self._view.revision > before:
+                    self._rotation.progress()  # a long replay may take several connections
             elif frame.bookmark:
                 self._view.bookmark(frame.header.revision)
             self._applied.set()

@@ -385,7 +385,7 @@ async def test_another_history_that_got_further_is_found_by_reconciliation() -> 
         EtcdServer() as etcd,
         TcpFault(etcd.client_port) as fault,
         EtcdClient(etcd.url) as client,
-        Observed(fault.url, timing=Timing(reconcile=5.0, probe=0.5)) as seen,
+        Observed(fault.url, timing=Timing(reconcile=5.0, probe=0.5, backoff_limit=0.5)) as seen,
     ):
         await client.put("/services/users/a", record(1))
         await client.put("/services/users/b", record(2))

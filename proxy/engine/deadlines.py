@@ -8,6 +8,7 @@ was filed, and files it again if the deadline has moved away meanwhile.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from heapq import heappop, heappush
 from math import inf
 from time import monotonic
@@ -38,15 +39,21 @@ _NONE: set[Timed] = set()
 class Deadlines:
     """Owns the wheel: ticks → items to look at then, and one timer for the next tick."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, now: Callable[[], float] = monotonic
+    ) -> None:
         self._loop = loop
         self._slots: dict[int, set[Timed]] = {}
         self._order: list[int] = []
         self._timer: asyncio.TimerHandle | None = None
         self._wake = inf
-        self.now = monotonic
+        self.now = now
         """The clock that deadlines are on, in seconds; the loop's is the same, rounded down to
         its last turn."""
+
+    def __len__(self) -> int:
+        """Items on the wheel, those whose deadline has moved away since included."""
+        return sum(map(len, self._slots.values()))
 
     def arm(self, item: Timed, when: float) -> None:
         """`item.on_deadline` is called at `when`, a tick late at most, unless moved before."""
@@ -86,17 +93,29 @@ class Deadlines:
         now = self._loop.time()
         self._timer = None
         self._wake = inf
-        self.expire(now)
-        if self._order:
-            self._set_timer(self._order[0] * TICK)
+        try:
+            self.expire(now)
+        finally:
+            # One item that fails must not take every other limit of the worker with it.
+            if self._order:
+                self._set_timer(self._order[0] * TICK)
 
     def expire(self, now: float) -> None:
         """Look at everything filed up to `now`."""
         while self._order and self._order[0] * TICK <= now:
-            for item in self._slots.pop(heappop(self._order)):
-                item.filed = inf
-                if item.deadline <= now:
-                    item.deadline = inf
-                    item.on_deadline(now)
-                elif item.deadline != inf:
-                    self.file(item, item.deadline)
+            tick = heappop(self._order)
+            slot = self._slots[tick]
+            try:
+                while slot:
+                    item = slot.pop()
+                    item.filed = inf
+                    if item.deadline <= now:
+                        item.deadline = inf
+                        item.on_deadline(now)
+                    elif item.deadline != inf:
+                        self.file(item, item.deadline)
+            finally:
+                if slot:
+                    heappush(self._order, tick)  # One failed: the others are looked at next.
+                else:
+                    del self._slots[tick]

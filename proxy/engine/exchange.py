@@ -12,7 +12,6 @@ answer was relayed), `_answer_fault` (the proxy answered), `_break_off` (the ans
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from balancers.base import NO_KEY
@@ -102,7 +101,7 @@ class Exchange:
         self.client = client
         self.worker = client.worker
         self.request = request
-        self.began = monotonic()
+        self.began = self.worker.now()
         self._kept: list[bytes] = []
         """Pieces of the body that no instance has, or that a second attempt would need."""
         self._kept_size = 0
@@ -205,10 +204,10 @@ class Exchange:
         """See `Dialler`."""
         self.dialling = False
         if self.finished:
-            connection.park(monotonic())
+            connection.park(self.worker.now())
             return
         self.client.release_body()
-        self._send(connection, monotonic())
+        self._send(connection, self.worker.now())
 
     def on_connect_failed(self, node: Node, fault: Fault, detail: str) -> None:
         """See `Dialler`."""
@@ -339,14 +338,14 @@ class Exchange:
             self.pool.settings.timeouts.tunnel_idle,
             self._on_tunnel_closed,
         )
-        self._counters().answered(self.request.method, 101, monotonic() - self.began)
+        self._counters().answered(self.request.method, 101, self.worker.now() - self.began)
         self.worker.on_tunnel_opened(self.tunnel)
         self.tunnel.start(from_client=self.client.take_buffered(), from_instance=early)
 
     def _on_tunnel_closed(self) -> None:
         assert self.tunnel is not None
         self.worker.on_tunnel_closed(self.tunnel)
-        self._finish("ok", monotonic())
+        self._finish("ok", self.worker.now())
 
     # -- failures
 
@@ -413,7 +412,7 @@ class Exchange:
             )
         )
         self.worker.log_fault(fault, detail, self)
-        now = monotonic()
+        now = self.worker.now()
         self._finish(fault.error, now)
         client.on_exchange_done(self, now)
 
@@ -423,7 +422,7 @@ class Exchange:
         self._counters().failed(fault.error)
         self.worker.log_fault(fault, detail, self)
         self._drop_connection()
-        self._finish(fault.error, monotonic())
+        self._finish(fault.error, self.worker.now())
         self.client.abort_answer()
 
     def on_bad_body(self, fault: Fault, detail: str) -> None:
@@ -448,13 +447,13 @@ class Exchange:
         if not self.status:
             self.status = CLIENT_GONE.status
         self._drop_connection()
-        self._finish(CLIENT_GONE.error, monotonic())
+        self._finish(CLIENT_GONE.error, self.worker.now())
 
     # -- the end
 
     def _complete(self) -> None:
         """The answer is relayed whole."""
-        now = monotonic()
+        now = self.worker.now()
         connection = self.connection
         if connection is not None:
             self.connection = None

@@ -14,10 +14,11 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
 from random import Random
+from time import monotonic
 
 import structlog
 import uvloop
@@ -70,13 +71,15 @@ class Worker:
         board: Board,
         sockets: Sequence[tuple[str, socket.socket]],
         rng: Random,
+        now: Callable[[], float] = monotonic,
     ) -> None:
         self.loop = loop
+        self.now = now
         self.index = index
         self.draining = False
         self.via_token = b""
         self.routes = RouteTable(())
-        self.deadlines = Deadlines(loop)
+        self.deadlines = Deadlines(loop, now)
         self.connector = Connector(loop, self.deadlines)
         self.counters = WorkerCounters()
         others = OtherRows(board, index, self._slot_changed)
@@ -96,7 +99,7 @@ class Worker:
         self._ids = count(1)
         self._log_budget = LOG_BURST
         self._log_dropped = 0
-        self._channel: Channel[ToWorker] = Channel(ToWorker, self._on_message, self._on_orphaned)
+        self._channel: Channel[ToWorker] = Channel(ToWorker, self.on_message, self._on_orphaned)
 
     # -- the control process
 
@@ -106,7 +109,8 @@ class Worker:
         self._channel.send(Hello(pid=os.getpid()))
         self.loop.call_later(STATS_INTERVAL, self._report)
 
-    def _on_message(self, message: ToWorker) -> None:
+    def on_message(self, message: ToWorker) -> None:
+        """What the control process says."""
         if isinstance(message, PoolsMessage):
             self._apply_pools(message)
         elif isinstance(message, Collect):

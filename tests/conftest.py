@@ -1,0 +1,25 @@
+"""What every test may rely on: how thorough hypothesis is.
+
+The quick profile keeps the inner loop in seconds. `FAIRLEAD_HYPOTHESIS=deep` is for the night.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "quick",
+    max_examples=40,
+    deadline=None,  # Two busy cores make any limit on one example a coin toss.
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "deep",
+    max_examples=3000,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("FAIRLEAD_HYPOTHESIS", "quick"))

@@ -1,0 +1,307 @@
+"""A whole data plane between a test's clients and a test's instances, all in memory.
+
+    wire = Wire()
+    client = wire.client()
+    client.send(get("/x"))
+    instance = wire.accepted("a")
+    instance.expect(forwarded("GET /x"))
+    instance.send(b"HTTP/1.1 204 No Content\\r\\n\\r\\n")
+    client.expect(...)
+    wire.done()
+
+`done` fails on bytes nobody expected and on anything that was taken and not given back.
+"""
+
+from __future__ import annotations
+
+import re
+from random import Random
+
+from proxy.engine.listener import ClientConnection, ListenerFacts
+from proxy.engine.load import Board
+from proxy.engine.pool import Node, Pool
+from proxy.engine.worker import Worker
+from proxy.model import (
+    Configure,
+    ListenerSettings,
+    PoolNode,
+    PoolSnapshot,
+    RouteSpec,
+    ServiceSettings,
+    WorkerConfig,
+)
+from proxy.model import Pools as PoolsMessage
+from tests.fakes import Address, FakeTransport, Network, SteppedLoop
+
+CLIENT: Address = ("192.0.2.7", 40000)
+PROXY: Address = ("192.0.2.1", 8080)
+TOKEN = "t0k3n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+OK_RELAYED = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nVia: 1.1 fairlead\r\n\r\nhi"
+OK_RELAYED_CLOSE = (
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\nVia: 1.1 fairlead\r\n\r\nhi"
+)
+
+
+def request(line: str, *fields: str, body: bytes = b"", host: str | None = "h") -> bytes:
+    """A request head, with Host and X-Request-ID, and what follows it."""
+    lines = [line if " HTTP/" in line else f"{line} HTTP/1.1"]
+    if host is not None:
+        lines.append(f"Host: {host}")
+    lines += [*fields, "X-Request-ID: r1"]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
+
+
+def forwarded(
+    line: str,
+    *fields: str,
+    body: bytes = b"",
+    host: str = "h",
+    asked: str | None = None,
+    for_: str = CLIENT[0],
+    proto: str = "http",
+    port: str = str(PROXY[1]),
+    after: tuple[str, ...] = (),
+    id: str = "r1",
+) -> bytes:
+    """What an instance gets of it, to the byte."""
+    lines = [
+        f"{line} HTTP/1.1",
+        f"Host: {host}",
+        *fields,
+        f"X-Forwarded-For: {for_}",
+        f"X-Forwarded-Proto: {proto}",
+        f"X-Forwarded-Host: {host if asked is None else asked}",
+        f"X-Forwarded-Port: {port}",
+        f"Via: 1.1 fairlead ({TOKEN})",
+        *after,
+        f"X-Request-ID: {id}",
+    ]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
+
+
+class Peer:
+    """The far end of one connection, in the test's hands."""
+
+    def __init__(self, wire: Wire, transport: FakeTransport, name: str) -> None:
+        self.wire = wire
+        self.transport = transport
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<Peer {self.name} {bytes(self.transport.taken[:60])!r}>"
+
+    def send(self, *pieces: bytes) -> None:
+        """Each piece arrives as one read."""
+        for piece in pieces:
+            self.transport.feed(piece)
+            self.wire.settle()
+
+    def send_at_once(self, *pieces: bytes) -> None:
+        """Several reads within one turn of the loop."""
+        self.transport.feed(*pieces)
+        self.wire.settle()
+
+    def eof(self) -> None:
+        self.transport.feed_eof()
+        self.wire.settle()
+
+    def reset(self) -> None:
+        self.transport.reset()
+        self.wire.settle()
+
+    def stall(self) -> None:
+        self.transport.stall()
+
+    def read_on(self, size: int | None = None) -> None:
+        self.transport.read_on(size)
+        self.wire.settle()
+
+    def take(self) -> bytes:
+        """Everything received since the last look."""
+        taken = bytes(self.transport.taken)
+        self.transport.taken.clear()
+        return taken
+
+    def expect(self, wanted: bytes) -> None:
+        """Exactly this was received since the last look."""
+        assert self.take() == wanted
+
+    def expect_nothing(self) -> None:
+        assert self.take() == b""
+
+    def expect_problem(self, status: int, error: str, *, closing: bool = False) -> bytes:
+        """An answer of the proxy's own, whole; its head is returned."""
+        answer = self.take()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status), answer
+        assert f"\r\nProxy-Status: fairlead; error={error}\r\n".encode() in head, head
+        length = re.search(rb"\r\nContent-Length: (\d+)", head)
+        assert length is not None
+        assert int(length[1]) == len(body)
+        assert (b"\r\nConnection: close" in head) == closing, head
+        return head
+
+    @property
+    def closed(self) -> bool:
+        """We closed, or cut, the connection."""
+        return self.transport.lost
+
+    @property
+    def cut(self) -> bool:
+        """The connection ended with a reset instead of an end."""
+        return self.transport.lost and self.transport.aborted
+
+    @property
+    def saw_end(self) -> bool:
+        """We said that nothing more comes."""
+        return self.transport.ended and not self.transport.aborted
+
+    @property
+    def read(self) -> bool:
+        """We are willing to take more from this peer."""
+        return self.transport.is_reading()
+
+
+class Wire:
+    """One worker with its configuration, its clients and its instances."""
+
+    def __init__(
+        self,
+        *instances: str,
+        routes: tuple[RouteSpec, ...] = (RouteSpec(path_prefix="/", service="s"),),
+        settings: ServiceSettings | None = None,
+        services: dict[str, ServiceSettings] | None = None,
+        listener: ListenerSettings | None = None,
+        late_pause: bool = False,
+    ) -> None:
+        self.network = Network(late_pause=late_pause)
+        self.loop = SteppedLoop(self.network)
+        self.board = Board.create(2)
+        self.worker = Worker(self.loop, 0, self.board, [], Random(1), self.loop.time)
+        self.configure(routes, services or {"s": settings or ServiceSettings()}, listener)
+        self.names = instances or ("a",)
+        self.serve(*self.names)
+        self.peers: list[Peer] = []
+
+    def configure(
+        self,
+        routes: tuple[RouteSpec, ...],
+        services: dict[str, ServiceSettings],
+        listener: ListenerSettings | None = None,
+    ) -> None:
+        self.worker.on_message(
+            Configure(
+                WorkerConfig(
+                    listeners=(listener or ListenerSettings(),),
+                    routes=routes,
+                    services=services,
+                    via_token=TOKEN,
+                )
+            )
+        )
+
+    def serve(self, *names: str, service: str = "s", **status: str) -> None:
+        """Instances `a`, `b`, … of a service; `a="draining"` sets a status."""
+        generation = 1
+        pool = self.worker.pools.get(service)
+        if pool is not None:
+            generation = pool.generation + 1
+        nodes = tuple(
+            PoolNode(
+                f"{name}@{self.address(name)[0]}:80",
+                name,
+                *self.address(name),
+                1,
+                status.get(name, "ready"),
+                ord(name[0]) - 96,
+            )
+            for name in names
+        )
+        self.worker.on_message(
+            PoolsMessage(seq=generation, snapshots=(PoolSnapshot(service, generation, nodes),))
+        )
+        self.settle()
+
+    @staticmethod
+    def address(name: str) -> Address:
+        return (f"10.0.0.{ord(name[0]) - 96}", 80)
+
+    @property
+    def pool(self) -> Pool:
+        pool = self.worker.pools.get("s")
+        assert pool is not None
+        return pool
+
+    def node(self, name: str = "a") -> Node:
+        return next(node for node in self.pool.nodes.values() if node.id == name)
+
+    @property
+    def facts(self) -> ListenerFacts:
+        return self.worker.listener("web")
+
+    def client(self, peer: Address | str | None = CLIENT) -> Peer:
+        """A new connection to the listener."""
+        own: Address | str = PROXY if isinstance(peer, tuple) else ""
+        transport = self.network.open(
+            self.loop, ClientConnection(self.worker, self.facts), peer=peer, own=own
+        )
+        self.settle()
+        return self._peer(transport, "client")
+
+    def accepted(self, name: str = "a") -> Peer:
+        """The next connection that the proxy made to an instance."""
+        waiting = self.network.accepted.get(self.address(name))
+        assert waiting, f"nobody connected to {name}; dialled: {self.network.dialled}"
+        return self._peer(waiting.popleft(), name)
+
+    def expect_no_dial(self, name: str = "a") -> None:
+        assert not self.network.accepted.get(self.address(name))
+
+    def _peer(self, transport: FakeTransport, name: str) -> Peer:
+        peer = Peer(self, transport, name)
+        self.peers.append(peer)
+        return peer
+
+    def settle(self) -> None:
+        """Until nothing moves."""
+        while self.loop.run_ready() or self.network.deliver():
+            pass
+
+    def advance(self, seconds: float) -> None:
+        self.loop.advance(seconds, self.settle)
+
+    @property
+    def in_flight(self) -> int:
+        nodes = self.pool.nodes.values()
+        board = sum(self.board.total(slot) for slot in range(32))
+        counted = sum(node.in_flight for node in nodes)
+        assert counted == board, (counted, board)
+        assert all(node.load == node.in_flight for node in nodes)
+        return counted
+
+    def done(self) -> None:
+        """Nothing unexpected was said, and once everybody has gone, nothing is left."""
+        self.settle()
+        assert self.loop.failures == []
+        for peer in self.peers:
+            assert not peer.transport.taken, f"unexpected: {peer!r}"
+        for waiting in self.network.accepted.values():
+            assert not waiting, f"a connection nobody expected: {waiting}"
+        for client in list(self.worker.clients):
+            client.abort()
+        for tunnel in list(self.worker.tunnels):
+            tunnel.close()
+        self.settle()
+        assert self.in_flight == 0
+        assert not self.worker.clients
+        assert not self.worker.tunnels
+        assert self.worker.counters.client_connections == 0
+        assert self.worker.counters.tunnels == 0
+        self.serve()  # Every instance leaves, and so do their idle connections.
+        open_ = [t for t in self.network.transports if not t.lost]
+        assert not open_, [transport.get_protocol() for transport in open_]
+        assert len(self.worker.deadlines) == 0
+        assert not self.worker.connector.dialling
+        assert self.loop.failures == []
+        self.board.close()

@@ -64,7 +64,8 @@ def run(file: str) -> None:
 @config_option
 def check(file: str) -> None:
     """Check the configuration and print everything that is wrong with it."""
-    settings = _load(file)
+    # Here the complaints are what was asked for, so they are output and not errors.
+    settings = _load(file, complaints_are_output=True)
     click.echo(
         f"{file}: good: {_count(len(settings.listeners), 'listener')},"
         f" {_count(len(settings.routes), 'route')},"
@@ -98,19 +99,19 @@ def demo(file: str | None, port: int | None, admin_port: int | None) -> None:
     raise SystemExit(code)
 
 
-def _load(file: str) -> Settings:
-    """The settings in the file. Complaints go to standard error, and the exit code is 2."""
+def _load(file: str, complaints_are_output: bool = False) -> Settings:
+    """The settings in the file. If it has faults, all are printed, and the exit code is 2."""
     from proxy import config
 
     try:
         return config.load(Path(file), os.environ)
     except config.ConfigError as error:
-        _complain(error)
+        _complain(error, to_errors=not complaints_are_output)
 
 
-def _complain(error: ConfigError) -> NoReturn:
+def _complain(error: ConfigError, to_errors: bool = True) -> NoReturn:
     for complaint in error.complaints:
-        click.echo(str(complaint), err=True)
+        click.echo(str(complaint), err=to_errors)
     raise SystemExit(2) from None
 
 

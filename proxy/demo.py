@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
+import sys
 import time
 from asyncio.subprocess import Process
 from collections.abc import Iterator, Mapping, Sequence
@@ -233,7 +235,8 @@ def _page(settings: Settings, admin: str, etcd: str, pids: Mapping[str, int]) ->
     lines = ["", "Fairlead is running. Try, as often as you like:", ""]
     lines += [f"  {example}" for example in examples(settings)]
     lines += ["", "What the proxy knows:", ""]
-    lines += [f"  fairlead {words} --admin {admin}" for words in ("services", "instances users")]
+    fairlead = _command()
+    lines += [f"  {fairlead} {words} --admin {admin}" for words in ("services", "instances users")]
     lines += [f"  curl {admin}/api/v1/{path}" for path in ("services/users", "registry", "workers")]
     lines += [f"  curl {admin}/metrics", ""]
     first = next(iter(pids.items()), None)
@@ -241,6 +244,14 @@ def _page(settings: Settings, admin: str, etcd: str, pids: Mapping[str, int]) ->
         lines += [f"Kill an instance and go on asking:  kill -9 {first[1]}   ({first[0]})"]
     lines += [f"The registry is etcd at {etcd}.", "", "Ctrl-C stops everything.", ""]
     return "\n".join(lines)
+
+
+def _command() -> str:
+    """How this command is started from the shell that started the demo."""
+    if shutil.which("fairlead"):
+        return "fairlead"
+    beside = Path(sys.executable).with_name("fairlead")
+    return os.path.relpath(beside) if beside.exists() else f"{sys.executable} -m proxy"
 
 
 def examples(settings: Settings) -> list[str]:

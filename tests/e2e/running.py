@@ -182,6 +182,12 @@ class RunningProxy:
         """Process ids of the workers, by index; those being replaced are left out."""
         return [row["pid"] for row in await self.workers() if row["pid"] is not None]
 
+    def children(self) -> list[int]:
+        """Process ids of its children in ascending order, zombies included."""
+        return sorted(
+            map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split())
+        )
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the control process."""
         self._started().send_signal(number)

@@ -102,6 +102,7 @@ async def test_a_killed_worker_is_replaced_within_a_second_and_no_request_fails(
         rows = {row["pid"]: row for row in await proxy.workers()}
         assert other in rows
         assert [row["last_exit"] for row in rows.values()].count("signal SIGKILL") == 1
+        assert proxy.children() == sorted(rows)
 
 
 async def test_no_worker_outlives_the_control_process(instance: int, tmp_path: Path) -> None:
@@ -149,6 +150,14 @@ async def test_a_graceful_stop_answers_what_was_asked(
 
 async def _not_ready(proxy: RunningProxy) -> bool:
     return await proxy.readyz() == 503
+
+
+async def test_a_stop_in_the_middle_of_the_start(instance: int, tmp_path: Path) -> None:
+    proxy = RunningProxy(config(instance, workers=2), tmp_path)
+    proxy.launch()
+    await eventually(lambda: '"listening"' in proxy.log(), 15, "the first sign of life")
+    assert await proxy.stop(5) == 0
+    assert "Traceback" not in proxy.log()
 
 
 async def test_what_does_not_finish_is_cut_after_the_grace(

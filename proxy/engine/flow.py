@@ -1,8 +1,7 @@
 """Back-pressure: why a transport is not being read.
 
 Several parts may want a connection's reading stopped for reasons of their own (the other side
-is full, the next requests are piling up). Reading goes on
-when the last reason is gone.
+is full, the next requests are piling up). Reading goes on when the last reason is gone.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ PEER_FULL = 1
 other side yet."""
 AHEAD = 2
 """Enough of the following pipelined requests is buffered."""
+UNREAD = 4
+"""The client has not read the answers to its earlier requests."""
 
 
 class ReadGate:

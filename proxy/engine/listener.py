@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from proxy.engine.deadlines import Timed
 from proxy.engine.exchange import Exchange
-from proxy.engine.flow import AHEAD, PEER_FULL, ReadGate
+from proxy.engine.flow import AHEAD, PEER_FULL, UNREAD, ReadGate
 from proxy.engine.http1.body import BodyReader, ChunkedBody, LengthBody
 from proxy.engine.http1.parser import HEAD_END, TooManyFields, parse_request
 from proxy.engine.http1.replies import problem
@@ -240,9 +240,12 @@ class ClientConnection(asyncio.Protocol, Timed):
 
     def hold_body(self) -> None:
         """The instance cannot take more of the body, or there is none to take it yet."""
+        if self._body is None:
+            # All of it is here. What would be held back is the next request, and nobody would
+            # release it: the instance may answer before it has taken all.
+            return
         self._gate.hold(PEER_FULL)
-        if self._body is not None:
-            self.deadline = inf  # Not the client's silence.
+        self.deadline = inf  # Not the client's silence.
 
     def release_body(self) -> None:
         """It can."""
@@ -258,7 +261,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         if not exchange.keep_alive:
             self._close(linger=self._body is not None or not exchange.body_done)
             return
-        if self._eof and not self._buffer:
+        if (self._eof or self.worker.draining) and not self._buffer:
             self._close(linger=False)
             return
         self._phase = Phase.IDLE
@@ -266,6 +269,10 @@ class ClientConnection(asyncio.Protocol, Timed):
         self.deadline = now + limit if limit else inf
         if self.deadline < self.filed:
             self.worker.deadlines.file(self, self.deadline)
+        if self.full:
+            # A client that asks and does not read must not make answers pile up here.
+            self._gate.hold(UNREAD)
+            return
         if not self._buffer:
             return
         # Through the loop, so that a long pipeline does not become a deep stack, and other
@@ -331,11 +338,17 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._body = None
         self._buffer = b""
         if not linger or self._eof or not self._transport.can_write_eof():
-            self._transport.close()
+            self._end()
             return
         self._transport.write_eof()
         self._gate.release(PEER_FULL | AHEAD)
         self._wait(Phase.LINGER, self._listener.timeouts.linger)
+
+    def _end(self) -> None:
+        """Close after what was written; at once if the client does not read it in time."""
+        self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._wait(Phase.LINGER, self._listener.timeouts.idle)
 
     def drain(self) -> None:
         """The worker stops: an idle connection is closed, a busy one after its answer."""
@@ -366,7 +379,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         elif phase is Phase.LINGER or phase is Phase.STALLED:
             self._transport.abort()
         else:
-            self._transport.close()
+            self._end()
 
     # -- back-pressure
 
@@ -384,3 +397,6 @@ class ClientConnection(asyncio.Protocol, Timed):
             self.deadline = inf
         if self.exchange is not None:
             self.exchange.on_client_drained()
+        else:
+            self._gate.release(UNREAD)
+            self._next()

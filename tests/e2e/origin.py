@@ -247,7 +247,7 @@ class Origin:
     ) -> None:
         while True:
             head = await read_head(reader)
-            method, target, version = head.start
+            _, target, version = head.start
             if version != "HTTP/1.1" or len(head.all("Host")) != 1 or not target.startswith("/"):
                 raise Violation(f"not a request for an instance: {head.raw!r}")
             call = Call(self, connection, head, reader, writer)

@@ -86,13 +86,15 @@ def describe_exit(returncode: int) -> str:
         return f"signal {-returncode}"
 
 
-def module_command(module: str) -> tuple[str, ...]:
-    """How to run a module of ours: the same interpreter, finding the same packages."""
+def module_command(module: str, search: Iterable[str] | None = None) -> tuple[str, ...]:
+    """How to run a module of ours: the same interpreter, finding the same packages. `search`:
+    this process's import path, if it is not `sys.path`."""
     # `-m` puts the current directory first on the import path. That must be so in the child
     # exactly if it was so here (`python -m proxy` in a checkout); the installed command may be
     # started in any directory, even one with another `proxy` package in it.
     here = os.path.realpath(os.curdir)
-    safe = [] if here in map(os.path.realpath, sys.path) else ["-P"]
+    path = sys.path if search is None else search
+    safe = [] if here in map(os.path.realpath, path) else ["-P"]
     return (sys.executable, *safe, "-m", module)
 
 

@@ -25,11 +25,13 @@ from proxy.config_schema import did_you_mean, shown
 from proxy.model import (
     AdminSettings,
     BalancerSpec,
+    BreakerSettings,
     Instance,
     ListenerLimits,
     ListenerSettings,
     ListenerTimeouts,
     LogSettings,
+    RateLimitSettings,
     RegistrySettings,
     RegistryTls,
     RouteSpec,
@@ -470,12 +472,17 @@ class _Rules:
     def _service(
         self, path: Path, own: config_schema.Defaults, inherited: ServiceSettings
     ) -> ServiceSettings:
-        retries = inherited.max_retries
+        retry = inherited.retry
         if "retry" in own.model_fields_set:
             if own.retry is None:
-                retries = 0
-            elif "max_retries" in own.retry.model_fields_set:
-                retries = own.retry.max_retries
+                retry = msgspec.structs.replace(retry, max_retries=0)
+            else:
+                retry = _overlay(retry, own.retry)
+        ejection = inherited.ejection
+        if "ejection" in own.model_fields_set:
+            if own.ejection is not None:
+                ejection = _overlay(ejection, own.ejection)
+            ejection = msgspec.structs.replace(ejection, enabled=own.ejection is not None)
         balancer = inherited.balancer
         if "balancer" in own.model_fields_set:
             balancer = self._balancer((*path, "balancer"), own.balancer, balancer)
@@ -483,8 +490,28 @@ class _Rules:
             balancer=balancer,
             timeouts=_overlay(inherited.timeouts, own.timeouts),
             keepalive=_overlay(inherited.keepalive, own.keepalive),
-            max_retries=retries,
+            retry=retry,
+            ejection=ejection,
+            breaker=_optional(BreakerSettings(), inherited.breaker, own, "circuit_breaker"),
+            max_inflight=(
+                own.max_inflight
+                if "max_inflight" in own.model_fields_set
+                else inherited.max_inflight
+            ),
+            queue=_overlay(inherited.queue, own.queue),
+            rate_limit=self._rate_limit(inherited.rate_limit, own),
+            drain=_overlay(inherited.drain, own.drain),
         )
+
+    def _rate_limit(
+        self, inherited: RateLimitSettings | None, own: config_schema.Defaults
+    ) -> RateLimitSettings | None:
+        if "rate_limit" not in own.model_fields_set:
+            return inherited
+        if own.rate_limit is None:
+            return None
+        base = inherited or RateLimitSettings(requests=own.rate_limit.requests)
+        return _overlay(base, own.rate_limit)
 
     def _balancer(
         self, path: Path, own: config_schema.Balancer, inherited: BalancerSpec
@@ -683,7 +710,16 @@ def _overlay(base: S, section: BaseModel) -> S:
     """`base` with the keys that stand in the file in place of its own."""
     known = type(base).__struct_fields__
     given = {name: getattr(section, name) for name in section.model_fields_set if name in known}
-    return msgspec.structs.replace(base, **given)
+    lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    return msgspec.structs.replace(base, **(given | lists))
+
+
+def _optional(default: S, inherited: S | None, own: BaseModel, key: str) -> S | None:
+    """A mechanism that is off (None) unless a mapping, even an empty one, switches it on."""
+    if key not in own.model_fields_set:
+        return inherited
+    section = getattr(own, key)
+    return None if section is None else _overlay(inherited or default, section)
 
 
 def _collide(one: str, other: str) -> bool:

@@ -560,6 +560,15 @@ _SHUTDOWN = model.ShutdownSettings()
 _TIMEOUTS = model.Timeouts()
 _KEEPALIVE = model.Keepalive()
 _SERVICE = model.ServiceSettings()
+_RETRY = model.RetrySettings()
+_EJECTION = model.EjectionSettings()
+_BREAKER = model.BreakerSettings()
+_RATE = model.RateLimitSettings(requests=1)
+_DRAIN = model.DrainSettings()
+_CHECK = model.HealthCheckSettings()
+_POOL = model.PoolSettings()
+_GUARD = model.MassLossSettings()
+_FAILOVER = model.FailoverSettings()
 
 
 class Section(BaseModel):
@@ -650,15 +659,15 @@ class OneRegistry(Section):
 
 
 class MassLossGuard(Section):
-    share: Share = 0.5
-    window: Positive = 30.0
-    hold: Positive = 600.0
+    share: Share = _GUARD.share
+    window: Positive = _GUARD.window
+    hold: Positive = _GUARD.hold
 
 
 class Registry(OneRegistry):
     backups: list[OneRegistry] = []
-    check_interval: Positive = 10.0
-    check_timeout: Positive = 5.0
+    check_interval: Positive = _FAILOVER.check_interval
+    check_timeout: Positive = _FAILOVER.check_timeout
     snapshot: Annotated[Text | None, BeforeValidator(_off_or_text)] = None
     mass_loss_guard: Annotated[MassLossGuard | None, Off] = None
 
@@ -695,44 +704,44 @@ class Timeouts(Section):
     idle: Unlimited = _TIMEOUTS.idle
     total: Unlimited = _TIMEOUTS.total
     tunnel_idle: Unlimited = _TIMEOUTS.tunnel_idle
-    queue: Unlimited = 3.0
+    queue: Unlimited = _TIMEOUTS.queue
 
 
 class Retry(Section):
-    max_retries: Annotated[int, integer(0, 5, "0 = off")] = _SERVICE.max_retries
+    max_retries: Annotated[int, integer(0, 5, "0 = off")] = _RETRY.max_retries
     on: list[
         Annotated[
             str,
             choice(("connect", "reset", "first_byte", "502", "503", "504"), "a reason to retry"),
         ]
-    ] = ["connect"]
-    budget: Share = 0.2
-    methods: list[Method] = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"]
+    ] = list(_RETRY.on)
+    budget: Share = _RETRY.budget
+    methods: list[Method] = list(_RETRY.methods)
 
 
 class Ejection(Section):
-    consecutive_failures: Annotated[int, integer(1, 1000)] = 5
-    base: Positive = 10.0
-    max: Positive = 300.0
-    max_share: Share = 0.5
+    consecutive_failures: Annotated[int, integer(1, 1000)] = _EJECTION.consecutive_failures
+    base: Positive = _EJECTION.base
+    max: Positive = _EJECTION.max
+    max_share: Share = _EJECTION.max_share
 
 
 class CircuitBreaker(Section):
-    failure_ratio: Share = 0.5
-    min_requests: Annotated[int, integer(1, 1_000_000)] = 20
-    window: Positive = 10.0
-    open: Positive = 10.0
+    failure_ratio: Share = _BREAKER.failure_ratio
+    min_requests: Annotated[int, integer(1, 1_000_000)] = _BREAKER.min_requests
+    window: Positive = _BREAKER.window
+    open: Positive = _BREAKER.open
 
 
 class Queue(Section):
-    size: Count = 0
+    size: Count = _SERVICE.queue.size
 
 
 class RateLimit(Section):
     requests: Annotated[int, integer(1, 1_000_000_000)]
-    per: Positive = 1.0
-    burst: Annotated[int, integer(1, 1_000_000_000)] | None = None
-    key: Key = "client_ip"
+    per: Positive = _RATE.per
+    burst: Annotated[int, integer(1, 1_000_000_000)] | None = _RATE.burst
+    key: Key = _RATE.key
 
 
 class Keepalive(Section):
@@ -742,8 +751,8 @@ class Keepalive(Section):
 
 
 class Drain(Section):
-    tunnels: Annotated[str, choice(("keep", "close"), "a way to treat tunnels")] = "keep"
-    close_after: Positive = 300.0
+    tunnels: Annotated[str, choice(("keep", "close"), "a way to treat tunnels")] = _DRAIN.tunnels
+    close_after: Positive = _DRAIN.close_after
 
 
 class Instance(Section):

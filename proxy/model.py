@@ -129,6 +129,8 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     total: float = 0.0
     """From the request head to the end of the answer, retries included."""
     tunnel_idle: float = 3600.0
+    queue: float = 3.0
+    """Longest wait for an instance with room, where `max_inflight` and a queue are set."""
 
 
 class Keepalive(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,14 +141,91 @@ class Keepalive(msgspec.Struct, frozen=True, kw_only=True):
     max_requests: int = 1000
 
 
+RetryReason = Literal["connect", "reset", "first_byte", "502", "503", "504"]
+
+
+class RetrySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Further attempts on other instances."""
+
+    max_retries: int = 1
+    """Attempts beyond the first; 0 = never retry."""
+    on: tuple[RetryReason, ...] = ("connect",)
+    budget: float = 0.2
+    """Most retries as a share of the requests in flight, with a small floor."""
+    methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
+    """Methods that may be repeated for a reason other than `connect`."""
+
+
+class EjectionSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Taking out instances that fail in live traffic.
+
+    Workers count failures in a row and report a `Suspect`; the control process decides.
+    """
+
+    enabled: bool = True
+    consecutive_failures: int = 5
+    base: float = 10.0
+    """The n-th ejection of an instance lasts n times this …"""
+    max: float = 300.0
+    """… but no longer than this."""
+    max_share: float = 0.5
+    """Largest share of a pool that may be out at once."""
+
+
+class BreakerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Answering 503 at once while a service fails."""
+
+    failure_ratio: float = 0.5
+    min_requests: int = 20
+    window: float = 10.0
+    open: float = 10.0
+
+
+class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests that wait for an instance with room; their patience is `timeouts.queue`."""
+
+    size: int = 0
+    """In each worker; 0 = nobody waits."""
+
+
+class RateLimitSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """A token bucket for each key."""
+
+    requests: int
+    per: float = 1.0
+    burst: int | None = None
+    """Size of the bucket; None = `requests`."""
+    key: str = "client_ip"
+    """As `BalancerSpec.key`."""
+
+
+class DrainSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of tunnels to an instance that is drained or left."""
+
+    tunnels: Literal["keep", "close"] = "keep"
+    close_after: float = 300.0
+    """With `close`: seconds until they are closed, spread by ± 50 %."""
+
+
 class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a worker needs to know to serve one service."""
 
     balancer: BalancerSpec = BalancerSpec()
     timeouts: Timeouts = Timeouts()
     keepalive: Keepalive = Keepalive()
-    max_retries: int = 1
-    """Attempts beyond the first; 0 = never retry."""
+    retry: RetrySettings = RetrySettings()
+    ejection: EjectionSettings = EjectionSettings()
+    breaker: BreakerSettings | None = None
+    max_inflight: int = 0
+    """Requests in flight to one instance at most, in all workers together; 0 = no limit."""
+    queue: QueueSettings = QueueSettings()
+    rate_limit: RateLimitSettings | None = None
+    drain: DrainSettings = DrainSettings()
+
+    @property
+    def max_retries(self) -> int:
+        """`retry.max_retries`."""
+        return self.retry.max_retries
 
 
 class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -239,6 +318,53 @@ class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True):
     tls: RegistryTls | None = None
 
 
+class HealthCheckSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How the control process checks every instance of a service."""
+
+    type: str = "http"
+    """A name in `catalog.CHECKS`."""
+    path: str = "/health"
+    """`http`: what to ask for."""
+    expect: str = "200-299"
+    """`http`: status codes that are a success, such as `200-299` or `200,204`."""
+    command: tuple[str, ...] = ()
+    """`exec`: program and arguments; exit code 0 is a success."""
+    interval: float = 5.0
+    timeout: float = 1.0
+    fall: int = 3
+    """Failures in a row until an instance is unhealthy."""
+    rise: int = 2
+    """Successes in a row until it is healthy again."""
+
+
+class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What decides which instances of one service are ready, and with which weight; workers
+    see only the outcome."""
+
+    health_check: HealthCheckSettings | None = None
+    panic_threshold: float = 0.0
+    """Share of ready instances under which health is ignored; 0 = only when none is ready."""
+    slow_start: float = 0.0
+    """Seconds in which a new instance gets to its full weight; 0 = at once."""
+    fallback: tuple[Instance, ...] = ()
+    """Used while discovery has no instance at all."""
+
+
+class MassLossSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`registry.mass_loss_guard`."""
+
+    share: float = 0.5
+    window: float = 30.0
+    hold: float = 600.0
+
+
+class FailoverSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How registries are checked where there are backups."""
+
+    check_interval: float = 10.0
+    check_timeout: float = 5.0
+
+
 class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`admin:`."""
 
@@ -271,10 +397,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Resolved: `auto` is the number of CPUs this process may use."""
     log: LogSettings = LogSettings()
     registry: RegistrySettings = RegistrySettings()
+    backups: tuple[RegistrySettings, ...] = ()
+    """Used in this order while the ones before are down."""
+    failover: FailoverSettings = FailoverSettings()
+    snapshot: str | None = None
+    """File with the last known pools, for a start without any registry."""
+    mass_loss_guard: MassLossSettings | None = None
     shutdown: ShutdownSettings = ShutdownSettings()
     routes: tuple[RouteSpec, ...] = ()
     defaults: ServiceSettings = ServiceSettings()
     services: dict[str, ServiceSettings] = {}
+    pool_defaults: PoolSettings = PoolSettings()
+    pools: dict[str, PoolSettings] = {}
+    """For the same services as `services`."""
     static: dict[str, tuple[Instance, ...]] = {}
     """Services whose instances stand in the file: never looked up in the registry."""
 
@@ -367,7 +502,20 @@ class WorkerStats(msgspec.Struct, frozen=True, tag=True):
     nodes: list[NodeStats]
 
 
-FromWorker = Hello | Applied | Accepting | WorkerStats
+class Suspect(msgspec.Struct, frozen=True, tag=True):
+    """An instance failed `failures` times in a row in this worker, `consecutive_failures` of
+    its service's ejection settings at least. Reported when that number is reached, and again
+    after as many further failures."""
+
+    service: str
+    key: str
+    """`Instance.key`."""
+    reason: str
+    """RFC 9209 error type, or the status code, of the last failure."""
+    failures: int = 0
+
+
+FromWorker = Hello | Applied | Accepting | WorkerStats | Suspect
 
 DURATION_BOUNDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,

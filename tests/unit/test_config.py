@@ -13,6 +13,7 @@ from proxy.config import NOT_BUILT, ConfigError, load, parse
 from proxy.model import (
     AdminSettings,
     BalancerSpec,
+    EjectionSettings,
     Instance,
     Keepalive,
     ListenerLimits,
@@ -21,6 +22,7 @@ from proxy.model import (
     LogSettings,
     RegistrySettings,
     RegistryTls,
+    RetrySettings,
     RouteSpec,
     ServiceSettings,
     Settings,
@@ -134,7 +136,7 @@ routes:
         balancer=BalancerSpec(type="least_connections"),
         timeouts=Timeouts(connect=1.0, idle=30.0),
         keepalive=keepalive,
-        max_retries=0,
+        retry=RetrySettings(max_retries=0),
     )
     assert load(path, {"TOKEN": "s3cret", "PASSWORD": "0123"}) == Settings(
         listeners=(
@@ -186,7 +188,7 @@ routes:
                 balancer=BalancerSpec(type="least_connections"),
                 timeouts=Timeouts(connect=2.0, idle=30.0, total=0.0),
                 keepalive=keepalive,
-                max_retries=2,
+                retry=RetrySettings(max_retries=2),
             ),
             "orders": ServiceSettings(
                 balancer=BalancerSpec(
@@ -196,7 +198,8 @@ routes:
                 ),
                 timeouts=defaults.timeouts,
                 keepalive=keepalive,
-                max_retries=0,
+                retry=RetrySettings(max_retries=0),
+                ejection=EjectionSettings(enabled=False),
             ),
             "legacy": defaults,
         },
@@ -279,7 +282,7 @@ class TestInheritance:
     )
     def test_retry(self, default: str, own: str, retries: int) -> None:
         a = service(f"defaults: {{retry: {default}}}\nservices: {{a: {{retry: {own}}}}}\n")
-        assert a.max_retries == retries
+        assert a.retry.max_retries == retries
 
 
 class TestBalancers:
@@ -323,7 +326,7 @@ class TestVariables:
 
     def test_a_switch(self) -> None:
         text = "defaults: {retry: '${RETRY}'}\n" + ROUTE
-        assert settings(text, RETRY="off").defaults.max_retries == 0
+        assert settings(text, RETRY="off").defaults.retry.max_retries == 0
 
     def test_a_value_is_not_looked_into(self) -> None:
         text = "routes: [{headers: {X-A: '${A}'}, service: a}]\n"

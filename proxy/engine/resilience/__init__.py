@@ -1,0 +1,1 @@
+"""Policies: pure state machines that take `now` and decide; the exchange asks them and acts."""

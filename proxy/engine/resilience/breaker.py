@@ -1,0 +1,113 @@
+"""The circuit breaker of one service in one worker.
+
+    closed ──(failures / requests ≥ ratio, with enough requests)──▶ open
+    open ──(`open` seconds have passed)──▶ trying
+    trying ──(TRIALS requests succeeded)──▶ closed
+    trying ──(one failed)──▶ open
+
+It guards what ejection cannot: a service all of whose instances answer, badly. While it is open,
+requests are refused at once, which costs neither side anything.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+TRIALS = 3
+"""Requests that must succeed before the service counts as well. One may be luck; many would make
+the users of a service that is well wait."""
+_SLICES = 10
+"""The window is counted in tenths: old failures leave it little by little."""
+
+
+class State(Enum):
+    """What a breaker does with requests."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    TRYING = "trying"
+
+
+class Breaker:
+    """Owns the recent outcomes of one service's requests and the state that follows."""
+
+    __slots__ = (
+        "_failures", "_min_requests", "_open", "_opened", "_ratio", "_requests", "_slice",
+        "_succeeded", "_tick", "_trials", "opened", "state",
+    )  # fmt: skip
+
+    def __init__(self, ratio: float, min_requests: int, window: float, open: float) -> None:
+        """`ratio` of failed requests among at least `min_requests` within `window` seconds
+        opens it, for `open` seconds."""
+        self._ratio = ratio
+        self._min_requests = min_requests
+        self._tick = window / _SLICES
+        self._open = open
+        self._requests = [0] * _SLICES
+        self._failures = [0] * _SLICES
+        self._slice = 0
+        self._opened = 0.0
+        self._trials = 0
+        self._succeeded = 0
+        self.state = State.CLOSED
+        self.opened = 0
+        """How often it has opened."""
+
+    def admit(self, now: float) -> bool:
+        """May a request go on? Each True must be followed by one `on_result` or `on_abandoned`."""
+        if self.state is State.CLOSED:
+            return True
+        if self.state is State.OPEN:
+            if now - self._opened < self._open:
+                return False
+            self.state = State.TRYING
+            self._trials = 0
+            self._succeeded = 0
+        if self._trials >= TRIALS:
+            return False
+        self._trials += 1
+        return True
+
+    def on_result(self, failed: bool, now: float) -> None:
+        """An admitted request is over."""
+        if self.state is State.TRYING:
+            self._on_trial(failed, now)
+        elif self.state is State.CLOSED:
+            at = self._turn(now)
+            self._requests[at] += 1
+            self._failures[at] += failed
+            if failed:
+                requests = sum(self._requests)
+                enough = requests >= self._min_requests
+                if enough and sum(self._failures) >= self._ratio * requests:
+                    self._trip(now)
+        # While open, requests that were admitted before it opened end: they are old news.
+
+    def on_abandoned(self) -> None:
+        """An admitted request ended without saying anything of the service (the client left)."""
+        if self.state is State.TRYING and self._trials:
+            self._trials -= 1
+
+    def _on_trial(self, failed: bool, now: float) -> None:
+        if failed:
+            self._trip(now)
+            return
+        self._succeeded += 1
+        if self._succeeded >= TRIALS:
+            self.state = State.CLOSED
+            self._requests = [0] * _SLICES
+            self._failures = [0] * _SLICES
+
+    def _trip(self, now: float) -> None:
+        self.state = State.OPEN
+        self._opened = now
+        self.opened += 1
+
+    def _turn(self, now: float) -> int:
+        """The slice for `now`, with those that have left the window emptied."""
+        current = int(now / self._tick)
+        for stale in range(max(self._slice + 1, current - _SLICES + 1), current + 1):
+            self._requests[stale % _SLICES] = 0
+            self._failures[stale % _SLICES] = 0
+        self._slice = max(self._slice, current)
+        return self._slice % _SLICES

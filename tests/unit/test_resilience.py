@@ -1,0 +1,226 @@
+"""The worker's policies on stepped time: `now` is a number, nothing sleeps."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.engine.resilience.breaker import TRIALS, Breaker, State
+from proxy.engine.resilience.limits import SIZE, BucketTable
+from proxy.engine.resilience.retry import FLOOR, HORIZON, RetryBudget
+from proxy.engine.resilience.waiting import WaitingLine
+
+
+class TestRetryBudget:
+    def test_the_floor_is_there_without_any_request(self) -> None:
+        budget = RetryBudget(0.2, now=0.0)
+        assert [budget.spend() for _ in range(4)] == [True, True, True, False]
+
+    def test_five_requests_earn_one_retry(self) -> None:
+        budget = RetryBudget(0.2, now=0.0)
+        while budget.spend():
+            pass
+        earned = []
+        for _ in range(10):
+            budget.on_request(0.0)
+            earned.append(budget.spend())
+        assert earned == [False, False, False, False, True] * 2
+
+    def test_what_is_saved_is_forgotten(self) -> None:
+        budget = RetryBudget(0.2, now=0.0)
+        for _ in range(1000):
+            budget.on_request(1.0)
+        budget.on_request(1.0 + 3 * HORIZON)
+        spent = 0
+        while budget.spend():
+            spent += 1
+        assert spent == FLOOR
+
+    def test_recent_traffic_is_not_forgotten_at_the_turn(self) -> None:
+        budget = RetryBudget(0.2, now=0.0)
+        for _ in range(1000):
+            budget.on_request(HORIZON - 0.1)
+        budget.on_request(HORIZON + 0.1)
+        spent = 0
+        while budget.spend():
+            spent += 1
+        assert spent == pytest.approx(200 + FLOOR, abs=1)
+
+    @given(
+        share=st.sampled_from([0.0, 0.1, 0.2, 1.0]),
+        steps=st.lists(st.tuples(st.booleans(), st.floats(0, 5)), max_size=300),
+    )
+    def test_retries_never_exceed_their_share(
+        self, share: float, steps: list[tuple[bool, float]]
+    ) -> None:
+        budget = RetryBudget(share, now=0.0)
+        now, requests, retries = 0.0, 0, 0
+        for is_request, wait in steps:
+            now += wait
+            if is_request:
+                requests += 1
+                budget.on_request(now)
+            elif budget.spend():
+                retries += 1
+            assert retries <= FLOOR + share * requests + 1e-6
+
+
+class TestBreaker:
+    def make(self) -> Breaker:
+        return Breaker(ratio=0.5, min_requests=20, window=10.0, open=10.0)
+
+    def trip(self, breaker: Breaker, now: float = 0.0) -> None:
+        for _ in range(20):
+            assert breaker.admit(now)
+            breaker.on_result(True, now)
+
+    def test_it_stays_closed_below_the_number_of_requests(self) -> None:
+        breaker = self.make()
+        for _ in range(19):
+            assert breaker.admit(0.0)
+            breaker.on_result(True, 0.0)
+        assert breaker.state is State.CLOSED
+        assert breaker.admit(0.0)
+        breaker.on_result(True, 0.0)
+        assert breaker.state is State.OPEN
+        assert breaker.opened == 1
+
+    def test_it_stays_closed_below_the_ratio(self) -> None:
+        breaker = self.make()
+        for turn in range(200):
+            assert breaker.admit(0.0)
+            breaker.on_result(turn % 5 < 2, 0.0)
+        assert breaker.state is State.CLOSED
+
+    def test_old_failures_leave_the_window(self) -> None:
+        breaker = self.make()
+        for _ in range(19):
+            breaker.admit(0.0)
+            breaker.on_result(True, 0.0)
+        for _ in range(19):
+            breaker.admit(11.0)
+            breaker.on_result(True, 11.0)
+        assert breaker.state is State.CLOSED
+
+    def test_open_refuses_until_its_time_has_passed(self) -> None:
+        breaker = self.make()
+        self.trip(breaker)
+        assert not breaker.admit(0.0)
+        assert not breaker.admit(9.99)
+        assert breaker.admit(10.0)
+        assert breaker.state is State.TRYING
+
+    def test_trials_that_succeed_close_it(self) -> None:
+        breaker = self.make()
+        self.trip(breaker)
+        admitted = [breaker.admit(10.0) for _ in range(TRIALS + 2)]
+        assert admitted == [True] * TRIALS + [False, False]
+        for _ in range(TRIALS):
+            breaker.on_result(False, 10.1)
+        assert breaker.state is State.CLOSED
+        self.trip(breaker, 10.2)  # A clean slate: it takes as many failures again.
+        assert breaker.opened == 2
+
+    def test_one_failed_trial_opens_it_again(self) -> None:
+        breaker = self.make()
+        self.trip(breaker)
+        assert breaker.admit(10.0)
+        breaker.on_result(True, 11.0)
+        assert not breaker.admit(20.9)
+        assert breaker.admit(21.0)
+
+    def test_a_trial_whose_client_left_is_tried_by_another(self) -> None:
+        breaker = self.make()
+        self.trip(breaker)
+        assert [breaker.admit(10.0) for _ in range(TRIALS)] == [True] * TRIALS
+        assert not breaker.admit(10.0)
+        breaker.on_abandoned()
+        assert breaker.admit(10.0)
+
+    def test_requests_admitted_before_it_opened_change_nothing(self) -> None:
+        breaker = self.make()
+        assert breaker.admit(0.0)
+        self.trip(breaker)
+        breaker.on_result(False, 1.0)
+        assert breaker.state is State.OPEN
+
+    @given(st.lists(st.tuples(st.booleans(), st.floats(0, 3)), max_size=400))
+    def test_it_is_never_open_longer_than_told(self, steps: list[tuple[bool, float]]) -> None:
+        breaker = Breaker(ratio=0.3, min_requests=3, window=5.0, open=4.0)
+        now, refused_since = 0.0, None
+        for failed, wait in steps:
+            now += wait
+            if breaker.admit(now):
+                refused_since = None
+                breaker.on_result(failed, now)
+            else:
+                refused_since = now if refused_since is None else refused_since
+                assert now - refused_since < 4.0
+
+
+class TestBucketTable:
+    def make(self) -> BucketTable:
+        return BucketTable(memoryview(bytearray(SIZE)))
+
+    def test_a_burst_then_the_rate(self) -> None:
+        table = self.make()
+        taken = [table.take(7, 0.01, 5, now=100.0) for _ in range(6)]
+        assert taken[:5] == [0.0] * 5
+        assert taken[5] == pytest.approx(0.01)
+        assert table.take(7, 0.01, 5, now=100.0099) > 0
+        assert table.take(7, 0.01, 5, now=100.0101) == 0
+
+    def test_a_bucket_fills_up_again(self) -> None:
+        table = self.make()
+        for _ in range(5):
+            table.take(7, 0.01, 5, now=100.0)
+        assert [table.take(7, 0.01, 5, now=200.0) for _ in range(5)] == [0.0] * 5
+
+    def test_keys_do_not_share_a_bucket_even_in_neighbouring_cells(self) -> None:
+        table = self.make()
+        keys = [1, 2, 3, 1 << 40, (1 << 40) + 1]
+        for key in keys:
+            assert [table.take(key, 1.0, 2, now=10.0) for _ in range(3)][:2] == [0.0, 0.0]
+        for key in keys:
+            assert table.take(key, 1.0, 2, now=10.0) > 0
+
+    def test_two_workers_share_it(self) -> None:
+        memory = memoryview(bytearray(SIZE))
+        first, second = BucketTable(memory), BucketTable(memory)
+        assert first.take(7, 1.0, 2, now=10.0) == 0
+        assert second.take(7, 1.0, 2, now=10.0) == 0
+        assert first.take(7, 1.0, 2, now=10.0) > 0
+        assert second.take(7, 1.0, 2, now=10.0) > 0
+
+    @given(
+        burst=st.integers(1, 20),
+        steps=st.lists(st.floats(0, 0.5), min_size=1, max_size=200),
+    )
+    def test_never_more_than_burst_plus_rate(self, burst: int, steps: list[float]) -> None:
+        table = self.make()
+        start = now = 50.0
+        taken = 0
+        for wait in steps:
+            now += wait
+            taken += table.take(9, 0.1, burst, now) == 0
+            assert taken <= burst + (now - start) / 0.1 + 1e-3
+
+
+class TestWaitingLine:
+    def test_first_come_first_served(self) -> None:
+        line: WaitingLine[str] = WaitingLine(2)
+        assert line.join("a")
+        assert line.join("b")
+        assert not line.join("c")
+        assert [line.call(), line.call(), line.call()] == ["a", "b", None]
+
+    def test_who_leaves_makes_room(self) -> None:
+        line: WaitingLine[str] = WaitingLine(2)
+        line.join("a")
+        line.join("b")
+        line.leave("a")
+        line.leave("nobody")
+        assert line.join("c")
+        assert len(line) == 2
+        assert line.call() == "b"

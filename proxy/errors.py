@@ -57,6 +57,12 @@ NO_ROUTE: Final = Fault("destination_not_found", 404, _C, "No route matches the 
 UNKNOWN_SERVICE: Final = Fault("destination_not_found", 404, _C, "No such service")
 NO_INSTANCE: Final = Fault("destination_unavailable", 503, _P, "No usable instance")
 
+NO_ROOM: Final = Fault(
+    "connection_limit_reached", 503, _P, "Every instance has as many requests as it may have"
+)
+BREAKER_OPEN: Final = Fault("connection_limit_reached", 503, _P, "The circuit breaker is open")
+RATE_LIMITED: Final = Fault("http_request_denied", 429, _C, "Too many requests")
+
 # Towards the instance.
 CONNECT_REFUSED: Final = Fault(
     "connection_refused", 502, _U, "The instance refused the connection", Replay.ALWAYS
@@ -73,8 +79,11 @@ DNS_ERROR: Final = Fault(
 TERMINATED: Final = Fault(
     "connection_terminated", 502, _U, "The instance closed the connection", Replay.IF_SAFE
 )
+CLOSED_AT_ONCE: Final = Fault(
+    "connection_terminated", 502, _U, "The instance closed the new connection", Replay.ALWAYS
+)
 FIRST_BYTE_TIMEOUT: Final = Fault(
-    "http_response_timeout", 504, _U, "The instance did not answer in time"
+    "http_response_timeout", 504, _U, "The instance did not answer in time", Replay.IF_SAFE
 )
 BODY_GAP_TIMEOUT: Final = Fault(
     "http_response_timeout", 504, _U, "The instance stopped in the middle of its answer"
@@ -82,7 +91,11 @@ BODY_GAP_TIMEOUT: Final = Fault(
 TOTAL_TIMEOUT: Final = Fault("http_response_timeout", 504, _U, "The request took too long")
 BAD_ANSWER: Final = Fault("http_protocol_error", 502, _U, "The instance's answer is not valid HTTP")
 TRUNCATED: Final = Fault(
-    "http_response_incomplete", 502, _U, "The instance's answer ended before it was complete"
+    "http_response_incomplete",
+    502,
+    _U,
+    "The instance's answer ended before it was complete",
+    Replay.IF_SAFE,
 )
 
 # From the client.

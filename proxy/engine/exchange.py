@@ -261,6 +261,9 @@ class Exchange:
 
     def on_interim(self, response: ResponseHead) -> None:
         """A 1xx. Only a client that speaks 1.1 can take it (RFC 9110 §15.2)."""
+        # The instance has begun to act on the request: no other one gets it.
+        self._replayable = False
+        self._kept = []
         if response.status == 101:
             self._switch(response)
         elif self.request.minor:
@@ -329,17 +332,21 @@ class Exchange:
         self.status = 101
         early = connection.hand_over()
         self.connection = None
+        if self.total is not None:
+            self.worker.deadlines.forget(self.total)  # It is over requests, not over tunnels.
         self.client.write(switching_head(response))
         assert self.pool is not None
         self.tunnel = Tunnel(
-            self.client.hand_over(),
+            self.client.transport,
             connection.transport,
             self.worker.deadlines,
             self.pool.settings.timeouts.tunnel_idle,
             self._on_tunnel_closed,
         )
         self._counters().answered(self.request.method, 101, self.worker.now() - self.began)
+        # In this order: between the two the worker must not look quiet.
         self.worker.on_tunnel_opened(self.tunnel)
+        self.client.hand_over()
         self.tunnel.start(from_client=self.client.take_buffered(), from_instance=early)
 
     def _on_tunnel_closed(self) -> None:
@@ -488,11 +495,14 @@ class Exchange:
 
     def field(self, name: str) -> str | None:
         """A request field by lower-case name, for routes that match on one."""
-        fields = self.request.fields
-        wanted = name.encode("latin-1")
-        special = _SPECIAL_FIELDS.get(wanted)
-        value = fields.get(wanted) if special is None else getattr(fields, special)
+        value = self._field(name.encode("latin-1"))
         return None if value is None else value.decode("latin-1")
+
+    def _field(self, name: bytes) -> bytes | None:
+        fields = self.request.fields
+        special = _SPECIAL_FIELDS.get(name)
+        value: bytes | None = fields.get(name) if special is None else getattr(fields, special)
+        return value
 
     def _key(self, pool: Pool, path: str, query: bytes) -> int:
         """The hash key of the request, as the service's balancer asks for it."""
@@ -506,7 +516,7 @@ class Exchange:
         elif source == "path":
             value = path.encode("ascii")
         elif source == "header":
-            value = fields.get(name.encode("latin-1"))
+            value = self._field(name.encode("latin-1"))
         elif source == "cookie":
             value = _named(fields.get(b"cookie"), b";", name)
         elif source == "query":

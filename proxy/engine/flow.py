@@ -13,8 +13,6 @@ PEER_FULL = 1
 other side yet."""
 AHEAD = 2
 """Enough of the following pipelined requests is buffered."""
-UNREAD = 4
-"""The client has not read the answers to its earlier requests."""
 
 
 class ReadGate:

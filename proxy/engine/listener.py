@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from enum import Enum
 from ipaddress import ip_address, ip_network
 from math import inf
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from proxy.engine.deadlines import Timed
 from proxy.engine.exchange import Exchange
-from proxy.engine.flow import AHEAD, PEER_FULL, UNREAD, ReadGate
+from proxy.engine.flow import AHEAD, PEER_FULL, ReadGate
 from proxy.engine.http1.body import BodyReader, ChunkedBody, LengthBody
 from proxy.engine.http1.parser import HEAD_END, TooManyFields, parse_request
 from proxy.engine.http1.replies import problem
@@ -35,6 +36,14 @@ READ_AHEAD = 64 * 1024
 """Bytes of pipelined requests kept while one is served. A client that sends more waits: the
 bound is on what it can make a worker hold, not on how many requests it may pipeline."""
 
+_SHORT = 16 * 1024
+"""Bytes that any client that reads at all has read within the linger time. After a longer
+answer it gets as long as a client that stalls."""
+
+_EMPTY_LINES = re.compile(rb"(?:\r\n)+")
+"""RFC 9112 §2.2: ignored before a request. Only whole ones, or it would matter how they were
+cut into reads."""
+
 
 class Phase(Enum):
     """What the connection waits for, and so which limit runs."""
@@ -46,6 +55,7 @@ class Phase(Enum):
     STALLED = "stalled"
     """The client does not read its answer."""
     LINGER = "linger"
+    """We are done and wait for the client: to read what was written, and to close."""
 
 
 class ListenerFacts:
@@ -62,8 +72,10 @@ class ListenerFacts:
         """The facts of a new connection."""
         peer = transport.get_extra_info("peername")
         if not isinstance(peer, tuple):
-            # A unix socket: whoever can open the file is local, and has no address.
-            return ClientFacts("unknown", 0, bool(self._trusted), self.via)
+            # A unix socket: whoever can open the file is local, and has no address. Or a
+            # client that has reset its connection already: nobody to trust.
+            local = self.settings.bind.startswith("unix:")
+            return ClientFacts("unknown", 0, local and bool(self._trusted), self.via)
         own = transport.get_extra_info("sockname")
         address = str(peer[0])
         if address.startswith("::ffff:"):
@@ -80,8 +92,8 @@ class ClientConnection(asyncio.Protocol, Timed):
     it is read."""
 
     __slots__ = (
-        "_body", "_buffer", "_eof", "_gate", "_listener", "_phase", "_received", "_transport",
-        "exchange", "facts", "full", "worker",
+        "_body", "_buffer", "_ending", "_eof", "_gate", "_listener", "_phase", "_received",
+        "exchange", "facts", "full", "transport", "worker",
     )  # fmt: skip
 
     # -- for the life of the connection
@@ -93,9 +105,12 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._phase = Phase.IDLE
         self._buffer = b""
         self._eof = False
+        self._ending = False
+        """No request beyond those in the buffer: the client has said its last byte, or the
+        worker drains."""
         self.full = False
         """The client does not read as fast as we write."""
-        self._transport: asyncio.Transport
+        self.transport: asyncio.Transport
         self._gate: ReadGate
         self.facts: ClientFacts
         # for one request
@@ -107,12 +122,12 @@ class ClientConnection(asyncio.Protocol, Timed):
         return f"<ClientConnection {self._phase.value} {self.exchange!r}>"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are not registered as such
-        self._gate = ReadGate(self._transport)
-        self.facts = self._listener.client(self._transport)
-        self.worker.on_client_connected(self)
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are not registered as such
+        self._gate = ReadGate(self.transport)
+        self.facts = self._listener.client(self.transport)
         # A connection that never says anything is as slow as one that dribbles.
         self._wait(Phase.IDLE, self._listener.timeouts.head)
+        self.worker.on_client_connected(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.worker.deadlines.forget(self)
@@ -125,13 +140,14 @@ class ClientConnection(asyncio.Protocol, Timed):
 
     def eof_received(self) -> bool:
         """The client sends no more. It may still read: a request it has sent whole is served."""
-        self._eof = True
+        self._eof = self._ending = True
         if self._phase is Phase.LINGER:
             return False
         if self.exchange is None:
-            # Nothing asked, or half a head: nothing to answer. A whole head in the buffer has
-            # its turn coming, in `_next`.
-            return HEAD_END in self._buffer
+            if self._buffer and self._phase is not Phase.HEAD:
+                return True  # Pipelined requests that `_next` is about to serve.
+            self._close(linger=False)  # Nothing asked, or half a head: nothing to answer.
+            return False
         if self._body is not None:
             # RFC 9112 §8: an incomplete request. Nothing that we say can be mistaken for the
             # answer to a complete one.
@@ -147,7 +163,8 @@ class ClientConnection(asyncio.Protocol, Timed):
             return
         if self._body is not None:
             self._on_body(data)
-        elif self.exchange is not None:
+        elif self.exchange is not None or self.full:
+            # Also while the client does not read: what it asks for has nowhere to go.
             self._buffer += data
             if len(self._buffer) > READ_AHEAD:
                 self._gate.hold(AHEAD)
@@ -157,7 +174,7 @@ class ClientConnection(asyncio.Protocol, Timed):
     def _on_head(self, data: bytes) -> None:
         """Look for a whole head at the beginning of `data` and serve it."""
         if data[:2] == b"\r\n":
-            data = data.lstrip(b"\r\n")  # RFC 9112 §2.2: empty lines before a request are ignored.
+            data = _EMPTY_LINES.sub(b"", data, 1)
         end = data.find(HEAD_END) + 4
         limits = self._listener.limits
         if end < 4 or end > limits.head:
@@ -222,6 +239,8 @@ class ClientConnection(asyncio.Protocol, Timed):
             self._buffer = rest
             self._phase = Phase.ANSWER
             self.deadline = inf
+            if self.full:
+                self._wait(Phase.STALLED, self._listener.timeouts.idle)
         elif self._gate.open:
             self._wait(Phase.BODY, self._listener.timeouts.body)
         exchange.on_request_body(pieces, done)
@@ -232,11 +251,11 @@ class ClientConnection(asyncio.Protocol, Timed):
 
     def write(self, data: bytes) -> None:
         """Bytes of an answer."""
-        self._transport.write(data)
+        self.transport.write(data)
 
     def write_pieces(self, pieces: list[bytes]) -> None:
         """Bytes of an answer, not joined first."""
-        self._transport.writelines(pieces)
+        self.transport.writelines(pieces)
 
     def hold_body(self) -> None:
         """The instance cannot take more of the body, or there is none to take it yet."""
@@ -259,20 +278,27 @@ class ClientConnection(asyncio.Protocol, Timed):
             return
         self.exchange = None
         if not exchange.keep_alive:
-            self._close(linger=self._body is not None or not exchange.body_done)
+            request = exchange.request
+            # A client that did not know that this was the last answer may have sent more.
+            unaware = request.fields.keeps_alive[request.minor]
+            self._close(linger=unaware or not exchange.body_done or self._buffer != b"")
             return
-        if (self._eof or self.worker.draining) and not self._buffer:
-            self._close(linger=False)
+        if self._ending and not self._buffer:
+            self._close(linger=True)
             return
+        if self.full:
+            # Answers that nobody reads must not pile up: no next one before these are gone.
+            self._wait(Phase.STALLED, self._listener.timeouts.idle)
+            return
+        self._go_on(now)
+
+    def _go_on(self, now: float) -> None:
+        """Ready for the next request, which may be in the buffer already."""
         self._phase = Phase.IDLE
         limit = self._listener.timeouts.idle
         self.deadline = now + limit if limit else inf
         if self.deadline < self.filed:
             self.worker.deadlines.file(self, self.deadline)
-        if self.full:
-            # A client that asks and does not read must not make answers pile up here.
-            self._gate.hold(UNREAD)
-            return
         if not self._buffer:
             return
         # Through the loop, so that a long pipeline does not become a deep stack, and other
@@ -280,23 +306,28 @@ class ClientConnection(asyncio.Protocol, Timed):
         self.worker.loop.call_soon(self._next)
 
     def _next(self) -> None:
-        if self.exchange is None and not self._transport.is_closing() and self._buffer:
-            data, self._buffer = self._buffer, b""
-            self._gate.release(AHEAD)
-            self._on_head(data)
-            if self._eof and self.exchange is None and HEAD_END not in self._buffer:
-                self._close(linger=False)
+        if self.exchange is not None or self.full or not self._buffer:
+            return
+        if self.transport.is_closing():
+            return
+        data, self._buffer = self._buffer, b""
+        self._on_head(data)
+        if len(self._buffer) <= READ_AHEAD or self._phase is Phase.HEAD:
+            self._gate.release(AHEAD)  # Not before: each request served would let one more read in.
+        if not self._ending or self.exchange is not None or self._phase is Phase.LINGER:
+            return
+        if not self._buffer or (self._eof and HEAD_END not in self._buffer):
+            self._close(linger=False)
 
     def abort_answer(self) -> None:
         """The answer cannot be completed, and the client must see that it is not."""
         self.exchange = None
-        self._transport.abort()
+        self.transport.abort()
 
-    def hand_over(self) -> asyncio.Transport:
-        """The connection becomes a tunnel."""
+    def hand_over(self) -> None:
+        """The connection has become a tunnel, which owns the transport from here on."""
         self.worker.deadlines.forget(self)
         self.worker.on_client_lost(self)
-        return self._transport
 
     def take_buffered(self) -> bytes:
         """What the client sent behind its upgrade request."""
@@ -337,27 +368,27 @@ class ClientConnection(asyncio.Protocol, Timed):
         the write side is closed first and the input thrown away for a while."""
         self._body = None
         self._buffer = b""
-        if not linger or self._eof or not self._transport.can_write_eof():
-            self._end()
+        timeouts = self._listener.timeouts
+        if not linger or self._eof or not self.transport.can_write_eof():
+            # The transport closes when everything is written: with a client that does not
+            # read, only the limit ends that.
+            self.transport.close()
+            self._wait(Phase.LINGER, timeouts.idle)
             return
-        self._transport.write_eof()
+        self.transport.write_eof()
         self._gate.release(PEER_FULL | AHEAD)
-        self._wait(Phase.LINGER, self._listener.timeouts.linger)
-
-    def _end(self) -> None:
-        """Close after what was written; at once if the client does not read it in time."""
-        self._transport.close()
-        if self._transport.get_write_buffer_size():
-            self._wait(Phase.LINGER, self._listener.timeouts.idle)
+        long = self.transport.get_write_buffer_size() > _SHORT
+        self._wait(Phase.LINGER, timeouts.idle if long else timeouts.linger)
 
     def drain(self) -> None:
         """The worker stops: an idle connection is closed, a busy one after its answer."""
+        self._ending = True
         if self.exchange is None and not self._buffer and self._phase is not Phase.LINGER:
-            self._transport.close()
+            self._close(linger=False)
 
     def abort(self) -> None:
         """The worker's patience is over."""
-        self._transport.abort()
+        self.transport.abort()
 
     # -- limits
 
@@ -377,9 +408,9 @@ class ClientConnection(asyncio.Protocol, Timed):
             detail = f"nothing of the request body for {timeouts.body:g} s"
             self.exchange.on_bad_body(BODY_TIMEOUT, detail)
         elif phase is Phase.LINGER or phase is Phase.STALLED:
-            self._transport.abort()
+            self.transport.abort()
         else:
-            self._end()
+            self._close(linger=False)
 
     # -- back-pressure
 
@@ -389,14 +420,17 @@ class ClientConnection(asyncio.Protocol, Timed):
             self.exchange.on_client_full()
             if self._body is None:
                 self._wait(Phase.STALLED, self._listener.timeouts.idle)
+        elif self._phase is Phase.IDLE:
+            self._wait(Phase.STALLED, self._listener.timeouts.idle)
 
     def resume_writing(self) -> None:
         self.full = False
-        if self._phase is Phase.STALLED:
-            self._phase = Phase.ANSWER
-            self.deadline = inf
         if self.exchange is not None:
+            if self._phase is Phase.STALLED:
+                self._phase = Phase.ANSWER
+                self.deadline = inf
             self.exchange.on_client_drained()
-        else:
-            self._gate.release(UNREAD)
+        elif self._phase is Phase.STALLED:
+            self._go_on(self.worker.deadlines.now())
+        elif self._phase is Phase.HEAD:
             self._next()

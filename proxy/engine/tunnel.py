@@ -7,6 +7,10 @@ from collections.abc import Callable
 
 from proxy.engine.deadlines import Deadlines, Timed
 
+FLUSH = 10.0
+"""Seconds for a side to read what was written before the tunnel closed: enough for a full
+socket buffer on a slow line; a side that has stalled would otherwise keep both for ever."""
+
 
 class _End(asyncio.Protocol):
     """One side of a tunnel as its transport sees it."""
@@ -41,7 +45,7 @@ class _End(asyncio.Protocol):
 class Tunnel(Timed):
     """Owns both transports until both are closed, then says so once."""
 
-    __slots__ = ("_client", "_closed", "_deadlines", "_idle", "_instance", "_lost")
+    __slots__ = ("_client", "_closed", "_closing", "_deadlines", "_idle", "_instance", "_lost")
 
     def __init__(
         self,
@@ -61,6 +65,7 @@ class Tunnel(Timed):
         self._deadlines = deadlines
         self._idle = idle
         self._closed = closed
+        self._closing = False
         self._lost = 0
 
     def start(self, *, from_client: bytes, from_instance: bytes) -> None:
@@ -78,7 +83,7 @@ class Tunnel(Timed):
 
     def touch(self) -> None:
         """Something went through."""
-        if self._idle:
+        if self._idle and not self._closing:
             self._deadlines.arm(self, self._deadlines.now() + self._idle)
 
     def other(self, end: _End) -> _End:
@@ -105,18 +110,27 @@ class Tunnel(Timed):
         elif error is not None:
             other.transport.abort()  # A reset is passed on as a reset.
         else:
-            other.transport.close()
+            self.close()
 
     def stop_after(self, grace: float) -> None:
         """The worker stops: the tunnel may go on for so many seconds."""
         self._idle = 0.0
-        self._deadlines.arm(self, self._deadlines.now() + grace)
+        if not self._closing:
+            self._deadlines.arm(self, self._deadlines.now() + grace)
 
     def close(self) -> None:
-        """Close both sides after what was written."""
+        """Close both sides after what was written, which a side that does not read delays for
+        a while only."""
+        if not self._closing:
+            self._closing = True
+            self._deadlines.arm(self, self._deadlines.now() + FLUSH)
         self._client.transport.close()
         self._instance.transport.close()
 
     def on_deadline(self, now: float) -> None:
-        """See `Timed`: idle for too long."""
-        self.close()
+        """See `Timed`: idle for too long, or not closed in time."""
+        if self._closing:
+            self._client.transport.abort()
+            self._instance.transport.abort()
+        else:
+            self.close()

@@ -172,8 +172,7 @@ class Worker:
 
     async def _open(self) -> None:
         for name, sock in self._sockets:
-            facts = self._listeners[name]
-            make = partial(ClientConnection, self, facts)
+            make = partial(self._connection, name)
             if sock.family == socket.AF_UNIX:
                 server: asyncio.Server = await self.loop.create_unix_server(make, sock=sock)
             else:
@@ -183,6 +182,13 @@ class Worker:
         gc.collect()
         gc.freeze()
         self._channel.send(Accepting())
+
+    def _connection(self, name: str) -> ClientConnection:
+        return ClientConnection(self, self.listener(name))
+
+    def listener(self, name: str) -> ListenerFacts:
+        """What new connections of a listener share; a reload may replace it."""
+        return self._listeners[name]
 
     def drain(self, grace: float) -> None:
         """Stop accepting, answer what was asked, and exit within `grace` seconds."""

@@ -132,7 +132,7 @@ class ChunkedBody:
         end = data.find(b"\n", at)
         limit = _MAX_SIZE_LINE if self._state == self._SIZE_LINE else _MAX_TRAILERS
         if end < 0:
-            if len(data) - at > limit:
+            if len(data) - at > limit + 1:  # The CR may be here already.
                 raise Refused(self._fault, "a chunk size line or trailer is too long")
             self._buffer = data[at:]
             return None, len(data)

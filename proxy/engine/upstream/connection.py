@@ -33,7 +33,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
     """Owns the transport to one instance and where in the answer it stands."""
 
     __slots__ = (
-        "_deadlines", "_exchange", "_head", "_node", "_paused", "_pending",
+        "_deadlines", "_exchange", "_full", "_head", "_node", "_paused", "_pending",
         "_reader", "_settings", "_uses", "closed", "transport",
     )  # fmt: skip
 
@@ -46,6 +46,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._deadlines = deadlines
         self._uses = 0
         self.closed = False
+        self._full = False
+        """The instance does not read as fast as we write."""
         self.transport: asyncio.Transport
         # for one exchange
         self._exchange: Exchange | None = None
@@ -75,6 +77,9 @@ class UpstreamConnection(asyncio.Protocol, Timed):
 
     def begin(self, exchange: Exchange, head: bytes, body: list[bytes], now: float) -> None:
         """Send a request head and what there is of its body; the answer goes to `exchange`."""
+        pool = exchange.pool
+        assert pool is not None
+        self._settings = pool.settings  # A reload reaches connections at their next exchange.
         self._exchange = exchange
         self._uses += 1
         if body:
@@ -109,7 +114,13 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             or isinstance(self._reader, UntilCloseBody)
             or not head.fields.keeps_alive[head.minor]
             or self._uses >= keepalive.max_requests
+            or self._full  # It answered without reading all of the request.
         )
+        if self._paused:
+            # The last piece filled the client's buffer. The next exchange has another client,
+            # and an idle connection that is not read cannot tell that it was closed.
+            self._paused = False
+            self.transport.resume_reading()
         self._exchange = None
         self._head = None
         self._reader = None
@@ -131,12 +142,17 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             self._deadlines.file(self, self.deadline)
 
     def close(self) -> None:
-        """Close after what was written; whatever the instance still says is of no interest."""
+        """Nothing is under way; whatever the instance still says is of no interest."""
         self._exchange = None
         self._deadlines.forget(self)
         if not self.closed:
             self.closed = True
-            self.transport.close()
+            if self.transport.get_write_buffer_size():
+                # The rest of a request that was answered before it was read: `close` would
+                # wait for an instance that may never read it.
+                self.transport.abort()
+            else:
+                self.transport.close()
 
     def abort(self) -> None:
         """Close now: the request must not be completed behind our back."""
@@ -171,10 +187,12 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             self._expect_more(self._deadlines.now())
 
     def pause_writing(self) -> None:
+        self._full = True
         if self._exchange is not None:
             self._exchange.on_upstream_full()
 
     def resume_writing(self) -> None:
+        self._full = False
         if self._exchange is not None:
             self._exchange.on_upstream_drained()
 
@@ -198,21 +216,22 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             self._fail(refusal.fault, refusal.detail)
 
     def _on_head(self, exchange: Exchange, data: bytes) -> None:
-        end = data.find(HEAD_END) + 4
-        if end < 4:
-            if len(data) > MAX_HEAD:
-                raise Refused(BAD_ANSWER, f"the answer's head is longer than {MAX_HEAD} bytes")
-            self._pending = data
-            return
-        head = parse_response(data[:end])
-        status = head.status
-        if status < 200:
+        while True:
+            end = data.find(HEAD_END) + 4
+            if end < 4 or end > MAX_HEAD:
+                if len(data) > MAX_HEAD:
+                    raise Refused(BAD_ANSWER, f"the answer's head is longer than {MAX_HEAD} bytes")
+                self._pending = data
+                return
+            head = parse_response(data[:end])
+            status = head.status
+            if status >= 200:
+                break
             self._pending = data[end:]
             exchange.on_interim(head)
-            rest, self._pending = self._pending, b""
-            if rest and self._exchange is exchange:
-                self._on_head(exchange, rest)
-            return
+            data, self._pending = self._pending, b""
+            if not data or self._exchange is not exchange:
+                return
         self._head = head
         length = head.fields.length
         if exchange.request.method == b"HEAD" or status == 204 or status == 304 or length == 0:
@@ -258,6 +277,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
 
     def eof_received(self) -> bool:
         # An instance that half-closes says nothing more; what it has not said is missing.
+        if self._exchange is None:
+            self._drop_idle()  # At once: until `connection_lost` somebody might pick it.
         return False
 
     def connection_lost(self, error: Exception | None) -> None:

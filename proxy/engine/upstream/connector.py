@@ -11,6 +11,7 @@ import structlog
 
 from proxy.engine.upstream.connection import UpstreamConnection
 from proxy.errors import (
+    CLOSED_AT_ONCE,
     CONNECT_REFUSED,
     CONNECT_TIMEOUT,
     DNS_ERROR,
@@ -72,8 +73,18 @@ class Connector:
         except Exception as error:
             fault = _translate(error)
             waiter.on_connect_failed(node, fault, f"{node.id}: {_words(error, limit)}")
+            return
+        if connection.closed:
+            # Between the connect and this line of the task the instance has hung up.
+            detail = f"{node.id} closed the connection as soon as it was open"
+            waiter.on_connect_failed(node, CLOSED_AT_ONCE, detail)
         else:
             waiter.on_connected(connection)
+
+    @property
+    def dialling(self) -> int:
+        """Connections being made."""
+        return len(self._dialling)
 
     def close_idle(self, node: Node) -> None:
         """The node left or must not be used: nothing idle stays behind."""

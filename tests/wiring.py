@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from random import Random
 
@@ -304,4 +305,4 @@ class Wire:
         assert len(self.worker.deadlines) == 0
         assert not self.worker.connector.dialling
         assert self.loop.failures == []
-        self.board.close()
+        os.close(self.board.fd)

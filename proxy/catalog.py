@@ -24,6 +24,12 @@ PROVIDERS: Mapping[str, str] = {
     "static": "proxy.registry.static:StaticProvider",
 }
 
+CHECKS: Mapping[str, str] = {
+    "http": "proxy.health.http:HttpCheck",
+    "tcp": "proxy.health.tcp:TcpCheck",
+    "exec": "proxy.health.exec:ExecCheck",
+}
+
 
 def load(table: Mapping[str, str], name: str) -> Any:
     """The class behind a name. KeyError for a name that is not in the table."""

@@ -1,0 +1,82 @@
+"""`Check`: the seam for health checks, shared by the proxy and by the services themselves.
+
+A check asks one question about one endpoint and gives a verdict. It remembers nothing between
+probes: how many verdicts make a change is decided in `thresholds.py`, and when to ask by whoever
+asks. One check serves any number of endpoints, at the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
+
+import msgspec
+
+MAX_MESSAGE = 200
+"""Characters of a verdict's message. It is written into the registry and shown in tables; a
+stack trace belongs into the log of the one who failed."""
+
+
+class Endpoint(NamedTuple):
+    """Where to ask: a host name or address (IPv6 without brackets) and a port."""
+
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.port}"
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What one probe found."""
+
+    ok: bool
+    message: str
+    """For people; at most `MAX_MESSAGE` printable characters."""
+    seconds: float = 0.0
+    """How long the probe took."""
+
+
+class Check(ABC):
+    """One kind of question. Built outside an event loop, before anything is connected.
+
+    Further parameters of a kind are keyword-only arguments with defaults, annotated `str`,
+    `int`, `float` or `bool`. ValueError from the constructor names a parameter that is wrong.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, *, timeout: float = 1.0) -> None:
+        """`timeout`: seconds for a probe, everything included."""
+        if not timeout > 0:
+            raise ValueError(f"timeout: {timeout!r} is not a positive number of seconds")
+        self.timeout = timeout
+
+    async def probe(self, endpoint: Endpoint) -> Verdict:
+        """Ask, within `timeout`. Whatever goes wrong is a verdict; only cancellation is raised."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        try:
+            async with asyncio.timeout(self.timeout):
+                ok, message = await self._ask(endpoint)
+        except TimeoutError:
+            ok, message = False, f"no answer within {self.timeout:g} s"
+        except Exception as error:
+            ok, message = False, str(error) or type(error).__name__
+        return Verdict(ok, printable(message), loop.time() - start)
+
+    @abstractmethod
+    async def _ask(self, endpoint: Endpoint) -> tuple[bool, str]:
+        """Good or not, and a word why. Any exception counts as not; the limit is the caller's,
+        who cancels: leave nothing behind then."""
+
+    async def close(self) -> None:
+        """Release what probes share. Safe to call more than once; probes may follow."""
+
+
+def printable(text: str) -> str:
+    """One line, without control characters, no longer than a message may be."""
+    line = " ".join(text.split())
+    return "".join(char if char.isprintable() else "�" for char in line)[:MAX_MESSAGE]

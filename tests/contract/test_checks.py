@@ -1,0 +1,206 @@
+"""What every kind of health check owes whoever asks, run over the catalogue.
+
+`GOOD` makes a check of each kind pass against the origin; a new kind adds its line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from proxy.catalog import CHECKS, load
+from proxy.embedded_etcd import free_port
+from proxy.health.base import MAX_MESSAGE, Check, Endpoint
+from tests.e2e.running import alive, eventually
+
+GOOD: dict[str, dict[str, str]] = {
+    "http": {"path": "/"},
+    "tcp": {},
+    "exec": {"command": 'test "$FAIRLEAD_ADDRESS:$FAIRLEAD_PORT" != :'},
+}
+"""Parameters with which a check of the kind is good about an HTTP server that answers 200."""
+STUCK: dict[str, dict[str, str]] = {"http": {}, "exec": {"command": "sleep 60 & sleep 60"}}
+"""Parameters with which it never comes to an end about a server that never answers. For `tcp`
+there is no such server on loopback: the kernel makes the connection."""
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[Endpoint]:
+    """Answers 200 to whatever is sent."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            await writer.drain()
+        except (OSError, EOFError):
+            pass
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield Endpoint(*server.sockets[0].getsockname())
+
+
+@pytest.fixture
+async def silent() -> AsyncIterator[Endpoint]:
+    """Accepts and never says a word."""
+    writers = []
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(hold, "127.0.0.1", 0) as server:
+        yield Endpoint(*server.sockets[0].getsockname())
+        for writer in writers:
+            writer.transport.abort()
+
+
+def make(kind: str, parameters: dict[str, str], timeout: float = 5.0) -> Check:
+    check: Check = load(CHECKS, kind)(timeout=timeout, **parameters)
+    return check
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+def test_it_bears_its_catalogue_name(kind: str) -> None:
+    assert load(CHECKS, kind).name == kind
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+def test_its_parameters_have_defaults_and_plain_types(kind: str) -> None:
+    parameters = inspect.signature(load(CHECKS, kind), eval_str=True).parameters.values()
+    assert all(p.kind is p.KEYWORD_ONLY for p in parameters)
+    assert all(p.default is not p.empty for p in parameters)
+    assert {p.annotation for p in parameters} <= {str, int, float, bool}
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan")])
+def test_a_limit_that_is_none_is_refused_by_name(kind: str, timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout"):
+        make(kind, GOOD[kind], timeout)
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+async def test_good_is_good_again_and_again(kind: str, origin: Endpoint) -> None:
+    check = make(kind, GOOD[kind])
+    verdicts = [await check.probe(origin) for _ in range(2)]
+    await check.close()
+    await check.close()
+    verdicts.append(await check.probe(origin))
+    await check.close()
+    assert [verdict.ok for verdict in verdicts] == [True] * 3, verdicts
+    assert all(verdict.message is not None and verdict.seconds >= 0 for verdict in verdicts)
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+async def test_probes_at_the_same_time_do_not_meet(kind: str, origin: Endpoint) -> None:
+    check = make(kind, GOOD[kind])
+    verdicts = await asyncio.gather(*(check.probe(origin) for _ in range(20)))
+    await check.close()
+    assert all(verdict.ok for verdict in verdicts), verdicts
+
+
+@pytest.mark.parametrize("kind", ["http", "tcp"])
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "no-such-host.invalid", "300.1.1.1"])
+async def test_nobody_there_is_a_verdict(kind: str, address: str) -> None:
+    check = make(kind, GOOD[kind])
+    verdict = await check.probe(Endpoint(address, free_port()))
+    await check.close()
+    assert not verdict.ok
+    assert 0 < len(verdict.message) <= MAX_MESSAGE
+    assert verdict.message.isprintable()
+
+
+@pytest.mark.parametrize("kind", STUCK)
+async def test_silence_ends_with_the_limit(kind: str, silent: Endpoint) -> None:
+    check = make(kind, STUCK[kind], timeout=0.2)
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    verdict = await check.probe(silent)
+    await check.close()
+    assert not verdict.ok
+    assert "0.2 s" in verdict.message
+    assert 0.2 <= loop.time() - start < 2.0
+
+
+@pytest.mark.parametrize("kind", STUCK)
+async def test_cancelling_a_probe_cancels_it(kind: str, silent: Endpoint) -> None:
+    check = make(kind, STUCK[kind])
+    probe = asyncio.create_task(check.probe(silent))
+    done, _ = await asyncio.wait([probe], timeout=0.1)
+    assert not done
+    probe.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await probe
+    await check.close()
+
+
+# ------------------------------------------------------------------- what only one kind has
+
+
+@pytest.mark.parametrize(
+    ("expect", "good"),
+    [("200-299", True), ("200", True), ("204, 200", True), ("300-399", False), ("201", False)],
+)
+async def test_http_is_judged_by_status(expect: str, good: bool, origin: Endpoint) -> None:
+    check = make("http", {"path": "/", "expect": expect})
+    verdict = await check.probe(origin)
+    await check.close()
+    assert (verdict.ok, verdict.message) == (good, "HTTP 200")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "word"),
+    [
+        ({"expect": "2xx"}, "expect"),
+        ({"expect": ""}, "expect"),
+        ({"expect": "299-200"}, "expect"),
+        ({"expect": "600"}, "expect"),
+        ({"path": "health"}, "path"),
+        ({"path": "/a b"}, "path"),
+        ({"path": "/\r\nX: y"}, "path"),
+    ],
+)
+def test_http_refuses_what_it_cannot_send(parameters: dict[str, str], word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        make("http", parameters)
+
+
+@pytest.mark.parametrize("command", ["", "  ", "a\0b"])
+def test_exec_refuses_what_is_no_command(command: str) -> None:
+    with pytest.raises(ValueError, match="command"):
+        make("exec", {"command": command})
+
+
+@pytest.mark.parametrize(
+    ("command", "good", "message"),
+    [
+        ("echo all well", True, "all well"),
+        ("true", True, "exit 0"),
+        ("echo first; echo disk full >&2; exit 3", False, "exit 3: disk full"),
+        ("kill -9 $$", False, "killed by signal 9"),
+        ("/no/such/thing", False, "exit 127: "),
+        ("head -c 300000 /dev/zero | tr '\\0' x; echo; echo end", True, "end"),
+        ("printf 'a\\033[31mb\\n'", True, "a�[31mb"),
+    ],
+)
+async def test_exec_is_judged_by_its_code(command: str, good: bool, message: str) -> None:
+    verdict = await make("exec", {"command": command}).probe(Endpoint("10.0.0.1", 80))
+    assert verdict.ok == good
+    assert verdict.message.startswith(message)
+
+
+async def test_exec_leaves_nothing_behind(tmp_path: Path, origin: Endpoint) -> None:
+    note = tmp_path / "pid"
+    check = make("exec", {"command": f"sleep 60 & echo $! > {note}"})
+    verdict = await check.probe(origin)
+    assert verdict.ok
+    pid = int(note.read_text())
+    await eventually(lambda: not alive(pid), 5, "the end of what the command left behind")

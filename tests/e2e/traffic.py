@@ -1,0 +1,341 @@
+"""A constant stream of requests through the proxy, and the instances that answer them.
+
+    async with Fleet() as fleet, Traffic(proxy.port, "/users/1") as traffic:
+        answered = await client.put("/services/users/a", fleet.record("a"))
+        assert await traffic.shows("a", since=answered) < 1.0
+
+`Traffic` keeps every request it ever made: when it began, when it ended, what came back, which
+instance answered and which worker forwarded it. So what a test says about a change is said about
+all requests, not about a probe, and separately for each worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from time import monotonic
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+PATIENCE = 10.0
+"""Seconds a request may take, and a test may wait for traffic to show something."""
+
+_REQUEST_ID = re.compile(rb"\r\nx-request-id: *([0-9a-f]+)-", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+
+
+class Fleet:
+    """Owns the instances of a test: one listening port for each name.
+
+    An instance answers every GET with its own name and the random part of the request id that
+    the proxy made: that part is the worker's. It goes on answering when it is not registered any
+    more, so a request that should not have come is seen as such, and not as a failure.
+    """
+
+    def __init__(self) -> None:
+        self.ports: dict[str, int] = {}
+        self._servers: list[asyncio.Server] = []
+        self._connections: set[asyncio.Transport] = set()
+
+    async def add(self, *names: str) -> None:
+        """Start instances of these names."""
+        loop = asyncio.get_running_loop()
+        for name in names:
+            server = await loop.create_server(
+                lambda name=name: _Answering(name, self._connections), "127.0.0.1", 0
+            )
+            self._servers.append(server)
+            self.ports[name] = server.sockets[0].getsockname()[1]
+
+    def record(self, name: str, **fields: Any) -> str:
+        """Its registry record."""
+        return json.dumps({"address": "127.0.0.1", "port": self.ports[name], **fields})
+
+    def records(self, service: str, names: Iterable[str]) -> dict[str, str]:
+        """Key and record of each."""
+        return {f"/services/{service}/{name}": self.record(name) for name in names}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for server in self._servers:
+            server.close()
+        for transport in list(self._connections):
+            transport.abort()
+        for server in self._servers:
+            await server.wait_closed()
+
+
+class _Answering(asyncio.Protocol):
+    """One connection to an instance."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, name: str, connections: set[asyncio.Transport]) -> None:
+        self._name = name.encode()
+        self._connections = connections
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self._connections.add(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._connections.discard(self.transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while (end := self._received.find(b"\r\n\r\n")) >= 0:
+            found = _REQUEST_ID.search(self._received, 0, end)
+            self._received = self._received[end + 4 :]
+            body = self._name + b" " + (found[1] if found else b"-")
+            self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+            self.transport.write(body)
+
+
+class Sample(NamedTuple):
+    """One request. Times are `time.monotonic()`."""
+
+    began: float
+    ended: float
+    status: int
+    """0 when there was no complete answer."""
+    instance: str
+    """Who answered; what went wrong, if it was nobody."""
+    worker: str
+
+
+class Absence(NamedTuple):
+    """From `after` to `until` no request may begin that this instance answers."""
+
+    instance: str
+    after: float
+    until: float
+
+
+class Traffic:
+    """Owns the client connections, what each is doing, and the record of all requests.
+
+    Clients are closed loops over keep-alive connections: each sends its next request `pace`
+    seconds after the answer to the one before.
+    """
+
+    def __init__(self, port: int, target: str, *, clients: int = 16, pace: float = 0.02) -> None:
+        self.port = port
+        self.pace = pace
+        self.request = f"GET {target} HTTP/1.1\r\nHost: test\r\n\r\n".encode()
+        self.samples: list[Sample] = []
+        self.running = True
+        self._clients = [_Client(self) for _ in range(clients)]
+        self._gone: dict[str, float] = {}
+        self._absences: list[Absence] = []
+
+    # ------------------------------------------------------------------ what was seen
+
+    @property
+    def failed(self) -> list[Sample]:
+        """Requests that were not answered 200."""
+        return [sample for sample in self.samples if sample.status != 200]
+
+    @property
+    def workers(self) -> set[str]:
+        """Workers that forwarded any."""
+        return {sample.worker for sample in self.samples if sample.worker}
+
+    def since(self, moment: float) -> list[Sample]:
+        """Requests that began later, in the order in which they ended."""
+        at = len(self.samples)
+        while at and self.samples[at - 1].ended >= moment:
+            at -= 1
+        return [sample for sample in self.samples[at:] if sample.began >= moment]
+
+    async def until(self, condition: Callable[[], Any], what: str, limit: float = PATIENCE) -> None:
+        """Wait until the traffic fulfils the condition. AssertionError saying what was seen."""
+        began = monotonic()
+        while not condition():
+            if monotonic() - began > limit:
+                seen = Counter(
+                    (sample.status, sample.instance, sample.worker) for sample in self.since(began)
+                )
+                raise AssertionError(f"not within {limit:g} s: {what}; seen: {dict(seen)}")
+            await asyncio.sleep(0.005)
+
+    async def shows(self, *instances: str, since: float, limit: float = PATIENCE) -> float:
+        """Wait until each of the instances has answered in each worker. Seconds from `since` to
+        the last such first answer."""
+        for instance in instances:
+            gone = self._gone.pop(instance, None)
+            if gone is not None:
+                # The write that brings it back was under way before its answer came.
+                self._absences.append(Absence(instance, gone, min(since, monotonic()) - 0.5))
+        workers = self.workers
+        assert len(workers) == 2, f"traffic of {len(self._clients)} clients met {workers} only"
+        wanted = {(instance, worker) for instance in instances for worker in workers}
+        first: dict[tuple[str, str], float] = {}
+        at = self._position(since)
+
+        def all_seen() -> bool:
+            nonlocal at
+            for sample in self.samples[at:]:
+                first.setdefault((sample.instance, sample.worker), sample.ended)
+            at = len(self.samples)
+            return wanted <= first.keys()
+
+        await self.until(all_seen, f"{_few(instances)} in both workers", limit)
+        return max(0.0, max(first[each] for each in wanted) - since)
+
+    async def loses(
+        self, *instances: str, since: float, rounds: int = 20, limit: float = PATIENCE
+    ) -> float:
+        """Wait until none of the instances has answered any of the last `rounds` requests of each
+        worker. Seconds from `since` to the beginning of the last request that one of them
+        answered. From one second after `since` on they must stay away until `shows` names them:
+        that is checked over all requests at the end."""
+        workers = self.workers
+        lost = set(instances)
+
+        def last_seen() -> float:
+            return max(
+                (s.began for s in self.since(since) if s.instance in lost), default=since
+            )
+
+        def quiet() -> bool:
+            rest = Counter(sample.worker for sample in self.since(last_seen()))
+            return all(rest[worker] > rounds for worker in workers)
+
+        await self.until(quiet, f"no answer from {_few(instances)}", limit)
+        for instance in instances:
+            self._gone[instance] = since + 1.0
+        return max(0.0, last_seen() - since)
+
+    def flows(self, within: float) -> None:
+        """Every request was answered 200, and there was no gap longer than `within` seconds in
+        which none was answered."""
+        assert not self.failed, self.failed[:5]
+        ends = [sample.ended for sample in self.samples]
+        gap = max(later - earlier for earlier, later in zip(ends, ends[1:], strict=False))
+        assert gap < within, f"no answer for {gap:.3f} s"
+
+    def _position(self, moment: float) -> int:
+        """Of the first sample that ended later."""
+        at = len(self.samples)
+        while at and self.samples[at - 1].ended >= moment:
+            at -= 1
+        return at
+
+    def check_absences(self) -> None:
+        """Nobody answered who was to be gone."""
+        absences = [
+            *self._absences,
+            *(Absence(instance, after, monotonic()) for instance, after in self._gone.items()),
+        ]
+        by_instance: dict[str, list[Absence]] = {}
+        for absence in absences:
+            by_instance.setdefault(absence.instance, []).append(absence)
+        late = [
+            (sample, absence)
+            for sample in self.samples
+            for absence in by_instance.get(sample.instance, ())
+            if absence.after <= sample.began < absence.until
+        ]
+        assert not late, late[:5]
+
+    # ------------------------------------------------------------------ start and stop
+
+    async def __aenter__(self) -> Self:
+        await asyncio.gather(*(client.connect() for client in self._clients))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self.running = False
+        began = monotonic()
+        try:
+            while any(client.waiting for client in self._clients):
+                late = monotonic() - began > PATIENCE
+                assert not late, "a request was never answered"
+                await asyncio.sleep(0.005)
+        finally:
+            for client in self._clients:
+                client.close()
+        if error is None:
+            self.check_absences()
+
+
+class _Client(asyncio.Protocol):
+    """One closed loop."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
+        self._loop = asyncio.get_running_loop()
+        self._received = b""
+        self._began = 0.0
+        self._next: asyncio.TimerHandle | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self.waiting = False
+        """For an answer."""
+
+    async def connect(self) -> None:
+        await self._loop.create_connection(lambda: self, "127.0.0.1", self._traffic.port)
+
+    def close(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+        if self._connecting is not None:
+            self._connecting.cancel()
+        self.transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self._send()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.waiting:
+            self._note(0, f"connection lost: {error}", "")
+        if self._next is not None:
+            self._next.cancel()
+        if self._traffic.running:
+            self._connecting = self._loop.create_task(self.connect())
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, blank, body = self._received.partition(b"\r\n\r\n")
+        if not blank:
+            return
+        length = _LENGTH.search(head)
+        assert length is not None, head
+        if len(body) < int(length[1]):
+            return
+        self._received = b""
+        status = int(head[9:12])
+        if status == 200:
+            instance, _, worker = body.decode().partition(" ")
+            self._note(200, instance, worker)
+        else:
+            self._note(status, json.loads(body)["detail"], "")
+        if self._traffic.running:
+            self._next = self._loop.call_later(self._traffic.pace, self._send)
+
+    def _send(self) -> None:
+        if self._traffic.running and not self.transport.is_closing():
+            self.waiting = True
+            self._began = monotonic()
+            self.transport.write(self._traffic.request)
+
+    def _note(self, status: int, instance: str, worker: str) -> None:
+        self.waiting = False
+        self._traffic.samples.append(Sample(self._began, monotonic(), status, instance, worker))
+
+
+def _few(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")

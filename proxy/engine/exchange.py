@@ -44,7 +44,6 @@ from proxy.errors import (
     UNKNOWN_SERVICE,
     Fault,
     Refused,
-    Replay,
 )
 from proxy.model import UNROUTED
 
@@ -136,10 +135,11 @@ class Exchange:
             raise Refused(NO_ROUTE, f"no route for {fields.host_name or '(no host)'} {path}")
         pool = worker.pools.get(match.service)
         if pool is None:
-            if match.templated:
+            if match.templated and not worker.pools.partial:
                 raise Refused(UNKNOWN_SERVICE, f"no service is called {match.service}")
             raise Refused(NO_INSTANCE, f"{match.service} has no instance")
         self.pool = pool
+        pool.requests += 1
         spec = match.spec
         if "%" in path and spec.path_prefix is not None:
             refuse_encoded_separators(path)
@@ -368,32 +368,38 @@ class Exchange:
         if self.status:
             self._break_off(fault, detail)
             return
-        safe = fault.replay is Replay.ALWAYS or (
-            fault.replay is Replay.IF_SAFE and stale and self._replayable
-        )
-        assert self.pool is not None
-        if safe and self.attempts <= self.pool.settings.max_retries:
-            self._retry(fault, stale)
-            if self.finished or self.node is not None:
-                return
-        self._answer_fault(fault, detail)
-
-    def _retry(self, fault: Fault, stale: bool) -> None:
-        """Once more on another instance. A connection that was closed while it was idle says
-        nothing against its instance, so with no other one left that one is dialled afresh."""
         pool = self.pool
         assert pool is not None
+        if not (
+            pool.policies.may_repeat(fault, self.request.method, stale, self._replayable)
+            and self._retry(fault.error, stale)
+        ):
+            self._answer_fault(fault, detail)
+
+    def _retry(self, reason: str, stale: bool = False) -> bool:
+        """Once more on another instance, if the number of attempts and the budget allow it and
+        there is one. A connection that was closed while it was idle says nothing against its
+        instance, so with no other one left that one is dialled afresh."""
+        pool = self.pool
+        assert pool is not None
+        policies = pool.policies
+        if self.attempts > policies.max_retries:
+            return False
         failed = self.last
         assert failed is not None
         self.tried = (*self.tried, failed)
         node = pool.pick(self.key, self.tried)
         if node is None and stale and failed.usable:
             node = failed
-        if node is None:
-            return
-        pool.counters.retried(fault.error)
+        if node is None or not policies.budget.spend(pool.requests):
+            return False
+        pool.counters.retried(reason)
         self._take(pool, node)
-        self._dial(node)
+        if node.idle and not stale:
+            self._send(node.idle.pop(), self.worker.now())
+        else:
+            self._dial(node)
+        return True
 
     def _answer_fault(self, fault: Fault, detail: str) -> None:
         """The proxy answers itself."""

@@ -13,6 +13,8 @@ import mmap
 import os
 from collections.abc import Callable
 
+from proxy.engine.resilience import limits
+
 SLOTS = 1 << 16
 """Columns: more instances than one proxy is asked to hold (the plan's scale is 20,000), at
 256 KiB per worker, of which only touched pages cost memory."""
@@ -28,15 +30,19 @@ class Board:
     def __init__(self, fd: int, workers: int) -> None:
         self.fd = fd
         self.workers = workers
-        self._map = mmap.mmap(fd, workers * SLOTS * _ITEM)
-        self._bytes = memoryview(self._map)
+        rows = workers * SLOTS * _ITEM
+        self._map = mmap.mmap(fd, rows + limits.SIZE)
+        self._memory = memoryview(self._map)
+        self._bytes = self._memory[:rows]
         self._cells = self._bytes.cast("i")
+        self.buckets = self._memory[rows:]
+        """Room for the rate limits, which workers share like the board."""
 
     @classmethod
     def create(cls, workers: int) -> Board:
         """A new board, all zero. The file has no name and goes with its last user."""
         fd = os.memfd_create("fairlead-load", os.MFD_CLOEXEC)
-        os.ftruncate(fd, workers * SLOTS * _ITEM)
+        os.ftruncate(fd, workers * SLOTS * _ITEM + limits.SIZE)
         return cls(fd, workers)
 
     def row(self, worker: int) -> memoryview[int]:
@@ -66,6 +72,8 @@ class Board:
         """Unmap and close. The board must not be used afterwards."""
         self._cells.release()
         self._bytes.release()
+        self.buckets.release()
+        self._memory.release()
         self._map.close()
         os.close(self.fd)
 

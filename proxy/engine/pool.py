@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from hashlib import blake2b
 from random import Random
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from balancers.base import Balancer
 from proxy import catalog
 from proxy.engine.load import OtherRows
+from proxy.engine.resilience.limits import BucketTable
+from proxy.engine.resilience.policies import Policies
 from proxy.engine.telemetry import ServiceCounters, WorkerCounters
 from proxy.model import (
     BalancerSpec,
@@ -23,6 +25,7 @@ from proxy.model import (
     PoolSnapshot,
     ServiceSettings,
     Status,
+    Suspect,
 )
 
 if TYPE_CHECKING:
@@ -33,7 +36,7 @@ class Node:
     """Owns the live numbers and the idle connections of one instance in this worker."""
 
     __slots__ = (
-        "address", "id", "idle", "in_flight", "key", "load", "outcomes", "picks", "port",
+        "address", "failing", "id", "idle", "in_flight", "key", "load", "outcomes", "picks", "port",
         "present", "slot", "status", "usable", "weight",
     )  # fmt: skip
 
@@ -52,6 +55,8 @@ class Node:
         """Requests and tunnels of this worker."""
         self.load = 0
         """Requests and tunnels of all workers, the others' as of the last look."""
+        self.failing = 0
+        """Attempts that failed since the last one that did not."""
         self.idle: list[UpstreamConnection] = []
         self.picks = 0
         self.outcomes: dict[str, int] = {}
@@ -59,6 +64,21 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<Node {self.key} {self.status} load={self.load} idle={len(self.idle)}>"
+
+
+NEUTRAL = frozenset(("http_request_error", "proxy_internal_error"))
+"""Outcomes that are the client's doing or our own, and say nothing of the instance."""
+
+
+class Shared(NamedTuple):
+    """What every pool of a worker uses."""
+
+    row: memoryview[int]
+    """This worker's row of the board."""
+    rng: Random
+    buckets: BucketTable
+    suspect: Callable[[Suspect], None]
+    """Tells the control process of an instance that keeps failing."""
 
 
 class Pool:
@@ -69,17 +89,19 @@ class Pool:
         service: str,
         settings: ServiceSettings,
         counters: ServiceCounters,
-        row: memoryview[int],
-        rng: Random,
+        shared: Shared,
     ) -> None:
         self.service = service
         self.settings = settings
+        self.requests = 0
+        """Requests that were routed here."""
+        self.policies = Policies(hash_key(service.encode()), settings, shared.buckets)
         self.counters = counters
         self.generation = -1
         self.nodes: dict[str, Node] = {}
         self._departed: dict[str, Node] = {}
-        self._row = row
-        self._rng = rng
+        self._shared = shared
+        self._row = shared.row
         self.balancer = self._build_balancer([])
         self.pick: Callable[[int, Collection[Node]], Node | None]
         """The balancer's choice for one attempt: by key, and not among the nodes tried."""
@@ -96,6 +118,8 @@ class Pool:
             self._move(node, spec.slot)
             node.present = True
             node.weight = spec.weight
+            if node.status == "ejected" and spec.status == "ready":
+                node.failing = 0  # Its time is served: it may fail as often again.
             node.status = spec.status
             node.usable = spec.status == "ready" or (
                 snapshot.panic and spec.status in ("unhealthy", "ejected")
@@ -119,6 +143,7 @@ class Pool:
         if settings == self.settings:
             return
         self.settings = settings
+        self.policies = Policies(hash_key(self.service.encode()), settings, self._shared.buckets)
         self._install(self._build_balancer(list(self.nodes.values())))
 
     def take(self, node: Node) -> None:
@@ -131,14 +156,27 @@ class Pool:
             self.balancer.load_changed(node)
 
     def give_back(self, node: Node, outcome: str) -> None:
-        """One less in flight on `node`. `outcome`: `ok` or an RFC 9209 error type."""
+        """One less in flight on `node`. `outcome`: `ok`, an RFC 9209 error type, or a status
+        that speaks against the instance."""
         outcomes = node.outcomes
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        if outcome == "ok":
+            node.failing = 0
+        elif outcome not in NEUTRAL:
+            self._note_failure(node, outcome)
         node.in_flight -= 1
         node.load -= 1
         self._row[node.slot] -= 1
         if self.uses_load:
             self.balancer.load_changed(node)
+
+    def _note_failure(self, node: Node, outcome: str) -> None:
+        node.failing += 1
+        after = self.policies.suspect_after
+        if after and node.failing % after == 0:
+            self._shared.suspect(
+                Suspect(service=self.service, key=node.key, reason=outcome, failures=node.failing)
+            )
 
     def others_moved(self, node: Node, delta: int) -> None:
         """The other workers' sum for `node` is different now."""
@@ -155,7 +193,7 @@ class Pool:
     def _build_balancer(self, nodes: list[Node]) -> Balancer:
         spec = self.settings.balancer
         make: Callable[..., Balancer] = catalog.load(catalog.BALANCERS, spec.type)
-        return make(nodes, self._rng, **spec.params)
+        return make(nodes, self._shared.rng, **spec.params)
 
     def _install(self, balancer: Balancer) -> None:
         if type(balancer) is type(self.balancer):
@@ -178,13 +216,12 @@ class Pool:
 class Pools:
     """Owns every pool of this worker and the way from a column of the board to its node."""
 
-    def __init__(
-        self, counters: WorkerCounters, row: memoryview[int], rng: Random, others: OtherRows
-    ) -> None:
+    def __init__(self, counters: WorkerCounters, shared: Shared, others: OtherRows) -> None:
         self._counters = counters
-        self._row = row
-        self._rng = rng
+        self._shared = shared
         self.others = others
+        self.partial = False
+        """The first full set is not known yet: a service without a pool may well exist."""
         self._by_name: dict[str, Pool] = {}
         self._by_slot: dict[int, tuple[Pool, Node]] = {}
         self._defaults = ServiceSettings()
@@ -245,8 +282,7 @@ class Pools:
                 service,
                 self._settings.get(service, self._defaults),
                 self._counters.service(service),
-                self._row,
-                self._rng,
+                self._shared,
             )
         return pool
 

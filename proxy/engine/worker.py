@@ -29,7 +29,8 @@ from proxy.engine.deadlines import Deadlines
 from proxy.engine.exchange import Exchange
 from proxy.engine.listener import ClientConnection, ListenerFacts
 from proxy.engine.load import Board, OtherRows
-from proxy.engine.pool import Pools
+from proxy.engine.pool import Pools, Shared
+from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.routing import RouteTable
 from proxy.engine.telemetry import WorkerCounters
 from proxy.engine.tunnel import Tunnel
@@ -43,6 +44,7 @@ from proxy.model import (
     Configure,
     Drain,
     Hello,
+    Suspect,
     ToWorker,
     WorkerConfig,
     WorkerStats,
@@ -83,7 +85,9 @@ class Worker:
         self.connector = Connector(loop, self.deadlines)
         self.counters = WorkerCounters()
         others = OtherRows(board, index, self._slot_changed)
-        self.pools = Pools(self.counters, board.row(index), rng, others)
+        buckets = BucketTable(board.buckets)
+        shared = Shared(board.row(index), rng, buckets, self._on_suspect)
+        self.pools = Pools(self.counters, shared, others)
         self.clients: set[ClientConnection] = set()
         self.tunnels: set[Tunnel] = set()
         self.stopped = asyncio.Event()
@@ -118,6 +122,7 @@ class Worker:
         elif isinstance(message, Configure):
             self._configure(message.config)
         elif isinstance(message, Accept):
+            self.pools.partial = True
             self._accept()
         elif isinstance(message, Drain):
             self.drain(message.grace)
@@ -141,7 +146,18 @@ class Worker:
                 self.connector.close_idle(node)
         self._channel.send(Applied(seq=message.seq))
         if message.complete:
+            self.pools.partial = False
             self._accept()
+
+    def _on_suspect(self, suspect: Suspect) -> None:
+        _log.info(
+            "instance_suspect",
+            service=suspect.service,
+            instance=suspect.key,
+            reason=suspect.reason,
+            failures=suspect.failures,
+        )
+        self._channel.send(suspect)
 
     def _slot_changed(self, slot: int, delta: int) -> None:
         self.pools.slot_changed(slot, delta)

@@ -13,55 +13,45 @@ from proxy.engine.resilience.waiting import WaitingLine
 
 
 class TestRetryBudget:
+    def drain(self, budget: RetryBudget, requests: int) -> int:
+        spent = 0
+        while budget.spend(requests):
+            spent += 1
+        return spent
+
     def test_the_floor_is_there_without_any_request(self) -> None:
-        budget = RetryBudget(0.2, now=0.0)
-        assert [budget.spend() for _ in range(4)] == [True, True, True, False]
+        assert self.drain(RetryBudget(0.2), 0) == FLOOR
 
     def test_five_requests_earn_one_retry(self) -> None:
-        budget = RetryBudget(0.2, now=0.0)
-        while budget.spend():
-            pass
-        earned = []
-        for _ in range(10):
-            budget.on_request(0.0)
-            earned.append(budget.spend())
-        assert earned == [False, False, False, False, True] * 2
+        budget = RetryBudget(0.25)  # A power of two, so that the sums are exact.
+        self.drain(budget, 0)
+        assert [budget.spend(n) for n in range(1, 9)] == [False, False, False, True] * 2
 
     def test_what_is_saved_is_forgotten(self) -> None:
-        budget = RetryBudget(0.2, now=0.0)
-        for _ in range(1000):
-            budget.on_request(1.0)
-        budget.on_request(1.0 + 3 * HORIZON)
-        spent = 0
-        while budget.spend():
-            spent += 1
-        assert spent == FLOOR
+        budget = RetryBudget(0.2)
+        for _ in range(HORIZON + 1):
+            budget.tick(1000)
+        assert self.drain(budget, 1000) == FLOOR
 
-    def test_recent_traffic_is_not_forgotten_at_the_turn(self) -> None:
-        budget = RetryBudget(0.2, now=0.0)
-        for _ in range(1000):
-            budget.on_request(HORIZON - 0.1)
-        budget.on_request(HORIZON + 0.1)
-        spent = 0
-        while budget.spend():
-            spent += 1
-        assert spent == pytest.approx(200 + FLOOR, abs=1)
+    def test_recent_traffic_is_not_forgotten(self) -> None:
+        budget = RetryBudget(0.25)
+        for _ in range(HORIZON - 1):
+            budget.tick(1000)
+        assert self.drain(budget, 1000) == 250 + FLOOR
 
     @given(
         share=st.sampled_from([0.0, 0.1, 0.2, 1.0]),
-        steps=st.lists(st.tuples(st.booleans(), st.floats(0, 5)), max_size=300),
+        steps=st.lists(st.sampled_from(["request", "retry", "tick"]), max_size=300),
     )
-    def test_retries_never_exceed_their_share(
-        self, share: float, steps: list[tuple[bool, float]]
-    ) -> None:
-        budget = RetryBudget(share, now=0.0)
-        now, requests, retries = 0.0, 0, 0
-        for is_request, wait in steps:
-            now += wait
-            if is_request:
+    def test_retries_never_exceed_their_share(self, share: float, steps: list[str]) -> None:
+        budget = RetryBudget(share)
+        requests, retries = 0, 0
+        for step in steps:
+            if step == "request":
                 requests += 1
-                budget.on_request(now)
-            elif budget.spend():
+            elif step == "tick":
+                budget.tick(requests)
+            elif budget.spend(requests):
                 retries += 1
             assert retries <= FLOOR + share * requests + 1e-6
 

@@ -71,7 +71,7 @@ class ClientFacts:
         self.scheme = scheme
         self._via = via
         self._fields: RequestFields | None = None
-        self._host = b""
+        self._host: bytes | None = None
         self._before = b""
         self._after = b""
         self._set_host: str | None = None

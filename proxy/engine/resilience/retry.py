@@ -9,10 +9,12 @@ which does not bound retries that fail fast).
 
 from __future__ import annotations
 
+from collections import deque
+
 FLOOR = 3.0
 """Retries a service may make that has had no requests to earn any: the first request after a
 quiet night should survive a stale connection, too."""
-HORIZON = 10.0
+HORIZON = 10
 """Seconds of traffic that retries may be saved up from. Longer, and a quiet day could be spent
 in one storm; shorter, and there is nothing saved for those that a dying instance fails all at
 once."""
@@ -21,36 +23,37 @@ once."""
 class RetryBudget:
     """Owns the retries that one service in one worker may still make.
 
-    Law: retries ≤ FLOOR + share × requests, counting the requests of the stretch of time in
-    question and of at most two `HORIZON` before it.
+    Law: retries ≤ FLOOR + share × requests. What is saved never exceeds what the requests of
+    the last `HORIZON` seconds earned, and the floor.
+
+    Requests are not announced one by one (that would be the dearest part of a request that
+    needs no retry): whoever asks says how many there have been in all.
     """
 
-    __slots__ = ("_balance", "_began", "_earned", "_earned_before", "_share")
+    __slots__ = ("_balance", "_history", "_seen", "_share")
 
-    def __init__(self, share: float, now: float) -> None:
+    def __init__(self, share: float) -> None:
         """`share`: retries per request, 0.2 = one for five."""
         self._share = share
         self._balance = FLOOR
-        self._began = now
-        self._earned = 0.0
-        self._earned_before = 0.0
+        self._seen = 0
+        self._history: deque[int] = deque([0], maxlen=HORIZON)
 
-    def on_request(self, now: float) -> None:
-        """A request came in."""
-        if now - self._began >= HORIZON:
-            # Two half-forgotten spans approximate a sliding one: what may be saved is at most
-            # what the present span and the one before it earned.
-            fresh = now - self._began < 2 * HORIZON
-            self._earned_before = self._earned if fresh else 0.0
-            self._earned = 0.0
-            self._began = now
-            self._balance = min(self._balance, FLOOR + self._earned_before)
-        self._earned += self._share
-        self._balance += self._share
+    def tick(self, requests: int) -> None:
+        """A second has passed; `requests` there have been since the beginning."""
+        self._earn(requests)
+        recent = requests - self._history[0]
+        self._balance = min(self._balance, FLOOR + self._share * recent)
+        self._history.append(requests)
 
-    def spend(self) -> bool:
-        """Take one retry out, if there is one."""
+    def spend(self, requests: int) -> bool:
+        """Take one retry out, if there is one; `requests` as for `tick`."""
+        self._earn(requests)
         if self._balance < 1.0:
             return False
         self._balance -= 1.0
         return True
+
+    def _earn(self, requests: int) -> None:
+        self._balance += self._share * (requests - self._seen)
+        self._seen = requests

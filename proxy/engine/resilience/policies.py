@@ -1,0 +1,106 @@
+"""The policies of one service in one worker, put together from its settings.
+
+What is switched off is None and costs one comparison. Nothing here acts: the exchange asks, and
+acts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.engine.resilience.breaker import Breaker
+from proxy.engine.resilience.limits import BucketTable
+from proxy.engine.resilience.retry import RetryBudget
+from proxy.engine.resilience.waiting import WaitingLine
+from proxy.errors import BREAKER_OPEN, RATE_LIMITED, Fault, Replay
+from proxy.model import ServiceSettings
+
+if TYPE_CHECKING:
+    from proxy.engine.exchange import Exchange
+
+BAD_STATUSES = frozenset((502, 503, 504))
+"""Answers that speak against the instance that gave them. Not every 5xx: a 500 is mostly the
+request's doing, and would be the same elsewhere."""
+
+_REASONS = {
+    "connection_terminated": "reset",
+    "http_response_incomplete": "reset",
+    "http_response_timeout": "first_byte",
+}
+"""RFC 9209 error type → the word in `retry.on`."""
+
+
+class Policies:
+    """Owns the state of every policy of one service in this worker."""
+
+    __slots__ = (
+        "_burst", "_interval", "_methods", "_on", "_salt", "breaker", "buckets", "budget",
+        "guarded", "line", "max_inflight", "max_retries", "queue_limit", "rate_key",
+        "retry_statuses", "suspect_after",
+    )  # fmt: skip
+
+    def __init__(self, service_key: int, settings: ServiceSettings, buckets: BucketTable) -> None:
+        """`service_key`: 64 bits that keep this service's buckets apart from another's."""
+        retry = settings.retry
+        self.max_retries = retry.max_retries
+        self.budget = RetryBudget(retry.budget)
+        self._methods = frozenset(method.encode("ascii") for method in retry.methods)
+        self._on = frozenset(retry.on)
+        self.retry_statuses = frozenset(int(on) for on in retry.on if on.isdigit())
+        if not retry.max_retries:
+            self.retry_statuses = frozenset()
+        ejection = settings.ejection
+        self.suspect_after = ejection.consecutive_failures if ejection.enabled else 0
+        """Failures in a row after which an instance is reported; 0 = never."""
+        breaker = settings.breaker
+        self.breaker = (
+            None
+            if breaker is None
+            else Breaker(breaker.failure_ratio, breaker.min_requests, breaker.window, breaker.open)
+        )
+        self.max_inflight = settings.max_inflight
+        self.line: WaitingLine[Exchange] = WaitingLine(settings.queue.size)
+        self.queue_limit = settings.timeouts.queue
+        self.buckets = buckets
+        self._salt = service_key
+        rate = settings.rate_limit
+        self.rate_key = None if rate is None else rate.key
+        self._interval = 0.0 if rate is None else rate.per / rate.requests
+        self._burst = 0.0 if rate is None else float(rate.burst or rate.requests)
+        self.guarded = self.breaker is not None or rate is not None
+        """Some policy wants a say before a request goes on, and to hear of its end."""
+
+    def admit(self, rate_key: int, now: float) -> tuple[Fault, str, float] | None:
+        """None, or why the request is refused: fault, detail, and seconds until it is worth
+        trying again. `rate_key`: hash of what the limit is keyed on."""
+        if self.rate_key is not None:
+            wait = self.buckets.take(rate_key ^ self._salt, self._interval, self._burst, now)
+            if wait:
+                return RATE_LIMITED, f"more requests per {self.rate_key} than are allowed", wait
+        if self.breaker is not None and not self.breaker.admit(now):
+            return BREAKER_OPEN, "the service fails too often and is left alone for a while", 1.0
+        return None
+
+    def on_result(self, status: int, fault: Fault | None, now: float) -> None:
+        """An admitted request is over. `fault`: why the proxy answered itself, if it did."""
+        if self.breaker is not None:
+            if fault is not None and fault.status == 499:
+                self.breaker.on_abandoned()
+            else:
+                self.breaker.on_result(status in BAD_STATUSES, now)
+
+    def may_repeat(self, fault: Fault, method: bytes, stale: bool, replayable: bool) -> bool:
+        """Whether an attempt that failed with `fault` may be made again elsewhere. `stale`: on a
+        connection that had been idle; `replayable`: all that was sent of the body is still here.
+        The budget is asked separately, last, because asking takes from it."""
+        if fault.replay is Replay.ALWAYS:
+            return "connect" in self._on
+        if fault.replay is Replay.NEVER or not replayable:
+            return False
+        if stale and fault.error == "connection_terminated":
+            return True  # It says nothing of the instance, and costs it nothing.
+        return method in self._methods and _REASONS.get(fault.error) in self._on
+
+    def may_repeat_answer(self, method: bytes, replayable: bool) -> bool:
+        """Whether a request whose answer has one of `retry_statuses` may be made again."""
+        return replayable and method in self._methods

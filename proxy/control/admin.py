@@ -172,7 +172,8 @@ class Admin:
             fields.append((name.strip(), value.strip()))
         method = request.query.get("method", "GET")
         try:
-            document = explain(method, url, fields, supervisor.book.pools, supervisor.settings)
+            book = supervisor.book
+            document = explain(method, url, fields, book.pools, supervisor.settings, book.complete)
         except ValueError as error:
             raise web.HTTPBadRequest(text=str(error)) from None
         return _json(document)

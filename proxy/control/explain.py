@@ -39,9 +39,11 @@ def explain(
     fields: Sequence[tuple[str, str]],
     pools: Mapping[str, Pool],
     settings: Settings,
+    complete: bool,
 ) -> dict[str, Any]:
-    """The whole story of one request. `url` is absolute, or a path for any host. ValueError if
-    these cannot be put into one request at all."""
+    """The whole story of one request. `url` is absolute, or a path for any host; `complete`: the
+    first full set of instances is known. ValueError if these cannot be put into one request at
+    all."""
     given = _request_fields(url, fields)
     document: dict[str, Any] = {
         "request": {"method": method, "url": url},
@@ -76,7 +78,7 @@ def explain(
             refuse_encoded_separators(target.path)
         except Refused as refusal:
             return {**document, "answer": _own_answer(refusal.fault, refusal.detail)}
-    return {**document, **_choice(match, target, field, pools, settings)}
+    return {**document, **_choice(match, target, field, pools, settings, complete)}
 
 
 def _request_fields(url: str, fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -118,6 +120,7 @@ def _choice(
     field: Fields,
     pools: Mapping[str, Pool],
     settings: Settings,
+    complete: bool,
 ) -> dict[str, Any]:
     """The part about the service: balancer, key, who may be picked and who not."""
     pool = pools.get(match.service)
@@ -133,7 +136,7 @@ def _choice(
         "candidates": candidates,
         "others": [_instance(member) for member in members if not _served(member, panic)],
     }
-    if pool is None and match.templated and match.service not in settings.services:
+    if pool is None and match.templated and complete and match.service not in settings.services:
         detail = f"no service is called {match.service}"
         return {**document, "answer": _own_answer(UNKNOWN_SERVICE, detail)}
     if not candidates:

@@ -128,6 +128,11 @@ def _registry_families(scrape: Scrape) -> Iterator[Metric]:
     for reason, count in status_.resyncs.items():
         resyncs.add_metric([reason], count)
     yield resyncs
+    yield GaugeMetricFamily(
+        "fairlead_registry_invalid_records",
+        "Keys whose current value cannot be read; /api/v1/registry lists them.",
+        value=len(status_.invalid),
+    )
 
 
 def _pool_families(scrape: Scrape) -> Iterator[Metric]:

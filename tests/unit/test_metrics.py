@@ -13,6 +13,7 @@ from proxy.control.pools import PoolBook, Slots
 from proxy.control.statistics import Totals, total
 from proxy.model import (
     Instance,
+    InvalidRecord,
     Membership,
     NodeStats,
     RegistryStatus,
@@ -38,6 +39,7 @@ PROMISED = {
     "fairlead_registry_up": (),
     "fairlead_registry_age_seconds": (),
     "fairlead_registry_resyncs_total": ("reason",),
+    "fairlead_registry_invalid_records": (),
     "fairlead_panic": ("service",),
     "fairlead_config_reloads_total": ("result",),
     "fairlead_workers": (),
@@ -77,7 +79,11 @@ def scrape(pools: PoolBook, totals: Totals, **more: Any) -> str:
         "pools": pools.pools,
         "totals": totals,
         "registry": RegistryStatus(
-            provider="etcd", connected=True, age=1.5, resyncs={"compacted": 2}
+            provider="etcd",
+            connected=True,
+            age=1.5,
+            resyncs={"compacted": 2},
+            invalid=(InvalidRecord(key="/services/users/x", reason="no address", kept=False),),
         ),
         "balancer_of": lambda service: "round_robin",
         "inflight": lambda slot: slot * 10,
@@ -211,6 +217,7 @@ def test_registry_gauges() -> None:
     assert found["fairlead_registry_up"] == 1
     assert found["fairlead_registry_age_seconds"] == 1.5
     assert found['fairlead_registry_resyncs_total{reason="compacted"}'] == 2
+    assert found["fairlead_registry_invalid_records"] == 1
     never = RegistryStatus(provider="etcd", connected=False)
     down = samples(scrape(book(), Totals(), registry=never))
     assert down["fairlead_registry_up"] == 0

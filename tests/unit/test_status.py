@@ -127,7 +127,7 @@ class TestExplain:
         self, url: str, *fields: tuple[str, str], method: str = "GET", pools: PoolBook | None = None
     ) -> dict[str, Any]:
         known = pools or book(users=(instance("a"), instance("b", weight=0)))
-        return explain(method, url, fields, known.pools, self.settings)
+        return explain(method, url, fields, known.pools, self.settings, known.complete)
 
     def test_the_way_of_a_request(self) -> None:
         document = self.ask("http://Users.Example.com:8080/x?y=1", ("X-User", "42"))
@@ -160,6 +160,11 @@ class TestExplain:
     def test_a_template_for_a_service_nobody_knows(self) -> None:
         answer = self.ask("/svc/ghost")["answer"]
         assert (answer["status"], answer["error"]) == (404, "destination_not_found")
+
+    def test_a_template_before_anybody_is_known(self) -> None:
+        pools = PoolBook({}, Slots(100, lambda slot: True), 0.0)
+        answer = self.ask("/svc/ghost", pools=pools)["answer"]
+        assert (answer["status"], answer["error"]) == (503, "destination_unavailable")
 
     def test_a_service_without_a_usable_instance(self) -> None:
         pools = book(users=(instance("a", weight=0),))

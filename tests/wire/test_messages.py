@@ -1,0 +1,473 @@
+"""What each side gets to see of the other's heads and bodies, to the byte."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.model import ListenerSettings, RouteSpec, ServiceSettings
+from tests.wiring import CLIENT, OK, OK_RELAYED, OK_RELAYED_CLOSE, forwarded, request
+
+TRUSTING = ListenerSettings(trusted_proxies=("192.0.2.0/24",))
+
+
+def test_a_get_and_its_answer(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /x?y=1", "Accept: */*"))
+    a = wire.accepted()
+    a.expect(forwarded("GET /x?y=1", "Accept: */*"))
+    assert wire.in_flight == 1
+    a.send(OK)
+    client.expect(OK_RELAYED)
+    assert wire.in_flight == 0
+
+
+def test_both_sides_are_kept_alive(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /1"))
+    a = wire.accepted()
+    for number in range(2, 6):
+        a.expect(forwarded(f"GET /{number - 1}"))
+        a.send(OK)
+        client.expect(OK_RELAYED)
+        client.send(request(f"GET /{number}"))
+    a.expect(forwarded("GET /5"))
+    a.send(OK)
+    client.expect(OK_RELAYED)
+    wire.expect_no_dial()
+    assert wire.node().idle[0].node is wire.node()
+
+
+@pytest.mark.parametrize(
+    ("line", "fields", "answer", "relayed"),
+    [
+        ("GET /", (), b"HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\nETag: x\r\n\r\n",
+         b"HTTP/1.1 304 Not Modified\r\nETag: x\r\nContent-Length: 7\r\nVia: 1.1 fairlead\r\n\r\n"),
+        ("GET /", (), b"HTTP/1.1 204 No Content\r\n\r\n",
+         b"HTTP/1.1 204 No Content\r\nVia: 1.1 fairlead\r\n\r\n"),
+        ("DELETE /", (), b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n",
+         b"HTTP/1.1 204 No Content\r\nVia: 1.1 fairlead\r\n\r\n"),
+        ("HEAD /", (), b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n",
+         b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nVia: 1.1 fairlead\r\n\r\n"),
+        ("HEAD /", (), b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+         b"HTTP/1.1 200 OK\r\nVia: 1.1 fairlead\r\n\r\n"),
+        ("GET /", (), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+         b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nVia: 1.1 fairlead\r\n\r\n"),
+        ("GET /", (), b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nVia: 1.1 fairlead\r\n\r\n"
+         b"2\r\nhi\r\n0\r\n\r\n"),
+        ("GET /", (), b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nVia: 1.1 fairlead\r\n\r\n0\r\n\r\n"),
+        ("GET /", (), b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+         b"2;ext=1\r\nhi\r\n0\r\nTrailer-Field: x\r\n\r\n",
+         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nVia: 1.1 fairlead\r\n\r\n"
+         b"2\r\nhi\r\n0\r\n\r\n"),
+        ("GET /", (), b"HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n",
+         b"HTTP/1.1 200 \r\nContent-Length: 0\r\nVia: 1.1 fairlead\r\n\r\n"),
+        ("GET /", (), b"HTTP/1.1 200 OK\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nX-End: 2\r\n"
+         b"Keep-Alive: timeout=5\r\nProxy-Authenticate: x\r\nVia: 1.0 x\r\nContent-Length: 0\r\n\r\n",
+         b"HTTP/1.1 200 OK\r\nX-End: 2\r\nContent-Length: 0\r\nVia: 1.0 x\r\n"
+         b"Via: 1.1 fairlead\r\n\r\n"),
+        ("GET / HTTP/1.0", ("Connection: keep-alive",),
+         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n"
+         b"Via: 1.1 fairlead\r\n\r\nhi"),
+    ],
+)  # fmt: skip
+def test_answers_that_keep_both_connections(
+    make: Any, line: str, fields: tuple[str, ...], answer: bytes, relayed: bytes
+) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request(line, *fields))
+    a = wire.accepted()
+    a.expect(forwarded(line.removesuffix(" HTTP/1.0")))
+    a.send(answer)
+    client.expect(relayed)
+    assert not client.closed
+    assert len(wire.node().idle) == 1
+    # Whatever it was, the same two connections serve the next request.
+    client.send(request("GET /next"))
+    a.expect(forwarded("GET /next"))
+    a.send(OK)
+    client.expect(OK_RELAYED)
+
+
+def test_until_close_becomes_chunks_for_a_client_that_can(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /"))
+    a = wire.accepted()
+    a.take()
+    a.send(b"HTTP/1.1 200 OK\r\n\r\n", b"abc", b"defg")
+    client.expect(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nVia: 1.1 fairlead\r\n\r\n"
+        b"3\r\nabc\r\n4\r\ndefg\r\n"
+    )
+    a.eof()
+    client.expect(b"0\r\n\r\n")
+    assert not client.closed
+    assert a.closed
+    assert not wire.node().idle
+
+
+@pytest.mark.parametrize("coding", [b"", b"Transfer-Encoding: chunked\r\n"])
+def test_a_1_0_client_gets_an_end_of_file_where_there_is_no_length(
+    make: Any, coding: bytes
+) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET / HTTP/1.0", "Connection: keep-alive"))
+    a = wire.accepted()
+    a.take()
+    a.send(b"HTTP/1.1 200 OK\r\n" + coding + b"\r\n")
+    a.send(b"3\r\nabc\r\n0\r\n\r\n" if coding else b"abc")
+    a.eof()
+    client.expect(b"HTTP/1.1 200 OK\r\nConnection: close\r\nVia: 1.1 fairlead\r\n\r\nabc")
+    assert client.saw_end
+
+
+def test_a_1_0_client_without_keep_alive_is_closed(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET / HTTP/1.0", host=None))
+    a = wire.accepted()
+    a.expect(forwarded("GET /", host=""))
+    a.send(OK)
+    client.expect(OK_RELAYED_CLOSE)
+    assert client.closed
+    assert not client.cut
+    assert len(wire.node().idle) == 1
+
+
+def test_a_client_that_closes_is_closed(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /", "Connection: close, X-Hop", "X-Hop: 1"))
+    a = wire.accepted()
+    a.expect(forwarded("GET /"))
+    a.send(OK)
+    client.expect(OK_RELAYED_CLOSE)
+    assert client.closed
+
+
+def test_an_instance_that_closes_is_not_kept(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /"))
+    a = wire.accepted()
+    a.take()
+    a.send(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    client.expect(OK_RELAYED)
+    assert a.closed
+    assert not client.closed
+
+
+def test_hop_by_hop_fields_of_a_request_end_here(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(
+        request(
+            "GET /",
+            "X-Keep: 1",
+            "Connection: X-Hop,  x-other",
+            "X-Hop: 1",
+            "X-OTHER: 2",
+            "Keep-Alive: 5",
+            "Proxy-Connection: x",
+            "Proxy-Authorization: x",
+            "TE: trailers",
+            "Trailer: X",
+            "HTTP2-Settings: x",
+            "Under_Score: 1",
+            "X_Forwarded_For: 6.6.6.6",
+        )  # fmt: skip
+    )
+    a = wire.accepted()
+    a.expect(forwarded("GET /", "X-Keep: 1"))
+    a.send(OK)
+    client.expect(OK_RELAYED)
+
+
+SPOOFED = (
+    "X-Forwarded-For: 198.51.100.9", "X-Forwarded-Proto: https", "X-Forwarded-Host: outer",
+    "X-Forwarded-Port: 443", "Forwarded: for=198.51.100.9", "X-Real-IP: 198.51.100.9",
+)  # fmt: skip
+
+
+def test_what_an_untrusted_peer_says_of_itself_is_replaced(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /", *SPOOFED))
+    a = wire.accepted()
+    a.expect(forwarded("GET /"))
+    a.send(OK)
+    client.expect(OK_RELAYED)
+
+
+def test_what_a_trusted_peer_says_is_appended_to(make: Any) -> None:
+    wire = make(listener=TRUSTING)
+    client = wire.client()
+    client.send(request("GET /", *SPOOFED))
+    a = wire.accepted()
+    a.expect(
+        forwarded(
+            "GET /",
+            "Forwarded: for=198.51.100.9",
+            "X-Real-IP: 198.51.100.9",
+            for_=f"198.51.100.9, {CLIENT[0]}",
+            proto="https",
+            asked="outer",
+            port="443",
+        )  # fmt: skip
+    )
+    a.send(OK)
+    client.expect(OK_RELAYED)
+
+
+@pytest.mark.parametrize(("bind", "trusted"), [("unix:/run/x", True), ("0.0.0.0:8080", False)])
+def test_a_peer_without_an_address_is_trusted_on_a_unix_socket_only(
+    make: Any, bind: str, trusted: bool
+) -> None:
+    wire = make(listener=ListenerSettings(bind=bind, trusted_proxies=("10.0.0.0/8",)))
+    client = wire.client(peer=None)
+    client.send(request("GET /", "X-Forwarded-For: 198.51.100.9"))
+    a = wire.accepted()
+    expected = "198.51.100.9, unknown" if trusted else "unknown"
+    a.expect(forwarded("GET /", for_=expected, port="0"))
+    a.send(OK)
+    client.expect(OK_RELAYED)
+
+
+def test_a_client_cannot_take_our_fields_away(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(
+        request("GET /", "Connection: X-Forwarded-For, Host, Via, X-Forwarded-Proto, Cookie",
+                "Cookie: c=1")
+    )  # fmt: skip
+    a = wire.accepted()
+    a.expect(forwarded("GET /"))
+    a.send(OK)
+    client.expect(OK_RELAYED)
+
+
+def test_a_request_id_is_made_where_there_is_none(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    ids = []
+    for _ in range(2):
+        client.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        a = a_ if ids else wire.accepted()
+        a_ = a
+        sent = a.take()
+        ids.append(sent.partition(b"X-Request-ID: ")[2].strip())
+        assert sent == forwarded("GET /", id=ids[-1].decode())
+        a.send(OK)
+        client.expect(OK_RELAYED)
+    assert len(set(ids)) == 2
+    assert all(ids)
+
+
+def test_the_via_of_others_is_kept_in_order(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /", "Via: 1.0 a", "Via: 1.1 fairlead (another)"))
+    a = wire.accepted()
+    sent = a.take()
+    assert sent.index(b"Via: 1.0 a\r\n") < sent.index(b"Via: 1.1 fairlead (another)\r\n")
+    assert sent.index(b"(another)") < sent.index(b"(t0k3n)")
+    a.send(OK)
+    client.expect(OK_RELAYED)
+
+
+def test_our_own_via_is_a_loop(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /", "Via: 1.1 fairlead (t0k3n)"))
+    client.expect_problem(502, "proxy_loop_detected")
+    wire.expect_no_dial()
+
+
+@pytest.mark.parametrize(
+    ("route", "line", "sent", "host"),
+    [
+        (RouteSpec(path_prefix="/p", service="s", strip_prefix=True), "/p/x?q=/p", "/x?q=/p", "h"),
+        (RouteSpec(path_prefix="/p", service="s", strip_prefix=True), "/p?q", "/?q", "h"),
+        (RouteSpec(path_prefix="/p", service="s", strip_prefix=True), "/p//evil/x", "/evil/x", "h"),
+        (RouteSpec(path_prefix="/p", service="s", rewrite_prefix="/n"), "/p/x", "/n/x", "h"),
+        (RouteSpec(path_prefix="/", service="s", set_host="in.side"), "/p/x", "/p/x", "in.side"),
+        (RouteSpec(path_prefix="/", service="s"), "/a/./b/../c", "/a/c", "h"),
+        (RouteSpec(path_prefix="/", service="s"), "/a/%2e%2E/%61%2d%5e", "/a-%5E", "h"),
+        (RouteSpec(path_prefix="/", service="s"), "http://h/abs?x", "/abs?x", "h"),
+        (RouteSpec(path_prefix="/", service="s"), "http://h?x", "/?x", "h"),
+    ],
+)
+def test_targets_as_the_instance_gets_them(
+    make: Any, route: RouteSpec, line: str, sent: str, host: str
+) -> None:
+    wire = make(routes=(route,))
+    client = wire.client()
+    client.send(request(f"GET {line}"))
+    a = wire.accepted()
+    a.expect(forwarded(f"GET {sent}", host=host, asked="h"))
+    a.send(OK)
+    client.expect(OK_RELAYED)
+
+
+@pytest.mark.parametrize(
+    ("first", "rest"), [(b"abcde", ()), (b"", (b"ab", b"c", b"de")), (b"ab", (b"cde",))]
+)
+def test_a_body_with_a_length_is_passed_through(
+    make: Any, first: bytes, rest: tuple[bytes, ...]
+) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("POST /", "Content-Length: 5", body=first), *rest)
+    a = wire.accepted()
+    a.expect(forwarded("POST /", "Content-Length: 5", body=b"abcde"))
+    a.send(OK)
+    client.expect(OK_RELAYED)
+    assert not client.closed
+
+
+def test_a_chunked_body_is_chunked_anew(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(
+        request("POST /", "Transfer-Encoding: chunked"),
+        b"3;x=y\r\nabc\r\n2",
+        b"\r\nde\r\n",
+        b"0\r\nTrailer: x\r\n\r\n",
+    )
+    a = wire.accepted()
+    a.expect(
+        forwarded("POST /", "Transfer-Encoding: chunked", body=b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+    )
+    a.send(OK)
+    client.expect(OK_RELAYED)
+    assert not client.closed
+
+
+def test_an_empty_chunked_body(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("POST /", "Transfer-Encoding: chunked", body=b"0\r\n\r\n"))
+    a = wire.accepted()
+    a.expect(forwarded("POST /", "Transfer-Encoding: chunked", body=b"0\r\n\r\n"))
+    a.send(OK)
+    client.expect(OK_RELAYED)
+
+
+def test_continue_is_passed_end_to_end(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("PUT /", "Content-Length: 2", "Expect: 100-continue"))
+    a = wire.accepted()
+    a.expect(forwarded("PUT /", "Content-Length: 2", "Expect: 100-continue"))
+    client.expect_nothing()
+    a.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+    client.expect(b"HTTP/1.1 100 Continue\r\n\r\n")
+    client.send(b"hi")
+    a.expect(b"hi")
+    a.send(OK)
+    client.expect(OK_RELAYED)
+    client.send(request("GET /next"))
+    a.expect(forwarded("GET /next"))
+    a.send(OK)
+    client.expect(OK_RELAYED)
+
+
+def test_an_expectation_that_is_not_met_closes(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("PUT /", "Content-Length: 2", "Expect: 100-continue"))
+    a = wire.accepted()
+    a.take()
+    a.send(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n")
+    client.expect(
+        b"HTTP/1.1 401 No\r\nContent-Length: 0\r\nConnection: close\r\nVia: 1.1 fairlead\r\n\r\n"
+    )
+    assert client.saw_end
+    assert a.closed  # It would take the next request for the body.
+    client.eof()
+    assert client.closed
+
+
+def test_an_expectation_nobody_knows(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("PUT /", "Content-Length: 2", "Expect: miracles"))
+    client.expect_problem(417, "http_request_error", closing=True)
+
+
+HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_other_interim_answers_are_relayed(make: Any, at_once: bool) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /"))
+    a = wire.accepted()
+    a.take()
+    if at_once:
+        a.send(HINTS + HINTS + OK)
+    else:
+        stream = HINTS + HINTS + OK
+        a.send(*(stream[at : at + 1] for at in range(len(stream))))
+    client.expect(HINTS + HINTS + b"".join((OK_RELAYED,)) if at_once else HINTS * 2 + OK_RELAYED)
+    assert len(wire.node().idle) == 1
+
+
+def test_interim_answers_are_nothing_for_a_1_0_client(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET / HTTP/1.0"))
+    a = wire.accepted()
+    a.take()
+    a.send(HINTS + OK)
+    client.expect(OK_RELAYED_CLOSE)
+
+
+def test_a_long_run_of_interim_answers(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /"))
+    a = wire.accepted()
+    a.take()
+    a.send(b"HTTP/1.1 102 \r\n\r\n" * 5000 + OK)
+    assert client.take() == b"HTTP/1.1 102 \r\n\r\n" * 5000 + OK_RELAYED
+
+
+@pytest.mark.parametrize(
+    ("uses", "keepalive"), [(1, "timeout=1"), (2, "timeout=5"), (2, "max=7"), (1, "timeout=0")]
+)
+def test_the_keep_alive_of_an_instance_is_honoured(make: Any, uses: int, keepalive: str) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /"))
+    a = wire.accepted()
+    a.take()
+    a.send(OK.replace(b"\r\n\r\n", f"\r\nKeep-Alive: {keepalive}\r\n\r\n".encode()))
+    client.expect(OK_RELAYED)
+    assert len(wire.node().idle) == uses - 1
+
+
+def test_connections_are_used_a_limited_number_of_times(make: Any) -> None:
+    from proxy.model import Keepalive
+
+    wire = make(settings=ServiceSettings(keepalive=Keepalive(max_requests=2)))
+    client = wire.client()
+    for _ in range(2):
+        for _ in range(2):
+            client.send(request("GET /"))
+            if not wire.peers[1:] or wire.peers[-1].closed:
+                a = wire.accepted()
+            a.take()
+            a.send(OK)
+            client.expect(OK_RELAYED)
+        assert a.closed

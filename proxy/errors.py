@@ -131,7 +131,9 @@ CLIENT_GONE: Final = Fault("http_request_error", 499, _C, "The client left", clo
 class Refused(Exception):
     """A decision that a message is not acceptable: which fault, and what exactly is wrong."""
 
-    def __init__(self, fault: Fault, detail: str) -> None:
+    def __init__(self, fault: Fault, detail: str, retry_after: float = 1.0) -> None:
+        """`retry_after`: seconds until it is worth trying again, where the status says so."""
         super().__init__(detail)
         self.fault = fault
         self.detail = detail
+        self.retry_after = retry_after

@@ -12,7 +12,8 @@ answer was relayed), `_answer_fault` (the proxy answered), `_break_off` (the ans
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from math import inf
+from typing import TYPE_CHECKING, NamedTuple
 
 from balancers.base import NO_KEY
 from proxy.engine.deadlines import Timed
@@ -32,6 +33,7 @@ from proxy.engine.http1.rewrite import (
 )
 from proxy.engine.http1.target import refuse_encoded_separators, resolve
 from proxy.engine.pool import Node, Pool, hash_key
+from proxy.engine.resilience.policies import BAD_STATUSES
 from proxy.engine.tunnel import Tunnel
 from proxy.errors import (
     BAD_ANSWER,
@@ -39,6 +41,7 @@ from proxy.errors import (
     EXPECTATION,
     LOOP,
     NO_INSTANCE,
+    NO_ROOM,
     NO_ROUTE,
     TOTAL_TIMEOUT,
     UNKNOWN_SERVICE,
@@ -93,6 +96,12 @@ class Exchange:
     """The client has sent all of the request."""
     dialling = False
     finished = False
+    outcome = "ok"
+    """What the answer says of its instance."""
+    admitted = False
+    """A policy of the service waits to hear how this ends."""
+    held: _HeldAnswer | None = None
+    waiting: _QueueLimit | None = None
     total: _TotalLimit | None = None
     tunnel: Tunnel | None = None
 
@@ -117,7 +126,7 @@ class Exchange:
         try:
             self._route()
         except Refused as refusal:
-            self._answer_fault(refusal.fault, refusal.detail)
+            self._answer_fault(refusal.fault, refusal.detail, refusal.retry_after)
             return
         self._attempt()
 
@@ -147,6 +156,8 @@ class Exchange:
             raise Refused(LOOP, "the request carries this proxy's own Via mark")
         if fields.expect is not None and fields.expect.lower() != b"100-continue":
             raise Refused(EXPECTATION, "the only expectation understood is 100-continue")
+        if pool.policies.guarded:
+            self._ask_policies(pool, path, query)
         if fields.upgrade is not None:
             self.upgrade = offered_upgrade(request)
         if pool.uses_key:
@@ -163,6 +174,17 @@ class Exchange:
             self.total = _TotalLimit(self)
             worker.deadlines.arm(self.total, self.began + pool.settings.timeouts.total)
 
+    def _ask_policies(self, pool: Pool, path: str, query: bytes) -> None:
+        """The rate limit and the breaker of the service. Raises `Refused`."""
+        policies = pool.policies
+        key = 0
+        if policies.rate_key is not None:
+            key = hash_key(self._property(policies.rate_key, path, query) or b"")
+        refusal = policies.admit(key, self.began)
+        if refusal is not None:
+            raise refusal
+        self.admitted = True
+
     def _attempt(self) -> None:
         """Pick an instance and get a connection to it."""
         pool = self.pool
@@ -170,6 +192,11 @@ class Exchange:
         if pool.uses_load:
             self.worker.pools.others.refresh(self.began)
         node = pool.pick(self.key, self.tried)
+        if node is not None and pool.limited and not pool.has_room(node):
+            node = pool.pick_with_room(self.key, self.tried)
+            if node is None:
+                self._wait_in_line(pool)
+                return
         if node is None:
             self._answer_fault(NO_INSTANCE, f"{pool.service} has no usable instance")
             return
@@ -180,6 +207,38 @@ class Exchange:
             self._send(node.idle.pop(), self.began)
         else:
             self._dial(node)
+
+    def _wait_in_line(self, pool: Pool) -> None:
+        """Every usable instance has as many requests as it may have."""
+        policies = pool.policies
+        if not pool.join_line(self):
+            detail = f"every instance of {pool.service} is busy, and so is the queue"
+            self._answer_fault(NO_ROOM, detail)
+            return
+        self.waiting = _QueueLimit(self)
+        limit = policies.queue_limit
+        self.worker.deadlines.arm(self.waiting, self.worker.now() + limit if limit else inf)
+        if not self.body_done:
+            self.client.hold_body()
+
+    def on_called(self) -> None:
+        """It is our turn: some instance has room."""
+        self._leave_line()
+        if not self.body_done:
+            self.client.release_body()
+        self._attempt()
+
+    def on_queue_timeout(self) -> None:
+        """`timeouts.queue` has passed."""
+        assert self.pool is not None
+        self._answer_fault(NO_ROOM, f"every instance of {self.pool.service} stayed busy")
+
+    def _leave_line(self) -> None:
+        if self.waiting is not None:
+            assert self.pool is not None
+            self.pool.policies.line.leave(self)
+            self.worker.deadlines.forget(self.waiting)
+            self.waiting = None
 
     def _take(self, pool: Pool, node: Node) -> None:
         self.node = self.last = node
@@ -271,6 +330,16 @@ class Exchange:
 
     def on_answer(self, response: ResponseHead, pieces: list[bytes], done: bool) -> None:
         """The head of the final answer, with as much of the body as came along."""
+        if response.status in BAD_STATUSES:
+            if self._set_aside(response, pieces, done):
+                return
+            self.outcome = str(response.status)
+        if self.held is not None:
+            self._drop_held()
+        self._relay(response, pieces, done)
+
+    def _relay(self, response: ResponseHead, pieces: list[bytes], done: bool) -> None:
+        """Pass the answer on: head and first pieces in one write."""
         request = self.request
         client = self.client
         self._replayable = False
@@ -299,6 +368,46 @@ class Exchange:
             self._complete()
         elif client.full:
             self.on_client_full()
+
+    def _set_aside(self, response: ResponseHead, pieces: list[bytes], done: bool) -> bool:
+        """An answer that speaks against its instance: if the service wants that, ask another
+        one, and keep this answer in case no better one comes. False: relay it."""
+        pool, node, connection = self.pool, self.node, self.connection
+        assert pool is not None
+        assert node is not None
+        assert connection is not None
+        policies = pool.policies
+        if response.status not in policies.retry_statuses:
+            return False
+        if not policies.may_repeat_answer(self.request.method, self._replayable):
+            return False
+        reason = str(response.status)
+        if not self._retry(reason):
+            return False
+        pool.give_back(node, reason)
+        self._drop_held()
+        if done:
+            connection.release(self.worker.now())
+            self.held = _HeldAnswer(None, response, pieces, True)
+        else:
+            connection.pause_reading()
+            self.held = _HeldAnswer(connection, response, pieces, False)
+        return True
+
+    def _relay_held(self) -> None:
+        """No better answer came: the last real one is what the client gets."""
+        held = self.held
+        assert held is not None
+        self.held = None
+        self.connection = held.connection
+        self._relay(held.response, held.pieces, held.done)
+        if self.connection is not None and not self.client.full:
+            self.connection.resume_reading()
+
+    def _drop_held(self) -> None:
+        held, self.held = self.held, None
+        if held is not None and held.connection is not None:
+            held.connection.abort()
 
     def on_body(self, pieces: list[bytes], done: bool) -> None:
         """More of the answer's body; `done` with the last of it."""
@@ -358,6 +467,9 @@ class Exchange:
 
     def on_upstream_failed(self, connection: UpstreamConnection, fault: Fault, detail: str) -> None:
         """The connection is gone; before, in, or after the head of the answer."""
+        if self.held is not None and connection is self.held.connection:
+            self.held = None  # Only the answer in reserve; another attempt is under way.
+            return
         reused = connection.reused
         self.connection = None
         self._on_attempt_failed(fault, detail, stale=reused)
@@ -374,7 +486,10 @@ class Exchange:
             pool.policies.may_repeat(fault, self.request.method, stale, self._replayable)
             and self._retry(fault.error, stale)
         ):
-            self._answer_fault(fault, detail)
+            if self.held is not None:
+                self._relay_held()
+            else:
+                self._answer_fault(fault, detail)
 
     def _retry(self, reason: str, stale: bool = False) -> bool:
         """Once more on another instance, if the number of attempts and the budget allow it and
@@ -401,8 +516,8 @@ class Exchange:
             self._dial(node)
         return True
 
-    def _answer_fault(self, fault: Fault, detail: str) -> None:
-        """The proxy answers itself."""
+    def _answer_fault(self, fault: Fault, detail: str, retry_after: float = 1.0) -> None:
+        """The proxy answers itself. `retry_after`: seconds, where the status has such a field."""
         client = self.client
         request = self.request
         self.status = fault.status
@@ -422,6 +537,7 @@ class Exchange:
                 head_only=request.method == b"HEAD",
                 client_minor=request.minor,
                 keep_alive=self.keep_alive,
+                retry_after=retry_after,
             )
         )
         self.worker.log_fault(fault, detail, self)
@@ -474,7 +590,7 @@ class Exchange:
                 connection.release(now)
             else:
                 connection.abort()  # It still expects the rest of a body that is not coming.
-        self._finish("ok", now)
+        self._finish(self.outcome, now)
         self.client.on_exchange_done(self, now)
 
     def _drop_connection(self) -> None:
@@ -489,6 +605,13 @@ class Exchange:
         self._give_back(outcome)
         if self.total is not None:
             self.worker.deadlines.forget(self.total)
+        if self.held is not None:
+            self._drop_held()
+        if self.waiting is not None:
+            self._leave_line()
+        if self.admitted:
+            assert self.pool is not None
+            self.pool.policies.on_result(self.status, now)
         if self.tunnel is None:
             # How long a tunnel stays open is not how long its request took.
             self._counters().answered(self.request.method, self.status, now - self.began)
@@ -512,24 +635,25 @@ class Exchange:
 
     def _key(self, pool: Pool, path: str, query: bytes) -> int:
         """The hash key of the request, as the service's balancer asks for it."""
-        source, name = pool.key_source
-        fields = self.request.fields
-        value: bytes | None
-        if source == "client_ip":
-            value = self.client.facts.address
-        elif source == "host":
-            value = fields.host_name.encode("ascii")
-        elif source == "path":
-            value = path.encode("ascii")
-        elif source == "header":
-            value = self._field(name.encode("latin-1"))
-        elif source == "cookie":
-            value = _named(fields.get(b"cookie"), b";", name)
-        elif source == "query":
-            value = _named(query[1:], b"&", name)
-        else:
-            value = None
+        value = self._property(pool.key_source, path, query)
         return hash_key(value) if value else NO_KEY
+
+    def _property(self, of: tuple[str, str], path: str, query: bytes) -> bytes | None:
+        """What of the request a key is made of: see `key_source`."""
+        source, name = of
+        if source == "client_ip":
+            return self.client.facts.address
+        if source == "host":
+            return self.request.fields.host_name.encode("ascii")
+        if source == "path":
+            return path.encode("ascii")
+        if source == "header":
+            return self._field(name.encode("latin-1"))
+        if source == "cookie":
+            return _named(self.request.fields.get(b"cookie"), b";", name)
+        if source == "query":
+            return _named(query[1:], b"&", name)
+        return None
 
 
 _SPECIAL_FIELDS = {
@@ -544,7 +668,31 @@ _SPECIAL_FIELDS = {
     b"forwarded": "forwarded",
     b"x-real-ip": "real_ip",
 }
-"""Fields that the parser sets apart, for routes that match on them."""
+"""Fields that the parser sets apart, for routes and keys that ask for one."""
+
+
+class _HeldAnswer(NamedTuple):
+    """A bad answer kept while a better one is sought. Nothing more of it is read."""
+
+    connection: UpstreamConnection | None
+    """None when the answer is here whole."""
+    response: ResponseHead
+    pieces: list[bytes]
+    done: bool
+
+
+class _QueueLimit(Timed):
+    """The patience of an exchange that waits in line."""
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        super().__init__()
+        self._exchange = exchange
+
+    def on_deadline(self, now: float) -> None:
+        """See `Timed`."""
+        self._exchange.on_queue_timeout()
 
 
 class _TotalLimit(Timed):

@@ -16,10 +16,9 @@ from balancers.base import Balancer
 from proxy import catalog
 from proxy.engine.load import OtherRows
 from proxy.engine.resilience.limits import BucketTable
-from proxy.engine.resilience.policies import Policies
+from proxy.engine.resilience.policies import Policies, key_source
 from proxy.engine.telemetry import ServiceCounters, WorkerCounters
 from proxy.model import (
-    BalancerSpec,
     NodeStats,
     PoolNode,
     PoolSnapshot,
@@ -29,6 +28,7 @@ from proxy.model import (
 )
 
 if TYPE_CHECKING:
+    from proxy.engine.exchange import Exchange
     from proxy.engine.upstream.connection import UpstreamConnection
 
 
@@ -66,6 +66,10 @@ class Node:
         return f"<Node {self.key} {self.status} load={self.load} idle={len(self.idle)}>"
 
 
+_LOOK_AGAIN = 0.002
+"""Seconds between two looks for room while requests wait: short beside any request worth
+queueing for."""
+
 NEUTRAL = frozenset(("http_request_error", "proxy_internal_error"))
 """Outcomes that are the client's doing or our own, and say nothing of the instance."""
 
@@ -79,6 +83,10 @@ class Shared(NamedTuple):
     buckets: BucketTable
     suspect: Callable[[Suspect], None]
     """Tells the control process of an instance that keeps failing."""
+    total: Callable[[int], int]
+    """In flight in one column of the board, in all workers, this moment."""
+    later: Callable[[float, Callable[[], None]], object]
+    """Call something after so many seconds."""
 
 
 class Pool:
@@ -146,6 +154,38 @@ class Pool:
         self.policies = Policies(hash_key(self.service.encode()), settings, self._shared.buckets)
         self._install(self._build_balancer(list(self.nodes.values())))
 
+    def has_room(self, node: Node) -> bool:
+        """`node` may have one more request. Reads the board itself: a copy a millisecond old
+        would let every worker fill the same gap."""
+        in_flight = self._shared.total(node.slot) if node.slot else node.load
+        return in_flight < self.policies.max_inflight
+
+    def pick_with_room(self, key: int, tried: Collection[Node]) -> Node | None:
+        """The balancer's choice among those that have room."""
+        full = [node for node in self.nodes.values() if node.usable and not self.has_room(node)]
+        return self.pick(key, (*tried, *full))
+
+    def join_line(self, exchange: Exchange) -> bool:
+        """Wait until some instance has room; False if the line is full."""
+        line = self.policies.line
+        if not line.join(exchange):
+            return False
+        if len(line) == 1:
+            self._shared.later(_LOOK_AGAIN, self._serve_line)
+        return True
+
+    def _serve_line(self) -> None:
+        """Call up those for whom there is room. What our own requests free could be noticed at
+        once, but what the other workers free, and who is new in the pool, must be looked for."""
+        line = self.policies.line
+        while line:
+            if not any(node.usable and self.has_room(node) for node in self.nodes.values()):
+                self._shared.later(_LOOK_AGAIN, self._serve_line)
+                return
+            exchange = line.call()
+            assert exchange is not None
+            exchange.on_called()
+
     def take(self, node: Node) -> None:
         """One more in flight on `node`."""
         node.picks += 1
@@ -201,9 +241,10 @@ class Pool:
         self.balancer = balancer
         # The balancer returns one of the nodes it was built with.
         self.pick = cast(Callable[[int, Collection[Node]], Node | None], balancer.pick)
+        self.limited = self.policies.max_inflight > 0
         self.uses_key = balancer.uses_key
         self.uses_load = balancer.uses_load
-        self.key_source = key_source(self.settings.balancer)
+        self.key_source = key_source(self.settings.balancer.key)
 
     def _move(self, node: Node, slot: int) -> None:
         """A node's column on the board changed: take our own count along."""
@@ -291,9 +332,3 @@ def hash_key(value: bytes) -> int:
     """A request's property as a balancer's key: the same in every worker and at every start,
     which Python's own `hash` is not."""
     return int.from_bytes(blake2b(value, digest_size=8).digest(), "big")
-
-
-def key_source(spec: BalancerSpec) -> tuple[str, str]:
-    """`header:X-User-ID` → `("header", "x-user-id")`; cookie and query names keep their case."""
-    source, _, name = spec.key.partition(":")
-    return source, name.lower() if source == "header" else name

@@ -86,7 +86,9 @@ class Worker:
         self.counters = WorkerCounters()
         others = OtherRows(board, index, self._slot_changed)
         buckets = BucketTable(board.buckets)
-        shared = Shared(board.row(index), rng, buckets, self._on_suspect)
+        shared = Shared(
+            board.row(index), rng, buckets, self._on_suspect, board.total, loop.call_later
+        )
         self.pools = Pools(self.counters, shared, others)
         self.clients: set[ClientConnection] = set()
         self.tunnels: set[Tunnel] = set()
@@ -167,6 +169,8 @@ class Worker:
             _log.warning("faults_not_logged", count=self._log_dropped)
         self._log_budget = LOG_BURST
         self._log_dropped = 0
+        for pool in self.pools:
+            pool.policies.budget.tick(pool.requests)
         if not self._channel.closed:
             self._channel.send(self._stats(0))
             self.loop.call_later(STATS_INTERVAL, self._report)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from email.utils import formatdate
+from math import ceil
 
 import msgspec
 
 from proxy.engine.http1.rewrite import VIA_CLIENT
 from proxy.errors import CONNECT_METHOD, Fault
-
-RETRY_AFTER = b"Retry-After: 1\r\n"
-"""One second: the time in which a registration becomes visible at the latest."""
 
 
 def problem(
@@ -21,8 +19,10 @@ def problem(
     head_only: bool,
     client_minor: int,
     keep_alive: bool,
+    retry_after: float = 1.0,
 ) -> bytes:
-    """A complete response, head and body (no body for HEAD)."""
+    """A complete response, head and body (no body for HEAD). `retry_after`: seconds, for 429
+    and 503; by default the one in which a registration becomes visible at the latest."""
     body = msgspec.json.encode(
         {
             "type": "about:blank",
@@ -34,8 +34,8 @@ def problem(
         }
     )
     extra = b""
-    if fault.status == 503:
-        extra += RETRY_AFTER
+    if fault.status in (429, 503):
+        extra += b"Retry-After: %d\r\n" % max(1, ceil(retry_after))
     if fault is CONNECT_METHOD:
         extra += b"Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH, TRACE\r\n"
     if not keep_alive:

@@ -12,7 +12,7 @@ from proxy.engine.resilience.breaker import Breaker
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.resilience.retry import RetryBudget
 from proxy.engine.resilience.waiting import WaitingLine
-from proxy.errors import BREAKER_OPEN, RATE_LIMITED, Fault, Replay
+from proxy.errors import BREAKER_OPEN, CLIENT_GONE, RATE_LIMITED, Fault, Refused, Replay
 from proxy.model import ServiceSettings
 
 if TYPE_CHECKING:
@@ -28,6 +28,12 @@ _REASONS = {
     "http_response_timeout": "first_byte",
 }
 """RFC 9209 error type → the word in `retry.on`."""
+
+
+def key_source(key: str) -> tuple[str, str]:
+    """`header:X-User-ID` → `("header", "x-user-id")`; cookie and query names keep their case."""
+    source, _, name = key.partition(":")
+    return source, name.lower() if source == "header" else name
 
 
 class Policies:
@@ -64,27 +70,29 @@ class Policies:
         self.buckets = buckets
         self._salt = service_key
         rate = settings.rate_limit
-        self.rate_key = None if rate is None else rate.key
+        self.rate_key = None if rate is None else key_source(rate.key)
+        """What the rate limit is keyed on; None = no limit."""
         self._interval = 0.0 if rate is None else rate.per / rate.requests
         self._burst = 0.0 if rate is None else float(rate.burst or rate.requests)
         self.guarded = self.breaker is not None or rate is not None
         """Some policy wants a say before a request goes on, and to hear of its end."""
 
-    def admit(self, rate_key: int, now: float) -> tuple[Fault, str, float] | None:
-        """None, or why the request is refused: fault, detail, and seconds until it is worth
-        trying again. `rate_key`: hash of what the limit is keyed on."""
+    def admit(self, rate_key: int, now: float) -> Refused | None:
+        """None, or why the request is refused. `rate_key`: hash of what the limit is keyed on.
+        Each request that is admitted must be followed by `on_result`."""
         if self.rate_key is not None:
             wait = self.buckets.take(rate_key ^ self._salt, self._interval, self._burst, now)
             if wait:
-                return RATE_LIMITED, f"more requests per {self.rate_key} than are allowed", wait
+                source = ":".join(part for part in self.rate_key if part)
+                return Refused(RATE_LIMITED, f"more requests per {source} than allowed", wait)
         if self.breaker is not None and not self.breaker.admit(now):
-            return BREAKER_OPEN, "the service fails too often and is left alone for a while", 1.0
+            return Refused(BREAKER_OPEN, "the service fails too often and is left alone for now")
         return None
 
-    def on_result(self, status: int, fault: Fault | None, now: float) -> None:
-        """An admitted request is over. `fault`: why the proxy answered itself, if it did."""
+    def on_result(self, status: int, now: float) -> None:
+        """An admitted request is over; `status`: what the client got, 499 if it left."""
         if self.breaker is not None:
-            if fault is not None and fault.status == 499:
+            if status == CLIENT_GONE.status:
                 self.breaker.on_abandoned()
             else:
                 self.breaker.on_result(status in BAD_STATUSES, now)

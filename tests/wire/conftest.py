@@ -12,7 +12,7 @@ from tests.wiring import Wire
 MakeWire = Callable[..., Wire]
 
 
-@pytest.fixture()
+@pytest.fixture
 def make() -> Iterator[MakeWire]:
     """`make(...)` builds a `Wire`; `done` is called for each at the end."""
     wires: list[Wire] = []

@@ -10,11 +10,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from hashlib import blake2b
 from random import Random
 from typing import ClassVar, Protocol, Self
 
 NO_KEY = -1
 """The request has nothing to hash; keys proper are unsigned 64-bit integers."""
+
+
+def hash_key(value: bytes) -> int:
+    """A request's property as a key: the same in every process and at every start, which
+    Python's own `hash` is not."""
+    return int.from_bytes(blake2b(value, digest_size=8).digest(), "big")
 
 
 class Node(Protocol):

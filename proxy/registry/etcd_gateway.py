@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import chain
 from typing import Any
@@ -24,14 +24,20 @@ from etcd3.baseclient import BaseClient
 from proxy.model import RegistryTls
 from proxy.registry.etcd_wire import (
     AuthReply,
+    BadTlsFiles,
     EtcdError,
     FrameReader,
+    LeaseReply,
     RangeReply,
     TokenRefused,
+    TxnReply,
     Unreachable,
     WatchFrame,
     decode_auth,
+    decode_kept,
+    decode_lease,
     decode_range,
+    decode_txn,
     error_from,
     error_named,
 )
@@ -182,6 +188,47 @@ class Gateway:
             reply = await self.range(after, end, limit=PAGE, revision=revision)
             yield reply
 
+    async def grant(self, ttl: int, *, timeout: float = CALL_LIMIT) -> LeaseReply:
+        """A new lease of `ttl` seconds; etcd may make it longer. One whose answer got lost
+        holds no key and runs out by itself."""
+        reply: LeaseReply = await self._call("/lease/grant", {"TTL": ttl}, decode_lease, timeout)
+        return reply
+
+    async def keep_alive(self, lease: int, *, timeout: float = CALL_LIMIT) -> LeaseReply:
+        """Renew a lease. A lease that is lost is no error to etcd: its `ttl` is 0."""
+        reply: LeaseReply = await self._call(
+            "/lease/keepalive", {"ID": lease}, decode_kept, timeout
+        )
+        return reply
+
+    async def time_to_live(self, lease: int, *, timeout: float = CALL_LIMIT) -> LeaseReply:
+        """What is left of a lease, and the keys under it; `ttl` is -1 when it is lost."""
+        reply: LeaseReply = await self._call(
+            "/lease/timetolive", {"ID": lease, "keys": True}, decode_lease, timeout
+        )
+        return reply
+
+    async def revoke(self, lease: int, *, timeout: float = CALL_LIMIT) -> None:
+        """End a lease and with it all its keys. LeaseNotFound when it had ended already."""
+        await self._call("/lease/revoke", {"ID": lease}, decode_lease, timeout)
+
+    async def txn(
+        self,
+        compare: Sequence[Mapping[str, Any]],
+        success: Sequence[Mapping[str, Any]],
+        failure: Sequence[Mapping[str, Any]] = (),
+        *,
+        timeout: float = CALL_LIMIT,
+    ) -> TxnReply:
+        """All of `success` if all of `compare` holds, else all of `failure`, at one revision.
+        The parts are as etcd's API spells them, with keys and values in bytes (see
+        `revision_is`, `lease_is`, `put_op`, `delete_op`, `range_op`); etcd takes at most 128
+        of each. One that timed out may have been applied: guard it so that it may be repeated.
+        """
+        body = {"compare": compare, "success": success, "failure": failure}
+        reply: TxnReply = await self._call("/kv/txn", body, decode_txn, timeout)
+        return reply
+
     @asynccontextmanager
     async def watch(self, key: bytes, end: bytes, start_revision: int) -> AsyncIterator[Watch]:
         """A watch of [key, end) from `start_revision` on, entered once etcd has created it."""
@@ -228,7 +275,8 @@ class Gateway:
             if not self._username:
                 raise
         # Once: a stale token and a missing permission read the same on 3.5.1, and a refusal
-        # of a fresh token is the truth. All calls here are reads, so repeating is safe.
+        # of a fresh token is the truth. What was refused was not done, so writes may be
+        # repeated as well.
         self._forget(token)
         await self._authenticated()
         return decode(await self._post(path, body, timeout))
@@ -260,8 +308,13 @@ class Gateway:
 
     async def _post(self, path: str, body: dict[str, Any], timeout: float) -> bytes:
         try:
+            # Rule for all calls: no leader, no answer. Reads are linearizable anyway, but a
+            # member cut off from its leader would take a keep-alive's connection and be silent.
             async with self._request(
-                path, body, {}, aiohttp.ClientTimeout(total=timeout, sock_connect=DIAL_LIMIT)
+                path,
+                body,
+                dict(_WITH_LEADER),
+                aiohttp.ClientTimeout(total=timeout, sock_connect=DIAL_LIMIT),
             ) as response:
                 reply: bytes = await response.read()
         except TimeoutError as error:
@@ -333,12 +386,12 @@ def _tls_context(tls: RegistryTls) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=tls.ca)
     except OSError as error:  # of which ssl.SSLError is one
-        raise EtcdError(f"registry.tls.ca: cannot load {tls.ca}: {error}") from None
+        raise BadTlsFiles(f"registry.tls.ca: cannot load {tls.ca}: {error}") from None
     if tls.cert:
         try:
             context.load_cert_chain(tls.cert, tls.key)
         except OSError as error:
-            raise EtcdError(
+            raise BadTlsFiles(
                 f"registry.tls: cannot load cert {tls.cert} with key {tls.key}: {error}"
             ) from None
     return context
@@ -346,6 +399,29 @@ def _tls_context(tls: RegistryTls) -> ssl.SSLContext:
 
 def _named(path: str, error: EtcdError) -> EtcdError:
     return type(error)(f"{path}: {error}")
+
+
+def revision_is(key: bytes, revision: int) -> dict[str, Any]:
+    """Compare: the key was last written at `revision`; 0 = there is no such key."""
+    return {"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": revision}
+
+
+def lease_is(key: bytes, lease: int) -> dict[str, Any]:
+    """Compare: the key is under `lease`; 0 = under none. False for a key that is not there,
+    except with 0."""
+    return {"key": key, "target": "LEASE", "result": "EQUAL", "lease": lease}
+
+
+def put_op(key: bytes, value: bytes, lease: int) -> dict[str, Any]:
+    return {"request_put": {"key": key, "value": value, "lease": lease}}
+
+
+def delete_op(key: bytes) -> dict[str, Any]:
+    return {"request_delete_range": {"key": key}}
+
+
+def range_op(key: bytes) -> dict[str, Any]:
+    return {"request_range": {"key": key}}
 
 
 def prefix_end(prefix: bytes) -> bytes:

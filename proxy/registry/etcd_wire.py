@@ -37,6 +37,18 @@ class Compacted(EtcdError):
     """The asked-for revision is no longer kept."""
 
 
+class LeaseNotFound(EtcdError):
+    """The lease ran out, was revoked, or belonged to a store that is no more."""
+
+
+class BadCredentials(EtcdError):
+    """Wrong user or password. Asking again gives the same answer."""
+
+
+class BadTlsFiles(EtcdError):
+    """A certificate or key of ours could not be loaded."""
+
+
 class Header(msgspec.Struct, frozen=True):
     cluster_id: int = 0
     member_id: int = 0
@@ -47,6 +59,7 @@ class KeyValue(msgspec.Struct, frozen=True):
     key: bytes = b""
     value: bytes = b""
     mod_revision: int = 0
+    lease: int = 0
 
 
 class RangeReply(msgspec.Struct, frozen=True):
@@ -85,6 +98,35 @@ class AuthReply(msgspec.Struct, frozen=True):
     token: str = ""
 
 
+class LeaseReply(msgspec.Struct, frozen=True, rename={"id": "ID", "ttl": "TTL"}):
+    """A grant, one keep-alive, or a time to live: without a lease, `ttl` is 0 or less."""
+
+    header: Header = Header()
+    id: int = 0
+    ttl: int = 0
+    keys: tuple[bytes, ...] = ()
+
+
+class _RangeOf(msgspec.Struct, frozen=True):
+    response_range: RangeReply = RangeReply()
+
+
+class TxnReply(msgspec.Struct, frozen=True):
+    header: Header = Header()
+    succeeded: bool = False
+    responses: tuple[_RangeOf, ...] = ()
+
+    @property
+    def ranges(self) -> tuple[RangeReply, ...]:
+        """What the operations read, in their order; empty replies for those that wrote."""
+        return tuple(response.response_range for response in self.responses)
+
+
+class _KeptLine(msgspec.Struct, frozen=True):
+    result: LeaseReply | None = None
+    error: msgspec.Raw = msgspec.Raw()
+
+
 class _Line(msgspec.Struct, frozen=True):
     result: WatchFrame | None = None
     error: msgspec.Raw = msgspec.Raw()
@@ -93,6 +135,9 @@ class _Line(msgspec.Struct, frozen=True):
 _lines = msgspec.json.Decoder(_Line, strict=False)
 _ranges = msgspec.json.Decoder(RangeReply, strict=False)
 _auths = msgspec.json.Decoder(AuthReply, strict=False)
+_leases = msgspec.json.Decoder(LeaseReply, strict=False)
+_kept = msgspec.json.Decoder(_KeptLine, strict=False)
+_txns = msgspec.json.Decoder(TxnReply, strict=False)
 
 
 def decode_range(body: bytes) -> RangeReply:
@@ -101,6 +146,28 @@ def decode_range(body: bytes) -> RangeReply:
 
 def decode_auth(body: bytes) -> AuthReply:
     return _decode(_auths, body)
+
+
+def decode_lease(body: bytes) -> LeaseReply:
+    return _decode(_leases, body)
+
+
+def decode_txn(body: bytes) -> TxnReply:
+    return _decode(_txns, body)
+
+
+def decode_kept(body: bytes) -> LeaseReply:
+    """The answer to a keep-alive: a stream of one message. EtcdError for one that is an error,
+    or for a stream that ended before it."""
+    line = body.strip().partition(b"\n")[0]
+    if not line:
+        raise Unreachable("keep-alive stream ended without an answer")
+    message = _decode(_kept, line)
+    if message.error:
+        raise error_from(0, bytes(message.error))
+    if message.result is None:
+        raise EtcdError(f"keep-alive without a result: {line[:200]!r}")
+    return message.result
 
 
 class FrameReader:
@@ -199,6 +266,8 @@ _PHRASES: dict[type[EtcdError], tuple[str, ...]] = {
         "user name is empty",  # authentication was switched on meanwhile
     ),
     Compacted: ("has been compacted",),
+    LeaseNotFound: ("requested lease not found",),
+    BadCredentials: ("authentication failed",),
     Unreachable: ("no leader", "leader changed", "unavailable", "timed out", "server stopped"),
 }
 

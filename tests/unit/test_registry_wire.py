@@ -8,13 +8,18 @@ import json
 import pytest
 
 from proxy.registry.etcd_wire import (
+    BadCredentials,
     Compacted,
     EtcdError,
     FrameReader,
     GatewayOff,
+    LeaseNotFound,
     TokenRefused,
     Unreachable,
+    decode_kept,
+    decode_lease,
     decode_range,
+    decode_txn,
     error_from,
     error_named,
 )
@@ -106,6 +111,40 @@ def test_an_empty_range_reply() -> None:
     assert (reply.kvs, reply.count, reply.more) == ((), 0, False)
 
 
+def test_a_lease() -> None:
+    reply = decode_lease(
+        b'{"header": {"revision": "5"}, "ID": "2364849415787870470", "TTL": "9",'
+        b' "grantedTTL": "10", "keys": ["YQ==", "Yg=="]}'
+    )
+    assert (reply.id, reply.ttl, reply.keys) == (2364849415787870470, 9, (b"a", b"b"))
+
+
+def test_a_keep_alive() -> None:
+    assert decode_kept(line(ID="7", TTL="10")).ttl == 10
+    assert decode_kept(line(ID="7")).ttl == 0  # how etcd says that the lease is lost
+    with pytest.raises(Unreachable, match="without an answer"):
+        decode_kept(b"\n")
+    with pytest.raises(Unreachable, match="gone"):
+        decode_kept(b'{"error": {"code": 14, "message": "gone"}}\n')
+    with pytest.raises(EtcdError, match="without a result"):
+        decode_kept(b"{}\n")
+
+
+def test_a_transaction() -> None:
+    done = decode_txn(
+        b'{"header": {"revision": "7"}, "succeeded": true,'
+        b' "responses": [{"response_put": {"header": {"revision": "7"}}}]}'
+    )
+    assert (done.succeeded, done.header.revision, done.ranges[0].kvs) == (True, 7, ())
+    failed = decode_txn(
+        b'{"responses": [{"response_range": {"kvs": [{"key": "YQ==", "mod_revision": "2",'
+        b' "value": "YQ==", "lease": "23"}], "count": "1"}}, {"response_range": {}}]}'
+    )
+    first, second = failed.ranges
+    assert not failed.succeeded
+    assert (first.kvs[0].mod_revision, first.kvs[0].lease, second.kvs) == (2, 23, ())
+
+
 @pytest.mark.parametrize(
     ("status", "body", "kind", "words"),
     [
@@ -116,7 +155,10 @@ def test_an_empty_range_reply() -> None:
         (503, b'{"error": "etcdserver: no leader", "code": 14}', Unreachable, "no leader"),
         (400, b'{"error": "etcdserver: mvcc: required revision has been compacted", "code": 11}',
          Compacted, "compacted"),
-        (404, b'{"error": "etcdserver: requested lease not found", "code": 5}', EtcdError, "lease"),
+        (404, b'{"error": "etcdserver: requested lease not found", "code": 5}',
+         LeaseNotFound, "lease"),
+        (400, b'{"error": "etcdserver: authentication failed, invalid user ID", "code": 3}',
+         BadCredentials, "failed"),
         # 3.6, unary
         (401, b'{"code": 16, "message": "etcdserver: invalid auth token", "details": []}',
          TokenRefused, "invalid"),

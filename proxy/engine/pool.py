@@ -109,6 +109,7 @@ class Pool:
         self.nodes: dict[str, Node] = {}
         self._departed: dict[str, Node] = {}
         self._shared = shared
+        self._suspect = shared.suspect
         self._row = shared.row
         self.balancer = self._build_balancer([])
         self.pick: Callable[[int, Collection[Node]], Node | None]
@@ -210,11 +211,15 @@ class Pool:
         if self.uses_load:
             self.balancer.load_changed(node)
 
+    def report_to(self, suspect: Callable[[Suspect], None]) -> None:
+        """Send reports of failing instances somewhere else."""
+        self._suspect = suspect
+
     def _note_failure(self, node: Node, outcome: str) -> None:
         node.failing += 1
         after = self.policies.suspect_after
         if after and node.failing % after == 0:
-            self._shared.suspect(
+            self._suspect(
                 Suspect(service=self.service, key=node.key, reason=outcome, failures=node.failing)
             )
 

@@ -1,0 +1,384 @@
+"""The service's policies on the wire: which attempts are repeated, who waits, who is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.model import (
+    BreakerSettings,
+    QueueSettings,
+    RateLimitSettings,
+    RetrySettings,
+    ServiceSettings,
+    Suspect,
+    Timeouts,
+)
+from tests.wiring import OK, OK_RELAYED, Peer, Wire, forwarded, request
+
+GET = request("GET /x")
+POST = request("POST /x", "Content-Length: 2", body=b"ab")
+BAD = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy"
+BAD_RELAYED = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\nVia: 1.1 fairlead\r\n\r\nbusy"
+RETRY_ALL = RetrySettings(on=("connect", "reset", "first_byte", "502", "503", "504"))
+
+
+def settings(**changes: Any) -> ServiceSettings:
+    return ServiceSettings(**changes)
+
+
+def first(wire: Wire) -> tuple[Peer, str]:
+    """The first connection to an instance, and the name of the other instance."""
+    peer = wire.connected()
+    peer.expect(forwarded("GET /x"))
+    return peer, "b" if peer.name == "a" else "a"
+
+
+class TestBadAnswers:
+    def test_another_instance_is_asked(self, make: Any) -> None:
+        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
+        client = wire.client()
+        client.send(GET)
+        bad, other = first(wire)
+        bad.send(BAD)
+        client.expect_nothing()
+        good = wire.accepted(other)
+        good.expect(forwarded("GET /x"))
+        good.send(OK)
+        client.expect(OK_RELAYED)
+        assert wire.pool.counters.retries == {"503": 1}
+        assert wire.node(bad.name).outcomes == {"503": 1}
+        assert wire.node(other).outcomes == {"ok": 1}
+
+    def test_the_last_real_answer_counts(self, make: Any) -> None:
+        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
+        client = wire.client()
+        client.send(GET)
+        bad, other = first(wire)
+        bad.send(BAD)
+        worse = wire.accepted(other)
+        worse.expect(forwarded("GET /x"))
+        worse.send(BAD.replace(b"503 Busy", b"504 Late"))
+        client.expect(BAD_RELAYED.replace(b"503 Busy", b"504 Late"))
+
+    @pytest.mark.parametrize("cut", [len(BAD), len(BAD) - 2], ids=["whole", "half"])
+    def test_when_no_other_one_answers_the_client_gets_it(self, make: Any, cut: int) -> None:
+        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
+        client = wire.client()
+        client.send(GET)
+        bad, other = first(wire)
+        bad.send(BAD[:cut])
+        worse = wire.accepted(other)
+        worse.expect(forwarded("GET /x"))
+        worse.reset()
+        if cut < len(BAD):
+            bad.send(BAD[cut:])
+        client.expect(BAD_RELAYED)
+        assert wire.in_flight == 0
+
+    def test_the_answer_in_reserve_is_not_read(self, make: Any) -> None:
+        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
+        client = wire.client()
+        client.send(GET)
+        bad, other = first(wire)
+        bad.send(BAD[:-2])
+        assert not bad.read
+        good = wire.accepted(other)
+        good.expect(forwarded("GET /x"))
+        good.send(OK)
+        client.expect(OK_RELAYED)
+        assert bad.cut
+
+    def test_a_reserve_that_breaks_is_forgotten(self, make: Any) -> None:
+        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
+        client = wire.client()
+        client.send(GET)
+        bad, other = first(wire)
+        bad.send(BAD[:-2])
+        bad.reset()
+        worse = wire.accepted(other)
+        worse.expect(forwarded("GET /x"))
+        worse.reset()
+        client.expect_problem(502, "connection_terminated")
+
+    def test_a_client_that_leaves_frees_both(self, make: Any) -> None:
+        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
+        client = wire.client()
+        client.send(GET)
+        bad, other = first(wire)
+        bad.send(BAD[:-2])
+        second = wire.accepted(other)
+        second.expect(forwarded("GET /x"))
+        client.reset()
+        assert bad.cut
+        assert second.cut
+        assert wire.in_flight == 0
+
+    def test_a_post_is_not_repeated(self, make: Any) -> None:
+        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
+        client = wire.client()
+        client.send(POST)
+        bad = wire.connected()
+        bad.expect(forwarded("POST /x", "Content-Length: 2", body=b"ab"))
+        bad.send(BAD)
+        client.expect(BAD_RELAYED)
+
+    def test_by_default_a_bad_answer_is_an_answer(self, make: Any) -> None:
+        wire = make("a", "b")
+        client = wire.client()
+        client.send(GET)
+        bad, _ = first(wire)
+        bad.send(BAD)
+        client.expect(BAD_RELAYED)
+
+    def test_nobody_else_to_ask(self, make: Any) -> None:
+        wire = make("a", settings=settings(retry=RETRY_ALL))
+        client = wire.client()
+        client.send(GET)
+        bad = wire.accepted()
+        bad.expect(forwarded("GET /x"))
+        bad.send(BAD)
+        client.expect(BAD_RELAYED)
+        assert wire.node().outcomes == {"503": 1}
+
+
+class TestReasons:
+    def test_a_reset_of_a_new_connection(self, make: Any) -> None:
+        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
+        client = wire.client()
+        client.send(GET)
+        bad, other = first(wire)
+        bad.reset()
+        good = wire.accepted(other)
+        good.expect(forwarded("GET /x"))
+        good.send(OK)
+        client.expect(OK_RELAYED)
+
+    def test_no_first_byte_in_time(self, make: Any) -> None:
+        slow = settings(retry=RETRY_ALL, timeouts=Timeouts(first_byte=0.3))
+        wire = make("a", "b", settings=slow)
+        client = wire.client()
+        client.send(GET)
+        _, other = first(wire)
+        wire.advance(0.35)
+        good = wire.accepted(other)
+        good.expect(forwarded("GET /x"))
+        good.send(OK)
+        client.expect(OK_RELAYED)
+
+    def test_by_default_a_silent_instance_is_not_asked_twice(self, make: Any) -> None:
+        wire = make("a", "b", settings=settings(timeouts=Timeouts(first_byte=0.3)))
+        client = wire.client()
+        client.send(GET)
+        _, other = first(wire)
+        wire.advance(0.35)
+        client.expect_problem(504, "http_response_timeout")
+        wire.expect_no_dial(other)
+
+    def test_the_budget_ends_it(self, make: Any) -> None:
+        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
+        attempts = 0
+        for _ in range(20):
+            client = wire.client()
+            client.send(GET)
+            bad, other = first(wire)
+            bad.reset()
+            attempts += 1
+            if wire.network.accepted.get(wire.address(other)):
+                worse = wire.accepted(other)
+                worse.expect(forwarded("GET /x"))
+                worse.reset()
+                attempts += 1
+            client.expect_problem(502, "connection_terminated")
+        assert attempts <= 20 * 1.2 + 3
+        assert attempts >= 20 + 6
+
+
+class TestSuspects:
+    def test_failures_in_a_row_are_reported(self, make: Any) -> None:
+        reports: list[Suspect] = []
+        wire = make("a")
+        wire.pool.report_to(reports.append)
+        for _ in range(11):
+            client = wire.client()
+            client.send(GET)
+            bad = wire.accepted()
+            bad.expect(forwarded("GET /x"))
+            bad.send(BAD)
+            client.expect(BAD_RELAYED)
+            bad.eof()
+        assert [(report.failures, report.reason) for report in reports] == [(5, "503"), (10, "503")]
+
+    def test_one_good_answer_clears_the_record(self, make: Any) -> None:
+        reports: list[Suspect] = []
+        wire = make("a")
+        wire.pool.report_to(reports.append)
+        for answer, relayed in (
+            [(BAD, BAD_RELAYED)] * 4 + [(OK, OK_RELAYED)] + [(BAD, BAD_RELAYED)] * 4
+        ):
+            client = wire.client()
+            client.send(GET)
+            peer = wire.accepted()
+            peer.expect(forwarded("GET /x"))
+            peer.send(answer)
+            client.expect(relayed)
+            peer.eof()
+        assert reports == []
+
+    def test_a_client_that_leaves_speaks_against_nobody(self, make: Any) -> None:
+        wire = make("a")
+        client = wire.client()
+        client.send(GET)
+        peer = wire.accepted()
+        peer.expect(forwarded("GET /x"))
+        client.reset()
+        assert wire.node().failing == 0
+
+
+class TestRoom:
+    def busy(self, make: Any, size: int, **more: Any) -> tuple[Wire, Peer, Peer]:
+        """An instance that may have one request, and has it."""
+        wire = make("a", settings=settings(max_inflight=1, queue=QueueSettings(size=size), **more))
+        client = wire.client()
+        client.send(GET)
+        instance = wire.accepted()
+        instance.expect(forwarded("GET /x"))
+        return wire, client, instance
+
+    def test_without_a_queue_the_next_is_refused(self, make: Any) -> None:
+        wire, client, instance = self.busy(make, 0)
+        second = wire.client()
+        second.send(GET)
+        head = second.expect_problem(503, "connection_limit_reached")
+        assert b"Retry-After: 1" in head
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+
+    def test_the_next_waits_for_its_turn(self, make: Any) -> None:
+        wire, client, instance = self.busy(make, 2)
+        second, third, fourth = wire.client(), wire.client(), wire.client()
+        second.send(GET)
+        third.send(GET)
+        fourth.send(GET)
+        fourth.expect_problem(503, "connection_limit_reached")
+        second.expect_nothing()
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+        for waiter in (second, third):
+            wire.advance(0.01)
+            instance.expect(forwarded("GET /x"))
+            instance.send(OK)
+            waiter.expect(OK_RELAYED)
+
+    def test_patience_ends(self, make: Any) -> None:
+        wire, client, instance = self.busy(make, 2, timeouts=Timeouts(queue=3.0))
+        second = wire.client()
+        second.send(GET)
+        wire.advance(2.9)
+        second.expect_nothing()
+        wire.advance(0.2)
+        second.expect_problem(503, "connection_limit_reached")
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+        wire.advance(0.1)
+
+    def test_who_leaves_the_queue_is_not_served(self, make: Any) -> None:
+        wire, client, instance = self.busy(make, 2)
+        second = wire.client()
+        second.send(GET)
+        second.reset()
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+        wire.advance(0.1)
+        instance.expect(b"")
+        assert wire.in_flight == 0
+
+    def test_a_body_waits_with_its_request(self, make: Any) -> None:
+        wire, client, instance = self.busy(make, 2)
+        second = wire.client()
+        second.send(request("POST /x", "Content-Length: 4", body=b"ab"))
+        assert not second.read
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+        wire.advance(0.01)
+        instance.expect(forwarded("POST /x", "Content-Length: 4", body=b"ab"))
+        assert second.read
+        second.send(b"cd")
+        instance.expect(b"cd")
+        instance.send(OK)
+        second.expect(OK_RELAYED)
+
+    def test_another_instance_with_room_is_taken_first(self, make: Any) -> None:
+        wire = make("a", "b", settings=settings(max_inflight=1))
+        clients = [wire.client() for _ in range(3)]
+        for client in clients:
+            client.send(GET)
+        for name in ("a", "b"):
+            peer = wire.accepted(name)
+            peer.expect(forwarded("GET /x"))
+            peer.send(OK)
+        clients[2].expect_problem(503, "connection_limit_reached")
+        for client in clients[:2]:
+            client.expect(OK_RELAYED)
+
+    def test_what_other_workers_have_in_flight_counts(self, make: Any) -> None:
+        wire = make("a", settings=settings(max_inflight=1, queue=QueueSettings(size=1)))
+        theirs = wire.board.row(1)
+        theirs[wire.node().slot] = 1
+        client = wire.client()
+        client.send(GET)
+        wire.expect_no_dial()
+        theirs[wire.node().slot] = 0
+        wire.advance(0.01)
+        instance = wire.accepted()
+        instance.expect(forwarded("GET /x"))
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+
+
+class TestRateLimit:
+    def test_a_bucket_for_each_client(self, make: Any) -> None:
+        limit = RateLimitSettings(requests=1, per=10.0, burst=1)
+        wire = make("a", settings=settings(rate_limit=limit))
+        client = wire.client()
+        client.send(GET)
+        instance = wire.accepted()
+        instance.expect(forwarded("GET /x"))
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+        client.send(GET)
+        head = client.expect_problem(429, "http_request_denied")
+        assert b"Retry-After: 10" in head
+        other = wire.client(("192.0.2.8", 1234))
+        other.send(request("GET /x"))
+        instance.expect(forwarded("GET /x", for_="192.0.2.8"))
+        instance.send(OK)
+        other.expect(OK_RELAYED)
+
+
+class TestBreaker:
+    def test_open_answers_at_once_and_trials_close_it(self, make: Any) -> None:
+        breaker = BreakerSettings(failure_ratio=0.5, min_requests=4, window=10.0, open=5.0)
+        wire = make("a", settings=settings(breaker=breaker))
+        client = wire.client()
+        client.send(GET)
+        instance = wire.accepted()
+        for _ in range(4):
+            instance.expect(forwarded("GET /x"))
+            instance.send(BAD)
+            client.expect(BAD_RELAYED)
+            client.send(GET)
+        client.expect_problem(503, "connection_limit_reached")
+        instance.expect(b"")
+        wire.advance(5.0)
+        client.send(GET)
+        instance = wire.accepted()
+        for _ in range(3):
+            instance.expect(forwarded("GET /x"))
+            instance.send(OK)
+            client.expect(OK_RELAYED)
+            client.send(GET)
+        instance.expect(forwarded("GET /x"))
+        instance.send(OK)
+        client.expect(OK_RELAYED)

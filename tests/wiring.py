@@ -256,6 +256,10 @@ class Wire:
         assert waiting, f"nobody connected to {name}; dialled: {self.network.dialled}"
         return self._peer(waiting.popleft(), name)
 
+    def connected(self) -> Peer:
+        """The next connection that the proxy made to any instance."""
+        return self.accepted(next(n for n in "abc" if self.network.accepted.get(self.address(n))))
+
     def expect_no_dial(self, name: str = "a") -> None:
         assert not self.network.accepted.get(self.address(name))
 

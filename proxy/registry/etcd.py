@@ -56,6 +56,10 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     deliver to late watchers every 0.1 s."""
     reconcile: float = 300.0
     """Between full comparisons, ± 20 %. Should never find anything; see `differences`."""
+    recheck: float = 2.0
+    """After an outage a full comparison comes within this time, spread over the fleet: a store
+    that was replaced meanwhile can pass every quick check, and the view is to be right 10 s after
+    the return, of which up to 5 s may be back-off."""
     hold: float = 4.0
     """How long instances are held that a store which went back no longer knows. Registrars
     renew a lease every third of its TTL, so those with the usual 10 s are back by then, and
@@ -76,8 +80,9 @@ class Resync(Exception):
         self.reason = reason
 
 
-_REPLACED = frozenset({"store_went_back", "cluster_changed"})
-"""Reasons which say that this is not the store whose leases we knew."""
+_REPLACED = frozenset({"store_went_back", "cluster_changed", "reconcile"})
+"""Reasons which say that this is not the store whose leases we knew. Differences that only a full
+comparison finds are of that kind: a watch of the same store would have brought them."""
 
 
 class Rotation:
@@ -154,6 +159,8 @@ class EtcdProvider(Provider):
         self._list_for: str | None = "start"
         self._hold_until = math.inf
         self._reconcile_at = math.inf
+        self._in_doubt = False
+        """There was a `Resync` since the view was last proved."""
         # What is told of it.
         self._endpoint: str | None = None
         self._contact: float | None = None
@@ -220,6 +227,10 @@ class EtcdProvider(Provider):
                 log.info("registry_resync", endpoint=gateway.url, reason=str(resync))
                 if resync.reason == "canceled":
                     self._rotation.advance()
+                if not self._in_doubt:
+                    # The store is there and answers. Only if the list did not help, wait.
+                    self._in_doubt = True
+                    continue
             except EtcdError as error:
                 self._lost(gateway, error)
                 self._rotation.advance()
@@ -237,7 +248,9 @@ class EtcdProvider(Provider):
     async def _session(self, gateway: Gateway) -> None:
         """Ends only by an exception."""
         if self._list_for is None:
-            await self._ask(gateway)
+            reply = await self._ask(gateway)
+            if reply.header.revision > self._view.revision:
+                await self._look_back(gateway)
         else:
             await self._list(gateway, self._list_for)
         async with gateway.watch(*self._range, self._view.resume) as watch:
@@ -299,6 +312,7 @@ class EtcdProvider(Provider):
         while True:
             await self._confirm(gateway)
             self._rotation.progress()
+            self._in_doubt = False
             self._found(gateway)
             now = self._clock()
             if now >= self._hold_until:
@@ -311,7 +325,8 @@ class EtcdProvider(Provider):
                 await self._reconcile(gateway)
                 self._reconcile_in(0.8, 1.2)
             probe_at = now + self._timing.probe * self._rng.uniform(0.9, 1.1)
-            await asyncio.sleep(max(0.0, min(probe_at, self._hold_until) - self._clock()))
+            next_at = min(probe_at, self._hold_until, self._reconcile_at)
+            await asyncio.sleep(max(0.0, next_at - self._clock()))
 
     # ------------------------------------------------------------------------- questions
 
@@ -332,6 +347,24 @@ class EtcdProvider(Provider):
             # No event is on its way at the same revision: another history got equally far.
             raise Resync("store_went_back", f"other contents at revision {known}")
         return reply
+
+    async def _look_back(self, gateway: Gateway) -> None:
+        """The store, which went on without us, still says of the view's revision what the view
+        says; Resync when it does not. One that was wiped and has got further meanwhile passes
+        every comparison with the present, and its emptiness would be believed at once."""
+        known = self._view.revision
+        try:
+            reply = await gateway.range(
+                *self._range,
+                limit=1,
+                newest_first=True,
+                revision=known,
+                timeout=self._timing.probe_limit,
+            )
+        except Compacted as error:
+            raise Resync("compacted", str(error)) from None
+        if not self._agrees(reply):
+            raise Resync("store_went_back", f"other contents at revision {known}")
 
     async def _confirm(self, gateway: Gateway) -> None:
         """The view has everything the store had a moment ago; Resync when it stands still
@@ -398,9 +431,7 @@ class EtcdProvider(Provider):
             instances=self._view.instances,
         )
         if outage is not None:
-            # A store that was replaced while we were away can pass every quick check; a full
-            # comparison within a fifth of the usual time settles it, spread over the fleet.
-            soon = self._clock() + self._timing.reconcile * self._rng.uniform(0.1, 0.2)
+            soon = self._clock() + self._timing.recheck * self._rng.uniform(0.0, 1.0)
             self._reconcile_at = min(self._reconcile_at, soon)
 
     def _lost(self, gateway: Gateway, error: Exception) -> None:

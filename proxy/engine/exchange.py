@@ -47,6 +47,7 @@ from proxy.errors import (
     UNKNOWN_SERVICE,
     Fault,
     Refused,
+    Replay,
 )
 from proxy.model import UNROUTED
 
@@ -279,7 +280,11 @@ class Exchange:
         body = self._kept
         pieces = self._framed(body) if body or self.body_done else []
         connection.begin(self, self.head, pieces, now)
-        if self.request.method not in _IDEMPOTENT or self._kept_size > REPLAY_LIMIT:
+        if (
+            self.request.method not in _IDEMPOTENT
+            or self._kept_size > REPLAY_LIMIT
+            or self.upgrade is not None
+        ):
             self._replayable = False
             self._kept = []
 
@@ -381,8 +386,12 @@ class Exchange:
             return False
         if not policies.may_repeat_answer(self.request.method, self._replayable):
             return False
+        if not self.body_done:
+            return False  # The connection still expects the rest, which only one can get.
         reason = str(response.status)
+        self.connection = None
         if not self._retry(reason):
+            self.connection = connection
             return False
         pool.give_back(node, reason)
         self._drop_held()
@@ -484,17 +493,21 @@ class Exchange:
         assert pool is not None
         if not (
             pool.policies.may_repeat(fault, self.request.method, stale, self._replayable)
-            and self._retry(fault.error, stale)
+            and self._retry(fault.error, stale, free=stale or fault.replay is Replay.ALWAYS)
         ):
             if self.held is not None:
                 self._relay_held()
             else:
                 self._answer_fault(fault, detail)
 
-    def _retry(self, reason: str, stale: bool = False) -> bool:
+    def _retry(self, reason: str, stale: bool = False, free: bool = False) -> bool:
         """Once more on another instance, if the number of attempts and the budget allow it and
         there is one. A connection that was closed while it was idle says nothing against its
-        instance, so with no other one left that one is dialled afresh."""
+        instance, so with no other one left that one is dialled afresh.
+
+        `free`: no instance has worked on the request, so trying again adds nothing to what the
+        instances have to do, and the budget is not asked. One of three that is down would use
+        it up, and clients would see failures though two are well."""
         pool = self.pool
         assert pool is not None
         policies = pool.policies
@@ -506,11 +519,12 @@ class Exchange:
         node = pool.pick(self.key, self.tried)
         if node is None and stale and failed.usable:
             node = failed
-        if node is None or not policies.budget.spend(pool.requests):
+        if node is None or not (free or policies.budget.spend(pool.requests)):
             return False
         pool.counters.retried(reason)
         self._take(pool, node)
         if node.idle and not stale:
+            self.client.release_body()  # Held while the attempt before was dialling.
             self._send(node.idle.pop(), self.worker.now())
         else:
             self._dial(node)

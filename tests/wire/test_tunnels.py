@@ -1,0 +1,223 @@
+"""From a 101 on: bytes both ways, ends passed on, limits, and what does not become a tunnel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.engine.tunnel import FLUSH
+from proxy.model import ServiceSettings, Timeouts
+from tests.wiring import OK, OK_RELAYED, Wire, forwarded, request
+
+UPGRADE = ("Connection: Upgrade", "Upgrade: websocket")
+SWITCH = (
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX: 1\r\n\r\n"
+)
+SWITCHED = (
+    b"HTTP/1.1 101 Switching Protocols\r\nX: 1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Via: 1.1 fairlead\r\n\r\n"
+)
+
+
+def tunnel(wire: Wire, early: bytes = b"", answer: bytes = b"") -> tuple[Any, Any]:
+    client = wire.client()
+    client.send(request("GET /chat", *UPGRADE, body=early))
+    a = wire.accepted()
+    a.expect(forwarded("GET /chat", after=UPGRADE))
+    a.send(SWITCH + answer)
+    client.expect(SWITCHED + answer)
+    return client, a
+
+
+def test_bytes_go_both_ways(make: Any) -> None:
+    wire = make()
+    client, a = tunnel(wire)
+    assert wire.in_flight == 1
+    assert len(wire.worker.tunnels) == 1
+    assert not wire.worker.clients
+    client.send(b"GET / HTTP/1.1\r\n\r\n", b"\x00")
+    a.expect(b"GET / HTTP/1.1\r\n\r\n\x00")
+    a.send(b"HTTP/1.1 999\r\n\r\n")
+    client.expect(b"HTTP/1.1 999\r\n\r\n")
+    client.reset()
+    assert a.closed
+    assert wire.in_flight == 0
+    assert wire.node().outcomes == {"ok": 1}
+    assert wire.pool.counters.snapshot().requests == {"GET 101": 1}
+
+
+def test_what_was_said_early_is_not_lost(make: Any) -> None:
+    wire = make()
+    client, a = tunnel(wire, early=b"from client", answer=b"from instance")
+    a.expect(b"from client")
+    client.send(b"!")
+    a.expect(b"!")
+
+
+def test_early_bytes_beyond_the_read_ahead(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /chat", *UPGRADE))
+    a = wire.accepted()
+    a.take()
+    client.send(b"x" * 70_000)
+    assert not client.read
+    client.send(b"y" * 10)
+    a.send(SWITCH)
+    client.expect(SWITCHED)
+    assert client.read
+    assert a.take() == b"x" * 70_000 + b"y" * 10
+
+
+@pytest.mark.parametrize("first", ["client", "instance"])
+def test_half_closes_are_passed_on(make: Any, first: str) -> None:
+    wire = make()
+    client, a = tunnel(wire)
+    one, other = (client, a) if first == "client" else (a, client)
+    one.send(b"last")
+    one.eof()
+    other.expect(b"last")
+    assert other.saw_end
+    assert not other.closed
+    assert not one.closed
+    other.send(b"answer")
+    one.expect(b"answer")
+    other.eof()
+    assert one.closed
+    assert other.closed
+    assert not one.cut
+    assert not other.cut
+
+
+def test_a_client_may_have_ended_before_the_switch(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /chat", *UPGRADE, body=b"all"))
+    client.eof()
+    a = wire.accepted()
+    a.take()
+    a.send(SWITCH)
+    client.expect(SWITCHED)
+    a.expect(b"all")
+    assert a.saw_end
+    a.send(b"bye")
+    client.expect(b"bye")
+    a.eof()
+    assert client.closed
+
+
+def test_a_reset_is_passed_on(make: Any) -> None:
+    wire = make()
+    client, a = tunnel(wire)
+    a.reset()
+    assert client.cut
+
+
+def test_a_silent_tunnel_is_closed(make: Any) -> None:
+    wire = make(settings=ServiceSettings(timeouts=Timeouts(tunnel_idle=10.0, total=3.0)))
+    client, a = tunnel(wire)
+    for side in (client, a, client):
+        wire.advance(9)
+        side.send(b"x")
+    assert not client.closed
+    wire.advance(10.1)
+    assert client.closed
+    assert a.closed
+    assert client.take() == b"x"
+    assert a.take() == b"xx"
+
+
+@pytest.mark.parametrize("stalled", ["client", "instance"])
+def test_a_side_that_does_not_read_holds_the_other(make: Any, stalled: str) -> None:
+    wire = make()
+    client, a = tunnel(wire)
+    slow, fast = (client, a) if stalled == "client" else (a, client)
+    slow.stall()
+    fast.send(b"x" * 100_000)
+    assert not fast.read
+    slow.read_on()
+    assert fast.read
+    assert len(slow.take()) == 100_000
+
+
+@pytest.mark.parametrize("how", ["eof", "reset", "idle"])
+def test_a_side_that_never_reads_cannot_keep_a_tunnel(make: Any, how: str) -> None:
+    wire = make(settings=ServiceSettings(timeouts=Timeouts(tunnel_idle=10.0)))
+    client, a = tunnel(wire)
+    client.stall()
+    a.send(b"x" * 1000)
+    if how == "eof":
+        a.eof()
+        client.eof()
+    elif how == "reset":
+        a.reset()
+    wire.advance(10.0 + FLUSH + 0.1)
+    assert client.cut
+    assert wire.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent"),
+    [
+        (("Connection: Upgrade", "Upgrade: h2c", "HTTP2-Settings: x"), ()),
+        (("Connection: Upgrade", "Upgrade: TLS/1.3"), ()),
+        (("Connection: Upgrade", "Upgrade: HTTP/3, h2c"), ()),
+        (("Upgrade: websocket",), ()),
+        (("Connection: upgrade", "Upgrade: h2c, foo, bar/1"),
+         ("Connection: Upgrade", "Upgrade: foo, bar/1")),
+        (("Connection: keep-alive, UPGRADE", "Upgrade: a", "Upgrade: b"),
+         ("Connection: Upgrade", "Upgrade: a, b")),
+    ],
+)  # fmt: skip
+def test_which_upgrades_are_offered(
+    make: Any, fields: tuple[str, ...], sent: tuple[str, ...]
+) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /", *fields))
+    a = wire.accepted()
+    a.expect(forwarded("GET /", after=sent))
+    # An instance may decline, and both connections go on as they were.
+    a.send(OK)
+    client.expect(OK_RELAYED)
+    client.send(request("GET /2"))
+    a.expect(forwarded("GET /2"))
+    a.send(OK)
+    client.expect(OK_RELAYED)
+
+
+def test_a_switch_that_names_no_protocol(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /", *UPGRADE))
+    a = wire.accepted()
+    a.take()
+    a.send(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+    client.expect_problem(502, "http_protocol_error")
+    assert a.cut
+
+
+def test_an_upgrade_that_never_switches(make: Any) -> None:
+    wire = make(settings=ServiceSettings(timeouts=Timeouts(first_byte=3.0)))
+    client = wire.client()
+    client.send(request("GET /", *UPGRADE))
+    a = wire.accepted()
+    a.take()
+    wire.advance(3.1)
+    client.expect_problem(504, "http_response_timeout")
+
+
+def test_an_upgrade_is_never_repeated(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /warm"))
+    stale = wire.accepted()
+    stale.take()
+    stale.send(OK)
+    client.expect(OK_RELAYED)
+    client.send(request("GET /", *UPGRADE))
+    stale.take()
+    stale.eof()
+    # The client learns it and decides.
+    client.expect_problem(502, "connection_terminated")

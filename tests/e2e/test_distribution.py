@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -221,6 +222,10 @@ async def test_least_connections_counts_tunnels(site: Site) -> None:
         origin.script = gate
     first, *others = site.origins
     first.script = tunnel
+
+    def in_flight_above(number: int) -> bool:
+        return sum(origin.in_flight for origin in site.origins) > number
+
     upgrade = [("Connection", "Upgrade"), ("Upgrade", "test")]
     clients = []
     try:
@@ -228,9 +233,7 @@ async def test_least_connections_counts_tunnels(site: Site) -> None:
             client = await Client.connect(site.proxy.port)
             clients.append(client)
             await client.send(request("GET", "/load", upgrade))
-            await eventually(
-                lambda n=number: sum(o.in_flight for o in site.origins) > n, 5, "it arrived", 0.002
-            )
+            await eventually(partial(in_flight_above, number), 5, "it arrived", 0.002)
         levels = [origin.in_flight for origin in site.origins]
         assert max(levels) - min(levels) <= 2, levels
         # The requests end, the tunnels stay.

@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -259,6 +260,9 @@ async def test_a_connection_whose_last_answer_is_still_unread_is_good_for_the_ne
     async def reply(call: Call) -> None:
         await call.reply(answer)
 
+    def called_since(before: int) -> bool:
+        return len(site.origin.calls) > before
+
     site.origin.script = reply
     asked = 0
     async with await Client.connect(site.port) as slow, await Client.connect(site.port) as other:
@@ -267,7 +271,7 @@ async def test_a_connection_whose_last_answer_is_still_unread_is_good_for_the_ne
             before = len(site.origin.calls)
             await slow.send(request("GET", "/slow"))
             try:
-                await eventually(lambda n=before: len(site.origin.calls) > n, 0.5, "a call", 0.001)
+                await eventually(partial(called_since, before), 0.5, "a call", 0.001)
             except AssertionError:
                 break  # It is so far behind that the proxy asks no further for it.
             asked += 1

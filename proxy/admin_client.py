@@ -1,4 +1,4 @@
-"""The command line's side of the admin API: one blocking GET."""
+"""The command line's side of the admin API: one blocking request at a time."""
 
 from __future__ import annotations
 
@@ -37,14 +37,20 @@ class AdminClient:
 
     def get(self, path: str, query: list[tuple[str, str]]) -> Any:
         """The decoded JSON answer. AdminError if there is none."""
+        return self._ask("GET", path + (f"?{urlencode(query)}" if query else ""))
+
+    def post(self, path: str) -> Any:
+        """The decoded JSON answer. AdminError if there is none."""
+        return self._ask("POST", path)
+
+    def _ask(self, method: str, path: str) -> Any:
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         connection = kind(self._host, self._port, timeout=TIMEOUT)
         headers = {"Accept": "application/json"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
-        target = self._prefix + path + (f"?{urlencode(query)}" if query else "")
         try:
-            connection.request("GET", target, headers=headers)
+            connection.request(method, self._prefix + path, headers=headers)
             answer = connection.getresponse()
             status, body = answer.status, answer.read(MAX_ANSWER)
         except (OSError, http.client.HTTPException) as error:

@@ -234,6 +234,38 @@ def explain(
         click.echo(_printable(line))
 
 
+@main.command()
+@click.argument("instance", metavar="SERVICE/ID")
+@admin_options
+def drain(instance: str, admin: str | None, token: str | None, file: str) -> None:
+    """Send no new requests to an instance; those in flight finish."""
+    _set_drain("drain", instance, _client(admin, token, file))
+
+
+@main.command()
+@click.argument("instance", metavar="SERVICE/ID")
+@admin_options
+def undrain(instance: str, admin: str | None, token: str | None, file: str) -> None:
+    """Send requests to an instance again."""
+    _set_drain("undrain", instance, _client(admin, token, file))
+
+
+def _set_drain(verb: str, instance: str, client: AdminClient) -> None:
+    from urllib.parse import quote
+
+    from proxy.admin_client import AdminError
+
+    service, slash, id_ = instance.partition("/")
+    if not (service and slash and id_):
+        raise click.UsageError(f"{instance!r} is not of the form SERVICE/ID")
+    path = f"/api/v1/services/{quote(service, safe='')}/instances/{quote(id_, safe='')}/{verb}"
+    try:
+        client.post(path)
+    except AdminError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{instance}: {verb}ed")
+
+
 def _explained(document: dict[str, Any]) -> Iterator[str]:
     """The explanation as text, in the order a request goes through it."""
     request = document["request"]

@@ -60,6 +60,38 @@ class InvalidRecord(msgspec.Struct, frozen=True, kw_only=True):
     """True when the key's last good value is still served."""
 
 
+class RegistrySource(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several registries, in the order in which they are preferred."""
+
+    provider: str
+    endpoints: tuple[str, ...] = ()
+    active: bool = False
+    """Its instances are served."""
+    alive: bool | None = None
+    """What the last check said; None = not checked yet."""
+
+
+class HeldInstance(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance that is served although the registry does not name it any more."""
+
+    service: str
+    id: str
+    why: str
+    age: float
+    """Seconds since the registry last named it."""
+
+
+class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The file with the last known pools."""
+
+    path: str
+    in_use: bool = False
+    """What is served comes from it, because no registry has answered since the start."""
+    age: float | None = None
+    """Seconds since what it holds was true; None = nothing written or read yet."""
+    error: str | None = None
+
+
 class RegistryStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider says of itself; read by the admin API and the metrics."""
 
@@ -76,6 +108,14 @@ class RegistryStatus(msgspec.Struct, frozen=True, kw_only=True):
     differences: int = 0
     """Differences that periodic reconciliation found. Should stay 0."""
     last_error: str | None = None
+    sources: tuple[RegistrySource, ...] = ()
+    """Empty without backups."""
+    switches: int = 0
+    """From one source to another."""
+    held: tuple[HeldInstance, ...] = ()
+    held_total: int = 0
+    """Times an instance was held."""
+    snapshot: SnapshotStatus | None = None
 
 
 # -------------------------------------------------------------------------------- pools
@@ -327,8 +367,8 @@ class HealthCheckSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`http`: what to ask for."""
     expect: str = "200-299"
     """`http`: status codes that are a success, such as `200-299` or `200,204`."""
-    command: tuple[str, ...] = ()
-    """`exec`: program and arguments; exit code 0 is a success."""
+    command: str = ""
+    """`exec`: a line for the shell; exit code 0 is a success."""
     interval: float = 5.0
     timeout: float = 1.0
     fall: int = 3
@@ -439,9 +479,11 @@ class Accept(msgspec.Struct, frozen=True, tag=True):
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
-    """Stop accepting, finish what is in flight for at most `grace` seconds, exit."""
+    """Say `Connection: close` from now on; stop accepting after `delay` seconds; finish what is in
+    flight for at most `grace` seconds after that; exit."""
 
     grace: float
+    delay: float = 0.0
 
 
 class Collect(msgspec.Struct, frozen=True, tag=True):

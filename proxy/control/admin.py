@@ -1,4 +1,4 @@
-"""The admin server: reads live state, changes nothing.
+"""The admin server: reads live state; changes nothing but what an operator drains.
 
 Everything but /healthz and /readyz asks for the bearer token, if one is configured. Errors
 are `application/problem+json` (RFC 9457).
@@ -18,11 +18,18 @@ import structlog
 from aiohttp import web
 
 import proxy
-from proxy.control import metrics, status
+from proxy.control import events, metrics, status
 from proxy.control.explain import explain
 from proxy.control.supervisor import Supervisor
 
 log = structlog.get_logger()
+
+HEARTBEAT = 15.0
+"""Seconds of silence after which a listener for events gets a comment: half the idle limit of
+the strictest common proxies, and the way to learn that a listener is gone."""
+
+WRITE_LIMIT = 10.0
+"""Seconds a listener may take to read what was sent to it; then it is cut off."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -51,6 +58,9 @@ class Admin:
                 web.get("/api/v1/registry", self._registry),
                 web.get("/api/v1/workers", self._workers),
                 web.get("/api/v1/explain", self._explain),
+                web.get("/api/v1/events", self._events),
+                web.post("/api/v1/services/{service}/instances/{id}/drain", self._drain),
+                web.post("/api/v1/services/{service}/instances/{id}/undrain", self._drain),
             ]
         )
         self._application = application
@@ -120,6 +130,8 @@ class Admin:
             metrics.Scrape(
                 pools=supervisor.book.pools,
                 totals=totals,
+                ejections=supervisor.ejections.totals,
+                checks=supervisor.monitor.counts,
                 registry=supervisor.registry,
                 balancer_of=lambda service: (
                     status.settings_of(supervisor.settings, service).balancer.type
@@ -145,7 +157,44 @@ class Admin:
             raise web.HTTPNotFound(text=f"no service {name!r}")
         totals = await supervisor.collect()
         settings = status.settings_of(supervisor.settings, name)
-        return _json(status.service(pool, settings, totals, supervisor.board.total))
+        held = {(one.service, one.id) for one in supervisor.registry.held}
+        return _json(
+            status.service(pool, settings, totals, supervisor.board.total, time.monotonic(), held)
+        )
+
+    async def _drain(self, request: web.Request) -> web.Response:
+        service, id_ = request.match_info["service"], request.match_info["id"]
+        on = request.path.endswith("/drain")
+        if not self._supervisor.drain_instance(service, id_, on):
+            raise web.HTTPNotFound(text=f"no instance {id_!r} of a service {service!r}")
+        return _json({"service": service, "instance": id_, "drained": on})
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
+        )
+        try:
+            with self._supervisor.events.listen() as listener:
+                await response.prepare(request)
+                await self._send(response, b": connected\n\n")
+                while True:
+                    if not await listener.wait(HEARTBEAT):
+                        await self._send(response, b":\n\n")
+                        continue
+                    waiting, lost = listener.take()
+                    if lost:
+                        await self._send(response, b'event: lost\ndata: {"count":%d}\n\n' % lost)
+                    await self._send(response, b"".join(map(events.encode, waiting)))
+        except events.TooManyListeners:
+            raise web.HTTPServiceUnavailable(text="too many listeners for events") from None
+        except (ConnectionError, TimeoutError):
+            log.info("events_listener_gone", peer=request.remote)
+        return response
+
+    @staticmethod
+    async def _send(response: web.StreamResponse, text: bytes) -> None:
+        async with asyncio.timeout(WRITE_LIMIT):
+            await response.write(text)
 
     async def _routes(self, request: web.Request) -> web.Response:
         return _json(status.routes(self._supervisor.settings.routes))

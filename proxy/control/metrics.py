@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import get_args
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -35,6 +35,10 @@ class Scrape:
     pools: Mapping[str, Pool]
     totals: Totals
     registry: RegistryStatus
+    ejections: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """By service and node key."""
+    checks: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Service → `passed | failed` → active checks."""
     balancer_of: Callable[[str], str]
     """Name of a service's balancer."""
     inflight: Callable[[int], int]
@@ -94,10 +98,14 @@ def _registry_families(scrape: Scrape) -> Iterator[Metric]:
     )
     checks = _counter(
         "health_checks_total",
-        "Health statements about instances.",
+        "Health statements about instances: those of the registry, and our own checks that"
+        " passed or failed.",
         "service_name",
         "status",
     )
+    for service, counted in scrape.checks.items():
+        for result, count in counted.items():
+            checks.add_metric([service, result], count)
     for service, pool in scrape.pools.items():
         if pool.static:
             continue
@@ -128,6 +136,36 @@ def _registry_families(scrape: Scrape) -> Iterator[Metric]:
     for reason, count in status_.resyncs.items():
         resyncs.add_metric([reason], count)
     yield resyncs
+    sources = GaugeMetricFamily(
+        "fairlead_registry_source_active",
+        "1 for the registry whose instances are served, in order of preference from 0.",
+        labels=["source"],
+    )
+    for place, source in enumerate(status_.sources):
+        sources.add_metric([str(place)], int(source.active))
+    yield sources
+    yield CounterMetricFamily(
+        "fairlead_registry_switches",
+        "Switches from one registry to another.",
+        value=status_.switches,
+    )
+    yield GaugeMetricFamily(
+        "fairlead_registry_held_instances",
+        "Instances served although their registration expired.",
+        value=len(status_.held),
+    )
+    yield CounterMetricFamily(
+        "fairlead_registry_holds",
+        "Instances whose expired registration was held.",
+        value=status_.held_total,
+    )
+    snapshot = GaugeMetricFamily(
+        "fairlead_registry_snapshot_age_seconds",
+        "Seconds since what the snapshot file holds was true.",
+    )
+    if status_.snapshot is not None and status_.snapshot.age is not None:
+        snapshot.add_metric([], status_.snapshot.age)
+    yield snapshot
     yield GaugeMetricFamily(
         "fairlead_registry_invalid_records",
         "Keys whose current value cannot be read; /api/v1/registry lists them.",
@@ -228,12 +266,18 @@ def _traffic_families(scrape: Scrape) -> Iterator[Metric]:
                 attempts.add_metric([service, member.instance.id, outcome], count)
     yield selections
     yield attempts
-    yield _counter(
+    ejections = _counter(
         "fairlead_ejections_total",
         "Instances taken out for failing requests.",
         "service",
         "instance",
     )
+    for service, pool in scrape.pools.items():
+        for member in pool.members:
+            times = scrape.ejections.get((service, member.instance.key))
+            if times is not None:
+                ejections.add_metric([service, member.instance.id], times)
+    yield ejections
 
 
 def _process_families(scrape: Scrape) -> Iterator[Metric]:

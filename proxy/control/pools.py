@@ -1,8 +1,10 @@
-"""Who is ready: membership → `PoolSnapshot`, one per service.
+"""Who is ready, and with which weight: membership → `PoolSnapshot`, one per service.
 
-The only place that decides the status of an instance. It does no I/O and reads no clock:
-`now` is an argument (monotonic seconds). What it costs is proportional to what changed:
-a service whose instances are the identical tuple as before is not looked at.
+The only place that decides the status of an instance. What others found out about it arrives as
+marks (drained by the operator, failed its checks, ejected), which belong to the instance's
+identity and so survive every membership. It does no I/O and reads no clock: `now` is an argument
+(monotonic seconds). What it costs is proportional to what changed: a service whose instances
+are the identical tuple as before, and that got no mark, is not looked at.
 """
 
 from __future__ import annotations
@@ -12,7 +14,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from proxy.model import Instance, Membership, PoolNode, PoolSnapshot, Status
+from proxy.control.ejections import Sight
+from proxy.control.slow_start import SCALE, SlowStart, scaled
+from proxy.model import (
+    Instance,
+    Membership,
+    PoolNode,
+    PoolSettings,
+    PoolSnapshot,
+    Status,
+)
 
 FORGET_AFTER = 600.0
 """Seconds for which a service that left the registry keeps an empty pool. Its template routes
@@ -22,6 +33,9 @@ longer than a slow deployment has nothing running."""
 SLOT_REST = 5.0
 """Seconds a freed board column stays unused. A worker that has not applied the removal yet may
 still pick the old instance; that takes milliseconds, or a worker is about to be replaced."""
+
+SHORTEST_STEP = 0.05
+"""Seconds between two steps of a slow start at least: the time a change has to reach workers."""
 
 _SLOT_LOOKS = 8
 """Resting columns looked at for each new instance, so that a mass registration while thousands
@@ -88,6 +102,35 @@ class Member:
     reason: str
     """Why it is not ready; empty when it is."""
     slot: int
+    until: float | None = None
+    """When an ejection ends."""
+
+    def told(self, now: float) -> str:
+        """The reason, and how long it will hold where that is known."""
+        if self.until is None:
+            return self.reason
+        return f"{self.reason}, back in {max(0.0, self.until - now):.0f} s"
+
+
+@dataclass(slots=True)
+class Marks:
+    """What was found out about instances of one service, beside the registry's word.
+
+    Owned by `PoolBook`; kept for instances that left, because they may be back in a moment.
+    """
+
+    drained: set[str] = field(default_factory=set)
+    """Ids; the operator's word holds for whatever is registered under that name."""
+    sick: dict[str, str] = field(default_factory=dict)
+    """Key of an instance that fails its active checks → what the last one said."""
+    ejected: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """Key → reason, and until when."""
+
+    def __bool__(self) -> bool:
+        return bool(self.drained or self.sick or self.ejected)
+
+
+_NO_MARKS = Marks()
 
 
 @dataclass(slots=True)
@@ -110,11 +153,18 @@ class Pool:
     service: str
     static: bool
     source: tuple[Instance, ...] = ()
+    fallback: bool = False
+    """`source` is not from the registry, which knows nobody, but `fallback_instances`."""
     members: tuple[Member, ...] = ()
     snapshot: PoolSnapshot = field(default_factory=lambda: PoolSnapshot("", 0, ()))
     empty_since: float | None = None
     """When the registry last named it, if it does not now."""
     tally: Tally = field(default_factory=Tally)
+    slow_start: SlowStart = field(default_factory=SlowStart)
+    scaled: bool = False
+    """Weights in the snapshot are multiplied by `SCALE`, because somebody is new."""
+    step_at: float | None = None
+    """When the weights of newcomers are to be looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +185,14 @@ class Changes:
         return bool(self.pools or self.gone)
 
 
-def judge(instance: Instance) -> tuple[Status, str]:
-    """Status of an instance by what the registry says of it, and the reason if not ready."""
+def judge(instance: Instance, marks: Marks = _NO_MARKS) -> tuple[Status, str]:
+    """Status of an instance, and the reason if it is not ready.
+
+    Whoever takes an instance out on purpose is believed first; then whoever finds it sick,
+    the registry or our own checks: it is served only if neither does.
+    """
+    if instance.id in marks.drained:
+        return "draining", "drained by the operator"
     if instance.health == "draining":
         return "draining", _because("draining in the registry", instance.health_message)
     if instance.health != "healthy":
@@ -145,6 +201,11 @@ def judge(instance: Instance) -> tuple[Status, str]:
         )
     if instance.weight == 0:
         return "draining", "weight 0"
+    key = instance.key
+    if key in marks.sick:
+        return "unhealthy", _because("fails its checks", marks.sick[key])
+    if key in marks.ejected:
+        return "ejected", marks.ejected[key][0]
     return "ready", ""
 
 
@@ -152,16 +213,18 @@ def _because(reason: str, message: str) -> str:
     return f"{reason}: {message}" if message else reason
 
 
-def panics(statuses: Iterable[Status]) -> bool:
-    """Nobody is ready, but some would serve if health were ignored: then it is ignored, because
-    an instance that is wrongly believed dead serves better than none. Those that drain were
-    taken out on purpose and stay out."""
-    failing = False
+def panics(statuses: Iterable[Status], threshold: float = 0.0) -> bool:
+    """Nobody is ready, or a smaller share than `threshold`, but some would serve if health were
+    ignored: then it is ignored, because an instance that is wrongly believed dead serves better
+    than none, and few that are overrun serve worse than many of which some are dead. Those
+    that drain were taken out on purpose: they stay out and do not count."""
+    ready = failing = 0
     for status in statuses:
         if status == "ready":
-            return False
-        failing = failing or status != "draining"
-    return failing
+            ready += 1
+        elif status != "draining":
+            failing += 1
+    return failing > 0 and (not ready or ready < threshold * (ready + failing))
 
 
 class PoolBook:
@@ -172,10 +235,21 @@ class PoolBook:
         static: Mapping[str, tuple[Instance, ...]],
         slots: Slots,
         now: float,
+        *,
+        settings: Mapping[str, PoolSettings] | None = None,
+        defaults: PoolSettings | None = None,
     ) -> None:
         """`static`: services whose instances stand in the configuration. What the registry
-        says of a service of that name is ignored."""
+        says of a service of that name is ignored. `settings`: by service; `defaults` for
+        those it does not name."""
         self._slots = slots
+        self._settings = settings or {}
+        self._defaults = defaults or PoolSettings()
+        self._marks: dict[str, Marks] = {}
+        self._dirty: set[str] = set()
+        """Services with a mark that their pool does not show yet."""
+        self._steps: set[str] = set()
+        """Services with a `step_at`."""
         self._pools: dict[str, Pool] = {}
         self._generations = itertools.count(1)
         self.complete = False
@@ -185,6 +259,11 @@ class PoolBook:
         for service, instances in static.items():
             pool = self._pools[service] = Pool(service, static=True)
             self._fill(pool, instances, now)
+        for service in self._settings:
+            # They serve until the registry names somebody: it may be down at the start, too.
+            if service not in static and (fallback := self.settings(service).fallback):
+                pool = self._pools[service] = Pool(service, static=False, fallback=True)
+                self._fill(pool, fallback, now)
 
     @property
     def pools(self) -> Mapping[str, Pool]:
@@ -196,9 +275,85 @@ class PoolBook:
         pool = self._pools.get(service)
         return None if pool is None else pool.snapshot
 
+    def settings(self, service: str) -> PoolSettings:
+        """The settings of a service, or the defaults."""
+        return self._settings.get(service, self._defaults)
+
+    def sight(self, service: str, key: str) -> Sight | None:
+        """What the ejection of an instance is decided by; None if there is no such instance."""
+        pool = self._pools.get(service)
+        total = ready = 0
+        found = None
+        for member in () if pool is None else pool.members:
+            total += member.status != "draining"
+            ready += member.status == "ready"
+            if member.instance.key == key:
+                found = member.status == "ready"
+        return None if found is None else Sight(total, ready, found)
+
+    def member(self, service: str, key: str) -> Member | None:
+        """The instance with this `Instance.key`."""
+        pool = self._pools.get(service)
+        members = () if pool is None else pool.members
+        return next((member for member in members if member.instance.key == key), None)
+
+    def named(self, service: str, id_: str) -> Member | None:
+        """The instance with this id."""
+        pool = self._pools.get(service)
+        members = () if pool is None else pool.members
+        return next((member for member in members if member.instance.id == id_), None)
+
+    # --------------------------------------------------------------------------- marks
+    #
+    # A mark is seen in the pool after `settle`, so that many of them cost one new snapshot.
+
+    def drain(self, service: str, id_: str) -> None:
+        """The operator takes an instance out, and whatever else is registered by that id."""
+        self._marked(service).drained.add(id_)
+
+    def undrain(self, service: str, id_: str) -> None:
+        """The operator's drain is over. Safe without one."""
+        self._marked(service).drained.discard(id_)
+
+    def drained(self, service: str, id_: str) -> bool:
+        """By the operator."""
+        return id_ in self._marks.get(service, _NO_MARKS).drained
+
+    def check(self, service: str, key: str, sick: str | None) -> None:
+        """The verdict of active checks: None = healthy or not checked, else what they say."""
+        if sick is None:
+            self._marked(service).sick.pop(key, None)
+        else:
+            self._marked(service).sick[key] = sick
+
+    def eject(self, service: str, key: str, reason: str, until: float) -> None:
+        """Out for failing requests."""
+        self._marked(service).ejected[key] = (reason, until)
+
+    def reinstate(self, service: str, key: str) -> None:
+        """The ejection is over. Safe without one."""
+        self._marked(service).ejected.pop(key, None)
+
+    def _marked(self, service: str) -> Marks:
+        self._dirty.add(service)
+        return self._marks.setdefault(service, Marks())
+
+    def settle(self, now: float) -> Changes:
+        """Show the marks that were set in the pools."""
+        update = _Update()
+        for service in self._dirty:
+            pool = self._pools.get(service)
+            if pool is not None:
+                self._renew(pool, pool.source, now, update, judge_all=True)
+            if not self._marks.get(service):
+                self._marks.pop(service, None)
+        self._dirty.clear()
+        return self._finish(update, now)
+
+    # ---------------------------------------------------------------------- membership
+
     def apply(self, membership: Membership, now: float) -> Changes:
         """Take over a whole membership; also forget pools that were empty for long."""
-        self.complete = True
         update = _Update()
         for service, instances in membership.services.items():
             pool = self._pools.get(service)
@@ -210,10 +365,32 @@ class PoolBook:
                 continue
             self._learn(pool, instances, now, update)
         for service, pool in self._pools.items():
-            if pool.source and not pool.static and service not in membership.services:
+            if (
+                pool.source
+                and not (pool.static or pool.fallback)
+                and service not in membership.services
+            ):
                 self._learn(pool, (), now, update)
+        self.complete = True
         self._forget(now, update)
         return self._finish(update, now)
+
+    def step(self, now: float) -> Changes:
+        """Give newcomers the weight that is theirs by now. Call at `next_step`."""
+        update = _Update()
+        for service in list(self._steps):
+            pool = self._pools.get(service)
+            if pool is None or pool.step_at is None:
+                self._steps.discard(service)
+            elif pool.step_at <= now:
+                self._renew(pool, pool.source, now, update)
+        return self._finish(update, now)
+
+    @property
+    def next_step(self) -> float | None:
+        """When `step` has something to do."""
+        times = [pool.step_at for name in self._steps if (pool := self._pools.get(name))]
+        return min((at for at in times if at is not None), default=None)
 
     def expire(self, now: float) -> Changes:
         """Forget pools that were empty for long. Call every now and then."""
@@ -235,24 +412,49 @@ class PoolBook:
         ]
         for service in expired:
             del self._pools[service]
+            self._steps.discard(service)
         update.gone += expired
 
     def _learn(
         self, pool: Pool, instances: tuple[Instance, ...], now: float, update: _Update
     ) -> None:
         """The registry's view of one service is another tuple than before."""
-        if instances != pool.source:
+        known = () if pool.fallback else pool.source
+        if instances != known:
             pool.tally.discoveries += 1
-        _count(pool, instances, update)
+        _count(pool, known, instances, update)
+        pool.fallback = not instances and bool(self.settings(pool.service).fallback)
+        if pool.fallback:
+            instances = self.settings(pool.service).fallback
+        self._renew(pool, instances, now, update)
+        pool.empty_since = None if instances else now
+
+    def _renew(
+        self,
+        pool: Pool,
+        instances: tuple[Instance, ...],
+        now: float,
+        update: _Update,
+        *,
+        judge_all: bool = False,
+    ) -> None:
         had_panic = pool.snapshot.panic
-        if self._fill(pool, instances, now):
+        if self._fill(pool, instances, now, judge_all=judge_all):
             update.pools.append(pool.service)
         if pool.snapshot.panic != had_panic:
             (update.panic_ended if had_panic else update.panic_began).append(pool.service)
-        pool.empty_since = None if instances else now
 
-    def _fill(self, pool: Pool, instances: tuple[Instance, ...], now: float) -> bool:
-        """Judge the instances of one service; True if that gave a new snapshot."""
+    def _fill(
+        self,
+        pool: Pool,
+        instances: tuple[Instance, ...],
+        now: float,
+        *,
+        judge_all: bool = False,
+    ) -> bool:
+        """Judge the instances of one service, those that are new or read differently or
+        `judge_all`; True if that gave a new snapshot."""
+        marks = self._marks.get(pool.service, _NO_MARKS)
         before = pool.snapshot
         known = {
             member.instance.id: (member, node)
@@ -262,17 +464,23 @@ class PoolBook:
         nodes: list[PoolNode] = []
         for instance in instances:
             old = known.pop(instance.id, None)
-            if old is not None and old[0].instance is instance:
+            if old is not None and old[0].instance is instance and not judge_all:
                 # The usual case, which keeps a change in a pool of thousands cheap.
                 member, node = old
             else:
                 slot = self._slot(pool.service, instance, None if old is None else old[0], now)
-                member = Member(instance, *judge(instance), slot)
+                status, reason = judge(instance, marks)
+                until = marks.ejected[instance.key][1] if status == "ejected" else None
+                member = Member(instance, status, reason, slot, until)
                 node = _node(member)
             members.append(member)
             nodes.append(node)
         for _, node in known.values():
             self._slots.free(pool.service, node.key, now)
+        shares = self._newcomers(pool, members, now)
+        if shares or pool.scaled:
+            pool.scaled = bool(shares)
+            nodes = [_node(member, shares) for member in members]
         pool.source = instances
         pool.members = tuple(members)
         if before.generation and before.nodes == tuple(nodes):
@@ -281,9 +489,33 @@ class PoolBook:
             service=pool.service,
             generation=next(self._generations),
             nodes=tuple(nodes),
-            panic=panics(member.status for member in members),
+            panic=panics(
+                (member.status for member in members),
+                self.settings(pool.service).panic_threshold,
+            ),
         )
         return True
+
+    def _newcomers(self, pool: Pool, members: list[Member], now: float) -> Mapping[str, float]:
+        """Share of full weight of those that are new to the pool. Whoever is there when the
+        proxy starts is not: it served before us."""
+        window = self.settings(pool.service).slow_start
+        if not window:
+            return {}
+        serving = [m.instance.key for m in members if m.status in ("ready", "ejected")]
+        if self.complete:
+            before = {m.instance.key for m in pool.members if m.status in ("ready", "ejected")}
+            newcomers = [key for key in serving if key not in before]
+        else:
+            newcomers = []
+        pool.slow_start.observe(set(serving), newcomers, now)
+        ready = [m.instance.key for m in members if m.status == "ready"]
+        shares = pool.slow_start.shares(ready, window, now)
+        pool.step_at = None
+        if pool.slow_start:
+            pool.step_at = now + max(window / SCALE, SHORTEST_STEP)
+            self._steps.add(pool.service)
+        return shares
 
     def _slot(self, service: str, instance: Instance, old: Member | None, now: float) -> int:
         """The column of an instance that is new or reads differently than `old`."""
@@ -321,22 +553,28 @@ class _Update:
         )
 
 
-def _node(member: Member) -> PoolNode:
+def _node(member: Member, shares: Mapping[str, float] | None = None) -> PoolNode:
+    """`shares`: of those that have not their full weight yet, by key."""
     instance = member.instance
+    weight = instance.weight
+    if shares:
+        weight = scaled(weight, shares.get(instance.key, 1.0))
     return PoolNode(
         key=instance.key,
         id=instance.id,
         address=instance.address,
         port=instance.port,
-        weight=instance.weight,
+        weight=weight,
         status=member.status,
         slot=member.slot,
     )
 
 
-def _count(pool: Pool, instances: tuple[Instance, ...], update: _Update) -> None:
+def _count(
+    pool: Pool, known: tuple[Instance, ...], instances: tuple[Instance, ...], update: _Update
+) -> None:
     """Registrations by id: a record that reads differently is an update, even of its address."""
-    before = {instance.id: instance for instance in pool.source}
+    before = {instance.id: instance for instance in known}
     registered = updated = 0
     for instance in instances:
         old = before.pop(instance.id, None)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from proxy.control.pools import Member, Pool
+from proxy.control.slow_start import SCALE
 from proxy.control.statistics import NodeTotal, Totals
 from proxy.control.workers import Worker
 from proxy.model import RegistryStatus, RouteSpec, ServiceSettings, Settings
@@ -39,7 +40,7 @@ def service_summary(pool: Pool, settings: ServiceSettings) -> dict[str, Any]:
     return {
         "name": pool.service,
         "balancer": settings.balancer.type,
-        "source": "file" if pool.static else "registry",
+        "source": "file" if pool.static else "fallback" if pool.fallback else "registry",
         "generation": pool.snapshot.generation,
         "panic": pool.snapshot.panic,
         "total": len(pool.members),
@@ -51,19 +52,35 @@ def service_summary(pool: Pool, settings: ServiceSettings) -> dict[str, Any]:
 
 
 def service(
-    pool: Pool, settings: ServiceSettings, totals: Totals, inflight: Inflight
+    pool: Pool,
+    settings: ServiceSettings,
+    totals: Totals,
+    inflight: Inflight,
+    now: float = 0.0,
+    held: Container[tuple[str, str]] = (),
 ) -> dict[str, Any]:
-    """`GET /api/v1/services/{s}`: the summary and every instance, in the registry's order."""
+    """`GET /api/v1/services/{s}`: the summary and every instance, in the registry's order.
+
+    `held`: (service, id) of those that are kept although their registration expired.
+    """
     return {
         **service_summary(pool, settings),
         "instances": [
-            instance(member, totals.nodes.get((pool.service, member.instance.key)), inflight)
-            for member in pool.members
+            {
+                **instance(
+                    member, totals.nodes.get((pool.service, member.instance.key)), inflight, now
+                ),
+                "effective_weight": node.weight / SCALE if pool.scaled else node.weight,
+                "held": (pool.service, member.instance.id) in held,
+            }
+            for member, node in zip(pool.members, pool.snapshot.nodes, strict=True)
         ],
     }
 
 
-def instance(member: Member, counted: NodeTotal | None, inflight: Inflight) -> dict[str, Any]:
+def instance(
+    member: Member, counted: NodeTotal | None, inflight: Inflight, now: float
+) -> dict[str, Any]:
     """One instance. `inflight` is null for one that is not counted across workers."""
     known = member.instance
     counted = counted or _NOTHING
@@ -75,7 +92,7 @@ def instance(member: Member, counted: NodeTotal | None, inflight: Inflight) -> d
         "version": known.version,
         "metadata": known.metadata,
         "status": member.status,
-        "reason": member.reason,
+        "reason": member.told(now),
         "inflight": inflight(member.slot) if member.slot else None,
         "requests": counted.picks,
         "failures": counted.failures,

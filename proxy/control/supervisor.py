@@ -1,6 +1,10 @@
 """The supervisor: keeps the workers running and hands them every change of the pools.
 
-    registry ─▶ Provider.watch ─▶ PoolBook.apply ─▶ Worker.update ─▶ channel
+    registry ─▶ Provider.watch ─▶ PoolBook.apply ─┐
+    checks ─▶ Monitor ─▶ findings ─▶ PoolBook.check ─┤
+    workers ─▶ Suspect ─▶ Ejections ─▶ PoolBook.eject ─┼─▶ Worker.update ─▶ channel
+    operator ─▶ PoolBook.drain ─┤
+    time ─▶ PoolBook.step ─┘
 
 It survives the loss of anything below it: a worker that dies is replaced, a provider that
 fails is built anew, and the pools stay as they were.
@@ -11,16 +15,32 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from random import Random
 from typing import Any
 
 import structlog
 
+from proxy import catalog
+from proxy.control import status
+from proxy.control.ejections import Ejected, Ejections, Refusal, Sight
+from proxy.control.events import Events
 from proxy.control.pools import Changes, PoolBook
 from proxy.control.statistics import Totals, total
 from proxy.control.workers import Incarnation, Launch, Worker
 from proxy.engine.load import Board
-from proxy.model import Membership, RegistryStatus, Settings, WorkerConfig
+from proxy.health.base import Check, Endpoint
+from proxy.health.monitor import Finding, Monitor, Plan
+from proxy.health.schedule import Candidate, Rules
+from proxy.model import (
+    HealthCheckSettings,
+    Instance,
+    Membership,
+    RegistryStatus,
+    Settings,
+    Suspect,
+    WorkerConfig,
+)
 from proxy.registry.base import Provider
 
 log = structlog.get_logger()
@@ -37,12 +57,21 @@ COLLECT_LIMIT = 0.5
 """Seconds a scrape waits for workers. They push each second anyway, so one that is late is
 shown with figures of at most that age."""
 
+SUSPECT_GATHER = 0.005
+"""Seconds in which suspects are gathered, so that a rack that loses power is one update of
+each pool; a tenth of the time in which an ejection must have reached all workers."""
+
+REFUSAL_PAUSE = 10.0
+"""Seconds between two log lines about suspects of one service that stay: while all of its
+instances fail, workers report some hundred times a second."""
+
 KILL_AFTER_GRACE = 2.0
 """Seconds a worker has beyond its grace to cut what is left and exit."""
 
 
 class Supervisor:
-    """Owns the workers, the provider and what dead workers had counted.
+    """Owns the workers, the provider, the ejections, the checks, the events, and what dead
+    workers had counted.
 
     It reads and writes the `PoolBook`, but membership is decided there.
     """
@@ -55,12 +84,19 @@ class Supervisor:
         board: Board,
         launch: Launch,
         provider: Callable[[], Provider],
+        *,
+        events: Events | None = None,
+        rng: Random | None = None,
     ) -> None:
         """`provider` builds a provider; called at the start and after a provider failed."""
+        rng = rng or Random()
         self.settings = settings
         self.config = config
         self.book = book
         self.board = board
+        self.events = events or Events()
+        self.ejections = Ejections(rng)
+        self.monitor = Monitor(self._plan, self._on_findings, self._on_check_passed, rng=rng)
         self.stopping = False
         self.started_at = time.monotonic()
         self.workers = [
@@ -71,6 +107,7 @@ class Supervisor:
                 config=lambda: self.config,
                 accept_anyway=lambda: self._waited and not book.complete,
                 on_change=self._on_worker_change,
+                on_suspect=self._on_suspect,
                 on_exit=self._on_worker_exit,
             )
             for index in range(settings.workers)
@@ -85,6 +122,11 @@ class Supervisor:
         self._failed: asyncio.Event = asyncio.Event()
         self._worker_changed: asyncio.Event = asyncio.Event()
         self._announced = False
+        self._plans: dict[HealthCheckSettings, Plan] = {}
+        self._suspects: list[Suspect] = []
+        self._refused_at: dict[str, float] = {}
+        self._ejected_at: dict[tuple[str, str], float] = {}
+        self._pace_changed = asyncio.Event()
 
     # ------------------------------------------------------------------ start and stop
 
@@ -96,8 +138,11 @@ class Supervisor:
         self._tasks = [
             self._own(self._watch(), "registry watch"),
             self._own(self._tick(), "tick"),
+            self._own(self._pace(), "pace"),
+            self._own(self.monitor.run(), "checks"),
             self._own(self._accept_in_time(), "first set"),
         ]
+        self._check(self.book.pools)
 
     def _own(self, work: Any, name: str) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)
@@ -114,13 +159,13 @@ class Supervisor:
         """Return if something failed that must not; the process should stop then."""
         await self._failed.wait()
 
-    async def drain(self, grace: float) -> bool:
-        """Let all workers finish, kill those that do not within `grace` and a little; wait
-        until they are gone. True if none had to be killed."""
+    async def drain(self, grace: float, delay: float = 0.0) -> bool:
+        """Let all workers accept for `delay` seconds more and finish; kill those that do not
+        within `grace` and a little; wait until they are gone. True if none had to be killed."""
         self.stopping = True
         for worker in self.workers:
-            worker.drain(grace)
-        await asyncio.wait(self._keepers, timeout=grace + KILL_AFTER_GRACE)
+            worker.drain(grace, delay)
+        await asyncio.wait(self._keepers, timeout=delay + grace + KILL_AFTER_GRACE)
         late = [worker.index for worker in self.workers if worker.current is not None]
         if late:
             log.warning("workers_killed_after_grace", workers=late, grace=grace)
@@ -142,6 +187,7 @@ class Supervisor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.monitor.close()
         await self._provider.close()
 
     # --------------------------------------------------------------------- the registry
@@ -186,15 +232,197 @@ class Supervisor:
         self._tell(changes)
 
     def _tell(self, changes: Changes) -> None:
-        for service in changes.panic_began:
-            log.warning("panic_began", service=service)
-        for service in changes.panic_ended:
-            log.info("panic_ended", service=service)
-        for service in changes.gone:
-            log.info("service_forgotten", service=service)
+        # Workers first: what follows takes time, and they serve meanwhile.
         for worker in self.workers:
             if worker.current is not None:
                 worker.current.update((*changes.pools, *changes.gone))
+        for service in changes.panic_began:
+            log.warning("panic_began", service=service)
+            self._publish("panic_began", service=service)
+        for service in changes.panic_ended:
+            log.info("panic_ended", service=service)
+            self._publish("panic_ended", service=service)
+        for service in changes.gone:
+            log.info("service_forgotten", service=service)
+        if changes:
+            self._publish(
+                "pools",
+                changed=list(changes.pools),
+                gone=list(changes.gone),
+                registered=changes.registered,
+                deregistered=changes.deregistered,
+                updated=changes.updated,
+            )
+            self._check((*changes.pools, *changes.gone))
+            self._pace_changed.set()
+
+    def _publish(self, kind: str, **fields: Any) -> None:
+        self.events.publish(kind, time.time(), **fields)
+
+    # -------------------------------------------------------------------- active checks
+
+    def _plan(self, service: str) -> Plan | None:
+        wanted = self.book.settings(service).health_check
+        if wanted is None:
+            return None
+        if wanted not in self._plans:
+            self._plans[wanted] = Plan(
+                build_check(wanted), Rules(wanted.interval, wanted.fall, wanted.rise)
+            )
+        return self._plans[wanted]
+
+    def _check(self, services: Iterable[str]) -> None:
+        """The instances of these services are other ones now."""
+        for service in services:
+            pool = self.book.pools.get(service)
+            instances = () if pool is None else pool.source
+            for instance in instances if self._plan(service) is not None else ():
+                if not self.monitor.checks(service, instance.key) and not _well(instance):
+                    # Or it would be served as soon as the registry calls it healthy, whatever
+                    # our own checks found meanwhile.
+                    self.book.check(service, instance.key, "not checked since it was unhealthy")
+            left = self.monitor.update(
+                service,
+                (
+                    Candidate(
+                        instance.key,
+                        Endpoint(instance.address, instance.port),
+                        _well(instance),
+                    )
+                    for instance in instances
+                ),
+            )
+            for key in left:
+                self.book.check(service, key, None)
+
+    def _on_findings(self, findings: list[Finding]) -> None:
+        for finding in findings:
+            self.book.check(
+                finding.service, finding.key, None if finding.healthy else finding.message
+            )
+            fields = {
+                "service": finding.service,
+                "instance": self._id(finding.service, finding.key),
+                "message": finding.message,
+            }
+            if finding.healthy:
+                log.info("check_healthy", **fields)
+            else:
+                log.warning("check_unhealthy", **fields)
+            self._publish("check_healthy" if finding.healthy else "check_unhealthy", **fields)
+        self._tell(self.book.settle(time.monotonic()))
+
+    def _on_check_passed(self, service: str, key: str, began: float) -> None:
+        if self._ejected_at.get((service, key), began) < began and self.ejections.passed(
+            service, key, time.monotonic()
+        ):
+            self._reinstate([(service, key)], "it passed a check")
+
+    # ------------------------------------------------------------------------ ejections
+
+    def _on_suspect(self, suspect: Suspect) -> None:
+        if not self._suspects:
+            asyncio.get_running_loop().call_later(SUSPECT_GATHER, self._judge_suspects)
+        self._suspects.append(suspect)
+
+    def _judge_suspects(self) -> None:
+        suspects, self._suspects = self._suspects, []
+        now = time.monotonic()
+        before = dict[str, int]()
+        for suspect in suspects:
+            service, key = suspect.service, suspect.key
+            sight = self.book.sight(service, key)
+            if sight is None:
+                continue
+            # Those of this very batch are still shown as ready.
+            fewer = before.get(service, 0)
+            sight = Sight(sight.total, sight.ready - fewer, sight.is_ready)
+            settings = status.settings_of(self.settings, service).ejection
+            found = self.ejections.suspect(service, key, sight, settings, now)
+            if isinstance(found, Refusal):
+                self._refused(suspect, found, now)
+                continue
+            before[service] = fewer + 1
+            self._eject(suspect, found, now)
+        self._tell(self.book.settle(now))
+
+    def _eject(self, suspect: Suspect, found: Ejected, now: float) -> None:
+        service, key = suspect.service, suspect.key
+        times = f"{suspect.failures} × " if suspect.failures else ""
+        self.book.eject(service, key, f"{times}{suspect.reason}", found.until)
+        self._ejected_at[service, key] = now
+        fields = {
+            "service": service,
+            "instance": self._id(service, key),
+            "reason": suspect.reason,
+            "failures": suspect.failures,
+            "seconds": round(found.until - now, 3),
+            "count": found.count,
+        }
+        log.warning("instance_ejected", **fields)
+        self._publish("ejected", **fields)
+        self._pace_changed.set()
+
+    def _refused(self, suspect: Suspect, why: Refusal, now: float) -> None:
+        if why in (Refusal.NOT_READY, Refusal.OFF):
+            return
+        if now - self._refused_at.get(suspect.service, -REFUSAL_PAUSE) < REFUSAL_PAUSE:
+            return
+        self._refused_at[suspect.service] = now
+        log.warning(
+            "instance_not_ejected",
+            service=suspect.service,
+            instance=self._id(suspect.service, suspect.key),
+            reason=suspect.reason,
+            because=why.value,
+        )
+
+    def _reinstate(self, over: Iterable[tuple[str, str]], why: str) -> None:
+        for service, key in over:
+            self.book.reinstate(service, key)
+            self._ejected_at.pop((service, key), None)
+            fields = {"service": service, "instance": self._id(service, key), "because": why}
+            log.info("instance_reinstated", **fields)
+            self._publish("reinstated", **fields)
+        self._tell(self.book.settle(time.monotonic()))
+
+    def _id(self, service: str, key: str) -> str:
+        member = self.book.member(service, key)
+        return key if member is None else member.instance.id
+
+    async def _pace(self) -> None:
+        """What happens because time passes: ejections end, newcomers get their weight."""
+        while True:
+            self._pace_changed.clear()
+            due = [at for at in (self.ejections.next_at, self.book.next_step) if at is not None]
+            wait = min(due) - time.monotonic() if due else None
+            try:
+                async with asyncio.timeout(None if wait is None else max(0.0, wait)):
+                    await self._pace_changed.wait()
+            except TimeoutError:
+                pass
+            now = time.monotonic()
+            over = self.ejections.step(now)
+            if over:
+                self._reinstate(over, "its time is over")
+            self._tell(self.book.step(now))
+
+    # ----------------------------------------------------------------------- the operator
+
+    def drain_instance(self, service: str, id_: str, on: bool) -> bool:
+        """No new requests for an instance, or again; False if nobody knows it. Holds for
+        whatever is registered under that id, until it is undone or this process ends."""
+        member = self.book.named(service, id_)
+        if member is None and not self.book.drained(service, id_):
+            return False
+        if on:
+            self.book.drain(service, id_)
+        else:
+            self.book.undrain(service, id_)
+        log.info("instance_drained" if on else "instance_undrained", service=service, instance=id_)
+        self._publish("drained" if on else "undrained", service=service, instance=id_)
+        self._tell(self.book.settle(time.monotonic()))
+        return True
 
     async def _accept_in_time(self) -> None:
         await asyncio.sleep(ACCEPT_ANYWAY)
@@ -219,6 +447,19 @@ class Supervisor:
             for worker in self.workers:
                 worker.tick()
             self._tell(self.book.expire(time.monotonic()))
+            over = self.ejections.step(time.monotonic())
+            if over:
+                self._reinstate(over, "its time is over")
+            for name in self.ejections.totals.keys() - self._shown():
+                del self.ejections.totals[name]
+
+    def _shown(self) -> set[tuple[str, str]]:
+        """Instances that were ejected once and are members, or will be back."""
+        return {
+            (service, key)
+            for service, key in self.ejections.totals
+            if self.ejections.is_out(service, key) or self.book.member(service, key) is not None
+        }
 
     # --------------------------------------------------------------------- the workers
 
@@ -257,6 +498,8 @@ class Supervisor:
                 }
             )
         self.board.clear_row(life.index)
+        if not life.draining:
+            self._publish("worker_died", worker=life.index, pid=life.pid)
         self._worker_changed.set()
 
     def totals(self) -> Totals:
@@ -298,3 +541,19 @@ class Supervisor:
                 await asyncio.wait_for(waiting, deadline - time.monotonic())
             except TimeoutError:
                 return
+
+
+def _well(instance: Instance) -> bool:
+    """By the registry's word, where checks begin."""
+    return instance.health in ("healthy", "draining")
+
+
+def build_check(settings: HealthCheckSettings) -> Check:
+    """The check that the settings ask for. ValueError when a parameter is wrong."""
+    parameters: dict[str, Any] = {"timeout": settings.timeout}
+    if settings.type == "http":
+        parameters |= {"path": settings.path, "expect": settings.expect}
+    elif settings.type == "exec":
+        parameters |= {"command": settings.command}
+    check: Check = catalog.load(catalog.CHECKS, settings.type)(**parameters)
+    return check

@@ -10,6 +10,7 @@ The dialogue (`model.ToWorker`, `model.FromWorker`):
       Accepting           ─▶                             once a complete set, or Accept, came
                           ◀─    Pools(2, changed, removed) …
       WorkerStats(0)      ─▶                             each second: also the sign of life
+      Suspect(instance)   ─▶                             it fails in live traffic
                           ◀─    Collect(n)
       WorkerStats(n)      ─▶
                           ◀─    Drain(grace)
@@ -46,6 +47,7 @@ from proxy.model import (
     Hello,
     Pools,
     PoolSnapshot,
+    Suspect,
     WorkerConfig,
     WorkerStats,
 )
@@ -160,6 +162,7 @@ class Incarnation:
         config: Callable[[], WorkerConfig],
         accept_anyway: Callable[[], bool],
         on_change: Callable[[], None],
+        on_suspect: Callable[[Suspect], None],
     ) -> None:
         self.index = index
         self.process = process
@@ -179,6 +182,7 @@ class Incarnation:
         self._config = config
         self._accept_anyway = accept_anyway
         self._on_change = on_change
+        self._on_suspect = on_suspect
         self._greeted = False
         self._sent = 0
         self._sent_complete = 0
@@ -255,11 +259,12 @@ class Incarnation:
         self.channel.send(Collect(number))
         return True
 
-    def drain(self, grace: float) -> None:
-        """Stop accepting, finish, exit. One that has not said hello has nothing to finish."""
+    def drain(self, grace: float, delay: float) -> None:
+        """Stop accepting after `delay`, finish, exit. One that has not said hello has nothing to
+        finish."""
         self.draining = True
         if self._greeted:
-            self.channel.send(Drain(grace))
+            self.channel.send(Drain(grace, delay))
         else:
             self.kill()
 
@@ -298,6 +303,9 @@ class Incarnation:
             case WorkerStats():
                 self.stats = message
                 self.answered = max(self.answered, message.number)
+            case Suspect():
+                self._on_suspect(message)
+                return
         self._on_change()
 
     def _on_closed(self, error: Exception | None) -> None:
@@ -322,10 +330,11 @@ class Worker:
         config: Callable[[], WorkerConfig],
         accept_anyway: Callable[[], bool],
         on_change: Callable[[], None],
+        on_suspect: Callable[[Suspect], None],
         on_exit: Callable[[Incarnation], None],
     ) -> None:
-        """`on_change` hears of each message, `on_exit` of each death before the replacement
-        starts."""
+        """`on_change` hears of each message but suspects, which go to `on_suspect`; `on_exit`
+        of each death before the replacement starts."""
         self.index = index
         self.current: Incarnation | None = None
         self.restarts = 0
@@ -335,6 +344,7 @@ class Worker:
         self._config = config
         self._accept_anyway = accept_anyway
         self._on_change = on_change
+        self._on_suspect = on_suspect
         self._on_exit = on_exit
         self._final = asyncio.Event()
 
@@ -372,7 +382,13 @@ class Worker:
             log.error("worker_not_started", worker=self.index, error=str(error))
             return
         life = Incarnation(
-            self.index, process, self._book, self._config, self._accept_anyway, self._on_change
+            self.index,
+            process,
+            self._book,
+            self._config,
+            self._accept_anyway,
+            self._on_change,
+            self._on_suspect,
         )
         try:
             await life.channel.open(ours)
@@ -380,7 +396,7 @@ class Worker:
             log.info("worker_started", worker=self.index, pid=process.pid)
             if self._final.is_set():
                 # It was not to be started any more, which nobody could know in time.
-                life.drain(0.0)
+                life.drain(0.0, 0.0)
             returncode = await process.wait()
         except BaseException:
             life.kill()
@@ -406,11 +422,11 @@ class Worker:
             life.silent_ticks = 0
             life.kill()
 
-    def drain(self, grace: float) -> None:
-        """Let it finish within `grace` seconds; it is not replaced."""
+    def drain(self, grace: float, delay: float) -> None:
+        """Let it finish within `grace` seconds after `delay`; it is not replaced."""
         self._final.set()
         if self.current is not None:
-            self.current.drain(grace)
+            self.current.drain(grace, delay)
 
     def kill(self) -> None:
         """End it at once; it is not replaced."""

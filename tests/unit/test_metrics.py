@@ -40,11 +40,21 @@ PROMISED = {
     "fairlead_registry_age_seconds": (),
     "fairlead_registry_resyncs_total": ("reason",),
     "fairlead_registry_invalid_records": (),
+    "fairlead_registry_source_active": ("source",),
+    "fairlead_registry_switches_total": (),
+    "fairlead_registry_held_instances": (),
+    "fairlead_registry_holds_total": (),
+    "fairlead_registry_snapshot_age_seconds": (),
     "fairlead_panic": ("service",),
     "fairlead_config_reloads_total": ("result",),
     "fairlead_workers": (),
 }
-NOT_COUNTED_YET = {"fairlead_ejections_total", "fairlead_config_reloads_total"}
+NOT_COUNTED_YET = {
+    "fairlead_ejections_total",
+    "fairlead_config_reloads_total",
+    "fairlead_registry_source_active",
+    "fairlead_registry_snapshot_age_seconds",
+}
 
 
 def instance(id_: str, **fields: Any) -> Instance:

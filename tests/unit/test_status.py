@@ -56,6 +56,8 @@ def test_a_service_lists_every_instance_with_status_and_reason() -> None:
             "inflight": 4,
             "requests": 9,
             "failures": 2,
+            "effective_weight": 2,
+            "held": False,
         },
         {
             "id": "b",
@@ -69,6 +71,8 @@ def test_a_service_lists_every_instance_with_status_and_reason() -> None:
             "inflight": 4,
             "requests": 0,
             "failures": 0,
+            "effective_weight": 1,
+            "held": False,
         },
     ]
     assert (document["total"], document["ready"], document["unhealthy"]) == (2, 1, 1)

@@ -1,0 +1,111 @@
+"""What happens, as it happens, for whoever listens: `GET /api/v1/events`.
+
+Every listener has a buffer of its own with a bound. One that does not read loses the oldest
+events, is told how many, and costs nobody else anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+BUFFER = 1000
+"""Events that wait for one listener: a roll-out of a thousand instances while its terminal is
+stopped. Some 200 bytes each."""
+
+MAX_LISTENERS = 32
+"""Dashboards and terminals of a team; more are a client that reconnects without closing."""
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One thing that happened."""
+
+    number: int
+    """Grows by one with each event since the start."""
+    kind: str
+    """`pools`, `ejected`, `reinstated`, `drained`, …; docs/behaviour.md lists them."""
+    time: float
+    """Seconds since 1970."""
+    fields: dict[str, Any]
+
+
+class TooManyListeners(Exception):
+    """There are `MAX_LISTENERS` already."""
+
+
+class Listener:
+    """Owns the events that one listener has not taken yet."""
+
+    def __init__(self, buffer: int) -> None:
+        self.lost = 0
+        """Events dropped since `take` was last called."""
+        self._waiting: deque[Event] = deque(maxlen=buffer)
+        self._news = asyncio.Event()
+
+    def put(self, event: Event) -> None:
+        if len(self._waiting) == self._waiting.maxlen:
+            self.lost += 1
+        self._waiting.append(event)
+        self._news.set()
+
+    def take(self) -> tuple[list[Event], int]:
+        """Everything that waits, oldest first, and how many were lost before it."""
+        events, lost = list(self._waiting), self.lost
+        self._waiting.clear()
+        self.lost = 0
+        self._news.clear()
+        return events, lost
+
+    async def wait(self, limit: float) -> bool:
+        """Until something waits, `limit` seconds at most. False when nothing does."""
+        try:
+            async with asyncio.timeout(limit):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+class Events:
+    """Owns the listeners and the number of the last event."""
+
+    def __init__(self, buffer: int = BUFFER, max_listeners: int = MAX_LISTENERS) -> None:
+        self._buffer = buffer
+        self._max = max_listeners
+        self._number = 0
+        self._listeners: set[Listener] = set()
+
+    def publish(self, kind: str, now: float, **fields: Any) -> None:
+        """Tell everybody. `now`: seconds since 1970."""
+        self._number += 1
+        if self._listeners:
+            event = Event(self._number, kind, now, fields)
+            for listener in self._listeners:
+                listener.put(event)
+
+    @contextmanager
+    def listen(self) -> Iterator[Listener]:
+        """A listener for events from now on. TooManyListeners."""
+        if len(self._listeners) >= self._max:
+            raise TooManyListeners
+        listener = Listener(self._buffer)
+        self._listeners.add(listener)
+        try:
+            yield listener
+        finally:
+            self._listeners.discard(listener)
+
+
+def encode(event: Event) -> bytes:
+    """As a server-sent event."""
+    data = {"time": event.time, **event.fields}
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (
+        event.number,
+        event.kind.encode(),
+        msgspec.json.encode(data),  # JSON has no line breaks, so it is one `data:` line
+    )

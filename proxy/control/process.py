@@ -117,14 +117,12 @@ async def _until_stopped(
         supervisor.stopping = True
         shutdown = settings.shutdown
         log.info("stopping", delay=shutdown.delay, grace=shutdown.grace)
-        await asyncio.wait([second], timeout=shutdown.delay)
-        if not second.done():
-            # The workers close theirs when they drain. A socket that stayed open here would
-            # go on taking connections that nobody accepts.
-            close_all(listening)
-            drained = asyncio.create_task(supervisor.drain(shutdown.grace))
-            tasks.append(drained)
-            await asyncio.wait([drained, second], return_when=asyncio.FIRST_COMPLETED)
+        # The workers close theirs when they have accepted the last. A socket that stayed open
+        # here would go on taking connections that nobody accepts.
+        close_all(listening)
+        drained = asyncio.create_task(supervisor.drain(shutdown.grace, shutdown.delay))
+        tasks.append(drained)
+        await asyncio.wait([drained, second], return_when=asyncio.FIRST_COMPLETED)
         if second.done():
             # Asked for twice, so what is in flight is cut on purpose: no failure.
             log.warning("stopped_at_once")

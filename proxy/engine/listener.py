@@ -36,6 +36,11 @@ READ_AHEAD = 64 * 1024
 """Bytes of pipelined requests kept while one is served. A client that sends more waits: the
 bound is on what it can make a worker hold, not on how many requests it may pipeline."""
 
+LAST_CALL = 1.0
+"""Seconds that an idle connection stays open when the worker stops. A request that crosses our
+close is lost to the client; so much later than the last answer that did not announce the close,
+few do."""
+
 _SHORT = 16 * 1024
 """Bytes that any client that reads at all has read within the linger time. After a longer
 answer it gets as long as a client that stalls."""
@@ -381,10 +386,11 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._wait(Phase.LINGER, timeouts.idle if long else timeouts.linger)
 
     def drain(self) -> None:
-        """The worker stops: an idle connection is closed, a busy one after its answer."""
+        """The worker stops: a busy connection is closed after its answer, an idle one soon, but
+        not at once: what it asks may be on its way already."""
         self._ending = True
-        if self.exchange is None and not self._buffer and self._phase is not Phase.LINGER:
-            self._close(linger=False)
+        if self.exchange is None and self._phase is Phase.IDLE and not self._buffer:
+            self._wait(Phase.IDLE, LAST_CALL)
 
     def abort(self) -> None:
         """The worker's patience is over."""

@@ -58,6 +58,8 @@ STATS_INTERVAL = 1.0
 ORPHAN_GRACE = 3.0
 """Seconds a worker outlives its control process to finish what is in flight; the promise to
 users is five."""
+LAST_ACCEPTS = 0.05
+"""Seconds in which a full backlog is accepted, many times over."""
 LOG_BURST = 50
 """Fault lines per second and worker. A broken instance under load would otherwise make the log
 the slowest part of the proxy; what is left out is counted and said."""
@@ -127,7 +129,7 @@ class Worker:
             self.pools.partial = True
             self._accept()
         elif isinstance(message, Drain):
-            self.drain(message.grace)
+            self.drain(message.grace, message.delay)
 
     def _configure(self, config: WorkerConfig) -> None:
         token = config.via_token.encode("ascii")
@@ -210,15 +212,16 @@ class Worker:
         """What new connections of a listener share; a reload may replace it."""
         return self._listeners[name]
 
-    def drain(self, grace: float) -> None:
-        """Stop accepting, answer what was asked, and exit within `grace` seconds."""
+    def drain(self, grace: float, delay: float = 0.0) -> None:
+        """Answer `Connection: close` at once, stop accepting after `delay` seconds, answer what
+        was asked, and exit within `grace` seconds after that."""
         if not self.draining:
             self.draining = True
-            self._draining = self.loop.create_task(self._drain(grace))
+            self._draining = self.loop.create_task(self._drain(grace, delay))
 
-    async def _drain(self, grace: float) -> None:
-        for server in self._servers:
-            server.close()
+    async def _drain(self, grace: float, delay: float) -> None:
+        await asyncio.sleep(delay)
+        await self._stop_accepting()
         for client in list(self.clients):
             client.drain()
         for tunnel in list(self.tunnels):
@@ -241,6 +244,17 @@ class Worker:
         await asyncio.sleep(0)
         self._channel.close()
         self.stopped.set()
+
+    async def _stop_accepting(self) -> None:
+        """Close the listening sockets without resetting those who wait in them: with a backlog
+        of nothing no more may join, and those who have are accepted before the end."""
+        if not self._servers:
+            return
+        for _, sock in self._sockets:
+            sock.listen(0)
+        await asyncio.sleep(LAST_ACCEPTS)
+        for server in self._servers:
+            server.close()
 
     def _on_orphaned(self, error: Exception | None) -> None:
         if not self.stopped.is_set():
@@ -323,9 +337,10 @@ async def _run(arguments: argparse.Namespace) -> None:
         sock.setblocking(False)
         sockets.append((name, sock))
     worker = Worker(loop, arguments.index, board, sockets, Random())
-    # Ctrl-C reaches the whole group: the control process decides what it means.
+    # Ctrl-C reaches the whole group, and systemd's SIGTERM the whole unit: it is for the control
+    # process to decide what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    loop.add_signal_handler(signal.SIGTERM, worker.drain, 30.0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     await worker.join(socket.socket(fileno=arguments.channel))
     await worker.stopped.wait()
 

@@ -4,6 +4,7 @@ cut. Used where the same bytes arrive in different pieces and must mean the same
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import h11
@@ -13,7 +14,9 @@ from tests.wiring import Peer, Wire, request
 REQUESTS = (
     request("GET /1?x", "Accept: */*"),
     request("POST /2", "Content-Length: 5", body=b"abcde"),
-    b"\r\n" + request("PUT /3", "Transfer-Encoding: chunked", body=b"3;e=1\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"),
+    b"\r\n"
+    + request("PUT /3", "Transfer-Encoding: chunked",
+              body=b"3;e=1\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"),
     request("HEAD /4"),
     request("DELETE /5", "Content-Length: 0"),
     request("GET /6", "Connection: close"),
@@ -21,7 +24,8 @@ REQUESTS = (
 ANSWERS = (
     b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nhi\r\n0\r\n",
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\n"
-    b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n1;x\r\n!\r\n0\r\nT: 1\r\n\r\n",
+    b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"2\r\nhi\r\n1;x\r\n!\r\n0\r\nT: 1\r\n\r\n",
     b"HTTP/1.1 204 No Content\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n",
     b"HTTP/1.1 500 \r\nContent-Length: 0\r\nX-Empty:\r\n\r\n",
@@ -39,7 +43,7 @@ def cut(stream: bytes, places: Iterable[int]) -> list[bytes]:
     """The stream in pieces, cut at these places."""
     places = sorted({place for place in places if 0 < place < len(stream)})
     edges = [0, *places, len(stream)]
-    return [stream[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [stream[a:b] for a, b in pairwise(edges)]
 
 
 class Instance:

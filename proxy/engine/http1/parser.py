@@ -198,7 +198,9 @@ class _FieldReader:
         parsed = self._lines.recall(line)
         if parsed is not None:
             return parsed
-        name, _, value = line.partition(b":")
+        name, colon, value = line.partition(b":")
+        if not colon:
+            raise ValueError("a field line without a colon")  # llhttp reads an empty value.
         kind = self._names.get(name)
         if kind is not None and not value.translate(None, _VALUE_BYTES):
             # A name that llhttp has accepted before, and a value that it would accept.

@@ -102,7 +102,18 @@ async def test_a_killed_worker_takes_along_only_what_it_held(
     origin: Origin, tmp_path: Path
 ) -> None:
     """Clients that open a connection for each request, under load, while one of two workers is
-    killed: what began after that succeeds, all of it."""
+    killed: what began after that succeeds, all of it, and so does what the other one holds."""
+    gate = Gate()
+
+    async def hold_or_echo(call: Call) -> None:
+        await (gate if call.tail == "hold" else echo)(call)
+
+    async def held(port: int) -> bool:
+        try:
+            return (await ask(port, "GET", "/hold")).status == 200
+        except (ConnectionError, Ended):
+            return False
+
     failed: list[float] = []
     served = 0
     over = False
@@ -119,14 +130,16 @@ async def test_a_killed_worker_takes_along_only_what_it_held(
                 assert (answer.status, answer.body) == (200, b"x")
                 served += 1
 
-    origin.script = echo
+    origin.script = hold_or_echo
     async with RunningProxy(config(origin, workers=2), tmp_path) as proxy:
         victim, other = await proxy.worker_pids()
         async with asyncio.TaskGroup() as group:
             for _ in range(16):
                 group.create_task(client(proxy.port))
+            holding = [group.create_task(held(proxy.port)) for _ in range(24)]
             try:
                 await eventually(lambda: served > 200, 10, "load")
+                assert not any(task.done() for task in holding)
                 os.kill(victim, signal.SIGKILL)
                 killed = time.monotonic()
 
@@ -136,12 +149,17 @@ async def test_a_killed_worker_takes_along_only_what_it_held(
 
                 await eventually(replaced, 5, "another worker")
                 started_in = time.monotonic() - killed
+                lost = sum(task.done() for task in holding)
                 before = served
                 await eventually(lambda: served > before + 400, 10, "load after the kill")
             finally:
                 over = True
+                gate.open()
         print(f"replaced in {started_in:.3f} s, {len(failed)} failed, {served} served")  # noqa: T201
         assert started_in < 1
+        # Of 24 connections either worker has some, but for one run in 8 million.
+        assert 0 < lost < 24
+        assert sum(task.result() for task in holding) == 24 - lost
         # No later than it takes a signal to end a process on another processor.
         assert [began for began in failed if began > killed + 0.02] == []
         assert len(failed) <= 16

@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from tests.e2e.origin import Call, Origin, Script, echo
 from tests.e2e.raw_http import Client, request
-from tests.e2e.running import RunningProxy, eventually
+from tests.e2e.running import RunningProxy, eventually, free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -319,8 +319,8 @@ async def test_a_client_that_does_not_read_cannot_pile_up_answers(site: Site) ->
         await call.reply(answer)
 
     site.origin.script = reply
-    count = 6000
-    with bounded_growth(site, "47 MiB of pipelined answers nobody reads"):
+    count = 4000
+    with bounded_growth(site, "31 MiB of pipelined answers nobody reads"):
         async with await Client.connect(site.port) as client:
             client.reader._transport.pause_reading()  # type: ignore[attr-defined]
             asking = asyncio.create_task(send_all(client, request("GET", "/") * count))
@@ -331,6 +331,52 @@ async def test_a_client_that_does_not_read_cannot_pile_up_answers(site: Site) ->
             for _ in range(count):
                 assert len((await client.answer()).body) == len(answer)
             await asking
+
+
+async def test_a_client_that_never_reads_the_end_is_cut(site: Site, tmp_path: Path) -> None:
+    """Its connection is over, and the last bytes fit into the proxy's buffer: they must not
+    stay there for ever."""
+    site.origin.script = download(32 * MIB, False)
+    listener = f"127.0.0.1:{free_port()}"
+    proxy = RunningProxy(
+        {
+            "listeners": [{"name": "web", "bind": listener, "timeouts": {"idle": "500ms"}}],
+            "services": {"files": {"instances": [site.origin.instance]}},
+            "routes": [{"path_prefix": "/", "service": "files"}],
+        },
+        tmp_path,
+    )
+
+    async def connections() -> int:
+        _, text = await proxy.get("/metrics")
+        [line] = [line for line in text.splitlines() if line.startswith("fairlead_client_conn")]
+        return int(float(line.split()[1]))
+
+    async with proxy:
+        port = int(listener.rpartition(":")[2])
+        for size in (32 * MIB, 0):
+            # The second: small answers, as many as the client's side holds, the last one closing.
+            async with await Client.connect(port) as client:
+                client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+                if size:
+                    await client.send(request("GET", "/"))
+                    await eventually(lambda: site.origin.calls, 5, "the call")
+                else:
+                    site.origin.script = echo_sized
+                    for _ in range(2000):
+                        client.writer.write(request("GET", "/"))
+                    client.writer.write(request("GET", "/", [("Connection", "close")]))
+                await eventually(connections, 5, "the connection")
+
+                async def gone() -> bool:
+                    return await connections() == 0
+
+                await eventually(gone, 8, "the connection's end")
+            site.origin.calls.clear()
+
+
+async def echo_sized(call: Call) -> None:
+    await call.reply(bytes(16 * 1024))
 
 
 async def send_all(client: Client, data: bytes) -> None:

@@ -463,7 +463,8 @@ class Exchange:
         )
         self._counters().answered(self.request.method, 101, self.worker.now() - self.began)
         # In this order: between the two the worker must not look quiet.
-        self.worker.on_tunnel_opened(self.tunnel)
+        assert self.node is not None
+        self.worker.on_tunnel_opened(self.tunnel, self.pool, self.node)
         self.client.hand_over()
         self.tunnel.start(from_client=self.client.take_buffered(), from_instance=early)
 

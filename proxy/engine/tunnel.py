@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 
 from proxy.engine.deadlines import Deadlines, Timed
 
@@ -45,7 +46,9 @@ class _End(asyncio.Protocol):
 class Tunnel(Timed):
     """Owns both transports until both are closed, then says so once."""
 
-    __slots__ = ("_client", "_closed", "_closing", "_deadlines", "_idle", "_instance", "_lost")
+    __slots__ = (
+        "_client", "_closed", "_closing", "_deadlines", "_idle", "_instance", "_lost", "leaving",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -66,6 +69,8 @@ class Tunnel(Timed):
         self._idle = idle
         self._closed = closed
         self._closing = False
+        self.leaving = False
+        """Its end is set, however busy it is."""
         self._lost = 0
 
     def start(self, *, from_client: bytes, from_instance: bytes) -> None:
@@ -83,7 +88,7 @@ class Tunnel(Timed):
 
     def touch(self) -> None:
         """Something went through."""
-        if self._idle and not self._closing:
+        if self._idle and not self._closing and not self.leaving:
             self._deadlines.arm(self, self._deadlines.now() + self._idle)
 
     def other(self, end: _End) -> _End:
@@ -113,10 +118,16 @@ class Tunnel(Timed):
             self.close()
 
     def stop_after(self, grace: float) -> None:
-        """The worker stops: the tunnel may go on for so many seconds."""
-        self._idle = 0.0
+        """The worker stops, or the instance leaves: the tunnel may go on for so many seconds."""
+        self.leaving = True
         if not self._closing:
             self._deadlines.arm(self, self._deadlines.now() + grace)
+
+    def stay(self) -> None:
+        """The instance does not leave after all."""
+        self.leaving = False
+        if not self._closing:
+            self._deadlines.arm(self, self._deadlines.now() + self._idle if self._idle else inf)
 
     def close(self) -> None:
         """Close both sides after what was written, which a side that does not read delays for

@@ -29,7 +29,7 @@ from proxy.engine.deadlines import Deadlines
 from proxy.engine.exchange import Exchange
 from proxy.engine.listener import ClientConnection, ListenerFacts
 from proxy.engine.load import Board, OtherRows
-from proxy.engine.pool import Pools, Shared
+from proxy.engine.pool import Node, Pool, Pools, Shared
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.routing import RouteTable
 from proxy.engine.telemetry import WorkerCounters
@@ -93,11 +93,12 @@ class Worker:
         )
         self.pools = Pools(self.counters, shared, others)
         self.clients: set[ClientConnection] = set()
-        self.tunnels: set[Tunnel] = set()
+        self.tunnels: dict[Tunnel, tuple[Pool, Node]] = {}
         self.stopped = asyncio.Event()
         """Set when the process may exit."""
         self._quiet = asyncio.Event()
         """Set when nothing is in flight while draining."""
+        self._rng = rng
         self._sockets = sockets
         self._servers: list[asyncio.Server] = []
         self._listeners: dict[str, ListenerFacts] = {}
@@ -148,10 +149,24 @@ class Worker:
         for service in message.removed:
             for node in self.pools.remove(service):
                 self.connector.close_idle(node)
+        if self.tunnels:
+            self._review_tunnels()
         self._channel.send(Applied(seq=message.seq))
         if message.complete:
             self.pools.partial = False
             self._accept()
+
+    def _review_tunnels(self) -> None:
+        """Pools changed: end tunnels to instances that leave, where the service wants that, some
+        sooner and some later, so that not all their clients come back at the same moment."""
+        for tunnel, (pool, node) in self.tunnels.items():
+            policy = pool.settings.drain
+            leaves = not node.present or node.status == "draining"
+            if leaves and policy.tunnels == "close":
+                if not tunnel.leaving:
+                    tunnel.stop_after(policy.close_after * self._rng.uniform(0.5, 1.5))
+            elif tunnel.leaving and not self.draining:
+                tunnel.stay()
 
     def _on_suspect(self, suspect: Suspect) -> None:
         _log.info(
@@ -277,14 +292,14 @@ class Worker:
             self.counters.client_connections -= 1
             self._note_quiet()
 
-    def on_tunnel_opened(self, tunnel: Tunnel) -> None:
+    def on_tunnel_opened(self, tunnel: Tunnel, pool: Pool, node: Node) -> None:
         """A connection and its upstream connection became a tunnel."""
-        self.tunnels.add(tunnel)
+        self.tunnels[tunnel] = (pool, node)
         self.counters.tunnels += 1
 
     def on_tunnel_closed(self, tunnel: Tunnel) -> None:
         """Both sides are gone."""
-        self.tunnels.discard(tunnel)
+        del self.tunnels[tunnel]
         self.counters.tunnels -= 1
         self._note_quiet()
 

@@ -823,19 +823,9 @@ services:
 routes: [{service: a}]
 --->
 proxy.yaml:3: services.a.health_check: is not available in this version; allowed: leave it out, or write off
-proxy.yaml:4: services.a.timeouts.queue: is not available in this version; allowed: leave it out
-proxy.yaml:5: services.a.retry.budget: is not available in this version; allowed: leave it out
-proxy.yaml:5: services.a.retry.methods: is not available in this version; allowed: leave it out
-proxy.yaml:5: services.a.retry.on: is not available in this version; allowed: leave it out
 proxy.yaml:6: services.a.ejection: is not available in this version; allowed: leave it out, or write off
-proxy.yaml:7: services.a.circuit_breaker: is not available in this version; allowed: leave it out, or write off
 proxy.yaml:8: services.a.panic_threshold: is not available in this version; allowed: leave it out, or write 0
 proxy.yaml:9: services.a.slow_start: is not available in this version; allowed: leave it out, or write 0s
-proxy.yaml:10: services.a.max_inflight: is not available in this version; allowed: leave it out, or write 0
-proxy.yaml:11: services.a.queue.size: is not available in this version; allowed: leave it out, or write 0
-proxy.yaml:12: services.a.rate_limit: is not available in this version; allowed: leave it out, or write off
-proxy.yaml:13: services.a.drain.close_after: is not available in this version; allowed: leave it out
-proxy.yaml:13: services.a.drain.tunnels: is not available in this version; allowed: leave it out, or write keep
 proxy.yaml:14: services.a.fallback_instances: is not available in this version; allowed: leave it out, or write []
 === not_built_defaults
 defaults: {max_inflight: 5}

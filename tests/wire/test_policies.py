@@ -8,6 +8,7 @@ import pytest
 
 from proxy.model import (
     BreakerSettings,
+    DrainSettings,
     QueueSettings,
     RateLimitSettings,
     RetrySettings,
@@ -382,3 +383,48 @@ class TestBreaker:
         instance.expect(forwarded("GET /x"))
         instance.send(OK)
         client.expect(OK_RELAYED)
+
+
+class TestTunnelsOfInstancesThatLeave:
+    SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
+
+    def tunnel(self, make: Any, drain: DrainSettings) -> tuple[Wire, Peer, Peer]:
+        wire = make("a", "b", settings=settings(drain=drain))
+        client = wire.client()
+        client.send(request("GET /", "Connection: Upgrade", "Upgrade: x"))
+        instance = wire.connected()
+        instance.take()
+        instance.send(self.SWITCH)
+        assert client.take().startswith(b"HTTP/1.1 101 ")
+        return wire, client, instance
+
+    def test_kept_by_default(self, make: Any) -> None:
+        wire, client, instance = self.tunnel(make, DrainSettings())
+        wire.serve("a", "b", **{instance.name: "draining"})
+        wire.advance(3000)
+        client.send(b"still")
+        instance.expect(b"still")
+
+    @pytest.mark.parametrize("gone", [False, True])
+    def test_closed_after_a_while(self, make: Any, gone: bool) -> None:
+        wire, client, instance = self.tunnel(make, DrainSettings(tunnels="close", close_after=100))
+        other = "b" if instance.name == "a" else "a"
+        if gone:
+            wire.serve(other)
+        else:
+            wire.serve("a", "b", **{instance.name: "draining"})
+        wire.advance(49)
+        client.send(b"still")
+        instance.expect(b"still")
+        wire.advance(102)
+        assert client.closed
+        assert instance.closed
+
+    def test_an_instance_that_stays_after_all_keeps_them(self, make: Any) -> None:
+        wire, client, instance = self.tunnel(make, DrainSettings(tunnels="close", close_after=100))
+        wire.serve("a", "b", **{instance.name: "draining"})
+        wire.advance(40)
+        wire.serve("a", "b")
+        wire.advance(1000)
+        client.send(b"still")
+        instance.expect(b"still")

@@ -1,0 +1,257 @@
+"""Targets, rewriting, framing, and the proxy's own answers: pure functions, by example."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from proxy import errors
+from proxy.engine.http1.messages import RequestHead
+from proxy.engine.http1.parser import parse_request, parse_response
+from proxy.engine.http1.replies import problem
+from proxy.engine.http1.rewrite import (
+    BY_CHUNKS,
+    BY_CLOSE,
+    BY_LENGTH,
+    NO_BODY,
+    ClientFacts,
+    offered_upgrade,
+    request_head,
+    response_framing,
+    response_head,
+)
+from proxy.engine.http1.target import refuse_encoded_separators, resolve
+from proxy.errors import BAD_REQUEST, BAD_TARGET, CONNECT_METHOD, Fault, Refused
+
+
+def get(
+    target: bytes, method: bytes = b"GET", host: bytes = b"h", more: bytes = b""
+) -> RequestHead:
+    raw = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (method, target, host, more)
+    return parse_request(raw, 128)
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query", "as_received"),
+    [
+        (b"/", "/", b"", True),
+        (b"/a/b?c=d", "/a/b", b"?c=d", True),
+        (b"/a?", "/a", b"?", True),
+        (b"/a?b?/../%zz", "/a", b"?b?/../%zz", True),
+        (b"//a//b/", "//a//b/", b"", True),
+        (b"/%41%7e", "/A~", b"", False),
+        (b"/%e2%82%ac", "/%E2%82%AC", b"", False),
+        (b"/%2F", "/%2F", b"", True),
+        (b"/%2f", "/%2F", b"", False),
+        (b"/a/./b", "/a/b", b"", False),
+        (b"/a/../b", "/b", b"", False),
+        (b"/a/..", "/", b"", False),
+        (b"/a/b/..", "/a/", b"", False),
+        (b"/a/b/.", "/a/b/", b"", False),
+        (b"/..", "/", b"", False),
+        (b"/../../../etc/passwd", "/etc/passwd", b"", False),
+        (b"/a/%2e%2e/b", "/b", b"", False),
+        (b"/a/%2E./b", "/b", b"", False),
+        (b"/a/.%2e/%2e/b", "/b", b"", False),
+        (b"/a/%252e%252e/b", "/a/%252e%252e/b", b"", True),
+        (b"/...", "/...", b"", True),
+        (b"/.well-known", "/.well-known", b"", True),
+        (b"/a..b/c", "/a..b/c", b"", True),
+        (b"http://h/a/../b?c", "/b", b"?c", False),
+        (b"http://h", "/", b"", False),
+        (b"http://h?q", "/", b"?q", False),
+        (b"HTTPS://H/x", "/x", b"", False),
+    ],
+)
+def test_targets(target: bytes, path: str, query: bytes, as_received: bool) -> None:
+    assert resolve(get(target)) == (path, query, as_received)
+    # What comes out is a fixed point: the instance resolves it to itself.
+    assert resolve(get(path.encode() + query)) == (path, query, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "host", "fault"),
+    [
+        (b"GET", b"/%", b"h", BAD_TARGET),
+        (b"GET", b"/%4", b"h", BAD_TARGET),
+        (b"GET", b"/%zz", b"h", BAD_TARGET),
+        (b"GET", b"/%00", b"h", BAD_TARGET),
+        (b"GET", b"/a\\b", b"h", BAD_TARGET),
+        (b"GET", b"/..\\..", b"h", BAD_TARGET),
+        (b"GET", b"a", b"h", BAD_REQUEST),
+        (b"GET", b"?a", b"h", BAD_REQUEST),
+        (b"GET", b"*", b"h", BAD_REQUEST),
+        (b"GET", b"ftp://h/", b"h", BAD_REQUEST),
+        (b"GET", b"http:///", b"h", BAD_REQUEST),
+        (b"GET", b"http://u@h/", b"h", BAD_REQUEST),
+        (b"GET", b"http://other/", b"h", BAD_REQUEST),
+        (b"GET", b"http://h:80/", b"h", BAD_REQUEST),
+        (b"GET", b"http:/h/", b"h", BAD_REQUEST),
+        (b"CONNECT", b"h:443", b"h:443", CONNECT_METHOD),
+        (b"CONNECT", b"/", b"h", CONNECT_METHOD),
+    ],
+)
+def test_refused_targets(method: bytes, target: bytes, host: bytes, fault: Fault) -> None:
+    with pytest.raises(Refused) as refused:
+        resolve(get(target, method, host))
+    assert refused.value.fault is fault
+
+
+def test_options_about_the_server_as_a_whole() -> None:
+    assert resolve(get(b"*", b"OPTIONS")) == ("/", b"", True)
+
+
+@pytest.mark.parametrize("path", ["/a%2Fb", "/a%5cb", "/%2f", "/a%5C"])
+def test_encoded_separators(path: str) -> None:
+    with pytest.raises(Refused):
+        refuse_encoded_separators(path)
+
+
+def test_other_encodings_are_no_separators() -> None:
+    refuse_encoded_separators("/a%252Fb%20%2E")
+
+
+@pytest.mark.parametrize(
+    ("more", "minor", "offered"),
+    [
+        (b"Connection: Upgrade\r\nUpgrade: websocket\r\n", 1, b"websocket"),
+        (b"Connection: Upgrade\r\nUpgrade: websocket\r\n", 0, None),
+        (b"Upgrade: websocket\r\n", 1, None),
+        (b"Connection: upgrade\r\nUpgrade: H2C , a,, HTTP/2.0, tls/1.2, b\r\n", 1, b"a, b"),
+        (b"Connection: upgrade\r\nUpgrade: h2c\r\n", 1, None),
+        (b"Connection: upgrade\r\nUpgrade:\r\n", 1, None),
+        (b"Connection: upgrade\r\nUpgrade: a\r\nContent-Length: 1\r\n", 1, None),
+        (b"Connection: upgrade\r\nUpgrade: a\r\nContent-Length: 0\r\n", 1, b"a"),
+    ],
+)
+def test_offered_upgrades(more: bytes, minor: int, offered: bytes | None) -> None:
+    raw = b"GET / HTTP/1.%d\r\nHost: h\r\n%b\r\n" % (minor, more)
+    assert offered_upgrade(parse_request(raw, 128)) == offered
+
+
+def test_the_memory_of_a_clients_facts_follows_what_it_depends_on() -> None:
+    """Each combination twice, in both orders, against facts that remember nothing."""
+    requests = [
+        get(b"/", host=host, more=more)
+        for host in (b"a", b"b")
+        for more in (b"", b"X: 1\r\n", b"X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: s\r\n")
+    ]
+    for trusted in (False, True):
+        memory = ClientFacts("10.0.0.9", 80, trusted, b"Via: 1.1 x\r\n")
+        cases = [(request, set_host) for request in requests for set_host in (None, "in", "out")]
+        for request, set_host in (*cases, *reversed(cases), *cases[::2]):
+            fresh = ClientFacts("10.0.0.9", 80, trusted, b"Via: 1.1 x\r\n")
+            assert memory.tail(request.fields, set_host) == fresh.tail(request.fields, set_host)
+
+
+def test_clients_that_share_a_block_do_not_share_an_address() -> None:
+    heads = set()
+    for address in ("10.0.0.1", "10.0.0.2"):
+        facts = ClientFacts(address, 80, False, b"")
+        heads.add(request_head(get(b"/"), b"/", None, b"id", None, facts))
+    assert len(heads) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "minor", "answer", "framing"),
+    [
+        (b"GET", 1, b"200 OK\r\nContent-Length: 3\r\n", BY_LENGTH),
+        (b"GET", 1, b"200 OK\r\nTransfer-Encoding: chunked\r\n", BY_CHUNKS),
+        (b"GET", 1, b"200 OK\r\n", BY_CHUNKS),
+        (b"GET", 0, b"200 OK\r\n", BY_CLOSE),
+        (b"GET", 0, b"200 OK\r\nTransfer-Encoding: chunked\r\n", BY_CLOSE),
+        (b"GET", 0, b"200 OK\r\nContent-Length: 3\r\n", BY_LENGTH),
+        (b"HEAD", 1, b"200 OK\r\nContent-Length: 3\r\n", NO_BODY),
+        (b"GET", 1, b"204 No\r\n", NO_BODY),
+        (b"GET", 1, b"304 No\r\nContent-Length: 3\r\n", NO_BODY),
+        (b"POST", 1, b"205 Reset\r\nContent-Length: 0\r\n", BY_LENGTH),
+    ],
+)
+@pytest.mark.parametrize("keep_alive", [True, False])
+def test_framing_of_answers(
+    method: bytes, minor: int, answer: bytes, framing: int, keep_alive: bool
+) -> None:
+    response = parse_response(b"HTTP/1.1 " + answer + b"\r\n")
+    assert response_framing(response, method, minor) == framing
+    raw = response_head(response, framing, minor, keep_alive)
+    parsed = parse_response(raw)  # What we write, we accept.
+    assert parsed.fields.chunked == (framing == BY_CHUNKS)
+    assert (b"Connection: close" in raw) == (not keep_alive)
+    assert (b"Connection: keep-alive" in raw) == (keep_alive and minor == 0)
+    assert raw.endswith(b"Via: 1.1 fairlead\r\n\r\n")
+    if framing == BY_LENGTH:
+        assert parsed.fields.length == response.fields.length
+    if framing in (BY_CHUNKS, BY_CLOSE):
+        assert parsed.fields.length is None
+
+
+ALL_FAULTS = [value for value in vars(errors).values() if isinstance(value, Fault)]
+
+
+@pytest.mark.parametrize("fault", ALL_FAULTS, ids=lambda fault: fault.title)
+def test_a_reply_for_every_fault(fault: Fault) -> None:
+    raw = problem(
+        fault, 'why "quoted" é', request_id="r\xff", head_only=False, client_minor=1,
+        keep_alive=not fault.closes,
+    )  # fmt: skip
+    head, _, body = raw.partition(b"\r\n\r\n")
+    response = parse_response(head + b"\r\n\r\n")
+    assert response.status == fault.status
+    assert response.fields.length == len(body)
+    assert response.fields.get(b"content-type") == b"application/problem+json"
+    assert response.fields.get(b"proxy-status") == b"fairlead; error=" + fault.error.encode()
+    assert response.fields.keeps_alive[1] is not fault.closes
+    document = json.loads(body)
+    assert document["status"] == fault.status
+    assert document["error"] == fault.error
+    assert document["detail"] == 'why "quoted" é'
+    if fault.status in (429, 503):
+        assert int(response.fields.get(b"retry-after") or b"0") > 0
+    for_head = problem(fault, "x", request_id="r", head_only=True, client_minor=0, keep_alive=True)
+    assert for_head.endswith(b"\r\n\r\n")
+    assert b"\r\nConnection: keep-alive\r\n" in for_head
+
+
+def test_the_fault_table_says_what_is_promised() -> None:
+    promised = {
+        "NO_ROUTE": (404, "destination_not_found"),
+        "UNKNOWN_SERVICE": (404, "destination_not_found"),
+        "NO_INSTANCE": (503, "destination_unavailable"),
+        "CONNECT_REFUSED": (502, "connection_refused"),
+        "CONNECT_TIMEOUT": (504, "connection_timeout"),
+        "TERMINATED": (502, "connection_terminated"),
+        "CLOSED_AT_ONCE": (502, "connection_terminated"),
+        "TRUNCATED": (502, "http_response_incomplete"),
+        "FIRST_BYTE_TIMEOUT": (504, "http_response_timeout"),
+        "BODY_GAP_TIMEOUT": (504, "http_response_timeout"),
+        "TOTAL_TIMEOUT": (504, "http_response_timeout"),
+        "BAD_ANSWER": (502, "http_protocol_error"),
+        "BAD_REQUEST": (400, "http_request_error"),
+        "HEAD_TOO_LARGE": (431, "http_request_error"),
+        "TARGET_TOO_LONG": (414, "http_request_error"),
+        "BODY_TOO_LARGE": (413, "http_request_error"),
+        "HEAD_TIMEOUT": (408, "http_request_error"),
+        "BODY_TIMEOUT": (408, "http_request_error"),
+        "LOOP": (502, "proxy_loop_detected"),
+    }
+    for name, (status, error) in promised.items():
+        fault = getattr(errors, name)
+        assert (fault.status, fault.error) == (status, error), name
+
+
+def test_laws_of_the_fault_table() -> None:
+    for fault in ALL_FAULTS:
+        assert fault.error == fault.error.lower().replace(" ", "_")
+        if fault.side is errors.Side.CLIENT:
+            assert 400 <= fault.status < 500 or fault.status in (501, 505), fault
+            assert fault.replay is errors.Replay.NEVER, fault
+        else:
+            assert fault.status >= 500 or fault.status == 429, fault
+        if fault.replay is errors.Replay.ALWAYS:
+            # Not a byte was sent, so the word is about connecting.
+            assert "connect" in fault.error or fault.error in (
+                "destination_ip_unroutable", "dns_error",
+            ), fault  # fmt: skip
+        if fault.status in (408, 413, 414, 431):
+            assert fault.closes, fault

@@ -827,11 +827,6 @@ proxy.yaml:6: services.a.ejection: is not available in this version; allowed: le
 proxy.yaml:8: services.a.panic_threshold: is not available in this version; allowed: leave it out, or write 0
 proxy.yaml:9: services.a.slow_start: is not available in this version; allowed: leave it out, or write 0s
 proxy.yaml:14: services.a.fallback_instances: is not available in this version; allowed: leave it out, or write []
-=== not_built_defaults
-defaults: {max_inflight: 5}
-routes: [{service: a}]
---->
-proxy.yaml:1: defaults.max_inflight: is not available in this version; allowed: leave it out, or write 0
 === not_built_and_malformed
 services: {a: {ejection: {base: 3}}}
 routes: [{service: a}]

@@ -1,0 +1,147 @@
+"""One record's place in the registry: what is wanted, what is known, what to write. Pure.
+
+Each write is guarded by the revision last seen, so a write of somebody else is never undone
+unseen: the guard fails, the key is read in the same transaction, and the decision is made anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from proxy.register.record import Health, Record, is_readable, with_health
+from proxy.registry.etcd_wire import KeyValue
+
+DRAINING = "draining"
+
+
+class Write(msgspec.Struct, frozen=True):
+    """Write `value` (None: delete the key) if the key is still at `revision` (0: absent)."""
+
+    value: bytes | None
+    revision: int
+    health: Health | None
+    """The statement that the value carries, if it carries a new one."""
+
+
+class Entry:
+    """Owns what is wanted of one key and what was last seen there.
+
+    * `joined`: it has been registered in this life. From then on a key under somebody else's
+      lease is a newer process with the same id, and it wins; before, it is an older one, which
+      loses.
+    * `taken`: somebody else has the key now.
+    * `leaving`: the key is to go.
+    """
+
+    __slots__ = (
+        *("_known", "draining", "health", "joined", "key", "leaving", "present"),
+        *("record", "revision", "settled", "taken", "value"),
+    )
+
+    def __init__(self, key: bytes, record: Record, value: bytes) -> None:
+        self.key = key
+        self.record = record
+        self.value = value
+        """What the key holds, or is to hold when it is missing."""
+        self.revision = 0
+        self.health: Health | None = None
+        """A statement that is not written yet; the latest one only."""
+        self.settled = False
+        """Nothing is to be done, as far as known."""
+        self.present = False
+        """The key is there under our lease, as far as known."""
+        self.joined = False
+        self.draining = False
+        self.taken = False
+        self.leaving = False
+
+    # ------------------------------------------------------------------- what is wanted
+
+    def report(self, health: Health) -> bool:
+        """State health. False when it changes nothing that is wanted: once draining, always
+        draining, so that a good check does not call an instance back that is about to go."""
+        if self.leaving or (self.draining and health.status != DRAINING):
+            return False
+        if health.status is None and self.health is not None:
+            # Seen again, and the statement before has not even been written.
+            health = Health(self.health.status, self.health.message, health.at)
+        self.draining = self.draining or health.status == DRAINING
+        self.health = health
+        self.settled = False
+        return True
+
+    def replace(self, record: Record, value: bytes) -> None:
+        """State the whole record anew, as if it had never been registered: what others wrote
+        into it goes, and who has the key loses it."""
+        self.record = record
+        self.value = value
+        self.health = None
+        self.draining = False
+        self.joined = False
+        self.taken = False
+        self.settled = False
+
+    def leave(self) -> None:
+        """The key is to go. Even one that was never seen: a write without an answer may have
+        landed."""
+        self.leaving = True
+        self.settled = False
+
+    # -------------------------------------------------------------------- what is known
+
+    def lost_lease(self) -> None:
+        """etcd deletes the keys of a lease that ends; what is left is found by the guard."""
+        self.revision = 0
+        self.present = False
+        self.settled = self.leaving
+        self.taken = False
+
+    def found(self, seen: KeyValue | None, was_ours: Callable[[int], bool]) -> None:
+        """What a read of the key gave; None: there is no such key."""
+        self.taken = False
+        self.present = False
+        self.settled = False
+        if seen is None:
+            self.revision = 0
+            self.settled = self.leaving
+            return
+        self.revision = seen.mod_revision
+        by_hand = seen.lease == 0 and self.joined
+        if was_ours(seen.lease) or by_hand:
+            if self.joined and is_readable(seen.value):
+                self.value = seen.value  # somebody's edit of our record stays
+        elif self.joined or self.leaving:
+            self.taken = True
+            self.settled = True
+
+    # ---------------------------------------------------------------------- what to write
+
+    def plan(self) -> Write:
+        """What would settle the entry now."""
+        if self.leaving:
+            return Write(None, self.revision, None)
+        value = self.value
+        if self.health is not None:
+            value = with_health(value, self.health) or value
+        return Write(value, self.revision, self.health)
+
+    def wrote(self, write: Write, revision: int) -> bool:
+        """The guarded write was done, at `revision`. True when the entry joined by it: for the
+        first time, or after it had been missing."""
+        if write.value is None:
+            self.revision = 0
+            self.present = False
+            self.settled = True
+            return False
+        again = not self.present
+        self.value = write.value
+        self.revision = revision
+        self.present = True
+        self.joined = True
+        self.taken = False
+        if self.health is write.health:
+            self.health = None
+            self.settled = not self.leaving
+        return again

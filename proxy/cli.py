@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,7 +20,7 @@ import proxy
 if TYPE_CHECKING:
     from proxy.admin_client import AdminClient
     from proxy.config import ConfigError
-    from proxy.model import Settings
+    from proxy.model import RegistrySettings, Settings
 
 DEFAULT_FILE = "proxy.yaml"
 
@@ -117,6 +118,166 @@ def _complain(error: ConfigError, to_errors: bool = True) -> NoReturn:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+# --------------------------------------------------------------------- the service's side
+
+
+class _Duration(click.ParamType[float]):
+    """`250ms`, `3s`, `2m`: as in the configuration file. Seconds as a float."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        from proxy.config_schema import parse_duration
+
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a duration such as 250ms, 3s, 2m or 1h", param, ctx)
+
+
+_DURATION = _Duration()
+
+
+def _metadata(_ctx: Any, _param: Any, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = [value.partition("=") for value in values]
+    for name, equals, _ in pairs:
+        if not (name and equals):
+            raise click.BadParameter(f"{name!r} is not of the form K=V")
+    return {name: value for name, _, value in pairs}
+
+
+@main.command()
+@click.option("--service", required=True, metavar="S", help="Name of the service.")
+@click.option("--port", required=True, type=click.IntRange(1, 65535), metavar="P", help="Its port.")
+@click.option(
+    "--address", default="", metavar="A", help="Its address  [default: ours on the way to etcd]."
+)
+@click.option("--id", "id_", default="", metavar="I", help="Its id  [default: HOSTNAME-PORT].")
+@click.option("--version", "version_", default="", metavar="V", help="Its version.")
+@click.option("--weight", type=click.IntRange(0), default=1, metavar="N", help="0 = drained.")
+@click.option("--meta", multiple=True, callback=_metadata, metavar="K=V", help="Metadata.")
+@click.option("--ttl", type=_DURATION, default="10s", show_default=True, help="Life of the lease.")
+@click.option(
+    "--check",
+    metavar="CHECK",
+    help="http://HOST:PORT/PATH, tcp://HOST:PORT or exec:COMMAND. Served only while it is good;"
+    " without one, at once.",
+)
+@click.option("--interval", type=_DURATION, default="5s", show_default=True, help="Of the check.")
+@click.option("--timeout", type=_DURATION, default="1s", show_default=True, help="Of the check.")
+@click.option(
+    "--fall", type=click.IntRange(1), default=3, show_default=True, help="Bad checks to go out."
+)
+@click.option(
+    "--rise", type=click.IntRange(1), default=2, show_default=True, help="Good checks to come back."
+)
+@click.option(
+    "--drain-wait",
+    type=_DURATION,
+    default="3s",
+    show_default=True,
+    help="At a stop: between marking it as draining and deregistering it.",
+)
+@click.option(
+    "--stop-timeout",
+    type=_DURATION,
+    default="10s",
+    show_default=True,
+    help="At a stop: between SIGTERM and SIGKILL for COMMAND.",
+)
+@click.option(
+    "-c",
+    "--config",
+    "file",
+    metavar="FILE",
+    help="Take etcd from this file's registry section  [default: proxy.yaml, if there is one].",
+)
+@click.option("--endpoints", metavar="URL,…", help="etcd, instead of a file's.")
+@click.option(
+    "--prefix", metavar="KEY", help="Where records are  [default: the file's, /services/]."
+)
+@click.option("--username", metavar="NAME", help="etcd user.")
+@click.option("--password", envvar="ETCD_PASSWORD", help="Its password; better in $ETCD_PASSWORD.")
+@click.option("--ca", metavar="PEM", help="Authority of etcd's certificate.")
+@click.option("--cert", metavar="PEM", help="Client certificate for etcd.")
+@click.option("--key", metavar="PEM", help="Its key.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def register(**given: Any) -> None:
+    """Register an instance, keep it registered, report its health, deregister it at the end.
+
+    With COMMAND (after --) run it as a child: signals go to it, and its exit code is ours. On
+    SIGTERM the instance is marked draining, then deregistered, and then COMMAND is stopped.
+    """
+    from proxy.register import init
+
+    code = init.split_if_first()
+    if code is None:
+        code = _registered(given)
+    raise SystemExit(code)
+
+
+def _registered(given: dict[str, Any]) -> int:
+    """What `register` does, in a process that is not the first one."""
+    from proxy import log
+    from proxy.register import sidecar
+    from proxy.register.record import Record
+
+    default = {log.FORMAT_VARIABLE: "console" if sys.stderr.isatty() else "json"}
+    log.set_up(log.from_environment({**default, **os.environ}))
+    try:
+        settings = sidecar.SidecarSettings(
+            record=Record(
+                service=given["service"],
+                port=given["port"],
+                address=given["address"],
+                id=given["id_"],
+                version=given["version_"],
+                weight=given["weight"],
+                metadata=given["meta"],
+            ),
+            registry=_registry(given),
+            ttl=given["ttl"],
+            check=given["check"],
+            interval=given["interval"],
+            timeout=given["timeout"],
+            fall=given["fall"],
+            rise=given["rise"],
+            drain_wait=given["drain_wait"],
+            stop_timeout=given["stop_timeout"],
+            command=given["command"],
+        )
+        return sidecar.run(settings)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _registry(given: dict[str, Any]) -> RegistrySettings:
+    """etcd as the options say, else as the file does, else on this machine."""
+    import msgspec
+
+    from proxy.model import RegistrySettings, RegistryTls
+
+    registry = RegistrySettings(type="etcd", endpoints=("http://127.0.0.1:2379",))
+    file = given["file"]
+    if given["endpoints"] is not None:
+        urls = tuple(url.strip() for url in given["endpoints"].split(",") if url.strip())
+        registry = RegistrySettings(type="etcd", endpoints=urls)
+    elif file is not None or Path(DEFAULT_FILE).exists():
+        from_file = _load(file or DEFAULT_FILE).registry
+        if from_file.type == "etcd":
+            registry = from_file
+        elif file is not None:
+            raise ValueError(f"{file}: registry.type: {from_file.type!r}; register needs 'etcd'")
+    changes: dict[str, Any] = {
+        name: given[name] for name in ("prefix", "username", "password") if given[name] is not None
+    }
+    if given["ca"] or given["cert"] or given["key"]:
+        changes["tls"] = RegistryTls(ca=given["ca"], cert=given["cert"], key=given["key"])
+    return msgspec.structs.replace(registry, **changes)
 
 
 # ------------------------------------------------------------------- asking a running proxy

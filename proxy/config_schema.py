@@ -582,6 +582,7 @@ class ListenerLimits(Section):
     fields: Annotated[int, integer(1, 10_000)] = _LIMITS.fields
     target: Annotated[int, size(64, 1024 * 1024)] = _LIMITS.target
     body: Annotated[int, size(0, 2**50, "0 = no limit")] = _LIMITS.body
+    connections: Annotated[int, integer(0, 10_000_000, "0 = no limit")] = _LIMITS.connections
 
 
 class ListenerTimeouts(Section):

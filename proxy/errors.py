@@ -98,6 +98,10 @@ TRUNCATED: Final = Fault(
     Replay.IF_SAFE,
 )
 
+NO_DESCRIPTOR: Final = Fault(
+    "connection_limit_reached", 503, _P, "The proxy has no room for another connection"
+)
+
 # From the client.
 BAD_REQUEST: Final = Fault("http_request_error", 400, _C, "Malformed request", closes=True)
 BAD_TARGET: Final = Fault("http_request_error", 400, _C, "Refused request target")

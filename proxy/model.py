@@ -40,6 +40,17 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.id}@{self.address}:{self.port}"
 
 
+class Departure(msgspec.Struct, frozen=True, kw_only=True):
+    """One registration that ended."""
+
+    service: str
+    id: str
+    health: str = "healthy"
+    """The last statement; one that was draining had announced that it goes."""
+    lease: int = 0
+    """What it hung on, which may have ended as well; 0 = nothing, so it was deleted."""
+
+
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
     """Who is registered, whole, at one revision. Providers yield these, never deltas.
 
@@ -49,6 +60,8 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
 
     services: Mapping[str, tuple[Instance, ...]]
     revision: int = 0
+    departures: tuple[Departure, ...] = ()
+    """What ended since the provider's previous membership, as far as it can tell how."""
 
 
 class InvalidRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -293,6 +306,8 @@ class ListenerLimits(msgspec.Struct, frozen=True, kw_only=True):
     target: int = 8 * 1024
     body: int = 0
     """0 = no limit."""
+    connections: int = 0
+    """Open at the same time, in all workers together; 0 = as many as there are descriptors."""
 
 
 class ListenerTimeouts(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ import asyncio
 import re
 from enum import Enum
 from ipaddress import ip_address, ip_network
-from math import inf
+from math import ceil, inf
 from typing import TYPE_CHECKING, cast
 
 from proxy.engine.deadlines import Timed
@@ -66,11 +66,15 @@ class Phase(Enum):
 class ListenerFacts:
     """What all connections of one listener share. Built once per configuration."""
 
-    def __init__(self, settings: ListenerSettings, via: bytes) -> None:
+    def __init__(self, settings: ListenerSettings, via: bytes, workers: int) -> None:
         self.settings = settings
         self.limits = settings.limits
         self.timeouts = settings.timeouts
         self.via = via
+        self.room = ceil(settings.limits.connections / workers) or inf
+        """Connections that this worker may have open on the listener. The kernel spreads them
+        evenly, so each worker keeps its share of the limit."""
+        self.open = 0
         self._trusted = tuple(ip_network(text, strict=False) for text in settings.trusted_proxies)
 
     def client(self, transport: asyncio.Transport) -> ClientFacts:
@@ -132,9 +136,13 @@ class ClientConnection(asyncio.Protocol, Timed):
         self.facts = self._listener.client(self.transport)
         # A connection that never says anything is as slow as one that dribbles.
         self._wait(Phase.IDLE, self._listener.timeouts.head)
+        self._listener.open += 1
+        if self._listener.open > self._listener.room:
+            self.worker.shed(self, f"the listener has its {self._listener.limits.connections}")
         self.worker.on_client_connected(self)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._listener.open -= 1
         self.worker.deadlines.forget(self)
         self.worker.on_client_lost(self)
         exchange = self.exchange
@@ -331,6 +339,7 @@ class ClientConnection(asyncio.Protocol, Timed):
 
     def hand_over(self) -> None:
         """The connection has become a tunnel, which owns the transport from here on."""
+        self._listener.open -= 1
         self.worker.deadlines.forget(self)
         self.worker.on_client_lost(self)
 

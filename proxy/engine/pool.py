@@ -108,6 +108,8 @@ class Pool:
         self.generation = -1
         self.nodes: dict[str, Node] = {}
         self._departed: dict[str, Node] = {}
+        self.left_slots: list[int] = []
+        """Columns that the latest snapshot's nodes are no longer in."""
         self._shared = shared
         self._suspect = shared.suspect
         self._row = shared.row
@@ -122,6 +124,7 @@ class Pool:
         known = self.nodes
         nodes: dict[str, Node] = {}
         leaving: list[Node] = []
+        self.left_slots = []
         for spec in snapshot.nodes:
             node = known.pop(spec.key, None) or self._departed.pop(spec.key, None) or Node(spec)
             self._move(node, spec.slot)
@@ -140,6 +143,7 @@ class Pool:
             node.present = False
             node.usable = False
             leaving.append(node)
+            self.left_slots.append(node.slot)
             self._departed[key] = node
         for key in [k for k, node in self._departed.items() if node.in_flight == 0]:
             del self._departed[key]
@@ -233,6 +237,8 @@ class Pool:
         """The counts of every node that is a member or still has requests in flight."""
         for nodes in (self.nodes, self._departed):
             for node in nodes.values():
+                if not node.present and not node.in_flight:
+                    continue  # Gone for good; the next snapshot forgets it.
                 yield NodeStats(self.service, node.key, node.picks, dict(node.outcomes))
 
     def _build_balancer(self, nodes: list[Node]) -> Balancer:
@@ -254,6 +260,7 @@ class Pool:
     def _move(self, node: Node, slot: int) -> None:
         """A node's column on the board changed: take our own count along."""
         if slot != node.slot:
+            self.left_slots.append(node.slot)
             self._row[node.slot] -= node.in_flight
             self._row[slot] += node.in_flight
             node.slot = slot
@@ -294,9 +301,12 @@ class Pools:
         """Swap in one service's snapshot. Returns the nodes whose idle connections must go."""
         pool = self._pool(snapshot.service)
         leaving = pool.apply(snapshot)
-        for node in leaving:
-            if not node.present:
-                self._by_slot.pop(node.slot, None)
+        for slot in pool.left_slots:
+            # A column may have gone to another service's instance already: snapshots of
+            # different services come in any order.
+            entry = self._by_slot.get(slot)
+            if entry is not None and not (entry[1].present and entry[1].slot == slot):
+                del self._by_slot[slot]
         for node in pool.nodes.values():
             if node.slot and self._by_slot.get(node.slot, (None, None))[1] is not node:
                 self._by_slot[node.slot] = (pool, node)

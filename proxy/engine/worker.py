@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import gc
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -35,8 +36,9 @@ from proxy.engine.routing import RouteTable
 from proxy.engine.telemetry import WorkerCounters
 from proxy.engine.tunnel import Tunnel
 from proxy.engine.upstream.connector import Connector
-from proxy.errors import Fault, Side
+from proxy.errors import NO_DESCRIPTOR, Fault, Side
 from proxy.model import (
+    UNROUTED,
     Accept,
     Accepting,
     Applied,
@@ -58,6 +60,8 @@ STATS_INTERVAL = 1.0
 ORPHAN_GRACE = 3.0
 """Seconds a worker outlives its control process to finish what is in flight; the promise to
 users is five."""
+RESERVED = 64
+"""Descriptors kept for what is not a connection: sockets, log, registry, and some to spare."""
 LAST_ACCEPTS = 0.05
 """Seconds in which a full backlog is accepted, many times over."""
 LOG_BURST = 50
@@ -99,6 +103,10 @@ class Worker:
         self._quiet = asyncio.Event()
         """Set when nothing is in flight while draining."""
         self._rng = rng
+        self._workers = board.workers
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.descriptors = soft - RESERVED
+        """Connections, of clients and to instances, that this process may have open."""
         self._sockets = sockets
         self._servers: list[asyncio.Server] = []
         self._listeners: dict[str, ListenerFacts] = {}
@@ -137,7 +145,8 @@ class Worker:
         self.via_token = b"fairlead (%b)" % token
         via = b"Via: 1.1 %b\r\n" % self.via_token
         self._listeners = {
-            settings.name: ListenerFacts(settings, via) for settings in config.listeners
+            settings.name: ListenerFacts(settings, via, self._workers)
+            for settings in config.listeners
         }
         self.pools.configure(config.defaults, config.services)
         self.routes = RouteTable(config.routes)
@@ -282,8 +291,18 @@ class Worker:
         """A connection was accepted."""
         self.clients.add(client)
         self.counters.client_connections += 1
+        if len(self.clients) + self.connector.open + 2 * len(self.tunnels) > self.descriptors:
+            self.shed(client, "the process has as many open as it may")
         if self.draining:
             client.drain()
+
+    def shed(self, client: ClientConnection, detail: str) -> None:
+        """One connection too many: close it, so that those that are served can go on. Closing
+        one that has asked nothing costs its client a retry; running out of descriptors in the
+        middle of a request would cost it the request."""
+        self.counters.service(UNROUTED).failed(NO_DESCRIPTOR.error)
+        self.log_refusal(NO_DESCRIPTOR, f"connection closed: {detail}", client)
+        client.abort()
 
     def on_client_lost(self, client: ClientConnection) -> None:
         """A connection is closed, or has become a tunnel."""

@@ -23,6 +23,7 @@ from proxy.errors import (
 if TYPE_CHECKING:
     from proxy.engine.exchange import Exchange
     from proxy.engine.pool import Node
+    from proxy.engine.upstream.connector import Connector
     from proxy.model import ServiceSettings
 
 MAX_HEAD = 64 * 1024
@@ -33,17 +34,20 @@ class UpstreamConnection(asyncio.Protocol, Timed):
     """Owns the transport to one instance and where in the answer it stands."""
 
     __slots__ = (
-        "_deadlines", "_exchange", "_full", "_head", "_node", "_paused", "_pending",
+        "_connector", "_deadlines", "_exchange", "_full", "_head", "_node", "_paused", "_pending",
         "_reader", "_settings", "_uses", "closed", "transport",
     )  # fmt: skip
 
     # -- for the life of the connection
 
-    def __init__(self, node: Node, settings: ServiceSettings, deadlines: Deadlines) -> None:
+    def __init__(
+        self, node: Node, settings: ServiceSettings, deadlines: Deadlines, connector: Connector
+    ) -> None:
         Timed.__init__(self)
         self._node = node
         self._settings = settings
         self._deadlines = deadlines
+        self._connector = connector
         self._uses = 0
         self.closed = False
         self._full = False
@@ -72,6 +76,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are not registered as such
+        self._connector.open += 1
 
     # -- one exchange
 
@@ -167,6 +172,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         came behind the head."""
         self._exchange = None
         self._deadlines.forget(self)
+        self._connector.open -= 1
         rest, self._pending = self._pending, b""
         return rest
 
@@ -282,6 +288,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._connector.open -= 1
         self.closed = True
         self._deadlines.forget(self)
         exchange = self._exchange

@@ -15,6 +15,7 @@ from proxy.errors import (
     CONNECT_REFUSED,
     CONNECT_TIMEOUT,
     DNS_ERROR,
+    NO_DESCRIPTOR,
     UNROUTABLE,
     Fault,
     Refused,
@@ -43,12 +44,14 @@ class Dialler(Protocol):
 
 
 class Connector:
-    """Owns the tasks that dial."""
+    """Owns the tasks that dial, and the number of connections that are open."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, deadlines: Deadlines) -> None:
         self._loop = loop
         self._deadlines = deadlines
         self._dialling: set[asyncio.Task[None]] = set()
+        self.open = 0
+        """Connections to instances, but for those that have become tunnels."""
 
     def dial(self, node: Node, settings: ServiceSettings, waiter: Dialler) -> None:
         """Connect in the background; `waiter` hears of the result exactly once."""
@@ -66,7 +69,7 @@ class Connector:
         try:
             async with asyncio.timeout(limit or None):
                 _, connection = await self._loop.create_connection(
-                    lambda: UpstreamConnection(node, settings, self._deadlines),
+                    lambda: UpstreamConnection(node, settings, self._deadlines, self),
                     node.address,
                     node.port,
                 )
@@ -107,6 +110,8 @@ def _translate(error: Exception) -> Fault:
         return error.fault
     if isinstance(error, gaierror):
         return DNS_ERROR
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return NO_DESCRIPTOR
     if isinstance(error, OSError) and error.errno in _UNROUTABLE:
         return UNROUTABLE
     return CONNECT_REFUSED

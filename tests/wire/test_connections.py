@@ -1,0 +1,84 @@
+"""How many connections there may be, and what becomes of one too many."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+from proxy.model import ListenerLimits, ListenerSettings
+from tests.wiring import OK, OK_RELAYED, forwarded, request
+
+
+def limited(connections: int) -> ListenerSettings:
+    return ListenerSettings(limits=ListenerLimits(connections=connections))
+
+
+def test_a_listener_has_room_for_so_many(make: Any) -> None:
+    wire = make(listener=limited(4))  # Two for each of two workers.
+    clients = [wire.client() for _ in range(3)]
+    assert [client.closed for client in clients] == [False, False, True]
+    assert clients[2].cut
+    assert wire.worker.counters.service("").errors == {"connection_limit_reached": 1}
+    clients[0].eof()
+    late = wire.client()
+    assert not late.closed
+
+
+def test_those_who_are_served_notice_nothing(make: Any) -> None:
+    wire = make(listener=limited(2))
+    client = wire.client()
+    client.send(request("GET /"))
+    assert wire.client().cut
+    instance = wire.accepted()
+    instance.expect(forwarded("GET /"))
+    instance.send(OK)
+    client.expect(OK_RELAYED)
+
+
+def test_descriptors_are_kept_for_those_who_are_served(make: Any) -> None:
+    wire = make()
+    wire.worker.descriptors = 2
+    client = wire.client()
+    client.send(request("GET /"))
+    instance = wire.accepted()
+    instance.expect(forwarded("GET /"))
+    assert wire.client().cut
+    instance.send(OK)
+    client.expect(OK_RELAYED)
+    instance.eof()
+    late = wire.client()
+    assert not late.closed
+
+
+def test_upstream_connections_are_counted_until_they_are_gone(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /"))
+    instance = wire.accepted()
+    instance.take()
+    assert wire.worker.connector.open == 1
+    instance.send(OK)
+    client.take()
+    assert wire.worker.connector.open == 1
+    instance.eof()
+    assert wire.worker.connector.open == 0
+
+
+def test_a_tunnel_is_no_longer_an_upstream_connection(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /", "Connection: Upgrade", "Upgrade: x"))
+    instance = wire.accepted()
+    instance.take()
+    instance.send(b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+    client.take()
+    assert wire.worker.connector.open == 0
+    assert wire.facts.open == 0
+
+
+def test_no_descriptor_for_an_instance_is_said_so(make: Any) -> None:
+    wire = make()
+    wire.network.refuse(wire.address("a"), OSError(errno.EMFILE, "Too many open files"))
+    client = wire.client()
+    client.send(request("GET /"))
+    client.expect_problem(503, "connection_limit_reached")

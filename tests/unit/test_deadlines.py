@@ -1,0 +1,175 @@
+"""The wheel on stepped time."""
+
+from __future__ import annotations
+
+from math import inf
+from random import Random
+
+import pytest
+
+from proxy.engine.deadlines import TICK, Deadlines, Timed
+from tests.fakes import START, SteppedLoop
+
+
+class Item(Timed):
+    """Writes down when it was called."""
+
+    def __init__(self, loop: SteppedLoop) -> None:
+        super().__init__()
+        self.loop = loop
+        self.calls: list[float] = []
+
+    def on_deadline(self, now: float) -> None:
+        assert self.deadline == inf
+        self.calls.append(self.loop.time())
+
+
+@pytest.fixture
+def loop() -> SteppedLoop:
+    return SteppedLoop()
+
+
+@pytest.fixture
+def wheel(loop: SteppedLoop) -> Deadlines:
+    return Deadlines(loop, loop.time)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.001, TICK, 0.1, 0.999, 1.0, 59.99, 3600.0])
+def test_an_item_is_called_once_within_a_tick(
+    loop: SteppedLoop, wheel: Deadlines, after: float
+) -> None:
+    item = Item(loop)
+    wheel.arm(item, START + after)
+    loop.advance(after + 10)
+    (when,) = item.calls
+    assert START + after <= when <= START + after + TICK + 1e-9
+    assert len(wheel) == 0
+
+
+def test_a_deadline_moves_later_by_a_mere_store(loop: SteppedLoop, wheel: Deadlines) -> None:
+    item = Item(loop)
+    wheel.arm(item, START + 1)
+    for _ in range(10):
+        loop.advance(0.5)
+        item.deadline = loop.time() + 1
+    assert item.calls == []
+    loop.advance(2)
+    assert len(item.calls) == 1
+
+
+def test_a_deadline_moves_earlier(loop: SteppedLoop, wheel: Deadlines) -> None:
+    item = Item(loop)
+    wheel.arm(item, START + 100)
+    wheel.arm(item, START + 1)
+    assert len(wheel) == 1
+    loop.advance(1.1)
+    assert len(item.calls) == 1
+    loop.advance(200)
+    assert len(item.calls) == 1
+
+
+def test_a_cleared_deadline_is_not_called_and_leaves_the_wheel(
+    loop: SteppedLoop, wheel: Deadlines
+) -> None:
+    item = Item(loop)
+    wheel.arm(item, START + 1)
+    wheel.arm(item, inf)
+    loop.advance(2)
+    assert item.calls == []
+    assert len(wheel) == 0
+
+
+def test_what_is_forgotten_is_not_kept(loop: SteppedLoop, wheel: Deadlines) -> None:
+    item = Item(loop)
+    wheel.forget(item)
+    wheel.arm(item, START + 1)
+    wheel.forget(item)
+    assert len(wheel) == 0
+    loop.advance(2)
+    assert item.calls == []
+    wheel.arm(item, loop.time() + 1)
+    loop.advance(2)
+    assert len(item.calls) == 1
+
+
+def test_items_of_one_tick_may_forget_and_arm_each_other(
+    loop: SteppedLoop, wheel: Deadlines
+) -> None:
+    items = [Item(loop) for _ in range(10)]
+
+    class Meddler(Item):
+        def on_deadline(self, now: float) -> None:
+            super().on_deadline(now)
+            for item in items[:5]:
+                wheel.forget(item)
+            for item in items[5:]:
+                wheel.arm(item, now + 1)
+
+    # Whichever of the tick comes first, nobody is called twice for one deadline.
+    meddlers = [Meddler(loop) for _ in range(3)]
+    for item in (*items, *meddlers):
+        wheel.arm(item, START + 1)
+    loop.advance(1.1)
+    for item in items[:5]:
+        assert len(item.calls) <= 1
+    loop.advance(1.1)
+    for item in items[5:]:
+        assert item.calls[-1] >= START + 2
+    assert len(wheel) == 0
+
+
+def test_an_item_may_arm_itself_again(loop: SteppedLoop, wheel: Deadlines) -> None:
+    class Again(Item):
+        def on_deadline(self, now: float) -> None:
+            super().on_deadline(now)
+            if len(self.calls) < 5:
+                wheel.arm(self, now + 1)
+
+    item = Again(loop)
+    wheel.arm(item, START + 1)
+    loop.advance(20)
+    assert len(item.calls) == 5
+
+
+def test_one_that_fails_does_not_take_the_others_along(loop: SteppedLoop, wheel: Deadlines) -> None:
+    class Failing(Item):
+        def on_deadline(self, now: float) -> None:
+            super().on_deadline(now)
+            raise ValueError("a fault of ours")
+
+    failing = [Failing(loop) for _ in range(5)]
+    others = [Item(loop) for _ in range(50)]
+    for item in (*failing, *others):
+        wheel.arm(item, START + 1)
+    loop.advance(2)
+    assert all(len(item.calls) == 1 for item in (*failing, *others))
+    assert len(loop.failures) == 5
+    loop.failures.clear()
+
+
+def test_thousands_of_items(loop: SteppedLoop, wheel: Deadlines) -> None:
+    rng = Random(7)
+    items = [Item(loop) for _ in range(5000)]
+    due: dict[Item, float] = {}
+    for step in range(20):
+        for item in rng.sample(items, 1000):
+            choice = rng.random()
+            if choice < 0.2:
+                wheel.forget(item)
+                due.pop(item, None)
+            else:
+                due[item] = loop.time() + rng.uniform(0, 3)
+                wheel.arm(item, due[item])
+        before = {item: len(item.calls) for item in items}
+        loop.advance(0.25)
+        now = loop.time()
+        for item in items:
+            called = len(item.calls) - before[item]
+            if called:
+                assert called == 1
+                when = due.pop(item)
+                assert when <= item.calls[-1] <= when + TICK + 1e-9, step
+            elif item in due:
+                assert due[item] > now - TICK - 1e-9, step
+    loop.advance(4)
+    assert len(wheel) == 0

@@ -1,0 +1,326 @@
+"""Live nodes behind frozen snapshots, the board they are counted on, and the counters."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+
+from proxy.engine.load import SLOTS, Board, OtherRows
+from proxy.engine.pool import Node, Pool, hash_key, key_source
+from proxy.engine.telemetry import ServiceCounters, WorkerCounters
+from proxy.engine.worker import Worker
+from proxy.model import (
+    DURATION_BOUNDS,
+    BalancerSpec,
+    PoolNode,
+    PoolSnapshot,
+    ServiceSettings,
+    Status,
+)
+from tests.fakes import SteppedLoop
+
+HASH_OF_USER_1 = 0x9AAC5A8621EAE188
+
+
+def spec(name: str, slot: int = 0, status: Status = "ready", weight: int = 1) -> PoolNode:
+    return PoolNode(f"{name}@10.0.0.1:80", name, "10.0.0.1", 80, weight, status, slot)
+
+
+class Side:
+    """Two workers' view of one board; the first is the one under test."""
+
+    def __init__(self) -> None:
+        self.board = Board.create(2)
+        loop = SteppedLoop()
+        self.worker = Worker(loop, 0, self.board, [], Random(3), loop.time)
+        self.other = self.board.row(1)
+        self.pools = self.worker.pools
+        self.now = 0.0
+
+    def apply(self, *nodes: PoolNode, service: str = "s", panic: bool = False) -> list[Node]:
+        pool = self.pools.get(service)
+        generation = 0 if pool is None else pool.generation + 1
+        return self.pools.apply(PoolSnapshot(service, generation, nodes, panic))
+
+    def pool(self, service: str = "s") -> Pool:
+        pool = self.pools.get(service)
+        assert pool is not None
+        return pool
+
+    def node(self, name: str, service: str = "s") -> Node:
+        return self.pool(service).nodes[f"{name}@10.0.0.1:80"]
+
+    def look(self) -> None:
+        self.now += 1
+        self.pools.others.refresh(self.now)
+
+
+@pytest.fixture
+def side() -> Iterator[Side]:
+    made = Side()
+    yield made
+    os.close(made.board.fd)
+
+
+# -- the board
+
+
+def test_rows_are_separate_and_totals_are_sums() -> None:
+    board = Board.create(3)
+    try:
+        for worker in range(3):
+            board.row(worker)[5] = worker + 1
+        assert board.total(5) == 6
+        assert board.total(4) == 0
+        assert board.idle(4)
+        assert not board.idle(5)
+        board.clear_row(1)
+        assert board.total(5) == 4
+        assert list(board.row(0)[4:7]) == [0, 1, 0]
+        board.row(2)[SLOTS - 1] = 7
+        assert board.total(SLOTS - 1) == 7
+    finally:
+        os.close(board.fd)
+
+
+def test_changes_of_others_are_reported_once_and_exactly() -> None:
+    board = Board.create(3)
+    heard: list[tuple[int, int]] = []
+    others = OtherRows(board, 1, lambda slot, delta: heard.append((slot, delta)))
+    others.used = 4000 * 4
+    rng = Random(5)
+    truth = [0] * 4000
+    now = 0.0
+    try:
+        for _ in range(50):
+            for _ in range(rng.randrange(20)):
+                row, slot = rng.choice((0, 2)), rng.randrange(1, 4000)
+                change = rng.choice((1, 1, -1))
+                board.row(row)[slot] += change
+                truth[slot] += change
+            board.row(1)[rng.randrange(4000)] += 1  # Our own row is not news.
+            before = [others.known(slot) for slot in range(4000)]
+            heard.clear()
+            now += 1
+            others.refresh(now)
+            sums = [0] * 4000
+            for slot, delta in heard:
+                assert delta != 0
+                sums[slot] += delta
+            assert [a + b for a, b in zip(before, sums, strict=True)] == truth
+            assert [others.known(slot) for slot in range(4000)] == truth
+    finally:
+        os.close(board.fd)
+
+
+def test_what_lies_beyond_the_used_mark_is_seen_when_the_mark_is_raised() -> None:
+    board = Board.create(2)
+    heard: list[tuple[int, int]] = []
+    others = OtherRows(board, 0, lambda slot, delta: heard.append((slot, delta)))
+    try:
+        others.used = 8
+        board.row(1)[1] = 2
+        board.row(1)[9] = 3
+        others.refresh(1.0)
+        assert heard == [(1, 2)]
+        assert others.known(9) == 0
+        others.used = 40
+        others.refresh(2.0)
+        assert heard == [(1, 2), (9, 3)]
+    finally:
+        os.close(board.fd)
+
+
+# -- pools
+
+
+def test_nodes_keep_their_identity_and_numbers_over_snapshots(side: Side) -> None:
+    side.apply(spec("a", 1), spec("b", 2))
+    a = side.node("a")
+    side.pool().take(a)
+    assert side.apply(spec("b", 2), spec("a", 1, weight=5), spec("c", 3)) == []
+    assert side.node("a") is a
+    assert (a.weight, a.in_flight, a.load) == (5, 1, 1)
+    side.pool().give_back(a, "ok")
+    assert a.outcomes == {"ok": 1}
+    assert side.board.total(1) == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "panic", "usable"),
+    [
+        ("ready", False, True), ("ready", True, True), ("unhealthy", False, False),
+        ("unhealthy", True, True), ("ejected", False, False), ("ejected", True, True),
+        ("draining", False, False), ("draining", True, False),
+    ],
+)  # fmt: skip
+def test_who_is_usable(side: Side, status: Status, panic: bool, usable: bool) -> None:
+    side.apply(spec("a", status=status), panic=panic)
+    assert side.node("a").usable is usable
+    assert (side.pool().pick(0, ()) is not None) is usable
+
+
+def test_a_departed_node_finishes_and_is_gone(side: Side) -> None:
+    side.apply(spec("a", 1), spec("b", 2))
+    a = side.node("a")
+    pool = side.pool()
+    pool.take(a)
+    assert side.apply(spec("b", 2)) == [a]
+    assert not a.usable
+    assert pool.pick(0, ()) is side.node("b")
+    assert {stats.key for stats in pool.stats()} == {a.key, "b@10.0.0.1:80"}
+    assert side.board.total(1) == 1
+    pool.give_back(a, "ok")
+    assert side.board.total(1) == 0
+    assert {stats.key for stats in pool.stats()} == {"b@10.0.0.1:80"}
+
+
+def test_a_departed_node_that_returns_is_the_same(side: Side) -> None:
+    side.apply(spec("a", 1))
+    a = side.node("a")
+    side.pool().take(a)
+    side.apply()
+    side.apply(spec("a", 4))
+    assert side.node("a") is a
+    assert a.in_flight == 1
+    assert (side.board.total(1), side.board.total(4)) == (0, 1)
+
+
+def test_a_new_endpoint_of_an_id_is_a_new_node(side: Side) -> None:
+    side.apply(spec("a", 1))
+    a = side.node("a")
+    moved = PoolNode("a@10.0.0.2:80", "a", "10.0.0.2", 80, 1, "ready", 2)
+    assert side.apply(moved) == [a]
+    assert side.pool().nodes["a@10.0.0.2:80"] is not a
+
+
+def test_the_others_loads_are_part_of_a_nodes_load(side: Side) -> None:
+    side.apply(spec("a", 1), spec("b", 2))
+    side.other[1] = 3
+    side.look()
+    assert (side.node("a").load, side.node("b").load) == (3, 0)
+    side.pool().take(side.node("a"))
+    side.other[1] = 1
+    side.look()
+    assert (side.node("a").load, side.node("a").in_flight) == (2, 1)
+
+
+def test_a_new_node_starts_from_what_is_known(side: Side) -> None:
+    side.apply(spec("z", 9))
+    side.other[5] = 4
+    side.look()
+    side.apply(spec("z", 9), spec("a", 5))
+    assert side.node("a").load == 4
+
+
+def test_a_node_that_changes_its_column_takes_its_count_along(side: Side) -> None:
+    side.apply(spec("a", 1), spec("b", 2))
+    a, b = side.node("a"), side.node("b")
+    for _ in range(3):
+        side.pool().take(a)
+    side.pool().take(b)
+    side.other[1], side.other[2] = 10, 20
+    side.look()
+    side.apply(spec("a", 2), spec("b", 1))  # They change places.
+    assert (side.worker.pools.get("s"), side.board.row(0)[2], side.board.row(0)[1]) == (
+        side.pool(), 3, 1,
+    )  # fmt: skip
+    assert (a.load, b.load) == (23, 11)
+    side.apply(spec("a", 7), spec("b", 1))
+    assert a.load == 3
+    side.other[2] = 0  # Nobody's column any more: its news are nobody's.
+    side.look()
+    assert (a.load, b.load) == (3, 11)
+
+
+def test_a_column_may_pass_to_another_service_before_the_first_has_let_go(side: Side) -> None:
+    side.apply(spec("a", 1), service="old")
+    side.apply(spec("b", 1), service="new")
+    side.apply(service="old")
+    side.other[1] = 6
+    side.look()
+    assert side.node("b", "new").load == 6
+
+
+def test_instances_without_a_column_are_counted_within_one_worker(side: Side) -> None:
+    side.apply(spec("a"), spec("b"))
+    side.pool().take(side.node("a"))
+    side.other[0] = 50
+    side.look()
+    assert (side.node("a").load, side.node("b").load) == (1, 0)
+
+
+def test_settings_change_and_nothing_measured_is_lost(side: Side) -> None:
+    side.apply(spec("a", 1), spec("b", 2))
+    pool, a = side.pool(), side.node("a")
+    pool.take(a)
+    new = ServiceSettings(balancer=BalancerSpec(type="least_connections"))
+    side.pools.configure(ServiceSettings(), {"s": new})
+    assert side.pool() is pool
+    assert side.node("a") is a
+    assert pool.uses_load
+    assert pool.pick(0, ()) is side.node("b")
+    keyed = ServiceSettings(balancer=BalancerSpec(type="consistent_hash", key="header:X-User"))
+    side.pools.configure(ServiceSettings(), {"s": keyed})
+    assert pool.uses_key
+    assert pool.key_source == ("header", "x-user")
+    pool.give_back(a, "ok")
+    assert a.in_flight == 0
+
+
+def test_a_service_that_goes_leaves_only_its_name_if_the_file_has_it(side: Side) -> None:
+    side.pools.configure(ServiceSettings(), {"kept": ServiceSettings()})
+    side.apply(spec("a", 1), service="kept")
+    side.apply(spec("a", 2), service="gone")
+    a = side.node("a", "gone")
+    pool = side.pool("gone")
+    pool.take(a)
+    assert side.pools.remove("gone") == [a]
+    assert side.pools.get("gone") is None
+    assert [node.id for node in side.pools.remove("kept")] == ["a"]
+    assert side.pool("kept").pick(0, ()) is None
+    assert side.pools.remove("never") == []
+    pool.give_back(a, "ok")
+    assert side.board.total(2) == 0
+
+
+def test_keys_are_the_same_everywhere() -> None:
+    assert hash_key(b"user-1") == HASH_OF_USER_1  # Also in the next version: keys must not move.
+    assert 0 <= hash_key(b"") < 2**64
+    assert len({hash_key(b"%d" % number) for number in range(1000)}) == 1000
+    assert key_source("cookie:SID") == ("cookie", "SID")
+    assert key_source("client_ip") == ("client_ip", "")
+
+
+# -- telemetry
+
+
+def test_counters_make_a_message() -> None:
+    counters = ServiceCounters()
+    counters.answered(b"GET", 200, 0.0005)
+    counters.answered(b"GET", 200, DURATION_BOUNDS[0])  # A bound belongs to its own bucket.
+    counters.answered(b"GET", 404, 61.0)
+    counters.answered(b"BREW", 418, 0.003)
+    counters.answered(b"STEAL", 418, 0.003)
+    counters.failed("dns_error")
+    counters.retried("dns_error")
+    stats = counters.snapshot()
+    assert stats.requests == {"GET 200": 2, "GET 404": 1, "OTHER 418": 2}
+    assert sum(stats.duration_buckets) == 5
+    assert stats.duration_buckets[0] == 2
+    assert stats.duration_buckets[-1] == 1
+    assert stats.duration_sum == pytest.approx(61.0075)
+    assert (stats.errors, stats.retries) == ({"dns_error": 1}, {"dns_error": 1})
+    counters.answered(b"GET", 200, 1)
+    counters.failed("dns_error")
+    assert stats.requests["GET 200"] == 2  # A message does not change behind its reader.
+    assert stats.errors == {"dns_error": 1}
+
+
+def test_counters_of_a_service_are_one_object() -> None:
+    counters = WorkerCounters()
+    assert counters.service("a") is counters.service("a")
+    assert counters.service("a") is not counters.service("b")

@@ -1,4 +1,4 @@
-"""The admin server: reads live state; changes nothing but what an operator drains.
+"""The admin server: reads live state; changes what an operator drains and a service registers.
 
 Everything but /healthz and /readyz asks for the bearer token, if one is configured. Errors
 are `application/problem+json` (RFC 9457).
@@ -10,7 +10,8 @@ import asyncio
 import hmac
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from aiohttp import web
 import proxy
 from proxy.control import events, metrics, status
 from proxy.control.explain import explain
+from proxy.control.registrations import Complaint, Refusal, Registrations
 from proxy.control.supervisor import Supervisor
 
 log = structlog.get_logger()
@@ -45,6 +47,7 @@ class Admin:
         self._supervisor = supervisor
         self._socket = sock
         self._token = token.encode(errors="surrogateescape")
+        self._http = Registrations(supervisor.settings.registry)
         application = web.Application(middlewares=[self._problems, self._authorize])
         application.add_routes(
             [
@@ -61,6 +64,10 @@ class Admin:
                 web.get("/api/v1/events", self._events),
                 web.post("/api/v1/services/{service}/instances/{id}/drain", self._drain),
                 web.post("/api/v1/services/{service}/instances/{id}/undrain", self._drain),
+                web.put("/api/v1/services/{service}/instances/{id}", self._register),
+                web.delete("/api/v1/services/{service}/instances/{id}", self._deregister),
+                web.post("/api/v1/services/{service}/instances/{id}/heartbeat", self._heartbeat),
+                web.get("/api/v1/registrations", self._registrations),
             ]
         )
         self._application = application
@@ -77,6 +84,7 @@ class Admin:
     async def close(self) -> None:
         """Stop answering and close the socket."""
         await self._runner.cleanup()
+        await self._http.close()
 
     # --------------------------------------------------------------------- middlewares
 
@@ -89,6 +97,12 @@ class Admin:
                 raise
             headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
             return _problem(error.status, error.reason, error.text or "", headers)
+        except Refusal as refusal:
+            title = HTTPStatus(refusal.status).phrase
+            headers = {"Retry-After": "30"} if refusal.status == 503 else {}
+            return _problem(
+                refusal.status, title, refusal.detail, headers, errors=refusal.complaints
+            )
         except Exception:
             log.exception("admin_request_failed", method=request.method, path=request.path)
             return _problem(500, "Internal Server Error", "the log has the details", {})
@@ -169,6 +183,28 @@ class Admin:
             raise web.HTTPNotFound(text=f"no instance {id_!r} of a service {service!r}")
         return _json({"service": service, "instance": id_, "drained": on})
 
+    async def _register(self, request: web.Request) -> web.Response:
+        name = _instance(request)
+        if name[0] in self._supervisor.settings.static:
+            raise Refusal(
+                409,
+                f"the instances of {name[0]!r} stand in proxy.yaml; what is registered for it"
+                " would be ignored",
+            )
+        new, document = await self._http.put(name, await request.read())
+        known = document["state"] == "registered"
+        return _json(document, 202 if not known else 201 if new else 200)
+
+    async def _deregister(self, request: web.Request) -> web.Response:
+        await self._http.delete(_instance(request))
+        return web.Response(status=204)
+
+    async def _heartbeat(self, request: web.Request) -> web.Response:
+        return _json(self._http.heartbeat(_instance(request)))
+
+    async def _registrations(self, request: web.Request) -> web.Response:
+        return _json({"registrations": self._http.documents()})
+
     async def _events(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
@@ -234,11 +270,25 @@ def _json(document: Any, status_: int = 200) -> web.Response:
     )
 
 
-def _problem(code: int, title: str, detail: str, headers: dict[str, str]) -> web.Response:
+def _instance(request: web.Request) -> tuple[str, str]:
+    return request.match_info["service"], request.match_info["id"]
+
+
+def _problem(
+    code: int,
+    title: str,
+    detail: str,
+    headers: dict[str, str],
+    *,
+    errors: Sequence[Complaint] = (),
+) -> web.Response:
     # aiohttp's own text repeats the status line; only a text of ours says more.
     own = "" if detail == f"{code}: {title}" else detail
+    document = status.problem(code, title, own)
+    if errors:
+        document["errors"] = errors
     return web.Response(
-        body=msgspec.json.encode(status.problem(code, title, own)),
+        body=msgspec.json.encode(document),
         status=code,
         content_type="application/problem+json",
         headers=headers,

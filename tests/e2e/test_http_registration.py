@@ -1,0 +1,250 @@
+"""Registration over HTTP through the real proxy into a real etcd."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from proxy.control.registrations import CONFIRM, MAX_REGISTRATIONS, Refusal, Registrations
+from proxy.model import RegistrySettings
+from tests.e2e.etcd_server import EtcdClient, EtcdServer
+from tests.e2e.origin import Origin
+from tests.e2e.running import RunningProxy, eventually, free_port
+
+KEY = "/services/users/users-1"
+PATH = "/api/v1/services/users/instances/users-1"
+
+
+@pytest.fixture
+async def etcd() -> AsyncIterator[EtcdServer]:
+    async with EtcdServer() as server:
+        yield server
+
+
+def config(etcd: EtcdServer, **more: Any) -> dict[str, Any]:
+    return {
+        "registry": {"type": "etcd", "endpoints": [etcd.url]},
+        "routes": [{"path_prefix": "/{service}", "strip_prefix": True}],
+        **more,
+    }
+
+
+async def call(
+    proxy: RunningProxy, method: str, path: str, body: object = None, **headers: str
+) -> tuple[int, Any]:
+    """Status and document of an admin request."""
+    data = None if body is None else body if isinstance(body, bytes) else json.dumps(body)
+    timeout = aiohttp.ClientTimeout(total=10)
+    async with (
+        aiohttp.ClientSession(timeout=timeout) as session,
+        session.request(method, proxy.admin + path, data=data, headers=headers) as answer,
+    ):
+        text = await answer.read()
+        return answer.status, json.loads(text) if text else None
+
+
+async def served(proxy: RunningProxy) -> int:
+    """Status of a request to the service."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(proxy.url + "/users/x", timeout=aiohttp.ClientTimeout(total=5)) as answer,
+    ):
+        return answer.status
+
+
+async def stored(etcd: EtcdServer) -> dict[str, Any]:
+    """Key → record."""
+    async with EtcdClient(etcd.url) as client:
+        return {key: json.loads(value) for key, value in (await client.get_all("/serv")).items()}
+
+
+async def test_a_registration_from_put_to_delete(etcd: EtcdServer, tmp_path: Path) -> None:
+    async with Origin() as origin, RunningProxy(config(etcd), tmp_path) as proxy:
+        record: dict[str, Any] = {
+            "address": "127.0.0.1",
+            "port": origin.port,
+            "version": "1.4.0",
+            "metadata": {"weight": 2, "zone": "eu-1"},
+            "name": "ignored",
+        }
+        began = time.monotonic()
+        status, body = await call(proxy, "PUT", PATH, record)
+        assert time.monotonic() - began < 1.5
+        assert (status, body["state"], body["ttl"]) == (201, "registered", 30.0)
+        assert (body["service"], body["id"]) == ("users", "users-1")
+        assert 29 < body["expires_in"] <= 30
+
+        written = (await stored(etcd))[KEY]
+        assert written.pop("register_time").endswith("Z")
+        assert written.pop("health")["status"] == "healthy"
+        assert written == {
+            "id": "users-1",
+            "name": "users",
+            "version": "1.4.0",
+            "address": "127.0.0.1",
+            "port": origin.port,
+            "metadata": {"weight": "2", "zone": "eu-1"},
+        }
+
+        async def answers(wanted: int) -> bool:
+            return await served(proxy) == wanted
+
+        await eventually(lambda: answers(200), 2, "served")
+        assert (await call(proxy, "POST", PATH + "/heartbeat"))[0] == 200
+        _, body = await call(proxy, "GET", "/api/v1/registrations")
+        assert [row["id"] for row in body["registrations"]] == ["users-1"]
+
+        # The same again is a heartbeat; another record is written in place, and back again.
+        async with EtcdClient(etcd.url) as client:
+            before = await client.revision()
+            assert (await call(proxy, "PUT", PATH, record | {"ttl": 20}))[0] == 200
+            assert await client.revision() == before
+            for health, wanted in (({"status": "draining"}, 503), (None, 200)):
+                status, body = await call(proxy, "PUT", PATH, record | {"health": health})
+                assert (status, body["state"]) == (200, "registered")
+                await eventually(lambda wanted=wanted: answers(wanted), 2, f"answer {wanted}")
+            assert await client.revision() == before + 2
+
+        assert await call(proxy, "DELETE", PATH) == (204, None)
+        assert await stored(etcd) == {}
+        for method, path in (("DELETE", PATH), ("POST", PATH + "/heartbeat")):
+            status, body = await call(proxy, method, path)
+            assert (status, "not registered over HTTP here" in body["detail"]) == (404, True)
+
+
+async def test_who_falls_silent_is_deregistered(etcd: EtcdServer, tmp_path: Path) -> None:
+    async with RunningProxy(config(etcd), tmp_path) as proxy:
+        record = {"address": "127.0.0.1", "port": 80, "ttl": "2s"}
+        assert (await call(proxy, "PUT", PATH, record))[0] == 201
+        other = PATH.replace("users-1", "users-2")
+        assert (await call(proxy, "PUT", other, record | {"ttl": 60}))[0] == 201
+        began = time.monotonic()
+        while time.monotonic() - began < 3:
+            assert (await call(proxy, "POST", PATH + "/heartbeat"))[0] == 200
+            assert KEY in await stored(etcd)
+        began = time.monotonic()
+
+        async def gone() -> bool:
+            return KEY not in await stored(etcd)
+
+        await eventually(gone, 5, "the key's end")
+        assert 1.5 < time.monotonic() - began < 3.5
+        assert (await call(proxy, "POST", PATH + "/heartbeat"))[0] == 404
+        assert list(await stored(etcd)) == [KEY.replace("users-1", "users-2")]
+        assert '"reason":"no heartbeat"' in proxy.log().replace(": ", ":")
+
+
+async def test_what_is_refused(etcd: EtcdServer, tmp_path: Path) -> None:
+    instance = {"id": "a", "address": "127.0.0.1", "port": 80}
+    admin_port = free_port()
+    proxy = RunningProxy(
+        config(
+            etcd,
+            services={"legacy": {"instances": [instance]}},
+            admin={"bind": f"127.0.0.1:{admin_port}", "token": "s3cret"},
+        ),
+        tmp_path,
+    )
+    proxy.admin_port = admin_port
+    token = {"Authorization": "Bearer s3cret"}
+    async with proxy:
+        for method, path in (("PUT", PATH), ("DELETE", PATH), ("POST", PATH + "/heartbeat")):
+            assert (await call(proxy, method, path, instance))[0] == 401
+        status, body = await call(proxy, "PUT", PATH, {"port": "80", "ttl": 0}, **token)
+        assert (status, body["title"], body["status"]) == (400, "Bad Request", 400)
+        assert [error["pointer"] for error in body["errors"]] == ["/address", "/port", "/ttl"]
+        assert body["errors"][1]["detail"] == '"80": must be a whole number from 1 to 65535'
+        status, body = await call(proxy, "PUT", PATH.replace("users-1", "a%2Fb"), instance, **token)
+        assert (status, [error["pointer"] for error in body["errors"]]) == (400, ["instance"])
+        status, body = await call(proxy, "PUT", PATH, b"{" + b" " * 20_000, **token)
+        assert status == 413
+        status, body = await call(
+            proxy, "PUT", PATH.replace("users/", "legacy/"), instance, **token
+        )
+        assert (status, "stand in proxy.yaml" in body["detail"]) == (409, True)
+        assert await stored(etcd) == {}
+
+
+async def test_a_static_registry_takes_none(tmp_path: Path) -> None:
+    async with RunningProxy({"routes": [{"path_prefix": "/", "service": "x"}]}, tmp_path) as proxy:
+        status, body = await call(proxy, "PUT", PATH, {"address": "127.0.0.1", "port": 80})
+        assert (status, body["title"]) == (501, "Not Implemented")
+        assert "type: etcd" in body["detail"]
+
+
+async def test_an_outage_of_etcd(etcd: EtcdServer, tmp_path: Path) -> None:
+    """Registrations are taken while etcd is down, and kept by heartbeats."""
+    record = {"address": "127.0.0.1", "port": 80, "ttl": 10}
+    other = PATH.replace("users-1", "users-2")
+    async with RunningProxy(config(etcd), tmp_path) as proxy:
+        assert (await call(proxy, "PUT", PATH, record))[0] == 201
+        await etcd.kill()
+        status, body = await call(proxy, "PUT", other, record)
+        assert (status, body["state"]) == (202, "pending")
+        assert (await call(proxy, "POST", PATH + "/heartbeat"))[0] == 200
+        etcd.wipe()  # The lease, and every key, is lost as well.
+        await etcd.start()
+
+        async def registered() -> bool:
+            for path in (PATH, other):
+                status, body = await call(proxy, "POST", path + "/heartbeat")
+                if status != 200 or body["state"] != "registered":
+                    return False
+            return len(await stored(etcd)) == 2
+
+        # The keep-alive of a 30 s lease is due every 10 s.
+        await eventually(registered, 12, "both registered again")
+
+
+async def test_restarts_and_moves_deregister_nobody(etcd: EtcdServer, tmp_path: Path) -> None:
+    record = {"address": "127.0.0.1", "port": 80, "ttl": 2}
+    first = RunningProxy(config(etcd), tmp_path)
+    async with first, RunningProxy(config(etcd), tmp_path) as second:
+        assert (await call(first, "PUT", PATH, record))[0] == 201
+        assert (await call(second, "POST", PATH + "/heartbeat"))[0] == 404
+        assert (await call(second, "PUT", PATH, record | {"port": 81, "ttl": 60}))[0] == 201
+        assert (await stored(etcd))[KEY]["port"] == 81
+
+        async def silent() -> bool:
+            return (await call(first, "POST", PATH + "/heartbeat"))[0] == 404
+
+        async def forgotten() -> bool:
+            return not (await call(first, "GET", "/api/v1/registrations"))[1]["registrations"]
+
+        # It goes at the first, and the second has it.
+        await eventually(forgotten, 5, "the first one's end")
+        await eventually(silent, 5, "no registration at the first")
+        assert (await stored(etcd))[KEY]["port"] == 81
+
+        assert await second.stop() == 0
+        assert (await stored(etcd))[KEY]["port"] == 81
+        assert (await call(first, "PUT", PATH, record))[0] == 201
+        assert (await stored(etcd))[KEY]["port"] == 80
+        await first.kill()
+        assert KEY in await stored(etcd)
+
+
+async def test_their_number_has_a_bound() -> None:
+    dead = RegistrySettings(type="etcd", endpoints=(f"http://127.0.0.1:{free_port()}",))
+    registrations = Registrations(dead)
+    body = b'{"address": "10.0.0.1", "port": 80}'
+    try:
+        began = time.monotonic()
+        put = [registrations.put(("users", f"u{n}"), body) for n in range(MAX_REGISTRATIONS)]
+        answers = await asyncio.gather(*put)
+        assert time.monotonic() - began < CONFIRM + 5
+        assert {document["state"] for _, document in answers} == {"pending"}
+        with pytest.raises(Refusal, match="1000 instances") as refused:
+            await registrations.put(("users", "one-more"), body)
+        assert refused.value.status == 503
+        await registrations.delete(("users", "u0"))
+        assert len(registrations.documents()) == MAX_REGISTRATIONS - 1
+    finally:
+        await registrations.close()

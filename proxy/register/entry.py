@@ -85,9 +85,12 @@ class Entry:
 
     def leave(self) -> None:
         """The key is to go. Even one that was never seen: a write without an answer may have
-        landed."""
+        landed. One that a newer process has is not ours to delete: without its revision the
+        guard fails as long as it is there."""
         self.leaving = True
         self.settled = False
+        if self.taken:
+            self.revision = 0
 
     # -------------------------------------------------------------------- what is known
 

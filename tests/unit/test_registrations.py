@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -17,6 +18,9 @@ from proxy.control.registrations import (
     read,
 )
 from proxy.model import RegistrySettings
+from proxy.register.entry import Entry
+from proxy.register.record import Record
+from proxy.registry.etcd_wire import KeyValue
 
 NAME = ("users", "users-1")
 
@@ -164,3 +168,18 @@ async def test_a_registry_that_takes_no_registrations() -> None:
         await registrations.delete(NAME)
     assert registrations.documents() == []
     await registrations.close()
+
+
+def test_leaving_leaves_the_key_of_a_newer_process_alone() -> None:
+    """As when a service moves to another proxy and falls silent here."""
+    record = Record(service="users", id="users-1", address="10.0.0.5", port=80)
+    entry = Entry(b"key", record, record.value(datetime.now(UTC)))
+    entry.wrote(entry.plan(), 5)
+    newer = KeyValue(key=b"key", value=b"{}", mod_revision=9, lease=77)
+    entry.found(newer, lambda lease: lease == 1)
+    assert entry.taken
+    entry.leave()
+    assert entry.plan().value is None
+    assert entry.plan().revision != newer.mod_revision
+    entry.found(newer, lambda lease: lease == 1)
+    assert entry.settled

@@ -129,10 +129,10 @@ class _Duration(click.ParamType[float]):
     name = "duration"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        if isinstance(value, float):
+            return value  # A default. The import below loads all of the configuration schema.
         from proxy.config_schema import parse_duration
 
-        if isinstance(value, float):
-            return value
         try:
             return parse_duration(value)
         except ValueError:
@@ -160,15 +160,15 @@ def _metadata(_ctx: Any, _param: Any, values: tuple[str, ...]) -> dict[str, str]
 @click.option("--version", "version_", default="", metavar="V", help="Its version.")
 @click.option("--weight", type=click.IntRange(0), default=1, metavar="N", help="0 = drained.")
 @click.option("--meta", multiple=True, callback=_metadata, metavar="K=V", help="Metadata.")
-@click.option("--ttl", type=_DURATION, default="10s", show_default=True, help="Life of the lease.")
+@click.option("--ttl", type=_DURATION, default=10.0, show_default="10s", help="Life of the lease.")
 @click.option(
     "--check",
     metavar="CHECK",
     help="http://HOST:PORT/PATH, tcp://HOST:PORT or exec:COMMAND. Served only while it is good;"
     " without one, at once.",
 )
-@click.option("--interval", type=_DURATION, default="5s", show_default=True, help="Of the check.")
-@click.option("--timeout", type=_DURATION, default="1s", show_default=True, help="Of the check.")
+@click.option("--interval", type=_DURATION, default=5.0, show_default="5s", help="Of the check.")
+@click.option("--timeout", type=_DURATION, default=1.0, show_default="1s", help="Of the check.")
 @click.option(
     "--fall", type=click.IntRange(1), default=3, show_default=True, help="Bad checks to go out."
 )
@@ -178,15 +178,15 @@ def _metadata(_ctx: Any, _param: Any, values: tuple[str, ...]) -> dict[str, str]
 @click.option(
     "--drain-wait",
     type=_DURATION,
-    default="3s",
-    show_default=True,
+    default=3.0,
+    show_default="3s",
     help="At a stop: between marking it as draining and deregistering it.",
 )
 @click.option(
     "--stop-timeout",
     type=_DURATION,
-    default="10s",
-    show_default=True,
+    default=10.0,
+    show_default="10s",
     help="At a stop: between SIGTERM and SIGKILL for COMMAND.",
 )
 @click.option(

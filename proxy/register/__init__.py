@@ -10,7 +10,6 @@ from proxy.register.errors import (
     RegistryRefused,
     RegistryUnavailable,
 )
-from proxy.register.metrics import RegistrationMetrics
 from proxy.register.record import Record
 from proxy.register.registrar import Registrar, RegistrarStatus, Registration
 from proxy.register.reporter import HealthReporter
@@ -23,7 +22,6 @@ __all__ = [
     "RegistrarStatus",
     "Registration",
     "RegistrationError",
-    "RegistrationMetrics",
     "RegistryRefused",
     "RegistryUnavailable",
 ]

@@ -30,9 +30,8 @@ from proxy.model import RegistrySettings
 from proxy.register.entry import DRAINING, Entry, Write
 from proxy.register.errors import InvalidRecord, RegistryRefused, RegistryUnavailable
 from proxy.register.lease import LeaseLife, Step
-from proxy.register.metrics import RegistrationMetrics
 from proxy.register.record import Health, Record, checked
-from proxy.register.reporter import HealthReporter
+from proxy.register.reporter import HealthReporter, counting_on
 from proxy.registry.etcd import Rotation
 from proxy.registry.etcd_gateway import (
     CALL_LIMIT,
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from proxy.health.base import Check, Endpoint
+    from proxy.register.metrics import RegistrationMetrics
     from proxy.register.reporter import Question
 
 log = structlog.get_logger()
@@ -530,7 +530,7 @@ class Registrar:
         self._start_limit = start_limit
         self._leave_limit = leave_limit
         self._keeper: _Keeper | None = None
-        self._metrics = None if metrics is None else RegistrationMetrics.on(metrics)
+        self._metrics = None if metrics is None else counting_on(metrics)
         self.registrations: tuple[Registration, ...] = ()
         """One for each record, in their order, while it is entered."""
         self._reporter: HealthReporter | None = None

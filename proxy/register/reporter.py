@@ -23,10 +23,11 @@ from proxy.health.exec import ExecCheck
 from proxy.health.http import HttpCheck
 from proxy.health.tcp import TcpCheck
 from proxy.health.thresholds import Standing
-from proxy.register.metrics import RegistrationMetrics
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
+
+    from proxy.register.metrics import RegistrationMetrics
 
 log = structlog.get_logger()
 
@@ -221,6 +222,13 @@ def checking(question: Question, timeout: float, own: Endpoint = NOWHERE) -> tup
     return HttpCheck(timeout=timeout, path=path, https=parts.scheme == "https"), endpoint
 
 
+def counting_on(registry: CollectorRegistry) -> RegistrationMetrics:
+    """The metrics on a Prometheus registry. Who counts nothing does not load the library."""
+    from proxy.register.metrics import RegistrationMetrics
+
+    return RegistrationMetrics.on(registry)
+
+
 class HealthReporter:
     """Owns the task that asks the question and reports the answers.
 
@@ -253,7 +261,7 @@ class HealthReporter:
         self._interval = interval
         self._reporting = Reporting(fall, rise, heartbeat=heartbeat)
         self._services = services
-        self._metrics = None if metrics is None else RegistrationMetrics.on(metrics)
+        self._metrics = None if metrics is None else counting_on(metrics)
         self._rng = rng or random.Random()
         self._clock = clock
         self._task: asyncio.Task[None] | None = None

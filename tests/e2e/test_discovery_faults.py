@@ -332,7 +332,7 @@ async def cluster(directory: Path, figures: Figures) -> None:
 
                 async def moved() -> bool:
                     document = await at.proxy.registry()
-                    return document["connected"] and document["endpoint"] != watched.url
+                    return bool(document["connected"]) and document["endpoint"] != watched.url
 
                 await eventually(moved, RECOVERY, "another member is watched")
                 assert await at.resyncs() == {}

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import pairwise
@@ -38,18 +39,18 @@ class Fleet:
 
     def __init__(self) -> None:
         self.ports: dict[str, int] = {}
-        self._servers: list[asyncio.Server] = []
-        self._connections: set[asyncio.Transport] = set()
+        self._loop = asyncio.get_running_loop()
+        # Plain sockets: with a transport for each, accepting is most of what a burst costs.
+        self._sockets: set[socket.socket] = set()
 
     async def add(self, *names: str) -> None:
         """Start instances of these names."""
-        loop = asyncio.get_running_loop()
         for name in names:
-            server = await loop.create_server(
-                lambda name=name: _Answering(name, self._connections), "127.0.0.1", 0
-            )
-            self._servers.append(server)
-            self.ports[name] = server.sockets[0].getsockname()[1]
+            listening = socket.create_server(("127.0.0.1", 0))
+            listening.setblocking(False)
+            self.ports[name] = listening.getsockname()[1]
+            self._sockets.add(listening)
+            self._loop.add_reader(listening, self._accept, listening, name.encode())
 
     def record(self, name: str, **fields: Any) -> str:
         """Its registry record."""
@@ -63,40 +64,38 @@ class Fleet:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        for server in self._servers:
-            server.close()
-        for transport in list(self._connections):
-            transport.abort()
-        for server in self._servers:
-            await server.wait_closed()
+        for each in list(self._sockets):
+            self._close(each)
 
+    def _accept(self, listening: socket.socket, name: bytes) -> None:
+        try:
+            connection, _ = listening.accept()
+        except OSError:
+            return  # The proxy has given it up.
+        connection.setblocking(False)
+        self._sockets.add(connection)
+        self._loop.add_reader(connection, self._answer, connection, name)
 
-class _Answering(asyncio.Protocol):
-    """One connection to an instance."""
+    def _answer(self, connection: socket.socket, name: bytes) -> None:
+        try:
+            request = connection.recv(1 << 16)
+            if request:
+                # The head comes in one piece, and there is no body.
+                assert request.endswith(b"\r\n\r\n"), request
+                found = _REQUEST_ID.search(request)
+                body = name + b" " + (found[1] if found else b"-")
+                connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._close(connection)
 
-    transport: asyncio.Transport
-
-    def __init__(self, name: str, connections: set[asyncio.Transport]) -> None:
-        self._name = name.encode()
-        self._connections = connections
-        self._received = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self._connections.add(transport)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._connections.discard(self.transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        while (end := self._received.find(b"\r\n\r\n")) >= 0:
-            found = _REQUEST_ID.search(self._received, 0, end)
-            self._received = self._received[end + 4 :]
-            body = self._name + b" " + (found[1] if found else b"-")
-            self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
-            self.transport.write(body)
+    def _close(self, one: socket.socket) -> None:
+        self._loop.remove_reader(one)
+        self._sockets.discard(one)
+        one.close()
 
 
 class Sample(NamedTuple):
@@ -166,7 +165,7 @@ class Traffic:
 
     async def shows(self, *instances: str, since: float, limit: float = PATIENCE) -> float:
         """Wait until each of the instances has answered in each worker. Seconds from `since` to
-        the last such first answer; `first_shown` says how long the first worker took."""
+        the last such first answer."""
         for instance in instances:
             gone = self._gone.pop(instance, None)
             if gone is not None:
@@ -186,12 +185,27 @@ class Traffic:
         await self.until(all_seen, f"{_few(instances)} in both workers", limit)
         return max(0.0, max(first[each] for each in wanted) - since)
 
-    def first_shown(self, *instances: str, since: float) -> float:
-        """Seconds from `since` until each of the instances had answered in some worker."""
-        first: dict[str, float] = {}
-        for sample in self.samples[self._position(since) :]:
-            first.setdefault(sample.instance, sample.ended)
-        return max(0.0, max(first[instance] for instance in instances) - since)
+    async def round_robin(self, size: int, *, since: float) -> list[set[str]]:
+        """Who answered the first `size` requests of each worker that began after `since`. As many
+        more as there are clients are taken, since they do not end in the order in which they
+        were picked for."""
+        size += len(self._clients)
+
+        def rounds() -> dict[str, list[str]]:
+            by_worker: dict[str, list[str]] = {worker: [] for worker in self.workers}
+            for sample in sorted(self.since(since)):
+                if sample.worker:
+                    by_worker[sample.worker].append(sample.instance)
+            return by_worker
+
+        await self.until(
+            lambda: (
+                len(self.samples) - self._position(since) > 2 * size
+                and all(len(row) >= size for row in rounds().values())
+            ),
+            f"{size} requests in each worker",
+        )
+        return [set(row[:size]) for row in rounds().values()]
 
     async def loses(
         self, *instances: str, since: float, rounds: int = 20, limit: float = PATIENCE
@@ -285,7 +299,7 @@ class _Client(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._received = b""
         self._began = 0.0
-        self._next: asyncio.TimerHandle | None = None
+        self._next: asyncio.Handle | None = None
         self._connecting: asyncio.Task[None] | None = None
         self.waiting = False
         """For an answer."""
@@ -339,7 +353,9 @@ class _Client(asyncio.Protocol):
         else:
             self._note(status, json.loads(body)["detail"], "")
         if self._traffic.running:
-            self._next = self._loop.call_later(self._traffic.pace, self._send)
+            pace = self._traffic.pace
+            later = self._loop.call_later(pace, self._send) if pace else None
+            self._next = later or self._loop.call_soon(self._send)
 
     def _send(self) -> None:
         transport = self.transport

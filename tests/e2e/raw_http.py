@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +16,17 @@ PATIENCE = 10.0
 """Seconds any single step may take before the test fails: far more than it needs on a busy
 machine, far less than a person waits."""
 LARGEST_HEAD = 1 << 20
+
+
+def socket_buffers() -> int:
+    """Bytes that the sockets between two ends with a proxy in the middle can hold at most: two
+    senders' and two receivers' buffers, each grown as far as this machine allows."""
+    largest = [
+        int(Path(f"/proc/sys/net/ipv4/tcp_{kind}").read_text().split()[2])
+        for kind in ("rmem", "wmem")
+    ]
+    return 2 * sum(largest)
+
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -154,10 +167,21 @@ class Client:
         self.writer = writer
 
     @classmethod
-    async def connect(cls, port: int) -> Self:
-        """Connect to a loopback port."""
-        async with asyncio.timeout(PATIENCE):
-            return cls(*await asyncio.open_connection("127.0.0.1", port, limit=LARGEST_HEAD))
+    async def connect(cls, port: int, receive: int | None = None) -> Self:
+        """Connect to a loopback port. `receive`: bytes that the kernel may take for a client
+        that does not read; it grows with need if not given."""
+        sock = socket.socket()
+        if receive is not None:
+            # Before connecting: a size that is set stays, and TCP's window is made for it.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
+        sock.setblocking(False)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+                return cls(*await asyncio.open_connection(sock=sock, limit=LARGEST_HEAD))
+        except BaseException:
+            sock.close()
+            raise
 
     async def __aenter__(self) -> Self:
         return self
@@ -180,6 +204,20 @@ class Client:
         self.writer.write(data)
         async with asyncio.timeout(PATIENCE):
             await self.writer.drain()
+
+    def stop_reading(self) -> None:
+        """Read nothing until `read_on`; what the kernel takes stays there."""
+        self._paused.pause_reading()
+
+    def read_on(self) -> None:
+        """Read again."""
+        self._paused.resume_reading()
+
+    @property
+    def _paused(self) -> asyncio.ReadTransport:
+        transport = self.writer.transport
+        assert isinstance(transport, asyncio.ReadTransport)
+        return transport
 
     def half_close(self) -> None:
         """Say that no more comes."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from tests.e2e.origin import Call, Origin, Script, echo
-from tests.e2e.raw_http import Client, request
+from tests.e2e.raw_http import Client, request, socket_buffers
 from tests.e2e.running import RunningProxy, eventually, free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -24,9 +23,11 @@ MIB = 1 << 20
 LARGE = 200 * MIB
 GROWTH = 64 * MIB
 """How much a worker may grow while it passes `LARGE` on."""
-IN_TRANSIT = 48 * MIB
-"""More than all socket buffers between two ends can hold together: Linux lets each of the four
-grow to 4 or 6 MiB by default; ours take some hundred KiB."""
+IN_TRANSIT = socket_buffers() + 8 * MIB
+"""What may be under way between two ends of which one does not read: in the kernel, and some
+hundred KiB in each of the three processes."""
+LONG = IN_TRANSIT + 24 * MIB
+"""More than that."""
 
 BLOCK = hashlib.shake_128(b"not a pattern that compresses or repeats").digest(MIB + 1)[: MIB + 1]
 """One byte more than a power of two, so that a block lost or sent twice shifts all boundaries."""
@@ -191,14 +192,10 @@ async def still(figure: Callable[[], int]) -> int:
 
 
 async def test_a_slow_reader_stops_a_fast_writer(site: Site) -> None:
-    site.origin.script = download(LARGE, False)
+    site.origin.script = download(LONG, False)
     with bounded_growth(site, "a download nobody reads"):
-        async with await Client.connect(site.port) as client:
-            # The client's own buffer is the test's, not the proxy's.
-            client.writer.transport.get_extra_info("socket").setsockopt(
-                socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024
-            )
-            client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        async with await Client.connect(site.port, receive=64 * 1024) as client:
+            client.stop_reading()
             await client.send(request("GET", "/"))
             await eventually(lambda: site.origin.calls, 5, "the call")
             [call] = site.origin.calls
@@ -207,17 +204,17 @@ async def test_a_slow_reader_stops_a_fast_writer(site: Site) -> None:
             assert sent < IN_TRANSIT
             assert await site.proxy.readyz() == 200
             # Whoever reads again gets the rest.
-            client.reader._transport.resume_reading()  # type: ignore[attr-defined]
+            client.read_on()
             head = await client.read_head()
-            assert head.length() == LARGE
+            assert head.length() == LONG
             result = hashlib.sha256()
-            left = LARGE
+            left = LONG
             while left:
                 piece = await asyncio.wait_for(client.reader.read(1 << 18), 10)
                 assert piece
                 left -= len(piece)
                 result.update(piece)
-            assert result.hexdigest() == digest(LARGE)
+            assert result.hexdigest() == digest(LONG)
 
 
 async def test_a_slow_origin_stops_a_fast_uploader(site: Site) -> None:
@@ -230,12 +227,12 @@ async def test_a_slow_origin_stops_a_fast_uploader(site: Site) -> None:
     site.origin.script = wait_then_read
     with bounded_growth(site, "an upload nobody reads"):
         async with await Client.connect(site.port) as client:
-            await client.send(request("POST", "/", [("Content-Length", str(LARGE))]))
+            await client.send(request("POST", "/", [("Content-Length", str(LONG))]))
             sent = 0
 
             async def upload() -> None:
                 nonlocal sent
-                for piece in pieces(LARGE):
+                for piece in pieces(LONG):
                     client.writer.write(piece)
                     await client.writer.drain()
                     sent += len(piece)
@@ -247,7 +244,7 @@ async def test_a_slow_origin_stops_a_fast_uploader(site: Site) -> None:
             assert not uploading.done()
             gate.set()
             await asyncio.wait_for(uploading, 20)
-            assert (await client.answer()).body.decode() == digest(LARGE)
+            assert (await client.answer()).body.decode() == digest(LONG)
 
 
 async def test_a_connection_whose_last_answer_is_still_unread_is_good_for_the_next(
@@ -265,8 +262,11 @@ async def test_a_connection_whose_last_answer_is_still_unread_is_good_for_the_ne
 
     site.origin.script = reply
     asked = 0
-    async with await Client.connect(site.port) as slow, await Client.connect(site.port) as other:
-        slow.reader._transport.pause_reading()  # type: ignore[attr-defined]
+    async with (
+        await Client.connect(site.port, receive=64 * 1024) as slow,
+        await Client.connect(site.port) as other,
+    ):
+        slow.stop_reading()
         while asked < 1000:
             before = len(site.origin.calls)
             await slow.send(request("GET", "/slow"))
@@ -277,7 +277,7 @@ async def test_a_connection_whose_last_answer_is_still_unread_is_good_for_the_ne
             asked += 1
             assert len((await other.ask("GET", "/other")).body) == len(answer)
         assert asked < 1000
-        slow.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        slow.read_on()
         for _ in range(asked + 1):
             assert len((await slow.answer()).body) == len(answer)
 
@@ -321,13 +321,13 @@ async def test_a_client_that_does_not_read_cannot_pile_up_answers(site: Site) ->
     site.origin.script = reply
     count = 4000
     with bounded_growth(site, "31 MiB of pipelined answers nobody reads"):
-        async with await Client.connect(site.port) as client:
-            client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        async with await Client.connect(site.port, receive=64 * 1024) as client:
+            client.stop_reading()
             asking = asyncio.create_task(send_all(client, request("GET", "/") * count))
             called = await still(lambda: len(site.origin.calls))
             print(f"answers taken while nobody read: {called}")  # noqa: T201
             assert called * len(answer) < 24 * MIB
-            client.reader._transport.resume_reading()  # type: ignore[attr-defined]
+            client.read_on()
             for _ in range(count):
                 assert len((await client.answer()).body) == len(answer)
             await asking
@@ -336,7 +336,7 @@ async def test_a_client_that_does_not_read_cannot_pile_up_answers(site: Site) ->
 async def test_a_client_that_never_reads_the_end_is_cut(site: Site, tmp_path: Path) -> None:
     """Its connection is over, and the last bytes fit into the proxy's buffer: they must not
     stay there for ever."""
-    site.origin.script = download(32 * MIB, False)
+    site.origin.script = download(64 * MIB, False)
     listener = f"127.0.0.1:{free_port()}"
     proxy = RunningProxy(
         {
@@ -354,10 +354,10 @@ async def test_a_client_that_never_reads_the_end_is_cut(site: Site, tmp_path: Pa
 
     async with proxy:
         port = int(listener.rpartition(":")[2])
-        for size in (32 * MIB, 0):
-            # The second: small answers, as many as the client's side holds, the last one closing.
-            async with await Client.connect(port) as client:
-                client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        for size in (64 * MIB, 0):
+            # The second: small answers, more than the client's side holds, the last one closing.
+            async with await Client.connect(port, receive=64 * 1024) as client:
+                client.stop_reading()
                 if size:
                     await client.send(request("GET", "/"))
                     await eventually(lambda: site.origin.calls, 5, "the call")

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from tests.e2e.origin import Call, Origin, echo, switch, websocket
-from tests.e2e.raw_http import Client, request
+from tests.e2e.raw_http import Client, request, socket_buffers
 from tests.e2e.running import RunningProxy, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -204,12 +204,12 @@ async def test_two_hundred_tunnels_at_once(site: Site) -> None:
 async def test_a_slow_end_stops_a_fast_one(site: Site) -> None:
     async def flood(call: Call) -> None:
         await switch(call)
-        for _ in range(3000):
+        for _ in range(2000):
             await call.write(bytes(64 * 1024))
 
     site.origin.script = flood
     async with await site.open() as client:
-        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        client.stop_reading()
         call = site.origin.calls[-1]
         last, since = -1, time.monotonic()
 
@@ -220,9 +220,9 @@ async def test_a_slow_end_stops_a_fast_one(site: Site) -> None:
             return time.monotonic() - since > 0.5
 
         await eventually(still, 10, "the flood stops")
-        assert 0 < last < 48 << 20
-        client.reader._transport.resume_reading()  # type: ignore[attr-defined]
-        left = 3000 * 64 * 1024
+        assert 0 < last < socket_buffers() + (8 << 20)
+        client.read_on()
+        left = 2000 * 64 * 1024
         while left:
             piece = await asyncio.wait_for(client.reader.read(1 << 18), 10)
             assert piece
@@ -261,7 +261,7 @@ async def test_a_stop_ends_tunnels_within_the_grace(tmp_path: Path) -> None:
                 await client.send(b"x")
                 assert await client.exactly(1) == b"x"
             assert await stopping == 0
-            assert 0.8 < time.monotonic() - began < 4
+            assert 0.8 < time.monotonic() - began < 8
             for client in clients:
                 assert await client.is_closed()
                 await client.close()

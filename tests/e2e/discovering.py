@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
@@ -21,6 +21,10 @@ Known = dict[tuple[str, str], tuple[str, int, str]]
 
 class DiscoveringProxy(RunningProxy):
     """Owns a proxy that finds its instances in etcd. `/NAME/…` goes to service NAME."""
+
+    START = 60.0
+    """Seconds that several of them, started at once on a busy machine, may take. How long a start
+    takes is not what these tests are about."""
 
     def __init__(
         self,
@@ -38,6 +42,10 @@ class DiscoveringProxy(RunningProxy):
             },
             directory,
         )
+
+    async def start(self, within: float = START) -> Self:
+        """As `RunningProxy`, with more patience."""
+        return await super().start(within)
 
     async def document(self, path: str) -> dict[str, Any]:
         """GET of a document of the admin API."""

@@ -146,7 +146,7 @@ async def test_each_kind_of_change_shows_within_a_second(site: Site, record_prop
         )
         delays["two in one transaction"] = await traffic.shows("guest", "d", since=since)
         assert traffic.workers == {sample.worker for sample in traffic.since(since)}
-    traffic.flows(within=2.0)
+    traffic.flows(within=4.0)
 
     for what, seconds in delays.items():
         record_property(what, f"{seconds * 1000:.0f} ms")
@@ -216,7 +216,7 @@ async def test_bursts_of_five_hundred_show_within_a_second(
 
         since = await answered(client.delete("/services/burst/burst-", prefix=True))
         delays["500 deleted"] = await traffic.loses(*names, since=since, rounds=300)
-    traffic.flows(within=2.0)
+    traffic.flows(within=4.0)
 
     for what, seconds in delays.items():
         record_property(what, f"{seconds * 1000:.0f} ms")
@@ -263,7 +263,7 @@ async def test_a_bad_value_harms_no_other_key(site: Site) -> None:
         assert await traffic.shows("spoilt", since=since) < VISIBLE
         assert (await proxy.registry())["invalid"] == []
         assert await proxy.metric("fairlead_registry_invalid_records") == 0
-    traffic.flows(within=2.0)
+    traffic.flows(within=4.0)
     await proxy.follows(client, within=1)
 
 

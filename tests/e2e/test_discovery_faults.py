@@ -97,7 +97,7 @@ class Site(NamedTuple):
 
     def unharmed(self) -> None:
         """Not one request failed or waited."""
-        self.traffic.flows(within=2.0)
+        self.traffic.flows(within=OUTAGE - 1)
         self.figures["requests"] = str(len(self.traffic.samples))
 
 
@@ -359,7 +359,7 @@ async def unreachable_at_start(directory: Path, figures: Figures) -> None:
         async def answers() -> bool:
             return await proxy.readyz() == 503
 
-        await eventually(answers, 10, "the admin server answers")
+        await eventually(answers, proxy.START, "the admin server answers")
         status, body = await proxy.get("/readyz")
         assert status == 503
         assert body["ready"] is False
@@ -434,7 +434,7 @@ async def wrong_password(directory: Path, figures: Figures) -> None:
         proxy = DiscoveringProxy(directory, etcd.url, registry=user)
         proxy.launch()
         try:
-            await eventually(lambda: proxy.events("registry_lost"), 10, "a line about it")
+            await eventually(lambda: proxy.events("registry_lost"), proxy.START, "a line of log")
             [line] = proxy.events("registry_lost")
             assert line["level"] == "warning"
             assert "invalid user ID or password" in line["error"]

@@ -231,7 +231,8 @@ class Traffic:
 
     def flows(self, within: float) -> None:
         """Every request was answered 200, and there was no gap longer than `within` seconds in
-        which none was answered."""
+        which none was answered: a starved test makes gaps of two, a request that waits for the
+        registry one of five."""
         assert not self.failed, self.failed[:5]
         ends = [sample.ended for sample in self.samples]
         gap = max(later - earlier for earlier, later in pairwise(ends))

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-PATIENCE = 10.0
+PATIENCE = 20.0
 """Seconds any single step may take before the test fails: far more than it needs on a busy
 machine, far less than a person waits."""
 LARGEST_HEAD = 1 << 20

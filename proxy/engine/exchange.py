@@ -99,6 +99,8 @@ class Exchange:
     finished = False
     outcome = "ok"
     """What the answer says of its instance."""
+    unsettled = False
+    """Some of what follows is to be given back at the end."""
     admitted = False
     """A policy of the service waits to hear how this ends."""
     held: _HeldAnswer | None = None
@@ -173,6 +175,7 @@ class Exchange:
         )
         if pool.settings.timeouts.total:
             self.total = _TotalLimit(self)
+            self.unsettled = True
             worker.deadlines.arm(self.total, self.began + pool.settings.timeouts.total)
 
     def _ask_policies(self, pool: Pool, path: str, query: bytes) -> None:
@@ -184,7 +187,7 @@ class Exchange:
         refusal = policies.admit(key, self.began)
         if refusal is not None:
             raise refusal
-        self.admitted = True
+        self.admitted = self.unsettled = True
 
     def _attempt(self) -> None:
         """Pick an instance and get a connection to it."""
@@ -217,6 +220,7 @@ class Exchange:
             self._answer_fault(NO_ROOM, detail)
             return
         self.waiting = _QueueLimit(self)
+        self.unsettled = True
         limit = policies.queue_limit
         self.worker.deadlines.arm(self.waiting, self.worker.now() + limit if limit else inf)
         if not self.body_done:
@@ -339,12 +343,8 @@ class Exchange:
             if self._set_aside(response, pieces, done):
                 return
             self.outcome = str(response.status)
-        if self.held is not None:
+        if self.unsettled:
             self._drop_held()
-        self._relay(response, pieces, done)
-
-    def _relay(self, response: ResponseHead, pieces: list[bytes], done: bool) -> None:
-        """Pass the answer on: head and first pieces in one write."""
         request = self.request
         client = self.client
         self._replayable = False
@@ -364,9 +364,9 @@ class Exchange:
             if done:
                 pieces = [*pieces, LAST_CHUNK]
         if not pieces:
-            client.write(head)
+            client.transport.write(head)
         elif len(pieces) == 1 and len(pieces[0]) <= _JOIN:
-            client.write(head + pieces[0])
+            client.transport.write(head + pieces[0])
         else:
             client.write_pieces([head, *pieces])
         if done:
@@ -379,11 +379,10 @@ class Exchange:
         one, and keep this answer in case no better one comes. False: relay it."""
         pool, node, connection = self.pool, self.node, self.connection
         assert pool is not None
-        assert node is not None
-        assert connection is not None
         policies = pool.policies
-        if response.status not in policies.retry_statuses:
-            return False
+        if response.status not in policies.retry_statuses or node is None:
+            return False  # Nothing to hope for, or it was set aside before.
+        assert connection is not None
         if not policies.may_repeat_answer(self.request.method, self._replayable):
             return False
         if not self.body_done:
@@ -395,6 +394,7 @@ class Exchange:
             return False
         pool.give_back(node, reason)
         self._drop_held()
+        self.unsettled = True
         if done:
             connection.release(self.worker.now())
             self.held = _HeldAnswer(None, response, pieces, True)
@@ -409,7 +409,7 @@ class Exchange:
         assert held is not None
         self.held = None
         self.connection = held.connection
-        self._relay(held.response, held.pieces, held.done)
+        self.on_answer(held.response, held.pieces, held.done)
         if self.connection is not None and not self.client.full:
             self.connection.resume_reading()
 
@@ -618,18 +618,22 @@ class Exchange:
         assert not self.finished, self
         self.finished = True
         self._give_back(outcome)
+        if self.unsettled:
+            self._settle(now)
+        if self.tunnel is None:
+            # How long a tunnel stays open is not how long its request took.
+            counters = self._counters() if self.pool is None else self.pool.counters
+            counters.answered(self.request.method, self.status, now - self.began)
+
+    def _settle(self, now: float) -> None:
+        """Give back what only some requests take."""
+        self._drop_held()
+        self._leave_line()
         if self.total is not None:
             self.worker.deadlines.forget(self.total)
-        if self.held is not None:
-            self._drop_held()
-        if self.waiting is not None:
-            self._leave_line()
         if self.admitted:
             assert self.pool is not None
             self.pool.policies.on_result(self.status, now)
-        if self.tunnel is None:
-            # How long a tunnel stays open is not how long its request took.
-            self._counters().answered(self.request.method, self.status, now - self.began)
 
     def _counters(self) -> ServiceCounters:
         pool = self.pool

@@ -276,13 +276,11 @@ class Pools:
         self.partial = False
         """The first full set is not known yet: a service without a pool may well exist."""
         self._by_name: dict[str, Pool] = {}
+        self.get = self._by_name.get
+        """The pool of a service, or None if nobody has heard of it."""
         self._by_slot: dict[int, tuple[Pool, Node]] = {}
         self._defaults = ServiceSettings()
         self._settings: dict[str, ServiceSettings] = {}
-
-    def get(self, service: str) -> Pool | None:
-        """The pool of a service, or None if nobody has heard of it."""
-        return self._by_name.get(service)
 
     def __iter__(self) -> Iterator[Pool]:
         return iter(self._by_name.values())

@@ -26,11 +26,15 @@ from proxy.model import (
     AdminSettings,
     BalancerSpec,
     BreakerSettings,
+    FailoverSettings,
+    HealthCheckSettings,
     Instance,
     ListenerLimits,
     ListenerSettings,
     ListenerTimeouts,
     LogSettings,
+    MassLossSettings,
+    PoolSettings,
     RateLimitSettings,
     RegistrySettings,
     RegistryTls,
@@ -53,16 +57,6 @@ NOT_BUILT: Mapping[str, tuple[object, str]] = {
     "listeners.*.tls": (None, "off"),
     "listeners.*.proxy_protocol": (False, "false"),
     "access_log": (None, "off"),
-    "registry.backups": ([], "[]"),
-    "registry.check_interval": (..., ""),
-    "registry.check_timeout": (..., ""),
-    "registry.snapshot": (None, "off"),
-    "registry.mass_loss_guard": (None, "off"),
-    "service.health_check": (None, "off"),
-    "service.ejection": (None, "off"),
-    "service.panic_threshold": (0.0, "0"),
-    "service.slow_start": (0.0, "0s"),
-    "service.fallback_instances": ([], "[]"),
 }
 
 DEFAULT_KEY = "client_ip"
@@ -290,16 +284,27 @@ class _Rules:
             name: self._service(("services", name), service, defaults)
             for name, service in file.services.items()
         }
+        pool_defaults = self._pool(("defaults",), "", file.defaults, PoolSettings(), defaults)
+        pools = {
+            name: self._pool(("services", name), name, service, pool_defaults, services[name])
+            for name, service in file.services.items()
+        }
         return Settings(
             listeners=listeners,
             admin=_overlay(AdminSettings(), file.admin),
             workers=file.workers or len(os.sched_getaffinity(0)),
             log=_overlay(LogSettings(), file.log),
-            registry=self._registry(file.registry),
+            registry=self._registry(("registry",), file.registry),
+            backups=self._backups(file.registry),
+            failover=_overlay(FailoverSettings(), file.registry),
+            snapshot=self._snapshot(file.registry),
+            mass_loss_guard=_optional(MassLossSettings(), None, file.registry, "mass_loss_guard"),
             shutdown=_overlay(ShutdownSettings(), file.shutdown),
             routes=self._routes(file.routes),
             defaults=defaults,
             services=services,
+            pool_defaults=_steady(pool_defaults, defaults),
+            pools={name: _steady(pool, services[name]) for name, pool in pools.items()},
             static=self._static(file.services),
         )
 
@@ -392,11 +397,47 @@ class _Rules:
 
     # -- registry
 
-    def _registry(self, registry: config_schema.Registry) -> RegistrySettings:
-        report, path = self._report, ("registry",)
+    def _backups(self, registry: config_schema.Registry) -> tuple[RegistrySettings, ...]:
+        path: Path = ("registry", "backups")
+        backups: list[RegistrySettings] = []
+        seen = {_where(registry): "registry"}
+        for place, backup in self._items(path, registry.backups):
+            if self._report.sound((*place, "type")) and backup.type == "static":
+                self._report.complain(
+                    (*place, "type"),
+                    '"static" is no registry that could be up when another one is down; allowed:'
+                    " another type",
+                )
+                continue
+            where = _where(backup)
+            if seen.setdefault(where, _dotted(place)) != _dotted(place):
+                self._report.complain(place, f"is the same as {seen[where]}; allowed: another one")
+            backups.append(self._registry(place, backup))
+        return tuple(backups)
+
+    def _snapshot(self, registry: config_schema.Registry) -> str | None:
+        """The name of the file; its directory must be there already, or nothing is ever
+        remembered and nobody notices before the day it is needed."""
+        if registry.snapshot is None:
+            return None
+        file = self._directory / registry.snapshot
+        path = ("registry", "snapshot")
+        if file.is_dir():
+            self._report.complain(path, f'"{file}" is a directory; allowed: a file')
+        elif not file.parent.is_dir():
+            self._report.complain(
+                path, f'"{file.parent}" is no directory; allowed: a file in one that exists'
+            )
+        return str(file)
+
+    def _registry(self, path: Path, registry: config_schema.OneRegistry) -> RegistrySettings:
+        report = self._report
         if registry.type == "static":
-            for key in ("endpoints", "username", "password", "tls"):
-                if getattr(registry, key) and report.sound((*path, key), (*path, "type")):
+            for key in (
+                *("endpoints", "username", "password", "tls"),
+                *("backups", "snapshot", "mass_loss_guard"),
+            ):
+                if getattr(registry, key, None) and report.sound((*path, key), (*path, "type")):
                     report.complain(
                         (*path, key),
                         "has no meaning for type static, which looks nothing up; allowed: leave it"
@@ -427,7 +468,7 @@ class _Rules:
             tls=self._registry_tls((*path, "tls"), registry),
         )
 
-    def _registry_tls(self, path: Path, registry: config_schema.Registry) -> RegistryTls | None:
+    def _registry_tls(self, path: Path, registry: config_schema.OneRegistry) -> RegistryTls | None:
         tls = registry.tls
         if tls is None:
             return None
@@ -492,6 +533,57 @@ class _Rules:
             rate_limit=self._rate_limit(inherited.rate_limit, own),
             drain=_overlay(inherited.drain, own.drain),
         )
+
+    def _pool(
+        self,
+        path: Path,
+        name: str,
+        own: config_schema.Defaults,
+        inherited: PoolSettings,
+        settings: ServiceSettings,
+    ) -> PoolSettings:
+        check = _optional(HealthCheckSettings(), inherited.health_check, own, "health_check")
+        if check is not None and own.health_check is not None:
+            self._health_check((*path, "health_check"), check, own.health_check)
+        given = own.model_fields_set
+        if own.slow_start and "slow_start" in given and name and _keyed(settings):
+            self._report.complain(
+                (*path, "slow_start"),
+                f"has no meaning for {settings.balancer.type}, whose weights say which keys an"
+                " instance gets; allowed: 0, or another balancer",
+            )
+        fallback = inherited.fallback
+        if name and "fallback_instances" not in given:
+            fallback = tuple(msgspec.structs.replace(one, service=name) for one in fallback)
+        elif "fallback_instances" in given:
+            place = (*path, "fallback_instances")
+            fallback = self._instances(place, name, own.fallback_instances)
+        return PoolSettings(
+            health_check=check,
+            panic_threshold=(
+                own.panic_threshold if "panic_threshold" in given else inherited.panic_threshold
+            ),
+            slow_start=own.slow_start if "slow_start" in given else inherited.slow_start,
+            fallback=fallback,
+        )
+
+    def _health_check(
+        self, path: Path, check: HealthCheckSettings, own: config_schema.HealthCheck
+    ) -> None:
+        """What the keys of one check mean together."""
+        report = self._report
+        if not report.sound((*path, "type")):
+            return
+        for key, type_ in (("path", "http"), ("expect", "http"), ("command", "exec")):
+            if key in own.model_fields_set and check.type != type_ and report.sound((*path, key)):
+                report.complain(
+                    (*path, key),
+                    f"has no meaning for type {check.type}; allowed: only for {type_}",
+                )
+        if check.type == "exec" and not check.command and report.sound((*path, "command")):
+            report.complain(
+                (*path, "command"), "is missing; allowed for type exec: a line for the shell"
+            )
 
     def _rate_limit(
         self, inherited: RateLimitSettings | None, own: config_schema.Defaults
@@ -690,6 +782,21 @@ class _Rules:
                     f'"{name}" is the same field as "{names[name.lower()]}"; allowed: each one'
                     " once",
                 )
+
+
+def _keyed(settings: ServiceSettings) -> bool:
+    balancer: type[Balancer] = catalog.load(catalog.BALANCERS, settings.balancer.type)
+    return balancer.uses_key
+
+
+def _steady(pool: PoolSettings, settings: ServiceSettings) -> PoolSettings:
+    """Without the slow start that a service inherited whose weights must not change."""
+    return msgspec.structs.replace(pool, slow_start=0.0) if _keyed(settings) else pool
+
+
+def _where(registry: config_schema.OneRegistry) -> tuple[object, ...]:
+    """What makes two registries the same one."""
+    return (registry.type, frozenset(registry.endpoints), registry.prefix)
 
 
 def _dotted(path: Path) -> str:

@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 from proxy import model
-from proxy.catalog import BALANCERS, PROVIDERS
+from proxy.catalog import BALANCERS, CHECKS, PROVIDERS
 from proxy.yaml_lines import Path, Scalar
 
 T = TypeVar("T")
@@ -688,15 +688,16 @@ class Balancer(Section):
 
 
 class HealthCheck(Section):
-    type: Annotated[str, choice(("http", "tcp"), "a kind of check")] = "http"
-    path: PathText = "/health"
-    interval: Positive = 5.0
-    timeout: Positive = 1.0
-    fall: Annotated[int, integer(1, 100)] = 3
-    rise: Annotated[int, integer(1, 100)] = 2
+    type: Annotated[str, choice(tuple(CHECKS), "a kind of check")] = _CHECK.type
+    path: PathText = _CHECK.path
     expect: Annotated[str, Read(_parse_status_codes, "status codes", "200, 200-299 or 200,204")] = (
-        "200-299"
+        _CHECK.expect
     )
+    command: Text = _CHECK.command
+    interval: Positive = _CHECK.interval
+    timeout: Positive = _CHECK.timeout
+    fall: Annotated[int, integer(1, 100)] = _CHECK.fall
+    rise: Annotated[int, integer(1, 100)] = _CHECK.rise
 
 
 class Timeouts(Section):
@@ -773,10 +774,10 @@ class Defaults(Section):
     keepalive: Keepalive = Keepalive()
     retry: Annotated[Retry | None, Off] = Retry()
     health_check: Annotated[HealthCheck | None, Off] = None
-    ejection: Annotated[Ejection | None, Off] = None
+    ejection: Annotated[Ejection | None, Off] = Ejection()
     circuit_breaker: Annotated[CircuitBreaker | None, Off] = None
-    panic_threshold: Share = 0.0
-    slow_start: Duration = 0.0
+    panic_threshold: Share = _POOL.panic_threshold
+    slow_start: Duration = _POOL.slow_start
     max_inflight: Annotated[int, integer(0, 1_000_000, "0 = no limit")] = 0
     queue: Queue = Queue()
     rate_limit: Annotated[RateLimit | None, Off] = None

@@ -24,13 +24,17 @@ import uvloop
 from proxy import catalog
 from proxy import log as log_setup
 from proxy.control.admin import Admin
+from proxy.control.events import Events
 from proxy.control.pools import PoolBook, Slots
 from proxy.control.sockets import BindError, Listening, close_all, listen, listen_alone
 from proxy.control.supervisor import Supervisor
 from proxy.control.workers import ProcessLaunch, module_command
 from proxy.engine.load import SLOTS, Board
-from proxy.model import Settings, WorkerConfig
+from proxy.model import RegistrySettings, Settings, WorkerConfig
 from proxy.registry.base import Provider
+from proxy.registry.failover import FailoverProvider
+from proxy.registry.guarded import GuardedProvider
+from proxy.registry.snapshot_file import RememberedProvider
 
 log = structlog.get_logger()
 
@@ -75,10 +79,17 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
         admin_socket = _open_admin(settings, opened)
         board = Board.create(settings.workers)
         opened.callback(board.close)
+        events = Events()
         supervisor = Supervisor(
             settings,
             _worker_config(settings),
-            PoolBook(settings.static, Slots(SLOTS, board.idle), time.monotonic()),
+            PoolBook(
+                settings.static,
+                Slots(SLOTS, board.idle),
+                time.monotonic(),
+                settings=settings.pools,
+                defaults=settings.pool_defaults,
+            ),
             board,
             ProcessLaunch(
                 program=module_command("proxy.engine.worker"),
@@ -87,7 +98,8 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
                 sockets={one.name: one.sockets for one in listening},
                 environ=log_setup.environment(settings.log),
             ),
-            lambda: _provider(settings),
+            lambda: _provider(settings, events),
+            events=events,
         )
         admin = Admin(supervisor, admin_socket, settings.admin.token)
         await admin.start()
@@ -188,10 +200,27 @@ def _open_admin(settings: Settings, opened: ExitStack) -> socket.socket:
     return sock
 
 
-def _provider(settings: Settings) -> Provider:
-    kind: type[Provider] = catalog.load(catalog.PROVIDERS, settings.registry.type)
+def _provider(settings: Settings, events: Events) -> Provider:
+    """The registry, with what the settings put around it: backups, then the guard over
+    whichever is in use, then the file that remembers what is served."""
+
+    def make(registry: RegistrySettings) -> Provider:
+        kind: type[Provider] = catalog.load(catalog.PROVIDERS, registry.type)
+        return kind(registry)  # type: ignore[call-arg]  # constructors are not in the ABC
+
+    def publish(kind: str, **fields: Any) -> None:
+        events.publish(kind, time.time(), **fields)
+
     try:
-        return kind(settings.registry)  # type: ignore[call-arg]  # constructors are not in the ABC
+        provider = make(settings.registry)
+        if settings.backups:
+            registries = (settings.registry, *settings.backups)
+            provider = FailoverProvider(registries, make, settings.failover, on_event=publish)
+        if settings.mass_loss_guard is not None:
+            provider = GuardedProvider(provider, settings.mass_loss_guard, on_event=publish)
+        if settings.snapshot is not None:
+            provider = RememberedProvider(provider, settings.snapshot, on_event=publish)
+        return provider
     except (OSError, ValueError) as error:
         # A certificate that cannot be read, for example.
         raise StartError(f"registry: {error}") from error

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from typing import ClassVar
 
-from proxy.model import Membership, RegistryStatus
+from proxy.model import Departure, Membership, RegistryStatus
 
 
 class Provider(ABC):
@@ -28,6 +28,16 @@ class Provider(ABC):
     @abstractmethod
     def status(self) -> RegistryStatus:
         """The provider's own view of its registry, cheap enough for every scrape."""
+
+    async def alive(self) -> bool:
+        """Does the registry answer now? Asked of providers that are watched and of those that
+        are not; the caller bounds it in time."""
+        return self.status().connected
+
+    async def expired(self, departure: Departure) -> bool | None:
+        """Did this registration run out (True) or was it ended on purpose (False)? None while
+        nobody can say. Bounded by the provider."""
+        return False
 
     @abstractmethod
     async def close(self) -> None:

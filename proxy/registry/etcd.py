@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 import msgspec
 import structlog
 
-from proxy.model import Membership, RegistrySettings, RegistryStatus
+from proxy.model import Departure, Membership, RegistrySettings, RegistryStatus
 from proxy.registry.base import Provider
 from proxy.registry.etcd_gateway import Gateway, Watch, prefix_end
 from proxy.registry.etcd_wire import (
@@ -33,6 +33,7 @@ from proxy.registry.etcd_wire import (
     EtcdError,
     Header,
     KeyValue,
+    LeaseNotFound,
     RangeReply,
     error_named,
 )
@@ -203,6 +204,31 @@ class EtcdProvider(Provider):
             differences=self._differences,
             last_error=self._last_error,
         )
+
+    async def alive(self) -> bool:
+        """One linearizable read, from any endpoint."""
+        for gateway in self._gateways:
+            try:
+                await gateway.range(*self._range, limit=1, timeout=self._timing.probe_limit)
+            except EtcdError:
+                continue
+            return True
+        return False
+
+    async def expired(self, departure: Departure) -> bool | None:
+        """A lease takes all its keys along when it ends; a key that went while its lease lives
+        was deleted. A revoked lease looks like one that ran out."""
+        if not departure.lease:
+            return False
+        for gateway in self._gateways:
+            try:
+                left = await gateway.time_to_live(departure.lease, timeout=self._timing.probe_limit)
+            except LeaseNotFound:
+                return True
+            except EtcdError:
+                continue
+            return left.ttl <= 0
+        return None
 
     async def close(self) -> None:
         self._closed = True

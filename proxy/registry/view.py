@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from proxy.model import Instance, InvalidRecord, Membership
+from proxy.model import Departure, Instance, InvalidRecord, Membership
 from proxy.registry.etcd_wire import Event, KeyValue
 from proxy.registry.records import Unreadable, read, split_key
 
@@ -61,6 +61,8 @@ class View:
         self._pools: dict[str, dict[bytes, Instance]] = {}
         self._dirty: set[str] = set()
         self._newest: KeyValue | None = None
+        self._departures: dict[bytes, Departure] = {}
+        """Since the last membership; the keys are back in it if they were written again."""
         self._membership = Membership(services={})
 
     # ------------------------------------------------------------------------- changes
@@ -197,7 +199,12 @@ class View:
                 del services[service]
         self._dirty.clear()
         if changed:
-            self._membership = Membership(services=services, revision=self.revision)
+            self._membership = Membership(
+                services=services,
+                revision=self.revision,
+                departures=tuple(self._departures.values()),
+            )
+            self._departures.clear()
         return self._membership
 
     # ------------------------------------------------------------------------- private
@@ -208,6 +215,7 @@ class View:
     def _put(self, entry: _Entry) -> None:
         key = entry.kv.key
         self._held.pop(key, None)
+        self._departures.pop(key, None)
         self._entries[key] = entry
         self._newest = None
         if entry.instance is not None:
@@ -222,6 +230,12 @@ class View:
         self._newest = None
         if entry is not None and entry.instance is not None:
             service = entry.instance.service
+            self._departures[key] = Departure(
+                service=service,
+                id=entry.instance.id,
+                health=entry.instance.health,
+                lease=entry.kv.lease,
+            )
             pool = self._pools[service]
             del pool[key]
             if not pool:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from balancers.base import Balancer
 from proxy import catalog
@@ -14,12 +15,16 @@ from proxy.model import (
     AdminSettings,
     BalancerSpec,
     EjectionSettings,
+    FailoverSettings,
+    HealthCheckSettings,
     Instance,
     Keepalive,
     ListenerLimits,
     ListenerSettings,
     ListenerTimeouts,
     LogSettings,
+    MassLossSettings,
+    PoolSettings,
     RegistrySettings,
     RegistryTls,
     RetrySettings,
@@ -87,19 +92,30 @@ registry:
   username: proxy
   password: ${PASSWORD}
   tls: {ca: ca.pem, cert: c.pem, key: c.key}
-  backups: []
-  snapshot: off
-  mass_loss_guard: off
+  backups:
+    - {type: etcd, endpoints: ["https://b.example:2379"], tls: {ca: ca.pem}}
+    - {type: etcd, endpoints: ["http://c.example:2379"], prefix: /prod/services/}
+  check_interval: 20s
+  check_timeout: 2s
+  snapshot: pools.json
+  mass_loss_guard: {share: 0.4}
 shutdown: {delay: 0s, grace: 1m}
 defaults:
   balancer: least_connections
   timeouts: {connect: 1s, idle: 30s}
   keepalive: {idle: 2s, max_idle: 10, max_requests: 100}
   retry: off
+  health_check: {path: /up, interval: 2s}
+  ejection: {base: 5s}
+  slow_start: 30s
+  panic_threshold: 0.5
+  fallback_instances: [{address: 10.0.0.9, port: 80}]
 services:
   users:
     timeouts: {connect: 2s, total: 0}
     retry: {max_retries: 2}
+    ejection: {max_share: 0.3}
+    health_check: {fall: 5}
   orders:
     balancer:
       {type: consistent_hash, key: "header:X-User-ID", virtual_nodes: 100, bounded_load: 1.25}
@@ -114,6 +130,7 @@ services:
     drain: {tunnels: keep}
     fallback_instances: []
   legacy:
+    health_check: {type: exec, command: "test -e /tmp/up"}
     instances:
       - {id: a, address: 10.0.0.7, port: 8080, weight: 2, version: 1.10, metadata: {zone: b}}
       - {address: "2001:db8::7", port: 8080}
@@ -137,7 +154,11 @@ routes:
         timeouts=Timeouts(connect=1.0, idle=30.0),
         keepalive=keepalive,
         retry=RetrySettings(max_retries=0),
+        ejection=EjectionSettings(base=5.0),
     )
+    check = HealthCheckSettings(path="/up", interval=2.0)
+    last = Instance(service="", id="10.0.0.9:80", address="10.0.0.9", port=80)
+    pool = PoolSettings(health_check=check, panic_threshold=0.5, slow_start=30.0, fallback=(last,))
     assert load(path, {"TOKEN": "s3cret", "PASSWORD": "0123"}) == Settings(
         listeners=(
             ListenerSettings(
@@ -165,6 +186,19 @@ routes:
                 key=str(tmp_path / "c.key"),
             ),
         ),
+        backups=(
+            RegistrySettings(
+                type="etcd",
+                endpoints=("https://b.example:2379",),
+                tls=RegistryTls(ca=str(tmp_path / "ca.pem")),
+            ),
+            RegistrySettings(
+                type="etcd", endpoints=("http://c.example:2379",), prefix="/prod/services/"
+            ),
+        ),
+        failover=FailoverSettings(check_interval=20.0, check_timeout=2.0),
+        snapshot=str(tmp_path / "pools.json"),
+        mass_loss_guard=MassLossSettings(share=0.4),
         shutdown=ShutdownSettings(delay=0.0, grace=60.0),
         routes=(
             RouteSpec(host="users.example.com", service="users"),
@@ -189,6 +223,7 @@ routes:
                 timeouts=Timeouts(connect=2.0, idle=30.0, total=0.0),
                 keepalive=keepalive,
                 retry=RetrySettings(max_retries=2),
+                ejection=EjectionSettings(base=5.0, max_share=0.3),
             ),
             "orders": ServiceSettings(
                 balancer=BalancerSpec(
@@ -199,9 +234,23 @@ routes:
                 timeouts=defaults.timeouts,
                 keepalive=keepalive,
                 retry=RetrySettings(max_retries=0),
-                ejection=EjectionSettings(enabled=False),
+                ejection=EjectionSettings(base=5.0, enabled=False),
             ),
             "legacy": defaults,
+        },
+        pool_defaults=pool,
+        pools={
+            "users": replace(
+                pool,
+                health_check=replace(check, fall=5),
+                fallback=(replace(last, service="users"),),
+            ),
+            "orders": PoolSettings(),
+            "legacy": replace(
+                pool,
+                health_check=replace(check, type="exec", command="test -e /tmp/up"),
+                fallback=(replace(last, service="legacy"),),
+            ),
         },
         static={
             "legacy": (
@@ -283,6 +332,36 @@ class TestInheritance:
     def test_retry(self, default: str, own: str, retries: int) -> None:
         a = service(f"defaults: {{retry: {default}}}\nservices: {{a: {{retry: {own}}}}}\n")
         assert a.retry.max_retries == retries
+
+
+class TestPools:
+    def test_a_ring_inherits_no_slow_start(self) -> None:
+        text = (
+            "defaults: {balancer: consistent_hash, slow_start: 10s}\n"
+            "services: {a: {balancer: random}, b: {}}\n"
+        )
+        built = settings(text + ROUTE)
+        assert built.pool_defaults.slow_start == 0.0
+        assert {name: one.slow_start for name, one in built.pools.items()} == {"a": 10.0, "b": 0.0}
+
+    @pytest.mark.parametrize(
+        ("default", "own", "enabled", "base"),
+        [
+            ("{}", "{}", True, 10.0),
+            ("off", "{}", True, 10.0),
+            ("{base: 1s}", "off", False, 1.0),
+            ("{base: 1s}", "{max: 9s}", True, 1.0),
+        ],
+    )
+    def test_ejection(self, default: str, own: str, enabled: bool, base: float) -> None:
+        a = service(f"defaults: {{ejection: {default}}}\nservices: {{a: {{ejection: {own}}}}}\n")
+        assert (a.ejection.enabled, a.ejection.base) == (enabled, base)
+
+    def test_a_check_can_be_switched_off(self) -> None:
+        text = "defaults: {health_check: {}}\nservices: {a: {health_check: off}, b: {}}\n"
+        built = settings(text + ROUTE)
+        assert built.pools["a"].health_check is None
+        assert built.pools["b"].health_check == HealthCheckSettings()
 
 
 class TestBalancers:

@@ -789,51 +789,72 @@ access_log: {path: '-', format: json, sample: 1.0}
 routes: [{service: a}]
 --->
 proxy.yaml:1: access_log: is not available in this version; allowed: leave it out, or write off
-=== not_built_registry
+=== several_registries
 registry:
   type: etcd
-  endpoints: ['http://a:1']
-  backups: [{type: etcd, endpoints: ['http://b:1']}]
-  check_interval: 10s
-  check_timeout: 5s
-  snapshot: /tmp/pools.json
-  mass_loss_guard: {share: 0.5, window: 30s, hold: 10m}
+  endpoints: ['http://a:1', 'http://b:1']
+  backups:
+    - {type: etcd, endpoints: ['http://b:1', 'http://a:1']}
+    - {type: static}
+    - {type: etcd}
+    - {type: etcd, endpoints: ['http://c:1'], password: x}
+  check_interval: 0
+  snapshot: /nowhere/pools.json
+  mass_loss_guard: {share: 2, window: 30}
 routes: [{service: a}]
 --->
-proxy.yaml:4: registry.backups: is not available in this version; allowed: leave it out, or write []
-proxy.yaml:5: registry.check_interval: is not available in this version; allowed: leave it out
-proxy.yaml:6: registry.check_timeout: is not available in this version; allowed: leave it out
-proxy.yaml:7: registry.snapshot: is not available in this version; allowed: leave it out, or write off
-proxy.yaml:8: registry.mass_loss_guard: is not available in this version; allowed: leave it out, or write off
-=== not_built_service
+proxy.yaml:5: registry.backups.0: is the same as registry; allowed: another one
+proxy.yaml:6: registry.backups.1.type: "static" is no registry that could be up when another one is down; allowed: another type
+proxy.yaml:7: registry.backups.2.endpoints: is missing; allowed for type etcd: at least one http://host:port
+proxy.yaml:8: registry.backups.3.password: has no username; allowed: both of them, or neither
+proxy.yaml:9: registry.check_interval: "0" is too short; allowed: a duration such as 250ms, 3s, 2m or 1h, more than 0
+proxy.yaml:10: registry.snapshot: "/nowhere" is no directory; allowed: a file in one that exists
+proxy.yaml:11: registry.mass_loss_guard.share: "2" is out of range; allowed: a number from 0 to 1
+proxy.yaml:11: registry.mass_loss_guard.window: "30" has no unit; allowed: a duration such as 250ms, 3s, 2m or 1h, more than 0
+=== snapshot_is_a_directory
+registry: {type: etcd, endpoints: ['http://a:1'], snapshot: /}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.snapshot: "/" is a directory; allowed: a file
+=== static_looks_nothing_up
+registry: {mass_loss_guard: {}, backups: [{type: etcd, endpoints: ['http://b:1']}]}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.backups: has no meaning for type static, which looks nothing up; allowed: leave it out, or another type
+proxy.yaml:1: registry.mass_loss_guard: has no meaning for type static, which looks nothing up; allowed: leave it out, or another type
+=== health_checks
+defaults:
+  health_check: {type: tcp, path: /x}
 services:
-  a:
-    health_check: {type: http, path: /health, interval: 5s, timeout: 1s, fall: 3, rise: 2, expect: "200-299"}
-    timeouts: {queue: 3s}
-    retry: {max_retries: 1, on: [connect, reset, "503"], budget: 0.2, methods: [GET]}
-    ejection: {consecutive_failures: 5, base: 10s, max: 300s, max_share: 0.5}
-    circuit_breaker: {failure_ratio: 0.5, min_requests: 20, window: 10s, open: 10s}
-    panic_threshold: 0.5
-    slow_start: 10s
-    max_inflight: 10
-    queue: {size: 5}
-    rate_limit: {requests: 100, per: 1s, burst: 200, key: client_ip}
-    drain: {tunnels: close, close_after: 5m}
-    fallback_instances: [{address: 10.0.0.9, port: 8080}]
+  a: {health_check: {type: exec}}
+  b: {health_check: {command: 'true'}}
+  c: {health_check: {type: ping}}
+  d: {health_check: {type: http, expect: '999'}}
 routes: [{service: a}]
 --->
-proxy.yaml:3: services.a.health_check: is not available in this version; allowed: leave it out, or write off
-proxy.yaml:6: services.a.ejection: is not available in this version; allowed: leave it out, or write off
-proxy.yaml:8: services.a.panic_threshold: is not available in this version; allowed: leave it out, or write 0
-proxy.yaml:9: services.a.slow_start: is not available in this version; allowed: leave it out, or write 0s
-proxy.yaml:14: services.a.fallback_instances: is not available in this version; allowed: leave it out, or write []
-=== not_built_and_malformed
+proxy.yaml:2: defaults.health_check.path: has no meaning for type tcp; allowed: only for http
+proxy.yaml:4: services.a.health_check.command: is missing; allowed for type exec: a line for the shell
+proxy.yaml:5: services.b.health_check.command: has no meaning for type tcp; allowed: only for exec
+proxy.yaml:6: services.c.health_check.type: "ping" is not a kind of check; allowed: http, tcp, exec
+proxy.yaml:7: services.d.health_check.expect: "999" is not a list of status codes; allowed: 200, 200-299 or 200,204
+=== slow_start_on_a_ring
+services:
+  a: {balancer: consistent_hash, slow_start: 10s}
+routes: [{service: a}]
+--->
+proxy.yaml:2: services.a.slow_start: has no meaning for consistent_hash, whose weights say which keys an instance gets; allowed: 0, or another balancer
+=== fallback_instances
+services:
+  a: {fallback_instances: [{id: x, address: 10.0.0.1, port: 1}, {id: x, address: 10.0.0.2, port: 1}]}
+routes: [{service: a}]
+--->
+proxy.yaml:2: services.a.fallback_instances.1.id: "x" is already the id of services.a.fallback_instances.0; allowed: a different id for each instance
+=== malformed_ejection
 services: {a: {ejection: {base: 3}}}
 routes: [{service: a}]
 --->
-proxy.yaml:1: services.a.ejection: is not available in this version; allowed: leave it out, or write off
 proxy.yaml:1: services.a.ejection.base: "3" has no unit; allowed: a duration such as 250ms, 3s, 2m or 1h, more than 0
-=== not_built_switch
+=== ejection_is_no_switch
 services: {a: {ejection: on}}
 routes: [{service: a}]
 --->

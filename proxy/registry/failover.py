@@ -1,0 +1,217 @@
+"""One registry and its backups as one provider: the first that lives, in order.
+
+All of them are checked regularly, the one in use as well; which one is used and what is served
+over a switch is decided in `succession.py`. Until the next registry has given its first full
+list, the last one's instances are served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+import structlog
+
+from proxy.model import (
+    Departure,
+    FailoverSettings,
+    Membership,
+    RegistrySettings,
+    RegistrySource,
+    RegistryStatus,
+)
+from proxy.registry.base import Provider
+from proxy.registry.composed import Composed
+from proxy.registry.succession import Handover, Succession
+
+log = structlog.get_logger()
+
+LOOK = 0.25
+"""Seconds between two looks at whether the registry in use has lost its connection, which is
+a reason to check at once. It costs nothing; the provider keeps its status anyway."""
+
+IMPATIENT = 1.0
+"""Seconds between two rounds of checks while no registry has answered yet."""
+
+
+class _Followed:
+    """One registry that is watched. Owns the provider and the task that reads from it."""
+
+    def __init__(self, index: int, provider: Provider) -> None:
+        self.index = index
+        self.provider = provider
+        self.task: asyncio.Task[None] | None = None
+
+    async def end(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+        await self.provider.close()
+
+
+class FailoverProvider(Composed):
+    """Owns the providers: one for each registry that is only checked, and one that is watched."""
+
+    name: ClassVar[str] = "failover"
+
+    def __init__(
+        self,
+        registries: Sequence[RegistrySettings],
+        make: Callable[[RegistrySettings], Provider],
+        settings: FailoverSettings,
+        *,
+        on_event: Callable[..., None] = lambda kind, **fields: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`registries`: in order of preference; `make` builds a provider for one of them, as
+        often as it is asked; `on_event(kind, **fields)` hears of each switch."""
+        super().__init__()
+        self._registries = tuple(registries)
+        self._make = make
+        self._settings = settings
+        self._on_event = on_event
+        self._clock = clock
+        self._succession = Succession(len(registries))
+        self._handover = Handover()
+        self._checked = [make(registry) for registry in registries]
+        self._active: _Followed | None = None
+        """Whose instances are served."""
+        self._next: _Followed | None = None
+        """Who is asked for a first list, to be active then."""
+        self._switches = 0
+        self._kept_changed = asyncio.Event()
+
+    # --------------------------------------------------------------------- the interface
+
+    def status(self) -> RegistryStatus:
+        followed = self._active or self._next
+        return msgspec.structs.replace(
+            (self._checked[0] if followed is None else followed.provider).status(),
+            sources=tuple(
+                RegistrySource(
+                    provider=registry.type,
+                    endpoints=registry.endpoints,
+                    active=self._active is not None and index == self._active.index,
+                    alive=self._succession.alive[index],
+                )
+                for index, registry in enumerate(self._registries)
+            ),
+            switches=self._switches,
+        )
+
+    async def alive(self) -> bool:
+        return any(self._succession.alive)
+
+    async def expired(self, departure: Departure) -> bool | None:
+        return None if self._active is None else await self._active.provider.expired(departure)
+
+    async def close(self) -> None:
+        await super().close()
+        for followed in (self._next, self._active):
+            if followed is not None:
+                await followed.end()
+        for provider in self._checked:
+            await provider.close()
+
+    def _work(self) -> Sequence[Coroutine[Any, Any, None]]:
+        return (self._keep_checking(), self._end_grace())
+
+    def _current(self) -> Membership | None:
+        return self._handover.membership()
+
+    # ------------------------------------------------------------------------ the checks
+
+    async def _keep_checking(self) -> None:
+        while True:
+            began = self._clock()
+            await asyncio.gather(*map(self._check, range(len(self._registries))))
+            active = None if self._active is None else self._active.index
+            wanted = self._succession.choose(active)
+            # Nobody answers: wait for the first, unless another one is up before it.
+            await self._want(0 if wanted is None else wanted)
+            interval = self._settings.check_interval
+            if self._active is None:
+                interval = min(IMPATIENT, interval)
+            await self._wait_until(began + interval)
+
+    async def _check(self, index: int) -> None:
+        before = self._succession.alive[index]
+        try:
+            async with asyncio.timeout(self._settings.check_timeout):
+                ok = await self._checked[index].alive()
+        except TimeoutError:
+            ok = False
+        self._succession.checked(index, ok)
+        if ok != before and before is not None:
+            log.info("registry_source_checked", source=index, alive=ok)
+
+    async def _wait_until(self, at: float) -> None:
+        """… or until the registry in use loses its connection."""
+        was_connected = self._connected()
+        while (left := at - self._clock()) > 0:
+            await asyncio.sleep(min(LOOK, left))
+            connected = self._connected()
+            if was_connected and not connected:
+                return
+            was_connected = connected
+
+    def _connected(self) -> bool:
+        return self._active is not None and self._active.provider.status().connected
+
+    # ------------------------------------------------------------------------ the switch
+
+    async def _want(self, index: int) -> None:
+        """This registry is to be used: once it has given a first list, it is."""
+        if self._next is not None and self._next.index != index:
+            given_up, self._next = self._next, None
+            await given_up.end()
+        if self._next is None and (self._active is None or self._active.index != index):
+            self._next = followed = _Followed(index, self._make(self._registries[index]))
+            followed.task = asyncio.create_task(self._follow(followed))
+            followed.task.add_done_callback(self._work_done)
+
+    async def _follow(self, followed: _Followed) -> None:
+        async for membership in followed.provider.watch():
+            if followed is self._active:
+                self._handover.update(membership, self._clock())
+            else:
+                old, self._active, self._next = self._active, followed, None
+                self._switch(old, followed, membership)
+                if old is not None:
+                    await old.end()
+            self._kept_changed.set()
+            self._changed.set()
+
+    def _switch(self, old: _Followed | None, new: _Followed, membership: Membership) -> None:
+        if old is None:
+            self._handover.update(membership, self._clock())
+            return
+        self._handover.switch(membership, self._clock())
+        self._switches += 1
+        fields = {
+            "before": list(self._registries[old.index].endpoints),
+            "now": list(self._registries[new.index].endpoints),
+            "source": new.index,
+            "instances": sum(map(len, membership.services.values())),
+            "kept": self._handover.kept,
+        }
+        log.warning("registry_switched", **fields)
+        self._on_event("registry_switched", **fields)
+
+    async def _end_grace(self) -> None:
+        while True:
+            self._kept_changed.clear()
+            at = self._handover.next_at
+            try:
+                async with asyncio.timeout(None if at is None else max(0.0, at - self._clock())):
+                    await self._kept_changed.wait()
+            except TimeoutError:
+                if self._handover.step(self._clock()):
+                    self._changed.set()
+                else:
+                    # The rest are of services the registry does not know: they stay until it
+                    # says something.
+                    await self._kept_changed.wait()

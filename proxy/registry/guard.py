@@ -1,0 +1,231 @@
+"""The mass-loss guard: many registrations that run out together are not believed. Pure.
+
+A registry that lost its leader, was restored or was cut off from its clients lets leases run
+out although the services behind them are well. So when at least `share` of a pool of two or
+more is lost within `window` seconds by leases that ended, those instances are *held*: they
+stay in the membership while they still answer, until they are registered again, for `hold`
+seconds at most.
+
+What is said on purpose is honoured at once: a deletion while the lease lives, a registration
+without a lease, one that was marked draining, one that was not healthy anyway. A lease that
+was revoked cannot be told from one that ran out; who deregisters by revoking says `draining`
+first, and one that stops answering is let go in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from proxy.model import Departure, HeldInstance, Instance, MassLossSettings, Membership
+
+PROBE_INTERVAL = 1.0
+"""Seconds between two questions whether a held instance still answers."""
+
+MAX_FAILURES = 2
+"""Unanswered probes in a row until it is let go: one may be lost, and meanwhile requests that
+fail to connect go elsewhere."""
+
+WHY = "its lease ended together with most of the pool's, and it still answers"
+
+Name = tuple[str, str]
+"""(service, id)"""
+
+
+@dataclass(slots=True)
+class _Loss:
+    """One registration that ran out, as far as is known."""
+
+    instance: Instance
+    departure: Departure
+    at: float
+
+
+@dataclass(slots=True)
+class _Held:
+    """A loss that is not believed."""
+
+    loss: _Loss
+    until: float
+    next_probe: float
+    served: bool
+    """In the membership. One that was lost before the loss became a mass loss has been out
+    for a while, so it must answer first."""
+    certain: bool = False
+    """That its lease ended."""
+    failures: int = 0
+
+
+class Guard:
+    """Owns what the registry last said, what was lost of it lately, and what is held."""
+
+    def __init__(self, settings: MassLossSettings) -> None:
+        self.total = 0
+        """Instances held since the start."""
+        self._settings = settings
+        self._truth = Membership(services={})
+        self._losses: dict[str, dict[str, _Loss]] = {}
+        self._held: dict[str, dict[str, _Held]] = {}
+        self._merged: dict[str, tuple[tuple[Instance, ...], tuple[Instance, ...]]] = {}
+        """Service → (what the registry says, that and the held): so that a service of which
+        nothing changed stays the identical tuple."""
+        self._changed = True
+        self._current = self._truth
+
+    # -------------------------------------------------------------------------- the truth
+
+    def update(self, membership: Membership, now: float) -> list[Departure]:
+        """The registry says this. Returns what is held from now on because of it: whether
+        those leases ended is to be asked, and told by `answered`."""
+        before, self._truth = self._truth.services, membership
+        self._changed = True
+        how = {(one.service, one.id): one for one in membership.departures}
+        suspicious: list[Departure] = []
+        for service in [*before, *(s for s in membership.services if s not in before)]:
+            old, new = before.get(service, ()), membership.services.get(service, ())
+            if old is not new:
+                suspicious += self._compare(service, old, new, how, now)
+        return suspicious
+
+    def _compare(
+        self,
+        service: str,
+        old: tuple[Instance, ...],
+        new: tuple[Instance, ...],
+        how: Mapping[Name, Departure],
+        now: float,
+    ) -> list[Departure]:
+        there = {instance.id for instance in new}
+        held = self._held.get(service, {})
+        losses = self._losses.setdefault(service, {})
+        for known in (held, losses):
+            for id_ in [id_ for id_ in known if id_ in there]:
+                del known[id_]
+        for id_ in [id_ for id_, loss in losses.items() if now - loss.at > self._window]:
+            del losses[id_]
+        fresh: set[str] = set()
+        for instance in old:
+            departure = how.get((service, instance.id))
+            if instance.id in there or departure is None or not departure.lease:
+                continue
+            if departure.health == "healthy":
+                losses[instance.id] = _Loss(instance, departure, now)
+                fresh.add(instance.id)
+        size = len(new) + len(losses.keys() | held.keys())
+        mass = size >= 2 and len(losses) >= self._settings.share * size
+        suspicious: list[Departure] = []
+        if mass and fresh:
+            for id_, loss in losses.items():
+                if id_ not in held:
+                    served = id_ in fresh
+                    until = now + self._settings.hold
+                    self._held.setdefault(service, {})[id_] = _Held(loss, until, now, served)
+                    suspicious.append(loss.departure)
+                    self.total += 1
+            losses.clear()
+        if not losses:
+            del self._losses[service]
+        if not self._held.get(service, True):
+            del self._held[service]
+        return suspicious
+
+    @property
+    def _window(self) -> float:
+        return self._settings.window
+
+    def membership(self) -> Membership:
+        """What the registry says, and the held. The identical object while nothing changed."""
+        if self._changed:
+            self._changed = False
+            services = dict(self._truth.services)
+            for service in self._held:
+                truth = self._truth.services.get(service, ())
+                kept = [held.loss.instance for held in self._held[service].values() if held.served]
+                whole = tuple(sorted((*truth, *kept), key=lambda instance: instance.id))
+                _, known = self._merged.get(service, ((), ()))
+                self._merged[service] = (truth, known if known == whole else whole)
+                if whole:
+                    services[service] = self._merged[service][1]
+            for service in [name for name in self._merged if name not in self._held]:
+                del self._merged[service]
+            self._current = msgspec.structs.replace(self._truth, services=services, departures=())
+        return self._current
+
+    # ------------------------------------------------------------------------- the held
+
+    def uncertain(self) -> list[Departure]:
+        """Those whose lease may still live: to be asked again."""
+        return [held.loss.departure for held in self._all() if not held.certain]
+
+    def answered(self, departure: Departure, expired: bool | None) -> bool:
+        """What the registry says of a departure: True = its lease ended, None = cannot say.
+        True is returned if that let somebody go."""
+        held = self._held.get(departure.service, {}).get(departure.id)
+        if held is None or expired is None:
+            return False
+        held.certain = expired
+        return not expired and self._release(departure.service, departure.id)
+
+    def due(self, now: float) -> list[Instance]:
+        """Whom to ask whether they still answer; `probed` takes the results."""
+        found = [held for held in self._all() if held.next_probe <= now]
+        for held in found:
+            held.next_probe = now + PROBE_INTERVAL
+        return [held.loss.instance for held in found]
+
+    def probed(self, instance: Instance, ok: bool) -> bool:
+        """True if that changed the membership."""
+        held = self._held.get(instance.service, {}).get(instance.id)
+        if held is None or held.loss.instance is not instance:
+            return False
+        if ok:
+            held.failures = 0
+            if held.served:
+                return False
+            held.served = self._changed = True
+            return True
+        held.failures += 1
+        if held.served and held.failures < MAX_FAILURES:
+            return False
+        return self._release(instance.service, instance.id)
+
+    def step(self, now: float) -> list[Name]:
+        """Let those go that were held for long enough, and say whom."""
+        over = [
+            (held.loss.instance.service, held.loss.instance.id)
+            for held in self._all()
+            if held.until <= now
+        ]
+        for service, id_ in over:
+            self._release(service, id_)
+        return over
+
+    @property
+    def next_at(self) -> float | None:
+        """When somebody is to be asked, or let go."""
+        return min((min(held.next_probe, held.until) for held in self._all()), default=None)
+
+    def held(self, now: float) -> tuple[HeldInstance, ...]:
+        """Those that are served although the registry does not name them."""
+        return tuple(
+            HeldInstance(
+                service=held.loss.instance.service,
+                id=held.loss.instance.id,
+                why=WHY,
+                age=round(now - held.loss.at, 3),
+            )
+            for held in self._all()
+            if held.served
+        )
+
+    def _release(self, service: str, id_: str) -> bool:
+        del self._held[service][id_]
+        if not self._held[service]:
+            del self._held[service]
+        self._changed = True
+        return True
+
+    def _all(self) -> Iterable[_Held]:
+        return [held for known in self._held.values() for held in known.values()]

@@ -1,0 +1,148 @@
+"""The mass-loss guard around a provider: asks and probes what `guard.py` wants to know."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+import structlog
+
+from proxy.health.base import Check, Endpoint
+from proxy.health.tcp import TcpCheck
+from proxy.model import Departure, Instance, MassLossSettings, Membership, RegistryStatus
+from proxy.registry.base import Provider
+from proxy.registry.composed import Composed
+from proxy.registry.guard import Guard
+
+log = structlog.get_logger()
+
+AT_A_TIME = 64
+"""Questions, and probes, under way at a time: thousands of held instances are no reason to
+open thousands of connections at once."""
+
+ASK_AGAIN = 1.0
+"""Seconds until the registry is asked again about a lease of which it could say nothing."""
+
+GATHER = 0.005
+"""Seconds in which answers are gathered: an explicit delete of a whole pool is one change."""
+
+
+class GuardedProvider(Composed):
+    """Owns the guard, and the questions about those it holds."""
+
+    name: ClassVar[str] = "guarded"
+
+    def __init__(
+        self,
+        inner: Provider,
+        settings: MassLossSettings,
+        *,
+        check: Check | None = None,
+        on_event: Callable[..., None] = lambda kind, **fields: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`on_event(kind, **fields)` hears of mass losses and of those that are let go."""
+        super().__init__()
+        self._inner = inner
+        self._guard = Guard(settings)
+        self._check = check or TcpCheck(timeout=1.0)
+        self._on_event = on_event
+        self._clock = clock
+        self._known = False
+        self._to_ask = asyncio.Event()
+        self._to_probe = asyncio.Event()
+        self._asking = asyncio.Semaphore(AT_A_TIME)
+        self._probing = asyncio.Semaphore(AT_A_TIME)
+
+    def status(self) -> RegistryStatus:
+        return msgspec.structs.replace(
+            self._inner.status(),
+            held=self._guard.held(self._clock()),
+            held_total=self._guard.total,
+        )
+
+    async def alive(self) -> bool:
+        return await self._inner.alive()
+
+    async def expired(self, departure: Departure) -> bool | None:
+        return await self._inner.expired(departure)
+
+    async def close(self) -> None:
+        await super().close()
+        await self._check.close()
+        await self._inner.close()
+
+    def _work(self) -> Sequence[Coroutine[Any, Any, None]]:
+        return (self._follow(), self._ask(), self._probe())
+
+    def _current(self) -> Membership | None:
+        return self._guard.membership() if self._known else None
+
+    async def _follow(self) -> None:
+        async for membership in self._inner.watch():
+            suspicious = self._guard.update(membership, self._clock())
+            self._known = True
+            self._changed.set()
+            if suspicious:
+                self._tell_of(suspicious)
+                self._to_ask.set()
+                self._to_probe.set()
+
+    def _tell_of(self, suspicious: list[Departure]) -> None:
+        counts: dict[str, int] = {}
+        for departure in suspicious:
+            counts[departure.service] = counts.get(departure.service, 0) + 1
+        for service, count in counts.items():
+            log.warning("registry_mass_loss", service=service, held=count)
+            self._on_event("mass_loss", service=service, held=count)
+
+    async def _ask(self) -> None:
+        """Ask the registry whether the leases ended, until it says so."""
+
+        async def one(departure: Departure) -> None:
+            async with self._asking:
+                expired = await self._inner.expired(departure)
+            if self._guard.answered(departure, expired):
+                self._let_go("deleted on purpose", departure.service, departure.id)
+
+        while True:
+            self._to_ask.clear()
+            uncertain = self._guard.uncertain()
+            await asyncio.gather(*map(one, uncertain))
+            await _set_within(self._to_ask, ASK_AGAIN if uncertain else None)
+
+    async def _probe(self) -> None:
+        """See whether the held still answer, and let go of those that were held for long."""
+
+        async def one(instance: Instance) -> None:
+            async with self._probing:
+                verdict = await self._check.probe(Endpoint(instance.address, instance.port))
+            if self._guard.probed(instance, verdict.ok):
+                if verdict.ok:
+                    self._changed.set()
+                else:
+                    self._let_go(verdict.message, instance.service, instance.id)
+
+        while True:
+            self._to_probe.clear()
+            for service, id_ in self._guard.step(self._clock()):
+                self._let_go("held for too long", service, id_)
+            await asyncio.gather(*map(one, self._guard.due(self._clock())))
+            at = self._guard.next_at
+            await _set_within(self._to_probe, None if at is None else at - self._clock())
+
+    def _let_go(self, why: str, service: str, id_: str) -> None:
+        log.info("registry_hold_ended", service=service, instance=id_, because=why)
+        self._on_event("hold_ended", service=service, instance=id_, because=why)
+        asyncio.get_running_loop().call_later(GATHER, self._changed.set)
+
+
+async def _set_within(event: asyncio.Event, limit: float | None) -> None:
+    try:
+        async with asyncio.timeout(None if limit is None else max(0.0, limit)):
+            await event.wait()
+    except TimeoutError:
+        pass

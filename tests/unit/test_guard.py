@@ -1,0 +1,170 @@
+"""The mass-loss guard on stepped time: what is held, what is believed, and until when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.model import Departure, Instance, MassLossSettings, Membership
+from proxy.registry.guard import MAX_FAILURES, PROBE_INTERVAL, Guard
+
+SETTINGS = MassLossSettings(share=0.5, window=30.0, hold=600.0)
+
+
+def instance(id_: str, service: str = "s", **fields: Any) -> Instance:
+    given: dict[str, Any] = {"address": "10.0.0.1", "port": 80, **fields}
+    return Instance(service=service, id=id_, **given)
+
+
+class Registry:
+    """Says what is registered, and remembers how the others went."""
+
+    def __init__(self, ids: str) -> None:
+        self.guard = Guard(SETTINGS)
+        self.members = {id_: instance(id_) for id_ in ids}
+        self.say(0.0)
+
+    def say(self, now: float, *departures: Departure) -> list[str]:
+        """The ids that became suspicious."""
+        members = tuple(self.members[id_] for id_ in sorted(self.members))
+        membership = Membership(services={"s": members} if members else {}, departures=departures)
+        return sorted(one.id for one in self.guard.update(membership, now))
+
+    def lose(self, ids: str, now: float, *, lease: int = 7, health: str = "healthy") -> list[str]:
+        for id_ in ids:
+            del self.members[id_]
+        return self.say(
+            now,
+            *(Departure(service="s", id=id_, lease=lease, health=health) for id_ in ids),
+        )
+
+    def served(self) -> str:
+        return "".join(one.id for one in self.guard.membership().services.get("s", ()))
+
+    def end(self, id_: str) -> Departure:
+        return Departure(service="s", id=id_, lease=7)
+
+
+def test_a_mass_loss_is_held_and_asked_about() -> None:
+    registry = Registry("abcd")
+    assert registry.lose("abcd", 100.0) == ["a", "b", "c", "d"]
+    assert registry.served() == "abcd"
+    assert sorted(one.id for one in registry.guard.uncertain()) == ["a", "b", "c", "d"]
+    assert sorted(one.id for one in registry.guard.held(101.0)) == ["a", "b", "c", "d"]
+    assert registry.guard.held(101.0)[0].age == 1.0
+    assert registry.guard.total == 4
+
+
+@pytest.mark.parametrize(
+    ("ids", "lost", "held"), [("abcd", "a", ""), ("ab", "a", "a"), ("a", "a", "")]
+)
+def test_the_share_and_the_pool_of_two(ids: str, lost: str, held: str) -> None:
+    registry = Registry(ids)
+    assert registry.lose(lost, 1.0) == list(held)
+
+
+def test_what_is_said_on_purpose_is_believed_at_once() -> None:
+    assert Registry("abcd").lose("abcd", 1.0, lease=0) == []
+    assert Registry("abcd").lose("abcd", 1.0, health="draining") == []
+    assert Registry("abcd").lose("abcd", 1.0, health="unhealthy") == []
+    without_a_word = Registry("abcd")
+    without_a_word.members.clear()
+    assert without_a_word.say(1.0) == []
+    assert without_a_word.served() == ""
+
+
+def test_a_lease_that_lives_means_deleted() -> None:
+    registry = Registry("abcd")
+    registry.lose("abcd", 1.0)
+    for id_ in "abcd":
+        assert registry.guard.answered(registry.end(id_), False)
+    assert registry.served() == ""
+    assert registry.guard.next_at is None
+
+
+def test_a_lease_that_ended_is_not_asked_about_again() -> None:
+    registry = Registry("abcd")
+    registry.lose("abcd", 1.0)
+    assert not registry.guard.answered(registry.end("a"), True)
+    assert not registry.guard.answered(registry.end("b"), None)
+    assert sorted(one.id for one in registry.guard.uncertain()) == ["b", "c", "d"]
+    assert registry.served() == "abcd"
+
+
+def test_losses_within_the_window_add_up_and_earlier_ones_must_answer_first() -> None:
+    registry = Registry("abcd")
+    assert registry.lose("a", 0.0) == []
+    assert registry.served() == "bcd"
+    assert registry.lose("b", 29.0) == ["a", "b"]
+    assert registry.served() == "bcd"
+    [first] = [one for one in registry.guard.due(29.0) if one.id == "a"]
+    assert registry.guard.probed(first, True)
+    assert registry.served() == "abcd"
+
+
+def test_an_earlier_one_that_does_not_answer_stays_away() -> None:
+    registry = Registry("abcd")
+    registry.lose("a", 0.0)
+    registry.lose("b", 1.0)
+    [first] = [one for one in registry.guard.due(1.0) if one.id == "a"]
+    registry.guard.probed(first, False)
+    assert registry.served() == "bcd"
+    assert [one.id for one in registry.guard.uncertain()] == ["b"]
+
+
+def test_losses_far_apart_do_not_add_up() -> None:
+    registry = Registry("abcd")
+    assert registry.lose("a", 0.0) == []
+    assert registry.lose("b", 31.0) == []
+    assert registry.served() == "cd"
+
+
+def test_one_that_stops_answering_is_let_go() -> None:
+    registry = Registry("ab")
+    registry.lose("ab", 0.0)
+    now = 0.0
+    for failure in range(MAX_FAILURES):
+        assert registry.served() == "ab", failure
+        due = {one.id: one for one in registry.guard.due(now)}
+        registry.guard.probed(due["a"], False)
+        registry.guard.probed(due["b"], True)
+        assert registry.guard.due(now + PROBE_INTERVAL / 2) == []
+        now += PROBE_INTERVAL
+    assert registry.served() == "b"
+
+
+def test_nobody_is_held_for_ever() -> None:
+    registry = Registry("ab")
+    registry.lose("ab", 0.0)
+    assert registry.guard.step(599.9) == []
+    assert sorted(registry.guard.step(600.0)) == [("s", "a"), ("s", "b")]
+    assert registry.served() == ""
+
+
+def test_registering_again_ends_the_hold() -> None:
+    registry = Registry("ab")
+    registry.lose("ab", 0.0)
+    registry.members["a"] = instance("a", version="2")
+    registry.say(1.0)
+    assert registry.served() == "ab"
+    assert [one.id for one in registry.guard.held(1.0)] == ["b"]
+    registry.lose("a", 40.0, lease=0)
+    assert registry.served() == "b"
+
+
+def test_other_services_keep_their_very_tuple() -> None:
+    guard = Guard(SETTINGS)
+    others = (instance("x", "other"),)
+    both = (instance("a"), instance("b"))
+    guard.update(Membership(services={"s": both, "other": others}), 0.0)
+    guard.membership()
+    ends = tuple(Departure(service="s", id=id_, lease=7) for id_ in "ab")
+    guard.update(Membership(services={"other": others}, departures=ends), 1.0)
+    first = guard.membership()
+    assert first.services["other"] is others
+    assert first.services["s"] == both
+    guard.update(Membership(services={"other": (*others, instance("y", "other"))}), 2.0)
+    second = guard.membership()
+    assert second.services["s"] is first.services["s"]
+    assert guard.membership() is second

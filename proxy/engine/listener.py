@@ -303,10 +303,6 @@ class ClientConnection(asyncio.Protocol, Timed):
             # Answers that nobody reads must not pile up: no next one before these are gone.
             self._wait(Phase.STALLED, self._listener.timeouts.idle)
             return
-        self._go_on(now)
-
-    def _go_on(self, now: float) -> None:
-        """Ready for the next request, which may be in the buffer already."""
         self._phase = Phase.IDLE
         limit = self._listener.timeouts.idle
         self.deadline = now + limit if limit else inf
@@ -446,6 +442,7 @@ class ClientConnection(asyncio.Protocol, Timed):
                 self.deadline = inf
             self.exchange.on_client_drained()
         elif self._phase is Phase.STALLED:
-            self._go_on(self.worker.deadlines.now())
+            self._wait(Phase.IDLE, self._listener.timeouts.idle)
+            self._next()
         elif self._phase is Phase.HEAD:
             self._next()

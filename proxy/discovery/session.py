@@ -98,6 +98,8 @@ class BalancingMiddleware:
         self._suffixes, self._any = _suffixes(hosts)
         self._rng = rng or Random()
         self._pools: dict[str, Pool] = {}
+        self._spelling: dict[str, str] = {}
+        """Host → service, where they differ."""
 
     def in_flight(self, service: str) -> dict[str, int]:
         """Requests in flight from here, by id of those instances that are registered."""
@@ -188,9 +190,13 @@ class BalancingMiddleware:
     def _spelt(self, host: str) -> str | None:
         """The service of that name. Hosts are in lower case (RFC 3986 section 3.2.2), services
         of the registry need not be."""
-        if self._discovery.instances(host):
-            return host
-        return next((s for s in self._discovery.services() if s.lower() == host), None)
+        for name in (host, self._spelling.get(host, "")):
+            if self._discovery.instances(name):
+                return name
+        found = next((s for s in self._discovery.services() if s.lower() == host), None)
+        if found is not None:
+            self._spelling[host] = found
+        return found
 
 
 def DiscoverySession(

@@ -245,6 +245,30 @@ async def test_the_last_to_be_told_has_the_instance(etcd: EtcdServer) -> None:
         await new.close()
 
 
+async def test_leaving_and_returning_at_once(etcd: EtcdServer) -> None:
+    registrations = Registrations(RegistrySettings(type="etcd", endpoints=(etcd.url,)))
+    name = ("users", "users-1")
+    body = b'{"address": "10.0.0.1", "port": 80}'
+    try:
+        await registrations.put(name, body)
+        for _ in range(5):
+            _, (created, _) = await asyncio.gather(
+                registrations.delete(name), registrations.put(name, body)
+            )
+            assert created
+        await eventually(
+            lambda: registrations.heartbeat(name)["state"] == "registered", 5, "registered"
+        )
+        assert list(await stored(etcd)) == [KEY]
+        # Two at once are one registration.
+        await registrations.delete(name)
+        both = await asyncio.gather(registrations.put(name, body), registrations.put(name, body))
+        assert sorted(created for created, _ in both) == [False, True]
+        assert len(registrations.documents()) == 1
+    finally:
+        await registrations.close()
+
+
 async def test_their_number_has_a_bound() -> None:
     dead = RegistrySettings(type="etcd", endpoints=(f"http://127.0.0.1:{free_port()}",))
     registrations = Registrations(dead)

@@ -56,6 +56,11 @@ if TYPE_CHECKING:
     from proxy.engine.telemetry import ServiceCounters
     from proxy.engine.upstream.connection import UpstreamConnection
 
+SHUN = 1.0
+"""Seconds in which a worker prefers other instances to one that it could not connect to. Without
+that each request in turn would find out for itself, until the instance is ejected or gone: an
+attempt, and a part of the retry budget, for each."""
+
 REPLAY_LIMIT = 64 * 1024
 """Bytes of a request body kept for a second attempt. Larger bodies are sent once: keeping them
 would make every upload cost its size in memory."""
@@ -196,14 +201,14 @@ class Exchange:
         if pool.uses_load:
             self.worker.pools.others.refresh(self.began)
         node = pool.pick(self.key, self.tried)
-        if node is not None and pool.limited and not pool.has_room(node):
-            node = pool.pick_with_room(self.key, self.tried)
-            if node is None:
-                self._wait_in_line(pool)
-                return
         if node is None:
             self._answer_fault(NO_INSTANCE, f"{pool.service} has no usable instance")
             return
+        if pool.limited or node.shunned > self.began:
+            node = pool.pick_again(node, self.key, self.tried, self.began)
+            if node is None:
+                self._wait_in_line(pool)
+                return
         self._take(pool, node)
         if node.idle:
             # The one used last: it is the least likely to have been given up by the other
@@ -267,6 +272,7 @@ class Exchange:
     def on_connected(self, connection: UpstreamConnection) -> None:
         """See `Dialler`."""
         self.dialling = False
+        connection.node.shunned = 0.0
         if self.finished:
             connection.park(self.worker.now())
             return
@@ -276,6 +282,8 @@ class Exchange:
     def on_connect_failed(self, node: Node, fault: Fault, detail: str) -> None:
         """See `Dialler`."""
         self.dialling = False
+        if fault.replay is Replay.ALWAYS:  # Not if it was us who had no descriptor.
+            node.shunned = self.worker.now() + SHUN
         if not self.finished:
             self._on_attempt_failed(fault, detail)
 
@@ -494,21 +502,18 @@ class Exchange:
         assert pool is not None
         if not (
             pool.policies.may_repeat(fault, self.request.method, stale, self._replayable)
-            and self._retry(fault.error, stale, free=stale or fault.replay is Replay.ALWAYS)
+            and self._retry(fault.error, stale)
         ):
             if self.held is not None:
                 self._relay_held()
             else:
                 self._answer_fault(fault, detail)
 
-    def _retry(self, reason: str, stale: bool = False, free: bool = False) -> bool:
+    def _retry(self, reason: str, stale: bool = False) -> bool:
         """Once more on another instance, if the number of attempts and the budget allow it and
         there is one. A connection that was closed while it was idle says nothing against its
-        instance, so with no other one left that one is dialled afresh.
-
-        `free`: no instance has worked on the request, so trying again adds nothing to what the
-        instances have to do, and the budget is not asked. One of three that is down would use
-        it up, and clients would see failures though two are well."""
+        instance, so with no other one left that one is dialled afresh; it added nothing to what
+        the instances have to do, so the budget is not asked."""
         pool = self.pool
         assert pool is not None
         policies = pool.policies
@@ -520,7 +525,9 @@ class Exchange:
         node = pool.pick(self.key, self.tried)
         if node is None and stale and failed.usable:
             node = failed
-        if node is None or not (free or policies.budget.spend(pool.requests)):
+        elif node is not None and node.shunned > self.began:
+            node = pool.pick_again(node, self.key, self.tried, self.began)
+        if node is None or not (stale or policies.budget.spend(pool.requests)):
             return False
         pool.counters.retried(reason)
         self._take(pool, node)

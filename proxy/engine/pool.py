@@ -37,7 +37,7 @@ class Node:
 
     __slots__ = (
         "address", "failing", "id", "idle", "in_flight", "key", "load", "outcomes", "picks", "port",
-        "present", "slot", "status", "usable", "weight",
+        "present", "shunned", "slot", "status", "usable", "weight",
     )  # fmt: skip
 
     def __init__(self, spec: PoolNode) -> None:
@@ -55,6 +55,8 @@ class Node:
         """Requests and tunnels of this worker."""
         self.load = 0
         """Requests and tunnels of all workers, the others' as of the last look."""
+        self.shunned = 0.0
+        """Until then others are preferred, because this one could not be connected to."""
         self.failing = 0
         """Attempts that failed since the last one that did not."""
         self.idle: list[UpstreamConnection] = []
@@ -165,10 +167,19 @@ class Pool:
         in_flight = self._shared.total(node.slot) if node.slot else node.load
         return in_flight < self.policies.max_inflight
 
-    def pick_with_room(self, key: int, tried: Collection[Node]) -> Node | None:
-        """The balancer's choice among those that have room."""
-        full = [node for node in self.nodes.values() if node.usable and not self.has_room(node)]
-        return self.pick(key, (*tried, *full))
+    def pick_again(
+        self, picked: Node, key: int, tried: Collection[Node], now: float
+    ) -> Node | None:
+        """The balancer's choice among those that have room and that could be connected to. If
+        there are none such, one that could not: it may be back. None when nobody has room."""
+        nodes = [node for node in self.nodes.values() if node.usable]
+        full = [node for node in nodes if self.limited and not self.has_room(node)]
+        shunned = [node for node in nodes if node.shunned > now]
+        if shunned:
+            other = self.pick(key, (*tried, *full, *shunned))
+            if other is not None:
+                return other
+        return self.pick(key, (*tried, *full)) if full else picked
 
     def join_line(self, exchange: Exchange) -> bool:
         """Wait until some instance has room; False if the line is full."""

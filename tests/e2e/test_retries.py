@@ -101,15 +101,14 @@ async def test_an_instance_that_refuses_connections_costs_no_request(
     site: Site, method: str
 ) -> None:
     retries = 'fairlead_retries_total{reason="connection_refused",service="mixed"}'
-    before = await site.metric(retries)
     body = b"payload" if method == "POST" else b""
     async with await Client.connect(site.port) as client:
         for _ in range(300):
             answer = await client.ask(method, "/mixed/1", body=body)
             assert (answer.status, answer.body) == (200, body)
     assert len(site.calls) == 300
-    # It was asked: its share of the turns was served by others.
-    assert await site.metric(retries) - before >= 90
+    # It was asked, and then left alone for a second at a time.
+    assert 1 <= await site.metric(retries) <= 90
 
 
 async def test_a_body_that_comes_slowly_survives_a_refused_connection(site: Site) -> None:
@@ -131,7 +130,9 @@ async def test_when_all_refuse_the_answer_says_so(site: Site) -> None:
 async def test_retries_can_be_switched_off(site: Site) -> None:
     async with await Client.connect(site.port) as client:
         statuses = Counter([(await client.ask("GET", "/once/1")).status for _ in range(40)])
-    assert statuses == {200: 20, 502: 20}
+    # Whoever finds out that an instance refuses connections pays for it; then it is left alone.
+    assert set(statuses) == {200, 502}
+    assert statuses[502] < 20
 
 
 # -- a connection that was kept and is gone

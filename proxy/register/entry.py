@@ -69,7 +69,7 @@ class Entry:
             health = Health(self.health.status, self.health.message, health.at)
         self.draining = self.draining or health.status == DRAINING
         self.health = health
-        self.settled = False
+        self.settled = self.taken  # It is written when the key is ours again.
         return True
 
     def replace(self, record: Record, value: bytes) -> None:
@@ -104,8 +104,10 @@ class Entry:
     def found(self, seen: KeyValue | None, was_ours: Callable[[int], bool]) -> None:
         """What a read of the key gave; None: there is no such key."""
         self.taken = False
-        self.present = False
         self.settled = False
+        # Edited under our lease, it has been there all the time; under a former one, it had been
+        # given up when that was lost.
+        self.present = self.present and seen is not None and was_ours(seen.lease)
         if seen is None:
             self.revision = 0
             self.settled = self.leaving

@@ -37,6 +37,14 @@ class Key:
         return self.now.mod_revision if self.now else 0
 
 
+FOREIGN_VALUE = b'{"address": "10.9.9.9", "port": 1}'
+
+
+def foreign(key: Key) -> bool:
+    """A newer process has the key, and what it wrote."""
+    return key.now is not None and (key.now.value, key.now.lease) == (FOREIGN_VALUE, FOREIGN)
+
+
 def edit(key: Key, label: str) -> None:
     """As an operator does it with a guarded write: keep all, add one label."""
     assert key.now is not None
@@ -59,10 +67,17 @@ def step(entry: Entry, key: Key, lease: int, answer: bool = True) -> None:
         entry.wrote(write, key.revision)
 
 
+def guarded_step(entry: Entry, key: Key, lease: int, answer: bool) -> None:
+    """A step; once registered, nothing of ours goes over what a newer process wrote."""
+    newer = entry.joined and foreign(key)
+    step(entry, key, lease, answer)
+    assert not newer or foreign(key)
+
+
 actions = st.sampled_from(
     [
         *("step", "step", "step", "lost answer", "report", "seen", "check"),
-        *("edit", "by hand", "garbage", "delete", "lease lost"),
+        *("edit", "by hand", "garbage", "delete", "lease lost", "taken", "given up"),
     ]
 )
 
@@ -77,19 +92,19 @@ def test_it_settles_and_nobodys_word_is_lost(script: list[str]) -> None:
     """Edits that must survive: made to a record that was there, and not deleted since."""
     for number, action in enumerate(script):
         if action == "step" and not entry.settled:
-            step(entry, key, lease)
+            guarded_step(entry, key, lease, answer=True)
         elif action == "lost answer" and not entry.settled:
-            step(entry, key, lease, answer=False)
+            guarded_step(entry, key, lease, answer=False)
         elif action == "report":
             reports += 1
             at = START + timedelta(seconds=reports)
             assert entry.report(Health("unhealthy" if reports % 2 else "healthy", str(reports), at))
         elif action == "seen":
             assert entry.report(Health(None, "", START + timedelta(seconds=reports)))
-        elif action == "edit" and key.now and entry.joined and _whole(key.now.value):
+        elif action == "edit" and key.now and key.now.lease == lease and entry.joined:
             edit(key, f"label{number}")
             labels.add(f"label{number}")
-        elif action == "by hand" and key.now and entry.joined:
+        elif action == "by hand" and key.now and key.now.lease == lease and entry.joined:
             key.put(key.now.value, 0)  # etcdctl put, without the lease
         elif action == "garbage" and entry.joined:
             key.put(b"\xff not JSON", 0)
@@ -97,6 +112,11 @@ def test_it_settles_and_nobodys_word_is_lost(script: list[str]) -> None:
         elif action == "delete":
             key.delete()
             labels.clear()
+        elif action == "taken" and entry.joined:
+            key.put(FOREIGN_VALUE, FOREIGN)
+            labels.clear()
+        elif action == "given up" and foreign(key):
+            key.delete()
         elif action == "check" and (key.now is None or key.now.lease != lease):
             entry.found(key.now, lease.__eq__)
         elif action == "lease lost":
@@ -105,6 +125,11 @@ def test_it_settles_and_nobodys_word_is_lost(script: list[str]) -> None:
                 labels.clear()
             lease += 1
             entry.lost_lease()
+    if foreign(key):
+        entry.found(key.now, lease.__eq__)
+        assert entry.taken
+        assert entry.settled
+        key.delete()
     if key.now is None or key.now.lease != lease:
         entry.found(key.now, lease.__eq__)  # what each keep-alive's check finds
     for _ in range(4):
@@ -121,13 +146,6 @@ def test_it_settles_and_nobodys_word_is_lost(script: list[str]) -> None:
     if reports:
         assert document["health"]["message"] == str(reports)
         assert document["health"]["status"] == ("unhealthy" if reports % 2 else "healthy")
-
-
-def _whole(value: bytes) -> bool:
-    try:
-        return isinstance(json.loads(value), dict)
-    except ValueError:
-        return False
 
 
 @given(st.lists(st.sampled_from(["step", "lost answer", "report"]), max_size=6), st.booleans())
@@ -164,8 +182,12 @@ def test_an_older_registration_is_taken_over_and_a_newer_one_left_alone() -> Non
     entry.report(Health("unhealthy", "x", START))
     step(entry, key, OURS)
     assert entry.taken
-    assert entry.settled
+    for status in ("unhealthy", "healthy", "unhealthy"):
+        entry.report(Health(status, "x", START))
+        assert entry.settled
     assert "new" in json.loads(key.now.value)
+    entry.found(key.now, lambda one: one == OURS)
+    assert entry.settled
     key.delete()  # it went: the check finds nobody
     entry.found(None, lambda one: one == OURS)
     step(entry, key, OURS)

@@ -99,7 +99,7 @@ def test_forms_of_a_question(question: str, kind: str, endpoint: tuple[str, int]
     ],
 )
 def test_what_is_no_question_is_refused(question: str) -> None:
-    with pytest.raises(ValueError, match="check|command"):
+    with pytest.raises(ValueError, match=r"check|command"):
         checking(question, 1.0)
 
 

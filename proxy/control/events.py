@@ -80,7 +80,7 @@ class Events:
         self._number = 0
         self._listeners: set[Listener] = set()
 
-    def publish(self, kind: str, now: float, **fields: Any) -> None:
+    def publish(self, kind: str, now: float, /, **fields: Any) -> None:
         """Tell everybody. `now`: seconds since 1970."""
         self._number += 1
         if self._listeners:

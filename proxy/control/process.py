@@ -208,7 +208,7 @@ def _provider(settings: Settings, events: Events) -> Provider:
         kind: type[Provider] = catalog.load(catalog.PROVIDERS, registry.type)
         return kind(registry)  # type: ignore[call-arg]  # constructors are not in the ABC
 
-    def publish(kind: str, **fields: Any) -> None:
+    def publish(kind: str, /, **fields: Any) -> None:
         events.publish(kind, time.time(), **fields)
 
     try:

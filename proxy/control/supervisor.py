@@ -256,7 +256,7 @@ class Supervisor:
             self._check((*changes.pools, *changes.gone))
             self._pace_changed.set()
 
-    def _publish(self, kind: str, **fields: Any) -> None:
+    def _publish(self, kind: str, /, **fields: Any) -> None:
         self.events.publish(kind, time.time(), **fields)
 
     # -------------------------------------------------------------------- active checks

@@ -192,8 +192,8 @@ class FailoverProvider(Composed):
         self._handover.switch(membership, self._clock())
         self._switches += 1
         fields = {
-            "before": list(self._registries[old.index].endpoints),
-            "now": list(self._registries[new.index].endpoints),
+            "from_endpoints": list(self._registries[old.index].endpoints),
+            "to_endpoints": list(self._registries[new.index].endpoints),
             "source": new.index,
             "instances": sum(map(len, membership.services.values())),
             "kept": self._handover.kept,

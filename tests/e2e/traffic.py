@@ -42,15 +42,23 @@ class Fleet:
         self._loop = asyncio.get_running_loop()
         # Plain sockets: with a transport for each, accepting is most of what a burst costs.
         self._sockets: set[socket.socket] = set()
+        self._of: dict[str, set[socket.socket]] = {}
 
-    async def add(self, *names: str) -> None:
-        """Start instances of these names."""
+    async def add(self, *names: str, port: int = 0) -> None:
+        """Start instances of these names; one may be given its port."""
         for name in names:
-            listening = socket.create_server(("127.0.0.1", 0))
+            listening = socket.create_server(("127.0.0.1", port))
             listening.setblocking(False)
             self.ports[name] = listening.getsockname()[1]
             self._sockets.add(listening)
+            self._of[name] = {listening}
             self._loop.add_reader(listening, self._accept, listening, name.encode())
+
+    async def remove(self, name: str) -> None:
+        """It is gone, as if its process had been killed."""
+        for each in self._of.pop(name, set()):
+            if each in self._sockets:
+                self._close(each)
 
     def record(self, name: str, **fields: Any) -> str:
         """Its registry record."""
@@ -74,6 +82,7 @@ class Fleet:
             return  # The proxy has given it up.
         connection.setblocking(False)
         self._sockets.add(connection)
+        self._of[name.decode()].add(connection)
         self._loop.add_reader(connection, self._answer, connection, name)
 
     def _answer(self, connection: socket.socket, name: bytes) -> None:
@@ -95,6 +104,8 @@ class Fleet:
     def _close(self, one: socket.socket) -> None:
         self._loop.remove_reader(one)
         self._sockets.discard(one)
+        for sockets in self._of.values():
+            sockets.discard(one)
         one.close()
 
 

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from balancers.base import NO_KEY
 from proxy.engine.deadlines import Timed
-from proxy.engine.http1.body import LAST_CHUNK, chunk
+from proxy.engine.http1.body import chunk, last_chunk
 from proxy.engine.http1.messages import RequestHead, ResponseHead
-from proxy.engine.http1.replies import problem
+from proxy.engine.http1.replies import options_answer, problem, trace_answer
 from proxy.engine.http1.rewrite import (
     BY_CHUNKS,
     BY_CLOSE,
     NO_BODY,
+    accepts_offer,
     interim_head,
     offered_upgrade,
     request_head,
@@ -131,12 +132,32 @@ class Exchange:
     def start(self, body_done: bool) -> None:
         """The head is read. `body_done`: there is no body, or all of it is here already."""
         self.body_done = body_done
+        if self.request.fields.max_forwards is not None and self._is_for_us():
+            return
         try:
             self._route()
         except Refused as refusal:
             self._answer_fault(refusal.fault, refusal.detail, refusal.retry_after)
             return
         self._attempt()
+
+    def _is_for_us(self) -> bool:
+        """OPTIONS and TRACE that go no further answer who they have reached (RFC 9110 §7.6.2)."""
+        request = self.request
+        if request.method not in (b"OPTIONS", b"TRACE") or request.fields.max_forwards != b"0":
+            return False
+        self.status = 200
+        self.keep_alive = (
+            self.body_done
+            and not self.worker.draining
+            and request.fields.keeps_alive[request.minor]
+        )
+        answer = options_answer if request.method == b"OPTIONS" else trace_answer
+        self.client.write(answer(request, self.keep_alive))
+        now = self.worker.now()
+        self._finish("ok", now)
+        self.client.on_exchange_done(self, now)
+        return True
 
     def _route(self) -> None:
         """Find the pool and prepare the head the instance will get. Raises `Refused`."""
@@ -323,7 +344,7 @@ class Exchange:
         if not self.request.fields.chunked:
             return pieces
         framed = chunk(pieces)
-        return [*framed, LAST_CHUNK] if self.body_done else framed
+        return [*framed, last_chunk(self.client.trailers)] if self.body_done else framed
 
     def on_upstream_full(self) -> None:
         """The instance does not keep up with the body."""
@@ -344,6 +365,8 @@ class Exchange:
             self._switch(response)
         elif self.request.minor:
             self.client.write(interim_head(response))
+        if response.status == 100:
+            self.client.expect_body()
 
     def on_answer(self, response: ResponseHead, pieces: list[bytes], done: bool) -> None:
         """The head of the final answer, with as much of the body as came along."""
@@ -366,11 +389,11 @@ class Exchange:
             and not self.worker.draining
             and request.fields.keeps_alive[request.minor]
         )
-        head = response_head(response, framing, request.minor, self.keep_alive)
+        head = response_head(
+            response, framing, request.minor, self.keep_alive, request.fields.te_trailers
+        )
         if framing == BY_CHUNKS:
-            pieces = chunk(pieces)
-            if done:
-                pieces = [*pieces, LAST_CHUNK]
+            pieces = self._rechunk(pieces, done)
         if not pieces:
             client.transport.write(head)
         elif len(pieces) == 1 and len(pieces[0]) <= _JOIN:
@@ -429,13 +452,21 @@ class Exchange:
     def on_body(self, pieces: list[bytes], done: bool) -> None:
         """More of the answer's body; `done` with the last of it."""
         if self.framing == BY_CHUNKS:
-            pieces = chunk(pieces)
-            if done:
-                pieces = [*pieces, LAST_CHUNK]
+            pieces = self._rechunk(pieces, done)
         if self.framing != NO_BODY and pieces:
             self.client.write_pieces(pieces)
         if done:
             self._complete()
+
+    def _rechunk(self, pieces: list[bytes], done: bool) -> list[bytes]:
+        """Payload as the client gets it, in chunks; trailers for one that says it takes them."""
+        framed = chunk(pieces)
+        if not done:
+            return framed
+        connection = self.connection
+        if connection is None or not self.request.fields.te_trailers:
+            return [*framed, last_chunk(b"")]
+        return [*framed, last_chunk(connection.trailers)]
 
     def on_client_full(self) -> None:
         """The client does not keep up with the answer."""
@@ -451,7 +482,7 @@ class Exchange:
         """101: from here on the two connections are a tunnel."""
         connection = self.connection
         assert connection is not None
-        if self.upgrade is None or response.fields.upgrade is None:
+        if self.upgrade is None or not accepts_offer(self.upgrade, response.fields.upgrade):
             connection.abort()
             self.on_upstream_failed(connection, BAD_ANSWER, "a 101 that nobody asked for")
             return

@@ -101,8 +101,8 @@ class ClientConnection(asyncio.Protocol, Timed):
     it is read."""
 
     __slots__ = (
-        "_body", "_buffer", "_ending", "_eof", "_gate", "_listener", "_phase", "_received",
-        "exchange", "facts", "full", "transport", "worker",
+        "_body", "_buffer", "_ending", "_eof", "_gate", "_invited", "_listener", "_phase",
+        "_received", "exchange", "facts", "full", "trailers", "transport", "worker",
     )  # fmt: skip
 
     # -- for the life of the connection
@@ -126,6 +126,10 @@ class ClientConnection(asyncio.Protocol, Timed):
         self.exchange: Exchange | None = None
         self._body: BodyReader | None = None
         self._received = 0
+        self._invited = True
+        """The client is to send the body: it did not ask for a 100 first, or has got it."""
+        self.trailers = b""
+        """Trailer fields of the request's body, once it is here whole."""
 
     def __repr__(self) -> str:
         return f"<ClientConnection {self._phase.value} {self.exchange!r}>"
@@ -224,7 +228,8 @@ class ClientConnection(asyncio.Protocol, Timed):
             return
         self._body = ChunkedBody(BAD_REQUEST) if fields.chunked else LengthBody(fields.length or 0)
         self._received = 0
-        self._wait(Phase.BODY, self._listener.timeouts.body)
+        self._invited = fields.expect is None
+        self._await_body()
         if rest:
             self._on_body(rest, start=True)
         else:
@@ -248,14 +253,16 @@ class ClientConnection(asyncio.Protocol, Timed):
             return
         done = body.done
         if done:
+            self.trailers = body.trailers
             self._body = None
             self._buffer = rest
             self._phase = Phase.ANSWER
             self.deadline = inf
             if self.full:
                 self._wait(Phase.STALLED, self._listener.timeouts.idle)
-        elif self._gate.open:
-            self._wait(Phase.BODY, self._listener.timeouts.body)
+        else:
+            self._invited = True
+            self._await_body()
         exchange.on_request_body(pieces, done)
         if start and not exchange.finished:
             exchange.start(done)
@@ -282,8 +289,22 @@ class ClientConnection(asyncio.Protocol, Timed):
     def release_body(self) -> None:
         """It can."""
         self._gate.release(PEER_FULL)
-        if self._body is not None and self._gate.open:
+        if self._body is not None:
+            self._await_body()
+
+    def expect_body(self) -> None:
+        """The instance has asked for the body with a 100."""
+        self._invited = True
+        if self._body is not None:
+            self._await_body()
+
+    def _await_body(self) -> None:
+        """The client's turn to send, unless it waits for a 100 or we do not read."""
+        self._phase = Phase.BODY
+        if self._invited and self._gate.open:
             self._wait(Phase.BODY, self._listener.timeouts.body)
+        else:
+            self.deadline = inf
 
     def on_exchange_done(self, exchange: Exchange, now: float) -> None:
         """The answer is written whole: go on with the next request, or close."""

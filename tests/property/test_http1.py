@@ -6,7 +6,7 @@ import h11
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.engine.http1.body import LAST_CHUNK, ChunkedBody, LengthBody, UntilCloseBody, chunk
+from proxy.engine.http1.body import ChunkedBody, LengthBody, UntilCloseBody, chunk, last_chunk
 from proxy.engine.http1.parser import parse_request, parse_response
 from proxy.errors import BAD_REQUEST, Refused
 from tests.streams import ANSWERS, RECEIVED, REQUESTS, SENT, converse, cut
@@ -38,7 +38,7 @@ def feed(reader: ChunkedBody | LengthBody, pieces: list[bytes]) -> tuple[bytes, 
 
 
 chunked_bodies = st.lists(st.binary(min_size=1, max_size=40), max_size=6).map(
-    lambda parts: b"".join(b"".join(chunk([part])) for part in parts) + LAST_CHUNK
+    lambda parts: b"".join(b"".join(chunk([part])) for part in parts) + last_chunk(b"")
 )
 nearly_chunked = st.lists(
     st.sampled_from(
@@ -88,7 +88,7 @@ def test_whoever_else_reads_a_chunked_body_reads_the_same(stream: bytes) -> None
 
 @given(st.lists(st.binary(max_size=50), max_size=5))
 def test_chunk_and_read_is_the_identity(parts: list[bytes]) -> None:
-    stream = b"".join(chunk(parts)) + LAST_CHUNK
+    stream = b"".join(chunk(parts)) + last_chunk(b"")
     assert feed(ChunkedBody(BAD_REQUEST), [stream]) == (b"".join(parts), b"", True, False)
 
 

@@ -181,7 +181,7 @@ def test_hop_by_hop_fields_of_a_request_end_here(make: Any) -> None:
             "Keep-Alive: 5",
             "Proxy-Connection: x",
             "Proxy-Authorization: x",
-            "TE: trailers",
+            "TE: gzip",
             "Trailer: X",
             "HTTP2-Settings: x",
             "Under_Score: 1",

@@ -27,6 +27,8 @@ class BodyReader(Protocol):
     """Where a body ends."""
 
     done: bool
+    trailers: bytes
+    """Once `done`: the trailer fields that may be passed on, serialised (RFC 9110 §6.5)."""
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
         """Payload pieces in `data`, and what follows the body once `done`. Raises `Refused`."""
@@ -37,6 +39,7 @@ class LengthBody:
     """`Content-Length` bytes (RFC 9112 §6.2)."""
 
     __slots__ = ("done", "remaining")
+    trailers = b""
 
     def __init__(self, length: int) -> None:
         self.remaining = length
@@ -60,6 +63,7 @@ class UntilCloseBody:
     """Everything up to the end of the connection (responses only, RFC 9112 §6.3 rule 8)."""
 
     __slots__ = ("done",)
+    trailers = b""
 
     def __init__(self) -> None:
         self.done = False
@@ -72,7 +76,9 @@ class UntilCloseBody:
 class ChunkedBody:
     """The chunked coding (RFC 9112 §7.1), read strictly: CRLF only, sizes in plain hex."""
 
-    __slots__ = ("_buffer", "_fault", "_remaining", "_state", "_trailer_size", "done")
+    __slots__ = (
+        "_buffer", "_fault", "_remaining", "_state", "_trailer_size", "done", "trailers",
+    )  # fmt: skip
 
     _SIZE_LINE, _DATA, _DATA_END, _TRAILERS = range(4)
 
@@ -84,9 +90,10 @@ class ChunkedBody:
         self._remaining = 0
         self._buffer = b""
         self._trailer_size = 0
+        self.trailers = b""
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
-        """See `BodyReader`. Trailers are read and dropped."""
+        """See `BodyReader`."""
         pieces: list[bytes] = []
         if self._buffer:
             data = self._buffer + data
@@ -125,6 +132,8 @@ class ChunkedBody:
                     return pieces, data[at:]
                 elif not _TRAILER.fullmatch(line):
                     raise Refused(self._fault, "a trailer is not a field line")
+                elif _may_trail(line):
+                    self.trailers += line + b"\r\n"
         return pieces, b""
 
     def _line(self, data: bytes, at: int) -> tuple[bytes | None, int]:
@@ -148,7 +157,34 @@ class ChunkedBody:
         return line, end + 1
 
 
-LAST_CHUNK = b"0\r\n\r\n"
+_FORBIDDEN = frozenset(
+    (
+        # Framing, routing, and what a proxy takes out of heads for the same reasons.
+        b"transfer-encoding", b"content-length", b"host", b"trailer", b"te", b"connection",
+        b"keep-alive", b"proxy-connection", b"upgrade", b"via", b"expect", b"max-forwards",
+        b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port",
+        b"forwarded", b"x-real-ip", b"x-request-id",
+        # Who asks, and under which conditions: decided before the body is read.
+        b"authorization", b"proxy-authorization", b"proxy-authenticate", b"www-authenticate",
+        b"cookie", b"set-cookie", b"range", b"if-match", b"if-none-match", b"if-range",
+        b"if-modified-since", b"if-unmodified-since",
+        # What the body is: too late behind it.
+        b"content-encoding", b"content-type", b"content-range", b"content-location",
+        b"cache-control", b"age", b"expires", b"date", b"location", b"retry-after", b"vary",
+    )
+)  # fmt: skip
+"""RFC 9110 §6.5.1: fields that would change what was decided when the head was read. Some
+servers merge trailers into the head."""
+
+
+def _may_trail(line: bytes) -> bool:
+    name = line.partition(b":")[0].lower()
+    return name not in _FORBIDDEN and b"_" not in name
+
+
+def last_chunk(trailers: bytes) -> bytes:
+    """The end of a chunked body."""
+    return b"0\r\n%b\r\n" % trailers
 
 
 def chunk(pieces: list[bytes]) -> list[bytes]:

@@ -7,6 +7,7 @@ from math import ceil
 
 import msgspec
 
+from proxy.engine.http1.messages import CRLF, RequestHead
 from proxy.engine.http1.rewrite import VIA_CLIENT
 from proxy.errors import CONNECT_METHOD, Fault
 
@@ -37,7 +38,7 @@ def problem(
     if fault.status in (429, 503):
         extra += b"Retry-After: %d\r\n" % max(1, ceil(retry_after))
     if fault is CONNECT_METHOD:
-        extra += b"Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH, TRACE\r\n"
+        extra += b"Allow: %b\r\n" % _METHODS
     if not keep_alive:
         extra += b"Connection: close\r\n"
     elif client_minor == 0:
@@ -57,3 +58,32 @@ def problem(
         )
     )
     return head if head_only else head + body
+
+
+_METHODS = b"GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH, TRACE"
+_SECRETS = (b"authorization", b"cookie", b"proxy-authorization")
+
+
+def options_answer(request: RequestHead, keep_alive: bool) -> bytes:
+    """What an OPTIONS that ends here learns of the proxy."""
+    return _own(request, b"Allow: %b\r\n" % _METHODS, b"", keep_alive)
+
+
+def trace_answer(request: RequestHead, keep_alive: bool) -> bytes:
+    """A TRACE that ends here gets itself back (RFC 9110 §9.3.8), without what a script that made
+    somebody else's browser send it should not read."""
+    lines = [b"%b %b HTTP/1.%d" % (request.method, request.target, request.minor)]
+    lines += [b"Host: " + request.fields.host] if request.fields.host else []
+    lines += [b"%b: %b" % p for p in request.fields.pairs if p[0].lower() not in _SECRETS]
+    echo = CRLF.join((*lines, b"", b""))
+    return _own(request, b"Content-Type: message/http\r\n", echo, keep_alive)
+
+
+def _own(request: RequestHead, fields: bytes, body: bytes, keep_alive: bool) -> bytes:
+    if not keep_alive:
+        fields += b"Connection: close\r\n"
+    elif request.minor == 0:
+        fields += b"Connection: keep-alive\r\n"
+    date = formatdate(usegmt=True).encode()
+    head = b"HTTP/1.1 200 OK\r\nDate: %b\r\nContent-Length: %d\r\n" % (date, len(body))
+    return b"".join((head, fields, VIA_CLIENT, CRLF, body))

@@ -41,8 +41,12 @@ def passed_fields(fields: RequestFields) -> bytes:
         extra = b"Content-Length: %d\r\n" % fields.length
     if fields.expect is not None and (fields.chunked or fields.length):
         extra += b"Expect: 100-continue\r\n"
+    if fields.chunked and fields.trailer is not None:
+        extra += b"Trailer: %b\r\n" % fields.trailer
+    if fields.te_trailers:
+        extra += b"Connection: TE\r\nTE: trailers\r\n"
     if fields.max_forwards is not None:
-        extra += b"Max-Forwards: %b\r\n" % fields.max_forwards
+        extra += b"Max-Forwards: %b\r\n" % _one_less(fields.max_forwards)
     for via in fields.via:
         extra += b"Via: %b\r\n" % via
     return fields.plain + extra
@@ -113,6 +117,13 @@ class ClientFacts:
         return self._tail
 
 
+def _one_less(max_forwards: bytes) -> bytes:
+    """RFC 9110 §7.6.2. What is no number, or 0 and not ours to answer, goes on as it is."""
+    if not max_forwards.isdigit() or len(max_forwards) > 9:
+        return max_forwards
+    return b"%d" % max(int(max_forwards) - 1, 0)
+
+
 def offered_upgrade(request: RequestHead) -> bytes | None:
     """The upgrade tokens that may go on, or None. `h2c`, `HTTP/*` and `TLS/*` would make the
     instance speak a protocol on the tunnel that the proxy's rules were meant for."""
@@ -128,6 +139,16 @@ def offered_upgrade(request: RequestHead) -> bytes | None:
         if name and lower != b"h2c" and not lower.startswith((b"http/", b"tls/")):
             kept.append(name)
     return b", ".join(kept) or None
+
+
+def accepts_offer(offered: bytes, chosen: bytes | None) -> bool:
+    """Whether a 101 switches to protocols that were offered (RFC 9110 §7.8). A server may choose
+    several, and may name a protocol without the version that was offered with it."""
+    if not chosen:
+        return False
+    offers = {token.strip(b" \t").lower() for token in offered.split(b",")}
+    names = offers | {offer.partition(b"/")[0] for offer in offers}
+    return all(token.strip(b" \t").lower() in names for token in chosen.split(b","))
 
 
 def request_head(
@@ -167,16 +188,28 @@ def response_framing(response: ResponseHead, method: bytes, client_minor: int) -
 
 
 def response_head(
-    response: ResponseHead, framing: int, client_minor: int, keep_alive: bool
+    response: ResponseHead,
+    framing: int,
+    client_minor: int,
+    keep_alive: bool,
+    trailers: bool = False,
 ) -> bytes:
-    """The head as the client gets it. `keep_alive`: we mean to use the connection again."""
+    """The head as the client gets it. `keep_alive`: we mean to use the connection again;
+    `trailers`: the client takes them."""
     fields = response.fields
-    if framing == BY_LENGTH and client_minor and keep_alive:
+    if framing == BY_LENGTH and client_minor and keep_alive and response.status != 426:
         return response.status_line + fields.relayed
     if response.status == 204 and fields.length is not None:
         # RFC 9110 §8.6: a 204 has no Content-Length.
         return response.status_line + relayed_fields(fields, BY_CLOSE, client_minor, keep_alive)
-    return response.status_line + relayed_fields(fields, framing, client_minor, keep_alive)
+    extra = b""
+    if trailers and framing == BY_CHUNKS and fields.trailer is not None:
+        extra = b"Trailer: %b\r\n" % fields.trailer
+    elif response.status == 426 and fields.upgrade is not None:
+        # RFC 9110 §15.5.22: the answer is about this field, which `Connection` must name.
+        extra = b"Upgrade: %b\r\nConnection: Upgrade\r\n" % fields.upgrade
+    head = response.status_line + extra
+    return head + relayed_fields(fields, framing, client_minor, keep_alive)
 
 
 def relayed_fields(

@@ -70,6 +70,11 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         return self._node
 
     @property
+    def trailers(self) -> bytes:
+        """The trailer fields of the answer, once it is complete."""
+        return b"" if self._reader is None else self._reader.trailers
+
+    @property
     def reused(self) -> bool:
         """An exchange went over this connection before the present one."""
         return self._uses > 1

@@ -7,6 +7,8 @@ real one cannot be made to do. Scripts:
     mute     says hello and nothing afterwards
     crash    exits with status 3 at once
     deaf     as `good`, but does not react to Drain
+    suspect  as `good`, but worker 0 finds fault with the first of several instances; answers
+             also say when it did, and when it learnt that the instance is ejected
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import os
 import socket
 import sys
+import time
 
 from proxy.channel import Channel
 from proxy.model import (
@@ -29,7 +32,9 @@ from proxy.model import (
     Hello,
     NodeStats,
     Pools,
+    PoolSnapshot,
     ServiceStats,
+    Suspect,
     ToWorker,
     WorkerStats,
 )
@@ -44,6 +49,8 @@ class ScriptedWorker:
         self.messages: list[str] = []
         self.served = 0
         self.accepting = False
+        self.suspected_at: float | None = None
+        self.ejected_at: float | None = None
         self.done = asyncio.Event()
         self.channel: Channel[ToWorker] = Channel(ToWorker, self.on_message, self.on_closed)
 
@@ -82,12 +89,25 @@ class ScriptedWorker:
                 self.channel.send(Applied(seq))
                 if complete:
                     self.accept()
+                if self.script == "suspect":
+                    self.suspect(snapshots)
             case Accept():
                 self.accept()
             case Collect(number):
                 self.report(number)
             case Drain() if self.script != "deaf":
                 self.done.set()
+
+    def suspect(self, snapshots: tuple[PoolSnapshot, ...]) -> None:
+        # One clock for all processes of a machine.
+        for snapshot in snapshots:
+            if any(node.status == "ejected" for node in snapshot.nodes):
+                self.ejected_at = time.monotonic()
+            elif len(snapshot.nodes) > 1 and self.index == 0:
+                self.suspected_at = time.monotonic()
+                self.channel.send(
+                    Suspect(snapshot.service, snapshot.nodes[0].key, "connection_refused", 5)
+                )
 
     def accept(self) -> None:
         if self.accepting:
@@ -106,7 +126,8 @@ class ScriptedWorker:
         with connection:
             self.served += 1
             words = {"index": self.index, "pid": os.getpid(), "services": self.pools}
-            connection.sendall(json.dumps({**words, "messages": self.messages}).encode())
+            times = {"suspected_at": self.suspected_at, "ejected_at": self.ejected_at}
+            connection.sendall(json.dumps({**words, **times, "messages": self.messages}).encode())
 
     def on_closed(self, error: Exception | None) -> None:
         self.done.set()

@@ -134,6 +134,32 @@ async def test_a_worker_learns_the_first_set_and_each_change() -> None:
         await eventually(changed, 5, "the change in the worker")
 
 
+async def test_an_ejection_reaches_all_workers_at_once_and_ends() -> None:
+    async with stage("suspect", workers=2) as on:
+        on.provider.memberships.put_nowait(membership(users=1))
+        await on.ready()
+        with on.supervisor.events.listen() as listener:
+            on.provider.memberships.put_nowait(membership(users=2))
+            told: dict[object, dict[str, object]] = {}
+
+            async def both_told() -> bool:
+                answer = await on.ask()
+                if answer["ejected_at"]:
+                    told[answer["index"]] = answer
+                return len(told) == 2
+
+            await eventually(both_told, 10, "the ejection in both workers")
+            suspected = told[0]["suspected_at"]
+            late = max(float(str(one["ejected_at"])) for one in told.values())
+            assert late - float(str(suspected)) < 0.05
+            pool = on.supervisor.book.pools["users"]
+            assert [member.status for member in pool.members] == ["ejected", "ready"]
+            assert pool.members[0].reason == "5 × connection_refused"
+            assert on.supervisor.ejections.totals == {("users", "i1@10.0.0.1:1"): 1}
+            kinds = [event.kind for event in listener.take()[0]]
+            assert kinds == ["pools", "ejected", "pools"]
+
+
 async def test_an_unready_proxy_says_what_is_missing() -> None:
     async with stage("good") as on:
         await eventually(lambda: on.pids(), 10, "a worker that waits")

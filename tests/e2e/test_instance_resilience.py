@@ -1,0 +1,262 @@
+"""Instances that fail, recover and are drained: the real proxy, the real command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from tests.e2e.etcd_server import EtcdClient, EtcdServer
+from tests.e2e.running import RunningProxy, eventually
+from tests.e2e.test_cli import fairlead
+from tests.e2e.traffic import Fleet, Traffic
+
+
+class Instance:
+    """One that answers with its name, with whatever status the test wants."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.status = 200
+        self.health = 200
+        self.checks = 0
+        application = web.Application()
+        application.router.add_get("/health", self._check)
+        application.router.add_route("*", "/{path:.*}", self._answer)
+        self.runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+        self.port = 0
+
+    async def start(self) -> None:
+        await self.runner.setup()
+        site = web.TCPSite(self.runner, "127.0.0.1", 0)
+        await site.start()
+        self.port = self.runner.addresses[0][1]
+
+    async def _check(self, request: web.Request) -> web.Response:
+        self.checks += 1
+        return web.Response(status=self.health)
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        return web.Response(status=self.status, text=self.name)
+
+
+@pytest.fixture
+async def instances() -> AsyncIterator[list[Instance]]:
+    made = [Instance(name) for name in "abcd"]
+    for one in made:
+        await one.start()
+    yield made
+    for one in made:
+        await one.runner.cleanup()
+
+
+def config(instances: list[Instance], **service: Any) -> dict[str, Any]:
+    listed = [{"id": one.name, "address": "127.0.0.1", "port": one.port} for one in instances]
+    return {
+        "services": {"users": {"instances": listed, **service}},
+        "routes": [{"service": "users"}],
+    }
+
+
+async def rows(proxy: RunningProxy) -> dict[str, dict[str, Any]]:
+    status, body = await proxy.get("/api/v1/services/users")
+    assert status == 200
+    return {row["id"]: row for row in body["instances"]}
+
+
+async def is_now(proxy: RunningProxy, id_: str, status: str) -> bool:
+    return str((await rows(proxy))[id_]["status"]) == status
+
+
+class Events:
+    """Listens to /api/v1/events."""
+
+    def __init__(self, proxy: RunningProxy) -> None:
+        self._proxy = proxy
+        self.seen: list[tuple[str, dict[str, Any]]] = []
+        self.connected = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Events:
+        self._task = asyncio.create_task(self._listen())
+        await eventually(lambda: self.connected, 5, "the stream of events")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def kinds(self) -> list[str]:
+        return [kind for kind, _ in self.seen]
+
+    async def _listen(self) -> None:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(self._proxy.admin + "/api/v1/events") as answer,
+        ):
+            assert answer.content_type == "text/event-stream"
+            kind = ""
+            async for line in answer.content:
+                self.connected = True
+                if line.startswith(b"event: "):
+                    kind = line[7:].decode().strip()
+                elif line.startswith(b"data: "):
+                    self.seen.append((kind, json.loads(line[6:])))
+
+
+async def ask_until(proxy: RunningProxy, done: Any, what: str) -> None:
+    """Keep asking until the condition holds."""
+    async with aiohttp.ClientSession() as session:
+
+        async def one() -> bool:
+            async with session.get(proxy.url + "/") as answer:
+                await answer.read()
+            return bool(await done())
+
+        await eventually(one, 10, what)
+
+
+async def test_one_that_fails_is_ejected_and_comes_back(
+    instances: list[Instance], tmp_path: Path
+) -> None:
+    sick = instances[0]
+    settings = config(instances, ejection={"base": "1s"})
+    async with RunningProxy(settings, tmp_path) as proxy, Events(proxy) as events:
+        sick.status = 503
+        await ask_until(proxy, lambda: is_now(proxy, "a", "ejected"), "the ejection")
+        reason = (await rows(proxy))["a"]["reason"]
+        assert reason.startswith("5 × ")
+        assert reason.endswith(("back in 0 s", "back in 1 s"))
+        _, text = await proxy.get("/metrics")
+        assert 'fairlead_ejections_total{instance="a",service="users"} 1.0' in text
+        sick.status = 200
+        await eventually(lambda: is_now(proxy, "a", "ready"), 3, "its return")
+        await eventually(lambda: "reinstated" in events.kinds(), 2, "the event")
+        assert events.kinds()[:2] == ["ejected", "pools"]
+        _, ejected = events.seen[0]
+        assert (ejected["service"], ejected["instance"], ejected["failures"]) == ("users", "a", 5)
+
+
+async def test_the_last_that_is_ready_is_never_ejected(
+    instances: list[Instance], tmp_path: Path
+) -> None:
+    for one in instances[:2]:
+        one.status = 503
+    async with RunningProxy(config(instances[:2]), tmp_path) as proxy:
+        await ask_until(
+            proxy, lambda: _logged(proxy, "instance_not_ejected"), "a suspect that stays"
+        )
+        assert sorted(row["status"] for row in (await rows(proxy)).values()) == ["ejected", "ready"]
+
+
+async def _logged(proxy: RunningProxy, event: str) -> bool:
+    return event in proxy.log()
+
+
+async def test_one_that_fails_its_checks_gets_nothing_until_it_passes(
+    instances: list[Instance], tmp_path: Path
+) -> None:
+    check = {"interval": "100ms", "timeout": "1s", "fall": 2, "rise": 2}
+    async with RunningProxy(config(instances, health_check=check), tmp_path) as proxy:
+        await eventually(lambda: all(one.checks > 1 for one in instances), 5, "checks of all")
+        instances[1].health = 500
+        await eventually(lambda: is_now(proxy, "b", "unhealthy"), 5, "unhealthy")
+        assert (await rows(proxy))["b"]["reason"] == "fails its checks: HTTP 500"
+        assert await is_now(proxy, "a", "ready")
+        _, text = await proxy.get("/metrics")
+        assert 'health_checks_total{service_name="users",status="failed"}' in text
+        instances[1].health = 204
+        await eventually(lambda: is_now(proxy, "b", "ready"), 5, "ready again")
+
+
+async def test_a_passed_check_ends_an_ejection(instances: list[Instance], tmp_path: Path) -> None:
+    sick = instances[0]
+    settings = config(
+        instances,
+        ejection={"base": "60s"},
+        health_check={"interval": "300ms", "fall": 100},
+    )
+    async with RunningProxy(settings, tmp_path) as proxy, Events(proxy) as events:
+        sick.health = sick.status = 503
+        await ask_until(proxy, lambda: is_now(proxy, "a", "ejected"), "the ejection")
+        sick.health = sick.status = 200
+        await eventually(lambda: is_now(proxy, "a", "ready"), 5, "its return")
+        await eventually(lambda: "reinstated" in events.kinds(), 2, "the event")
+        [why] = [fields["because"] for kind, fields in events.seen if kind == "reinstated"]
+        assert why == "it passed a check"
+
+
+async def test_an_exec_check(instances: list[Instance], tmp_path: Path) -> None:
+    flag = tmp_path / "up"
+    flag.touch()
+    check = {
+        "type": "exec",
+        "command": f"test -e {flag}",
+        "interval": "200ms",
+        "fall": 1,
+        "rise": 1,
+    }
+    async with RunningProxy(config(instances[:1], health_check=check), tmp_path) as proxy:
+        flag.unlink()
+        await eventually(lambda: is_now(proxy, "a", "unhealthy"), 10, "unhealthy")
+        assert (await rows(proxy))["a"]["reason"] == "fails its checks: exit 1"
+
+
+async def test_a_drain_by_the_operator_survives_workers_and_updates(tmp_path: Path) -> None:
+    async with Fleet() as fleet, EtcdServer() as etcd, EtcdClient(etcd.url) as client:
+        await fleet.add("a", "b", "c")
+        await client.put_all(fleet.records("users", "abc"))
+        settings = {
+            "registry": {"type": "etcd", "endpoints": [etcd.url]},
+            "routes": [{"service": "users"}],
+            "workers": 2,
+        }
+        async with RunningProxy(settings, tmp_path) as proxy:
+
+            async def command(verb: str, what: str) -> tuple[int, str, str]:
+                return await fairlead(verb, what, "--admin", proxy.admin, cwd=tmp_path)
+
+            async def updated() -> bool:
+                return (await rows(proxy)).get("b", {}).get("version") == "3"
+
+            async with Traffic(proxy.port, "/") as traffic:
+                assert await command("drain", "users/b") == (0, "users/b: drained\n", "")
+                await traffic.loses("b", since=traffic.samples[-1].ended)
+                row = (await rows(proxy))["b"]
+                assert (row["status"], row["reason"]) == ("draining", "drained by the operator")
+                # The registry says something new about it, and forgets it for a moment.
+                await client.put("/services/users/b", fleet.record("b", version="2"))
+                await client.delete("/services/users/b")
+                await client.put("/services/users/b", fleet.record("b", version="3"))
+                await eventually(updated, 5, "the update")
+                assert await is_now(proxy, "b", "draining")
+                assert not traffic.failed
+                victim = (await proxy.worker_pids())[0]
+                os.kill(victim, signal.SIGKILL)
+
+                async def replaced() -> bool:
+                    return victim not in await proxy.worker_pids() and await proxy.readyz() == 200
+
+                await eventually(replaced, 15, "the replacement")
+                # In the new worker it is out as well: that is checked over all traffic.
+                began = traffic.samples[-1].ended
+                await traffic.until(
+                    lambda: len({sample.worker for sample in traffic.since(began)}) == 2,
+                    "answers through the new worker",
+                )
+            assert await command("undrain", "users/b") == (0, "users/b: undrained\n", "")
+            assert await is_now(proxy, "b", "ready")
+            code, _, errors = await command("drain", "users/nobody")
+            assert code == 1
+            assert "404" in errors
+            assert "nobody" in errors
+            assert (await command("drain", "users"))[0] == 2

@@ -1,0 +1,64 @@
+"""Events: everybody hears everything, and who does not read costs nobody else anything."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from proxy.control.events import Event, Events, TooManyListeners, encode
+
+
+def test_each_listener_hears_what_happens_from_now_on() -> None:
+    events = Events()
+    events.publish("pools", 1.0)
+    with events.listen() as one:
+        events.publish("ejected", 2.0, service="s", now="any name may be a field")
+        with events.listen() as other:
+            events.publish("reinstated", 3.0)
+            assert [event.kind for event in other.take()[0]] == ["reinstated"]
+        found, lost = one.take()
+        assert [(event.number, event.kind) for event in found] == [
+            (2, "ejected"),
+            (3, "reinstated"),
+        ]
+        assert lost == 0
+        assert one.take() == ([], 0)
+
+
+def test_who_does_not_read_loses_the_oldest_and_is_told_how_many() -> None:
+    events = Events(buffer=3)
+    with events.listen() as slow:
+        for number in range(10):
+            events.publish("pools", float(number))
+        found, lost = slow.take()
+        assert [event.number for event in found] == [8, 9, 10]
+        assert lost == 7
+
+
+def test_the_number_of_listeners_is_bounded() -> None:
+    events = Events(max_listeners=1)
+    with events.listen(), pytest.raises(TooManyListeners), events.listen():
+        pass
+    with events.listen():
+        pass
+
+
+async def test_waiting_ends_with_the_next_event() -> None:
+    events = Events()
+    with events.listen() as listener:
+        assert not await listener.wait(0.0)
+        waiting = asyncio.create_task(listener.wait(5.0))
+        await asyncio.sleep(0)
+        events.publish("pools", 1.0)
+        assert await waiting
+
+
+def test_as_a_server_sent_event() -> None:
+    text = encode(Event(7, "ejected", 1.5, {"reason": "two\nlines"}))
+    head, data = text.decode().split("data: ")
+    assert head == "id: 7\nevent: ejected\n"
+    assert data.endswith("\n\n")
+    assert msgspec.json.decode(data) == {"time": 1.5, "reason": "two\nlines"}
+    assert text.count(b"\n") == 4

@@ -1,0 +1,133 @@
+"""The monitor: how many checks at a time, what it tells, and when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+
+from proxy.health.base import Check, Endpoint
+from proxy.health.monitor import MAX_PROBES, Finding, Monitor, Plan
+from proxy.health.schedule import Candidate, Rules
+
+
+class Gate(Check):
+    """A check that takes until it is told the result."""
+
+    name = "gate"
+
+    def __init__(self) -> None:
+        super().__init__(timeout=60.0)
+        self.waiting: dict[int, asyncio.Future[bool]] = {}
+        self.most = 0
+        self.arrived = asyncio.Event()
+
+    async def _ask(self, endpoint: Endpoint) -> tuple[bool, str]:
+        future = asyncio.get_running_loop().create_future()
+        self.waiting[endpoint.port] = future
+        self.most = max(self.most, len(self.waiting))
+        self.arrived.set()
+        try:
+            return await future, "said so"
+        finally:
+            del self.waiting[endpoint.port]
+
+    async def until(self, count: int) -> None:
+        async with asyncio.timeout(5):
+            while len(self.waiting) < count:
+                self.arrived.clear()
+                await self.arrived.wait()
+
+    def answer(self, ok: bool) -> None:
+        for future in list(self.waiting.values()):
+            if not future.done():
+                future.set_result(ok)
+
+
+class Stage:
+    def __init__(self, rules: Rules) -> None:
+        self.check = Gate()
+        self.plan: Plan | None = Plan(self.check, rules)
+        self.findings: list[Finding] = []
+        self.passed: list[tuple[str, str]] = []
+        self.told = asyncio.Event()
+        self.monitor = Monitor(
+            lambda service: self.plan,
+            self.found,
+            lambda service, key, began: self.passed.append((service, key)),
+            rng=Random(1),
+        )
+
+    def found(self, findings: list[Finding]) -> None:
+        self.findings += findings
+        self.told.set()
+
+    def update(self, count: int) -> list[str]:
+        return self.monitor.update(
+            "s", [Candidate(str(n), Endpoint("10.0.0.1", n), True) for n in range(count)]
+        )
+
+
+@asynccontextmanager
+async def stage(fall: int = 1, interval: float = 0.001) -> AsyncIterator[Stage]:
+    on = Stage(Rules(interval, fall, 1))
+    task = asyncio.create_task(on.monitor.run())
+    try:
+        yield on
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await on.monitor.close()
+        assert on.check.waiting == {}
+
+
+async def test_so_many_at_a_time_and_no_more() -> None:
+    async with stage() as on:
+        on.update(MAX_PROBES * 3)
+        await on.check.until(MAX_PROBES)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert on.check.most == MAX_PROBES
+        on.check.answer(True)
+        async with asyncio.timeout(5):
+            while len(on.passed) < MAX_PROBES:
+                await asyncio.sleep(0)
+        await on.check.until(MAX_PROBES)
+        assert on.check.most == MAX_PROBES
+        assert on.monitor.counts["s"]["passed"] >= MAX_PROBES
+
+
+async def test_changes_of_standing_are_told_together() -> None:
+    async with stage() as on:
+        on.update(50)
+        await on.check.until(50)
+        on.check.answer(False)
+        async with asyncio.timeout(5):
+            await on.told.wait()
+        assert len(on.findings) == 50
+        assert on.findings[0] == Finding("s", on.findings[0].key, False, "said so")
+        assert on.passed == []
+
+
+async def test_without_a_plan_nobody_is_checked_any_more() -> None:
+    async with stage() as on:
+        on.update(5)
+        assert len(on.monitor) == 5
+        assert on.monitor.checks("s", "3")
+        await on.check.until(5)
+        on.plan = None
+        assert sorted(on.update(5)) == ["0", "1", "2", "3", "4"]
+        on.check.answer(False)
+        assert len(on.monitor) == 0
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert on.findings == []
+        assert on.check.waiting == {}
+
+
+async def test_those_that_leave_are_named() -> None:
+    async with stage() as on:
+        on.update(3)
+        assert on.update(1) == ["1", "2"]
+        assert on.update(0) == ["0"]

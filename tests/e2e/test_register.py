@@ -16,6 +16,7 @@ from typing import Any
 import etcd3
 import prometheus_client
 import pytest
+import pytest_asyncio
 from aiohttp import web
 
 from proxy.embedded_etcd import etcd_binary, free_port
@@ -38,8 +39,9 @@ KEY = "/services/users/a"
 A = Record(service="users", id="a", address="10.0.0.1", port=80, metadata={"zone": "x"})
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def etcd() -> AsyncIterator[EtcdServer]:
+    """One for all tests that leave it as it was."""
     async with EtcdServer() as server:
         yield server
 
@@ -47,6 +49,20 @@ async def etcd() -> AsyncIterator[EtcdServer]:
 @pytest.fixture
 async def client(etcd: EtcdServer) -> AsyncIterator[EtcdClient]:
     async with EtcdClient(etcd.url) as client:
+        await client.delete("/", prefix=True)
+        yield client
+
+
+@pytest.fixture
+async def own() -> AsyncIterator[EtcdServer]:
+    """One to be killed, frozen, locked."""
+    async with EtcdServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def own_client(own: EtcdServer) -> AsyncIterator[EtcdClient]:
+    async with EtcdClient(own.url) as client:
         yield client
 
 
@@ -173,30 +189,30 @@ async def test_a_lease_revoked_behind_its_back_is_granted_anew(
         assert len({kv["mod_revision"] for kv in answer["kvs"]}) == 1
 
 
-async def test_etcd_killed_for_longer_than_the_ttl(client: EtcdClient, etcd: EtcdServer) -> None:
+async def test_etcd_killed_for_longer_than_the_ttl(own: EtcdServer, own_client: EtcdClient) -> None:
     ttl = 3
-    async with Registrar(A, endpoints=[etcd.url], ttl=ttl) as registrar:
-        await etcd.kill()
+    async with Registrar(A, endpoints=[own.url], ttl=ttl) as registrar:
+        await own.kill()
         await eventually(lambda: not registrar.registered, ttl + 1, "the lease has run out")
         registrar.report("unhealthy", "said in the dark")
         with pytest.raises(RegistryUnavailable, match="when etcd answers again"):
             await registrar.update_health("healthy", "said too", limit=0.05)
-        assert not await registrar.drain(limit=0.05) or True
-        etcd.wipe()  # so that nothing of before can pass for what comes after
-        await etcd.start()
+        assert not await registrar.drain(limit=0.05)
+        own.wipe()  # so that nothing of before can pass for what comes after
+        await own.start()
         took = await timed(lambda: registrar.registered, 10, "registered again")
         assert took < ttl / 3 + 2
-        found = await record_at(client)
+        found = await record_at(own_client)
         assert found is not None
         assert found["health"]["status"] == "draining"
 
 
-async def test_a_frozen_etcd_is_no_loss(etcd: EtcdServer, client: EtcdClient) -> None:
-    async with Registrar(A, endpoints=[etcd.url], ttl=6) as registrar:
+async def test_a_frozen_etcd_is_no_loss(own: EtcdServer, own_client: EtcdClient) -> None:
+    async with Registrar(A, endpoints=[own.url], ttl=6) as registrar:
         lease = registrar.status().lease
-        etcd.pause()
+        own.pause()
         await eventually(lambda: not registrar.status().connected, 6, "a keep-alive timed out")
-        etcd.resume()
+        own.resume()
         await eventually(lambda: registrar.status().connected, 6, "a keep-alive was answered")
         assert registrar.status().lease == lease
         assert registrar.registered
@@ -232,10 +248,10 @@ async def test_etcd_down_at_the_start() -> None:
     # Left without etcd: the server is gone, and leaving took no time.
 
 
-async def test_leaving_takes_no_longer_than_its_limit(etcd: EtcdServer) -> None:
-    registrar = Registrar(A, endpoints=[etcd.url], leave_limit=0.3)
+async def test_leaving_takes_no_longer_than_its_limit(own: EtcdServer) -> None:
+    registrar = Registrar(A, endpoints=[own.url], leave_limit=0.3)
     await registrar.__aenter__()
-    etcd.pause()
+    own.pause()
     start = time.monotonic()
     await registrar.__aexit__()
     assert time.monotonic() - start < 1.0
@@ -376,25 +392,23 @@ async def test_independent_readers_agree_with_the_record(etcd: EtcdServer) -> No
 # --------------------------------------------------------------------- TLS, authentication
 
 
-async def test_authentication(etcd: EtcdServer, client: EtcdClient) -> None:
-    await client.enable_auth("reader", "secret", "/services/")
+async def test_authentication(own: EtcdServer, own_client: EtcdClient) -> None:
+    await own_client.enable_auth("reader", "secret", "/services/")
     key = "L3NlcnZpY2VzLw=="  # /services/
     permission = {"permType": "READWRITE", "key": key, "range_end": "L3NlcnZpY2VzMA=="}
-    await client.call("/auth/role/add", {"name": "writer"})
-    await client.call("/auth/role/grant", {"name": "writer", "perm": permission})
-    await client.call("/auth/user/add", {"name": "writer", "password": "geheim"})
-    await client.call("/auth/user/grant", {"user": "writer", "role": "writer"})
+    await own_client.call("/auth/role/add", {"name": "writer"})
+    await own_client.call("/auth/role/grant", {"name": "writer", "perm": permission})
+    await own_client.call("/auth/user/add", {"name": "writer", "password": "geheim"})
+    await own_client.call("/auth/user/grant", {"user": "writer", "role": "writer"})
 
     def settings(user: str, password: str) -> RegistrySettings:
-        return RegistrySettings(
-            type="etcd", endpoints=(etcd.url,), username=user, password=password
-        )
+        return RegistrySettings(type="etcd", endpoints=(own.url,), username=user, password=password)
 
     async with Registrar(A, registry=settings("writer", "geheim"), ttl=3) as registrar:
         await registrar.update_health("unhealthy", "x")
-        await client.delete(KEY)
-        assert await eventually(lambda: record_at(client), 3, "the key is back")
-    assert await client.get_all("/") == {}
+        await own_client.delete(KEY)
+        assert await eventually(lambda: record_at(own_client), 3, "the key is back")
+    assert await own_client.get_all("/") == {}
     for user, password in (("writer", "wrong"), ("reader", "secret"), ("", "")):
         start = time.monotonic()
         with pytest.raises(RegistryRefused, match="check the user"):

@@ -55,7 +55,6 @@ NOT_BUILT: Mapping[str, tuple[object, str]] = {
     # by it. Whoever builds a feature removes its line here and its mark in
     # docs/configuration.md.
     "listeners.*.tls": (None, "off"),
-    "listeners.*.proxy_protocol": (False, "false"),
     "access_log": (None, "off"),
 }
 
@@ -378,6 +377,7 @@ class _Rules:
                     name=listener.name,
                     bind=listener.bind,
                     trusted_proxies=tuple(listener.trusted_proxies),
+                    proxy_protocol=listener.proxy_protocol,
                     limits=limits,
                     timeouts=_overlay(ListenerTimeouts(), listener.timeouts),
                 )

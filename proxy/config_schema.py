@@ -612,7 +612,7 @@ class Listener(Section):
     trusted_proxies: list[Cidr] = []
     limits: ListenerLimits = ListenerLimits()
     timeouts: ListenerTimeouts = ListenerTimeouts()
-    proxy_protocol: Flag = False
+    proxy_protocol: Flag = _LISTENER.proxy_protocol
     tls: Annotated[ListenerTls | None, Off] = None
 
 

@@ -326,6 +326,8 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     bind: str = "0.0.0.0:8080"
     """`host:port`, `[v6]:port` or `unix:/path`."""
     trusted_proxies: tuple[str, ...] = ()
+    proxy_protocol: bool = False
+    """Every connection begins with the PROXY protocol, version 1 or 2."""
     limits: ListenerLimits = ListenerLimits()
     timeouts: ListenerTimeouts = ListenerTimeouts()
 

@@ -248,13 +248,13 @@ class Wire:
             self.loop, ClientConnection(self.worker, self.facts), peer=peer, own=own
         )
         self.settle()
-        return self._peer(transport, "client")
+        return self.adopt(transport, "client")
 
     def accepted(self, name: str = "a") -> Peer:
         """The next connection that the proxy made to an instance."""
         waiting = self.network.accepted.get(self.address(name))
         assert waiting, f"nobody connected to {name}; dialled: {self.network.dialled}"
-        return self._peer(waiting.popleft(), name)
+        return self.adopt(waiting.popleft(), name)
 
     def connected(self) -> Peer:
         """The next connection that the proxy made to any instance."""
@@ -263,7 +263,8 @@ class Wire:
     def expect_no_dial(self, name: str = "a") -> None:
         assert not self.network.accepted.get(self.address(name))
 
-    def _peer(self, transport: FakeTransport, name: str) -> Peer:
+    def adopt(self, transport: FakeTransport, name: str) -> Peer:
+        """The far end of a connection, under the wire's watch."""
         peer = Peer(self, transport, name)
         self.peers.append(peer)
         return peer

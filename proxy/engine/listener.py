@@ -77,9 +77,14 @@ class ListenerFacts:
         self.open = 0
         self._trusted = tuple(ip_network(text, strict=False) for text in settings.trusted_proxies)
 
-    def client(self, transport: asyncio.Transport) -> ClientFacts:
-        """The facts of a new connection."""
+    def client(
+        self, transport: asyncio.Transport, announced: tuple[str, int] | None
+    ) -> ClientFacts:
+        """The facts of a new connection. `announced`: the address it comes from and the port it
+        was made to, where somebody in front of us said so."""
         peer = transport.get_extra_info("peername")
+        if announced is not None:
+            return ClientFacts(*announced, self._trusts(announced[0]), self.via)
         if not isinstance(peer, tuple):
             # A unix socket: whoever can open the file is local, and has no address. Or a
             # client that has reset its connection already: nobody to trust.
@@ -89,11 +94,13 @@ class ListenerFacts:
         address = str(peer[0])
         if address.startswith("::ffff:"):
             address = address[7:]  # IPv4 on a socket that serves both.
-        trusted = False
-        if self._trusted:
-            parsed = ip_address(address.partition("%")[0])
-            trusted = any(parsed in network for network in self._trusted)
-        return ClientFacts(address, int(own[1]), trusted, self.via)
+        return ClientFacts(address, int(own[1]), self._trusts(address), self.via)
+
+    def _trusts(self, address: str) -> bool:
+        if not self._trusted:
+            return False
+        parsed = ip_address(address.partition("%")[0])
+        return any(parsed in network for network in self._trusted)
 
 
 class ClientConnection(asyncio.Protocol, Timed):
@@ -101,15 +108,22 @@ class ClientConnection(asyncio.Protocol, Timed):
     it is read."""
 
     __slots__ = (
-        "_body", "_buffer", "_ending", "_eof", "_gate", "_invited", "_listener", "_phase",
-        "_received", "exchange", "facts", "full", "trailers", "transport", "worker",
+        "_announced", "_body", "_buffer", "_ending", "_eof", "_gate", "_invited", "_listener",
+        "_phase", "_received", "exchange", "facts", "full", "trailers", "transport", "worker",
     )  # fmt: skip
 
     # -- for the life of the connection
 
-    def __init__(self, worker: Worker, listener: ListenerFacts) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        listener: ListenerFacts,
+        announced: tuple[str, int] | None = None,
+    ) -> None:
+        """`announced`: see `ListenerFacts.client`."""
         Timed.__init__(self)
         self.worker = worker
+        self._announced = announced
         self._listener = listener
         self._phase = Phase.IDLE
         self._buffer = b""
@@ -137,7 +151,7 @@ class ClientConnection(asyncio.Protocol, Timed):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are not registered as such
         self._gate = ReadGate(self.transport)
-        self.facts = self._listener.client(self.transport)
+        self.facts = self._listener.client(self.transport, self._announced)
         # A connection that never says anything is as slow as one that dribbles.
         self._wait(Phase.IDLE, self._listener.timeouts.head)
         self._listener.open += 1

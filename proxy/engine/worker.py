@@ -26,6 +26,7 @@ import uvloop
 
 from proxy import log as log_setup
 from proxy.channel import Channel
+from proxy.engine.announcement import Announcement
 from proxy.engine.deadlines import Deadlines
 from proxy.engine.exchange import Exchange
 from proxy.engine.listener import ClientConnection, ListenerFacts
@@ -229,8 +230,11 @@ class Worker:
         gc.freeze()
         self._channel.send(Accepting())
 
-    def _connection(self, name: str) -> ClientConnection:
-        return ClientConnection(self, self.listener(name))
+    def _connection(self, name: str) -> ClientConnection | Announcement:
+        facts = self.listener(name)
+        if facts.settings.proxy_protocol:
+            return Announcement(self, facts)
+        return ClientConnection(self, facts)
 
     def listener(self, name: str) -> ListenerFacts:
         """What new connections of a listener share; a reload may replace it."""
@@ -350,6 +354,10 @@ class Worker:
     def log_refusal(self, fault: Fault, detail: str, client: ClientConnection) -> None:
         """Bytes that never became a request."""
         self._log_limited(fault, detail, client=client.facts.address.decode("ascii"))
+
+    def log_unannounced(self, fault: Fault, detail: str, peer: str) -> None:
+        """A connection that did not say whose it is."""
+        self._log_limited(fault, detail, client=peer)
 
     def _log_limited(self, fault: Fault, detail: str, **fields: object) -> None:
         if self._log_budget <= 0:

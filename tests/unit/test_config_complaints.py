@@ -778,12 +778,6 @@ listeners:
 routes: [{service: a}]
 --->
 proxy.yaml:2: listeners.0.tls: is not available in this version; allowed: leave it out, or write off
-=== not_built_proxy_protocol
-listeners:
-  - proxy_protocol: true
-routes: [{service: a}]
---->
-proxy.yaml:2: listeners.0.proxy_protocol: is not available in this version; allowed: leave it out, or write false
 === not_built_access_log
 access_log: {path: '-', format: json, sample: 1.0}
 routes: [{service: a}]

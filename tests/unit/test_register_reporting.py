@@ -17,6 +17,14 @@ def test_the_first_verdict_counts_at_once() -> None:
     assert Reporting().observe(BAD, 0.0) == Report("unhealthy", "HTTP 503")
 
 
+def test_until_it_is_good_once_each_verdict_counts() -> None:
+    reporting = Reporting(fall=3, rise=2)
+    written = [reporting.observe(verdict, 0.0) for verdict in [BAD, BAD, GOOD, BAD, BAD, GOOD]]
+    assert written == [
+        *(Report("unhealthy", "HTTP 503"), None, Report("healthy", "HTTP 200"), None, None, None)
+    ]
+
+
 def test_only_changes_are_written() -> None:
     reporting = Reporting(fall=3, rise=2)
     written = [
@@ -56,9 +64,7 @@ def test_it_asks_faster_while_it_matters() -> None:
     assert all(0.22 < gap < 0.28 for gap in gaps())  # never asked
     reporting.observe(BAD, 0.0)
     assert all(0.22 < gap < 0.28 for gap in gaps())  # never good
-    reporting.observe(GOOD, 1.0)
-    assert all(0.9 <= gap <= 1.1 for gap in gaps())  # one of two
-    reporting.observe(GOOD, 2.0)
+    assert reporting.observe(GOOD, 1.0) == Report("healthy", "HTTP 200")
     steady = gaps()
     assert all(4.5 <= gap <= 5.5 for gap in steady)
     assert max(steady) - min(steady) > 0.5  # a fleet must not ask in step

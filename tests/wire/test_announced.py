@@ -1,0 +1,76 @@
+"""Connections that say whose they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.engine.announcement import Announcement
+from proxy.model import ListenerSettings
+from tests.wiring import CLIENT, OK, OK_RELAYED, PROXY, Peer, Wire, forwarded, request
+
+LINE = b"PROXY TCP4 198.51.100.7 198.51.100.1 5000 443\r\n"
+LISTENER = ListenerSettings(proxy_protocol=True, trusted_proxies=("198.51.100.9/32",))
+
+
+def connect(wire: Wire) -> Peer:
+    protocol = Announcement(wire.worker, wire.facts)
+    transport = wire.network.open(wire.loop, protocol, peer=CLIENT, own=PROXY)
+    wire.settle()
+    return wire.adopt(transport, "client")
+
+
+@pytest.mark.parametrize("cut", [0, 5, len(LINE) - 1, len(LINE), len(LINE) + 9])
+def test_the_announced_address_is_the_clients(make: Any, cut: int) -> None:
+    wire = make(listener=LISTENER)
+    client = connect(wire)
+    data = LINE + request("GET /")
+    client.send(data[:cut], data[cut:]) if cut else client.send(data)
+    instance = wire.accepted()
+    instance.expect(forwarded("GET /", for_="198.51.100.7", port="443"))
+    instance.send(OK)
+    client.expect(OK_RELAYED)
+    client.send(request("GET /2"))
+    instance.expect(forwarded("GET /2", for_="198.51.100.7", port="443"))
+    instance.send(OK)
+    client.expect(OK_RELAYED)
+
+
+def test_trust_goes_by_the_announced_address(make: Any) -> None:
+    wire = make(listener=LISTENER)
+    client = connect(wire)
+    client.send(LINE.replace(b"100.7 ", b"100.9 ") + request("GET /", "X-Forwarded-For: 6.6.6.6"))
+    instance = wire.accepted()
+    instance.expect(forwarded("GET /", for_="6.6.6.6, 198.51.100.9", port="443"))
+    instance.send(OK)
+    client.expect(OK_RELAYED)
+
+
+def test_a_sender_that_speaks_for_itself(make: Any) -> None:
+    wire = make(listener=LISTENER)
+    client = connect(wire)
+    client.send(b"PROXY UNKNOWN\r\n" + request("GET /"))
+    instance = wire.accepted()
+    instance.expect(forwarded("GET /"))
+    instance.send(OK)
+    client.expect(OK_RELAYED)
+
+
+def test_who_does_not_announce_is_closed_without_a_word(make: Any) -> None:
+    wire = make(listener=LISTENER)
+    client = connect(wire)
+    client.send(request("GET /"))
+    client.expect_nothing()
+    assert client.cut
+    assert wire.worker.counters.service("").errors == {"http_request_error": 1}
+
+
+def test_who_says_nothing_is_closed_in_time(make: Any) -> None:
+    wire = make(listener=LISTENER)
+    client = connect(wire)
+    client.send(LINE[:9])
+    wire.advance(9.9)
+    assert not client.closed
+    wire.advance(0.2)
+    assert client.cut

@@ -61,7 +61,8 @@ class Report(msgspec.Struct, frozen=True):
 class Reporting:
     """Owns the standing of one instance and what was last said of it.
 
-    The first verdict counts at once, in both directions; after it, `fall` and `rise` decide.
+    Up to the first good verdict each counts at once: a service that comes up is served when it
+    answers. From then on `fall` and `rise` decide.
     The message is that of the last verdict in agreement with the standing.
     """
 
@@ -90,7 +91,7 @@ class Reporting:
 
     def observe(self, verdict: Verdict, now: float) -> Report | None:
         """Take a verdict in; what to write, if anything."""
-        if self._standing is None:
+        if self._standing is None or not self._was_good:
             self._standing = Standing(self._fall, self._rise, healthy=verdict.ok)
         else:
             self._standing.observe(verdict.ok)

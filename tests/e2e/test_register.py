@@ -601,7 +601,7 @@ async def main(endpoint, separate, seconds):
     print(json.dumps({"share": share, "registered": sum(r.registered for r in registrars)}))
     await asyncio.gather(*(registrar.__aexit__() for registrar in registrars))
 
-asyncio.run(main(sys.argv[1], sys.argv[2] == "separate", 4.0))
+asyncio.run(main(sys.argv[1], sys.argv[2] == "separate", 3.2))
 """
 
 

@@ -1,0 +1,185 @@
+"""The programs under examples/, run as a reader would run them, with real etcd."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from proxy.embedded_etcd import free_port
+from tests.e2e.etcd_server import EtcdClient, EtcdServer
+from tests.e2e.running import RunningProxy, eventually
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+class Example:
+    """Owns one example's process."""
+
+    def __init__(self, service: str, *, sidecar: bool, command: Sequence[str], check: str) -> None:
+        self.service = service
+        self.port = free_port()
+        self._sidecar = sidecar
+        self._command = command
+        self._check = check
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, etcd: str, log: Path) -> None:
+        command = list(self._command)
+        if self._sidecar:
+            command = [
+                *(sys.executable, "-m", "proxy", "register"),
+                *("--service", self.service, "--port", str(self.port), "--endpoints", etcd),
+                *("--check", self._check.format(port=self.port), "--drain-wait", "100ms"),
+                *("--", *command),
+            ]
+        environ = {"PORT": str(self.port), "ETCD": etcd, "DRAIN_WAIT": "0.1"}
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                command,
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **environ, "PYTHON": sys.executable},
+                cwd=EXAMPLES.parent,
+            )
+
+
+def missing(*modules: str) -> bool:
+    return any(find_spec(module) is None for module in modules)
+
+
+def examples() -> dict[str, Example]:
+    """Those that this machine can run, by service."""
+    found = [
+        Example(
+            "hello-aiohttp",
+            sidecar=False,
+            command=[sys.executable, str(EXAMPLES / "aiohttp_service.py")],
+            check="",
+        ),
+        Example(
+            "hello-shell",
+            sidecar=True,
+            command=["sh", str(EXAMPLES / "shell_service.sh")],
+            check="tcp://127.0.0.1:{port}",
+        ),
+    ]
+    if not missing("fastapi", "uvicorn"):
+        found.append(
+            Example(
+                "hello-fastapi",
+                sidecar=False,
+                command=[sys.executable, str(EXAMPLES / "fastapi_service.py")],
+                check="",
+            )
+        )
+    if shutil.which("node"):
+        found.append(
+            Example(
+                "hello-node",
+                sidecar=True,
+                command=["node", str(EXAMPLES / "node_service.js")],
+                check="http://127.0.0.1:{port}/health",
+            )
+        )
+    return {example.service: example for example in found}
+
+
+ANSWERS = {
+    "hello-aiohttp": "hello from aiohttp",
+    "hello-fastapi": '{"hello":"from FastAPI"}',
+    "hello-node": "hello from Node",
+    "hello-shell": "hello from a shell script",
+}
+
+
+def test_every_example_has_its_test() -> None:
+    files = {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".js", ".sh")}
+    named = {service.removeprefix("hello-") + "_service" for service in ANSWERS}
+    assert {Path(name).stem for name in files} == named
+
+
+@pytest.mark.timeout(90)
+async def test_each_registers_is_served_and_leaves(tmp_path: Path) -> None:
+    """All of them at once, through the real proxy, by the names they registered under."""
+    running = examples()
+    assert {"hello-aiohttp", "hello-shell"} <= set(running)
+    async with EtcdServer() as etcd, EtcdClient(etcd.url) as client:
+        config = {
+            "registry": {"type": "etcd", "endpoints": [etcd.url]},
+            "routes": [{"path_prefix": "/{service}", "strip_prefix": True}],
+        }
+        try:
+            for service, example in running.items():
+                example.start(etcd.url, tmp_path / f"{service}.log")
+            async with (
+                RunningProxy(config, tmp_path) as proxy,
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session,
+            ):
+
+                async def answer(service: str) -> str | None:
+                    async with session.get(f"{proxy.url}/{service}/") as reply:
+                        return await reply.text() if reply.status == 200 else None
+
+                for service in running:
+                    text = await eventually(
+                        lambda service=service: answer(service),  # type: ignore[misc]
+                        30,
+                        f"{service} answers through the proxy",
+                    )
+                    assert text.strip() == ANSWERS[service]
+                records = await eventually(
+                    lambda: _healthy(client, len(running)), 10, "all are registered as healthy"
+                )
+                assert {service: record["port"] for service, record in records.items()} == {
+                    service: example.port for service, example in running.items()
+                }
+                for example in running.values():
+                    assert example.process is not None
+                    example.process.send_signal(signal.SIGTERM)
+                codes = {
+                    service: await asyncio.to_thread(example.process.wait, 15)
+                    for service, example in running.items()
+                    if example.process is not None
+                }
+                # uvicorn ends by the signal it was sent, once it has shut down.
+                assert {code for name, code in codes.items() if name != "hello-fastapi"} == {0}
+                assert codes.get("hello-fastapi", 0) in (0, -signal.SIGTERM)
+                assert await _records(client) == {}
+        except BaseException:
+            _show_logs(tmp_path)
+            raise
+        finally:
+            for example in running.values():
+                if example.process is not None and example.process.poll() is None:
+                    example.process.kill()
+                    example.process.wait()
+
+
+def _show_logs(directory: Path) -> None:
+    for log in directory.glob("hello-*.log"):
+        sys.stderr.write(f"--- {log.name}\n{log.read_text(errors='replace')}\n")
+
+
+async def _healthy(client: EtcdClient, number: int) -> dict[str, dict[str, Any]] | None:
+    records = await _records(client)
+    statuses = [record["health"]["status"] for record in records.values()]
+    return records if statuses == ["healthy"] * number else None
+
+
+async def _records(client: EtcdClient) -> dict[str, dict[str, Any]]:
+    """By service; each has one instance."""
+    values = await client.get_all("/services/")
+    return {key.split("/")[2]: json.loads(value) for key, value in values.items()}

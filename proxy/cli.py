@@ -447,7 +447,7 @@ def _explained(document: dict[str, Any]) -> Iterator[str]:
             by = f" by {key['source']} ({value})"
         yield f"balancer   {document['balancer']}{by}"
         if document["panic"]:
-            yield "panic      no instance is ready, so health is ignored"
+            yield "panic      too few instances are ready, so health is ignored"
         for mark, rows in (("may be picked", "candidates"), ("not picked", "others")):
             for row in document[rows]:
                 reason = f" ({row['reason']})" if row["reason"] else ""

@@ -184,7 +184,7 @@ def _pool_families(scrape: Scrape) -> Iterator[Metric]:
     )
     panic = GaugeMetricFamily(
         "fairlead_panic",
-        "1 while no instance is ready and health is ignored.",
+        "1 while too few instances are ready and health is ignored.",
         labels=["service"],
     )
     for service, pool in scrape.pools.items():

@@ -8,6 +8,7 @@ asks. One check serves any number of endpoints, at the same time.
 from __future__ import annotations
 
 import asyncio
+import os
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
@@ -64,7 +65,7 @@ class Check(ABC):
         except TimeoutError:
             ok, message = False, f"no answer within {self.timeout:g} s"
         except Exception as error:
-            ok, message = False, str(error) or type(error).__name__
+            ok, message = False, in_words(error)
         return Verdict(ok, printable(message), loop.time() - start)
 
     @abstractmethod
@@ -74,6 +75,16 @@ class Check(ABC):
 
     async def close(self) -> None:
         """Release what probes share. Safe to call more than once; probes may follow."""
+
+
+def in_words(error: Exception) -> str:
+    """What went wrong, without addresses and class names where the system has words for it."""
+    if isinstance(error, OSError) and error.errno:
+        # Resolvers count downwards, and bring their own words.
+        words = os.strerror(error.errno) if error.errno > 0 else error.strerror
+        if words:
+            return words
+    return str(error) or type(error).__name__
 
 
 def printable(text: str) -> str:

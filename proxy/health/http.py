@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import ssl
 from typing import ClassVar
 
 import aiohttp
@@ -59,11 +58,8 @@ class HttpCheck(Check):
 
     def _shared(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
-            context = ssl.create_default_context()
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, force_close=True, ssl=context),
+                connector=aiohttp.TCPConnector(limit=0, force_close=True, ssl=False),
                 timeout=aiohttp.ClientTimeout(total=None),  # `probe` holds the limit
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=self._headers,

@@ -295,15 +295,22 @@ class HealthReporter:
     async def _run(self) -> None:
         while True:
             verdict = await self._check.probe(self._endpoint)
-            if self._metrics is not None:
-                for service in self._services:
-                    self._metrics.checked(service, "healthy" if verdict.ok else "unhealthy")
-            before = self._reporting.healthy
-            report = self._reporting.observe(verdict, self._clock())
-            if self._reporting.healthy != before:
-                log.info("health_changed", healthy=self._reporting.healthy, message=verdict.message)
-            if report is not None and report.status is None:
-                self._target.seen()
-            elif report is not None and report.status is not None:
-                self._target.report(report.status, report.message)
+            try:
+                self._take(verdict)
+            except Exception:
+                # A target of the user's own that raises must not end the checks.
+                log.exception("health_not_reported")
             await asyncio.sleep(self._reporting.gap(self._interval, self._rng))
+
+    def _take(self, verdict: Verdict) -> None:
+        if self._metrics is not None:
+            for service in self._services:
+                self._metrics.checked(service, "healthy" if verdict.ok else "unhealthy")
+        before = self._reporting.healthy
+        report = self._reporting.observe(verdict, self._clock())
+        if self._reporting.healthy != before:
+            log.info("health_changed", healthy=self._reporting.healthy, message=verdict.message)
+        if report is not None and report.status is None:
+            self._target.seen()
+        elif report is not None and report.status is not None:
+            self._target.report(report.status, report.message)

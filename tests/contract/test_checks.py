@@ -114,6 +114,8 @@ async def test_nobody_there_is_a_verdict(kind: str, address: str) -> None:
     verdict = await check.probe(Endpoint(address, free_port()))
     await check.close()
     assert not verdict.ok
+    if address == "127.0.0.1":
+        assert verdict.message == "Connection refused"
     assert 0 < len(verdict.message) <= MAX_MESSAGE
     assert verdict.message.isprintable()
 

@@ -49,6 +49,8 @@ class Departure(msgspec.Struct, frozen=True, kw_only=True):
     """The last statement; one that was draining had announced that it goes."""
     lease: int = 0
     """What it hung on, which may have ended as well; 0 = nothing, so it was deleted."""
+    revision: int = 0
+    """When; 0 = not known, because it was found missing and not seen to go."""
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):

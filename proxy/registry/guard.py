@@ -6,7 +6,8 @@ more is lost within `window` seconds by leases that ended, those instances are *
 stay in the membership while they still answer, until they are registered again, for `hold`
 seconds at most.
 
-What is said on purpose is honoured at once: a deletion while the lease lives, a registration
+What is said on purpose is honoured at once: a deletion of keys of several leases together
+(each lease that ends does so by itself), a deletion while the lease lives, a registration
 without a lease, one that was marked draining, one that was not healthy anyway. A lease that
 was revoked cannot be told from one that ran out; who deregisters by revoking says `draining`
 first, and one that stops answering is let go in seconds.
@@ -81,7 +82,12 @@ class Guard:
         those leases ended is to be asked, and told by `answered`."""
         before, self._truth = self._truth.services, membership
         self._changed = True
-        how = {(one.service, one.id): one for one in membership.departures}
+        deleted = _deleted(membership.departures)
+        how = {
+            (one.service, one.id): one
+            for one in membership.departures
+            if one.lease and one.revision not in deleted
+        }
         suspicious: list[Departure] = []
         for service in [*before, *(s for s in membership.services if s not in before)]:
             old, new = before.get(service, ()), membership.services.get(service, ())
@@ -108,7 +114,7 @@ class Guard:
         fresh: set[str] = set()
         for instance in old:
             departure = how.get((service, instance.id))
-            if instance.id in there or departure is None or not departure.lease:
+            if instance.id in there or departure is None:
                 continue
             if departure.health == "healthy":
                 losses[instance.id] = _Loss(instance, departure, now)
@@ -229,3 +235,13 @@ class Guard:
 
     def _all(self) -> Iterable[_Held]:
         return [held for known in self._held.values() for held in known.values()]
+
+
+def _deleted(departures: Iterable[Departure]) -> set[int]:
+    """Revisions at which keys of several leases went: somebody deleted them in one request. A
+    lease that ends, for whatever reason, is a revision of its own."""
+    leases: dict[int, set[int]] = {}
+    for departure in departures:
+        leases.setdefault(departure.revision, set()).add(departure.lease)
+    leases.pop(0, None)
+    return {revision for revision, known in leases.items() if len(known) > 1}

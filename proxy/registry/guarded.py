@@ -26,8 +26,12 @@ open thousands of connections at once."""
 ASK_AGAIN = 1.0
 """Seconds until the registry is asked again about a lease of which it could say nothing."""
 
-GATHER = 0.005
-"""Seconds in which answers are gathered: an explicit delete of a whole pool is one change."""
+GATHER = 0.02
+"""Seconds in which answers are gathered: an explicit delete of a whole pool is a few changes of
+the pools and a few lines in the log, whatever its size."""
+
+SHOWN = 10
+"""Instances that a log line names."""
 
 
 class GuardedProvider(Composed):
@@ -52,6 +56,8 @@ class GuardedProvider(Composed):
         self._on_event = on_event
         self._clock = clock
         self._known = False
+        self._ended: dict[tuple[str, str], list[str]] = {}
+        """(service, why) → ids of those let go that nobody was told of yet."""
         self._to_ask = asyncio.Event()
         self._to_probe = asyncio.Event()
         self._asking = asyncio.Semaphore(AT_A_TIME)
@@ -135,9 +141,17 @@ class GuardedProvider(Composed):
             await _set_within(self._to_probe, None if at is None else at - self._clock())
 
     def _let_go(self, why: str, service: str, id_: str) -> None:
-        log.info("registry_hold_ended", service=service, instance=id_, because=why)
-        self._on_event("hold_ended", service=service, instance=id_, because=why)
-        asyncio.get_running_loop().call_later(GATHER, self._changed.set)
+        if not self._ended:
+            asyncio.get_running_loop().call_later(GATHER, self._tell_of_ends)
+        self._ended.setdefault((service, why), []).append(id_)
+
+    def _tell_of_ends(self) -> None:
+        ended, self._ended = self._ended, {}
+        for (service, why), ids in ended.items():
+            fields = {"service": service, "because": why, "count": len(ids)}
+            log.info("registry_hold_ended", instances=ids[:SHOWN], **fields)
+            self._on_event("hold_ended", instances=ids[:SHOWN], **fields)
+        self._changed.set()
 
 
 async def _set_within(event: asyncio.Event, limit: float | None) -> None:

@@ -76,7 +76,7 @@ class View:
             if kv.mod_revision < resume:
                 continue
             if event.deleted:
-                self._remove(kv.key)
+                self._remove(kv.key, kv.mod_revision)
             else:
                 self._put(_entry(self.prefix, kv, self._known(kv.key)))
             self.revision = max(self.revision, kv.mod_revision)
@@ -225,7 +225,7 @@ class View:
                 pool[key] = entry.instance
                 self._dirty.add(service)
 
-    def _remove(self, key: bytes) -> None:
+    def _remove(self, key: bytes, revision: int = 0) -> None:
         entry = self._entries.pop(key, None) or self._held.pop(key, None)
         self._newest = None
         if entry is not None and entry.instance is not None:
@@ -235,6 +235,7 @@ class View:
                 id=entry.instance.id,
                 health=entry.instance.health,
                 lease=entry.kv.lease,
+                revision=revision,
             )
             pool = self._pools[service]
             del pool[key]

@@ -74,6 +74,25 @@ def test_what_is_said_on_purpose_is_believed_at_once() -> None:
     assert without_a_word.served() == ""
 
 
+def test_keys_of_several_leases_that_go_together_were_deleted() -> None:
+    def lose(**leases: tuple[int, int]) -> list[str]:
+        registry = Registry("abcd")
+        registry.members.clear()
+        return registry.say(
+            1.0,
+            *(
+                Departure(service="s", id=id_, lease=lease, revision=revision)
+                for id_, (lease, revision) in leases.items()
+            ),
+        )
+
+    assert lose(a=(1, 9), b=(2, 9), c=(3, 9), d=(4, 9)) == []
+    assert lose(a=(1, 6), b=(2, 7), c=(3, 8), d=(4, 9)) == ["a", "b", "c", "d"]
+    assert lose(a=(1, 9), b=(1, 9), c=(1, 9), d=(1, 9)) == ["a", "b", "c", "d"]
+    # Found missing in a list: nobody knows when, so nobody knows whether together.
+    assert lose(a=(1, 0), b=(2, 0), c=(3, 0), d=(4, 0)) == ["a", "b", "c", "d"]
+
+
 def test_a_lease_that_lives_means_deleted() -> None:
     registry = Registry("abcd")
     registry.lose("abcd", 1.0)

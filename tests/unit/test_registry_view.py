@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from proxy.registry.etcd_wire import Event, KeyValue
 from proxy.registry.view import View
 
@@ -207,3 +209,21 @@ def test_the_order_is_that_of_the_ids() -> None:
     view = listed(kv("a/b", 1), kv("a/c", 1), kv("a/a", 1), revision=1)
     assert ids(view) == ["a", "b", "c"]
     assert view.instances == 3
+
+
+def test_departures_tell_what_is_known_of_how_they_went() -> None:
+    view = View("/s/")
+
+    def departures() -> list[tuple[str, int, int]]:
+        return [(one.id, one.lease, one.revision) for one in view.membership().departures]
+
+    view.apply([Event(replace(kv(f"a/{n}", n), lease=n + 100)) for n in (1, 2, 3, 4)])
+    assert departures() == []
+    view.apply([delete("a/1", 5), delete("a/2", 5)])
+    assert departures() == [("1", 101, 5), ("2", 102, 5)]
+    # Back before anybody looked: it never went.
+    view.apply([delete("a/3", 6), put("a/3", 7, port=81)])
+    assert departures() == []
+    # Found missing in a list: nobody saw when.
+    adopt(view, kv("a/3", 7, port=81), revision=9)
+    assert departures() == [("4", 104, 0)]

@@ -9,8 +9,11 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 run: $(VENV)/.run
 	@exec $(BIN)/fairlead demo
 
+# The end-to-end tests mostly wait, so more of them than cores run side by side.
+JOBS ?= 3
+
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 # The part of the suite without processes or a registry: seconds, for the inner loop.
 quick: $(VENV)/.dev

@@ -13,12 +13,16 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from click.testing import CliRunner
 
 from proxy.cli import main
 from proxy.embedded_etcd import free_port
+from proxy.model import RegistrySettings
+from proxy.register import Record
+from proxy.register.sidecar import Sidecar, SidecarSettings
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.running import alive, eventually
 
@@ -135,7 +139,7 @@ def status_is(client: EtcdClient, status: str) -> Callable[[], Any]:
 
 @pytest.mark.parametrize(
     ("script", "code"),
-    [("exit 0", 0), ("exit 7", 7), ("kill -KILL $$", 137), ("kill -TERM $$", 143)],
+    [("exit 0", 0), ("exit 7", 7), ("kill -KILL $$", 137)],
 )
 async def test_its_code_is_that_of_the_command(
     script: str, code: int, sidecar: RunningSidecar, client: EtcdClient, tmp_path: Path
@@ -397,24 +401,27 @@ def test_a_command_line_that_is_none(options: list[str], words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("change", "words"),
     [
-        (("--check", "htp://x"), "allowed are http://"),
-        (("--id", "a/b", "--address", "10.0.0"), "has a '/'"),
-        (("--endpoints", "127.0.0.1:1"), "endpoint"),
-        (("-c", "/no/such/file"), "/no/such/file"),
+        ({"check": "htp://x"}, "allowed are http://"),
+        ({"record": Record(service="users", id="a/b", port=80)}, "has a '/'"),
+        ({"record": Record(service="users", address="10.0.0", port=80)}, "neither an IP address"),
+        ({"registry": RegistrySettings(type="etcd", endpoints=("127.0.0.1:1",))}, "endpoint"),
+        ({"registry": RegistrySettings(type="static")}, "registry.type"),
+        ({"ttl": 0.0}, "ttl"),
     ],
 )
-def test_settings_that_cannot_work_start_nothing(options: tuple[str, ...], words: str) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "proxy", "register", "--service", "users", "--port", "80"),
-            *(*options, "--", "echo", "started"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
+def test_settings_that_cannot_work_are_refused(change: dict[str, Any], words: str) -> None:
+    good = SidecarSettings(
+        record=Record(service="users", port=80),
+        registry=RegistrySettings(type="etcd", endpoints=("http://127.0.0.1:2379",)),
     )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert words in done.stderr
+    with pytest.raises(ValueError, match=words):
+        Sidecar(msgspec.structs.replace(good, **change))
+
+
+async def test_settings_that_cannot_work_start_nothing(sidecar: RunningSidecar) -> None:
+    sidecar.start("--check", "htp://x", command=("echo", "started"))
+    assert await sidecar.ended() == 2
+    assert "allowed are http://" in sidecar.log()
+    assert "started" not in sidecar.log()

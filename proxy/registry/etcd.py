@@ -207,13 +207,15 @@ class EtcdProvider(Provider):
 
     async def alive(self) -> bool:
         """One linearizable read, from any endpoint."""
-        for gateway in self._gateways:
+
+        async def answers(gateway: Gateway) -> bool:
             try:
                 await gateway.range(*self._range, limit=1, timeout=self._timing.probe_limit)
             except EtcdError:
-                continue
+                return False
             return True
-        return False
+
+        return any(await asyncio.gather(*map(answers, self._gateways)))
 
     async def expired(self, departure: Departure) -> bool | None:
         """A lease takes all its keys along when it ends; a key that went while its lease lives

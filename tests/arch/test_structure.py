@@ -112,6 +112,14 @@ def test_every_owner_says_what_it_owns() -> None:
         "proxy.engine.deadlines:Deadlines",
         "proxy.engine.worker:Worker",
         "proxy.control.pools:PoolBook",
+        "proxy.control.ejections:Ejections",
+        "proxy.control.events:Events",
+        "proxy.control.slow_start:SlowStart",
+        "proxy.health.monitor:Monitor",
+        "proxy.health.schedule:Schedule",
+        "proxy.registry.guard:Guard",
+        "proxy.registry.succession:Succession",
+        "proxy.registry.succession:Handover",
     )
     for entry in owners:
         module, _, name = entry.partition(":")

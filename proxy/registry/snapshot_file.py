@@ -35,6 +35,9 @@ PATIENCE = 0.3
 ten milliseconds, and a start must be over within a second. Starting the workers takes as
 long, so nobody waits for this."""
 
+LOOK = 0.02
+"""Seconds between two looks at whether all registries have refused already."""
+
 DEBOUNCE = 0.5
 """Seconds from a change to the write, so that a roll-out is a few writes."""
 
@@ -188,12 +191,15 @@ class RememberedProvider(Composed):
 
     async def _recall(self) -> None:
         """Serve what the file holds if nobody has said anything in time."""
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await self._heard.wait()
-                return
-        except TimeoutError:
-            pass
+        for _ in range(round(PATIENCE / LOOK)):
+            try:
+                async with asyncio.timeout(LOOK):
+                    await self._heard.wait()
+                    return
+            except TimeoutError:
+                pass
+            if _refused(self._inner.status()):
+                break
         try:
             snapshot = await asyncio.to_thread(load, self._path)
         except SnapshotError as error:
@@ -232,3 +238,10 @@ class RememberedProvider(Composed):
                 self._error = str(error)
             else:
                 self._saved_at, self._error = now, None
+
+
+def _refused(status: RegistryStatus) -> bool:
+    """The registry has given an error instead of an answer, and so have its backups."""
+    if status.sources:
+        return all(source.alive is False for source in status.sources)
+    return not status.connected and status.last_error is not None

@@ -230,7 +230,9 @@ class Exchange:
             if node is None:
                 self._wait_in_line(pool)
                 return
-        self._take(pool, node)
+        self.node = self.last = node
+        self.attempts += 1
+        pool.take(node)
         if node.idle:
             # The one used last: it is the least likely to have been given up by the other
             # side, and the rest can age out.
@@ -270,11 +272,6 @@ class Exchange:
             self.pool.policies.line.leave(self)
             self.worker.deadlines.forget(self.waiting)
             self.waiting = None
-
-    def _take(self, pool: Pool, node: Node) -> None:
-        self.node = self.last = node
-        self.attempts += 1
-        pool.take(node)
 
     def _give_back(self, outcome: str) -> None:
         node = self.node
@@ -561,7 +558,9 @@ class Exchange:
         if node is None or not (stale or policies.budget.spend(pool.requests)):
             return False
         pool.counters.retried(reason)
-        self._take(pool, node)
+        self.node = self.last = node
+        self.attempts += 1
+        pool.take(node)
         if node.idle and not stale:
             self.client.release_body()  # Held while the attempt before was dialling.
             self._send(node.idle.pop(), self.worker.now())

@@ -29,7 +29,7 @@ from proxy.errors import (
 from proxy.model import UNROUTED, ListenerSettings
 
 if TYPE_CHECKING:
-    from proxy.engine.http1.messages import RequestHead
+    from proxy.engine.http1.messages import RequestFields
     from proxy.engine.worker import Worker
 
 READ_AHEAD = 64 * 1024
@@ -229,17 +229,19 @@ class ClientConnection(asyncio.Protocol, Timed):
         except TooManyFields:
             self._refuse(HEAD_TOO_LARGE, f"more than {limits.fields} fields")
             return
-        self._serve(request, data[end:] if len(data) > end else b"")
-
-    def _serve(self, request: RequestHead, rest: bytes) -> None:
         self._phase = Phase.ANSWER
         self.deadline = inf
         self.exchange = exchange = Exchange(self, request)
         fields = request.fields
-        if not fields.length and not fields.chunked:
-            self._buffer = rest
+        if fields.length or fields.chunked:
+            self._take_body(exchange, fields, data[end:])
+        else:
+            if len(data) > end:
+                self._buffer = data[end:]
             exchange.start(True)
-            return
+
+    def _take_body(self, exchange: Exchange, fields: RequestFields, rest: bytes) -> None:
+        """The request has a body, of which `rest` is here."""
         self._body = ChunkedBody(BAD_REQUEST) if fields.chunked else LengthBody(fields.length or 0)
         self._received = 0
         self._invited = fields.expect is None

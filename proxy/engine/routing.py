@@ -153,6 +153,13 @@ class _Host:
 
     def match(self, path: str, method: str, fields: Fields, label: str | None) -> Match | None:
         """`label` is what `{service}` stood for in the host."""
+        if self.depth <= 1 and path[:1] == "/":
+            # The whole host goes one way, which is the most common kind of host.
+            for routes in (self.root.under, self.root.ends):
+                for route in routes:
+                    if route.accepts_all or route.accepts(method, fields):
+                        return route.fixed or route.at(label, 0)
+            return None
         segments = path.split("/", self.depth)
         reached: list[_Reached] = []
         forks = _follow(self.root, segments, 1, "", reached)

@@ -113,8 +113,9 @@ class Worker:
         self._listeners: dict[str, ListenerFacts] = {}
         self._opening: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
-        self._id_prefix = b"%016x-" % rng.getrandbits(64)
-        self._ids = count(1)
+        prefix = b"%016x-" % rng.getrandbits(64)
+        self.next_request_id = (prefix + b"%x" % number for number in count(1)).__next__
+        """Unique for all practical purposes: 64 random bits for the worker, then a count."""
         self._log_budget = LOG_BURST
         self._log_dropped = 0
         self._channel: Channel[ToWorker] = Channel(ToWorker, self.on_message, self._on_orphaned)
@@ -329,10 +330,6 @@ class Worker:
     def _note_quiet(self) -> None:
         if self.draining and not self.clients and not self.tunnels:
             self._quiet.set()
-
-    def next_request_id(self) -> bytes:
-        """Unique for all practical purposes: 64 random bits for the worker, then a count."""
-        return self._id_prefix + b"%x" % next(self._ids)
 
     # -- the log
 

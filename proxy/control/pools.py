@@ -10,7 +10,7 @@ are the identical tuple as before, and that got no mark, is not looked at.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -246,8 +246,8 @@ class PoolBook:
         self._settings = settings or {}
         self._defaults = defaults or PoolSettings()
         self._marks: dict[str, Marks] = {}
-        self._dirty: set[str] = set()
-        """Services with a mark that their pool does not show yet."""
+        self._dirty: dict[str, set[str]] = {}
+        """Services with marks that their pool does not show yet → ids and keys marked."""
         self._steps: set[str] = set()
         """Services with a `step_at`."""
         self._pools: dict[str, Pool] = {}
@@ -279,23 +279,18 @@ class PoolBook:
         """The settings of a service, or the defaults."""
         return self._settings.get(service, self._defaults)
 
-    def sight(self, service: str, key: str) -> Sight | None:
-        """What the ejection of an instance is decided by; None if there is no such instance."""
+    def sights(self, service: str, keys: Collection[str]) -> dict[str, Sight]:
+        """What ejections of these instances are decided by, in one walk over the pool; those
+        that are not in it are left out."""
         pool = self._pools.get(service)
         total = ready = 0
-        found = None
+        found: dict[str, bool] = {}
         for member in () if pool is None else pool.members:
             total += member.status != "draining"
             ready += member.status == "ready"
-            if member.instance.key == key:
-                found = member.status == "ready"
-        return None if found is None else Sight(total, ready, found)
-
-    def member(self, service: str, key: str) -> Member | None:
-        """The instance with this `Instance.key`."""
-        pool = self._pools.get(service)
-        members = () if pool is None else pool.members
-        return next((member for member in members if member.instance.key == key), None)
+            if (key := member.instance.key) in keys:
+                found[key] = member.status == "ready"
+        return {key: Sight(total, ready, is_ready) for key, is_ready in found.items()}
 
     def named(self, service: str, id_: str) -> Member | None:
         """The instance with this id."""
@@ -309,11 +304,11 @@ class PoolBook:
 
     def drain(self, service: str, id_: str) -> None:
         """The operator takes an instance out, and whatever else is registered by that id."""
-        self._marked(service).drained.add(id_)
+        self._marked(service, id_).drained.add(id_)
 
     def undrain(self, service: str, id_: str) -> None:
         """The operator's drain is over. Safe without one."""
-        self._marked(service).drained.discard(id_)
+        self._marked(service, id_).drained.discard(id_)
 
     def drained(self, service: str, id_: str) -> bool:
         """By the operator."""
@@ -322,29 +317,29 @@ class PoolBook:
     def check(self, service: str, key: str, sick: str | None) -> None:
         """The verdict of active checks: None = healthy or not checked, else what they say."""
         if sick is None:
-            self._marked(service).sick.pop(key, None)
+            self._marked(service, key).sick.pop(key, None)
         else:
-            self._marked(service).sick[key] = sick
+            self._marked(service, key).sick[key] = sick
 
     def eject(self, service: str, key: str, reason: str, until: float) -> None:
         """Out for failing requests."""
-        self._marked(service).ejected[key] = (reason, until)
+        self._marked(service, key).ejected[key] = (reason, until)
 
     def reinstate(self, service: str, key: str) -> None:
         """The ejection is over. Safe without one."""
-        self._marked(service).ejected.pop(key, None)
+        self._marked(service, key).ejected.pop(key, None)
 
-    def _marked(self, service: str) -> Marks:
-        self._dirty.add(service)
+    def _marked(self, service: str, whom: str) -> Marks:
+        self._dirty.setdefault(service, set()).add(whom)
         return self._marks.setdefault(service, Marks())
 
     def settle(self, now: float) -> Changes:
         """Show the marks that were set in the pools."""
         update = _Update()
-        for service in self._dirty:
+        for service, marked in self._dirty.items():
             pool = self._pools.get(service)
             if pool is not None:
-                self._renew(pool, pool.source, now, update, judge_all=True)
+                self._renew(pool, pool.source, now, update, marked)
             if not self._marks.get(service):
                 self._marks.pop(service, None)
         self._dirty.clear()
@@ -435,11 +430,10 @@ class PoolBook:
         instances: tuple[Instance, ...],
         now: float,
         update: _Update,
-        *,
-        judge_all: bool = False,
+        marked: Collection[str] = (),
     ) -> None:
         had_panic = pool.snapshot.panic
-        if self._fill(pool, instances, now, judge_all=judge_all):
+        if self._fill(pool, instances, now, marked):
             update.pools.append(pool.service)
         if pool.snapshot.panic != had_panic:
             (update.panic_ended if had_panic else update.panic_began).append(pool.service)
@@ -449,11 +443,10 @@ class PoolBook:
         pool: Pool,
         instances: tuple[Instance, ...],
         now: float,
-        *,
-        judge_all: bool = False,
+        marked: Collection[str] = (),
     ) -> bool:
-        """Judge the instances of one service, those that are new or read differently or
-        `judge_all`; True if that gave a new snapshot."""
+        """Judge the instances of one service that are new, read differently or are `marked` (by
+        id or key); True if that gave a new snapshot."""
         marks = self._marks.get(pool.service, _NO_MARKS)
         before = pool.snapshot
         known = {
@@ -464,7 +457,11 @@ class PoolBook:
         nodes: list[PoolNode] = []
         for instance in instances:
             old = known.pop(instance.id, None)
-            if old is not None and old[0].instance is instance and not judge_all:
+            if (
+                old is not None
+                and old[0].instance is instance
+                and not (marked and (instance.id in marked or instance.key in marked))
+            ):
                 # The usual case, which keeps a change in a pool of thousands cheap.
                 member, node = old
             else:

@@ -61,6 +61,9 @@ SUSPECT_GATHER = 0.005
 """Seconds in which suspects are gathered, so that a rack that loses power is one update of
 each pool; a tenth of the time in which an ejection must have reached all workers."""
 
+FORGET_TICKS = 60
+"""Seconds between two looks at whether those that were ejected are still there."""
+
 REFUSAL_PAUSE = 10.0
 """Seconds between two log lines about suspects of one service that stay: while all of its
 instances fail, workers report some hundred times a second."""
@@ -123,6 +126,8 @@ class Supervisor:
         self._worker_changed: asyncio.Event = asyncio.Event()
         self._announced = False
         self._plans: dict[HealthCheckSettings, Plan] = {}
+        self._looked_at: dict[str, tuple[Instance, ...]] = {}
+        """Service → the instances that the monitor was told of."""
         self._suspects: list[Suspect] = []
         self._refused_at: dict[str, float] = {}
         self._ejected_at: dict[tuple[str, str], float] = {}
@@ -276,6 +281,11 @@ class Supervisor:
         for service in services:
             pool = self.book.pools.get(service)
             instances = () if pool is None else pool.source
+            if self._looked_at.get(service) is instances:
+                continue
+            self._looked_at[service] = instances
+            if not instances:
+                del self._looked_at[service]
             for instance in instances if self._plan(service) is not None else ():
                 if not self.monitor.checks(service, instance.key) and not _well(instance):
                     # Or it would be served as soon as the registry calls it healthy, whatever
@@ -302,7 +312,7 @@ class Supervisor:
             )
             fields = {
                 "service": finding.service,
-                "instance": self._id(finding.service, finding.key),
+                "instance": _id(finding.key),
                 "message": finding.message,
             }
             if finding.healthy:
@@ -328,22 +338,21 @@ class Supervisor:
     def _judge_suspects(self) -> None:
         suspects, self._suspects = self._suspects, []
         now = time.monotonic()
-        before = dict[str, int]()
+        by_service: dict[str, dict[str, Suspect]] = {}
         for suspect in suspects:
-            service, key = suspect.service, suspect.key
-            sight = self.book.sight(service, key)
-            if sight is None:
-                continue
-            # Those of this very batch are still shown as ready.
-            fewer = before.get(service, 0)
-            sight = Sight(sight.total, sight.ready - fewer, sight.is_ready)
+            by_service.setdefault(suspect.service, {})[suspect.key] = suspect
+        for service, named in by_service.items():
             settings = status.settings_of(self.settings, service).ejection
-            found = self.ejections.suspect(service, key, sight, settings, now)
-            if isinstance(found, Refusal):
-                self._refused(suspect, found, now)
-                continue
-            before[service] = fewer + 1
-            self._eject(suspect, found, now)
+            ejected = 0
+            for key, sight in self.book.sights(service, named).items():
+                # Those of this very batch are still shown as ready.
+                now_ready = Sight(sight.total, sight.ready - ejected, sight.is_ready)
+                found = self.ejections.suspect(service, key, now_ready, settings, now)
+                if isinstance(found, Refusal):
+                    self._refused(named[key], found, now)
+                else:
+                    self._eject(named[key], found, now)
+                    ejected += 1
         self._tell(self.book.settle(now))
 
     def _eject(self, suspect: Suspect, found: Ejected, now: float) -> None:
@@ -353,7 +362,7 @@ class Supervisor:
         self._ejected_at[service, key] = now
         fields = {
             "service": service,
-            "instance": self._id(service, key),
+            "instance": _id(key),
             "reason": suspect.reason,
             "failures": suspect.failures,
             "seconds": round(found.until - now, 3),
@@ -372,7 +381,7 @@ class Supervisor:
         log.warning(
             "instance_not_ejected",
             service=suspect.service,
-            instance=self._id(suspect.service, suspect.key),
+            instance=_id(suspect.key),
             reason=suspect.reason,
             because=why.value,
         )
@@ -381,14 +390,10 @@ class Supervisor:
         for service, key in over:
             self.book.reinstate(service, key)
             self._ejected_at.pop((service, key), None)
-            fields = {"service": service, "instance": self._id(service, key), "because": why}
+            fields = {"service": service, "instance": _id(key), "because": why}
             log.info("instance_reinstated", **fields)
             self._publish("reinstated", **fields)
         self._tell(self.book.settle(time.monotonic()))
-
-    def _id(self, service: str, key: str) -> str:
-        member = self.book.member(service, key)
-        return key if member is None else member.instance.id
 
     async def _pace(self) -> None:
         """What happens because time passes: ejections end, newcomers get their weight."""
@@ -442,6 +447,7 @@ class Supervisor:
                 worker.current.accept()
 
     async def _tick(self) -> None:
+        ticks = itertools.count(1)
         while True:
             await asyncio.sleep(1.0)
             for worker in self.workers:
@@ -450,16 +456,19 @@ class Supervisor:
             over = self.ejections.step(time.monotonic())
             if over:
                 self._reinstate(over, "its time is over")
-            for name in self.ejections.totals.keys() - self._shown():
-                del self.ejections.totals[name]
+            if next(ticks) % FORGET_TICKS == 0:
+                self._forget_ejections()
 
-    def _shown(self) -> set[tuple[str, str]]:
-        """Instances that were ejected once and are members, or will be back."""
-        return {
-            (service, key)
-            for service, key in self.ejections.totals
-            if self.ejections.is_out(service, key) or self.book.member(service, key) is not None
-        }
+    def _forget_ejections(self) -> None:
+        """Nobody is shown the totals of instances that left."""
+        names: dict[str, list[str]] = {}
+        for service, key in self.ejections.totals:
+            names.setdefault(service, []).append(key)
+        for service, keys in names.items():
+            known = self.book.sights(service, keys)
+            for key in keys:
+                if key not in known and not self.ejections.is_out(service, key):
+                    del self.ejections.totals[service, key]
 
     # --------------------------------------------------------------------- the workers
 
@@ -541,6 +550,11 @@ class Supervisor:
                 await asyncio.wait_for(waiting, deadline - time.monotonic())
             except TimeoutError:
                 return
+
+
+def _id(key: str) -> str:
+    """The id in an `Instance.key`; endpoints have no @ in them."""
+    return key.rpartition("@")[0]
 
 
 def _well(instance: Instance) -> bool:

@@ -115,10 +115,11 @@ class TestMarks:
 
     def test_what_an_ejection_is_decided_by(self) -> None:
         pools = book("a", "b", instance("c", health="bad"), instance("d", health="draining"))
-        assert pools.sight("s", key("a")) == Sight(total=3, ready=2, is_ready=True)
-        assert pools.sight("s", key("c")) == Sight(total=3, ready=2, is_ready=False)
-        assert pools.sight("s", "nobody") is None
-        assert pools.sight("other", key("a")) is None
+        assert pools.sights("s", [key("a"), key("c"), "nobody"]) == {
+            key("a"): Sight(total=3, ready=2, is_ready=True),
+            key("c"): Sight(total=3, ready=2, is_ready=False),
+        }
+        assert pools.sights("other", [key("a")]) == {}
 
 
 @pytest.mark.parametrize(

@@ -277,11 +277,6 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     rate_limit: RateLimitSettings | None = None
     drain: DrainSettings = DrainSettings()
 
-    @property
-    def max_retries(self) -> int:
-        """`retry.max_retries`."""
-        return self.retry.max_retries
-
 
 class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One line of `routes:` as it stands in the file."""

@@ -29,7 +29,13 @@ from proxy.engine.http1.messages import (
     ResponseFields,
     ResponseHead,
 )
-from proxy.engine.http1.rewrite import BY_LENGTH, passed_fields, relayed_fields, strip_named
+from proxy.engine.http1.rewrite import (
+    BY_LENGTH,
+    passed_fields,
+    relayed_fields,
+    strip_named,
+    without_expectation,
+)
 from proxy.errors import (
     BAD_ANSWER,
     BAD_REQUEST,
@@ -267,8 +273,11 @@ def parse_request(head: bytes, max_fields: int) -> RequestHead:
     if fields.hosts != 1 and (minor == 1 or fields.hosts > 1):
         # RFC 9112 §3.2: a server MUST answer 400 to a 1.1 request without exactly one Host.
         raise Refused(BAD_REQUEST, "several Host fields" if fields.hosts else "no Host field")
-    if fields.chunked and minor == 0:
-        raise Refused(BAD_REQUEST, "Transfer-Encoding in an HTTP/1.0 request")
+    if minor == 0:
+        if fields.chunked:
+            raise Refused(BAD_REQUEST, "Transfer-Encoding in an HTTP/1.0 request")
+        if fields.expect is not None:
+            fields = without_expectation(fields)
     return RequestHead(method, target, minor, fields)
 
 

@@ -6,6 +6,9 @@ was received, so no instance can read a boundary that we did not write.
 
 from __future__ import annotations
 
+import copy
+import re
+
 from proxy.engine.http1.messages import (
     CRLF,
     Fields,
@@ -16,6 +19,10 @@ from proxy.engine.http1.messages import (
 )
 
 VIA_CLIENT = b"Via: 1.1 fairlead\r\n"
+
+_PROTOCOL = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
+"""RFC 9110 §7.8. Anything else might be read as several protocols."""
+_NOT_OFFERED = ((b"http", b"/"), (b"tls", b"/"))
 
 _NOT_NAMES = (b"close", b"keep-alive", b"upgrade", b"te")
 
@@ -50,6 +57,15 @@ def passed_fields(fields: RequestFields) -> bytes:
     for via in fields.via:
         extra += b"Via: %b\r\n" % via
     return fields.plain + extra
+
+
+def without_expectation(fields: RequestFields) -> RequestFields:
+    """The same block in an HTTP/1.0 request, where Expect MUST be ignored (RFC 9110 §10.1.1).
+    A copy: the block is shared with 1.1 requests."""
+    fields = copy.copy(fields)
+    fields.expect = None
+    fields.passed = passed_fields(fields)
+    return fields
 
 
 class ClientFacts:
@@ -135,8 +151,8 @@ def offered_upgrade(request: RequestHead) -> bytes | None:
     kept = []
     for token in fields.upgrade.split(b","):
         name = token.strip(b" \t")
-        lower = name.lower()
-        if name and lower != b"h2c" and not lower.startswith((b"http/", b"tls/")):
+        lower = name.lower().partition(b"/")
+        if _PROTOCOL.fullmatch(name) and lower[0] != b"h2c" and lower[:2] not in _NOT_OFFERED:
             kept.append(name)
     return b", ".join(kept) or None
 

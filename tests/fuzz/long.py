@@ -1,0 +1,33 @@
+"""The target under atheris (https://github.com/google/atheris), guided by coverage:
+
+    python -m tests.fuzz.long -max_total_time=600 -max_len=2048 -timeout=20 CORPUS_DIRECTORY
+
+Options are libFuzzer's. The corpus directory must exist; an empty one is given the seeds.
+atheris is not among the project's dependencies: `pip install atheris`, next to them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import atheris
+import structlog
+
+with atheris.instrument_imports(include=["proxy.engine", "proxy.errors"]):
+    from tests.fuzz.target import SEEDS, play
+
+
+def main(arguments: list[str]) -> None:
+    """Does not return: libFuzzer ends the process."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    for directory in arguments[1:]:
+        if not directory.startswith("-") and not any(Path(directory).iterdir()):
+            for number, seed in enumerate(SEEDS):
+                (Path(directory) / f"seed-{number}").write_bytes(seed)
+    atheris.Setup(arguments, play)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -1,0 +1,205 @@
+"""The table of raw bytes, in memory: whole, followed by another request, and cut at every place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+import pytest
+
+from tests.byte_cases import NEXT, QUESTIONS, REPLIES, Arrival, Question, Reply
+from tests.streams import cut
+from tests.strict import Message, read_answers, read_requests
+from tests.wiring import Peer, Wire
+
+STEP = 1 if os.environ.get("FAIRLEAD_HYPOTHESIS") == "deep" else 3
+EDGE = 300
+"""Bytes at each end of a long case that are cut; between them there is only padding."""
+GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+GOOD_HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+OF_NEXT = Arrival(b"GET", b"/next", has=((b"host", b"next"),))
+
+
+class Instances:
+    """Owns what was said on each connection that the proxy made. Answers every complete request."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self.peers: list[Peer] = []
+        self.said: dict[Peer, bytes] = {}
+        self._answered: dict[Peer, int] = {}
+
+    def serve(self) -> None:
+        """Answer whatever is complete, until nothing more comes."""
+        moved = True
+        while moved:
+            moved = False
+            while self.wire.network.accepted.get(self.wire.address("a")):
+                self.peers.append(self.wire.accepted())
+            for peer in self.peers:
+                self.said[peer] = self.said.get(peer, b"") + peer.take()
+                for request in self._whole(peer)[self._answered.get(peer, 0) :]:
+                    moved = True
+                    self._answered[peer] = self._answered.get(peer, 0) + 1
+                    peer.send(GOOD_HEAD if request.start[0] == b"HEAD" else GOOD)
+
+    def requests(self) -> list[Message]:
+        """Everything that reached an instance whole."""
+        return [request for peer in self.peers for request in self._whole(peer)]
+
+    def _whole(self, peer: Peer) -> list[Message]:
+        """The complete requests. The reader stops at an upgrade, but these are declined here."""
+        found: list[Message] = []
+        rest = self.said[peer]
+        while rest:
+            more, rest = read_requests(rest)
+            found += more
+            if not more:
+                break
+        return found
+
+
+def same(got: Sequence[Message], wanted: Sequence[Arrival]) -> None:
+    """The instance understood exactly these requests."""
+    assert [(m.start, m.body) for m in got] == [((w.method, w.target), w.body) for w in wanted]
+    for message, arrival in zip(got, wanted, strict=True):
+        for name, value in arrival.has:
+            assert message.all(name) == [value], name
+        for name in arrival.lacks:
+            assert message.all(name) == [], name
+        assert message.trailers == arrival.trailers
+
+
+def ask(case: Question, pieces: Iterable[bytes]) -> tuple[list[Message], list[Message], bool]:
+    """What reached the instance, what the client got, and whether we closed, when it sends these
+    pieces."""
+    wire = Wire()
+    client = wire.client()
+    instances = Instances(wire)
+    for piece in pieces:
+        if not client.closed:
+            client.send(piece)
+        instances.serve()
+    if case.late:
+        wire.advance(31.0)
+        instances.serve()
+    methods = [arrival.method for arrival in case.arrives]
+    answers, rest = read_answers(client.take(), methods)
+    assert rest == b""
+    ended = client.transport.ended
+    wire.done()
+    return instances.requests(), answers, ended
+
+
+def check(case: Question, pieces: Iterable[bytes]) -> None:
+    """The case is what the table says, in these pieces; the last may be another request."""
+    pieces = list(pieces)
+    follows = len(b"".join(pieces)) > len(case.raw)
+    found, answers, ended = ask(case, pieces)
+    statuses = [int(answer.start[0]) for answer in answers]
+    if follows and not case.closes:
+        same(found, (*case.arrives, OF_NEXT))
+        assert statuses == [*case.statuses, 200]
+        return
+    same(found, case.arrives)
+    assert statuses == list(case.statuses)
+    assert (answers[-1].all(b"connection") == [b"close"]) == case.closes
+    assert ended == case.closes
+
+
+def places(size: int) -> Iterable[int]:
+    """Where to cut."""
+    if size <= 2 * EDGE:
+        return range(1, size, STEP)
+    return (*range(1, EDGE, STEP), *range(size - EDGE, size, STEP))
+
+
+def test_the_table_is_a_table() -> None:
+    """Names tell cases apart, and there are as many as the project promises."""
+    assert len({case.name for case in QUESTIONS}) == len(QUESTIONS) >= 170
+    assert len({case.name for case in REPLIES}) == len(REPLIES) >= 80
+
+
+@pytest.mark.parametrize("case", QUESTIONS, ids=lambda case: case.name)
+def test_a_request(case: Question) -> None:
+    check(case, [case.raw])
+
+
+@pytest.mark.parametrize("case", QUESTIONS, ids=lambda case: case.name)
+def test_what_follows_a_request_is_another_or_nothing(case: Question) -> None:
+    if not case.late:  # It would be the rest of the first one, which is not complete.
+        check(case, [case.raw + NEXT])
+        check(case, [case.raw, NEXT])
+
+
+@pytest.mark.parametrize("case", QUESTIONS, ids=lambda case: case.name)
+def test_a_request_cut_anywhere(case: Question) -> None:
+    for place in places(len(case.raw)):
+        check(case, cut(case.raw, [place]))
+    if len(case.raw) <= 2 * EDGE:
+        check(case, cut(case.raw, range(len(case.raw))))
+
+
+def reply(case: Reply, pieces: Iterable[bytes]) -> None:
+    """The answer is relayed or refused as the table says, in these pieces; whatever it was, the
+    next client gets its own."""
+    wire = Wire()
+    client = wire.client()
+    client.send(case.asked)
+    instance = wire.accepted()
+    instance.take()
+    for piece in pieces:
+        if not instance.closed:
+            instance.send(piece)
+    if case.ends and not instance.closed:
+        instance.eof()
+    method = case.asked.partition(b" ")[0]
+    got = client.take()
+    answers, rest = read_answers(got, [method], ended=client.saw_end)
+    interim = tuple(int(a.start[0]) for a in answers if a.start[0] < b"200")
+    final = [a for a in answers if a.start[0] >= b"200"]
+    assert interim == case.interim
+    if case.cut and not final:
+        assert client.cut
+        assert rest.startswith(b"HTTP/1.1 %d " % case.status)
+    elif case.cut:  # It all came in one piece, so no head was relayed yet.
+        assert [a.start for a in final] == [(b"502",)]
+    else:
+        [answer] = final
+        assert rest == b""
+        assert int(answer.start[0]) == case.status
+        assert (answer.all(b"proxy-status") != []) == (case.status == 502)
+        if case.status != 502:
+            assert answer.body == case.body
+        for name, value in case.has:
+            assert answer.all(name) == [value], name
+        for name in case.lacks:
+            assert answer.all(name) == [], name
+        assert answer.trailers == case.trailers
+    _the_next_gets_its_own(wire, case, instance)
+    wire.done()
+
+
+def _the_next_gets_its_own(wire: Wire, case: Reply, instance: Peer) -> None:
+    client = wire.client()
+    client.send(NEXT)
+    assert instance.closed != case.kept
+    other = instance if case.kept else wire.accepted()
+    [request], rest = read_requests(other.take())
+    assert (request.start, rest) == ((b"GET", b"/next"), b"")
+    other.send(GOOD)
+    [answer], rest = read_answers(client.take())
+    assert (answer.start, answer.body, rest) == ((b"200",), b"hi", b"")
+
+
+@pytest.mark.parametrize("case", REPLIES, ids=lambda case: case.name)
+def test_an_answer(case: Reply) -> None:
+    reply(case, [case.raw])
+
+
+@pytest.mark.parametrize("case", REPLIES, ids=lambda case: case.name)
+def test_an_answer_cut_anywhere(case: Reply) -> None:
+    for place in places(len(case.raw)):
+        reply(case, cut(case.raw, [place]))
+    if len(case.raw) <= 2 * EDGE:
+        reply(case, cut(case.raw, range(len(case.raw))))

@@ -170,7 +170,8 @@ class Client:
     async def connect(cls, port: int, receive: int | None = None) -> Self:
         """Connect to a loopback port. `receive`: bytes that the kernel may take for a client
         that does not read; it grows with need if not given."""
-        sock = socket.socket()
+        # asyncio sets TCP_NODELAY where the protocol is named.
+        sock = socket.socket(proto=socket.IPPROTO_TCP)
         if receive is not None:
             # Before connecting: a size that is set stays, and TCP's window is made for it.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)

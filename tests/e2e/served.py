@@ -7,6 +7,7 @@ Started as `python -m tests.e2e.served KIND PORT IDLE`, or `gunicorn tests.e2e.s
 | `/hello`, `/bare` | `hello`, with a length and an ETag; 304 to its validator |
 | `/echo` | the request's body |
 | `/pieces` | fifty pieces without a length |
+| `/refuse` | 403, without a look at the body |
 | `/fields` | the bytes of all `X-Sent-*` fields as a number, and 12 KB of fields |
 """
 
@@ -17,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from typing import Any
 
 HELLO = b"hello"
+REFUSED = b"no"
 ETAG = '"one"'
 PIECES = [b"%03d," % number * 250 for number in range(50)]
 LARGE = {"X-Large": "l" * 7000, **{f"X-Many-{number}": "m" * 100 for number in range(50)}}
@@ -41,6 +43,9 @@ async def serve_aiohttp(port: int, idle: float) -> None:
     async def echo(request: web.Request) -> web.Response:
         return web.Response(body=await request.read())
 
+    async def refuse(request: web.Request) -> web.Response:
+        return web.Response(status=403, body=REFUSED)
+
     async def pieces(request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse()
         await answer.prepare(request)
@@ -56,6 +61,7 @@ async def serve_aiohttp(port: int, idle: float) -> None:
     app.router.add_get("/hello", hello)
     app.router.add_get("/bare", hello)
     app.router.add_post("/echo", echo)
+    app.router.add_post("/refuse", refuse)
     app.router.add_get("/pieces", pieces)
     app.router.add_get("/fields", fields)
     await web._run_app(
@@ -94,6 +100,8 @@ async def asgi(
     match scope["path"]:
         case "/echo":
             await answer(b"".join([piece async for piece in body()]))
+        case "/refuse":
+            await answer(REFUSED, 403)
         case "/pieces":
             await send({"type": "http.response.start", "status": 200, "headers": []})
             for piece in PIECES:
@@ -136,6 +144,8 @@ def wsgi(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
     match environ["PATH_INFO"]:
         case "/echo":
             return answer(environ["wsgi.input"].read())
+        case "/refuse":
+            return answer(REFUSED, "403 Forbidden")
         case "/pieces":
             start("200 OK", [])
             return iter(PIECES)

@@ -23,7 +23,7 @@ import pytest_asyncio
 from tests.e2e.programs import NODE, Program, need
 from tests.e2e.raw_http import Answer, Client, request
 from tests.e2e.running import RunningProxy, free_port
-from tests.e2e.served import HELLO, LARGE, PIECES
+from tests.e2e.served import HELLO, LARGE, PIECES, REFUSED
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -67,6 +67,7 @@ http {{
         root {directory}/www;
         location = /hello {{}}
         location = /bare {{}}
+        location = /refuse {{ return 403 no; }}
         location / {{
             proxy_pass http://127.0.0.1:{behind};
             proxy_http_version 1.1;
@@ -210,6 +211,19 @@ async def test_the_server_asks_for_the_body(kind: str, client: Client) -> None:
         await client.send(body)
         answer = await client.answer("POST")
         assert (answer.status, answer.body, answer.interim) == (200, body, ())
+
+
+async def test_a_refusal_in_the_middle_of_an_upload_arrives(kind: str, running: Site) -> None:
+    """Most servers answer at once and close, some of them with a reset, while the rest of the
+    body is on its way. The client gets that answer, and not one of the proxy's own."""
+    upload = request("POST", f"/{kind}/refuse", (), bytes(8 * MIB))
+    for _ in range(5):
+        async with await Client.connect(running.proxy.port) as client:
+            sending = asyncio.create_task(client.send(upload))
+            answer = await client.answer("POST")
+            sending.cancel()
+            await asyncio.wait([sending])
+        assert (answer.status, answer.body) == (403, REFUSED)
 
 
 async def test_large_fields_both_ways(kind: str, client: Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from math import inf
 from typing import TYPE_CHECKING, cast
 
@@ -34,8 +35,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
     """Owns the transport to one instance and where in the answer it stands."""
 
     __slots__ = (
-        "_connector", "_deadlines", "_exchange", "_full", "_head", "_node", "_paused", "_pending",
-        "_reader", "_settings", "_uses", "closed", "transport",
+        "_connector", "_deadlines", "_ear", "_exchange", "_full", "_head", "_node", "_paused",
+        "_pending", "_reader", "_settings", "_uses", "closed", "transport",
     )  # fmt: skip
 
     # -- for the life of the connection
@@ -59,6 +60,10 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._head: ResponseHead | None = None
         self._reader: BodyReader | None = None
         self._paused = False
+        self._ear = -1
+        """A second descriptor of the socket while a body is sent in pieces; -1 = none. An
+        instance may refuse an upload, close, and reset what we still send; uvloop closes the
+        socket when a write fails, and with it goes the answer that the kernel has for us."""
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "idle" if self._exchange is None else "busy"
@@ -105,6 +110,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         """More of the request body. The clock for the answer starts anew."""
         if self.closed:
             return
+        if self._ear < 0 and self._head is None:
+            self._ear = _second_descriptor(self.transport)
         self.transport.writelines(pieces)
         limit = self._settings.timeouts.first_byte
         if self._head is None and limit:
@@ -113,6 +120,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
     def release(self, now: float) -> None:
         """The exchange is over and complete on both sides: keep the connection if that is
         safe and useful, close it otherwise."""
+        if self._ear >= 0:
+            self._stop_listening()
         head = self._head
         keepalive = self._settings.keepalive
         limit = keepalive.idle
@@ -155,6 +164,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         """Nothing is under way; whatever the instance still says is of no interest."""
         self._exchange = None
         self._deadlines.forget(self)
+        self._stop_listening()
         if not self.closed:
             self.closed = True
             if self.transport.get_write_buffer_size():
@@ -168,6 +178,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         """Close now: the request must not be completed behind our back."""
         self._exchange = None
         self._deadlines.forget(self)
+        self._stop_listening()
         if not self.closed:
             self.closed = True
             self.transport.abort()
@@ -177,6 +188,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         came behind the head."""
         self._exchange = None
         self._deadlines.forget(self)
+        self._stop_listening()
         self._connector.open -= 1
         rest, self._pending = self._pending, b""
         return rest
@@ -300,12 +312,37 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         if exchange is None:
             self._drop_idle()
             return
+        if self._ear >= 0:
+            self._read_the_rest()
+            if self._exchange is not exchange:
+                return  # It was a whole answer.
         if isinstance(self._reader, UntilCloseBody) and error is None:
             exchange.on_body([], True)
         elif self._head is None and not self._pending:
             self._fail(TERMINATED, f"{self._node.id} closed the connection before it answered")
         else:
             self._fail(TRUNCATED, f"{self._node.id} closed the connection in mid-answer")
+
+    def _read_the_rest(self) -> None:
+        """Take in what the instance said before it reset the connection (RFC 9112 §9.6): what
+        the kernel holds stays readable, and no more comes."""
+        exchange = self._exchange
+        try:
+            while not self._paused and (data := os.read(self._ear, MAX_HEAD)):
+                self.data_received(data)
+                if self._exchange is not exchange:
+                    break
+        except OSError:
+            pass  # That was all.
+        self._stop_listening()
+        self._deadlines.forget(self)
+
+    def _stop_listening(self) -> None:
+        if self._ear >= 0:
+            # Before, or together with, the transport's: the last one to be closed ends the
+            # connection.
+            os.close(self._ear)
+            self._ear = -1
 
     def on_deadline(self, now: float) -> None:
         """See `Timed`."""
@@ -330,6 +367,17 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         except ValueError:
             pass  # It was not idle: handed over, or closed by us.
         self.close()
+
+
+def _second_descriptor(transport: asyncio.Transport) -> int:
+    """Another descriptor of a transport's socket; -1 if it has none, or none are left."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or transport.is_closing():
+        return -1
+    try:
+        return os.dup(sock.fileno())
+    except OSError:
+        return -1
 
 
 def _promised(keep_alive: bytes) -> float:

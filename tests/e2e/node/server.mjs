@@ -17,6 +17,11 @@ const server = http.createServer((request, answer) => {
     });
     return;
   }
+  if (path === "/refuse") {
+    answer.writeHead(403, { "Content-Length": 2 });
+    answer.end("no");
+    return;
+  }
   if (path === "/pieces") {
     for (let i = 0; i < 50; i++) answer.write(`${String(i).padStart(3, "0")},`.repeat(250));
     answer.end();

@@ -140,7 +140,8 @@ class Scene:
         self.wire.done()
 
     def judge(self) -> None:
-        """What each end got is HTTP, and no instance got more requests than clients sent."""
+        """What each end got is HTTP to the strictest reader, as far as it can be told: behind an
+        upgrade it need not be, and an answer to a HEAD looks cut off to who does not know that."""
         for peer in self.instances:
             read_requests(bytes(self.received.get(peer, b"")))
         for peer in self.clients:

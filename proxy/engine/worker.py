@@ -15,6 +15,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
@@ -111,6 +112,8 @@ class Worker:
         self._sockets = sockets
         self._servers: list[asyncio.Server] = []
         self._listeners: dict[str, ListenerFacts] = {}
+        self.failed = False
+        """It stops because it cannot do its work."""
         self._opening: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
         prefix = b"%016x-" % rng.getrandbits(64)
@@ -217,6 +220,15 @@ class Worker:
     def _accept(self) -> None:
         if self._opening is None and not self.draining:
             self._opening = self.loop.create_task(self._open())
+            self._opening.add_done_callback(self._opened)
+
+    def _opened(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            # A worker that cannot accept is of no use: the control process starts another one.
+            _log.error("cannot_accept", exc_info=error)
+            self.failed = True
+            self.stopped.set()
 
     async def _open(self) -> None:
         for name, sock in self._sockets:
@@ -366,7 +378,7 @@ class Worker:
         write("request_failed", error=fault.error, status=fault.status, detail=detail, **fields)
 
 
-async def _run(arguments: argparse.Namespace) -> None:
+async def _run(arguments: argparse.Namespace) -> int:
     loop = asyncio.get_running_loop()
     board = Board(arguments.board, arguments.workers)
     sockets = []
@@ -382,10 +394,11 @@ async def _run(arguments: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     await worker.join(socket.socket(fileno=arguments.channel))
     await worker.stopped.wait()
+    return 1 if worker.failed else 0
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of the worker process."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the worker process; its exit code."""
     parser = argparse.ArgumentParser(prog="python -m proxy.engine.worker")
     parser.add_argument("--index", type=int, required=True)
     parser.add_argument("--workers", type=int, required=True)
@@ -394,8 +407,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--socket", action="append", default=[], metavar="NAME=FD")
     arguments = parser.parse_args(argv)
     log_setup.set_up(log_setup.from_environment(os.environ), worker=arguments.index)
-    uvloop.run(_run(arguments))
+    return uvloop.run(_run(arguments))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -378,6 +378,7 @@ class _Rules:
                     bind=listener.bind,
                     trusted_proxies=tuple(listener.trusted_proxies),
                     proxy_protocol=listener.proxy_protocol,
+                    forwarded=listener.forwarded,
                     limits=limits,
                     timeouts=_overlay(ListenerTimeouts(), listener.timeouts),
                 )

@@ -613,6 +613,7 @@ class Listener(Section):
     limits: ListenerLimits = ListenerLimits()
     timeouts: ListenerTimeouts = ListenerTimeouts()
     proxy_protocol: Flag = _LISTENER.proxy_protocol
+    forwarded: Flag = False
     tls: Annotated[ListenerTls | None, Off] = None
 
 

@@ -325,6 +325,8 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     trusted_proxies: tuple[str, ...] = ()
     proxy_protocol: bool = False
     """Every connection begins with the PROXY protocol, version 1 or 2."""
+    forwarded: bool = False
+    """Instances get the `Forwarded` field of RFC 7239 beside X-Forwarded-*."""
     limits: ListenerLimits = ListenerLimits()
     timeouts: ListenerTimeouts = ListenerTimeouts()
 

@@ -84,17 +84,20 @@ class ListenerFacts:
         was made to, where somebody in front of us said so."""
         peer = transport.get_extra_info("peername")
         if announced is not None:
-            return ClientFacts(*announced, self._trusts(announced[0]), self.via)
+            return self._facts(*announced, self._trusts(announced[0]))
         if not isinstance(peer, tuple):
             # A unix socket: whoever can open the file is local, and has no address. Or a
             # client that has reset its connection already: nobody to trust.
             local = self.settings.bind.startswith("unix:")
-            return ClientFacts("unknown", 0, local and bool(self._trusted), self.via)
+            return self._facts("unknown", 0, local and bool(self._trusted))
         own = transport.get_extra_info("sockname")
         address = str(peer[0])
         if address.startswith("::ffff:"):
             address = address[7:]  # IPv4 on a socket that serves both.
-        return ClientFacts(address, int(own[1]), self._trusts(address), self.via)
+        return self._facts(address, int(own[1]), self._trusts(address))
+
+    def _facts(self, address: str, port: int, trusted: bool) -> ClientFacts:
+        return ClientFacts(address, port, trusted, self.via, forwarded=self.settings.forwarded)
 
     def _trusts(self, address: str) -> bool:
         if not self._trusted:

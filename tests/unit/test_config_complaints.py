@@ -111,7 +111,7 @@ listeners:
   - {1: 2}
 routes: [{service: a}]
 --->
-proxy.yaml:2: listeners.0.1: is not a known key; allowed: bind, limits, name, proxy_protocol, timeouts, tls, trusted_proxies
+proxy.yaml:2: listeners.0.1: is not a known key; allowed: bind, forwarded, limits, name, proxy_protocol, timeouts, tls, trusted_proxies
 === empty_section
 admin:
 routes: [{service: a}]

@@ -166,3 +166,37 @@ class TestExpectations:
         client.take()
         wire.advance(5.1)
         client.expect_problem(408, "http_request_error", closing=True)
+
+
+class TestForwarded:
+    """RFC 7239, on listeners that ask for it."""
+
+    @pytest.mark.parametrize(
+        ("host", "peer", "element"),
+        [
+            ("h", ("192.0.2.7", 1), "for=192.0.2.7;host=h;proto=http"),
+            ("h:8080", ("2001:db8::7", 1), 'for="[2001:db8::7]";host="h:8080";proto=http'),
+        ],
+    )
+    def test_an_untrusted_peer_is_described_by_us_alone(
+        self, make: Any, host: str, peer: Any, element: str
+    ) -> None:
+        wire = make(listener=ListenerSettings(forwarded=True))
+        client = wire.client(peer)
+        client.send(request("GET /", "Forwarded: for=6.6.6.6", host=host))
+        instance = wire.accepted()
+        sent = instance.take()
+        assert f"\r\nForwarded: {element}\r\n".encode() in sent
+        assert sent.count(b"Forwarded: ") == 1
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+
+    def test_what_a_trusted_peer_says_stands_before_it(self, make: Any) -> None:
+        wire = make(listener=ListenerSettings(forwarded=True, trusted_proxies=("192.0.2.0/24",)))
+        client = wire.client()
+        client.send(request("GET /", "Forwarded: for=198.51.100.9;proto=https"))
+        instance = wire.accepted()
+        wanted = b"Forwarded: for=198.51.100.9;proto=https, for=192.0.2.7;host=h;proto=http\r\n"
+        assert wanted in instance.take()
+        instance.send(OK)
+        client.expect(OK_RELAYED)

@@ -24,6 +24,8 @@ _PROTOCOL = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-
 """RFC 9110 §7.8. Anything else might be read as several protocols."""
 _NOT_OFFERED = ((b"http", b"/"), (b"tls", b"/"))
 
+_TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
 _NOT_NAMES = (b"close", b"keep-alive", b"upgrade", b"te")
 
 
@@ -76,15 +78,23 @@ class ClientFacts:
     """
 
     __slots__ = (
-        "_after", "_before", "_fields", "_host", "_set_host", "_tail", "_via", "address", "port",
-        "scheme", "trusted",
+        "_after", "_before", "_fields", "_forwarded", "_host", "_set_host", "_tail",
+        "_via", "address", "port", "scheme", "trusted",
     )  # fmt: skip
 
     def __init__(
-        self, address: str, port: int, trusted: bool, via: bytes, scheme: bytes = b"http"
+        self,
+        address: str,
+        port: int,
+        trusted: bool,
+        via: bytes,
+        scheme: bytes = b"http",
+        forwarded: bool = False,
     ) -> None:
         """`address`: the peer; `port`: ours that it connected to; `trusted`: what it says of
-        those before it is believed; `via`: our own `Via` line."""
+        those before it is believed; `via`: our own `Via` line; `forwarded`: say it in the
+        `Forwarded` field of RFC 7239, too."""
+        self._forwarded = forwarded
         self.address = address.encode("ascii")
         self.port = b"%d" % port
         self.trusted = trusted
@@ -116,10 +126,15 @@ class ClientFacts:
             proto = fields.forwarded_proto or proto
             asked = fields.forwarded_host or asked
             port = fields.forwarded_port or port
-            if fields.forwarded is not None:
+            if fields.forwarded is not None and not self._forwarded:
                 lines.append(b"Forwarded: %b\r\n" % fields.forwarded)
             if fields.real_ip is not None:
                 lines.append(b"X-Real-IP: %b\r\n" % fields.real_ip)
+        if self._forwarded:
+            element = self._element(host)
+            if self.trusted and fields.forwarded is not None:
+                element = fields.forwarded + b", " + element
+            lines.append(b"Forwarded: %b\r\n" % element)
         lines.append(
             b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\n"
             b"X-Forwarded-Port: %b\r\n%b" % (for_, proto, asked, port, self._via)
@@ -131,6 +146,16 @@ class ClientFacts:
         self._after = b"".join(lines)
         self._tail = self._before + fields.passed + self._after
         return self._tail
+
+    def _element(self, host: bytes) -> bytes:
+        """What we know of this client, as RFC 7239 §4 writes it. An address with colons, and a
+        host with a port, are no tokens and therefore quoted (§6)."""
+        for_ = b'"[%b]"' % self.address if b":" in self.address else self.address
+        asked = host if host.translate(None, _TOKEN_BYTES) == b"" else b'"%b"' % host
+        parts = [b"for=%b" % for_]
+        if host:
+            parts.append(b"host=%b" % asked)
+        return b";".join((*parts, b"proto=%b" % self.scheme))
 
 
 def _one_less(max_forwards: bytes) -> bytes:

@@ -582,5 +582,9 @@ DURATION_BOUNDS = (
 microseconds, so the scale starts where instances do, at one millisecond, and ends at the
 default first-byte limit."""
 
+BACKLOG = 4096
+"""Connections the kernel holds per socket while a worker is busy or being replaced: what
+Linux allows by default (net.core.somaxconn since 5.4); it cuts larger numbers silently."""
+
 UNROUTED = ""
 """Service label for requests that met no route."""

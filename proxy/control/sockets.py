@@ -17,9 +17,7 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-BACKLOG = 4096
-"""Connections the kernel holds per socket while a worker is busy or being replaced: what
-Linux allows by default (net.core.somaxconn since 5.4); it cuts larger numbers silently."""
+from proxy.model import BACKLOG
 
 
 class BindError(Exception):

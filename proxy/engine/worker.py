@@ -40,6 +40,7 @@ from proxy.engine.tunnel import Tunnel
 from proxy.engine.upstream.connector import Connector
 from proxy.errors import NO_DESCRIPTOR, Fault, Side
 from proxy.model import (
+    BACKLOG,
     UNROUTED,
     Accept,
     Accepting,
@@ -234,9 +235,11 @@ class Worker:
         for name, sock in self._sockets:
             make = partial(self._connection, name)
             if sock.family == socket.AF_UNIX:
-                server: asyncio.Server = await self.loop.create_unix_server(make, sock=sock)
+                server: asyncio.Server = await self.loop.create_unix_server(
+                    make, sock=sock, backlog=BACKLOG
+                )
             else:
-                server = await self.loop.create_server(make, sock=sock)
+                server = await self.loop.create_server(make, sock=sock, backlog=BACKLOG)
             self._servers.append(server)
         # What exists now lives as long as the process: the collector need not look at it again.
         gc.collect()

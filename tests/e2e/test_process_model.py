@@ -250,6 +250,25 @@ def _plain(log: str) -> str:
     return "\n".join(line for line in log.splitlines() if not line.startswith("{"))
 
 
+async def test_connections_wait_for_a_busy_worker(instance: int, tmp_path: Path) -> None:
+    """The kernel holds as many as the control process asked for: a worker that starts to accept
+    must not shorten the queue."""
+    async with RunningProxy(config(instance, workers=1), tmp_path) as proxy:
+        (worker,) = await proxy.worker_pids()
+        os.kill(worker, signal.SIGSTOP)
+        waiting = []
+        try:
+            for _ in range(400):
+                client = socket.socket()
+                client.settimeout(0.9)  # A connection that is not queued is tried again after 1 s.
+                waiting.append(client)
+                client.connect(("127.0.0.1", proxy.port))
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        for client in waiting:
+            client.close()
+
+
 async def test_a_unix_listener(instance: int, tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
     # What a killed proxy leaves behind.

@@ -272,6 +272,9 @@ async def test_other_signals_are_the_commands_own(
         sidecar.send(signal.Signals[f"SIG{name}"])
         await eventually(lambda name=name: name in note.read_text(), 3, name)  # type: ignore[misc]
     assert await record_at(client) is not None
+    # To its end: killing the side-car would leave a command that traps signals behind.
+    sidecar.send(signal.SIGTERM)
+    assert await sidecar.ended() == 143
 
 
 # ----------------------------------------------------------------------- without a command

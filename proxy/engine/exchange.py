@@ -15,7 +15,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
-from balancers.base import NO_KEY
+from balancers.base import NO_KEY, hash_key
 from proxy.engine.deadlines import Timed
 from proxy.engine.http1.body import chunk, last_chunk
 from proxy.engine.http1.messages import RequestHead, ResponseHead
@@ -33,7 +33,7 @@ from proxy.engine.http1.rewrite import (
     switching_head,
 )
 from proxy.engine.http1.target import refuse_encoded_separators, resolve
-from proxy.engine.pool import Node, Pool, hash_key
+from proxy.engine.pool import Node, Pool
 from proxy.engine.resilience.policies import BAD_STATUSES
 from proxy.engine.tunnel import Tunnel
 from proxy.errors import (

@@ -8,11 +8,10 @@ update, however large, loses no count.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from hashlib import blake2b
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from balancers.base import Balancer
+from balancers.base import Balancer, hash_key
 from proxy import catalog
 from proxy.engine.load import OtherRows
 from proxy.engine.resilience.limits import BucketTable
@@ -350,9 +349,3 @@ class Pools:
                 self._shared,
             )
         return pool
-
-
-def hash_key(value: bytes) -> int:
-    """A request's property as a balancer's key: the same in every worker and at every start,
-    which Python's own `hash` is not."""
-    return int.from_bytes(blake2b(value, digest_size=8).digest(), "big")

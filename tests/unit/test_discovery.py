@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from random import Random
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -270,7 +269,4 @@ def test_importing_it_loads_nothing_of_the_proxy() -> None:
 
 
 def test_keys_are_hashed_as_in_the_proxy() -> None:
-    rng = Random(1)
-    for length in range(20):
-        value = rng.randbytes(length)
-        assert hash_key(value) == engine_pool.hash_key(value)
+    assert vars(engine_pool)["hash_key"] is hash_key  # Its values are pinned beside the engine's.

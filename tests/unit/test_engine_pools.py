@@ -8,8 +8,9 @@ from random import Random
 
 import pytest
 
+from balancers.base import hash_key
 from proxy.engine.load import SLOTS, Board, OtherRows
-from proxy.engine.pool import Node, Pool, hash_key, key_source
+from proxy.engine.pool import Node, Pool, key_source
 from proxy.engine.telemetry import ServiceCounters, WorkerCounters
 from proxy.engine.worker import Worker
 from proxy.model import (

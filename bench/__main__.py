@@ -12,6 +12,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -32,11 +33,21 @@ QUICK_BUDGET = 36.0
 starts things slowly."""
 OVERHEAD = 0.15
 """Seconds around each measurement: wrk ends on its next 100 ms, /proc is read twice."""
+COMMANDS = {"inprocess": "bench.inprocess"}
+"""What else this program does, by the first argument → the module whose `main` gets the rest."""
 START_COST = 1.0
 """Seconds to start, check, warm up and stop one proxy."""
 
 
 def main() -> int:
+    if len(sys.argv) > 1 and (command := COMMANDS.get(sys.argv[1])):
+        module = import_module(command)
+        status: int = module.main(sys.argv[2:])
+        return status
+    return _compare()
+
+
+def _compare() -> int:
     parser = _parser()
     options = parser.parse_args()
     try:

@@ -1,0 +1,388 @@
+"""The data plane alone, in this process: `python -m bench inprocess [--profile]`.
+
+A real `Worker` with real client and instance connections, on transports that only keep count.
+No kernel, no network, no event loop in between: what is left is what our own code costs for each
+request. Each workload is measured in short blocks of CPU time, in turn with blocks of a fixed
+piece of work (`bench/calibration.py`), and the quickest block of each is taken: on a busy machine
+some blocks of both still run undisturbed. Their quotient, *units per request*, depends little on
+the machine; it is what the guard (`bench/guard.py`) watches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import cProfile
+import gc
+import os
+import pstats
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from random import Random
+from time import monotonic, thread_time_ns
+from types import CodeType, FrameType
+from typing import Any
+
+import msgspec
+
+from bench.calibration import units
+from bench.load import request_bytes
+from bench.scenarios import ECHO_BODY, SCENARIOS, SMALL_BODY
+from proxy.engine.listener import ClientConnection
+from proxy.engine.load import Board
+from proxy.engine.worker import Worker
+from proxy.log import set_up as set_up_log
+from proxy.model import (
+    Configure,
+    Keepalive,
+    ListenerSettings,
+    LogSettings,
+    PoolNode,
+    Pools,
+    PoolSnapshot,
+    RouteSpec,
+    ServiceSettings,
+    WorkerConfig,
+)
+
+CONNECTIONS = 16
+"""Client connections with one request in flight each: enough that caches are not those of a
+single connection, few enough that a block of whole turns is short."""
+BLOCK = 96
+"""Requests in a block, one to two milliseconds: shorter than a time slice."""
+UNITS = 48
+"""Units of calibration in a block, about as long."""
+KEEPALIVE = Keepalive(max_requests=1 << 62, idle=1e9)
+"""Connections to the instance last: whoever dialled again would need the loop to turn."""
+ROOT = Path(__file__).parent.parent
+
+
+def _answer(body: bytes) -> bytes:
+    """What an nginx would say."""
+    head = (
+        "HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Sat, 01 Feb 2025 10:00:00 GMT\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        "Connection: keep-alive\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What goes through. `scenario` is the one of the table that it is the inside of."""
+
+    name: str
+    title: str
+    scenario: str
+    answer: bytes
+
+
+WORKLOADS: dict[str, Workload] = {
+    workload.name: workload
+    for workload in (
+        Workload("get", "small GET, the same field block each time", "small_get",
+                 _answer(SMALL_BODY)),
+        Workload("traced", "small GET, a trace id of its own in each", "traced_get",
+                 _answer(SMALL_BODY)),
+        Workload("post", "POST of 16 KiB, echoed", "post_16k", _answer(ECHO_BODY)),
+    )
+}  # fmt: skip
+
+
+class _Transport(asyncio.Transport):
+    """Counts what is written. `written` hears of each write."""
+
+    def __init__(self, written: Callable[[], object], own: str) -> None:
+        super().__init__({"peername": ("192.0.2.7", 40000), "sockname": (own, 8080)})
+        self._written = written
+        self.bytes = 0
+        self.closing = False
+
+    def write(self, data: Any) -> None:
+        self.bytes += len(data)
+        self._written()
+
+    def writelines(self, list_of_data: Any) -> None:
+        for data in list_of_data:
+            self.bytes += len(data)
+        self._written()
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def is_reading(self) -> bool:
+        return True
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closing = True
+
+    abort = close
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Connects to nobody: whoever dials gets a transport that counts."""
+
+    def __init__(self, asked: list[asyncio.Protocol]) -> None:
+        super().__init__()
+        self._asked = asked
+        self.connections: list[asyncio.Protocol] = []
+
+    async def create_connection(self, protocol_factory: Any, *_: Any, **__: Any) -> Any:
+        protocol = protocol_factory()
+        transport = _Transport(lambda: self._asked.append(protocol), "10.9.9.9")
+        protocol.connection_made(transport)
+        self.connections.append(protocol)
+        return transport, protocol
+
+
+class Plane:
+    """Owns a worker, its clients and its connections to one instance."""
+
+    def __init__(self, listener: ListenerSettings | None = None) -> None:
+        self._asked: list[asyncio.Protocol] = []
+        """Connections to the instance that a request was written to and not yet answered."""
+        self._loop = _Loop(self._asked)
+        self._board = Board.create(1)
+        self.worker = Worker(self._loop, 0, self._board, [], Random(1), monotonic)
+        self.worker.on_message(
+            Configure(
+                WorkerConfig(
+                    listeners=(listener or ListenerSettings(),),
+                    routes=(RouteSpec(path_prefix="/", service="bench"),),
+                    services={"bench": ServiceSettings(keepalive=KEEPALIVE)},
+                    via_token="t0k3n",
+                )
+            )
+        )
+        node = PoolNode("a@10.0.0.1:80", "a", "10.0.0.1", 80, 1, "ready", 1)
+        snapshot = PoolSnapshot("bench", 1, (node,))
+        self.worker.on_message(Pools(seq=1, snapshots=(snapshot,)))
+        self._answered = 0
+        self.clients = [self._client() for _ in range(CONNECTIONS)]
+
+    def _client(self) -> ClientConnection:
+        client = ClientConnection(self.worker, self.worker.listener("web"))
+        client.connection_made(_Transport(self._on_answer, "192.0.2.1"))
+        return client
+
+    def _on_answer(self) -> None:
+        self._answered += 1
+
+    def serve(self, requests: Sequence[bytes], answer: bytes) -> None:
+        """Pass all of these through, a turn of all connections at a time."""
+        asked = self._asked
+        receivers = [client.data_received for client in self.clients]
+        for begin in range(0, len(requests), CONNECTIONS):
+            for receive, request in zip(receivers, requests[begin : begin + CONNECTIONS]):  # noqa: B905
+                receive(request)
+            for connection in asked:
+                connection.data_received(answer)
+            asked.clear()
+
+    def prepare(self, requests: Sequence[bytes], answer: bytes) -> None:
+        """Serve some while connections are dialled, then check that all of them go through."""
+        for client, request in zip(self.clients, requests, strict=False):
+            client.data_received(request)
+        while len(self._asked) < CONNECTIONS:
+            self._loop.run_until_complete(asyncio.sleep(0))
+        for connection in self._asked:
+            connection.data_received(answer)
+        self._asked.clear()
+        self.check(requests, answer)
+
+    def check(self, requests: Sequence[bytes], answer: bytes) -> None:
+        """Serve some, and see that each of them is answered by the instance."""
+        before = self._answered
+        self.serve(requests, answer)
+        if self._answered - before != len(requests) or self.worker.counters.service("bench").errors:
+            raise RuntimeError("not every request was answered by the instance")
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        for client in self.clients:
+            client.connection_lost(None)
+        for connection in self._loop.connections:
+            connection.connection_lost(None)
+        self._loop.close()
+        os.close(self._board.fd)
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """What one request of a workload costs."""
+
+    us: float
+    """CPU microseconds in the quickest block."""
+    unit_us: float
+    """CPU microseconds of one unit of calibration in its quickest block."""
+    units: float
+    """Their quotient."""
+    bytecodes: float
+    """Bytecode instructions of the project's own code; compiled modules have none."""
+
+
+def requests_of(workload: Workload) -> Iterator[list[bytes]]:
+    """Blocks of requests, made before the time is taken."""
+    scenario = SCENARIOS[workload.scenario]
+    if not scenario.traced:
+        block = [request_bytes(scenario, 8080)] * BLOCK
+        while True:
+            yield block
+    for begin in count(0, BLOCK):
+        yield [request_bytes(scenario, 8080, begin + number) for number in range(BLOCK)]
+
+
+def measure(workload: Workload, seconds: float) -> Cost:
+    """Blocks of requests and of calibration in turn for about `seconds`, the quickest of each."""
+    plane = Plane()
+    blocks = requests_of(workload)
+    calibrate = units()
+    try:
+        for _ in range(8):
+            plane.prepare(next(blocks), workload.answer)
+            calibrate(UNITS)
+        gc.collect()
+        gc.freeze()
+        best = best_unit = sys.maxsize
+        until = monotonic() + seconds
+        while monotonic() < until:
+            requests = next(blocks)
+            begun = thread_time_ns()
+            plane.serve(requests, workload.answer)
+            middle = thread_time_ns()
+            calibrate(UNITS)
+            ended = thread_time_ns()
+            best = min(best, middle - begun)
+            best_unit = min(best_unit, ended - middle)
+        plane.check(requests, workload.answer)
+        bytecodes = count_bytecodes(lambda: plane.serve(requests, workload.answer)) / BLOCK
+    finally:
+        gc.unfreeze()
+        plane.close()
+    us, unit_us = best / BLOCK / 1000, best_unit / UNITS / 1000
+    return Cost(us=us, unit_us=unit_us, units=us / unit_us, bytecodes=bytecodes)
+
+
+def count_bytecodes(function: Callable[[], object]) -> int:
+    """How many bytecode instructions of the project's own modules a call runs. The same for
+    every run on the same version of Python, whatever the machine is busy with."""
+    counted = 0
+    ours: dict[CodeType, bool] = {}
+    roots = tuple(str(ROOT / name) + os.sep for name in ("proxy", "balancers"))
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal counted
+        code = frame.f_code
+        if code not in ours:
+            ours[code] = code.co_filename.startswith(roots)
+        if not ours[code]:
+            return None
+        if event == "call":
+            frame.f_trace_opcodes = True
+            frame.f_trace_lines = False
+        elif event == "opcode":
+            counted += 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(before)
+    return counted
+
+
+def variant() -> str:
+    """`python`, or `compiled` when modules of the data plane are extension modules."""
+    files = [
+        getattr(module, "__file__", None) or ""
+        for name, module in list(sys.modules.items())
+        if name.startswith(("proxy.", "balancers."))
+    ]
+    return "compiled" if any(file.endswith(".so") for file in files) else "python"
+
+
+def profile(workload: Workload, requests: int) -> str:
+    """Where the time goes, function by function. The profiler's own cost falls on every call, so
+    small functions look dearer than they are."""
+    plane = Plane()
+    blocks = requests_of(workload)
+    profiler = cProfile.Profile()
+    try:
+        for _ in range(8):
+            plane.prepare(next(blocks), workload.answer)
+        for _ in range(max(1, requests // BLOCK)):
+            block = next(blocks)
+            profiler.enable()
+            plane.serve(block, workload.answer)
+            profiler.disable()
+        plane.check(block, workload.answer)
+    finally:
+        plane.close()
+    with open(os.devnull, "w") as nowhere:
+        stats = pstats.Stats(profiler, stream=nowhere)
+    rows: list[tuple[float, float, float, str]] = []
+    served = max(1, requests // BLOCK) * BLOCK
+    for (file, line, function), (_, calls, own, total, _) in stats.stats.items():  # type: ignore[attr-defined]
+        path = Path(file)
+        place = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+        where = f"{place}:{line} {function}" if line else function
+        rows.append((own / served * 1e6, total / served * 1e6, calls / served, where))
+    rows.sort(reverse=True)
+    lines = ["  own µs  with callees  calls  function"]
+    lines += [
+        f"  {own:6.2f}  {total:12.2f}  {calls:5.1f}  {where}"
+        for own, total, calls, where in rows[:45]
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`python -m bench inprocess`."""
+    parser = argparse.ArgumentParser(prog="python -m bench inprocess", description=__doc__)
+    parser.add_argument("--workload", choices=WORKLOADS, action="append", metavar="NAME",
+                        help=f"of: {', '.join(WORKLOADS)}; default: all")  # fmt: skip
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each workload")
+    parser.add_argument("--profile", action="store_true", help="show where the time goes")
+    parser.add_argument("--requests", type=int, default=20_000, help="to profile")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    options = parser.parse_args(arguments)
+    set_up_log(LogSettings(), stream=sys.stderr)
+    chosen = [WORKLOADS[name] for name in options.workload or WORKLOADS]
+    if options.profile:
+        for workload in chosen:
+            print(f"{workload.title} ({workload.name}, {variant()})")
+            print(profile(workload, options.requests))
+        return 0
+    costs = {workload.name: measure(workload, options.seconds) for workload in chosen}
+    if options.json:
+        print(msgspec.json.encode({"variant": variant(), "costs": costs}).decode())
+        return 0
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    print(f"{sys.implementation.name} {version}, data plane: {variant()}")
+    print("  µs/request  µs/unit  units/request  bytecodes  workload")
+    for name, cost in costs.items():
+        print(
+            f"  {cost.us:10.2f}  {cost.unit_us:7.2f}  {cost.units:13.3f}  {cost.bytecodes:9.1f}  "
+            f"{name}: {WORKLOADS[name].title}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,5 +1,6 @@
 """One instance as a process of its own, for tests that redeploy or kill it:
-`python -m tests.e2e.instance_process ETCD ID [TTL]`. SIGTERM leaves with notice."""
+`python -m tests.e2e.instance_process ETCD ID [TTL [PORT]]`. SIGTERM leaves with notice. With a
+port it does not wait for the registry."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import sys
 import uvloop
 
 from proxy.register import Record, Registrar
+from proxy.register.registrar import START_LIMIT
 
 NOTICE = 0.5
 """Seconds between the mark and the end: what was on its way arrives and is answered."""
@@ -39,21 +41,22 @@ class Answerer(asyncio.Protocol):
             self.transport.write(self._answer * heads)
 
 
-async def main(etcd: str, name: str, ttl: float) -> None:
+async def main(etcd: str, name: str, ttl: float = 10.0, fixed: int = 0) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     body = name.encode()
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     open_: set[Answerer] = set()
-    server = await loop.create_server(lambda: Answerer(answer, open_), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: Answerer(answer, open_), "127.0.0.1", fixed)
     port = server.sockets[0].getsockname()[1]
     record = Record(service="users", port=port, address="127.0.0.1", id=name)
-    async with Registrar(record, endpoints=[etcd], ttl=ttl) as registrar:
+    limit = 0.0 if fixed else START_LIMIT
+    async with Registrar(record, endpoints=[etcd], ttl=ttl, start_limit=limit) as registrar:
         sys.stdout.write("registered\n")
         sys.stdout.flush()
         await stop.wait()
-        await registrar.drain()
+        await registrar.drain(limit=NOTICE)
         await asyncio.sleep(NOTICE)
     server.close()
     for answerer in list(open_):
@@ -61,4 +64,6 @@ async def main(etcd: str, name: str, ttl: float) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3]) if len(sys.argv) > 3 else 10.0))
+    etcd, name, *rest = sys.argv[1:]
+    ttl, port = (*rest, *("10", "0")[len(rest) :])
+    uvloop.run(main(etcd, name, float(ttl), int(port)))

@@ -64,7 +64,9 @@ ORPHAN_GRACE = 3.0
 """Seconds a worker outlives its control process to finish what is in flight; the promise to
 users is five."""
 RESERVED = 64
-"""Descriptors kept for what is not a connection: sockets, log, registry, and some to spare."""
+"""Descriptors kept for what is not a connection: log, channel, event loop, twenty in all, and
+some to spare for answers kept in reserve and uploads that are listened to. Each listener has one
+more."""
 LAST_ACCEPTS = 0.05
 """Seconds in which a full backlog is accepted, many times over."""
 LOG_BURST = 50
@@ -91,8 +93,10 @@ class Worker:
         self.via_token = b""
         self.routes = RouteTable(())
         self.deadlines = Deadlines(loop, now)
-        self.connector = Connector(loop, self.deadlines)
+        self.connector = Connector(loop, self.deadlines, self.make_room)
         self.counters = WorkerCounters()
+        self.new_exchange: type[Exchange] = Exchange
+        """What a request becomes: where there is an access log, one that ends in a line of it."""
         others = OtherRows(board, index, self._slot_changed)
         buckets = BucketTable(board.buckets)
         shared = Shared(
@@ -108,7 +112,7 @@ class Worker:
         self._rng = rng
         self._workers = board.workers
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.descriptors = soft - RESERVED
+        self.descriptors = soft - RESERVED - len(sockets)
         """Connections, of clients and to instances, that this process may have open."""
         self._sockets = sockets
         self._servers: list[asyncio.Server] = []
@@ -311,7 +315,8 @@ class Worker:
         """A connection was accepted."""
         self.clients.add(client)
         self.counters.client_connections += 1
-        if len(self.clients) + self.connector.open + 2 * len(self.tunnels) > self.descriptors:
+        # Each needs a second one to an instance: whoever is let in is to be served as well.
+        if 2 * (len(self.clients) + len(self.tunnels)) > self.descriptors:
             self.shed(client, "the process has as many open as it may")
         if self.draining:
             client.drain()
@@ -323,6 +328,19 @@ class Worker:
         self.counters.service(UNROUTED).failed(NO_DESCRIPTOR.error)
         self.log_refusal(NO_DESCRIPTOR, f"connection closed: {detail}", client)
         client.abort()
+
+    def make_room(self) -> None:
+        """A connection to an instance is being made: when that is one too many, an idle one gives
+        way. There is one, since no more clients are let in than can be served."""
+        connector = self.connector
+        in_use = len(self.clients) + connector.open + connector.dialling + 2 * len(self.tunnels)
+        if in_use <= self.descriptors:
+            return
+        for pool in self.pools:
+            for node in pool.nodes.values():
+                if node.idle:
+                    node.idle.pop(0).close()
+                    return
 
     def on_client_lost(self, client: ClientConnection) -> None:
         """A connection is closed, or has become a tunnel."""
@@ -347,6 +365,11 @@ class Worker:
             self._quiet.set()
 
     # -- the log
+
+    def on_refused(
+        self, fault: Fault, client: ClientConnection, answer: bytes, request_id: bytes
+    ) -> None:
+        """Bytes that never became a request were answered."""
 
     def log_fault(self, fault: Fault, detail: str, exchange: Exchange) -> None:
         """A request that did not go well."""

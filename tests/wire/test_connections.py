@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+from proxy.engine.upstream.connector import ROOM_LIMIT, ROOM_STEP
 from proxy.model import ListenerLimits, ListenerSettings
 from tests.wiring import OK, OK_RELAYED, forwarded, request
 
@@ -45,9 +46,40 @@ def test_descriptors_are_kept_for_those_who_are_served(make: Any) -> None:
     assert wire.client().cut
     instance.send(OK)
     client.expect(OK_RELAYED)
-    instance.eof()
+    client.eof()
     late = wire.client()
     assert not late.closed
+
+
+def test_an_idle_connection_gives_way_to_one_that_is_needed(make: Any) -> None:
+    """Whoever is let in can be served."""
+    wire = make("a", "b")
+    wire.worker.descriptors = 2
+    client = wire.client()
+    assert wire.client().cut
+    instances = []
+    for _ in range(3):
+        client.send(request("GET /"))
+        instance = wire.connected()  # In turn, so the idle one is never that which is wanted.
+        instance.expect(forwarded("GET /"))
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+        assert wire.worker.connector.open == 1
+        instances.append(instance)
+    assert [instance.closed for instance in instances] == [True, True, False]
+
+
+def test_with_descriptors_enough_idle_connections_stay(make: Any) -> None:
+    wire = make("a", "b")
+    wire.worker.descriptors = 3
+    client = wire.client()
+    for _ in range(2):
+        client.send(request("GET /"))
+        instance = wire.connected()
+        instance.take()
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+    assert wire.worker.connector.open == 2
 
 
 def test_upstream_connections_are_counted_until_they_are_gone(make: Any) -> None:
@@ -76,9 +108,26 @@ def test_a_tunnel_is_no_longer_an_upstream_connection(make: Any) -> None:
     assert wire.facts.open == 0
 
 
+def test_a_descriptor_is_waited_for(make: Any) -> None:
+    wire = make()
+    wire.network.refuse(wire.address("a"), OSError(errno.EMFILE, "Too many open files"))
+    client = wire.client()
+    client.send(request("GET /"))
+    wire.advance(0.2)
+    wire.network.errors.clear()
+    wire.advance(ROOM_STEP)
+    instance = wire.accepted()
+    instance.expect(forwarded("GET /"))
+    instance.send(OK)
+    client.expect(OK_RELAYED)
+
+
 def test_no_descriptor_for_an_instance_is_said_so(make: Any) -> None:
     wire = make()
     wire.network.refuse(wire.address("a"), OSError(errno.EMFILE, "Too many open files"))
     client = wire.client()
     client.send(request("GET /"))
+    wire.advance(ROOM_LIMIT - ROOM_STEP)
+    client.expect_nothing()
+    wire.advance(2 * ROOM_STEP)
     client.expect_problem(503, "connection_limit_reached")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 from math import inf
 from typing import TYPE_CHECKING, cast
 
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 MAX_HEAD = 64 * 1024
 """Twice what a client may send: instances set large cookies, and are trusted a little more."""
+
+
+_LAST = 16
+"""Descriptors that are left to those who cannot do without."""
 
 
 class UpstreamConnection(asyncio.Protocol, Timed):
@@ -375,9 +380,15 @@ def _second_descriptor(transport: asyncio.Transport) -> int:
     if sock is None or transport.is_closing():
         return -1
     try:
-        return os.dup(sock.fileno())
+        ear = os.dup(sock.fileno())
     except OSError:
         return -1
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if ear >= soft - _LAST:
+        # The lowest one that was free: the last ones are for connections.
+        os.close(ear)
+        return -1
+    return ear
 
 
 def _promised(keep_alive: bytes) -> float:

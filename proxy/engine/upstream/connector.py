@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Callable
 from socket import gaierror
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,7 +29,14 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 
+_NO_DESCRIPTOR = frozenset((errno.EMFILE, errno.ENFILE))
 _UNROUTABLE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EINVAL))
+
+ROOM_STEP = 0.05
+ROOM_LIMIT = 1.0
+"""Seconds between two tries, and for all of them, when there is no descriptor for a connection.
+A burst of clients is accepted in one go, before those that are too many can be closed: that takes
+a turn of the event loop. Much longer, and waiting would only make the shortage worse."""
 
 
 class Dialler(Protocol):
@@ -46,8 +54,15 @@ class Dialler(Protocol):
 class Connector:
     """Owns the tasks that dial, and the number of connections that are open."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, deadlines: Deadlines) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        deadlines: Deadlines,
+        make_room: Callable[[], None],
+    ) -> None:
+        """`make_room` is called before each connection: its chance to close something."""
         self._loop = loop
+        self._make_room = make_room
         self._deadlines = deadlines
         self._dialling: set[asyncio.Task[None]] = set()
         self.open = 0
@@ -68,11 +83,7 @@ class Connector:
         limit = settings.timeouts.connect
         try:
             async with asyncio.timeout(limit or None):
-                _, connection = await self._loop.create_connection(
-                    lambda: UpstreamConnection(node, settings, self._deadlines, self),
-                    node.address,
-                    node.port,
-                )
+                connection = await self._connect(node, settings)
         except Exception as error:
             fault = _translate(error)
             waiter.on_connect_failed(node, fault, f"{node.id}: {_words(error, limit)}")
@@ -83,6 +94,24 @@ class Connector:
             waiter.on_connect_failed(node, CLOSED_AT_ONCE, detail)
         else:
             waiter.on_connected(connection)
+
+    async def _connect(self, node: Node, settings: ServiceSettings) -> UpstreamConnection:
+        tries = round(ROOM_LIMIT / ROOM_STEP)
+        while True:
+            self._make_room()
+            try:
+                _, connection = await self._loop.create_connection(
+                    lambda: UpstreamConnection(node, settings, self._deadlines, self),
+                    node.address,
+                    node.port,
+                )
+            except OSError as error:
+                if error.errno not in _NO_DESCRIPTOR or not tries:
+                    raise
+                tries -= 1
+            else:
+                return connection
+            await asyncio.sleep(ROOM_STEP)
 
     @property
     def dialling(self) -> int:
@@ -110,7 +139,7 @@ def _translate(error: Exception) -> Fault:
         return error.fault
     if isinstance(error, gaierror):
         return DNS_ERROR
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+    if isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR:
         return NO_DESCRIPTOR
     if isinstance(error, OSError) and error.errno in _UNROUTABLE:
         return UNROUTABLE

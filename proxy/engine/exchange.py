@@ -54,6 +54,7 @@ from proxy.model import UNROUTED
 
 if TYPE_CHECKING:
     from proxy.engine.listener import ClientConnection
+    from proxy.engine.routing import Match
     from proxy.engine.telemetry import ServiceCounters
     from proxy.engine.upstream.connection import UpstreamConnection
 
@@ -84,6 +85,7 @@ class Exchange:
     """Owns one request from its head to the last byte of its answer."""
 
     # Defaults stand on the class: what a plain GET does not need costs it nothing.
+    match: Match | None = None
     pool: Pool | None = None
     node: Node | None = None
     last: Node | None = None
@@ -153,7 +155,7 @@ class Exchange:
             and request.fields.keeps_alive[request.minor]
         )
         answer = options_answer if request.method == b"OPTIONS" else trace_answer
-        self.client.write(answer(request, self.keep_alive))
+        self._write_own(answer(request, self.keep_alive))
         now = self.worker.now()
         self._finish("ok", now)
         self.client.on_exchange_done(self, now)
@@ -171,6 +173,7 @@ class Exchange:
         )
         if match is None:
             raise Refused(NO_ROUTE, f"no route for {fields.host_name or '(no host)'} {path}")
+        self.match = match
         pool = worker.pools.get(match.service)
         if pool is None:
             if match.templated and not worker.pools.partial:
@@ -581,11 +584,13 @@ class Exchange:
         )
         self._counters().failed(fault.error)
         self._drop_connection()
-        client.write(
+        if not self.request_id:
+            self.request_id = self.worker.next_request_id()
+        self._write_own(
             problem(
                 fault,
                 detail,
-                request_id=(self.request_id or self.worker.next_request_id()).decode("latin-1"),
+                request_id=self.request_id.decode("latin-1"),
                 head_only=request.method == b"HEAD",
                 client_minor=request.minor,
                 keep_alive=self.keep_alive,
@@ -596,6 +601,10 @@ class Exchange:
         now = self.worker.now()
         self._finish(fault.error, now)
         client.on_exchange_done(self, now)
+
+    def _write_own(self, answer: bytes) -> None:
+        """A whole answer that no instance gave."""
+        self.client.write(answer)
 
     def _break_off(self, fault: Fault, detail: str) -> None:
         """The answer was under way: all that is left is to make the client see that it is not

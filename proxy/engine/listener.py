@@ -10,7 +10,6 @@ from math import ceil, inf
 from typing import TYPE_CHECKING, cast
 
 from proxy.engine.deadlines import Timed
-from proxy.engine.exchange import Exchange
 from proxy.engine.flow import AHEAD, PEER_FULL, ReadGate
 from proxy.engine.http1.body import BodyReader, ChunkedBody, LengthBody
 from proxy.engine.http1.parser import HEAD_END, TooManyFields, parse_request
@@ -29,6 +28,7 @@ from proxy.errors import (
 from proxy.model import UNROUTED, ListenerSettings
 
 if TYPE_CHECKING:
+    from proxy.engine.exchange import Exchange
     from proxy.engine.http1.messages import RequestFields
     from proxy.engine.worker import Worker
 
@@ -234,7 +234,7 @@ class ClientConnection(asyncio.Protocol, Timed):
             return
         self._phase = Phase.ANSWER
         self.deadline = inf
-        self.exchange = exchange = Exchange(self, request)
+        self.exchange = exchange = self.worker.new_exchange(self, request)
         fields = request.fields
         if fields.length or fields.chunked:
             self._take_body(exchange, fields, data[end:])
@@ -400,16 +400,17 @@ class ClientConnection(asyncio.Protocol, Timed):
         counters.failed(fault.error)
         counters.answered(b"OTHER", fault.status, 0.0)
         self.worker.log_refusal(fault, detail, self)
-        self.write(
-            problem(
-                fault,
-                detail,
-                request_id=self.worker.next_request_id().decode("ascii"),
-                head_only=False,
-                client_minor=1,
-                keep_alive=False,
-            )
+        request_id = self.worker.next_request_id()
+        answer = problem(
+            fault,
+            detail,
+            request_id=request_id.decode("ascii"),
+            head_only=False,
+            client_minor=1,
+            keep_alive=False,
         )
+        self.write(answer)
+        self.worker.on_refused(fault, self, answer, request_id)
         self._close(linger=True)
 
     def _close(self, *, linger: bool) -> None:

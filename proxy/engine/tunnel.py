@@ -20,11 +20,14 @@ class _End(asyncio.Protocol):
         self.tunnel = tunnel
         self.transport = transport
         self.peer: asyncio.Transport
+        self.received = 0
+        """Bytes from this side."""
         self.ended = False
         """This side has said its last byte."""
 
     def data_received(self, data: bytes) -> None:
         self.tunnel.touch()
+        self.received += len(data)
         self.peer.write(data)
 
     def eof_received(self) -> bool:
@@ -77,6 +80,8 @@ class Tunnel(Timed):
         """Take the transports over, with what each side had sent before the switch."""
         for end in (self._client, self._instance):
             end.transport.set_protocol(end)
+        self._client.received += len(from_client)
+        self._instance.received += len(from_instance)
         if from_client:
             self._instance.transport.write(from_client)
         if from_instance:
@@ -85,6 +90,11 @@ class Tunnel(Timed):
             if not end.transport.is_closing() and not end.transport.is_reading():
                 end.transport.resume_reading()
         self.touch()
+
+    @property
+    def passed(self) -> tuple[int, int]:
+        """Bytes from the client, and from the instance."""
+        return self._client.received, self._instance.received
 
     def touch(self) -> None:
         """Something went through."""

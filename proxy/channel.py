@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any, Generic, TypeVar, cast
 
 import msgspec
@@ -107,6 +108,8 @@ class Channel(asyncio.Protocol, Generic[Received]):
         self._transport: asyncio.Transport | None = None
         self._failure: Exception | None = None
         self._closing = False
+        self.began = 0.0
+        """When the message that is being handed over began to be decoded (`perf_counter`)."""
 
     async def open(self, sock: socket.socket) -> None:
         """Take over one end of a socket pair and start reading."""
@@ -160,6 +163,7 @@ class Channel(asyncio.Protocol, Generic[Received]):
         for payload in frames:
             if self._closing:
                 return
+            self.began = perf_counter()
             try:
                 message = self._decoder.decode(payload)
             except msgspec.MsgspecError as error:

@@ -488,6 +488,8 @@ class Pools(msgspec.Struct, frozen=True, tag=True):
     snapshots: tuple[PoolSnapshot, ...] = ()
     removed: tuple[str, ...] = ()
     complete: bool = False
+    revision: int = 0
+    """Of the registry: with this message the worker has everything up to it."""
 
 
 class Accept(msgspec.Struct, frozen=True, tag=True):
@@ -521,6 +523,8 @@ class Applied(msgspec.Struct, frozen=True, tag=True):
     """The `Pools` message with this number is in effect."""
 
     seq: int
+    seconds: float = 0.0
+    """How long it held the worker's loop, decoding included."""
 
 
 class Accepting(msgspec.Struct, frozen=True, tag=True):
@@ -581,6 +585,10 @@ DURATION_BOUNDS = (
 """Upper bounds in seconds of `fairlead_request_duration_seconds`: a proxy adds tens of
 microseconds, so the scale starts where instances do, at one millisecond, and ends at the
 default first-byte limit."""
+
+APPLY_BOUNDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
+"""Upper bounds in seconds of `fairlead_snapshot_apply_seconds`: around the 5 ms for which a change
+of the pools may hold a worker's loop."""
 
 BACKLOG = 4096
 """Connections the kernel holds per socket while a worker is busy or being replaced: what

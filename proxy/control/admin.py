@@ -154,6 +154,7 @@ class Admin:
                 client_connections=sum(report.client_connections for report in reports),
                 tunnels=sum(report.tunnels for report in reports),
                 workers=len(lives),
+                applies={worker.index: worker.applies for worker in supervisor.workers},
             )
         )
         text = await asyncio.to_thread(metrics.text, families)

@@ -22,8 +22,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from proxy.control.pools import Pool
-from proxy.control.statistics import Totals
-from proxy.model import DURATION_BOUNDS, RegistryStatus, Status
+from proxy.control.statistics import Applies, Totals
+from proxy.model import APPLY_BOUNDS, DURATION_BOUNDS, RegistryStatus, Status
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -47,6 +47,8 @@ class Scrape:
     tunnels: int
     workers: int
     """Workers that run now."""
+    applies: Mapping[int, Applies] = field(default_factory=dict)
+    """How long changes of the pools held workers' loops, by worker."""
 
 
 def render(scrape: Scrape) -> bytes:
@@ -228,7 +230,7 @@ def _traffic_families(scrape: Scrape) -> Iterator[Metric]:
             requests.add_metric([service, method, code], count)
         durations.add_metric(
             [service],
-            buckets=list(_cumulative(total.duration_buckets)),
+            buckets=list(_cumulative(total.duration_buckets, DURATION_BOUNDS)),
             sum_value=total.duration_sum,
         )
         for error, count in total.errors.items():
@@ -288,15 +290,33 @@ def _process_families(scrape: Scrape) -> Iterator[Metric]:
         "fairlead_tunnels", "Open tunnels (upgraded connections).", value=scrape.tunnels
     )
     yield GaugeMetricFamily("fairlead_workers", "Workers that run.", value=scrape.workers)
+    applies = HistogramMetricFamily(
+        "fairlead_snapshot_apply_seconds",
+        "Time for which a change of the pools held a worker's loop.",
+        labels=["worker"],
+    )
+    worst = GaugeMetricFamily(
+        "fairlead_snapshot_apply_longest_seconds",
+        "The longest of these since the start.",
+        labels=["worker"],
+    )
+    for worker, seen in scrape.applies.items():
+        applies.add_metric(
+            [str(worker)],
+            buckets=list(_cumulative(seen.buckets, APPLY_BOUNDS)),
+            sum_value=seen.seconds,
+        )
+        worst.add_metric([str(worker)], seen.worst)
+    yield applies
+    yield worst
     yield _counter(
         "fairlead_config_reloads_total", "Reloads of the configuration, by result.", "result"
     )
 
 
-def _cumulative(buckets: Iterable[int]) -> Iterator[tuple[str, float]]:
+def _cumulative(buckets: Iterable[int], bounds: Iterable[float]) -> Iterator[tuple[str, float]]:
     """`le` label and count of everything up to it."""
-    bounds = [*(repr(bound) for bound in DURATION_BOUNDS), "+Inf"]
     so_far = 0
-    for bound, count in zip(bounds, buckets, strict=True):
+    for bound, count in zip([*map(repr, bounds), "+Inf"], buckets, strict=True):
         so_far += count
         yield bound, so_far

@@ -256,6 +256,8 @@ class PoolBook:
         """The first full set of the registry is known."""
         self.changed_at = now
         """When a pool last changed."""
+        self.revision = 0
+        """The registry's, of what the pools show."""
         for service, instances in static.items():
             pool = self._pools[service] = Pool(service, static=True)
             self._fill(pool, instances, now)
@@ -367,6 +369,7 @@ class PoolBook:
             ):
                 self._learn(pool, (), now, update)
         self.complete = True
+        self.revision = membership.revision
         self._forget(now, update)
         return self._finish(update, now)
 

@@ -6,10 +6,11 @@ those that died ("retired") never goes back when one is replaced.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from proxy.model import DURATION_BOUNDS, WorkerStats
+from proxy.model import APPLY_BOUNDS, DURATION_BOUNDS, WorkerStats
 
 
 @dataclass(slots=True)
@@ -69,6 +70,23 @@ class Totals:
         """Drop the instances that are not in `known`, (service, node key): nobody shows them."""
         for name in [name for name in self.nodes if name not in known]:
             del self.nodes[name]
+
+
+@dataclass(slots=True)
+class Applies:
+    """Owns how long changes of the pools held the loop of one worker, over its incarnations."""
+
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(APPLY_BOUNDS) + 1))
+    """One count per bound of `APPLY_BOUNDS`, then +Inf; not cumulative."""
+    seconds: float = 0.0
+    """Sum."""
+    worst: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """One message was applied."""
+        self.buckets[bisect_left(APPLY_BOUNDS, seconds)] += 1
+        self.seconds += seconds
+        self.worst = max(self.worst, seconds)
 
 
 def total(retired: Totals, live: Iterable[WorkerStats]) -> Totals:

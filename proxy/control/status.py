@@ -134,6 +134,8 @@ def worker(one: Worker, now: float) -> dict[str, Any]:
         "ready": one.ready,
         "age": None if life is None else round(now - life.started_at, 3),
         "restarts": one.restarts,
+        "revision": 0 if life is None else life.revision,
+        "longest_apply": round(one.applies.worst, 6),
         "last_exit": one.last_exit,
         "client_connections": 0 if stats is None else stats.client_connections,
         "tunnels": 0 if stats is None else stats.tunnels,

@@ -36,6 +36,7 @@ import structlog
 
 from proxy.channel import Channel
 from proxy.control.pools import PoolBook
+from proxy.control.statistics import Applies
 from proxy.model import (
     Accept,
     Accepting,
@@ -159,18 +160,22 @@ class Incarnation:
         index: int,
         process: Process,
         book: PoolBook,
+        applies: Applies,
         config: Callable[[], WorkerConfig],
         accept_anyway: Callable[[], bool],
         on_change: Callable[[], None],
         on_suspect: Callable[[Suspect], None],
     ) -> None:
         self.index = index
+        self._applies = applies
         self.process = process
         self.started_at = time.monotonic()
         self.accepting = False
         self.draining = False
         self.applied = 0
         """Number of the last `Pools` in effect."""
+        self.revision = 0
+        """The registry's, of what is in effect."""
         self.knows_all = False
         """It applied a complete set."""
         self.stats: WorkerStats | None = None
@@ -185,6 +190,7 @@ class Incarnation:
         self._on_suspect = on_suspect
         self._greeted = False
         self._sent = 0
+        self._sent_revision = 0
         self._sent_complete = 0
         """Number of the first `Pools` that said `complete`; 0 = none did."""
         self._dirty: set[str] = set()
@@ -236,6 +242,7 @@ class Incarnation:
 
     def _send_pools(self, snapshots: Sequence[PoolSnapshot], removed: Sequence[str]) -> None:
         self._sent += 1
+        self._sent_revision = self._book.revision
         if self._book.complete and not self._sent_complete:
             self._sent_complete = self._sent
         self.channel.send(
@@ -244,6 +251,7 @@ class Incarnation:
                 snapshots=tuple(snapshots),
                 removed=tuple(removed),
                 complete=self._book.complete,
+                revision=self._book.revision,
             )
         )
 
@@ -292,8 +300,10 @@ class Incarnation:
                 self._send_pools([pool.snapshot for pool in self._book.pools.values()], [])
                 if self._accept_anyway():
                     self.channel.send(Accept())
-            case Applied(seq):
+            case Applied(seq, seconds):
                 self.applied = seq
+                self.revision = self._sent_revision
+                self._applies.add(seconds)
                 if self._sent_complete and seq >= self._sent_complete:
                     self.knows_all = True
                 self._flush()
@@ -339,6 +349,7 @@ class Worker:
         self.current: Incarnation | None = None
         self.restarts = 0
         self.last_exit: str | None = None
+        self.applies = Applies()
         self._launch = launch
         self._book = book
         self._config = config
@@ -385,6 +396,7 @@ class Worker:
             self.index,
             process,
             self._book,
+            self.applies,
             self._config,
             self._accept_anyway,
             self._on_change,

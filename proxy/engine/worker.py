@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
 from random import Random
-from time import monotonic
+from time import monotonic, perf_counter
 
 import structlog
 import uvloop
@@ -170,7 +170,14 @@ class Worker:
                 self.connector.close_idle(node)
         if self.tunnels:
             self._review_tunnels()
-        self._channel.send(Applied(seq=message.seq))
+        seconds = perf_counter() - self._channel.began
+        self._channel.send(Applied(seq=message.seq, seconds=seconds))
+        _log.debug(
+            "pools_applied",
+            services=len(message.snapshots) + len(message.removed),
+            revision=message.revision,
+            seconds=round(seconds, 6),
+        )
         if message.complete:
             self.pools.partial = False
             self._accept()

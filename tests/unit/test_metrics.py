@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.control.metrics import Scrape, render
 from proxy.control.pools import PoolBook, Slots
-from proxy.control.statistics import Totals, total
+from proxy.control.statistics import Applies, Totals, total
 from proxy.model import (
     Instance,
     InvalidRecord,
@@ -48,8 +49,12 @@ PROMISED = {
     "fairlead_panic": ("service",),
     "fairlead_config_reloads_total": ("result",),
     "fairlead_workers": (),
+    "fairlead_snapshot_apply_seconds": ("worker",),
+    "fairlead_snapshot_apply_longest_seconds": ("worker",),
 }
 NOT_COUNTED_YET = {
+    "fairlead_snapshot_apply_seconds",
+    "fairlead_snapshot_apply_longest_seconds",
     "fairlead_ejections_total",
     "fairlead_config_reloads_total",
     "fairlead_registry_source_active",
@@ -238,3 +243,16 @@ def test_label_values_are_escaped() -> None:
     odd = instance('a"\\b\nc')
     found = samples(scrape(book(odd), Totals()))
     assert any(odd.id in name for name in found)
+
+
+def test_how_long_changes_held_a_worker_is_a_histogram_and_the_longest() -> None:
+    applies = Applies()
+    for seconds in (0.0003, 0.0003, 0.004, 0.2):
+        applies.add(seconds)
+    found = samples(scrape(book(), Totals(), applies={1: applies}))
+    name = "fairlead_snapshot_apply_seconds"
+    assert found[f'{name}_bucket{{le="0.0005",worker="1"}}'] == 2
+    assert found[f'{name}_bucket{{le="0.005",worker="1"}}'] == 3
+    assert found[f'{name}_bucket{{le="+Inf",worker="1"}}'] == 4
+    assert found[f'{name}_sum{{worker="1"}}'] == pytest.approx(0.2046)
+    assert found['fairlead_snapshot_apply_longest_seconds{worker="1"}'] == 0.2

@@ -4,36 +4,32 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import Any
-
-import msgspec
 
 from bench.load import LoadPlan
 from bench.measure import Measurement, start_backends
 from bench.peers import PEERS, Command, Peer
 from bench.processes import StartError, core_plan, raise_open_files
 from bench.report import seconds_for, summarize, table
+from bench.results import machine, write
 from bench.scenarios import SCENARIOS, Scenario
 
-RESULTS = Path(__file__).parent / "results"
 BUDGET = 205.0
 QUICK_BUDGET = 36.0
 """Seconds the whole run plans for; the limits are four minutes and 45 s, and a busy machine
 starts things slowly."""
 OVERHEAD = 0.15
 """Seconds around each measurement: wrk ends on its next 100 ms, /proc is read twice."""
-COMMANDS = {"inprocess": "bench.inprocess"}
+COMMANDS = {"guard": "bench.guard", "inprocess": "bench.inprocess", "scale": "bench.scale"}
 """What else this program does, by the first argument → the module whose `main` gets the rest."""
 START_COST = 1.0
 """Seconds to start, check, warm up and stop one proxy."""
@@ -82,8 +78,8 @@ def _run(
     open_files = raise_open_files()
     versions = {peer.name: peer.version() for peer in peers}
     wrk = None if own_load else shutil.which("wrk")
-    machine = _machine(available)
-    print(f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}")
+    facts = machine(available)
+    print(f"{facts['cpu']}, {facts['cores']} cores, Linux {facts['kernel']}")
     print(", ".join(f"{name} {version}" for name, version in versions.items()))
     load_name = "wrk" if wrk else "built-in load generator"
     print(f"{load_name}; {rounds} interleaved rounds of {seconds:.1f} s, medians", flush=True)
@@ -114,10 +110,9 @@ def _run(
                 print(f"  failed: {failure}", flush=True)
             failures += measurement.failures
             results.append({"name": scenario.name, "rows": rows, "samples": samples})
-    path = _write(
+    path = write(
         {
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": machine,
+            "machine": facts,
             "versions": versions,
             "load": load_name,
             "rounds": rounds,
@@ -197,28 +192,6 @@ def _parser() -> argparse.ArgumentParser:
         help="one more proxy; {port}, {backend}, {admin} and {workers} are replaced",
     )  # fmt: skip
     return parser
-
-
-def _machine(available: frozenset[int]) -> dict[str, Any]:
-    cpu = "unknown CPU"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            cpu = line.partition(":")[2].strip()
-            break
-    return {
-        "cpu": cpu,
-        "cores": len(available),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "load_average": os.getloadavg()[0],
-    }
-
-
-def _write(result: dict[str, Any]) -> Path:
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / (datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ") + ".json")
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
-    return path
 
 
 if __name__ == "__main__":

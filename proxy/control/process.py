@@ -42,6 +42,10 @@ OPEN_FILES = 1 << 20
 """Descriptors asked for at most, within the hard limit: a connection needs two, so this is half
 a million connections per worker. The usual soft limit of 1,024 is for `select`."""
 
+FEWEST_FILES = 128
+"""Half of it is what a worker keeps for other things than connections; the rest is enough for
+some thirty clients. With less it would start, be ready, and close every connection."""
+
 
 class StartError(Exception):
     """The proxy cannot start. The text is one line for the operator."""
@@ -60,8 +64,14 @@ def run(settings: Settings) -> int:
 
 
 def raise_file_limit() -> None:
-    """Allow as many open files as the hard limit does, for this process and the workers."""
+    """Allow as many open files as the hard limit does, for this process and the workers.
+    StartError when that is not enough to serve anybody."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < FEWEST_FILES:
+        raise StartError(
+            f"the limit on open files is {hard} (ulimit -Hn), and"
+            f" {FEWEST_FILES} are needed at least"
+        )
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return

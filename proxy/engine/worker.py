@@ -114,6 +114,8 @@ class Worker:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.descriptors = soft - RESERVED - len(sockets)
         """Connections, of clients and to instances, that this process may have open."""
+        self._exhausted = False
+        """There was no descriptor left a moment ago."""
         self._sockets = sockets
         self._servers: list[asyncio.Server] = []
         self._listeners: dict[str, ListenerFacts] = {}
@@ -207,7 +209,24 @@ class Worker:
     def _slot_changed(self, slot: int, delta: int) -> None:
         self.pools.slot_changed(slot, delta)
 
+    def _look_for_descriptors(self) -> None:
+        """Say so when none is left, which is not ours to count: the system is out of them, or
+        something takes them that is not a connection. Connections that come then are closed by
+        the event loop without a word."""
+        try:
+            os.close(os.dup(sys.stderr.fileno()))
+        except OSError as error:
+            self.counters.service(UNROUTED).failed(NO_DESCRIPTOR.error)
+            if not self._exhausted:
+                _log.warning("descriptors_exhausted", error=error.strerror)
+            self._exhausted = True
+        else:
+            if self._exhausted:
+                _log.info("descriptors_free_again")
+            self._exhausted = False
+
     def _report(self) -> None:
+        self._look_for_descriptors()
         if self._log_dropped:
             _log.warning("faults_not_logged", count=self._log_dropped)
         self._log_budget = LOG_BURST

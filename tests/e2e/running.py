@@ -77,9 +77,10 @@ class RunningProxy:
         directory: Path,
         *,
         environ: Mapping[str, str] | None = None,
+        open_files: int | None = None,
     ) -> None:
         """`directory` takes the files (pytest's `tmp_path`); `environ` is added to this
-        process's environment."""
+        process's environment; `open_files` is the limit on descriptors, soft and hard."""
         self.port = free_port()
         self.admin_port = free_port()
         self.config: dict[str, Any] = {
@@ -94,6 +95,10 @@ class RunningProxy:
         # JSON is YAML, so no YAML writer is needed.
         self.file.write_text(json.dumps(self.config, indent=1))
         self.log_file = directory / f"proxy-{self.port}.log"
+        self._command = [sys.executable, "-m", "proxy", "run", "-c", str(self.file)]
+        if open_files is not None:
+            limited = f'ulimit -n {open_files}; exec "$@"'
+            self._command = ["/bin/sh", "-c", limited, "sh", *self._command]
         self._environ = {**os.environ, **(environ or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -129,7 +134,7 @@ class RunningProxy:
         """Start the process and return at once."""
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "proxy", "run", "-c", str(self.file)],
+                self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,9 +1,10 @@
 """The control process from start to exit: in which order things come up and go down.
 
-Start: addresses first, because they fail first; then the board, the workers, the watch, the
-admin server. Stop (SIGTERM, SIGINT): readiness fails at once, accepting goes on for
-`shutdown.delay`, workers finish for `shutdown.grace`, the rest is cut; the admin server
-answers until the last worker is gone. A second signal cuts at once.
+Start: addresses first, because they fail first; then the board and the workers, which take a
+while to load; meanwhile the rest is loaded here: the watch, the admin server. Stop (SIGTERM,
+SIGINT): readiness fails at once, accepting goes on for `shutdown.delay`, workers finish for
+`shutdown.grace`, the rest is cut; the admin server answers until the last worker is gone. A
+second signal cuts at once.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import uvloop
 
 from proxy import catalog
 from proxy import log as log_setup
-from proxy.control.admin import Admin
 from proxy.control.events import Events
 from proxy.control.pools import PoolBook, Slots
 from proxy.control.sockets import BindError, Listening, close_all, listen, listen_alone
@@ -111,15 +111,22 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
             lambda: _provider(settings, events),
             events=events,
         )
-        admin = Admin(supervisor, admin_socket, settings.admin.token)
-        await admin.start()
-        supervisor.start()
+        admin: Admin | None = None
         try:
+            await supervisor.start_workers()
+            # The HTTP server, and in `start` the registry's client, are half of all that this
+            # process loads. The workers load at the same time, on other cores.
+            from proxy.control.admin import Admin
+
+            supervisor.start()
+            admin = Admin(supervisor, admin_socket, settings.admin.token)
+            await admin.start()
             return await _until_stopped(supervisor, signals, settings, listening)
         finally:
             await supervisor.kill()
             await supervisor.close()
-            await admin.close()
+            if admin is not None:
+                await admin.close()
 
 
 async def _until_stopped(

@@ -68,6 +68,10 @@ REFUSAL_PAUSE = 10.0
 """Seconds between two log lines about suspects of one service that stay: while all of its
 instances fail, workers report some hundred times a second."""
 
+LAUNCH_LIMIT = 0.25
+"""Seconds by which starting the worker processes may hold up the rest of the start. It takes
+some five milliseconds each; one that takes longer is started meanwhile."""
+
 KILL_AFTER_GRACE = 2.0
 """Seconds a worker has beyond its grace to cut what is left and exit."""
 
@@ -91,7 +95,7 @@ class Supervisor:
         events: Events | None = None,
         rng: Random | None = None,
     ) -> None:
-        """`provider` builds a provider; called at the start and after a provider failed."""
+        """`provider` builds a provider; called by `start` and after a provider failed."""
         rng = rng or Random()
         self.settings = settings
         self.config = config
@@ -116,7 +120,7 @@ class Supervisor:
             for index in range(settings.workers)
         ]
         self._new_provider = provider
-        self._provider = provider()
+        self._provider: Provider | None = None
         self._retired = Totals()
         self._waited = False
         self._numbers = itertools.count(1)
@@ -135,11 +139,20 @@ class Supervisor:
 
     # ------------------------------------------------------------------ start and stop
 
-    def start(self) -> None:
-        """Start the workers and the watch. Call inside the running loop."""
+    async def start_workers(self) -> None:
+        """Start the worker processes. They take a while to load, so call this before all that
+        takes this process a while; `start` is next."""
         self._keepers = [
             self._own(worker.keep(), f"worker {worker.index}") for worker in self.workers
         ]
+        tried = [asyncio.create_task(worker.tried.wait()) for worker in self.workers]
+        await asyncio.wait(tried, timeout=LAUNCH_LIMIT)
+        for task in tried:
+            task.cancel()
+
+    def start(self) -> None:
+        """Build the provider, start the watch and what else is to be done."""
+        self._provider = self._new_provider()
         self._tasks = [
             self._own(self._watch(), "registry watch"),
             self._own(self._tick(), "tick"),
@@ -193,25 +206,29 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.monitor.close()
-        await self._provider.close()
+        if self._provider is not None:
+            await self._provider.close()
 
     # --------------------------------------------------------------------- the registry
 
     @property
     def registry(self) -> RegistryStatus:
-        """What the provider says of its registry."""
+        """What the provider says of its registry, once there is one."""
+        assert self._provider is not None, "before start()"
         return self._provider.status()
 
     async def _watch(self) -> None:
         while True:
+            provider = self._provider
+            assert provider is not None
             try:
-                async for membership in self._provider.watch():
+                async for membership in provider.watch():
                     self._apply(membership)
                 # A provider whose membership is final has said it.
                 return
             except Exception:
-                log.exception("provider_failed", provider=self._provider.name)
-            await self._provider.close()
+                log.exception("provider_failed", provider=provider.name)
+            await provider.close()
             await asyncio.sleep(PROVIDER_PAUSE)
             self._provider = self._new_provider()
 
@@ -428,6 +445,12 @@ class Supervisor:
         self._publish("drained" if on else "undrained", service=service, instance=id_)
         self._tell(self.book.settle(time.monotonic()))
         return True
+
+    def reopen_access_log(self) -> None:
+        """Let all workers go on in a new file: the old one was moved away."""
+        for worker in self.workers:
+            if worker.current is not None:
+                worker.current.reopen_access_log()
 
     async def _accept_in_time(self) -> None:
         await asyncio.sleep(ACCEPT_ANYWAY)

@@ -11,6 +11,7 @@ The dialogue (`model.ToWorker`, `model.FromWorker`):
                           ◀─    Pools(2, changed, removed) …
       WorkerStats(0)      ─▶                             each second: also the sign of life
       Suspect(instance)   ─▶                             it fails in live traffic
+                          ◀─    ReopenAccessLog
                           ◀─    Collect(n)
       WorkerStats(n)      ─▶
                           ◀─    Drain(grace)
@@ -48,6 +49,7 @@ from proxy.model import (
     Hello,
     Pools,
     PoolSnapshot,
+    ReopenAccessLog,
     Suspect,
     WorkerConfig,
     WorkerStats,
@@ -260,6 +262,11 @@ class Incarnation:
         if self._greeted:
             self.channel.send(Accept())
 
+    def reopen_access_log(self) -> None:
+        """Go on in a new file. One that has not said hello will open it anyway."""
+        if self._greeted:
+            self.channel.send(ReopenAccessLog())
+
     def collect(self, number: int) -> bool:
         """Ask for statistics; False if it cannot answer yet."""
         if not self._greeted or self.channel.closed:
@@ -347,6 +354,8 @@ class Worker:
         of each death before the replacement starts."""
         self.index = index
         self.current: Incarnation | None = None
+        self.tried = asyncio.Event()
+        """Set once the first process was started, or could not be."""
         self.restarts = 0
         self.last_exit: str | None = None
         self.applies = Applies()
@@ -389,9 +398,11 @@ class Worker:
                 process = await self._launch(self.index, theirs)
         except OSError as error:
             ours.close()
+            self.tried.set()
             self.last_exit = f"not started: {error.strerror or error}"
             log.error("worker_not_started", worker=self.index, error=str(error))
             return
+        self.tried.set()
         life = Incarnation(
             self.index,
             process,

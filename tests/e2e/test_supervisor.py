@@ -107,6 +107,7 @@ async def stage(script: str, workers: int = 1) -> AsyncIterator[Stage]:
         ),
         lambda: provider,
     )
+    await supervisor.start_workers()
     supervisor.start()
     try:
         yield Stage(supervisor, provider, listening.address)

@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test quick lint types bench clean
+.PHONY: run test quick lint types bench guard clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/fairlead demo
@@ -28,6 +28,10 @@ types: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench
+
+# Has a request become dearer in the data plane? Half a minute; bench/guard.json has the figures.
+guard: $(VENV)/.dev
+	$(BIN)/python -m bench guard
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

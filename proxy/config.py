@@ -23,6 +23,7 @@ from balancers.base import Balancer
 from proxy import catalog, config_schema, yaml_lines
 from proxy.config_schema import did_you_mean, shown
 from proxy.model import (
+    AccessLogSettings,
     AdminSettings,
     BalancerSpec,
     BreakerSettings,
@@ -55,7 +56,6 @@ NOT_BUILT: Mapping[str, tuple[object, str]] = {
     # by it. Whoever builds a feature removes its line here and its mark in
     # docs/configuration.md.
     "listeners.*.tls": (None, "off"),
-    "access_log": (None, "off"),
 }
 
 DEFAULT_KEY = "client_ip"
@@ -293,6 +293,7 @@ class _Rules:
             admin=_overlay(AdminSettings(), file.admin),
             workers=file.workers or len(os.sched_getaffinity(0)),
             log=_overlay(LogSettings(), file.log),
+            access_log=self._access_log(file.access_log),
             registry=self._registry(("registry",), file.registry),
             backups=self._backups(file.registry),
             failover=_overlay(FailoverSettings(), file.registry),
@@ -421,8 +422,20 @@ class _Rules:
         remembered and nobody notices before the day it is needed."""
         if registry.snapshot is None:
             return None
-        file = self._directory / registry.snapshot
-        path = ("registry", "snapshot")
+        return self._file(("registry", "snapshot"), registry.snapshot)
+
+    def _access_log(self, section: config_schema.AccessLog | None) -> AccessLogSettings | None:
+        if section is None:
+            return None
+        settings = _overlay(AccessLogSettings(), section)
+        if settings.path == "-":
+            return settings
+        path = self._file(("access_log", "path"), settings.path)
+        return msgspec.structs.replace(settings, path=path)
+
+    def _file(self, path: Path, name: str) -> str:
+        """The name of a file that is made when it is not there."""
+        file = self._directory / name
         if file.is_dir():
             self._report.complain(path, f'"{file}" is a directory; allowed: a file')
         elif not file.parent.is_dir():

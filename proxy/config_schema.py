@@ -557,6 +557,7 @@ _ADMIN = model.AdminSettings()
 _LOG = model.LogSettings()
 _REGISTRY = model.RegistrySettings()
 _SHUTDOWN = model.ShutdownSettings()
+_ACCESS = model.AccessLogSettings()
 _TIMEOUTS = model.Timeouts()
 _KEEPALIVE = model.Keepalive()
 _SERVICE = model.ServiceSettings()
@@ -636,9 +637,12 @@ class Log(Section):
 
 
 class AccessLog(Section):
-    path: Text = "-"
-    format: Annotated[str, choice(("json",), "an access log format")] = "json"
-    sample: Share = 1.0
+    path: Text = _ACCESS.path
+    format: Annotated[str, choice(("json", "common", "combined"), "an access log format")] = (
+        _ACCESS.format
+    )
+    sample: Share = _ACCESS.sample
+    query: Flag = _ACCESS.query
 
 
 class RegistryTls(Section):

@@ -338,6 +338,18 @@ class ListenerSocket(msgspec.Struct, frozen=True, kw_only=True):
     fd: int
 
 
+class AccessLogSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`access_log:`."""
+
+    path: str = "-"
+    """`-` = the standard output."""
+    format: Literal["json", "common", "combined"] = "json"
+    sample: float = 1.0
+    """Share of the requests that is logged; those that failed always are."""
+    query: bool = True
+    """Log the query of targets and referers."""
+
+
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The part of the configuration that concerns a worker."""
 
@@ -348,6 +360,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     services: dict[str, ServiceSettings] = {}
     via_token: str = ""
     """Random for each running proxy: a request that carries it came back to us."""
+    access_log: AccessLogSettings | None = None
 
 
 # ------------------------------------------------------- settings of the control process
@@ -452,6 +465,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
     """Resolved: `auto` is the number of CPUs this process may use."""
     log: LogSettings = LogSettings()
+    access_log: AccessLogSettings | None = None
     registry: RegistrySettings = RegistrySettings()
     backups: tuple[RegistrySettings, ...] = ()
     """Used in this order while the ones before are down."""
@@ -510,7 +524,11 @@ class Collect(msgspec.Struct, frozen=True, tag=True):
     number: int
 
 
-ToWorker = Configure | Pools | Accept | Drain | Collect
+class ReopenAccessLog(msgspec.Struct, frozen=True, tag=True):
+    """The file of the access log was moved away: go on in a new one."""
+
+
+ToWorker = Configure | Pools | Accept | Drain | Collect | ReopenAccessLog
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True):
@@ -562,6 +580,8 @@ class WorkerStats(msgspec.Struct, frozen=True, tag=True):
     tunnels: int
     services: dict[str, ServiceStats]
     nodes: list[NodeStats]
+    access_log_dropped: int = 0
+    """Lines of the access log that could not be written."""
 
 
 class Suspect(msgspec.Struct, frozen=True, tag=True):

@@ -290,6 +290,11 @@ def _process_families(scrape: Scrape) -> Iterator[Metric]:
         "fairlead_tunnels", "Open tunnels (upgraded connections).", value=scrape.tunnels
     )
     yield GaugeMetricFamily("fairlead_workers", "Workers that run.", value=scrape.workers)
+    yield CounterMetricFamily(
+        "fairlead_access_log_dropped",
+        "Lines of the access log that could not be written.",
+        value=scrape.totals.access_log_dropped,
+    )
     applies = HistogramMetricFamily(
         "fairlead_snapshot_apply_seconds",
         "Time for which a change of the pools held a worker's loop.",

@@ -10,12 +10,14 @@ second signal cuts at once.
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import secrets
 import signal
 import socket
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -29,6 +31,7 @@ from proxy.control.pools import PoolBook, Slots
 from proxy.control.sockets import BindError, Listening, close_all, listen, listen_alone
 from proxy.control.supervisor import Supervisor
 from proxy.control.workers import ProcessLaunch, module_command
+from proxy.engine.line_file import STDOUT, open_for_append
 from proxy.engine.load import SLOTS, Board
 from proxy.model import RegistrySettings, Settings, WorkerConfig
 from proxy.registry.base import Provider
@@ -85,6 +88,7 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
     """The life of the control process inside its event loop, until `signals` end it. Returns
     the exit code; StartError when it cannot start."""
     with ExitStack() as opened:
+        _check_access_log(settings)
         listening = _open_listeners(settings, opened)
         admin_socket = _open_admin(settings, opened)
         board = Board.create(settings.workers)
@@ -121,6 +125,8 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
             supervisor.start()
             admin = Admin(supervisor, admin_socket, settings.admin.token)
             await admin.start()
+            if settings.access_log is not None:
+                signals.on_reopen = supervisor.reopen_access_log
             return await _until_stopped(supervisor, signals, settings, listening)
         finally:
             await supervisor.kill()
@@ -170,6 +176,8 @@ class StopSignals:
     def __init__(self) -> None:
         self.first = asyncio.Event()
         self.second = asyncio.Event()
+        self.on_reopen: Callable[[], None] | None = None
+        """What SIGUSR1 asks for."""
 
     def __enter__(self) -> StopSignals:
         loop = asyncio.get_running_loop()
@@ -177,20 +185,47 @@ class StopSignals:
             loop.add_signal_handler(number, self._stop, number)
         for number in (signal.SIGHUP, signal.SIGUSR2):
             loop.add_signal_handler(number, self._not_available, number)
+        loop.add_signal_handler(signal.SIGUSR1, self._reopen)
         return self
 
     def __exit__(self, *_: object) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
             loop.remove_signal_handler(number)
+        loop.remove_signal_handler(signal.SIGUSR1)
 
     def _stop(self, number: signal.Signals) -> None:
         log.info("signal", signal=number.name)
         (self.second if self.first.is_set() else self.first).set()
 
+    def _reopen(self) -> None:
+        if self.on_reopen is None:
+            log.info("signal_ignored", signal="SIGUSR1", reason="there is no access log")
+        else:
+            log.info("signal", signal="SIGUSR1")
+            self.on_reopen()
+
     def _not_available(self, number: signal.Signals) -> None:
         # Their default action would end the process, and with it all connections.
         log.warning("signal_ignored", signal=number.name, reason="not available in this version")
+
+
+def _check_access_log(settings: Settings) -> None:
+    """The workers open it; that it cannot be opened is to be known before anything starts."""
+    if settings.access_log is None:
+        return
+    path = settings.access_log.path
+    if path == STDOUT:
+        if sys.stdout is None:
+            # Its number would be given to some socket.
+            raise StartError("access_log: the standard output is closed")
+        return
+    try:
+        os.close(open_for_append(path))
+    except OSError as error:
+        raise StartError(
+            f"access_log: cannot open {path}: {error.strerror or error}"
+        ) from error
 
 
 def _open_listeners(settings: Settings, opened: ExitStack) -> list[Listening]:
@@ -251,4 +286,5 @@ def _worker_config(settings: Settings) -> WorkerConfig:
         defaults=settings.defaults,
         services=settings.services,
         via_token=secrets.token_hex(8),
+        access_log=settings.access_log,
     )

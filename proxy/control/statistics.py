@@ -43,6 +43,7 @@ class Totals:
 
     services: dict[str, ServiceTotal] = field(default_factory=dict)
     nodes: dict[tuple[str, str], NodeTotal] = field(default_factory=dict)
+    access_log_dropped: int = 0
 
     def add(self, stats: WorkerStats | Totals) -> None:
         """Add one worker's counters, or another sum."""
@@ -54,6 +55,7 @@ class Totals:
             into.duration_sum += service.duration_sum
             _add(into.errors, service.errors)
             _add(into.retries, service.retries)
+        self.access_log_dropped += stats.access_log_dropped
         if isinstance(stats, Totals):
             for (of, key), node in stats.nodes.items():
                 self._add_node(of, key, node.picks, node.outcomes)

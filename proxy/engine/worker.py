@@ -27,6 +27,7 @@ import uvloop
 
 from proxy import log as log_setup
 from proxy.channel import Channel
+from proxy.engine.access_log import AccessLog, LoggedExchange
 from proxy.engine.announcement import Announcement
 from proxy.engine.deadlines import Deadlines
 from proxy.engine.exchange import Exchange
@@ -44,11 +45,13 @@ from proxy.model import (
     UNROUTED,
     Accept,
     Accepting,
+    AccessLogSettings,
     Applied,
     Collect,
     Configure,
     Drain,
     Hello,
+    ReopenAccessLog,
     Suspect,
     ToWorker,
     WorkerConfig,
@@ -69,6 +72,10 @@ some to spare for answers kept in reserve and uploads that are listened to. Each
 more."""
 LAST_ACCEPTS = 0.05
 """Seconds in which a full backlog is accepted, many times over."""
+LAST_ENDS = 0.2
+"""Seconds for connections that were cut to end, which takes them some turns of the loop."""
+LAST_LINES = 1.0
+"""Seconds at the end for the access log: the control process waits two beyond the grace."""
 LOG_BURST = 50
 """Fault lines per second and worker. A broken instance under load would otherwise make the log
 the slowest part of the proxy; what is left out is counted and said."""
@@ -97,6 +104,9 @@ class Worker:
         self.counters = WorkerCounters()
         self.new_exchange: type[Exchange] = Exchange
         """What a request becomes: where there is an access log, one that ends in a line of it."""
+        self.access_log: AccessLog | None = None
+        self._lines_dropped = 0
+        """Of access logs before this one."""
         others = OtherRows(board, index, self._slot_changed)
         buckets = BucketTable(board.buckets)
         shared = Shared(
@@ -151,6 +161,8 @@ class Worker:
             self._accept()
         elif isinstance(message, Drain):
             self.drain(message.grace, message.delay)
+        elif isinstance(message, ReopenAccessLog) and self.access_log is not None:
+            self.access_log.reopen()
 
     def _configure(self, config: WorkerConfig) -> None:
         token = config.via_token.encode("ascii")
@@ -162,6 +174,23 @@ class Worker:
         }
         self.pools.configure(config.defaults, config.services)
         self.routes = RouteTable(config.routes)
+        if self.access_log is None or self.access_log.settings != config.access_log:
+            self._log_access(config.access_log)
+
+    def _log_access(self, settings: AccessLogSettings | None) -> None:
+        self.close_access_log()
+        if settings is None:
+            self.new_exchange = Exchange
+        else:
+            self.access_log = AccessLog(settings, self.loop, self._rng.random)
+            self.new_exchange = LoggedExchange
+
+    def close_access_log(self, patience: float = 0.0) -> None:
+        """Write what there is; wait for that so many seconds at most."""
+        if self.access_log is not None:
+            self.access_log.close(patience)
+            self._lines_dropped += self.access_log.dropped
+            self.access_log = None
 
     def _apply_pools(self, message: PoolsMessage) -> None:
         for snapshot in message.snapshots:
@@ -231,6 +260,8 @@ class Worker:
             _log.warning("faults_not_logged", count=self._log_dropped)
         self._log_budget = LOG_BURST
         self._log_dropped = 0
+        if self.access_log is not None:
+            self.access_log.report(self.now())
         for pool in self.pools:
             pool.policies.budget.tick(pool.requests)
         if not self._channel.closed:
@@ -244,6 +275,8 @@ class Worker:
             tunnels=self.counters.tunnels,
             services={name: c.snapshot() for name, c in self.counters.services.items()},
             nodes=[stats for pool in self.pools for stats in pool.stats()],
+            access_log_dropped=self._lines_dropped
+            + (0 if self.access_log is None else self.access_log.dropped),
         )
 
     # -- accepting and stopping
@@ -312,6 +345,11 @@ class Worker:
                 client.abort()
             for tunnel in list(self.tunnels):
                 tunnel.close()
+            try:
+                # Their ends are told in turns of the loop to come; those of the access log, too.
+                await asyncio.wait_for(self._quiet.wait(), LAST_ENDS)
+            except TimeoutError:
+                pass  # Somebody does not read what a tunnel had written before.
         await self.connector.close()
         if not self._channel.closed:
             self._channel.send(self._stats(0))
@@ -396,6 +434,8 @@ class Worker:
         self, fault: Fault, client: ClientConnection, answer: bytes, request_id: bytes
     ) -> None:
         """Bytes that never became a request were answered."""
+        if self.access_log is not None:
+            self.access_log.refused(fault, client.facts, answer, request_id)
 
     def log_fault(self, fault: Fault, detail: str, exchange: Exchange) -> None:
         """A request that did not go well."""
@@ -444,8 +484,10 @@ async def _run(arguments: argparse.Namespace) -> int:
     # process to decide what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     await worker.join(socket.socket(fileno=arguments.channel))
     await worker.stopped.wait()
+    worker.close_access_log(LAST_LINES)
     return 1 if worker.failed else 0
 
 

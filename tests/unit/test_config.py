@@ -12,6 +12,7 @@ from balancers.base import Balancer
 from proxy import catalog
 from proxy.config import NOT_BUILT, ConfigError, load, parse
 from proxy.model import (
+    AccessLogSettings,
     AdminSettings,
     BalancerSpec,
     EjectionSettings,
@@ -45,6 +46,17 @@ def settings(text: str, **environ: str) -> Settings:
 def service(text: str) -> ServiceSettings:
     """The settings of service `a`."""
     return settings(text + ROUTE).services["a"]
+
+
+def test_an_access_log_beside_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "proxy.yaml"
+    text = "access_log: {path: a.log, format: combined, sample: 0.1, query: false}\n" + ROUTE
+    built = parse(text, str(file), {})
+    assert built.access_log == AccessLogSettings(
+        path=str(tmp_path / "a.log"), format="combined", sample=0.1, query=False
+    )
+    assert settings("access_log: {}\n" + ROUTE).access_log == AccessLogSettings(path="-")
+    assert settings("access_log: off\n" + ROUTE).access_log is None
 
 
 def test_the_minimal_file() -> None:

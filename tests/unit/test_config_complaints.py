@@ -778,11 +778,30 @@ listeners:
 routes: [{service: a}]
 --->
 proxy.yaml:2: listeners.0.tls: is not available in this version; allowed: leave it out, or write off
-=== not_built_access_log
-access_log: {path: '-', format: json, sample: 1.0}
+=== access_log
+access_log:
+  path: /nowhere/access.log
+  format: clf
+  sample: 1.5
+  query: 1
+  level: info
 routes: [{service: a}]
 --->
-proxy.yaml:1: access_log: is not available in this version; allowed: leave it out, or write off
+proxy.yaml:2: access_log.path: "/nowhere" is no directory; allowed: a file in one that exists
+proxy.yaml:3: access_log.format: "clf" is not an access log format; allowed: json, common, combined
+proxy.yaml:4: access_log.sample: "1.5" is out of range; allowed: a number from 0 to 1
+proxy.yaml:5: access_log.query: "1" is not a switch; allowed: true or false
+proxy.yaml:6: access_log.level: is not a known key; allowed: format, path, query, sample
+=== access_log_in_a_directory
+access_log: {path: /}
+routes: [{service: a}]
+--->
+proxy.yaml:1: access_log.path: "/" is a directory; allowed: a file
+=== access_log_without_a_name
+access_log: {path: ''}
+routes: [{service: a}]
+--->
+proxy.yaml:1: access_log.path: "." is a directory; allowed: a file
 === several_registries
 registry:
   type: etcd

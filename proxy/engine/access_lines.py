@@ -1,0 +1,268 @@
+"""What a line of the access log says: one request as bytes. Pure; `access_log.py` has the rest.
+
+A line is made with one `%` from what the exchange has anyway. Requests repeat themselves, so what
+depends on the field block, the instance or the second alone is formatted once and remembered.
+
+Whatever a client sends, a line stays one line and its values stay values: a byte that is not
+plain printable ASCII never gets into it as it is, and no value is longer than its limit.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from time import gmtime
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from proxy.engine.http1.messages import RequestFields, RequestHead
+    from proxy.engine.pool import Node
+
+TARGET, HOST, AGENT, REFERER, FORWARDED, ID, NAME, METHOD = 2000, 255, 300, 400, 200, 128, 128, 32
+"""Bytes of a value in a line, at most; longer ones are cut and end in `...`. All of them together
+with the rest of a line fit into 4,096, which is what a pipe takes without letting another writer
+in between (PIPE_BUF)."""
+LONGEST = 4096
+
+_SAFE = bytes(byte for byte in range(0x20, 0x7F) if byte not in b'"\\')
+_UNSAFE = re.compile(rb"[^ !#-\[\]-~]")
+_CUT = b"..."
+_JSON_UNITS = re.compile(rb"(?:[^\\]|\\ud[89ab]..\\ud[c-f]..|\\u(?!d[89ab])....|\\[^u])*")
+_CLF_UNITS = re.compile(rb"(?:[^\\]|\\x..)*")
+_MONTHS = b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+
+_SECONDS = 128
+_BLOCKS = 512
+"""Field blocks, and instances, remembered. The parser remembers as many blocks."""
+
+Key = TypeVar("Key")
+
+
+class Entry(NamedTuple):
+    """What there is to say of one request."""
+
+    began: float
+    """Unix time."""
+    client: bytes
+    """Address."""
+    trusted: bool
+    """What it says of those before it is believed."""
+    request: RequestHead | None
+    """None: it could not be read."""
+    status: int
+    received: int
+    """Bytes of content from the client …"""
+    sent: int
+    """… and to it."""
+    seconds: float
+    first_byte: float
+    """Seconds until the head of the instance's answer; below 0 = there was none."""
+    route: int
+    """Place in the file; below 0 = none matched."""
+    service: str | None
+    node: Node | None
+    """The instance of the last attempt."""
+    attempts: int
+    error: str
+    """RFC 9209 type; empty = none."""
+    request_id: bytes
+
+
+def json_text(value: bytes, longest: int) -> bytes:
+    """A value between the quotes of JSON, in ASCII. Bytes that are not UTF-8 become `\\xNN`."""
+    if len(value) <= longest and not value.translate(None, _SAFE):
+        return value
+    # What is escaped is never shorter: no need to look at more.
+    text = value[: longest + 1].decode("utf-8", "backslashreplace")
+    return _within(json.dumps(text)[1:-1].encode(), longest, _JSON_UNITS)
+
+
+def clf_text(value: bytes, longest: int) -> bytes:
+    """A value between the quotes of the common log format, escaped as nginx does: `\\xNN`."""
+    if len(value) <= longest and not value.translate(None, _SAFE):
+        return value
+    escaped = _UNSAFE.sub(lambda match: b"\\x%02X" % ord(match[0]), value[: longest + 1])
+    return _within(escaped, longest, _CLF_UNITS)
+
+
+def _within(escaped: bytes, longest: int, units: re.Pattern[bytes]) -> bytes:
+    if len(escaped) <= longest:
+        return escaped
+    whole = units.match(escaped, 0, longest - len(_CUT))
+    assert whole is not None  # It matches nothing, too.
+    return whole[0] + _CUT
+
+
+def _remember(memory: dict[Key, bytes], key: Key, value: bytes, most: int) -> bytes:
+    if len(memory) >= most:
+        memory.clear()
+    memory[key] = value
+    return value
+
+
+class Lines(ABC):
+    """Owns what it remembers of earlier lines."""
+
+    def __init__(self, query: bool) -> None:
+        """`query`: targets and referers with theirs."""
+        self._query = query
+        self._seconds: dict[int, bytes] = {}
+        self._blocks: dict[RequestFields, bytes] = {}
+
+    @abstractmethod
+    def line(self, entry: Entry) -> bytes:
+        """One line, with its end."""
+
+    @abstractmethod
+    def _second(self, second: int) -> bytes:
+        """A second as the format writes it."""
+
+    def _time(self, second: int) -> bytes:
+        known = self._seconds.get(second)
+        if known is None:
+            known = _remember(self._seconds, second, self._second(second), _SECONDS)
+        return known
+
+    def _shown(self, uri: bytes) -> bytes:
+        return uri if self._query else uri.partition(b"?")[0]
+
+
+class JsonLines(Lines):
+    """One JSON object a line."""
+
+    def __init__(self, query: bool) -> None:
+        super().__init__(query)
+        self._of_trusted: dict[RequestFields, bytes] = {}
+        self._nodes: dict[Node, bytes] = {}
+
+    def line(self, entry: Entry) -> bytes:
+        (
+            began, client, trusted, request, status, received, sent, seconds, first_byte,
+            route, service, node, attempts, error, request_id,
+        ) = entry  # fmt: skip
+        if request is None:
+            asked = b'"method":null,"target":null,"protocol":null'
+            block = b'"host":null,"user_agent":null,"referer":null,"forwarded_for":null'
+        else:
+            target = request.target
+            if len(target) > TARGET or target.translate(None, _SAFE) or not self._query:
+                target = json_text(self._shown(target), TARGET)
+            method = request.method
+            if len(method) > METHOD:
+                method = json_text(method, METHOD)
+            asked = b'"method":"%b","target":"%b","protocol":"HTTP/1.%d"' % (
+                method,
+                target,
+                request.minor,
+            )
+            fields = request.fields
+            known = (self._of_trusted if trusted else self._blocks).get(fields)
+            block = self._block(fields, trusted) if known is None else known
+        if node is None:
+            to = b'"service":%b,"instance":null,"upstream":null' % _name(service)
+        else:
+            to = self._nodes.get(node) or self._node(service, node)
+        if len(request_id) > ID or request_id.translate(None, _SAFE):
+            request_id = json_text(request_id, ID)
+        if b"%" in client:  # The zone of an address: a name that is given on this machine.
+            client = json_text(client, NAME)
+        second = int(began)
+        return (
+            b'{"time":"%b.%03dZ","client":"%b",%b,"status":%d,"bytes_received":%d,'
+            b'"bytes_sent":%d,"duration_ms":%.3f,"first_byte_ms":%b,"route":%b,%b,'
+            b'"attempts":%d,"error":%b,"request_id":"%b",%b}\n'
+            % (
+                self._seconds.get(second) or self._time(second),
+                (began - second) * 1000,
+                client,
+                asked,
+                status,
+                received,
+                sent,
+                seconds * 1000,
+                b"%.3f" % (first_byte * 1000) if first_byte >= 0 else b"null",
+                b"%d" % route if route >= 0 else b"null",
+                to,
+                attempts,
+                b'"%b"' % error.encode() if error else b"null",
+                request_id,
+                block,
+            )
+        )
+
+    def _second(self, second: int) -> bytes:
+        return b"%04d-%02d-%02dT%02d:%02d:%02d" % gmtime(second)[:6]
+
+    def _block(self, fields: RequestFields, trusted: bool) -> bytes:
+        referer = fields.get(b"referer")
+        block = b'"host":%b,"user_agent":%b,"referer":%b,"forwarded_for":%b' % (
+            _quoted(fields.host if fields.hosts else None, HOST),
+            _quoted(fields.get(b"user-agent"), AGENT),
+            _quoted(None if referer is None else self._shown(referer), REFERER),
+            _quoted(fields.forwarded_for if trusted else None, FORWARDED),
+        )
+        memory = self._of_trusted if trusted else self._blocks
+        return _remember(memory, fields, block, _BLOCKS)
+
+    def _node(self, service: str | None, node: Node) -> bytes:
+        address = f"[{node.address}]" if ":" in node.address else node.address
+        text = b'"service":%b,"instance":%b,"upstream":%b' % (
+            _name(service),
+            _name(node.id),
+            _name(f"{address}:{node.port}"),
+        )
+        return _remember(self._nodes, node, text, _BLOCKS)
+
+
+class CommonLines(Lines):
+    """The common log format of the NCSA server, with or without referer and user agent."""
+
+    def __init__(self, query: bool, combined: bool) -> None:
+        super().__init__(query)
+        self._combined = combined
+
+    def line(self, entry: Entry) -> bytes:
+        request = entry.request
+        asked, tail = b"-", b'"-" "-"'
+        if request is not None:
+            target = clf_text(self._shown(request.target), TARGET)
+            method = clf_text(request.method, METHOD)
+            asked = b"%b %b HTTP/1.%d" % (method, target, request.minor)
+            if self._combined:
+                tail = self._blocks.get(request.fields) or self._tail(request.fields)
+        return b'%b - - [%b +0000] "%b" %d %d%b\n' % (
+            entry.client.translate(None, b' "\\'),
+            self._time(int(entry.began)),
+            asked,
+            entry.status,
+            entry.sent,
+            b" " + tail if self._combined else b"",
+        )
+
+    def _second(self, second: int) -> bytes:
+        year, month, day, hour, minute, second = gmtime(second)[:6]
+        when = (day, _MONTHS[month - 1], year, hour, minute, second)
+        return b"%02d/%b/%04d:%02d:%02d:%02d" % when
+
+    def _tail(self, fields: RequestFields) -> bytes:
+        tail = b'"%b" "%b"' % (
+            clf_text(self._shown(fields.get(b"referer") or b"-"), REFERER),
+            clf_text(fields.get(b"user-agent") or b"-", AGENT),
+        )
+        return _remember(self._blocks, fields, tail, _BLOCKS)
+
+
+def _quoted(value: bytes | None, longest: int) -> bytes:
+    return b"null" if value is None else b'"%b"' % json_text(value, longest)
+
+
+def _name(name: str | None) -> bytes:
+    return _quoted(None if name is None else name.encode("utf-8", "surrogatepass"), NAME)
+
+
+def lines_of(format: str, query: bool) -> Lines:
+    """`format`: `json`, `common` or `combined`."""
+    if format == "json":
+        return JsonLines(query)
+    return CommonLines(query, combined=format == "combined")

@@ -1,0 +1,232 @@
+"""The access log of a worker: one line for each request that ends, gathered and written together.
+
+    LoggedExchange ─▶ AccessLog.done ─▶ Lines.line ─▶ … up to 0.1 s or 64 KiB … ─▶ LineFile.put
+
+Only a worker that has an access log makes exchanges of this kind: where there is none, nothing is
+counted and nothing asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from proxy.engine.access_lines import Entry, lines_of
+from proxy.engine.exchange import Exchange
+from proxy.engine.http1.messages import ResponseHead
+from proxy.engine.http1.parser import HEAD_END
+from proxy.engine.http1.rewrite import ClientFacts
+from proxy.engine.line_file import LineFile
+from proxy.errors import CLIENT_GONE, Fault
+from proxy.model import AccessLogSettings
+
+_log = structlog.get_logger()
+
+GATHER = 0.1
+"""Seconds that a line waits for others: who looks at the log does not notice, and a write for each
+request would cost more than all the rest of it."""
+BATCH = 64 * 1024
+"""Bytes that are not gathered any longer."""
+SAY_AGAIN = 10.0
+"""Seconds between two log lines about lines that were dropped."""
+
+
+class LoggedExchange(Exchange):
+    """An exchange that counts what it passes on, and whose end is a line of the access log."""
+
+    sent = 0
+    """Bytes of content to the client …"""
+    received = 0
+    """… and from it."""
+    answered_at = 0.0
+    """When the head of the answer was here; 0 = it is not."""
+
+    def on_request_body(self, pieces: list[bytes], done: bool) -> None:
+        """See `Exchange`."""
+        self.received += sum(map(len, pieces))
+        super().on_request_body(pieces, done)
+
+    def on_answer(self, response: ResponseHead, pieces: list[bytes], done: bool) -> None:
+        """See `Exchange`."""
+        self.answered_at = self.worker.now()
+        self.sent = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+        Exchange.on_answer(self, response, pieces, done)
+
+    def on_body(self, pieces: list[bytes], done: bool) -> None:
+        """See `Exchange`."""
+        self.sent += sum(map(len, pieces))
+        super().on_body(pieces, done)
+
+    def _set_aside(self, response: ResponseHead, pieces: list[bytes], done: bool) -> bool:
+        aside = super()._set_aside(response, pieces, done)
+        if aside:
+            self.sent = 0
+            self.answered_at = 0.0
+        return aside
+
+    def _switch(self, response: ResponseHead) -> None:
+        self.answered_at = self.worker.now()
+        super()._switch(response)
+
+    def _write_own(self, answer: bytes) -> None:
+        self.sent = _content(answer)
+        self.answered_at = 0.0
+        super()._write_own(answer)
+
+    def _finish(self, outcome: str, now: float) -> None:
+        Exchange._finish(self, outcome, now)
+        log = self.worker.access_log
+        if log is not None:
+            log.done(self, outcome, now)
+
+
+def _content(answer: bytes) -> int:
+    """Bytes behind the head."""
+    return len(answer) - answer.find(HEAD_END) - len(HEAD_END)
+
+
+def always(status: int, error: str) -> bool:
+    """A request that is logged whatever the sample: it was answered 5xx, or its answer was cut
+    off, and not by the client."""
+    return status >= 500 or (0 < status < 400 and error not in ("", CLIENT_GONE.error))
+
+
+class AccessLog:
+    """Owns the lines that are not handed to the file yet."""
+
+    def __init__(
+        self,
+        settings: AccessLogSettings,
+        loop: asyncio.AbstractEventLoop,
+        random: Callable[[], float],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """`random`: numbers from 0 up to 1; `wall`: Unix time."""
+        self.settings = settings
+        self._lines = lines_of(settings.format, settings.query)
+        self._file = LineFile(settings.path)
+        self._loop = loop
+        self._random = random
+        self._wall = wall
+        self._gathered: list[bytes] = []
+        self._size = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._said = 0
+        self._say_at = 0.0
+
+    @property
+    def dropped(self) -> int:
+        """Lines that could not be written."""
+        return self._file.dropped
+
+    def done(self, exchange: LoggedExchange, outcome: str, now: float) -> None:
+        """A request is over."""
+        status = exchange.status
+        error = "" if outcome == "ok" or outcome.isdigit() else outcome
+        sample = self.settings.sample
+        if sample < 1.0 and self._random() >= sample and not always(status, error):
+            return
+        seconds = now - exchange.began
+        received, sent = exchange.received, exchange.sent
+        if exchange.tunnel is not None:
+            from_client, from_instance = exchange.tunnel.passed
+            received += from_client
+            sent += from_instance
+        match, pool = exchange.match, exchange.pool
+        facts = exchange.client.facts
+        answered_at = exchange.answered_at
+        self._add(
+            self._lines.line(
+                Entry(
+                    self._wall() - seconds,
+                    facts.address,
+                    facts.trusted,
+                    exchange.request,
+                    status,
+                    received,
+                    sent,
+                    seconds,
+                    answered_at - exchange.began if answered_at else -1.0,
+                    -1 if match is None else match.position,
+                    None if pool is None else pool.service,
+                    exchange.last,
+                    exchange.attempts,
+                    error,
+                    exchange.request_id,
+                )
+            )
+        )
+
+    def refused(self, fault: Fault, facts: ClientFacts, answer: bytes, request_id: bytes) -> None:
+        """Bytes that never became a request were answered."""
+        sample = self.settings.sample
+        if sample < 1.0 and self._random() >= sample and not always(fault.status, fault.error):
+            return
+        self._add(
+            self._lines.line(
+                Entry(
+                    began=self._wall(),
+                    client=facts.address,
+                    trusted=facts.trusted,
+                    request=None,
+                    status=fault.status,
+                    received=0,
+                    sent=_content(answer),
+                    seconds=0.0,
+                    first_byte=-1.0,
+                    route=-1,
+                    service=None,
+                    node=None,
+                    attempts=0,
+                    error=fault.error,
+                    request_id=request_id,
+                )
+            )
+        )
+
+    def _add(self, line: bytes) -> None:
+        self._gathered.append(line)
+        self._size += len(line)
+        if self._size >= BATCH:
+            self._hand_over()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(GATHER, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        if self._gathered:
+            self._file.put(self._gathered, self._size)
+            self._gathered = []
+            self._size = 0
+
+    def reopen(self) -> None:
+        """The file was moved away: finish it, and begin a new one of its name."""
+        self._hand_over()
+        self._file.reopen()
+
+    def report(self, now: float) -> None:
+        """Say that lines were dropped, now and then."""
+        dropped = self.dropped
+        if dropped > self._said and now >= self._say_at:
+            _log.warning(
+                "access_log_lines_dropped",
+                path=self.settings.path,
+                count=dropped - self._said,
+                error=self._file.error,
+            )
+            self._said = dropped
+            self._say_at = now + SAY_AGAIN
+
+    def close(self, patience: float = 0.0) -> None:
+        """Write what there is; wait for that so many seconds at most."""
+        self._hand_over()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._file.close(patience)

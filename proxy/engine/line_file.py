@@ -1,0 +1,196 @@
+"""Lines appended to a file, or to the standard output, by a thread.
+
+A disk may be slow, the reader of a pipe may have stopped, and neither may ever keep a request
+waiting: so the loop only hands lines over, and the thread does the waiting. What it cannot get rid
+of is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import threading
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from queue import SimpleQueue
+from select import PIPE_BUF
+from time import monotonic
+
+import structlog
+
+_log = structlog.get_logger()
+
+STDOUT = "-"
+MAX_WAITING = 4 * 1024 * 1024
+"""Bytes handed over and not written: some ten thousand lines, the time in which a disk that is
+busy for a second recovers; more would only make a worker large."""
+TRY_AGAIN = 1.0
+"""Seconds between two attempts to open a file that could not be opened."""
+PATIENCE = 1.0
+"""Seconds for a reader that has made its pipe non-blocking to take more."""
+MODE = 0o640
+"""Of a new file: addresses of clients are not for everybody."""
+
+
+class _Order(Enum):
+    REOPEN = "reopen"
+    END = "end"
+
+
+def open_for_append(path: str) -> int:
+    """A descriptor that every write of which goes behind what others wrote. OSError when there is
+    none to be had, also for a named pipe that nobody reads."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    fd = os.open(path, flags, MODE)
+    os.set_blocking(fd, True)  # Only the opening was not to wait.
+    return fd
+
+
+class LineFile:
+    """Owns the descriptor, the thread that writes to it, and what waits to be written.
+
+    Each line is written whole, or at least ends before the next one begins, also when several
+    processes write to the same place: a file takes any write in one piece at its end, a pipe takes
+    up to PIPE_BUF bytes in one piece.
+    """
+
+    def __init__(self, path: str) -> None:
+        """`path`: `-` is the standard output. A file that cannot be opened is tried again."""
+        self._path = path
+        self._fd = -1
+        self._in_one_piece = False
+        self._torn = False
+        """The last line in the file has no end."""
+        self._retry_at = 0.0
+        self.error = ""
+        """What went wrong last."""
+        # Written by the loop only:
+        self._handed_over = 0
+        self._refused = 0
+        # Written by the thread only:
+        self._disposed = 0
+        self._lost = 0
+        self._orders: SimpleQueue[Sequence[bytes] | _Order] = SimpleQueue()
+        # A daemon: one that hangs in a write does not keep the process.
+        self._thread = threading.Thread(target=self._run, name="line file", daemon=True)
+        self._thread.start()
+
+    # -- the loop's side
+
+    @property
+    def dropped(self) -> int:
+        """Lines that were not written."""
+        return self._refused + self._lost
+
+    def put(self, lines: Sequence[bytes], size: int) -> None:
+        """Hand over lines of so many bytes. The list belongs to the file from here on."""
+        if self._handed_over - self._disposed > MAX_WAITING:
+            self._refused += len(lines)
+            self.error = self.error or "lines come faster than they are taken"
+            return
+        self._handed_over += size
+        self._orders.put(lines)
+
+    def reopen(self) -> None:
+        """What is handed over from now on goes to what the path names then."""
+        self._orders.put(_Order.REOPEN)
+
+    def close(self, patience: float) -> None:
+        """Write what was handed over, within so many seconds, and no more after that."""
+        self._orders.put(_Order.END)
+        if patience:
+            self._thread.join(patience)
+
+    # -- the thread's side
+
+    def _run(self) -> None:
+        self._open()
+        while (order := self._orders.get()) is not _Order.END:
+            if order is _Order.REOPEN:
+                self._reopen()
+            elif not isinstance(order, _Order):
+                self._write(order)
+                self._disposed += sum(map(len, order))
+        if self._fd > 1:
+            os.close(self._fd)
+
+    def _open(self) -> bool:
+        if self._fd >= 0:
+            return True
+        now = monotonic()
+        if now < self._retry_at:
+            return False
+        try:
+            self._use(1 if self._path == STDOUT else open_for_append(self._path))
+        except OSError as error:
+            self._retry_at = now + TRY_AGAIN
+            self.error = f"cannot open {self._path}: {error.strerror or error}"
+            _log.error("access_log_not_opened", path=self._path, error=error.strerror)
+            return False
+        return True
+
+    def _reopen(self) -> None:
+        if self._path == STDOUT:
+            return
+        try:
+            new = open_for_append(self._path)
+        except OSError as error:
+            # The file that is open still takes lines, whatever it is called by now.
+            self.error = f"cannot open {self._path}: {error.strerror or error}"
+            _log.error("access_log_not_reopened", path=self._path, error=error.strerror)
+            return
+        if self._fd > 1:
+            os.close(self._fd)
+        self._use(new)
+        _log.info("access_log_reopened", path=self._path)
+
+    def _use(self, fd: int) -> None:
+        self._in_one_piece = stat.S_ISREG(os.fstat(fd).st_mode)
+        self._fd = fd
+        self._torn = False
+
+    def _write(self, lines: Sequence[bytes]) -> None:
+        if not self._open():
+            self._lost += len(lines)
+            return
+        for data in [b"".join(lines)] if self._in_one_piece else _pieces(lines):
+            self._append(data)
+
+    def _append(self, data: bytes) -> None:
+        """Write one piece. What of it cannot be written is lost."""
+        lines = data.count(b"\n")
+        if self._torn:
+            data = b"\n" + data
+        at = 0
+        try:
+            while at < len(data):
+                try:
+                    at += os.write(self._fd, data[at:] if at else data)
+                except BlockingIOError:
+                    self._await_room()
+        except OSError as error:
+            self.error = error.strerror or str(error)
+            self._lost += min(lines, data.count(b"\n", at))
+        if at:
+            self._torn = data[at - 1] != ord("\n")
+
+    def _await_room(self) -> None:
+        """Somebody has made our descriptor non-blocking, which they may share with us."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        if not poll.poll(PATIENCE * 1000):
+            raise TimeoutError("nobody reads")
+
+
+def _pieces(lines: Sequence[bytes]) -> Iterator[bytes]:
+    """Whole lines, as many as a pipe takes at once."""
+    piece: list[bytes] = []
+    size = 0
+    for line in lines:
+        if size + len(line) > PIPE_BUF and piece:
+            yield b"".join(piece)
+            piece, size = [], 0
+        piece.append(line)
+        size += len(line)
+    yield b"".join(piece)

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import uvloop
@@ -38,6 +38,9 @@ from proxy.registry.base import Provider
 from proxy.registry.failover import FailoverProvider
 from proxy.registry.guarded import GuardedProvider
 from proxy.registry.snapshot_file import RememberedProvider
+
+if TYPE_CHECKING:
+    from proxy.control.admin import Admin
 
 log = structlog.get_logger()
 
@@ -118,12 +121,12 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
         admin: Admin | None = None
         try:
             await supervisor.start_workers()
-            # The HTTP server, and in `start` the registry's client, are half of all that this
-            # process loads. The workers load at the same time, on other cores.
-            from proxy.control.admin import Admin
-
+            # The registry's client, and then the HTTP server, are half of all that this process
+            # loads. The workers load at the same time, on other cores.
             supervisor.start()
-            admin = Admin(supervisor, admin_socket, settings.admin.token)
+            # In a thread, because the registry is being asked meanwhile.
+            admin_type = await asyncio.to_thread(_load_admin)
+            admin = admin_type(supervisor, admin_socket, settings.admin.token)
             await admin.start()
             if settings.access_log is not None:
                 signals.on_reopen = supervisor.reopen_access_log
@@ -133,6 +136,13 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
             await supervisor.close()
             if admin is not None:
                 await admin.close()
+
+
+def _load_admin() -> type[Admin]:
+    # Loads all of aiohttp's server, which must not delay the start of the workers.
+    from proxy.control.admin import Admin
+
+    return Admin
 
 
 async def _until_stopped(

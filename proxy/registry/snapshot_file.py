@@ -30,10 +30,11 @@ FORMAT = 1
 MAX_FILE = 256 * 1024 * 1024
 """Bytes: some 800,000 instances. What is larger was not written by us."""
 
-PATIENCE = 0.3
-"""Seconds in which a registry may answer before the file is used: an answering one takes some
-ten milliseconds, and a start must be over within a second. Starting the workers takes as
-long, so nobody waits for this."""
+PATIENCE = 0.2
+"""Seconds in which a registry may answer before the file is used. An answering one takes some
+ten milliseconds, and four round trips (TCP, TLS, login, list) of fifty at the worst; a start
+must be over within a second, and before this half of one went into loading. One that answers
+later replaces what the file said, at once."""
 
 LOOK = 0.02
 """Seconds between two looks at whether all registries have refused already."""

@@ -1,0 +1,179 @@
+"""How long a start takes without a registry, and what each process loads for it.
+
+Load on the machine only ever adds to a time, so what is judged is the best of several starts,
+less what the processes waited for a CPU. Byte code is kept between the starts, as it is for an
+installed package; `PYTHONDONTWRITEBYTECODE` in the environment would double the times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from proxy.model import Instance, Membership
+from proxy.registry.snapshot_file import save
+from tests.e2e.origin import Origin
+from tests.e2e.running import RunningProxy, eventually
+
+ROOT = Path(__file__).parents[2]
+
+LIMIT = 1.0
+"""Seconds from the launch of the process to the first answers: what an orchestrator that
+replaces a proxy while etcd is down has to wait."""
+
+STARTS = 10
+"""At most: the first one that is fast enough proves it."""
+
+HEAVY = ("aiohttp", "click", "etcd3", "prometheus_client", "pydantic", "requests", "yaml")
+"""Libraries that take from 10 to 200 ms to load."""
+
+
+class Start(NamedTuple):
+    """Seconds since the launch, less those that were waited for a CPU."""
+
+    ready: float
+    served: float
+
+
+async def answers_200(port: int, path: str) -> bool:
+    """One request, as cheap as it gets: the asking takes time from the starting."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    try:
+        writer.write(b"GET %b HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n" % path.encode())
+        return (await reader.read(12)).endswith(b" 200")
+    except OSError:
+        return False
+    finally:
+        writer.close()
+
+
+def waited_for_cpu(pids: list[int]) -> float:
+    """Seconds in which a process could have run and another one did; of the one that had to
+    wait longest, since they start at the same time."""
+    return max(int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9 for pid in pids)
+
+
+def loads_in_vain(pid: int) -> list[str]:
+    """Libraries with machine code that this worker has loaded and does not need."""
+    mapped = Path(f"/proc/{pid}/maps").read_text()
+    return [name for name in ("pydantic_core", "aiohttp", "yaml") if name in mapped]
+
+
+async def start(proxy: RunningProxy) -> Start:
+    launched = time.monotonic()
+    proxy.launch()
+    found: dict[str, float] = {}
+
+    async def both() -> bool:
+        for name, port, path in (
+            ("ready", proxy.admin_port, "/readyz"),
+            ("served", proxy.port, "/"),
+        ):
+            if name not in found and await answers_200(port, path):
+                found[name] = time.monotonic() - launched
+        return len(found) == 2
+
+    try:
+        await eventually(both, 20, "ready and serving", every=0.01)
+        waited = waited_for_cpu([proxy.pid, *proxy.children()])
+        assert not any(map(loads_in_vain, proxy.children()))
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{proxy.log()}") from None
+    finally:
+        await proxy.stop()
+    return Start(found["ready"] - waited, found["served"] - waited)
+
+
+@pytest.fixture
+def refusing() -> Iterator[int]:
+    """A port on which nobody listens, and nobody else can."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@pytest.fixture
+def mute() -> Iterator[int]:
+    """A port whose connections are never answered."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+@pytest.mark.parametrize("registry", ["refusing", "mute"])
+async def test_without_a_registry_a_start_takes_less_than_a_second(
+    registry: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    port = request.getfixturevalue(registry)
+    async with Origin() as origin:
+        address, instance_port = "127.0.0.1", origin.port
+        only = Instance(service="users", id="a", address=address, port=instance_port)
+        file = tmp_path / "pools.json"
+        save(file, Membership(services={"users": (only,)}), time.time())
+        proxy = RunningProxy(
+            {
+                "registry": {
+                    "type": "etcd",
+                    "endpoints": [f"http://127.0.0.1:{port}"],
+                    "snapshot": str(file),
+                },
+                "routes": [{"service": "users"}],
+                "workers": 2,
+                "shutdown": {"delay": "0s", "grace": "0s"},
+            },
+            tmp_path,
+            environ={"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path / "code")},
+        )
+        await start(proxy)  # Writes the byte code.
+        starts: list[Start] = []
+        for _ in range(STARTS):
+            starts.append(await start(proxy))
+            if max(starts[-1]) < LIMIT:
+                return
+        raise AssertionError(starts)
+
+
+def loaded(directory: Path, *command: str) -> set[str]:
+    """The modules that a command of ours loads."""
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", *command],
+        cwd=directory,  # Where there is no proxy.yaml.
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    names = set(re.findall(r"^import time:.*\| +(\S+)$", result.stderr, re.MULTILINE))
+    assert "proxy" in names, result.stderr
+    return names
+
+
+@pytest.mark.parametrize(
+    ("command", "needs"),
+    [
+        (["-m", "proxy.engine.worker", "--help"], ()),
+        # Everything that comes before the start of the workers, but the configuration.
+        (["-c", "import proxy.control.process"], ()),
+        (["-m", "proxy", "version"], ("click",)),
+        (["-m", "proxy", "services", "--admin", "http://127.0.0.1:9"], ("click",)),
+        (["-m", "proxy", "services"], ("click",)),
+        (["-m", "proxy", "check"], ("click", "pydantic", "yaml")),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_a_process_loads_only_what_it_needs(
+    command: list[str], needs: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert {name for name in HEAVY if name in loaded(tmp_path, *command)} == {*needs}

@@ -206,7 +206,8 @@ class EtcdProvider(Provider):
         )
 
     async def alive(self) -> bool:
-        """One linearizable read, from any endpoint."""
+        """One linearizable read, from any endpoint: one that hangs holds up no other. The limit
+        of a probe holds here, too: a watch is not kept on a member that is slower."""
 
         async def answers(gateway: Gateway) -> bool:
             try:
@@ -215,7 +216,16 @@ class EtcdProvider(Provider):
                 return False
             return True
 
-        return any(await asyncio.gather(*map(answers, self._gateways)))
+        asked = [asyncio.create_task(answers(gateway)) for gateway in self._gateways]
+        try:
+            for answer in asyncio.as_completed(asked):
+                if await answer:
+                    return True
+            return False
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
 
     async def expired(self, departure: Departure) -> bool | None:
         """A lease takes all its keys along when it ends; a key that went while its lease lives

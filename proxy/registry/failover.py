@@ -1,7 +1,8 @@
 """One registry and its backups as one provider: the first that lives, in order.
 
-All of them are checked regularly, the one in use as well; which one is used and what is served
-over a switch is decided in `succession.py`. Until the next registry has given its first full
+All of them are checked regularly, the one in use as well, each by a task of its own: one that
+hangs holds up no other. How often, which one is used and what is served over a switch is decided
+in `succession.py`. Until the next registry has given its first full
 list, the last one's instances are served.
 """
 
@@ -25,7 +26,7 @@ from proxy.model import (
 )
 from proxy.registry.base import Provider
 from proxy.registry.composed import Composed
-from proxy.registry.succession import Handover, Succession
+from proxy.registry.succession import Handover, Pace, Succession
 
 log = structlog.get_logger()
 
@@ -34,7 +35,7 @@ LOOK = 0.25
 a reason to check at once. It costs nothing; the provider keeps its status anyway."""
 
 IMPATIENT = 1.0
-"""Seconds between two rounds of checks while no registry has answered yet."""
+"""Seconds between two checks of a registry while none has answered yet."""
 
 
 class _Followed:
@@ -71,7 +72,7 @@ class FailoverProvider(Composed):
         super().__init__()
         self._registries = tuple(registries)
         self._make = make
-        self._settings = settings
+        self._pace = Pace.within(settings.check_interval, settings.check_timeout)
         self._on_event = on_event
         self._clock = clock
         self._succession = Succession(len(registries))
@@ -82,6 +83,10 @@ class FailoverProvider(Composed):
         self._next: _Followed | None = None
         """Who is asked for a first list, to be active then."""
         self._switches = 0
+        self._hurry = asyncio.Event()
+        """Set, and replaced, when all are to be checked at once."""
+        self._checked_one = asyncio.Event()
+        self._checked_one.set()  # The preferred one is listed while it is checked.
         self._kept_changed = asyncio.Event()
 
     # --------------------------------------------------------------------- the interface
@@ -117,46 +122,58 @@ class FailoverProvider(Composed):
             await provider.close()
 
     def _work(self) -> Sequence[Coroutine[Any, Any, None]]:
-        return (self._keep_checking(), self._end_grace())
+        checks = map(self._keep_checking, range(len(self._registries)))
+        return (self._decide(), self._look(), self._end_grace(), *checks)
 
     def _current(self) -> Membership | None:
         return self._handover.membership()
 
     # ------------------------------------------------------------------------ the checks
 
-    async def _keep_checking(self) -> None:
+    async def _keep_checking(self, index: int) -> None:
         while True:
-            began = self._clock()
-            await asyncio.gather(*map(self._check, range(len(self._registries))))
-            active = None if self._active is None else self._active.index
-            wanted = self._succession.choose(active)
-            # Nobody answers: wait for the first, unless another one is up before it.
-            await self._want(0 if wanted is None else wanted)
-            interval = self._settings.check_interval
+            hurry = self._hurry
+            await self._check(index)
+            every = self._pace.every
             if self._active is None:
-                interval = min(IMPATIENT, interval)
-            await self._wait_until(began + interval)
+                every = min(IMPATIENT, every)
+            try:
+                async with asyncio.timeout(every):
+                    await hurry.wait()
+            except TimeoutError:
+                pass
 
     async def _check(self, index: int) -> None:
         before = self._succession.alive[index]
         try:
-            async with asyncio.timeout(self._settings.check_timeout):
+            async with asyncio.timeout(self._pace.limit):
                 ok = await self._checked[index].alive()
         except TimeoutError:
             ok = False
         self._succession.checked(index, ok)
+        self._checked_one.set()
         if ok != before and before is not None:
             log.info("registry_source_checked", source=index, alive=ok)
 
-    async def _wait_until(self, at: float) -> None:
-        """… or until the registry in use loses its connection."""
-        was_connected = self._connected()
-        while (left := at - self._clock()) > 0:
-            await asyncio.sleep(min(LOOK, left))
+    async def _look(self) -> None:
+        """Have all of them checked at once when the registry in use loses its connection."""
+        was_connected = False
+        while True:
             connected = self._connected()
             if was_connected and not connected:
-                return
+                hurry, self._hurry = self._hurry, asyncio.Event()
+                hurry.set()
             was_connected = connected
+            await asyncio.sleep(LOOK)
+
+    async def _decide(self) -> None:
+        while True:
+            await self._checked_one.wait()
+            self._checked_one.clear()
+            active = None if self._active is None else self._active.index
+            wanted = self._succession.choose(active)
+            # Nobody answers: wait for the first, unless another one is up before it.
+            await self._want(0 if wanted is None else wanted)
 
     def _connected(self) -> bool:
         return self._active is not None and self._active.provider.status().connected

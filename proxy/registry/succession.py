@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -18,6 +19,28 @@ and down does not pull the pools along."""
 GRACE = 30.0
 """Seconds for which instances that the new registry does not know are kept: services that
 follow the proxy to it need to notice and to register, which takes them a lease's time."""
+
+LISTING = 0.1
+"""Share of the check interval for the first list of the registry that takes over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a registry is checked, in seconds, so that one that falls silent at any moment is left
+    within the interval: just after a check it passed, at the worst. The next check, its limit and
+    the first list of the next registry have to fit into the interval after that."""
+
+    every: float
+    """From the end of a check to the beginning of the next: two that are passed in a row say that
+    it was there for so long."""
+    limit: float
+    """For the answer. One that takes a little less is an answer."""
+
+    @classmethod
+    def within(cls, interval: float, timeout: float) -> Pace:
+        """`timeout` counts up to half of `interval`: there must be time left between checks."""
+        limit = min(timeout, interval / 2)
+        return cls(interval * (1 - LISTING) - limit, limit)
 
 
 class Succession:
@@ -32,13 +55,15 @@ class Succession:
         self._good[index] = self._good[index] + 1 if ok else 0
 
     def choose(self, active: int | None) -> int | None:
-        """The registry to use, given the one in use. The first that lives; one that is
-        preferred to a living one must have proved itself. When none lives everything stays."""
+        """The registry to use, given the one in use; None = wait. The first that lives; one that
+        is preferred to a living one must have proved itself. When none lives everything stays."""
         for index, alive in enumerate(self.alive):
             if index == active:
                 if alive is not False:
                     return index
                 continue
+            if active is None and alive is None:
+                return None  # It is preferred, and its first check is under way.
             instead = active is not None and index < active and self.alive[active]
             if alive and (not instead or self._good[index] >= RETURN_AFTER):
                 return index

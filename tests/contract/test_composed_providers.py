@@ -25,7 +25,7 @@ from proxy.registry.guarded import GuardedProvider
 from proxy.registry.snapshot_file import RememberedProvider, load, save
 from tests.providers import ToldProvider, instance
 
-FAST = FailoverSettings(check_interval=0.02, check_timeout=1.0)
+FAST = FailoverSettings(check_interval=0.02, check_timeout=0.01)
 
 
 class Store:

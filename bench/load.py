@@ -1,4 +1,5 @@
-"""The load: `wrk` where it is installed, else a generator of our own (`python -m bench.load`).
+"""The load: `wrk` where it is installed, else a generator of our own (`python -m bench.load`),
+which is also the one for WebSockets.
 
 Both run as a process of their own on the load's cores, keep one request in flight on each
 connection, and print one line `BENCH {json}` that `parse_summary` reads.
@@ -27,6 +28,7 @@ import uvloop
 
 from bench.processes import placed_on
 from bench.scenarios import SCENARIOS, TRACE_HEADER, TRACE_ID, Scenario
+from bench.websocket import FIELDS, KEY, accept, frame
 
 END_LIMIT = 20.0
 """Seconds the load may take to finish after it was told to stop."""
@@ -130,7 +132,7 @@ class LoadPlan:
 
     def run(self, scenario: Scenario, port: int, seconds: float) -> Summary:
         """Load one proxy for about `seconds` (wrk ends on its next 100 ms)."""
-        if self.wrk is None:
+        if self.wrk is None or scenario.websocket:
             command, limit = self._own(scenario, port, seconds), seconds + END_LIMIT
         else:
             command, limit = self._wrk(self.wrk, scenario, port, seconds), seconds
@@ -239,6 +241,79 @@ class _Client(asyncio.Protocol):
             self._transport.write(next(self._requests))
 
 
+class _Chatter(asyncio.Protocol):
+    """Owns one WebSocket: shakes hands, sends a message, waits for its echo, sends it again."""
+
+    def __init__(self, scenario: Scenario, port: int, totals: _Totals) -> None:
+        self._hello = handshake(scenario, port)
+        self._message = frame(scenario.body, masked=True)
+        self._echo = frame(scenario.body, masked=False)
+        self._totals = totals
+        self._transport: asyncio.Transport | None = None
+        self._pending = b""
+        self._open = False
+        self._sent = 0.0
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.write(self._hello)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._totals.stopping:
+            self._totals.errors += 1
+        self._transport = None
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        totals = self._totals
+        totals.bytes += len(data)
+        if self._pending:
+            data = self._pending + data
+            self._pending = b""
+        if data == self._echo and self._open:
+            totals.latencies.append(time.perf_counter() - self._sent)
+            self._send()
+        elif self._echo.startswith(data) if self._open else b"\r\n\r\n" not in data:
+            self._pending = data
+        elif not self._open and switched(data):
+            self._open = True
+            self._send()
+        else:
+            self.close()  # Which is counted as an error.
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def _send(self) -> None:
+        if self._transport is not None and not self._totals.stopping:
+            self._sent = time.perf_counter()
+            self._transport.write(self._message)
+
+
+def handshake(scenario: Scenario, port: int) -> bytes:
+    """The request that opens a WebSocket."""
+    lines = [f"GET {scenario.path} HTTP/1.1", f"Host: 127.0.0.1:{port}"]
+    lines += [f"{name}: {value}" for name, value in (*scenario.headers, *FIELDS)]
+    return "\r\n".join((*lines, "", "")).encode()
+
+
+def switched(head: bytes) -> bool:
+    """The answer accepts our handshake, and nothing follows it."""
+    first, _, fields = head.partition(b"\r\n")
+    name, value = b"\r\nsec-websocket-accept: ", accept(KEY) + b"\r\n"
+    fields = b"\r\n" + fields
+    at = fields.lower().find(name)
+    return (
+        first.startswith(b"HTTP/1.1 101 ")
+        and head.endswith(b"\r\n\r\n")
+        and at >= 0
+        and fields.startswith(value, at + len(name))
+    )
+
+
 def request_bytes(scenario: Scenario, port: int, trace: int = 0) -> bytes:
     """The scenario's request on the wire; `trace` is its number, where each has one."""
     lines = [f"{scenario.method} {scenario.path} HTTP/1.1", f"Host: 127.0.0.1:{port}"]
@@ -260,13 +335,18 @@ async def _run(scenario: Scenario, port: int, seconds: float) -> Mapping[str, fl
     loop = asyncio.get_running_loop()
     totals = _Totals()
     requests = _requests(scenario, port)
-    live: set[_Client] = set()
+    live: set[_Client | _Chatter] = set()
+
+    def make() -> _Client | _Chatter:
+        if scenario.websocket:
+            return _Chatter(scenario, port, totals)
+        return _Client(requests, totals)
 
     async def client() -> None:
         while not totals.stopping:
             try:
                 _, protocol = await asyncio.wait_for(
-                    loop.create_connection(lambda: _Client(requests, totals), "127.0.0.1", port),
+                    loop.create_connection(make, "127.0.0.1", port),
                     REQUEST_LIMIT,
                 )
             except OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -12,16 +13,21 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
-from bench.load import LoadError, LoadPlan
+from bench.load import LoadError, LoadPlan, handshake, switched
 from bench.peers import NGINX_HTTP, Nginx, Peer, Setup, nginx_base
 from bench.processes import Server, StartError, core_busy_seconds, free_port
-from bench.report import Sample
-from bench.scenarios import MIB, SCENARIOS, SMALL_BODY, Scenario
+from bench.report import REFERENCE, Against, Sample
+from bench.scenarios import MIB, SCENARIOS, SMALL_BODY, Scenario, Variant
+from bench.websocket import frame
 
 WARM_UP = 0.3
 """Seconds of load before the first round, unmeasured: connections, caches, lazy imports."""
 PROBE_LIMIT = 10.0
 """Seconds for the one request that checks a proxy's answer."""
+
+
+LOG_LIMIT = 12.0
+"""Seconds an access log may stay empty; Envoy writes out what it has every ten."""
 
 
 class AnswerError(ValueError):
@@ -77,6 +83,7 @@ def _backend_conf(directory: Path, port: int) -> str:
 {nginx_base(1)}
 http {{
 {NGINX_HTTP}
+  access_log off;
   sendfile on;
   server {{
     listen 127.0.0.1:{port} backlog=4096;
@@ -92,6 +99,9 @@ http {{
 def check_answer(scenario: Scenario, port: int) -> None:
     """Send the scenario's request once. AnswerError when the answer is not the right one,
     OSError or ValueError when there is none."""
+    if scenario.websocket:
+        _check_echo(scenario, port)
+        return
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_LIMIT)
     try:
         headers = dict(scenario.headers)
@@ -110,6 +120,61 @@ def check_answer(scenario: Scenario, port: int) -> None:
         raise AnswerError(f"{scenario.path}: the body came back changed")
 
 
+def _check_echo(scenario: Scenario, port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=PROBE_LIMIT) as wire:
+        wire.sendall(handshake(scenario, port))
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            piece = wire.recv(4096)
+            if not piece:
+                raise AnswerError(f"{scenario.path}: no answer to the handshake")
+            head += piece
+        if not switched(head):
+            status = head.partition(b"\r\n")[0].decode("latin-1")
+            raise AnswerError(f"{scenario.path}: the handshake was answered with {status}")
+        wire.sendall(frame(scenario.body, masked=True))
+        expected = frame(scenario.body, masked=False)
+        echo = b""
+        while len(echo) < len(expected) and (piece := wire.recv(4096)):
+            echo += piece
+    if echo != expected:
+        raise AnswerError(f"{scenario.path}: the message came back changed")
+
+
+def contenders(scenario: Scenario, peers: Sequence[Peer]) -> list[Contender]:
+    """Who takes part: every peer in every variant that can be had of it."""
+    return [
+        Contender(f"{peer.name} {variant.suffix}".strip(), peer, variant)
+        for peer in peers
+        for variant in scenario.variants
+        if peer.known or not variant.access_log
+    ]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One line of the table."""
+
+    label: str
+    peer: Peer
+    variant: Variant
+
+    @property
+    def against(self) -> Against:
+        """Compared with the reference in the same variant, and with itself in the first."""
+        suffix = self.variant.suffix
+        return Against(f"{REFERENCE} {suffix}".strip(), self.peer.name if suffix else "")
+
+
+@dataclass
+class _Running:
+    server: Server
+    port: int
+    access_log: Path | None
+    rest_rss: int = 0
+    """Resident memory before the first request of the scenario."""
+
+
 class Measurement:
     """Owns the proxies of one scenario, from their start to their stop."""
 
@@ -125,18 +190,20 @@ class Measurement:
         rng: Random,
     ) -> None:
         self._scenario = scenario
-        self._backend = backends.echo if scenario.body else backends.plain
+        self._backend = backends.echo if scenario.echoed else backends.plain
         self._load = load
         self._cores = cores
         self._directory = directory
         self._open_files = open_files
         self._rng = rng
-        self._running: dict[str, tuple[Server, int]] = {}
+        self._running: dict[str, _Running] = {}
         self.failures: list[str] = []
         """`peer: what went wrong`, for each peer that is missing from the result."""
 
-    def run(self, peers: Sequence[Peer], rounds: int, seconds: float) -> dict[str, list[Sample]]:
-        """Samples by peer, of the peers that ran through all rounds.
+    def run(
+        self, entered: Sequence[Contender], rounds: int, seconds: float
+    ) -> dict[str, list[Sample]]:
+        """Samples by label, of the contenders that ran through all rounds.
 
         All proxies are up for the whole scenario and idle but one. Every round visits each
         of them once, each round beginning with another, so that a disturbance that lasts
@@ -146,8 +213,8 @@ class Measurement:
         seconds = max(seconds, self._scenario.least_seconds)
         with ExitStack() as stack:
             stack.callback(self._terminate_all)
-            for peer in peers:
-                self._start(stack, peer)
+            for contender in entered:
+                self._start(stack, contender)
             for name in list(self._running):
                 self._prepare(name)
             for number in range(rounds):
@@ -162,9 +229,10 @@ class Measurement:
                         samples.setdefault(name, []).append(sample)
             # The stack stops in reverse order; asking all of them first makes it one wait.
             self._terminate_all()
-        return {peer.name: samples[peer.name] for peer in peers if peer.name in self._running}
+        return {one.label: samples[one.label] for one in entered if one.label in self._running}
 
-    def _start(self, stack: ExitStack, peer: Peer) -> None:
+    def _start(self, stack: ExitStack, contender: Contender) -> None:
+        peer, variant = contender.peer, contender.variant
         directory = Path(
             stack.enter_context(TemporaryDirectory(prefix=f"{peer.name}-", dir=self._directory))
         )
@@ -173,31 +241,39 @@ class Measurement:
             port=free_port(self._rng),
             admin_port=free_port(self._rng),
             backend_port=self._backend,
-            workers=self._scenario.workers,
+            workers=variant.workers,
             open_files=self._open_files,
+            websocket=self._scenario.websocket,
+            access_log=variant.access_log,
         )
         try:
             server = peer.start(setup, self._cores)
         except StartError as error:
-            self.failures.append(f"{self._scenario.name}: {error}")
+            self.failures.append(f"{self._scenario.name}: {contender.label}: {error}")
             return
         stack.callback(server.stop)
-        self._running[peer.name] = server, setup.port
+        self._running[contender.label] = _Running(
+            server, setup.port, peer.access_log(setup) if variant.access_log else None
+        )
 
     def _prepare(self, name: str) -> None:
         """Wait until the proxy answers, check the answer, warm it up."""
-        server, port = self._running[name]
+        running = self._running[name]
+        server, port = running.server, running.port
         try:
             server.wait_ready(lambda: check_answer(SCENARIOS["small_get"], port))
+            running.rest_rss = server.usage().rss
             check_answer(self._scenario, port)
             self._load.run(self._scenario, port, max(WARM_UP, self._scenario.least_seconds / 3))
+            if running.access_log is not None:
+                _check_log(running.access_log)
         except StartError as error:
-            self._fail(name, str(error), server_known=True)
+            self._fail(name, str(error))
         except (OSError, ValueError, LoadError) as error:
             self._fail(name, f"{error}; {server.log_end()}")
 
     def _sample(self, name: str, number: int, seconds: float) -> Sample:
-        server, port = self._running[name]
+        server, port = self._running[name].server, self._running[name].port
         begun, busy = time.monotonic(), core_busy_seconds(self._cores)
         before = server.usage()
         seen = self._load.run(self._scenario, port, seconds)
@@ -225,14 +301,24 @@ class Measurement:
             system_share=system / max(1, user + system),
             peak_rss=after.peak_rss,
             pss=after.pss,
+            rest_rss=self._running[name].rest_rss,
             foreign_share=max(0.0, busy - cpu / 1e9) / available,
         )
 
-    def _fail(self, name: str, reason: str, *, server_known: bool = False) -> None:
+    def _fail(self, name: str, reason: str) -> None:
         del self._running[name]
-        prefix = "" if server_known else f"{name}: "
-        self.failures.append(f"{self._scenario.name}: {prefix}{reason}")
+        self.failures.append(f"{self._scenario.name}: {name}: {reason}")
 
     def _terminate_all(self) -> None:
-        for server, _ in self._running.values():
-            server.terminate()
+        for running in self._running.values():
+            running.server.terminate()
+
+
+def _check_log(path: Path) -> None:
+    """The warm-up must have left lines behind. AnswerError when the log stays empty; some write
+    it only when they have a few kilobytes, or once a second."""
+    deadline = time.monotonic() + LOG_LIMIT
+    while not path.exists() or not path.stat().st_size:
+        if time.monotonic() > deadline:
+            raise AnswerError(f"nothing is in the access log after {LOG_LIMIT:g} s")
+        time.sleep(0.05)

@@ -11,6 +11,7 @@ import httptools
 import uvloop
 
 from bench.scenarios import MIB, SMALL_BODY
+from bench.websocket import echoes, switching
 
 _PIECE = b"\0" * (256 * 1024)
 _HIGH_WATER = 1024 * 1024
@@ -36,6 +37,7 @@ class Origin(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._url = b""
+        self._key = b""
         self._body: list[bytes] = []
         self._unsent = 0
         self._paused = False
@@ -52,6 +54,8 @@ class Origin(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._switch(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             if self._transport is not None:
                 self._transport.close()
@@ -63,6 +67,19 @@ class Origin(asyncio.Protocol):
         self._paused = False
         self._send_rest()
 
+    def _switch(self, rest: bytes) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        if self._url != b"/ws" or not self._key:
+            transport.close()
+            return
+        transport.write(switching(self._key))
+        echo = Echo(transport)
+        transport.set_protocol(echo)
+        if rest:
+            echo.data_received(rest)
+
     # httptools callbacks
 
     def on_message_begin(self) -> None:
@@ -72,12 +89,16 @@ class Origin(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         self._url += url
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"sec-websocket-key":
+            self._key = value
+
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
 
     def on_message_complete(self) -> None:
         transport = self._transport
-        if transport is None:
+        if transport is None or self._parser.should_upgrade():
             return
         self._last = not self._parser.should_keep_alive()
         path = self._url.partition(b"?")[0]
@@ -103,6 +124,23 @@ class Origin(asyncio.Protocol):
             transport.write(piece)
         if self._last and not self._unsent:
             transport.close()
+
+
+class Echo(asyncio.Protocol):
+    """Owns one WebSocket: each message goes back as it came."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._rest = b""
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            answers, self._rest = echoes(self._rest + data if self._rest else data)
+        except ValueError:
+            self._transport.close()
+            return
+        if answers:
+            self._transport.write(answers[0] if len(answers) == 1 else b"".join(answers))
 
 
 async def _serve(port: int) -> None:

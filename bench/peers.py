@@ -1,8 +1,8 @@
 """The proxies that are compared: where each is found, how it is configured and started.
 
 All do the same job: one listener, one backend, keep-alive on both sides, X-Forwarded-For
-added, access log off. Everything else is each product's own default, which for Fairlead
-includes its metrics.
+added, access log off unless that is measured. Everything else is each product's own default,
+which for Fairlead includes its metrics.
 """
 
 from __future__ import annotations
@@ -36,6 +36,14 @@ class Setup:
     workers: int
     open_files: int
     """The limit the process starts with; what it takes of it is its own business."""
+    websocket: bool = False
+    """Upgrades must pass, where that has to be said."""
+    access_log: bool = False
+    """A line for each request into `ACCESS_LOG`, in the format and with the buffering that are
+    the product's defaults."""
+
+
+ACCESS_LOG = "access.log"
 
 
 def executable(name: str) -> str | None:
@@ -49,6 +57,8 @@ class Peer(ABC):
 
     name: str
     version_arguments: ClassVar[Sequence[str]] = ("--version",)
+    known: ClassVar[bool] = True
+    """We know how to configure it, not only how to start it."""
 
     def find(self) -> str | None:
         """Path of the program, None when it is not installed."""
@@ -70,6 +80,14 @@ class Peer(ABC):
         """Where the program runs."""
         return setup.directory
 
+    def access_log(self, setup: Setup) -> Path:
+        """Where its access log is."""
+        return setup.directory / ACCESS_LOG
+
+    def output(self, setup: Setup) -> Path:
+        """Where everything goes that it prints."""
+        return setup.directory / f"{self.name}.log"
+
     def start(self, setup: Setup, cores: frozenset[int]) -> Server:
         """Write the files and start. The caller waits for readiness and stops the server."""
         for name, text in self.files(setup).items():
@@ -78,7 +96,7 @@ class Peer(ABC):
             self.name,
             [self.find() or self.name, *self.command(setup)],
             directory=self.working_directory(setup),
-            log=setup.directory / f"{self.name}.log",
+            log=self.output(setup),
             cores=cores,
             environment=self.environment(setup),
         )
@@ -112,8 +130,10 @@ class Fairlead(Peer):
         return str(beside) if beside.exists() else executable(self.name)
 
     def files(self, setup: Setup) -> Mapping[str, str]:
+        log = f"access_log: {{path: {ACCESS_LOG}, format: json}}" if setup.access_log else ""
         return {
             "fairlead.yaml": f"""\
+{log}
 listeners: [{{bind: "127.0.0.1:{setup.port}"}}]
 admin: {{bind: "127.0.0.1:{setup.admin_port}"}}
 workers: {setup.workers}
@@ -145,7 +165,6 @@ events {{ worker_connections 20480; }}
 
 
 NGINX_HTTP = """\
-  access_log off;
   client_body_temp_path body;
   proxy_temp_path proxy;
   fastcgi_temp_path fastcgi;
@@ -169,12 +188,19 @@ class Nginx(Peer):
         # the cost; nobody who serves such requests leaves it at that.
         # reuseport spreads connections over several workers as evenly as the others do.
         options = " reuseport" if setup.workers > 1 else ""
+        log = f"{ACCESS_LOG} combined" if setup.access_log else "off"
+        connection, fields = '""', ""
+        if setup.websocket:
+            connection = "$upgrade_or_keep"
+            fields = "proxy_set_header Upgrade $http_upgrade;"
         return {
             "nginx.conf": f"""\
 {nginx_base(setup.workers)}
 http {{
 {NGINX_HTTP}
+  access_log {log};
   client_body_buffer_size 64k;
+  map $http_upgrade $upgrade_or_keep {{ default upgrade; "" ""; }}
   upstream backend {{
     server 127.0.0.1:{setup.backend_port};
     keepalive 64;
@@ -184,7 +210,8 @@ http {{
     location / {{
       proxy_pass http://backend;
       proxy_http_version 1.1;
-      proxy_set_header Connection "";
+      proxy_set_header Connection {connection};
+      {fields}
       proxy_set_header Host $host;
       proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
     }}
@@ -208,16 +235,22 @@ class Haproxy(Peer):
         # http-reuse always: an idle connection serves whoever comes next, as in the others.
         # It refuses to start when the limit of files has no room for two for each connection.
         connections = min(12_000, setup.open_files // 2 - 100)
+        # It writes no files itself; what it prints goes to one.
+        target = "log stdout format raw local0 info" if setup.access_log else ""
+        log = "log global\n  option httplog" if setup.access_log else ""
         return {
             "haproxy.cfg": f"""\
 global
   nbthread {setup.workers}
   maxconn {connections}
+  {target}
 defaults
   mode http
+  {log}
   timeout connect 3s
   timeout client 75s
   timeout server 60s
+  timeout tunnel 1h
   option forwardfor
   http-reuse always
 frontend web
@@ -231,12 +264,16 @@ backend bench
     def command(self, setup: Setup) -> Sequence[str]:
         return ("-db", "-f", "haproxy.cfg")
 
+    def access_log(self, setup: Setup) -> Path:
+        return self.output(setup)
+
 
 class Caddy(Peer):
     name = "caddy"
     version_arguments = ("version",)
 
     def files(self, setup: Setup) -> Mapping[str, str]:
+        log = f"log {{\n    output file {ACCESS_LOG}\n  }}" if setup.access_log else ""
         return {
             "Caddyfile": f"""\
 {{
@@ -248,6 +285,7 @@ class Caddy(Peer):
 }}
 http://:{setup.port} {{
   bind 127.0.0.1
+  {log}
   reverse_proxy 127.0.0.1:{setup.backend_port} {{
     transport http {{
       keepalive_idle_conns_per_host 64
@@ -270,7 +308,8 @@ http://:{setup.port} {{
         }
 
 
-_ENVOY_API = "type.googleapis.com/envoy.extensions.filters"
+_ENVOY_EXTENSIONS = "type.googleapis.com/envoy.extensions"
+_ENVOY_API = f"{_ENVOY_EXTENSIONS}.filters"
 
 
 class Envoy(Peer):
@@ -278,6 +317,14 @@ class Envoy(Peer):
 
     def files(self, setup: Setup) -> Mapping[str, str]:
         # The default breaker of 1,024 connections would answer 503 in the larger scenarios.
+        options = []
+        if setup.websocket:
+            options.append("upgrade_configs: [{upgrade_type: websocket}]")
+        if setup.access_log:
+            sink = f"{_ENVOY_EXTENSIONS}.access_loggers.file.v3.FileAccessLog"
+            config = f'{{"@type": {sink}, path: {ACCESS_LOG}}}'
+            options.append(f"access_log: [{{name: file, typed_config: {config}}}]")
+        more = "\n          ".join(options)
         return {
             "envoy.yaml": f"""\
 static_resources:
@@ -291,6 +338,7 @@ static_resources:
           "@type": {_ENVOY_API}.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: web
           use_remote_address: true
+          {more}
           route_config:
             virtual_hosts:
             - name: all
@@ -349,6 +397,11 @@ http:
             f"--entryPoints.web.address=127.0.0.1:{setup.port}",
             "--providers.file.filename=routes.yaml",
             "--providers.file.watch=false",
+            *(
+                ("--accesslog=true", f"--accesslog.filepath={ACCESS_LOG}")
+                if setup.access_log
+                else ()
+            ),
             "--log.level=ERROR",
             "--global.checkNewVersion=false",
             "--global.sendAnonymousUsage=false",
@@ -361,6 +414,8 @@ http:
 class Command(Peer):
     """Any other proxy: `NAME=PROGRAM ARGUMENTS`, with {port}, {admin}, {backend} and
     {workers} in the arguments replaced."""
+
+    known = False
 
     def __init__(self, text: str) -> None:
         name, separator, line = text.partition("=")

@@ -43,6 +43,8 @@ class Usage:
     system_ticks: int
     peak_rss: int
     """Sum over the tree of each process's high-water mark, bytes; shared pages count twice."""
+    rss: int
+    """Resident now, bytes; shared pages count twice."""
     pss: int
     """Proportional set size of the tree now, bytes; shared pages count once."""
     pids: frozenset[int]
@@ -195,7 +197,7 @@ class Server:
             time.sleep(0.02)
 
     def usage(self) -> Usage:
-        root, children, user, system, peak, pss = 0, 0, 0, 0, 0, 0
+        root, children, user, system, peak, rss, pss = 0, 0, 0, 0, 0, 0, 0
         pids = self.pids()
         for pid in pids:
             if pid == self.pid:
@@ -206,8 +208,9 @@ class Server:
                 user += int(fields[11])
                 system += int(fields[12])
             peak += _field_kib(f"/proc/{pid}/status", "VmHWM:") * _KIB
+            rss += _field_kib(f"/proc/{pid}/status", "VmRSS:") * _KIB
             pss += _field_kib(f"/proc/{pid}/smaps_rollup", "Pss:") * _KIB
-        return Usage(root, children, user, system, peak, pss, frozenset(pids))
+        return Usage(root, children, user, system, peak, rss, pss, frozenset(pids))
 
     def log_end(self, limit: int = 400) -> str:
         """The last characters of what the server printed, on one line."""

@@ -13,6 +13,8 @@ SMALL_BODY = (
 assert len(SMALL_BODY) == 98
 
 ECHO_BODY = b"x" * (16 * 1024)
+MESSAGE = b'{"room": 17, "from": "ada", "text": "a short line"}'.ljust(64)
+assert len(MESSAGE) == 64
 MIB = 1024 * 1024
 
 BROWSER_HEADERS = {
@@ -31,6 +33,23 @@ BROWSER_HEADERS = {
 """With the Host that every client adds, the 12 fields of the reference request."""
 
 
+Unit = Literal["request", "message", "MiB"]
+"""What CPU time is divided by."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a proxy is set up where that is the question."""
+
+    suffix: str = ""
+    """What its line in the table is called, behind the proxy's name."""
+    workers: int = 1
+    access_log: bool = False
+
+
+PLAIN = Variant()
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One line of load: `connections` clients that each have one request in flight."""
@@ -45,11 +64,14 @@ class Scenario:
     answer: int = len(SMALL_BODY)
     """Length of the body of a right answer, bytes."""
     connections: int = 64
-    workers: int = 1
+    variants: tuple[Variant, ...] = (PLAIN,)
+    """Each proxy takes part once for each of them, all in the same rounds; the others are also
+    compared with the first."""
+    websocket: bool = False
+    """The connections are WebSockets; `body` is one text message, sent again when it is back."""
     traced: bool = False
     """Each request carries a trace id of its own, so no two field blocks are the same."""
-    unit: Literal["request", "MiB"] = "request"
-    """What CPU time is divided by."""
+    unit: Unit = "request"
     least_seconds: float = 0.0
     """Shortest measurement in which it shows anything, whatever was asked for."""
     default: bool = True
@@ -57,7 +79,17 @@ class Scenario:
 
     @property
     def method(self) -> str:
-        return "POST" if self.body else "GET"
+        return "POST" if self.body and not self.websocket else "GET"
+
+    @property
+    def echoed(self) -> bool:
+        """The answer is what was sent, which takes a backend that can do that."""
+        return bool(self.body)
+
+    @property
+    def workers(self) -> int:
+        """The most that any variant has."""
+        return max(variant.workers for variant in self.variants)
 
 
 TRACE_HEADER = "Traceparent"
@@ -91,7 +123,17 @@ SCENARIOS: dict[str, Scenario] = {
             least_seconds=6.0, default=False,
         ),
         Scenario("new_connection", "small GET, a new connection for each", headers=_CLOSE),
-        Scenario("workers_2", "small GET, 2 workers", workers=2),
-        Scenario("workers_4", "small GET, 4 workers", workers=4, default=False),
+        Scenario(
+            "access_log", "small GET, without and with an access log",
+            variants=(PLAIN, Variant("+log", access_log=True)),
+        ),
+        Scenario(
+            "websocket", "WebSocket messages of 64 bytes, echoed, one in flight on each tunnel",
+            path="/ws", body=MESSAGE, answer=len(MESSAGE), websocket=True, unit="message",
+        ),
+        Scenario(
+            "workers", "small GET with 1, 2 and 4 workers on the same cores",
+            variants=(PLAIN, Variant("x2", workers=2), Variant("x4", workers=4)),
+        ),
     )
 }  # fmt: skip

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from bench.load import LoadError, parse_summary, percentile, request_bytes, wrk_script
 from bench.peers import Command, Setup
 from bench.processes import core_plan
-from bench.report import Sample, paired_ratio, seconds_for, summarize, table
+from bench.report import (
+    Against,
+    Sample,
+    paired_ratio,
+    scaling_remark,
+    seconds_for,
+    summarize,
+    table,
+)
 from bench.scenarios import SCENARIOS
 
 WRK_OUTPUT = """\
@@ -40,6 +49,7 @@ def sample(cpu_us: float, *, requests: int = 1000, **changes: float | int) -> Sa
         "system_share": 0.5,
         "peak_rss": 20_000_000,
         "pss": 10_000_000,
+        "rest_rss": 15_000_000,
         "foreign_share": 0.0,
     }
     return Sample(**(values | changes))  # type: ignore[arg-type]
@@ -74,7 +84,7 @@ class TestRequests:
         assert len(lines) - 1 == 12
         assert body == b""
 
-    @pytest.mark.parametrize("name", SCENARIOS)
+    @pytest.mark.parametrize("name", [s.name for s in SCENARIOS.values() if not s.websocket])
     def test_wrk_sends_the_same_fields(self, name: str) -> None:
         scenario = SCENARIOS[name]
         script = wrk_script(scenario)
@@ -160,7 +170,7 @@ class TestTable:
         assert title == "small"
         assert head.split()[:5] == ["CPU", "µs/req", "x", "nginx", "kernel"]
         assert fairlead.split() == (
-            ["fairlead", "30.0", "1.50", "50%", "0%", "1,000", "1.00", "5.00", "20", "0"]
+            ["fairlead", "30.0", "1.50", "50%", "0%", "1,000", "1.00", "5.00", "20", "+5", "0"]
         )
         assert nginx.split()[:3] == ["nginx", "20.0", "1.00"]
         assert envoy.split()[:3] == ["envoy", "60.0", "3.00"]
@@ -178,10 +188,73 @@ class TestTable:
 
     def test_a_latency_nobody_measured_is_not_zero(self) -> None:
         rows = summarize({"nginx": [sample(20_000.0, p50_us=0.0, p99_us=0.0)]}, "MiB")
-        assert table("t", "MiB", rows).splitlines()[2].split()[6:8] == ["-", "-"]
+        assert table("t", "MiB", rows).splitlines()[2].split()[7:9] == ["-", "-"]
+
+    def test_a_download_has_its_cost_per_gigabyte(self) -> None:
+        rows = summarize({"nginx": [sample(1_048_576.0, bytes=1000 * 1024 * 1024)]}, "MiB")
+        _, head, line = table("t", "MiB", rows).splitlines()
+        assert head.split()[:5] == ["CPU", "µs/MiB", "CPU", "s/GB", "x"]
+        assert line.split()[:3] == ["nginx", "1048.6", "1.000"]
+
+    def test_a_variant_is_compared_with_itself_and_with_the_reference_in_that_variant(self) -> None:
+        rows = summarize(
+            {
+                "fairlead": [sample(30_000.0)],
+                "fairlead +log": [sample(33_000.0, requests=1000, seconds=1.25)],
+                "nginx": [sample(20_000.0)],
+                "nginx +log": [sample(22_000.0)],
+            },
+            "request",
+        )
+        against = {
+            "fairlead": Against("nginx"),
+            "fairlead +log": Against("nginx +log", "fairlead"),
+            "nginx": Against("nginx"),
+            "nginx +log": Against("nginx +log", "nginx"),
+        }
+        text = table("t", "request", rows, against).splitlines()
+        assert text[1].split()[2:10] == (["x", "nginx", "CPU", "x", "own", "rate", "x", "own"])
+        assert text[2].split()[:5] == ["fairlead", "30.0", "1.50", "1.00", "1.00"]
+        assert text[3].split()[:6] == ["fairlead", "+log", "33.0", "1.50", "1.10", "0.80"]
+        assert text[5].split()[:6] == ["nginx", "+log", "22.0", "1.00", "1.10", "1.00"]
+        assert text[7].strip() == (
+            "fairlead +log: of it in workers 33.0 µs/req; 1.50 x nginx +log; "
+            "+10.0% CPU against fairlead"
+        )
 
     def test_of_nobody(self) -> None:
         assert table("t", "request", []).splitlines()[0] == "t"
+
+
+class TestScaling:
+    WORKERS: ClassVar = {"fairlead": 1, "fairlead x2": 2, "nginx": 1}
+
+    def remarks(self, cores: int, *, cpu_us: float, requests: int) -> list[str]:
+        rows = summarize(
+            {
+                "fairlead": [sample(30_000.0)],
+                "fairlead x2": [sample(cpu_us, requests=requests)],
+                "nginx": [sample(20_000.0)],
+            },
+            "request",
+        )
+        return scaling_remark(rows, self.WORKERS, cores)
+
+    def test_with_a_core_for_each_they_must_carry_more(self) -> None:
+        (enough,) = self.remarks(2, cpu_us=60_000.0, requests=1900)
+        assert enough.strip() == (
+            "fairlead: 2 workers on 2 cores carry 1.90 times what one does, wanted 1.8: as wanted"
+        )
+        (short,) = self.remarks(2, cpu_us=60_000.0, requests=1700)
+        assert short.endswith("too little")
+
+    def test_on_one_core_they_must_not_cost_more(self) -> None:
+        (fine,) = self.remarks(1, cpu_us=31_200.0, requests=1000)
+        assert fine.strip() == (
+            "fairlead: 2 workers on 1 core: CPU per request +4.0%, wanted at most +5%: as wanted"
+        )
+        (dear,) = self.remarks(1, cpu_us=32_000.0, requests=1000)
+        assert dear.endswith("too much")
 
 
 def plan(available: set[int], workers: int) -> tuple[list[int], list[int]]:

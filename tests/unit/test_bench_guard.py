@@ -1,0 +1,93 @@
+"""The guard against slower requests: what it stores, how it judges; and that its counts count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.guard import Figure, better, findings, key, lines, load, merge, save
+from bench.inprocess import WORKLOADS, Cost, Plane, Report, count_bytecodes, requests_of
+from proxy.engine.http1.target import refuse_encoded_separators
+
+
+def report(units: float, bytecodes: float = 1500.0, python: str = "3.11") -> Report:
+    cost = Cost(us=10.0, unit_us=11.0, units=units, bytecodes=bytecodes)
+    return Report(python=python, variant="python", costs={"get": cost})
+
+
+class TestFigures:
+    def test_the_lower_quartile_of_the_processes_counts(self) -> None:
+        reports = [report(units) for units in (0.9, 0.2, 1.1, 0.8, 1.3, 2.0, 1.0, 1.2)]
+        assert merge(reports) == {"get": Figure(0.9, 1500.0)}
+
+    def test_processes_that_measured_something_else_are_not_mixed(self) -> None:
+        with pytest.raises(ValueError, match="same thing"):
+            merge([report(1.0), report(1.0, python="3.12")])
+
+    def test_each_python_and_each_build_has_its_own(self) -> None:
+        assert key(report(1.0)) == "python 3.11"
+
+    def test_they_are_stored_and_read(self, tmp_path: Path) -> None:
+        path = tmp_path / "guard.json"
+        assert load(path) == {}
+        store = {"python 3.12": {"get": Figure(1.0, 2.0)}, "python 3.11": {}}
+        save(store, path)
+        assert load(path) == store
+        assert path.read_text().index("3.11") < path.read_text().index("3.12")
+
+    def test_of_two_measurements_the_smaller_counts(self) -> None:
+        both = better({"get": Figure(1.0, 5.0)}, {"get": Figure(0.9, 6.0)})
+        assert both == {"get": Figure(0.9, 5.0)}
+
+
+class TestVerdict:
+    STORED = {"get": Figure(1.0, 1500.0)}  # noqa: RUF012
+
+    def test_a_tenth_is_let_pass(self) -> None:
+        assert findings(self.STORED, {"get": Figure(1.1, 1650.0)}) == []
+
+    def test_more_time_is_found(self) -> None:
+        (found,) = findings(self.STORED, {"get": Figure(1.11, 1500.0)})
+        assert found == "get: a request costs 1.11 units of work, stored is 1, +11%"
+
+    def test_more_bytecodes_are_found(self) -> None:
+        (found,) = findings(self.STORED, {"get": Figure(0.9, 1651.0)})
+        assert found == "get: a request costs 1651 bytecodes, stored is 1500, +10%"
+
+    def test_a_few_bytecodes_beside_compiled_modules_are_not(self) -> None:
+        assert findings({"get": Figure(1.0, 0.0)}, {"get": Figure(1.0, 20.0)}) == []
+        assert findings({"get": Figure(1.0, 0.0)}, {"get": Figure(1.0, 21.0)})
+
+    def test_a_new_workload_is_not_judged(self) -> None:
+        assert findings({}, {"get": Figure(9.0, 9.0)}) == []
+
+    def test_the_table_has_a_line_for_each(self) -> None:
+        _, line = lines(self.STORED, {"get": Figure(1.05, 1400.0)})
+        assert line.split() == ["get", "1.050", "1.000", "+5.0%", "1400.0", "1500.0"]
+        _, line = lines({}, {"get": Figure(1.05, 1400.0)})
+        assert line.split() == ["get", "1.050", "-", "1400.0", "-"]
+
+
+class TestCounting:
+    def test_only_our_own_code_counts(self) -> None:
+        assert count_bytecodes(lambda: sorted(range(1000), key=lambda n: -n)) == 0
+
+    def test_the_count_is_the_same_each_time(self) -> None:
+        def work() -> None:
+            refuse_encoded_separators("/a%20b")
+
+        first = count_bytecodes(work)
+        assert first > 0
+        assert [count_bytecodes(work) for _ in range(3)] == [first] * 3
+
+    @pytest.mark.parametrize("name", WORKLOADS)
+    def test_every_workload_goes_through(self, name: str) -> None:
+        workload = WORKLOADS[name]
+        blocks = requests_of(workload)
+        plane = Plane()
+        try:
+            plane.prepare(next(blocks), workload.answer)
+            plane.check(next(blocks), workload.answer)
+        finally:
+            plane.close()

@@ -573,7 +573,8 @@ class NodeStats(msgspec.Struct, frozen=True, array_like=True):
 
 
 class WorkerStats(msgspec.Struct, frozen=True, tag=True):
-    """Pushed every second and on `Collect`; the control process sums over workers."""
+    """Pushed every second and on `Collect`: the counters that are others than when they were
+    last told, and at first all. The control process sums over workers."""
 
     number: int
     client_connections: int
@@ -582,6 +583,8 @@ class WorkerStats(msgspec.Struct, frozen=True, tag=True):
     nodes: list[NodeStats]
     access_log_dropped: int = 0
     """Lines of the access log that could not be written."""
+    more: bool = False
+    """The rest follows, in messages of the same number."""
 
 
 class Suspect(msgspec.Struct, frozen=True, tag=True):

@@ -7,10 +7,10 @@ those that died ("retired") never goes back when one is replaced.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from proxy.model import APPLY_BOUNDS, DURATION_BOUNDS, WorkerStats
+from proxy.model import APPLY_BOUNDS, DURATION_BOUNDS, NodeStats, ServiceStats, WorkerStats
 
 
 @dataclass(slots=True)
@@ -22,6 +22,15 @@ class ServiceTotal:
     duration_sum: float = 0.0
     errors: dict[str, int] = field(default_factory=dict)
     retries: dict[str, int] = field(default_factory=dict)
+
+    def add(self, counted: ServiceStats | ServiceTotal) -> None:
+        """One worker's counts, or another sum."""
+        _add(self.requests, counted.requests)
+        for position, count in enumerate(counted.duration_buckets):
+            self.duration_buckets[position] += count
+        self.duration_sum += counted.duration_sum
+        _add(self.errors, counted.errors)
+        _add(self.retries, counted.retries)
 
 
 @dataclass(slots=True)
@@ -36,42 +45,95 @@ class NodeTotal:
         """Attempts that did not bring an answer."""
         return sum(count for outcome, count in self.outcomes.items() if outcome != "ok")
 
+    def add(self, counted: NodeStats | NodeTotal) -> None:
+        """One worker's counts, or another sum."""
+        self.picks += counted.picks
+        _add(self.outcomes, counted.outcomes)
+
 
 @dataclass(slots=True)
-class Totals:
-    """Owns sums by service and by (service, node key)."""
+class Reported:
+    """Owns what one worker has counted, as far as it told: each message has what is new."""
+
+    client_connections: int = 0
+    tunnels: int = 0
+    services: dict[str, ServiceStats] = field(default_factory=dict)
+    nodes: dict[tuple[str, str], NodeStats] = field(default_factory=dict)
+    """By service and node key."""
+    access_log_dropped: int = 0
+
+    def take(self, message: WorkerStats) -> None:
+        """One message. An instance that left and came back counts from 0 again."""
+        self.client_connections = message.client_connections
+        self.tunnels = message.tunnels
+        self.access_log_dropped = message.access_log_dropped
+        self.services.update(message.services)
+        for node in message.nodes:
+            self.nodes[node.service, node.key] = node
+
+    def forget(self, known: Container[tuple[str, str]]) -> None:
+        """Drop the instances that are not in `known`, (service, node key): nobody shows them."""
+        for name in [name for name in self.nodes if name not in known]:
+            del self.nodes[name]
+
+
+@dataclass(slots=True)
+class Retired:
+    """The sums of what dead workers had counted. Never modified: who reads it may take time."""
 
     services: dict[str, ServiceTotal] = field(default_factory=dict)
     nodes: dict[tuple[str, str], NodeTotal] = field(default_factory=dict)
     access_log_dropped: int = 0
 
-    def add(self, stats: WorkerStats | Totals) -> None:
-        """Add one worker's counters, or another sum."""
-        for name, service in stats.services.items():
-            into = self.services.setdefault(name, ServiceTotal())
-            _add(into.requests, service.requests)
-            for position, count in enumerate(service.duration_buckets):
-                into.duration_buckets[position] += count
-            into.duration_sum += service.duration_sum
-            _add(into.errors, service.errors)
-            _add(into.retries, service.retries)
-        self.access_log_dropped += stats.access_log_dropped
-        if isinstance(stats, Totals):
-            for (of, key), node in stats.nodes.items():
-                self._add_node(of, key, node.picks, node.outcomes)
-        else:
-            for counted in stats.nodes:
-                self._add_node(counted.service, counted.key, counted.picks, counted.outcomes)
+    def plus(self, dead: Reported, known: Container[tuple[str, str]]) -> Retired:
+        """With those of one more worker. Instances that are not in `known`, (service, node
+        key), are dropped: nobody shows them."""
+        both = Totals(self, (dead,))
+        return Retired(
+            services={name: both.service(name) for name in both.services},
+            nodes={
+                of: total
+                for of in {**self.nodes, **dead.nodes}
+                if of in known and (total := both.node(*of)) is not None
+            },
+            access_log_dropped=both.access_log_dropped,
+        )
 
-    def _add_node(self, service: str, key: str, picks: int, outcomes: Mapping[str, int]) -> None:
-        into = self.nodes.setdefault((service, key), NodeTotal())
-        into.picks += picks
-        _add(into.outcomes, outcomes)
 
-    def keep(self, known: Container[tuple[str, str]]) -> None:
-        """Drop the instances that are not in `known`, (service, node key): nobody shows them."""
-        for name in [name for name in self.nodes if name not in known]:
-            del self.nodes[name]
+class Totals:
+    """The sums over dead and live workers, added up as they are asked for: of thousands of
+    instances most questions concern a few, and those that concern all take their time."""
+
+    def __init__(self, retired: Retired, live: Iterable[Reported] = ()) -> None:
+        self._parts: Sequence[Reported | Retired] = (retired, *live)
+
+    @property
+    def services(self) -> Iterable[str]:
+        """Everything that was counted for, services without a pool included."""
+        return dict.fromkeys(name for part in self._parts for name in part.services)
+
+    @property
+    def access_log_dropped(self) -> int:
+        return sum(part.access_log_dropped for part in self._parts)
+
+    def service(self, name: str) -> ServiceTotal:
+        """The sum of one service; zeros for one that nobody counted for."""
+        total = ServiceTotal()
+        for part in self._parts:
+            counted = part.services.get(name)
+            if counted is not None:
+                total.add(counted)
+        return total
+
+    def node(self, service: str, key: str) -> NodeTotal | None:
+        """The sum of one instance; None if no worker has told of it."""
+        total: NodeTotal | None = None
+        for part in self._parts:
+            counted = part.nodes.get((service, key))
+            if counted is not None:
+                total = total or NodeTotal()
+                total.add(counted)
+        return total
 
 
 @dataclass(slots=True)
@@ -89,15 +151,6 @@ class Applies:
         self.buckets[bisect_left(APPLY_BOUNDS, seconds)] += 1
         self.seconds += seconds
         self.worst = max(self.worst, seconds)
-
-
-def total(retired: Totals, live: Iterable[WorkerStats]) -> Totals:
-    """A new sum over dead and live workers."""
-    result = Totals()
-    result.add(retired)
-    for stats in live:
-        result.add(stats)
-    return result
 
 
 def _add(into: dict[str, int], counts: Mapping[str, int]) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from proxy.control.pools import Member, Pool
 from proxy.control.slow_start import SCALE
-from proxy.control.statistics import NodeTotal, Totals
+from proxy.control.statistics import NodeTotal, Reported, Totals
 from proxy.control.workers import Worker
 from proxy.model import RegistryStatus, RouteSpec, ServiceSettings, Settings
 
@@ -67,9 +67,7 @@ def service(
         **service_summary(pool, settings),
         "instances": [
             {
-                **instance(
-                    member, totals.nodes.get((pool.service, member.instance.key)), inflight, now
-                ),
+                **instance(member, totals.node(pool.service, member.instance.key), inflight, now),
                 "effective_weight": node.weight / SCALE if pool.scaled else node.weight,
                 "held": (pool.service, member.instance.id) in held,
             }
@@ -126,7 +124,7 @@ def workers(all_: Iterable[Worker], now: float) -> dict[str, Any]:
 def worker(one: Worker, now: float) -> dict[str, Any]:
     """One worker; `pid` is null while it is being replaced. Ages in seconds."""
     life = one.current
-    stats = None if life is None else life.stats
+    stats = Reported() if life is None else life.stats
     return {
         "index": one.index,
         "pid": None if life is None else life.pid,
@@ -137,11 +135,9 @@ def worker(one: Worker, now: float) -> dict[str, Any]:
         "revision": 0 if life is None else life.revision,
         "longest_apply": round(one.applies.worst, 6),
         "last_exit": one.last_exit,
-        "client_connections": 0 if stats is None else stats.client_connections,
-        "tunnels": 0 if stats is None else stats.tunnels,
-        "requests": 0
-        if stats is None
-        else sum(sum(counted.requests.values()) for counted in stats.services.values()),
+        "client_connections": stats.client_connections,
+        "tunnels": stats.tunnels,
+        "requests": sum(sum(counted.requests.values()) for counted in stats.services.values()),
     }
 
 

@@ -26,7 +26,7 @@ from proxy.control import status
 from proxy.control.ejections import Ejected, Ejections, Refusal, Sight
 from proxy.control.events import Events
 from proxy.control.pools import Changes, PoolBook
-from proxy.control.statistics import Totals, total
+from proxy.control.statistics import Retired, Totals
 from proxy.control.workers import Incarnation, Launch, Worker
 from proxy.engine.load import Board
 from proxy.health.base import Check, Endpoint
@@ -121,7 +121,8 @@ class Supervisor:
         ]
         self._new_provider = provider
         self._provider: Provider | None = None
-        self._retired = Totals()
+        self.retired = Retired()
+        """What dead workers had counted."""
         self._waited = False
         self._numbers = itertools.count(1)
         self._tasks: list[asyncio.Task[None]] = []
@@ -481,6 +482,10 @@ class Supervisor:
                 self._reinstate(over, "its time is over")
             if next(ticks) % FORGET_TICKS == 0:
                 self._forget_ejections()
+                known = self._known()
+                for worker in self.workers:
+                    if worker.current is not None:
+                        worker.current.stats.forget(known)
 
     def _forget_ejections(self) -> None:
         """Nobody is shown the totals of instances that left."""
@@ -520,15 +525,7 @@ class Supervisor:
             log.info("ready", workers=len(self.workers), seconds=seconds)
 
     def _on_worker_exit(self, life: Incarnation) -> None:
-        if life.stats is not None:
-            self._retired.add(life.stats)
-            self._retired.keep(
-                {
-                    (service, member.instance.key)
-                    for service, pool in self.book.pools.items()
-                    for member in pool.members
-                }
-            )
+        self.retired = self.retired.plus(life.stats, self._known())
         self.board.clear_row(life.index)
         if not life.draining:
             self._publish("worker_died", worker=life.index, pid=life.pid)
@@ -536,14 +533,18 @@ class Supervisor:
 
     def totals(self) -> Totals:
         """The workers' counters as they were last reported, with those of dead workers."""
-        return total(
-            self._retired,
-            (
-                worker.current.stats
-                for worker in self.workers
-                if worker.current is not None and worker.current.stats is not None
-            ),
+        return Totals(
+            self.retired,
+            [worker.current.stats for worker in self.workers if worker.current is not None],
         )
+
+    def _known(self) -> set[tuple[str, str]]:
+        """Service and node key of every member of a pool."""
+        return {
+            (service, member.instance.key)
+            for service, pool in self.book.pools.items()
+            for member in pool.members
+        }
 
     async def collect(self, limit: float = COLLECT_LIMIT) -> Totals:
         """Fresh counters of all workers; of those that do not answer within `limit` seconds

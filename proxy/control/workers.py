@@ -37,7 +37,7 @@ import structlog
 
 from proxy.channel import Channel
 from proxy.control.pools import PoolBook
-from proxy.control.statistics import Applies
+from proxy.control.statistics import Applies, Reported
 from proxy.model import (
     Accept,
     Accepting,
@@ -180,8 +180,8 @@ class Incarnation:
         """The registry's, of what is in effect."""
         self.knows_all = False
         """It applied a complete set."""
-        self.stats: WorkerStats | None = None
-        """What it reported last."""
+        self.stats = Reported()
+        """What it has counted."""
         self.answered = 0
         """Number of the last `Collect` it answered."""
         self.silent_ticks = 0
@@ -318,7 +318,9 @@ class Incarnation:
                 self.accepting = True
                 log.info("worker_accepting", worker=self.index, pid=self.pid)
             case WorkerStats():
-                self.stats = message
+                self.stats.take(message)
+                if message.more:
+                    return
                 self.answered = max(self.answered, message.number)
             case Suspect():
                 self._on_suspect(message)

@@ -7,7 +7,7 @@ update, however large, loses no count.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -36,7 +36,7 @@ class Node:
 
     __slots__ = (
         "address", "failing", "id", "idle", "in_flight", "key", "load", "outcomes", "picks", "port",
-        "present", "shunned", "slot", "status", "usable", "weight",
+        "present", "reported", "shunned", "slot", "status", "usable", "weight",
     )  # fmt: skip
 
     def __init__(self, spec: PoolNode) -> None:
@@ -60,6 +60,9 @@ class Node:
         """Attempts that failed since the last one that did not."""
         self.idle: list[UpstreamConnection] = []
         self.picks = 0
+        self.reported = -1
+        """Picks when its counts were last told; -1 = something was or may be new since then
+        although there was no pick."""
         self.outcomes: dict[str, int] = {}
         """Attempts that ended, by `ok` or RFC 9209 error type."""
 
@@ -127,7 +130,7 @@ class Pool:
         leaving: list[Node] = []
         self.left_slots = []
         for spec in snapshot.nodes:
-            node = known.pop(spec.key, None) or self._departed.pop(spec.key, None) or Node(spec)
+            node = known.pop(spec.key, None) or self._returned(spec.key) or Node(spec)
             self._move(node, spec.slot)
             node.present = True
             node.weight = spec.weight
@@ -151,6 +154,13 @@ class Pool:
         self.nodes = nodes
         self._install(self._build_balancer(list(nodes.values())))
         return leaving
+
+    def _returned(self, key: str) -> Node | None:
+        """A node that left with requests in flight, and is back."""
+        node = self._departed.pop(key, None)
+        if node is not None:
+            node.reported = -1  # Whoever is told has forgotten it.
+        return node
 
     def configure(self, settings: ServiceSettings) -> None:
         """Other settings, same nodes: nothing that was measured is lost."""
@@ -243,13 +253,20 @@ class Pool:
         if self.uses_load and node.present:
             self.balancer.load_changed(node)
 
-    def stats(self) -> Iterable[NodeStats]:
-        """The counts of every node that is a member or still has requests in flight."""
-        for nodes in (self.nodes, self._departed):
-            for node in nodes.values():
-                if not node.present and not node.in_flight:
-                    continue  # Gone for good; the next snapshot forgets it.
-                yield NodeStats(self.service, node.key, node.picks, dict(node.outcomes))
+    def news(self) -> list[Node]:
+        """Those whose counts may be others than `stats_of` last told, of the members and of
+        those that still have requests in flight. Costs a path of the request nothing: an
+        outcome follows a pick, or a request that was in flight when the node was told of."""
+        news = [node for node in self.nodes.values() if node.picks != node.reported]
+        if self._departed:
+            # Those with nothing in flight are gone for good; the next snapshot forgets them.
+            news += [node for node in self._departed.values() if node.in_flight]
+        return news
+
+    def stats_of(self, node: Node) -> NodeStats:
+        """The counts of a node, which are told with this."""
+        node.reported = -1 if node.in_flight else node.picks
+        return NodeStats(self.service, node.key, node.picks, dict(node.outcomes))
 
     def _build_balancer(self, nodes: list[Node]) -> Balancer:
         spec = self.settings.balancer

@@ -18,7 +18,7 @@ _METHODS = frozenset(
 class ServiceCounters:
     """Owns the counts of one service in this worker since its start."""
 
-    __slots__ = ("_answers", "_buckets", "_sum", "errors", "retries")
+    __slots__ = ("_answers", "_buckets", "_sum", "changes", "errors", "retries")
 
     def __init__(self) -> None:
         self._answers: dict[tuple[bytes, int], int] = {}
@@ -26,9 +26,12 @@ class ServiceCounters:
         self._sum = 0.0
         self.errors: dict[str, int] = {}
         self.retries: dict[str, int] = {}
+        self.changes = 0
+        """Grows with every count, so that one look tells whether there is news."""
 
     def answered(self, method: bytes, status: int, seconds: float) -> None:
         """A request is over."""
+        self.changes += 1
         key = (method, status)
         try:
             self._answers[key] += 1
@@ -39,10 +42,12 @@ class ServiceCounters:
 
     def failed(self, error: str) -> None:
         """The proxy had to answer itself, with this RFC 9209 error type."""
+        self.changes += 1
         self.errors[error] = self.errors.get(error, 0) + 1
 
     def retried(self, reason: str) -> None:
         """One more attempt was made because of this."""
+        self.changes += 1
         self.retries[reason] = self.retries.get(reason, 0) + 1
 
     def snapshot(self) -> ServiceStats:

@@ -34,6 +34,7 @@ from proxy.engine.exchange import Exchange
 from proxy.engine.listener import ClientConnection, ListenerFacts
 from proxy.engine.load import Board, OtherRows
 from proxy.engine.pool import Node, Pool, Pools, Shared
+from proxy.engine.reports import Reports
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.routing import RouteTable
 from proxy.engine.telemetry import WorkerCounters
@@ -55,7 +56,6 @@ from proxy.model import (
     Suspect,
     ToWorker,
     WorkerConfig,
-    WorkerStats,
 )
 from proxy.model import Pools as PoolsMessage
 
@@ -139,6 +139,9 @@ class Worker:
         self._log_budget = LOG_BURST
         self._log_dropped = 0
         self._channel: Channel[ToWorker] = Channel(ToWorker, self.on_message, self._on_orphaned)
+        self._reports = Reports(
+            self.counters, self.pools, self._channel.send, loop.call_soon, self._dropped_lines
+        )
 
     # -- the control process
 
@@ -153,7 +156,7 @@ class Worker:
         if isinstance(message, PoolsMessage):
             self._apply_pools(message)
         elif isinstance(message, Collect):
-            self._channel.send(self._stats(message.number))
+            self._reports.report(message.number)
         elif isinstance(message, Configure):
             self._configure(message.config)
         elif isinstance(message, Accept):
@@ -265,19 +268,11 @@ class Worker:
         for pool in self.pools:
             pool.policies.budget.tick(pool.requests)
         if not self._channel.closed:
-            self._channel.send(self._stats(0))
+            self._reports.report(0)
             self.loop.call_later(STATS_INTERVAL, self._report)
 
-    def _stats(self, number: int) -> WorkerStats:
-        return WorkerStats(
-            number=number,
-            client_connections=self.counters.client_connections,
-            tunnels=self.counters.tunnels,
-            services={name: c.snapshot() for name, c in self.counters.services.items()},
-            nodes=[stats for pool in self.pools for stats in pool.stats()],
-            access_log_dropped=self._lines_dropped
-            + (0 if self.access_log is None else self.access_log.dropped),
-        )
+    def _dropped_lines(self) -> int:
+        return self._lines_dropped + (0 if self.access_log is None else self.access_log.dropped)
 
     # -- accepting and stopping
 
@@ -352,7 +347,7 @@ class Worker:
                 pass  # Somebody does not read what a tunnel had written before.
         await self.connector.close()
         if not self._channel.closed:
-            self._channel.send(self._stats(0))
+            self._reports.report_at_once()
         await asyncio.sleep(0)
         self._channel.close()
         self.stopped.set()

@@ -186,7 +186,7 @@ async def test_a_killed_worker_is_replaced_and_no_connection_is_refused() -> Non
         for _ in range(6):
             await on.ask()
         before = await on.supervisor.collect()
-        served = before.services["users"].requests["GET 200"]
+        served = before.service("users").requests["GET 200"]
         assert served == 6
         on.supervisor.board.row(0)[5] = 3
         victim = on.pids()[0]
@@ -200,7 +200,7 @@ async def test_a_killed_worker_is_replaced_and_no_connection_is_refused() -> Non
         assert on.supervisor.workers[0].last_exit == "signal SIGKILL"
         assert on.supervisor.board.idle(5)
         after = await on.supervisor.collect()
-        assert after.services["users"].requests["GET 200"] == served + 20
+        assert after.service("users").requests["GET 200"] == served + 20
 
 
 async def test_counters_of_an_instance_that_left_are_not_kept_for_ever() -> None:
@@ -213,7 +213,7 @@ async def test_counters_of_an_instance_that_left_are_not_kept_for_ever() -> None
         await eventually(lambda: len(on.supervisor.book.pools["users"].members) == 1, 5, "gone")
         os.kill(on.pids()[0], signal.SIGKILL)
         await eventually(lambda: on.supervisor.workers[0].restarts == 1, 5, "the restart")
-        assert set(on.supervisor.totals().nodes) <= {("users", "i1@10.0.0.1:1")}
+        assert set(on.supervisor.retired.nodes) <= {("users", "i1@10.0.0.1:1")}
 
 
 async def test_a_crash_loop_slows_down_but_does_not_end() -> None:

@@ -172,11 +172,11 @@ def test_a_departed_node_finishes_and_is_gone(side: Side) -> None:
     assert side.apply(spec("b", 2)) == [a]
     assert not a.usable
     assert pool.pick(0, ()) is side.node("b")
-    assert {stats.key for stats in pool.stats()} == {a.key, "b@10.0.0.1:80"}
+    assert {node.key for node in pool.news()} == {a.key, "b@10.0.0.1:80"}
     assert side.board.total(1) == 1
     pool.give_back(a, "ok")
     assert side.board.total(1) == 0
-    assert {stats.key for stats in pool.stats()} == {"b@10.0.0.1:80"}
+    assert {node.key for node in pool.news()} == {"b@10.0.0.1:80"}
 
 
 def test_a_departed_node_that_returns_is_the_same(side: Side) -> None:

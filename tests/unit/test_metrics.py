@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.control.metrics import Scrape, render
 from proxy.control.pools import PoolBook, Slots
-from proxy.control.statistics import Applies, Totals, total
+from proxy.control.statistics import Applies, Reported, Retired, Totals
 from proxy.model import (
     Instance,
     InvalidRecord,
@@ -90,6 +90,15 @@ def report(requests: int, *ids: str, number: int = 0) -> WorkerStats:
     return WorkerStats(number, 3, 1, {"users": service}, nodes)
 
 
+def total(retired: Retired, messages: Iterable[WorkerStats]) -> Totals:
+    """The sum over workers of which each sent one message."""
+    workers = []
+    for message in messages:
+        workers.append(Reported())
+        workers[-1].take(message)
+    return Totals(retired, workers)
+
+
 def scrape(pools: PoolBook, totals: Totals, **more: Any) -> str:
     given: dict[str, Any] = {
         "pools": pools.pools,
@@ -125,13 +134,13 @@ def shown_names(text: str) -> Iterable[str]:
 
 
 def test_every_promised_name_is_there_and_no_other() -> None:
-    text = scrape(book(instance("a")), total(Totals(), [report(5, "a")]))
+    text = scrape(book(instance("a")), total(Retired(), [report(5, "a")]))
     assert set(shown_names(text)) == set(PROMISED)
     assert sorted(re.findall(r"^# HELP (\S+) \S", text, re.MULTILINE)) == sorted(PROMISED)
 
 
 def test_every_sample_has_exactly_the_promised_labels() -> None:
-    text = scrape(book(instance("a")), total(Totals(), [report(5, "a")]))
+    text = scrape(book(instance("a")), total(Retired(), [report(5, "a")]))
     seen = set()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -143,7 +152,7 @@ def test_every_sample_has_exactly_the_promised_labels() -> None:
 
 def test_workers_are_summed() -> None:
     pools = book(instance("a"), instance("b"))
-    found = samples(scrape(pools, total(Totals(), [report(5, "a"), report(7, "a", "b")])))
+    found = samples(scrape(pools, total(Retired(), [report(5, "a"), report(7, "a", "b")])))
     assert found['fairlead_requests_total{code="200",method="GET",service="users"}'] == 12
     assert found['fairlead_requests_total{code="502",method="POST",service="users"}'] == 2
     selections = 'load_balancer_selections_total{algorithm="round_robin",instance="%s",'
@@ -157,7 +166,7 @@ def test_workers_are_summed() -> None:
 
 
 def test_the_histogram_is_cumulative_and_complete() -> None:
-    found = samples(scrape(book(instance("a")), total(Totals(), [report(5), report(1)])))
+    found = samples(scrape(book(instance("a")), total(Retired(), [report(5), report(1)])))
     bucket = 'fairlead_request_duration_seconds_bucket{le="%s",service="users"}'
     assert [found[bucket % le] for le in ("0.001", "0.0025", "60.0", "+Inf")] == [6, 8, 8, 12]
     assert found['fairlead_request_duration_seconds_count{service="users"}'] == 12
@@ -167,16 +176,18 @@ def test_the_histogram_is_cumulative_and_complete() -> None:
 def test_counters_do_not_go_back_when_a_worker_is_replaced() -> None:
     name = 'fairlead_requests_total{code="200",method="GET",service="users"}'
     pools = book(instance("a"))
-    retired = Totals()
+    retired = Retired()
     before = samples(scrape(pools, total(retired, [report(5, "a"), report(7, "a")])))[name]
-    retired.add(report(7, "a"))
+    dead = Reported()
+    dead.take(report(7, "a"))
+    retired = retired.plus(dead, {("users", "a@10.0.0.1:80")})
     after = samples(scrape(pools, total(retired, [report(5, "a"), report(0, "a")])))[name]
     assert before == after == 12
 
 
 def test_an_instance_that_left_takes_its_series_with_it() -> None:
     pools = book(instance("a"), instance("b"))
-    totals = total(Totals(), [report(5, "a", "b")])
+    totals = total(Retired(), [report(5, "a", "b")])
     assert 'instance="b"' in scrape(pools, totals)
     pools.apply(Membership(services={"users": (instance("a"),)}), 1.0)
     assert 'instance="b"' not in scrape(pools, totals)
@@ -184,9 +195,9 @@ def test_an_instance_that_left_takes_its_series_with_it() -> None:
 
 
 def test_dead_workers_counts_of_instances_that_left_are_dropped() -> None:
-    retired = Totals()
-    retired.add(report(5, "a", "b"))
-    retired.keep({("users", "a@10.0.0.1:80")})
+    dead = Reported()
+    dead.take(report(5, "a", "b"))
+    retired = Retired().plus(dead, {("users", "a@10.0.0.1:80")})
     assert set(retired.nodes) == {("users", "a@10.0.0.1:80")}
     assert retired.services["users"].requests["GET 200"] == 5
 
@@ -195,19 +206,19 @@ def test_instances_by_status_and_panic() -> None:
     pools = book(
         instance("a", health="bad"), instance("b", health="draining"), instance("c", weight=0)
     )
-    found = samples(scrape(pools, Totals()))
+    found = samples(scrape(pools, Totals(Retired())))
     shown = 'service_instances{service_name="users",status="%s"}'
     statuses = ("ready", "unhealthy", "ejected", "draining")
     assert [found[shown % status] for status in statuses] == [0, 1, 0, 2]
     assert found['fairlead_panic{service="users"}'] == 1
     pools.apply(Membership(services={"users": (instance("a"),)}), 1.0)
-    assert samples(scrape(pools, Totals()))['fairlead_panic{service="users"}'] == 0
+    assert samples(scrape(pools, Totals(Retired())))['fairlead_panic{service="users"}'] == 0
 
 
 def test_what_was_seen_in_the_registry() -> None:
     pools = book(instance("a"), instance("b", health="bad"))
     pools.apply(Membership(services={"users": (instance("a", weight=3),)}), 1.0)
-    found = samples(scrape(pools, Totals()))
+    found = samples(scrape(pools, Totals(Retired())))
     registrations = 'service_registrations_total{service_name="users",status="%s"}'
     statuses = ("registered", "updated", "deregistered")
     assert [found[registrations % status] for status in statuses] == [2, 1, 1]
@@ -217,7 +228,7 @@ def test_what_was_seen_in_the_registry() -> None:
 
 
 def test_in_flight_comes_from_the_board() -> None:
-    found = samples(scrape(book(instance("a"), instance("b")), Totals()))
+    found = samples(scrape(book(instance("a"), instance("b")), Totals(Retired())))
     assert found['fairlead_inflight_requests{instance="a",service="users"}'] == 10
     assert found['fairlead_inflight_requests{instance="b",service="users"}'] == 20
 
@@ -225,24 +236,24 @@ def test_in_flight_comes_from_the_board() -> None:
 def test_an_instance_beyond_the_board_has_no_in_flight_series() -> None:
     pools = PoolBook({}, Slots(1, lambda slot: True), 0.0)
     pools.apply(Membership(services={"users": (instance("a"),)}), 0.0)
-    assert "fairlead_inflight_requests{" not in scrape(pools, Totals())
+    assert "fairlead_inflight_requests{" not in scrape(pools, Totals(Retired()))
 
 
 def test_registry_gauges() -> None:
-    found = samples(scrape(book(), Totals()))
+    found = samples(scrape(book(), Totals(Retired())))
     assert found["fairlead_registry_up"] == 1
     assert found["fairlead_registry_age_seconds"] == 1.5
     assert found['fairlead_registry_resyncs_total{reason="compacted"}'] == 2
     assert found["fairlead_registry_invalid_records"] == 1
     never = RegistryStatus(provider="etcd", connected=False)
-    down = samples(scrape(book(), Totals(), registry=never))
+    down = samples(scrape(book(), Totals(Retired()), registry=never))
     assert down["fairlead_registry_up"] == 0
     assert "fairlead_registry_age_seconds" not in down
 
 
 def test_label_values_are_escaped() -> None:
     odd = instance('a"\\b\nc')
-    found = samples(scrape(book(odd), Totals()))
+    found = samples(scrape(book(odd), Totals(Retired())))
     assert any(odd.id in name for name in found)
 
 
@@ -250,7 +261,7 @@ def test_how_long_changes_held_a_worker_is_a_histogram_and_the_longest() -> None
     applies = Applies()
     for seconds in (0.0003, 0.0003, 0.004, 0.2):
         applies.add(seconds)
-    found = samples(scrape(book(), Totals(), applies={1: applies}))
+    found = samples(scrape(book(), Totals(Retired()), applies={1: applies}))
     name = "fairlead_snapshot_apply_seconds"
     assert found[f'{name}_bucket{{le="0.0005",worker="1"}}'] == 2
     assert found[f'{name}_bucket{{le="0.005",worker="1"}}'] == 3

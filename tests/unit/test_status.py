@@ -10,7 +10,7 @@ import pytest
 from proxy.control import status
 from proxy.control.explain import explain
 from proxy.control.pools import PoolBook, Slots
-from proxy.control.statistics import NodeTotal, Totals
+from proxy.control.statistics import NodeTotal, Retired, Totals
 from proxy.model import (
     BalancerSpec,
     Instance,
@@ -41,7 +41,9 @@ def test_a_service_lists_every_instance_with_status_and_reason() -> None:
             instance("b", health="bad", health_message="no disk"),
         )
     )
-    totals = Totals(nodes={("users", "a@10.0.0.1:80"): NodeTotal(9, {"ok": 7, "dns_error": 2})})
+    totals = Totals(
+        Retired(nodes={("users", "a@10.0.0.1:80"): NodeTotal(9, {"ok": 7, "dns_error": 2})})
+    )
     document = status.service(pools.pools["users"], ServiceSettings(), totals, lambda slot: 4)
     assert document["instances"] == [
         {

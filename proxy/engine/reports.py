@@ -1,0 +1,114 @@
+"""What a worker tells of its counters: what changed since it last told, in pieces.
+
+Thousands of instances are told in some milliseconds, which is too long for a loop that serves. So
+only those are told that had a request since, and no more of them at a time than take half a
+millisecond; the loop turns in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from proxy.engine.pool import Pools
+from proxy.engine.telemetry import WorkerCounters
+from proxy.model import NodeStats, ServiceStats, WorkerStats
+
+PIECE = 200
+"""Instances, or services, in one message: half a millisecond here and as much over there."""
+
+
+class Reports:
+    """Owns which counters were told, and the report that is being told."""
+
+    def __init__(
+        self,
+        counters: WorkerCounters,
+        pools: Pools,
+        send: Callable[[WorkerStats], None],
+        soon: Callable[[Callable[[], None]], object],
+        dropped: Callable[[], int],
+    ) -> None:
+        """`send` takes the messages; `soon` calls something in the next turn of the loop;
+        `dropped`: lines of the access log that could not be written."""
+        self._counters = counters
+        self._pools = pools
+        self._send = send
+        self._soon = soon
+        self._dropped = dropped
+        self._told: dict[str, int] = {}
+        """Service → changes of its counters that were told."""
+        self._under_way: Iterator[WorkerStats] | None = None
+        self._asked: int | None = None
+        """Number of a report that was asked for while another one was under way."""
+
+    def report(self, number: int) -> None:
+        """Tell what changed. `number`: of the question this answers, 0 = nobody asked. What
+        changes while it is being told may be in it or in the next one."""
+        if self._under_way is not None:
+            # Some of it was told before the question, so it is no answer.
+            self._asked = max(number, self._asked or 0)
+            return
+        self._under_way = self._pieces(number)
+        self._tell()
+
+    def report_at_once(self) -> None:
+        """Tell everything in one go, at the end."""
+        if self._under_way is not None:
+            for piece in self._under_way:
+                self._send(piece)
+            self._under_way = self._asked = None
+        for piece in self._pieces(0):
+            self._send(piece)
+
+    def _tell(self) -> None:
+        if self._under_way is None:
+            return
+        piece = next(self._under_way, None)
+        if piece is None or not piece.more:
+            self._under_way = None
+        if piece is not None:
+            self._send(piece)
+        if self._under_way is not None:
+            self._soon(self._tell)
+        elif self._asked is not None:
+            number, self._asked = self._asked, None
+            self._under_way = self._pieces(number)
+            self._soon(self._tell)
+
+    def _pieces(self, number: int) -> Iterator[WorkerStats]:
+        """The last one, and only it, has no `more`."""
+        services: dict[str, ServiceStats] = {}
+        nodes: list[NodeStats] = []
+        for name, counters in list(self._counters.services.items()):
+            if self._told.get(name) == counters.changes:
+                continue
+            self._told[name] = counters.changes
+            services[name] = counters.snapshot()
+            if len(services) >= PIECE:
+                yield self._message(number, services, [], more=True)
+                services = {}
+        for pool in list(self._pools):
+            for node in pool.news():
+                nodes.append(pool.stats_of(node))
+                if len(nodes) >= PIECE:
+                    yield self._message(number, services, nodes, more=True)
+                    services, nodes = {}, []
+        yield self._message(number, services, nodes, more=False)
+
+    def _message(
+        self,
+        number: int,
+        services: dict[str, ServiceStats],
+        nodes: list[NodeStats],
+        *,
+        more: bool,
+    ) -> WorkerStats:
+        return WorkerStats(
+            number=number,
+            client_connections=self._counters.client_connections,
+            tunnels=self._counters.tunnels,
+            services=services,
+            nodes=nodes,
+            more=more,
+            access_log_dropped=self._dropped(),
+        )

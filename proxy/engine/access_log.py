@@ -28,6 +28,8 @@ _log = structlog.get_logger()
 GATHER = 0.1
 """Seconds that a line waits for others: who looks at the log does not notice, and a write for each
 request would cost more than all the rest of it."""
+_entry = tuple.__new__
+"""`Entry(…)` at a third of its cost."""
 BATCH = 64 * 1024
 """Bytes that are not gathered any longer."""
 SAY_AGAIN = 10.0
@@ -108,6 +110,7 @@ class AccessLog:
         self.settings = settings
         self._lines = lines_of(settings.format, settings.query)
         self._file = LineFile(settings.path)
+        self._sample = settings.sample
         self._loop = loop
         self._random = random
         self._wall = wall
@@ -126,8 +129,7 @@ class AccessLog:
         """A request is over."""
         status = exchange.status
         error = "" if outcome == "ok" or outcome.isdigit() else outcome
-        sample = self.settings.sample
-        if sample < 1.0 and self._random() >= sample and not always(status, error):
+        if self._sample < 1.0 and self._leave_out(status, error):
             return
         seconds = now - exchange.began
         received, sent = exchange.received, exchange.sent
@@ -140,30 +142,32 @@ class AccessLog:
         answered_at = exchange.answered_at
         self._add(
             self._lines.line(
-                Entry(
-                    self._wall() - seconds,
-                    facts.address,
-                    facts.trusted,
-                    exchange.request,
-                    status,
-                    received,
-                    sent,
-                    seconds,
-                    answered_at - exchange.began if answered_at else -1.0,
-                    -1 if match is None else match.position,
-                    None if pool is None else pool.service,
-                    exchange.last,
-                    exchange.attempts,
-                    error,
-                    exchange.request_id,
+                _entry(
+                    Entry,
+                    (
+                        self._wall() - seconds,
+                        facts.address,
+                        facts.trusted,
+                        exchange.request,
+                        status,
+                        received,
+                        sent,
+                        seconds,
+                        answered_at - exchange.began if answered_at else -1.0,
+                        -1 if match is None else match.position,
+                        None if pool is None else pool.service,
+                        exchange.last,
+                        exchange.attempts,
+                        error,
+                        exchange.request_id,
+                    ),
                 )
             )
         )
 
     def refused(self, fault: Fault, facts: ClientFacts, answer: bytes, request_id: bytes) -> None:
         """Bytes that never became a request were answered."""
-        sample = self.settings.sample
-        if sample < 1.0 and self._random() >= sample and not always(fault.status, fault.error):
+        if self._sample < 1.0 and self._leave_out(fault.status, fault.error):
             return
         self._add(
             self._lines.line(
@@ -186,6 +190,9 @@ class AccessLog:
                 )
             )
         )
+
+    def _leave_out(self, status: int, error: str) -> bool:
+        return self._random() >= self._sample and not always(status, error)
 
     def _add(self, line: bytes) -> None:
         self._gathered.append(line)

@@ -13,9 +13,9 @@ from heapq import heappop, heappush
 from math import inf
 from time import monotonic
 
-TICK = 0.02
-"""Seconds. The shortest limits in use are a few hundred milliseconds; a tick of a twentieth of
-that keeps them within a tenth."""
+TICK = 0.01
+"""Seconds: what a limit may be late by. It keeps those of a tenth of a second and more within a
+tenth; the wheel turns a hundred times a second at most, for a few microseconds."""
 
 
 class Timed:

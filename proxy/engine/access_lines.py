@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from proxy.engine.http1.messages import RequestFields, RequestHead
     from proxy.engine.pool import Node
 
-TARGET, HOST, AGENT, REFERER, FORWARDED, ID, NAME, METHOD = 2000, 255, 300, 400, 200, 128, 128, 32
+TARGET, HOST, AGENT, REFERER, FORWARDED, ID, NAME, METHOD = 1800, 255, 300, 400, 200, 128, 128, 32
 """Bytes of a value in a line, at most; longer ones are cut and end in `...`. All of them together
 with the rest of a line fit into 4,096, which is what a pipe takes without letting another writer
 in between (PIPE_BUF)."""

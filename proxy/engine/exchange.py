@@ -585,7 +585,7 @@ class Exchange:
         self._counters().failed(fault.error)
         self._drop_connection()
         if not self.request_id:
-            self.request_id = self.worker.next_request_id()
+            self.request_id = request.fields.request_id or self.worker.next_request_id()
         self._write_own(
             problem(
                 fault,

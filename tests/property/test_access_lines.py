@@ -1,0 +1,274 @@
+"""Lines of the access log: one line each, with the right values, whatever the bytes."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from proxy.engine.access_lines import (
+    AGENT,
+    LONGEST,
+    REFERER,
+    TARGET,
+    CommonLines,
+    Entry,
+    JsonLines,
+    clf_text,
+    json_text,
+    lines_of,
+)
+from proxy.engine.http1.messages import RequestFields, RequestHead
+from proxy.engine.http1.parser import parse_request
+from proxy.engine.pool import Node
+from proxy.errors import Refused
+from proxy.model import PoolNode
+
+FIELD_BYTES = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
+"""What the parser lets through in a value."""
+TARGET_BYTES = bytes(range(0x21, 0x7F)).replace(b"#", b"")
+TOKEN = b"!#$%&'*+.^_`|~-ABCxyz019"
+PLAIN = re.compile(rb"[ -~]*\n")
+WORST = st.sampled_from([b'"', b"\\", b"\xff", b"\x1f", "\u2028".encode(), "🦊".encode(), b"a"])
+
+
+def of(alphabet: bytes, longest: int = 40) -> st.SearchStrategy[bytes]:
+    return st.lists(st.sampled_from(list(alphabet)), max_size=longest).map(bytes)
+
+
+def head(
+    target: bytes = b"/",
+    method: bytes = b"GET",
+    host: bytes | None = b"h",
+    minor: int = 1,
+    pairs: list[tuple[bytes, bytes]] | None = None,
+    **known: Any,
+) -> RequestHead:
+    fields = RequestFields(pairs or [], b"", 0)
+    if host is not None:
+        fields.host, fields.hosts = host, 1
+    for name, value in known.items():
+        setattr(fields, name, value)
+    return RequestHead(method, target, minor, fields)
+
+
+def entry(**given: Any) -> Entry:
+    usual: dict[str, Any] = {
+        "began": 1763828236.1239,
+        "client": b"192.0.2.7",
+        "trusted": False,
+        "request": head(),
+        "status": 200,
+        "received": 0,
+        "sent": 2,
+        "seconds": 0.0015,
+        "first_byte": 0.001,
+        "route": 3,
+        "service": "s",
+        "node": Node(PoolNode("a@10.0.0.1:80", "a", "10.0.0.1", 80, 1, "ready", 1)),
+        "attempts": 1,
+        "error": "",
+        "request_id": b"r1",
+    }
+    return Entry(**{**usual, **given})
+
+
+def seen(value: bytes) -> str:
+    """What a reader of the line gets."""
+    return value.decode("utf-8", "backslashreplace")
+
+
+def test_a_usual_line() -> None:
+    assert json.loads(JsonLines(True).line(entry())) == {
+        "time": "2025-11-22T16:17:16.123Z",
+        "client": "192.0.2.7",
+        "method": "GET",
+        "target": "/",
+        "protocol": "HTTP/1.1",
+        "status": 200,
+        "bytes_received": 0,
+        "bytes_sent": 2,
+        "duration_ms": 1.5,
+        "first_byte_ms": 1.0,
+        "route": 3,
+        "service": "s",
+        "instance": "a",
+        "upstream": "10.0.0.1:80",
+        "attempts": 1,
+        "error": None,
+        "request_id": "r1",
+        "host": "h",
+        "user_agent": None,
+        "referer": None,
+        "forwarded_for": None,
+    }
+
+
+def test_every_line_has_the_same_keys_in_the_same_order() -> None:
+    lines = JsonLines(True)
+    usual = list(json.loads(lines.line(entry())))
+    for other in (
+        entry(request=None, node=None, service=None, route=-1, first_byte=-1.0, error="x"),
+        entry(error="http_response_incomplete"),
+        entry(node=None, first_byte=-1.0),
+    ):
+        assert list(json.loads(lines.line(other))) == usual
+
+
+def test_a_request_that_could_not_be_read() -> None:
+    nothing = {"request": None, "node": None, "service": None, "route": -1, "first_byte": -1.0}
+    refused = entry(status=400, error="http_request_error", attempts=0, **nothing)
+    line = json.loads(JsonLines(True).line(refused))
+    absent = {name for name, value in line.items() if value is None}
+    assert absent == {
+        *("method", "target", "protocol", "first_byte_ms", "route", "service", "instance"),
+        *("upstream", "host", "user_agent", "referer", "forwarded_for"),
+    }
+    assert CommonLines(True, combined=True).line(refused) == (
+        b'192.0.2.7 - - [22/Nov/2025:16:17:16 +0000] "-" 400 2 "-" "-"\n'
+    )
+
+
+def test_the_formats_of_ncsa_and_apache() -> None:
+    request = head(b"/a?b", pairs=[(b"User-Agent", b'x"y'), (b"referer", b"http://r/?q")])
+    begin = b'192.0.2.7 - - [22/Nov/2025:16:17:16 +0000] "GET /a?b HTTP/1.1" 200 2'
+    assert lines_of("common", True).line(entry(request=request)) == begin + b"\n"
+    assert lines_of("combined", True).line(entry(request=request)) == (
+        begin + b' "http://r/?q" "x\\x22y"\n'
+    )
+
+
+@pytest.mark.parametrize("format", ["json", "common", "combined"])
+def test_queries_left_out(format: str) -> None:
+    request = head(b"/a?secret", pairs=[(b"Referer", b"http://r/?secret")])
+    line = lines_of(format, False).line(entry(request=request))
+    assert b"secret" not in line
+    assert b"/a" in line
+
+
+def test_only_a_trusted_peer_is_quoted_on_those_before_it() -> None:
+    lines = JsonLines(True)
+    request = head(forwarded_for=b"203.0.113.9, 10.1.1.1")
+    for _ in range(2):  # The second time from memory.
+        assert json.loads(lines.line(entry(request=request)))["forwarded_for"] is None
+        trusted = json.loads(lines.line(entry(request=request, trusted=True)))
+        assert trusted["forwarded_for"] == "203.0.113.9, 10.1.1.1"
+
+
+def test_what_is_remembered_is_bounded_and_stays_right() -> None:
+    lines = JsonLines(True)
+    heads = [head(host=b"h%d" % number) for number in range(1500)]
+    for number in [*range(1500), *range(1500)]:
+        shown = json.loads(lines.line(entry(request=heads[number], began=float(number))))
+        assert shown["host"] == f"h{number}"
+        assert shown["time"].endswith(f"{number // 60 % 60:02d}:{number % 60:02d}.000Z")
+
+
+@given(
+    target=of(TARGET_BYTES),
+    method=of(TOKEN).filter(bool),
+    host=st.none() | of(TARGET_BYTES),
+    agent=st.none() | of(FIELD_BYTES) | st.text("äß€🦊\u2028\x9b", max_size=20).map(str.encode),
+    referer=st.none() | of(FIELD_BYTES),
+    request_id=of(FIELD_BYTES),
+    instance=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    error=st.sampled_from(["", "connection_refused"]),
+    route=st.integers(-1, 5),
+    first_byte=st.sampled_from([-1.0, 0.25]),
+    spelling=st.sampled_from([b"user-agent", b"User-Agent", b"USER-AGENT"]),
+)
+def test_any_values_come_out_of_a_json_line_as_they_were(
+    target: bytes,
+    method: bytes,
+    host: bytes | None,
+    agent: bytes | None,
+    referer: bytes | None,
+    request_id: bytes,
+    instance: str,
+    error: str,
+    route: int,
+    first_byte: float,
+    spelling: bytes,
+) -> None:
+    pairs = [(b"cookie", b"secret"), (b"Authorization", b"secret")]
+    pairs += [(spelling, agent)] if agent is not None else []
+    pairs += [(b"Referer", referer)] if referer is not None else []
+    request = head(target, method[:32], host, pairs=pairs, request_id=request_id)
+    node = Node(PoolNode("k", instance, "fe80::1", 80, 1, "ready", 1))
+    given_ = entry(
+        request=request, node=node, request_id=request_id, error=error, route=route,
+        first_byte=first_byte,
+    )  # fmt: skip
+    lines = JsonLines(True)
+    for line in (lines.line(given_), lines.line(given_)):
+        assert PLAIN.fullmatch(line)
+        shown = json.loads(line)
+        assert shown["target"] == target.decode()
+        assert shown["method"] == method[:32].decode()
+        assert shown["host"] == (None if host is None else host.decode())
+        assert shown["user_agent"] == (None if agent is None else seen(agent))
+        assert shown["referer"] == (None if referer is None else seen(referer))
+        assert shown["request_id"] == seen(request_id)
+        assert shown["instance"] == instance
+        assert shown["upstream"] == "[fe80::1]:80"
+        assert shown["error"] == (error or None)
+        assert shown["route"] == (None if route < 0 else route)
+        assert shown["first_byte_ms"] == (None if first_byte < 0 else 250.0)
+
+
+@given(st.binary(max_size=300))
+@example(b"GET /\x1b[2J HTTP/1.1\r\nHost: h\r\n\r\n")
+@example(b'GET /"} HTTP/1.1\r\nHost: h\r\nUser-Agent: "\\\xff\r\n\r\n')
+def test_whatever_the_parser_lets_through_is_one_plain_line(data: bytes) -> None:
+    try:
+        request = parse_request(data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n", 100)
+    except Refused:
+        return
+    given_ = entry(request=request, request_id=request.fields.request_id or b"ours")
+    for format in ("json", "common", "combined"):
+        line = lines_of(format, True).line(given_)
+        assert PLAIN.fullmatch(line)
+        assert format != "json" or json.loads(line)["target"] == request.target.decode()
+
+
+@given(st.lists(WORST, max_size=60).map(b"".join), st.integers(4, 80))
+def test_a_cut_value_is_whole_up_to_the_cut(value: bytes, longest: int) -> None:
+    text = json_text(value, longest)
+    assert len(text) <= longest
+    shown = json.loads(b'"%b"' % text)
+    shown.encode()  # No half of a surrogate pair.
+    assert shown == seen(value) or seen(value).startswith(shown.removesuffix("..."))
+    quoted = clf_text(value, longest)
+    assert len(quoted) <= longest
+    assert re.fullmatch(rb"(?:[ !#-\[\]-~]|\\x[0-9A-F]{2})*", quoted)
+
+
+@pytest.mark.parametrize("format", ["json", "common", "combined"])
+@pytest.mark.parametrize("byte", [b"a", b"\xff", b'"', b"\\"])
+def test_no_line_is_longer_than_what_a_pipe_takes_whole(format: str, byte: bytes) -> None:
+    long = byte * 9000
+    pairs = [(b"User-Agent", long), (b"Referer", long)]
+    request = head(long, b"M" * 9000, long, pairs=pairs, request_id=long, forwarded_for=long)
+    node = Node(PoolNode("k", "i" * 500, "a" * 500, 65535, 1, "ready", 1))
+    worst = entry(
+        client=b"%" * 300, trusted=True, request=request, node=node, service="s" * 500,
+        request_id=long, status=599, received=2**60, sent=2**60, seconds=1e9, first_byte=1e9,
+        attempts=99, route=99999, error="http_response_header_section_size",
+    )  # fmt: skip
+    assert len(lines_of(format, True).line(worst)) <= LONGEST
+
+
+def test_the_limits_of_single_values() -> None:
+    pairs = [(b"User-Agent", b"u" * 9000), (b"Referer", b"r" * 9000)]
+    line = JsonLines(True).line(entry(request=head(b"/" * 9000, pairs=pairs)))
+    shown = json.loads(line)
+    assert [len(shown[name]) for name in ("target", "user_agent", "referer")] == [
+        TARGET,
+        AGENT,
+        REFERER,
+    ]
+    assert shown["target"].endswith("/...")

@@ -47,8 +47,8 @@ from proxy.model import (
 from proxy.yaml_lines import Document, Path, Scalar
 
 MAX_FILE = 1024 * 1024
-"""Bytes; room for 15,000 static instances. PyYAML needs some ten seconds for that much, and
-nobody waits longer for a reload."""
+"""Bytes; room for 15,000 static instances. PyYAML needs a second for that much, and some ten
+without libyaml; nobody waits longer for a start."""
 
 NOT_BUILT: Mapping[str, tuple[object, str]] = {
     # Key → (the value that changes nothing and is therefore accepted, how it is written).

@@ -14,8 +14,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import yaml
+from yaml.composer import Composer
 
 Path = tuple[str | int, ...]
 """Keys and list positions from the top of the file; `()` is the file itself."""
@@ -34,6 +36,23 @@ _PLAIN_TAGS = frozenset(
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 _SUBSTITUTION = re.compile(r"\$\$\{|\$\{([^}]*)(\})?")
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
+
+
+_DISPUTED = re.compile(r"[\t\ufeff]|\?(?:\s|\Z)")
+"""Where libyaml and PyYAML read the same text differently: whether a tab or a byte order mark may
+stand there, and the line of an explicit key's missing value. What a file means must not depend
+on the installation."""
+
+_FastLoader: Any = None
+if yaml.__with_libyaml__:
+    # `CSafeLoader` by itself composes in C too, and deep nesting overflows its stack, which ends
+    # the process. So only events are from C; a RecursionError can be caught.
+    class _EventsFromC(Composer, yaml.CSafeLoader):
+        def __init__(self, text: str) -> None:
+            yaml.CSafeLoader.__init__(self, text)
+            Composer.__init__(self)
+
+    _FastLoader = _EventsFromC
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +106,14 @@ class _Limit(Exception):
     """The file unfolds too far; its argument is the message."""
 
 
-def read(text: str, environ: Mapping[str, str]) -> Document:
-    """The tree of `text`. Never raises: what is wrong is in `problems`."""
+def read(
+    text: str, environ: Mapping[str, str], *, libyaml: bool = yaml.__with_libyaml__
+) -> Document:
+    """The tree of `text`. Never raises: what is wrong is in `problems`. `libyaml`: use it; the
+    result is the same."""
     document = Document()
     try:
-        node = yaml.compose(text, yaml.SafeLoader)
+        node = _compose(text, libyaml)
     except yaml.MarkedYAMLError as error:
         document.problems.append(_syntax_problem(error, text))
     except yaml.reader.ReaderError as error:
@@ -111,6 +133,21 @@ def read(text: str, environ: Mapping[str, str]) -> Document:
                 document.root = None
                 document.problems.append(Problem(None, (), str(limit)))
     return document
+
+
+def _compose(text: str, libyaml: bool) -> yaml.Node | None:
+    """The nodes of the text, from libyaml where PyYAML has it: five times as fast, which a file
+    with thousands of instances needs. What it refuses is read again for PyYAML's own words."""
+    if libyaml and not _DISPUTED.search(text):
+        loader = _FastLoader(text)
+        try:
+            node: yaml.Node | None = loader.get_single_node()
+            return node
+        except yaml.YAMLError:
+            pass
+        finally:
+            loader.dispose()
+    return yaml.compose(text, yaml.SafeLoader)
 
 
 def _char(character: str | bytes | int) -> str:
@@ -200,7 +237,7 @@ class _Unfolding:
         return entries
 
     def _scalar(self, node: yaml.ScalarNode, path: Path) -> Scalar:
-        quoted = node.style is not None
+        quoted = bool(node.style)  # Plain is None, or "" from libyaml.
         written: str = node.value
         if "${" not in written:
             return Scalar(written, quoted)

@@ -5,7 +5,7 @@ The dialogue (`model.ToWorker`, `model.FromWorker`):
     worker                      control process
       Hello(pid)          ─▶
                           ◀─    Configure(config)
-                          ◀─    Pools(1, all snapshots, complete?)
+                          ◀─    Pools(1, snapshots, complete?) …
       Applied(1)          ─▶
       Accepting           ─▶                             once a complete set, or Accept, came
                           ◀─    Pools(2, changed, removed) …
@@ -17,8 +17,9 @@ The dialogue (`model.ToWorker`, `model.FromWorker`):
                           ◀─    Drain(grace)
       (exit)
 
-At most one `Pools` is under way to a worker: what changes meanwhile is gathered and goes out
-as one message after its `Applied`, so a slow worker gets fewer messages and never a queue.
+At most one `Pools` is under way to a worker, and it is small: what changes meanwhile, and what
+there is beyond it, is gathered and goes out after its `Applied`. So a slow worker gets fewer
+messages and never a queue, and is never held for long.
 """
 
 from __future__ import annotations
@@ -68,6 +69,13 @@ SILENT_TICKS = 30
 """Seconds of silence after which a worker counts as hung. It reports each second, and nothing
 it does may hold its loop for even one; 30 leaves room for a machine that swaps. Counted in
 ticks of this process, so that a pause of this process itself is not held against them."""
+
+MESSAGE = 240
+"""Instances in one message, more only if one service has more: applying them takes a worker some
+two milliseconds, in which it serves nobody. The next message waits for its `Applied`."""
+
+SERVICE_SIZE = 6
+"""Instances that one service costs as much as, beside its own."""
 
 PARTING = 2.0
 """Seconds a worker has to exit once its channel is closed, before it is killed."""
@@ -195,7 +203,8 @@ class Incarnation:
         self._sent_revision = 0
         self._sent_complete = 0
         """Number of the first `Pools` that said `complete`; 0 = none did."""
-        self._dirty: set[str] = set()
+        self._dirty: dict[str, None] = {}
+        """Services that the worker is to be told of, those that wait for longest first."""
         self._parting: asyncio.TimerHandle | None = None
         self.channel: Channel[FromWorker] = Channel(FromWorker, self._on_message, self._on_closed)
 
@@ -224,36 +233,43 @@ class Incarnation:
         the message is built."""
         if not self._greeted:
             return
-        self._dirty.update(services)
+        self._dirty.update(dict.fromkeys(services))
         self._flush()
 
     def _flush(self) -> None:
         news = self._dirty or (self._book.complete and not self._sent_complete)
-        if not news or self.applied != self._sent:
-            return
+        if news and self.applied == self._sent:
+            self._send_pools()
+
+    def _send_pools(self) -> None:
+        """Send what changed, or the part of it that a worker applies in one go."""
         snapshots: list[PoolSnapshot] = []
         removed: list[str] = []
-        for service in self._dirty:
+        size = 0
+        while self._dirty and size < MESSAGE:
+            service = next(iter(self._dirty))
+            del self._dirty[service]
             snapshot = self._book.snapshot(service)
             if snapshot is None:
                 removed.append(service)
             else:
                 snapshots.append(snapshot)
-        self._dirty = set()
-        self._send_pools(snapshots, removed)
-
-    def _send_pools(self, snapshots: Sequence[PoolSnapshot], removed: Sequence[str]) -> None:
+                size += len(snapshot.nodes)
+            size += SERVICE_SIZE
         self._sent += 1
-        self._sent_revision = self._book.revision
-        if self._book.complete and not self._sent_complete:
+        whole = not self._dirty
+        if whole:
+            self._sent_revision = self._book.revision
+        complete = whole and self._book.complete
+        if complete and not self._sent_complete:
             self._sent_complete = self._sent
         self.channel.send(
             Pools(
                 seq=self._sent,
                 snapshots=tuple(snapshots),
                 removed=tuple(removed),
-                complete=self._book.complete,
-                revision=self._book.revision,
+                complete=complete,
+                revision=self._sent_revision,
             )
         )
 
@@ -304,7 +320,8 @@ class Incarnation:
             case Hello():
                 self._greeted = True
                 self.channel.send(Configure(self._config()))
-                self._send_pools([pool.snapshot for pool in self._book.pools.values()], [])
+                self._dirty = dict.fromkeys(self._book.pools)
+                self._send_pools()
                 if self._accept_anyway():
                     self.channel.send(Accept())
             case Applied(seq, seconds):

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, cast
 from proxy.engine.deadlines import Timed
 from proxy.engine.flow import AHEAD, PEER_FULL, ReadGate
 from proxy.engine.http1.body import BodyReader, ChunkedBody, LengthBody
-from proxy.engine.http1.parser import HEAD_END, TooManyFields, parse_request
+from proxy.engine.http1.parser import (
+    HEAD_END,
+    TooManyFields,
+    parse_request,
+    refuse_hopeless,
+)
 from proxy.engine.http1.replies import problem
 from proxy.engine.http1.rewrite import ClientFacts
 from proxy.errors import (
@@ -212,6 +217,12 @@ class ClientConnection(asyncio.Protocol, Timed):
         end = data.find(HEAD_END) + 4
         limits = self._listener.limits
         if end < 4 or end > limits.head:
+            try:
+                # What is beyond the limit does not count: it may have come with this piece or not.
+                refuse_hopeless(data[: limits.head + 1])
+            except Refused as refusal:
+                self._refuse(refusal.fault, refusal.detail)
+                return
             if len(data) > limits.head:
                 self._refuse_large_head(data)
                 return
@@ -227,10 +238,10 @@ class ClientConnection(asyncio.Protocol, Timed):
             if limits.body and (request.fields.length or 0) > limits.body:
                 raise Refused(BODY_TOO_LARGE, f"the body is longer than {limits.body} bytes")
         except Refused as refusal:
-            self._refuse(refusal.fault, refusal.detail)
+            self._refuse_head(data[:end], refusal.fault, refusal.detail)
             return
         except TooManyFields:
-            self._refuse(HEAD_TOO_LARGE, f"more than {limits.fields} fields")
+            self._refuse_head(data[:end], HEAD_TOO_LARGE, f"more than {limits.fields} fields")
             return
         self._phase = Phase.ANSWER
         self.deadline = inf
@@ -393,6 +404,14 @@ class ClientConnection(asyncio.Protocol, Timed):
             self._refuse(TARGET_TOO_LONG, f"the request line is longer than {limits.target} bytes")
         else:
             self._refuse(HEAD_TOO_LARGE, f"the request head is longer than {limits.head} bytes")
+
+    def _refuse_head(self, head: bytes, fault: Fault, detail: str) -> None:
+        """For what would be found first if the bytes had come one by one."""
+        try:
+            refuse_hopeless(head)
+        except Refused as first:
+            fault, detail = first.fault, first.detail
+        self._refuse(fault, detail)
 
     def _refuse(self, fault: Fault, detail: str) -> None:
         """Answer bytes that never became a request."""

@@ -406,6 +406,21 @@ def _forget_named(fields: RequestFields, names: tuple[bytes, ...]) -> None:
             setattr(fields, attribute, None)
 
 
+_BARE = re.compile(rb"(?<!\r)\n|\r[^\n]")
+
+
+def refuse_hopeless(start: bytes) -> None:
+    """The beginning of a request, its head not whole yet. Raises `Refused` if nothing that may
+    follow makes a request of it: a TLS hello, or lines that end in a bare LF, would otherwise
+    wait for the end of a head that never comes. Refuses nothing that `parse_request` would not
+    refuse as well, so it does not matter how the bytes were cut."""
+    first = start[:1]
+    if first and first != b"\r" and not _TOKEN.match(first):
+        raise Refused(BAD_REQUEST, f"not HTTP: it begins with the byte 0x{first[0]:02x}")
+    if _BARE.search(start):
+        raise Refused(BAD_REQUEST, "a line that does not end in CR LF")
+
+
 class TooManyFields(Exception):
     """More field lines than the listener allows; the caller knows the limit."""
 

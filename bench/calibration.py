@@ -89,9 +89,35 @@ class _Desk:
             raise AssertionError("more was given back than taken")
 
 
-def units() -> Callable[[int], None]:
-    """A function that does so many units of work."""
+class _Past:
+    """Keeps the latest thousand or two of what it is given, as a memory of field blocks does: a
+    few megabytes that pass through the processor's caches again and again."""
+
+    SIZE = 1024
+
+    def __init__(self) -> None:
+        self._young: dict[bytes, _Fields] = {}
+        self._old: dict[bytes, _Fields] = {}
+        self._number = 0
+
+    def keep(self, found: _Fields) -> None:
+        """Under a key that nothing was kept under before."""
+        self._number += 1
+        key = b"%032x" % self._number + HEAD
+        if key in self._young or key in self._old:
+            raise AssertionError("every key is new")
+        if len(self._young) >= self.SIZE:
+            self._old = self._young
+            self._young = {}
+        self._young[key] = found
+
+
+def units(*, wide: bool) -> Callable[[int], None]:
+    """A function that does so many units of work. `wide`: with a working set that is larger than
+    the caches near a core, for workloads that have one; what others do to those caches then
+    slows both alike."""
     desk = _Desk()
+    past = _Past() if wide else None
 
     def run(count: int) -> None:
         for _ in range(count):
@@ -101,5 +127,7 @@ def units() -> Callable[[int], None]:
                 _Turn(desk, HEAD).start()
             if len(found.fields) != 8:
                 raise AssertionError("the head has eight fields")
+            if past is not None:
+                past.keep(found)
 
     return run

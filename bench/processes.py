@@ -255,11 +255,11 @@ def raise_open_files() -> int:
 def core_plan(available: frozenset[int], workers: int) -> tuple[frozenset[int], frozenset[int]]:
     """Which cores the proxy gets and which the load and its backend get, never shared.
 
-    One core for each worker while at least one is left for the load; with a single core
-    there is nothing to separate and both get it.
+    One core for each worker, up to half of them: load and backend together need about as much
+    as the proxy does. With a single core there is nothing to separate and both get it.
     """
     ordered = sorted(available)
     if len(ordered) == 1:
         return frozenset(ordered), frozenset(ordered)
-    count = min(workers, len(ordered) - 1)
+    count = min(workers, len(ordered) // 2)
     return frozenset(ordered[:count]), frozenset(ordered[count:])

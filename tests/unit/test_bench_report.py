@@ -267,7 +267,8 @@ class TestPlans:
         assert plan({0, 1}, 1) == ([0], [1])
         assert plan({0, 1}, 2) == ([0], [1])
         assert plan({0, 1, 2, 3}, 2) == ([0, 1], [2, 3])
-        assert plan({4, 6, 9}, 4) == ([4, 6], [9])
+        assert plan({4, 6, 9}, 4) == ([4], [6, 9])
+        assert plan(set(range(8)), 4) == ([0, 1, 2, 3], [4, 5, 6, 7])
 
     def test_one_core_is_shared(self) -> None:
         assert plan({0}, 2) == ([0], [0])

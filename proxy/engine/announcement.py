@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from proxy.engine.deadlines import Timed
+from proxy.engine.flow import as_protocol
 from proxy.engine.listener import ClientConnection, ListenerFacts
 from proxy.errors import BAD_REQUEST, HEAD_TIMEOUT, Fault, Refused
 from proxy.model import UNROUTED
@@ -101,13 +102,13 @@ def _read_v2(data: bytes) -> Announced | None:
     return Announced(Source(str(source), port), end)
 
 
-class Announcement(asyncio.Protocol, Timed):
+class Announcement(Timed):
     """Owns a connection until it has said whose it is; then a `ClientConnection` does."""
 
     __slots__ = ("_buffer", "_listener", "_transport", "_worker")
 
     def __init__(self, worker: Worker, listener: ListenerFacts) -> None:
-        Timed.__init__(self)
+        super().__init__()
         self._worker = worker
         self._listener = listener
         self._buffer = b""
@@ -133,7 +134,7 @@ class Announcement(asyncio.Protocol, Timed):
             return
         self._worker.deadlines.forget(self)
         client = ClientConnection(self._worker, self._listener, announced.source)
-        self._transport.set_protocol(client)
+        self._transport.set_protocol(as_protocol(client))
         client.connection_made(self._transport)
         rest = self._buffer[announced.length :]
         if rest and not self._transport.is_closing():

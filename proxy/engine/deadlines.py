@@ -33,6 +33,21 @@ class Timed:
         raise NotImplementedError
 
 
+class Alarm(Timed):
+    """A deadline of its own, for what has several or is no `Timed` itself."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[[float], None]) -> None:
+        """`call(now)` when the deadline has passed."""
+        super().__init__()
+        self._call = call
+
+    def on_deadline(self, now: float) -> None:
+        """See `Timed`."""
+        self._call(now)
+
+
 _NONE: set[Timed] = set()
 
 

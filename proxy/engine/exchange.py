@@ -16,7 +16,7 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from balancers.base import NO_KEY, hash_key
-from proxy.engine.deadlines import Timed
+from proxy.engine.deadlines import Alarm
 from proxy.engine.http1.body import chunk, last_chunk
 from proxy.engine.http1.messages import RequestHead, ResponseHead
 from proxy.engine.http1.replies import options_answer, problem, trace_answer
@@ -112,8 +112,10 @@ class Exchange:
     admitted = False
     """A policy of the service waits to hear how this ends."""
     held: _HeldAnswer | None = None
-    waiting: _QueueLimit | None = None
-    total: _TotalLimit | None = None
+    waiting: Alarm | None = None
+    """The patience of one that waits in line."""
+    total: Alarm | None = None
+    """The deadline over all attempts."""
     tunnel: Tunnel | None = None
 
     def __init__(self, client: ClientConnection, request: RequestHead) -> None:
@@ -203,7 +205,7 @@ class Exchange:
             request, target, spec.set_host, self.request_id, self.upgrade, self.client.facts
         )
         if pool.settings.timeouts.total:
-            self.total = _TotalLimit(self)
+            self.total = Alarm(self.on_total_timeout)
             self.unsettled = True
             worker.deadlines.arm(self.total, self.began + pool.settings.timeouts.total)
 
@@ -250,7 +252,7 @@ class Exchange:
             detail = f"every instance of {pool.service} is busy, and so is the queue"
             self._answer_fault(NO_ROOM, detail)
             return
-        self.waiting = _QueueLimit(self)
+        self.waiting = Alarm(self.on_queue_timeout)
         self.unsettled = True
         limit = policies.queue_limit
         self.worker.deadlines.arm(self.waiting, self.worker.now() + limit if limit else inf)
@@ -264,7 +266,7 @@ class Exchange:
             self.client.release_body()
         self._attempt()
 
-    def on_queue_timeout(self) -> None:
+    def on_queue_timeout(self, now: float) -> None:
         """`timeouts.queue` has passed."""
         assert self.pool is not None
         self._answer_fault(NO_ROOM, f"every instance of {self.pool.service} stayed busy")
@@ -622,7 +624,7 @@ class Exchange:
         else:
             self._answer_fault(fault, detail)
 
-    def on_total_timeout(self) -> None:
+    def on_total_timeout(self, now: float) -> None:
         """`timeouts.total` has passed."""
         detail = "the request took longer than its total limit"
         if self.status:
@@ -744,34 +746,6 @@ class _HeldAnswer(NamedTuple):
     response: ResponseHead
     pieces: list[bytes]
     done: bool
-
-
-class _QueueLimit(Timed):
-    """The patience of an exchange that waits in line."""
-
-    __slots__ = ("_exchange",)
-
-    def __init__(self, exchange: Exchange) -> None:
-        super().__init__()
-        self._exchange = exchange
-
-    def on_deadline(self, now: float) -> None:
-        """See `Timed`."""
-        self._exchange.on_queue_timeout()
-
-
-class _TotalLimit(Timed):
-    """The deadline over all attempts of an exchange."""
-
-    __slots__ = ("_exchange",)
-
-    def __init__(self, exchange: Exchange) -> None:
-        super().__init__()
-        self._exchange = exchange
-
-    def on_deadline(self, now: float) -> None:
-        """See `Timed`."""
-        self._exchange.on_total_timeout()
 
 
 def _named(text: bytes | None, separator: bytes, name: str) -> bytes | None:

@@ -7,12 +7,20 @@ is full, the next requests are piling up). Reading goes on when the last reason 
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 PEER_FULL = 1
 """What would be read has nowhere to go: the other side's write buffer is full, or there is no
 other side yet."""
 AHEAD = 2
 """Enough of the following pipelined requests is buffered."""
+
+
+def as_protocol(connection: object) -> asyncio.Protocol:
+    """`connection`, as the types of asyncio want it. Our connections have the methods of a
+    protocol without inheriting from `asyncio.Protocol`: below an interpreted class they could
+    not be compiled to extension types (see decision 0008)."""
+    return cast(asyncio.Protocol, connection)
 
 
 class ReadGate:

@@ -111,7 +111,7 @@ class ListenerFacts:
         return any(parsed in network for network in self._trusted)
 
 
-class ClientConnection(asyncio.Protocol, Timed):
+class ClientConnection(Timed):
     """Owns a client's transport, what it has sent beyond the request being served, and whether
     it is read."""
 
@@ -129,7 +129,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         announced: tuple[str, int] | None = None,
     ) -> None:
         """`announced`: see `ListenerFacts.client`."""
-        Timed.__init__(self)
+        super().__init__()
         self.worker = worker
         self._announced = announced
         self._listener = listener

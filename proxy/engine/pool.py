@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from random import Random
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 from balancers.base import Balancer, hash_key
 from proxy import catalog
@@ -78,19 +78,28 @@ NEUTRAL = frozenset(("http_request_error", "proxy_internal_error"))
 """Outcomes that are the client's doing or our own, and say nothing of the instance."""
 
 
-class Shared(NamedTuple):
+class Shared:
     """What every pool of a worker uses."""
 
-    row: memoryview[int]
-    """This worker's row of the board."""
-    rng: Random
-    buckets: BucketTable
-    suspect: Callable[[Suspect], None]
-    """Tells the control process of an instance that keeps failing."""
-    total: Callable[[int], int]
-    """In flight in one column of the board, in all workers, this moment."""
-    later: Callable[[float, Callable[[], None]], object]
-    """Call something after so many seconds."""
+    def __init__(
+        self,
+        row: memoryview[int],
+        rng: Random,
+        buckets: BucketTable,
+        suspect: Callable[[Suspect], None],
+        total: Callable[[int], int],
+        later: Callable[[float, Callable[[], None]], object],
+    ) -> None:
+        self.row = row
+        """This worker's row of the board."""
+        self.rng = rng
+        self.buckets = buckets
+        self.suspect = suspect
+        """Tells the control process of an instance that keeps failing."""
+        self.total = total
+        """In flight in one column of the board, in all workers, this moment."""
+        self.later = later
+        """Call something after so many seconds."""
 
 
 class Pool:

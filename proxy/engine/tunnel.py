@@ -7,13 +7,14 @@ from collections.abc import Callable
 from math import inf
 
 from proxy.engine.deadlines import Deadlines, Timed
+from proxy.engine.flow import as_protocol
 
 FLUSH = 10.0
 """Seconds for a side to read what was written before the tunnel closed: enough for a full
 socket buffer on a slow line; a side that has stalled would otherwise keep both for ever."""
 
 
-class _End(asyncio.Protocol):
+class _End:
     """One side of a tunnel as its transport sees it."""
 
     def __init__(self, tunnel: Tunnel, transport: asyncio.Transport) -> None:
@@ -79,7 +80,7 @@ class Tunnel(Timed):
     def start(self, *, from_client: bytes, from_instance: bytes) -> None:
         """Take the transports over, with what each side had sent before the switch."""
         for end in (self._client, self._instance):
-            end.transport.set_protocol(end)
+            end.transport.set_protocol(as_protocol(end))
         self._client.received += len(from_client)
         self._instance.received += len(from_instance)
         if from_client:

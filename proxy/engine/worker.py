@@ -31,6 +31,7 @@ from proxy.engine.access_log import AccessLog, LoggedExchange
 from proxy.engine.announcement import Announcement
 from proxy.engine.deadlines import Deadlines
 from proxy.engine.exchange import Exchange
+from proxy.engine.flow import as_protocol
 from proxy.engine.listener import ClientConnection, ListenerFacts
 from proxy.engine.load import Board, OtherRows
 from proxy.engine.pool import Node, Pool, Pools, Shared
@@ -304,11 +305,11 @@ class Worker:
         gc.freeze()
         self._channel.send(Accepting())
 
-    def _connection(self, name: str) -> ClientConnection | Announcement:
+    def _connection(self, name: str) -> asyncio.Protocol:
         facts = self.listener(name)
         if facts.settings.proxy_protocol:
-            return Announcement(self, facts)
-        return ClientConnection(self, facts)
+            return as_protocol(Announcement(self, facts))
+        return as_protocol(ClientConnection(self, facts))
 
     def listener(self, name: str) -> ListenerFacts:
         """What new connections of a listener share; a reload may replace it."""

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from random import Random
 
 import pytest
 
-from proxy.engine.deadlines import TICK, Deadlines, Timed
+from proxy.engine.deadlines import TICK, Alarm, Deadlines
 from tests.fakes import START, SteppedLoop
 
 
-class Item(Timed):
-    """Writes down when it was called."""
+class Item:
+    """Writes down when its deadline passed, then does what the test wants."""
 
-    def __init__(self, loop: SteppedLoop) -> None:
-        super().__init__()
+    def __init__(self, loop: SteppedLoop, then: Callable[[Item, float], object] | None = None):
         self.loop = loop
         self.calls: list[float] = []
+        self.then = then
+        self.alarm = Alarm(self.on_deadline)
 
     def on_deadline(self, now: float) -> None:
-        assert self.deadline == inf
+        assert self.alarm.deadline == inf
         self.calls.append(self.loop.time())
+        if self.then is not None:
+            self.then(self, now)
 
 
 @pytest.fixture
@@ -39,7 +43,7 @@ def test_an_item_is_called_once_within_a_tick(
     loop: SteppedLoop, wheel: Deadlines, after: float
 ) -> None:
     item = Item(loop)
-    wheel.arm(item, START + after)
+    wheel.arm(item.alarm, START + after)
     loop.advance(after + 10)
     (when,) = item.calls
     assert START + after <= when <= START + after + TICK + 1e-9
@@ -48,10 +52,10 @@ def test_an_item_is_called_once_within_a_tick(
 
 def test_a_deadline_moves_later_by_a_mere_store(loop: SteppedLoop, wheel: Deadlines) -> None:
     item = Item(loop)
-    wheel.arm(item, START + 1)
+    wheel.arm(item.alarm, START + 1)
     for _ in range(10):
         loop.advance(0.5)
-        item.deadline = loop.time() + 1
+        item.alarm.deadline = loop.time() + 1
     assert item.calls == []
     loop.advance(2)
     assert len(item.calls) == 1
@@ -59,8 +63,8 @@ def test_a_deadline_moves_later_by_a_mere_store(loop: SteppedLoop, wheel: Deadli
 
 def test_a_deadline_moves_earlier(loop: SteppedLoop, wheel: Deadlines) -> None:
     item = Item(loop)
-    wheel.arm(item, START + 100)
-    wheel.arm(item, START + 1)
+    wheel.arm(item.alarm, START + 100)
+    wheel.arm(item.alarm, START + 1)
     assert len(wheel) == 1
     loop.advance(1.1)
     assert len(item.calls) == 1
@@ -72,8 +76,8 @@ def test_a_cleared_deadline_is_not_called_and_leaves_the_wheel(
     loop: SteppedLoop, wheel: Deadlines
 ) -> None:
     item = Item(loop)
-    wheel.arm(item, START + 1)
-    wheel.arm(item, inf)
+    wheel.arm(item.alarm, START + 1)
+    wheel.arm(item.alarm, inf)
     loop.advance(2)
     assert item.calls == []
     assert len(wheel) == 0
@@ -81,13 +85,13 @@ def test_a_cleared_deadline_is_not_called_and_leaves_the_wheel(
 
 def test_what_is_forgotten_is_not_kept(loop: SteppedLoop, wheel: Deadlines) -> None:
     item = Item(loop)
-    wheel.forget(item)
-    wheel.arm(item, START + 1)
-    wheel.forget(item)
+    wheel.forget(item.alarm)
+    wheel.arm(item.alarm, START + 1)
+    wheel.forget(item.alarm)
     assert len(wheel) == 0
     loop.advance(2)
     assert item.calls == []
-    wheel.arm(item, loop.time() + 1)
+    wheel.arm(item.alarm, loop.time() + 1)
     loop.advance(2)
     assert len(item.calls) == 1
 
@@ -97,18 +101,16 @@ def test_items_of_one_tick_may_forget_and_arm_each_other(
 ) -> None:
     items = [Item(loop) for _ in range(10)]
 
-    class Meddler(Item):
-        def on_deadline(self, now: float) -> None:
-            super().on_deadline(now)
-            for item in items[:5]:
-                wheel.forget(item)
-            for item in items[5:]:
-                wheel.arm(item, now + 1)
+    def meddle(_: Item, now: float) -> None:
+        for item in items[:5]:
+            wheel.forget(item.alarm)
+        for item in items[5:]:
+            wheel.arm(item.alarm, now + 1)
 
     # Whichever of the tick comes first, nobody is called twice for one deadline.
-    meddlers = [Meddler(loop) for _ in range(3)]
+    meddlers = [Item(loop, meddle) for _ in range(3)]
     for item in (*items, *meddlers):
-        wheel.arm(item, START + 1)
+        wheel.arm(item.alarm, START + 1)
     loop.advance(1.1)
     for item in items[:5]:
         assert len(item.calls) <= 1
@@ -119,28 +121,24 @@ def test_items_of_one_tick_may_forget_and_arm_each_other(
 
 
 def test_an_item_may_arm_itself_again(loop: SteppedLoop, wheel: Deadlines) -> None:
-    class Again(Item):
-        def on_deadline(self, now: float) -> None:
-            super().on_deadline(now)
-            if len(self.calls) < 5:
-                wheel.arm(self, now + 1)
+    def again(item: Item, now: float) -> None:
+        if len(item.calls) < 5:
+            wheel.arm(item.alarm, now + 1)
 
-    item = Again(loop)
-    wheel.arm(item, START + 1)
+    item = Item(loop, again)
+    wheel.arm(item.alarm, START + 1)
     loop.advance(20)
     assert len(item.calls) == 5
 
 
 def test_one_that_fails_does_not_take_the_others_along(loop: SteppedLoop, wheel: Deadlines) -> None:
-    class Failing(Item):
-        def on_deadline(self, now: float) -> None:
-            super().on_deadline(now)
-            raise ValueError("a fault of ours")
+    def fail(item: Item, now: float) -> None:
+        raise ValueError("a fault of ours")
 
-    failing = [Failing(loop) for _ in range(5)]
+    failing = [Item(loop, fail) for _ in range(5)]
     others = [Item(loop) for _ in range(50)]
     for item in (*failing, *others):
-        wheel.arm(item, START + 1)
+        wheel.arm(item.alarm, START + 1)
     loop.advance(2)
     assert all(len(item.calls) == 1 for item in (*failing, *others))
     assert len(loop.failures) == 5
@@ -155,11 +153,11 @@ def test_thousands_of_items(loop: SteppedLoop, wheel: Deadlines) -> None:
         for item in rng.sample(items, 1000):
             choice = rng.random()
             if choice < 0.2:
-                wheel.forget(item)
+                wheel.forget(item.alarm)
                 due.pop(item, None)
             else:
                 due[item] = loop.time() + rng.uniform(0, 3)
-                wheel.arm(item, due[item])
+                wheel.arm(item.alarm, due[item])
         before = {item: len(item.calls) for item in items}
         loop.advance(0.25)
         now = loop.time()

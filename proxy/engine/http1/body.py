@@ -80,7 +80,10 @@ class ChunkedBody:
         "_buffer", "_fault", "_remaining", "_state", "_trailer_size", "done", "trailers",
     )  # fmt: skip
 
-    _SIZE_LINE, _DATA, _DATA_END, _TRAILERS = range(4)
+    _SIZE_LINE = 0
+    _DATA = 1
+    _DATA_END = 2
+    _TRAILERS = 3
 
     def __init__(self, fault: Fault) -> None:
         """`fault` is what a framing error is: the client's or the instance's."""

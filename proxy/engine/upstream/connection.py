@@ -36,7 +36,7 @@ _LAST = 16
 """Descriptors that are left to those who cannot do without."""
 
 
-class UpstreamConnection(asyncio.Protocol, Timed):
+class UpstreamConnection(Timed):
     """Owns the transport to one instance and where in the answer it stands."""
 
     __slots__ = (
@@ -49,7 +49,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
     def __init__(
         self, node: Node, settings: ServiceSettings, deadlines: Deadlines, connector: Connector
     ) -> None:
-        Timed.__init__(self)
+        super().__init__()
         self._node = node
         self._settings = settings
         self._deadlines = deadlines

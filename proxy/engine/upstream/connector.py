@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable
+from functools import partial
 from socket import gaierror
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from proxy.engine.flow import as_protocol
 from proxy.engine.upstream.connection import UpstreamConnection
 from proxy.errors import (
     CLOSED_AT_ONCE,
@@ -99,11 +101,10 @@ class Connector:
         tries = round(ROOM_LIMIT / ROOM_STEP)
         while True:
             self._make_room()
+            connection = UpstreamConnection(node, settings, self._deadlines, self)
             try:
-                _, connection = await self._loop.create_connection(
-                    lambda: UpstreamConnection(node, settings, self._deadlines, self),
-                    node.address,
-                    node.port,
+                await self._loop.create_connection(
+                    partial(as_protocol, connection), node.address, node.port
                 )
             except OSError as error:
                 if error.errno not in _NO_DESCRIPTOR or not tries:

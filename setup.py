@@ -1,0 +1,52 @@
+"""Builds the data plane as extension modules when asked to: `FAIRLEAD_COMPILED=1 pip wheel .`.
+
+Without that variable this file adds nothing to `pyproject.toml`, and the wheel is pure Python. With
+it, mypyc compiles the modules below from the same sources. Everything else stays as it is: what
+is not on the path of each request gains nothing, and balancers stay plain Python, since users
+write their own.
+"""
+
+from __future__ import annotations
+
+import os
+
+from setuptools import setup
+
+COMPILED = [
+    "proxy/engine/announcement.py",
+    "proxy/engine/deadlines.py",
+    "proxy/engine/exchange.py",
+    "proxy/engine/flow.py",
+    "proxy/engine/http1/body.py",
+    "proxy/engine/http1/messages.py",
+    "proxy/engine/http1/parser.py",
+    "proxy/engine/http1/rewrite.py",
+    "proxy/engine/http1/target.py",
+    "proxy/engine/listener.py",
+    "proxy/engine/pool.py",
+    "proxy/engine/resilience/breaker.py",
+    "proxy/engine/resilience/limits.py",
+    "proxy/engine/resilience/policies.py",
+    "proxy/engine/resilience/retry.py",
+    "proxy/engine/resilience/waiting.py",
+    "proxy/engine/routing.py",
+    "proxy/engine/telemetry.py",
+    "proxy/engine/tunnel.py",
+    "proxy/engine/upstream/connection.py",
+]
+
+# What the compiled modules import, so that the compiler knows its types, and the compiler.
+NEEDED = ["httptools>=0.6.4", "msgspec>=0.19", "mypy[mypyc]>=1.10", "structlog>=24.1"]
+
+if os.environ.get("FAIRLEAD_COMPILED") != "1":
+    setup()
+else:
+    try:
+        from mypyc.build import mypycify
+    except ImportError:
+        # pip asks first what the build needs, and runs this again once it is there.
+        setup(setup_requires=NEEDED)
+    else:
+        setup(
+            ext_modules=mypycify(COMPILED, opt_level="3", debug_level="0", group_name="fairlead"),
+        )

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from math import inf
 from time import monotonic
+from typing import Final
 
-TICK = 0.01
+TICK: Final = 0.01
 """Seconds: what a limit may be late by. It keeps those of a tenth of a second and more within a
 tenth; the wheel turns a hundred times a second at most, for a few microseconds."""
 
@@ -48,7 +49,7 @@ class Alarm(Timed):
         self._call(now)
 
 
-_NONE: set[Timed] = set()
+_NONE: Final[set[Timed]] = set()
 
 
 class Deadlines:

@@ -13,7 +13,7 @@ answer was relayed), `_answer_fault` (the proxy answered), `_break_off` (the ans
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from balancers.base import NO_KEY, hash_key
 from proxy.engine.deadlines import Alarm
@@ -58,24 +58,24 @@ if TYPE_CHECKING:
     from proxy.engine.telemetry import ServiceCounters
     from proxy.engine.upstream.connection import UpstreamConnection
 
-SHUN = 1.0
+SHUN: Final = 1.0
 """Seconds in which a worker prefers other instances to one that it could not connect to. Without
 that each request in turn would find out for itself, until the instance is ejected or gone: an
 attempt, and a part of the retry budget, for each."""
 
-REPLAY_LIMIT = 64 * 1024
+REPLAY_LIMIT: Final = 64 * 1024
 """Bytes of a request body kept for a second attempt. Larger bodies are sent once: keeping them
 would make every upload cost its size in memory."""
 
-_JOIN = 16 * 1024
+_JOIN: Final = 16 * 1024
 """Up to here copying a body behind its head is cheaper than handing over two buffers."""
 
-_IDEMPOTENT = frozenset(
+_IDEMPOTENT: Final = frozenset(
     (b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE")
 )  # RFC 9110 §9.2.2
 
 
-_METHODS = {
+_METHODS: Final = {
     name.encode(): name
     for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")
 }
@@ -723,7 +723,7 @@ class Exchange:
         return None
 
 
-_SPECIAL_FIELDS = {
+_SPECIAL_FIELDS: Final = {
     b"host": "host",
     b"expect": "expect",
     b"upgrade": "upgrade",

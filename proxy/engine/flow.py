@@ -7,12 +7,12 @@ is full, the next requests are piling up). Reading goes on when the last reason 
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import Final, cast
 
-PEER_FULL = 1
+PEER_FULL: Final = 1
 """What would be read has nowhere to go: the other side's write buffer is full, or there is no
 other side yet."""
-AHEAD = 2
+AHEAD: Final = 2
 """Enough of the following pipelined requests is buffered."""
 
 

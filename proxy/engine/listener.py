@@ -7,7 +7,7 @@ import re
 from enum import Enum
 from ipaddress import ip_address, ip_network
 from math import ceil, inf
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from proxy.engine.deadlines import Timed
 from proxy.engine.flow import AHEAD, PEER_FULL, ReadGate
@@ -37,20 +37,20 @@ if TYPE_CHECKING:
     from proxy.engine.http1.messages import RequestFields
     from proxy.engine.worker import Worker
 
-READ_AHEAD = 64 * 1024
+READ_AHEAD: Final = 64 * 1024
 """Bytes of pipelined requests kept while one is served. A client that sends more waits: the
 bound is on what it can make a worker hold, not on how many requests it may pipeline."""
 
-LAST_CALL = 1.0
+LAST_CALL: Final = 1.0
 """Seconds that an idle connection stays open when the worker stops. A request that crosses our
 close is lost to the client; so much later than the last answer that did not announce the close,
 few do."""
 
-_SHORT = 16 * 1024
+_SHORT: Final = 16 * 1024
 """Bytes that any client that reads at all has read within the linger time. After a longer
 answer it gets as long as a client that stalls."""
 
-_EMPTY_LINES = re.compile(rb"(?:\r\n)+")
+_EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
 """RFC 9112 §2.2: ignored before a request. Only whole ones, or it would matter how they were
 cut into reads."""
 
@@ -374,7 +374,12 @@ class ClientConnection(Timed):
         self._on_head(data)
         if len(self._buffer) <= READ_AHEAD or self._phase is Phase.HEAD:
             self._gate.release(AHEAD)  # Not before: each request served would let one more read in.
-        if not self._ending or self.exchange is not None or self._phase is Phase.LINGER:
+        if self._ending:
+            self._close_when_served()
+
+    def _close_when_served(self) -> None:
+        """The client has said its last byte, or the worker drains."""
+        if self.exchange is not None or self._phase is Phase.LINGER:
             return
         if not self._buffer or (self._eof and HEAD_END not in self._buffer):
             self._close(linger=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from random import Random
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from balancers.base import Balancer, hash_key
 from proxy import catalog
@@ -70,11 +70,11 @@ class Node:
         return f"<Node {self.key} {self.status} load={self.load} idle={len(self.idle)}>"
 
 
-_LOOK_AGAIN = 0.002
+_LOOK_AGAIN: Final = 0.002
 """Seconds between two looks for room while requests wait: short beside any request worth
 queueing for."""
 
-NEUTRAL = frozenset(("http_request_error", "proxy_internal_error"))
+NEUTRAL: Final = frozenset(("http_request_error", "proxy_internal_error"))
 """Outcomes that are the client's doing or our own, and say nothing of the instance."""
 
 

@@ -28,13 +28,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from proxy.model import RouteSpec
 
-SERVICE = "{service}"
+SERVICE: Final = "{service}"
 
-_service_name = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", re.ASCII).fullmatch
+_service_name: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", re.ASCII).fullmatch
 """What a template may take for a service's name. Nothing is decoded first, and a leading dot
 is excluded, so neither `..` nor `%2e%2e` ever becomes part of a registry key."""
 

@@ -7,10 +7,11 @@ thirty nanoseconds. The control process turns sums of these into Prometheus seri
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import Final
 
 from proxy.model import DURATION_BOUNDS, ServiceStats
 
-_METHODS = frozenset(
+_METHODS: Final = frozenset(
     (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"CONNECT")
 )
 

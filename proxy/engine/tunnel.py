@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from math import inf
+from typing import Final
 
 from proxy.engine.deadlines import Deadlines, Timed
 from proxy.engine.flow import as_protocol
 
-FLUSH = 10.0
+FLUSH: Final = 10.0
 """Seconds for a side to read what was written before the tunnel closed: enough for a full
 socket buffer on a slow line; a side that has stalled would otherwise keep both for ever."""
 

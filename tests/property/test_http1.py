@@ -141,7 +141,10 @@ def head(first: bytes, lines: list[bytes]) -> bytes:
 
 
 def known(fields: object) -> dict[str, object]:
-    return dict(vars(fields))
+    # Not vars(): a compiled class has no __dict__.
+    names = [name for name in dir(fields) if not name.startswith("_")]
+    values = {name: getattr(fields, name) for name in names}
+    return {name: value for name, value in values.items() if not callable(value)}
 
 
 @given(request_line, st.lists(line, max_size=5))

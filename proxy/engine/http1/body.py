@@ -8,19 +8,19 @@ what goes in comes out of the same call.
 from __future__ import annotations
 
 import re
-from typing import Protocol
+from typing import Final, Protocol
 
 from proxy.errors import Fault, Refused
 
-_NOTHING: list[bytes] = []
+_NOTHING: Final[list[bytes]] = []
 
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 """15 hex digits stay below 2**60. Extensions are read over and not passed on (RFC 9112 §7.1.1):
 nobody uses them but for smuggling."""
-_MAX_SIZE_LINE = 256
-_MAX_TRAILERS = 8 * 1024
+_MAX_SIZE_LINE: Final = 256
+_MAX_TRAILERS: Final = 8 * 1024
 """Trailers are rare and small; without a bound they are an endless head."""
-_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
+_TRAILER: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
 
 
 class BodyReader(Protocol):
@@ -80,10 +80,10 @@ class ChunkedBody:
         "_buffer", "_fault", "_remaining", "_state", "_trailer_size", "done", "trailers",
     )  # fmt: skip
 
-    _SIZE_LINE = 0
-    _DATA = 1
-    _DATA_END = 2
-    _TRAILERS = 3
+    _SIZE_LINE: Final = 0
+    _DATA: Final = 1
+    _DATA_END: Final = 2
+    _TRAILERS: Final = 3
 
     def __init__(self, fault: Fault) -> None:
         """`fault` is what a framing error is: the client's or the instance's."""
@@ -160,7 +160,7 @@ class ChunkedBody:
         return line, end + 1
 
 
-_FORBIDDEN = frozenset(
+_FORBIDDEN: Final = frozenset(
     (
         # Framing, routing, and what a proxy takes out of heads for the same reasons.
         b"transfer-encoding", b"content-length", b"host", b"trailer", b"te", b"connection",

@@ -17,7 +17,7 @@ lines, with their results.
 from __future__ import annotations
 
 import re
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import httptools
 
@@ -34,7 +34,6 @@ from proxy.engine.http1.rewrite import (
     passed_fields,
     relayed_fields,
     strip_named,
-    without_expectation,
 )
 from proxy.errors import (
     BAD_ANSWER,
@@ -45,30 +44,46 @@ from proxy.errors import (
     Refused,
 )
 
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_METHODS = frozenset(
+_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_METHODS: Final = frozenset(
     (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"CONNECT")
 )
-_TARGET_BYTES = bytes(range(0x21, 0x7F)).replace(b"#", b"")
+_TARGET_BYTES: Final = bytes(range(0x21, 0x7F)).replace(b"#", b"")
 """Visible ASCII without the fragment mark. RFC 9112 §3.2 wants less; what is left out here
 (quotes, brackets, …) is sent by real browsers and is unambiguous."""
-_VERSION = re.compile(rb"HTTP/(\d)\.(\d)")
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?")
-_AUTHORITY = re.compile(
+_VERSION: Final = re.compile(rb"HTTP/(\d)\.(\d)")
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?")
+_AUTHORITY: Final = re.compile(
     rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::(\d{0,5}))?"
 )  # RFC 3986 §3.2.2
-_VALUE_BYTES = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
+_VALUE_BYTES: Final = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
 """RFC 9110 §5.5: field-vchar, obs-text, space and tab."""
-_LENGTH = re.compile(rb"\d{1,18}")
+_LENGTH: Final = re.compile(rb"\d{1,18}")
 """18 digits stay below 2**63; a longer length is an attack or a mistake."""
 
 # What a field means to a proxy. Everything else is PLAIN.
-(
-    PLAIN, DROP, HOST, LENGTH, CODING, CONNECTION, UPGRADE, EXPECT, VIA, TRAILER, TE,
-    REQUEST_ID, X_FOR, X_PROTO, X_HOST, X_PORT, FORWARDED, REAL_IP, MAX_FORWARDS, KEEP_ALIVE,
-) = range(20)  # fmt: skip
+PLAIN: Final = 0
+DROP: Final = 1
+HOST: Final = 2
+LENGTH: Final = 3
+CODING: Final = 4
+CONNECTION: Final = 5
+UPGRADE: Final = 6
+EXPECT: Final = 7
+VIA: Final = 8
+TRAILER: Final = 9
+TE: Final = 10
+REQUEST_ID: Final = 11
+X_FOR: Final = 12
+X_PROTO: Final = 13
+X_HOST: Final = 14
+X_PORT: Final = 15
+FORWARDED: Final = 16
+REAL_IP: Final = 17
+MAX_FORWARDS: Final = 18
+KEEP_ALIVE: Final = 19
 
-_REQUEST_KINDS = {
+_REQUEST_KINDS: Final = {
     b"host": HOST,
     b"content-length": LENGTH,
     b"transfer-encoding": CODING,
@@ -93,7 +108,7 @@ _REQUEST_KINDS = {
     b"proxy-authorization": DROP,
     b"http2-settings": DROP,
 }
-_RESPONSE_KINDS = {
+_RESPONSE_KINDS: Final = {
     b"content-length": LENGTH,
     b"transfer-encoding": CODING,
     b"connection": CONNECTION,
@@ -107,12 +122,12 @@ _RESPONSE_KINDS = {
     b"te": DROP,
 }
 
-_STATUS_LINES = 1024
+_STATUS_LINES: Final = 1024
 """Status lines remembered: real instances have a dozen; one that invents reasons must not grow
 a worker."""
 
 
-HEAD_END = b"\r\n\r\n"
+HEAD_END: Final = b"\r\n\r\n"
 """A head ends behind the first of these."""
 
 Value = TypeVar("Value")
@@ -247,17 +262,17 @@ class _FieldReader:
         return kind
 
 
-_BLOCKS = 256
+_BLOCKS: Final = 256
 """Blocks in one generation. At one to two kilobytes each, with what was parsed from them, this
 stays below a megabyte per direction."""
-_LONGEST_BLOCK = 2048
+_LONGEST_BLOCK: Final = 2048
 
-_request_reader = _FieldReader(_REQUEST_KINDS, drop_underscores=True)
-_response_reader = _FieldReader(_RESPONSE_KINDS, drop_underscores=False)
-_request_memo: Memo[RequestFields] = Memo(_BLOCKS, _LONGEST_BLOCK)
-_response_memo: Memo[ResponseFields] = Memo(_BLOCKS, _LONGEST_BLOCK)
-_hosts: Memo[str] = Memo(1024, 256)
-_status_lines: dict[bytes, tuple[int, int, bytes]] = {}
+_request_reader: Final = _FieldReader(_REQUEST_KINDS, drop_underscores=True)
+_response_reader: Final = _FieldReader(_RESPONSE_KINDS, drop_underscores=False)
+_request_memo: Final[Memo[RequestFields]] = Memo(_BLOCKS, _LONGEST_BLOCK)
+_response_memo: Final[Memo[ResponseFields]] = Memo(_BLOCKS, _LONGEST_BLOCK)
+_hosts: Final[Memo[str]] = Memo(1024, 256)
+_status_lines: Final[dict[bytes, tuple[int, int, bytes]]] = {}
 
 
 def parse_request(head: bytes, max_fields: int) -> RequestHead:
@@ -266,7 +281,10 @@ def parse_request(head: bytes, max_fields: int) -> RequestHead:
     line, _, block = head.partition(CRLF)
     fields = _request_memo.young.get(block)
     if fields is None:
-        fields = _request_memo.recall(block) or _read_request_fields(block)
+        fields = _request_memo.recall(block)
+        if fields is None:
+            fields = _read_request_fields(block)
+            _request_memo.put(block, fields)
     if fields.count > max_fields:
         raise TooManyFields
     method, target, minor = _split_request_line(line)
@@ -277,7 +295,11 @@ def parse_request(head: bytes, max_fields: int) -> RequestHead:
         if fields.chunked:
             raise Refused(BAD_REQUEST, "Transfer-Encoding in an HTTP/1.0 request")
         if fields.expect is not None:
-            fields = without_expectation(fields)
+            # RFC 9110 §10.1.1: a 1.0 client's Expect MUST be ignored. Not in the block that is
+            # remembered: 1.1 requests share it.
+            fields = _read_request_fields(block)
+            fields.expect = None
+            fields.passed = passed_fields(fields)
     return RequestHead(method, target, minor, fields)
 
 
@@ -290,7 +312,10 @@ def parse_response(head: bytes) -> ResponseHead:
     status, minor, status_line = known
     fields = _response_memo.young.get(block)
     if fields is None:
-        fields = _response_memo.recall(block) or _read_response_fields(block)
+        fields = _response_memo.recall(block)
+        if fields is None:
+            fields = _read_response_fields(block)
+            _response_memo.put(block, fields)
     if fields.chunked and minor == 0:
         raise Refused(BAD_ANSWER, "Transfer-Encoding in an HTTP/1.0 response")
     return ResponseHead(status, status_line, minor, fields)
@@ -334,7 +359,6 @@ def _read_request_fields(block: bytes) -> RequestFields:
     if fields.connection:
         _forget_named(fields, strip_named(fields))
     fields.passed = passed_fields(fields)
-    _request_memo.put(block, fields)
     return fields
 
 
@@ -352,7 +376,6 @@ def _read_response_fields(block: bytes) -> ResponseFields:
     if fields.connection:
         strip_named(fields)
     fields.relayed = relayed_fields(fields, BY_LENGTH, 1, True)
-    _response_memo.put(block, fields)
     return fields
 
 
@@ -388,7 +411,7 @@ def _check_coding(fields: Fields, value: bytes, fault: Fault) -> None:
         raise Refused(fault, "Transfer-Encoding is not exactly chunked")
 
 
-_FORGETTABLE = {
+_FORGETTABLE: Final = {
     b"x-forwarded-for": "forwarded_for",
     b"x-forwarded-proto": "forwarded_proto",
     b"x-forwarded-host": "forwarded_host",
@@ -460,7 +483,7 @@ def _split_status_line(line: bytes) -> tuple[int, int, bytes]:
     return known
 
 
-_COMMON_TOKENS = {
+_COMMON_TOKENS: Final = {
     b"keep-alive": (b"keep-alive",),
     b"Keep-Alive": (b"keep-alive",),
     b"close": (b"close",),

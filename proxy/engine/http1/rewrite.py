@@ -6,8 +6,8 @@ was received, so no instance can read a boundary that we did not write.
 
 from __future__ import annotations
 
-import copy
 import re
+from typing import Final
 
 from proxy.engine.http1.messages import (
     CRLF,
@@ -18,15 +18,17 @@ from proxy.engine.http1.messages import (
     ResponseHead,
 )
 
-VIA_CLIENT = b"Via: 1.1 fairlead\r\n"
+VIA_CLIENT: Final = b"Via: 1.1 fairlead\r\n"
 
-_PROTOCOL = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
+_PROTOCOL: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
 """RFC 9110 §7.8. Anything else might be read as several protocols."""
-_NOT_OFFERED = ((b"http", b"/"), (b"tls", b"/"))
+_NOT_OFFERED: Final = ((b"http", b"/"), (b"tls", b"/"))
 
-_TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_TOKEN_BYTES: Final = (
+    b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+)
 
-_NOT_NAMES = (b"close", b"keep-alive", b"upgrade", b"te")
+_NOT_NAMES: Final = (b"close", b"keep-alive", b"upgrade", b"te")
 
 
 def strip_named(fields: Fields) -> tuple[bytes, ...]:
@@ -59,15 +61,6 @@ def passed_fields(fields: RequestFields) -> bytes:
     for via in fields.via:
         extra += b"Via: %b\r\n" % via
     return fields.plain + extra
-
-
-def without_expectation(fields: RequestFields) -> RequestFields:
-    """The same block in an HTTP/1.0 request, where Expect MUST be ignored (RFC 9110 §10.1.1).
-    A copy: the block is shared with 1.1 requests."""
-    fields = copy.copy(fields)
-    fields.expect = None
-    fields.passed = passed_fields(fields)
-    return fields
 
 
 class ClientFacts:
@@ -213,7 +206,10 @@ def request_head(
 
 
 # How a response body ends on the client's side.
-NO_BODY, BY_LENGTH, BY_CHUNKS, BY_CLOSE = range(4)
+NO_BODY: Final = 0
+BY_LENGTH: Final = 1
+BY_CHUNKS: Final = 2
+BY_CLOSE: Final = 3
 
 
 def response_framing(response: ResponseHead, method: bytes, client_minor: int) -> int:

@@ -9,16 +9,17 @@ opened `/admin`.
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from proxy.engine.http1.messages import RequestHead
 from proxy.errors import BAD_REQUEST, BAD_TARGET, CONNECT_METHOD, Refused
 
-_UNRESERVED = frozenset(
+_UNRESERVED: Final = frozenset(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 )  # RFC 3986 §2.3
-_PERCENT = re.compile(rb"%(..)?", re.DOTALL)
-_HEX = re.compile(rb"[0-9A-Fa-f]{2}")
-_SLASH = ord("/")
+_PERCENT: Final = re.compile(rb"%(..)?", re.DOTALL)
+_HEX: Final = re.compile(rb"[0-9A-Fa-f]{2}")
+_SLASH: Final = ord("/")
 
 
 def resolve(request: RequestHead) -> tuple[str, bytes, bool]:

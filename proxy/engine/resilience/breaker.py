@@ -12,11 +12,12 @@ requests are refused at once, which costs neither side anything.
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
-TRIALS = 3
+TRIALS: Final = 3
 """Requests that must succeed before the service counts as well. One may be luck; many would make
 the users of a service that is well wait."""
-_SLICES = 10
+_SLICES: Final = 10
 """The window is counted in tenths: old failures leave it little by little."""
 
 

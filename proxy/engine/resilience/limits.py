@@ -12,13 +12,15 @@ the lenient side.
 
 from __future__ import annotations
 
-BUCKETS = 1 << 15
+from typing import Final
+
+BUCKETS: Final = 1 << 15
 """Keys that can be limited at the same time, over all services. A key is only in the table while
 its bucket is not full, which is `burst / rate` seconds at most."""
-_PROBES = 4
+_PROBES: Final = 4
 """Places a key may be in. If all are taken the one that is fullest again soonest gives way."""
-_CELL = 16
-SIZE = BUCKETS * _CELL
+_CELL: Final = 16
+SIZE: Final = BUCKETS * _CELL
 """Bytes of the table."""
 
 

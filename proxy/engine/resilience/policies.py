@@ -6,7 +6,7 @@ acts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proxy.engine.resilience.breaker import Breaker
 from proxy.engine.resilience.limits import BucketTable
@@ -18,11 +18,11 @@ from proxy.model import ServiceSettings
 if TYPE_CHECKING:
     from proxy.engine.exchange import Exchange
 
-BAD_STATUSES = frozenset((502, 503, 504))
+BAD_STATUSES: Final = frozenset((502, 503, 504))
 """Answers that speak against the instance that gave them. Not every 5xx: a 500 is mostly the
 request's doing, and would be the same elsewhere."""
 
-_REASONS = {
+_REASONS: Final = {
     "connection_terminated": "reset",
     "http_response_incomplete": "reset",
     "http_response_timeout": "first_byte",

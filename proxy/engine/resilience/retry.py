@@ -10,11 +10,12 @@ which does not bound retries that fail fast).
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
-FLOOR = 3.0
+FLOOR: Final = 3.0
 """Retries a service may make that has had no requests to earn any: the first request after a
 quiet night should survive a stale connection, too."""
-HORIZON = 10
+HORIZON: Final = 10
 """Seconds of traffic that retries may be saved up from. Longer, and a quiet day could be spent
 in one storm; shorter, and there is nothing saved for those that a dying instance fails all at
 once."""

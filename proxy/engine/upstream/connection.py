@@ -6,7 +6,7 @@ import asyncio
 import os
 import resource
 from math import inf
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from proxy.engine.deadlines import Deadlines, Timed
 from proxy.engine.http1.body import BodyReader, ChunkedBody, LengthBody, UntilCloseBody
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from proxy.engine.upstream.connector import Connector
     from proxy.model import ServiceSettings
 
-MAX_HEAD = 64 * 1024
+MAX_HEAD: Final = 64 * 1024
 """Twice what a client may send: instances set large cookies, and are trusted a little more."""
 
 
-_LAST = 16
+_LAST: Final = 16
 """Descriptors that are left to those who cannot do without."""
 
 

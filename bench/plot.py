@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from bench.report import REFERENCE
+from bench.report import NOISY, REFERENCE
 from bench.results import RESULTS
 
 PUBLISHED = RESULTS / "published.json"
@@ -102,9 +102,11 @@ def caption(result: Mapping[str, Any]) -> str:
     versions = ", ".join(
         f"{NAMES.get(name, name)} {version}" for name, version in result["versions"].items()
     )
+    rows = [row for scenario in result["scenarios"] for row in scenario["rows"]]
+    busy = any(row.get("foreign_share", 0.0) > NOISY for row in rows)
     return (
         f"{versions}; {machine['cpu']}, {machine['cores']} cores; medians of "
-        f"{result['rounds']} interleaved rounds"
+        f"{result['rounds']} interleaved rounds{', on a BUSY machine' if busy else ''}"
     )
 
 

@@ -117,7 +117,10 @@ SCENARIOS: dict[str, Scenario] = {
             "download_100m", "download of 100 MiB", path="/100m", answer=100 * MIB,
             connections=4, unit="MiB",
         ),
-        Scenario("connections_1000", "small GET over 1,000 connections", connections=1000),
+        Scenario(
+            "connections_1000", "small GET over 1,000 connections", connections=1000,
+            least_seconds=2.0,
+        ),
         Scenario(
             "connections_10000", "small GET over 10,000 connections", connections=10_000,
             least_seconds=6.0, default=False,

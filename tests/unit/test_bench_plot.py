@@ -51,6 +51,11 @@ def test_the_caption_tells_what_ran_where() -> None:
     )
 
 
+def test_the_caption_says_when_others_had_the_core() -> None:
+    busy = {"scenarios": [{"rows": [{"foreign_share": 0.3}]}]}
+    assert caption({**RESULT, **busy}).endswith("rounds, on a BUSY machine")
+
+
 def test_the_picture_is_xml_with_a_bar_for_each_proxy() -> None:
     root = ElementTree.fromstring(svg(groups(RESULT), "a < b & c"))
     widths = [float(rect.attrib["width"]) for rect in root.iter(f"{SVG}rect")][2:]

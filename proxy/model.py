@@ -19,7 +19,7 @@ import msgspec
 # ---------------------------------------------------------------------------- registry side
 
 
-class Instance(msgspec.Struct, frozen=True, kw_only=True):
+class Instance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One registered instance, as the registry states it. Nothing measured is in here."""
 
     service: str
@@ -40,7 +40,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.id}@{self.address}:{self.port}"
 
 
-class Departure(msgspec.Struct, frozen=True, kw_only=True):
+class Departure(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One registration that ended."""
 
     service: str
@@ -138,7 +138,7 @@ class RegistryStatus(msgspec.Struct, frozen=True, kw_only=True):
 Status = Literal["ready", "unhealthy", "ejected", "draining"]
 
 
-class PoolNode(msgspec.Struct, frozen=True, array_like=True):
+class PoolNode(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One instance as a worker needs it."""
 
     key: str
@@ -549,7 +549,7 @@ class Accepting(msgspec.Struct, frozen=True, tag=True):
     """The worker accepts connections on all its listeners."""
 
 
-class ServiceStats(msgspec.Struct, frozen=True, array_like=True):
+class ServiceStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Counters of one service in one worker since the worker's start."""
 
     requests: dict[str, int]
@@ -562,7 +562,7 @@ class ServiceStats(msgspec.Struct, frozen=True, array_like=True):
     retries: dict[str, int]
 
 
-class NodeStats(msgspec.Struct, frozen=True, array_like=True):
+class NodeStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Counters of one instance in one worker since it first met the instance."""
 
     service: str

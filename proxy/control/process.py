@@ -10,6 +10,7 @@ second signal cuts at once.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import secrets
@@ -124,6 +125,7 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
             # The registry's client, and then the HTTP server, are half of all that this process
             # loads. The workers load at the same time, on other cores.
             supervisor.start()
+            supervisor.on_ready = _freeze
             # In a thread, because the registry is being asked meanwhile.
             admin_type = await asyncio.to_thread(_load_admin)
             admin = admin_type(supervisor, admin_socket, settings.admin.token)
@@ -143,6 +145,13 @@ def _load_admin() -> type[Admin]:
     from proxy.control.admin import Admin
 
     return Admin
+
+
+def _freeze() -> None:
+    """What exists now mostly stays: the collector need not look at it again. See
+    docs/decisions/0007-garbage-collection.md."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _until_stopped(

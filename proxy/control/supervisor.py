@@ -130,6 +130,8 @@ class Supervisor:
         self._failed: asyncio.Event = asyncio.Event()
         self._worker_changed: asyncio.Event = asyncio.Event()
         self._announced = False
+        self.on_ready: Callable[[], None] = lambda: None
+        """Called once, when everything is there for the first time."""
         self._plans: dict[HealthCheckSettings, Plan] = {}
         self._looked_at: dict[str, tuple[Instance, ...]] = {}
         """Service → the instances that the monitor was told of."""
@@ -523,6 +525,7 @@ class Supervisor:
             self._announced = True
             seconds = round(time.monotonic() - self.started_at, 3)
             log.info("ready", workers=len(self.workers), seconds=seconds)
+            self.on_ready()
 
     def _on_worker_exit(self, life: Incarnation) -> None:
         self.retired = self.retired.plus(life.stats, self._known())

@@ -214,6 +214,8 @@ class Worker:
             seconds=round(seconds, 6),
         )
         if message.complete:
+            if self.pools.partial:
+                gc.freeze()  # as in `_open`; to collect first would hold up those who are served
             self.pools.partial = False
             self._accept()
 

@@ -49,13 +49,13 @@ class BadTlsFiles(EtcdError):
     """A certificate or key of ours could not be loaded."""
 
 
-class Header(msgspec.Struct, frozen=True):
+class Header(msgspec.Struct, frozen=True, gc=False):
     cluster_id: int = 0
     member_id: int = 0
     revision: int = 0
 
 
-class KeyValue(msgspec.Struct, frozen=True):
+class KeyValue(msgspec.Struct, frozen=True, gc=False):
     key: bytes = b""
     value: bytes = b""
     mod_revision: int = 0
@@ -69,7 +69,7 @@ class RangeReply(msgspec.Struct, frozen=True):
     count: int = 0
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     kv: KeyValue = KeyValue()
     type: str = "PUT"
 

@@ -26,7 +26,7 @@ from proxy.registry.etcd_wire import Event, KeyValue
 from proxy.registry.records import Unreadable, read, split_key
 
 
-class _Entry(msgspec.Struct, frozen=True):
+class _Entry(msgspec.Struct, frozen=True, gc=False):
     """One key. `instance` is the last good value; `reason` says why the current one is not."""
 
     kv: KeyValue

@@ -266,7 +266,15 @@ class Admin:
         method = request.query.get("method", "GET")
         try:
             book = supervisor.book
-            document = explain(method, url, fields, book.pools, supervisor.settings, book.complete)
+            document = explain(
+                method,
+                url,
+                fields,
+                book.pools,
+                supervisor.settings,
+                book.complete,
+                time.monotonic(),
+            )
         except ValueError as error:
             raise web.HTTPBadRequest(text=str(error)) from None
         return _json(document)

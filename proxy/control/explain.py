@@ -40,10 +40,11 @@ def explain(
     pools: Mapping[str, Pool],
     settings: Settings,
     complete: bool,
+    now: float,
 ) -> dict[str, Any]:
     """The whole story of one request. `url` is absolute, or a path for any host; `complete`: the
-    first full set of instances is known. ValueError if these cannot be put into one request at
-    all."""
+    first full set of instances is known; `now`: monotonic seconds. ValueError if these cannot be
+    put into one request at all."""
     given = _request_fields(url, fields)
     document: dict[str, Any] = {
         "request": {"method": method, "url": url},
@@ -78,7 +79,7 @@ def explain(
             refuse_encoded_separators(target.path)
         except Refused as refusal:
             return {**document, "answer": _own_answer(refusal.fault, refusal.detail)}
-    return {**document, **_choice(match, target, field, pools, settings, complete)}
+    return {**document, **_choice(match, target, field, pools, settings, complete, now)}
 
 
 def _request_fields(url: str, fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -121,6 +122,7 @@ def _choice(
     pools: Mapping[str, Pool],
     settings: Settings,
     complete: bool,
+    now: float,
 ) -> dict[str, Any]:
     """The part about the service: balancer, key, who may be picked and who not."""
     pool = pools.get(match.service)
@@ -128,13 +130,13 @@ def _choice(
     panic = pool is not None and pool.snapshot.panic
     spec = status.settings_of(settings, match.service).balancer
     uses_key = catalog.load(catalog.BALANCERS, spec.type).uses_key
-    candidates = [_instance(member) for member in members if _served(member, panic)]
+    candidates = [_instance(member, now) for member in members if _served(member, panic)]
     document: dict[str, Any] = {
         "balancer": spec.type,
         "key": _key(spec.key, target, field) if uses_key and spec.key else None,
         "panic": panic,
         "candidates": candidates,
-        "others": [_instance(member) for member in members if not _served(member, panic)],
+        "others": [_instance(member, now) for member in members if not _served(member, panic)],
     }
     if pool is None and match.templated and complete and match.service not in settings.services:
         detail = f"no service is called {match.service}"
@@ -149,7 +151,7 @@ def _served(member: Member, panic: bool) -> bool:
     return member.status == "ready" or (panic and member.status != "draining")
 
 
-def _instance(member: Member) -> dict[str, Any]:
+def _instance(member: Member, now: float) -> dict[str, Any]:
     known = member.instance
     return {
         "id": known.id,
@@ -157,7 +159,8 @@ def _instance(member: Member) -> dict[str, Any]:
         "port": known.port,
         "weight": known.weight,
         "status": member.status,
-        "reason": member.reason,
+        "reason": member.told(now),
+        "back_in": member.back_in(now),
     }
 
 

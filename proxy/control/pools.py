@@ -107,9 +107,12 @@ class Member:
 
     def told(self, now: float) -> str:
         """The reason, and how long it will hold where that is known."""
-        if self.until is None:
-            return self.reason
-        return f"{self.reason}, back in {max(0.0, self.until - now):.0f} s"
+        left = self.back_in(now)
+        return self.reason if left is None else f"{self.reason}, back in {left:.0f} s"
+
+    def back_in(self, now: float) -> float | None:
+        """Seconds until an ejection ends."""
+        return None if self.until is None else round(max(0.0, self.until - now), 1)
 
 
 @dataclass(slots=True)

@@ -91,6 +91,7 @@ def instance(
         "metadata": known.metadata,
         "status": member.status,
         "reason": member.told(now),
+        "back_in": member.back_in(now),
         "inflight": inflight(member.slot) if member.slot else None,
         "requests": counted.picks,
         "failures": counted.failures,

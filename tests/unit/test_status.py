@@ -55,6 +55,7 @@ def test_a_service_lists_every_instance_with_status_and_reason() -> None:
             "metadata": {"zone": "b"},
             "status": "ready",
             "reason": "",
+            "back_in": None,
             "inflight": 4,
             "requests": 9,
             "failures": 2,
@@ -70,6 +71,7 @@ def test_a_service_lists_every_instance_with_status_and_reason() -> None:
             "metadata": {},
             "status": "unhealthy",
             "reason": "'bad' in the registry: no disk",
+            "back_in": None,
             "inflight": 4,
             "requests": 0,
             "failures": 0,
@@ -133,7 +135,7 @@ class TestExplain:
         self, url: str, *fields: tuple[str, str], method: str = "GET", pools: PoolBook | None = None
     ) -> dict[str, Any]:
         known = pools or book(users=(instance("a"), instance("b", weight=0)))
-        return explain(method, url, fields, known.pools, self.settings, known.complete)
+        return explain(method, url, fields, known.pools, self.settings, known.complete, 5.0)
 
     def test_the_way_of_a_request(self) -> None:
         document = self.ask("http://Users.Example.com:8080/x?y=1", ("X-User", "42"))
@@ -187,6 +189,14 @@ class TestExplain:
         assert document["panic"] is True
         assert [row["id"] for row in document["candidates"]] == ["a"]
         assert [row["id"] for row in document["others"]] == ["b"]
+
+    def test_how_long_an_ejection_lasts(self) -> None:
+        pools = book(users=(instance("a"), instance("b")))
+        pools.eject("users", "a@10.0.0.1:80", "5 × http_response_timeout", until=12.3)
+        pools.settle(1.0)
+        (row,) = self.ask("http://users.example.com/", pools=pools)["others"]
+        assert (row["id"], row["status"], row["back_in"]) == ("a", "ejected", 7.3)
+        assert row["reason"] == "5 × http_response_timeout, back in 7 s"
 
     def test_a_request_that_is_refused(self) -> None:
         document = self.ask("/svc/a%2Fb/x")

@@ -34,7 +34,7 @@ from proxy.control.supervisor import Supervisor
 from proxy.control.workers import ProcessLaunch, module_command
 from proxy.engine.line_file import STDOUT, open_for_append
 from proxy.engine.load import SLOTS, Board
-from proxy.model import RegistrySettings, Settings, WorkerConfig
+from proxy.model import Instance, RegistrySettings, Settings, WorkerConfig
 from proxy.registry.base import Provider
 from proxy.registry.failover import FailoverProvider
 from proxy.registry.guarded import GuardedProvider
@@ -116,7 +116,7 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
                 sockets={one.name: one.sockets for one in listening},
                 environ=log_setup.environment(settings.log),
             ),
-            lambda: _provider(settings, events),
+            lambda: _provider(settings, events, lambda instance: supervisor.answers(instance)),
             events=events,
         )
         admin: Admin | None = None
@@ -242,9 +242,7 @@ def _check_access_log(settings: Settings) -> None:
     try:
         os.close(open_for_append(path))
     except OSError as error:
-        raise StartError(
-            f"access_log: cannot open {path}: {error.strerror or error}"
-        ) from error
+        raise StartError(f"access_log: cannot open {path}: {error.strerror or error}") from error
 
 
 def _open_listeners(settings: Settings, opened: ExitStack) -> list[Listening]:
@@ -271,7 +269,7 @@ def _open_admin(settings: Settings, opened: ExitStack) -> socket.socket:
     return sock
 
 
-def _provider(settings: Settings, events: Events) -> Provider:
+def _provider(settings: Settings, events: Events, answers: Callable[[Instance], int]) -> Provider:
     """The registry, with what the settings put around it: backups, then the guard over
     whichever is in use, then the file that remembers what is served."""
 
@@ -288,7 +286,9 @@ def _provider(settings: Settings, events: Events) -> Provider:
             registries = (settings.registry, *settings.backups)
             provider = FailoverProvider(registries, make, settings.failover, on_event=publish)
         if settings.mass_loss_guard is not None:
-            provider = GuardedProvider(provider, settings.mass_loss_guard, on_event=publish)
+            provider = GuardedProvider(
+                provider, settings.mass_loss_guard, answers=answers, on_event=publish
+            )
         if settings.snapshot is not None:
             provider = RememberedProvider(provider, settings.snapshot, on_event=publish)
         return provider

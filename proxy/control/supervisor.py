@@ -549,6 +549,11 @@ class Supervisor:
             for member in pool.members
         }
 
+    def answers(self, instance: Instance) -> int:
+        """Requests that the instance has answered, as far as the workers have told."""
+        total = self.totals().node(instance.service, instance.key)
+        return 0 if total is None else total.outcomes.get("ok", 0)
+
     async def collect(self, limit: float = COLLECT_LIMIT) -> Totals:
         """Fresh counters of all workers; of those that do not answer within `limit` seconds
         what they reported last."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 
 import msgspec
 
@@ -28,6 +29,10 @@ PROBE_INTERVAL = 1.0
 MAX_FAILURES = 2
 """Unanswered probes in a row until it is let go: one may be lost, and meanwhile requests that
 fail to connect go elsewhere."""
+
+LATELY = 3.0
+"""Seconds for which an answer to a request counts as much as a passed probe: workers tell once a
+second what they have counted, and a busy instance may have no room for one more connection."""
 
 WHY = "its lease ended together with most of the pool's, and it still answers"
 
@@ -57,6 +62,10 @@ class _Held:
     certain: bool = False
     """That its lease ended."""
     failures: int = 0
+    answers: int | None = None
+    """Requests it had answered when it was last asked."""
+    answered_at: float = -inf
+    """When that number was last seen to have grown."""
 
 
 class Guard:
@@ -181,12 +190,15 @@ class Guard:
             held.next_probe = now + PROBE_INTERVAL
         return [held.loss.instance for held in found]
 
-    def probed(self, instance: Instance, ok: bool) -> bool:
-        """True if that changed the membership."""
+    def probed(self, instance: Instance, ok: bool, answers: int = 0, now: float = 0.0) -> bool:
+        """True if that changed the membership. `answers`: requests that it has answered so far."""
         held = self._held.get(instance.service, {}).get(instance.id)
         if held is None or held.loss.instance is not instance:
             return False
-        if ok:
+        if held.answers is not None and answers > held.answers:
+            held.answered_at = now
+        held.answers = answers
+        if ok or (held.served and now - held.answered_at < LATELY):
             held.failures = 0
             if held.served:
                 return False

@@ -45,14 +45,17 @@ class GuardedProvider(Composed):
         settings: MassLossSettings,
         *,
         check: Check | None = None,
+        answers: Callable[[Instance], int] = lambda instance: 0,
         on_event: Callable[..., None] = lambda kind, **fields: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_event(kind, **fields)` hears of mass losses and of those that are let go."""
+        """`answers`: how many requests an instance has answered so far, as far as is known.
+        `on_event(kind, **fields)` hears of mass losses and of those that are let go."""
         super().__init__()
         self._inner = inner
         self._guard = Guard(settings)
         self._check = check or TcpCheck(timeout=1.0)
+        self._answers = answers
         self._on_event = on_event
         self._clock = clock
         self._known = False
@@ -126,7 +129,8 @@ class GuardedProvider(Composed):
         async def one(instance: Instance) -> None:
             async with self._probing:
                 verdict = await self._check.probe(Endpoint(instance.address, instance.port))
-            if self._guard.probed(instance, verdict.ok):
+            answers = self._answers(instance)
+            if self._guard.probed(instance, verdict.ok, answers, self._clock()):
                 if verdict.ok:
                     self._changed.set()
                 else:

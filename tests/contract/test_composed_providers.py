@@ -246,6 +246,25 @@ class TestGuarded:
         assert provider.status().held_total == 2
         assert events == ["mass_loss", "hold_ended"]
 
+    async def test_one_that_answers_requests_is_held_although_it_takes_no_probe(
+        self, reader: Read
+    ) -> None:
+        inner, check = LeaseProvider(), Answers()
+        answered = {"a": 0, "b": 0}
+
+        def answers(instance: Instance) -> int:
+            answered["a"] += 1  # There is always a request to it.
+            return answered[instance.id]
+
+        provider = GuardedProvider(inner, self.settings, check=check, answers=answers)
+        read = reader(provider)
+        inner.tell(*self.both)
+        await read.until(lambda: read.ids() == "ab")
+        check.silent = {1, 2}
+        inner.lose(departures=self.ends)
+        await read.until(lambda: read.ids() == "a")
+        assert [one.id for one in provider.status().held] == ["a"]
+
     async def test_a_deletion_is_believed_as_soon_as_it_is_known_to_be_one(
         self, reader: Read
     ) -> None:

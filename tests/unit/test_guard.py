@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.model import Departure, Instance, MassLossSettings, Membership
-from proxy.registry.guard import MAX_FAILURES, PROBE_INTERVAL, Guard
+from proxy.registry.guard import LATELY, MAX_FAILURES, PROBE_INTERVAL, Guard
 
 SETTINGS = MassLossSettings(share=0.5, window=30.0, hold=600.0)
 
@@ -151,6 +151,24 @@ def test_one_that_stops_answering_is_let_go() -> None:
         assert registry.guard.due(now + PROBE_INTERVAL / 2) == []
         now += PROBE_INTERVAL
     assert registry.served() == "b"
+
+
+def test_one_that_answers_requests_is_held_although_probes_fail() -> None:
+    registry = Registry("ab")
+    registry.lose("ab", 0.0)
+    now, answers = 0.0, 100
+    for _ in range(10):
+        for one in registry.guard.due(now):
+            registry.guard.probed(one, False, answers if one.id == "a" else 0, now)
+        answers += 1
+        now += PROBE_INTERVAL
+    assert registry.served() == "a"  # What it had answered before says nothing.
+    last = now - PROBE_INTERVAL
+    while registry.served():
+        for one in registry.guard.due(now):
+            registry.guard.probed(one, False, answers - 1, now)
+        now += PROBE_INTERVAL
+    assert now - last <= LATELY + (MAX_FAILURES + 1) * PROBE_INTERVAL
 
 
 def test_nobody_is_held_for_ever() -> None:

@@ -500,19 +500,18 @@ class PoolBook:
         return True
 
     def _newcomers(self, pool: Pool, members: list[Member], now: float) -> Mapping[str, float]:
-        """Share of full weight of those that are new to the pool. Whoever is there when the
-        proxy starts is not: it served before us."""
+        """Share of full weight of those that are new to the pool, or back in use. Whoever is there
+        when the proxy starts is not: it served before us."""
         window = self.settings(pool.service).slow_start
         if not window:
             return {}
-        serving = [m.instance.key for m in members if m.status in ("ready", "ejected")]
+        ready = [m.instance.key for m in members if m.status == "ready"]
         if self.complete:
-            before = {m.instance.key for m in pool.members if m.status in ("ready", "ejected")}
-            newcomers = [key for key in serving if key not in before]
+            before = {m.instance.key for m in pool.members if m.status == "ready"}
+            newcomers = [key for key in ready if key not in before]
         else:
             newcomers = []
-        pool.slow_start.observe(set(serving), newcomers, now)
-        ready = [m.instance.key for m in members if m.status == "ready"]
+        pool.slow_start.observe(set(ready), newcomers, now)
         shares = pool.slow_start.shares(ready, window, now)
         pool.step_at = None
         if pool.slow_start:

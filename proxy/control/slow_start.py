@@ -27,8 +27,9 @@ class SlowStart:
         return bool(self._since)
 
     def observe(self, ready: Collection[str], newcomers: Collection[str], now: float) -> None:
-        """`ready`: keys that are ready or only ejected (an ejection does not make anybody
-        new); `newcomers`: those of them that are ready for the first time, or again."""
+        """`ready`: keys that are ready; `newcomers`: those of them that are so for the first time,
+        or again: after an ejection, too, since what overloaded an instance once would do it again
+        (Envoy and HAProxy do likewise)."""
         self._since = {key: at for key, at in self._since.items() if key in ready}
         for key in newcomers:
             self._since[key] = now

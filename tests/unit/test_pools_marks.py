@@ -185,15 +185,42 @@ class TestSlowStart:
         pools.apply(membership("a", "b"), 100.0)
         assert weights(pools) == {"a": 1, "b": 1}
 
-    def test_one_that_is_well_again_is_new_one_that_was_ejected_is_not(self) -> None:
-        pools = book("a", "b", "c", slow_start=30.0)
+    def test_one_that_is_back_is_new_however_it_was_out(self) -> None:
+        pools = book("a", "b", "c", "d", slow_start=30.0)
         pools.check("s", key("a"), "dead")
         pools.eject("s", key("b"), "reset", 9.0)
+        pools.drain("s", "d")
         pools.settle(1.0)
         pools.check("s", key("a"), None)
         pools.reinstate("s", key("b"))
+        pools.undrain("s", "d")
         pools.settle(10.0)
-        assert weights(pools) == {"a": SCALE // 10, "b": SCALE, "c": SCALE}
+        tenth = SCALE // 10
+        assert weights(pools) == {"a": tenth, "b": tenth, "c": SCALE, "d": tenth}
+
+    def test_one_that_is_ejected_half_way_begins_anew(self) -> None:
+        pools = book("a", slow_start=30.0)
+        pools.apply(membership("a", "b"), 100.0)
+        pools.eject("s", key("b"), "reset", 125.0)
+        pools.settle(115.0)
+        assert not pools.pools["s"].slow_start
+        pools.reinstate("s", key("b"))
+        pools.settle(125.0)
+        assert weights(pools) == {"a": SCALE, "b": SCALE // 10}
+        pools.step(140.0)
+        assert weights(pools) == {"a": SCALE, "b": SCALE // 2}
+        pools.step(155.0)
+        assert weights(pools) == {"a": 1, "b": 1}
+
+    def test_a_pool_that_is_back_as_a_whole_is_neutral(self) -> None:
+        pools = book("a", "b", slow_start=30.0)
+        for one in "ab":
+            pools.check("s", key(one), "dead")
+        pools.settle(1.0)
+        for one in "ab":
+            pools.check("s", key(one), None)
+        pools.settle(10.0)
+        assert weights(pools) == {"a": 1, "b": 1}
 
     def test_one_that_leaves_half_way_leaves_no_trace(self) -> None:
         pools = book("a", slow_start=30.0)

@@ -38,7 +38,7 @@ class Scrape:
     ejections: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """By service and node key."""
     checks: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Service → `passed | failed` → active checks."""
+    """Service → `passed | failed | skipped` → active checks."""
     balancer_of: Callable[[str], str]
     """Name of a service's balancer."""
     inflight: Callable[[int], int]

@@ -8,6 +8,7 @@ asks. One check serves any number of endpoints, at the same time.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
@@ -17,6 +18,8 @@ import msgspec
 MAX_MESSAGE = 200
 """Characters of a verdict's message. It is written into the registry and shown in tables; a
 stack trace belongs into the log of the one who failed."""
+
+_NO_DESCRIPTOR = frozenset((errno.EMFILE, errno.ENFILE))
 
 
 class Endpoint(NamedTuple):
@@ -38,6 +41,8 @@ class Verdict(msgspec.Struct, frozen=True):
     """For people; at most `MAX_MESSAGE` printable characters."""
     seconds: float = 0.0
     """How long the probe took."""
+    asked: bool = True
+    """False: there was no descriptor to ask with, which says nothing of the endpoint."""
 
 
 class Check(ABC):
@@ -59,6 +64,7 @@ class Check(ABC):
         """Ask, within `timeout`. Whatever goes wrong is a verdict; only cancellation is raised."""
         loop = asyncio.get_running_loop()
         start = loop.time()
+        asked = True
         try:
             async with asyncio.timeout(self.timeout):
                 ok, message = await self._ask(endpoint)
@@ -66,7 +72,8 @@ class Check(ABC):
             ok, message = False, f"no answer within {self.timeout:g} s"
         except Exception as error:
             ok, message = False, in_words(error)
-        return Verdict(ok, printable(message), loop.time() - start)
+            asked = not (isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR)
+        return Verdict(ok, printable(message), loop.time() - start, asked)
 
     @abstractmethod
     async def _ask(self, endpoint: Endpoint) -> tuple[bool, str]:

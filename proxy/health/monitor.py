@@ -13,8 +13,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from random import Random
 
+import structlog
+
 from proxy.health.base import Check, Verdict
 from proxy.health.schedule import Candidate, Rules, Schedule, Target
+
+log = structlog.get_logger()
 
 MAX_PROBES = 256
 """Probes under way at a time. Enough for 256 instances a second that all hang for the default
@@ -74,12 +78,14 @@ class Monitor:
         self._plans: dict[str, Plan] = {}
         self._counts: dict[str, dict[str, int]] = {}
         self._findings: list[Finding] = []
+        self._blind = False
+        """The last check could not be made, for want of a descriptor."""
         self._wake = asyncio.Event()
         self._probes: set[asyncio.Task[None]] = set()
 
     @property
     def counts(self) -> Mapping[str, Mapping[str, int]]:
-        """Service → `passed | failed` → checks."""
+        """Service → `passed | failed | skipped` → checks."""
         return self._counts
 
     def __len__(self) -> int:
@@ -146,8 +152,15 @@ class Monitor:
             return
         verdict: Verdict = await plan.check.probe(target.endpoint)
         counts = self._counts.setdefault(target.service, {})
-        result = "passed" if verdict.ok else "failed"
+        result = "passed" if verdict.ok else "failed" if verdict.asked else "skipped"
         counts[result] = counts.get(result, 0) + 1
+        if self._blind != (not verdict.asked):
+            self._blind = not verdict.asked
+            if self._blind:
+                log.warning("checks_skipped", reason=verdict.message)
+        if not verdict.asked:
+            self._schedule.skipped(target, began, self._clock())
+            return
         if self._schedule.done(target, verdict.ok, verdict.message, began, self._clock()):
             self._found(Finding(target.service, target.key, verdict.ok, verdict.message))
         if verdict.ok and not target.gone:

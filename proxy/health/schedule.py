@@ -107,7 +107,7 @@ class Schedule:
         return list(known)
 
     def due(self, now: float, limit: int) -> list[Target]:
-        """Up to `limit` targets that are due. Each must be handed to `done` later."""
+        """Up to `limit` targets that are due. Each must be handed to `done` or `skipped`."""
         found: list[Target] = []
         while self._due and len(found) < limit and self._due[0][0] <= now:
             target = heapq.heappop(self._due)[2]
@@ -123,12 +123,20 @@ class Schedule:
             return False
         target.message = message
         changed = target.standing.observe(ok)
+        self._again(target, began, now)
+        return changed
+
+    def skipped(self, target: Target, began: float, now: float) -> None:
+        """There was no result: ask again when it is time."""
+        if not target.gone:
+            self._again(target, began, now)
+
+    def _again(self, target: Target, began: float, now: float) -> None:
         interval = target.rules.interval
         if target.standing.in_transition:
             interval = min(interval, FASTER)
         wait = interval * self._rng.uniform(1.0 - JITTER, 1.0 + JITTER)
         self._put(target, max(now, began + wait))
-        return changed
 
     @property
     def next_at(self) -> float | None:

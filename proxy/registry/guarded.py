@@ -129,6 +129,8 @@ class GuardedProvider(Composed):
         async def one(instance: Instance) -> None:
             async with self._probing:
                 verdict = await self._check.probe(Endpoint(instance.address, instance.port))
+            if not verdict.asked:
+                return  # It says nothing of the instance.
             answers = self._answers(instance)
             if self._guard.probed(instance, verdict.ok, answers, self._clock()):
                 if verdict.ok:

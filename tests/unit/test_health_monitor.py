@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
@@ -43,6 +44,11 @@ class Gate(Check):
         for future in list(self.waiting.values()):
             if not future.done():
                 future.set_result(ok)
+
+    def fail(self, error: Exception) -> None:
+        for future in list(self.waiting.values()):
+            if not future.done():
+                future.set_exception(error)
 
 
 class Stage:
@@ -114,6 +120,24 @@ async def test_changes_of_standing_are_told_together() -> None:
         assert len(on.findings) == 50
         assert on.findings[0] == Finding("s", on.findings[0].key, False, "said so")
         assert on.passed == []
+
+
+async def test_what_could_not_be_asked_says_nothing() -> None:
+    async with stage() as on:
+        on.update(1)
+        for _ in range(5):
+            await on.check.until(1)
+            on.check.fail(OSError(errno.EMFILE, "Too many open files"))
+            for _ in range(10):
+                await asyncio.sleep(0)
+        await on.check.until(1)
+        assert on.monitor.counts["s"] == {"skipped": 5}
+        assert on.findings == []
+        assert on.passed == []
+        on.check.answer(False)
+        async with asyncio.timeout(5):
+            await on.told.wait()
+        assert [finding.healthy for finding in on.findings] == [False]
 
 
 async def test_without_a_plan_nobody_is_checked_any_more() -> None:

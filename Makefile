@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test quick lint types bench guard clean
+.PHONY: run test quick lint types bench microbench guard clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/fairlead demo
@@ -28,6 +28,11 @@ types: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench
+
+# What single decisions cost; WHAT=-k=picks for some of them.
+microbench: $(VENV)/.dev
+	$(BIN)/python -m pytest bench/micro --benchmark-columns=min,median,ops,rounds \
+		--benchmark-sort=name --benchmark-group-by=group $(WHAT)
 
 # Has a request become dearer in the data plane? Half a minute; bench/guard.json has the figures.
 guard: $(VENV)/.dev

@@ -1,1 +1,1 @@
-"""What one decision costs: `python -m bench.micro`."""
+"""What single decisions cost: `make microbench`. See bench/README.md."""

@@ -13,6 +13,8 @@ import os
 from setuptools import setup
 
 COMPILED = [
+    "proxy/engine/access_lines.py",
+    "proxy/engine/access_log.py",
     "proxy/engine/announcement.py",
     "proxy/engine/deadlines.py",
     "proxy/engine/exchange.py",

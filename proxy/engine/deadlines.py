@@ -17,17 +17,19 @@ from typing import Final
 TICK: Final = 0.01
 """Seconds: what a limit may be late by. It keeps those of a tenth of a second and more within a
 tenth; the wheel turns a hundred times a second at most, for a few microseconds."""
+NEVER: Final = inf
+"""A deadline that does not pass."""
 
 
 class Timed:
-    """Something with a deadline in seconds of the loop's clock; `inf` = none."""
+    """Something with a deadline in seconds of the loop's clock; `NEVER` = none."""
 
     __slots__ = ("deadline", "filed")
 
     def __init__(self) -> None:
-        self.deadline = inf
-        self.filed = inf
-        """When the wheel will look at it; `inf` = it is not on the wheel."""
+        self.deadline = NEVER
+        self.filed = NEVER
+        """When the wheel will look at it; `NEVER` = it is not on the wheel."""
 
     def on_deadline(self, now: float) -> None:
         """The deadline has passed. It is cleared before the call."""
@@ -62,7 +64,7 @@ class Deadlines:
         self._slots: dict[int, set[Timed]] = {}
         self._order: list[int] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._wake = inf
+        self._wake = NEVER
         self.now = now
         """The clock that deadlines are on, in seconds; the loop's is the same, rounded down to
         its last turn."""
@@ -79,15 +81,15 @@ class Deadlines:
 
     def forget(self, item: Timed) -> None:
         """The item is gone; the wheel keeps no reference to it."""
-        item.deadline = inf
-        if item.filed != inf:
+        item.deadline = NEVER
+        if item.filed != NEVER:
             self._slots.get(round(item.filed / TICK), _NONE).discard(item)
-            item.filed = inf
+            item.filed = NEVER
 
     def file(self, item: Timed, when: float) -> None:
         """Look at `item` at `when`. The busiest callers set `item.deadline` themselves and come
         here only if it is before `item.filed`."""
-        if item.filed != inf:
+        if item.filed != NEVER:
             self._slots[round(item.filed / TICK)].discard(item)
         tick = int(when / TICK) + 1
         item.filed = tick * TICK
@@ -108,7 +110,7 @@ class Deadlines:
     def _turn(self) -> None:
         now = self._loop.time()
         self._timer = None
-        self._wake = inf
+        self._wake = NEVER
         try:
             self.expire(now)
         finally:
@@ -124,11 +126,11 @@ class Deadlines:
             try:
                 while slot:
                     item = slot.pop()
-                    item.filed = inf
+                    item.filed = NEVER
                     if item.deadline <= now:
-                        item.deadline = inf
+                        item.deadline = NEVER
                         item.on_deadline(now)
-                    elif item.deadline != inf:
+                    elif item.deadline != NEVER:
                         self.file(item, item.deadline)
             finally:
                 if slot:

@@ -12,11 +12,10 @@ answer was relayed), `_answer_fault` (the proxy answered), `_break_off` (the ans
 
 from __future__ import annotations
 
-from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from balancers.base import NO_KEY, hash_key
-from proxy.engine.deadlines import Alarm
+from proxy.engine.deadlines import NEVER, Alarm
 from proxy.engine.http1.body import chunk, last_chunk
 from proxy.engine.http1.messages import RequestHead, ResponseHead
 from proxy.engine.http1.replies import options_answer, problem, trace_answer
@@ -255,7 +254,7 @@ class Exchange:
         self.waiting = Alarm(self.on_queue_timeout)
         self.unsettled = True
         limit = policies.queue_limit
-        self.worker.deadlines.arm(self.waiting, self.worker.now() + limit if limit else inf)
+        self.worker.deadlines.arm(self.waiting, self.worker.now() + limit if limit else NEVER)
         if not self.body_done:
             self.client.hold_body()
 

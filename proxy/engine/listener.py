@@ -9,14 +9,17 @@ from ipaddress import ip_address, ip_network
 from math import ceil, inf
 from typing import TYPE_CHECKING, Final, cast
 
-from proxy.engine.deadlines import Timed
+from proxy.engine.deadlines import NEVER, Timed
 from proxy.engine.flow import AHEAD, PEER_FULL, ReadGate
 from proxy.engine.http1.body import BodyReader, ChunkedBody, LengthBody
+from proxy.engine.http1.messages import CRLF
 from proxy.engine.http1.parser import (
     HEAD_END,
+    LONGEST_BLOCK,
     TooManyFields,
-    parse_request,
+    is_known,
     refuse_hopeless,
+    request_of,
 )
 from proxy.engine.http1.replies import problem
 from proxy.engine.http1.rewrite import ClientFacts
@@ -66,6 +69,12 @@ class Phase(Enum):
     """The client does not read its answer."""
     LINGER = "linger"
     """We are done and wait for the client: to read what was written, and to close."""
+
+
+# Looked up once: a member of an enumeration is found anew each time it is named.
+_IDLE: Final = Phase.IDLE
+_ANSWER: Final = Phase.ANSWER
+_LINGER: Final = Phase.LINGER
 
 
 class ListenerFacts:
@@ -198,7 +207,7 @@ class ClientConnection(Timed):
     # -- what the client says
 
     def data_received(self, data: bytes) -> None:
-        if self._phase is Phase.LINGER:
+        if self._phase is _LINGER:
             return
         if self._body is not None:
             self._on_body(data)
@@ -214,8 +223,17 @@ class ClientConnection(Timed):
         """Look for a whole head at the beginning of `data` and serve it."""
         if data[:2] == b"\r\n":
             data = _EMPTY_LINES.sub(b"", data, 1)
-        end = data.find(HEAD_END) + 4
         limits = self._listener.limits
+        end = 0
+        line = block = b""
+        if len(data) <= LONGEST_BLOCK:
+            # A block that was read before ends where its head ended: no need to look for that.
+            line, _, block = data.partition(CRLF)
+            if is_known(block):
+                end = len(data)
+        if end == 0:
+            end = data.find(HEAD_END) + 4
+            line, _, block = data[:end].partition(CRLF)
         if end < 4 or end > limits.head:
             try:
                 # What is beyond the limit does not count: it may have come with this piece or not.
@@ -232,7 +250,7 @@ class ClientConnection(Timed):
             return
         self._buffer = b""
         try:
-            request = parse_request(data[:end], limits.fields)
+            request = request_of(line, block, limits.fields)
             if len(request.target) > limits.target:
                 raise Refused(TARGET_TOO_LONG, f"the target is longer than {limits.target} bytes")
             if limits.body and (request.fields.length or 0) > limits.body:
@@ -243,8 +261,8 @@ class ClientConnection(Timed):
         except TooManyFields:
             self._refuse_head(data[:end], HEAD_TOO_LARGE, f"more than {limits.fields} fields")
             return
-        self._phase = Phase.ANSWER
-        self.deadline = inf
+        self._phase = _ANSWER
+        self.deadline = NEVER
         self.exchange = exchange = self.worker.new_exchange(self, request)
         fields = request.fields
         if fields.length or fields.chunked:
@@ -287,7 +305,7 @@ class ClientConnection(Timed):
             self._body = None
             self._buffer = rest
             self._phase = Phase.ANSWER
-            self.deadline = inf
+            self.deadline = NEVER
             if self.full:
                 self._wait(Phase.STALLED, self._listener.timeouts.idle)
         else:
@@ -314,7 +332,7 @@ class ClientConnection(Timed):
             # release it: the instance may answer before it has taken all.
             return
         self._gate.hold(PEER_FULL)
-        self.deadline = inf  # Not the client's silence.
+        self.deadline = NEVER  # Not the client's silence.
 
     def release_body(self) -> None:
         """It can."""
@@ -334,7 +352,7 @@ class ClientConnection(Timed):
         if self._invited and self._gate.open:
             self._wait(Phase.BODY, self._listener.timeouts.body)
         else:
-            self.deadline = inf
+            self.deadline = NEVER
 
     def on_exchange_done(self, exchange: Exchange, now: float) -> None:
         """The answer is written whole: go on with the next request, or close."""
@@ -354,9 +372,9 @@ class ClientConnection(Timed):
             # Answers that nobody reads must not pile up: no next one before these are gone.
             self._wait(Phase.STALLED, self._listener.timeouts.idle)
             return
-        self._phase = Phase.IDLE
+        self._phase = _IDLE
         limit = self._listener.timeouts.idle
-        self.deadline = now + limit if limit else inf
+        self.deadline = now + limit if limit else NEVER
         if self.deadline < self.filed:
             self.worker.deadlines.file(self, self.deadline)
         if not self._buffer:
@@ -471,7 +489,7 @@ class ClientConnection(Timed):
     def _wait(self, phase: Phase, limit: float) -> None:
         self._phase = phase
         deadlines = self.worker.deadlines
-        deadlines.arm(self, deadlines.now() + limit if limit else inf)
+        deadlines.arm(self, deadlines.now() + limit if limit else NEVER)
 
     def on_deadline(self, now: float) -> None:
         """See `Timed`."""
@@ -504,7 +522,7 @@ class ClientConnection(Timed):
         if self.exchange is not None:
             if self._phase is Phase.STALLED:
                 self._phase = Phase.ANSWER
-                self.deadline = inf
+                self.deadline = NEVER
             self.exchange.on_client_drained()
         elif self._phase is Phase.STALLED:
             self._wait(Phase.IDLE, self._listener.timeouts.idle)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from math import inf
 from typing import Final
 
-from proxy.engine.deadlines import Deadlines, Timed
+from proxy.engine.deadlines import NEVER, Deadlines, Timed
 from proxy.engine.flow import as_protocol
 
 FLUSH: Final = 10.0
@@ -139,7 +138,7 @@ class Tunnel(Timed):
         """The instance does not leave after all."""
         self.leaving = False
         if not self._closing:
-            self._deadlines.arm(self, self._deadlines.now() + self._idle if self._idle else inf)
+            self._deadlines.arm(self, self._deadlines.now() + self._idle if self._idle else NEVER)
 
     def close(self) -> None:
         """Close both sides after what was written, which a side that does not read delays for

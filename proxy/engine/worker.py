@@ -16,7 +16,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from random import Random
@@ -134,8 +134,7 @@ class Worker:
         """It stops because it cannot do its work."""
         self._opening: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
-        prefix = b"%016x-" % rng.getrandbits(64)
-        self.next_request_id = (prefix + b"%x" % number for number in count(1)).__next__
+        self.next_request_id = _request_ids(rng).__next__
         """Unique for all practical purposes: 64 random bits for the worker, then a count."""
         self._log_budget = LOG_BURST
         self._log_dropped = 0
@@ -487,6 +486,16 @@ async def _run(arguments: argparse.Namespace) -> int:
     await worker.stopped.wait()
     worker.close_access_log(LAST_LINES)
     return 1 if worker.failed else 0
+
+
+def _request_ids(rng: Random) -> Iterator[bytes]:
+    """64 random bits and a count in hexadecimal, whose last digits are only formatted once."""
+    prefix = b"%016x-" % rng.getrandbits(64)
+    ends = [b"%02x" % number for number in range(256)]
+    for high in count():
+        begin = b"%b%x" % (prefix, high)
+        for end in ends:
+            yield begin + end
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -265,12 +265,12 @@ class _FieldReader:
 _BLOCKS: Final = 256
 """Blocks in one generation. At one to two kilobytes each, with what was parsed from them, this
 stays below a megabyte per direction."""
-_LONGEST_BLOCK: Final = 2048
+LONGEST_BLOCK: Final = 2048
 
 _request_reader: Final = _FieldReader(_REQUEST_KINDS, drop_underscores=True)
 _response_reader: Final = _FieldReader(_RESPONSE_KINDS, drop_underscores=False)
-_request_memo: Final[Memo[RequestFields]] = Memo(_BLOCKS, _LONGEST_BLOCK)
-_response_memo: Final[Memo[ResponseFields]] = Memo(_BLOCKS, _LONGEST_BLOCK)
+_request_memo: Final[Memo[RequestFields]] = Memo(_BLOCKS, LONGEST_BLOCK)
+_response_memo: Final[Memo[ResponseFields]] = Memo(_BLOCKS, LONGEST_BLOCK)
 _hosts: Final[Memo[str]] = Memo(1024, 256)
 _status_lines: Final[dict[bytes, tuple[int, int, bytes]]] = {}
 
@@ -279,6 +279,17 @@ def parse_request(head: bytes, max_fields: int) -> RequestHead:
     """A whole request head, up to and including its empty line. Raises `Refused`, or
     `TooManyFields`."""
     line, _, block = head.partition(CRLF)
+    return request_of(line, block, max_fields)
+
+
+def is_known(block: bytes) -> bool:
+    """Whether this is a whole field block, with its empty line and nothing behind it, that was
+    read a short while ago. False says nothing."""
+    return block in _request_memo.young
+
+
+def request_of(line: bytes, block: bytes, max_fields: int) -> RequestHead:
+    """The same for a head that is cut behind its first CRLF already."""
     fields = _request_memo.young.get(block)
     if fields is None:
         fields = _request_memo.recall(block)

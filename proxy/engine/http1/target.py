@@ -20,6 +20,9 @@ _UNRESERVED: Final = frozenset(
 _PERCENT: Final = re.compile(rb"%(..)?", re.DOTALL)
 _HEX: Final = re.compile(rb"[0-9A-Fa-f]{2}")
 _SLASH: Final = ord("/")
+_PERCENT_SIGN: Final = ord("%")
+_BACKSLASH: Final = ord("\\")
+# Asked for as numbers: `bytes in bytes` first raises an error inside and drops it.
 
 
 def resolve(request: RequestHead) -> tuple[str, bytes, bool]:
@@ -33,7 +36,7 @@ def resolve(request: RequestHead) -> tuple[str, bytes, bool]:
             return "/", b"", True  # About the server as a whole: routed as its root.
         as_received = False
     path, mark, query = raw.partition(b"?")
-    if b"%" in path or b"/." in path or b"\\" in path:
+    if _PERCENT_SIGN in path or _BACKSLASH in path or path.find(b"/.") >= 0:
         normal = _normalise(path)
         as_received = as_received and normal == path
         path = normal

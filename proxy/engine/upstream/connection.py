@@ -8,7 +8,7 @@ import resource
 from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
-from proxy.engine.deadlines import Deadlines, Timed
+from proxy.engine.deadlines import NEVER, Deadlines, Timed
 from proxy.engine.http1.body import BodyReader, ChunkedBody, LengthBody, UntilCloseBody
 from proxy.engine.http1.messages import ResponseHead
 from proxy.engine.http1.parser import HEAD_END, parse_response
@@ -107,7 +107,7 @@ class UpstreamConnection(Timed):
         else:
             self.transport.write(head)
         limit = self._settings.timeouts.first_byte
-        self.deadline = now + limit if limit else inf
+        self.deadline = now + limit if limit else NEVER
         if self.deadline < self.filed:
             self._deadlines.file(self, self.deadline)
 
@@ -205,7 +205,7 @@ class UpstreamConnection(Timed):
         if not self._paused and not self.closed:
             self._paused = True
             self.transport.pause_reading()
-            self._deadlines.arm(self, inf)  # Not the instance's silence.
+            self._deadlines.arm(self, NEVER)  # Not the instance's silence.
 
     def resume_reading(self) -> None:
         """The client has caught up."""
@@ -299,7 +299,7 @@ class UpstreamConnection(Timed):
     def _expect_more(self, now: float) -> None:
         timeouts = self._settings.timeouts
         limit = timeouts.first_byte if self._head is None else timeouts.idle
-        self._deadlines.arm(self, now + limit if limit else inf)
+        self._deadlines.arm(self, now + limit if limit else NEVER)
 
     # -- the end
 

@@ -80,6 +80,8 @@ class Instances:
             async for line in process.stdout:  # The library logs there, too.
                 if line == b"registered\n":
                     return
+        del self.processes[name]
+        await process.wait()
         raise AssertionError(f"{name} ended before it was registered")
 
     async def stop(self, name: str, number: signal.Signals) -> None:

@@ -62,7 +62,7 @@ async def test_a_minute_without_etcd_during_a_rolling_redeploy(tmp_path: Path) -
         "routes": [{"service": "users"}],
         "workers": 2,
     }
-    ports = {name: free_port() for name in (*NAMES, "late")}
+    ports = {name: free_port() for name in NAMES}
     async with EtcdServer() as etcd:
         config["registry"] = {"type": "etcd", "endpoints": [etcd.url]}
         instances = Instances(etcd.url, ttl=2)
@@ -83,6 +83,7 @@ async def test_a_minute_without_etcd_during_a_rolling_redeploy(tmp_path: Path) -
                         rounds = await redeploy(instances, ports, load, until=began + OUTAGE)
                         # Gone for good, and new: the view is to follow once etcd is back.
                         await instances.stop("d", signal.SIGKILL)
+                        ports["late"] = free_port()  # A minute ago it might have been another's.
                         await instances.start("late", ports["late"])
                         away = monotonic() - began
                         age = watcher.ages[-1][1]

@@ -47,6 +47,9 @@ class _Loss:
     instance: Instance
     departure: Departure
     at: float
+    judged: bool = False
+    """It was held as part of a mass loss. It still counts for its window: the last of a pool
+    whose leases run out one by one is lost no less together with the others."""
 
 
 @dataclass(slots=True)
@@ -133,13 +136,13 @@ class Guard:
         suspicious: list[Departure] = []
         if mass and fresh:
             for id_, loss in losses.items():
-                if id_ not in held:
+                if not loss.judged:
+                    loss.judged = True
                     served = id_ in fresh
                     until = now + self._settings.hold
                     self._held.setdefault(service, {})[id_] = _Held(loss, until, now, served)
                     suspicious.append(loss.departure)
                     self.total += 1
-            losses.clear()
         if not losses:
             del self._losses[service]
         if not self._held.get(service, True):
@@ -181,7 +184,14 @@ class Guard:
         if held is None or expired is None:
             return False
         held.certain = expired
-        return not expired and self._release(departure.service, departure.id)
+        if expired:
+            return False
+        # It was no loss at all, so it makes no other one suspicious.
+        losses = self._losses.get(departure.service, {})
+        losses.pop(departure.id, None)
+        if not losses:
+            self._losses.pop(departure.service, None)
+        return self._release(departure.service, departure.id)
 
     def due(self, now: float) -> list[Instance]:
         """Whom to ask whether they still answer; `probed` takes the results."""

@@ -122,6 +122,33 @@ def test_losses_within_the_window_add_up_and_earlier_ones_must_answer_first() ->
     assert registry.served() == "abcd"
 
 
+def test_a_single_one_after_most_of_the_pool_is_part_of_the_same_loss() -> None:
+    registry = Registry("abcd")
+    assert registry.lose("abc", 0.0) == ["a", "b", "c"]
+    assert registry.lose("d", 1.0) == ["d"]
+    assert registry.served() == "abcd"
+
+
+def test_one_that_was_let_go_counts_but_is_not_held_again() -> None:
+    registry = Registry("abcd")
+    registry.lose("abc", 0.0)
+    for now in range(MAX_FAILURES):
+        for one in registry.guard.due(float(now)):
+            registry.guard.probed(one, one.id != "a")
+    assert registry.served() == "bcd"
+    assert registry.lose("d", 3.0) == ["d"]
+    assert registry.served() == "bcd"
+
+
+def test_what_turns_out_to_be_said_on_purpose_makes_nobody_suspicious() -> None:
+    registry = Registry("abcdef")
+    assert registry.lose("abc", 0.0) == ["a", "b", "c"]
+    for id_ in "abc":
+        registry.guard.answered(registry.end(id_), False)
+    assert registry.lose("d", 1.0) == []
+    assert registry.served() == "ef"
+
+
 def test_an_earlier_one_that_does_not_answer_stays_away() -> None:
     registry = Registry("abcd")
     registry.lose("a", 0.0)

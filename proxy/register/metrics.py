@@ -24,7 +24,8 @@ class RegistrationMetrics:
         )
         self._checks = Counter(
             "health_checks_total",
-            "Health checks of the instances that are registered here.",
+            "Health checks of the instances that are registered here; skipped: there was no"
+            " descriptor to ask with.",
             ["service_name", "status"],
             registry=registry,
         )
@@ -40,7 +41,7 @@ class RegistrationMetrics:
     def registered(self, service: str, status: Literal["success", "failure"]) -> None:
         self._registrations.labels(service, status).inc()
 
-    def checked(self, service: str, status: Literal["healthy", "unhealthy"]) -> None:
+    def checked(self, service: str, status: Literal["healthy", "unhealthy", "skipped"]) -> None:
         self._checks.labels(service, status).inc()
 
 

@@ -265,6 +265,8 @@ class HealthReporter:
         self._metrics = None if metrics is None else counting_on(metrics)
         self._rng = rng or random.Random()
         self._clock = clock
+        self._blind = False
+        """The last check could not be made, for want of a descriptor."""
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -303,9 +305,20 @@ class HealthReporter:
             await asyncio.sleep(self._reporting.gap(self._interval, self._rng))
 
     def _take(self, verdict: Verdict) -> None:
+        result: Literal["healthy", "unhealthy", "skipped"] = (
+            "healthy" if verdict.ok else "unhealthy"
+        )
+        if not verdict.asked:
+            result = "skipped"
         if self._metrics is not None:
             for service in self._services:
-                self._metrics.checked(service, "healthy" if verdict.ok else "unhealthy")
+                self._metrics.checked(service, result)
+        if self._blind != (not verdict.asked):
+            self._blind = not verdict.asked
+            if self._blind:
+                log.warning("checks_skipped", reason=verdict.message)
+        if not verdict.asked:
+            return  # It says nothing of the service, which may be well.
         before = self._reporting.healthy
         report = self._reporting.observe(verdict, self._clock())
         if self._reporting.healthy != before:

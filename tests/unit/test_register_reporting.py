@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import random
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from proxy.health.base import Endpoint, Verdict
-from proxy.register.reporter import Report, Reporting, checking
+from proxy.health.base import Check, Endpoint, Verdict
+from proxy.register.reporter import HealthReporter, Report, Reporting, checking
 
 GOOD, BAD = Verdict(True, "HTTP 200"), Verdict(False, "HTTP 503")
 
@@ -113,3 +116,53 @@ def test_what_is_no_question_is_refused(question: str) -> None:
 def test_thresholds_that_are_none(fall: int, rise: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Reporting(fall, rise)
+
+
+class Script(Check):
+    """Good, then without a descriptor, then good again, and then no more answers."""
+
+    name = "script"
+
+    def __init__(self, without: int) -> None:
+        super().__init__(timeout=60.0)
+        self._asked = 0
+        self._without = without
+        self.over = asyncio.Event()
+
+    async def _ask(self, endpoint: Endpoint) -> tuple[bool, str]:
+        self._asked += 1
+        if 1 < self._asked <= 1 + self._without:
+            raise OSError(errno.EMFILE, "Too many open files")
+        if self._asked > 2 + self._without:
+            self.over.set()
+            await asyncio.Event().wait()
+        return True, "well"
+
+
+class Told:
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def report(self, status: str, message: str = "") -> None:
+        self.words.append(f"{status}: {message}")
+
+    def seen(self) -> None:
+        self.words.append("seen")
+
+
+async def test_a_want_of_descriptors_says_nothing_of_the_service() -> None:
+    check, told, registry = Script(without=5), Told(), CollectorRegistry()
+    reporter = HealthReporter(
+        told, (check, Endpoint("", 0)), interval=1e-6, fall=1, services=("users",), metrics=registry
+    )
+    async with reporter, asyncio.timeout(5):
+        await check.over.wait()
+    assert told.words == ["healthy: well"]
+    assert reporter.healthy
+    counted = {
+        status: registry.get_sample_value(
+            "health_checks_total", {"service_name": "users", "status": status}
+        )
+        for status in ("healthy", "unhealthy", "skipped")
+    }
+    assert counted == {"healthy": 2.0, "unhealthy": None, "skipped": 5.0}

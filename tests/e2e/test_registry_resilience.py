@@ -297,9 +297,12 @@ class TestSnapshot:
         proxy = RunningProxy(settings, tmp_path)
         proxy.launch()
         try:
-            await eventually(lambda: "snapshot_ignored" in proxy.log(), 10, "the log line")
+            await eventually(lambda: "snapshot_ignored" in proxy.log(), 15, "the log line")
             assert await proxy.readyz() in (None, 503)
             assert "is not a snapshot" in proxy.log()
             assert "Traceback" not in proxy.log()
-        finally:
             await proxy.stop()
+        except AssertionError as failed:
+            raise AssertionError(f"{failed}\n{proxy.log()}") from None
+        finally:
+            await proxy.kill()

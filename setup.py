@@ -25,7 +25,9 @@ COMPILED = [
     "proxy/engine/http1/rewrite.py",
     "proxy/engine/http1/target.py",
     "proxy/engine/listener.py",
+    "proxy/engine/load.py",
     "proxy/engine/pool.py",
+    "proxy/engine/reports.py",
     "proxy/engine/resilience/breaker.py",
     "proxy/engine/resilience/limits.py",
     "proxy/engine/resilience/policies.py",
@@ -35,6 +37,8 @@ COMPILED = [
     "proxy/engine/telemetry.py",
     "proxy/engine/tunnel.py",
     "proxy/engine/upstream/connection.py",
+    "proxy/engine/upstream/connector.py",
+    "proxy/engine/worker.py",
 ]
 
 # What the compiled modules import, so that the compiler knows its types, and the compiler.

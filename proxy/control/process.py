@@ -110,7 +110,7 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
             ),
             board,
             ProcessLaunch(
-                program=module_command("proxy.engine.worker"),
+                program=module_command("proxy.engine"),
                 workers=settings.workers,
                 board=board.fd,
                 sockets={one.name: one.sockets for one in listening},

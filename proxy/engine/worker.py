@@ -1,19 +1,17 @@
-"""A worker process: accepts, serves, and does what the control process says.
+"""What lives as long as a worker process: it accepts, serves, and does what the control process
+says.
 
-`python -m proxy.engine.worker`: started by the control process only, with the numbers of the
-descriptors it inherited. It holds no configuration of its own and decides nothing about
-membership. When the channel ends, the control process is dead: the worker finishes quickly and
-goes too, so that no port stays taken by an orphan.
+A worker holds no configuration of its own and decides nothing about membership. When the channel
+ends, the control process is dead: the worker finishes quickly and goes too, so that no port stays
+taken by an orphan.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import os
 import resource
-import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +21,7 @@ from random import Random
 from time import monotonic, perf_counter
 
 import structlog
-import uvloop
 
-from proxy import log as log_setup
 from proxy.channel import Channel
 from proxy.engine.access_log import AccessLog, LoggedExchange
 from proxy.engine.announcement import Announcement
@@ -467,27 +463,6 @@ class Worker:
         write("request_failed", error=fault.error, status=fault.status, detail=detail, **fields)
 
 
-async def _run(arguments: argparse.Namespace) -> int:
-    loop = asyncio.get_running_loop()
-    board = Board(arguments.board, arguments.workers)
-    sockets = []
-    for entry in arguments.socket:
-        name, _, fd = entry.rpartition("=")
-        sock = socket.socket(fileno=int(fd))
-        sock.setblocking(False)
-        sockets.append((name, sock))
-    worker = Worker(loop, arguments.index, board, sockets, Random())
-    # Ctrl-C reaches the whole group, and systemd's SIGTERM the whole unit: it is for the control
-    # process to decide what they mean.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    await worker.join(socket.socket(fileno=arguments.channel))
-    await worker.stopped.wait()
-    worker.close_access_log(LAST_LINES)
-    return 1 if worker.failed else 0
-
-
 def _request_ids(rng: Random) -> Iterator[bytes]:
     """64 random bits and a count in hexadecimal, whose last digits are only formatted once."""
     prefix = b"%016x-" % rng.getrandbits(64)
@@ -496,20 +471,3 @@ def _request_ids(rng: Random) -> Iterator[bytes]:
         begin = b"%b%x" % (prefix, high)
         for end in ends:
             yield begin + end
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the worker process; its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m proxy.engine.worker")
-    parser.add_argument("--index", type=int, required=True)
-    parser.add_argument("--workers", type=int, required=True)
-    parser.add_argument("--channel", type=int, required=True)
-    parser.add_argument("--board", type=int, required=True)
-    parser.add_argument("--socket", action="append", default=[], metavar="NAME=FD")
-    arguments = parser.parse_args(argv)
-    log_setup.set_up(log_setup.from_environment(os.environ), worker=arguments.index)
-    return uvloop.run(_run(arguments))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

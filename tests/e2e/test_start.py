@@ -163,7 +163,7 @@ def loaded(directory: Path, *command: str) -> set[str]:
 @pytest.mark.parametrize(
     ("command", "needs"),
     [
-        (["-m", "proxy.engine.worker", "--help"], ()),
+        (["-m", "proxy.engine", "--help"], ()),
         # Everything that comes before the start of the workers, but the configuration.
         (["-c", "import proxy.control.process"], ()),
         (["-m", "proxy", "version"], ("click",)),

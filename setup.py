@@ -25,7 +25,6 @@ COMPILED = [
     "proxy/engine/http1/rewrite.py",
     "proxy/engine/http1/target.py",
     "proxy/engine/listener.py",
-    "proxy/engine/load.py",
     "proxy/engine/pool.py",
     "proxy/engine/reports.py",
     "proxy/engine/resilience/breaker.py",

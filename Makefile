@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test quick lint types bench microbench guard clean
+.PHONY: run test quick lint types bench microbench guard compiled test-compiled guard-compiled clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/fairlead demo
@@ -27,7 +27,27 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.dev
+	-@$(MAKE) --no-print-directory compiled
 	$(BIN)/python -m bench
+
+# The data plane as extension modules, in a directory of its own. Needs a C compiler and Python.h.
+COMPILED := build/compiled
+compiled: $(COMPILED)/.stamp
+$(COMPILED)/.stamp: $(shell find proxy balancers -name '*.py') setup.py $(VENV)/.dev
+	rm -rf $(COMPILED)
+	FAIRLEAD_COMPILED=1 $(BIN)/python setup.py --quiet build --build-lib $(COMPILED)
+	@touch $@
+
+# The tests of the data plane once more, on what was compiled.
+WITH_COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR)
+test-compiled: $(COMPILED)/.stamp
+	$(WITH_COMPILED) $(BIN)/python -m pytest --override-ini pythonpath= --numprocesses $(JOBS) \
+		--dist loadfile tests/unit tests/property tests/wire $(COMPILED_E2E)
+COMPILED_E2E := $(addprefix tests/e2e/test_, forwarding.py streaming.py tunnels.py retries.py \
+	stopping.py access_log.py)
+
+guard-compiled: $(COMPILED)/.stamp
+	$(BIN)/python -m bench guard --compiled
 
 # What single decisions cost; WHAT=-k=picks for some of them.
 microbench: $(VENV)/.dev

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import msgspec
 
+from bench import compiled
 from bench.inprocess import Report, lower_quartile
 
 STORE = Path(__file__).parent / "guard.json"
@@ -131,15 +132,15 @@ def save(store: Store, path: Path = STORE) -> None:
     path.write_bytes(msgspec.json.format(msgspec.json.encode(ordered), indent=2) + b"\n")
 
 
-def measure(processes: int, seconds: float) -> list[Report]:
-    """One process after the other. RuntimeError when one fails."""
+def measure(processes: int, seconds: float, variables: Mapping[str, str]) -> list[Report]:
+    """One process after the other, with these variables. RuntimeError when one fails."""
     command = [sys.executable, "-m", "bench", "inprocess", "--json", "--seconds", str(seconds)]
     reports = []
     for number in range(processes):
         # Where keys land in dicts and sets must not depend on the day, but may on the process.
         done = subprocess.run(
             command,
-            env={**os.environ, "PYTHONHASHSEED": str(number)},
+            env={**os.environ, **variables, "PYTHONHASHSEED": str(number)},
             cwd=Path(__file__).parent.parent,
             capture_output=True,
             text=True,
@@ -158,8 +159,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--update", action="store_true", help="store what is measured")
     parser.add_argument("--processes", type=int, default=PROCESSES)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for each workload")
+    parser.add_argument("--compiled", action="store_true", help="what `make compiled` built")
     options = parser.parse_args(arguments)
-    reports = measure(options.processes, options.seconds)
+    if options.compiled and not compiled.is_built():
+        parser.error("nothing is compiled, or sources have changed since: run `make compiled`")
+    variables = compiled.environment() if options.compiled else {}
+    reports = measure(options.processes, options.seconds, variables)
     name = key(reports[0])
     measured = merge(reports)
     store = load()
@@ -168,7 +173,7 @@ def main(arguments: Sequence[str]) -> int:
     for _ in range(1, ATTEMPTS):
         if not found or options.update:
             break
-        measured = better(measured, merge(measure(options.processes, options.seconds)))
+        measured = better(measured, merge(measure(options.processes, options.seconds, variables)))
         found = findings(stored, measured)
     print(f"cost of a request in the data plane, {name}")
     print("\n".join(lines(stored, measured)))

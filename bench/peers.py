@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from bench import compiled
 from bench.processes import Server
 
 VERSION_LIMIT = 10.0
@@ -121,13 +122,15 @@ class Peer(ABC):
 
 
 class Fairlead(Peer):
+    """Compiled, if `make compiled` was run since the last change: that is how it is deployed."""
+
     name = "fairlead"
     version_arguments = ("version",)
 
     def find(self) -> str | None:
         # The checkout's own, before any other that may be installed on this machine.
-        beside = Path(sys.executable).parent / self.name
-        return str(beside) if beside.exists() else executable(self.name)
+        beside = Path(sys.executable).parent / "fairlead"
+        return str(beside) if beside.exists() else executable("fairlead")
 
     def files(self, setup: Setup) -> Mapping[str, str]:
         log = f"access_log: {{path: {ACCESS_LOG}, format: json}}" if setup.access_log else ""
@@ -147,6 +150,21 @@ routes: [{{path_prefix: /, service: bench}}]
 
     def command(self, setup: Setup) -> Sequence[str]:
         return ("run", "-c", "fairlead.yaml")
+
+    def environment(self, setup: Setup) -> Mapping[str, str]:
+        return compiled.environment() if compiled.is_built() else {}
+
+
+class FairleadInPython(Fairlead):
+    """The same sources, interpreted. A row of its own only where the other one is compiled."""
+
+    name = "fairlead-py"
+
+    def find(self) -> str | None:
+        return super().find() if compiled.is_built() else None
+
+    def environment(self, setup: Setup) -> Mapping[str, str]:
+        return {}
 
 
 def nginx_base(workers: int) -> str:
@@ -453,4 +471,6 @@ def _replaced(argument: str, values: Mapping[str, int]) -> str:
     return argument
 
 
-PEERS: tuple[type[Peer], ...] = (Fairlead, Nginx, Haproxy, Caddy, Envoy, Traefik)
+PEERS: tuple[type[Peer], ...] = (
+    Fairlead, FairleadInPython, Nginx, Haproxy, Caddy, Envoy, Traefik,
+)  # fmt: skip

@@ -25,11 +25,12 @@ PUBLISHED = RESULTS / "published.json"
 """The result behind the picture; it is committed, the others are not."""
 OUTPUT = Path(__file__).parent.parent / "docs" / "images" / "bench.svg"
 NAMES = {
-    "fairlead": "Fairlead", "nginx": "nginx", "haproxy": "HAProxy",
+    "fairlead": "Fairlead", "fairlead-py": "Fairlead, not compiled",
+    "nginx": "nginx", "haproxy": "HAProxy",
     "envoy": "Envoy", "traefik": "Traefik", "caddy": "Caddy",
 }  # fmt: skip
 COLOURS = {
-    "fairlead": "#d9480f", "nginx": "#2b8a3e", "haproxy": "#1971c2",
+    "fairlead": "#d9480f", "fairlead-py": "#ffa94d", "nginx": "#2b8a3e", "haproxy": "#1971c2",
     "envoy": "#9c36b5", "traefik": "#0c8599", "caddy": "#868e96",
 }  # fmt: skip
 OTHER = "#adb5bd"

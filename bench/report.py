@@ -227,7 +227,7 @@ def scaling_remark(rows: Sequence[Row], workers: Mapping[str, int], cores: int) 
     for row in rows:
         name = row.peer.partition(" ")[0]
         count = workers.get(row.peer, 1)
-        if count == 1 or name not in row.ratios or name != "fairlead":
+        if count == 1 or name not in row.ratios or not name.startswith("fairlead"):
             continue
         growth, carried = row.ratios[name] - 1, row.rate_ratios[name]
         if cores >= count:

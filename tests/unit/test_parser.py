@@ -325,6 +325,7 @@ def test_refused_responses(raw: bytes) -> None:
 def test_what_is_remembered_is_bounded() -> None:
     for number in range(20_000):
         parse_request(head(b"X-%d: %d\r\n" % (number, number)), 128)
-    for memo in (parser._request_memo, parser._hosts, parser._request_reader._lines):
+    reader = parser._request_reader
+    for memo in (parser._request_memo, parser._hosts, reader._plain, reader._special):
         assert len(memo.young) + len(memo._old) <= 5000
-    assert len(parser._request_reader._names) <= 5000
+    assert len(reader._names) <= 5000

@@ -12,9 +12,6 @@ from typing import Final
 
 CRLF: Final = b"\r\n"
 
-Pairs = list[tuple[bytes, bytes]]
-"""(name as received, value) of the fields that mean nothing to a proxy, in order."""
-
 
 class Fields:
     """What requests and responses have in common. Frozen once it is parsed.
@@ -33,12 +30,18 @@ class Fields:
     via: tuple[bytes, ...] = ()
     trailer: bytes | None = None
 
-    def __init__(self, pairs: Pairs, plain: bytes, count: int) -> None:
-        self.pairs = pairs
-        self.plain = plain
-        """`pairs` serialised, without those that `Connection` names."""
+    def __init__(self, lines: list[bytes], count: int) -> None:
+        """`lines`: those of the fields that mean nothing to a proxy, as `Name: value`."""
+        self._lines = lines
+        self.plain = CRLF.join(lines) + CRLF if lines else b""
+        """These lines with their ends, without those that `Connection` names."""
         self.count = count
         """Field lines, all of them."""
+
+    @property
+    def pairs(self) -> list[tuple[bytes, bytes]]:
+        """(name as received, value) of the fields that mean nothing to a proxy, in order."""
+        return [(name, value) for name, _, value in (line.partition(b": ") for line in self._lines)]
 
     def get(self, name: bytes) -> bytes | None:
         """Value of a field without meaning to a proxy, by lower-case name; several lines are

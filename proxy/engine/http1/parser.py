@@ -167,8 +167,8 @@ class Memo(Generic[Value]):
         self.young[key] = value
 
 
-Line = tuple[int, tuple[bytes, bytes], bytes]
-"""A field line: its kind, (name, value), and how it is serialised."""
+Special = tuple[int, bytes]
+"""A field that means something to a proxy: its kind and its value."""
 
 
 class _FieldReader:
@@ -191,34 +191,42 @@ class _FieldReader:
         self._kinds = kinds
         self._drop_underscores = drop_underscores
         self._names: dict[bytes, int] = {}
-        self._lines: Memo[Line] = Memo(self._LINES, self._LONGEST)
+        self._plain: Memo[bytes] = Memo(self._LINES, self._LONGEST)
+        """Lines without meaning to a proxy, and how they are serialised."""
+        self._special: Memo[Special] = Memo(self._LINES, self._LONGEST)
         self._parser = httptools.HttpResponseParser(self)
         self._said: list[tuple[bytes, bytes]] = []
 
-    def read(
-        self, block: bytes
-    ) -> tuple[list[tuple[bytes, bytes]], bytes, list[tuple[int, bytes]]]:
-        """Field lines with their final empty line: the plain ones as (name, value), the same
-        serialised, and the others as (kind, value). ValueError when they are malformed."""
-        pairs: list[tuple[bytes, bytes]] = []
+    def read(self, block: bytes) -> tuple[list[bytes], list[Special]]:
+        """Field lines with their final empty line: the plain ones as they are serialised, and the
+        others. ValueError when they are malformed."""
         plain: list[bytes] = []
-        special: list[tuple[int, bytes]] = []
-        known = self._lines.young.get
+        special: list[Special] = []
+        known = self._plain.young
         lines = block.split(CRLF)
         del lines[-2:]  # The empty line, and what is behind it: nothing.
         for line in lines:
-            kind, pair, serialised = known(line) or self._line(line)
-            if kind == PLAIN:
-                pairs.append(pair)
+            serialised = known.get(line)
+            if serialised is not None:
                 plain.append(serialised)
+                continue
+            field = self._special.young.get(line)
+            if field is not None:
+                special.append(field)
             else:
-                special.append((kind, pair[1]))
-        return pairs, b"".join(plain), special
+                self._read_line(line, plain, special)
+        return plain, special
 
-    def _line(self, line: bytes) -> Line:
-        parsed = self._lines.recall(line)
-        if parsed is not None:
-            return parsed
+    def _read_line(self, line: bytes, plain: list[bytes], special: list[Special]) -> None:
+        """One that is not among the young ones."""
+        serialised = self._plain.recall(line)
+        if serialised is not None:
+            plain.append(serialised)
+            return
+        field = self._special.recall(line)
+        if field is not None:
+            special.append(field)
+            return
         name, colon, value = line.partition(b":")
         if not colon:
             raise ValueError("a field line without a colon")  # llhttp reads an empty value.
@@ -229,9 +237,14 @@ class _FieldReader:
         else:
             name, value = self._parse(line)
             kind = self._classify(name)
-        parsed = kind, (name, value), b"%b: %b\r\n" % (name, value)
-        self._lines.put(line, parsed)
-        return parsed
+        if kind == PLAIN:
+            serialised = b"%b: %b" % (name, value)
+            plain.append(serialised)
+            self._plain.put(line, serialised)
+        else:
+            field = kind, value
+            special.append(field)
+            self._special.put(line, field)
 
     def _parse(self, line: bytes) -> tuple[bytes, bytes]:
         if line[:1] in (b" ", b"\t"):
@@ -334,10 +347,10 @@ def parse_response(head: bytes) -> ResponseHead:
 
 def _read_request_fields(block: bytes) -> RequestFields:
     try:
-        pairs, plain, special = _request_reader.read(block)
+        plain, special = _request_reader.read(block)
     except ValueError as error:
         raise Refused(BAD_REQUEST, str(error)) from None
-    fields = RequestFields(pairs, plain, len(pairs) + len(special))
+    fields = RequestFields(plain, len(plain) + len(special))
     for kind, value in special:
         if kind == HOST:
             fields.hosts += 1
@@ -375,10 +388,10 @@ def _read_request_fields(block: bytes) -> RequestFields:
 
 def _read_response_fields(block: bytes) -> ResponseFields:
     try:
-        pairs, plain, special = _response_reader.read(block)
+        plain, special = _response_reader.read(block)
     except ValueError as error:
         raise Refused(BAD_ANSWER, str(error)) from None
-    fields = ResponseFields(pairs, plain, len(pairs) + len(special))
+    fields = ResponseFields(plain, len(plain) + len(special))
     for kind, value in special:
         if kind == KEEP_ALIVE:
             fields.keep_alive = value

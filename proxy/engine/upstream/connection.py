@@ -36,6 +36,12 @@ _LAST: Final = 16
 """Descriptors that are left to those who cannot do without."""
 
 
+EXCESS: Final = 1.0
+"""Seconds that a connection beyond `keepalive.max_idle` stays for the next request. A thousand
+clients served in one turn of the loop need a thousand connections in the next turn, too: closing
+all but 64 of them in between would mean dialling at each request."""
+
+
 class UpstreamConnection(Timed):
     """Owns the transport to one instance and where in the answer it stands."""
 
@@ -157,11 +163,15 @@ class UpstreamConnection(Timed):
         """Wait for the next exchange for `limit` seconds, by default the service's idle limit."""
         node = self._node
         keepalive = self._settings.keepalive
-        if self.closed or not node.usable or len(node.idle) >= keepalive.max_idle:
+        if self.closed or not node.usable or not keepalive.max_idle:
             self.close()
             return
+        if limit is None:
+            limit = keepalive.idle
+        if len(node.idle) >= keepalive.max_idle:
+            limit = min(limit, EXCESS)
         node.idle.append(self)
-        self.deadline = now + (keepalive.idle if limit is None else limit)
+        self.deadline = now + limit
         if self.deadline < self.filed:
             self._deadlines.file(self, self.deadline)
 

@@ -560,6 +560,19 @@ class ServiceStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     errors: dict[str, int]
     """RFC 9209 error type → answers the proxy made itself."""
     retries: dict[str, int]
+    limited: dict[str, int] = {}
+    """Limit, by its key in `proxy.yaml` → requests, or for `retry.budget` retries, it refused."""
+    breaker_opened: int = 0
+    """How often the circuit breaker opened."""
+
+
+class PolicyState(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Where the limits of one service stand in one worker."""
+
+    breaker: str = ""
+    """`closed | open | trying`; "" = there is none."""
+    waiting: int = 0
+    """Requests in the queue."""
 
 
 class NodeStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -585,6 +598,8 @@ class WorkerStats(msgspec.Struct, frozen=True, tag=True):
     """Lines of the access log that could not be written."""
     more: bool = False
     """The rest follows, in messages of the same number."""
+    states: dict[str, PolicyState] = {}
+    """By service; of a service that was never told of, `PolicyState()`."""
 
 
 class Suspect(msgspec.Struct, frozen=True, tag=True):
@@ -600,7 +615,17 @@ class Suspect(msgspec.Struct, frozen=True, tag=True):
     failures: int = 0
 
 
-FromWorker = Hello | Applied | Accepting | WorkerStats | Suspect
+class BreakerTurned(msgspec.Struct, frozen=True, tag=True):
+    """The circuit breaker of a service is in another state in this worker."""
+
+    service: str
+    state: str
+    """`closed | open | trying`."""
+    worker: int = 0
+    """Its index."""
+
+
+FromWorker = Hello | Applied | Accepting | WorkerStats | Suspect | BreakerTurned
 
 DURATION_BOUNDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,

@@ -180,6 +180,21 @@ _MANY = {
     ),
     "service_instances": ("gauge", "Instances by status."),
     "fairlead_inflight_requests": ("gauge", "Requests and tunnels in flight, all workers."),
+    "fairlead_slow_start_instances": (
+        "gauge",
+        "Instances that have not got their full weight yet.",
+    ),
+    "fairlead_breaker_open": (
+        "gauge",
+        "Workers in which the circuit breaker is not closed.",
+    ),
+    "fairlead_breaker_opened_total": ("counter", "Times a circuit breaker opened."),
+    "fairlead_queue_waiting": ("gauge", "Requests that wait for an instance with room."),
+    "fairlead_limited_total": (
+        "counter",
+        "Requests (for retry.budget: retries) that a limit of the service refused, by its key in"
+        " the configuration.",
+    ),
     "fairlead_panic": ("gauge", "1 while too few instances are ready and health is ignored."),
     "load_balancer_selections_total": ("counter", "Picks of an instance."),
     "fairlead_upstream_attempts_total": (
@@ -232,6 +247,13 @@ def _write_pool(
     for status in get_args(Status):
         write("service_instances", f'{of_service_name},status="{status}"', statuses[status])
     write("fairlead_panic", of_service, int(pool.snapshot.panic))
+    write("fairlead_slow_start_instances", of_service, pool.warming)
+    states = scrape.totals.states(service)
+    if any(state.breaker for state in states):
+        not_closed = sum(state.breaker in ("open", "trying") for state in states)
+        write("fairlead_breaker_open", of_service, not_closed)
+    if states:
+        write("fairlead_queue_waiting", of_service, sum(state.waiting for state in states))
     algorithm = f"{of_service_name},algorithm={_quoted(scrape.balancer_of(service))},instance="
     for member in pool.members:
         instance = _quoted(member.instance.id)
@@ -270,6 +292,10 @@ def _write_traffic(families: Mapping[str, list[str]], service: str, total: Servi
         write("fairlead_proxy_errors_total", f",error={_quoted(error)}", count)
     for reason, count in total.retries.items():
         write("fairlead_retries_total", f",reason={_quoted(reason)}", count)
+    for limit, count in total.limited.items():
+        write("fairlead_limited_total", f",limit={_quoted(limit)}", count)
+    if total.breaker_opened:
+        write("fairlead_breaker_opened_total", "", total.breaker_opened)
 
 
 def _quoted(text: str) -> str:

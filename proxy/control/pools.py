@@ -169,6 +169,16 @@ class Pool:
     step_at: float | None = None
     """When the weights of newcomers are to be looked at again."""
 
+    @property
+    def warming(self) -> int:
+        """Instances in slow start: those with less than their full weight."""
+        if not self.scaled:
+            return 0
+        return sum(
+            node.weight < member.instance.weight * SCALE
+            for member, node in zip(self.members, self.snapshot.nodes, strict=True)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:

@@ -10,7 +10,14 @@ from bisect import bisect_left
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from proxy.model import APPLY_BOUNDS, DURATION_BOUNDS, NodeStats, ServiceStats, WorkerStats
+from proxy.model import (
+    APPLY_BOUNDS,
+    DURATION_BOUNDS,
+    NodeStats,
+    PolicyState,
+    ServiceStats,
+    WorkerStats,
+)
 
 
 @dataclass(slots=True)
@@ -22,6 +29,8 @@ class ServiceTotal:
     duration_sum: float = 0.0
     errors: dict[str, int] = field(default_factory=dict)
     retries: dict[str, int] = field(default_factory=dict)
+    limited: dict[str, int] = field(default_factory=dict)
+    breaker_opened: int = 0
 
     def add(self, counted: ServiceStats | ServiceTotal) -> None:
         """One worker's counts, or another sum."""
@@ -31,6 +40,8 @@ class ServiceTotal:
         self.duration_sum += counted.duration_sum
         _add(self.errors, counted.errors)
         _add(self.retries, counted.retries)
+        _add(self.limited, counted.limited)
+        self.breaker_opened += counted.breaker_opened
 
 
 @dataclass(slots=True)
@@ -60,6 +71,7 @@ class Reported:
     services: dict[str, ServiceStats] = field(default_factory=dict)
     nodes: dict[tuple[str, str], NodeStats] = field(default_factory=dict)
     """By service and node key."""
+    states: dict[str, PolicyState] = field(default_factory=dict)
     access_log_dropped: int = 0
 
     def take(self, message: WorkerStats) -> None:
@@ -68,6 +80,7 @@ class Reported:
         self.tunnels = message.tunnels
         self.access_log_dropped = message.access_log_dropped
         self.services.update(message.services)
+        self.states.update(message.states)
         for node in message.nodes:
             self.nodes[node.service, node.key] = node
 
@@ -124,6 +137,14 @@ class Totals:
             if counted is not None:
                 total.add(counted)
         return total
+
+    def states(self, service: str) -> list[PolicyState]:
+        """Where the limits of a service stand, in each live worker that told of it."""
+        return [
+            part.states[service]
+            for part in self._parts
+            if isinstance(part, Reported) and service in part.states
+        ]
 
     def node(self, service: str, key: str) -> NodeTotal | None:
         """The sum of one instance; None if no worker has told of it."""

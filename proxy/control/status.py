@@ -65,6 +65,8 @@ def service(
     """
     return {
         **service_summary(pool, settings),
+        "slow_start": pool.warming,
+        "limits": limits(pool.service, settings, totals),
         "instances": [
             {
                 **instance(member, totals.node(pool.service, member.instance.key), inflight, now),
@@ -73,6 +75,21 @@ def service(
             }
             for member, node in zip(pool.members, pool.snapshot.nodes, strict=True)
         ],
+    }
+
+
+def limits(service: str, settings: ServiceSettings, totals: Totals) -> dict[str, Any]:
+    """Where the limits of a service stand and what they have refused so far, by their keys in
+    the configuration. `breaker`: state → workers in which it is in it; null = there is none."""
+    states = totals.states(service)
+    counted = totals.service(service)
+    breakers = Counter(state.breaker for state in states if state.breaker)
+    return {
+        "breaker": None if settings.breaker is None else breakers,
+        "breaker_opened": counted.breaker_opened,
+        "waiting": sum(state.waiting for state in states),
+        "refused": counted.limited,
+        "retries": counted.retries,
     }
 
 

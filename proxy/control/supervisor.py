@@ -27,7 +27,7 @@ from proxy.control.ejections import Ejected, Ejections, Refusal, Sight
 from proxy.control.events import Events
 from proxy.control.pools import Changes, PoolBook
 from proxy.control.statistics import Retired, Totals
-from proxy.control.workers import Incarnation, Launch, Worker
+from proxy.control.workers import Incarnation, Launch, Notice, Worker
 from proxy.engine.load import Board
 from proxy.health.base import Check, Endpoint
 from proxy.health.monitor import Finding, Monitor, Plan
@@ -114,7 +114,7 @@ class Supervisor:
                 config=lambda: self.config,
                 accept_anyway=lambda: self._waited and not book.complete,
                 on_change=self._on_worker_change,
-                on_suspect=self._on_suspect,
+                on_notice=self._on_notice,
                 on_exit=self._on_worker_exit,
             )
             for index in range(settings.workers)
@@ -349,6 +349,13 @@ class Supervisor:
             self._reinstate([(service, key)], "it passed a check")
 
     # ------------------------------------------------------------------------ ejections
+
+    def _on_notice(self, notice: Notice) -> None:
+        if isinstance(notice, Suspect):
+            self._on_suspect(notice)
+        elif notice.state != "trying":
+            kind = "breaker_opened" if notice.state == "open" else "breaker_closed"
+            self._publish(kind, service=notice.service, worker=notice.worker)
 
     def _on_suspect(self, suspect: Suspect) -> None:
         if not self._suspects:

@@ -11,6 +11,7 @@ The dialogue (`model.ToWorker`, `model.FromWorker`):
                           ◀─    Pools(2, changed, removed) …
       WorkerStats(0)      ─▶                             each second: also the sign of life
       Suspect(instance)   ─▶                             it fails in live traffic
+      BreakerTurned       ─▶                             a circuit breaker opened or closed
                           ◀─    ReopenAccessLog
                           ◀─    Collect(n)
       WorkerStats(n)      ─▶
@@ -43,6 +44,7 @@ from proxy.model import (
     Accept,
     Accepting,
     Applied,
+    BreakerTurned,
     Collect,
     Configure,
     Drain,
@@ -57,6 +59,9 @@ from proxy.model import (
 )
 
 log = structlog.get_logger()
+
+Notice = Suspect | BreakerTurned
+"""What a worker says that concerns more than itself."""
 
 STEADY = 5.0
 """Seconds a worker must have lived for its death to count as the first again."""
@@ -174,7 +179,7 @@ class Incarnation:
         config: Callable[[], WorkerConfig],
         accept_anyway: Callable[[], bool],
         on_change: Callable[[], None],
-        on_suspect: Callable[[Suspect], None],
+        on_notice: Callable[[Notice], None],
     ) -> None:
         self.index = index
         self._applies = applies
@@ -197,7 +202,7 @@ class Incarnation:
         self._config = config
         self._accept_anyway = accept_anyway
         self._on_change = on_change
-        self._on_suspect = on_suspect
+        self._on_notice = on_notice
         self._greeted = False
         self._sent = 0
         self._sent_revision = 0
@@ -339,8 +344,8 @@ class Incarnation:
                 if message.more:
                     return
                 self.answered = max(self.answered, message.number)
-            case Suspect():
-                self._on_suspect(message)
+            case Suspect() | BreakerTurned():
+                self._on_notice(message)
                 return
         self._on_change()
 
@@ -366,10 +371,10 @@ class Worker:
         config: Callable[[], WorkerConfig],
         accept_anyway: Callable[[], bool],
         on_change: Callable[[], None],
-        on_suspect: Callable[[Suspect], None],
+        on_notice: Callable[[Notice], None],
         on_exit: Callable[[Incarnation], None],
     ) -> None:
-        """`on_change` hears of each message but suspects, which go to `on_suspect`; `on_exit`
+        """`on_change` hears of each message but notices, which go to `on_notice`; `on_exit`
         of each death before the replacement starts."""
         self.index = index
         self.current: Incarnation | None = None
@@ -383,7 +388,7 @@ class Worker:
         self._config = config
         self._accept_anyway = accept_anyway
         self._on_change = on_change
-        self._on_suspect = on_suspect
+        self._on_notice = on_notice
         self._on_exit = on_exit
         self._final = asyncio.Event()
 
@@ -430,7 +435,7 @@ class Worker:
             self._config,
             self._accept_anyway,
             self._on_change,
-            self._on_suspect,
+            self._on_notice,
         )
         try:
             await life.channel.open(ours)

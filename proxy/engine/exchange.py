@@ -33,7 +33,7 @@ from proxy.engine.http1.rewrite import (
 )
 from proxy.engine.http1.target import refuse_encoded_separators, resolve
 from proxy.engine.pool import Node, Pool
-from proxy.engine.resilience.policies import BAD_STATUSES
+from proxy.engine.resilience.policies import BAD_STATUSES, LIMIT_OF
 from proxy.engine.tunnel import Tunnel
 from proxy.errors import (
     BAD_ANSWER,
@@ -215,7 +215,9 @@ class Exchange:
         if policies.rate_key is not None:
             key = hash_key(self._property(policies.rate_key, path, query) or b"")
         refusal = policies.admit(key, self.began)
+        pool.look_at_breaker()
         if refusal is not None:
+            pool.counters.held_back(LIMIT_OF[refusal.fault])
             raise refusal
         self.admitted = self.unsettled = True
 
@@ -248,6 +250,7 @@ class Exchange:
         """Every usable instance has as many requests as it may have."""
         policies = pool.policies
         if not pool.join_line(self):
+            pool.counters.held_back("max_inflight")
             detail = f"every instance of {pool.service} is busy, and so is the queue"
             self._answer_fault(NO_ROOM, detail)
             return
@@ -268,6 +271,7 @@ class Exchange:
     def on_queue_timeout(self, now: float) -> None:
         """`timeouts.queue` has passed."""
         assert self.pool is not None
+        self.pool.counters.held_back("timeouts.queue")
         self._answer_fault(NO_ROOM, f"every instance of {self.pool.service} stayed busy")
 
     def _leave_line(self) -> None:
@@ -559,7 +563,10 @@ class Exchange:
             node = failed
         elif node is not None and node.shunned > self.began:
             node = pool.pick_again(node, self.key, self.tried, self.began)
-        if node is None or not (stale or policies.budget.spend(pool.requests)):
+        if node is None:
+            return False
+        if not (stale or policies.budget.spend(pool.requests)):
+            pool.counters.held_back("retry.budget")
             return False
         pool.counters.retried(reason)
         self.node = self.last = node
@@ -681,6 +688,7 @@ class Exchange:
         if self.admitted:
             assert self.pool is not None
             self.pool.policies.on_result(self.status, now)
+            self.pool.look_at_breaker()
 
     def _counters(self) -> ServiceCounters:
         pool = self.pool

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Final, cast
 from balancers.base import Balancer, hash_key
 from proxy import catalog
 from proxy.engine.load import OtherRows
+from proxy.engine.resilience.breaker import State
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.resilience.policies import Policies, key_source
 from proxy.engine.telemetry import ServiceCounters, WorkerCounters
 from proxy.model import (
     NodeStats,
+    PolicyState,
     PoolNode,
     PoolSnapshot,
     ServiceSettings,
@@ -74,6 +76,8 @@ _LOOK_AGAIN: Final = 0.002
 """Seconds between two looks for room while requests wait: short beside any request worth
 queueing for."""
 
+NO_STATE: Final = PolicyState()
+
 NEUTRAL: Final = frozenset(("http_request_error", "proxy_internal_error"))
 """Outcomes that are the client's doing or our own, and say nothing of the instance."""
 
@@ -89,6 +93,7 @@ class Shared:
         suspect: Callable[[Suspect], None],
         total: Callable[[int], int],
         later: Callable[[float, Callable[[], None]], object],
+        breaker_turned: Callable[[str, str], None],
     ) -> None:
         self.row = row
         """This worker's row of the board."""
@@ -100,6 +105,8 @@ class Shared:
         """In flight in one column of the board, in all workers, this moment."""
         self.later = later
         """Call something after so many seconds."""
+        self.breaker_turned = breaker_turned
+        """Hears of (service, state) when a circuit breaker is in another state."""
 
 
 class Pool:
@@ -117,6 +124,8 @@ class Pool:
         self.requests = 0
         """Requests that were routed here."""
         self.policies = Policies(hash_key(service.encode()), settings, shared.buckets)
+        self._breaker = State.CLOSED
+        """What was last told of the breaker."""
         self.counters = counters
         self.generation = -1
         self.nodes: dict[str, Node] = {}
@@ -125,6 +134,7 @@ class Pool:
         """Columns that the latest snapshot's nodes are no longer in."""
         self._shared = shared
         self._suspect = shared.suspect
+        self._breaker_turned = shared.breaker_turned
         self._row = shared.row
         self.balancer = self._build_balancer([])
         self.pick: Callable[[int, Collection[Node]], Node | None]
@@ -219,6 +229,28 @@ class Pool:
             exchange = line.call()
             assert exchange is not None
             exchange.on_called()
+
+    def look_at_breaker(self) -> None:
+        """Tell of it if it is in another state than at the last look. To be called whenever it
+        was asked, or told of a result."""
+        breaker = self.policies.breaker
+        if breaker is not None and breaker.state is not self._breaker:
+            self._breaker = breaker.state
+            if breaker.state is State.OPEN:
+                self.counters.tripped()
+            self._breaker_turned(self.service, breaker.state.value)
+
+    def report_turns_to(self, breaker_turned: Callable[[str, str], None]) -> None:
+        """Send word of the breaker's turns somewhere else."""
+        self._breaker_turned = breaker_turned
+
+    def policy_state(self) -> PolicyState:
+        """Where its limits stand."""
+        policies = self.policies
+        if policies.breaker is None and not self.limited:
+            return NO_STATE
+        state = "" if policies.breaker is None else policies.breaker.state.value
+        return PolicyState(state, len(policies.line))
 
     def take(self, node: Node) -> None:
         """One more in flight on `node`."""

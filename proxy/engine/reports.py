@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from proxy.engine.pool import Pools
+from proxy.engine.pool import NO_STATE, Pools
 from proxy.engine.telemetry import WorkerCounters
-from proxy.model import NodeStats, ServiceStats, WorkerStats
+from proxy.model import NodeStats, PolicyState, ServiceStats, WorkerStats
 
 PIECE = 200
 """Instances, or services, in one message: half a millisecond here and as much over there."""
@@ -37,6 +37,8 @@ class Reports:
         self._dropped = dropped
         self._told: dict[str, int] = {}
         """Service → changes of its counters that were told."""
+        self._told_states: dict[str, PolicyState] = {}
+        """Service → where its limits stood, of those that have any."""
         self._under_way: Iterator[WorkerStats] | None = None
         self._asked: int | None = None
         """Number of a report that was asked for while another one was under way."""
@@ -79,27 +81,35 @@ class Reports:
         """The last one, and only it, has no `more`."""
         services: dict[str, ServiceStats] = {}
         nodes: list[NodeStats] = []
+        states: dict[str, PolicyState] = {}
         for name, counters in list(self._counters.services.items()):
             if self._told.get(name) == counters.changes:
                 continue
             self._told[name] = counters.changes
             services[name] = counters.snapshot()
             if len(services) >= PIECE:
-                yield self._message(number, services, [], more=True)
+                yield self._message(number, services, [], {}, more=True)
                 services = {}
         for pool in list(self._pools):
+            state = pool.policy_state()
+            if state != self._told_states.get(pool.service, NO_STATE):
+                self._told_states[pool.service] = states[pool.service] = state
+                if len(states) >= PIECE:
+                    yield self._message(number, services, nodes, states, more=True)
+                    services, nodes, states = {}, [], {}
             for node in pool.news():
                 nodes.append(pool.stats_of(node))
                 if len(nodes) >= PIECE:
-                    yield self._message(number, services, nodes, more=True)
-                    services, nodes = {}, []
-        yield self._message(number, services, nodes, more=False)
+                    yield self._message(number, services, nodes, states, more=True)
+                    services, nodes, states = {}, [], {}
+        yield self._message(number, services, nodes, states, more=False)
 
     def _message(
         self,
         number: int,
         services: dict[str, ServiceStats],
         nodes: list[NodeStats],
+        states: dict[str, PolicyState],
         *,
         more: bool,
     ) -> WorkerStats:
@@ -109,6 +119,7 @@ class Reports:
             tunnels=self._counters.tunnels,
             services=services,
             nodes=nodes,
+            states=states,
             more=more,
             access_log_dropped=self._dropped(),
         )

@@ -20,7 +20,9 @@ _METHODS: Final = frozenset(
 class ServiceCounters:
     """Owns the counts of one service in this worker since its start."""
 
-    __slots__ = ("_answers", "_buckets", "_sum", "changes", "errors", "retries")
+    __slots__ = (
+        "_answers", "_buckets", "_sum", "breaker_opened", "changes", "errors", "limited", "retries",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._answers: dict[tuple[bytes, int], int] = {}
@@ -28,6 +30,8 @@ class ServiceCounters:
         self._sum = 0.0
         self.errors: dict[str, int] = {}
         self.retries: dict[str, int] = {}
+        self.limited: dict[str, int] = {}
+        self.breaker_opened = 0
         self.changes = 0
         """Grows with every count, so that one look tells whether there is news."""
 
@@ -54,6 +58,16 @@ class ServiceCounters:
         self.changes += 1
         self.retries[reason] = self.retries.get(reason, 0) + 1
 
+    def held_back(self, limit: str) -> None:
+        """A limit refused a request or a retry; `limit`: its key in `proxy.yaml`."""
+        self.changes += 1
+        self.limited[limit] = self.limited.get(limit, 0) + 1
+
+    def tripped(self) -> None:
+        """The circuit breaker opened."""
+        self.changes += 1
+        self.breaker_opened += 1
+
     def snapshot(self) -> ServiceStats:
         """The counts as a message. Methods beyond the registered ones share one label, since a
         client could otherwise make series at will."""
@@ -63,7 +77,13 @@ class ServiceCounters:
             label = f"{name} {status}"
             requests[label] = requests.get(label, 0) + count
         return ServiceStats(
-            requests, list(self._buckets), self._sum, dict(self.errors), dict(self.retries)
+            requests,
+            list(self._buckets),
+            self._sum,
+            dict(self.errors),
+            dict(self.retries),
+            dict(self.limited),
+            self.breaker_opened,
         )
 
 

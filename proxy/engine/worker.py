@@ -45,6 +45,7 @@ from proxy.model import (
     Accepting,
     AccessLogSettings,
     Applied,
+    BreakerTurned,
     Collect,
     Configure,
     Drain,
@@ -107,7 +108,13 @@ class Worker:
         others = OtherRows(board, index, self._slot_changed)
         buckets = BucketTable(board.buckets)
         shared = Shared(
-            board.row(index), rng, buckets, self._on_suspect, board.total, loop.call_later
+            board.row(index),
+            rng,
+            buckets,
+            self._on_suspect,
+            board.total,
+            loop.call_later,
+            self._on_breaker,
         )
         self.pools = Pools(self.counters, shared, others)
         self.clients: set[ClientConnection] = set()
@@ -235,6 +242,11 @@ class Worker:
             failures=suspect.failures,
         )
         self._channel.send(suspect)
+
+    def _on_breaker(self, service: str, state: str) -> None:
+        write = _log.warning if state == "open" else _log.info
+        write("breaker_turned", service=service, state=state)
+        self._channel.send(BreakerTurned(service=service, state=state, worker=self.index))
 
     def _slot_changed(self, slot: int, delta: int) -> None:
         self.pools.slot_changed(slot, delta)

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from random import Random
+from typing import cast
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -13,15 +14,29 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from proxy.control.statistics import Reported
 from proxy.engine import reports
+from proxy.engine.exchange import Exchange
 from proxy.engine.load import Board
-from proxy.engine.pool import Node, Pool
+from proxy.engine.pool import NO_STATE, Node, Pool
 from proxy.engine.reports import Reports
 from proxy.engine.worker import Worker
-from proxy.model import NodeStats, PoolNode, PoolSnapshot, WorkerStats
+from proxy.model import (
+    BreakerSettings,
+    NodeStats,
+    PoolNode,
+    PoolSnapshot,
+    QueueSettings,
+    ServiceSettings,
+    WorkerStats,
+)
 from tests.fakes import SteppedLoop
 
 NAMES = ("a", "b", "c", "d")
 SERVICES = ("s", "t")
+LIMITED = ServiceSettings(
+    max_inflight=1,
+    queue=QueueSettings(size=2),
+    breaker=BreakerSettings(failure_ratio=0.5, min_requests=1, window=2.0, open=2.0),
+)
 
 
 class Telling(RuleBasedStateMachine):
@@ -34,6 +49,7 @@ class Telling(RuleBasedStateMachine):
         self.turns: deque[Callable[[], None]] = deque()
         self.answers: list[int] = []
         self.requests: list[tuple[Pool, Node]] = []
+        self.now = 0.0
         self.start()
 
     @initialize(piece=st.integers(1, 3))
@@ -43,6 +59,7 @@ class Telling(RuleBasedStateMachine):
     def start(self) -> None:
         loop = SteppedLoop()
         self.worker = Worker(loop, 0, self.board, [], Random(1), loop.time)
+        self.worker.pools.configure(LIMITED, {})
         self.reports = Reports(
             self.worker.counters, self.worker.pools, self.hear, self.turns.append, lambda: 0
         )
@@ -76,6 +93,25 @@ class Telling(RuleBasedStateMachine):
             pool, node = self.requests.pop()
             pool.give_back(node, outcome)
             pool.counters.answered(b"GET", 200, 0.0)
+
+    @rule(service=st.sampled_from(SERVICES), who=st.integers(0, 3))
+    def wait_or_leave(self, service: str, who: int) -> None:
+        pool = self.worker.pools.get(service)
+        if pool is not None:
+            waiter = cast(Exchange, who)
+            before = len(pool.policies.line)
+            pool.policies.line.leave(waiter)
+            if len(pool.policies.line) == before and not pool.policies.line.join(waiter):
+                pool.counters.held_back("max_inflight")
+
+    @rule(service=st.sampled_from(SERVICES), bad=st.booleans(), wait=st.floats(0, 2))
+    def guarded(self, service: str, bad: bool, wait: float) -> None:
+        self.now += wait
+        pool = self.worker.pools.get(service)
+        if pool is not None and pool.policies.admit(0, self.now) is None:
+            pool.look_at_breaker()
+            pool.policies.on_result(503 if bad else 200, self.now)
+            pool.look_at_breaker()
 
     @rule(number=st.integers(0, 5))
     def report(self, number: int) -> None:
@@ -120,6 +156,8 @@ class Telling(RuleBasedStateMachine):
                 counted = NodeStats(pool.service, key, node.picks, node.outcomes)
                 assert self.told.nodes[pool.service, key] == counted
             assert self.told.services[pool.service] == pool.counters.snapshot()
+            state = pool.policy_state()
+            assert self.told.states.get(pool.service, NO_STATE) == state
 
     @invariant()
     def nothing_runs_ahead(self) -> None:

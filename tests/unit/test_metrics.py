@@ -17,6 +17,8 @@ from proxy.model import (
     InvalidRecord,
     Membership,
     NodeStats,
+    PolicyState,
+    PoolSettings,
     RegistryStatus,
     ServiceStats,
     WorkerStats,
@@ -47,6 +49,11 @@ PROMISED = {
     "fairlead_registry_holds_total": (),
     "fairlead_registry_snapshot_age_seconds": (),
     "fairlead_panic": ("service",),
+    "fairlead_slow_start_instances": ("service",),
+    "fairlead_breaker_open": ("service",),
+    "fairlead_breaker_opened_total": ("service",),
+    "fairlead_queue_waiting": ("service",),
+    "fairlead_limited_total": ("service", "limit"),
     "fairlead_config_reloads_total": ("result",),
     "fairlead_workers": (),
     "fairlead_access_log_dropped_total": (),
@@ -82,12 +89,15 @@ def report(requests: int, *ids: str, number: int = 0) -> WorkerStats:
         duration_sum=0.5 * requests,
         errors={"connection_refused": 1},
         retries={"connection_refused": 2},
+        limited={"rate_limit": 4},
+        breaker_opened=1,
     )
     nodes = [
         NodeStats("users", f"{id_}@10.0.0.1:80", requests, {"ok": requests - 1, "dns_error": 1})
         for id_ in ids
     ]
-    return WorkerStats(number, 3, 1, {"users": service}, nodes)
+    states = {"users": PolicyState("open", 3)}
+    return WorkerStats(number, 3, 1, {"users": service}, nodes, states=states)
 
 
 def total(retired: Retired, messages: Iterable[WorkerStats]) -> Totals:
@@ -213,6 +223,29 @@ def test_instances_by_status_and_panic() -> None:
     assert found['fairlead_panic{service="users"}'] == 1
     pools.apply(Membership(services={"users": (instance("a"),)}), 1.0)
     assert samples(scrape(pools, Totals(Retired())))['fairlead_panic{service="users"}'] == 0
+
+
+def test_where_limits_stand_and_what_they_refused() -> None:
+    name = '{service="users"}'
+    dead = Reported()
+    dead.take(report(1))
+    retired = Retired().plus(dead, set())
+    found = samples(scrape(book(instance("a")), total(retired, [report(1), report(1)])))
+    assert found["fairlead_breaker_open" + name] == 2  # of those that live
+    assert found["fairlead_queue_waiting" + name] == 6
+    assert found["fairlead_breaker_opened_total" + name] == 3
+    assert found['fairlead_limited_total{limit="rate_limit",service="users"}'] == 12
+
+
+def test_instances_in_slow_start() -> None:
+    pools = PoolBook({}, Slots(100, lambda slot: True), 0.0, defaults=PoolSettings(slow_start=30.0))
+    pools.apply(Membership(services={"users": (instance("a"),)}), 0.0)
+    name = 'fairlead_slow_start_instances{service="users"}'
+    assert samples(scrape(pools, Totals(Retired())))[name] == 0
+    pools.apply(Membership(services={"users": (instance("a"), instance("b"))}), 100.0)
+    assert samples(scrape(pools, Totals(Retired())))[name] == 1
+    pools.step(131.0)
+    assert samples(scrape(pools, Totals(Retired())))[name] == 0
 
 
 def test_what_was_seen_in_the_registry() -> None:

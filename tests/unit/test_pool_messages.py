@@ -78,7 +78,7 @@ async def joined(book: PoolBook, applies: Applies) -> AsyncIterator[tuple[Incarn
         config=WorkerConfig,
         accept_anyway=lambda: False,
         on_change=lambda: None,
-        on_suspect=lambda suspect: None,
+        on_notice=lambda notice: None,
     )
     receiver = Receiver()
     await life.channel.open(ours)

@@ -10,15 +10,18 @@ import pytest
 from proxy.control import status
 from proxy.control.explain import explain
 from proxy.control.pools import PoolBook, Slots
-from proxy.control.statistics import NodeTotal, Retired, Totals
+from proxy.control.statistics import NodeTotal, Reported, Retired, Totals
 from proxy.model import (
     BalancerSpec,
+    BreakerSettings,
     Instance,
     InvalidRecord,
     Membership,
+    PolicyState,
     RegistryStatus,
     RouteSpec,
     ServiceSettings,
+    ServiceStats,
     Settings,
 )
 
@@ -80,6 +83,37 @@ def test_a_service_lists_every_instance_with_status_and_reason() -> None:
         },
     ]
     assert (document["total"], document["ready"], document["unhealthy"]) == (2, 1, 1)
+
+
+def test_a_service_tells_where_its_limits_stand() -> None:
+    pools = book(users=(instance("a"),))
+    workers = [Reported(), Reported(), Reported()]
+    for worker, state in zip(workers, ("open", "closed", "closed"), strict=True):
+        worker.states["users"] = PolicyState(state, 2)
+        worker.services["users"] = ServiceStats(
+            {}, [], 0.0, {}, {"reset": 1}, {"max_inflight": 5}, int(state == "open")
+        )
+    settings = ServiceSettings(breaker=BreakerSettings())
+    totals = Totals(Retired(), workers)
+    document = status.service(pools.pools["users"], settings, totals, lambda slot: 0)
+    assert document["slow_start"] == 0
+    assert document["limits"] == {
+        "breaker": {"open": 1, "closed": 2},
+        "breaker_opened": 1,
+        "waiting": 6,
+        "refused": {"max_inflight": 15},
+        "retries": {"reset": 3},
+    }
+    nothing = status.service(
+        pools.pools["users"], ServiceSettings(), Totals(Retired()), lambda slot: 0
+    )
+    assert nothing["limits"] == {
+        "breaker": None,
+        "breaker_opened": 0,
+        "waiting": 0,
+        "refused": {},
+        "retries": {},
+    }
 
 
 def test_services_are_listed_by_name_with_their_balancer() -> None:

@@ -9,6 +9,7 @@ import pytest
 from proxy.model import (
     BreakerSettings,
     DrainSettings,
+    PolicyState,
     QueueSettings,
     RateLimitSettings,
     RetrySettings,
@@ -194,6 +195,7 @@ class TestReasons:
             client.expect_problem(502, "connection_terminated")
         assert attempts <= 20 * 1.2 + 3
         assert attempts >= 20 + 6
+        assert wire.pool.counters.limited == {"retry.budget": 20 - (attempts - 20)}
 
 
 class TestShunning:
@@ -294,6 +296,7 @@ class TestRoom:
         second.send(GET)
         head = second.expect_problem(503, "connection_limit_reached")
         assert b"Retry-After: 1" in head
+        assert wire.pool.counters.limited == {"max_inflight": 1}
         instance.send(OK)
         client.expect(OK_RELAYED)
 
@@ -305,6 +308,7 @@ class TestRoom:
         fourth.send(GET)
         fourth.expect_problem(503, "connection_limit_reached")
         second.expect_nothing()
+        assert wire.pool.policy_state() == PolicyState("", waiting=2)
         instance.send(OK)
         client.expect(OK_RELAYED)
         for waiter in (second, third):
@@ -321,6 +325,8 @@ class TestRoom:
         second.expect_nothing()
         wire.advance(0.2)
         second.expect_problem(503, "connection_limit_reached")
+        assert wire.pool.counters.limited == {"timeouts.queue": 1}
+        assert wire.pool.policy_state() == PolicyState()
         instance.send(OK)
         client.expect(OK_RELAYED)
         wire.advance(0.1)
@@ -392,6 +398,7 @@ class TestRateLimit:
         client.send(GET)
         head = client.expect_problem(429, "http_request_denied")
         assert b"Retry-After: 10" in head
+        assert wire.pool.counters.limited == {"rate_limit": 1}
         other = wire.client(("192.0.2.8", 1234))
         other.send(request("GET /x"))
         instance.expect(forwarded("GET /x", for_="192.0.2.8"))
@@ -413,6 +420,9 @@ class TestBreaker:
             client.send(GET)
         client.expect_problem(503, "connection_limit_reached")
         instance.expect(b"")
+        assert wire.pool.counters.limited == {"circuit_breaker": 1}
+        assert wire.pool.counters.breaker_opened == 1
+        assert wire.pool.policy_state() == PolicyState("open")
         wire.advance(5.0)
         client.send(GET)
         instance = wire.accepted()
@@ -424,6 +434,24 @@ class TestBreaker:
         instance.expect(forwarded("GET /x"))
         instance.send(OK)
         client.expect(OK_RELAYED)
+        assert wire.pool.policy_state() == PolicyState("closed")
+
+    def test_each_turn_is_told_once(self, make: Any) -> None:
+        turns: list[tuple[str, str]] = []
+        breaker = BreakerSettings(failure_ratio=0.5, min_requests=2, window=10.0, open=5.0)
+        wire = make("a", settings=settings(breaker=breaker))
+        wire.pool.report_turns_to(lambda service, state: turns.append((service, state)))
+        client = wire.client()
+        for answer, relayed in [(BAD, BAD_RELAYED)] * 3 + [(OK, OK_RELAYED)] * 4:
+            wire.advance(6.0 if [state for _, state in turns][-1:] == ["open"] else 0.0)
+            client.send(GET)
+            instance = wire.connected()
+            instance.expect(forwarded("GET /x"))
+            instance.send(answer)
+            client.expect(relayed)
+            instance.eof()
+        assert [state for _, state in turns] == ["open", "trying", "open", "trying", "closed"]
+        assert wire.pool.counters.breaker_opened == 2
 
 
 class TestTunnelsOfInstancesThatLeave:

@@ -22,6 +22,9 @@ BAD_STATUSES: Final = frozenset((502, 503, 504))
 """Answers that speak against the instance that gave them. Not every 5xx: a 500 is mostly the
 request's doing, and would be the same elsewhere."""
 
+LIMIT_OF: Final = {RATE_LIMITED: "rate_limit", BREAKER_OPEN: "circuit_breaker"}
+"""Fault → what of the service's settings refused the request."""
+
 _REASONS: Final = {
     "connection_terminated": "reset",
     "http_response_incomplete": "reset",

@@ -30,6 +30,23 @@ CHECKS: Mapping[str, str] = {
     "exec": "proxy.health.exec:ExecCheck",
 }
 
+MECHANISMS: Mapping[str, str] = {
+    "retry": "proxy.engine.resilience.retry:RetryBudget",
+    "ejection": "proxy.control.ejections:Ejections",
+    "health_check": "proxy.health.schedule:Schedule",
+    "panic_threshold": "proxy.control.pools:panics",
+    "slow_start": "proxy.control.slow_start:SlowStart",
+    "circuit_breaker": "proxy.engine.resilience.breaker:Breaker",
+    "max_inflight": "proxy.engine.resilience.waiting:WaitingLine",
+    "rate_limit": "proxy.engine.resilience.limits:BucketTable",
+    "drain": "proxy.control.pools:PoolBook",
+    "registry.mass_loss_guard": "proxy.registry.guard:Guard",
+    "registry.backups": "proxy.registry.succession:Succession",
+}
+"""Key in the configuration, of a service unless it says otherwise → where it is decided, without
+I/O and without a clock. Not plug-ins: nothing is loaded by this table, but a test sees to it that
+each of them is pure, is described, and has unit and property tests."""
+
 
 def load(table: Mapping[str, str], name: str) -> Any:
     """The class behind a name. KeyError for a name that is not in the table."""

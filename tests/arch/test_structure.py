@@ -97,6 +97,37 @@ def test_catalogue_entries_resolve(name: str, entry: str) -> None:
     assert isinstance(getattr(import_module(module), attribute), type), name
 
 
+IMPURE = {"asyncio", "os", "socket", "subprocess", "threading", "time", "structlog", "aiohttp"}
+TESTS = {path: path.read_text() for path in ROOT.glob("tests/*/test_*.py")}
+
+
+@pytest.mark.parametrize(("key", "entry"), catalog.MECHANISMS.items())
+def test_a_mechanism_is_pure_and_described_and_tested(key: str, entry: str) -> None:
+    module, _, name = entry.partition(":")
+    assert callable(getattr(import_module(module), name))
+    [path] = [path for path in SOURCES if module_name(path) == module]
+    assert not {name.partition(".")[0] for name in imports(path)} & IMPURE, "time is an argument"
+    switch = key if key.startswith("registry.") else f"services.*.{key}"
+    assert re.search(rf"`{re.escape(switch)}[`.]", (ROOT / "docs/configuration.md").read_text())
+    assert re.search(rf"`{re.escape(key)}[`.:]", (ROOT / "docs/behaviour.md").read_text())
+    testing = [path for path, text in TESTS.items() if re.search(rf"\b{name}\b", text)]
+    assert any(path.parent.name == "unit" for path in testing), "a unit test"
+    assert any("from hypothesis" in TESTS[path] for path in testing), "a property test"
+
+
+def test_the_page_of_behaviour_names_tests_that_exist() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs/behaviour.md").read_text())
+    assert named
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_the_page_of_behaviour_names_metrics_that_exist() -> None:
+    source = (ROOT / "proxy/control/metrics.py").read_text()
+    page = (ROOT / "docs/behaviour.md").read_text()
+    for name in set(re.findall(r"`((?:fairlead|service|health)_\w+)`", page)) - {"health_check"}:
+        assert f'"{name}"' in source or f'"{name.removesuffix("_total")}"' in source, name
+
+
 def test_every_owner_says_what_it_owns() -> None:
     """The house rule is worth checking where it matters most: the classes with state that
     outlives a call, in the two planes."""

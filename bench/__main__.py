@@ -81,6 +81,7 @@ def _run(
 ) -> int:
     available = frozenset(os.sched_getaffinity(0))
     open_files = raise_open_files()
+    scenarios = [scenario.within(open_files) for scenario in scenarios]
     versions = {peer.name: peer.version() for peer in peers}
     wrk = None if own_load else shutil.which("wrk")
     facts = machine(available)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 SMALL_BODY = (
@@ -35,6 +35,10 @@ BROWSER_HEADERS = {
 
 Unit = Literal["request", "message", "MiB"]
 """What CPU time is divided by."""
+
+
+OWN_FILES = 128
+"""Open files that a proxy and the load need for themselves, and some to spare."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,13 @@ class Scenario:
     def workers(self) -> int:
         """The most that any variant has."""
         return max(variant.workers for variant in self.variants)
+
+    def within(self, open_files: int) -> Scenario:
+        """The same with no more connections than a process with so many open files can pass on:
+        two files for each, and some for itself. Proxies differ in what they do beyond that, but
+        none can serve it."""
+        most = (open_files - OWN_FILES) // 2
+        return replace(self, connections=most) if most < self.connections else self
 
 
 TRACE_HEADER = "Traceparent"

@@ -116,6 +116,16 @@ def module_command(module: str, search: Iterable[str] | None = None) -> tuple[st
     return (sys.executable, *safe, "-m", module)
 
 
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(1024 * 1024),
+    "MALLOC_TRIM_THRESHOLD_": str(8 * 1024 * 1024),
+    "MALLOC_TOP_PAD_": str(1024 * 1024),
+}
+"""Bytes, for glibc's malloc. Bodies go through a worker in pieces of up to 256 KiB. With the
+defaults each piece that is freed goes back to the kernel, and the next one is faulted in page by
+page: a third of the cost of a download. Whoever has set these variables keeps their own."""
+
+
 class Launch(Protocol):
     """What is needed to start a worker process."""
 
@@ -140,7 +150,7 @@ class ProcessLaunch:
         self._workers = workers
         self._board = board
         self._sockets = sockets
-        self._environ = {**os.environ, **environ}
+        self._environ = {**ALLOCATOR, **os.environ, **environ}
 
     async def __call__(self, index: int, channel: socket.socket) -> Process:
         """Start worker `index` with its end of the channel. OSError when there is no process

@@ -146,6 +146,43 @@ async def test_one_that_fails_is_ejected_and_comes_back(
         assert (ejected["service"], ejected["instance"], ejected["failures"]) == ("users", "a", 5)
 
 
+async def test_a_breaker_that_opens_is_seen_and_closes_again(
+    instances: list[Instance], tmp_path: Path
+) -> None:
+    breaker = {"failure_ratio": 0.5, "min_requests": 5, "window": "30s", "open": "300ms"}
+    settings = config(instances[:1], ejection=False, retry=False, circuit_breaker=breaker)
+
+    async def limits(proxy: RunningProxy) -> dict[str, Any]:
+        _, body = await proxy.get("/api/v1/services/users")
+        found: dict[str, Any] = body["limits"]
+        return found
+
+    async with RunningProxy(settings, tmp_path) as proxy, Events(proxy) as events:
+        assert (await limits(proxy))["breaker"] == {"closed": 1}
+        instances[0].status = 503
+
+        async def refused() -> bool:
+            return bool((await limits(proxy))["refused"].get("circuit_breaker"))
+
+        await ask_until(proxy, refused, "a request that the breaker refused")
+        assert (await limits(proxy))["breaker_opened"] >= 1
+        _, text = await proxy.get("/metrics")
+        assert 'fairlead_limited_total{service="users",limit="circuit_breaker"}' in text
+        assert 'fairlead_breaker_open{service="users"} 1' in text
+        instances[0].status = 200
+
+        async def closed() -> bool:
+            return bool((await limits(proxy))["breaker"] == {"closed": 1})
+
+        await ask_until(proxy, closed, "the breaker closed again")
+        await eventually(lambda: events.kinds()[-1:] == ["breaker_closed"], 2, "the event")
+        assert events.seen[0] == (
+            "breaker_opened",
+            {"time": events.seen[0][1]["time"], "service": "users", "worker": 0},
+        )
+        assert "breaker_turned" in proxy.log()
+
+
 async def test_the_last_that_is_ready_is_never_ejected(
     instances: list[Instance], tmp_path: Path
 ) -> None:

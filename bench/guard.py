@@ -30,8 +30,8 @@ from bench.inprocess import Report, lower_quartile
 
 STORE = Path(__file__).parent / "guard.json"
 TOLERANCE = 0.10
-"""What may be lost unnoticed. Repeated runs of the whole guard differ by 4 to 5 %, with a trace id in
-each request by up to 11 % on a busy machine, which is what the further attempts are for."""
+"""What may be lost unnoticed. Repeated runs of the whole guard differ by 4 to 5 %, with a trace id
+in each request by up to 11 % on a busy machine, which is what the further attempts are for."""
 FEW = 20.0
 """Bytecodes that may be added whatever the share: in a compiled data plane one line of glue
 would be more than a tenth."""

@@ -28,6 +28,8 @@ from typing import Any
 
 import msgspec
 
+import balancers
+import proxy
 from bench.calibration import units
 from bench.load import request_bytes
 from bench.scenarios import ECHO_BODY, SCENARIOS, SMALL_BODY
@@ -57,7 +59,8 @@ UNITS = 48
 """Units of calibration in a block, about as long."""
 KEEPALIVE = Keepalive(max_requests=1 << 62, idle=1e9)
 """Connections to the instance last: whoever dialled again would need the loop to turn."""
-ROOT = Path(__file__).parent.parent
+_PACKAGES = [package.__file__ or "" for package in (balancers, proxy)]
+"""Where they are imported from: beside this one, or what `make compiled` built."""
 
 
 def _answer(body: bytes) -> bytes:
@@ -306,7 +309,7 @@ def count_bytecodes(function: Callable[[], object]) -> int:
     every run on the same version of Python, whatever the machine is busy with."""
     counted = 0
     ours: dict[CodeType, bool] = {}
-    roots = tuple(str(ROOT / name) + os.sep for name in ("proxy", "balancers"))
+    roots = tuple(str(Path(file).parent) + os.sep for file in _PACKAGES)
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         nonlocal counted
@@ -365,9 +368,10 @@ def profile(workload: Workload, requests: int) -> str:
         stats = pstats.Stats(profiler, stream=nowhere)
     rows: list[tuple[float, float, float, str]] = []
     served = max(1, requests // BLOCK) * BLOCK
+    root = Path(__file__).parent.parent
     for (file, line, function), (_, calls, own, total, _) in stats.stats.items():  # type: ignore[attr-defined]
         path = Path(file)
-        place = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+        place = str(path.relative_to(root)) if path.is_relative_to(root) else path.name
         where = f"{place}:{line} {function}" if line else function
         rows.append((own / served * 1e6, total / served * 1e6, calls / served, where))
     rows.sort(reverse=True)

@@ -243,6 +243,8 @@ class Measurement:
             backend_port=self._backend,
             workers=variant.workers,
             open_files=self._open_files,
+            # With fewer, those that must be told would dial anew for most requests.
+            idle=max(64, self._scenario.connections),
             websocket=self._scenario.websocket,
             access_log=variant.access_log,
         )

@@ -37,6 +37,8 @@ class Setup:
     workers: int
     open_files: int
     """The limit the process starts with; what it takes of it is its own business."""
+    idle: int = 64
+    """Idle connections to the backend worth keeping, where a number must be given."""
     websocket: bool = False
     """Upgrades must pass, where that has to be said."""
     access_log: bool = False
@@ -221,7 +223,7 @@ http {{
   map $http_upgrade $upgrade_or_keep {{ default upgrade; "" ""; }}
   upstream backend {{
     server 127.0.0.1:{setup.backend_port};
-    keepalive 64;
+    keepalive {setup.idle};
   }}
   server {{
     listen 127.0.0.1:{setup.port} backlog=4096{options};
@@ -306,7 +308,7 @@ http://:{setup.port} {{
   {log}
   reverse_proxy 127.0.0.1:{setup.backend_port} {{
     transport http {{
-      keepalive_idle_conns_per_host 64
+      keepalive_idle_conns_per_host {setup.idle}
     }}
   }}
 }}
@@ -406,7 +408,7 @@ http:
         serversTransport: bench
         servers: [{{url: "http://127.0.0.1:{setup.backend_port}"}}]
   serversTransports:
-    bench: {{maxIdleConnsPerHost: 64}}
+    bench: {{maxIdleConnsPerHost: {setup.idle}}}
 """
         }
 

@@ -41,6 +41,8 @@ $(COMPILED)/.stamp: $(shell find proxy balancers -name '*.py') setup.py $(VENV)/
 # The tests of the data plane once more, on what was compiled.
 WITH_COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR)
 test-compiled: $(COMPILED)/.stamp
+	$(WITH_COMPILED) $(BIN)/python -c \
+		"import proxy.engine.listener as m; assert m.__file__.endswith('.so'), m.__file__"
 	$(WITH_COMPILED) $(BIN)/python -m pytest --override-ini pythonpath= --numprocesses $(JOBS) \
 		--dist loadfile tests/unit tests/property tests/wire $(COMPILED_E2E)
 COMPILED_E2E := $(addprefix tests/e2e/test_, forwarding.py streaming.py tunnels.py retries.py \

@@ -165,6 +165,9 @@ def main(arguments: Sequence[str]) -> int:
         parser.error("nothing is compiled, or sources have changed since: run `make compiled`")
     variables = compiled.environment() if options.compiled else {}
     reports = measure(options.processes, options.seconds, variables)
+    if options.compiled and reports[0].variant != "compiled":
+        print("what was measured is not compiled: was it built for another Python?")
+        return 1
     name = key(reports[0])
     measured = merge(reports)
     store = load()

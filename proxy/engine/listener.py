@@ -221,8 +221,11 @@ class ClientConnection(Timed):
 
     def _on_head(self, data: bytes) -> None:
         """Look for a whole head at the beginning of `data` and serve it."""
+        # Half a head that was looked at before is in the buffer still, and `data` begins with it.
+        seen = len(self._buffer) if self._phase is Phase.HEAD else 0
         if data[:2] == b"\r\n":
             data = _EMPTY_LINES.sub(b"", data, 1)
+            seen = 0
         limits = self._listener.limits
         end = 0
         line = block = b""
@@ -232,12 +235,12 @@ class ClientConnection(Timed):
             if is_known(block):
                 end = len(data)
         if end == 0:
-            end = data.find(HEAD_END) + 4
+            end = data.find(HEAD_END, max(0, seen - 3)) + 4
             line, _, block = data[:end].partition(CRLF)
         if end < 4 or end > limits.head:
             try:
                 # What is beyond the limit does not count: it may have come with this piece or not.
-                refuse_hopeless(data[: limits.head + 1])
+                refuse_hopeless(data[: limits.head + 1], seen)
             except Refused as refusal:
                 self._refuse(refusal.fault, refusal.detail)
                 return
@@ -245,7 +248,8 @@ class ClientConnection(Timed):
                 self._refuse_large_head(data)
                 return
             self._buffer = data
-            if data and self._phase is not Phase.HEAD:
+            # Half an empty line is no beginning of a request yet.
+            if data and data != b"\r" and self._phase is not Phase.HEAD:
                 self._wait(Phase.HEAD, self._listener.timeouts.head)
             return
         self._buffer = b""

@@ -384,6 +384,7 @@ class Worker:
         """A connection was accepted."""
         self.clients.add(client)
         self.counters.client_connections += 1
+        self.make_room()
         # Each needs a second one to an instance: whoever is let in is to be served as well.
         if 2 * (len(self.clients) + len(self.tunnels)) > self.descriptors:
             self.shed(client, "the process has as many open as it may")
@@ -399,8 +400,8 @@ class Worker:
         client.abort()
 
     def make_room(self) -> None:
-        """A connection to an instance is being made: when that is one too many, an idle one gives
-        way. There is one, since no more clients are let in than can be served."""
+        """There is one connection more, or about to be: when that is one too many, an idle one
+        gives way. There is one, since no more clients are let in than can be served."""
         connector = self.connector
         in_use = len(self.clients) + connector.open + connector.dialling + 2 * len(self.tunnels)
         if in_use <= self.descriptors:

@@ -6,8 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from proxy.model import ListenerLimits, ListenerSettings
+from proxy.engine.http1.parser import refuse_hopeless
+from proxy.errors import Refused
+from proxy.model import ListenerLimits, ListenerSettings, ListenerTimeouts
+from tests.wiring import OK, OK_RELAYED, forwarded, request
 
 HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(64))
 HOPELESS = {
@@ -64,3 +69,37 @@ def test_what_is_beyond_the_limit_does_not_count(make: Any, before: int) -> None
             if not client.closed:
                 client.send(text[at : at + size])
         client.expect_problem(expected, "http_request_error", closing=True)
+
+
+def test_half_an_empty_line_does_not_begin_a_request(make: Any) -> None:
+    """Or it would matter how an empty line behind an answer was cut: the one is left alone, the
+    other answered 408."""
+    timeouts = ListenerTimeouts(head=2.0, idle=60.0)
+    for pieces in ((b"\r\n",), (b"\r", b"\n")):
+        wire = make(listener=ListenerSettings(timeouts=timeouts))
+        client = wire.client()
+        client.send(request("GET /"))
+        instance = wire.accepted()
+        instance.expect(forwarded("GET /"))
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+        client.send(*pieces)
+        wire.advance(10)
+        client.expect_nothing()
+        assert not client.closed
+
+
+@given(st.lists(st.sampled_from((b"\r", b"\n", b"a", b":", b"\r\n")), max_size=12), st.data())
+def test_what_was_looked_at_need_not_be_again(parts: list[bytes], data: st.DataObject) -> None:
+    text = b"G" + b"".join(parts)
+    cut = data.draw(st.integers(0, len(text)))
+
+    def refused(start: bytes, seen: int) -> bool:
+        try:
+            refuse_hopeless(start, seen)
+        except Refused:
+            return True
+        return False
+
+    if not refused(text[:cut], 0):
+        assert refused(text, cut) == refused(text, 0)

@@ -456,15 +456,16 @@ def _forget_named(fields: RequestFields, names: tuple[bytes, ...]) -> None:
 _BARE = re.compile(rb"(?<!\r)\n|\r[^\n]")
 
 
-def refuse_hopeless(start: bytes) -> None:
+def refuse_hopeless(start: bytes, seen: int = 0) -> None:
     """The beginning of a request, its head not whole yet. Raises `Refused` if nothing that may
     follow makes a request of it: a TLS hello, or lines that end in a bare LF, would otherwise
     wait for the end of a head that never comes. Refuses nothing that `parse_request` would not
-    refuse as well, so it does not matter how the bytes were cut."""
+    refuse as well, so it does not matter how the bytes were cut. `seen`: so many bytes of it were
+    looked at before; a head that comes byte by byte must not be searched whole for each."""
     first = start[:1]
     if first and first != b"\r" and not _TOKEN.match(first):
         raise Refused(BAD_REQUEST, f"not HTTP: it begins with the byte 0x{first[0]:02x}")
-    if _BARE.search(start):
+    if _BARE.search(start, max(0, seen - 1)):
         raise Refused(BAD_REQUEST, "a line that does not end in CR LF")
 
 

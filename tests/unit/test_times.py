@@ -17,7 +17,7 @@ from proxy.control.slow_start import SlowStart
 from proxy.engine.resilience.breaker import TRIALS, Breaker, State
 from proxy.engine.resilience.limits import SIZE, BucketTable
 from proxy.engine.resilience.retry import FLOOR, HORIZON, RetryBudget
-from proxy.health.base import Endpoint
+from proxy.health.base import Check, Endpoint, Verdict
 from proxy.health.schedule import FASTER, Candidate, Rules, Schedule
 from proxy.model import Departure, EjectionSettings, MassLossSettings, Membership
 from proxy.registry.guard import PROBE_INTERVAL, Guard
@@ -338,3 +338,30 @@ def test_asyncio_counts_its_own_limits_on_the_loops_time() -> None:
     loop.create_task(wait())
     loop.advance(1.0)
     assert ends == [pytest.approx(0.1)]
+
+
+@pytest.mark.parametrize("t", SECONDS)
+def test_a_probe_that_is_never_answered_fails_at_its_limit(t: float) -> None:
+    loop = SteppedLoop()
+    found: list[tuple[float, Verdict]] = []
+
+    class Mute(Check):
+        name = "mute"
+
+        async def _ask(self, endpoint: Endpoint) -> tuple[bool, str]:
+            await loop.create_future()
+            raise AssertionError("nobody answers")
+
+    async def probe() -> None:
+        verdict = await Mute(timeout=t).probe(Endpoint("192.0.2.1", 80))
+        found.append((loop.time() - START, verdict))
+
+    loop.create_task(probe())
+    loop.advance(0.99 * t)
+    assert found == []
+    loop.advance(0.11 * t)
+    ((after, verdict),) = found
+    assert t <= after + 1e-9
+    assert after <= 1.1 * t + 1e-9
+    assert not verdict.ok
+    assert verdict.seconds == pytest.approx(after)

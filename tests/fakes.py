@@ -9,6 +9,7 @@ uvloop's refuses.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
@@ -179,6 +180,10 @@ class FakeTransport(asyncio.Transport):
         protocol.connection_made(self)
 
     # -- what the peer does
+
+    def lend(self, sock: socket.socket) -> None:
+        """A real socket for what asks the kernel; nothing else goes over it."""
+        self._extra["socket"] = sock
 
     def feed(self, *pieces: bytes) -> None:
         """The peer sends; each piece is one read, as soon as we read."""

@@ -239,12 +239,23 @@ class Exchange:
         self.node = self.last = node
         self.attempts += 1
         pool.take(node)
-        if node.idle:
+        if node.idle and self.body_done and self.request.method in _IDEMPOTENT:
             # The one used last: it is the least likely to have been given up by the other
             # side, and the rest can age out.
             self._send(node.idle.pop(), self.began)
         else:
-            self._dial(node)
+            self._send_once(node)
+
+    def _send_once(self, node: Node) -> None:
+        """A request that may have no second attempt gets a connection that is open as far as the
+        kernel knows; what the loop knows may be a moment old."""
+        while node.idle:
+            connection = node.idle.pop()
+            if connection.is_quiet():
+                self._send(connection, self.worker.now())
+                return
+            connection.close()
+        self._dial(node)
 
     def _wait_in_line(self, pool: Pool) -> None:
         """Every usable instance has as many requests as it may have."""
@@ -572,11 +583,11 @@ class Exchange:
         self.node = self.last = node
         self.attempts += 1
         pool.take(node)
-        if node.idle and not stale:
-            self.client.release_body()  # Held while the attempt before was dialling.
-            self._send(node.idle.pop(), self.worker.now())
-        else:
+        if stale:
             self._dial(node)
+        else:
+            self.client.release_body()  # Held while the attempt before was dialling.
+            self._send_once(node)
         return True
 
     def _answer_fault(self, fault: Fault, detail: str, retry_after: float = 1.0) -> None:

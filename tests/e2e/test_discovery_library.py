@@ -92,7 +92,7 @@ async def test_the_cache_outlives_an_outage(etcd: EtcdServer, writer: EtcdClient
             await etcd.start()
             await put(writer, b)
             await eventually(lambda: ids(discovery.instances("users")) == "a b")
-            assert discovery.status().connected
+            await eventually(lambda: discovery.status().connected)
             answered = set()
             for _ in range(2):
                 async with session.get("http://users/x") as answer:

@@ -4,6 +4,7 @@ was counted is given back."""
 from __future__ import annotations
 
 import errno
+import socket
 from socket import gaierror
 from typing import Any
 
@@ -205,6 +206,35 @@ def test_a_stale_connection_and_a_post(make: Any) -> None:
     stale.eof()
     client.expect_problem(502, "connection_terminated")
     wire.expect_no_dial()
+
+
+@pytest.mark.parametrize("sign", ["eof", "data"])
+@pytest.mark.parametrize("request_line", ["POST /", "PATCH /"])
+def test_what_cannot_be_repeated_avoids_a_connection_that_is_closing(
+    make: Any, request_line: str, sign: str
+) -> None:
+    """The instance has closed, and the loop has not said so yet: the kernel knows."""
+    wire = make()
+    stale = warm(wire)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        stale.transport.lend(ours)
+        client = wire.client()
+        client.send(request(request_line, "Content-Length: 2", body=b"hi"))
+        stale.expect(forwarded(request_line, "Content-Length: 2", body=b"hi"))  # Nothing came.
+        stale.send(OK)
+        client.expect(OK_RELAYED)
+        if sign == "eof":
+            theirs.close()
+        else:
+            theirs.send(b"HTTP/1.1 408 Too Slow\r\n\r\n")
+        client.send(request(request_line, "Content-Length: 2", body=b"hi"))
+        fresh = wire.accepted()
+        fresh.expect(forwarded(request_line, "Content-Length: 2", body=b"hi"))
+        assert stale.transport.ended
+        fresh.send(OK)
+        client.expect(OK_RELAYED)
+    assert wire.pool.counters.retries == {}
 
 
 def test_a_stale_connection_and_a_body_too_large_to_keep(make: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import select
 from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
@@ -94,6 +95,16 @@ class UpstreamConnection(Timed):
     def reused(self) -> bool:
         """An exchange went over this connection before the present one."""
         return self._uses > 1
+
+    def is_quiet(self) -> bool:
+        """Nothing has come over this idle connection, its end included, that the loop has not
+        told us of yet. One system call: for requests that cannot be sent a second time."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is None:
+            return True
+        poller = select.poll()
+        poller.register(sock.fileno(), select.POLLIN)
+        return not poller.poll(0)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are not registered as such

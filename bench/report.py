@@ -222,8 +222,10 @@ def _fairlead_remark(row: Row, per: str, against: Mapping[str, Against]) -> str:
 def scaling_remark(rows: Sequence[Row], workers: Mapping[str, int], cores: int) -> list[str]:
     """Whether more workers carry more: with a core for each, 1.8 times as much for two and so on
     in proportion; without, CPU per request grows by `CPU_GROWTH` at most. `cores`: what the
-    proxy has."""
+    proxy has. Processes that take turns on one core find its caches used by others, whoever they
+    are, so the reference's growth stands beside ours."""
     remarks = []
+    growth_of = {row.peer: row.ratios.get(row.peer.partition(" ")[0], 1.0) - 1 for row in rows}
     for row in rows:
         name = row.peer.partition(" ")[0]
         count = workers.get(row.peer, 1)
@@ -239,6 +241,9 @@ def scaling_remark(rows: Sequence[Row], workers: Mapping[str, int], cores: int) 
             )
         else:
             verdict = "as wanted" if growth <= CPU_GROWTH else "too much"
+            reference = growth_of.get(f"{REFERENCE} {row.peer.partition(' ')[2]}")
+            if reference is not None:
+                verdict += f" ({REFERENCE}: {reference:+.1%})"
             remarks.append(
                 f"  {name}: {count} workers on {cores} core{'s' * (cores > 1)}: CPU per request "
                 f"{growth:+.1%}, wanted at most {CPU_GROWTH:+.0%}: {verdict}"

@@ -139,7 +139,7 @@ SCENARIOS: dict[str, Scenario] = {
         Scenario("new_connection", "small GET, a new connection for each", headers=_CLOSE),
         Scenario(
             "access_log", "small GET, without and with an access log",
-            variants=(PLAIN, Variant("+log", access_log=True)),
+            variants=(PLAIN, Variant("+log", access_log=True)), least_seconds=1.5,
         ),
         Scenario(
             "websocket", "WebSocket messages of 64 bytes, echoed, one in flight on each tunnel",
@@ -147,7 +147,7 @@ SCENARIOS: dict[str, Scenario] = {
         ),
         Scenario(
             "workers", "small GET with 1, 2 and 4 workers on the same cores",
-            variants=(PLAIN, Variant("x2", workers=2), Variant("x4", workers=4)),
+            variants=(PLAIN, Variant("x2", workers=2), Variant("x4", workers=4)), least_seconds=1.5,
         ),
     )
 }  # fmt: skip

@@ -227,14 +227,15 @@ class TestTable:
 
 
 class TestScaling:
-    WORKERS: ClassVar = {"fairlead": 1, "fairlead x2": 2, "nginx": 1}
+    WORKERS: ClassVar = {"fairlead": 1, "fairlead x2": 2, "nginx": 1, "nginx x2": 2}
 
-    def remarks(self, cores: int, *, cpu_us: float, requests: int) -> list[str]:
+    def remarks(self, cores: int, *, cpu_us: float, requests: int, **others: Sample) -> list[str]:
         rows = summarize(
             {
                 "fairlead": [sample(30_000.0)],
                 "fairlead x2": [sample(cpu_us, requests=requests)],
                 "nginx": [sample(20_000.0)],
+                **{name.replace("_", " "): [one] for name, one in others.items()},
             },
             "request",
         )
@@ -255,6 +256,13 @@ class TestScaling:
         )
         (dear,) = self.remarks(1, cpu_us=32_000.0, requests=1000)
         assert dear.endswith("too much")
+
+    def test_the_reference_stands_beside_it(self) -> None:
+        (remark,) = self.remarks(1, cpu_us=33_000.0, requests=1000, nginx_x2=sample(21_600.0))
+        assert remark.strip() == (
+            "fairlead: 2 workers on 1 core: CPU per request +10.0%, wanted at most +5%: "
+            "too much (nginx: +8.0%)"
+        )
 
 
 def plan(available: set[int], workers: int) -> tuple[list[int], list[int]]:

@@ -698,7 +698,7 @@ class Exchange:
             self.worker.deadlines.forget(self.total)
         if self.admitted:
             assert self.pool is not None
-            self.pool.policies.on_result(self.status, now)
+            self.pool.policies.on_result(self.status if self.attempts else 0, now)
             self.pool.look_at_breaker()
 
     def _counters(self) -> ServiceCounters:

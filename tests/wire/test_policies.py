@@ -453,6 +453,23 @@ class TestBreaker:
         assert [state for _, state in turns] == ["open", "trying", "open", "trying", "closed"]
         assert wire.pool.counters.breaker_opened == 2
 
+    def test_what_no_instance_was_asked_does_not_count(self, make: Any) -> None:
+        """A full queue says that there is much to do, not that the service fails."""
+        breaker = BreakerSettings(failure_ratio=0.5, min_requests=2, window=10.0, open=5.0)
+        wire = make("a", settings=settings(breaker=breaker, max_inflight=1))
+        busy = wire.client()
+        busy.send(request("GET /"))
+        instance = wire.connected()
+        for _ in range(10):
+            client = wire.client()
+            client.send(request("GET /"))
+            client.expect_problem(503, "connection_limit_reached")
+        instance.take()
+        instance.send(OK)
+        busy.expect(OK_RELAYED)
+        assert wire.pool.counters.limited == {"max_inflight": 10}
+        assert wire.pool.counters.breaker_opened == 0
+
 
 class TestTunnelsOfInstancesThatLeave:
     SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"

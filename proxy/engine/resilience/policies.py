@@ -93,9 +93,10 @@ class Policies:
         return None
 
     def on_result(self, status: int, now: float) -> None:
-        """An admitted request is over; `status`: what the client got, 499 if it left."""
+        """An admitted request is over; `status`: what the client got, 499 if it left, 0 if no
+        instance was asked (the queue was full, say), which tells nothing of the service."""
         if self.breaker is not None:
-            if status == CLIENT_GONE.status:
+            if not status or status == CLIENT_GONE.status:
                 self.breaker.on_abandoned()
             else:
                 self.breaker.on_result(status in BAD_STATUSES, now)

@@ -1,6 +1,6 @@
 """The access log of a worker: one line for each request that ends, gathered and written together.
 
-    LoggedExchange ─▶ AccessLog.done ─▶ Lines.line ─▶ … up to 0.1 s or 64 KiB … ─▶ LineFile.put
+    LoggedExchange ─▶ AccessLog.done ─▶ Lines.line ─▶ … up to 0.1 s or 256 KiB … ─▶ LineFile.put
 
 Only a worker that has an access log makes exchanges of this kind: where there is none, nothing is
 counted and nothing asked.
@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from io import BytesIO
 
 import structlog
 
-from proxy.engine.access_lines import Entry, lines_of
+from proxy.engine.access_lines import LONGEST, Entry, lines_of
 from proxy.engine.exchange import Exchange
 from proxy.engine.http1.messages import ResponseHead
 from proxy.engine.http1.parser import HEAD_END
@@ -30,8 +31,10 @@ GATHER = 0.1
 request would cost more than all the rest of it."""
 _entry = tuple.__new__
 """`Entry(…)` at a third of its cost."""
-BATCH = 64 * 1024
-"""Bytes that are not gathered any longer."""
+BATCH = 256 * 1024
+"""Bytes that are not gathered any longer: enough that waking the thread costs little for each."""
+_ROOM = bytes(BATCH + LONGEST)
+"""What a buffer begins with, so that it need not grow."""
 SAY_AGAIN = 10.0
 """Seconds between two log lines about lines that were dropped."""
 
@@ -114,8 +117,11 @@ class AccessLog:
         self._loop = loop
         self._random = random
         self._wall = wall
-        self._gathered: list[bytes] = []
+        self._gathered = BytesIO(_ROOM)
+        """Lines are copied into it and forgotten at once: a list of them would have each in a
+        place of its own, to be found and freed by the thread."""
         self._size = 0
+        self._count = 0
         self._timer: asyncio.TimerHandle | None = None
         self._said = 0
         self._say_at = 0.0
@@ -195,8 +201,9 @@ class AccessLog:
         return self._random() >= self._sample and not always(status, error)
 
     def _add(self, line: bytes) -> None:
-        self._gathered.append(line)
+        self._gathered.write(line)
         self._size += len(line)
+        self._count += 1
         if self._size >= BATCH:
             self._hand_over()
         elif self._timer is None:
@@ -207,10 +214,10 @@ class AccessLog:
         self._hand_over()
 
     def _hand_over(self) -> None:
-        if self._gathered:
-            self._file.put(self._gathered, self._size)
-            self._gathered = []
-            self._size = 0
+        if self._count:
+            self._file.put(self._gathered.getbuffer()[: self._size], self._count)
+            self._gathered = BytesIO(_ROOM)
+            self._size = self._count = 0
 
     def reopen(self) -> None:
         """The file was moved away: finish it, and begin a new one of its name."""

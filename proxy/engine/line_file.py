@@ -11,7 +11,7 @@ import os
 import select
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from enum import Enum
 from queue import SimpleQueue
 from select import PIPE_BUF
@@ -71,7 +71,7 @@ class LineFile:
         # Written by the thread only:
         self._disposed = 0
         self._lost = 0
-        self._orders: SimpleQueue[Sequence[bytes] | _Order] = SimpleQueue()
+        self._orders: SimpleQueue[tuple[memoryview, int] | _Order] = SimpleQueue()
         # A daemon: one that hangs in a write does not keep the process.
         self._thread = threading.Thread(target=self._run, name="line file", daemon=True)
         self._thread.start()
@@ -83,14 +83,14 @@ class LineFile:
         """Lines that were not written."""
         return self._refused + self._lost
 
-    def put(self, lines: Sequence[bytes], size: int) -> None:
-        """Hand over lines of so many bytes. The list belongs to the file from here on."""
+    def put(self, lines: memoryview, count: int) -> None:
+        """Hand over so many whole lines. The bytes belong to the file from here on."""
         if self._handed_over - self._disposed > MAX_WAITING:
-            self._refused += len(lines)
+            self._refused += count
             self.error = self.error or "lines come faster than they are taken"
             return
-        self._handed_over += size
-        self._orders.put(lines)
+        self._handed_over += len(lines)
+        self._orders.put((lines, count))
 
     def reopen(self) -> None:
         """What is handed over from now on goes to what the path names then."""
@@ -110,8 +110,9 @@ class LineFile:
             if order is _Order.REOPEN:
                 self._reopen()
             elif not isinstance(order, _Order):
-                self._write(order)
-                self._disposed += sum(map(len, order))
+                lines, count = order
+                self._write(lines, count)
+                self._disposed += len(lines)
         if self._fd > 1:
             os.close(self._fd)
 
@@ -150,28 +151,28 @@ class LineFile:
         self._fd = fd
         self._torn = False
 
-    def _write(self, lines: Sequence[bytes]) -> None:
+    def _write(self, lines: memoryview, count: int) -> None:
         if not self._open():
-            self._lost += len(lines)
+            self._lost += count
             return
-        for data in [b"".join(lines)] if self._in_one_piece else _pieces(lines):
+        for data in [lines] if self._in_one_piece else _pieces(bytes(lines)):
             self._append(data)
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, data: memoryview) -> None:
         """Write one piece. What of it cannot be written is lost."""
-        lines = data.count(b"\n")
-        if self._torn:
-            data = b"\n" + data
         at = 0
         try:
+            if self._torn:
+                data = memoryview(b"\n" + data)
             while at < len(data):
                 try:
-                    at += os.write(self._fd, data[at:] if at else data)
+                    at += os.write(self._fd, data[at:])
                 except BlockingIOError:
                     self._await_room()
         except OSError as error:
             self.error = error.strerror or str(error)
-            self._lost += min(lines, data.count(b"\n", at))
+            rest = bytes(data[at:])
+            self._lost += rest.count(b"\n") - (self._torn and not at)
         if at:
             self._torn = data[at - 1] != ord("\n")
 
@@ -183,14 +184,13 @@ class LineFile:
             raise TimeoutError("nobody reads")
 
 
-def _pieces(lines: Sequence[bytes]) -> Iterator[bytes]:
+def _pieces(lines: bytes) -> Iterator[memoryview]:
     """Whole lines, as many as a pipe takes at once."""
-    piece: list[bytes] = []
-    size = 0
-    for line in lines:
-        if size + len(line) > PIPE_BUF and piece:
-            yield b"".join(piece)
-            piece, size = [], 0
-        piece.append(line)
-        size += len(line)
-    yield b"".join(piece)
+    view = memoryview(lines)
+    at = 0
+    while at < len(lines):
+        end = lines.rfind(b"\n", at, at + PIPE_BUF) + 1
+        if end <= at:  # A line that is longer.
+            end = (lines.find(b"\n", at) + 1) or len(lines)
+        yield view[at:end]
+        at = end

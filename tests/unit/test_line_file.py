@@ -15,13 +15,12 @@ from proxy.engine.line_file import LineFile, open_for_append
 PATIENCE = 10.0
 
 
-def lines(*texts: str) -> list[bytes]:
-    return [f"{text}\n".encode() for text in texts]
+def lines(*texts: str) -> memoryview:
+    return memoryview("".join(f"{text}\n" for text in texts).encode())
 
 
 def put(file: LineFile, *texts: str) -> None:
-    batch = lines(*texts)
-    file.put(batch, sum(map(len, batch)))
+    file.put(lines(*texts), len(texts))
 
 
 def test_lines_are_appended(tmp_path: Path) -> None:
@@ -112,11 +111,10 @@ def test_a_line_that_was_cut_ends_before_the_next_one(tmp_path: Path) -> None:
         file._fd = writer  # A regular file's way of writing, on something that can be full.
         file._in_one_piece = True
         capacity = 65536
-        whole = [b"x" * 999 + b"\n"] * 100
-        file._write(whole)
+        file._write(lines(*["x" * 999] * 100), 100)
         assert file.dropped == 100 - capacity // 1000
         got = os.read(reader, 1 << 20)
-        file._write(lines("next"))
+        file._write(lines("next"), 1)
         got += os.read(reader, 1 << 20)
     rows = got.split(b"\n")
     assert rows[-2:] == [b"next", b""]
@@ -131,9 +129,9 @@ def test_a_reader_that_stopped_keeps_nobody_waiting(tmp_path: Path) -> None:
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     file = LineFile(str(path))
-    batch = [b"x" * 99 + b"\n"] * 1000
+    batch = lines(*["x" * 99] * 1000)
     for _ in range(100):
-        file.put(list(batch), 100_000)
+        file.put(batch, 1000)
     assert file.dropped >= 1000 * (100 - line_file.MAX_WAITING // 100_000 - 2)
     file.close(0.05)  # It does not wait for ever either.
     os.set_blocking(reader, True)
@@ -142,7 +140,7 @@ def test_a_reader_that_stopped_keeps_nobody_waiting(tmp_path: Path) -> None:
         got += data
     os.close(reader)
     file._thread.join(PATIENCE)
-    assert got == b"".join(batch) * (100 - file.dropped // 1000)
+    assert got == bytes(batch) * (100 - file.dropped // 1000)
 
 
 def test_a_reader_that_left_costs_lines(tmp_path: Path) -> None:
@@ -178,8 +176,7 @@ def test_writers_of_one_pipe_do_not_interleave(tmp_path: Path) -> None:
     for number, file in enumerate(files):
         text = str(number)
         for size in range(20):
-            batch = [(text * (1 + 200 * size)).encode() + b"\n"] * 15
-            file.put(batch, 1)
+            put(file, *[text * (1 + 200 * size)] * 15)
     os.set_blocking(reader, True)
     wanted = sum(len(str(1)) * (1 + 200 * size) + 1 for size in range(20)) * 15 * 3
     got = b""

@@ -148,6 +148,7 @@ class Admin:
                 pools=supervisor.book.pools,
                 totals=totals,
                 ejections=supervisor.ejections.totals,
+                refused_ejections=supervisor.ejections.refused,
                 checks=supervisor.monitor.counts,
                 registry=supervisor.registry,
                 balancer_of=lambda service: (

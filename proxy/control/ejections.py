@@ -30,6 +30,11 @@ class Refusal(Enum):
     LAST = "no other instance is ready"
 
 
+KEPT_BY = {Refusal.SHARE: "max_share", Refusal.LAST: "last_ready"}
+"""Refusals that leave an instance in use though it fails → the rule, as it is counted and told.
+The other refusals change nothing, so nobody is told."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ejected:
     """A decision: out until then."""
@@ -72,6 +77,9 @@ class Ejections:
     def __init__(self, rng: Random) -> None:
         self.totals: dict[tuple[str, str], int] = {}
         """Ejections of each instance since the start, for as long as somebody keeps it."""
+        self.refused: dict[tuple[str, str], int] = {}
+        """By service and rule (of `KEPT_BY`): suspects that stayed because of it, since the start,
+        for as long as somebody keeps it."""
         self._rng = rng
         self._records: dict[tuple[str, str], _Record] = {}
         self._out: dict[str, set[str]] = {}
@@ -80,20 +88,31 @@ class Ejections:
         self, service: str, key: str, sight: Sight, settings: EjectionSettings, now: float
     ) -> Ejected | Refusal:
         """Decide on one suspect."""
-        if not settings.enabled:
-            return Refusal.OFF
-        if not sight.is_ready or key in self._out.get(service, ()):
-            return Refusal.NOT_READY
-        if sight.ready < 2:
-            return Refusal.LAST
-        if len(self._out.get(service, ())) >= allowed(sight.total, settings.max_share):
-            return Refusal.SHARE
+        refusal = self._refusal(service, key, sight, settings)
+        if refusal is not None:
+            if (rule := KEPT_BY.get(refusal)) is not None:
+                self.refused[service, rule] = self.refused.get((service, rule), 0) + 1
+            return refusal
         count = self._count(service, key, now) + 1
         time = min(settings.base * count, settings.max) * self._rng.uniform(1.0 - JITTER, 1.0)
         self._records[service, key] = _Record(count, now + time, settings.base)
         self._out.setdefault(service, set()).add(key)
         self.totals[service, key] = self.totals.get((service, key), 0) + 1
         return Ejected(now + time, count)
+
+    def _refusal(
+        self, service: str, key: str, sight: Sight, settings: EjectionSettings
+    ) -> Refusal | None:
+        if not settings.enabled:
+            return Refusal.OFF
+        out = self._out.get(service, ())
+        if not sight.is_ready or key in out:
+            return Refusal.NOT_READY
+        if sight.ready < 2:
+            return Refusal.LAST
+        if len(out) >= allowed(sight.total, settings.max_share):
+            return Refusal.SHARE
+        return None
 
     def passed(self, service: str, key: str, now: float) -> bool:
         """An active check, begun after the ejection, was passed: the ejection is over. True if

@@ -21,6 +21,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from proxy.control.ejections import KEPT_BY
 from proxy.control.pools import Pool
 from proxy.control.statistics import Applies, ServiceTotal, Totals
 from proxy.model import APPLY_BOUNDS, DURATION_BOUNDS, RegistryStatus, Status
@@ -37,6 +38,8 @@ class Scrape:
     registry: RegistryStatus
     ejections: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """By service and node key."""
+    refused_ejections: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """By service and rule."""
     checks: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Service → `passed | failed | skipped` → active checks."""
     balancer_of: Callable[[str], str]
@@ -202,6 +205,11 @@ _MANY = {
         "Attempts by outcome: ok, or an RFC 9209 error type.",
     ),
     "fairlead_ejections_total": ("counter", "Instances taken out for failing requests."),
+    "fairlead_ejections_refused_total": (
+        "counter",
+        "Times an instance that fails requests stayed, by the rule: max_share of the pool is out,"
+        " or it is the last_ready one.",
+    ),
     "fairlead_requests_total": (
         "counter",
         "Requests answered, those the proxy answered itself included.",
@@ -248,6 +256,10 @@ def _write_pool(
         write("service_instances", f'{of_service_name},status="{status}"', statuses[status])
     write("fairlead_panic", of_service, int(pool.snapshot.panic))
     write("fairlead_slow_start_instances", of_service, pool.warming)
+    for rule in KEPT_BY.values():
+        times = scrape.refused_ejections.get((service, rule))
+        if times is not None:
+            write("fairlead_ejections_refused_total", f"{of_service},rule={_quoted(rule)}", times)
     states = scrape.totals.states(service)
     if any(state.breaker for state in states):
         not_closed = sum(state.breaker in ("open", "trying") for state in states)

@@ -23,7 +23,7 @@ import structlog
 
 from proxy import catalog
 from proxy.control import status
-from proxy.control.ejections import Ejected, Ejections, Refusal, Sight
+from proxy.control.ejections import KEPT_BY, Ejected, Ejections, Refusal, Sight
 from proxy.control.events import Events
 from proxy.control.pools import Changes, PoolBook
 from proxy.control.statistics import Retired, Totals
@@ -65,8 +65,8 @@ FORGET_TICKS = 60
 """Seconds between two looks at whether those that were ejected are still there."""
 
 REFUSAL_PAUSE = 10.0
-"""Seconds between two log lines about suspects of one service that stay: while all of its
-instances fail, workers report some hundred times a second."""
+"""Seconds between two log lines, and two events, about suspects of one service that stay: while
+all of its instances fail, workers report some hundred times a second."""
 
 LAUNCH_LIMIT = 0.25
 """Seconds by which starting the worker processes may hold up the rest of the start. It takes
@@ -400,18 +400,19 @@ class Supervisor:
         self._pace_changed.set()
 
     def _refused(self, suspect: Suspect, why: Refusal, now: float) -> None:
-        if why in (Refusal.NOT_READY, Refusal.OFF):
+        if why not in KEPT_BY:
             return
         if now - self._refused_at.get(suspect.service, -REFUSAL_PAUSE) < REFUSAL_PAUSE:
             return
         self._refused_at[suspect.service] = now
-        log.warning(
-            "instance_not_ejected",
-            service=suspect.service,
-            instance=_id(suspect.key),
-            reason=suspect.reason,
-            because=why.value,
-        )
+        fields = {
+            "service": suspect.service,
+            "instance": _id(suspect.key),
+            "reason": suspect.reason,
+            "because": why.value,
+        }
+        log.warning("instance_not_ejected", **fields)
+        self._publish("not_ejected", **fields)
 
     def _reinstate(self, over: Iterable[tuple[str, str]], why: str) -> None:
         for service, key in over:
@@ -497,7 +498,7 @@ class Supervisor:
                         worker.current.stats.forget(known)
 
     def _forget_ejections(self) -> None:
-        """Nobody is shown the totals of instances that left."""
+        """Nobody is shown the totals of instances, and of services, that left."""
         names: dict[str, list[str]] = {}
         for service, key in self.ejections.totals:
             names.setdefault(service, []).append(key)
@@ -506,6 +507,11 @@ class Supervisor:
             for key in keys:
                 if key not in known and not self.ejections.is_out(service, key):
                     del self.ejections.totals[service, key]
+        for service, rule in list(self.ejections.refused):
+            if service not in self.book.pools:
+                del self.ejections.refused[service, rule]
+        for service in [name for name in self._refused_at if name not in self.book.pools]:
+            del self._refused_at[service]
 
     # --------------------------------------------------------------------- the workers
 

@@ -188,10 +188,15 @@ async def test_the_last_that_is_ready_is_never_ejected(
 ) -> None:
     for one in instances[:2]:
         one.status = 503
-    async with RunningProxy(config(instances[:2]), tmp_path) as proxy:
+    async with RunningProxy(config(instances[:2]), tmp_path) as proxy, Events(proxy) as events:
         await ask_until(
             proxy, lambda: _logged(proxy, "instance_not_ejected"), "a suspect that stays"
         )
+        await eventually(lambda: "not_ejected" in events.kinds(), 2, "the event")
+        [because] = {told["because"] for kind, told in events.seen if kind == "not_ejected"}
+        assert because == "no other instance is ready"
+        _, text = await proxy.get("/metrics")
+        assert 'fairlead_ejections_refused_total{service="users",rule="last_ready"}' in text
         assert sorted(row["status"] for row in (await rows(proxy)).values()) == ["ejected", "ready"]
 
 

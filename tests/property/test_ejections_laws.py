@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.control.ejections import Ejected, Ejections, Sight, allowed
+from proxy.control.ejections import Ejected, Ejections, Refusal, Sight, allowed
 from proxy.model import EjectionSettings
 
 steps = st.lists(
@@ -31,7 +31,7 @@ def test_laws(
     history: list[tuple[str, int]], size: int, settings: EjectionSettings, seed: int
 ) -> None:
     ejections = Ejections(Random(seed))
-    now, out, total = 0.0, dict[str, float](), 0
+    now, out, total, kept = 0.0, dict[str, float](), 0, 0
     for what, number in history:
         key = str(number % size)
         if what == "wait":
@@ -47,10 +47,13 @@ def test_laws(
                 total += 1
                 assert now < found.until <= now + settings.max
                 out[key] = found.until
+            else:
+                kept += found in (Refusal.SHARE, Refusal.LAST)
         assert {str(n) for n in range(size) if ejections.is_out("s", str(n))} == set(out)
         assert len(out) <= allowed(size, settings.max_share)
         assert len(out) < size
         assert ejections.next_at == min(out.values(), default=None)
     assert sum(ejections.totals.values()) == total
+    assert sum(ejections.refused.values()) == kept
     ejections.step(now + settings.max)
     assert ejections.next_at is None

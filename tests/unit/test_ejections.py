@@ -102,6 +102,24 @@ def test_never_the_last_that_is_ready(ejections: Ejections) -> None:
     assert ejections.suspect("s", "a", Sight(9, 1, True), everybody, 0.0) is Refusal.LAST
 
 
+def test_refusals_are_counted_by_the_rule_that_kept_somebody(ejections: Ejections) -> None:
+    none, off = EjectionSettings(max_share=0.0), EjectionSettings(enabled=False)
+    out(ejections.suspect("s", "a", Sight(2, 2, True), RULES, 0.0))
+    ejections.suspect("s", "b", Sight(2, 1, True), RULES, 0.0)
+    ejections.suspect("s", "b", Sight(2, 1, True), RULES, 1.0)
+    ejections.suspect("s", "b", Sight(3, 2, True), RULES, 1.0)
+    ejections.suspect("t", "a", FOUR, none, 1.0)
+    assert ejections.refused == {
+        ("s", "last_ready"): 2,
+        ("s", "max_share"): 1,
+        ("t", "max_share"): 1,
+    }
+    # Who is out anyway, or may not be ejected at all, was not kept by a rule.
+    ejections.suspect("s", "a", Sight(2, 1, False), RULES, 1.0)
+    ejections.suspect("u", "a", FOUR, off, 1.0)
+    assert sum(ejections.refused.values()) == 4
+
+
 def test_who_is_out_or_not_ready_is_not_ejected_again(ejections: Ejections) -> None:
     out(ejections.suspect("s", "a", FOUR, RULES, 0.0))
     assert ejections.suspect("s", "a", FOUR, RULES, 1.0) is Refusal.NOT_READY

@@ -36,6 +36,7 @@ PROMISED = {
     "fairlead_upstream_attempts_total": ("service", "instance", "outcome"),
     "fairlead_retries_total": ("service", "reason"),
     "fairlead_ejections_total": ("service", "instance"),
+    "fairlead_ejections_refused_total": ("service", "rule"),
     "fairlead_proxy_errors_total": ("service", "error"),
     "fairlead_client_connections": (),
     "fairlead_tunnels": (),
@@ -64,6 +65,7 @@ NOT_COUNTED_YET = {
     "fairlead_snapshot_apply_seconds",
     "fairlead_snapshot_apply_longest_seconds",
     "fairlead_ejections_total",
+    "fairlead_ejections_refused_total",
     "fairlead_config_reloads_total",
     "fairlead_registry_source_active",
     "fairlead_registry_snapshot_age_seconds",
@@ -235,6 +237,16 @@ def test_where_limits_stand_and_what_they_refused() -> None:
     assert found["fairlead_queue_waiting" + name] == 6
     assert found["fairlead_breaker_opened_total" + name] == 3
     assert found['fairlead_limited_total{limit="rate_limit",service="users"}'] == 12
+
+
+def test_ejections_that_were_refused_by_rule() -> None:
+    pools = book(instance("a"))
+    refused = {("users", "max_share"): 3, ("users", "last_ready"): 2, ("gone", "max_share"): 9}
+    text = scrape(pools, Totals(Retired()), refused_ejections=refused)
+    name = 'fairlead_ejections_refused_total{rule="%s",service="users"}'
+    assert samples(text)[name % "max_share"] == 3
+    assert samples(text)[name % "last_ready"] == 2
+    assert "gone" not in text
 
 
 def test_instances_in_slow_start() -> None:

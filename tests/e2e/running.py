@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -57,6 +57,12 @@ async def eventually(
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within} s: {what}")
         await asyncio.sleep(every)
+
+
+def waited_for_cpu(pids: Iterable[int]) -> float:
+    """Seconds in which a process could have run and another one did, since it began; of the one
+    that had to wait longest, since they wait at the same time."""
+    return max(int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9 for pid in pids)
 
 
 def alive(pid: int) -> bool:

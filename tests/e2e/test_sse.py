@@ -5,15 +5,17 @@ The promise is 20 ms for an event. Origin, client and clock are in this process,
 measured is the proxy, two hops over loopback, and both ends' own turns of the event loop. Nine
 in ten must keep the limit: on a machine that runs other things, one process can be kept
 waiting for longer than that by the scheduler alone, and a proxy that holds bytes back does so
-with each event, not with one in ten.
+with each event, not with one in ten. Where a process had to wait for a CPU for a good part of
+the time, nothing was shown and the stream is measured again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -24,7 +26,7 @@ import pytest_asyncio
 
 from tests.e2e.origin import Call, Origin, Script, echo
 from tests.e2e.raw_http import Client, request
-from tests.e2e.running import RunningProxy, eventually
+from tests.e2e.running import RunningProxy, eventually, waited_for_cpu
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -33,6 +35,9 @@ APART = 0.008
 """Seconds between two events: longer than one takes, so each is alone on its way."""
 LIMIT = 0.020
 LIMIT_SHARE = 0.9
+BUSY = 0.1
+"""Share of the time waited for a CPU beyond which a late event need not be the proxy's fault."""
+ATTEMPTS = 5
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
 
 
@@ -99,13 +104,27 @@ def age(line: bytes | str) -> float | None:
     return (time.monotonic_ns() - int(value)) / 1e9 if name == "data" else None
 
 
-def judge(delays: Iterable[float], what: str) -> None:
-    """Fails unless there is one delay for each event, and most are within the limit."""
-    found = sorted(delays)
-    assert len(found) == EVENTS
-    shown = f"median {statistics.median(found) * 1e3:.2f} ms, worst {found[-1] * 1e3:.2f} ms"
-    print(f"{what}: {shown}")  # noqa: T201
-    assert found[int(EVENTS * LIMIT_SHARE) - 1] < LIMIT, f"{what}: {shown}"
+Measure = Callable[[], Coroutine[None, None, list[float]]]
+
+
+async def judge(site: Site, measure: Measure, what: str, events: int = EVENTS) -> None:
+    """Fails unless there is one delay for each event, and most are within the limit, at the
+    latest when nothing else kept the CPU."""
+    pids = [os.getpid(), site.proxy.pid, *site.proxy.children()]
+    for attempt in range(1, ATTEMPTS + 1):
+        began, waited = time.monotonic(), waited_for_cpu(pids)
+        found = sorted(await asyncio.wait_for(measure(), 20))
+        waited = (waited_for_cpu(pids) - waited) / (time.monotonic() - began)
+        assert len(found) == events
+        shown = (
+            f"{what}: median {statistics.median(found) * 1e3:.2f} ms, "
+            f"worst {found[-1] * 1e3:.2f} ms, {waited:.0%} of the time without a CPU"
+        )
+        print(shown)  # noqa: T201
+        if found[int(events * LIMIT_SHARE) - 1] < LIMIT:
+            return
+        assert attempt < ATTEMPTS, shown
+        assert waited > BUSY, shown
 
 
 # -- answers
@@ -133,19 +152,19 @@ async def test_an_event_arrives_when_it_is_written(
     site: Site, framing: str, read: Callable[[str], Coroutine[None, None, list[float]]]
 ) -> None:
     site.origin.script = Events(framing)
-    judge(await asyncio.wait_for(read(site.url), 20), f"{framing}, {read.__name__}")
+    await judge(site, lambda: read(site.url), f"{framing}, {read.__name__}")
 
 
 async def test_an_event_arrives_at_a_1_0_client(site: Site) -> None:
     site.origin.script = Events("chunks")
-    async with await Client.connect(site.proxy.port) as client:
-        await client.send(b"GET /events HTTP/1.0\r\nHost: test\r\n\r\n")
-        assert (await client.read_head()).all("Transfer-Encoding") == []
-        delays = []
-        while line := await asyncio.wait_for(client.reader.readline(), 20):
-            if (delay := age(line)) is not None:
-                delays.append(delay)
-    judge(delays, "chunks, HTTP/1.0")
+
+    async def read() -> list[float]:
+        async with await Client.connect(site.proxy.port) as client:
+            await client.send(b"GET /events HTTP/1.0\r\nHost: test\r\n\r\n")
+            assert (await client.read_head()).all("Transfer-Encoding") == []
+            return [delay async for line in client.reader if (delay := age(line)) is not None]
+
+    await judge(site, read, "chunks, HTTP/1.0")
 
 
 async def test_single_bytes_of_a_known_length(site: Site) -> None:
@@ -159,14 +178,19 @@ async def test_single_bytes_of_a_known_length(site: Site) -> None:
             await call.write(b"x")
 
     site.origin.script = drip
-    async with await Client.connect(site.proxy.port) as client:
-        await client.send(request("GET", "/events"))
-        await client.read_head()
-        delays = []
-        for number in range(EVENTS):
-            assert await client.exactly(1) == b"x"
-            delays.append(time.monotonic() - written[number])
-    judge(delays, "single bytes")
+
+    async def read() -> list[float]:
+        written.clear()
+        async with await Client.connect(site.proxy.port) as client:
+            await client.send(request("GET", "/events"))
+            await client.read_head()
+            delays = []
+            for number in range(EVENTS):
+                assert await client.exactly(1) == b"x"
+                delays.append(time.monotonic() - written[number])
+            return delays
+
+    await judge(site, read, "single bytes")
 
 
 async def test_a_hundred_streams_at_once(site: Site) -> None:
@@ -181,21 +205,23 @@ async def test_a_hundred_streams_at_once(site: Site) -> None:
         await call.write(b"0\r\n\r\n")
 
     site.origin.script = seldom
-    timeout = aiohttp.ClientTimeout(total=20)
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
 
-        async def read(number: int) -> list[float]:
-            # So that the events do not all fall into one turn of the event loop.
-            await asyncio.sleep(number * 0.004)
-            async with session.get(site.url) as answer:
-                return [delay async for line in answer.content if (delay := age(line)) is not None]
+    async def read_all() -> list[float]:
+        timeout = aiohttp.ClientTimeout(total=20)
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
 
-        streams = await asyncio.gather(*(read(number) for number in range(100)))
-    found = sorted(delay for delays in streams for delay in delays)
-    assert len(found) == 200
-    print(f"100 streams: median {found[100] * 1e3:.2f} ms, worst {found[-1] * 1e3:.2f} ms")  # noqa: T201
-    assert found[int(200 * LIMIT_SHARE) - 1] < LIMIT
+            async def read(number: int) -> list[float]:
+                # So that the events do not all fall into one turn of the event loop.
+                await asyncio.sleep(number * 0.004)
+                async with session.get(site.url) as answer:
+                    ages = [age(line) async for line in answer.content]
+                    return [delay for delay in ages if delay is not None]
+
+            streams = await asyncio.gather(*(read(number) for number in range(100)))
+        return [delay for delays in streams for delay in delays]
+
+    await judge(site, read_all, "100 streams", 200)
 
 
 async def test_the_head_of_a_silent_stream_arrives_at_once(site: Site) -> None:
@@ -263,13 +289,17 @@ async def test_a_slow_upload_reaches_the_instance_as_it_is_sent(site: Site) -> N
             await asyncio.sleep(APART)
             yield b"data: %d\n" % time.monotonic_ns()
 
-    timeout = aiohttp.ClientTimeout(total=20)
-    async with (
-        aiohttp.ClientSession(timeout=timeout) as session,
-        session.post(site.url, data=body()) as answer,
-    ):
-        assert answer.status == 200
-    judge(delays, "upload")
+    async def upload() -> list[float]:
+        delays.clear()
+        timeout = aiohttp.ClientTimeout(total=20)
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.post(site.url, data=body()) as answer,
+        ):
+            assert answer.status == 200
+        return delays
+
+    await judge(site, upload, "upload")
 
 
 async def test_both_directions_at_once(site: Site) -> None:
@@ -282,18 +312,22 @@ async def test_both_directions_at_once(site: Site) -> None:
         await call.write(b"0\r\n\r\n")
 
     site.origin.script = answer_lines
-    async with await Client.connect(site.proxy.port) as client:
-        await client.send(request("POST", "/events", [("Transfer-Encoding", "chunked")]))
-        assert (await client.read_head()).start[1] == "200"
+
+    async def converse() -> list[float]:
         delays = []
-        for _ in range(EVENTS):
-            line = b"data: %d\n" % time.monotonic_ns()
-            chunk = b"%x\r\n%b\r\n" % (len(line), line)
-            await client.send(chunk)
-            assert await client.exactly(len(chunk)) == chunk
-            delay = age(line)
-            assert delay is not None
-            delays.append(delay)
-        await client.send(b"0\r\n\r\n")
-        assert await client.exactly(5) == b"0\r\n\r\n"
-    judge(delays, "there and back")
+        async with await Client.connect(site.proxy.port) as client:
+            await client.send(request("POST", "/events", [("Transfer-Encoding", "chunked")]))
+            assert (await client.read_head()).start[1] == "200"
+            for _ in range(EVENTS):
+                line = b"data: %d\n" % time.monotonic_ns()
+                chunk = b"%x\r\n%b\r\n" % (len(line), line)
+                await client.send(chunk)
+                assert await client.exactly(len(chunk)) == chunk
+                delay = age(line)
+                assert delay is not None
+                delays.append(delay)
+            await client.send(b"0\r\n\r\n")
+            assert await client.exactly(5) == b"0\r\n\r\n"
+        return delays
+
+    await judge(site, converse, "there and back")

@@ -23,7 +23,7 @@ import pytest
 from proxy.model import Instance, Membership
 from proxy.registry.snapshot_file import save
 from tests.e2e.origin import Origin
-from tests.e2e.running import RunningProxy, eventually
+from tests.e2e.running import RunningProxy, eventually, waited_for_cpu
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,12 +58,6 @@ async def answers_200(port: int, path: str) -> bool:
         return False
     finally:
         writer.close()
-
-
-def waited_for_cpu(pids: list[int]) -> float:
-    """Seconds in which a process could have run and another one did; of the one that had to
-    wait longest, since they start at the same time."""
-    return max(int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9 for pid in pids)
 
 
 def loads_in_vain(pid: int) -> list[str]:

@@ -334,6 +334,7 @@ class Worker:
     async def _drain(self, grace: float, delay: float) -> None:
         await asyncio.sleep(delay)
         await self._stop_accepting()
+        self._quiet.clear()  # It may have been so for a moment while connections were accepted.
         for client in list(self.clients):
             client.drain()
         for tunnel in list(self.tunnels):

@@ -142,7 +142,7 @@ class Exchange:
         except Refused as refusal:
             self._answer_fault(refusal.fault, refusal.detail, refusal.retry_after)
             return
-        self._attempt()
+        self._attempt(self.began)
 
     def _is_for_us(self) -> bool:
         """OPTIONS and TRACE that go no further answer who they have reached (RFC 9110 §7.6.2)."""
@@ -221,18 +221,21 @@ class Exchange:
             raise refusal
         self.admitted = self.unsettled = True
 
-    def _attempt(self) -> None:
+    def _attempt(self, now: float) -> None:
         """Pick an instance and get a connection to it."""
         pool = self.pool
         assert pool is not None
         if pool.uses_load:
-            self.worker.pools.others.refresh(self.began)
+            self.worker.pools.others.refresh(now)
         node = pool.pick(self.key, self.tried)
         if node is None:
             self._answer_fault(NO_INSTANCE, f"{pool.service} has no usable instance")
             return
-        if pool.limited or node.shunned > self.began:
-            node = pool.pick_again(node, self.key, self.tried, self.began)
+        if pool.limited or node.shunned > now:
+            if self.waiting is None and pool.limited and pool.others_wait():
+                node = None
+            else:
+                node = pool.pick_again(node, self.key, self.tried, now)
             if node is None:
                 self._wait_in_line(pool)
                 return
@@ -242,7 +245,7 @@ class Exchange:
         if node.idle and self.body_done and self.request.method in _IDEMPOTENT:
             # The one used last: it is the least likely to have been given up by the other
             # side, and the rest can age out.
-            self._send(node.idle.pop(), self.began)
+            self._send(node.idle.pop(), now)
         else:
             self._send_once(node)
 
@@ -260,24 +263,28 @@ class Exchange:
     def _wait_in_line(self, pool: Pool) -> None:
         """Every usable instance has as many requests as it may have."""
         policies = pool.policies
-        if not pool.join_line(self):
+        if self.waiting is not None:
+            policies.line.rejoin(self)  # It was called, but another worker was quicker.
+        elif pool.join_line(self):
+            self.waiting = Alarm(self.on_queue_timeout)
+            self.unsettled = True
+            limit = policies.queue_limit
+            self.worker.deadlines.arm(self.waiting, self.worker.now() + limit if limit else NEVER)
+        else:
             pool.counters.held_back("max_inflight")
             detail = f"every instance of {pool.service} is busy, and so is the queue"
             self._answer_fault(NO_ROOM, detail)
             return
-        self.waiting = Alarm(self.on_queue_timeout)
-        self.unsettled = True
-        limit = policies.queue_limit
-        self.worker.deadlines.arm(self.waiting, self.worker.now() + limit if limit else NEVER)
         if not self.body_done:
             self.client.hold_body()
 
     def on_called(self) -> None:
-        """It is our turn: some instance has room."""
-        self._leave_line()
+        """It is our turn, and we are not in line any more: some instance has room."""
         if not self.body_done:
             self.client.release_body()
-        self._attempt()
+        self._attempt(self.worker.now())
+        if self.attempts:
+            self._end_patience()
 
     def on_queue_timeout(self, now: float) -> None:
         """`timeouts.queue` has passed."""
@@ -289,6 +296,10 @@ class Exchange:
         if self.waiting is not None:
             assert self.pool is not None
             self.pool.policies.line.leave(self)
+            self._end_patience()
+
+    def _end_patience(self) -> None:
+        if self.waiting is not None:
             self.worker.deadlines.forget(self.waiting)
             self.waiting = None
 
@@ -569,11 +580,12 @@ class Exchange:
         failed = self.last
         assert failed is not None
         self.tried = (*self.tried, failed)
+        now = self.worker.now()
         node = pool.pick(self.key, self.tried)
-        if node is None and stale and failed.usable:
+        if node is not None and (pool.limited or node.shunned > now):
+            node = pool.pick_again(node, self.key, self.tried, now)
+        if node is None and stale and failed.usable and pool.has_room(failed):
             node = failed
-        elif node is not None and node.shunned > self.began:
-            node = pool.pick_again(node, self.key, self.tried, self.began)
         if node is None:
             return False
         if not (stale or policies.budget.spend(pool.requests)):

@@ -73,8 +73,8 @@ class Node:
 
 
 _LOOK_AGAIN: Final = 0.002
-"""Seconds between two looks for room while requests wait: short beside any request worth
-queueing for."""
+"""Seconds between two looks for room that did not come about here while requests wait: short
+beside any request worth queueing for."""
 
 NO_STATE: Final = PolicyState()
 
@@ -124,6 +124,10 @@ class Pool:
         self.requests = 0
         """Requests that were routed here."""
         self.policies = Policies(hash_key(service.encode()), settings, shared.buckets)
+        self._looking = False
+        """The next look for room is arranged."""
+        self._freed = False
+        """So is one because a request of ours has ended."""
         self._breaker = State.CLOSED
         """What was last told of the breaker."""
         self.counters = counters
@@ -193,7 +197,7 @@ class Pool:
         """`node` may have one more request. Reads the board itself: a copy a millisecond old
         would let every worker fill the same gap."""
         in_flight = self._shared.total(node.slot) if node.slot else node.load
-        return in_flight < self.policies.max_inflight
+        return not self.limited or in_flight < self.policies.max_inflight
 
     def pick_again(
         self, picked: Node, key: int, tried: Collection[Node], now: float
@@ -211,24 +215,43 @@ class Pool:
 
     def join_line(self, exchange: Exchange) -> bool:
         """Wait until some instance has room; False if the line is full."""
-        line = self.policies.line
-        if not line.join(exchange):
+        if not self.policies.line.join(exchange):
             return False
-        if len(line) == 1:
-            self._shared.later(_LOOK_AGAIN, self._serve_line)
+        self._look_again()
         return True
 
+    def others_wait(self) -> bool:
+        """Somebody came before and has no room yet: who comes now must not take what is freed."""
+        if self.policies.line:
+            self._serve_line()
+        return bool(self.policies.line)
+
+    def _look_again(self) -> None:
+        """What our own requests free is noticed at once, but what the other workers free, and who
+        is new in the pool, must be looked for."""
+        if not self._looking:
+            self._looking = True
+            self._shared.later(_LOOK_AGAIN, self._look)
+
+    def _look(self) -> None:
+        self._looking = False
+        if self.policies.line:
+            self._look_again()  # First: one who fails must not take the others' turn with it.
+            self._serve_line()
+
+    def _on_freed(self) -> None:
+        self._freed = False
+        self._serve_line()
+
     def _serve_line(self) -> None:
-        """Call up those for whom there is room. What our own requests free could be noticed at
-        once, but what the other workers free, and who is new in the pool, must be looked for."""
+        """Call up those for whom there is room."""
         line = self.policies.line
-        while line:
-            if not any(node.usable and self.has_room(node) for node in self.nodes.values()):
-                self._shared.later(_LOOK_AGAIN, self._serve_line)
-                return
+        while line and any(node.usable and self.has_room(node) for node in self.nodes.values()):
             exchange = line.call()
             assert exchange is not None
             exchange.on_called()
+            if line.is_first(exchange):
+                return  # Another worker was quicker.
 
     def look_at_breaker(self) -> None:
         """Tell of it if it is in another state than at the last look. To be called whenever it
@@ -273,8 +296,13 @@ class Pool:
         node.in_flight -= 1
         node.load -= 1
         self._row[node.slot] -= 1
-        if self.uses_load:
-            self.balancer.load_changed(node)
+        if self._alert:
+            if self.uses_load:
+                self.balancer.load_changed(node)
+            if self.limited and self.policies.line and not self._freed:
+                # In the loop's next turn: whoever gives back is in the middle of something.
+                self._freed = True
+                self._shared.later(0.0, self._on_freed)
 
     def report_to(self, suspect: Callable[[Suspect], None]) -> None:
         """Send reports of failing instances somewhere else."""
@@ -323,6 +351,8 @@ class Pool:
         self.limited = self.policies.max_inflight > 0
         self.uses_key = balancer.uses_key
         self.uses_load = balancer.uses_load
+        self._alert = self.uses_load or self.limited
+        """Somebody wants to hear when a request ends."""
         self.key_source = key_source(self.settings.balancer.key)
 
     def _move(self, node: Node, slot: int) -> None:

@@ -1,4 +1,4 @@
-"""Where mechanisms meet: what one of them does must not be counted, timed or forgotten by another."""
+"""Where mechanisms meet: what one does must not be miscounted, mistimed or forgotten by another."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 from proxy.model import (
     BreakerSettings,
     Drain,
+    QueueSettings,
     RouteSpec,
     ServiceSettings,
     Suspect,
+    Timeouts,
 )
-from tests.wiring import OK, OK_RELAYED_CLOSE, Peer, Wire, request
+from tests.wiring import OK, OK_RELAYED, OK_RELAYED_CLOSE, Peer, Wire, forwarded, request
 
 GET = request("GET /x")
 BAD = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy"
@@ -39,6 +41,101 @@ def reported(wire: Wire) -> list[Suspect]:
     suspects: list[Suspect] = []
     wire.pool.report_to(suspects.append)
     return suspects
+
+
+class TestTheQueueAndTime:
+    def test_who_waited_has_all_its_time_for_the_answer(self, make: Any) -> None:
+        wire = make(
+            settings=settings(
+                max_inflight=1,
+                queue=QueueSettings(size=1),
+                timeouts=Timeouts(queue=3.0, first_byte=1.0),
+            )
+        )
+        client, instance = asked(wire)
+        instance.send(OK[:-1])
+        second = wire.client()
+        second.send(GET)
+        wire.advance(2.5)
+        instance.send(OK[-1:])
+        client.expect(OK_RELAYED)
+        wire.advance(0.1)
+        instance.expect(forwarded("GET /x"))
+        wire.advance(0.8)
+        second.expect_nothing()
+        instance.send(OK)
+        second.expect(OK_RELAYED)
+
+    def test_who_comes_later_is_not_served_before(self, make: Any) -> None:
+        wire = make(settings=settings(max_inflight=1, queue=QueueSettings(size=2)))
+        client, instance = asked(wire)
+        second, third = wire.client(), wire.client()
+        second.send(request("GET /second"))
+        instance.transport.feed(OK)
+        third.send(request("GET /third"))
+        client.expect(OK_RELAYED)
+        wire.advance(0.01)
+        instance.expect(forwarded("GET /second"))
+        instance.send(OK)
+        second.expect(OK_RELAYED)
+        wire.advance(0.01)
+        instance.expect(forwarded("GET /third"))
+        instance.send(OK)
+        third.expect(OK_RELAYED)
+
+    def test_a_place_that_is_free_again_is_taken_at_once(self, make: Any) -> None:
+        wire = make(settings=settings(max_inflight=1, queue=QueueSettings(size=2)))
+        client, instance = asked(wire)
+        second = wire.client()
+        second.send(GET)
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+        wire.advance(0.0)
+        instance.expect(forwarded("GET /x"))
+        instance.send(OK)
+        second.expect(OK_RELAYED)
+
+    def test_one_look_at_a_time(self, make: Any) -> None:
+        """However often the line was empty in between."""
+        wire = make(settings=settings(max_inflight=1, queue=QueueSettings(size=2)))
+        client, instance = asked(wire)
+        looks = 0
+        has_room = wire.pool.has_room
+
+        def counted(node: Any) -> bool:
+            nonlocal looks
+            looks += 1
+            return bool(has_room(node))
+
+        for _ in range(20):
+            brief = wire.client()
+            brief.send(GET)
+            brief.reset()
+        patient = wire.client()
+        patient.send(GET)
+        wire.pool.has_room = counted
+        wire.advance(0.1)
+        assert looks <= 0.1 / 0.002 + 2
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+        wire.advance(0.01)
+        instance.take()
+        instance.send(OK)
+        patient.expect(OK_RELAYED)
+
+
+class TestRetriesAndRoom:
+    def test_a_second_attempt_goes_only_where_there_is_room(self, make: Any) -> None:
+        wire = make("a", "b", settings=settings(max_inflight=1))
+        first, busy = asked(wire, "a" if wire.pool.pick(-1, ()).id == "b" else "b")
+        other = "b" if busy.name == "a" else "a"
+        wire.network.refuse(wire.address(other))
+        second = wire.client()
+        second.send(GET)
+        second.expect_problem(502, "connection_refused")
+        assert wire.node(busy.name).in_flight == 1
+        busy.send(OK)
+        first.expect(OK_RELAYED)
 
 
 class TestStopping:

@@ -38,6 +38,14 @@ class WaitingLine(Generic[Waiter]):
         except ValueError:
             pass  # It was called up in this very moment.
 
+    def rejoin(self, waiter: Waiter) -> None:
+        """Who was called in vain is the first again, however long the line is."""
+        self._waiters.appendleft(waiter)
+
+    def is_first(self, waiter: Waiter) -> bool:
+        """Nobody has waited longer."""
+        return bool(self._waiters) and self._waiters[0] is waiter
+
     def call(self) -> Waiter | None:
         """The one who has waited longest, who leaves the line by this."""
         return self._waiters.popleft() if self._waiters else None

@@ -48,11 +48,13 @@ from proxy.errors import (
     Fault,
     Refused,
     Replay,
+    Side,
 )
 from proxy.model import UNROUTED
 
 if TYPE_CHECKING:
     from proxy.engine.listener import ClientConnection
+    from proxy.engine.resilience.breaker import Breaker
     from proxy.engine.routing import Match
     from proxy.engine.telemetry import ServiceCounters
     from proxy.engine.upstream.connection import UpstreamConnection
@@ -108,8 +110,10 @@ class Exchange:
     """What the answer says of its instance."""
     unsettled = False
     """Some of what follows is to be given back at the end."""
-    admitted = False
-    """A policy of the service waits to hear how this ends."""
+    breaker: Breaker | None = None
+    """It waits to hear what comes of this. Not always that of the pool: its settings may change."""
+    turn = 0
+    """The breaker's, in which this was admitted."""
     held: _HeldAnswer | None = None
     waiting: Alarm | None = None
     """The patience of one that waits in line."""
@@ -219,7 +223,19 @@ class Exchange:
         if refusal is not None:
             pool.counters.held_back(LIMIT_OF[refusal.fault])
             raise refusal
-        self.admitted = self.unsettled = True
+        breaker = policies.breaker
+        if breaker is not None:
+            self.breaker = breaker
+            self.turn = breaker.opened
+            self.unsettled = True
+
+    def _tell_breaker(self, failed: bool) -> None:
+        """As soon as it is known: an answer may last for hours after its head."""
+        breaker, self.breaker = self.breaker, None
+        if breaker is not None:
+            assert self.pool is not None
+            breaker.on_result(failed, self.worker.now(), self.turn)
+            self.pool.look_at_breaker()
 
     def _attempt(self, now: float) -> None:
         """Pick an instance and get a connection to it."""
@@ -403,6 +419,7 @@ class Exchange:
             self.outcome = str(response.status)
         if self.unsettled:
             self._drop_held()
+            self._tell_breaker(response.status in BAD_STATUSES)
         request = self.request
         client = self.client
         self._replayable = False
@@ -518,6 +535,7 @@ class Exchange:
         self.connection = None
         if self.total is not None:
             self.worker.deadlines.forget(self.total)  # It is over requests, not over tunnels.
+        self._tell_breaker(failed=False)
         self.client.write(switching_head(response))
         assert self.pool is not None
         self.tunnel = Tunnel(
@@ -614,6 +632,8 @@ class Exchange:
             and request.fields.keeps_alive[request.minor]
         )
         self._counters().failed(fault.error)
+        if self.attempts and fault.side is Side.UPSTREAM:
+            self._tell_breaker(failed=True)
         self._drop_connection()
         if not self.request_id:
             self.request_id = request.fields.request_id or self.worker.next_request_id()
@@ -696,22 +716,22 @@ class Exchange:
         self.finished = True
         self._give_back(outcome)
         if self.unsettled:
-            self._settle(now)
+            self._settle()
         if self.tunnel is None:
             # How long a tunnel stays open is not how long its request took.
             counters = self._counters() if self.pool is None else self.pool.counters
             counters.answered(self.request.method, self.status, now - self.began)
 
-    def _settle(self, now: float) -> None:
+    def _settle(self) -> None:
         """Give back what only some requests take."""
         self._drop_held()
         self._leave_line()
         if self.total is not None:
             self.worker.deadlines.forget(self.total)
-        if self.admitted:
-            assert self.pool is not None
-            self.pool.policies.on_result(self.status if self.attempts else 0, now)
-            self.pool.look_at_breaker()
+        if self.breaker is not None:
+            # The client left or is at fault, or no instance was asked: nothing was learnt.
+            self.breaker.on_abandoned(self.turn)
+            self.breaker = None
 
     def _counters(self) -> ServiceCounters:
         pool = self.pool

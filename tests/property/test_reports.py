@@ -110,7 +110,8 @@ class Telling(RuleBasedStateMachine):
         pool = self.worker.pools.get(service)
         if pool is not None and pool.policies.admit(0, self.now) is None:
             pool.look_at_breaker()
-            pool.policies.on_result(503 if bad else 200, self.now)
+            if (breaker := pool.policies.breaker) is not None:
+                breaker.on_result(bad, self.now, breaker.opened)
             pool.look_at_breaker()
 
     @rule(number=st.integers(0, 5))

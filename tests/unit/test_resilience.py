@@ -63,16 +63,16 @@ class TestBreaker:
     def trip(self, breaker: Breaker, now: float = 0.0) -> None:
         for _ in range(20):
             assert breaker.admit(now)
-            breaker.on_result(True, now)
+            breaker.on_result(True, now, breaker.opened)
 
     def test_it_stays_closed_below_the_number_of_requests(self) -> None:
         breaker = self.make()
         for _ in range(19):
             assert breaker.admit(0.0)
-            breaker.on_result(True, 0.0)
+            breaker.on_result(True, 0.0, breaker.opened)
         assert breaker.state is State.CLOSED
         assert breaker.admit(0.0)
-        breaker.on_result(True, 0.0)
+        breaker.on_result(True, 0.0, breaker.opened)
         assert breaker.state is State.OPEN
         assert breaker.opened == 1
 
@@ -80,17 +80,17 @@ class TestBreaker:
         breaker = self.make()
         for turn in range(200):
             assert breaker.admit(0.0)
-            breaker.on_result(turn % 5 < 2, 0.0)
+            breaker.on_result(turn % 5 < 2, 0.0, breaker.opened)
         assert breaker.state is State.CLOSED
 
     def test_old_failures_leave_the_window(self) -> None:
         breaker = self.make()
         for _ in range(19):
             breaker.admit(0.0)
-            breaker.on_result(True, 0.0)
+            breaker.on_result(True, 0.0, breaker.opened)
         for _ in range(19):
             breaker.admit(11.0)
-            breaker.on_result(True, 11.0)
+            breaker.on_result(True, 11.0, breaker.opened)
         assert breaker.state is State.CLOSED
 
     def test_open_refuses_until_its_time_has_passed(self) -> None:
@@ -107,7 +107,7 @@ class TestBreaker:
         admitted = [breaker.admit(10.0) for _ in range(TRIALS + 2)]
         assert admitted == [True] * TRIALS + [False, False]
         for _ in range(TRIALS):
-            breaker.on_result(False, 10.1)
+            breaker.on_result(False, 10.1, breaker.opened)
         assert breaker.state is State.CLOSED
         self.trip(breaker, 10.2)  # A clean slate: it takes as many failures again.
         assert breaker.opened == 2
@@ -116,7 +116,7 @@ class TestBreaker:
         breaker = self.make()
         self.trip(breaker)
         assert breaker.admit(10.0)
-        breaker.on_result(True, 11.0)
+        breaker.on_result(True, 11.0, breaker.opened)
         assert not breaker.admit(20.9)
         assert breaker.admit(21.0)
 
@@ -125,15 +125,22 @@ class TestBreaker:
         self.trip(breaker)
         assert [breaker.admit(10.0) for _ in range(TRIALS)] == [True] * TRIALS
         assert not breaker.admit(10.0)
-        breaker.on_abandoned()
+        breaker.on_abandoned(breaker.opened)
         assert breaker.admit(10.0)
 
     def test_requests_admitted_before_it_opened_change_nothing(self) -> None:
         breaker = self.make()
         assert breaker.admit(0.0)
         self.trip(breaker)
-        breaker.on_result(False, 1.0)
+        breaker.on_result(False, 1.0, turn=0)
         assert breaker.state is State.OPEN
+        assert breaker.admit(10.0)
+        for _ in range(TRIALS):
+            breaker.on_abandoned(turn=0)
+            breaker.on_result(False, 10.0, turn=0)
+            breaker.on_result(True, 10.0, turn=0)
+        assert breaker.state is State.TRYING
+        assert [breaker.admit(10.0) for _ in range(TRIALS)] == [True] * (TRIALS - 1) + [False]
 
     @given(st.lists(st.tuples(st.booleans(), st.floats(0, 3)), max_size=400))
     def test_it_is_never_open_longer_than_told(self, steps: list[tuple[bool, float]]) -> None:
@@ -143,7 +150,7 @@ class TestBreaker:
             now += wait
             if breaker.admit(now):
                 refused_since = None
-                breaker.on_result(failed, now)
+                breaker.on_result(failed, now, breaker.opened)
             else:
                 refused_since = now if refused_since is None else refused_since
                 assert now - refused_since < 4.0

@@ -47,7 +47,7 @@ def breaker_open(t: float, at: float) -> bool:
     breaker = Breaker(ratio=0.5, min_requests=4, window=10 * t, open=t)
     for _ in range(4):
         breaker.admit(BEGAN)
-        breaker.on_result(True, BEGAN)
+        breaker.on_result(True, BEGAN, breaker.opened)
     assert breaker.state is State.OPEN
     return breaker.admit(BEGAN + at)
 
@@ -57,9 +57,9 @@ def breaker_open_again(t: float, at: float) -> bool:
     breaker = Breaker(ratio=0.5, min_requests=4, window=10 * t, open=t)
     for _ in range(4):
         breaker.admit(BEGAN - 2 * t)
-        breaker.on_result(True, BEGAN - 2 * t)
+        breaker.on_result(True, BEGAN - 2 * t, breaker.opened)
     assert breaker.admit(BEGAN)
-    breaker.on_result(True, BEGAN)
+    breaker.on_result(True, BEGAN, breaker.opened)
     return breaker.admit(BEGAN + at)
 
 
@@ -117,7 +117,7 @@ def forgotten_failures(t: float, at: float) -> bool:
     breaker = Breaker(ratio=0.5, min_requests=4, window=t, open=1.0)
     for now in (BEGAN, BEGAN, BEGAN, BEGAN + at):
         breaker.admit(now)
-        breaker.on_result(True, now)
+        breaker.on_result(True, now, breaker.opened)
     return breaker.state is State.CLOSED
 
 
@@ -238,7 +238,7 @@ def test_retries_are_saved_up_from_the_last_seconds() -> None:
 def test_trials_are_few() -> None:
     breaker = Breaker(ratio=0.5, min_requests=1, window=1.0, open=1.0)
     breaker.admit(BEGAN)
-    breaker.on_result(True, BEGAN)
+    breaker.on_result(True, BEGAN, breaker.opened)
     assert [breaker.admit(BEGAN + 1.0) for _ in range(TRIALS + 1)] == [True] * TRIALS + [False]
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
+import pytest
+
+from proxy.engine.resilience.breaker import TRIALS
 from proxy.model import (
     BreakerSettings,
     Drain,
+    PolicyState,
     QueueSettings,
     RouteSpec,
     ServiceSettings,
@@ -136,6 +141,105 @@ class TestRetriesAndRoom:
         assert wire.node(busy.name).in_flight == 1
         busy.send(OK)
         first.expect(OK_RELAYED)
+
+
+class TestTheBreaker:
+    def opened(self, make: Any, **more: Any) -> Wire:
+        wire: Wire = make("a", settings=settings(breaker=BREAKER, **more))
+        for _ in range(2):
+            self.fail(wire)
+        assert wire.pool.policy_state() == PolicyState("open")
+        return wire
+
+    def fail(self, wire: Wire) -> None:
+        client, instance = asked(wire)
+        instance.send(BAD)
+        client.expect(BAD_RELAYED)
+        instance.eof()
+
+    def ok(self, wire: Wire) -> None:
+        client, instance = asked(wire)
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+        instance.eof()
+
+    @pytest.mark.parametrize("answer", [BAD, OK])
+    def test_what_was_asked_before_it_opened_is_no_trial(self, make: Any, answer: bytes) -> None:
+        wire = make("a", settings=settings(breaker=BREAKER))
+        old = [asked(wire) for _ in range(TRIALS)]
+        for _ in range(2):
+            self.fail(wire)
+        wire.advance(5.0)
+        client, trial = asked(wire)
+        assert wire.pool.policy_state() == PolicyState("trying")
+        for client_, instance in old:
+            instance.send(answer)
+            assert client_.take()
+        assert wire.pool.policy_state() == PolicyState("trying")
+        trial.send(OK)
+        client.expect(OK_RELAYED)
+
+    def test_who_asked_before_and_left_makes_no_place_for_a_trial(self, make: Any) -> None:
+        wire = make("a", settings=settings(breaker=BREAKER))
+        old, _ = asked(wire)
+        for _ in range(2):
+            self.fail(wire)
+        wire.advance(5.0)
+        trials = [asked(wire) for _ in range(TRIALS)]
+        old.reset()
+        late = wire.client()
+        late.send(GET)
+        late.expect_problem(503, "connection_limit_reached")
+        for client, trial in trials:
+            trial.send(OK)
+            client.expect(OK_RELAYED)
+
+    def test_a_trial_of_one_turn_says_nothing_in_the_next(self, make: Any) -> None:
+        wire = self.opened(make)
+        wire.advance(5.0)
+        late, instance = asked(wire)
+        self.fail(wire)
+        assert wire.pool.policy_state() == PolicyState("open")
+        wire.advance(5.0)
+        self.ok(wire)
+        instance.send(BAD)
+        late.expect(BAD_RELAYED)
+        assert wire.pool.policy_state() == PolicyState("trying")
+
+    def test_answers_that_last_do_not_keep_it_waiting(self, make: Any) -> None:
+        """A stream and a tunnel may last for hours; that it is good is seen by the head."""
+        wire = self.opened(make)
+        wire.advance(5.0)
+        peers = []
+        for data, answer in [(UPGRADE, SWITCH), (GET, OK[:-1]), (GET, OK[:-1])]:
+            client, instance = asked(wire, data=data)
+            instance.send(answer)
+            assert client.take()
+            peers += [client, instance]
+        assert wire.pool.policy_state() == PolicyState("closed")
+
+    def test_a_client_at_fault_is_no_good_trial(self, make: Any) -> None:
+        wire = self.opened(make)
+        wire.advance(5.0)
+        for _ in range(TRIALS):
+            client, _ = asked(
+                wire,
+                data=request("POST /x", "Transfer-Encoding: chunked", body=b"1\r\na\r\n"),
+            )
+            client.send(b"nonsense\r\n")
+            client.expect_problem(400, "http_request_error", closing=True)
+        assert wire.pool.policy_state() == PolicyState("trying")
+        self.ok(wire)
+
+    def test_that_we_have_no_descriptor_does_not_open_it(self, make: Any) -> None:
+        wire = make("a", settings=settings(breaker=BREAKER))
+        wire.network.refuse(wire.address("a"), OSError(errno.EMFILE, "Too many open files"))
+        for _ in range(3):
+            client = wire.client()
+            client.send(GET)
+            wire.advance(2.0)
+            client.expect_problem(503, "connection_limit_reached")
+        assert wire.pool.counters.breaker_opened == 0
 
 
 class TestStopping:

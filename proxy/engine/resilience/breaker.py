@@ -5,6 +5,9 @@
     trying ──(TRIALS requests succeeded)──▶ closed
     trying ──(one failed)──▶ open
 
+Requests may take longer than it is open. So each belongs to the turn it was admitted in, and what
+ends in a later one is old news: it neither fails nor passes a trial that it is none of.
+
 It guards what ejection cannot: a service all of whose instances answer, badly. While it is open,
 requests are refused at once, which costs neither side anything.
 """
@@ -52,10 +55,11 @@ class Breaker:
         self._succeeded = 0
         self.state = State.CLOSED
         self.opened = 0
-        """How often it has opened."""
+        """How often it has opened; so also the turn in which requests are admitted now."""
 
     def admit(self, now: float) -> bool:
-        """May a request go on? Each True must be followed by one `on_result` or `on_abandoned`."""
+        """May a request go on? Each True must be followed by one `on_result` or `on_abandoned`,
+        with what `opened` is now."""
         if self.state is State.CLOSED:
             return True
         if self.state is State.OPEN:
@@ -69,8 +73,10 @@ class Breaker:
         self._trials += 1
         return True
 
-    def on_result(self, failed: bool, now: float) -> None:
-        """An admitted request is over."""
+    def on_result(self, failed: bool, now: float, turn: int) -> None:
+        """An admitted request was answered, or failed; `turn`: that in which it was admitted."""
+        if turn != self.opened:
+            return
         if self.state is State.TRYING:
             self._on_trial(failed, now)
         elif self.state is State.CLOSED:
@@ -82,11 +88,10 @@ class Breaker:
                 enough = requests >= self._min_requests
                 if enough and sum(self._failures) >= self._ratio * requests:
                     self._trip(now)
-        # While open, requests that were admitted before it opened end: they are old news.
 
-    def on_abandoned(self) -> None:
+    def on_abandoned(self, turn: int) -> None:
         """An admitted request ended without saying anything of the service (the client left)."""
-        if self.state is State.TRYING and self._trials:
+        if turn == self.opened and self.state is State.TRYING:
             self._trials -= 1
 
     def _on_trial(self, failed: bool, now: float) -> None:

@@ -12,7 +12,7 @@ from proxy.engine.resilience.breaker import Breaker
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.resilience.retry import RetryBudget
 from proxy.engine.resilience.waiting import WaitingLine
-from proxy.errors import BREAKER_OPEN, CLIENT_GONE, RATE_LIMITED, Fault, Refused, Replay
+from proxy.errors import BREAKER_OPEN, RATE_LIMITED, Fault, Refused, Replay
 from proxy.model import ServiceSettings
 
 if TYPE_CHECKING:
@@ -78,11 +78,11 @@ class Policies:
         self._interval = 0.0 if rate is None else rate.per / rate.requests
         self._burst = 0.0 if rate is None else float(rate.burst or rate.requests)
         self.guarded = self.breaker is not None or rate is not None
-        """Some policy wants a say before a request goes on, and to hear of its end."""
+        """Some policy wants a say before a request goes on."""
 
     def admit(self, rate_key: int, now: float) -> Refused | None:
         """None, or why the request is refused. `rate_key`: hash of what the limit is keyed on.
-        Each request that is admitted must be followed by `on_result`."""
+        The breaker, if there is one, waits to hear of each request that is admitted."""
         if self.rate_key is not None:
             wait = self.buckets.take(rate_key ^ self._salt, self._interval, self._burst, now)
             if wait:
@@ -91,15 +91,6 @@ class Policies:
         if self.breaker is not None and not self.breaker.admit(now):
             return Refused(BREAKER_OPEN, "the service fails too often and is left alone for now")
         return None
-
-    def on_result(self, status: int, now: float) -> None:
-        """An admitted request is over; `status`: what the client got, 499 if it left, 0 if no
-        instance was asked (the queue was full, say), which tells nothing of the service."""
-        if self.breaker is not None:
-            if not status or status == CLIENT_GONE.status:
-                self.breaker.on_abandoned()
-            else:
-                self.breaker.on_result(status in BAD_STATUSES, now)
 
     def may_repeat(self, fault: Fault, method: bytes, stale: bool, replayable: bool) -> bool:
         """Whether an attempt that failed with `fault` may be made again elsewhere. `stale`: on a

@@ -190,7 +190,10 @@ class Pool:
         if settings == self.settings:
             return
         self.settings = settings
-        self.policies = Policies(hash_key(self.service.encode()), settings, self._shared.buckets)
+        self.policies = Policies(
+            hash_key(self.service.encode()), settings, self._shared.buckets, self.policies
+        )
+        self.look_at_breaker()  # It may be another one, or none any more.
         self._install(self._build_balancer(list(self.nodes.values())))
 
     def has_room(self, node: Node) -> bool:
@@ -257,11 +260,12 @@ class Pool:
         """Tell of it if it is in another state than at the last look. To be called whenever it
         was asked, or told of a result."""
         breaker = self.policies.breaker
-        if breaker is not None and breaker.state is not self._breaker:
-            self._breaker = breaker.state
-            if breaker.state is State.OPEN:
+        state = State.CLOSED if breaker is None else breaker.state
+        if state is not self._breaker:
+            self._breaker = state
+            if state is State.OPEN:
                 self.counters.tripped()
-            self._breaker_turned(self.service, breaker.state.value)
+            self._breaker_turned(self.service, state.value)
 
     def report_turns_to(self, breaker_turned: Callable[[str, str], None]) -> None:
         """Send word of the breaker's turns somewhere else."""
@@ -270,7 +274,7 @@ class Pool:
     def policy_state(self) -> PolicyState:
         """Where its limits stand."""
         policies = self.policies
-        if policies.breaker is None and not self.limited:
+        if policies.breaker is None and not self.limited and not policies.line:
             return NO_STATE
         state = "" if policies.breaker is None else policies.breaker.state.value
         return PolicyState(state, len(policies.line))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.engine.resilience.breaker import TRIALS
+from proxy.engine.resilience.retry import FLOOR
 from proxy.model import (
     BreakerSettings,
     Drain,
@@ -26,6 +27,7 @@ BAD_RELAYED = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\nVia: 1.1 fairlead\r\n\
 UPGRADE = request("GET /x", "Connection: Upgrade", "Upgrade: x")
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
 BREAKER = BreakerSettings(failure_ratio=0.5, min_requests=2, window=10.0, open=5.0)
+STRICT = BreakerSettings(failure_ratio=0.5, min_requests=1, window=10.0, open=5.0)
 ROUTES = (RouteSpec(path_prefix="/", service="s"),)
 
 
@@ -240,6 +242,96 @@ class TestTheBreaker:
             wire.advance(2.0)
             client.expect_problem(503, "connection_limit_reached")
         assert wire.pool.counters.breaker_opened == 0
+
+
+class TestOtherSettings:
+    """A reload while requests are under way."""
+
+    def reload(self, wire: Wire, **changes: Any) -> None:
+        wire.configure(ROUTES, {"s": settings(**changes)})
+        wire.settle()
+
+    def queued(self, make: Any, **more: Any) -> tuple[Wire, Peer, Peer, Peer]:
+        wire = make(settings=settings(max_inflight=1, queue=QueueSettings(size=1), **more))
+        client, instance = asked(wire)
+        second = wire.client()
+        second.send(GET)
+        wire.advance(0.01)
+        return wire, client, instance, second
+
+    @pytest.mark.parametrize("size", [0, 1, 5])
+    def test_who_waits_goes_on_waiting(self, make: Any, size: int) -> None:
+        wire, client, instance, second = self.queued(make)
+        self.reload(wire, max_inflight=1, queue=QueueSettings(size=size))
+        assert wire.pool.policy_state() == PolicyState("", waiting=1)
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+        wire.advance(0.01)
+        instance.expect(forwarded("GET /x"))
+        instance.send(OK)
+        second.expect(OK_RELAYED)
+
+    def test_who_waits_for_what_is_no_more_limited_goes_on(self, make: Any) -> None:
+        wire, client, instance, second = self.queued(make)
+        self.reload(wire)
+        wire.advance(0.01)
+        other = wire.accepted()
+        other.expect(forwarded("GET /x"))
+        for who, where in ((client, instance), (second, other)):
+            where.send(OK)
+            who.expect(OK_RELAYED)
+
+    def test_who_waited_and_left_is_not_called(self, make: Any) -> None:
+        wire, client, instance, second = self.queued(make)
+        self.reload(wire, max_inflight=1, queue=QueueSettings(size=5))
+        second.reset()
+        assert wire.pool.policy_state() == PolicyState()
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+        wire.advance(0.1)
+
+    def test_the_budget_for_retries_is_no_larger(self, make: Any) -> None:
+        wire = make()
+        client, instance = asked(wire)
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+        for _ in range(100):
+            client.send(GET)
+            instance.take()
+            instance.send(OK)
+            client.expect(OK_RELAYED)
+        pool = wire.pool
+        for _ in range(20):
+            pool.policies.budget.tick(pool.requests)
+        self.reload(wire, timeouts=Timeouts(connect=1.0))
+        spent = 0
+        while pool.policies.budget.spend(pool.requests):
+            spent += 1
+        assert spent <= FLOOR
+
+    def test_a_breaker_that_is_open_stays_so(self, make: Any) -> None:
+        wire = TestTheBreaker().opened(make)
+        self.reload(wire, breaker=BREAKER, timeouts=Timeouts(connect=1.0))
+        assert wire.pool.policy_state() == PolicyState("open")
+
+    def test_another_breaker_hears_nothing_of_what_it_did_not_admit(self, make: Any) -> None:
+        wire = make("a", settings=settings(breaker=BREAKER))
+        old = [asked(wire) for _ in range(3)]
+        self.reload(wire, breaker=STRICT)
+        for client, instance in old:
+            instance.send(BAD)
+            client.expect(BAD_RELAYED)
+        assert wire.pool.policy_state() == PolicyState("closed")
+
+    @pytest.mark.parametrize("breaker", [None, STRICT])
+    def test_that_an_open_one_is_gone_is_told(
+        self, make: Any, breaker: BreakerSettings | None
+    ) -> None:
+        turns: list[str] = []
+        wire = TestTheBreaker().opened(make)
+        wire.pool.report_turns_to(lambda service, state: turns.append(state))
+        self.reload(wire, breaker=breaker)
+        assert turns == ["closed"]
 
 
 class TestStopping:

@@ -43,16 +43,25 @@ class Policies:
     """Owns the state of every policy of one service in this worker."""
 
     __slots__ = (
-        "_burst", "_interval", "_methods", "_on", "_salt", "breaker", "buckets", "budget",
-        "guarded", "line", "max_inflight", "max_retries", "queue_limit", "rate_key",
-        "retry_statuses", "suspect_after",
+        "_breaker_settings", "_burst", "_interval", "_methods", "_on", "_salt", "breaker",
+        "buckets", "budget", "guarded", "line", "max_inflight", "max_retries", "queue_limit",
+        "rate_key", "retry_statuses", "suspect_after",
     )  # fmt: skip
 
-    def __init__(self, service_key: int, settings: ServiceSettings, buckets: BucketTable) -> None:
-        """`service_key`: 64 bits that keep this service's buckets apart from another's."""
+    def __init__(
+        self,
+        service_key: int,
+        settings: ServiceSettings,
+        buckets: BucketTable,
+        before: Policies | None = None,
+    ) -> None:
+        """`service_key`: 64 bits that keep this service's buckets apart from another's. `before`:
+        what these follow, with other settings. Who waits goes on waiting, what was saved stays
+        saved, and a breaker that is to be as it was stays as it is."""
         retry = settings.retry
         self.max_retries = retry.max_retries
-        self.budget = RetryBudget(retry.budget)
+        self.budget: RetryBudget = RetryBudget(retry.budget) if before is None else before.budget
+        self.budget.share = retry.budget
         self._methods = frozenset(method.encode("ascii") for method in retry.methods)
         self._on = frozenset(retry.on)
         self.retry_statuses = frozenset(int(on) for on in retry.on if on.isdigit())
@@ -61,14 +70,19 @@ class Policies:
         ejection = settings.ejection
         self.suspect_after = ejection.consecutive_failures if ejection.enabled else 0
         """Failures in a row after which an instance is reported; 0 = never."""
-        breaker = settings.breaker
-        self.breaker = (
-            None
-            if breaker is None
-            else Breaker(breaker.failure_ratio, breaker.min_requests, breaker.window, breaker.open)
-        )
+        breaker = self._breaker_settings = settings.breaker
+        self.breaker: Breaker | None = None
+        if before is not None and before._breaker_settings == breaker:
+            self.breaker = before.breaker
+        elif breaker is not None:
+            self.breaker = Breaker(
+                breaker.failure_ratio, breaker.min_requests, breaker.window, breaker.open
+            )
         self.max_inflight = settings.max_inflight
-        self.line: WaitingLine[Exchange] = WaitingLine(settings.queue.size)
+        self.line: WaitingLine[Exchange] = (
+            WaitingLine(settings.queue.size) if before is None else before.line
+        )
+        self.line.size = settings.queue.size
         self.queue_limit = settings.timeouts.queue
         self.buckets = buckets
         self._salt = service_key

@@ -31,11 +31,11 @@ class RetryBudget:
     needs no retry): whoever asks says how many there have been in all.
     """
 
-    __slots__ = ("_balance", "_history", "_seen", "_share")
+    __slots__ = ("_balance", "_history", "_seen", "share")
 
     def __init__(self, share: float) -> None:
-        """`share`: retries per request, 0.2 = one for five."""
-        self._share = share
+        self.share = share
+        """Retries per request, 0.2 = one for five."""
         self._balance = FLOOR
         self._seen = 0
         self._history: deque[int] = deque([0], maxlen=HORIZON)
@@ -44,7 +44,7 @@ class RetryBudget:
         """A second has passed; `requests` there have been since the beginning."""
         self._earn(requests)
         recent = requests - self._history[0]
-        self._balance = min(self._balance, FLOOR + self._share * recent)
+        self._balance = min(self._balance, FLOOR + self.share * recent)
         self._history.append(requests)
 
     def spend(self, requests: int) -> bool:
@@ -56,5 +56,5 @@ class RetryBudget:
         return True
 
     def _earn(self, requests: int) -> None:
-        self._balance += self._share * (requests - self._seen)
+        self._balance += self.share * (requests - self._seen)
         self._seen = requests

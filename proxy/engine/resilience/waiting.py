@@ -15,10 +15,11 @@ Waiter = TypeVar("Waiter")
 class WaitingLine(Generic[Waiter]):
     """Owns who waits, in order of arrival."""
 
-    __slots__ = ("_size", "_waiters")
+    __slots__ = ("_waiters", "size")
 
     def __init__(self, size: int) -> None:
-        self._size = size
+        self.size = size
+        """So many may wait. Those who do already may stay if it becomes less."""
         self._waiters: deque[Waiter] = deque()
 
     def __len__(self) -> int:
@@ -26,7 +27,7 @@ class WaitingLine(Generic[Waiter]):
 
     def join(self, waiter: Waiter) -> bool:
         """Wait at the end; False if the line is full."""
-        if len(self._waiters) >= self._size:
+        if len(self._waiters) >= self.size:
             return False
         self._waiters.append(waiter)
         return True

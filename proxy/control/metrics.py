@@ -199,6 +199,10 @@ _MANY = {
         " the configuration.",
     ),
     "fairlead_panic": ("gauge", "1 while too few instances are ready and health is ignored."),
+    "fairlead_fallback": (
+        "gauge",
+        "1 while the registry knows no instance and fallback_instances are served.",
+    ),
     "load_balancer_selections_total": ("counter", "Picks of an instance."),
     "fairlead_upstream_attempts_total": (
         "counter",
@@ -255,6 +259,7 @@ def _write_pool(
     for status in get_args(Status):
         write("service_instances", f'{of_service_name},status="{status}"', statuses[status])
     write("fairlead_panic", of_service, int(pool.snapshot.panic))
+    write("fairlead_fallback", of_service, int(pool.fallback))
     write("fairlead_slow_start_instances", of_service, pool.warming)
     for rule in KEPT_BY.values():
         times = scrape.refused_ejections.get((service, rule))

@@ -193,6 +193,9 @@ class Changes:
     updated: int = 0
     panic_began: tuple[str, ...] = ()
     panic_ended: tuple[str, ...] = ()
+    fallback_began: tuple[str, ...] = ()
+    """Services that `fallback_instances` serve from now on."""
+    fallback_ended: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.pools or self.gone)
@@ -264,6 +267,8 @@ class PoolBook:
         self._steps: set[str] = set()
         """Services with a `step_at`."""
         self._pools: dict[str, Pool] = {}
+        self._on_fallback: set[str] = set()
+        """Services that were told of as served by their fallback."""
         self._generations = itertools.count(1)
         self.complete = False
         """The first full set of the registry is known."""
@@ -381,9 +386,18 @@ class PoolBook:
                 and service not in membership.services
             ):
                 self._learn(pool, (), now, update)
+        if not self.complete:
+            self._tell_fallbacks(update)
         self.complete = True
         self.revision = membership.revision
         self._forget(now, update)
+        return self._finish(update, now)
+
+    def serve_unknown(self, now: float) -> Changes:
+        """Requests are served from now on though the registry has not said anything yet. Nothing
+        becomes another thing, but fallbacks that were only there in case are in use."""
+        update = _Update()
+        self._tell_fallbacks(update)
         return self._finish(update, now)
 
     def step(self, now: float) -> Changes:
@@ -437,8 +451,24 @@ class PoolBook:
         pool.fallback = not instances and bool(self.settings(pool.service).fallback)
         if pool.fallback:
             instances = self.settings(pool.service).fallback
+            self._tell_fallback(pool, update)
+        elif pool.service in self._on_fallback:
+            self._on_fallback.remove(pool.service)
+            update.fallback_ended.append(pool.service)
         self._renew(pool, instances, now, update)
         pool.empty_since = None if instances else now
+
+    def _tell_fallbacks(self, update: _Update) -> None:
+        """At each start all services begin with their fallback, for a moment. That is no news
+        until requests are served, and then only of those that still do."""
+        for pool in self._pools.values():
+            if pool.fallback:
+                self._tell_fallback(pool, update)
+
+    def _tell_fallback(self, pool: Pool, update: _Update) -> None:
+        if pool.service not in self._on_fallback:
+            self._on_fallback.add(pool.service)
+            update.fallback_began.append(pool.service)
 
     def _renew(
         self,
@@ -552,6 +582,8 @@ class _Update:
     updated: int = 0
     panic_began: list[str] = field(default_factory=list)
     panic_ended: list[str] = field(default_factory=list)
+    fallback_began: list[str] = field(default_factory=list)
+    fallback_ended: list[str] = field(default_factory=list)
 
     def changes(self) -> Changes:
         return Changes(
@@ -562,6 +594,8 @@ class _Update:
             updated=self.updated,
             panic_began=tuple(self.panic_began),
             panic_ended=tuple(self.panic_ended),
+            fallback_began=tuple(self.fallback_began),
+            fallback_ended=tuple(self.fallback_ended),
         )
 
 

@@ -267,6 +267,12 @@ class Supervisor:
         for service in changes.panic_ended:
             log.info("panic_ended", service=service)
             self._publish("panic_ended", service=service)
+        for service in changes.fallback_began:
+            log.warning("fallback_began", service=service)
+            self._publish("fallback_began", service=service)
+        for service in changes.fallback_ended:
+            log.info("fallback_ended", service=service)
+            self._publish("fallback_ended", service=service)
         for service in changes.gone:
             log.info("service_forgotten", service=service)
         if changes:
@@ -479,6 +485,7 @@ class Supervisor:
         for worker in self.workers:
             if worker.current is not None:
                 worker.current.accept()
+        self._tell(self.book.serve_unknown(time.monotonic()))
 
     async def _tick(self) -> None:
         ticks = itertools.count(1)

@@ -237,6 +237,33 @@ async def test_a_passed_check_ends_an_ejection(instances: list[Instance], tmp_pa
         assert why == "it passed a check"
 
 
+async def test_a_fallback_is_seen_while_it_serves(
+    instances: list[Instance], tmp_path: Path
+) -> None:
+    last_resort = {"id": "z", "address": "127.0.0.1", "port": instances[0].port}
+    async with Fleet() as fleet, EtcdServer() as etcd, EtcdClient(etcd.url) as client:
+        await fleet.add("a")
+        await client.put_all(fleet.records("users", "a"))
+        settings = {
+            "registry": {"type": "etcd", "endpoints": [etcd.url]},
+            "services": {"users": {"fallback_instances": [last_resort]}},
+            "routes": [{"service": "users"}],
+        }
+        async with RunningProxy(settings, tmp_path) as proxy, Events(proxy) as events:
+            await client.delete("/services/users/a")
+            await eventually(lambda: "fallback_began" in events.kinds(), 5, "its begin")
+            _, text = await proxy.get("/metrics")
+            assert 'fairlead_fallback{service="users"} 1' in text
+            await client.put("/services/users/a", fleet.record("a"))
+            await eventually(lambda: "fallback_ended" in events.kinds(), 5, "its end")
+            _, text = await proxy.get("/metrics")
+            assert 'fairlead_fallback{service="users"} 0' in text
+            # That it was there in case, before the registry answered, was no news.
+            told = [kind for kind in events.kinds() if kind.startswith("fallback")]
+            assert told == ["fallback_began", "fallback_ended"]
+            assert proxy.log().count('"fallback_began"') == 1
+
+
 async def test_an_exec_check(instances: list[Instance], tmp_path: Path) -> None:
     flag = tmp_path / "up"
     flag.touch()

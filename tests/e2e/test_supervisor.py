@@ -18,7 +18,7 @@ from proxy.control.sockets import close_all, listen
 from proxy.control.supervisor import Supervisor
 from proxy.control.workers import ProcessLaunch
 from proxy.engine.load import SLOTS, Board
-from proxy.model import Instance, Membership, RegistryStatus, Settings, WorkerConfig
+from proxy.model import Instance, Membership, PoolSettings, RegistryStatus, Settings, WorkerConfig
 from proxy.registry.base import Provider
 from tests.e2e.running import alive, eventually
 
@@ -88,7 +88,9 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(script: str, workers: int = 1) -> AsyncIterator[Stage]:
+async def stage(
+    script: str, workers: int = 1, pools: dict[str, PoolSettings] | None = None
+) -> AsyncIterator[Stage]:
     settings = Settings(workers=workers)
     board = Board.create(workers)
     listening = listen("web", "127.0.0.1:0", workers)
@@ -96,7 +98,7 @@ async def stage(script: str, workers: int = 1) -> AsyncIterator[Stage]:
     supervisor = Supervisor(
         settings,
         WorkerConfig(),
-        PoolBook({}, Slots(SLOTS, board.idle), 0.0),
+        PoolBook({}, Slots(SLOTS, board.idle), 0.0, settings=pools),
         board,
         ProcessLaunch(
             program=[sys.executable, str(ROOT / "tests/e2e/scripted_worker.py")],
@@ -173,10 +175,15 @@ async def test_an_unready_proxy_says_what_is_missing() -> None:
 
 
 async def test_without_a_first_set_workers_accept_after_a_while() -> None:
-    async with stage("good") as on:
-        answer = await on.ask()
-        assert "Accept" in answer["messages"]  # type: ignore[operator]
-        assert on.supervisor.missing() == ["no full set of instances is known yet"]
+    last_resort = Instance(service="users", id="z", address="10.0.0.1", port=9)
+    pools = {"users": PoolSettings(fallback=(last_resort,))}
+    async with stage("good", pools=pools) as on:
+        with on.supervisor.events.listen() as listener:
+            answer = await on.ask()
+            assert "Accept" in answer["messages"]  # type: ignore[operator]
+            assert answer["services"] == {"users": ["z@10.0.0.1:9"]}
+            assert on.supervisor.missing() == ["no full set of instances is known yet"]
+            assert [event.kind for event in listener.take()[0]] == ["fallback_began"]
 
 
 async def test_a_killed_worker_is_replaced_and_no_connection_is_refused() -> None:

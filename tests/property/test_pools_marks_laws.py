@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.control.pools import PoolBook, Slots
+from proxy.control.pools import Changes, PoolBook, Slots
 from proxy.model import Instance, Membership, PoolSettings
 
 ids = st.sampled_from("abc")
@@ -44,12 +44,12 @@ def book(of: PoolSettings) -> PoolBook:
     return PoolBook({}, Slots(100, lambda slot: True), 0.0, settings={"s": of})
 
 
-def do(pools: PoolBook, what: str, given_: Any, now: float) -> None:
+def do(pools: PoolBook, what: str, given_: Any, now: float) -> Changes | None:
     if what == "apply":
-        pools.apply(Membership(services={"s": given_} if given_ else {}), now)
-    elif what == "settle":
-        pools.settle(now)
-    elif what in ("drain", "undrain"):
+        return pools.apply(Membership(services={"s": given_} if given_ else {}), now)
+    if what == "settle":
+        return pools.settle(now)
+    if what in ("drain", "undrain"):
         getattr(pools, what)("s", given_)
     elif what in ("sick", "well"):
         pools.check("s", instance(given_).key, "dead" if what == "sick" else None)
@@ -57,6 +57,7 @@ def do(pools: PoolBook, what: str, given_: Any, now: float) -> None:
         pools.eject("s", instance(given_).key, "reset", 9.0)
     else:
         pools.reinstate("s", instance(given_).key)
+    return None
 
 
 def shown(pools: PoolBook) -> Any:
@@ -69,6 +70,21 @@ def shown(pools: PoolBook) -> Any:
         [(node.key, node.weight, node.status) for node in pool.snapshot.nodes],
         [(member.status, member.reason) for member in pool.members],
     )
+
+
+@given(steps)
+def test_whoever_listens_knows_who_is_on_fallback(history: list[tuple[str, Any]]) -> None:
+    pools, known = book(PoolSettings(fallback=(instance("z"),))), False
+    for at, (what, given_) in enumerate(history):
+        changes = do(pools, what, given_, float(at))
+        if changes is None:
+            continue
+        assert not (changes.fallback_began and changes.fallback_ended)
+        assert not changes.fallback_began or not known
+        assert not changes.fallback_ended or known
+        known = bool(changes.fallback_began) or (known and not changes.fallback_ended)
+        if pools.complete:
+            assert known == pools.pools["s"].fallback
 
 
 @given(settings, steps)

@@ -50,6 +50,7 @@ PROMISED = {
     "fairlead_registry_holds_total": (),
     "fairlead_registry_snapshot_age_seconds": (),
     "fairlead_panic": ("service",),
+    "fairlead_fallback": ("service",),
     "fairlead_slow_start_instances": ("service",),
     "fairlead_breaker_open": ("service",),
     "fairlead_breaker_opened_total": ("service",),
@@ -225,6 +226,17 @@ def test_instances_by_status_and_panic() -> None:
     assert found['fairlead_panic{service="users"}'] == 1
     pools.apply(Membership(services={"users": (instance("a"),)}), 1.0)
     assert samples(scrape(pools, Totals(Retired())))['fairlead_panic{service="users"}'] == 0
+
+
+def test_a_service_that_its_fallback_serves() -> None:
+    settings = {"users": PoolSettings(fallback=(instance("z"),))}
+    pools = PoolBook({}, Slots(100, lambda slot: True), 0.0, settings=settings)
+    name = 'fairlead_fallback{service="users"}'
+    assert samples(scrape(pools, Totals(Retired())))[name] == 1
+    pools.apply(Membership(services={"users": (instance("a"),)}), 1.0)
+    assert samples(scrape(pools, Totals(Retired())))[name] == 0
+    pools.apply(Membership(services={}), 2.0)
+    assert samples(scrape(pools, Totals(Retired())))[name] == 1
 
 
 def test_where_limits_stand_and_what_they_refused() -> None:

@@ -267,6 +267,43 @@ class TestFallback:
         assert list(shown(pools)) == ["a"]
         assert pools.pools["s"].snapshot.panic
 
+    def fallback_only(self) -> PoolBook:
+        return PoolBook(
+            {},
+            Slots(9, lambda slot: True),
+            0.0,
+            settings={"s": PoolSettings(fallback=self.last_resort)},
+        )
+
+    def test_each_begin_and_end_is_told_once(self) -> None:
+        pools = book("a", fallback=self.last_resort)
+        began = pools.apply(membership(), 1.0)
+        assert (began.fallback_began, began.fallback_ended) == (("s",), ())
+        again = pools.apply(membership(), 2.0)
+        assert (again.fallback_began, again.fallback_ended) == ((), ())
+        ended = pools.apply(membership("a"), 3.0)
+        assert (ended.fallback_began, ended.fallback_ended) == ((), ("s",))
+        other = pools.apply(membership("b"), 4.0)
+        assert (other.fallback_began, other.fallback_ended) == ((), ())
+
+    def test_one_that_ends_with_the_first_full_set_is_no_news(self) -> None:
+        changes = self.fallback_only().apply(membership("a"), 1.0)
+        assert (changes.fallback_began, changes.fallback_ended) == ((), ())
+
+    @pytest.mark.parametrize("first", [Membership(services={}), Membership(services={"s": ()})])
+    def test_one_that_lasts_beyond_the_first_full_set_is_told(self, first: Membership) -> None:
+        pools = self.fallback_only()
+        assert pools.apply(first, 1.0).fallback_began == ("s",)
+        assert pools.apply(membership("a"), 2.0).fallback_ended == ("s",)
+
+    def test_one_that_is_served_before_the_registry_answers_is_told(self) -> None:
+        pools = self.fallback_only()
+        began = pools.serve_unknown(5.0)
+        assert began.fallback_began == ("s",)
+        assert not began
+        assert pools.apply(membership(), 6.0).fallback_began == ()
+        assert pools.apply(membership("a"), 7.0).fallback_ended == ("s",)
+
     def test_inherited_from_the_defaults(self) -> None:
         pools = PoolBook(
             {}, Slots(9, lambda slot: True), 0.0, defaults=PoolSettings(fallback=self.last_resort)

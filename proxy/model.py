@@ -564,6 +564,8 @@ class ServiceStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Limit, by its key in `proxy.yaml` → requests, or for `retry.budget` retries, it refused."""
     breaker_opened: int = 0
     """How often the circuit breaker opened."""
+    tunnels_closed: int = 0
+    """Tunnels that `drain.tunnels: close` closed."""
 
 
 class PolicyState(msgspec.Struct, frozen=True, array_like=True, gc=False):

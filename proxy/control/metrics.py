@@ -192,6 +192,10 @@ _MANY = {
         "Workers in which the circuit breaker is not closed.",
     ),
     "fairlead_breaker_opened_total": ("counter", "Times a circuit breaker opened."),
+    "fairlead_tunnels_closed_total": (
+        "counter",
+        "Tunnels closed because their instance drains or left (drain.tunnels: close).",
+    ),
     "fairlead_queue_waiting": ("gauge", "Requests that wait for an instance with room."),
     "fairlead_limited_total": (
         "counter",
@@ -313,6 +317,8 @@ def _write_traffic(families: Mapping[str, list[str]], service: str, total: Servi
         write("fairlead_limited_total", f",limit={_quoted(limit)}", count)
     if total.breaker_opened:
         write("fairlead_breaker_opened_total", "", total.breaker_opened)
+    if total.tunnels_closed:
+        write("fairlead_tunnels_closed_total", "", total.tunnels_closed)
 
 
 def _quoted(text: str) -> str:

@@ -31,6 +31,7 @@ class ServiceTotal:
     retries: dict[str, int] = field(default_factory=dict)
     limited: dict[str, int] = field(default_factory=dict)
     breaker_opened: int = 0
+    tunnels_closed: int = 0
 
     def add(self, counted: ServiceStats | ServiceTotal) -> None:
         """One worker's counts, or another sum."""
@@ -42,6 +43,7 @@ class ServiceTotal:
         _add(self.retries, counted.retries)
         _add(self.limited, counted.limited)
         self.breaker_opened += counted.breaker_opened
+        self.tunnels_closed += counted.tunnels_closed
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ class ServiceCounters:
 
     __slots__ = (
         "_answers", "_buckets", "_sum", "breaker_opened", "changes", "errors", "limited", "retries",
+        "tunnels_closed",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -32,6 +33,7 @@ class ServiceCounters:
         self.retries: dict[str, int] = {}
         self.limited: dict[str, int] = {}
         self.breaker_opened = 0
+        self.tunnels_closed = 0
         self.changes = 0
         """Grows with every count, so that one look tells whether there is news."""
 
@@ -68,6 +70,11 @@ class ServiceCounters:
         self.changes += 1
         self.breaker_opened += 1
 
+    def tunnel_closed(self) -> None:
+        """A tunnel was closed because its instance leaves."""
+        self.changes += 1
+        self.tunnels_closed += 1
+
     def snapshot(self) -> ServiceStats:
         """The counts as a message. Methods beyond the registered ones share one label, since a
         client could otherwise make series at will."""
@@ -84,6 +91,7 @@ class ServiceCounters:
             dict(self.retries),
             dict(self.limited),
             self.breaker_opened,
+            self.tunnels_closed,
         )
 
 

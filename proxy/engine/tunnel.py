@@ -51,7 +51,8 @@ class Tunnel(Timed):
     """Owns both transports until both are closed, then says so once."""
 
     __slots__ = (
-        "_client", "_closed", "_closing", "_deadlines", "_idle", "_instance", "_lost", "leaving",
+        "_client", "_closed", "_closing", "_deadlines", "_idle", "_instance", "_lost", "_on_cut",
+        "leaving",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +76,7 @@ class Tunnel(Timed):
         self._closing = False
         self.leaving = False
         """Its end is set, however busy it is."""
+        self._on_cut: Callable[[], None] | None = None
         self._lost = 0
 
     def start(self, *, from_client: bytes, from_instance: bytes) -> None:
@@ -128,15 +130,18 @@ class Tunnel(Timed):
         else:
             self.close()
 
-    def stop_after(self, grace: float) -> None:
-        """The worker stops, or the instance leaves: the tunnel may go on for so many seconds."""
+    def stop_after(self, grace: float, cut: Callable[[], None] | None = None) -> None:
+        """The worker stops, or the instance leaves: the tunnel may go on for so many seconds.
+        `cut` is called if it is then closed for that; not if its own end comes first."""
         self.leaving = True
+        self._on_cut = cut
         if not self._closing:
             self._deadlines.arm(self, self._deadlines.now() + grace)
 
     def stay(self) -> None:
         """The instance does not leave after all."""
         self.leaving = False
+        self._on_cut = None
         if not self._closing:
             self._deadlines.arm(self, self._deadlines.now() + self._idle if self._idle else NEVER)
 
@@ -155,4 +160,6 @@ class Tunnel(Timed):
             self._client.transport.abort()
             self._instance.transport.abort()
         else:
+            if self._on_cut is not None:
+                self._on_cut()
             self.close()

@@ -224,14 +224,24 @@ class Worker:
     def _review_tunnels(self) -> None:
         """Pools changed: end tunnels to instances that leave, where the service wants that, some
         sooner and some later, so that not all their clients come back at the same moment."""
+        to_close: dict[Pool, int] = {}
+        to_stay: dict[Pool, int] = {}
         for tunnel, (pool, node) in self.tunnels.items():
             policy = pool.settings.drain
             leaves = not node.present or node.status == "draining"
             if leaves and policy.tunnels == "close":
                 if not tunnel.leaving:
-                    tunnel.stop_after(policy.close_after * self._rng.uniform(0.5, 1.5))
+                    after = policy.close_after * self._rng.uniform(0.5, 1.5)
+                    tunnel.stop_after(after, pool.counters.tunnel_closed)
+                    to_close[pool] = to_close.get(pool, 0) + 1
             elif tunnel.leaving and not self.draining:
                 tunnel.stay()
+                to_stay[pool] = to_stay.get(pool, 0) + 1
+        for pool, tunnels in to_close.items():
+            after = pool.settings.drain.close_after
+            _log.info("tunnels_to_close", service=pool.service, count=tunnels, after=after)
+        for pool, tunnels in to_stay.items():
+            _log.info("tunnels_to_stay", service=pool.service, count=tunnels)
 
     def _on_suspect(self, suspect: Suspect) -> None:
         _log.info(

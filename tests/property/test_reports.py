@@ -114,6 +114,12 @@ class Telling(RuleBasedStateMachine):
                 breaker.on_result(bad, self.now, breaker.opened)
             pool.look_at_breaker()
 
+    @rule(service=st.sampled_from(SERVICES))
+    def tunnel_closed(self, service: str) -> None:
+        pool = self.worker.pools.get(service)
+        if pool is not None:
+            pool.counters.tunnel_closed()
+
     @rule(number=st.integers(0, 5))
     def report(self, number: int) -> None:
         self.reports.report(number)

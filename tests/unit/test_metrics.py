@@ -40,6 +40,7 @@ PROMISED = {
     "fairlead_proxy_errors_total": ("service", "error"),
     "fairlead_client_connections": (),
     "fairlead_tunnels": (),
+    "fairlead_tunnels_closed_total": ("service",),
     "fairlead_registry_up": (),
     "fairlead_registry_age_seconds": (),
     "fairlead_registry_resyncs_total": ("reason",),
@@ -94,6 +95,7 @@ def report(requests: int, *ids: str, number: int = 0) -> WorkerStats:
         retries={"connection_refused": 2},
         limited={"rate_limit": 4},
         breaker_opened=1,
+        tunnels_closed=2,
     )
     nodes = [
         NodeStats("users", f"{id_}@10.0.0.1:80", requests, {"ok": requests - 1, "dns_error": 1})
@@ -249,6 +251,7 @@ def test_where_limits_stand_and_what_they_refused() -> None:
     assert found["fairlead_queue_waiting" + name] == 6
     assert found["fairlead_breaker_opened_total" + name] == 3
     assert found['fairlead_limited_total{limit="rate_limit",service="users"}'] == 12
+    assert found["fairlead_tunnels_closed_total" + name] == 6  # of the dead one as well
 
 
 def test_ejections_that_were_refused_by_rule() -> None:

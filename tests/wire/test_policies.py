@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from proxy.model import (
     BreakerSettings,
@@ -505,12 +506,56 @@ class TestTunnelsOfInstancesThatLeave:
         wire.advance(102)
         assert client.closed
         assert instance.closed
+        assert wire.pool.counters.snapshot().tunnels_closed == 1
 
     def test_an_instance_that_stays_after_all_keeps_them(self, make: Any) -> None:
         wire, client, instance = self.tunnel(make, DrainSettings(tunnels="close", close_after=100))
-        wire.serve("a", "b", **{instance.name: "draining"})
-        wire.advance(40)
-        wire.serve("a", "b")
+        with capture_logs() as logs:
+            wire.serve("a", "b", **{instance.name: "draining"})
+            wire.serve("a", "b", **{instance.name: "draining"})
+            wire.advance(40)
+            wire.serve("a", "b")
         wire.advance(1000)
         client.send(b"still")
         instance.expect(b"still")
+        assert wire.pool.counters.tunnels_closed == 0
+        told = [line for line in logs if line["event"].startswith("tunnels_to")]
+        assert told == [
+            {
+                "event": "tunnels_to_close",
+                "log_level": "info",
+                "service": "s",
+                "count": 1,
+                "after": 100,
+            },
+            {"event": "tunnels_to_stay", "log_level": "info", "service": "s", "count": 1},
+        ]
+
+    def test_one_that_ends_by_itself_was_not_closed(self, make: Any) -> None:
+        wire, client, instance = self.tunnel(make, DrainSettings(tunnels="close", close_after=100))
+        wire.serve("a", "b", **{instance.name: "draining"})
+        wire.advance(10)
+        client.eof()
+        instance.eof()
+        assert client.closed
+        wire.advance(200)
+        assert wire.pool.counters.tunnels_closed == 0
+
+    @pytest.mark.parametrize("stalled", [False, True])
+    def test_one_whose_client_does_not_read_is_counted_once(self, make: Any, stalled: bool) -> None:
+        wire, client, instance = self.tunnel(make, DrainSettings(tunnels="close", close_after=100))
+        if stalled:
+            client.stall()
+            instance.send(b"x" * 1000)
+        wire.serve("a", "b", **{instance.name: "draining"})
+        wire.advance(200)
+        assert client.cut == stalled
+        assert wire.pool.counters.tunnels_closed == 1
+
+    def test_the_end_of_the_worker_is_another_reason(self, make: Any) -> None:
+        wire, client, instance = self.tunnel(make, DrainSettings(tunnels="close", close_after=100))
+        wire.serve("a", "b", **{instance.name: "draining"})
+        wire.worker.drain(grace=5.0)
+        wire.advance(20)
+        assert client.closed
+        assert wire.pool.counters.tunnels_closed == 0

@@ -347,7 +347,7 @@ def services(admin: str | None, token: str | None, file: str, as_json: bool) -> 
                 row["draining"],
                 row["balancer"],
                 row["source"],
-                "PANIC" if row["panic"] else "",
+                ", ".join(short for short, _, _ in _unusual(row)),
             ]
             for row in document["services"]
         ],
@@ -368,6 +368,8 @@ def instances(service: str, admin: str | None, token: str | None, file: str, as_
         click.echo(json.dumps(document, indent=2))
         return
     _instances(document["instances"])
+    for _, what, told in _unusual(document):
+        click.echo(f"{what}: {told}")
 
 
 @main.command()
@@ -446,8 +448,8 @@ def _explained(document: dict[str, Any]) -> Iterator[str]:
             )
             by = f" by {key['source']} ({value})"
         yield f"balancer   {document['balancer']}{by}"
-        if document["panic"]:
-            yield "panic      too few instances are ready, so health is ignored"
+        for _, what, told in _unusual(document):
+            yield f"{what:9}  {told}"
         for mark, rows in (("may be picked", "candidates"), ("not picked", "others")):
             for row in document[rows]:
                 reason = f" ({row['reason']})" if row["reason"] else ""
@@ -456,6 +458,32 @@ def _explained(document: dict[str, Any]) -> Iterator[str]:
     answer = document["answer"]
     if answer is not None:
         yield f"answer     {answer['status']} {answer['error']}: {answer['detail']}"
+
+
+def _unusual(service: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What is not as it should be with a service, of a document that has it: in a word or two for
+    a list, what it is about, and a sentence."""
+    if service.get("panic"):
+        yield "PANIC", "panic", "too few instances are ready, so health is ignored"
+    if service.get("source") == "fallback":
+        told = "the registry knows no instance, so fallback_instances are used"
+        yield "FALLBACK", "fallback", told
+    limits = service.get("limits") or {}
+    breakers = limits.get("breaker") or {}
+    all_ = sum(breakers.values())
+    for state, effect in (
+        ("open", "requests are answered 503 at once"),
+        ("trying", "a few requests are let through, and decide"),
+    ):
+        if count := breakers.get(state, 0):
+            told = f"{state} in {count} of {_count(all_, 'worker')}: {effect}"
+            yield f"BREAKER {state.upper()} {count}/{all_}", "breaker", told
+    waiting = _count(limits.get("waiting", 0), "request")
+    if full := limits.get("queue_full", 0):
+        told = f"full in {_count(full, 'worker')}, {waiting} in all: what comes on top gets 503"
+        yield "QUEUE FULL", "queue", told
+    elif limits.get("waiting"):
+        yield "QUEUE", "queue", f"{waiting} in all, for an instance with room"
 
 
 def _route_words(route: dict[str, Any]) -> str:

@@ -170,7 +170,8 @@ class Admin:
 
     async def _services(self, request: web.Request) -> web.Response:
         supervisor = self._supervisor
-        return _json(status.services(supervisor.book.pools, supervisor.settings))
+        totals = await supervisor.collect()
+        return _json(status.services(supervisor.book.pools, supervisor.settings, totals))
 
     async def _service(self, request: web.Request) -> web.Response:
         supervisor = self._supervisor
@@ -265,6 +266,7 @@ class Admin:
                 raise web.HTTPBadRequest(text=f"header: {text!r}: must be NAME:VALUE")
             fields.append((name.strip(), value.strip()))
         method = request.query.get("method", "GET")
+        totals = await supervisor.collect()
         try:
             book = supervisor.book
             document = explain(
@@ -273,6 +275,7 @@ class Admin:
                 fields,
                 book.pools,
                 supervisor.settings,
+                totals,
                 book.complete,
                 time.monotonic(),
             )

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from proxy import catalog
 from proxy.control import status
 from proxy.control.pools import Member, Pool
+from proxy.control.statistics import Totals
 from proxy.engine.http1.parser import TooManyFields, parse_request
 from proxy.engine.http1.target import refuse_encoded_separators, resolve
 from proxy.engine.routing import Fields, Match, RouteTable
@@ -39,11 +40,13 @@ def explain(
     fields: Sequence[tuple[str, str]],
     pools: Mapping[str, Pool],
     settings: Settings,
+    totals: Totals,
     complete: bool,
     now: float,
 ) -> dict[str, Any]:
-    """The whole story of one request. `url` is absolute, or a path for any host; `complete`: the
-    first full set of instances is known; `now`: monotonic seconds. ValueError if these cannot be
+    """The whole story of one request. `url` is absolute, or a path for any host; `totals`: what
+    workers told of the limits; `complete`: the first full set of instances is known; `now`:
+    monotonic seconds. ValueError if these cannot be
     put into one request at all."""
     given = _request_fields(url, fields)
     document: dict[str, Any] = {
@@ -79,7 +82,7 @@ def explain(
             refuse_encoded_separators(target.path)
         except Refused as refusal:
             return {**document, "answer": _own_answer(refusal.fault, refusal.detail)}
-    return {**document, **_choice(match, target, field, pools, settings, complete, now)}
+    return {**document, **_choice(match, target, field, pools, settings, totals, complete, now)}
 
 
 def _request_fields(url: str, fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -121,20 +124,25 @@ def _choice(
     field: Fields,
     pools: Mapping[str, Pool],
     settings: Settings,
+    totals: Totals,
     complete: bool,
     now: float,
 ) -> dict[str, Any]:
-    """The part about the service: balancer, key, who may be picked and who not."""
+    """The part about the service: balancer, key, what stands in the way, who may be picked and
+    who not."""
     pool = pools.get(match.service)
     members = () if pool is None else pool.members
     panic = pool is not None and pool.snapshot.panic
-    spec = status.settings_of(settings, match.service).balancer
+    own = status.settings_of(settings, match.service)
+    spec = own.balancer
     uses_key = catalog.load(catalog.BALANCERS, spec.type).uses_key
     candidates = [_instance(member, now) for member in members if _served(member, panic)]
     document: dict[str, Any] = {
         "balancer": spec.type,
         "key": _key(spec.key, target, field) if uses_key and spec.key else None,
+        "source": None if pool is None else status.source(pool),
         "panic": panic,
+        "limits": status.standing(match.service, own, totals),
         "candidates": candidates,
         "others": [_instance(member, now) for member in members if not _served(member, panic)],
     }

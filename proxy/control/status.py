@@ -25,22 +25,23 @@ def settings_of(settings: Settings, service: str) -> ServiceSettings:
     return settings.services.get(service, settings.defaults)
 
 
-def services(pools: Mapping[str, Pool], settings: Settings) -> dict[str, Any]:
+def services(pools: Mapping[str, Pool], settings: Settings, totals: Totals) -> dict[str, Any]:
     """`GET /api/v1/services`: a summary of each service, by name."""
     return {
         "services": [
-            service_summary(pools[name], settings_of(settings, name)) for name in sorted(pools)
+            service_summary(pools[name], settings_of(settings, name), totals)
+            for name in sorted(pools)
         ]
     }
 
 
-def service_summary(pool: Pool, settings: ServiceSettings) -> dict[str, Any]:
+def service_summary(pool: Pool, settings: ServiceSettings, totals: Totals) -> dict[str, Any]:
     """One service in a list."""
     statuses = Counter(member.status for member in pool.members)
     return {
         "name": pool.service,
         "balancer": settings.balancer.type,
-        "source": "file" if pool.static else "fallback" if pool.fallback else "registry",
+        "source": source(pool),
         "generation": pool.snapshot.generation,
         "panic": pool.snapshot.panic,
         "total": len(pool.members),
@@ -48,7 +49,13 @@ def service_summary(pool: Pool, settings: ServiceSettings) -> dict[str, Any]:
         "unhealthy": statuses["unhealthy"],
         "ejected": statuses["ejected"],
         "draining": statuses["draining"],
+        "limits": standing(pool.service, settings, totals),
     }
+
+
+def source(pool: Pool) -> str:
+    """Where its instances are from."""
+    return "file" if pool.static else "fallback" if pool.fallback else "registry"
 
 
 def service(
@@ -64,7 +71,7 @@ def service(
     `held`: (service, id) of those that are kept although their registration expired.
     """
     return {
-        **service_summary(pool, settings),
+        **service_summary(pool, settings, totals),
         "slow_start": pool.warming,
         "limits": limits(pool.service, settings, totals),
         "instances": [
@@ -78,16 +85,25 @@ def service(
     }
 
 
-def limits(service: str, settings: ServiceSettings, totals: Totals) -> dict[str, Any]:
-    """Where the limits of a service stand and what they have refused so far, by their keys in
-    the configuration. `breaker`: state → workers in which it is in it; null = there is none."""
+def standing(service: str, settings: ServiceSettings, totals: Totals) -> dict[str, Any]:
+    """Where the limits of a service stand. `breaker`: state → workers in which it is in it; null =
+    there is none. `queue_full`: workers in which nobody more may wait."""
     states = totals.states(service)
-    counted = totals.service(service)
     breakers = Counter(state.breaker for state in states if state.breaker)
     return {
         "breaker": None if settings.breaker is None else breakers,
-        "breaker_opened": counted.breaker_opened,
         "waiting": sum(state.waiting for state in states),
+        "queue_full": sum(0 < settings.queue.size <= state.waiting for state in states),
+    }
+
+
+def limits(service: str, settings: ServiceSettings, totals: Totals) -> dict[str, Any]:
+    """Where the limits of a service stand and what they have refused so far, by their keys in
+    the configuration."""
+    counted = totals.service(service)
+    return {
+        **standing(service, settings, totals),
+        "breaker_opened": counted.breaker_opened,
         "refused": counted.limited,
         "retries": counted.retries,
     }

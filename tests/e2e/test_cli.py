@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from aiohttp import web
 
 import proxy as package
-from tests.e2e.running import RunningProxy, free_port
+from tests.e2e.running import RunningProxy, eventually, free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,6 +154,103 @@ async def test_asking_a_running_proxy(tmp_path: Path) -> None:
         assert output.splitlines()[-1] == "answer     404 destination_not_found: no route matches"
         code, output, _ = await fairlead("explain", "--json", "/nowhere", *where, cwd=tmp_path)
         assert json.loads(output)["answer"]["status"] == 404
+
+
+async def test_what_is_not_as_it_should_be_is_shown(tmp_path: Path) -> None:
+    """A service each: in panic, on its fallback, with an open breaker, and with a full queue."""
+
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    silent = await asyncio.start_server(never, "127.0.0.1", 0)
+    refused, slow = free_port(), silent.sockets[0].getsockname()[1]
+
+    def at(port: int) -> list[dict[str, Any]]:
+        return [{"id": "one", "address": "127.0.0.1", "port": port}]
+
+    breaker = {"failure_ratio": 0.5, "min_requests": 1, "window": "60s", "open": "60s"}
+    config = {
+        "registry": {"type": "static"},
+        "services": {
+            "breaking": {"instances": at(refused), "ejection": False, "circuit_breaker": breaker},
+            "calm": {"instances": at(slow)},
+            "full": {
+                "instances": at(slow),
+                "max_inflight": 1,
+                "queue": {"size": 1},
+                "timeouts": {"queue": "60s"},
+            },
+            "lost": {"fallback_instances": at(slow)},
+            "sick": {
+                "instances": at(refused),
+                "health_check": {"type": "tcp", "interval": "100ms", "timeout": "1s", "fall": 1},
+            },
+        },
+        "routes": [{"path_prefix": "/{service}"}],
+    }
+    expected = {
+        "breaking": (
+            "BREAKER OPEN 1/1",
+            "breaker",
+            "open in 1 of 1 worker: requests are answered 503 at once",
+        ),
+        "full": ("QUEUE FULL", "queue", "full in 1 worker, 1 request in all: what comes on top"),
+        "lost": ("FALLBACK", "fallback", "the registry knows no instance, so fallback_instances"),
+        "sick": ("PANIC", "panic", "too few instances are ready, so health is ignored"),
+    }
+    async with RunningProxy(config, tmp_path) as proxy, aiohttp.ClientSession() as session:
+
+        async def ask(path: str) -> int:
+            async with session.get(proxy.url + path) as answer:
+                await answer.read()
+                return answer.status
+
+        async def row(service: str) -> dict[str, Any]:
+            _, document = await proxy.get("/api/v1/services")
+            rows = {row["name"]: row for row in document["services"]}
+            found: dict[str, Any] = rows[service]
+            return found
+
+        async def queue_is_full() -> bool:
+            return bool((await row("full"))["limits"]["queue_full"])
+
+        async def panics() -> bool:
+            return bool((await row("sick"))["panic"])
+
+        assert await ask("/breaking") == 502
+        waiting = [asyncio.create_task(ask("/full")) for _ in range(2)]
+        try:
+            await eventually(queue_is_full, 10, "a queue that is full")
+            await eventually(panics, 10, "a panic")
+
+            async def said(*arguments: str) -> str:
+                where = ("--admin", proxy.admin)
+                code, output, errors = await fairlead(*arguments, *where, cwd=tmp_path)
+                assert (code, errors) == (0, "")
+                return output
+
+            _, *lines = (await said("services")).splitlines()
+            for line in lines:
+                service, _, rest = line.partition(" ")
+                short = expected[service][0] if service in expected else ("registry", "file")
+                assert rest.endswith(short), line
+            for service, (_, topic, sentence) in expected.items():
+                last = (await said("instances", service)).splitlines()[-1]
+                assert last.startswith(f"{topic}: {sentence}"), last
+                explained = (await said("explain", f"/{service}")).splitlines()
+                assert [line for line in explained if line.startswith(f"{topic:9}  {sentence}")]
+            assert len((await said("instances", "calm")).splitlines()) == 2
+            document = json.loads(await said("explain", "/breaking", "--json"))
+            assert document["limits"]["breaker"] == {"open": 1}
+            assert json.loads(await said("explain", "/full", "--json"))["limits"]["queue_full"] == 1
+            assert json.loads(await said("explain", "/lost", "--json"))["source"] == "fallback"
+            assert json.loads(await said("instances", "sick", "--json"))["panic"] is True
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+    silent.close()
 
 
 async def test_address_and_token_come_from_the_file(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from proxy.model import (
     InvalidRecord,
     Membership,
     PolicyState,
+    PoolSettings,
+    QueueSettings,
     RegistryStatus,
     RouteSpec,
     ServiceSettings,
@@ -93,7 +95,7 @@ def test_a_service_tells_where_its_limits_stand() -> None:
         worker.services["users"] = ServiceStats(
             {}, [], 0.0, {}, {"reset": 1}, {"max_inflight": 5}, int(state == "open")
         )
-    settings = ServiceSettings(breaker=BreakerSettings())
+    settings = ServiceSettings(breaker=BreakerSettings(), queue=QueueSettings(size=2))
     totals = Totals(Retired(), workers)
     document = status.service(pools.pools["users"], settings, totals, lambda slot: 0)
     assert document["slow_start"] == 0
@@ -101,6 +103,7 @@ def test_a_service_tells_where_its_limits_stand() -> None:
         "breaker": {"open": 1, "closed": 2},
         "breaker_opened": 1,
         "waiting": 6,
+        "queue_full": 3,
         "refused": {"max_inflight": 15},
         "retries": {"reset": 3},
     }
@@ -111,6 +114,7 @@ def test_a_service_tells_where_its_limits_stand() -> None:
         "breaker": None,
         "breaker_opened": 0,
         "waiting": 0,
+        "queue_full": 0,
         "refused": {},
         "retries": {},
     }
@@ -119,11 +123,27 @@ def test_a_service_tells_where_its_limits_stand() -> None:
 def test_services_are_listed_by_name_with_their_balancer() -> None:
     settings = Settings(services={"users": ServiceSettings(balancer=BalancerSpec(type="random"))})
     pools = book(users=(instance("a"),), orders=(instance("a", "orders"),))
-    rows = status.services(pools.pools, settings)["services"]
+    rows = status.services(pools.pools, settings, Totals(Retired()))["services"]
     assert [(row["name"], row["balancer"]) for row in rows] == [
         ("orders", "round_robin"),
         ("users", "random"),
     ]
+
+
+def test_a_list_of_services_tells_what_stands_in_the_way_of_each() -> None:
+    settings = Settings(
+        services={
+            "users": ServiceSettings(breaker=BreakerSettings(), queue=QueueSettings(size=3)),
+            "orders": ServiceSettings(),
+        }
+    )
+    workers = [Reported(), Reported()]
+    workers[0].states["users"] = PolicyState("open", 3)
+    workers[1].states["users"] = PolicyState("trying", 2)
+    pools = book(users=(instance("a"),), orders=(instance("a", "orders"),))
+    orders, users = status.services(pools.pools, settings, Totals(Retired(), workers))["services"]
+    assert users["limits"] == {"breaker": {"open": 1, "trying": 1}, "waiting": 5, "queue_full": 1}
+    assert orders["limits"] == {"breaker": None, "waiting": 0, "queue_full": 0}
 
 
 def test_the_registry_names_its_endpoint_and_each_unreadable_key() -> None:
@@ -160,16 +180,24 @@ class TestExplain:
         ),
         services={
             "users": ServiceSettings(
-                balancer=BalancerSpec(type="consistent_hash", key="header:X-User")
+                balancer=BalancerSpec(type="consistent_hash", key="header:X-User"),
+                breaker=BreakerSettings(),
+                queue=QueueSettings(size=4),
             )
         },
     )
 
     def ask(
-        self, url: str, *fields: tuple[str, str], method: str = "GET", pools: PoolBook | None = None
+        self,
+        url: str,
+        *fields: tuple[str, str],
+        method: str = "GET",
+        pools: PoolBook | None = None,
+        workers: tuple[Reported, ...] = (),
     ) -> dict[str, Any]:
         known = pools or book(users=(instance("a"), instance("b", weight=0)))
-        return explain(method, url, fields, known.pools, self.settings, known.complete, 5.0)
+        totals = Totals(Retired(), workers)
+        return explain(method, url, fields, known.pools, self.settings, totals, known.complete, 5.0)
 
     def test_the_way_of_a_request(self) -> None:
         document = self.ask("http://Users.Example.com:8080/x?y=1", ("X-User", "42"))
@@ -223,6 +251,23 @@ class TestExplain:
         assert document["panic"] is True
         assert [row["id"] for row in document["candidates"]] == ["a"]
         assert [row["id"] for row in document["others"]] == ["b"]
+
+    def test_what_stands_in_the_way(self) -> None:
+        worker = Reported()
+        worker.states["users"] = PolicyState("open", 4)
+        document = self.ask("http://users.example.com/", workers=(worker, Reported()))
+        assert document["source"] == "registry"
+        assert document["limits"] == {"breaker": {"open": 1}, "waiting": 4, "queue_full": 1}
+        nobody = self.ask("http://users.example.com/", pools=book())
+        assert nobody["source"] is None
+        assert nobody["limits"] == {"breaker": {}, "waiting": 0, "queue_full": 0}
+
+    def test_a_service_that_its_fallback_serves(self) -> None:
+        fallback = {"users": PoolSettings(fallback=(instance("z"),))}
+        pools = PoolBook({}, Slots(100, lambda slot: True), 0.0, settings=fallback)
+        document = self.ask("http://users.example.com/", pools=pools)
+        assert (document["source"], document["answer"]) == ("fallback", None)
+        assert [row["id"] for row in document["candidates"]] == ["z"]
 
     def test_how_long_an_ejection_lasts(self) -> None:
         pools = book(users=(instance("a"), instance("b")))

@@ -311,6 +311,12 @@ def test_registry_gauges() -> None:
     assert "fairlead_registry_age_seconds" not in down
 
 
+def test_reloads_are_not_counted_while_there_are_none() -> None:
+    text = scrape(book(), Totals(Retired()))
+    assert "# TYPE fairlead_config_reloads_total counter" in text
+    assert not re.search(r"^fairlead_config_reloads", text, re.MULTILINE)
+
+
 def test_label_values_are_escaped() -> None:
     odd = instance('a"\\b\nc')
     found = samples(scrape(book(odd), Totals(Retired())))

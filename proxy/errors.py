@@ -89,7 +89,9 @@ BODY_GAP_TIMEOUT: Final = Fault(
     "http_response_timeout", 504, _U, "The instance stopped in the middle of its answer"
 )
 TOTAL_TIMEOUT: Final = Fault("http_response_timeout", 504, _U, "The request took too long")
-BAD_ANSWER: Final = Fault("http_protocol_error", 502, _U, "The instance's answer is not valid HTTP")
+BAD_ANSWER: Final = Fault(
+    "http_protocol_error", 502, _U, "The instance's answer is not valid HTTP", Replay.IF_SAFE
+)
 TRUNCATED: Final = Fault(
     "http_response_incomplete",
     502,

@@ -147,7 +147,7 @@ class RunningProxy:
                 env=self._environ,
             )
 
-    async def start(self, within: float = 15.0) -> Self:
+    async def start(self, within: float = 30.0) -> Self:
         """Start it and wait until /readyz answers 200. AssertionError with the log if it
         exits before, or does not become ready `within` seconds."""
         self.launch()

@@ -147,6 +147,30 @@ class TestBadAnswers:
 
 
 class TestReasons:
+    def test_an_answer_that_is_not_http(self, make: Any) -> None:
+        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
+        client = wire.client()
+        client.send(GET)
+        bad = wire.connected()
+        bad.take()
+        bad.send(b"\x00\x01 this is no HTTP\r\n\r\n")
+        good = wire.connected()
+        assert good.name != bad.name
+        good.expect(forwarded("GET /x"))
+        good.send(OK)
+        client.expect(OK_RELAYED)
+        assert wire.pool.counters.retries == {"http_protocol_error": 1}
+
+    def test_an_answer_that_is_not_http_to_a_post(self, make: Any) -> None:
+        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
+        client = wire.client()
+        client.send(request("POST /x", "Content-Length: 2", body=b"hi"))
+        bad = wire.connected()
+        bad.take()
+        bad.send(b"\x00\x01 this is no HTTP\r\n\r\n")
+        client.expect_problem(502, "http_protocol_error")
+        wire.expect_no_dial()
+
     def test_a_reset_of_a_new_connection(self, make: Any) -> None:
         wire = make("a", "b", settings=settings(retry=RETRY_ALL))
         client = wire.client()

@@ -27,6 +27,7 @@ LIMIT_OF: Final = {RATE_LIMITED: "rate_limit", BREAKER_OPEN: "circuit_breaker"}
 
 _REASONS: Final = {
     "connection_terminated": "reset",
+    "http_protocol_error": "reset",
     "http_response_incomplete": "reset",
     "http_response_timeout": "first_byte",
 }

@@ -258,7 +258,12 @@ class Exchange:
         self.node = self.last = node
         self.attempts += 1
         pool.take(node)
-        if node.idle and self.body_done and self.request.method in _IDEMPOTENT:
+        if (
+            node.idle
+            and self.body_done
+            and self.upgrade is None
+            and self.request.method in _IDEMPOTENT
+        ):
             # The one used last: it is the least likely to have been given up by the other
             # side, and the rest can age out.
             self._send(node.idle.pop(), now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -221,3 +222,22 @@ def test_an_upgrade_is_never_repeated(make: Any) -> None:
     stale.eof()
     # The client learns it and decides.
     client.expect_problem(502, "connection_terminated")
+
+
+def test_an_upgrade_avoids_a_connection_that_is_closing(make: Any) -> None:
+    """It has no second attempt, so the kernel is asked what the loop has not said yet."""
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /warm"))
+    stale = wire.accepted()
+    stale.take()
+    stale.send(OK)
+    client.expect(OK_RELAYED)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        stale.transport.lend(ours)
+        theirs.close()
+        client.send(request("GET /", *UPGRADE))
+        fresh = wire.accepted()
+        fresh.expect(forwarded("GET /", after=UPGRADE))
+        assert stale.transport.ended

@@ -43,6 +43,7 @@ from proxy.errors import (
     NO_INSTANCE,
     NO_ROOM,
     NO_ROUTE,
+    TERMINATED,
     TOTAL_TIMEOUT,
     UNKNOWN_SERVICE,
     Fault,
@@ -115,6 +116,8 @@ class Exchange:
     turn = 0
     """The breaker's, in which this was admitted."""
     held: _HeldAnswer | None = None
+    trailers = b""
+    """Of an answer that was held and came whole."""
     waiting: Alarm | None = None
     """The patience of one that waits in line."""
     total: Alarm | None = None
@@ -185,7 +188,6 @@ class Exchange:
                 raise Refused(UNKNOWN_SERVICE, f"no service is called {match.service}")
             raise Refused(NO_INSTANCE, f"{match.service} has no instance")
         self.pool = pool
-        pool.requests += 1
         spec = match.spec
         if "%" in path and spec.path_prefix is not None:
             refuse_encoded_separators(path)
@@ -229,6 +231,12 @@ class Exchange:
             self.turn = breaker.opened
             self.unsettled = True
 
+    def _excuse(self) -> None:
+        """The breaker learns nothing from this."""
+        breaker, self.breaker = self.breaker, None
+        if breaker is not None:
+            breaker.on_abandoned(self.turn)
+
     def _tell_breaker(self, failed: bool) -> None:
         """As soon as it is known: an answer may last for hours after its head."""
         breaker, self.breaker = self.breaker, None
@@ -257,6 +265,7 @@ class Exchange:
                 return
         self.node = self.last = node
         self.attempts += 1
+        pool.requests += 1
         pool.take(node)
         if (
             node.idle
@@ -324,12 +333,12 @@ class Exchange:
             self.worker.deadlines.forget(self.waiting)
             self.waiting = None
 
-    def _give_back(self, outcome: str) -> None:
+    def _give_back(self, outcome: str, against: bool = True) -> None:
         node = self.node
         if node is not None:
             assert self.pool is not None
             self.node = None
-            self.pool.give_back(node, outcome)
+            self.pool.give_back(node, outcome, against)
 
     def _dial(self, node: Node) -> None:
         assert self.pool is not None
@@ -359,8 +368,11 @@ class Exchange:
     def _send(self, connection: UpstreamConnection, now: float) -> None:
         self.connection = connection
         body = self._kept
-        pieces = self._framed(body) if body or self.body_done else []
-        connection.begin(self, self.head, pieces, now)
+        if self.body_done:
+            connection.begin(self, self.head, self._framed(body), now)
+        else:
+            connection.begin(self, self.head, self._framed(body) if body else body, now)
+            self._set_clock(connection)
         if (
             self.request.method not in _IDEMPOTENT
             or self._kept_size > REPLAY_LIMIT
@@ -386,6 +398,7 @@ class Exchange:
             framed = self._framed(pieces)
             if framed:
                 connection.send(framed)
+            self._set_clock(connection)
 
     def _framed(self, pieces: list[bytes]) -> list[bytes]:
         """Payload as the instance gets it: in chunks if the client sent chunks."""
@@ -394,13 +407,25 @@ class Exchange:
         framed = chunk(pieces)
         return [*framed, last_chunk(self.client.trailers)] if self.body_done else framed
 
+    def _set_clock(self, connection: UpstreamConnection) -> None:
+        """The time for the answer is the instance's: it does not run while the client has yet to
+        send what the instance waits for."""
+        if self.client.owes_body:
+            connection.expect_nothing()
+        else:
+            connection.expect_answer()
+
     def on_upstream_full(self) -> None:
         """The instance does not keep up with the body."""
         self.client.hold_body()
+        if self.connection is not None and not self.body_done:
+            self._set_clock(self.connection)
 
     def on_upstream_drained(self) -> None:
         """It does again."""
         self.client.release_body()
+        if self.connection is not None and not self.body_done:
+            self._set_clock(self.connection)
 
     # -- the answer
 
@@ -415,6 +440,8 @@ class Exchange:
             self.client.write(interim_head(response))
         if response.status == 100:
             self.client.expect_body()
+            if self.connection is not None:
+                self._set_clock(self.connection)
 
     def on_answer(self, response: ResponseHead, pieces: list[bytes], done: bool) -> None:
         """The head of the final answer, with as much of the body as came along."""
@@ -476,11 +503,11 @@ class Exchange:
         self._drop_held()
         self.unsettled = True
         if done:
+            self.held = _HeldAnswer(None, response, pieces, True, connection.trailers)
             connection.release(self.worker.now())
-            self.held = _HeldAnswer(None, response, pieces, True)
         else:
             connection.pause_reading()
-            self.held = _HeldAnswer(connection, response, pieces, False)
+            self.held = _HeldAnswer(connection, response, pieces, False, b"")
         return True
 
     def _relay_held(self) -> None:
@@ -489,6 +516,7 @@ class Exchange:
         assert held is not None
         self.held = None
         self.connection = held.connection
+        self.trailers = held.trailers
         self.on_answer(held.response, held.pieces, held.done)
         if self.connection is not None and not self.client.full:
             self.connection.resume_reading()
@@ -512,10 +540,10 @@ class Exchange:
         framed = chunk(pieces)
         if not done:
             return framed
-        connection = self.connection
-        if connection is None or not self.request.fields.te_trailers:
+        if not self.request.fields.te_trailers:
             return [*framed, last_chunk(b"")]
-        return [*framed, last_chunk(connection.trailers)]
+        connection = self.connection
+        return [*framed, last_chunk(self.trailers if connection is None else connection.trailers)]
 
     def on_client_full(self) -> None:
         """The client does not keep up with the answer."""
@@ -575,7 +603,8 @@ class Exchange:
 
     def _on_attempt_failed(self, fault: Fault, detail: str, stale: bool = False) -> None:
         """Decide: once more, an error, or (too late for either) a cut."""
-        self._give_back(fault.error)
+        # One that was closed while it was idle says nothing against its instance.
+        self._give_back(fault.error, against=not (stale and fault is TERMINATED))
         if self.status:
             self._break_off(fault, detail)
             return
@@ -681,8 +710,16 @@ class Exchange:
     def on_total_timeout(self, now: float) -> None:
         """`timeouts.total` has passed."""
         detail = "the request took longer than its total limit"
+        if self.client.owes:
+            # It is not the instance that we wait for.
+            self._give_back(CLIENT_GONE.error)
+            self._excuse()
         if self.status:
             self._break_off(TOTAL_TIMEOUT, detail)
+        elif self.held is not None and self.held.done:
+            self._give_back(TOTAL_TIMEOUT.error)
+            self._drop_connection()
+            self._relay_held()
         else:
             self._answer_fault(TOTAL_TIMEOUT, detail)
 
@@ -733,10 +770,7 @@ class Exchange:
         self._leave_line()
         if self.total is not None:
             self.worker.deadlines.forget(self.total)
-        if self.breaker is not None:
-            # The client left or is at fault, or no instance was asked: nothing was learnt.
-            self.breaker.on_abandoned(self.turn)
-            self.breaker = None
+        self._excuse()  # The client left or is at fault, or no instance was asked.
 
     def _counters(self) -> ServiceCounters:
         pool = self.pool
@@ -801,6 +835,8 @@ class _HeldAnswer(NamedTuple):
     response: ResponseHead
     pieces: list[bytes]
     done: bool
+    trailers: bytes
+    """Of one that is here whole."""
 
 
 def _named(text: bytes | None, separator: bytes, name: str) -> bytes | None:

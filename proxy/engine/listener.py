@@ -336,7 +336,7 @@ class ClientConnection(Timed):
             # release it: the instance may answer before it has taken all.
             return
         self._gate.hold(PEER_FULL)
-        self.deadline = NEVER  # Not the client's silence.
+        self._await_body()
 
     def release_body(self) -> None:
         """It can."""
@@ -352,11 +352,25 @@ class ClientConnection(Timed):
 
     def _await_body(self) -> None:
         """The client's turn to send, unless it waits for a 100 or we do not read."""
-        self._phase = Phase.BODY
-        if self._invited and self._gate.open:
+        if self.owes_body:
             self._wait(Phase.BODY, self._listener.timeouts.body)
+        elif self.full:
+            # It does not read, and we do not read it: what either waits for, the other does, if
+            # the instance sends back what it gets. The client is to end that.
+            self._wait(Phase.STALLED, self._listener.timeouts.idle)
         else:
-            self.deadline = NEVER
+            self._phase = Phase.BODY
+            self.deadline = NEVER  # Not the client's silence.
+
+    @property
+    def owes_body(self) -> bool:
+        """It is the client's turn to send more of the body."""
+        return self._body is not None and self._invited and self._gate.open
+
+    @property
+    def owes(self) -> bool:
+        """It is the client's turn: to send more of the body, or to read the answer."""
+        return self.full or self.owes_body
 
     def on_exchange_done(self, exchange: Exchange, now: float) -> None:
         """The answer is written whole: go on with the next request, or close."""
@@ -516,7 +530,7 @@ class ClientConnection(Timed):
         self.full = True
         if self.exchange is not None:
             self.exchange.on_client_full()
-            if self._body is None:
+            if not self.owes_body:
                 self._wait(Phase.STALLED, self._listener.timeouts.idle)
         elif self._phase is Phase.IDLE:
             self._wait(Phase.STALLED, self._listener.timeouts.idle)
@@ -525,7 +539,8 @@ class ClientConnection(Timed):
         self.full = False
         if self.exchange is not None:
             if self._phase is Phase.STALLED:
-                self._phase = Phase.ANSWER
+                # Not the client's turn, nor is there a body that it might owe: see `_await_body`.
+                self._phase = Phase.ANSWER if self._body is None else Phase.BODY
                 self.deadline = NEVER
             self.exchange.on_client_drained()
         elif self._phase is Phase.STALLED:

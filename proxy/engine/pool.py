@@ -78,7 +78,9 @@ beside any request worth queueing for."""
 
 NO_STATE: Final = PolicyState()
 
-NEUTRAL: Final = frozenset(("http_request_error", "proxy_internal_error"))
+NEUTRAL: Final = frozenset(
+    ("http_request_error", "proxy_internal_error", "connection_limit_reached")
+)
 """Outcomes that are the client's doing or our own, and say nothing of the instance."""
 
 
@@ -122,7 +124,7 @@ class Pool:
         self.service = service
         self.settings = settings
         self.requests = 0
-        """Requests that were routed here."""
+        """Requests for which an instance was picked, however often: what retries are earned by."""
         self.policies = Policies(hash_key(service.encode()), settings, shared.buckets)
         self._looking = False
         """The next look for room is arranged."""
@@ -288,14 +290,14 @@ class Pool:
         if self.uses_load:
             self.balancer.load_changed(node)
 
-    def give_back(self, node: Node, outcome: str) -> None:
+    def give_back(self, node: Node, outcome: str, against: bool = True) -> None:
         """One less in flight on `node`. `outcome`: `ok`, an RFC 9209 error type, or a status
-        that speaks against the instance."""
+        that speaks against the instance; `against`: an error does so, too."""
         outcomes = node.outcomes
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
         if outcome == "ok":
             node.failing = 0
-        elif outcome not in NEUTRAL:
+        elif against and outcome not in NEUTRAL:
             self._note_failure(node, outcome)
         node.in_flight -= 1
         node.load -= 1

@@ -12,8 +12,12 @@ from proxy.engine.resilience.retry import FLOOR
 from proxy.model import (
     BreakerSettings,
     Drain,
+    ListenerSettings,
+    ListenerTimeouts,
     PolicyState,
     QueueSettings,
+    RateLimitSettings,
+    RetrySettings,
     RouteSpec,
     ServiceSettings,
     Suspect,
@@ -143,6 +147,121 @@ class TestRetriesAndRoom:
         assert wire.node(busy.name).in_flight == 1
         busy.send(OK)
         first.expect(OK_RELAYED)
+
+
+class TestWhatSpeaksAgainstAnInstance:
+    def test_not_that_we_have_no_descriptor(self, make: Any) -> None:
+        wire = make()
+        suspects = reported(wire)
+        wire.network.refuse(wire.address("a"), OSError(errno.EMFILE, "Too many open files"))
+        clients = [wire.client() for _ in range(5)]
+        for client in clients:
+            client.send(GET)
+        wire.advance(2.0)
+        for client in clients:
+            client.expect_problem(503, "connection_limit_reached")
+        assert suspects == []
+
+    def test_not_a_client_that_does_not_read_until_the_total_limit(self, make: Any) -> None:
+        wire = make(settings=settings(timeouts=Timeouts(total=2.0)))
+        client = wire.client()
+        client.send(GET)
+        instance = wire.accepted()
+        instance.take()
+        client.stall()
+        instance.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 100_000)
+        wire.advance(2.1)
+        assert client.cut
+        assert wire.node().failing == 0
+        client.take()
+
+    def test_not_a_client_that_does_not_send_until_the_total_limit(self, make: Any) -> None:
+        wire = make(settings=settings(timeouts=Timeouts(total=2.0)))
+        client, _ = asked(wire, data=request("POST /x", "Content-Length: 9", body=b"abc"))
+        wire.advance(2.1)
+        client.expect_problem(504, "http_response_timeout", closing=True)
+        assert wire.node().failing == 0
+
+    def test_not_a_client_that_pauses_in_its_body(self, make: Any) -> None:
+        wire = make(settings=settings(timeouts=Timeouts(first_byte=2.0)))
+        client, instance = asked(wire, data=request("POST /x", "Content-Length: 6", body=b"abc"))
+        wire.advance(5.0)
+        client.expect_nothing()
+        client.send(b"def")
+        instance.expect(b"def")
+        wire.advance(1.5)
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+
+    def test_one_that_does_not_read_the_body(self, make: Any) -> None:
+        wire = make(settings=settings(timeouts=Timeouts(first_byte=2.0)))
+        client = wire.client()
+        wire.network.hang(wire.address("a"))
+        client.send(request("POST /x", "Content-Length: 1000000", body=b"a"))
+        wire.network.answer(wire.address("a"))
+        wire.settle()
+        instance = wire.accepted()
+        instance.stall()
+        client.send(b"a" * 100_000)
+        assert not client.read
+        wire.advance(2.1)
+        client.expect_problem(504, "http_response_timeout", closing=True)
+        instance.take()
+
+    def test_not_kept_connections_that_were_closed(self, make: Any) -> None:
+        wire = make("a", settings=settings(retry=RetrySettings(max_retries=0)))
+        suspects = reported(wire)
+        pairs = [asked(wire) for _ in range(6)]
+        for client, instance in pairs:
+            instance.send(OK)
+            client.expect(OK_RELAYED)
+        for client, _ in pairs:
+            client.send(GET)
+        for _, instance in pairs:
+            instance.take()
+            instance.reset()
+        for client, _ in pairs:
+            client.expect_problem(502, "connection_terminated")
+        assert suspects == []
+
+
+class TestTheBudget:
+    def test_what_no_instance_was_asked_earns_no_retry(self, make: Any) -> None:
+        limit = RateLimitSettings(requests=1, per=1000.0, burst=1)
+        wire = make("a", "b", settings=settings(rate_limit=limit))
+        client, instance = asked(wire)
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+        for _ in range(100):
+            client.send(GET)
+            client.expect_problem(429, "http_request_denied")
+        pool = wire.pool
+        spent = 0
+        while pool.policies.budget.spend(pool.requests):
+            spent += 1
+        assert spent == FLOOR
+
+
+class TestKeptConnections:
+    def test_one_that_was_never_used_is_no_newer_than_others(self, make: Any) -> None:
+        """Its client left while it was dialled; it was idle since, and may be closed like any."""
+        wire = make()
+        wire.network.hang(wire.address("a"))
+        early = wire.client()
+        early.send(GET)
+        early.reset()
+        wire.network.answer(wire.address("a"))
+        wire.settle()
+        kept = wire.accepted()
+        wire.advance(3.0)
+        client = wire.client()
+        client.send(GET)
+        kept.take()
+        kept.reset()
+        instance = wire.accepted()
+        instance.expect(forwarded("GET /x"))
+        instance.send(OK)
+        client.expect(OK_RELAYED)
 
 
 class TestTheBreaker:
@@ -334,6 +453,53 @@ class TestOtherSettings:
         assert turns == ["closed"]
 
 
+class TestBothSidesFull:
+    def test_a_client_that_neither_reads_nor_is_read_does_not_stay(self, make: Any) -> None:
+        """The instance echoes: it stops reading because we do not, and we because it does."""
+        listener = ListenerSettings(timeouts=ListenerTimeouts(idle=5.0, body=5.0))
+        wire = make(
+            listener=listener,
+            settings=settings(timeouts=Timeouts(first_byte=5.0, idle=5.0)),
+        )
+        client, instance = asked(
+            wire, data=request("POST /x", "Content-Length: 10000000", body=b"a")
+        )
+        client.stall()
+        instance.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n" + b"x" * 100_000)
+        instance.stall()
+        client.send(b"a" * 100_000)
+        assert not client.read
+        assert not instance.read
+        wire.advance(20.0)
+        assert client.closed
+        assert instance.closed
+        for peer in (client, instance):
+            peer.take()
+
+    def test_one_that_reads_again_goes_on(self, make: Any) -> None:
+        listener = ListenerSettings(timeouts=ListenerTimeouts(idle=5.0, body=5.0))
+        wire = make(listener=listener)
+        size = 200_001
+        client, instance = asked(
+            wire, data=request("POST /x", f"Content-Length: {size}", body=b"a")
+        )
+        client.stall()
+        instance.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * 100_000)
+        instance.stall()
+        client.send(b"a" * 100_000)
+        wire.advance(4.0)
+        client.read_on()
+        wire.advance(4.0)
+        instance.read_on()
+        assert client.read
+        wire.advance(4.0)
+        client.send(b"a" * 100_000)
+        instance.take()
+        instance.send(b"x" * 100_001)
+        assert client.take().endswith(b"x")
+        assert client.saw_end
+
+
 class TestStopping:
     def test_a_pause_without_clients_before_it_stops_accepting(self, make: Any) -> None:
         wire = make()
@@ -349,3 +515,43 @@ class TestStopping:
         late.expect(OK_RELAYED_CLOSE)
         late.eof()
         assert wire.worker.stopped.is_set()
+
+
+class TestAnswersInReserve:
+    RETRY = RetrySettings(on=("connect", "reset", "first_byte", "502", "503", "504"))
+
+    def test_its_trailers_are_kept(self, make: Any) -> None:
+        wire = make("a", "b", settings=settings(retry=self.RETRY))
+        client = wire.client()
+        client.send(request("GET /x", "Connection: TE", "TE: trailers"))
+        bad = wire.connected()
+        bad.take()
+        bad.send(
+            b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbusy\r\n0\r\nA: b\r\n\r\n"
+        )
+        worse = wire.connected()
+        worse.take()
+        worse.reset()
+        assert client.take().endswith(b"\r\n4\r\nbusy\r\n0\r\nA: b\r\n\r\n")
+
+    @pytest.mark.parametrize("cut", [len(BAD), len(BAD) - 2], ids=["whole", "half"])
+    def test_at_the_total_limit_it_is_the_answer(self, make: Any, cut: int) -> None:
+        wire = make("a", "b", settings=settings(retry=self.RETRY, timeouts=Timeouts(total=2.0)))
+        client, bad = asked(wire)
+        bad.send(BAD[:cut])
+        slow = wire.connected()
+        slow.take()
+        wire.advance(2.1)
+        if cut == len(BAD):
+            client.expect(BAD_RELAYED)
+        else:
+            client.expect_problem(504, "http_response_timeout")
+
+    def test_head(self, make: Any) -> None:
+        wire = make("a", "b", settings=settings(retry=self.RETRY))
+        client, bad = asked(wire, data=request("HEAD /x"))
+        bad.send(b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\n")
+        worse = wire.connected()
+        worse.take()
+        worse.reset()
+        client.expect(b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\nVia: 1.1 fairlead\r\n\r\n")

@@ -93,7 +93,7 @@ class UpstreamConnection(Timed):
 
     @property
     def reused(self) -> bool:
-        """An exchange went over this connection before the present one."""
+        """The connection was idle before the present exchange, and may have been closed then."""
         return self._uses > 1
 
     def is_quiet(self) -> bool:
@@ -129,15 +129,23 @@ class UpstreamConnection(Timed):
             self._deadlines.file(self, self.deadline)
 
     def send(self, pieces: list[bytes]) -> None:
-        """More of the request body. The clock for the answer starts anew."""
+        """More of the request body."""
         if self.closed:
             return
         if self._ear < 0 and self._head is None:
             self._ear = _second_descriptor(self.transport)
         self.transport.writelines(pieces)
+
+    def expect_answer(self) -> None:
+        """It is the instance's turn: to read, or to answer. The clock for that starts anew."""
         limit = self._settings.timeouts.first_byte
-        if self._head is None and limit:
+        if self._head is None and limit and not self.closed:
             self._deadlines.arm(self, self._deadlines.now() + limit)
+
+    def expect_nothing(self) -> None:
+        """It is not: the client has yet to send more of the body."""
+        if self._head is None:
+            self.deadline = NEVER
 
     def release(self, now: float) -> None:
         """The exchange is over and complete on both sides: keep the connection if that is
@@ -171,7 +179,8 @@ class UpstreamConnection(Timed):
             self.park(now, limit)
 
     def park(self, now: float, limit: float | None = None) -> None:
-        """Wait for the next exchange for `limit` seconds, by default the service's idle limit."""
+        """Wait for the next exchange for `limit` seconds. None: there was no exchange yet, and the
+        service's idle limit counts."""
         node = self._node
         keepalive = self._settings.keepalive
         if self.closed or not node.usable or not keepalive.max_idle:
@@ -179,6 +188,7 @@ class UpstreamConnection(Timed):
             return
         if limit is None:
             limit = keepalive.idle
+            self._uses = 1  # It will have been idle like one that was used: see `reused`.
         if len(node.idle) >= keepalive.max_idle:
             limit = min(limit, EXCESS)
         node.idle.append(self)

@@ -1,0 +1,214 @@
+"""Whatever clients, instances, the control process and time do, and in whatever order: once they
+have all gone, everything that was counted is given back, and nobody waits for anything."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec.structs import replace
+
+from proxy.engine.resilience.breaker import State
+from proxy.model import (
+    BreakerSettings,
+    DrainSettings,
+    QueueSettings,
+    RateLimitSettings,
+    RetrySettings,
+    RouteSpec,
+    ServiceSettings,
+    Timeouts,
+)
+from tests.wiring import OK, Peer, Wire, request
+
+NAMES = ("a", "b", "c")
+ROUTES = (RouteSpec(path_prefix="/", service="s"),)
+EVERYTHING = ServiceSettings(
+    max_inflight=1,
+    queue=QueueSettings(size=3),
+    retry=RetrySettings(
+        max_retries=2, on=("connect", "reset", "first_byte", "502", "503", "504"), budget=1.0
+    ),
+    breaker=BreakerSettings(failure_ratio=0.5, min_requests=1, window=5.0, open=1.0),
+    timeouts=Timeouts(total=9.0, first_byte=2.0, queue=1.5, connect=1.0, idle=3.0),
+    drain=DrainSettings(tunnels="close", close_after=1.0),
+)
+SETTINGS = (
+    EVERYTHING,
+    ServiceSettings(),
+    replace(EVERYTHING, max_inflight=0),
+    replace(EVERYTHING, max_inflight=1, queue=QueueSettings(size=1)),
+    replace(EVERYTHING, breaker=None, rate_limit=RateLimitSettings(requests=3, per=1.0, burst=3)),
+    replace(
+        EVERYTHING,
+        breaker=BreakerSettings(failure_ratio=0.5, min_requests=1, window=5.0, open=0.5),
+        timeouts=Timeouts(queue=0.0),
+    ),
+)
+REQUESTS = (
+    *(request("GET /x"),) * 9,  # Most are plain, or little else would happen.
+    request("HEAD /x"),
+    request("GET /1") + request("POST /2", "Content-Length: 2", body=b"ab"),
+    request("POST /x", "Content-Length: 4", body=b"ab"),
+    request("PUT /x", "Transfer-Encoding: chunked", body=b"1\r\na\r\n"),
+    request("POST /x", "Content-Length: 4", "Expect: 100-continue"),
+    request("PUT /x", "Content-Length: 200000", body=b"x" * 100_000),
+    request("GET /x", "Connection: Upgrade", "Upgrade: x"),
+    b"cd",
+    b"0\r\n\r\n",
+    b"x" * 100_000,
+)
+ANSWERS = (
+    *(OK,) * 4,
+    OK[:-1],
+    OK[-1:],
+    b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy",
+    b"HTTP/1.1 502 Bad\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n",
+    b"0\r\n\r\n",
+    b"HTTP/1.1 304 Not Modified\r\n\r\n",
+    b"HTTP/1.1 504 Late\r\n\r\nuntil the end",
+    b"HTTP/1.1 100 Continue\r\n\r\n",
+    b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"y" * 100_000,
+    b"y" * 100_000,
+)
+END = ("eof", "reset")
+who = st.integers(0, 5)
+
+
+class Life(RuleBasedStateMachine):
+    """One worker, some clients and three instances."""
+
+    @initialize(which=st.integers(0, len(SETTINGS) - 1), late_pause=st.booleans())
+    def begin(self, which: int, late_pause: bool) -> None:
+        self.wire = Wire("a", settings=SETTINGS[which], late_pause=late_pause)
+        self.clients: list[Peer] = []
+        self.instances: list[Peer] = []
+
+    def one(self, peers: list[Peer], index: int) -> Peer | None:
+        there = [peer for peer in peers if not peer.closed]
+        return there[index % len(there)] if there else None
+
+    # -- clients
+
+    @rule(index=who, what=st.sampled_from(REQUESTS))
+    def ask(self, index: int, what: bytes) -> None:
+        there = [client for client in self.clients if not client.closed]
+        if index >= len(there):
+            self.clients.append(self.wire.client())
+        client = self.one(self.clients, index)
+        if client is not None:
+            client.send(what)
+
+    @rule(index=who, how=st.sampled_from((*END, "stall", *("read_on",) * 4)))
+    def client_does(self, index: int, how: str) -> None:
+        client = self.one(self.clients, index)
+        if client is not None:
+            getattr(client, how)()
+
+    # -- instances
+
+    @rule(index=who, what=st.sampled_from(ANSWERS))
+    def answer(self, index: int, what: bytes) -> None:
+        instance = self.one(self.instances, index)
+        if instance is not None:
+            instance.send(what)
+
+    @rule(index=who, how=st.sampled_from((*END, "stall", *("read_on",) * 4)))
+    def instance_does(self, index: int, how: str) -> None:
+        instance = self.one(self.instances, index)
+        if instance is not None:
+            getattr(instance, how)()
+
+    @rule(
+        name=st.sampled_from(NAMES),
+        how=st.sampled_from((*("accept",) * 6, "refuse", "hang", "slam")),
+    )
+    def door(self, name: str, how: str) -> None:
+        network, address = self.wire.network, self.wire.address(name)
+        network.errors.pop(address, None)
+        network.slamming.discard(address)
+        if address in network.hanging:
+            network.answer(address)
+        if how != "accept":
+            getattr(network, how)(address)
+        self.wire.settle()
+
+    # -- the control process, the other worker, and time
+
+    @rule(
+        names=st.sets(st.sampled_from(NAMES), min_size=1),
+        out=st.sampled_from((*NAMES, "")),
+        status=st.sampled_from(("draining", "unhealthy", "ejected")),
+    )
+    def serve(self, names: set[str], out: str, status: str) -> None:
+        self.wire.serve(*sorted(names), **({out: status} if out else {}))
+
+    @rule(which=st.integers(0, len(SETTINGS) - 1))
+    def reload(self, which: int) -> None:
+        self.wire.configure(ROUTES, {"s": SETTINGS[which]})
+        self.wire.settle()
+
+    @rule(name=st.sampled_from(NAMES), count=st.integers(0, 2))
+    def other_worker(self, name: str, count: int) -> None:
+        self.wire.board.row(1)[ord(name) - 96] = count
+
+    @rule(seconds=st.sampled_from((0.0, 0.003, 0.4, 1.1, 11.0)))
+    def wait(self, seconds: float) -> None:
+        self.wire.advance(seconds)
+
+    # -- what holds
+
+    @invariant()
+    def own_row_is_what_nodes_count(self) -> None:
+        if not hasattr(self, "wire"):
+            return
+        wire = self.wire
+        for waiting in wire.network.accepted.values():
+            while waiting:
+                self.instances.append(wire.adopt(waiting.popleft(), "instance"))
+        assert wire.loop.failures == []
+        pool = wire.pool
+        row = wire.board.row(0)
+        nodes = [*pool.nodes.values(), *pool._departed.values()]
+        assert sum(row[slot] for slot in range(32)) == sum(node.in_flight for node in nodes)
+        exchanges = [c.exchange for c in wire.worker.clients if c.exchange is not None]
+        taken = sum(exchange.node is not None for exchange in exchanges)
+        assert sum(node.in_flight for node in nodes) == taken + len(wire.worker.tunnels)
+        assert all(node.in_flight >= 0 for node in nodes)
+        waiting_ = [exchange for exchange in exchanges if exchange.waiting is not None]
+        assert len(pool.policies.line) == len(waiting_)
+        breaker = pool.policies.breaker
+        if breaker is not None and breaker.state is State.TRYING:
+            trials = [e for e in exchanges if e.breaker is breaker and e.turn == breaker.opened]
+            assert breaker._trials - breaker._succeeded == len(trials)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "wire"):
+            return
+        wire = self.wire
+        for name in NAMES:
+            self.door(name, "accept")
+            self.other_worker(name, 0)
+        for client in self.clients:
+            if not client.closed:
+                client.reset()
+        for peer in [*self.clients, *self.instances]:
+            peer.read_on()
+        wire.advance(15.0)
+        self.own_row_is_what_nodes_count()
+        assert len(wire.pool.policies.line) == 0
+        assert not wire.worker.tunnels
+        for peer in wire.peers:
+            peer.read_on()
+            peer.take()
+        wire.done()
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(
+    max_examples=150,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)

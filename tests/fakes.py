@@ -37,6 +37,8 @@ class SteppedLoop(asyncio.AbstractEventLoop):
         self._ready: deque[asyncio.Handle] = deque()
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._order = count()
+        self.timers_set = 0
+        """Timers so far, those that were cancelled included."""
 
     # -- what a test does
 
@@ -89,6 +91,7 @@ class SteppedLoop(asyncio.AbstractEventLoop):
         *args: Any,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
+        self.timers_set += 1
         handle = asyncio.TimerHandle(when, callback, args, self, context)
         heappush(self._timers, (when, next(self._order), handle))
         return handle

@@ -237,6 +237,20 @@ def test_what_cannot_be_repeated_avoids_a_connection_that_is_closing(
     assert wire.pool.counters.retries == {}
 
 
+def test_what_cannot_be_repeated_avoids_a_connection_that_failed_in_this_turn(make: Any) -> None:
+    """The loop says so in its next turn; until then the connection looks idle."""
+    wire = make()
+    stale = warm(wire)
+    client = wire.client()
+    stale.transport.reset()
+    client.send(request("POST /", "Content-Length: 2", body=b"hi"))
+    fresh = wire.accepted()
+    fresh.expect(forwarded("POST /", "Content-Length: 2", body=b"hi"))
+    fresh.send(OK)
+    client.expect(OK_RELAYED)
+    assert wire.pool.counters.retries == {}
+
+
 def test_a_stale_connection_and_a_body_too_large_to_keep(make: Any) -> None:
     wire = make()
     stale = warm(wire)

@@ -99,6 +99,8 @@ class UpstreamConnection(Timed):
     def is_quiet(self) -> bool:
         """Nothing has come over this idle connection, its end included, that the loop has not
         told us of yet. One system call: for requests that cannot be sent a second time."""
+        if self.transport.is_closing():
+            return False  # It failed in this turn of the loop, and we are told in the next.
         sock = self.transport.get_extra_info("socket")
         if sock is None:
             return True

@@ -37,6 +37,7 @@ COMPILED = [
     "proxy/engine/tunnel.py",
     "proxy/engine/upstream/connection.py",
     "proxy/engine/upstream/connector.py",
+    "proxy/engine/upstream/unreachable.py",
     "proxy/engine/worker.py",
 ]
 

@@ -511,12 +511,17 @@ def _instances(rows: list[dict[str, Any]]) -> None:
                 "-" if row["inflight"] is None else row["inflight"],
                 row["requests"],
                 row["failures"],
-                row["reason"],
+                row["reason"] or _unreachable(row["unreachable_from"]),
             ]
             for row in rows
         ],
         "no instances",
     )
+
+
+def _unreachable(workers: int) -> str:
+    """What there is to say of one that is ready, and yet avoided."""
+    return f"no connection from {workers} worker{'s' * (workers > 1)}" if workers else ""
 
 
 def _table(head: list[str], rows: list[list[Any]], empty: str) -> None:

@@ -585,6 +585,8 @@ class NodeStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     picks: int
     outcomes: dict[str, int]
     """`ok` or an RFC 9209 error type → attempts."""
+    unreachable: bool = False
+    """The worker cannot connect to it at present."""
 
 
 class WorkerStats(msgspec.Struct, frozen=True, tag=True):

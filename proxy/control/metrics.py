@@ -207,6 +207,7 @@ _MANY = {
         "gauge",
         "1 while the registry knows no instance and fallback_instances are served.",
     ),
+    "fairlead_unreachable": ("gauge", "Workers that cannot connect to the instance."),
     "load_balancer_selections_total": ("counter", "Picks of an instance."),
     "fairlead_upstream_attempts_total": (
         "counter",
@@ -284,6 +285,7 @@ def _write_pool(
             write("fairlead_inflight_requests", labels, scrape.inflight(member.slot))
         counted = scrape.totals.node(service, key)
         if counted is not None:
+            write("fairlead_unreachable", labels, counted.unreachable)
             write("load_balancer_selections_total", algorithm + instance, counted.picks)
             for outcome, count in counted.outcomes.items():
                 labelled = f"{labels},outcome={_quoted(outcome)}"

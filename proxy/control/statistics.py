@@ -52,6 +52,8 @@ class NodeTotal:
 
     picks: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
+    unreachable: int = 0
+    """Live workers that cannot connect to it."""
 
     @property
     def failures(self) -> int:
@@ -61,6 +63,7 @@ class NodeTotal:
     def add(self, counted: NodeStats | NodeTotal) -> None:
         """One worker's counts, or another sum."""
         self.picks += counted.picks
+        self.unreachable += counted.unreachable
         _add(self.outcomes, counted.outcomes)
 
 
@@ -104,13 +107,14 @@ class Retired:
         """With those of one more worker. Instances that are not in `known`, (service, node
         key), are dropped: nobody shows them."""
         both = Totals(self, (dead,))
+        nodes: dict[tuple[str, str], NodeTotal] = {}
+        for of in {**self.nodes, **dead.nodes}:
+            if of in known and (total := both.node(*of)) is not None:
+                total.unreachable = 0  # What it cannot connect to is nobody's business now.
+                nodes[of] = total
         return Retired(
             services={name: both.service(name) for name in both.services},
-            nodes={
-                of: total
-                for of in {**self.nodes, **dead.nodes}
-                if of in known and (total := both.node(*of)) is not None
-            },
+            nodes=nodes,
             access_log_dropped=both.access_log_dropped,
         )
 

@@ -112,7 +112,8 @@ def limits(service: str, settings: ServiceSettings, totals: Totals) -> dict[str,
 def instance(
     member: Member, counted: NodeTotal | None, inflight: Inflight, now: float
 ) -> dict[str, Any]:
-    """One instance. `inflight` is null for one that is not counted across workers."""
+    """One instance. `inflight` is null for one that is not counted across workers;
+    `unreachable_from`: workers that cannot connect to it and so prefer others."""
     known = member.instance
     counted = counted or _NOTHING
     return {
@@ -128,6 +129,7 @@ def instance(
         "inflight": inflight(member.slot) if member.slot else None,
         "requests": counted.picks,
         "failures": counted.failures,
+        "unreachable_from": counted.unreachable,
     }
 
 

@@ -60,11 +60,6 @@ if TYPE_CHECKING:
     from proxy.engine.telemetry import ServiceCounters
     from proxy.engine.upstream.connection import UpstreamConnection
 
-SHUN: Final = 1.0
-"""Seconds in which a worker prefers other instances to one that it could not connect to. Without
-that each request in turn would find out for itself, until the instance is ejected or gone: an
-attempt, and a part of the retry budget, for each."""
-
 REPLAY_LIMIT: Final = 64 * 1024
 """Bytes of a request body kept for a second attempt. Larger bodies are sent once: keeping them
 would make every upload cost its size in memory."""
@@ -92,6 +87,8 @@ class Exchange:
     node: Node | None = None
     last: Node | None = None
     """The node of the latest attempt, also after it has ended."""
+    hung_up: Node | None = None
+    """One whose kept connection turned out to be closed, which says nothing against it."""
     connection: UpstreamConnection | None = None
     upgrade: bytes | None = None
     framing = NO_BODY
@@ -255,11 +252,11 @@ class Exchange:
         if node is None:
             self._answer_fault(NO_INSTANCE, f"{pool.service} has no usable instance")
             return
-        if pool.limited or node.shunned > now:
+        if pool.limited or node.unreachable:
             if self.waiting is None and pool.limited and pool.others_wait():
                 node = None
             else:
-                node = pool.pick_again(node, self.key, self.tried, now)
+                node = pool.pick_again(node, self.key, self.tried)
             if node is None:
                 self._wait_in_line(pool)
                 return
@@ -350,7 +347,8 @@ class Exchange:
     def on_connected(self, connection: UpstreamConnection) -> None:
         """See `Dialler`."""
         self.dialling = False
-        connection.node.shunned = 0.0
+        assert self.pool is not None
+        self.worker.unreachable.reached(self.pool, connection.node)
         if self.finished:
             connection.park(self.worker.now())
             return
@@ -361,7 +359,8 @@ class Exchange:
         """See `Dialler`."""
         self.dialling = False
         if fault.replay is Replay.ALWAYS:  # Not if it was us who had no descriptor.
-            node.shunned = self.worker.now() + SHUN
+            assert self.pool is not None
+            self.worker.unreachable.add(self.pool, node, detail)
         if not self.finished:
             self._on_attempt_failed(fault, detail)
 
@@ -597,14 +596,13 @@ class Exchange:
         if self.held is not None and connection is self.held.connection:
             self.held = None  # Only the answer in reserve; another attempt is under way.
             return
-        reused = connection.reused
         self.connection = None
-        self._on_attempt_failed(fault, detail, stale=reused)
+        self._on_attempt_failed(fault, detail, connection.reused and fault is TERMINATED)
 
     def _on_attempt_failed(self, fault: Fault, detail: str, stale: bool = False) -> None:
-        """Decide: once more, an error, or (too late for either) a cut."""
-        # One that was closed while it was idle says nothing against its instance.
-        self._give_back(fault.error, against=not (stale and fault is TERMINATED))
+        """Decide: once more, an error, or (too late for either) a cut. `stale`: the connection
+        had been idle, and was closed then, as far as we know."""
+        self._give_back(fault.error, against=not stale)
         if self.status:
             self._break_off(fault, detail)
             return
@@ -621,23 +619,34 @@ class Exchange:
 
     def _retry(self, reason: str, stale: bool = False) -> bool:
         """Once more on another instance, if the number of attempts and the budget allow it and
-        there is one. A connection that was closed while it was idle says nothing against its
-        instance, so with no other one left that one is dialled afresh; it added nothing to what
-        the instances have to do, so the budget is not asked."""
+        there is one. A connection that was closed while it was idle added nothing to what the
+        instances have to do, so the first of these is not counted and the budget not asked; and it
+        says nothing against its instance, so that one is dialled afresh when there is no other
+        one that can be reached."""
         pool = self.pool
         assert pool is not None
         policies = pool.policies
-        if self.attempts > policies.max_retries:
-            return False
         failed = self.last
         assert failed is not None
+        if stale:
+            self.hung_up = failed
+        limit = policies.max_retries
+        if not limit or self.attempts > limit + (self.hung_up is not None):
+            return False
         self.tried = (*self.tried, failed)
-        now = self.worker.now()
         node = pool.pick(self.key, self.tried)
-        if node is not None and (pool.limited or node.shunned > now):
-            node = pool.pick_again(node, self.key, self.tried, now)
-        if node is None and stale and failed.usable and pool.has_room(failed):
-            node = failed
+        if node is not None and (pool.limited or node.unreachable):
+            node = pool.pick_again(node, self.key, self.tried)
+        if node is None or node.unreachable:
+            again = self.hung_up
+            if (
+                again is not None
+                and (stale or again is not failed)
+                and again.usable
+                and not again.unreachable
+                and pool.has_room(again)
+            ):
+                node = again
         if node is None:
             return False
         if not (stale or policies.budget.spend(pool.requests)):

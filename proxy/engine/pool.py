@@ -38,7 +38,7 @@ class Node:
 
     __slots__ = (
         "address", "failing", "id", "idle", "in_flight", "key", "load", "outcomes", "picks", "port",
-        "present", "reported", "shunned", "slot", "status", "usable", "weight",
+        "present", "reported", "slot", "status", "unreachable", "usable", "weight",
     )  # fmt: skip
 
     def __init__(self, spec: PoolNode) -> None:
@@ -56,8 +56,8 @@ class Node:
         """Requests and tunnels of this worker."""
         self.load = 0
         """Requests and tunnels of all workers, the others' as of the last look."""
-        self.shunned = 0.0
-        """Until then others are preferred, because this one could not be connected to."""
+        self.unreachable = False
+        """It could not be connected to, so others are preferred: see `Unreachable`."""
         self.failing = 0
         """Attempts that failed since the last one that did not."""
         self.idle: list[UpstreamConnection] = []
@@ -204,19 +204,17 @@ class Pool:
         in_flight = self._shared.total(node.slot) if node.slot else node.load
         return not self.limited or in_flight < self.policies.max_inflight
 
-    def pick_again(
-        self, picked: Node, key: int, tried: Collection[Node], now: float
-    ) -> Node | None:
-        """The balancer's choice among those that have room and that could be connected to. If
-        there are none such, one that could not: it may be back. None when nobody has room."""
+    def pick_again(self, picked: Node, key: int, tried: Collection[Node]) -> Node | None:
+        """The balancer's choice among those that have room and are not unreachable. If there are
+        none such, one that is: it may be back. None when nobody has room."""
         nodes = [node for node in self.nodes.values() if node.usable]
         full = [node for node in nodes if self.limited and not self.has_room(node)]
-        shunned = [node for node in nodes if node.shunned > now]
-        if shunned:
-            other = self.pick(key, (*tried, *full, *shunned))
+        unreachable = [node for node in nodes if node.unreachable]
+        if unreachable:
+            other = self.pick(key, {*tried, *full, *unreachable})
             if other is not None:
                 return other
-        return self.pick(key, (*tried, *full)) if full else picked
+        return self.pick(key, {*tried, *full}) if full else picked
 
     def join_line(self, exchange: Exchange) -> bool:
         """Wait until some instance has room; False if the line is full."""
@@ -341,7 +339,7 @@ class Pool:
     def stats_of(self, node: Node) -> NodeStats:
         """The counts of a node, which are told with this."""
         node.reported = -1 if node.in_flight else node.picks
-        return NodeStats(self.service, node.key, node.picks, dict(node.outcomes))
+        return NodeStats(self.service, node.key, node.picks, dict(node.outcomes), node.unreachable)
 
     def _build_balancer(self, nodes: list[Node]) -> Balancer:
         spec = self.settings.balancer

@@ -37,6 +37,7 @@ from proxy.engine.routing import RouteTable
 from proxy.engine.telemetry import WorkerCounters
 from proxy.engine.tunnel import Tunnel
 from proxy.engine.upstream.connector import Connector
+from proxy.engine.upstream.unreachable import Unreachable
 from proxy.errors import NO_DESCRIPTOR, Fault, Side
 from proxy.model import (
     BACKLOG,
@@ -99,6 +100,7 @@ class Worker:
         self.routes = RouteTable(())
         self.deadlines = Deadlines(loop, now)
         self.connector = Connector(loop, self.deadlines, self.make_room)
+        self.unreachable = Unreachable(self.deadlines, self.connector)
         self.counters = WorkerCounters()
         self.new_exchange: type[Exchange] = Exchange
         """What a request becomes: where there is an access log, one that ends in a line of it."""
@@ -200,11 +202,9 @@ class Worker:
 
     def _apply_pools(self, message: PoolsMessage) -> None:
         for snapshot in message.snapshots:
-            for node in self.pools.apply(snapshot):
-                self.connector.close_idle(node)
+            self._release(self.pools.apply(snapshot))
         for service in message.removed:
-            for node in self.pools.remove(service):
-                self.connector.close_idle(node)
+            self._release(self.pools.remove(service))
         if self.tunnels:
             self._review_tunnels()
         seconds = perf_counter() - self._channel.began
@@ -220,6 +220,13 @@ class Worker:
                 gc.freeze()  # as in `_open`; to collect first would hold up those who are served
             self.pools.partial = False
             self._accept()
+
+    def _release(self, nodes: list[Node]) -> None:
+        """They left, or must not be used."""
+        for node in nodes:
+            self.connector.close_idle(node)
+            if not node.present:
+                self.unreachable.forget(node)
 
     def _review_tunnels(self) -> None:
         """Pools changed: end tunnels to instances that leave, where the service wants that, some

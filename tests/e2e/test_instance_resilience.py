@@ -125,6 +125,57 @@ async def ask_until(proxy: RunningProxy, done: Any, what: str) -> None:
         await eventually(one, 10, what)
 
 
+async def test_one_that_is_gone_is_left_alone_until_it_is_back(
+    instances: list[Instance], tmp_path: Path
+) -> None:
+    gone = instances[0]
+    async with RunningProxy(config(instances), tmp_path) as proxy:
+        await gone.runner.cleanup()
+
+        async def noticed() -> bool:
+            return (await rows(proxy))["a"]["unreachable_from"] == 1
+
+        await ask_until(proxy, noticed, "a connection that failed")
+        code, output, _ = await fairlead("instances", "users", "--admin", proxy.admin, cwd=tmp_path)
+        assert code == 0
+        assert "no connection from 1 worker" in output
+        requests = (await rows(proxy))["a"]["requests"]
+        async with aiohttp.ClientSession() as session:
+            for _ in range(40):
+                async with session.get(proxy.url + "/") as answer:
+                    assert (answer.status, await answer.text()) in [
+                        (200, "b"),
+                        (200, "c"),
+                        (200, "d"),
+                    ]
+        _, text = await proxy.get("/metrics")
+        assert 'fairlead_unreachable{service="users",instance="a"} 1' in text
+        back = Instance("a")
+        await back.runner.setup()
+        await web.TCPSite(back.runner, "127.0.0.1", gone.port).start()
+        try:
+            # Without a request: it is the worker that looks.
+            await eventually(
+                lambda: "instance_reachable" in proxy.log(),
+                10,
+                "a connection to the one that is back",
+            )
+            row = await eventually(
+                lambda: served_again(proxy, requests), 10, "a request to the one that is back"
+            )
+            assert row["failures"] == 1
+        finally:
+            await back.runner.cleanup()
+
+
+async def served_again(proxy: RunningProxy, requests: int) -> dict[str, Any] | None:
+    """The row of `a` once it got more requests, of which there is one at each look."""
+    async with aiohttp.ClientSession() as session, session.get(proxy.url + "/") as answer:
+        await answer.read()
+    row = (await rows(proxy))["a"]
+    return row if row["requests"] > requests and not row["unreachable_from"] else None
+
+
 async def test_one_that_fails_is_ejected_and_comes_back(
     instances: list[Instance], tmp_path: Path
 ) -> None:

@@ -51,6 +51,29 @@ async def test_a_rolling_redeploy(etcd: EtcdServer, tmp_path: Path, number: sign
     assert load.total >= 20_000
 
 
+async def test_two_of_four_killed_at_once(etcd: EtcdServer, tmp_path: Path) -> None:
+    """They stay registered for as long as their lease, and nobody notices: with two retries a
+    request may meet both of them in the millisecond before they are known to be gone."""
+    config = {
+        "registry": {"type": "etcd", "endpoints": [etcd.url]},
+        "defaults": {"retry": {"on": ["connect", "reset"], "max_retries": 2}},
+        "routes": [{"service": "users"}],
+        "workers": 2,
+    }
+    instances = Instances(etcd.url, ttl=10)
+    try:
+        await asyncio.gather(*(instances.start(f"i{n}") for n in range(4)))
+        async with RunningProxy(config, tmp_path) as proxy, Load(proxy.port) as load:
+            for n in range(4):
+                await load.shows(f"i{n}", more_than=20, within=10)
+            await asyncio.gather(*(instances.stop(f"i{n}", signal.SIGKILL) for n in range(2)))
+            total = load.total
+            await eventually(lambda: load.total >= total + 5000, 60, "5,000 more requests")
+    finally:
+        await instances.close()
+    assert load.failures == []
+
+
 async def busy(call: Call) -> None:
     await call.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
 

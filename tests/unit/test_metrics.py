@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.control.metrics import Scrape, render
@@ -30,6 +31,7 @@ PROMISED = {
     "health_checks_total": ("service_name", "status"),
     "service_instances": ("service_name", "status"),
     "load_balancer_selections_total": ("service_name", "algorithm", "instance"),
+    "fairlead_unreachable": ("service", "instance"),
     "fairlead_requests_total": ("service", "method", "code"),
     "fairlead_request_duration_seconds": ("service",),
     "fairlead_inflight_requests": ("service", "instance"),
@@ -178,6 +180,22 @@ def test_workers_are_summed() -> None:
     errors = 'fairlead_proxy_errors_total{error="connection_refused",service="users"}'
     assert found[errors] == 2
     assert found['fairlead_retries_total{reason="connection_refused",service="users"}'] == 4
+
+
+def test_who_cannot_be_connected_to_by_workers_that_live() -> None:
+    pools = book(instance("a"), instance("b"))
+    name = 'fairlead_unreachable{instance="%s",service="users"}'
+    told = [NodeStats("users", "a@10.0.0.1:80", 5, {"connection_refused": 1}, True)]
+    messages = [replace(report(5, "b"), nodes=[*told, *report(5, "b").nodes]) for _ in range(2)]
+    found = samples(scrape(pools, total(Retired(), messages)))
+    assert (found[name % "a"], found[name % "b"]) == (2, 0)
+    dead = Reported()
+    dead.take(messages[0])
+    retired = Retired().plus(dead, {("users", "a@10.0.0.1:80")})
+    found = samples(scrape(pools, total(retired, [messages[1]])))
+    assert found[name % "a"] == 1
+    selections = 'load_balancer_selections_total{algorithm="round_robin",instance="a",'
+    assert found[selections + 'service_name="users"}'] == 10
 
 
 def test_the_histogram_is_cumulative_and_complete() -> None:

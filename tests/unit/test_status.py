@@ -17,6 +17,7 @@ from proxy.model import (
     Instance,
     InvalidRecord,
     Membership,
+    NodeStats,
     PolicyState,
     PoolSettings,
     QueueSettings,
@@ -47,7 +48,8 @@ def test_a_service_lists_every_instance_with_status_and_reason() -> None:
         )
     )
     totals = Totals(
-        Retired(nodes={("users", "a@10.0.0.1:80"): NodeTotal(9, {"ok": 7, "dns_error": 2})})
+        Retired(nodes={("users", "a@10.0.0.1:80"): NodeTotal(9, {"ok": 7, "dns_error": 2})}),
+        [Reported(nodes={("users", "b@10.0.0.1:80"): NodeStats("users", "b", 0, {}, True)})] * 2,
     )
     document = status.service(pools.pools["users"], ServiceSettings(), totals, lambda slot: 4)
     assert document["instances"] == [
@@ -64,6 +66,7 @@ def test_a_service_lists_every_instance_with_status_and_reason() -> None:
             "inflight": 4,
             "requests": 9,
             "failures": 2,
+            "unreachable_from": 0,
             "effective_weight": 2,
             "held": False,
         },
@@ -80,6 +83,7 @@ def test_a_service_lists_every_instance_with_status_and_reason() -> None:
             "inflight": 4,
             "requests": 0,
             "failures": 0,
+            "unreachable_from": 2,
             "effective_weight": 1,
             "held": False,
         },

@@ -223,47 +223,6 @@ class TestReasons:
         assert wire.pool.counters.limited == {"retry.budget": 20 - (attempts - 20)}
 
 
-class TestShunning:
-    def test_who_refuses_connections_is_passed_over_for_a_second(self, make: Any) -> None:
-        wire = make("a", "b")
-        wire.network.refuse(wire.address("a"))
-        client = wire.client()
-        for _ in range(10):
-            client.send(GET)
-            if wire.network.accepted.get(wire.address("b")):
-                instance = wire.accepted("b")
-            instance.expect(forwarded("GET /x"))
-            instance.send(OK)
-            client.expect(OK_RELAYED)
-        assert wire.network.dialled.count(wire.address("a")) == 1
-        wire.advance(1.1)
-        for _ in range(2):
-            client.send(GET)
-            instance.expect(forwarded("GET /x"))
-            instance.send(OK)
-            client.expect(OK_RELAYED)
-        assert wire.network.dialled.count(wire.address("a")) == 2
-
-    def test_with_nobody_else_it_is_asked_all_the_same(self, make: Any) -> None:
-        wire = make("a")
-        wire.network.refuse(wire.address("a"))
-        client = wire.client()
-        for _ in range(3):
-            client.send(GET)
-            client.expect_problem(502, "connection_refused")
-        assert len(wire.network.dialled) == 3
-
-    def test_all_that_refuse_do_not_double_the_load(self, make: Any) -> None:
-        wire = make("a", "b")
-        wire.network.refuse(wire.address("a"))
-        wire.network.refuse(wire.address("b"))
-        client = wire.client()
-        for _ in range(100):
-            client.send(GET)
-            client.expect_problem(502, "connection_refused")
-        assert 100 < len(wire.network.dialled) <= 100 * 1.2 + 3
-
-
 class TestSuspects:
     def test_failures_in_a_row_are_reported(self, make: Any) -> None:
         reports: list[Suspect] = []

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from proxy.engine.exchange import SHUN
 from proxy.engine.listener import LAST_CALL
 from proxy.engine.tunnel import FLUSH
 from proxy.engine.upstream.connector import ROOM_LIMIT
+from proxy.engine.upstream.unreachable import AGAIN
 from proxy.model import (
     DrainSettings,
     Keepalive,
@@ -308,8 +308,8 @@ def flush(make: Any, t: float) -> tuple[Wire, Fired]:
     return wire, closed(client)
 
 
-def shunned(make: Any, t: float) -> tuple[Wire, Fired]:
-    """An instance that refused a connection is picked again."""
+def unreachable(make: Any, t: float) -> tuple[Wire, Fired]:
+    """An instance that refused a connection is tried again."""
     wire = wired(make, "a", "b")
     wire.network.refuse(wire.address("a"))
     clients = [wire.client(), wire.client()]
@@ -317,8 +317,8 @@ def shunned(make: Any, t: float) -> tuple[Wire, Fired]:
         client.send(request("GET /"))  # In turn: one of them goes to the one that refuses.
     wire.network.errors.clear()
     node = wire.node("a")
-    assert node.shunned > wire.loop.time()
-    return wire, lambda: node.shunned <= wire.loop.time()
+    assert node.unreachable
+    return wire, lambda: not node.unreachable
 
 
 def no_descriptor(make: Any, t: float) -> tuple[Wire, Fired]:
@@ -343,7 +343,7 @@ def promised_idle(make: Any, t: float) -> tuple[Wire, Fired]:
     [
         (last_call, LAST_CALL),
         (flush, FLUSH),
-        (shunned, SHUN),
+        (unreachable, AGAIN),
         (no_descriptor, ROOM_LIMIT),
         (promised_idle, 3.0),
     ],

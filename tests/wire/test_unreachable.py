@@ -1,0 +1,406 @@
+"""Instances that cannot be connected to: clients meet each of them once, and then no more."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.engine.upstream.unreachable import AGAIN, AT_ONCE
+from proxy.model import (
+    Keepalive,
+    PoolNode,
+    PoolSnapshot,
+    QueueSettings,
+    RetrySettings,
+    ServiceSettings,
+    Suspect,
+    Timeouts,
+)
+from proxy.model import Pools as PoolsMessage
+from tests.wiring import OK, OK_RELAYED, Peer, Wire, forwarded, request
+
+GET = request("GET /x")
+REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+
+
+def answer(wire: Wire, client: Peer, instances: dict[str, Peer]) -> str:
+    """One GET, answered by whoever got it, over a connection kept in `instances` or a new one.
+    Returns its name."""
+    client.send(GET)
+    for name in wire.names:
+        if wire.network.accepted.get(wire.address(name)):
+            instances[name] = wire.accepted(name)
+    name = next(name for name, peer in instances.items() if peer.take() == forwarded("GET /x"))
+    instances[name].send(OK)
+    client.expect(OK_RELAYED)
+    return name
+
+
+def discovered(make: Any, *names: str, **options: Any) -> tuple[Wire, Peer, dict[str, Peer]]:
+    """A wire whose instance `a` refuses connections, which has been found out."""
+    wire = make(*names, **options)
+    wire.network.refuse(wire.address("a"))
+    client = wire.client()
+    instances: dict[str, Peer] = {}
+    while not wire.node("a").unreachable:
+        answer(wire, client, instances)
+    return wire, client, instances
+
+
+def dials(wire: Wire, name: str = "a") -> int:
+    return wire.network.dialled.count(wire.address(name))
+
+
+class TestAvoided:
+    def test_no_second_request_meets_it(self, make: Any) -> None:
+        wire, client, instances = discovered(make, "a", "b", "c")
+        wire.pool.counters.retries.clear()
+        for _ in range(5 * 60):
+            assert answer(wire, client, instances) != "a"
+            wire.advance(0.2)
+        assert wire.pool.counters.retries == {}
+        assert dials(wire) == pytest.approx(60, abs=3)  # One in a second, with nothing to send.
+
+    def test_a_try_that_takes_long_holds_up_nobody(self, make: Any) -> None:
+        wire, client, instances = discovered(
+            make, "a", "b", settings=ServiceSettings(timeouts=Timeouts(connect=3.0))
+        )
+        wire.network.errors.clear()
+        wire.network.hang(wire.address("a"))
+        for _ in range(10):
+            answer(wire, client, instances)
+            wire.advance(AGAIN)
+        # 3 s for each try, a second in between, and the first one a second after the failure.
+        assert dials(wire) == 1 + 3
+        wire.advance(3.0)
+
+    def test_with_nobody_else_it_is_asked_all_the_same(self, make: Any) -> None:
+        wire = make("a")
+        wire.network.refuse(wire.address("a"))
+        client = wire.client()
+        for _ in range(3):
+            client.send(GET)
+            client.expect_problem(502, "connection_refused")
+        assert dials(wire) == 3
+        wire.network.errors.clear()
+        client.send(GET)
+        instance = wire.accepted()
+        instance.expect(forwarded("GET /x"))
+        assert not wire.node().unreachable
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+        wire.advance(10 * AGAIN)
+        assert dials(wire) == 4  # It was reached, so nobody tries.
+
+    def test_all_that_refuse_do_not_double_the_load(self, make: Any) -> None:
+        wire = make("a", "b")
+        wire.network.refuse(wire.address("a"))
+        wire.network.refuse(wire.address("b"))
+        client = wire.client()
+        for _ in range(100):
+            client.send(GET)
+            client.expect_problem(502, "connection_refused")
+        assert 100 < len(wire.network.dialled) <= 100 * 1.2 + 3
+
+    def test_not_for_want_of_our_own_descriptors(self, make: Any) -> None:
+        wire = make("a")
+        wire.network.refuse(wire.address("a"), OSError(errno.EMFILE, "Too many open files"))
+        client = wire.client()
+        client.send(GET)
+        wire.advance(2.0)
+        client.expect_problem(503, "connection_limit_reached")
+        assert not wire.node().unreachable
+
+    def test_those_with_room_that_are_reachable_come_first(self, make: Any) -> None:
+        """With a limit and a queue: waiting for room is no better than trying the other one."""
+        wire, client, instances = discovered(
+            make, "a", "b", settings=ServiceSettings(max_inflight=1, queue=QueueSettings(size=9))
+        )
+        client.send(GET)
+        instances["b"].expect(forwarded("GET /x"))
+        second = wire.client()
+        wire.network.errors.clear()
+        second.send(GET)
+        a = wire.accepted("a")
+        a.expect(forwarded("GET /x"))
+        for peer, asker in ((a, second), (instances["b"], client)):
+            peer.send(OK)
+            asker.expect(OK_RELAYED)
+
+
+class TestBackInUse:
+    def test_a_second_after_it_accepts(self, make: Any) -> None:
+        wire, client, instances = discovered(make, "a", "b")
+        wire.advance(5 * AGAIN)
+        wire.network.errors.clear()
+        wire.advance(AGAIN + 0.02)
+        assert not wire.node("a").unreachable
+        before = dials(wire)
+        # The connection that was made to find out is the one that is used.
+        assert {answer(wire, client, instances) for _ in range(2)} == {"a", "b"}
+        assert dials(wire) == before
+
+    def test_that_connection_is_closed_where_none_are_kept(self, make: Any) -> None:
+        wire, _, _ = discovered(
+            make, "a", "b", settings=ServiceSettings(keepalive=Keepalive(max_idle=0))
+        )
+        wire.network.errors.clear()
+        wire.advance(AGAIN + 0.02)
+        assert not wire.node("a").unreachable
+        assert wire.accepted("a").closed
+
+    def test_one_that_closes_what_it_accepts_is_not(self, make: Any) -> None:
+        wire, client, instances = discovered(make, "a", "b")
+        wire.network.errors.clear()
+        wire.network.slam(wire.address("a"))
+        wire.advance(5 * AGAIN)
+        assert wire.node("a").unreachable
+        assert answer(wire, client, instances) == "b"
+
+    def test_a_request_that_was_under_way_finds_out_as_well(self, make: Any) -> None:
+        wire = make("a", "b")
+        wire.network.hang(wire.address("a"))
+        client, instances = wire.client(), {}
+        client.send(GET)
+        if not dials(wire):
+            instances["b"] = wire.accepted("b")
+            instances["b"].take()
+            instances["b"].send(OK)
+            client.expect(OK_RELAYED)
+            client.send(GET)
+        assert dials(wire) == 1
+        wire.worker.unreachable.add(wire.pool, wire.node("a"), "as another request found")
+        wire.network.answer(wire.address("a"))
+        wire.settle()
+        assert not wire.node("a").unreachable
+        instance = wire.accepted("a")
+        instance.expect(forwarded("GET /x"))
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+
+    def test_it_may_be_lost_again(self, make: Any) -> None:
+        wire, client, instances = discovered(make, "a", "b")
+        for _ in range(3):
+            wire.network.errors.clear()
+            wire.advance(AGAIN + 0.02)
+            assert not wire.node("a").unreachable
+            wire.accepted("a").eof()
+            wire.network.refuse(wire.address("a"))
+            for _ in range(2):
+                answer(wire, client, instances)
+            assert wire.node("a").unreachable
+
+
+class TestMembership:
+    def test_who_leaves_is_not_tried(self, make: Any) -> None:
+        wire, _, _ = discovered(make, "a", "b")
+        wire.serve("b")
+        before = dials(wire)
+        wire.advance(5 * AGAIN)
+        assert dials(wire) == before
+
+    def test_who_leaves_while_it_is_tried(self, make: Any) -> None:
+        wire, _, _ = discovered(make, "a", "b")
+        wire.network.errors.clear()
+        wire.network.hang(wire.address("a"))
+        wire.advance(AGAIN + 0.02)
+        wire.serve("b")
+        wire.network.answer(wire.address("a"))
+        wire.settle()
+        assert wire.accepted("a").closed
+
+    def test_who_leaves_while_it_is_tried_in_vain(self, make: Any) -> None:
+        wire, _, _ = discovered(make, "a", "b")
+        wire.network.hang(wire.address("a"))
+        wire.advance(AGAIN + 0.02)
+        wire.serve("b")
+        wire.network.answer(wire.address("a"))
+        before = dials(wire)
+        wire.advance(5 * AGAIN)
+        assert dials(wire) == before
+
+    def test_who_comes_back_is_given_another_chance(self, make: Any) -> None:
+        wire, client, instances = discovered(make, "a", "b")
+        wire.serve("b")
+        wire.serve("a", "b")
+        before = dials(wire)
+        for _ in range(4):
+            answer(wire, client, instances)
+        assert dials(wire) == before + 1
+        assert wire.node("a").unreachable
+
+    def test_who_must_not_be_used_is_not_tried(self, make: Any) -> None:
+        wire, client, instances = discovered(make, "a", "b")
+        wire.serve("a", "b", a="ejected")
+        before = dials(wire)
+        wire.advance(5 * AGAIN)
+        assert dials(wire) == before
+        # Its time is over, and still no request is spent on it.
+        wire.serve("a", "b")
+        wire.pool.counters.retries.clear()
+        for _ in range(4):
+            assert answer(wire, client, instances) == "b"
+        wire.advance(AGAIN + 0.02)
+        assert dials(wire) == before + 1
+        assert wire.pool.counters.retries == {}
+
+    def test_tries_do_not_speak_against_it(self, make: Any) -> None:
+        """They go on each second, so it would be ejected just before it is back."""
+        wire, _, _ = discovered(make, "a", "b")
+        suspects: list[Suspect] = []
+        wire.pool.report_to(suspects.append)
+        wire.advance(20 * AGAIN)
+        assert dials(wire) > 15
+        assert suspects == []
+        assert wire.node("a").outcomes == {"connection_refused": 1}
+
+
+class TestMany:
+    def test_so_many_are_tried_at_a_time(self, make: Any) -> None:
+        """Of 500 that are silent, 64; each in turn, and none is forgotten."""
+        wire = make("a")
+        nodes = tuple(
+            PoolNode(
+                f"n{at}@192.0.2.1:{1000 + at}", f"n{at}", "192.0.2.1", 1000 + at, 1, "ready", 0
+            )
+            for at in range(500)
+        )
+        wire.worker.on_message(PoolsMessage(seq=9, snapshots=(PoolSnapshot("s", 9, nodes),)))
+        for node in wire.pool.nodes.values():
+            wire.network.hang((node.address, node.port))
+            wire.worker.unreachable.add(wire.pool, node, "no answer")
+        begun: list[int] = []
+        for _ in range(400):
+            before = len(wire.network.dialled)
+            wire.advance(0.1)
+            begun.append(len(wire.network.dialled) - before)
+            assert wire.worker.connector.dialling <= AT_ONCE
+        assert len(set(wire.network.dialled)) == 500
+        assert max(begun) <= AT_ONCE
+        for address in list(wire.network.hanging):
+            wire.network.answer(address)
+        wire.advance(AGAIN)
+        while any(node.unreachable for node in wire.pool.nodes.values()):
+            wire.advance(0.1)
+        for address in list(wire.network.accepted):
+            for transport in wire.network.accepted.pop(address):
+                wire.adopt(transport, str(address))
+
+
+class TestTold:
+    def test_log_and_counts(self, make: Any) -> None:
+        with capture_logs() as logs:
+            wire, _, _ = discovered(make, "a", "b")
+            node = wire.node("a")
+            assert wire.pool.stats_of(node).unreachable
+            wire.advance(5 * AGAIN)
+            wire.network.errors.clear()
+            wire.advance(AGAIN + 0.02)
+        told = [line for line in logs if line["event"].startswith("instance_")]
+        assert [(line["event"], line["log_level"]) for line in told] == [
+            ("instance_unreachable", "warning"),
+            ("instance_reachable", "info"),
+        ]
+        assert told[0]["service"] == "s"
+        assert told[0]["instance"] == "a"
+        assert "refused" in told[0]["detail"]
+        assert node in wire.pool.news()
+        assert not wire.pool.stats_of(node).unreachable
+        wire.accepted("a")
+
+
+class TestKeptConnectionsThatWereClosed:
+    """They cost a request neither its one retry nor an instance that could have answered."""
+
+    @staticmethod
+    def warm(make: Any, *names: str, **options: Any) -> tuple[Wire, Peer, dict[str, Peer]]:
+        wire = make(*names, **options)
+        client = wire.client()
+        instances: dict[str, Peer] = {}
+        while len(instances) < len(names):
+            answer(wire, client, instances)
+        return wire, client, instances
+
+    def kill(self, wire: Wire, client: Peer, instances: dict[str, Peer]) -> str:
+        """The next request goes over a kept connection that dies with it. Returns whose."""
+        for name in wire.names:
+            wire.network.refuse(wire.address(name))
+        client.send(GET)
+        return next(name for name, peer in instances.items() if peer.take() == forwarded("GET /x"))
+
+    def test_two_instances_killed_at_once(self, make: Any) -> None:
+        """The first attempt meets the one, the second one the other."""
+        wire, client, instances = self.warm(make, "a", "b", "c")
+        dead = self.kill(wire, client, instances)
+        following, alive = (name for name in instances if name != dead)  # In the balancer's order.
+        del wire.network.errors[wire.address(alive)]
+        instances[following].eof()
+        instances[dead].reset()
+        assert dials(wire, following) == 2
+        instances[alive].expect(forwarded("GET /x"))
+        instances[alive].send(OK)
+        client.expect(OK_RELAYED)
+
+    def test_the_only_other_one_is_gone(self, make: Any) -> None:
+        """It has just closed a connection, as servers do, and is well."""
+        wire, client, instances = self.warm(make, "a", "b")
+        name = self.kill(wire, client, instances)
+        del wire.network.errors[wire.address(name)]
+        instances[name].eof()
+        again = wire.accepted(name)
+        again.expect(forwarded("GET /x"))
+        again.send(OK)
+        client.expect(OK_RELAYED)
+        assert wire.pool.counters.retries == {
+            "connection_terminated": 1,
+            "connection_refused": 1,
+        }
+
+    def test_the_only_other_one_is_known_to_be_gone(self, make: Any) -> None:
+        wire, client, instances = self.warm(make, "a", "b")
+        name = self.kill(wire, client, instances)
+        other = "b" if name == "a" else "a"
+        wire.worker.unreachable.add(wire.pool, wire.node(other), "as another request found")
+        del wire.network.errors[wire.address(name)]
+        before = dials(wire, other)
+        instances[name].eof()
+        again = wire.accepted(name)
+        again.expect(forwarded("GET /x"))
+        again.send(OK)
+        client.expect(OK_RELAYED)
+        assert dials(wire, other) == before
+
+    def test_not_without_end(self, make: Any) -> None:
+        """All are gone: the kept connection, and one retry."""
+        wire, client, instances = self.warm(make, "a", "b", "c")
+        name = self.kill(wire, client, instances)
+        before = len(wire.network.dialled)
+        for other in set(wire.names) - {name}:
+            instances[other].eof()
+        instances[name].reset()
+        client.expect_problem(502, "connection_refused")
+        assert len(wire.network.dialled) - before == 2
+
+    def test_nor_where_retries_are_off(self, make: Any) -> None:
+        wire, client, instances = self.warm(
+            make, "a", "b", settings=ServiceSettings(retry=RetrySettings(max_retries=0))
+        )
+        name = self.kill(wire, client, instances)
+        before = len(wire.network.dialled)
+        instances[name].reset()
+        client.expect_problem(502, "connection_terminated")
+        assert len(wire.network.dialled) == before
+
+    def test_other_failures_of_a_kept_connection_are_paid_for(self, make: Any) -> None:
+        """An answer that is not HTTP was given to this request: the budget is asked."""
+        wire, client, instances = self.warm(
+            make, "a", settings=ServiceSettings(retry=RetrySettings(on=("reset",), budget=0.0))
+        )
+        client.send(GET)
+        instances["a"].expect(forwarded("GET /x"))
+        instances["a"].send(b"\0\r\n\r\n")
+        client.expect_problem(502, "http_protocol_error")
+        assert wire.pool.counters.retries == {}

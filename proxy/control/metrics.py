@@ -189,7 +189,7 @@ _MANY = {
     ),
     "fairlead_breaker_open": (
         "gauge",
-        "Workers in which the circuit breaker is not closed.",
+        "Workers in which the circuit breaker is open: its time is not over.",
     ),
     "fairlead_breaker_opened_total": ("counter", "Times a circuit breaker opened."),
     "fairlead_tunnels_closed_total": (
@@ -272,8 +272,8 @@ def _write_pool(
             write("fairlead_ejections_refused_total", f"{of_service},rule={_quoted(rule)}", times)
     states = scrape.totals.states(service)
     if any(state.breaker for state in states):
-        not_closed = sum(state.breaker in ("open", "trying") for state in states)
-        write("fairlead_breaker_open", of_service, not_closed)
+        open_ = sum(state.breaker == "open" for state in states)
+        write("fairlead_breaker_open", of_service, open_)
     if states:
         write("fairlead_queue_waiting", of_service, sum(state.waiting for state in states))
     algorithm = f"{of_service_name},algorithm={_quoted(scrape.balancer_of(service))},instance="

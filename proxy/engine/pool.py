@@ -256,6 +256,14 @@ class Pool:
             if line.is_first(exchange):
                 return  # Another worker was quicker.
 
+    def tick(self, now: float) -> None:
+        """A second has passed."""
+        policies = self.policies
+        policies.budget.tick(self.requests)
+        if policies.breaker is not None:
+            policies.breaker.tick(now)
+            self.look_at_breaker()
+
     def look_at_breaker(self) -> None:
         """Tell of it if it is in another state than at the last look. To be called whenever it
         was asked, or told of a result."""

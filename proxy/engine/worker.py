@@ -292,8 +292,9 @@ class Worker:
         self._log_dropped = 0
         if self.access_log is not None:
             self.access_log.report(self.now())
+        now = self.now()
         for pool in self.pools:
-            pool.policies.budget.tick(pool.requests)
+            pool.tick(now)
         if not self._channel.closed:
             self._reports.report(0)
             self.loop.call_later(STATS_INTERVAL, self._report)

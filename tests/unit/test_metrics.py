@@ -259,6 +259,15 @@ def test_a_service_that_its_fallback_serves() -> None:
     assert samples(scrape(pools, Totals(Retired())))[name] == 1
 
 
+def test_a_breaker_that_tries_is_not_open() -> None:
+    """It was open, and may wait for a request for as long as none comes."""
+    name = 'fairlead_breaker_open{service="users"}'
+    trying = replace(report(1), states={"users": PolicyState("trying", 0)})
+    pools = book(instance("a"))
+    assert samples(scrape(pools, total(Retired(), [trying, report(1)])))[name] == 1
+    assert samples(scrape(pools, total(Retired(), [trying])))[name] == 0
+
+
 def test_where_limits_stand_and_what_they_refused() -> None:
     name = '{service="users"}'
     dead = Reported()

@@ -420,6 +420,20 @@ class TestBreaker:
         client.expect(OK_RELAYED)
         assert wire.pool.policy_state() == PolicyState("closed")
 
+    def test_it_ceases_to_be_open_without_a_request(self, make: Any) -> None:
+        breaker = BreakerSettings(failure_ratio=0.5, min_requests=1, window=10.0, open=5.0)
+        wire = make("a", settings=settings(breaker=breaker))
+        client = wire.client()
+        client.send(GET)
+        instance = wire.accepted()
+        instance.expect(forwarded("GET /x"))
+        instance.send(BAD)
+        client.expect(BAD_RELAYED)
+        wire.pool.tick(wire.loop.time() + 4.9)
+        assert wire.pool.policy_state() == PolicyState("open")
+        wire.pool.tick(wire.loop.time() + 5.0)
+        assert wire.pool.policy_state() == PolicyState("trying")
+
     def test_each_turn_is_told_once(self, make: Any) -> None:
         turns: list[tuple[str, str]] = []
         breaker = BreakerSettings(failure_ratio=0.5, min_requests=2, window=10.0, open=5.0)

@@ -62,16 +62,21 @@ class Breaker:
         with what `opened` is now."""
         if self.state is State.CLOSED:
             return True
+        self.tick(now)
         if self.state is State.OPEN:
-            if now - self._opened < self._open:
-                return False
-            self.state = State.TRYING
-            self._trials = 0
-            self._succeeded = 0
+            return False
         if self._trials >= TRIALS:
             return False
         self._trials += 1
         return True
+
+    def tick(self, now: float) -> None:
+        """What time alone does. To be called now and then, so that whoever looks at `state` is not
+        told of a breaker that has long ceased to refuse, for want of a request."""
+        if self.state is State.OPEN and now - self._opened >= self._open:
+            self.state = State.TRYING
+            self._trials = 0
+            self._succeeded = 0
 
     def on_result(self, failed: bool, now: float, turn: int) -> None:
         """An admitted request was answered, or failed; `turn`: that in which it was admitted."""

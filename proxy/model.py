@@ -204,9 +204,9 @@ class RetrySettings(msgspec.Struct, frozen=True, kw_only=True):
 
     max_retries: int = 1
     """Attempts beyond the first; 0 = never retry."""
-    on: tuple[RetryReason, ...] = ("connect",)
+    on: tuple[RetryReason, ...] = ("connect", "reset")
     budget: float = 0.2
-    """Most retries as a share of the requests in flight, with a small floor."""
+    """Retries per request, on the average of the last seconds; a few on top."""
     methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
     """Methods that may be repeated for a reason other than `connect`."""
 

@@ -29,7 +29,6 @@ async def etcd() -> AsyncIterator[EtcdServer]:
 async def test_a_rolling_redeploy(etcd: EtcdServer, tmp_path: Path, number: signal.Signals) -> None:
     config = {
         "registry": {"type": "etcd", "endpoints": [etcd.url]},
-        "defaults": {"retry": {"on": ["connect", "reset"]}},
         "routes": [{"service": "users"}],
         "workers": 2,
     }
@@ -56,7 +55,7 @@ async def test_two_of_four_killed_at_once(etcd: EtcdServer, tmp_path: Path) -> N
     request may meet both of them in the millisecond before they are known to be gone."""
     config = {
         "registry": {"type": "etcd", "endpoints": [etcd.url]},
-        "defaults": {"retry": {"on": ["connect", "reset"], "max_retries": 2}},
+        "defaults": {"retry": {"max_retries": 2}},
         "routes": [{"service": "users"}],
         "workers": 2,
     }

@@ -281,10 +281,31 @@ def test_a_stale_connection_prefers_another_instance(make: Any) -> None:
     client.expect(OK_RELAYED)
 
 
-def test_a_fresh_connection_that_closes_is_not_tried_again(make: Any) -> None:
+@pytest.mark.parametrize("end", ["eof", "reset"])
+def test_a_fresh_connection_that_closes_is_tried_again_elsewhere(make: Any, end: str) -> None:
     wire = make("a", "b")
     client = wire.client()
     client.send(request("GET /"))
+    peer = wire.connected()
+    peer.take()
+    getattr(peer, end)()
+    other = wire.connected()
+    assert other.name != peer.name
+    other.expect(forwarded("GET /"))
+    other.send(OK)
+    client.expect(OK_RELAYED)
+
+
+@pytest.mark.parametrize(
+    ("line", "on"),
+    [("POST", ("connect", "reset")), ("PATCH", ("connect", "reset")), ("GET", ("connect",))],
+)
+def test_a_fresh_connection_that_closes_where_once_is_enough(
+    make: Any, line: str, on: tuple[str, ...]
+) -> None:
+    wire = make("a", "b", settings=ServiceSettings(retry=RetrySettings(on=on)))
+    client = wire.client()
+    client.send(request(f"{line} /", "Content-Length: 0"))
     peer = wire.connected()
     peer.take()
     peer.eof()

@@ -15,9 +15,11 @@ from proxy import catalog
 from proxy.control import status
 from proxy.control.pools import Member, Pool
 from proxy.control.statistics import Totals
+from proxy.engine.http1.messages import RequestFields
 from proxy.engine.http1.parser import TooManyFields, parse_request
+from proxy.engine.http1.properties import field, property_of, source_of
 from proxy.engine.http1.target import refuse_encoded_separators, resolve
-from proxy.engine.routing import Fields, Match, RouteTable
+from proxy.engine.routing import Match, RouteTable
 from proxy.errors import HEAD_TOO_LARGE, NO_INSTANCE, NO_ROUTE, UNKNOWN_SERVICE, Fault, Refused
 from proxy.model import ListenerLimits, Settings
 
@@ -28,10 +30,10 @@ CLIENT_SIDE = "of the client that asks"
 class Target(NamedTuple):
     """Where the request wants to go, as the engine reads it."""
 
-    host: str
+    fields: RequestFields
     path: str
-    suffix: bytes
-    """`?query`, or empty."""
+    query: bytes
+    """With its question mark, or empty."""
 
 
 def explain(
@@ -61,28 +63,28 @@ def explain(
     except Refused as refusal:
         return {**document, "answer": _own_answer(refusal.fault, refusal.detail)}
 
-    def field(name: str) -> str | None:
-        values = [value for known, value in given if known.lower() == name]
-        return ", ".join(values) if values else None
+    def get(name: str) -> str | None:
+        value = field(target.fields, name.encode("utf-8"))
+        return None if value is None else _text(value)
 
-    document["request"] |= {"host": target.host, "path": target.path}
+    document["request"] |= {"host": target.fields.host_name, "path": target.path}
     table = RouteTable(settings.routes)
     document["routes"] = [
         {"index": one.position, "taken": one.taken, "reason": one.reason, **status.route(one.spec)}
-        for one in table.explain(target.host, target.path, method, field)
+        for one in table.explain(target.fields.host_name, target.path, method, get)
     ]
-    match = table.match(target.host, target.path, method, field)
+    match = table.match(target.fields.host_name, target.path, method, get)
     if match is None:
         return {**document, "answer": _own_answer(NO_ROUTE, "no route matches")}
     document["route"] = match.position
     document["service"] = match.service
-    document["path_for_instance"] = match.rewrite(target.path) + target.suffix.decode("latin-1")
+    document["path_for_instance"] = match.rewrite(target.path) + _text(target.query)
     if match.spec.path_prefix is not None:
         try:
             refuse_encoded_separators(target.path)
         except Refused as refusal:
             return {**document, "answer": _own_answer(refusal.fault, refusal.detail)}
-    return {**document, **_choice(match, target, field, pools, settings, totals, complete, now)}
+    return {**document, **_choice(match, target, pools, settings, totals, complete, now)}
 
 
 def _request_fields(url: str, fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -108,7 +110,7 @@ def _read(method: str, url: str, fields: Sequence[tuple[str, str]]) -> Target:
     try:
         request = parse_request(head, ListenerLimits().fields)
         path, query, _ = resolve(request)
-        return Target(request.fields.host_name, path, query)
+        return Target(request.fields, path, query)
     except TooManyFields:
         raise Refused(HEAD_TOO_LARGE, "too many header fields") from None
 
@@ -121,7 +123,6 @@ def _own_answer(fault: Fault, detail: str) -> dict[str, Any]:
 def _choice(
     match: Match,
     target: Target,
-    field: Fields,
     pools: Mapping[str, Pool],
     settings: Settings,
     totals: Totals,
@@ -139,7 +140,7 @@ def _choice(
     candidates = [_instance(member, now) for member in members if _served(member, panic)]
     document: dict[str, Any] = {
         "balancer": spec.type,
-        "key": _key(spec.key, target, field) if uses_key and spec.key else None,
+        "key": _key(spec.key, target) if uses_key and spec.key else None,
         "source": None if pool is None else status.source(pool),
         "panic": panic,
         "limits": status.standing(match.service, own, totals),
@@ -172,29 +173,16 @@ def _instance(member: Member, now: float) -> dict[str, Any]:
     }
 
 
-def _key(spec: str, target: Target, field: Fields) -> dict[str, Any]:
+def _key(word: str, target: Target) -> dict[str, Any]:
     """What is hashed, and its value in this request; null = nothing to hash, a random pick."""
-    source, _, name = spec.partition(":")
-    value: str | None = None
-    match source:
-        case "client_ip":
-            value = CLIENT_SIDE
-        case "host":
-            value = target.host
-        case "path":
-            value = target.path
-        case "header":
-            value = field(name.lower())
-        case "cookie":
-            value = _pair(field("cookie") or "", ";", name)
-        case "query":
-            value = _pair(target.suffix.decode("latin-1")[1:], "&", name)
-    return {"source": spec, "value": value or None}
+    source = source_of(word)
+    if source[0] == "client_ip":
+        value = CLIENT_SIDE
+    else:
+        found = property_of(source, target.fields, target.path, target.query, b"")
+        value = _text(found or b"")
+    return {"source": word, "value": value or None}
 
 
-def _pair(text: str, separator: str, wanted: str) -> str | None:
-    for pair in text.split(separator):
-        name, mark, value = pair.strip().partition("=")
-        if mark and name == wanted:
-            return value
-    return None
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")

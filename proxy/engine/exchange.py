@@ -18,6 +18,7 @@ from balancers.base import NO_KEY, hash_key
 from proxy.engine.deadlines import NEVER, Alarm
 from proxy.engine.http1.body import chunk, last_chunk
 from proxy.engine.http1.messages import RequestHead, ResponseHead
+from proxy.engine.http1.properties import Source, field, property_of
 from proxy.engine.http1.replies import options_answer, problem, trace_answer
 from proxy.engine.http1.rewrite import (
     BY_CHUNKS,
@@ -216,7 +217,7 @@ class Exchange:
         policies = pool.policies
         key = 0
         if policies.rate_key is not None:
-            key = hash_key(self._property(policies.rate_key, path, query) or b"")
+            key = hash_key(self._property(pool.rate_source, path, query) or b"")
         refusal = policies.admit(key, self.began)
         pool.look_at_breaker()
         if refusal is not None:
@@ -789,51 +790,17 @@ class Exchange:
 
     def field(self, name: str) -> str | None:
         """A request field by lower-case name, for routes that match on one."""
-        value = self._field(name.encode("latin-1"))
+        value = field(self.request.fields, name.encode("latin-1"))
         return None if value is None else value.decode("latin-1")
-
-    def _field(self, name: bytes) -> bytes | None:
-        fields = self.request.fields
-        special = _SPECIAL_FIELDS.get(name)
-        value: bytes | None = fields.get(name) if special is None else getattr(fields, special)
-        return value
 
     def _key(self, pool: Pool, path: str, query: bytes) -> int:
         """The hash key of the request, as the service's balancer asks for it."""
         value = self._property(pool.key_source, path, query)
         return hash_key(value) if value else NO_KEY
 
-    def _property(self, of: tuple[str, str], path: str, query: bytes) -> bytes | None:
-        """What of the request a key is made of: see `key_source`."""
-        source, name = of
-        if source == "client_ip":
-            return self.client.facts.address
-        if source == "host":
-            return self.request.fields.host_name.encode("ascii")
-        if source == "path":
-            return path.encode("ascii")
-        if source == "header":
-            return self._field(name.encode("latin-1"))
-        if source == "cookie":
-            return _named(self.request.fields.get(b"cookie"), b";", name)
-        if source == "query":
-            return _named(query[1:], b"&", name)
-        return None
-
-
-_SPECIAL_FIELDS: Final = {
-    b"host": "host",
-    b"expect": "expect",
-    b"upgrade": "upgrade",
-    b"x-request-id": "request_id",
-    b"x-forwarded-for": "forwarded_for",
-    b"x-forwarded-proto": "forwarded_proto",
-    b"x-forwarded-host": "forwarded_host",
-    b"x-forwarded-port": "forwarded_port",
-    b"forwarded": "forwarded",
-    b"x-real-ip": "real_ip",
-}
-"""Fields that the parser sets apart, for routes and keys that ask for one."""
+    def _property(self, source: Source, path: str, query: bytes) -> bytes | None:
+        address = self.client.facts.address
+        return property_of(source, self.request.fields, path, query, address)
 
 
 class _HeldAnswer(NamedTuple):
@@ -846,15 +813,3 @@ class _HeldAnswer(NamedTuple):
     done: bool
     trailers: bytes
     """Of one that is here whole."""
-
-
-def _named(text: bytes | None, separator: bytes, name: str) -> bytes | None:
-    """`name=value` out of a list of such pairs (cookies, a query)."""
-    if not text:
-        return None
-    wanted = name.encode("latin-1")
-    for pair in text.split(separator):
-        key, mark, value = pair.strip().partition(b"=")
-        if mark and key == wanted:
-            return value
-    return None

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Final, cast
 
 from balancers.base import Balancer, hash_key
 from proxy import catalog
+from proxy.engine.http1.properties import source_of
 from proxy.engine.load import OtherRows
 from proxy.engine.resilience.breaker import State
 from proxy.engine.resilience.limits import BucketTable
-from proxy.engine.resilience.policies import Policies, key_source
+from proxy.engine.resilience.policies import Policies
 from proxy.engine.telemetry import ServiceCounters, WorkerCounters
 from proxy.model import (
     NodeStats,
@@ -365,7 +366,8 @@ class Pool:
         self.uses_load = balancer.uses_load
         self._alert = self.uses_load or self.limited
         """Somebody wants to hear when a request ends."""
-        self.key_source = key_source(self.settings.balancer.key)
+        self.key_source = source_of(self.settings.balancer.key)
+        self.rate_source = source_of(self.policies.rate_key or "")
 
     def _move(self, node: Node, slot: int) -> None:
         """A node's column on the board changed: take our own count along."""

@@ -9,8 +9,9 @@ from random import Random
 import pytest
 
 from balancers.base import hash_key
+from proxy.engine.http1.properties import source_of
 from proxy.engine.load import SLOTS, Board, OtherRows
-from proxy.engine.pool import Node, Pool, key_source
+from proxy.engine.pool import Node, Pool
 from proxy.engine.telemetry import ServiceCounters, WorkerCounters
 from proxy.engine.worker import Worker
 from proxy.model import (
@@ -292,8 +293,8 @@ def test_keys_are_the_same_everywhere() -> None:
     assert hash_key(b"user-1") == HASH_OF_USER_1  # Also in the next version: keys must not move.
     assert 0 <= hash_key(b"") < 2**64
     assert len({hash_key(b"%d" % number) for number in range(1000)}) == 1000
-    assert key_source("cookie:SID") == ("cookie", "SID")
-    assert key_source("client_ip") == ("client_ip", "")
+    assert source_of("cookie:SID") == ("cookie", "SID")
+    assert source_of("client_ip") == ("client_ip", "")
 
 
 # -- telemetry

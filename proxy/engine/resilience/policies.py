@@ -34,12 +34,6 @@ _REASONS: Final = {
 """RFC 9209 error type → the word in `retry.on`."""
 
 
-def key_source(key: str) -> tuple[str, str]:
-    """`header:X-User-ID` → `("header", "x-user-id")`; cookie and query names keep their case."""
-    source, _, name = key.partition(":")
-    return source, name.lower() if source == "header" else name
-
-
 class Policies:
     """Owns the state of every policy of one service in this worker."""
 
@@ -88,7 +82,7 @@ class Policies:
         self.buckets = buckets
         self._salt = service_key
         rate = settings.rate_limit
-        self.rate_key = None if rate is None else key_source(rate.key)
+        self.rate_key = None if rate is None else rate.key
         """What the rate limit is keyed on; None = no limit."""
         self._interval = 0.0 if rate is None else rate.per / rate.requests
         self._burst = 0.0 if rate is None else float(rate.burst or rate.requests)
@@ -101,8 +95,8 @@ class Policies:
         if self.rate_key is not None:
             wait = self.buckets.take(rate_key ^ self._salt, self._interval, self._burst, now)
             if wait:
-                source = ":".join(part for part in self.rate_key if part)
-                return Refused(RATE_LIMITED, f"more requests per {source} than allowed", wait)
+                detail = f"more requests per {self.rate_key} than allowed"
+                return Refused(RATE_LIMITED, detail, wait)
         if self.breaker is not None and not self.breaker.admit(now):
             return Refused(BREAKER_OPEN, "the service fails too often and is left alone for now")
         return None

@@ -1,7 +1,7 @@
 """What of a request a hash key, a rate limit or a route may look at.
 
-In `proxy.yaml` it is one word, such as `client_ip`, `header:X-User-ID` or `cookie:session`; here it is
-a pair of where to look and what for.
+In `proxy.yaml` it is one word, such as `client_ip`, `header:X-User-ID` or `cookie:session`; here
+it is a pair: where to look, and what for.
 """
 
 from __future__ import annotations

@@ -2,24 +2,33 @@
 
 Everything of ours logs through `structlog.get_logger()`; what libraries log through the
 standard library goes through the same rendering, so that the stream can be parsed whole.
+Nobody waits for whoever takes the log, and no failure to write it is a failure of anything else.
 A worker takes its settings from the environment that the control process gave it
 (`environment`), because it logs before it has read its first message.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import sys
 from collections.abc import Mapping
-from typing import Any, TextIO
+from functools import cache
+from threading import Lock
+from typing import Any, Protocol, TextIO
 
 import msgspec
 import structlog
 
+from proxy.engine.line_file import STDERR, LineFile
 from proxy.model import LogSettings
 
 LEVEL_VARIABLE = "FAIRLEAD_LOG_LEVEL"
 FORMAT_VARIABLE = "FAIRLEAD_LOG_FORMAT"
+
+LAST_LINES = 0.5
+"""Seconds a process that ends has for its last lines, when nobody takes them."""
 
 _LEVELS = {
     "debug": logging.DEBUG,
@@ -31,13 +40,18 @@ _LEVELS = {
 
 def set_up(settings: LogSettings, *, stream: TextIO | None = None, **bound: Any) -> None:
     """Configure the log of this process. `bound` are key/values on each of its lines, for
-    example `worker=2`. May be called again: the later call wins."""
-    out = sys.stderr if stream is None else stream
+    example `worker=2`. May be called again: the later call wins. `stream` None = standard error,
+    written to by a thread; the first line after some were lost says in `log_lines_lost` how many
+    that are since the process began."""
+    thread = None if stream is not None else _standard_error()
+    out: _Stream = thread or stream or _Nowhere()
     level = _LEVELS[settings.level]
 
     def bind(_logger: Any, _method: str, event: Any) -> Any:
         for name, value in bound.items():
             event.setdefault(name, value)
+        if thread is not None and (lost := thread.newly_lost()):
+            event["log_lines_lost"] = lost
         return event
 
     shared: list[Any] = [
@@ -59,9 +73,9 @@ def set_up(settings: LogSettings, *, stream: TextIO | None = None, **bound: Any)
         # Not cached: a logger made at import time must follow a later `set_up`.
         cache_logger_on_first_use=False,
         # One write call per line, so that lines of several processes do not interleave.
-        logger_factory=structlog.WriteLoggerFactory(file=out),
+        logger_factory=structlog.WriteLoggerFactory(file=out),  # type: ignore[arg-type]
     )
-    handler = logging.StreamHandler(out)
+    handler: logging.Handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
@@ -72,6 +86,64 @@ def set_up(settings: LogSettings, *, stream: TextIO | None = None, **bound: Any)
     root.handlers[:] = [handler]
     # Libraries report requests and retries at `info`; that is noise in a proxy's log.
     root.setLevel(max(level, logging.WARNING) if level > logging.DEBUG else level)
+
+
+class _Stream(Protocol):
+    """What structlog and the standard library need of a file."""
+
+    def write(self, text: str, /) -> object: ...
+    def flush(self) -> object: ...
+    def isatty(self) -> bool: ...
+
+
+class _Threaded:
+    """Owns the thread that writes to standard error. That may be a pipe whose reader has stopped
+    or is gone, or a full disk: a request must not wait for it, or fail with it."""
+
+    def __init__(self) -> None:
+        self._file = LineFile(STDERR)
+        self._lock = Lock()
+        self._told = 0
+        atexit.register(self._file.close, LAST_LINES)
+
+    def write(self, text: str) -> None:
+        """Whole lines."""
+        with self._lock:
+            lines = memoryview(text.encode(errors="backslashreplace"))
+            self._file.put(lines, text.count("\n"))
+
+    def flush(self) -> None:
+        """The thread does so all the time."""
+
+    def isatty(self) -> bool:
+        """Are they for people?"""
+        return os.isatty(2)
+
+    def newly_lost(self) -> int:
+        """Lines lost since the process began, if there are more than at the last call; else 0."""
+        lost = self._file.dropped
+        if lost == self._told:
+            return 0
+        self._told = lost
+        return lost
+
+
+class _Nowhere:
+    """Standard error was closed before this process began, and its number may be that of
+    something else by now."""
+
+    def write(self, text: str) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def isatty(self) -> bool:
+        return False
+
+
+@cache
+def _standard_error() -> _Threaded | None:
+    """One thread for the process, however often the log is set up."""
+    return None if sys.stderr is None else _Threaded()
 
 
 def environment(settings: LogSettings) -> dict[str, str]:

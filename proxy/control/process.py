@@ -60,6 +60,7 @@ class StartError(Exception):
 
 def run(settings: Settings) -> int:
     """Run until told to stop; the exit code. StartError when it cannot start."""
+    fill_standard_descriptors()
     log_setup.set_up(settings.log)
     raise_file_limit()
 
@@ -68,6 +69,17 @@ def run(settings: Settings) -> int:
             return await serve(settings, signals)
 
     return uvloop.run(main())
+
+
+def fill_standard_descriptors() -> None:
+    """Open those of 0, 1 and 2 that were closed before this process began: as /dev/null. Otherwise
+    they would be given to sockets, and those to the workers as their standard output and error."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest that is free is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def raise_file_limit() -> None:

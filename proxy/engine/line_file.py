@@ -1,4 +1,4 @@
-"""Lines appended to a file, or to the standard output, by a thread.
+"""Lines appended to a file, to the standard output or to standard error, by a thread.
 
 A disk may be slow, the reader of a pipe may have stopped, and neither may ever keep a request
 waiting: so the loop only hands lines over, and the thread does the waiting. What it cannot get rid
@@ -22,6 +22,7 @@ import structlog
 _log = structlog.get_logger()
 
 STDOUT = "-"
+STDERR = "2>"
 MAX_WAITING = 4 * 1024 * 1024
 """Bytes handed over and not written: some ten thousand lines, the time in which a disk that is
 busy for a second recovers; more would only make a worker large."""
@@ -56,8 +57,10 @@ class LineFile:
     """
 
     def __init__(self, path: str) -> None:
-        """`path`: `-` is the standard output. A file that cannot be opened is tried again."""
+        """`path`: a file, which is tried again if it cannot be opened, or `STDOUT` or `STDERR`,
+        which are open already and are not closed."""
         self._path = path
+        self._given = {STDOUT: 1, STDERR: 2}.get(path)
         self._fd = -1
         self._in_one_piece = False
         self._torn = False
@@ -113,7 +116,7 @@ class LineFile:
                 lines, count = order
                 self._write(lines, count)
                 self._disposed += len(lines)
-        if self._fd > 1:
+        if self._fd >= 0 and self._given is None:
             os.close(self._fd)
 
     def _open(self) -> bool:
@@ -123,16 +126,17 @@ class LineFile:
         if now < self._retry_at:
             return False
         try:
-            self._use(1 if self._path == STDOUT else open_for_append(self._path))
+            self._use(open_for_append(self._path) if self._given is None else self._given)
         except OSError as error:
             self._retry_at = now + TRY_AGAIN
             self.error = f"cannot open {self._path}: {error.strerror or error}"
-            _log.error("access_log_not_opened", path=self._path, error=error.strerror)
+            if self._path != STDERR:  # Where that would be said.
+                _log.error("access_log_not_opened", path=self._path, error=error.strerror)
             return False
         return True
 
     def _reopen(self) -> None:
-        if self._path == STDOUT:
+        if self._given is not None:
             return
         try:
             new = open_for_append(self._path)
@@ -141,7 +145,7 @@ class LineFile:
             self.error = f"cannot open {self._path}: {error.strerror or error}"
             _log.error("access_log_not_reopened", path=self._path, error=error.strerror)
             return
-        if self._fd > 1:
+        if self._fd >= 0:
             os.close(self._fd)
         self._use(new)
         _log.info("access_log_reopened", path=self._path)

@@ -84,9 +84,11 @@ class RunningProxy:
         *,
         environ: Mapping[str, str] | None = None,
         open_files: int | None = None,
+        stderr: int | None = None,
     ) -> None:
         """`directory` takes the files (pytest's `tmp_path`); `environ` is added to this
-        process's environment; `open_files` is the limit on descriptors, soft and hard."""
+        process's environment; `open_files` is the limit on descriptors, soft and hard; `stderr`
+        is what it logs to in place of the file, -1 = it begins with 0, 1 and 2 closed."""
         self.port = free_port()
         self.admin_port = free_port()
         self.config: dict[str, Any] = {
@@ -105,7 +107,11 @@ class RunningProxy:
         if open_files is not None:
             limited = f'ulimit -n {open_files}; exec "$@"'
             self._command = ["/bin/sh", "-c", limited, "sh", *self._command]
+        if stderr == -1:
+            stderr = None
+            self._command = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *self._command]
         self._environ = {**os.environ, **(environ or {})}
+        self._stderr = stderr
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -143,7 +149,7 @@ class RunningProxy:
                 self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=log,
+                stderr=log if self._stderr is None else self._stderr,
                 env=self._environ,
             )
 

@@ -72,6 +72,50 @@ def test_console_lines_are_for_people(stream: io.StringIO) -> None:
     assert "\x1b" not in stream.getvalue()
 
 
+class TakesNothing:
+    """In place of the thread that writes."""
+
+    def __init__(self, path: str) -> None:
+        self.dropped = 0
+        self.lines: list[bytes] = []
+
+    def put(self, lines: memoryview, count: int) -> None:
+        self.lines.append(bytes(lines))
+
+    def close(self, patience: float) -> None: ...
+
+
+def test_the_next_line_says_how_many_were_lost(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = TakesNothing("")
+    monkeypatch.setattr(log, "LineFile", lambda path: file)
+    log._standard_error.cache_clear()
+    try:
+        log.set_up(LogSettings())
+        for file.dropped in (0, 7, 7):
+            structlog.get_logger().info("ready")
+        file.dropped = 8
+        logging.getLogger("aiohttp.server").error("broken pipe")
+    finally:
+        log._standard_error.cache_clear()
+    told = [json.loads(line).get("log_lines_lost") for line in file.lines]
+    assert told == [None, 7, None, 8]
+
+
+def test_without_standard_error_there_is_no_log(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    log._standard_error.cache_clear()
+    try:
+        log.set_up(LogSettings(format="console"))
+        structlog.get_logger().warning("unheard")
+        logging.getLogger("aiohttp.server").error("unheard")
+    finally:
+        log._standard_error.cache_clear()
+
+
 def test_settings_travel_to_children_by_the_environment() -> None:
     settings = LogSettings(level="debug", format="console")
     assert log.from_environment(log.environment(settings)) == settings

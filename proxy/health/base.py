@@ -53,6 +53,9 @@ class Check(ABC):
     """
 
     name: ClassVar[str]
+    holds_the_loop: ClassVar[bool] = False
+    """Beginning a probe takes milliseconds in which nothing else happens: one in a turn of the
+    loop is enough."""
 
     def __init__(self, *, timeout: float = 1.0) -> None:
         """`timeout`: seconds for a probe, everything included."""

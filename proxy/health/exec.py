@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ class ExecCheck(Check):
     """
 
     name: ClassVar[str] = "exec"
+    holds_the_loop: ClassVar[bool] = True
 
     def __init__(self, *, timeout: float = 1.0, command: str = "") -> None:
         super().__init__(timeout=timeout)
@@ -35,13 +37,25 @@ class ExecCheck(Check):
 
     async def _ask(self, endpoint: Endpoint) -> tuple[bool, str]:
         output = _Tail()
-        process: asyncio.subprocess.Process | None = None
         try:
-            process = await asyncio.create_subprocess_exec(
+            process = await self._start(endpoint, output.writer)
+            try:
+                code = await process.wait()
+            finally:
+                await _end(process)
+        finally:
+            output.close()
+        what = f"exit {code}" if code >= 0 else f"killed by signal {-code}"
+        line = output.last_line()
+        return code == 0, line if code == 0 and line else f"{what}: {line}" if line else what
+
+    async def _start(self, endpoint: Endpoint, output: int) -> asyncio.subprocess.Process:
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
                 *("/bin/sh", "-c", self._command),
                 stdin=subprocess.DEVNULL,
-                stdout=output.writer,
-                stderr=output.writer,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
                 env={
                     **os.environ,
@@ -49,14 +63,15 @@ class ExecCheck(Check):
                     "FAIRLEAD_PORT": str(endpoint.port),
                 },
             )
-            code = await process.wait()
-        finally:
-            if process is not None:
-                await _end(process)
-            output.close()
-        what = f"exit {code}" if code >= 0 else f"killed by signal {-code}"
-        line = output.last_line()
-        return code == 0, line if code == 0 and line else f"{what}: {line}" if line else what
+        )
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # Cancelled itself, it would end the shell and not what that had started. It takes a
+            # few turns of the loop and cannot hang.
+            with contextlib.suppress(OSError):
+                await _end(await starting)
+            raise
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

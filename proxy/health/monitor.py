@@ -77,7 +77,7 @@ class Monitor:
         self._schedule = Schedule(rng or Random())
         self._plans: dict[str, Plan] = {}
         self._counts: dict[str, dict[str, int]] = {}
-        self._findings: list[Finding] = []
+        self._findings: list[tuple[Target, Finding]] = []
         self._blind = False
         """The last check could not be made, for want of a descriptor."""
         self._wake = asyncio.Event()
@@ -120,6 +120,8 @@ class Monitor:
                     probe = asyncio.create_task(self._probe(target), name=f"check {target.key}")
                     self._probes.add(probe)
                     probe.add_done_callback(self._ended)
+                    if (plan := self._plans.get(target.service)) and plan.check.holds_the_loop:
+                        await asyncio.sleep(0)
                 await self._pause()
         finally:
             for probe in self._probes:
@@ -151,6 +153,8 @@ class Monitor:
         if plan is None:
             return
         verdict: Verdict = await plan.check.probe(target.endpoint)
+        if target.gone:
+            return
         counts = self._counts.setdefault(target.service, {})
         result = "passed" if verdict.ok else "failed" if verdict.asked else "skipped"
         counts[result] = counts.get(result, 0) + 1
@@ -162,8 +166,8 @@ class Monitor:
             self._schedule.skipped(target, began, self._clock())
             return
         if self._schedule.done(target, verdict.ok, verdict.message, began, self._clock()):
-            self._found(Finding(target.service, target.key, verdict.ok, verdict.message))
-        if verdict.ok and not target.gone:
+            self._found(target, verdict)
+        if verdict.ok:
             self._on_passed(target.service, target.key, began)
 
     def _ended(self, probe: asyncio.Task[None]) -> None:
@@ -172,11 +176,15 @@ class Monitor:
         if not probe.cancelled():
             probe.result()  # A check never raises; if it does, the loop's handler says so.
 
-    def _found(self, finding: Finding) -> None:
+    def _found(self, target: Target, verdict: Verdict) -> None:
         if not self._findings:
             asyncio.get_running_loop().call_later(GATHER, self._flush)
-        self._findings.append(finding)
+        finding = Finding(target.service, target.key, verdict.ok, verdict.message)
+        self._findings.append((target, finding))
 
     def _flush(self) -> None:
         findings, self._findings = self._findings, []
-        self._on_findings(findings)
+        # Who left meanwhile starts anew when it is back: what was found would be held against it
+        # for ever, since later checks only tell of changes.
+        if still := [finding for target, finding in findings if not target.gone]:
+            self._on_findings(still)

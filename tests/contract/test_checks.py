@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -206,3 +207,27 @@ async def test_exec_leaves_nothing_behind(tmp_path: Path, origin: Endpoint) -> N
     assert verdict.ok
     pid = int(note.read_text())
     await eventually(lambda: not alive(pid), 5, "the end of what the command left behind")
+
+
+async def test_exec_that_is_cancelled_while_it_starts_leaves_nothing_behind() -> None:
+    seconds = f"86.{os.getpid()}"
+    check = make("exec", {"command": f"sleep {seconds}; true"})
+    for turns in range(12):
+        probe = asyncio.create_task(check.probe(Endpoint("10.0.0.1", 80)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        probe.cancel()
+        await asyncio.gather(probe, return_exceptions=True)
+    await eventually(lambda: not running(seconds), 5, "the end of every command")
+
+
+def running(argument: str) -> list[str]:
+    """Processes with this argument."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if argument in file.read_text():
+                found.append(file.parent.name)
+        except OSError:
+            pass  # It ended meanwhile.
+    return found

@@ -161,3 +161,45 @@ async def test_those_that_leave_are_named() -> None:
         on.update(3)
         assert on.update(1) == ["1", "2"]
         assert on.update(0) == ["0"]
+
+
+async def test_what_was_found_of_one_that_left_before_it_was_told_is_not_told() -> None:
+    """It may be back by then, with a standing of its own, and nobody would ever take it back."""
+    async with stage() as on:
+        on.update(2)
+        await on.check.until(2)
+        on.check.answer(False)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert on.monitor.counts == {"s": {"failed": 2}}
+        on.update(1)
+        on.update(2)
+        async with asyncio.timeout(5):
+            await on.told.wait()
+        assert [finding.key for finding in on.findings] == ["0"]
+
+
+async def test_a_result_that_comes_after_the_service_left_is_not_counted() -> None:
+    async with stage() as on:
+        on.update(1)
+        await on.check.until(1)
+        on.update(0)
+        on.check.answer(True)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert on.check.waiting == {}
+        assert on.monitor.counts == {}
+        assert on.passed == []
+
+
+async def test_checks_that_hold_the_loop_begin_one_at_a_time() -> None:
+    """Starting a process takes milliseconds, and ejections pass through the same loop."""
+    async with stage() as on:
+        on.check.holds_the_loop = True  # type: ignore[misc]
+        on.update(50)
+        steps = []
+        while len(on.check.waiting) < 50:
+            before = len(on.check.waiting)
+            await asyncio.sleep(0)
+            steps.append(len(on.check.waiting) - before)
+        assert max(steps) == 1

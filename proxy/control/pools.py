@@ -240,7 +240,8 @@ def panics(statuses: Iterable[Status], threshold: float = 0.0) -> bool:
             ready += 1
         elif status != "draining":
             failing += 1
-    return failing > 0 and (not ready or ready < threshold * (ready + failing))
+    # Divided, because 0.28 * 25 is more than 7 for a computer, and 7 / 25 is just 0.28.
+    return failing > 0 and (not ready or ready / (ready + failing) < threshold)
 
 
 class PoolBook:

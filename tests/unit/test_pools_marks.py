@@ -129,6 +129,8 @@ class TestMarks:
         (1, 2, 0.5, True),
         (4, 6, 0.5, True),
         (5, 5, 0.5, False),
+        (7, 18, 0.28, False),
+        (6, 19, 0.28, True),
         (0, 1, 0.0, True),
         (1, 99, 0.0, False),
         (9, 0, 1.0, False),

@@ -231,9 +231,21 @@ class Supervisor:
                 return
             except Exception:
                 log.exception("provider_failed", provider=provider.name)
-            await provider.close()
+            self._provider = await self._next_provider(provider)
+
+    async def _next_provider(self, failed: Provider) -> Provider:
+        """What made one fail may make it fail to close, and the next to be built: no descriptor,
+        say. That is no reason to stop serving what is known."""
+        try:
+            await failed.close()
+        except Exception:
+            log.exception("provider_not_closed", provider=failed.name)
+        while True:
             await asyncio.sleep(PROVIDER_PAUSE)
-            self._provider = self._new_provider()
+            try:
+                return self._new_provider()
+            except Exception:
+                log.exception("provider_not_built", provider=failed.name)
 
     def _apply(self, membership: Membership) -> None:
         first = not self.book.complete

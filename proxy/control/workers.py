@@ -426,12 +426,15 @@ class Worker:
 
     async def _live(self) -> None:
         """One incarnation, from start to exit."""
-        ours, theirs = socket.socketpair()
         try:
-            with theirs:
-                process = await self._launch(self.index, theirs)
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs:
+                    process = await self._launch(self.index, theirs)
+            except OSError:
+                ours.close()
+                raise
         except OSError as error:
-            ours.close()
             self.tried.set()
             self.last_exit = f"not started: {error.strerror or error}"
             log.error("worker_not_started", worker=self.index, error=str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import stat
@@ -103,6 +104,30 @@ async def test_a_killed_worker_is_replaced_within_a_second_and_no_request_fails(
         assert other in rows
         assert [row["last_exit"] for row in rows.values()].count("signal SIGKILL") == 1
         assert proxy.children() == sorted(rows)
+
+
+async def test_a_worker_that_dies_while_there_are_no_descriptors_is_replaced_later(
+    instance: int, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    async with RunningProxy(config(instance, workers=2), tmp_path) as proxy:
+        victim, other = await proxy.worker_pids()
+        limits = resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+        os.kill(victim, signal.SIGKILL)
+        await eventually(
+            lambda: proxy.log().count('"worker_not_started"') >= 3 or proxy.returncode is not None,
+            10,
+            "some attempts",
+        )
+        assert alive(other)
+        resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, limits)
+        await eventually(lambda: _is_ready(proxy), 10, "the replacement")
+        assert len(await proxy.worker_pids()) == 2
+        assert await fetch(session, proxy.url + "/users/1") == 200
+
+
+async def _is_ready(proxy: RunningProxy) -> bool:
+    return await proxy.readyz() == 200
 
 
 async def test_no_worker_outlives_the_control_process(instance: int, tmp_path: Path) -> None:

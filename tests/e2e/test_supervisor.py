@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -270,6 +271,36 @@ async def test_a_provider_that_fails_is_built_anew_and_the_pools_stay() -> None:
         on.provider.memberships.put_nowait(RuntimeError("a bug"))
         await eventually(lambda: on.provider.closed == 1, 5, "the provider's end")
         assert not on.supervisor.missing()
+        on.provider.memberships.put_nowait(membership(users=2))
+        await eventually(
+            lambda: len(on.supervisor.book.pools["users"].members) == 2, 5, "the next provider"
+        )
+
+
+async def test_a_provider_that_cannot_be_closed_or_built_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxy.control.supervisor.PROVIDER_PAUSE", 0.01)
+    async with stage("good") as on:
+        on.provider.memberships.put_nowait(membership(users=1))
+        await on.ready()
+        builds = 0
+
+        def build() -> HandFed:
+            nonlocal builds
+            builds += 1
+            if builds < 3:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return on.provider
+
+        async def close() -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(on.supervisor, "_new_provider", build)
+            broken.setattr(on.provider, "close", close)
+            on.provider.memberships.put_nowait(RuntimeError("a bug"))
+            await eventually(lambda: builds == 3, 5, "the third attempt")
         on.provider.memberships.put_nowait(membership(users=2))
         await eventually(
             lambda: len(on.supervisor.book.pools["users"].members) == 2, 5, "the next provider"

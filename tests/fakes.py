@@ -70,6 +70,10 @@ class SteppedLoop(asyncio.AbstractEventLoop):
         self._now = until
         settle()
 
+    def stand_still(self, seconds: float) -> None:
+        """Let time pass in which nothing runs, as for a process that is stopped."""
+        self._now += seconds
+
     # -- asyncio.AbstractEventLoop
 
     def time(self) -> float:

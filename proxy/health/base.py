@@ -19,6 +19,10 @@ MAX_MESSAGE = 200
 """Characters of a verdict's message. It is written into the registry and shown in tables; a
 stack trace belongs into the log of the one who failed."""
 
+HELD_UP = 0.25
+"""Seconds by which a limit may be noticed late and still speak against the endpoint. This process
+was stopped, or had no CPU, for longer than that: the answer may be there and not have been read."""
+
 _NO_DESCRIPTOR = frozenset((errno.EMFILE, errno.ENFILE))
 
 
@@ -42,7 +46,8 @@ class Verdict(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     """How long the probe took."""
     asked: bool = True
-    """False: there was no descriptor to ask with, which says nothing of the endpoint."""
+    """False: there was no descriptor to ask with, or this process was held up while it waited,
+    which says nothing of the endpoint."""
 
 
 class Check(ABC):
@@ -68,14 +73,27 @@ class Check(ABC):
         loop = asyncio.get_running_loop()
         start = loop.time()
         asked = True
+        late = 0.0
+
+        def at_limit() -> None:
+            nonlocal late
+            late = loop.time() - start - self.timeout
+
+        # Not read when all is over, because ending what was begun takes time, too.
+        limit = loop.call_later(self.timeout, at_limit)
         try:
             async with asyncio.timeout(self.timeout):
                 ok, message = await self._ask(endpoint)
         except TimeoutError:
             ok, message = False, f"no answer within {self.timeout:g} s"
+            if late > HELD_UP:
+                asked = False
+                message += f", but this process was held up for {late:.1f} s"
         except Exception as error:
             ok, message = False, in_words(error)
             asked = not (isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR)
+        finally:
+            limit.cancel()
         return Verdict(ok, printable(message), loop.time() - start, asked)
 
     @abstractmethod

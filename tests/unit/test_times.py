@@ -340,6 +340,39 @@ def test_asyncio_counts_its_own_limits_on_the_loops_time() -> None:
     assert ends == [pytest.approx(0.1)]
 
 
+@pytest.mark.parametrize(
+    ("held_up", "asked"), [(0.0, True), (0.2, True), (0.3, False), (9.0, False)]
+)
+def test_a_limit_that_passes_while_the_process_is_stopped_says_nothing(
+    held_up: float, asked: bool
+) -> None:
+    """After SIGSTOP and SIGCONT timers come first, then the answers that have long been there."""
+    loop = SteppedLoop()
+    found: list[Verdict] = []
+
+    class Mute(Check):
+        name = "mute"
+
+        async def _ask(self, endpoint: Endpoint) -> tuple[bool, str]:
+            try:
+                await loop.create_future()
+            finally:
+                await asyncio.sleep(0.5)  # To end what was begun is no delay of ours.
+            raise AssertionError("nobody answers")
+
+    async def probe() -> None:
+        found.append(await Mute(timeout=1.0).probe(Endpoint("192.0.2.1", 80)))
+
+    loop.create_task(probe())
+    loop.advance(0.9)
+    loop.stand_still(0.1 + held_up)
+    loop.advance(1.0)
+    (verdict,) = found
+    assert (verdict.ok, verdict.asked) == (False, asked)
+    assert verdict.message.startswith("no answer within 1 s")
+    assert ("held up" in verdict.message) is not asked
+
+
 @pytest.mark.parametrize("t", SECONDS)
 def test_a_probe_that_is_never_answered_fails_at_its_limit(t: float) -> None:
     loop = SteppedLoop()

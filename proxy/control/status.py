@@ -167,6 +167,7 @@ def worker(one: Worker, now: float) -> dict[str, Any]:
         "state": "restarting" if life is None else life.state,
         "ready": one.ready,
         "age": None if life is None else round(now - life.started_at, 3),
+        "silent": None if life is None else life.silent_ticks,
         "restarts": one.restarts,
         "revision": 0 if life is None else life.revision,
         "longest_apply": round(one.applies.worst, 6),

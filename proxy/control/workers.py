@@ -70,6 +70,9 @@ LONGEST_DELAY = 1.0
 """Seconds at most between a death and the next start: a crash loop must not eat a CPU, and
 whatever made the workers crash may be gone any moment."""
 
+SILENT_WARNING = 5
+"""Seconds of silence after which operators are told: its clients have been waiting for as long."""
+
 SILENT_TICKS = 30
 """Seconds of silence after which a worker counts as hung. It reports each second, and nothing
 it does may hold its loop for even one; 30 leaves room for a machine that swaps. Counted in
@@ -208,6 +211,7 @@ class Incarnation:
         self.answered = 0
         """Number of the last `Collect` it answered."""
         self.silent_ticks = 0
+        """Seconds since it said anything."""
         self._book = book
         self._config = config
         self._accept_anyway = accept_anyway
@@ -330,6 +334,10 @@ class Incarnation:
     # ------------------------------------------------------------------------ from it
 
     def _on_message(self, message: FromWorker) -> None:
+        if self.silent_ticks >= SILENT_WARNING:
+            log.info(
+                "worker_heard_again", worker=self.index, pid=self.pid, silent=self.silent_ticks
+            )
         self.silent_ticks = 0
         match message:
             case Hello():
@@ -472,11 +480,14 @@ class Worker:
         self._on_exit(life)
 
     def tick(self) -> None:
-        """Call each second: a worker that is silent for long is killed and so replaced."""
+        """Call each second: a worker that is silent is told of, and if it is so for long killed and
+        so replaced."""
         life = self.current
         if life is None:
             return
         life.silent_ticks += 1
+        if life.silent_ticks == SILENT_WARNING:
+            log.warning("worker_silent", worker=self.index, pid=life.pid, silent=SILENT_WARNING)
         if life.silent_ticks > SILENT_TICKS:
             log.error("worker_hung", worker=self.index, pid=life.pid, silent=life.silent_ticks)
             life.silent_ticks = 0

@@ -13,7 +13,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from proxy.control import status
 from proxy.control.pools import PoolBook, Slots
 from proxy.control.sockets import close_all, listen
 from proxy.control.supervisor import Supervisor
@@ -237,8 +239,13 @@ async def test_a_silent_worker_is_killed_and_replaced() -> None:
         worker = on.supervisor.workers[0]
         life = await eventually(lambda: worker.current, 5, "the worker")
         await eventually(lambda: life.state == "waiting", 10, "its hello")
-        for _ in range(30):
-            worker.tick()
+        life.silent_ticks = 0
+        with capture_logs() as lines:
+            for _ in range(29):
+                worker.tick()
+        assert [(line["event"], line["silent"]) for line in lines] == [("worker_silent", 5)]
+        assert status.worker(worker, 0.0)["silent"] == 29
+        worker.tick()
         assert worker.current is life
         worker.tick()
         await eventually(lambda: worker.current not in (None, life), 5, "the replacement")

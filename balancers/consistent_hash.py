@@ -112,7 +112,9 @@ class ConsistentHash(Balancer):
 
     def _any_left(self, tried: Collection[Node]) -> bool:
         """Looks at no more nodes than were tried, plus one."""
-        return any(node not in tried for node in self._usable.values())
+        return len(tried) < len(self._usable) or any(
+            node not in tried for node in self._usable.values()
+        )
 
     def _walk_bounded(self, point: int, tried: Collection[Node]) -> Node | None:
         """The first untried node with room for this request too. When only tried nodes have

@@ -28,6 +28,10 @@ _Entry = tuple[int, int]
 of a node that has not won stays as it is, and the smallest entry of a queue wins."""
 
 
+_MANY = 8
+"""More tried nodes than this are not looked for one by one: a pass over the queue is cheaper."""
+
+
 class WeightedRoundRobin(Balancer):
     """Owns the current values of the usable nodes of one pool.
 
@@ -94,10 +98,18 @@ class WeightedRoundRobin(Balancer):
         if not total:
             return None
         self._rounds = rounds = self._rounds + 1
+        among: dict[int, list[int]] = {}
+        for order in avoided:
+            among.setdefault(weights[order], []).append(order)
         best: tuple[int, int, int, deque[_Entry]] | None = None
         for weight, queue in self._queues:
-            for order in avoided:
-                if weights[order] == weight:
+            here = among.get(weight, ())
+            if len(here) > _MANY:
+                entries = [(debt + weight * (order in avoided), order) for debt, order in queue]
+                queue.clear()
+                queue.extend(sorted(entries))
+            else:
+                for order in here:
                     _enqueue(queue, (_take(queue, order) + weight, order))
             for place, (debt, order) in enumerate(queue):
                 if order not in avoided:

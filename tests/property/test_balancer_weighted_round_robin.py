@@ -84,6 +84,18 @@ def test_so_it_is_with_retries_and_through_changes_of_the_pool(data: st.DataObje
         balancer, literal = heir, literal_heir
 
 
+@given(
+    st.lists(few_weights, min_size=10, max_size=40),
+    st.lists(st.sets(st.integers(0, 39)), min_size=1, max_size=25),
+)
+def test_so_it_is_with_many_that_are_passed_over(weights: list[int], turns: list[set[int]]) -> None:
+    nodes = [Instance(f"n{number}", weight) for number, weight in enumerate(weights)]
+    balancer, literal = WeightedRoundRobin(nodes, Random(1)), Literal(nodes)
+    for turn in turns:
+        avoided: list[Any] = [nodes[number] for number in turn if number < len(nodes)]
+        assert balancer.pick(-1, set(avoided)) is literal.pick(avoided)
+
+
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=10))
 def test_one_cycle_gives_each_node_its_weight_exactly(weights: list[int]) -> None:
     nodes = [Instance(f"n{number}", weight) for number, weight in enumerate(weights)]

@@ -496,7 +496,7 @@ class Exchange:
             return False  # The connection still expects the rest, which only one can get.
         reason = str(response.status)
         self.connection = None
-        if not self._retry(reason):
+        if not self._retry(reason, in_hand=True):
             self.connection = connection
             return False
         pool.give_back(node, reason)
@@ -618,12 +618,13 @@ class Exchange:
             else:
                 self._answer_fault(fault, detail)
 
-    def _retry(self, reason: str, stale: bool = False) -> bool:
+    def _retry(self, reason: str, stale: bool = False, in_hand: bool = False) -> bool:
         """Once more on another instance, if the number of attempts and the budget allow it and
         there is one. A connection that was closed while it was idle added nothing to what the
         instances have to do, so the first of these is not counted and the budget not asked; and it
         says nothing against its instance, so that one is dialled afresh when there is no other
-        one that can be reached."""
+        one that can be reached. `in_hand`: there is an answer, which is not made to wait for
+        instances that could not be connected to."""
         pool = self.pool
         assert pool is not None
         policies = pool.policies
@@ -643,12 +644,14 @@ class Exchange:
             if (
                 again is not None
                 and (stale or again is not failed)
-                and again.usable
+                and again.admitted
                 and not again.unreachable
                 and pool.has_room(again)
             ):
                 node = again
-        if node is None:
+        if node is None and not in_hand:
+            node = pool.last_resort(self.tried)
+        if node is None or (in_hand and node.unreachable):
             return False
         if not (stale or policies.budget.spend(pool.requests)):
             pool.counters.held_back("retry.budget")

@@ -38,8 +38,8 @@ class Node:
     """Owns the live numbers and the idle connections of one instance in this worker."""
 
     __slots__ = (
-        "address", "failing", "id", "idle", "in_flight", "key", "load", "outcomes", "picks", "port",
-        "present", "reported", "slot", "status", "unreachable", "usable", "weight",
+        "address", "admitted", "failing", "id", "idle", "in_flight", "key", "load", "outcomes",
+        "picks", "port", "present", "reported", "slot", "status", "unreachable", "usable", "weight",
     )  # fmt: skip
 
     def __init__(self, spec: PoolNode) -> None:
@@ -50,7 +50,10 @@ class Node:
         self.slot = spec.slot
         self.weight = spec.weight
         self.status: Status = spec.status
+        self.admitted = False
+        """The control process says that it may be used."""
         self.usable = False
+        """The balancer chooses among these: who is admitted and, as far as known, reachable."""
         self.present = True
         """Part of the current snapshot; idle connections of a node that left are closed."""
         self.in_flight = 0
@@ -58,7 +61,7 @@ class Node:
         self.load = 0
         """Requests and tunnels of all workers, the others' as of the last look."""
         self.unreachable = False
-        """It could not be connected to, so others are preferred: see `Unreachable`."""
+        """It could not be connected to: see `Unreachable`."""
         self.failing = 0
         """Attempts that failed since the last one that did not."""
         self.idle: list[UpstreamConnection] = []
@@ -76,6 +79,10 @@ class Node:
 _LOOK_AGAIN: Final = 0.002
 """Seconds between two looks for room that did not come about here while requests wait: short
 beside any request worth queueing for."""
+
+_REBUILD: Final = 1e-5
+"""Seconds for each node before the balancer hears of who cannot be connected to, or can again. It
+takes a tenth of that to build: a rack that is gone costs no more of the worker's time than that."""
 
 NO_STATE: Final = PolicyState()
 
@@ -131,6 +138,10 @@ class Pool:
         """The next look for room is arranged."""
         self._freed = False
         """So is one because a request of ours has ended."""
+        self._avoided: set[Node] = set()
+        """Who has become unreachable since the balancer was built."""
+        self._rebuilding = False
+        """It will be built again in a moment."""
         self._breaker = State.CLOSED
         """What was last told of the breaker."""
         self.counters = counters
@@ -163,14 +174,15 @@ class Pool:
             if node.status == "ejected" and spec.status == "ready":
                 node.failing = 0  # Its time is served: it may fail as often again.
             node.status = spec.status
-            node.usable = spec.status == "ready" or (
+            node.admitted = spec.status == "ready" or (
                 snapshot.panic and spec.status in ("unhealthy", "ejected")
             )
-            if not node.usable and node.idle:
+            if not node.admitted and node.idle:
                 leaving.append(node)
             nodes[spec.key] = node
         for key, node in known.items():
             node.present = False
+            node.admitted = False
             node.usable = False
             leaving.append(node)
             self.left_slots.append(node.slot)
@@ -178,7 +190,7 @@ class Pool:
         for key in [k for k, node in self._departed.items() if node.in_flight == 0]:
             del self._departed[key]
         self.nodes = nodes
-        self._install(self._build_balancer(list(nodes.values())))
+        self._rebuild()
         return leaving
 
     def _returned(self, key: str) -> Node | None:
@@ -197,7 +209,20 @@ class Pool:
             hash_key(self.service.encode()), settings, self._shared.buckets, self.policies
         )
         self.look_at_breaker()  # It may be another one, or none any more.
-        self._install(self._build_balancer(list(self.nodes.values())))
+        self._rebuild()
+
+    def reach_changed(self, node: Node) -> None:
+        """`node` cannot be connected to any more, or can again."""
+        if node.unreachable:
+            self._avoided.add(node)
+        elif node in self._avoided:
+            self._avoided.remove(node)
+        elif node.usable:
+            self._rebuild()  # Nobody was reachable: now there is one to be preferred.
+            return
+        if not self._rebuilding:
+            self._rebuilding = True
+            self._shared.later(len(self.nodes) * _REBUILD, self._rebuild)
 
     def has_room(self, node: Node) -> bool:
         """`node` may have one more request. Reads the board itself: a copy a millisecond old
@@ -206,16 +231,30 @@ class Pool:
         return not self.limited or in_flight < self.policies.max_inflight
 
     def pick_again(self, picked: Node, key: int, tried: Collection[Node]) -> Node | None:
-        """The balancer's choice among those that have room and are not unreachable. If there are
-        none such, one that is: it may be back. None when nobody has room."""
-        nodes = [node for node in self.nodes.values() if node.usable]
-        full = [node for node in nodes if self.limited and not self.has_room(node)]
-        unreachable = [node for node in nodes if node.unreachable]
-        if unreachable:
-            other = self.pick(key, {*tried, *full, *unreachable})
-            if other is not None:
+        """`picked`, if it is reachable and has room, or else the balancer's choice among those
+        that are and have. None when those that are reachable have no room; if none are, one that
+        is not: it may be back."""
+        if not picked.unreachable and self.has_room(picked):
+            return picked
+        full: list[Node] = []
+        if self.limited:
+            full = [n for n in self.nodes.values() if n.usable and not self.has_room(n)]
+        if self._avoided:
+            other = self.pick(key, {*tried, *full, *self._avoided})
+            if other is not None or any(not node.unreachable for node in full):
                 return other
         return self.pick(key, {*tried, *full}) if full else picked
+
+    def last_resort(self, tried: Collection[Node]) -> Node | None:
+        """Some node that the balancer does not choose among, because it cannot be connected to or
+        could not until a moment ago, for a request that has no other one left."""
+        nodes = [
+            node
+            for node in self.nodes.values()
+            if node.admitted and node.weight and node not in tried and self.has_room(node)
+        ]
+        nodes = [node for node in nodes if not node.unreachable] or nodes
+        return self._shared.rng.choice(nodes) if nodes else None
 
     def join_line(self, exchange: Exchange) -> bool:
         """Wait until some instance has room; False if the line is full."""
@@ -349,6 +388,19 @@ class Pool:
         """The counts of a node, which are told with this."""
         node.reported = -1 if node.in_flight else node.picks
         return NodeStats(self.service, node.key, node.picks, dict(node.outcomes), node.unreachable)
+
+    def _rebuild(self) -> None:
+        """Let the balancer choose among the nodes as they are now. Those that cannot be connected
+        to are to it like ones that must not be used, unless there are no others."""
+        self._rebuilding = False
+        self._avoided.clear()
+        nodes = list(self.nodes.values())
+        for node in nodes:
+            node.usable = node.admitted and not node.unreachable
+        if not any(node.usable and node.weight for node in nodes):
+            for node in nodes:
+                node.usable = node.admitted
+        self._install(self._build_balancer(nodes))
 
     def _build_balancer(self, nodes: list[Node]) -> Balancer:
         spec = self.settings.balancer

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.engine.upstream.unreachable import AGAIN, AT_ONCE
+from balancers.base import NO_KEY
+from proxy.engine.upstream.unreachable import AGAIN, AT_ONCE, LIMIT
 from proxy.model import (
+    BalancerSpec,
     Keepalive,
     PoolNode,
     PoolSnapshot,
@@ -114,21 +116,148 @@ class TestAvoided:
         client.expect_problem(503, "connection_limit_reached")
         assert not wire.node().unreachable
 
-    def test_those_with_room_that_are_reachable_come_first(self, make: Any) -> None:
-        """With a limit and a queue: waiting for room is no better than trying the other one."""
-        wire, client, instances = discovered(
-            make, "a", "b", settings=ServiceSettings(max_inflight=1, queue=QueueSettings(size=9))
+    def test_the_others_get_equal_shares(self, make: Any) -> None:
+        """Not the next in line its own share and that of the one that is gone."""
+        wire, client, instances = discovered(make, "a", "b", "c", "d")
+        names = [answer(wire, client, instances) for _ in range(30)]
+        assert [names.count(name) for name in "abcd"] == [0, 10, 10, 10]
+
+    def test_the_first_of_them_that_is_back_gets_all(self, make: Any) -> None:
+        wire = make("a", "b", "c")
+        for name in "abc":
+            wire.network.refuse(wire.address(name))
+        client = wire.client()
+        while not all(wire.node(name).unreachable for name in "abc"):
+            client.send(GET)
+            client.expect_problem(502, "connection_refused")
+        del wire.network.errors[wire.address("b")]
+        wire.advance(AGAIN + 0.02)
+        instances: dict[str, Peer] = {}
+        assert {answer(wire, client, instances) for _ in range(9)} == {"b"}
+
+    def test_one_that_must_get_nothing_is_not_another_one(self, make: Any) -> None:
+        """The only one that is reachable has weight 0, so the other one is asked."""
+        wire = make("a")
+        nodes = tuple(
+            PoolNode(f"{name}@{address[0]}:80", name, *address, weight, "ready", slot)
+            for name, weight, slot in (("a", 1, 1), ("b", 0, 2))
+            for address in [wire.address(name)]
         )
+        wire.worker.on_message(PoolsMessage(seq=9, snapshots=(PoolSnapshot("s", 9, nodes),)))
+        wire.network.refuse(wire.address("a"))
+        client = wire.client()
+        for _ in range(3):
+            client.send(GET)
+            client.expect_problem(502, "connection_refused")
+        assert dials(wire, "b") == 0
+
+    def test_it_is_the_last_resort_of_a_retry(self, make: Any) -> None:
+        wire, client, instances = discovered(make, "a", "b")
+        wire.network.errors.clear()
+        wire.network.refuse(wire.address("b"))
+        instances.pop("b").eof()
+        assert answer(wire, client, instances) == "a"
+        assert wire.node("b").unreachable
+
+    def test_an_answer_in_hand_does_not_wait_for_it(self, make: Any) -> None:
+        wire, client, instances = discovered(
+            make,
+            "a",
+            "b",
+            settings=ServiceSettings(retry=RetrySettings(max_retries=2, on=("connect", "503"))),
+        )
+        wire.network.errors.clear()
+        wire.network.hang(wire.address("a"))
+        wire.pool.counters.retries.clear()
+        client.send(GET)
+        instances["b"].expect(forwarded("GET /x"))
+        instances["b"].send(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
+        assert client.take().startswith(b"HTTP/1.1 503 Busy\r\n")
+        assert wire.pool.counters.retries == {}
+        wire.network.answer(wire.address("a"))
+
+    def test_keys_of_others_stay_and_its_own_come_back(self, make: Any) -> None:
+        spec = BalancerSpec(type="consistent_hash", key="path")
+        wire = make("a", "b", "c", settings=ServiceSettings(balancer=spec))
+        client = wire.client()
+        instances: dict[str, Peer] = {}
+
+        def owners() -> list[str]:
+            found = []
+            for number in range(40):
+                client.send(request(f"GET /{number}"))
+                for name in wire.names:
+                    if wire.network.accepted.get(wire.address(name)):
+                        instances[name] = wire.accepted(name)
+                found.append(next(name for name, peer in instances.items() if peer.take()))
+                instances[found[-1]].send(OK)
+                client.expect(OK_RELAYED)
+            return found
+
+        before = owners()
+        assert set(before) == {"a", "b", "c"}
+        wire.network.refuse(wire.address("a"))
+        instances.pop("a").eof()
+        assert all(
+            then == now if then != "a" else now != "a"
+            for then, now in zip(before, owners(), strict=True)
+        )
+        wire.network.errors.clear()
+        wire.advance(AGAIN + 0.02)
+        assert owners() == before
+
+
+class TestLimitsAndQueue:
+    """Where instances take so many requests and no more."""
+
+    @staticmethod
+    def one_busy(make: Any, queue: int = 9) -> tuple[Wire, Peer, Peer, Peer]:
+        """`a` is gone, `b` has as much to do as it may, and somebody else asks. Returns the
+        wire, who is served, `b`, and who asks."""
+        settings = ServiceSettings(max_inflight=1, queue=QueueSettings(size=queue))
+        wire, client, instances = discovered(make, "a", "b", settings=settings)
         client.send(GET)
         instances["b"].expect(forwarded("GET /x"))
         second = wire.client()
-        wire.network.errors.clear()
         second.send(GET)
+        return wire, client, instances["b"], second
+
+    def test_a_request_waits_for_one_that_can_be_reached(self, make: Any) -> None:
+        wire, client, b, second = self.one_busy(make)
+        assert dials(wire) == 1
+        second.expect_nothing()
+        b.send(OK)
+        client.expect(OK_RELAYED)
+        wire.settle()
+        wire.advance(0.001)
+        b.expect(forwarded("GET /x"))
+        b.send(OK)
+        second.expect(OK_RELAYED)
+
+    def test_or_for_the_other_one_to_come_back(self, make: Any) -> None:
+        wire, client, b, second = self.one_busy(make)
+        wire.network.errors.clear()
+        wire.advance(AGAIN + 0.02)
         a = wire.accepted("a")
         a.expect(forwarded("GET /x"))
-        for peer, asker in ((a, second), (instances["b"], client)):
+        for peer, asker in ((a, second), (b, client)):
             peer.send(OK)
             asker.expect(OK_RELAYED)
+
+    def test_with_a_full_queue_it_is_refused(self, make: Any) -> None:
+        wire, client, b, second = self.one_busy(make, queue=0)
+        second.expect_problem(503, "connection_limit_reached")
+        assert dials(wire) == 1
+        b.send(OK)
+        client.expect(OK_RELAYED)
+
+    def test_once_nobody_can_be_reached_those_who_wait_find_out(self, make: Any) -> None:
+        wire, client, b, second = self.one_busy(make)
+        wire.network.refuse(wire.address("b"))
+        b.reset()
+        client.expect_problem(502, "connection_refused")
+        wire.advance(0.01)
+        second.expect_problem(502, "connection_refused")
 
 
 class TestBackInUse:
@@ -288,6 +417,56 @@ class TestMany:
         for address in list(wire.network.accepted):
             for transport in wire.network.accepted.pop(address):
                 wire.adopt(transport, str(address))
+
+    def test_those_that_are_silent_for_ever_do_not_keep_others_out(self, make: Any) -> None:
+        """Where requests wait for a connection without limit, tries do not."""
+        names = [f"n{at}" for at in range(AT_ONCE)] + ["back"]
+        wire = make("a", settings=ServiceSettings(timeouts=Timeouts(connect=0.0)))
+        nodes = tuple(
+            PoolNode(f"{name}@192.0.2.1:{at}", name, "192.0.2.1", at, 1, "ready", 0)
+            for at, name in enumerate(names, start=1)
+        )
+        wire.worker.on_message(PoolsMessage(seq=9, snapshots=(PoolSnapshot("s", 9, nodes),)))
+        for node in wire.pool.nodes.values():
+            if node.id != "back":
+                wire.network.hang((node.address, node.port))
+            wire.worker.unreachable.add(wire.pool, node, "no answer")
+        wire.advance(AGAIN + LIMIT + 0.5)
+        assert not wire.node("back").unreachable
+        for waiting in wire.network.accepted.values():
+            while waiting:
+                wire.adopt(waiting.popleft(), "back")
+
+    def test_the_balancer_is_not_built_for_each(self, make: Any) -> None:
+        """A thousand that turn out to be gone within a tenth of a second: with thousands of nodes
+        it takes milliseconds."""
+        wire = make("a")
+        nodes = tuple(
+            PoolNode(f"n{at}@192.0.2.1:{at}", f"n{at}", "192.0.2.1", at, 1, "ready", 0)
+            for at in range(1, 2001)
+        )
+        wire.worker.on_message(PoolsMessage(seq=9, snapshots=(PoolSnapshot("s", 9, nodes),)))
+        pool = wire.pool
+        built = [pool.balancer]
+        for node in list(pool.nodes.values())[:1000]:
+            wire.worker.unreachable.add(pool, node, "no answer")
+            picked = pool.pick(NO_KEY, ())
+            assert picked is not None
+            again = pool.pick_again(picked, NO_KEY, ()) if picked.unreachable else picked
+            assert again is not None
+            assert not again.unreachable
+            if node.port % 10 == 0:
+                wire.advance(0.001)
+            if pool.balancer is not built[-1]:
+                built.append(pool.balancer)
+        assert 4 <= len(built) - 1 <= 6
+        for _ in range(100):  # Now and then there is a connection: one of many dials.
+            wire.worker.unreachable.add(pool, pool.nodes["n2000@192.0.2.1:2000"], "no answer")
+            wire.worker.unreachable.reached(pool, pool.nodes["n2000@192.0.2.1:2000"])
+        assert pool.balancer is built[-1]
+        wire.advance(0.1)
+        picks = [pool.pick(NO_KEY, ()) for _ in range(2000)]
+        assert not any(node is None or node.unreachable for node in picks)
 
 
 class TestTold:

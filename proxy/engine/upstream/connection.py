@@ -185,7 +185,7 @@ class UpstreamConnection(Timed):
         service's idle limit counts."""
         node = self._node
         keepalive = self._settings.keepalive
-        if self.closed or not node.usable or not keepalive.max_idle:
+        if self.closed or not node.admitted or not keepalive.max_idle:
             self.close()
             return
         if limit is None:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from socket import gaierror
 from typing import TYPE_CHECKING, Protocol
 
@@ -70,9 +71,13 @@ class Connector:
         self.open = 0
         """Connections to instances, but for those that have become tunnels."""
 
-    def dial(self, node: Node, settings: ServiceSettings, waiter: Dialler) -> None:
-        """Connect in the background; `waiter` hears of the result exactly once."""
-        task = self._loop.create_task(self._dial(node, settings, waiter))
+    def dial(
+        self, node: Node, settings: ServiceSettings, waiter: Dialler, at_most: float = inf
+    ) -> None:
+        """Connect in the background; `waiter` hears of the result exactly once, after
+        `timeouts.connect` or `at_most` seconds at the latest."""
+        limit = min(settings.timeouts.connect or inf, at_most)
+        task = self._loop.create_task(self._dial(node, settings, waiter, limit))
         self._dialling.add(task)
         task.add_done_callback(self._dialled)
 
@@ -81,10 +86,11 @@ class Connector:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("dialling_failed_inside", exc_info=error)
 
-    async def _dial(self, node: Node, settings: ServiceSettings, waiter: Dialler) -> None:
-        limit = settings.timeouts.connect
+    async def _dial(
+        self, node: Node, settings: ServiceSettings, waiter: Dialler, limit: float
+    ) -> None:
         try:
-            async with asyncio.timeout(limit or None):
+            async with asyncio.timeout(None if limit == inf else limit):
                 connection = await self._connect(node, settings)
         except Exception as error:
             fault = _translate(error)

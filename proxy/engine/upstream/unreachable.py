@@ -3,8 +3,8 @@
     reachable ──(an attempt of a request got no connection)──▶ unreachable
     unreachable ──(some connection came about)──▶ reachable
 
-While an instance is unreachable the others of its pool are preferred, and it is dialled once a
-second with nothing to send. So clients pay for an instance that is gone with its first failures
+While an instance is unreachable the others of its pool are used, and it is dialled once a second
+with nothing to send. So clients pay for an instance that is gone with its first failures
 only: no later request waits for a connection that may take seconds to fail, or spends its one
 retry on finding out what was known. It is back in use a second after it accepts connections.
 
@@ -34,6 +34,9 @@ AT_ONCE: Final = 64
 may. More of them wait, and are avoided meanwhile."""
 BATCH: Final = 8
 """Tries that are begun in one turn of the loop: under a millisecond."""
+LIMIT: Final = 5.0
+"""Seconds that a try takes at most, where the service lets its requests wait longer, or for ever:
+others wait for its end. Enough for two lost packets."""
 
 
 class Unreachable:
@@ -52,6 +55,7 @@ class Unreachable:
         if node.unreachable or not node.present:
             return
         self._mark(node, True)
+        pool.reach_changed(node)
         _log.warning("instance_unreachable", service=pool.service, instance=node.id, detail=detail)
         self._try_later(pool, node)
 
@@ -67,6 +71,7 @@ class Unreachable:
         """There is a connection to `node`."""
         if node.unreachable:
             self.forget(node)
+            pool.reach_changed(node)
             _log.info("instance_reachable", service=pool.service, instance=node.id)
 
     def _mark(self, node: Node, unreachable: bool) -> None:
@@ -90,10 +95,10 @@ class Unreachable:
             due, pool = self._due[node]
             if due > now:
                 break
-            if node.usable:
+            if node.admitted:
                 del self._due[node]
                 self._trying += 1
-                self._connector.dial(node, pool.settings, _Try(self, pool))
+                self._connector.dial(node, pool.settings, _Try(self, pool), LIMIT)
             else:
                 self._try_later(pool, node)  # Nobody would use the connection.
         self._set_alarm(now)

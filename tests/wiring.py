@@ -202,7 +202,7 @@ class Wire:
             )
         )
 
-    def serve(self, *names: str, service: str = "s", **status: str) -> None:
+    def serve(self, *names: str, service: str = "s", panic: bool = False, **status: str) -> None:
         """Instances `a`, `b`, … of a service; `a="draining"` sets a status."""
         generation = 1
         pool = self.worker.pools.get(service)
@@ -220,7 +220,9 @@ class Wire:
             for name in names
         )
         self.worker.on_message(
-            PoolsMessage(seq=generation, snapshots=(PoolSnapshot(service, generation, nodes),))
+            PoolsMessage(
+                seq=generation, snapshots=(PoolSnapshot(service, generation, nodes, panic),)
+            )
         )
         self.settle()
 
@@ -309,5 +311,7 @@ class Wire:
         assert not open_, [transport.get_protocol() for transport in open_]
         assert len(self.worker.deadlines) == 0
         assert not self.worker.connector.dialling
+        assert not self.worker.unreachable._due
+        assert self.worker.unreachable._trying == 0
         assert self.loop.failures == []
         os.close(self.board.fd)

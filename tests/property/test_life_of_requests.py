@@ -3,13 +3,21 @@ have all gone, everything that was counted is given back, and nobody waits for a
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec.structs import replace
 
+from proxy.engine.deadlines import NEVER
+from proxy.engine.exchange import Exchange
+from proxy.engine.pool import Node
 from proxy.engine.resilience.breaker import State
+from proxy.engine.upstream.unreachable import AT_ONCE
 from proxy.model import (
+    BalancerSpec,
     BreakerSettings,
     DrainSettings,
     QueueSettings,
@@ -43,6 +51,14 @@ SETTINGS = (
         EVERYTHING,
         breaker=BreakerSettings(failure_ratio=0.5, min_requests=1, window=5.0, open=0.5),
         timeouts=Timeouts(queue=0.0),
+    ),
+    replace(EVERYTHING, balancer=BalancerSpec(type="least_connections"), breaker=None),
+    replace(
+        EVERYTHING,
+        balancer=BalancerSpec(type="consistent_hash", key="path"),
+        max_inflight=2,
+        breaker=None,
+        timeouts=Timeouts(connect=0.0),
     ),
 )
 REQUESTS = (
@@ -81,9 +97,28 @@ class Life(RuleBasedStateMachine):
 
     @initialize(which=st.integers(0, len(SETTINGS) - 1), late_pause=st.booleans())
     def begin(self, which: int, late_pause: bool) -> None:
-        self.wire = Wire("a", settings=SETTINGS[which], late_pause=late_pause)
+        self.wire = Wire(*NAMES, settings=SETTINGS[which], late_pause=late_pause)
         self.clients: list[Peer] = []
         self.instances: list[Peer] = []
+        self.taken = self.wire.pool.take
+        with suppress(AttributeError, TypeError):  # What is compiled takes no hooks.
+            self.wire.pool.take = self.take  # type: ignore[method-assign]
+
+    def take(self, node: Node) -> None:
+        """An exchange has chosen `node`."""
+        exchange = sys._getframe(1).f_locals["self"]
+        assert isinstance(exchange, Exchange)
+        pool = self.wire.pool
+        assert node.admitted
+        if node.unreachable:
+            others = [
+                other
+                for other in pool.nodes.values()
+                if other.usable and not other.unreachable and other not in exchange.tried
+            ]
+            # A retry cannot wait in line.
+            assert not [o for o in others if exchange.attempts == 1 or pool.has_room(o)]
+        self.taken(node)
 
     def one(self, peers: list[Peer], index: int) -> Peer | None:
         there = [peer for peer in peers if not peer.closed]
@@ -122,7 +157,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(
         name=st.sampled_from(NAMES),
-        how=st.sampled_from((*("accept",) * 6, "refuse", "hang", "slam")),
+        how=st.sampled_from((*("accept",) * 4, *("refuse",) * 3, "hang", "slam")),
     )
     def door(self, name: str, how: str) -> None:
         network, address = self.wire.network, self.wire.address(name)
@@ -137,12 +172,13 @@ class Life(RuleBasedStateMachine):
     # -- the control process, the other worker, and time
 
     @rule(
-        names=st.sets(st.sampled_from(NAMES), min_size=1),
+        names=st.sets(st.sampled_from(NAMES)),
         out=st.sampled_from((*NAMES, "")),
         status=st.sampled_from(("draining", "unhealthy", "ejected")),
+        panic=st.booleans(),
     )
-    def serve(self, names: set[str], out: str, status: str) -> None:
-        self.wire.serve(*sorted(names), **({out: status} if out else {}))
+    def serve(self, names: set[str], out: str, status: str, panic: bool) -> None:
+        self.wire.serve(*sorted(names), panic=panic, **({out: status} if out else {}))
 
     @rule(which=st.integers(0, len(SETTINGS) - 1))
     def reload(self, which: int) -> None:
@@ -183,6 +219,22 @@ class Life(RuleBasedStateMachine):
             trials = [e for e in exchanges if e.breaker is breaker and e.turn == breaker.opened]
             assert breaker._trials - breaker._succeeded == len(trials)
 
+    @invariant()
+    def who_cannot_be_reached_is_tried(self) -> None:
+        if not hasattr(self, "wire"):
+            return
+        pool, book = self.wire.pool, self.wire.worker.unreachable
+        unreachable = {node for node in pool.nodes.values() if node.unreachable}
+        assert not any(node.unreachable for node in pool._departed.values())
+        assert set(book._due) <= unreachable
+        # Those that are not in the book are being tried.
+        assert len(unreachable - set(book._due)) <= book._trying
+        assert 0 <= book._trying <= min(AT_ONCE, self.wire.worker.connector.dialling)
+        assert not book._due or book._alarm.deadline != NEVER
+        due = [when for when, _ in book._due.values()]
+        assert due == sorted(due)
+        assert all(of is pool for _, of in book._due.values())
+
     def teardown(self) -> None:
         if not hasattr(self, "wire"):
             return
@@ -196,7 +248,10 @@ class Life(RuleBasedStateMachine):
         for peer in [*self.clients, *self.instances]:
             peer.read_on()
         wire.advance(15.0)
+        wire.worker.pools.others.refresh(wire.loop.time())
         self.own_row_is_what_nodes_count()
+        self.who_cannot_be_reached_is_tried()
+        assert not any(node.unreachable for node in wire.pool.nodes.values() if node.admitted)
         assert len(wire.pool.policies.line) == 0
         assert not wire.worker.tunnels
         for peer in wire.peers:

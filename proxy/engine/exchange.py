@@ -650,7 +650,7 @@ class Exchange:
             ):
                 node = again
         if node is None and not in_hand:
-            node = pool.last_resort(self.tried)
+            node = pool.last_resort(self.tried[:-1] if stale else self.tried)
         if node is None or (in_hand and node.unreachable):
             return False
         if not (stale or policies.budget.spend(pool.requests)):

@@ -552,6 +552,18 @@ class TestKeptConnectionsThatWereClosed:
         client.expect(OK_RELAYED)
         assert dials(wire, other) == before
 
+    def test_the_only_one_there_is(self, make: Any) -> None:
+        """Known to be unreachable, but for connections it had: it is dialled, not given up."""
+        wire, client, instances = self.warm(make, "a")
+        wire.worker.unreachable.add(wire.pool, wire.node(), "as another request found")
+        client.send(GET)
+        instances["a"].expect(forwarded("GET /x"))
+        instances["a"].eof()
+        again = wire.accepted("a")
+        again.expect(forwarded("GET /x"))
+        again.send(OK)
+        client.expect(OK_RELAYED)
+
     def test_not_without_end(self, make: Any) -> None:
         """All are gone: the kept connection, and one retry."""
         wire, client, instances = self.warm(make, "a", "b", "c")

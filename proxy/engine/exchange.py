@@ -88,6 +88,8 @@ class Exchange:
     node: Node | None = None
     last: Node | None = None
     """The node of the latest attempt, also after it has ended."""
+    trial: Node | None = None
+    """One that is unproven, to which this goes to find out."""
     hung_up: Node | None = None
     """One whose kept connection turned out to be closed, which says nothing against it."""
     connection: UpstreamConnection | None = None
@@ -243,6 +245,18 @@ class Exchange:
             breaker.on_result(failed, self.worker.now(), self.turn)
             self.pool.look_at_breaker()
 
+    def _pass_trial(self) -> None:
+        """As soon as it is known, too."""
+        if self.trial is not None:
+            assert self.pool is not None
+            self.pool.trust(self.trial)
+            self._end_trial()
+
+    def _end_trial(self) -> None:
+        if self.trial is not None:
+            self.trial.trying = False
+            self.trial = None
+
     def _attempt(self, now: float) -> None:
         """Pick an instance and get a connection to it."""
         pool = self.pool
@@ -253,7 +267,7 @@ class Exchange:
         if node is None:
             self._answer_fault(NO_INSTANCE, f"{pool.service} has no usable instance")
             return
-        if pool.limited or node.unreachable:
+        if pool.limited or node.doubtful:
             if self.waiting is None and pool.limited and pool.others_wait():
                 node = None
             else:
@@ -261,6 +275,9 @@ class Exchange:
             if node is None:
                 self._wait_in_line(pool)
                 return
+            if node.unproven and not node.trying:
+                self.trial = node
+                self.unsettled = node.trying = True
         self.node = self.last = node
         self.attempts += 1
         pool.requests += 1
@@ -452,6 +469,8 @@ class Exchange:
         if self.unsettled:
             self._drop_held()
             self._tell_breaker(response.status in BAD_STATUSES)
+            if response.status not in BAD_STATUSES:
+                self._pass_trial()
         request = self.request
         client = self.client
         self._replayable = False
@@ -500,6 +519,7 @@ class Exchange:
             self.connection = connection
             return False
         pool.give_back(node, reason)
+        self._end_trial()
         self._drop_held()
         self.unsettled = True
         if done:
@@ -569,6 +589,7 @@ class Exchange:
         if self.total is not None:
             self.worker.deadlines.forget(self.total)  # It is over requests, not over tunnels.
         self._tell_breaker(failed=False)
+        self._pass_trial()
         self.client.write(switching_head(response))
         assert self.pool is not None
         self.tunnel = Tunnel(
@@ -604,6 +625,7 @@ class Exchange:
         """Decide: once more, an error, or (too late for either) a cut. `stale`: the connection
         had been idle, and was closed then, as far as we know."""
         self._give_back(fault.error, against=not stale)
+        self._end_trial()
         if self.status:
             self._break_off(fault, detail)
             return
@@ -637,7 +659,7 @@ class Exchange:
             return False
         self.tried = (*self.tried, failed)
         node = pool.pick(self.key, self.tried)
-        if node is not None and (pool.limited or node.unreachable):
+        if node is not None and (pool.limited or node.doubtful):
             node = pool.pick_again(node, self.key, self.tried)
         if node is None or node.unreachable:
             again = self.hung_up
@@ -779,6 +801,7 @@ class Exchange:
 
     def _settle(self) -> None:
         """Give back what only some requests take."""
+        self._end_trial()
         self._drop_held()
         self._leave_line()
         if self.total is not None:

@@ -38,8 +38,9 @@ class Node:
     """Owns the live numbers and the idle connections of one instance in this worker."""
 
     __slots__ = (
-        "address", "admitted", "failing", "id", "idle", "in_flight", "key", "load", "outcomes",
-        "picks", "port", "present", "reported", "slot", "status", "unreachable", "usable", "weight",
+        "address", "admitted", "doubtful", "failing", "id", "idle", "in_flight", "key", "load",
+        "outcomes", "picks", "port", "present", "reported", "slot", "status", "trying", "unproven",
+        "unreachable", "usable", "weight",
     )  # fmt: skip
 
     def __init__(self, spec: PoolNode) -> None:
@@ -62,6 +63,13 @@ class Node:
         """Requests and tunnels of all workers, the others' as of the last look."""
         self.unreachable = False
         """It could not be connected to: see `Unreachable`."""
+        self.unproven = False
+        """It is back from an ejection and has not answered since: it gets one request at a time,
+        and goes again if that fails. A crowd would find out no more, and lose more."""
+        self.trying = False
+        """That request is under way."""
+        self.doubtful = False
+        """One of these two, so that a pick must be looked at again."""
         self.failing = 0
         """Attempts that failed since the last one that did not."""
         self.idle: list[UpstreamConnection] = []
@@ -71,6 +79,10 @@ class Node:
         although there was no pick."""
         self.outcomes: dict[str, int] = {}
         """Attempts that ended, by `ok` or RFC 9209 error type."""
+
+    def judge(self) -> None:
+        """To be called when either of the two has changed."""
+        self.doubtful = self.unreachable or self.unproven
 
     def __repr__(self) -> str:
         return f"<Node {self.key} {self.status} load={self.load} idle={len(self.idle)}>"
@@ -140,6 +152,8 @@ class Pool:
         """So is one because a request of ours has ended."""
         self._avoided: set[Node] = set()
         """Who has become unreachable since the balancer was built."""
+        self._unproven: set[Node] = set()
+        """Who is back from an ejection, and has yet to answer."""
         self._rebuilding = False
         """It will be built again in a moment."""
         self._breaker = State.CLOSED
@@ -172,7 +186,9 @@ class Pool:
             node.present = True
             node.weight = spec.weight
             if node.status == "ejected" and spec.status == "ready":
-                node.failing = 0  # Its time is served: it may fail as often again.
+                self._doubt(node)
+            elif node.unproven and spec.status != "ready":
+                self.trust(node)
             node.status = spec.status
             node.admitted = spec.status == "ready" or (
                 snapshot.panic and spec.status in ("unhealthy", "ejected")
@@ -184,6 +200,7 @@ class Pool:
             node.present = False
             node.admitted = False
             node.usable = False
+            self.trust(node)
             leaving.append(node)
             self.left_slots.append(node.slot)
             self._departed[key] = node
@@ -224,6 +241,20 @@ class Pool:
             self._rebuilding = True
             self._shared.later(len(self.nodes) * _REBUILD, self._rebuild)
 
+    def _doubt(self, node: Node) -> None:
+        """Its ejection is over, and nobody knows whether it is well."""
+        if self.policies.suspect_after:
+            node.unproven = True
+            node.judge()
+            self._unproven.add(node)
+
+    def trust(self, node: Node) -> None:
+        """It has answered, or it does not matter any more."""
+        if node.unproven:
+            node.unproven = False
+            node.judge()
+            self._unproven.discard(node)
+
     def has_room(self, node: Node) -> bool:
         """`node` may have one more request. Reads the board itself: a copy a millisecond old
         would let every worker fill the same gap."""
@@ -233,17 +264,24 @@ class Pool:
     def pick_again(self, picked: Node, key: int, tried: Collection[Node]) -> Node | None:
         """`picked`, if it is reachable and has room, or else the balancer's choice among those
         that are and have. None when those that are reachable have no room; if none are, one that
-        is not: it may be back."""
-        if not picked.unreachable and self.has_room(picked):
+        is not: it may be back. Who is unproven is chosen for a first attempt while it has none."""
+        second = bool(tried)
+        if not self._is_avoided(picked, second) and self.has_room(picked):
             return picked
         full: list[Node] = []
         if self.limited:
             full = [n for n in self.nodes.values() if n.usable and not self.has_room(n)]
-        if self._avoided:
-            other = self.pick(key, {*tried, *full, *self._avoided})
+        unproven = [node for node in self._unproven if self._is_avoided(node, second)]
+        if self._avoided or unproven:
+            other = self.pick(key, {*tried, *full, *self._avoided, *unproven})
             if other is not None or any(not node.unreachable for node in full):
                 return other
         return self.pick(key, {*tried, *full}) if full else picked
+
+    @staticmethod
+    def _is_avoided(node: Node, second: bool) -> bool:
+        """Others are preferred, for a `second` attempt those that are known to be well."""
+        return node.unreachable or (node.unproven and (second or node.trying))
 
     def last_resort(self, tried: Collection[Node]) -> Node | None:
         """Some node that the balancer does not choose among, because it cannot be connected to or
@@ -363,7 +401,7 @@ class Pool:
     def _note_failure(self, node: Node, outcome: str) -> None:
         node.failing += 1
         after = self.policies.suspect_after
-        if after and node.failing % after == 0:
+        if after and (node.failing % after == 0 or (node.unproven and node.trying)):
             self._suspect(
                 Suspect(service=self.service, key=node.key, reason=outcome, failures=node.failing)
             )

@@ -1,0 +1,221 @@
+"""Instances that are back from an ejection: one request finds out whether they are well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.model import (
+    EjectionSettings,
+    QueueSettings,
+    RetrySettings,
+    ServiceSettings,
+    Suspect,
+    Timeouts,
+)
+from tests.wiring import OK, OK_RELAYED, Peer, Wire, forwarded, request
+
+GET = request("GET /x")
+BAD = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
+
+
+def returned(make: Any, *names: str, **options: Any) -> tuple[Wire, list[Suspect]]:
+    """A wire whose instance `a` was ejected and is back; what is told of suspects."""
+    wire = make(*names, **options)
+    suspects: list[Suspect] = []
+    wire.pool.report_to(suspects.append)
+    wire.serve(*names, a="ejected")
+    wire.serve(*names)
+    return wire, suspects
+
+
+def asked(wire: Wire) -> tuple[Peer, Peer]:
+    """A new client's GET, and the connection it went over, a new one or one that was kept."""
+    client = wire.client()
+    client.send(GET)
+    for name in wire.names:
+        if wire.network.accepted.get(wire.address(name)):
+            wire.accepted(name)
+    instance = next(peer for peer in wire.peers if peer is not client and peer.transport.taken)
+    instance.expect(forwarded("GET /x"))
+    return client, instance
+
+
+def crowd(wire: Wire, size: int = 12) -> dict[str, list[tuple[Peer, Peer]]]:
+    """So many at the same time."""
+    found: dict[str, list[tuple[Peer, Peer]]] = {name: [] for name in wire.names}
+    for _ in range(size):
+        client, instance = asked(wire)
+        found[instance.name].append((client, instance))
+    return found
+
+
+def answer(pairs: list[tuple[Peer, Peer]]) -> None:
+    for client, instance in pairs:
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+
+
+def test_it_gets_one_request_until_it_has_answered(make: Any) -> None:
+    wire, suspects = returned(make, "a", "b", "c")
+    found = crowd(wire)
+    assert len(found["a"]) == 1
+    answer(found["a"])
+    assert not wire.node("a").doubtful
+    for name in "bc":
+        answer(found[name])
+    more = crowd(wire, 9)
+    assert {name: len(pairs) for name, pairs in more.items()} == {"a": 3, "b": 3, "c": 3}
+    for pairs in more.values():
+        answer(pairs)
+    assert suspects == []
+
+
+@pytest.mark.parametrize("how", ["503", "reset", "silence"])
+def test_if_that_fails_it_is_reported_at_once(make: Any, how: str) -> None:
+    wire, suspects = returned(
+        make, "a", "b", settings=ServiceSettings(timeouts=Timeouts(first_byte=1.0))
+    )
+    found = crowd(wire)
+    client, instance = found["a"][0]
+    if how == "503":
+        instance.send(BAD)
+        assert client.take().startswith(b"HTTP/1.1 503")
+    elif how == "reset":
+        instance.reset()
+        again = wire.accepted("b")
+        again.expect(forwarded("GET /x"))
+        answer([(client, again)])
+    else:
+        for other, peer in found["b"]:
+            answer([(other, peer)])
+        wire.advance(1.02)
+        client.expect_problem(504, "http_response_timeout")
+        found["b"].clear()
+    assert [(one.key, one.failures) for one in suspects] == [(wire.node("a").key, 1)]
+    # And until it is out, the next one is a trial again.
+    more = crowd(wire, 4) if how != "silence" else {"a": [], "b": []}
+    assert len(more["a"]) <= 1
+    for pairs in (found["b"], more["a"], more["b"]):
+        answer(pairs)
+
+
+def test_failures_from_before_are_not_those_of_a_trial(make: Any) -> None:
+    wire = make("a", "b")
+    suspects: list[Suspect] = []
+    wire.pool.report_to(suspects.append)
+    before = crowd(wire, 4)["a"]
+    wire.serve("a", "b", a="ejected")
+    wire.serve("a", "b")
+    for client, instance in before:
+        instance.send(BAD)
+        assert client.take().startswith(b"HTTP/1.1 503")
+    assert len(before) == 2
+    assert suspects == []
+    assert wire.node("a").unproven
+    for client in [peer for peer in wire.peers if peer.name == "client"]:
+        client.reset()
+
+
+def test_a_second_attempt_goes_to_those_that_are_well(make: Any) -> None:
+    retry = RetrySettings(on=("connect", "503"), budget=1.0)
+    for _ in range(8):
+        wire, _ = returned(make, "a", "b", "c", settings=ServiceSettings(retry=retry))
+        client, instance = asked(wire)
+        if instance.name == "a":
+            answer([(client, instance)])
+            continue
+        instance.send(BAD)
+        other = wire.accepted("c" if instance.name == "b" else "b")
+        other.expect(forwarded("GET /x"))
+        answer([(client, other)])
+
+
+def test_an_answer_that_goes_on_for_hours_is_an_answer(make: Any) -> None:
+    wire, _ = returned(make, "a", "b")
+    client, instance = crowd(wire, 2)["a"][0]
+    instance.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
+    assert client.take().endswith(b"\r\n\r\nabc")
+    assert not wire.node("a").doubtful
+    for peer in [peer for peer in wire.peers if peer.name == "client"]:
+        peer.reset()
+
+
+def test_so_is_a_tunnel(make: Any) -> None:
+    wire, _ = returned(make, "a", "b")
+    while wire.node("a").unproven:
+        client = wire.client()
+        client.send(request("GET /x", "Connection: Upgrade", "Upgrade: x"))
+        instance = wire.connected()
+        instance.take()
+        instance.send(b"HTTP/1.1 101 OK\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+        assert client.take().startswith(b"HTTP/1.1 101")
+    assert not wire.node("a").trying
+
+
+def test_a_client_that_leaves_is_followed_by_another_trial(make: Any) -> None:
+    wire, suspects = returned(make, "a", "b")
+    first = crowd(wire, 4)
+    first["a"][0][0].reset()
+    assert wire.node("a").unproven
+    second = crowd(wire, 4)
+    assert len(second["a"]) == 1
+    for pairs in (first["b"], second["a"], second["b"]):
+        answer(pairs)
+    assert suspects == []
+    assert not wire.node("a").doubtful
+
+
+def test_with_nobody_else_it_gets_all(make: Any) -> None:
+    wire, _ = returned(make, "a", "b")
+    wire.serve("a")
+    clients = [wire.client() for _ in range(5)]
+    for client in clients:
+        client.send(GET)
+    assert wire.node("a").in_flight == 5
+    for client in clients:
+        instance = wire.accepted("a")
+        instance.expect(forwarded("GET /x"))
+        answer([(client, instance)])
+
+
+def test_out_again_before_its_trial_is_over(make: Any) -> None:
+    """In another worker it has failed; the old trial is none of the new time's."""
+    wire, suspects = returned(make, "a", "b")
+    found = crowd(wire, 4)
+    wire.serve("a", "b", a="ejected")
+    assert not wire.node("a").doubtful
+    wire.serve("a", "b")
+    assert len(crowd(wire, 4)["a"]) == 0  # One is still under way: it will tell as well.
+    client, instance = found["a"][0]
+    answer([(client, instance)])
+    assert not wire.node("a").doubtful
+    assert suspects == []
+    for peer in [peer for peer in wire.peers if peer.name == "client"]:
+        peer.reset()
+
+
+def test_where_ejection_is_off_nobody_is_tried_out(make: Any) -> None:
+    settings = ServiceSettings(ejection=EjectionSettings(enabled=False))
+    wire, _ = returned(make, "a", "b", settings=settings)
+    found = crowd(wire, 4)
+    assert len(found["a"]) == 2
+    for pairs in found.values():
+        answer(pairs)
+
+
+def test_others_wait_for_room_rather_than_join_the_trial(make: Any) -> None:
+    settings = ServiceSettings(max_inflight=2, queue=QueueSettings(size=9))
+    wire, _ = returned(make, "a", "b", settings=settings)
+    found = crowd(wire, 3)
+    assert (len(found["a"]), len(found["b"])) == (1, 2)
+    waiting = wire.client()
+    waiting.send(GET)
+    wire.advance(0.1)
+    assert wire.node("a").in_flight == 1
+    client, instance = found["a"][0]
+    answer([(client, instance)])
+    wire.advance(0.01)
+    instance.expect(forwarded("GET /x"))
+    answer([(waiting, instance), *found["b"]])

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import ssl
 from typing import ClassVar
-
-import aiohttp
 
 import proxy
 from proxy.health.base import Check, Endpoint
+from proxy.health.connect import Names, connect
 
+MAX_HEAD = 64 * 1024
+"""Bytes of the head of an answer."""
 MAX_BODY = 64 * 1024
-"""Bytes of an answer that are read, so that the instance sees its answer taken; a health page
-beyond that is cut off, and its status counts all the same."""
+"""Bytes of an answer that are read at most, so that the instance sees its answer taken; a health
+page beyond that is cut off, and its status counts all the same."""
+MAX_INTERIM = 10
+"""1xx answers before the one that counts."""
+
+_STATUS = re.compile(rb"HTTP/1\.[01] +([1-9]\d\d)(?: [^\r\n]*)?\r?\n")
+_EMPTY = re.compile(rb"\ncontent-length:[ \t]*0+[ \t]*\r?\n", re.IGNORECASE)
 
 _RANGE = re.compile(r"\s*([1-5]\d\d)(?:\s*-\s*([1-5]\d\d))?\s*\Z")
 
@@ -41,37 +49,60 @@ class HttpCheck(Check):
         super().__init__(timeout=timeout)
         if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
             raise ValueError(f"path: {path!r} is not an absolute path in visible ASCII")
-        self._path = path
         self._expected = parse_statuses(expect)
-        self._headers = {"User-Agent": f"fairlead-check/{proxy.__version__}"}
-        if host:
-            self._headers["Host"] = host
-        self._scheme = "https" if https else "http"
-        self._session: aiohttp.ClientSession | None = None
+        if not host.isascii() or not host.isprintable() or " " in host:
+            raise ValueError(f"host: {host!r} is not a host in visible ASCII")
+        self._path = path
+        self._host = host
+        self._tls: ssl.SSLContext | None = None
+        if https:
+            self._tls = ssl.create_default_context()
+            self._tls.check_hostname = False
+            self._tls.verify_mode = ssl.CERT_NONE
+        self._names = Names()
 
     async def _ask(self, endpoint: Endpoint) -> tuple[bool, str]:
-        url = f"{self._scheme}://{endpoint}{self._path}"
-        async with self._shared().get(url, allow_redirects=False) as answer:
-            await answer.content.read(MAX_BODY)
-        reason = f"HTTP {answer.status}"
-        return answer.status in self._expected, reason
+        reader, writer = await connect(self._names, endpoint, tls=self._tls, limit=MAX_HEAD)
+        try:
+            writer.write(self._request(endpoint))
+            status = await _answer(reader)
+        finally:
+            if self._tls is None:
+                writer.close()
+            else:
+                writer.transport.abort()  # Nobody waits for the other side's farewell.
+        return status in self._expected, f"HTTP {status}"
 
-    def _shared(self) -> aiohttp.ClientSession:
-        if self._session is None or self._session.closed:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, force_close=True, ssl=False),
-                timeout=aiohttp.ClientTimeout(total=None),  # `probe` holds the limit
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers=self._headers,
-                auto_decompress=False,
-                trust_env=False,
-            )
-        return self._session
+    def _request(self, endpoint: Endpoint) -> bytes:
+        default = 80 if self._tls is None else 443
+        shown = str(endpoint)
+        host = self._host or shown.removesuffix(f":{default}")
+        return (
+            f"GET {self._path} HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\n"
+            f"User-Agent: fairlead-check/{proxy.__version__}\r\nConnection: close\r\n\r\n"
+        ).encode("ascii", "replace")
 
-    async def close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+
+async def _answer(reader: asyncio.StreamReader) -> int:
+    """The status of the answer; the beginning of its body, if it has one, is there. ValueError
+    when it is no answer."""
+    for _ in range(MAX_INTERIM):
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError as error:
+            what = "in the middle of an answer" if error.partial else "without an answer"
+            raise ValueError(f"connection closed {what}") from None
+        except asyncio.LimitOverrunError:
+            raise ValueError(f"no end of the answer's head within {MAX_HEAD} bytes") from None
+        match = _STATUS.match(head)
+        if match is None:
+            raise ValueError("the answer is not HTTP/1.1")
+        status = int(match[1])
+        if status >= 200 or status == 101:
+            if status not in (101, 204, 304) and _EMPTY.search(head) is None:
+                await reader.read(MAX_BODY)
+            return status
+    raise ValueError(f"more than {MAX_INTERIM} interim answers")
 
 
 def parse_statuses(text: str) -> frozenset[int]:

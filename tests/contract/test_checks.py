@@ -8,14 +8,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import socket
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proxy.catalog import CHECKS, load
 from proxy.embedded_etcd import free_port
 from proxy.health.base import MAX_MESSAGE, Check, Endpoint
+from proxy.health.connect import LOOKUPS
 from tests.e2e.running import alive, eventually
 
 GOOD: dict[str, dict[str, str]] = {
@@ -231,3 +235,86 @@ def running(argument: str) -> list[str]:
         except OSError:
             pass  # It ended meanwhile.
     return found
+
+
+@pytest.mark.parametrize("kind", ["http", "tcp"])
+async def test_names_that_nobody_resolves_hold_up_nobody(
+    kind: str, origin: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, answer = socket.getaddrinfo, threading.Event()
+    others = set(threading.enumerate())
+    hanging: list[threading.Thread] = []
+
+    def hangs(host: Any, *rest: Any, **more: Any) -> Any:
+        if str(host).startswith("name"):
+            hanging.append(threading.current_thread())
+            answer.wait(20)
+            host = "127.0.0.1"
+        return real(host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hangs)
+    check = make(kind, GOOD[kind], timeout=0.5)
+    try:
+        named = [Endpoint(f"name{n % 30}", origin.port) for n in range(60)]
+        probes = [asyncio.create_task(check.probe(endpoint)) for endpoint in named]
+        await eventually(lambda: len(hanging) >= LOOKUPS, 5, "lookups under way")
+        assert (await check.probe(origin)).ok
+        verdicts = await asyncio.gather(*probes)
+        assert {verdict.message for verdict in verdicts} == {"no answer within 0.5 s"}
+        assert len(hanging) == LOOKUPS
+        # Python waits for threads that are no daemons before it ends.
+        assert all(thread.daemon for thread in hanging if thread not in others)
+    finally:
+        answer.set()
+    await eventually(lambda: not any(thread.is_alive() for thread in hanging), 5, "their ends")
+    check = make(kind, GOOD[kind])
+    assert (await check.probe(named[0])).ok
+    await check.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "good", "message"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", True, "HTTP 200"),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", True, "HTTP 204"),
+        (b"HTTP/1.0 200\r\n\r\nuntil the end", True, "HTTP 200"),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\nx", True, "HTTP 200"),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", False, "HTTP 101"),
+        (b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", False, "HTTP 503"),
+        (b"", False, "connection closed without an answer"),
+        (b"HTTP/1.1 200 OK\r\nX: 1\r\n", False, "connection closed in the middle of an answer"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", False, "the answer is not HTTP/1.1"),
+        (b"HTTP/1.1 2000 OK\r\n\r\n", False, "the answer is not HTTP/1.1"),
+        (b"HTTP/1.1 200 " + b"K" * 1_000_000, False, "no end of the answer's head within 65536"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 90_000, False, "no end of the answer's head"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000, False, "more than 10 interim answers"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 10_000_000, True, "HTTP 200"),
+    ],
+)
+async def test_http_reads_so_much_and_no_more(answer: bytes, good: bool, message: str) -> None:
+    asked = b""
+    ended = asyncio.Event()
+
+    async def give(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked = await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        try:
+            await writer.drain()
+            writer.write_eof()
+            await reader.read()
+        except OSError:
+            pass  # The check has gone.
+        finally:
+            writer.transport.abort()
+            ended.set()
+
+    async with await asyncio.start_server(give, "127.0.0.1", 0) as server:
+        endpoint = Endpoint(*server.sockets[0].getsockname())
+        verdict = await make("http", {"path": "/healthz?deep=1"}).probe(endpoint)
+        await asyncio.wait_for(ended.wait(), 10)
+    assert verdict.ok is good
+    assert verdict.message.startswith(message)
+    lines = asked.decode().split("\r\n")
+    assert lines[:2] == ["GET /healthz?deep=1 HTTP/1.1", f"Host: {endpoint}"]
+    assert "Connection: close" in lines

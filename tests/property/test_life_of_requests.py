@@ -118,6 +118,13 @@ class Life(RuleBasedStateMachine):
             ]
             # A retry cannot wait in line.
             assert not [o for o in others if exchange.attempts == 1 or pool.has_room(o)]
+        elif node.unproven and exchange.trial is not node:
+            others = [
+                other
+                for other in pool.nodes.values()
+                if other.usable and not other.doubtful and other not in exchange.tried
+            ]
+            assert not [o for o in others if pool.has_room(o) and o is not exchange.hung_up]
         self.taken(node)
 
     def one(self, peers: list[Peer], index: int) -> Peer | None:
@@ -235,6 +242,18 @@ class Life(RuleBasedStateMachine):
         assert due == sorted(due)
         assert all(of is pool for _, of in book._due.values())
 
+    @invariant()
+    def who_is_back_is_tried_out_by_one(self) -> None:
+        if not hasattr(self, "wire"):
+            return
+        pool = self.wire.pool
+        exchanges = [c.exchange for c in self.wire.worker.clients if c.exchange is not None]
+        for node in (*pool.nodes.values(), *pool._departed.values()):
+            assert sum(exchange.trial is node for exchange in exchanges) == node.trying
+            assert node.doubtful == (node.unreachable or node.unproven)
+        assert pool._unproven == {node for node in pool.nodes.values() if node.unproven}
+        assert all(node.status == "ready" for node in pool._unproven)
+
     def teardown(self) -> None:
         if not hasattr(self, "wire"):
             return
@@ -251,6 +270,8 @@ class Life(RuleBasedStateMachine):
         wire.worker.pools.others.refresh(wire.loop.time())
         self.own_row_is_what_nodes_count()
         self.who_cannot_be_reached_is_tried()
+        self.who_is_back_is_tried_out_by_one()
+        assert not any(node.trying for node in wire.pool.nodes.values())
         assert not any(node.unreachable for node in wire.pool.nodes.values() if node.admitted)
         assert len(wire.pool.policies.line) == 0
         assert not wire.worker.tunnels

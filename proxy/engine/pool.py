@@ -91,6 +91,8 @@ class Node:
 _LOOK_AGAIN: Final = 0.002
 """Seconds between two looks for room that did not come about here while requests wait: short
 beside any request worth queueing for."""
+_LOOK: Final = 5e-6
+"""Seconds more for each node, of which there may be thousands: a look takes a seventh of that."""
 
 _REBUILD: Final = 1e-5
 """Seconds for each node before the balancer hears of who cannot be connected to, or can again. It
@@ -303,8 +305,6 @@ class Pool:
 
     def others_wait(self) -> bool:
         """Somebody came before and has no room yet: who comes now must not take what is freed."""
-        if self.policies.line:
-            self._serve_line()
         return bool(self.policies.line)
 
     def _look_again(self) -> None:
@@ -312,7 +312,7 @@ class Pool:
         is new in the pool, must be looked for."""
         if not self._looking:
             self._looking = True
-            self._shared.later(_LOOK_AGAIN, self._look)
+            self._shared.later(_LOOK_AGAIN + len(self.nodes) * _LOOK, self._look)
 
     def _look(self) -> None:
         self._looking = False

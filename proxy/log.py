@@ -119,9 +119,14 @@ class _Threaded:
         """Are they for people?"""
         return os.isatty(2)
 
+    @property
+    def lost(self) -> int:
+        """Lines lost since the process began."""
+        return self._file.dropped
+
     def newly_lost(self) -> int:
-        """Lines lost since the process began, if there are more than at the last call; else 0."""
-        lost = self._file.dropped
+        """`lost`, if there are more than at the last call; else 0."""
+        lost = self.lost
         if lost == self._told:
             return 0
         self._told = lost
@@ -144,6 +149,14 @@ class _Nowhere:
 def _standard_error() -> _Threaded | None:
     """One thread for the process, however often the log is set up."""
     return None if sys.stderr is None else _Threaded()
+
+
+def lost() -> int:
+    """Lines that this process could not write, since it began."""
+    if not _standard_error.cache_info().currsize:
+        return 0  # Nothing is set up, and asking must not do it.
+    thread = _standard_error()
+    return 0 if thread is None else thread.lost
 
 
 def environment(settings: LogSettings) -> dict[str, str]:

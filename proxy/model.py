@@ -600,6 +600,8 @@ class WorkerStats(msgspec.Struct, frozen=True, tag=True):
     nodes: list[NodeStats]
     access_log_dropped: int = 0
     """Lines of the access log that could not be written."""
+    log_dropped: int = 0
+    """Lines of the log that could not be written."""
     more: bool = False
     """The rest follows, in messages of the same number."""
     states: dict[str, PolicyState] = {}

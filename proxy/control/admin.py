@@ -19,6 +19,7 @@ import structlog
 from aiohttp import web
 
 import proxy
+from proxy import log as log_setup
 from proxy.control import events, metrics, status
 from proxy.control.explain import explain
 from proxy.control.registrations import Complaint, Refusal, Registrations
@@ -159,6 +160,7 @@ class Admin:
                 tunnels=sum(life.stats.tunnels for life in lives),
                 workers=len(lives),
                 applies={worker.index: worker.applies for worker in supervisor.workers},
+                log_dropped=log_setup.lost(),
             )
         )
         pause_at = time.perf_counter() + SCRAPE_SLICE

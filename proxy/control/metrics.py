@@ -52,6 +52,8 @@ class Scrape:
     """Workers that run now."""
     applies: Mapping[int, Applies] = field(default_factory=dict)
     """How long changes of the pools held workers' loops, by worker."""
+    log_dropped: int = 0
+    """Lines of its log that the control process could not write."""
 
 
 def render(scrape: Scrape) -> bytes:
@@ -342,6 +344,11 @@ def _process_families(scrape: Scrape) -> Iterator[Metric]:
         "fairlead_access_log_dropped",
         "Lines of the access log that could not be written.",
         value=scrape.totals.access_log_dropped,
+    )
+    yield CounterMetricFamily(
+        "fairlead_log_dropped",
+        "Lines of the log that could not be written, by all processes.",
+        value=scrape.totals.log_dropped + scrape.log_dropped,
     )
     applies = HistogramMetricFamily(
         "fairlead_snapshot_apply_seconds",

@@ -78,12 +78,14 @@ class Reported:
     """By service and node key."""
     states: dict[str, PolicyState] = field(default_factory=dict)
     access_log_dropped: int = 0
+    log_dropped: int = 0
 
     def take(self, message: WorkerStats) -> None:
         """One message. An instance that left and came back counts from 0 again."""
         self.client_connections = message.client_connections
         self.tunnels = message.tunnels
         self.access_log_dropped = message.access_log_dropped
+        self.log_dropped = message.log_dropped
         self.services.update(message.services)
         self.states.update(message.states)
         for node in message.nodes:
@@ -102,6 +104,7 @@ class Retired:
     services: dict[str, ServiceTotal] = field(default_factory=dict)
     nodes: dict[tuple[str, str], NodeTotal] = field(default_factory=dict)
     access_log_dropped: int = 0
+    log_dropped: int = 0
 
     def plus(self, dead: Reported, known: Container[tuple[str, str]]) -> Retired:
         """With those of one more worker. Instances that are not in `known`, (service, node
@@ -116,6 +119,7 @@ class Retired:
             services={name: both.service(name) for name in both.services},
             nodes=nodes,
             access_log_dropped=both.access_log_dropped,
+            log_dropped=both.log_dropped,
         )
 
 
@@ -134,6 +138,10 @@ class Totals:
     @property
     def access_log_dropped(self) -> int:
         return sum(part.access_log_dropped for part in self._parts)
+
+    @property
+    def log_dropped(self) -> int:
+        return sum(part.log_dropped for part in self._parts)
 
     def service(self, name: str) -> ServiceTotal:
         """The sum of one service; zeros for one that nobody counted for."""

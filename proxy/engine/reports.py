@@ -27,14 +27,16 @@ class Reports:
         send: Callable[[WorkerStats], None],
         soon: Callable[[Callable[[], None]], object],
         dropped: Callable[[], int],
+        log_dropped: Callable[[], int],
     ) -> None:
         """`send` takes the messages; `soon` calls something in the next turn of the loop;
-        `dropped`: lines of the access log that could not be written."""
+        `dropped`: lines of the access log that could not be written; `log_dropped`: of the log."""
         self._counters = counters
         self._pools = pools
         self._send = send
         self._soon = soon
         self._dropped = dropped
+        self._log_dropped = log_dropped
         self._told: dict[str, int] = {}
         """Service → changes of its counters that were told."""
         self._told_states: dict[str, PolicyState] = {}
@@ -122,4 +124,5 @@ class Reports:
             states=states,
             more=more,
             access_log_dropped=self._dropped(),
+            log_dropped=self._log_dropped(),
         )

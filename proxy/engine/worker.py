@@ -39,6 +39,7 @@ from proxy.engine.tunnel import Tunnel
 from proxy.engine.upstream.connector import Connector
 from proxy.engine.upstream.unreachable import Unreachable
 from proxy.errors import NO_DESCRIPTOR, Fault, Side
+from proxy.log import lost as lost_lines
 from proxy.model import (
     BACKLOG,
     UNROUTED,
@@ -145,7 +146,12 @@ class Worker:
         self._log_dropped = 0
         self._channel: Channel[ToWorker] = Channel(ToWorker, self.on_message, self._on_orphaned)
         self._reports = Reports(
-            self.counters, self.pools, self._channel.send, loop.call_soon, self._dropped_lines
+            self.counters,
+            self.pools,
+            self._channel.send,
+            loop.call_soon,
+            self._dropped_lines,
+            lost_lines,
         )
 
     # -- the control process

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -128,6 +129,10 @@ async def test_the_disk_of_the_log_is_full(origin: Origin, tmp_path: Path) -> No
         async with RunningProxy(config(origin), tmp_path, stderr=full) as proxy:
             pids = await proxy.worker_pids()
             await serves(proxy)
+            _, text = await proxy.get("/metrics")
+            lost = re.search(r"^fairlead_log_dropped_total (\S+)$", text, re.MULTILINE)
+            assert lost is not None
+            assert float(lost[1]) >= 60  # A line for each failure, and what was said at the start.
             await stops(proxy, pids)
     finally:
         os.close(full)

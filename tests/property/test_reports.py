@@ -61,7 +61,12 @@ class Telling(RuleBasedStateMachine):
         self.worker = Worker(loop, 0, self.board, [], Random(1), loop.time)
         self.worker.pools.configure(LIMITED, {})
         self.reports = Reports(
-            self.worker.counters, self.worker.pools, self.hear, self.turns.append, lambda: 0
+            self.worker.counters,
+            self.worker.pools,
+            self.hear,
+            self.turns.append,
+            lambda: 0,
+            lambda: 0,
         )
 
     def hear(self, message: WorkerStats) -> None:

@@ -59,7 +59,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 async def ask(proxy: RunningProxy, target: str) -> int:
     """The status of an answer over a connection of its own."""
-    async with asyncio.timeout(5), await Client.connect(proxy.port) as client:
+    async with asyncio.timeout(15), await Client.connect(proxy.port) as client:
         await client.send(request("GET", target))
         return int((await client.answer()).status)
 
@@ -76,7 +76,8 @@ async def serves(proxy: RunningProxy) -> None:
 async def stops(proxy: RunningProxy, pids: list[int]) -> None:
     began = time.monotonic()
     assert await proxy.stop() == 0
-    assert time.monotonic() - began < 3
+    # It would be held up for ever; the rest is for a machine that is busy.
+    assert time.monotonic() - began < 15
     assert not any(map(alive, pids))
 
 
@@ -117,7 +118,7 @@ async def test_workers_end_though_the_log_went_with_the_control_process(
         os.close(reader)
         await proxy.kill()
         try:
-            await eventually(lambda: not any(map(alive, pids)), 5, "the workers' exit")
+            await eventually(lambda: not any(map(alive, pids)), 20, "the workers' exit")
         finally:
             for pid in filter(alive, pids):
                 os.kill(pid, signal.SIGKILL)

@@ -16,7 +16,7 @@ def test_micro_benchmarks_run() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr

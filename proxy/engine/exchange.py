@@ -254,7 +254,8 @@ class Exchange:
 
     def _end_trial(self) -> None:
         if self.trial is not None:
-            self.trial.trying = False
+            assert self.pool is not None
+            self.pool.end_trial(self.trial)
             self.trial = None
 
     def _attempt(self, now: float) -> None:
@@ -271,13 +272,13 @@ class Exchange:
             if self.waiting is None and pool.limited and pool.others_wait():
                 node = None
             else:
-                node = pool.pick_again(node, self.key, self.tried)
+                node = pool.pick_again(node, self.key, self.tried, now)
             if node is None:
                 self._wait_in_line(pool)
                 return
-            if node.unproven and not node.trying:
+            if node.unproven and pool.begin_trial(node, now):
                 self.trial = node
-                self.unsettled = node.trying = True
+                self.unsettled = True
         self.node = self.last = node
         self.attempts += 1
         pool.requests += 1
@@ -660,7 +661,7 @@ class Exchange:
         self.tried = (*self.tried, failed)
         node = pool.pick(self.key, self.tried)
         if node is not None and (pool.limited or node.doubtful):
-            node = pool.pick_again(node, self.key, self.tried)
+            node = pool.pick_again(node, self.key, self.tried, self.worker.now())
         if node is None or node.unreachable:
             again = self.hung_up
             if (

@@ -39,8 +39,8 @@ class Node:
 
     __slots__ = (
         "address", "admitted", "doubtful", "failing", "id", "idle", "in_flight", "key", "load",
-        "outcomes", "picks", "port", "present", "reported", "slot", "status", "trying", "unproven",
-        "unreachable", "usable", "weight",
+        "next_trial", "outcomes", "picks", "port", "present", "reported", "slot", "status",
+        "trying", "unproven", "unreachable", "usable", "weight",
     )  # fmt: skip
 
     def __init__(self, spec: PoolNode) -> None:
@@ -66,8 +66,10 @@ class Node:
         self.unproven = False
         """It is back from an ejection and has not answered since: it gets one request at a time,
         and goes again if that fails. A crowd would find out no more, and lose more."""
-        self.trying = False
-        """That request is under way."""
+        self.trying = 0
+        """Of those requests, how many are under way."""
+        self.next_trial = 0.0
+        """When there may be one more of them although the one before has not ended."""
         self.doubtful = False
         """One of these two, so that a pick must be looked at again."""
         self.failing = 0
@@ -93,6 +95,11 @@ _LOOK_AGAIN: Final = 0.002
 beside any request worth queueing for."""
 _LOOK: Final = 5e-6
 """Seconds more for each node, of which there may be thousands: a look takes a seventh of that."""
+
+_TRIAL: Final = 5.0
+"""Seconds that one who is unproven is left alone with one request. That may be an upload which
+takes an hour, or wait for an event: it is well, and somebody else finds that out. And if it does
+hang, one client in so many seconds is little."""
 
 _REBUILD: Final = 1e-5
 """Seconds for each node before the balancer hears of who cannot be connected to, or can again. It
@@ -228,6 +235,9 @@ class Pool:
             hash_key(self.service.encode()), settings, self._shared.buckets, self.policies
         )
         self.look_at_breaker()  # It may be another one, or none any more.
+        if not self.policies.suspect_after:
+            for node in list(self._unproven):
+                self.trust(node)
         self._rebuild()
 
     def reach_changed(self, node: Node) -> None:
@@ -257,33 +267,61 @@ class Pool:
             node.judge()
             self._unproven.discard(node)
 
+    def begin_trial(self, node: Node, now: float) -> bool:
+        """A first attempt goes to `node`, which is unproven. True if it is to find out whether it
+        is well; `end_trial` follows."""
+        if self._is_taken(node, now):
+            return False
+        node.trying += 1
+        node.next_trial = now + _TRIAL
+        return True
+
+    def end_trial(self, node: Node) -> None:
+        """It has found out, or never will."""
+        node.trying -= 1
+
     def has_room(self, node: Node) -> bool:
         """`node` may have one more request. Reads the board itself: a copy a millisecond old
         would let every worker fill the same gap."""
         in_flight = self._shared.total(node.slot) if node.slot else node.load
         return not self.limited or in_flight < self.policies.max_inflight
 
-    def pick_again(self, picked: Node, key: int, tried: Collection[Node]) -> Node | None:
+    def pick_again(
+        self, picked: Node, key: int, tried: Collection[Node], now: float
+    ) -> Node | None:
         """`picked`, if it is reachable and has room, or else the balancer's choice among those
         that are and have. None when those that are reachable have no room; if none are, one that
         is not: it may be back. Who is unproven is chosen for a first attempt while it has none."""
         second = bool(tried)
-        if not self._is_avoided(picked, second) and self.has_room(picked):
+        if not self._is_avoided(picked, second, now) and self.has_room(picked):
             return picked
+        unproven = [node for node in self._unproven if self._is_avoided(node, second, now)]
+        avoided = {*self._avoided, *unproven}
+        if avoided:
+            other = self.pick(key, {*tried, *avoided})
+            if other is not None and self.has_room(other):
+                return other
         full: list[Node] = []
         if self.limited:
             full = [n for n in self.nodes.values() if n.usable and not self.has_room(n)]
-        unproven = [node for node in self._unproven if self._is_avoided(node, second)]
-        if self._avoided or unproven:
-            other = self.pick(key, {*tried, *full, *self._avoided, *unproven})
+        if avoided and full:
+            other = self.pick(key, {*tried, *full, *avoided})
             if other is not None or any(not node.unreachable for node in full):
+                return other
+        if unproven and self._avoided:  # Rather one that may be well than one that is gone.
+            other = self.pick(key, {*tried, *full, *self._avoided})
+            if other is not None:
                 return other
         return self.pick(key, {*tried, *full}) if full else picked
 
-    @staticmethod
-    def _is_avoided(node: Node, second: bool) -> bool:
+    def _is_avoided(self, node: Node, second: bool, now: float) -> bool:
         """Others are preferred, for a `second` attempt those that are known to be well."""
-        return node.unreachable or (node.unproven and (second or node.trying))
+        return node.unreachable or (node.unproven and (second or self._is_taken(node, now)))
+
+    @staticmethod
+    def _is_taken(node: Node, now: float) -> bool:
+        """Some request tries it out, and has not done so for long."""
+        return node.trying > 0 and now < node.next_trial
 
     def last_resort(self, tried: Collection[Node]) -> Node | None:
         """Some node that the balancer does not choose among, because it cannot be connected to or
@@ -401,7 +439,7 @@ class Pool:
     def _note_failure(self, node: Node, outcome: str) -> None:
         node.failing += 1
         after = self.policies.suspect_after
-        if after and (node.failing % after == 0 or (node.unproven and node.trying)):
+        if after and (node.failing % after == 0 or (node.unproven and node.trying > 0)):
             self._suspect(
                 Suspect(service=self.service, key=node.key, reason=outcome, failures=node.failing)
             )

@@ -10,6 +10,7 @@ from proxy.model import (
     EjectionSettings,
     QueueSettings,
     RetrySettings,
+    RouteSpec,
     ServiceSettings,
     Suspect,
     Timeouts,
@@ -219,3 +220,170 @@ def test_others_wait_for_room_rather_than_join_the_trial(make: Any) -> None:
     wire.advance(0.01)
     instance.expect(forwarded("GET /x"))
     answer([(waiting, instance), *found["b"]])
+
+
+def pending(make: Any) -> tuple[Wire, Peer, Peer]:
+    """A wire with an upload that tries `a` out and is under way for hours."""
+    wire, _ = returned(make, "a", "b")
+    for _ in range(2):
+        client = wire.client()
+        client.send(request("POST /x", "Content-Length: 9", body=b"abc"))
+        instance = wire.connected()
+        assert instance.take().endswith(b"\r\n\r\nabc")
+        if instance.name == "a":
+            return wire, client, instance
+        instance.send(OK)
+        client.take()
+    raise AssertionError("nobody tried it out")
+
+
+def test_an_upload_that_goes_on_for_hours_is_not_waited_for(make: Any) -> None:
+    wire, client, instance = pending(make)
+    found = crowd(wire, 4)
+    assert len(found["a"]) == 0
+    answer(found["b"])
+    wire.advance(5.1)
+    found = crowd(wire, 4)
+    assert len(found["a"]) == 1
+    answer(found["a"])
+    assert not wire.node("a").doubtful
+    answer(found["b"])
+    client.reset()
+    assert not wire.node("a").trying
+    assert instance.cut
+
+
+def test_one_that_hangs_gets_one_more_now_and_then(make: Any) -> None:
+    wire, suspects = returned(make, "a", "b")
+    hanging = crowd(wire, 4)
+    answer(hanging["b"])
+    for count in (2, 3):
+        wire.advance(5.1)
+        found = crowd(wire, 4)
+        answer(found["b"])
+        hanging["a"] += found["a"]
+        assert len(hanging["a"]) == wire.node("a").trying == count
+    # It is not over with the one that began first.
+    hanging["a"][0][0].reset()
+    found = crowd(wire, 4)
+    assert len(found["a"]) == 0
+    answer(found["b"])
+    _client, instance = hanging["a"][1]
+    instance.reset()
+    assert [one.key for one in suspects] == [wire.node("a").key]
+    for peer in [peer for peer in wire.peers if peer.name == "client"]:
+        peer.reset()
+    assert not wire.node("a").trying
+    for peer in wire.peers:
+        peer.take()  # The one that was reset went on to the other.
+
+
+def test_when_ejection_is_switched_off_nobody_is_tried_out_any_more(make: Any) -> None:
+    wire, _ = returned(make, "a", "b")
+    found = crowd(wire, 4)
+    assert len(found["a"]) == 1
+    settings = ServiceSettings(ejection=EjectionSettings(enabled=False))
+    wire.configure((RouteSpec(path_prefix="/", service="s"),), {"s": settings})
+    assert not wire.node("a").doubtful
+    more = crowd(wire, 4)
+    assert len(more["a"]) == 2
+    for pairs in (*found.values(), *more.values()):
+        answer(pairs)
+
+
+def test_rather_one_that_is_tried_out_than_one_that_is_gone(make: Any) -> None:
+    settings = ServiceSettings(retry=RetrySettings(max_retries=0))
+    wire, _ = returned(make, "a", "b", settings=settings)
+    found = crowd(wire, 2)
+    for client, instance in found["b"]:
+        client.reset()
+        instance.take()
+    wire.network.refuse(wire.address("b"))
+    while not wire.node("b").unreachable:
+        client = wire.client()
+        client.send(GET)
+        if wire.node("b").unreachable:
+            client.expect_problem(502, "connection_refused")
+        else:
+            found["a"].append((client, wire.accepted("a")))
+            found["a"][-1][1].expect(forwarded("GET /x"))
+    dialled = wire.network.dialled.count(wire.address("b"))
+    for _ in range(4):  # No time passes: the balancer has not heard of it.
+        client = wire.client()
+        client.send(GET)
+        instance = wire.accepted("a")
+        instance.expect(forwarded("GET /x"))
+        found["a"].append((client, instance))
+    assert wire.network.dialled.count(wire.address("b")) == dialled
+    answer(found["a"])
+
+
+def test_one_that_was_out_when_this_worker_began_is_tried_out_too(make: Any) -> None:
+    wire = make("b")
+    wire.serve("b", "c", c="ejected")
+    wire.serve("b", "c")
+    wire.names = ("b", "c")
+    found = crowd(wire, 6)
+    assert len(found["c"]) == 1
+    for pairs in found.values():
+        answer(pairs)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_trial_that_hangs_while_it_is_dialled(make: Any, leaves: bool) -> None:
+    wire, suspects = returned(make, "a", "b")
+    wire.network.hang(wire.address("a"))
+    clients = [wire.client() for _ in range(4)]
+    for client in clients:
+        client.send(GET)
+    assert wire.node("a").trying == wire.node("a").in_flight == 1
+    for _ in clients:
+        if waiting := wire.network.accepted.get(wire.address("b")):
+            instance = wire.adopt(waiting.popleft(), "b")
+            instance.expect(forwarded("GET /x"))
+            instance.send(OK)
+    served = [client for client in clients if client.take() == OK_RELAYED]
+    assert len(served) == 3
+    [client] = [client for client in clients if client not in served]
+    if leaves:
+        client.reset()
+        assert not wire.node("a").trying
+        assert wire.node("a").unproven
+        wire.advance(3.1)
+        assert wire.node("a").unreachable
+        assert suspects == []
+    else:
+        wire.advance(3.1)  # It goes on to the other.
+        instance = next(peer for peer in wire.peers if peer.transport.taken)
+        instance.expect(forwarded("GET /x"))
+        answer([(client, instance)])
+        assert [one.reason for one in suspects] == ["connection_timeout"]
+    assert wire.node("a").unproven
+    assert not wire.node("a").trying
+    wire.network.answer(wire.address("a"))
+    wire.advance(1.1)
+    wire.advance(0.1)
+    wire.network.accepted[wire.address("a")].clear()
+    assert not wire.node("a").unreachable
+
+
+def test_a_trial_that_fails_is_none_of_the_next_attempt(make: Any) -> None:
+    """Its bad answer is kept, the other instance does no better, and so the client gets it."""
+    settings = ServiceSettings(retry=RetrySettings(on=("connect", "503"), budget=1.0))
+    wire, suspects = returned(make, "a", "b", settings=settings)
+    while True:
+        client, instance = asked(wire)
+        if instance.name == "a":
+            break
+        answer([(client, instance)])
+    instance.send(BAD)
+    assert [one.key for one in suspects] == [wire.node("a").key]
+    assert not wire.node("a").trying
+    kept = [peer for peer in wire.peers if peer.transport.taken]
+    other = kept[0] if kept else wire.accepted("b")
+    other.expect(forwarded("GET /x"))
+    other.reset()
+    assert client.take().startswith(b"HTTP/1.1 503 Busy")
+    assert wire.node("a").unproven
+    assert not wire.node("a").trying
+    assert len(suspects) == 1

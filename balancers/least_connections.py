@@ -75,7 +75,7 @@ class LeastConnections(Balancer):
         else:
             return None
         node = self._draw(level)
-        return node if not tried or node not in tried else self._pick_avoiding(level, tried)
+        return node if not tried or node not in tried else self._pick_avoiding(tried)
 
     def _draw(self, level: _Level) -> Node:
         if len(level) == 1:
@@ -89,16 +89,19 @@ class LeastConnections(Balancer):
             return lane[0].node
         return lane[int(self._rng.random() * len(lane))].node
 
-    def _pick_avoiding(self, lowest: _Level, tried: Collection[Node]) -> Node | None:
+    def _pick_avoiding(self, tried: Collection[Node]) -> Node | None:
         # Drawing again until an untried node comes up keeps the proportions exact, and spares
-        # listing a large level.
-        for _ in range(_DRAWS):
-            node = self._draw(lowest)
-            if node not in tried:
-                return node
-        for level in sorted(self._levels):
-            lanes = self._levels[level].values()
-            seats = [seat for lane in lanes for seat in lane if seat.node not in tried]
+        # listing a large level. That one is not always the lowest: a node that is avoided while
+        # it is tried out has the fewest requests of all.
+        for height in sorted(self._levels):
+            level = self._levels[height]
+            if not level:
+                continue
+            for _ in range(_DRAWS):
+                node = self._draw(level)
+                if node not in tried:
+                    return node
+            seats = [seat for lane in level.values() for seat in lane if seat.node not in tried]
             if seats:
                 return self._rng.choices(seats, [seat.weight for seat in seats])[0].node
         return None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from random import Random
+from typing import NoReturn
 
 import pytest
 
@@ -94,3 +95,19 @@ def test_loads_that_never_come_back_leave_nothing_behind() -> None:
     assert isinstance(balancer, LeastConnections)
     assert len(balancer._levels) == len(balancer._heap) < 50
     assert traffic.pick() is nodes[0]
+
+
+def test_avoiding_the_one_with_the_fewest_does_not_list_all_others() -> None:
+    """One that is back from an ejection has the fewest for as long as its one request lasts."""
+
+    class Drawing(Random):
+        def choices(self, *_: object, **__: object) -> NoReturn:  # type: ignore[override]
+            raise AssertionError("listed")
+
+    nodes = instances([1] * 1000)
+    for node in nodes[1:]:
+        node.load = 2
+    balancer = LeastConnections(nodes, Drawing(1))
+    for _ in range(100):
+        assert balancer.pick(-1, ()) is nodes[0]
+        assert balancer.pick(-1, {nodes[0]}) is not nodes[0]

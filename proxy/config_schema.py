@@ -465,7 +465,7 @@ def _parse_balancer_key(text: str) -> str:
         return f"header:{parse_field_name(name)}"
     if source == "cookie" and _TOKEN.fullmatch(name):
         return text
-    if source == "query" and name and name.isprintable():
+    if source == "query" and name and name.isascii() and name.isprintable():
         return text
     raise ValueError("is not a source of keys")
 

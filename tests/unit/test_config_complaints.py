@@ -477,6 +477,11 @@ services: {a: {balancer: {type: consistent_hash, key: 'body:x'}}}
 routes: [{service: a}]
 --->
 proxy.yaml:1: services.a.balancer.key: "body:x" is not a source of keys; allowed: client_ip, host, path, header:NAME, cookie:NAME or query:NAME
+=== balancer_key_characters
+services: {a: {balancer: {type: consistent_hash, key: 'query:größe→'}}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.balancer.key: "query:größe→" is not a source of keys; allowed: client_ip, host, path, header:NAME, cookie:NAME or query:NAME
 === balancer_parameter_unknown
 services: {a: {balancer: {type: consistent_hash, virtual_node: 1}}}
 routes: [{service: a}]

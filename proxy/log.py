@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Mapping
 from functools import cache
-from threading import Lock
+from threading import RLock
 from typing import Any, Protocol, TextIO
 
 import msgspec
@@ -102,7 +102,9 @@ class _Threaded:
 
     def __init__(self) -> None:
         self._file = LineFile(STDERR)
-        self._lock = Lock()
+        # One that the same thread may take again: what is collected as garbage, at any moment, may
+        # have something to say, as asyncio's tasks and aiohttp's connections do.
+        self._lock = RLock()
         self._told = 0
         atexit.register(self._file.close, LAST_LINES)
 

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from threading import Thread
 
 import pytest
 import structlog
@@ -101,6 +102,36 @@ def test_the_next_line_says_how_many_were_lost(
         log._standard_error.cache_clear()
     told = [json.loads(line).get("log_lines_lost") for line in file.lines]
     assert told == [None, 7, None, 8]
+
+
+class Collecting(str):
+    """Garbage is collected while this is written, and has something to say."""
+
+    __slots__ = ()
+
+    def encode(self, *args: str, **named: str) -> bytes:
+        logging.getLogger("asyncio").error("Task exception was never retrieved")
+        return super().encode(*args, **named)
+
+
+def test_who_writes_may_be_interrupted_by_who_has_something_to_say(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = TakesNothing("")
+    monkeypatch.setattr(log, "LineFile", lambda path: file)
+    log._standard_error.cache_clear()
+    try:
+        log.set_up(LogSettings())
+        threaded = log._standard_error()
+        assert threaded is not None
+        writer = Thread(target=threaded.write, args=(Collecting("a line\n"),), daemon=True)
+        writer.start()
+        writer.join(5)
+        assert not writer.is_alive()
+    finally:
+        log._standard_error.cache_clear()
+    assert len(file.lines) == 2
+    assert file.lines[1] == b"a line\n"
 
 
 def test_without_standard_error_there_is_no_log(

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping
 from functools import cache
 from threading import RLock
+from types import TracebackType
 from typing import Any, Protocol, TextIO
 
 import msgspec
@@ -82,10 +83,18 @@ def set_up(settings: LogSettings, *, stream: TextIO | None = None, **bound: Any)
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
         )
     )
+    if thread is not None:
+        sys.excepthook = _on_crash
     root = logging.getLogger()
     root.handlers[:] = [handler]
     # Libraries report requests and retries at `info`; that is noise in a proxy's log.
     root.setLevel(max(level, logging.WARNING) if level > logging.DEBUG else level)
+
+
+def _on_crash(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
+    """What ends the process is a line as well: written otherwise, it would keep a process that
+    nobody reads, with all its sockets, from ever ending."""
+    structlog.get_logger().error("crashed", error=kind.__name__, exc_info=error)
 
 
 class _Stream(Protocol):

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
@@ -88,6 +91,38 @@ async def test_nobody_reads_the_log(origin: Origin, tmp_path: Path) -> None:
             pids = await proxy.worker_pids()
             await serves(proxy)
             await stops(proxy, pids)
+
+
+CRASH = """
+import structlog
+from proxy import log
+from proxy.model import LogSettings
+log.set_up(LogSettings(), worker=2)
+for number in range({lines}):
+    structlog.get_logger().info("ready", number=number)
+raise KeyError("boom")
+"""
+
+
+def test_a_crash_is_a_line_of_the_log() -> None:
+    program = [sys.executable, "-c", CRASH.format(lines=3)]
+    found = subprocess.run(program, capture_output=True, check=False, timeout=30)
+    assert found.returncode == 1
+    lines = [json.loads(line) for line in found.stderr.splitlines()]
+    assert [line["event"] for line in lines] == ["ready"] * 3 + ["crashed"]
+    assert (lines[-1]["error"], lines[-1]["worker"]) == ("KeyError", 2)
+    assert "Traceback" in lines[-1]["exception"]
+
+
+def test_nobody_reads_what_is_said_of_a_crash() -> None:
+    with pipe() as (_, writer):
+        program = [sys.executable, "-c", CRASH.format(lines=500)]
+        process = subprocess.Popen(program, stderr=writer)
+        try:
+            assert process.wait(30) == 1
+        finally:
+            process.kill()
+            process.wait()
 
 
 async def test_the_reader_of_the_log_is_gone(origin: Origin, tmp_path: Path) -> None:

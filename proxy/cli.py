@@ -511,7 +511,7 @@ def _instances(rows: list[dict[str, Any]]) -> None:
                 "-" if row["inflight"] is None else row["inflight"],
                 row["requests"],
                 row["failures"],
-                row["reason"] or _unreachable(row["unreachable_from"]),
+                row["reason"] or _doubts(row),
             ]
             for row in rows
         ],
@@ -519,9 +519,13 @@ def _instances(rows: list[dict[str, Any]]) -> None:
     )
 
 
-def _unreachable(workers: int) -> str:
+def _doubts(row: dict[str, Any]) -> str:
     """What there is to say of one that is ready, and yet avoided."""
-    return f"no connection from {workers} worker{'s' * (workers > 1)}" if workers else ""
+    if workers := row["unreachable_from"]:
+        return f"no connection from {_count(workers, 'worker')}"
+    if workers := row["tried_out_by"]:
+        return f"tried out by {_count(workers, 'worker')}"
+    return ""
 
 
 def _table(head: list[str], rows: list[list[Any]], empty: str) -> None:

@@ -587,6 +587,8 @@ class NodeStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """`ok` or an RFC 9209 error type → attempts."""
     unreachable: bool = False
     """The worker cannot connect to it at present."""
+    unproven: bool = False
+    """It is back from an ejection, and the worker has yet to see it answer."""
 
 
 class WorkerStats(msgspec.Struct, frozen=True, tag=True):

@@ -210,6 +210,10 @@ _MANY = {
         "1 while the registry knows no instance and fallback_instances are served.",
     ),
     "fairlead_unreachable": ("gauge", "Workers that cannot connect to the instance."),
+    "fairlead_unproven": (
+        "gauge",
+        "Workers that have yet to see the instance answer after its ejection.",
+    ),
     "load_balancer_selections_total": ("counter", "Picks of an instance."),
     "fairlead_upstream_attempts_total": (
         "counter",
@@ -288,6 +292,7 @@ def _write_pool(
         counted = scrape.totals.node(service, key)
         if counted is not None:
             write("fairlead_unreachable", labels, counted.unreachable)
+            write("fairlead_unproven", labels, counted.unproven)
             write("load_balancer_selections_total", algorithm + instance, counted.picks)
             for outcome, count in counted.outcomes.items():
                 labelled = f"{labels},outcome={_quoted(outcome)}"

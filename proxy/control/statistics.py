@@ -54,6 +54,8 @@ class NodeTotal:
     outcomes: dict[str, int] = field(default_factory=dict)
     unreachable: int = 0
     """Live workers that cannot connect to it."""
+    unproven: int = 0
+    """Live workers that have yet to see it answer after an ejection."""
 
     @property
     def failures(self) -> int:
@@ -64,6 +66,7 @@ class NodeTotal:
         """One worker's counts, or another sum."""
         self.picks += counted.picks
         self.unreachable += counted.unreachable
+        self.unproven += counted.unproven
         _add(self.outcomes, counted.outcomes)
 
 
@@ -113,7 +116,7 @@ class Retired:
         nodes: dict[tuple[str, str], NodeTotal] = {}
         for of in {**self.nodes, **dead.nodes}:
             if of in known and (total := both.node(*of)) is not None:
-                total.unreachable = 0  # What it cannot connect to is nobody's business now.
+                total.unreachable = total.unproven = 0  # What it found is nobody's business now.
                 nodes[of] = total
         return Retired(
             services={name: both.service(name) for name in both.services},

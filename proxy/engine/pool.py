@@ -85,6 +85,7 @@ class Node:
     def judge(self) -> None:
         """To be called when either of the two has changed."""
         self.doubtful = self.unreachable or self.unproven
+        self.reported = -1
 
     def __repr__(self) -> str:
         return f"<Node {self.key} {self.status} load={self.load} idle={len(self.idle)}>"
@@ -463,7 +464,14 @@ class Pool:
     def stats_of(self, node: Node) -> NodeStats:
         """The counts of a node, which are told with this."""
         node.reported = -1 if node.in_flight else node.picks
-        return NodeStats(self.service, node.key, node.picks, dict(node.outcomes), node.unreachable)
+        return NodeStats(
+            self.service,
+            node.key,
+            node.picks,
+            dict(node.outcomes),
+            node.unreachable,
+            node.unproven,
+        )
 
     def _rebuild(self) -> None:
         """Let the balancer choose among the nodes as they are now. Those that cannot be connected

@@ -165,7 +165,9 @@ class Telling(RuleBasedStateMachine):
     def complete(self) -> None:
         for pool in self.worker.pools:
             for key, node in pool.nodes.items():
-                counted = NodeStats(pool.service, key, node.picks, node.outcomes)
+                counted = NodeStats(
+                    pool.service, key, node.picks, node.outcomes, unproven=node.unproven
+                )
                 assert self.told.nodes[pool.service, key] == counted
             assert self.told.services[pool.service] == pool.counters.snapshot()
             state = pool.policy_state()

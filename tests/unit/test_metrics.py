@@ -32,6 +32,7 @@ PROMISED = {
     "service_instances": ("service_name", "status"),
     "load_balancer_selections_total": ("service_name", "algorithm", "instance"),
     "fairlead_unreachable": ("service", "instance"),
+    "fairlead_unproven": ("service", "instance"),
     "fairlead_requests_total": ("service", "method", "code"),
     "fairlead_request_duration_seconds": ("service",),
     "fairlead_inflight_requests": ("service", "instance"),
@@ -183,10 +184,13 @@ def test_workers_are_summed() -> None:
     assert found['fairlead_retries_total{reason="connection_refused",service="users"}'] == 4
 
 
-def test_who_cannot_be_connected_to_by_workers_that_live() -> None:
+@pytest.mark.parametrize(
+    ("name", "doubts"), [("unreachable", (True, False)), ("unproven", (False, True))]
+)
+def test_who_is_doubted_by_workers_that_live(name: str, doubts: tuple[bool, bool]) -> None:
     pools = book(instance("a"), instance("b"))
-    name = 'fairlead_unreachable{instance="%s",service="users"}'
-    told = [NodeStats("users", "a@10.0.0.1:80", 5, {"connection_refused": 1}, True)]
+    name = "fairlead_" + name + '{instance="%s",service="users"}'
+    told = [NodeStats("users", "a@10.0.0.1:80", 5, {"connection_refused": 1}, *doubts)]
     messages = [replace(report(5, "b"), nodes=[*told, *report(5, "b").nodes]) for _ in range(2)]
     found = samples(scrape(pools, total(Retired(), messages)))
     assert (found[name % "a"], found[name % "b"]) == (2, 0)

@@ -60,9 +60,14 @@ def answer(pairs: list[tuple[Peer, Peer]]) -> None:
 
 def test_it_gets_one_request_until_it_has_answered(make: Any) -> None:
     wire, suspects = returned(make, "a", "b", "c")
+    node = wire.node("a")
+    assert node in wire.pool.news()
+    assert wire.pool.stats_of(node).unproven
     found = crowd(wire)
     assert len(found["a"]) == 1
     answer(found["a"])
+    assert node in wire.pool.news()
+    assert not wire.pool.stats_of(node).unproven
     assert not wire.node("a").doubtful
     for name in "bc":
         answer(found[name])

@@ -77,7 +77,6 @@ class Unreachable:
     def _mark(self, node: Node, unreachable: bool) -> None:
         node.unreachable = unreachable
         node.judge()
-        node.reported = -1
 
     def _try_later(self, pool: Pool, node: Node) -> None:
         now = self._deadlines.now()

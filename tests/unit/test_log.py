@@ -88,20 +88,22 @@ class TakesNothing:
     def close(self, patience: float) -> None: ...
 
 
-def test_the_next_line_says_how_many_were_lost(
-    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = TakesNothing("")
-    monkeypatch.setattr(log, "LineFile", lambda path: file)
+@pytest.fixture
+def file(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> Iterator[TakesNothing]:
+    """What the log of this process is written to."""
+    taken = TakesNothing("")
+    monkeypatch.setattr(log, "LineFile", lambda path: taken)
     log._standard_error.cache_clear()
-    try:
-        log.set_up(LogSettings())
-        for file.dropped in (0, 7, 7):
-            structlog.get_logger().info("ready")
-        file.dropped = 8
-        logging.getLogger("aiohttp.server").error("broken pipe")
-    finally:
-        log._standard_error.cache_clear()
+    yield taken
+    log._standard_error.cache_clear()
+
+
+def test_the_next_line_says_how_many_were_lost(file: TakesNothing) -> None:
+    log.set_up(LogSettings())
+    for file.dropped in (0, 7, 7):
+        structlog.get_logger().info("ready")
+    file.dropped = 8
+    logging.getLogger("aiohttp.server").error("broken pipe")
     told = [json.loads(line).get("log_lines_lost") for line in file.lines]
     assert told == [None, 7, None, 8]
 
@@ -116,22 +118,14 @@ class Collecting(str):
         return super().encode(*args, **named)
 
 
-def test_who_writes_may_be_interrupted_by_who_has_something_to_say(
-    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = TakesNothing("")
-    monkeypatch.setattr(log, "LineFile", lambda path: file)
-    log._standard_error.cache_clear()
-    try:
-        log.set_up(LogSettings())
-        threaded = log._standard_error()
-        assert threaded is not None
-        writer = Thread(target=threaded.write, args=(Collecting("a line\n"),), daemon=True)
-        writer.start()
-        writer.join(5)
-        assert not writer.is_alive()
-    finally:
-        log._standard_error.cache_clear()
+def test_who_writes_may_be_interrupted_by_who_has_something_to_say(file: TakesNothing) -> None:
+    log.set_up(LogSettings())
+    threaded = log._standard_error()
+    assert threaded is not None
+    writer = Thread(target=threaded.write, args=(Collecting("a line\n"),), daemon=True)
+    writer.start()
+    writer.join(5)
+    assert not writer.is_alive()
     assert len(file.lines) == 2
     assert file.lines[1] == b"a line\n"
 

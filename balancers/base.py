@@ -31,8 +31,8 @@ class Node(Protocol):
     adds its endpoint. Both are unique within a pool. `weight` and `usable` hold for one
     snapshot: a balancer reads them while it is built and keeps what it read, because the
     node may already show the next snapshot's values. `load` is live: requests and tunnels in
-    flight in all workers. The same instance is the same object in every snapshot it is part
-    of, so identity may be compared.
+    flight in all workers, for a balancer with `reads_load`. The same instance is the same object
+    in every snapshot it is part of, so identity may be compared.
     """
 
     @property
@@ -57,13 +57,20 @@ class Balancer(ABC):
 
     uses_key: ClassVar[bool] = False
     """The engine computes a key for each request only if this is set."""
-    uses_load: bool = False
-    """The engine calls `load_changed` only if this is set. Ask the balancer, not its class:
-    a parameter may switch it on."""
+    reads_load: bool = False
+    """Before each pick the engine brings `node.load` up to what all workers have in flight, only
+    if this is set; without it `load` must not be read. Ask the balancer, not its class: a
+    parameter may switch it on."""
+    follows_load: bool = False
+    """The engine calls `load_changed`: found by whether the class overrides it, not to be
+    declared. A parameter may switch it off for one balancer."""
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {}
     """Parameter → lowest and highest value the configuration accepts, both included. A
     parameter's default is accepted even outside of them, so 0 may mean "off" where the
     smallest useful value is 1."""
+
+    def __init_subclass__(cls) -> None:
+        cls.follows_load = cls.load_changed is not Balancer.load_changed
 
     @abstractmethod
     def __init__(self, nodes: Sequence[Node], rng: Random) -> None:
@@ -75,7 +82,7 @@ class Balancer(ABC):
         """A usable node that is not in `tried`, or None when there is none."""
 
     def load_changed(self, node: Node) -> None:
-        """`node.load` is different now. Called after each change."""
+        """`node.load` is different now. Called after each change, if it is overridden."""
 
     def inherit(self, previous: Self) -> None:
         """Take over what `previous`, which served the same service, had learnt."""

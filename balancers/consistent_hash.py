@@ -77,11 +77,14 @@ class ConsistentHash(Balancer):
         self._owners: list[Node | None] = []
         """Owner number on the ring → node, None if it is not usable."""
 
-        self.uses_load = bounded_load > 0
+        self.reads_load = self.follows_load = bounded_load > 0
         self._bound = bounded_load
         self._weight = {node.key: node.weight for node in self._usable.values()}
         self._total_weight = sum(self._weight.values())
-        self._loads = {node.key: node.load for node in self._usable.values()}
+        self._loads: dict[str, int] = {}
+        """Of the usable ones; empty without a bound."""
+        if bounded_load:
+            self._loads = {node.key: node.load for node in self._usable.values()}
         self._total_load = sum(self._loads.values())
 
     def pick(self, key: int, tried: Collection[Node]) -> Node | None:

@@ -50,7 +50,7 @@ class LeastConnections(Balancer):
     numerators and denominators under 2**26 differ by more than the rounding of a division.
     """
 
-    uses_load = True
+    reads_load = True
 
     def __init__(self, nodes: Sequence[Node], rng: Random) -> None:
         self._rng = rng

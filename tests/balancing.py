@@ -20,10 +20,35 @@ class Instance:
         self.key = f"{id}@10.0.0.1:{port}"
         self.weight = weight
         self.usable = usable
-        self.load = load
+        self.in_flight = load
+        self._read = False
+        self._balancer: Balancer | None = None
 
     def __repr__(self) -> str:
-        return f"{self.id}(weight={self.weight} usable={self.usable} load={self.load})"
+        return f"{self.id}(weight={self.weight} usable={self.usable} load={self.in_flight})"
+
+    @property
+    def load(self) -> int:
+        self._read = True
+        self._check()
+        return self.in_flight
+
+    @load.setter
+    def load(self, load: int) -> None:
+        self.in_flight = load
+
+    def shown_to(self, balancer: Balancer) -> None:
+        """From its building on, this balancer sees the node: `load` only if it has said that it
+        reads it, since without that it would see its own worker's requests alone."""
+        self._balancer = balancer
+        self._check()
+        self._read = False
+
+    def _check(self) -> None:
+        if self._read and self._balancer is not None:
+            assert self._balancer.reads_load, (
+                f"{type(self._balancer).__name__} reads load, but reads_load is not set"
+            )
 
     @property
     def pickable(self) -> bool:
@@ -50,17 +75,18 @@ class Traffic:
     def begin(self) -> Any:
         node = self.pick()
         assert node is not None
-        self.set_load(node, node.load + 1)
+        self.set_load(node, node.in_flight + 1)
         self.in_flight.append(node)
         return node
 
     def finish(self, position: int = 0) -> None:
         node = self.in_flight.pop(position)
-        self.set_load(node, node.load - 1)
+        self.set_load(node, node.in_flight - 1)
 
     def set_load(self, node: Any, load: int) -> None:
         node.load = load
-        self.balancer.load_changed(node)
+        if self.balancer.follows_load:
+            self.balancer.load_changed(node)
 
     def shares(self, requests: int) -> dict[str, float]:
         """Share of each node in requests that come one after another."""

@@ -95,7 +95,7 @@ class Pool:
         node.load += by
         if node.load == 0 and self._departed.get(node.key) is node:
             del self._departed[node.key]
-        if self._balancer.uses_load:
+        if self._balancer.follows_load:
             self._balancer.load_changed(node)
 
 

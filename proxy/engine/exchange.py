@@ -262,7 +262,7 @@ class Exchange:
         """Pick an instance and get a connection to it."""
         pool = self.pool
         assert pool is not None
-        if pool.uses_load:
+        if pool.reads_load:
             self.worker.pools.others.refresh(now)
         node = pool.pick(self.key, self.tried)
         if node is None:

@@ -410,7 +410,7 @@ class Pool:
         node.in_flight += 1
         node.load += 1
         self._row[node.slot] += 1
-        if self.uses_load:
+        if self._follows_load:
             self.balancer.load_changed(node)
 
     def give_back(self, node: Node, outcome: str, against: bool = True) -> None:
@@ -426,7 +426,7 @@ class Pool:
         node.load -= 1
         self._row[node.slot] -= 1
         if self._alert:
-            if self.uses_load:
+            if self._follows_load:
                 self.balancer.load_changed(node)
             if self.limited and self.policies.line and not self._freed:
                 # In the loop's next turn: whoever gives back is in the middle of something.
@@ -448,7 +448,7 @@ class Pool:
     def others_moved(self, node: Node, delta: int) -> None:
         """The other workers' sum for `node` is different now."""
         node.load += delta
-        if self.uses_load and node.present:
+        if self._follows_load and node.present:
             self.balancer.load_changed(node)
 
     def news(self) -> list[Node]:
@@ -499,8 +499,9 @@ class Pool:
         self.pick = cast(Callable[[int, Collection[Node]], Node | None], balancer.pick)
         self.limited = self.policies.max_inflight > 0
         self.uses_key = balancer.uses_key
-        self.uses_load = balancer.uses_load
-        self._alert = self.uses_load or self.limited
+        self.reads_load = balancer.reads_load
+        self._follows_load = balancer.follows_load
+        self._alert = self._follows_load or self.limited
         """Somebody wants to hear when a request ends."""
         self.key_source = source_of(self.settings.balancer.key)
         self.rate_source = source_of(self.policies.rate_key or "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from random import Random
 from typing import Any
 
@@ -16,11 +16,20 @@ from tests.balancing import Instance, Traffic, instances
 Make = Any
 
 
-@pytest.fixture(params=BALANCERS)
+def built(kind: type[Balancer], nodes: Sequence[Instance], seed: int = 1, **given: Any) -> Balancer:
+    balancer = kind(nodes, Random(seed), **given)
+    for node in nodes:
+        node.shown_to(balancer)
+    return balancer
+
+
+@pytest.fixture(params=[*BALANCERS, "consistent_hash with a bound"])
 def make(request: pytest.FixtureRequest) -> Make:
+    name, _, bound = request.param.partition(" ")
+    given = {"bounded_load": 1.25} if bound else {}
+
     def build(nodes: Sequence[Instance], seed: int = 1) -> Balancer:
-        balancer: Balancer = load(BALANCERS, request.param)(nodes, Random(seed))
-        return balancer
+        return built(load(BALANCERS, name), nodes, seed, **given)
 
     return build
 
@@ -161,6 +170,47 @@ def test_a_change_of_load_on_an_unknown_node_is_ignored(make: Make) -> None:
     balancer = make(nodes)
     balancer.load_changed(Instance("gone", load=5))
     assert balancer.pick(1, ()) in nodes
+
+
+class AtPick(Balancer):
+    """Two choices by load, as somebody might write it who has not read of `reads_load`."""
+
+    def __init__(self, nodes: Sequence[Any], rng: Random) -> None:
+        self.nodes, self.rng = nodes, rng
+
+    def pick(self, key: int, tried: Collection[Any]) -> Any:
+        return min(self.rng.choices(self.nodes, k=2), key=lambda node: node.load)
+
+
+class AtStart(AtPick):
+    def __init__(self, nodes: Sequence[Any], rng: Random) -> None:
+        super().__init__(sorted(nodes, key=lambda node: node.load), rng)
+
+    def pick(self, key: int, tried: Collection[Any]) -> Any:
+        return self.nodes[0]
+
+
+class AtNotice(AtStart):
+    def __init__(self, nodes: Sequence[Any], rng: Random) -> None:
+        self.nodes = nodes
+
+    def load_changed(self, node: Any) -> None:
+        self.nodes = sorted(self.nodes, key=lambda node: node.load)
+
+
+@pytest.mark.parametrize("kind", [AtPick, AtStart, AtNotice])
+def test_a_balancer_that_reads_load_has_to_say_so(kind: type[Balancer]) -> None:
+    def serve(kind: type[Balancer]) -> None:
+        Traffic(built(kind, instances([1, 1]))).begin()
+
+    with pytest.raises(AssertionError, match=f"{kind.__name__} reads load, but reads_load is not"):
+        serve(kind)
+    serve(type(kind.__name__, (kind,), {"reads_load": True}))
+
+
+def test_who_hears_of_load_is_found_out() -> None:
+    assert [kind.follows_load for kind in (AtPick, AtStart, AtNotice)] == [False, False, True]
+    assert type("Child", (AtNotice,), {}).follows_load
 
 
 @pytest.mark.parametrize("name", BALANCERS)

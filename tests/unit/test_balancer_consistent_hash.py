@@ -204,8 +204,9 @@ def test_impossible_parameters_are_refused(params: dict[str, Any]) -> None:
 
 
 def test_without_a_bound_loads_are_not_asked_for() -> None:
-    assert not make(instances([1])).uses_load
-    assert make(instances([1]), bounded_load=1.25).uses_load
+    free, bounded = make(instances([1])), make(instances([1]), bounded_load=1.25)
+    assert (free.reads_load, free.follows_load) == (False, False)
+    assert (bounded.reads_load, bounded.follows_load) == (True, True)
 
 
 def test_one_hot_key_spills_over_to_its_neighbours() -> None:

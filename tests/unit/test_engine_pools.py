@@ -263,7 +263,7 @@ def test_settings_change_and_nothing_measured_is_lost(side: Side) -> None:
     side.pools.configure(ServiceSettings(), {"s": new})
     assert side.pool() is pool
     assert side.node("a") is a
-    assert pool.uses_load
+    assert pool.reads_load
     assert pool.pick(0, ()) is side.node("b")
     keyed = ServiceSettings(balancer=BalancerSpec(type="consistent_hash", key="header:X-User"))
     side.pools.configure(ServiceSettings(), {"s": keyed})

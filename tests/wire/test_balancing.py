@@ -1,0 +1,65 @@
+"""What a balancer sees of the other workers' requests."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from random import Random
+from typing import Any
+
+from balancers.base import Balancer
+from proxy.model import BalancerSpec, ServiceSettings
+from tests.wiring import OK, OK_RELAYED, Wire, forwarded, request
+
+BUSY = 50
+"""Requests of the other worker on one instance; less than those sent here to the other one."""
+
+
+class TwoChoices(Balancer):
+    """By requests in flight; wants no notice of changes."""
+
+    reads_load = True
+
+    def __init__(self, nodes: Sequence[Any], rng: Random) -> None:
+        self.nodes, self.rng = nodes, rng
+
+    def pick(self, key: int, tried: Collection[Any]) -> Any:
+        return min(self.rng.sample(self.nodes, k=2), key=lambda node: node.load)
+
+
+def picks(wire: Wire, count: int) -> dict[str, int]:
+    """How many of so many requests, all in flight at once, go to each instance."""
+    wire.board.row(1)[wire.node("a").slot] = BUSY
+    clients = [wire.client() for _ in range(count)]
+    for client in clients:
+        client.send(request("GET /x"))
+    found = {name: wire.node(name).in_flight for name in "ab"}
+    for name in "ab":
+        for _ in range(found[name]):
+            instance = wire.accepted(name)
+            instance.expect(forwarded("GET /x"))
+            instance.send(OK)
+    for client in clients:
+        client.expect(OK_RELAYED)
+    wire.board.row(1)[wire.node("a").slot] = 0
+    wire.advance(1)
+    wire.worker.pools.others.refresh(wire.loop.time())
+    return found
+
+
+def test_one_that_only_reads_load_sees_the_requests_of_all_workers(make: Any) -> None:
+    wire = make("a", "b")
+    wire.pool._install(TwoChoices(list(wire.pool.nodes.values()), Random(1)))
+    assert picks(wire, 40) == {"a": 0, "b": 40}
+
+
+def test_one_that_hears_of_each_change_sees_them_too(make: Any) -> None:
+    balancer = BalancerSpec(type="least_connections")
+    wire = make("a", "b", settings=ServiceSettings(balancer=balancer))
+    assert picks(wire, 40) == {"a": 0, "b": 40}
+
+
+def test_a_bound_on_load_counts_the_requests_of_all_workers(make: Any) -> None:
+    balancer = BalancerSpec(type="consistent_hash", key="path", params={"bounded_load": 1.0})
+    wire = make("a", "b", settings=ServiceSettings(balancer=balancer))
+    # Of 92 each may have 46: what is more than that on `a` is not ours.
+    assert picks(wire, 42) == {"a": 0, "b": 42}

@@ -53,15 +53,18 @@ COMPILED_E2E := $(addprefix tests/e2e/test_, forwarding.py streaming.py tunnels.
 
 guard-compiled: $(COMPILED)/.stamp
 	$(BIN)/python -m bench guard --compiled
+	$(BIN)/python -m bench instructions --compiled
 
 # What single decisions cost; WHAT=-k=picks for some of them.
 microbench: $(VENV)/.dev
 	$(BIN)/python -m pytest bench/micro --benchmark-columns=min,median,ops,rounds \
 		--benchmark-sort=name --benchmark-group-by=group $(WHAT)
 
-# Has a request become dearer in the data plane? Half a minute; bench/guard.json has the figures.
+# Has a request become dearer in the data plane? A minute; bench/guard.json has the figures, and
+# bench/instructions.json those that a series of changes is held against, where there is valgrind.
 guard: $(VENV)/.dev
 	$(BIN)/python -m bench guard
+	$(BIN)/python -m bench instructions
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

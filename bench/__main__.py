@@ -34,6 +34,7 @@ OVERHEAD = 0.15
 COMMANDS = {
     "guard": "bench.guard",
     "inprocess": "bench.inprocess",
+    "instructions": "bench.instructions",
     "plot": "bench.plot",
     "scale": "bench.scale",
 }

@@ -250,6 +250,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     costs: dict[str, Cost]
 
 
+class Marked(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process served between marks, for whoever counts from outside."""
+
+    variant: str
+    """See `variant`."""
+    served: dict[str, int]
+    """Workload → requests, in the order in which they were served."""
+
+
 def requests_of(workload: Workload) -> Iterator[list[bytes]]:
     """Blocks of requests, made before the time is taken."""
     scenario = SCENARIOS[workload.scenario]
@@ -297,6 +306,32 @@ def measure(workload: Workload, seconds: float) -> Cost:
         * UNITS,
         bytecodes=bytecodes,
     )
+
+
+def mark() -> None:
+    """Call a C function that nothing else here calls: `bench/instructions.py` cuts there."""
+    os.getppid()
+
+
+def serve_between_marks(workload: Workload, blocks: int) -> int:
+    """So many blocks of requests between two marks. Returns the number of requests."""
+    plane = Plane()
+    made = requests_of(workload)
+    try:
+        for _ in range(8):
+            plane.prepare(next(made), workload.answer)
+        requests = [next(made) for _ in range(blocks)]
+        gc.collect()
+        gc.disable()
+        mark()
+        for block in requests:
+            plane.serve(block, workload.answer)
+        mark()
+        plane.check(requests[-1], workload.answer)
+    finally:
+        gc.enable()
+        plane.close()
+    return blocks * BLOCK
 
 
 def lower_quartile(values: Sequence[float]) -> float:
@@ -392,6 +427,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--profile", action="store_true", help="show where the time goes")
     parser.add_argument("--requests", type=int, default=20_000, help="to profile")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument("--marked", type=int, metavar="BLOCKS",
+                        help="serve so many blocks between marks, untimed")  # fmt: skip
     options = parser.parse_args(arguments)
     set_up_log(LogSettings(), stream=sys.stderr)
     chosen = [WORKLOADS[name] for name in options.workload or WORKLOADS]
@@ -399,6 +436,10 @@ def main(arguments: Sequence[str]) -> int:
         for workload in chosen:
             print(f"{workload.title} ({workload.name}, {variant()})")
             print(profile(workload, options.requests))
+        return 0
+    if options.marked:
+        served = {w.name: serve_between_marks(w, options.marked) for w in chosen}
+        print(msgspec.json.encode(Marked(variant=variant(), served=served)).decode())
         return 0
     report = Report(
         python=f"{sys.version_info.major}.{sys.version_info.minor}",

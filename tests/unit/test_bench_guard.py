@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from balancers.base import hash_key
+from bench import instructions
 from bench.guard import Figure, better, findings, key, lines, load, merge, save
 from bench.inprocess import WORKLOADS, Cost, Plane, Report, count_bytecodes, requests_of
 
@@ -91,3 +93,19 @@ class TestCounting:
             plane.check(next(blocks), workload.answer)
         finally:
             plane.close()
+
+
+class TestInstructions:
+    def test_three_per_cent_more_than_before_the_series_is_too_dear(self) -> None:
+        stored = {"get": 1000.0, "post": 1000.0}
+        assert instructions.findings(stored, {"get": 1030.0, "post": 500.0, "new": 9.0}) == []
+        assert instructions.findings(stored, {"get": 1031.0, "post": 1000.0}) == [
+            "get: a request costs 1031 instructions, +3.1%"
+        ]
+
+    @pytest.mark.skipif(shutil.which("valgrind") is None, reason="there is no valgrind")
+    def test_a_run_counts_each_workload_between_its_own_marks(self) -> None:
+        variant, counted = instructions.count(1, {})
+        assert variant in ("python", "compiled")
+        assert counted.keys() == WORKLOADS.keys()
+        assert 10_000 < counted["get"] < counted["traced"] < counted["post"] < 1_000_000

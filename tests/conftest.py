@@ -26,3 +26,20 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("FAIRLEAD_HYPOTHESIS", "quick"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests measured and do not judge (`record_property("drill", line)`)."""
+    lines = [
+        str(value)
+        for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+        for name, value in report.user_properties
+        if name == "drill"
+    ]
+    if lines:
+        title = (
+            "answer times of an honest client beside hostile peers, ms: median, 95 of 100, worst"
+        )
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -364,6 +364,8 @@ class _Rules:
                     )
             if report.sound((*path, "bind")):
                 self._free((*path, "bind"), listener.bind, binds)
+                if not listener.bind.startswith("unix:"):
+                    self._refuse_file_settings(path, listener)
             limits = _overlay(ListenerLimits(), listener.limits)
             if limits.target > limits.head and report.sound(
                 (*path, "limits", "target"), (*path, "limits", "head")
@@ -377,6 +379,8 @@ class _Rules:
                 ListenerSettings(
                     name=listener.name,
                     bind=listener.bind,
+                    mode=listener.mode,
+                    owner=listener.owner,
                     trusted_proxies=tuple(listener.trusted_proxies),
                     proxy_protocol=listener.proxy_protocol,
                     forwarded=listener.forwarded,
@@ -385,6 +389,15 @@ class _Rules:
                 )
             )
         return tuple(listeners)
+
+    def _refuse_file_settings(self, path: Path, listener: config_schema.Listener) -> None:
+        for key in ("mode", "owner"):
+            if getattr(listener, key) is not None:
+                self._report.complain(
+                    (*path, key),
+                    f'is for the file of a Unix socket, and "{listener.bind}" is none; allowed:'
+                    " leave it out, or a bind such as unix:/run/fairlead.sock",
+                )
 
     def _free(self, path: Path, bind: str, taken: list[tuple[str, str]]) -> None:
         """Complain when `bind` cannot be had because another one of this file has it."""

@@ -8,7 +8,9 @@ Defaults come from `model.py`, where workers and tests find them too.
 
 from __future__ import annotations
 
+import grp
 import math
+import pwd
 import re
 from collections.abc import Callable, Collection, Iterator
 from difflib import get_close_matches
@@ -310,6 +312,40 @@ def _parse_bind(text: str) -> str:
     return "unix:" + parse_text(path)
 
 
+def _parse_mode(text: str) -> int:
+    if not re.fullmatch("0?[0-7]{3}", text):
+        raise ValueError("is not a file mode in octal digits")
+    # Connecting needs the permission to write.
+    if not int(text, 8) & 0o222:
+        raise ValueError("lets nobody connect")
+    return int(text, 8)
+
+
+def _parse_owner(text: str) -> tuple[int, int]:
+    """`user`, `user:group` or `:group` → their ids; -1 for what is not given."""
+    user, colon, group = text.partition(":")
+    if not (group if colon else user):
+        raise ValueError("is not an owner")
+    return (
+        _parse_id(user, "user", lambda name: pwd.getpwnam(name).pw_uid),
+        _parse_id(group, "group", lambda name: grp.getgrnam(name).gr_gid),
+    )
+
+
+def _parse_id(name: str, what: str, look_up: Callable[[str], int]) -> int:
+    if not name:
+        return -1
+    if re.fullmatch("[0-9]{1,10}", name):
+        # The last one of 32 bits means "unchanged" to the system.
+        if int(name) >= 2**32 - 1:
+            raise ValueError(f"has too large a {what} id")
+        return int(name)
+    try:
+        return look_up(name)
+    except (KeyError, ValueError):
+        raise ValueError(f"names a {what} that this machine does not have") from None
+
+
 def _parse_cidr(text: str) -> str:
     try:
         return str(ip_network(text))
@@ -527,6 +563,11 @@ Count = Annotated[int, integer(0, 1_000_000)]
 NAMES = "1 to 128 letters, digits and . _ ~ : @ + -"
 Name = Annotated[str, Read(parse_name, "name", NAMES)]
 Bind = Annotated[str, Read(_parse_bind, "bind", f"{_FORMS} or unix:/path")]
+Mode = Annotated[int | None, Read(_parse_mode, "mode", 'an octal mode such as "0660"')]
+Owner = Annotated[
+    tuple[int, int] | None,
+    Read(_parse_owner, "owner", "user, user:group or :group, by names or by numbers"),
+]
 TcpBind = Annotated[str, Read(_parse_tcp_bind, "bind", _FORMS)]
 Cidr = Annotated[str, Read(_parse_cidr, "network", "10.0.0.0/8, fd00::/8 or one address")]
 Address = Annotated[str, Read(_parse_address, "address", "an IP address or a host name")]
@@ -610,6 +651,8 @@ class Listener(Section):
         Read(_parse_listener_name, "name", "1 to 63 letters, digits and . _ -"),
     ] = _LISTENER.name
     bind: Bind = _LISTENER.bind
+    mode: Mode = _LISTENER.mode
+    owner: Owner = _LISTENER.owner
     trusted_proxies: list[Cidr] = []
     limits: ListenerLimits = ListenerLimits()
     timeouts: ListenerTimeouts = ListenerTimeouts()

@@ -322,6 +322,10 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     name: str = "web"
     bind: str = "0.0.0.0:8080"
     """`host:port`, `[v6]:port` or `unix:/path`."""
+    mode: int | None = None
+    """Permission bits of a Unix socket; None = by the umask."""
+    owner: tuple[int, int] | None = None
+    """User and group id of a Unix socket; -1 = this process's."""
     trusted_proxies: tuple[str, ...] = ()
     proxy_protocol: bool = False
     """Every connection begins with the PROXY protocol, version 1 or 2."""

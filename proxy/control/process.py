@@ -261,7 +261,9 @@ def _open_listeners(settings: Settings, opened: ExitStack) -> list[Listening]:
     result = []
     for listener in settings.listeners:
         try:
-            one = listen(listener.name, listener.bind, settings.workers)
+            one = listen(
+                listener.name, listener.bind, settings.workers, listener.mode, listener.owner
+            )
         except BindError as error:
             raise StartError(f"listener {listener.name}: cannot listen on {error}") from error
         opened.callback(one.close)

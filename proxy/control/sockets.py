@@ -11,13 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import stat
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from proxy.model import BACKLOG
+
+LOCK_LIMIT = 1.0
+"""Seconds for another proxy that is about to listen in the same directory, which takes it some
+microseconds. Beyond it somebody else holds the lock, which must keep nobody from starting."""
 
 
 class BindError(Exception):
@@ -74,13 +80,20 @@ class Listening:
                 os.unlink(self.path)
 
 
-def listen(name: str, bind: str, count: int) -> Listening:
+def listen(
+    name: str,
+    bind: str,
+    count: int,
+    mode: int | None = None,
+    owner: tuple[int, int] | None = None,
+) -> Listening:
     """Sockets of one listener for `count` workers, listening already, non-blocking, not
-    inherited by children unless passed on. BindError when the address cannot be had."""
+    inherited by children unless passed on. `mode` and `owner` (user and group id, -1 = ours) are
+    for a unix socket's file. BindError when the address cannot be had."""
     address = parse_bind(bind)
     try:
         if address.path is not None:
-            return _listen_unix(name, address.path, count)
+            return _listen_unix(name, address.path, count, mode, owner)
         return _listen_tcp(name, address, count)
     except OSError as error:
         raise BindError(f"{bind}: {_reason(error, address)}") from error
@@ -177,24 +190,82 @@ def _listen_tcp(name: str, address: Address, count: int) -> Listening:
     return Listening(name, shown, tuple(sockets))
 
 
-def _listen_unix(name: str, path: str, count: int) -> Listening:
-    _remove_stale(path)
+def _listen_unix(
+    name: str, path: str, count: int, mode: int | None, owner: tuple[int, int] | None
+) -> Listening:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        sock.bind(path)
-        sock.listen(BACKLOG)
-        inode = _inode(path)
+        with _sole_starter(path):
+            _remove_stale(path)
+            _bind_unix(sock, path, mode)
+            inode = _inode(path)
+            try:
+                if owner is not None:
+                    _give(path, owner)
+                # Only now can anybody connect.
+                sock.listen(BACKLOG)
+            except OSError:
+                os.unlink(path)
+                raise
     except OSError:
         sock.close()
         raise
     return Listening(name, f"unix:{path}", (sock,) * count, path, inode)
 
 
+@contextlib.contextmanager
+def _sole_starter(path: str) -> Iterator[None]:
+    """Until the end no other proxy looks for stale socket files there: it would take ours, which
+    nobody can connect to yet, for one, or remove ours in place of the one that we replaced."""
+    try:
+        directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield  # What is wrong with the directory, if anything is, the bind will say.
+        return
+    try:
+        deadline = time.monotonic() + LOCK_LIMIT
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.01)
+            except OSError:
+                break  # A file system without locks.
+        yield
+    finally:
+        os.close(directory)
+
+
+def _bind_unix(sock: socket.socket, path: str, mode: int | None) -> None:
+    """The file comes into being with its mode. Changed afterwards, by its name, it could be
+    another file by then."""
+    if mode is None:
+        sock.bind(path)
+        return
+    before = os.umask(0o777 & ~mode)
+    try:
+        sock.bind(path)
+    finally:
+        os.umask(before)
+
+
+def _give(path: str, owner: tuple[int, int]) -> None:
+    try:
+        os.chown(path, *owner, follow_symlinks=False)
+    except PermissionError:
+        to = ":".join(str(id_) if id_ >= 0 else "" for id_ in owner)
+        raise OSError(
+            errno.EPERM,
+            f"may not give it to {to} (root may give to anybody, others to their groups)",
+        ) from None
+
+
 def _remove_stale(path: str) -> None:
     """Remove the socket file of a process that is gone. Anything else there is an error."""
     try:
-        mode = os.stat(path).st_mode
+        mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
@@ -214,7 +285,7 @@ def _remove_stale(path: str) -> None:
 
 def _inode(path: str) -> tuple[int, int]:
     try:
-        found = os.stat(path)
+        found = os.lstat(path)
     except FileNotFoundError:
         return (0, 0)
     return (found.st_dev, found.st_ino)

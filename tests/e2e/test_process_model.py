@@ -300,8 +300,11 @@ async def test_a_unix_listener(instance: int, tmp_path: Path) -> None:
     stale = socket.socket(socket.AF_UNIX)
     stale.bind(str(path))
     stale.close()
-    listeners = [{"name": "web", "bind": f"unix:{path}"}]
+    listeners = [
+        {"name": "web", "bind": f"unix:{path}", "mode": "0620", "owner": f":{os.getgid()}"}
+    ]
     async with RunningProxy(config(instance, listeners=listeners, workers=2), tmp_path) as proxy:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o620
         connector = aiohttp.UnixConnector(str(path), force_close=True)
         async with aiohttp.ClientSession(connector=connector) as session:
             for _ in range(10):

@@ -92,7 +92,7 @@ listeners:
     proxy_protocol: false
     tls: off
   - {name: local, bind: "[::1]:8081"}
-  - {name: side, bind: "unix:/run/fairlead.sock"}
+  - {name: side, bind: "unix:/run/fairlead.sock", mode: 0660, owner: "root:33"}
 admin: {bind: "localhost:9901", token: "${TOKEN}"}
 workers: 3
 log: {level: debug, format: console}
@@ -181,7 +181,9 @@ routes:
                 timeouts=ListenerTimeouts(head=5.0, body=20.0, idle=60.0, linger=0.5),
             ),
             ListenerSettings(name="local", bind="[::1]:8081"),
-            ListenerSettings(name="side", bind="unix:/run/fairlead.sock"),
+            ListenerSettings(
+                name="side", bind="unix:/run/fairlead.sock", mode=0o660, owner=(0, 33)
+            ),
         ),
         admin=AdminSettings(bind="localhost:9901", token="s3cret"),
         workers=3,

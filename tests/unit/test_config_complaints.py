@@ -111,7 +111,7 @@ listeners:
   - {1: 2}
 routes: [{service: a}]
 --->
-proxy.yaml:2: listeners.0.1: is not a known key; allowed: bind, forwarded, limits, name, proxy_protocol, timeouts, tls, trusted_proxies
+proxy.yaml:2: listeners.0.1: is not a known key; allowed: bind, forwarded, limits, mode, name, owner, proxy_protocol, timeouts, tls, trusted_proxies
 === empty_section
 admin:
 routes: [{service: a}]
@@ -208,6 +208,55 @@ admin: {bind: 'unix:/run/a.sock'}
 routes: [{service: a}]
 --->
 proxy.yaml:1: admin.bind: "unix:/run/a.sock" has no port from 0 to 65535; allowed: host:port, [IPv6]:port
+=== socket_mode
+listeners: [{bind: 'unix:/run/a.sock', mode: "0999"}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.mode: "0999" is not a file mode in octal digits; allowed: an octal mode such as "0660"
+=== socket_mode_with_setuid
+listeners: [{bind: 'unix:/run/a.sock', mode: "4755"}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.mode: "4755" is not a file mode in octal digits; allowed: an octal mode such as "0660"
+=== socket_mode_for_nobody
+listeners: [{bind: 'unix:/run/a.sock', mode: "0444"}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.mode: "0444" lets nobody connect; allowed: an octal mode such as "0660"
+=== socket_owner_empty
+listeners: [{bind: 'unix:/run/a.sock', owner: ":"}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.owner: ":" is not an owner; allowed: user, user:group or :group, by names or by numbers
+=== socket_owner_without_group
+listeners: [{bind: 'unix:/run/a.sock', owner: "root:"}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.owner: "root:" is not an owner; allowed: user, user:group or :group, by names or by numbers
+=== socket_owner_unknown
+listeners: [{bind: 'unix:/run/a.sock', owner: no-such-user}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.owner: "no-such-user" names a user that this machine does not have; allowed: user, user:group or :group, by names or by numbers
+=== socket_group_unknown
+listeners: [{bind: 'unix:/run/a.sock', owner: "root:no-such-group"}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.owner: "root:no-such-group" names a group that this machine does not have; allowed: user, user:group or :group, by names or by numbers
+=== socket_owner_id
+listeners: [{bind: 'unix:/run/a.sock', owner: 4294967295}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.owner: "4294967295" has too large a user id; allowed: user, user:group or :group, by names or by numbers
+=== socket_settings_without_a_socket
+listeners:
+  - bind: 127.0.0.1:80
+    mode: "0660"
+    owner: root
+routes: [{service: a}]
+--->
+proxy.yaml:3: listeners.0.mode: is for the file of a Unix socket, and "127.0.0.1:80" is none; allowed: leave it out, or a bind such as unix:/run/fairlead.sock
+proxy.yaml:4: listeners.0.owner: is for the file of a Unix socket, and "127.0.0.1:80" is none; allowed: leave it out, or a bind such as unix:/run/fairlead.sock
 === shutdown_negative
 shutdown: {grace: -1s}
 routes: [{service: a}]

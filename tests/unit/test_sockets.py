@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
-from proxy.control.sockets import BindError, close_all, listen, listen_alone, parse_bind
+from proxy.control.sockets import (
+    BindError,
+    Listening,
+    close_all,
+    listen,
+    listen_alone,
+    parse_bind,
+)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +127,70 @@ def test_a_socket_file_that_another_process_made_meanwhile_stays(tmp_path: Path)
         other.bind(str(path))
         one.close()
         assert path.is_socket()
+
+
+def test_a_link_is_no_stale_socket(tmp_path: Path) -> None:
+    (tmp_path / "s").symlink_to(tmp_path / "gone")
+    with pytest.raises(BindError, match="there is a file that is no socket"):
+        listen("web", f"unix:{tmp_path}/s", 1)
+    assert not (tmp_path / "gone").exists()
+
+
+def test_of_proxies_that_find_the_same_stale_socket_one_replaces_it(tmp_path: Path) -> None:
+    path, together = tmp_path / "s", Barrier(6)
+
+    def start(_: int) -> Listening | None:
+        together.wait()
+        try:
+            return listen("web", f"unix:{path}", 1)
+        except BindError:
+            return None
+
+    with ThreadPoolExecutor(6) as threads:
+        for _ in range(20):
+            with socket.socket(socket.AF_UNIX) as dead:
+                dead.bind(str(path))
+            [only] = [one for one in threads.map(start, range(6)) if one is not None]
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(path))
+                only.sockets[0].accept()[0].close()
+            only.close()
+            assert not path.exists()
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077])
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666, 0o200])
+def test_a_socket_file_has_the_mode_that_was_asked_for(
+    mode: int, umask: int, tmp_path: Path
+) -> None:
+    before = os.umask(umask)
+    try:
+        one = listen("web", f"unix:{tmp_path}/s", 1, mode)
+        assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == mode
+        one.close()
+        listen("web", f"unix:{tmp_path}/s", 1).close()
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+def test_a_socket_file_is_given_to_its_owner(tmp_path: Path) -> None:
+    one = listen("web", f"unix:{tmp_path}/s", 1, 0o660, (12345, 23456))
+    found = (tmp_path / "s").stat()
+    assert (found.st_uid, found.st_gid) == (12345, 23456)
+    one.close()
+    two = listen("web", f"unix:{tmp_path}/s", 1, None, (-1, 23456))
+    found = (tmp_path / "s").stat()
+    assert (found.st_uid, found.st_gid) == (os.geteuid(), 23456)
+    two.close()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may give a file to anybody")
+def test_a_socket_that_may_not_be_given_away_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(BindError, match="may not give it to 0:0"):
+        listen("web", f"unix:{tmp_path}/s", 1, 0o660, (0, 0))
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_path_in_a_directory_that_is_not_there(tmp_path: Path) -> None:

@@ -260,7 +260,8 @@ async def test_names_that_nobody_resolves_hold_up_nobody(
         await eventually(lambda: len(hanging) >= LOOKUPS, 5, "lookups under way")
         assert (await check.probe(origin)).ok
         verdicts = await asyncio.gather(*probes)
-        assert {verdict.message for verdict in verdicts} == {"no answer within 0.5 s"}
+        # On a busy machine it goes on to say that this process was held up.
+        assert all(verdict.message.startswith("no answer within 0.5 s") for verdict in verdicts)
         assert len(hanging) == LOOKUPS
         # Python waits for threads that are no daemons before it ends.
         assert all(thread.daemon for thread in hanging if thread not in others)

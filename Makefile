@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test quick lint types bench microbench guard compiled test-compiled guard-compiled clean
+.PHONY: run test quick lint types bench microbench guard compiled test-compiled guard-compiled docs clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/fairlead demo
@@ -65,6 +65,10 @@ microbench: $(VENV)/.dev
 guard: $(VENV)/.dev
 	$(BIN)/python -m bench guard
 	$(BIN)/python -m bench instructions
+
+# The table of docs/errors.md, from that in proxy/errors.py.
+docs: $(VENV)/.dev
+	$(BIN)/python -m proxy.errors
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -212,7 +212,7 @@ class Plane:
         """Serve some, and see that each of them is answered by the instance."""
         before = self._answered
         self.serve(requests, answer)
-        if self._answered - before != len(requests) or self.worker.counters.service("bench").errors:
+        if self._answered - before != len(requests) or self.worker.counters.service("bench").faults:
             raise RuntimeError("not every request was answered by the instance")
 
     def close(self) -> None:

@@ -457,7 +457,7 @@ def _explained(document: dict[str, Any]) -> Iterator[str]:
                 yield f"{mark:13}  {row['id']}  {endpoint}  {row['status']}{reason}"
     answer = document["answer"]
     if answer is not None:
-        yield f"answer     {answer['status']} {answer['error']}: {answer['detail']}"
+        yield f"answer     {answer['status']} {answer['fault']}: {answer['detail']}"
 
 
 def _unusual(service: dict[str, Any]) -> Iterator[tuple[str, str, str]]:

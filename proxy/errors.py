@@ -1,8 +1,11 @@
 """The closed table of faults.
 
-Every way a request can fail is one line here. The vocabulary is RFC 9209 §2.3, and it is the
-only one: answers, metrics and logs all say the same word. Foreign exceptions are translated
-into a fault once, where they first appear (`upstream/connector.py`, `http1/parser.py`).
+Every way a request can fail is one entry here, under a code of its own: the one word for it in
+answers, logs and metrics, and what retries, ejection and limits are decided by. Beside it stands
+the type of RFC 9209 §2.3, which several faults share. Foreign exceptions are translated into a
+fault once, where they first appear (`upstream/connector.py`, `http1/parser.py`).
+
+`python -m proxy.errors` writes the table of `docs/errors.md` from it.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final
 
 
@@ -17,129 +21,296 @@ class Side(Enum):
     """Who caused it."""
 
     CLIENT = "client"
-    UPSTREAM = "upstream"
+    UPSTREAM = "instance"
     PROXY = "proxy"
 
 
-class Replay(Enum):
-    """May the request be sent once more, on another instance?"""
-
-    NEVER = "never"
-    IF_SAFE = "if_safe"
-    """Only if the instance cannot have acted on it, or acting twice is harmless: an idempotent
-    method with a body we still hold (RFC 9110 §9.2.2)."""
-    ALWAYS = "always"
-    """Not a byte of it reached an instance."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Fault:
-    """One way to fail. `error` is the RFC 9209 type; `status` what the client gets."""
+    """One way to fail."""
 
+    code: str
+    """Its name; no other fault has it, and it never changes its meaning."""
     error: str
+    """RFC 9209 type."""
     status: int
+    """What the client gets."""
     side: Side
     title: str
-    replay: Replay = Replay.NEVER
+    """For the client, in a few words."""
+    meaning: str
+    """For the operator: what has happened …"""
+    remedy: str
+    """… and what to do about it."""
+    repeat: str = ""
+    """What of `retry.on` allows the request to be sent once more, on another instance; empty =
+    never. Where no connection came about, that is `connect` in any case."""
     closes: bool = False
     """The position in the client's byte stream is in doubt: answer and close."""
 
     @property
     def phrase(self) -> str:
         """Reason phrase of the status."""
-        return HTTPStatus(self.status).phrase
+        return "Client Closed Request" if self.status == 499 else HTTPStatus(self.status).phrase
 
 
 _C, _U, _P = Side.CLIENT, Side.UPSTREAM, Side.PROXY
 
 # Routing and pools.
-NO_ROUTE: Final = Fault("destination_not_found", 404, _C, "No route matches the request")
-UNKNOWN_SERVICE: Final = Fault("destination_not_found", 404, _C, "No such service")
-NO_INSTANCE: Final = Fault("destination_unavailable", 503, _P, "No usable instance")
-
-NO_ROOM: Final = Fault(
-    "connection_limit_reached", 503, _P, "Every instance has as many requests as it may have"
-)
-BREAKER_OPEN: Final = Fault("connection_limit_reached", 503, _P, "The circuit breaker is open")
-RATE_LIMITED: Final = Fault("http_request_denied", 429, _C, "Too many requests")
+NO_ROUTE: Final = Fault(
+    "no_route", "destination_not_found", 404, _C, "No route matches the request",
+    "No route of the file fits the request's host, path, method and fields.",
+    "`fairlead explain URL` tells for each route why it does not fit.",
+)  # fmt: skip
+UNKNOWN_SERVICE: Final = Fault(
+    "unknown_service", "destination_not_found", 404, _C, "No such service",
+    "A route with `{service}` fits, but nobody has registered a service of that name.",
+    "Compare the name with `fairlead services`; the registry may have another prefix.",
+)  # fmt: skip
+NO_INSTANCE: Final = Fault(
+    "no_instance", "destination_unavailable", 503, _P, "No usable instance",
+    "The service is known, but none of its instances may be used: there is none, or all are"
+    " draining, unhealthy or of weight 0.",
+    "`fairlead explain URL` tells of each instance why it is no candidate; `fallback_instances`"
+    " serve while there is none.",
+)  # fmt: skip
+QUEUE_FULL: Final = Fault(
+    "queue_full", "connection_limit_reached", 503, _P,
+    "Every instance is busy, and so is the queue",
+    "Every usable instance has `max_inflight` requests, and `queue.size` requests wait already"
+    " (without a queue: always).",
+    "Add instances, or raise `max_inflight` if they can take more; `fairlead_queue_waiting` shows"
+    " how long the queue is.",
+)  # fmt: skip
+QUEUE_TIMEOUT: Final = Fault(
+    "queue_timeout", "connection_limit_reached", 503, _P, "Every instance stayed busy",
+    "The request waited in the queue for `timeouts.queue`, and no instance had room for it.",
+    "As for `queue_full`; a shorter queue refuses sooner what cannot be served in time.",
+)  # fmt: skip
+BREAKER_OPEN: Final = Fault(
+    "breaker_open", "connection_limit_reached", 503, _P, "The circuit breaker is open",
+    "More than `circuit_breaker.failure_ratio` of the service's requests failed, so it is left"
+    " alone for `circuit_breaker.open`.",
+    "Look for what failed before: the other faults of this service in"
+    " `fairlead_proxy_errors_total`, and its 502, 503 and 504.",
+)  # fmt: skip
+RATE_LIMITED: Final = Fault(
+    "rate_limited", "http_request_denied", 429, _C, "Too many requests",
+    "There were more requests of this key than the service's `rate_limit` allows.",
+    "Nothing, if the limit is meant so. Behind another proxy `rate_limit.key: client_ip` needs the"
+    " listener's `trusted_proxies`, or all clients share one limit.",
+)  # fmt: skip
+NO_DESCRIPTOR: Final = Fault(
+    "no_descriptor", "connection_limit_reached", 503, _P,
+    "The proxy has no room for another connection",
+    "The process, the system or the listener (`limits.connections`) has as many connections open"
+    " as it may.",
+    "Raise the limit on open files (`LimitNOFILE`, `ulimit -n`) or `limits.connections`, or look"
+    " for clients that hold connections (`fairlead_client_connections`).",
+)  # fmt: skip
 
 # Towards the instance.
+NO_PORT: Final = Fault(
+    "no_port", "connection_limit_reached", 503, _P,
+    "The proxy has no local address for another connection",
+    "No local port is left for one more connection to this instance, or this machine has no"
+    " address of the instance's family (IPv6).",
+    "Keep connections (`keepalive.max_idle`), widen `net.ipv4.ip_local_port_range`, or add"
+    " instances: each address and port has local ports of its own.",
+    repeat="connect",
+)  # fmt: skip
 CONNECT_REFUSED: Final = Fault(
-    "connection_refused", 502, _U, "The instance refused the connection", Replay.ALWAYS
-)
+    "connect_refused", "connection_refused", 502, _U, "The instance refused the connection",
+    "Nothing listens at the instance's address and port, or a firewall rejects the connection.",
+    "Is the program still running, and registered with the address and port on which it listens"
+    " for others (not 127.0.0.1)? `fairlead instances SERVICE` shows both.",
+    repeat="connect",
+)  # fmt: skip
 CONNECT_TIMEOUT: Final = Fault(
-    "connection_timeout", 504, _U, "Connecting to the instance took too long", Replay.ALWAYS
-)
-UNROUTABLE: Final = Fault(
-    "destination_ip_unroutable", 502, _U, "The instance cannot be reached", Replay.ALWAYS
-)
-DNS_ERROR: Final = Fault(
-    "dns_error", 502, _U, "The instance's name cannot be resolved", Replay.ALWAYS
-)
-TERMINATED: Final = Fault(
-    "connection_terminated", 502, _U, "The instance closed the connection", Replay.IF_SAFE
-)
-CLOSED_AT_ONCE: Final = Fault(
-    "connection_terminated", 502, _U, "The instance closed the new connection", Replay.ALWAYS
-)
-FIRST_BYTE_TIMEOUT: Final = Fault(
-    "http_response_timeout", 504, _U, "The instance did not answer in time", Replay.IF_SAFE
-)
-BODY_GAP_TIMEOUT: Final = Fault(
-    "http_response_timeout", 504, _U, "The instance stopped in the middle of its answer"
-)
-TOTAL_TIMEOUT: Final = Fault("http_response_timeout", 504, _U, "The request took too long")
+    "connect_timeout", "connection_timeout", 504, _U, "Connecting to the instance took too long",
+    "There was no connection within `timeouts.connect`: the machine is gone, a firewall drops what"
+    " is sent to it, or its backlog is full.",
+    "Try the address from the proxy's machine; see whether the instance still accepts.",
+    repeat="connect",
+)  # fmt: skip
+DNS_FAILED: Final = Fault(
+    "dns_failed", "dns_error", 502, _U, "The instance's name cannot be resolved",
+    "The instance is registered with a name for which there is no address, or no name server"
+    " answers.",
+    "Look the name up on the proxy's machine; register an address instead.",
+    repeat="connect",
+)  # fmt: skip
+UNREACHABLE: Final = Fault(
+    "unreachable", "destination_ip_unroutable", 502, _U, "The instance cannot be reached",
+    "The proxy's machine has no route to the instance's address.",
+    "Is the registered address one of another network (of a container, for example)? Check routes"
+    " and firewalls.",
+    repeat="connect",
+)  # fmt: skip
+CLOSED_EARLY: Final = Fault(
+    "closed_early", "connection_terminated", 502, _U, "The instance closed the connection",
+    "The instance closed or reset the connection before a byte of its answer: it crashed, was"
+    " stopped, or closes idle connections sooner than the proxy does.",
+    "See the instance's log at that time. Set `keepalive.idle` below the server's own idle limit.",
+    repeat="reset",
+)  # fmt: skip
 BAD_ANSWER: Final = Fault(
-    "http_protocol_error", 502, _U, "The instance's answer is not valid HTTP", Replay.IF_SAFE
-)
-TRUNCATED: Final = Fault(
-    "http_response_incomplete",
-    502,
-    _U,
+    "bad_answer", "http_protocol_error", 502, _U, "The instance's answer is not valid HTTP",
+    "The answer is not HTTP/1.x, or its framing is ambiguous.",
+    "The `detail` in the log says what is wrong. Does the instance expect TLS, or HTTP/2, on this"
+    " port?",
+    repeat="reset",
+)  # fmt: skip
+CUT_SHORT: Final = Fault(
+    "cut_short", "http_response_incomplete", 502, _U,
     "The instance's answer ended before it was complete",
-    Replay.IF_SAFE,
-)
-
-NO_DESCRIPTOR: Final = Fault(
-    "connection_limit_reached", 503, _P, "The proxy has no room for another connection"
-)
+    "The connection ended in the middle of the answer. If its head had gone out already, the"
+    " client's connection was cut, so that it can tell.",
+    "See the instance's log at that time: a crash, a worker's time limit, or a wrong"
+    " Content-Length.",
+    repeat="reset",
+)  # fmt: skip
+FIRST_BYTE_TIMEOUT: Final = Fault(
+    "first_byte_timeout", "http_response_timeout", 504, _U, "The instance did not answer in time",
+    "The instance had the whole request, and there was no head of an answer within"
+    " `timeouts.first_byte`.",
+    "Find out what the instance waits for; raise `timeouts.first_byte` for services that take"
+    " longer.",
+    repeat="first_byte",
+)  # fmt: skip
+IDLE_TIMEOUT: Final = Fault(
+    "idle_timeout", "http_response_timeout", 504, _U,
+    "The instance stopped in the middle of its answer",
+    "For `timeouts.idle` there was nothing more of an answer that had begun; the client's"
+    " connection was cut.",
+    "Raise `timeouts.idle` for event streams and long polls, or let them send something now and"
+    " then.",
+)  # fmt: skip
+TOTAL_TIMEOUT: Final = Fault(
+    "total_timeout", "http_response_timeout", 504, _U, "The request took too long",
+    "All attempts together took longer than `timeouts.total`.",
+    "Find out what the instances wait for; is the limit long enough for two attempts?",
+)  # fmt: skip
+LOOP: Final = Fault(
+    "loop", "proxy_loop_detected", 502, _P, "The request came back to this proxy",
+    "The request carries this proxy's own `Via` mark: some instance is, or leads to, the proxy.",
+    "`fairlead instances SERVICE`: who is registered with the proxy's own address?",
+)  # fmt: skip
 
 # From the client.
-BAD_REQUEST: Final = Fault("http_request_error", 400, _C, "Malformed request", closes=True)
-BAD_TARGET: Final = Fault("http_request_error", 400, _C, "Refused request target")
-HEAD_TOO_LARGE: Final = Fault("http_request_error", 431, _C, "Request head too large", closes=True)
+BAD_REQUEST: Final = Fault(
+    "bad_request", "http_request_error", 400, _C, "Malformed request",
+    "The request is not HTTP/1.x, two servers could read it differently, or its target is refused.",
+    "The `detail` says what is wrong. A client that speaks TLS to a plain listener shows up here.",
+    closes=True,
+)  # fmt: skip
+HEAD_TOO_LARGE: Final = Fault(
+    "head_too_large", "http_request_error", 431, _C, "Request head too large",
+    "The head is longer than `limits.head`, or has more than `limits.fields` fields; mostly it is"
+    " cookies.",
+    "Raise the listener's limit, if the instances take such heads.",
+    closes=True,
+)  # fmt: skip
 TARGET_TOO_LONG: Final = Fault(
-    "http_request_error", 414, _C, "Request target too long", closes=True
-)
-BODY_TOO_LARGE: Final = Fault("http_request_error", 413, _C, "Request body too large", closes=True)
-HEAD_TIMEOUT: Final = Fault("http_request_error", 408, _C, "Request head too slow", closes=True)
-BODY_TIMEOUT: Final = Fault("http_request_error", 408, _C, "Request body too slow", closes=True)
-CONNECT_METHOD: Final = Fault(
-    "http_request_error", 405, _C, "CONNECT is not served here", closes=True
-)
-UNSUPPORTED_VERSION: Final = Fault(
-    "http_request_error", 505, _C, "HTTP version not supported", closes=True
-)
-UNSUPPORTED_CODING: Final = Fault(
-    "http_request_error", 501, _C, "Transfer coding not supported", closes=True
-)
-EXPECTATION: Final = Fault("http_request_error", 417, _C, "Expectation not supported", closes=True)
-LOOP: Final = Fault("proxy_loop_detected", 502, _P, "The request came back to this proxy")
+    "target_too_long", "http_request_error", 414, _C, "Request target too long",
+    "The target is longer than `limits.target`.",
+    "Raise the listener's limit, if the instances take such targets.",
+    closes=True,
+)  # fmt: skip
+BODY_TOO_LARGE: Final = Fault(
+    "body_too_large", "http_request_error", 413, _C, "Request body too large",
+    "The body is longer than `limits.body`.",
+    "Raise the listener's limit, if such uploads are meant.",
+    closes=True,
+)  # fmt: skip
+HEAD_TIMEOUT: Final = Fault(
+    "head_timeout", "http_request_error", 408, _C, "Request head too slow",
+    "A head was begun and not finished within the listener's `timeouts.head`.",
+    "Nothing: a slow or broken client, or somebody who holds connections.",
+    closes=True,
+)  # fmt: skip
+BODY_TIMEOUT: Final = Fault(
+    "body_timeout", "http_request_error", 408, _C, "Request body too slow",
+    "For the listener's `timeouts.body` there was nothing more of the body, which was the client's"
+    " to send.",
+    "Raise the limit for clients on very slow lines; else nothing.",
+    closes=True,
+)  # fmt: skip
+METHOD_NOT_ALLOWED: Final = Fault(
+    "method_not_allowed", "http_request_error", 405, _C, "CONNECT is not served here",
+    "CONNECT asks for a forward proxy, which this is not.",
+    "Nothing: somebody looks for open proxies, or has set this one as theirs.",
+    closes=True,
+)  # fmt: skip
+VERSION_NOT_SUPPORTED: Final = Fault(
+    "version_not_supported", "http_request_error", 505, _C, "HTTP version not supported",
+    "The request's version is neither 1.0 nor 1.x.",
+    "Nothing: the client does not speak HTTP/1.1.",
+    closes=True,
+)  # fmt: skip
+CODING_NOT_SUPPORTED: Final = Fault(
+    "coding_not_supported", "http_request_error", 501, _C, "Transfer coding not supported",
+    "The request's Transfer-Encoding names more than `chunked`.",
+    "Nothing: the client has to send its body in plain chunks.",
+    closes=True,
+)  # fmt: skip
+EXPECTATION_FAILED: Final = Fault(
+    "expectation_failed", "http_request_error", 417, _C, "Expectation not supported",
+    "The request's `Expect` is not `100-continue`.",
+    "Nothing: there is no other expectation.",
+    closes=True,
+)  # fmt: skip
+CLIENT_GONE: Final = Fault(
+    "client_gone", "http_request_error", 499, _C, "The client left",
+    "The client closed its connection before it had the whole answer. In logs only: there is"
+    " nobody to answer.",
+    "Nothing, if they are few. Many of them: clients, or a load balancer in front, wait less long"
+    " than the instances take.",
+    closes=True,
+)  # fmt: skip
+"""Never sent: there is nobody to send it to. 499 is nginx's word for it in logs."""
 
 # Ourselves.
 INTERNAL: Final = Fault(
-    "proxy_internal_error", 500, _P, "The proxy failed to process the request", closes=True
-)
-CLIENT_GONE: Final = Fault("http_request_error", 499, _C, "The client left", closes=True)
-"""Never sent: there is nobody to send it to. 499 is nginx's word for it in logs."""
+    "internal", "proxy_internal_error", 500, _P, "The proxy failed to process the request",
+    "An error in the proxy, or in a plug-in, ended this request; no other one is concerned.",
+    "The log has the line `exchange_failed_inside` with a traceback. If no plug-in is in it,"
+    " please report it.",
+    closes=True,
+)  # fmt: skip
+
+FAULTS: Final = {fault.code: fault for fault in list(globals().values()) if type(fault) is Fault}
+"""All of them, by code."""
 
 
 class Refused(Exception):
     """A decision that a message is not acceptable: which fault, and what exactly is wrong."""
 
-    def __init__(self, fault: Fault, detail: str, retry_after: float = 1.0) -> None:
-        """`retry_after`: seconds until it is worth trying again, where the status says so."""
+    def __init__(
+        self, fault: Fault, detail: str, retry_after: float = 1.0, framed: bool = False
+    ) -> None:
+        """`retry_after`: seconds until it is worth trying again, where the status says so.
+        `framed`: where the message ends is beyond doubt, whatever the fault is otherwise."""
         super().__init__(detail)
         self.fault = fault
         self.detail = detail
         self.retry_after = retry_after
+        self.closes = fault.closes and not framed
+
+
+def rows() -> str:
+    """The table of `docs/errors.md`."""
+    lines = [
+        "| code | status | RFC 9209 type | side | what it means | what to do |",
+        "|---|---|---|---|---|---|",
+    ]
+    for fault in FAULTS.values():
+        named = f"| `{fault.code}` | {fault.status} | `{fault.error}`"
+        lines.append(f"{named} | {fault.side.value} | {fault.meaning} | {fault.remedy} |")
+    return "\n".join((*lines, ""))
+
+
+if __name__ == "__main__":
+    page = Path("docs/errors.md")
+    prose, _, _ = page.read_text("utf-8").partition("| code |")
+    page.write_text(prose + rows(), "utf-8")

@@ -561,8 +561,8 @@ class ServiceStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     duration_buckets: list[int]
     """One count per bound of `DURATION_BOUNDS`, then +Inf; not cumulative."""
     duration_sum: float
-    errors: dict[str, int]
-    """RFC 9209 error type → answers the proxy made itself."""
+    faults: dict[str, int]
+    """Code of a fault → answers that the proxy made itself, or cut off."""
     retries: dict[str, int]
     limited: dict[str, int] = {}
     """Limit, by its key in `proxy.yaml` → requests, or for `retry.budget` retries, it refused."""
@@ -588,7 +588,7 @@ class NodeStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     key: str
     picks: int
     outcomes: dict[str, int]
-    """`ok` or an RFC 9209 error type → attempts."""
+    """`ok`, the code of a fault, or a status that speaks against the instance → attempts."""
     unreachable: bool = False
     """The worker cannot connect to it at present."""
     unproven: bool = False
@@ -623,7 +623,7 @@ class Suspect(msgspec.Struct, frozen=True, tag=True):
     key: str
     """`Instance.key`."""
     reason: str
-    """RFC 9209 error type, or the status code, of the last failure."""
+    """Code of the fault, or the status, of the last failure."""
     failures: int = 0
 
 

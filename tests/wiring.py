@@ -22,6 +22,7 @@ from proxy.engine.listener import ClientConnection, ListenerFacts
 from proxy.engine.load import Board
 from proxy.engine.pool import Node, Pool
 from proxy.engine.worker import Worker
+from proxy.errors import FAULTS
 from proxy.model import (
     Configure,
     ListenerSettings,
@@ -131,12 +132,17 @@ class Peer:
     def expect_nothing(self) -> None:
         assert self.take() == b""
 
-    def expect_problem(self, status: int, error: str, *, closing: bool = False) -> bytes:
-        """An answer of the proxy's own, whole; its head is returned."""
+    def expect_problem(self, status: int, what: str, *, closing: bool = False) -> bytes:
+        """An answer of the proxy's own, whole; its head is returned. `what`: the fault's code, or
+        its RFC 9209 type where any fault of that will do."""
         answer = self.take()
         head, _, body = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 %d " % status), answer
-        assert f"\r\nProxy-Status: fairlead; error={error}\r\n".encode() in head, head
+        said = re.search(rb'\r\nProxy-Status: fairlead; error=(\w+); details="(\w+)"\r\n', head)
+        assert said is not None, head
+        error, code = said[1].decode(), said[2].decode()
+        assert (FAULTS[code].error, FAULTS[code].status) == (error, status)
+        assert what in (error, code), head
         length = re.search(rb"\r\nContent-Length: (\d+)", head)
         assert length is not None
         assert int(length[1]) == len(body)

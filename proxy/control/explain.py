@@ -117,7 +117,12 @@ def _read(method: str, url: str, fields: Sequence[tuple[str, str]]) -> Target:
 
 def _own_answer(fault: Fault, detail: str) -> dict[str, Any]:
     """What the proxy answers by itself."""
-    return {"status": fault.status, "error": fault.error, "detail": detail}
+    return {
+        "status": fault.status,
+        "error": fault.error,
+        "fault": fault.code,
+        "detail": detail,
+    }
 
 
 def _choice(

@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 from proxy.control.ejections import KEPT_BY
 from proxy.control.pools import Pool
 from proxy.control.statistics import Applies, ServiceTotal, Totals
+from proxy.errors import FAULTS
 from proxy.model import APPLY_BOUNDS, DURATION_BOUNDS, RegistryStatus, Status
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -217,7 +218,7 @@ _MANY = {
     "load_balancer_selections_total": ("counter", "Picks of an instance."),
     "fairlead_upstream_attempts_total": (
         "counter",
-        "Attempts by outcome: ok, or an RFC 9209 error type.",
+        "Attempts by outcome: ok, the code of a fault, or a status against the instance.",
     ),
     "fairlead_ejections_total": ("counter", "Instances taken out for failing requests."),
     "fairlead_ejections_refused_total": (
@@ -235,9 +236,12 @@ _MANY = {
     ),
     "fairlead_proxy_errors_total": (
         "counter",
-        "Answers the proxy made itself, by RFC 9209 error type.",
+        "Answers the proxy made itself or had to cut off, by fault and its RFC 9209 error type.",
     ),
-    "fairlead_retries_total": ("counter", "Attempts beyond the first, by reason."),
+    "fairlead_retries_total": (
+        "counter",
+        "Attempts beyond the first, by reason.",
+    ),
 }
 """Families with samples of each service or instance: name → type and help."""
 
@@ -318,8 +322,11 @@ def _write_traffic(families: Mapping[str, list[str]], service: str, total: Servi
         write(duration, f',le="{bound}"', so_far, "_bucket")
     write(duration, "", so_far, "_count")
     write(duration, "", total.duration_sum, "_sum")
-    for error, count in total.errors.items():
-        write("fairlead_proxy_errors_total", f",error={_quoted(error)}", count)
+    for code, count in total.faults.items():
+        # A worker of the version before, or after, may know faults that are not in our table.
+        error = FAULTS[code].error if code in FAULTS else ""
+        labels = f",error={_quoted(error)},fault={_quoted(code)}"
+        write("fairlead_proxy_errors_total", labels, count)
     for reason, count in total.retries.items():
         write("fairlead_retries_total", f",reason={_quoted(reason)}", count)
     for limit, count in total.limited.items():

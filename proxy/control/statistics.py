@@ -27,7 +27,7 @@ class ServiceTotal:
     requests: dict[str, int] = field(default_factory=dict)
     duration_buckets: list[int] = field(default_factory=lambda: [0] * (len(DURATION_BOUNDS) + 1))
     duration_sum: float = 0.0
-    errors: dict[str, int] = field(default_factory=dict)
+    faults: dict[str, int] = field(default_factory=dict)
     retries: dict[str, int] = field(default_factory=dict)
     limited: dict[str, int] = field(default_factory=dict)
     breaker_opened: int = 0
@@ -39,7 +39,7 @@ class ServiceTotal:
         for position, count in enumerate(counted.duration_buckets):
             self.duration_buckets[position] += count
         self.duration_sum += counted.duration_sum
-        _add(self.errors, counted.errors)
+        _add(self.faults, counted.faults)
         _add(self.retries, counted.retries)
         _add(self.limited, counted.limited)
         self.breaker_opened += counted.breaker_opened

@@ -15,6 +15,8 @@ from abc import ABC, abstractmethod
 from time import gmtime
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
+from proxy.errors import FAULTS
+
 if TYPE_CHECKING:
     from proxy.engine.http1.messages import RequestFields, RequestHead
     from proxy.engine.pool import Node
@@ -67,8 +69,8 @@ class Entry(NamedTuple):
     node: Node | None
     """The instance of the last attempt."""
     attempts: int
-    error: str
-    """RFC 9209 type; empty = none."""
+    fault: str
+    """Its code; empty = none."""
     request_id: bytes
 
 
@@ -143,15 +145,22 @@ _BACKSLASH: Final = ord("\\")
 _USUAL = (
     b'{"time":"%b.%bZ","client":"%b","method":"%b","target":"%b","protocol":"HTTP/1.%d",'
     b'"status":%d,"bytes_received":%d,"bytes_sent":%d,"duration_ms":%d.%b,"first_byte_ms":%d.%b,'
-    b'"route":%d,%b,"attempts":%d,"error":null,"request_id":"%b",%b}\n'
+    b'"route":%d,%b,"attempts":%d,"error":null,"fault":null,"request_id":"%b",%b}\n'
 )
 """An instance answered, and nothing went wrong. Formatting the parts of the other one first would
 cost half as much again."""
 _ANY = (
     b'{"time":"%b.%bZ","client":"%b",%b,'
     b'"status":%d,"bytes_received":%d,"bytes_sent":%d,"duration_ms":%b,"first_byte_ms":%b,'
-    b'"route":%b,%b,"attempts":%d,"error":%b,"request_id":"%b",%b}\n'
+    b'"route":%b,%b,"attempts":%d,%b,"request_id":"%b",%b}\n'
 )
+
+
+_FAULTS: Final = {
+    code: b'"error":"%b","fault":"%b"' % (fault.error.encode(), code.encode())
+    for code, fault in FAULTS.items()
+}
+_FAULTS[""] = b'"error":null,"fault":null'
 
 
 class JsonLines(Lines):
@@ -166,7 +175,7 @@ class JsonLines(Lines):
     def line(self, entry: Entry) -> bytes:
         (
             began, client, trusted, request, status, received, sent, seconds, first_byte,
-            route, service, node, attempts, error, request_id,
+            route, service, node, attempts, fault, request_id,
         ) = entry  # fmt: skip
         second = int(began)
         time = self._seconds.get(second) or self._time(second)
@@ -181,7 +190,7 @@ class JsonLines(Lines):
             return _ANY % (
                 time, milliseconds, client, b'"method":null,"target":null,"protocol":null',
                 status, received, sent, _milliseconds(seconds), b"null", b"null", to, attempts,
-                _quoted(error.encode(), NAME), json_text(request_id, ID),
+                _FAULTS[fault], json_text(request_id, ID),
                 b'"host":null,"user_agent":null,"referer":null,"forwarded_for":null',
             )  # fmt: skip
         target, method, fields = request.target, request.method, request.fields
@@ -195,7 +204,7 @@ class JsonLines(Lines):
         block = (self._of_trusted if trusted else self._blocks).get(fields)
         if block is None:
             block = self._block(fields, trusted)
-        if first_byte >= 0 and route >= 0 and not error:
+        if first_byte >= 0 and route >= 0 and not fault:
             lasted, first = int(seconds * 1e6 + 0.5), int(first_byte * 1e6 + 0.5)
             return _USUAL % (
                 time, milliseconds, client, method, target, request.minor,
@@ -208,7 +217,7 @@ class JsonLines(Lines):
             status, received, sent, _milliseconds(seconds),
             _milliseconds(first_byte) if first_byte >= 0 else b"null",
             b"%d" % route if route >= 0 else b"null",
-            to, attempts, b'"%b"' % error.encode() if error else b"null", request_id, block,
+            to, attempts, _FAULTS[fault], request_id, block,
         )  # fmt: skip
 
     def _second(self, second: int) -> bytes:

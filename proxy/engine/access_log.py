@@ -93,10 +93,10 @@ def _content(answer: bytes) -> int:
     return len(answer) - answer.find(HEAD_END) - len(HEAD_END)
 
 
-def always(status: int, error: str) -> bool:
+def always(status: int, fault: str) -> bool:
     """A request that is logged whatever the sample: it was answered 5xx, or its answer was cut
     off, and not by the client."""
-    return status >= 500 or (0 < status < 400 and error not in ("", CLIENT_GONE.error))
+    return status >= 500 or (0 < status < 400 and fault not in ("", CLIENT_GONE.code))
 
 
 class AccessLog:
@@ -134,8 +134,8 @@ class AccessLog:
     def done(self, exchange: LoggedExchange, outcome: str, now: float) -> None:
         """A request is over."""
         status = exchange.status
-        error = "" if outcome == "ok" or outcome.isdigit() else outcome
-        if self._sample < 1.0 and self._leave_out(status, error):
+        fault = "" if outcome == "ok" or outcome.isdigit() else outcome
+        if self._sample < 1.0 and self._leave_out(status, fault):
             return
         seconds = now - exchange.began
         received, sent = exchange.received, exchange.sent
@@ -164,7 +164,7 @@ class AccessLog:
                         None if pool is None else pool.service,
                         exchange.last,
                         exchange.attempts,
-                        error,
+                        fault,
                         exchange.request_id,
                     ),
                 )
@@ -173,7 +173,7 @@ class AccessLog:
 
     def refused(self, fault: Fault, facts: ClientFacts, answer: bytes, request_id: bytes) -> None:
         """Bytes that never became a request were answered."""
-        if self._sample < 1.0 and self._leave_out(fault.status, fault.error):
+        if self._sample < 1.0 and self._leave_out(fault.status, fault.code):
             return
         self._add(
             self._lines.line(
@@ -191,14 +191,14 @@ class AccessLog:
                     service=None,
                     node=None,
                     attempts=0,
-                    error=fault.error,
+                    fault=fault.code,
                     request_id=request_id,
                 )
             )
         )
 
-    def _leave_out(self, status: int, error: str) -> bool:
-        return self._random() >= self._sample and not always(status, error)
+    def _leave_out(self, status: int, fault: str) -> bool:
+        return self._random() >= self._sample and not always(status, fault)
 
     def _add(self, line: bytes) -> None:
         self._gathered.write(line)

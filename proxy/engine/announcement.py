@@ -147,7 +147,7 @@ class Announcement(Timed):
     def _refuse(self, fault: Fault, detail: str) -> None:
         """Close without a word: whoever is at the other end may not even speak HTTP."""
         self._worker.deadlines.forget(self)
-        self._worker.counters.service(UNROUTED).failed(fault.error)
+        self._worker.counters.service(UNROUTED).failed(fault.code)
         peer = self._transport.get_extra_info("peername")
         self._worker.log_unannounced(fault, detail, str(peer[0]) if peer else "unknown")
         self._transport.abort()

@@ -39,17 +39,17 @@ from proxy.engine.tunnel import Tunnel
 from proxy.errors import (
     BAD_ANSWER,
     CLIENT_GONE,
-    EXPECTATION,
+    CLOSED_EARLY,
+    EXPECTATION_FAILED,
     LOOP,
     NO_INSTANCE,
-    NO_ROOM,
     NO_ROUTE,
-    TERMINATED,
+    QUEUE_FULL,
+    QUEUE_TIMEOUT,
     TOTAL_TIMEOUT,
     UNKNOWN_SERVICE,
     Fault,
     Refused,
-    Replay,
     Side,
 )
 from proxy.model import UNROUTED
@@ -147,7 +147,9 @@ class Exchange:
         try:
             self._route()
         except Refused as refusal:
-            self._answer_fault(refusal.fault, refusal.detail, refusal.retry_after)
+            self._answer_fault(
+                refusal.fault, refusal.detail, refusal.retry_after, closes=refusal.closes
+            )
             return
         self._attempt(self.began)
 
@@ -194,7 +196,7 @@ class Exchange:
         if fields.via and any(worker.via_token in via for via in fields.via):
             raise Refused(LOOP, "the request carries this proxy's own Via mark")
         if fields.expect is not None and fields.expect.lower() != b"100-continue":
-            raise Refused(EXPECTATION, "the only expectation understood is 100-continue")
+            raise Refused(EXPECTATION_FAILED, "the only expectation understood is 100-continue")
         if pool.policies.guarded:
             self._ask_policies(pool, path, query)
         if fields.upgrade is not None:
@@ -319,7 +321,7 @@ class Exchange:
         else:
             pool.counters.held_back("max_inflight")
             detail = f"every instance of {pool.service} is busy, and so is the queue"
-            self._answer_fault(NO_ROOM, detail)
+            self._answer_fault(QUEUE_FULL, detail)
             return
         if not self.body_done:
             self.client.hold_body()
@@ -336,7 +338,7 @@ class Exchange:
         """`timeouts.queue` has passed."""
         assert self.pool is not None
         self.pool.counters.held_back("timeouts.queue")
-        self._answer_fault(NO_ROOM, f"every instance of {self.pool.service} stayed busy")
+        self._answer_fault(QUEUE_TIMEOUT, f"every instance of {self.pool.service} stayed busy")
 
     def _leave_line(self) -> None:
         if self.waiting is not None:
@@ -377,11 +379,11 @@ class Exchange:
     def on_connect_failed(self, node: Node, fault: Fault, detail: str) -> None:
         """See `Dialler`."""
         self.dialling = False
-        if fault.replay is Replay.ALWAYS:  # Not if it was us who had no descriptor.
+        if fault.repeat:  # Not if it was us who had no descriptor.
             assert self.pool is not None
             self.worker.unreachable.add(self.pool, node, detail)
         if not self.finished:
-            self._on_attempt_failed(fault, detail)
+            self._on_attempt_failed(fault, detail, unsent=True)
 
     def _send(self, connection: UpstreamConnection, now: float) -> None:
         self.connection = connection
@@ -620,12 +622,14 @@ class Exchange:
             self.held = None  # Only the answer in reserve; another attempt is under way.
             return
         self.connection = None
-        self._on_attempt_failed(fault, detail, connection.reused and fault is TERMINATED)
+        self._on_attempt_failed(fault, detail, connection.reused and fault is CLOSED_EARLY)
 
-    def _on_attempt_failed(self, fault: Fault, detail: str, stale: bool = False) -> None:
+    def _on_attempt_failed(
+        self, fault: Fault, detail: str, stale: bool = False, unsent: bool = False
+    ) -> None:
         """Decide: once more, an error, or (too late for either) a cut. `stale`: the connection
-        had been idle, and was closed then, as far as we know."""
-        self._give_back(fault.error, against=not stale)
+        had been idle, and was closed then, as far as we know; `unsent`: there was none."""
+        self._give_back(fault.code, against=not stale)
         self._end_trial()
         if self.status:
             self._break_off(fault, detail)
@@ -633,8 +637,8 @@ class Exchange:
         pool = self.pool
         assert pool is not None
         if not (
-            pool.policies.may_repeat(fault, self.request.method, stale, self._replayable)
-            and self._retry(fault.error, stale)
+            pool.policies.may_repeat(fault, self.request.method, stale, unsent, self._replayable)
+            and self._retry(fault.code, stale)
         ):
             if self.held is not None:
                 self._relay_held()
@@ -690,18 +694,21 @@ class Exchange:
             self._send_once(node)
         return True
 
-    def _answer_fault(self, fault: Fault, detail: str, retry_after: float = 1.0) -> None:
-        """The proxy answers itself. `retry_after`: seconds, where the status has such a field."""
+    def _answer_fault(
+        self, fault: Fault, detail: str, retry_after: float = 1.0, closes: bool = True
+    ) -> None:
+        """The proxy answers itself. `retry_after`: seconds, where the status has such a field;
+        `closes`: as the fault has it, unless it is known that nothing is in doubt."""
         client = self.client
         request = self.request
         self.status = fault.status
         self.keep_alive = (
             self.body_done
-            and not fault.closes
+            and not (closes and fault.closes)
             and not self.worker.draining
             and request.fields.keeps_alive[request.minor]
         )
-        self._counters().failed(fault.error)
+        self._counters().failed(fault.code)
         if self.attempts and fault.side is Side.UPSTREAM:
             self._tell_breaker(failed=True)
         self._drop_connection()
@@ -720,7 +727,7 @@ class Exchange:
         )
         self.worker.log_fault(fault, detail, self)
         now = self.worker.now()
-        self._finish(fault.error, now)
+        self._finish(fault.code, now)
         client.on_exchange_done(self, now)
 
     def _write_own(self, answer: bytes) -> None:
@@ -730,14 +737,15 @@ class Exchange:
     def _break_off(self, fault: Fault, detail: str) -> None:
         """The answer was under way: all that is left is to make the client see that it is not
         complete, by an end without the last chunk or short of the length (RFC 9112 §8)."""
-        self._counters().failed(fault.error)
+        self._counters().failed(fault.code)
         self.worker.log_fault(fault, detail, self)
         self._drop_connection()
-        self._finish(fault.error, self.worker.now())
+        self._finish(fault.code, self.worker.now())
         self.client.abort_answer()
 
     def on_bad_body(self, fault: Fault, detail: str) -> None:
         """The client's body cannot be read, is too large, or does not come."""
+        self.body_done = False
         if self.status:
             self._break_off(fault, detail)
         else:
@@ -748,12 +756,12 @@ class Exchange:
         detail = "the request took longer than its total limit"
         if self.client.owes:
             # It is not the instance that we wait for.
-            self._give_back(CLIENT_GONE.error)
+            self._give_back(CLIENT_GONE.code)
             self._excuse()
         if self.status:
             self._break_off(TOTAL_TIMEOUT, detail)
         elif self.held is not None and self.held.done:
-            self._give_back(TOTAL_TIMEOUT.error)
+            self._give_back(TOTAL_TIMEOUT.code)
             self._drop_connection()
             self._relay_held()
         else:
@@ -766,7 +774,7 @@ class Exchange:
         if not self.status:
             self.status = CLIENT_GONE.status
         self._drop_connection()
-        self._finish(CLIENT_GONE.error, self.worker.now())
+        self._finish(CLIENT_GONE.code, self.worker.now())
 
     # -- the end
 

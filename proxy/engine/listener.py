@@ -457,7 +457,7 @@ class ClientConnection(Timed):
     def _refuse(self, fault: Fault, detail: str) -> None:
         """Answer bytes that never became a request."""
         counters = self.worker.counters.service(UNROUTED)
-        counters.failed(fault.error)
+        counters.failed(fault.code)
         counters.answered(b"OTHER", fault.status, 0.0)
         self.worker.log_refusal(fault, detail, self)
         request_id = self.worker.next_request_id()

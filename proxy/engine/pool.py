@@ -19,6 +19,7 @@ from proxy.engine.resilience.breaker import State
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.resilience.policies import Policies
 from proxy.engine.telemetry import ServiceCounters, WorkerCounters
+from proxy.errors import FAULTS, Side
 from proxy.model import (
     NodeStats,
     PolicyState,
@@ -80,7 +81,7 @@ class Node:
         """Picks when its counts were last told; -1 = something was or may be new since then
         although there was no pick."""
         self.outcomes: dict[str, int] = {}
-        """Attempts that ended, by `ok` or RFC 9209 error type."""
+        """Attempts that ended, by `ok`, the fault's code, or the status that speaks against it."""
 
     def judge(self) -> None:
         """To be called when either of the two has changed."""
@@ -109,7 +110,7 @@ takes a tenth of that to build: a rack that is gone costs no more of the worker'
 NO_STATE: Final = PolicyState()
 
 NEUTRAL: Final = frozenset(
-    ("http_request_error", "proxy_internal_error", "connection_limit_reached")
+    fault.code for fault in FAULTS.values() if fault.side is not Side.UPSTREAM
 )
 """Outcomes that are the client's doing or our own, and say nothing of the instance."""
 
@@ -414,7 +415,7 @@ class Pool:
             self.balancer.load_changed(node)
 
     def give_back(self, node: Node, outcome: str, against: bool = True) -> None:
-        """One less in flight on `node`. `outcome`: `ok`, an RFC 9209 error type, or a status
+        """One less in flight on `node`. `outcome`: `ok`, the code of a fault, or a status
         that speaks against the instance; `against`: an error does so, too."""
         outcomes = node.outcomes
         outcomes[outcome] = outcomes.get(outcome, 0) + 1

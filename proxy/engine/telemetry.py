@@ -21,7 +21,7 @@ class ServiceCounters:
     """Owns the counts of one service in this worker since its start."""
 
     __slots__ = (
-        "_answers", "_buckets", "_sum", "breaker_opened", "changes", "errors", "limited", "retries",
+        "_answers", "_buckets", "_sum", "breaker_opened", "changes", "faults", "limited", "retries",
         "tunnels_closed",
     )  # fmt: skip
 
@@ -29,7 +29,7 @@ class ServiceCounters:
         self._answers: dict[tuple[bytes, int], int] = {}
         self._buckets = [0] * (len(DURATION_BOUNDS) + 1)
         self._sum = 0.0
-        self.errors: dict[str, int] = {}
+        self.faults: dict[str, int] = {}
         self.retries: dict[str, int] = {}
         self.limited: dict[str, int] = {}
         self.breaker_opened = 0
@@ -50,10 +50,10 @@ class ServiceCounters:
         self._buckets[place] += 1
         self._sum += seconds
 
-    def failed(self, error: str) -> None:
-        """The proxy had to answer itself, with this RFC 9209 error type."""
+    def failed(self, fault: str) -> None:
+        """The proxy had to answer itself, or to cut an answer off: the code of the fault."""
         self.changes += 1
-        self.errors[error] = self.errors.get(error, 0) + 1
+        self.faults[fault] = self.faults.get(fault, 0) + 1
 
     def retried(self, reason: str) -> None:
         """One more attempt was made because of this."""
@@ -87,7 +87,7 @@ class ServiceCounters:
             requests,
             list(self._buckets),
             self._sum,
-            dict(self.errors),
+            dict(self.faults),
             dict(self.retries),
             dict(self.limited),
             self.breaker_opened,

@@ -281,7 +281,7 @@ class Worker:
         try:
             os.close(os.dup(sys.stderr.fileno()))
         except OSError as error:
-            self.counters.service(UNROUTED).failed(NO_DESCRIPTOR.error)
+            self.counters.service(UNROUTED).failed(NO_DESCRIPTOR.code)
             if not self._exhausted:
                 _log.warning("descriptors_exhausted", error=error.strerror)
             self._exhausted = True
@@ -420,7 +420,7 @@ class Worker:
         """One connection too many: close it, so that those that are served can go on. Closing
         one that has asked nothing costs its client a retry; running out of descriptors in the
         middle of a request would cost it the request."""
-        self.counters.service(UNROUTED).failed(NO_DESCRIPTOR.error)
+        self.counters.service(UNROUTED).failed(NO_DESCRIPTOR.code)
         self.log_refusal(NO_DESCRIPTOR, f"connection closed: {detail}", client)
         client.abort()
 
@@ -498,7 +498,14 @@ class Worker:
         self._log_budget -= 1
         # Clients' mistakes are their business; instances' and our own are the operator's.
         write = _log.info if fault.side is Side.CLIENT else _log.warning
-        write("request_failed", error=fault.error, status=fault.status, detail=detail, **fields)
+        write(
+            "request_failed",
+            fault=fault.code,
+            error=fault.error,
+            status=fault.status,
+            detail=detail,
+            **fields,
+        )
 
 
 def _request_ids(rng: Random) -> Iterator[bytes]:

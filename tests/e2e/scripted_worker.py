@@ -106,7 +106,7 @@ class ScriptedWorker:
             elif len(snapshot.nodes) > 1 and self.index == 0:
                 self.suspected_at = time.monotonic()
                 self.channel.send(
-                    Suspect(snapshot.service, snapshot.nodes[0].key, "connection_refused", 5)
+                    Suspect(snapshot.service, snapshot.nodes[0].key, "connect_refused", 5)
                 )
 
     def accept(self) -> None:

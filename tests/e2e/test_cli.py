@@ -151,7 +151,7 @@ async def test_asking_a_running_proxy(tmp_path: Path) -> None:
         ]
         code, output, _ = await fairlead("explain", "/nowhere", *where, cwd=tmp_path)
         assert code == 0
-        assert output.splitlines()[-1] == "answer     404 destination_not_found: no route matches"
+        assert output.splitlines()[-1] == "answer     404 no_route: no route matches"
         code, output, _ = await fairlead("explain", "--json", "/nowhere", *where, cwd=tmp_path)
         assert json.loads(output)["answer"]["status"] == 404
 

@@ -116,7 +116,7 @@ async def refusals(proxy: RunningProxy) -> float:
     return sum(
         float(line.rpartition(" ")[2])
         for line in metrics.splitlines()
-        if line.startswith("fairlead_proxy_errors_total{") and "connection_limit_reached" in line
+        if line.startswith("fairlead_proxy_errors_total{") and 'fault="no_descriptor"' in line
     )
 
 
@@ -232,7 +232,7 @@ async def test_no_descriptor_is_left_at_all(tmp_path: Path) -> None:
         await eventually(lambda: len(answered()) == 6, 5, "six refusals")
         for answer in answered():
             assert answer.status == 503
-            assert "connection_limit_reached" in (answer["Proxy-Status"] or "")
+            assert 'details="no_descriptor"' in (answer["Proxy-Status"] or "")
         rest = [task for task in asked if not task.done()]
         assert await refusals(proxy) > 6
         resource.prlimit(worker, resource.RLIMIT_NOFILE, (soft, hard))

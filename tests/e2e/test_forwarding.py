@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from proxy.errors import FAULTS
 from tests.e2e.origin import Call, Origin, echo
 from tests.e2e.raw_http import Answer, Client, ask, request
 from tests.e2e.running import RunningProxy, free_port
@@ -240,7 +241,7 @@ async def test_a_loop_is_detected_by_the_proxys_own_mark(site: Site) -> None:
     mark = site.latest().head.get("Via")
     assert mark is not None
     refused = await ask(site.port, "GET", "/api/1", [("Via", mark)])
-    assert_problem(refused, 502, "proxy_loop_detected")
+    assert_problem(refused, 502, "loop")
     # Another proxy of the same make is no loop.
     assert (await ask(site.port, "GET", "/api/1", [("Via", "1.1 fairlead (abc)")])).status == 200
 
@@ -273,7 +274,7 @@ async def test_a_hundred_requests_in_one_segment_are_answered_in_order(site: Sit
         for number, target in enumerate(targets):
             answer = await client.answer()
             if "ghost" in target:
-                assert_problem(answer, 404, "destination_not_found")
+                assert_problem(answer, 404, "unknown_service")
             else:
                 assert answer.body == b"/%d" % number
         assert not client.reader.at_eof()
@@ -406,29 +407,34 @@ async def test_aiohttp(site: Site) -> None:
 # -- what the proxy answers itself
 
 
-def assert_problem(answer: Answer, status: int, error: str) -> None:
+def assert_problem(answer: Answer, status: int, code: str) -> None:
     assert answer.status == status, answer
     assert answer["Content-Type"] == "application/problem+json"
-    assert answer["Proxy-Status"] == f"fairlead; error={error}"
+    assert answer["Proxy-Status"] == proxy_status(code)
     assert answer["Via"] == "1.1 fairlead"
     problem = json.loads(answer.body)
-    assert (problem["status"], problem["error"]) == (status, error)
+    assert (problem["status"], problem["code"]) == (status, code)
+    assert problem["error"] == FAULTS[code].error
     assert problem["detail"]
     assert problem["request_id"]
     assert (answer["Retry-After"] is not None) == (status == 503)
 
 
+def proxy_status(code: str) -> str:
+    return f'fairlead; error={FAULTS[code].error}; details="{code}"'
+
+
 @pytest.mark.parametrize(
-    ("target", "status", "error"),
+    ("target", "status", "code"),
     [
-        ("/unknown", 404, "destination_not_found"),
-        ("/svc/ghost/1", 404, "destination_not_found"),
-        ("/nobody/1", 503, "destination_unavailable"),
-        ("/dead/1", 502, "connection_refused"),
+        ("/unknown", 404, "no_route"),
+        ("/svc/ghost/1", 404, "unknown_service"),
+        ("/nobody/1", 503, "no_instance"),
+        ("/dead/1", 502, "connect_refused"),
     ],
 )
 async def test_requests_that_cannot_be_forwarded_leave_the_connection_usable(
-    site: Site, target: str, status: int, error: str
+    site: Site, target: str, status: int, code: str
 ) -> None:
     async with await Client.connect(site.port) as client:
         for method in ("GET", "POST", "HEAD"):
@@ -436,14 +442,21 @@ async def test_requests_that_cannot_be_forwarded_leave_the_connection_usable(
             answer = await client.ask(method, target, body=body)
             if method == "HEAD":
                 assert answer.status == status
-                assert answer["Proxy-Status"] == f"fairlead; error={error}"
+                assert answer["Proxy-Status"] == proxy_status(code)
             else:
-                assert_problem(answer, status, error)
+                assert_problem(answer, status, code)
             assert not answer.closes
         assert (await client.ask("GET", "/api/1")).status == 200
 
 
 BOTH = b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"
+
+
+REFUSALS = {
+    400: "bad_request", 405: "method_not_allowed", 413: "body_too_large", 414: "target_too_long",
+    417: "expectation_failed", 431: "head_too_large", 501: "coding_not_supported",
+    505: "version_not_supported",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -477,7 +490,7 @@ async def test_requests_that_are_refused(site: Site, raw: bytes, status: int) ->
     async with await Client.connect(site.small) as client:
         await client.send(raw)
         answer = await client.answer()
-        assert_problem(answer, status, "http_request_error")
+        assert_problem(answer, status, REFUSALS[status])
         assert answer.closes
         client.half_close()
         assert await client.is_closed()

@@ -89,12 +89,12 @@ def site(running: Site) -> Site:
     return running
 
 
-def error_of(answer: Answer) -> str:
-    """The error of an answer that the proxy made itself."""
+def fault_of(answer: Answer) -> str:
+    """The fault of an answer that the proxy made itself."""
     assert answer["Content-Type"] == "application/problem+json"
-    error: str = json.loads(answer.body)["error"]
-    assert answer["Proxy-Status"] == f"fairlead; error={error}"
-    return error
+    code: str = json.loads(answer.body)["code"]
+    assert f'; details="{code}"' in (answer["Proxy-Status"] or "")
+    return code
 
 
 # -- nobody listens
@@ -111,7 +111,7 @@ async def test_an_instance_that_refuses_connections_costs_no_request(
             assert (answer.status, answer.body) == (200, body)
     assert len(site.calls) == 300
     # It was asked, and then left alone for a second at a time.
-    labels = {"service": "mixed", "reason": "connection_refused"}
+    labels = {"service": "mixed", "reason": "connect_refused"}
     retries = await site.metric("fairlead_retries_total", **labels)
     assert retries is not None
     assert 1 <= retries <= 90
@@ -130,7 +130,7 @@ async def test_when_all_refuse_the_answer_says_so(site: Site) -> None:
     for method in ("GET", "POST"):
         answer = await ask(site.port, method, "/dead/1")
         assert answer.status == 502
-        assert error_of(answer) == "connection_refused"
+        assert fault_of(answer) == "connect_refused"
 
 
 async def test_retries_can_be_switched_off(site: Site) -> None:
@@ -171,7 +171,7 @@ async def test_a_stale_connection_costs_no_get(site: Site, service: str, how: st
     async with await Client.connect(site.port) as client:
         for _ in range(400):
             answer = await client.ask("GET", f"/{service}/1")
-            assert (answer.status, answer.body) == (200, b"fine"), error_of(answer)
+            assert (answer.status, answer.body) == (200, b"fine"), fault_of(answer)
     assert sum(map(hangs_up_when_reused, site.calls)) > 100
 
 
@@ -191,7 +191,7 @@ async def test_a_stale_connection_never_delivers_a_post_twice(site: Site) -> Non
             answer = await client.ask("POST", "/three/1", body=b"order %d" % number)
             statuses[answer.status] += 1
             if answer.status != 200:
-                assert error_of(answer) == "connection_terminated"
+                assert fault_of(answer) == "closed_early"
     delivered = Counter(call.body for call in site.calls)
     assert set(delivered.values()) == {1}
     assert statuses.keys() <= {200, 502}
@@ -247,17 +247,17 @@ async def test_what_a_broken_instance_does_has_its_own_name(site: Site) -> None:
 
     site.origins[0].script = script
     expected = {
-        "hang-up": (502, "connection_terminated"),
-        "garbage": (502, "http_protocol_error"),
-        "half-head": (502, "http_response_incomplete"),
-        "two-lengths": (502, "http_protocol_error"),
-        "silence": (504, "http_response_timeout"),
+        "hang-up": (502, "closed_early"),
+        "garbage": (502, "bad_answer"),
+        "half-head": (502, "cut_short"),
+        "two-lengths": (502, "bad_answer"),
+        "silence": (504, "first_byte_timeout"),
     }
-    for tail, (status, error) in expected.items():
+    for tail, (status, fault) in expected.items():
         async with await Client.connect(site.port) as client:
             for method in ("GET", "POST"):
                 answer = await client.ask(method, f"/hasty/{tail}")
-                assert (answer.status, error_of(answer)) == (status, error)
+                assert (answer.status, fault_of(answer)) == (status, fault)
     # Each was tried once: a new connection that fails says that the instance may have acted.
     assert Counter(call.tail for call in site.calls) == dict.fromkeys(expected, 2)
 

@@ -160,7 +160,7 @@ async def test_an_ejection_reaches_all_workers_at_once_and_ends() -> None:
             assert late - float(str(suspected)) < 0.05
             pool = on.supervisor.book.pools["users"]
             assert [member.status for member in pool.members] == ["ejected", "ready"]
-            assert pool.members[0].reason == "5 × connection_refused"
+            assert pool.members[0].reason == "5 × connect_refused"
             assert on.supervisor.ejections.totals == {("users", "i1@10.0.0.1:1"): 1}
             kinds = [event.kind for event in listener.take()[0]]
             assert kinds == ["pools", "ejected", "pools"]

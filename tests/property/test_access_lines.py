@@ -25,7 +25,7 @@ from proxy.engine.access_lines import (
 from proxy.engine.http1.messages import RequestFields, RequestHead
 from proxy.engine.http1.parser import parse_request
 from proxy.engine.pool import Node
-from proxy.errors import Refused
+from proxy.errors import FAULTS, Refused
 from proxy.model import PoolNode
 
 FIELD_BYTES = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
@@ -71,7 +71,7 @@ def entry(**given: Any) -> Entry:
         "service": "s",
         "node": Node(PoolNode("a@10.0.0.1:80", "a", "10.0.0.1", 80, 1, "ready", 1)),
         "attempts": 1,
-        "error": "",
+        "fault": "",
         "request_id": b"r1",
     }
     return Entry(**{**usual, **given})
@@ -100,6 +100,7 @@ def test_a_usual_line() -> None:
         "upstream": "10.0.0.1:80",
         "attempts": 1,
         "error": None,
+        "fault": None,
         "request_id": "r1",
         "host": "h",
         "user_agent": None,
@@ -112,8 +113,8 @@ def test_every_line_has_the_same_keys_in_the_same_order() -> None:
     lines = JsonLines(True)
     usual = list(json.loads(lines.line(entry())))
     for other in (
-        entry(request=None, node=None, service=None, route=-1, first_byte=-1.0, error="x"),
-        entry(error="http_response_incomplete"),
+        entry(request=None, node=None, service=None, route=-1, first_byte=-1.0, fault="internal"),
+        entry(fault="cut_short"),
         entry(node=None, first_byte=-1.0),
     ):
         assert list(json.loads(lines.line(other))) == usual
@@ -121,7 +122,7 @@ def test_every_line_has_the_same_keys_in_the_same_order() -> None:
 
 def test_a_request_that_could_not_be_read() -> None:
     nothing = {"request": None, "node": None, "service": None, "route": -1, "first_byte": -1.0}
-    refused = entry(status=400, error="http_request_error", attempts=0, **nothing)
+    refused = entry(status=400, fault="bad_request", attempts=0, **nothing)
     line = json.loads(JsonLines(True).line(refused))
     absent = {name for name, value in line.items() if value is None}
     assert absent == {
@@ -176,7 +177,7 @@ def test_what_is_remembered_is_bounded_and_stays_right() -> None:
     referer=st.none() | of(FIELD_BYTES),
     request_id=of(FIELD_BYTES, 25),  # Five times as long when escaped: within its limit.
     instance=st.text(st.characters(exclude_categories=["Cs"]), max_size=10),
-    error=st.sampled_from(["", "connection_refused"]),
+    fault=st.sampled_from(["", "connect_refused"]),
     route=st.integers(-1, 5),
     first_byte=st.sampled_from([-1.0, 0.25]),
     spelling=st.sampled_from([b"user-agent", b"User-Agent", b"USER-AGENT"]),
@@ -189,7 +190,7 @@ def test_any_values_come_out_of_a_json_line_as_they_were(
     referer: bytes | None,
     request_id: bytes,
     instance: str,
-    error: str,
+    fault: str,
     route: int,
     first_byte: float,
     spelling: bytes,
@@ -200,7 +201,7 @@ def test_any_values_come_out_of_a_json_line_as_they_were(
     request = head(target, method[:32], host, pairs=pairs, request_id=request_id)
     node = Node(PoolNode("k", instance, "fe80::1", 80, 1, "ready", 1))
     given_ = entry(
-        request=request, node=node, request_id=request_id, error=error, route=route,
+        request=request, node=node, request_id=request_id, fault=fault, route=route,
         first_byte=first_byte,
     )  # fmt: skip
     lines = JsonLines(True)
@@ -215,7 +216,9 @@ def test_any_values_come_out_of_a_json_line_as_they_were(
         assert shown["request_id"] == seen(request_id)
         assert shown["instance"] == instance
         assert shown["upstream"] == "[fe80::1]:80"
-        assert shown["error"] == (error or None)
+        assert (shown["error"], shown["fault"]) == (
+            (FAULTS[fault].error, fault) if fault else (None, None)
+        )
         assert shown["route"] == (None if route < 0 else route)
         assert shown["first_byte_ms"] == (None if first_byte < 0 else 250.0)
 
@@ -254,10 +257,11 @@ def test_no_line_is_longer_than_what_a_pipe_takes_whole(format: str, byte: bytes
     pairs = [(b"User-Agent", long), (b"Referer", long)]
     request = head(long, b"M" * 9000, long, pairs=pairs, request_id=long, forwarded_for=long)
     node = Node(PoolNode("k", "i" * 500, "a" * 500, 65535, 1, "ready", 1))
+    longest = max(FAULTS, key=lambda code: len(code + FAULTS[code].error))
     worst = entry(
         client=b"%" * 300, trusted=True, request=request, node=node, service="s" * 500,
         request_id=long, status=599, received=2**60, sent=2**60, seconds=1e9, first_byte=1e9,
-        attempts=99, route=99999, error="http_response_header_section_size",
+        attempts=99, route=99999, fault=longest,
     )  # fmt: skip
     assert len(lines_of(format, True).line(worst)) <= LONGEST
 

@@ -92,7 +92,7 @@ class Telling(RuleBasedStateMachine):
             pool.take(node)
             self.requests.append((pool, node))
 
-    @rule(outcome=st.sampled_from(("ok", "connection_refused")))
+    @rule(outcome=st.sampled_from(("ok", "connect_refused")))
     def end(self, outcome: str) -> None:
         if self.requests:
             pool, node = self.requests.pop()

@@ -307,19 +307,19 @@ def test_counters_make_a_message() -> None:
     counters.answered(b"GET", 404, 61.0)
     counters.answered(b"BREW", 418, 0.003)
     counters.answered(b"STEAL", 418, 0.003)
-    counters.failed("dns_error")
-    counters.retried("dns_error")
+    counters.failed("dns_failed")
+    counters.retried("dns_failed")
     stats = counters.snapshot()
     assert stats.requests == {"GET 200": 2, "GET 404": 1, "OTHER 418": 2}
     assert sum(stats.duration_buckets) == 5
     assert stats.duration_buckets[0] == 2
     assert stats.duration_buckets[-1] == 1
     assert stats.duration_sum == pytest.approx(61.0075)
-    assert (stats.errors, stats.retries) == ({"dns_error": 1}, {"dns_error": 1})
+    assert (stats.faults, stats.retries) == ({"dns_failed": 1}, {"dns_failed": 1})
     counters.answered(b"GET", 200, 1)
-    counters.failed("dns_error")
+    counters.failed("dns_failed")
     assert stats.requests["GET 200"] == 2  # A message does not change behind its reader.
-    assert stats.errors == {"dns_error": 1}
+    assert stats.faults == {"dns_failed": 1}
 
 
 def test_counters_of_a_service_are_one_object() -> None:

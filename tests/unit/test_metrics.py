@@ -40,7 +40,7 @@ PROMISED = {
     "fairlead_retries_total": ("service", "reason"),
     "fairlead_ejections_total": ("service", "instance"),
     "fairlead_ejections_refused_total": ("service", "rule"),
-    "fairlead_proxy_errors_total": ("service", "error"),
+    "fairlead_proxy_errors_total": ("service", "error", "fault"),
     "fairlead_client_connections": (),
     "fairlead_tunnels": (),
     "fairlead_tunnels_closed_total": ("service",),
@@ -95,14 +95,14 @@ def report(requests: int, *ids: str, number: int = 0) -> WorkerStats:
         requests={"GET 200": requests, "POST 502": 1},
         duration_buckets=[requests, 1, *[0] * 13, 2],
         duration_sum=0.5 * requests,
-        errors={"connection_refused": 1},
-        retries={"connection_refused": 2},
+        faults={"connect_refused": 1},
+        retries={"connect_refused": 2},
         limited={"rate_limit": 4},
         breaker_opened=1,
         tunnels_closed=2,
     )
     nodes = [
-        NodeStats("users", f"{id_}@10.0.0.1:80", requests, {"ok": requests - 1, "dns_error": 1})
+        NodeStats("users", f"{id_}@10.0.0.1:80", requests, {"ok": requests - 1, "dns_failed": 1})
         for id_ in ids
     ]
     states = {"users": PolicyState("open", 3)}
@@ -178,10 +178,10 @@ def test_workers_are_summed() -> None:
     assert found[selections % "a" + 'service_name="users"}'] == 12
     assert found[selections % "b" + 'service_name="users"}'] == 7
     attempts = 'fairlead_upstream_attempts_total{instance="a",outcome="%s",service="users"}'
-    assert (found[attempts % "ok"], found[attempts % "dns_error"]) == (10, 2)
-    errors = 'fairlead_proxy_errors_total{error="connection_refused",service="users"}'
-    assert found[errors] == 2
-    assert found['fairlead_retries_total{reason="connection_refused",service="users"}'] == 4
+    assert (found[attempts % "ok"], found[attempts % "dns_failed"]) == (10, 2)
+    labels = 'error="connection_refused",fault="connect_refused",service="users"'
+    assert found[f"fairlead_proxy_errors_total{{{labels}}}"] == 2
+    assert found['fairlead_retries_total{reason="connect_refused",service="users"}'] == 4
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_workers_are_summed() -> None:
 def test_who_is_doubted_by_workers_that_live(name: str, doubts: tuple[bool, bool]) -> None:
     pools = book(instance("a"), instance("b"))
     name = "fairlead_" + name + '{instance="%s",service="users"}'
-    told = [NodeStats("users", "a@10.0.0.1:80", 5, {"connection_refused": 1}, *doubts)]
+    told = [NodeStats("users", "a@10.0.0.1:80", 5, {"connect_refused": 1}, *doubts)]
     messages = [replace(report(5, "b"), nodes=[*told, *report(5, "b").nodes]) for _ in range(2)]
     found = samples(scrape(pools, total(Retired(), messages)))
     assert (found[name % "a"], found[name % "b"]) == (2, 0)

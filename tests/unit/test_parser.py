@@ -9,8 +9,8 @@ from proxy.engine.http1.parser import TooManyFields, parse_request, parse_respon
 from proxy.errors import (
     BAD_ANSWER,
     BAD_REQUEST,
-    UNSUPPORTED_CODING,
-    UNSUPPORTED_VERSION,
+    CODING_NOT_SUPPORTED,
+    VERSION_NOT_SUPPORTED,
     Fault,
     Refused,
 )
@@ -48,10 +48,10 @@ REFUSED: list[tuple[bytes, Fault]] = [
     (head(line=b"GET / HTTP/1."), BAD_REQUEST),
     (head(line=b"GET / HTTP/+1.1"), BAD_REQUEST),
     (head(line=b"GET / XTTP/1.1"), BAD_REQUEST),
-    (head(line=b"GET / HTTP/0.9"), UNSUPPORTED_VERSION),
-    (head(line=b"GET / HTTP/2.0"), UNSUPPORTED_VERSION),
-    (head(line=b"GET / HTTP/3.1"), UNSUPPORTED_VERSION),
-    (head(line=b"PRI * HTTP/2.0", host=b""), UNSUPPORTED_VERSION),
+    (head(line=b"GET / HTTP/0.9"), VERSION_NOT_SUPPORTED),
+    (head(line=b"GET / HTTP/2.0"), VERSION_NOT_SUPPORTED),
+    (head(line=b"GET / HTTP/3.1"), VERSION_NOT_SUPPORTED),
+    (head(line=b"PRI * HTTP/2.0", host=b""), VERSION_NOT_SUPPORTED),
     # Host
     (head(host=b""), BAD_REQUEST),
     (head(b"Host: h\r\n"), BAD_REQUEST),
@@ -124,9 +124,9 @@ REFUSED: list[tuple[bytes, Fault]] = [
     (head(b"Transfer-Encoding: \x0bchunked\r\n"), BAD_REQUEST),
     (head(b"Transfer-Encoding : chunked\r\n"), BAD_REQUEST),
     (head(b"Transfer-Encoding: chunked\r\n", line=b"POST / HTTP/1.0"), BAD_REQUEST),
-    (head(b"Transfer-Encoding: gzip, chunked\r\n"), UNSUPPORTED_CODING),
-    (head(b"Transfer-Encoding: chunked, chunked\r\n"), UNSUPPORTED_CODING),
-    (head(b"Transfer-Encoding: ,chunked\r\n"), UNSUPPORTED_CODING),
+    (head(b"Transfer-Encoding: gzip, chunked\r\n"), CODING_NOT_SUPPORTED),
+    (head(b"Transfer-Encoding: chunked, chunked\r\n"), CODING_NOT_SUPPORTED),
+    (head(b"Transfer-Encoding: ,chunked\r\n"), CODING_NOT_SUPPORTED),
 ]
 
 

@@ -47,18 +47,18 @@ class TestMarks:
         pools = book("a", "b", "c", "d")
         pools.drain("s", "a")
         pools.check("s", key("b"), "HTTP 500")
-        pools.eject("s", key("c"), "5 × connection_refused", 8.4)
+        pools.eject("s", key("c"), "5 × connect_refused", 8.4)
         assert shown(pools)["a"] == ("ready", "")
         changes = pools.settle(1.0)
         assert changes.pools == ("s",)
         assert shown(pools) == {
             "a": ("draining", "drained by the operator"),
             "b": ("unhealthy", "fails its checks: HTTP 500"),
-            "c": ("ejected", "5 × connection_refused"),
+            "c": ("ejected", "5 × connect_refused"),
             "d": ("ready", ""),
         }
         told = [member.told(0.4) for member in pools.pools["s"].members]
-        assert told[2] == "5 × connection_refused, back in 8 s"
+        assert told[2] == "5 × connect_refused, back in 8 s"
         assert told[1] == "fails its checks: HTTP 500"
 
     def test_each_mark_can_be_taken_back(self) -> None:

@@ -48,7 +48,7 @@ def test_a_service_lists_every_instance_with_status_and_reason() -> None:
         )
     )
     totals = Totals(
-        Retired(nodes={("users", "a@10.0.0.1:80"): NodeTotal(9, {"ok": 7, "dns_error": 2})}),
+        Retired(nodes={("users", "a@10.0.0.1:80"): NodeTotal(9, {"ok": 7, "dns_failed": 2})}),
         [Reported(nodes={("users", "b@10.0.0.1:80"): NodeStats("users", "b", 0, {}, True)})] * 2,
     )
     document = status.service(pools.pools["users"], ServiceSettings(), totals, lambda slot: 4)
@@ -277,11 +277,11 @@ class TestExplain:
 
     def test_how_long_an_ejection_lasts(self) -> None:
         pools = book(users=(instance("a"), instance("b")))
-        pools.eject("users", "a@10.0.0.1:80", "5 × http_response_timeout", until=12.3)
+        pools.eject("users", "a@10.0.0.1:80", "5 × first_byte_timeout", until=12.3)
         pools.settle(1.0)
         (row,) = self.ask("http://users.example.com/", pools=pools)["others"]
         assert (row["id"], row["status"], row["back_in"]) == ("a", "ejected", 7.3)
-        assert row["reason"] == "5 × http_response_timeout, back in 7 s"
+        assert row["reason"] == "5 × first_byte_timeout, back in 7 s"
 
     def test_a_request_that_is_refused(self) -> None:
         document = self.ask("/svc/a%2Fb/x")

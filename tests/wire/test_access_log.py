@@ -80,6 +80,7 @@ def test_a_get(tmp_path: Path) -> None:
         "upstream": "10.0.0.1:80",
         "attempts": 1,
         "error": None,
+        "fault": None,
         "request_id": "r1",
         "host": "h",
         "user_agent": "curl",
@@ -129,9 +130,9 @@ def test_answers_of_our_own(tmp_path: Path) -> None:
     client.take()
     one, two, three = logged.lines()
     pick(
-        one, status=503, error="destination_unavailable", bytes_sent=len(body), route=0,
-        service=None, instance=None, upstream=None, attempts=0, first_byte_ms=None,
-        request_id="r1",
+        one, status=503, error="destination_unavailable", fault="no_instance",
+        bytes_sent=len(body), route=0, service=None, instance=None, upstream=None,
+        attempts=0, first_byte_ms=None, request_id="r1",
     )  # fmt: skip
     pick(two, status=503, bytes_sent=0, request_id="r2")
     pick(three, status=200, error=None, route=None, bytes_sent=0, method="OPTIONS")
@@ -168,7 +169,7 @@ def test_a_client_that_leaves_before_the_answer(tmp_path: Path) -> None:
     client.send(request("GET /"))
     logged.wire.accepted().take()
     client.reset()
-    pick(logged.line(), status=499, error="http_request_error", instance="a", first_byte_ms=None)
+    pick(logged.line(), status=499, fault="client_gone", instance="a", first_byte_ms=None)
 
 
 def test_a_client_that_leaves_in_mid_answer(tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ def test_a_client_that_leaves_in_mid_answer(tmp_path: Path) -> None:
     instance.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
     client.take()
     client.reset()
-    pick(logged.line(), status=200, error="http_request_error", bytes_sent=3)
+    pick(logged.line(), status=200, fault="client_gone", bytes_sent=3)
 
 
 def test_an_answer_that_breaks_off(tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ def test_an_answer_that_breaks_off(tmp_path: Path) -> None:
     instance.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
     client.take()
     instance.eof()
-    pick(logged.line(), status=200, error="http_response_incomplete", bytes_sent=3)
+    pick(logged.line(), status=200, fault="cut_short", bytes_sent=3)
 
 
 def test_attempts_and_the_last_instance(tmp_path: Path) -> None:

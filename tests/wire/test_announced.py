@@ -63,7 +63,7 @@ def test_who_does_not_announce_is_closed_without_a_word(make: Any) -> None:
     client.send(request("GET /"))
     client.expect_nothing()
     assert client.cut
-    assert wire.worker.counters.service("").errors == {"http_request_error": 1}
+    assert wire.worker.counters.service("").faults == {"bad_request": 1}
 
 
 def test_who_says_nothing_is_closed_in_time(make: Any) -> None:

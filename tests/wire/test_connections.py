@@ -19,7 +19,7 @@ def test_a_listener_has_room_for_so_many(make: Any) -> None:
     clients = [wire.client() for _ in range(3)]
     assert [client.closed for client in clients] == [False, False, True]
     assert clients[2].cut
-    assert wire.worker.counters.service("").errors == {"connection_limit_reached": 1}
+    assert wire.worker.counters.service("").faults == {"no_descriptor": 1}
     clients[0].eof()
     late = wire.client()
     assert not late.closed
@@ -130,4 +130,4 @@ def test_no_descriptor_for_an_instance_is_said_so(make: Any) -> None:
     wire.advance(ROOM_LIMIT - ROOM_STEP)
     client.expect_nothing()
     wire.advance(2 * ROOM_STEP)
-    client.expect_problem(503, "connection_limit_reached")
+    client.expect_problem(503, "no_descriptor")

@@ -151,7 +151,7 @@ class TestWhatSpeaksAgainstAnInstance:
             client.send(GET)
         wire.advance(2.0)
         for client in clients:
-            client.expect_problem(503, "connection_limit_reached")
+            client.expect_problem(503, "no_descriptor")
         assert suspects == []
 
     def test_not_a_client_that_does_not_read_until_the_total_limit(self, make: Any) -> None:
@@ -302,7 +302,7 @@ class TestTheBreaker:
         old.reset()
         late = wire.client()
         late.send(GET)
-        late.expect_problem(503, "connection_limit_reached")
+        late.expect_problem(503, "breaker_open")
         for client, trial in trials:
             trial.send(OK)
             client.expect(OK_RELAYED)
@@ -351,7 +351,7 @@ class TestTheBreaker:
             client = wire.client()
             client.send(GET)
             wire.advance(2.0)
-            client.expect_problem(503, "connection_limit_reached")
+            client.expect_problem(503, "no_descriptor")
         assert wire.pool.counters.breaker_opened == 0
 
 

@@ -159,7 +159,7 @@ class TestReasons:
         good.expect(forwarded("GET /x"))
         good.send(OK)
         client.expect(OK_RELAYED)
-        assert wire.pool.counters.retries == {"http_protocol_error": 1}
+        assert wire.pool.counters.retries == {"bad_answer": 1}
 
     def test_an_answer_that_is_not_http_to_a_post(self, make: Any) -> None:
         wire = make("a", "b", settings=settings(retry=RETRY_ALL))
@@ -278,7 +278,7 @@ class TestRoom:
         wire, client, instance = self.busy(make, 0)
         second = wire.client()
         second.send(GET)
-        head = second.expect_problem(503, "connection_limit_reached")
+        head = second.expect_problem(503, "queue_full")
         assert b"Retry-After: 1" in head
         assert wire.pool.counters.limited == {"max_inflight": 1}
         instance.send(OK)
@@ -290,7 +290,7 @@ class TestRoom:
         second.send(GET)
         third.send(GET)
         fourth.send(GET)
-        fourth.expect_problem(503, "connection_limit_reached")
+        fourth.expect_problem(503, "queue_full")
         second.expect_nothing()
         assert wire.pool.policy_state() == PolicyState("", waiting=2)
         instance.send(OK)
@@ -308,7 +308,7 @@ class TestRoom:
         wire.advance(2.9)
         second.expect_nothing()
         wire.advance(0.2)
-        second.expect_problem(503, "connection_limit_reached")
+        second.expect_problem(503, "queue_timeout")
         assert wire.pool.counters.limited == {"timeouts.queue": 1}
         assert wire.pool.policy_state() == PolicyState()
         instance.send(OK)
@@ -350,7 +350,7 @@ class TestRoom:
             peer = wire.accepted(name)
             peer.expect(forwarded("GET /x"))
             peer.send(OK)
-        clients[2].expect_problem(503, "connection_limit_reached")
+        clients[2].expect_problem(503, "queue_full")
         for client in clients[:2]:
             client.expect(OK_RELAYED)
 
@@ -402,7 +402,7 @@ class TestBreaker:
             instance.send(BAD)
             client.expect(BAD_RELAYED)
             client.send(GET)
-        client.expect_problem(503, "connection_limit_reached")
+        client.expect_problem(503, "breaker_open")
         instance.expect(b"")
         assert wire.pool.counters.limited == {"circuit_breaker": 1}
         assert wire.pool.counters.breaker_opened == 1
@@ -461,7 +461,7 @@ class TestBreaker:
         for _ in range(10):
             client = wire.client()
             client.send(request("GET /"))
-            client.expect_problem(503, "connection_limit_reached")
+            client.expect_problem(503, "queue_full")
         instance.take()
         instance.send(OK)
         busy.expect(OK_RELAYED)

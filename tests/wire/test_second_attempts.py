@@ -128,7 +128,7 @@ def test_a_queue_in_front_of_a_busy_instance(make: Any) -> None:
     clients = [wire.client() for _ in range(4)]
     for number, client in enumerate(clients):
         client.send(request(f"POST /{number}", "Content-Length: 2", body=b"h"))
-    clients[3].expect_problem(503, "connection_limit_reached", closing=True)
+    clients[3].expect_problem(503, "queue_full", closing=True)
     a = wire.accepted()
     for number, client in enumerate(clients[:3]):
         a.expect(forwarded(f"POST /{number}", "Content-Length: 2", body=b"h"))
@@ -146,7 +146,7 @@ def test_those_who_leave_the_queue_leave_nothing(make: Any) -> None:
         client.send(request("GET /"))
     clients[1].reset()
     wire.advance(3.1)
-    clients[2].expect_problem(503, "connection_limit_reached")
+    clients[2].expect_problem(503, "queue_timeout")
     a = wire.accepted()
     a.take()
     a.send(OK)

@@ -362,7 +362,7 @@ def test_a_trial_that_hangs_while_it_is_dialled(make: Any, leaves: bool) -> None
         instance = next(peer for peer in wire.peers if peer.transport.taken)
         instance.expect(forwarded("GET /x"))
         answer([(client, instance)])
-        assert [one.reason for one in suspects] == ["connection_timeout"]
+        assert [one.reason for one in suspects] == ["connect_timeout"]
     assert wire.node("a").unproven
     assert not wire.node("a").trying
     wire.network.answer(wire.address("a"))

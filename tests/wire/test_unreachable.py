@@ -113,7 +113,7 @@ class TestAvoided:
         client = wire.client()
         client.send(GET)
         wire.advance(2.0)
-        client.expect_problem(503, "connection_limit_reached")
+        client.expect_problem(503, "no_descriptor")
         assert not wire.node().unreachable
 
     def test_the_others_get_equal_shares(self, make: Any) -> None:
@@ -246,7 +246,7 @@ class TestLimitsAndQueue:
 
     def test_with_a_full_queue_it_is_refused(self, make: Any) -> None:
         wire, client, b, second = self.one_busy(make, queue=0)
-        second.expect_problem(503, "connection_limit_reached")
+        second.expect_problem(503, "queue_full")
         assert dials(wire) == 1
         b.send(OK)
         client.expect(OK_RELAYED)
@@ -384,7 +384,7 @@ class TestMembership:
         wire.advance(20 * AGAIN)
         assert dials(wire) > 15
         assert suspects == []
-        assert wire.node("a").outcomes == {"connection_refused": 1}
+        assert wire.node("a").outcomes == {"connect_refused": 1}
 
 
 class TestMany:
@@ -534,8 +534,8 @@ class TestKeptConnectionsThatWereClosed:
         again.send(OK)
         client.expect(OK_RELAYED)
         assert wire.pool.counters.retries == {
-            "connection_terminated": 1,
-            "connection_refused": 1,
+            "closed_early": 1,
+            "connect_refused": 1,
         }
 
     def test_the_only_other_one_is_known_to_be_gone(self, make: Any) -> None:

@@ -38,8 +38,8 @@ from proxy.engine.http1.rewrite import (
 from proxy.errors import (
     BAD_ANSWER,
     BAD_REQUEST,
-    UNSUPPORTED_CODING,
-    UNSUPPORTED_VERSION,
+    CODING_NOT_SUPPORTED,
+    VERSION_NOT_SUPPORTED,
     Fault,
     Refused,
 )
@@ -431,7 +431,7 @@ def _check_coding(fields: Fields, value: bytes, fault: Fault) -> None:
     if value.lower() != b"chunked":
         if fault is BAD_REQUEST and _tokens(value)[-1:] == (b"chunked",):
             # RFC 9112 §6.1: a coding that is not understood is answered 501.
-            raise Refused(UNSUPPORTED_CODING, "the only transfer coding understood is chunked")
+            raise Refused(CODING_NOT_SUPPORTED, "the only transfer coding understood is chunked")
         raise Refused(fault, "Transfer-Encoding is not exactly chunked")
 
 
@@ -490,7 +490,7 @@ def _split_request_line(line: bytes) -> tuple[bytes, bytes, int]:
         if match is None:
             raise Refused(BAD_REQUEST, "the version is not HTTP/DIGIT.DIGIT")
         if match[1] != b"1":
-            raise Refused(UNSUPPORTED_VERSION, f"{version.decode()} is not spoken here")
+            raise Refused(VERSION_NOT_SUPPORTED, f"{version.decode()} is not spoken here")
         minor = 1  # RFC 9110 §2.5: a higher minor version is handled as the highest we know.
     if not target or target.translate(None, _TARGET_BYTES):
         raise Refused(BAD_REQUEST, "the target is empty or holds bytes that no URI has")

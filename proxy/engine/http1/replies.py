@@ -9,7 +9,7 @@ import msgspec
 
 from proxy.engine.http1.messages import CRLF, RequestHead
 from proxy.engine.http1.rewrite import VIA_CLIENT
-from proxy.errors import CONNECT_METHOD, Fault
+from proxy.errors import METHOD_NOT_ALLOWED, Fault
 
 
 def problem(
@@ -31,13 +31,14 @@ def problem(
             "status": fault.status,
             "detail": detail,
             "error": fault.error,
+            "code": fault.code,
             "request_id": request_id,
         }
     )
     extra = b""
     if fault.status in (429, 503):
         extra += b"Retry-After: %d\r\n" % max(1, ceil(retry_after))
-    if fault is CONNECT_METHOD:
+    if fault is METHOD_NOT_ALLOWED:
         extra += b"Allow: %b\r\n" % _METHODS
     if not keep_alive:
         extra += b"Connection: close\r\n"
@@ -45,14 +46,15 @@ def problem(
         extra += b"Connection: keep-alive\r\n"
     head = (
         b"HTTP/1.1 %d %b\r\nDate: %b\r\nContent-Type: application/problem+json\r\n"
-        b"Content-Length: %d\r\nProxy-Status: fairlead; error=%b\r\nCache-Control: no-store\r\n"
-        b"%b%b\r\n"
+        b'Content-Length: %d\r\nProxy-Status: fairlead; error=%b; details="%b"\r\n'
+        b"Cache-Control: no-store\r\n%b%b\r\n"
         % (
             fault.status,
-            fault.phrase.encode() if fault.status != 499 else b"Client Closed Request",
+            fault.phrase.encode(),
             formatdate(usegmt=True).encode(),
             len(body),
             fault.error.encode(),
+            fault.code.encode(),
             extra,
             VIA_CLIENT,
         )

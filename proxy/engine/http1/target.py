@@ -12,7 +12,7 @@ import re
 from typing import Final
 
 from proxy.engine.http1.messages import RequestHead
-from proxy.errors import BAD_REQUEST, BAD_TARGET, CONNECT_METHOD, Refused
+from proxy.errors import BAD_REQUEST, METHOD_NOT_ALLOWED, Refused
 
 _UNRESERVED: Final = frozenset(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
@@ -48,12 +48,17 @@ def refuse_encoded_separators(path: str) -> None:
     others, so what such a path is under cannot be said. Raises `Refused`."""
     upper = path.upper()
     if "%2F" in upper or "%5C" in upper:
-        raise Refused(BAD_TARGET, "an encoded slash or backslash in the path of a prefix route")
+        raise _bad_path("an encoded slash or backslash in the path of a prefix route")
+
+
+def _bad_path(detail: str) -> Refused:
+    """The request itself was sound: its connection may go on."""
+    return Refused(BAD_REQUEST, detail, framed=True)
 
 
 def _other_form(request: RequestHead, raw: bytes) -> bytes:
     if request.method == b"CONNECT":
-        raise Refused(CONNECT_METHOD, "CONNECT is not served here")
+        raise Refused(METHOD_NOT_ALLOWED, "CONNECT is not served here")
     if raw == b"*":
         if request.method != b"OPTIONS":
             raise Refused(BAD_REQUEST, "the target * is for OPTIONS only")
@@ -81,7 +86,7 @@ def _normalise(path: bytes) -> bytes:
     """Percent-encodings of unreserved characters decoded, the others in upper case
     (RFC 3986 §6.2.2), dot segments removed (§5.2.4)."""
     if b"\\" in path:
-        raise Refused(BAD_TARGET, "a backslash in the path")
+        raise _bad_path("a backslash in the path")
     if b"%" in path:
         path = _PERCENT.sub(_decode, path)
     if b"/." not in path:
@@ -102,10 +107,10 @@ def _normalise(path: bytes) -> bytes:
 def _decode(match: re.Match[bytes]) -> bytes:
     digits = match[1]
     if digits is None or not _HEX.fullmatch(digits):
-        raise Refused(BAD_TARGET, "a percent sign that two hex digits do not follow")
+        raise _bad_path("a percent sign that two hex digits do not follow")
     byte = int(digits, 16)
     if byte == 0:
-        raise Refused(BAD_TARGET, "an encoded NUL in the path")
+        raise _bad_path("an encoded NUL in the path")
     if byte in _UNRESERVED:
         return bytes((byte,))
     return b"%" + digits.upper()

@@ -12,7 +12,7 @@ from proxy.engine.resilience.breaker import Breaker
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.resilience.retry import RetryBudget
 from proxy.engine.resilience.waiting import WaitingLine
-from proxy.errors import BREAKER_OPEN, RATE_LIMITED, Fault, Refused, Replay
+from proxy.errors import BREAKER_OPEN, CLOSED_EARLY, RATE_LIMITED, Fault, Refused
 from proxy.model import ServiceSettings
 
 if TYPE_CHECKING:
@@ -24,14 +24,6 @@ request's doing, and would be the same elsewhere."""
 
 LIMIT_OF: Final = {RATE_LIMITED: "rate_limit", BREAKER_OPEN: "circuit_breaker"}
 """Fault → what of the service's settings refused the request."""
-
-_REASONS: Final = {
-    "connection_terminated": "reset",
-    "http_protocol_error": "reset",
-    "http_response_incomplete": "reset",
-    "http_response_timeout": "first_byte",
-}
-"""RFC 9209 error type → the word in `retry.on`."""
 
 
 class Policies:
@@ -101,17 +93,22 @@ class Policies:
             return Refused(BREAKER_OPEN, "the service fails too often and is left alone for now")
         return None
 
-    def may_repeat(self, fault: Fault, method: bytes, stale: bool, replayable: bool) -> bool:
+    def may_repeat(
+        self, fault: Fault, method: bytes, stale: bool, unsent: bool, replayable: bool
+    ) -> bool:
         """Whether an attempt that failed with `fault` may be made again elsewhere. `stale`: on a
-        connection that had been idle; `replayable`: all that was sent of the body is still here.
-        The budget is asked separately, last, because asking takes from it."""
-        if fault.replay is Replay.ALWAYS:
-            return "connect" in self._on
-        if fault.replay is Replay.NEVER or not replayable:
+        connection that had been idle; `unsent`: there was no connection; `replayable`: all that
+        was sent of the body is still here. The budget is asked separately, last, because asking
+        takes from it."""
+        if not fault.repeat:
             return False
-        if stale and fault.error == "connection_terminated":
+        if unsent:
+            return "connect" in self._on  # Not a byte of the request reached an instance.
+        if not replayable:
+            return False  # Some of the body is gone, or acting twice might do harm.
+        if stale and fault is CLOSED_EARLY:
             return True  # It says nothing of the instance, and costs it nothing.
-        return method in self._methods and _REASONS.get(fault.error) in self._on
+        return method in self._methods and fault.repeat in self._on
 
     def may_repeat_answer(self, method: bytes, replayable: bool) -> bool:
         """Whether a request whose answer has one of `retry_statuses` may be made again."""

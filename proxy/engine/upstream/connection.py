@@ -15,10 +15,10 @@ from proxy.engine.http1.messages import ResponseHead
 from proxy.engine.http1.parser import HEAD_END, parse_response
 from proxy.errors import (
     BAD_ANSWER,
-    BODY_GAP_TIMEOUT,
+    CLOSED_EARLY,
+    CUT_SHORT,
     FIRST_BYTE_TIMEOUT,
-    TERMINATED,
-    TRUNCATED,
+    IDLE_TIMEOUT,
     Fault,
     Refused,
 )
@@ -357,9 +357,9 @@ class UpstreamConnection(Timed):
         if isinstance(self._reader, UntilCloseBody) and error is None:
             exchange.on_body([], True)
         elif self._head is None and not self._pending:
-            self._fail(TERMINATED, f"{self._node.id} closed the connection before it answered")
+            self._fail(CLOSED_EARLY, f"{self._node.id} closed the connection before it answered")
         else:
-            self._fail(TRUNCATED, f"{self._node.id} closed the connection in mid-answer")
+            self._fail(CUT_SHORT, f"{self._node.id} closed the connection in mid-answer")
 
     def _read_the_rest(self) -> None:
         """Take in what the instance said before it reset the connection (RFC 9112 §9.6): what
@@ -391,7 +391,7 @@ class UpstreamConnection(Timed):
             self._fail(FIRST_BYTE_TIMEOUT, f"{self._node.id} did not answer within {limit:g} s")
         else:
             limit = self._settings.timeouts.idle
-            self._fail(BODY_GAP_TIMEOUT, f"{self._node.id} was silent for {limit:g} s")
+            self._fail(IDLE_TIMEOUT, f"{self._node.id} was silent for {limit:g} s")
 
     def _fail(self, fault: Fault, detail: str) -> None:
         exchange = self._exchange

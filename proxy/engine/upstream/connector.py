@@ -15,12 +15,14 @@ import structlog
 from proxy.engine.flow import as_protocol
 from proxy.engine.upstream.connection import UpstreamConnection
 from proxy.errors import (
-    CLOSED_AT_ONCE,
+    CLOSED_EARLY,
     CONNECT_REFUSED,
     CONNECT_TIMEOUT,
-    DNS_ERROR,
+    DNS_FAILED,
+    INTERNAL,
     NO_DESCRIPTOR,
-    UNROUTABLE,
+    NO_PORT,
+    UNREACHABLE,
     Fault,
     Refused,
 )
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 
 _NO_DESCRIPTOR = frozenset((errno.EMFILE, errno.ENFILE))
-_UNROUTABLE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EINVAL))
+_UNREACHABLE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL))
 
 ROOM_STEP = 0.05
 ROOM_LIMIT = 1.0
@@ -99,7 +101,7 @@ class Connector:
         if connection.closed:
             # Between the connect and this line of the task the instance has hung up.
             detail = f"{node.id} closed the connection as soon as it was open"
-            waiter.on_connect_failed(node, CLOSED_AT_ONCE, detail)
+            waiter.on_connect_failed(node, CLOSED_EARLY, detail)
         else:
             waiter.on_connected(connection)
 
@@ -144,12 +146,16 @@ def _translate(error: Exception) -> Fault:
         return CONNECT_TIMEOUT
     if isinstance(error, Refused):
         return error.fault
-    if isinstance(error, gaierror):
-        return DNS_ERROR
-    if isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR:
+    if isinstance(error, gaierror | UnicodeError):
+        return DNS_FAILED  # What the IDNA codec does not take is no name, either.
+    if not isinstance(error, OSError):
+        return INTERNAL
+    if error.errno in _NO_DESCRIPTOR:
         return NO_DESCRIPTOR
-    if isinstance(error, OSError) and error.errno in _UNROUTABLE:
-        return UNROUTABLE
+    if error.errno == errno.EADDRNOTAVAIL:
+        return NO_PORT
+    if error.errno in _UNREACHABLE:
+        return UNREACHABLE
     return CONNECT_REFUSED
 
 

@@ -11,7 +11,6 @@ workers get their part ready-made over the channel.
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple, TypeVar
@@ -20,7 +19,7 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 
 from balancers.base import Balancer
-from proxy import catalog, config_schema, yaml_lines
+from proxy import catalog, config_schema, cpus, yaml_lines
 from proxy.config_schema import did_you_mean, shown
 from proxy.model import (
     AccessLogSettings,
@@ -291,7 +290,7 @@ class _Rules:
         return Settings(
             listeners=listeners,
             admin=_overlay(AdminSettings(), file.admin),
-            workers=file.workers or len(os.sched_getaffinity(0)),
+            workers=file.workers or cpus.usable(),
             log=_overlay(LogSettings(), file.log),
             access_log=self._access_log(file.access_log),
             registry=self._registry(("registry",), file.registry),

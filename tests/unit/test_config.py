@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from balancers.base import Balancer
-from proxy import catalog
+from proxy import catalog, cpus
 from proxy.config import NOT_BUILT, ConfigError, load, parse
 from proxy.model import (
     AccessLogSettings,
@@ -66,7 +65,7 @@ routes:
   - {path_prefix: "/{service}", strip_prefix: true}
 """
     assert settings(text) == Settings(
-        workers=len(os.sched_getaffinity(0)),
+        workers=cpus.usable(),
         registry=RegistrySettings(type="etcd", endpoints=("http://127.0.0.1:2379",)),
         routes=(RouteSpec(path_prefix="/{service}", strip_prefix=True),),
     )

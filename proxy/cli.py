@@ -51,6 +51,7 @@ def version() -> None:
 @config_option
 def run(file: str) -> None:
     """Run the proxy in the foreground; it logs on standard error."""
+    _split_if_first()
     settings = _load(file)
     from proxy.control import process
 
@@ -86,6 +87,7 @@ def check(file: str) -> None:
 @click.option("--admin-port", type=click.IntRange(1, 65535), help="Port of the admin server.")
 def demo(file: str | None, port: int | None, admin_port: int | None) -> None:
     """Run the proxy with its own etcd and three sample services, until Ctrl-C."""
+    _split_if_first()
     from proxy import config
     from proxy import demo as demonstration
     from proxy.control.process import StartError
@@ -98,6 +100,15 @@ def demo(file: str | None, port: int | None, admin_port: int | None) -> None:
     except StartError as error:
         raise click.ClickException(str(error)) from None
     raise SystemExit(code)
+
+
+def _split_if_first() -> None:
+    """Before anything is loaded: a process that stays behind stays small."""
+    from proxy import init
+
+    code = init.split_if_first()
+    if code is not None:
+        raise SystemExit(code)
 
 
 def _load(file: str, complaints_are_output: bool = False) -> Settings:
@@ -212,16 +223,12 @@ def register(**given: Any) -> None:
     With COMMAND (after --) run it as a child: signals go to it, and its exit code is ours. On
     SIGTERM the instance is marked draining, then deregistered, and then COMMAND is stopped.
     """
-    from proxy.register import init
-
-    code = init.split_if_first()
-    if code is None:
-        code = _registered(given)
-    raise SystemExit(code)
+    _split_if_first()
+    raise SystemExit(_registered(given))
 
 
 def _registered(given: dict[str, Any]) -> int:
-    """What `register` does, in a process that is not the first one."""
+    """What `register` does; the exit code."""
     from proxy import log
     from proxy.register import sidecar
     from proxy.register.record import Record

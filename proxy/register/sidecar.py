@@ -19,8 +19,8 @@ import msgspec
 import structlog
 
 from proxy.health.base import Endpoint
+from proxy.init import exit_code
 from proxy.model import RegistrySettings
-from proxy.register.init import exit_code
 from proxy.register.record import Record, checked
 from proxy.register.registrar import Registrar
 from proxy.register.reporter import HealthReporter, checking

@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -74,6 +74,11 @@ def alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
+def children(pid: int) -> list[int]:
+    """Process ids of a process's children in ascending order, zombies included."""
+    return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
 class RunningProxy:
     """Owns one `fairlead run` process, its configuration file and its log file."""
 
@@ -85,10 +90,12 @@ class RunningProxy:
         environ: Mapping[str, str] | None = None,
         open_files: int | None = None,
         stderr: int | None = None,
+        started_by: Sequence[str] = (),
     ) -> None:
         """`directory` takes the files (pytest's `tmp_path`); `environ` is added to this
         process's environment; `open_files` is the limit on descriptors, soft and hard; `stderr`
-        is what it logs to in place of the file, -1 = it begins with 0, 1 and 2 closed."""
+        is what it logs to in place of the file, -1 = it begins with 0, 1 and 2 closed;
+        `started_by` is a command that is given ours."""
         self.port = free_port()
         self.admin_port = free_port()
         self.config: dict[str, Any] = {
@@ -110,6 +117,7 @@ class RunningProxy:
         if stderr == -1:
             stderr = None
             self._command = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *self._command]
+        self._command = [*started_by, *self._command]
         self._environ = {**os.environ, **(environ or {})}
         self._stderr = stderr
         self._process: subprocess.Popen[bytes] | None = None
@@ -201,9 +209,7 @@ class RunningProxy:
 
     def children(self) -> list[int]:
         """Process ids of its children in ascending order, zombies included."""
-        return sorted(
-            map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split())
-        )
+        return children(self.pid)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the control process."""

@@ -100,6 +100,14 @@ RATE_LIMITED: Final = Fault(
     "Nothing, if the limit is meant so. Behind another proxy `rate_limit.key: client_ip` needs the"
     " listener's `trusted_proxies`, or all clients share one limit.",
 )  # fmt: skip
+RATE_TABLE_FULL: Final = Fault(
+    "rate_table_full", "http_request_denied", 429, _C,
+    "Too many clients use their limits at the same time",
+    "As many keys of rate limits as there is room for (262,144) have used some of their tokens, and"
+    " there is no place for one more.",
+    "Look for a flood of invented keys in the access log; a key that clients cannot choose"
+    " (`client_ip`), or a shorter `rate_limit.per`, needs fewer places.",
+)  # fmt: skip
 NO_DESCRIPTOR: Final = Fault(
     "no_descriptor", "connection_limit_reached", 503, _P,
     "The proxy has no room for another connection",

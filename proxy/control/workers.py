@@ -153,7 +153,7 @@ class ProcessLaunch:
         self._workers = workers
         self._board = board
         self._sockets = sockets
-        self._environ = {**ALLOCATOR, **os.environ, **environ}
+        self._environ = environment_of_workers(os.environ, environ)
 
     async def __call__(self, index: int, channel: socket.socket) -> Process:
         """Start worker `index` with its end of the channel. OSError when there is no process
@@ -175,6 +175,13 @@ class ProcessLaunch:
             # it: the control process alone decides in which order things stop.
             start_new_session=True,
         )
+
+
+def environment_of_workers(own: Mapping[str, str], added: Mapping[str, str]) -> dict[str, str]:
+    """`own`: this process's environment. Whatever it says, strings are hashed under a seed that is
+    drawn at the start: with a fixed one, as some images set it, clients could choose field names
+    that all fall into one place of a dict."""
+    return {**ALLOCATOR, **own, **added, "PYTHONHASHSEED": "random"}
 
 
 class Incarnation:

@@ -219,10 +219,10 @@ class Exchange:
     def _ask_policies(self, pool: Pool, path: str, query: bytes) -> None:
         """The rate limit and the breaker of the service. Raises `Refused`."""
         policies = pool.policies
-        key = 0
+        value = b""
         if policies.rate_key is not None:
-            key = hash_key(self._property(pool.rate_source, path, query) or b"")
-        refusal = policies.admit(key, self.began)
+            value = self._property(pool.rate_source, path, query) or b""
+        refusal = policies.admit(value, self.began)
         pool.look_at_breaker()
         if refusal is not None:
             pool.counters.held_back(LIMIT_OF[refusal.fault])

@@ -40,10 +40,13 @@ class Board:
 
     @classmethod
     def create(cls, workers: int) -> Board:
-        """A new board, all zero. The file has no name and goes with its last user."""
+        """A new board, all zero but for a new secret of the rate limits. The file has no name and
+        goes with its last user."""
         fd = os.memfd_create("fairlead-load", os.MFD_CLOEXEC)
         os.ftruncate(fd, workers * SLOTS * _ITEM + limits.SIZE)
-        return cls(fd, workers)
+        board = cls(fd, workers)
+        board.buckets[: limits.SECRET] = os.urandom(limits.SECRET)
+        return board
 
     def row(self, worker: int) -> memoryview[int]:
         """The counters of one worker; only that worker may write to them."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.control.pools import panics
 from proxy.control.slow_start import FLOOR, SlowStart
+from proxy.engine.resilience.limits import SECRET, BucketTable
 from proxy.engine.resilience.waiting import WaitingLine
 from proxy.health.base import Endpoint
 from proxy.health.schedule import FASTER, JITTER, Candidate, Rules, Schedule, Target
@@ -34,6 +35,41 @@ def test_a_waiting_line_is_a_list_with_a_bound(size: int, steps: list[tuple[str,
         elif what == "call":
             assert line.call() == (model.pop(0) if model else None)
         assert len(line) == len(model) <= size
+
+
+LIMITS = {1: (1.0, 3), 2: (0.1, 5), 3: (7.0, 2), 4: (50.0, 1)}
+"""Seconds per token and burst, as the last digit of a key says."""
+
+
+@given(
+    st.integers(1, 10),
+    st.lists(
+        st.tuples(
+            st.integers(0, 4),
+            st.sampled_from(sorted(LIMITS)),
+            st.booleans(),
+            st.sampled_from([0.0, 0.0, 0.0, 0.05, 0.5, 3.0, 40.0]),
+        ),
+        min_size=20,
+        max_size=200,
+    ),
+)
+def test_no_key_gets_more_than_its_burst_and_rate_whatever_others_ask(
+    places: int, steps: list[tuple[int, int, bool, float]]
+) -> None:
+    memory = memoryview(bytearray(SECRET + places * 16))
+    workers = BucketTable(memory), BucketTable(memory)
+    now = 100.0
+    allowed: dict[int, list[float]] = {}
+    for who, limit, worker, wait in steps:
+        now += wait
+        interval, burst = LIMITS[limit]
+        key = 10 * who + limit
+        if workers[worker].take(key, interval, burst, now) == 0:
+            times = allowed.setdefault(key, [])
+            times.append(now)
+            for first, begun in enumerate(times):  # Whichever stretch of time one looks at.
+                assert len(times) - first <= burst + (now - begun) / interval + 1e-3
 
 
 keys = st.sets(st.sampled_from("abcd"), min_size=1)

@@ -113,7 +113,7 @@ class Telling(RuleBasedStateMachine):
     def guarded(self, service: str, bad: bool, wait: float) -> None:
         self.now += wait
         pool = self.worker.pools.get(service)
-        if pool is not None and pool.policies.admit(0, self.now) is None:
+        if pool is not None and pool.policies.admit(b"", self.now) is None:
             pool.look_at_breaker()
             if (breaker := pool.policies.breaker) is not None:
                 breaker.on_result(bad, self.now, breaker.opened)

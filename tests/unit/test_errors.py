@@ -20,6 +20,7 @@ PROMISED = {
     "queue_timeout": (503, "connection_limit_reached"),
     "breaker_open": (503, "connection_limit_reached"),
     "rate_limited": (429, "http_request_denied"),
+    "rate_table_full": (429, "http_request_denied"),
     "no_descriptor": (503, "connection_limit_reached"),
     "no_port": (503, "connection_limit_reached"),
     "connect_refused": (502, "connection_refused"),

@@ -6,10 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.engine.load import Board
 from proxy.engine.resilience.breaker import TRIALS, Breaker, State
-from proxy.engine.resilience.limits import SIZE, BucketTable
+from proxy.engine.resilience.limits import SECRET, SIZE, BucketTable
+from proxy.engine.resilience.policies import LIMIT_OF, Policies
 from proxy.engine.resilience.retry import FLOOR, HORIZON, RetryBudget
 from proxy.engine.resilience.waiting import WaitingLine
+from proxy.errors import RATE_LIMITED, RATE_TABLE_FULL
+from proxy.model import RateLimitSettings, ServiceSettings
 
 
 class TestRetryBudget:
@@ -190,18 +194,40 @@ class TestBucketTable:
         assert first.take(7, 1.0, 2, now=10.0) > 0
         assert second.take(7, 1.0, 2, now=10.0) > 0
 
-    @given(
-        burst=st.integers(1, 20),
-        steps=st.lists(st.floats(0, 0.5), min_size=1, max_size=200),
-    )
-    def test_never_more_than_burst_plus_rate(self, burst: int, steps: list[float]) -> None:
+    def test_a_key_without_a_place_is_refused_until_there_may_be_one(self) -> None:
+        table = BucketTable(memoryview(bytearray(SECRET + 2 * 16)))
+        assert table.take(1, 10.0, 5, now=100.0) == 0
+        assert table.take(2, 30.0, 5, now=100.0) == 0
+        assert table.take(3, 10.0, 5, now=100.0) == -10.0
+        assert table.take(3, 10.0, 5, now=109.9) == pytest.approx(-0.1)
+        assert table.take(1, 10.0, 5, now=109.9) == 0  # Who has a place keeps it,
+        assert table.take(3, 10.0, 5, now=111.0) == pytest.approx(-9.0)
+        assert table.take(3, 10.0, 5, now=121.0) == 0  # until the bucket is full.
+
+    def test_where_a_key_lies_is_a_secret_of_each_start(self) -> None:
+        def key_of_a_start() -> int:
+            board = Board.create(1)
+            keys = [BucketTable(board.buckets).key_of(b"shop", b"ann") for _ in range(2)]
+            board.close()
+            assert keys[0] == keys[1]  # All workers agree, those that replace another included.
+            return keys[0]
+
+        assert key_of_a_start() != key_of_a_start()
+
+    def test_services_have_buckets_of_their_own(self) -> None:
         table = self.make()
-        start = now = 50.0
-        taken = 0
-        for wait in steps:
-            now += wait
-            taken += table.take(9, 0.1, burst, now) == 0
-            assert taken <= burst + (now - start) / 0.1 + 1e-3
+        assert table.key_of(b"shop", b"ann") != table.key_of(b"cart", b"ann")
+
+    def test_a_request_for_whose_key_there_is_no_place_is_told_apart(self) -> None:
+        settings = ServiceSettings(rate_limit=RateLimitSettings(requests=1, per=60.0))
+        policies = Policies(7, settings, BucketTable(memoryview(bytearray(SECRET + 16))))
+        assert policies.admit(b"ann", 100.0) is None
+        known, unknown = policies.admit(b"ann", 101.0), policies.admit(b"bob", 101.0)
+        assert known is not None
+        assert unknown is not None
+        assert (known.fault, known.retry_after) == (RATE_LIMITED, 59.0)
+        assert (unknown.fault, unknown.retry_after) == (RATE_TABLE_FULL, 59.0)
+        assert LIMIT_OF[known.fault] != LIMIT_OF[unknown.fault]
 
 
 class TestWaitingLine:

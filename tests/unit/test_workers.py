@@ -9,7 +9,14 @@ import sys
 import pytest
 
 from proxy.admin_client import AdminClient, url_of
-from proxy.control.workers import LONGEST_DELAY, describe_exit, module_command, restart_delay
+from proxy.control.workers import (
+    ALLOCATOR,
+    LONGEST_DELAY,
+    describe_exit,
+    environment_of_workers,
+    module_command,
+    restart_delay,
+)
 
 
 def test_the_first_replacement_starts_at_once_and_none_waits_longer_than_a_second() -> None:
@@ -63,3 +70,10 @@ def test_where_a_local_client_reaches_a_server(bind: str, url: str) -> None:
 def test_what_is_no_admin_url(url: str) -> None:
     with pytest.raises(ValueError, match="is not a URL like"):
         AdminClient(url)
+
+
+def test_what_clients_can_make_collide_does_not_follow_from_the_environment() -> None:
+    own = {"PYTHONHASHSEED": "0", "HOME": "/", "MALLOC_TOP_PAD_": "1"}
+    environment = environment_of_workers(own, {"LEVEL": "info"})
+    assert environment["PYTHONHASHSEED"] == "random"
+    assert {**ALLOCATOR, **own, "LEVEL": "info", "PYTHONHASHSEED": "random"} == environment

@@ -12,7 +12,14 @@ from proxy.engine.resilience.breaker import Breaker
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.resilience.retry import RetryBudget
 from proxy.engine.resilience.waiting import WaitingLine
-from proxy.errors import BREAKER_OPEN, CLOSED_EARLY, RATE_LIMITED, Fault, Refused
+from proxy.errors import (
+    BREAKER_OPEN,
+    CLOSED_EARLY,
+    RATE_LIMITED,
+    RATE_TABLE_FULL,
+    Fault,
+    Refused,
+)
 from proxy.model import ServiceSettings
 
 if TYPE_CHECKING:
@@ -22,7 +29,11 @@ BAD_STATUSES: Final = frozenset((502, 503, 504))
 """Answers that speak against the instance that gave them. Not every 5xx: a 500 is mostly the
 request's doing, and would be the same elsewhere."""
 
-LIMIT_OF: Final = {RATE_LIMITED: "rate_limit", BREAKER_OPEN: "circuit_breaker"}
+LIMIT_OF: Final = {
+    RATE_LIMITED: "rate_limit",
+    RATE_TABLE_FULL: "rate_limit.table",
+    BREAKER_OPEN: "circuit_breaker",
+}
 """Fault → what of the service's settings refused the request."""
 
 
@@ -72,7 +83,7 @@ class Policies:
         self.line.size = settings.queue.size
         self.queue_limit = settings.timeouts.queue
         self.buckets = buckets
-        self._salt = service_key
+        self._salt = service_key.to_bytes(8, "big")
         rate = settings.rate_limit
         self.rate_key = None if rate is None else rate.key
         """What the rate limit is keyed on; None = no limit."""
@@ -81,11 +92,15 @@ class Policies:
         self.guarded = self.breaker is not None or rate is not None
         """Some policy wants a say before a request goes on."""
 
-    def admit(self, rate_key: int, now: float) -> Refused | None:
-        """None, or why the request is refused. `rate_key`: hash of what the limit is keyed on.
+    def admit(self, rate_value: bytes, now: float) -> Refused | None:
+        """None, or why the request is refused. `rate_value`: what the limit is keyed on.
         The breaker, if there is one, waits to hear of each request that is admitted."""
         if self.rate_key is not None:
-            wait = self.buckets.take(rate_key ^ self._salt, self._interval, self._burst, now)
+            key = self.buckets.key_of(self._salt, rate_value)
+            wait = self.buckets.take(key, self._interval, self._burst, now)
+            if wait < 0:
+                detail = f"more {self.rate_key} are limited at the same time than there is room for"
+                return Refused(RATE_TABLE_FULL, detail, -wait)
             if wait:
                 detail = f"more requests per {self.rate_key} than allowed"
                 return Refused(RATE_LIMITED, detail, wait)

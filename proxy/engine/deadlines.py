@@ -19,6 +19,12 @@ TICK: Final = 0.01
 tenth; the wheel turns a hundred times a second at most, for a few microseconds."""
 NEVER: Final = inf
 """A deadline that does not pass."""
+HORIZON: Final = 30.0
+"""Seconds ahead that an item is filed at most; one whose deadline is later is filed again then. So
+the wheel has 3,000 ticks, however long the limits are and however many were set and forgotten."""
+LOOKS: Final = 256
+"""Items looked at in one turn of the loop. Ten thousand clients that fell silent together must not
+keep the others waiting while they are closed."""
 
 
 class Timed:
@@ -51,9 +57,6 @@ class Alarm(Timed):
         self._call(now)
 
 
-_NONE: Final[set[Timed]] = set()
-
-
 class Deadlines:
     """Owns the wheel: ticks → items to look at then, and one timer for the next tick."""
 
@@ -61,8 +64,11 @@ class Deadlines:
         self, loop: asyncio.AbstractEventLoop, now: Callable[[], float] = monotonic
     ) -> None:
         self._loop = loop
-        self._slots: dict[int, set[Timed]] = {}
+        self._slots: dict[int, set[Timed] | None] = {}
+        """None where nothing is left. Its tick comes up all the same: to look for it in the heap
+        would cost more, and to enter it again each time would fill that."""
         self._order: list[int] = []
+        """The ticks, as a heap."""
         self._timer: asyncio.TimerHandle | None = None
         self._wake = NEVER
         self.now = now
@@ -71,7 +77,7 @@ class Deadlines:
 
     def __len__(self) -> int:
         """Items on the wheel, those whose deadline has moved away since included."""
-        return sum(map(len, self._slots.values()))
+        return sum(len(slot) for slot in self._slots.values() if slot)
 
     def arm(self, item: Timed, when: float) -> None:
         """`item.on_deadline` is called at `when`, a tick late at most, unless moved before."""
@@ -83,23 +89,33 @@ class Deadlines:
         """The item is gone; the wheel keeps no reference to it."""
         item.deadline = NEVER
         if item.filed != NEVER:
-            self._slots.get(round(item.filed / TICK), _NONE).discard(item)
-            item.filed = NEVER
+            self._take_out(item)
 
     def file(self, item: Timed, when: float) -> None:
-        """Look at `item` at `when`. The busiest callers set `item.deadline` themselves and come
-        here only if it is before `item.filed`."""
+        """Look at `item` at `when`, or before. The busiest callers set `item.deadline` themselves
+        and come here only if it is before `item.filed`."""
         if item.filed != NEVER:
-            self._slots[round(item.filed / TICK)].discard(item)
-        tick = int(when / TICK) + 1
+            self._take_out(item)
+        tick = int(min(when, self.now() + HORIZON) / TICK) + 1
         item.filed = tick * TICK
         slot = self._slots.get(tick)
-        if slot is None:
-            slot = self._slots[tick] = set()
+        if slot is not None:
+            slot.add(item)
+            return
+        if tick not in self._slots:
             heappush(self._order, tick)
             if item.filed < self._wake:
                 self._set_timer(item.filed)
-        slot.add(item)
+        self._slots[tick] = {item}
+
+    def _take_out(self, item: Timed) -> None:
+        tick = round(item.filed / TICK)
+        item.filed = NEVER
+        slot = self._slots[tick]
+        if slot is not None:
+            slot.discard(item)
+            if not slot:
+                self._slots[tick] = None
 
     def _set_timer(self, when: float) -> None:
         if self._timer is not None:
@@ -119,12 +135,16 @@ class Deadlines:
                 self._set_timer(self._order[0] * TICK)
 
     def expire(self, now: float) -> None:
-        """Look at everything filed up to `now`."""
+        """Look at what is filed up to `now`, at `LOOKS` of it at most: the rest is due already, so
+        the timer comes up in the loop's next turn."""
+        looks = LOOKS
         while self._order and self._order[0] * TICK <= now:
             tick = heappop(self._order)
-            slot = self._slots[tick]
             try:
-                while slot:
+                while slot := self._slots[tick]:
+                    if not looks:
+                        return
+                    looks -= 1
                     item = slot.pop()
                     item.filed = NEVER
                     if item.deadline <= now:
@@ -133,7 +153,7 @@ class Deadlines:
                     elif item.deadline != NEVER:
                         self.file(item, item.deadline)
             finally:
-                if slot:
-                    heappush(self._order, tick)  # One failed: the others are looked at next.
+                if self._slots[tick]:
+                    heappush(self._order, tick)  # Too many, or one failed: the others are next.
                 else:
                     del self._slots[tick]

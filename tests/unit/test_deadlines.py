@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from proxy.engine.deadlines import TICK, Alarm, Deadlines
+from proxy.engine.deadlines import HORIZON, LOOKS, TICK, Alarm, Deadlines
 from tests.fakes import START, SteppedLoop
 
 
@@ -143,6 +143,42 @@ def test_one_that_fails_does_not_take_the_others_along(loop: SteppedLoop, wheel:
     assert all(len(item.calls) == 1 for item in (*failing, *others))
     assert len(loop.failures) == 5
     loop.failures.clear()
+
+
+def test_limits_of_hours_that_are_set_and_forgotten_leave_nothing(
+    loop: SteppedLoop, wheel: Deadlines
+) -> None:
+    idle = Item(loop)
+    wheel.arm(idle.alarm, START + 7200)
+    for step in range(20_000):
+        alarms = [Alarm(idle.on_deadline) for _ in range(5)]
+        for alarm in alarms:
+            wheel.arm(alarm, loop.time() + 36_000)
+            alarm.deadline = loop.time() + 36_000 + step % 7
+        for alarm in alarms:
+            wheel.forget(alarm)
+        loop.advance(TICK)
+        assert len(wheel) == 1
+        assert len(wheel._slots) == len(wheel._order) <= HORIZON / TICK + 1
+    assert sum(slot is not None for slot in wheel._slots.values()) == 1
+    assert idle.calls == []
+    loop.advance(7200)
+    assert len(idle.calls) == 1
+
+
+def test_those_that_are_due_together_are_looked_at_over_several_turns(
+    loop: SteppedLoop, wheel: Deadlines
+) -> None:
+    items = [Item(loop) for _ in range(3 * LOOKS + 1)]
+    for item in items:
+        wheel.arm(item.alarm, START + 1)
+    loop.stand_still(2)
+    for turn in range(1, 3):
+        wheel.expire(loop.time())
+        assert sum(len(item.calls) for item in items) == turn * LOOKS
+    loop.advance(0)
+    assert all(len(item.calls) == 1 for item in items)
+    assert loop.timers_set == 2  # At first, and behind the turn of the loop that left one.
 
 
 def test_thousands_of_items(loop: SteppedLoop, wheel: Deadlines) -> None:

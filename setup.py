@@ -20,6 +20,7 @@ COMPILED = [
     "proxy/engine/exchange.py",
     "proxy/engine/flow.py",
     "proxy/engine/http1/body.py",
+    "proxy/engine/http1/claims.py",
     "proxy/engine/http1/messages.py",
     "proxy/engine/http1/parser.py",
     "proxy/engine/http1/properties.py",

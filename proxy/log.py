@@ -39,6 +39,28 @@ _LEVELS = {
 }
 
 
+class Novelties:
+    """Owns which texts have been named in the log: each is new once, and when there are as many as
+    may be, none is any more. For what strangers can make up at will."""
+
+    def __init__(self, most: int, longest: int) -> None:
+        """`longest`: characters, beyond which texts that begin alike count as the same."""
+        self.full = False
+        """No further one is new."""
+        self._known: set[str] = set()
+        self._most = most
+        self._longest = longest
+
+    def take(self, text: str) -> str:
+        """The text, cut to the longest that is named, if it is new; else nothing."""
+        text = text[: self._longest]
+        if self.full or text in self._known:
+            return ""
+        self._known.add(text)
+        self.full = len(self._known) >= self._most
+        return text
+
+
 def set_up(settings: LogSettings, *, stream: TextIO | None = None, **bound: Any) -> None:
     """Configure the log of this process. `bound` are key/values on each of its lines, for
     example `worker=2`. May be called again: the later call wins. `stream` None = standard error,

@@ -608,6 +608,8 @@ class WorkerStats(msgspec.Struct, frozen=True, tag=True):
     """Lines of the access log that could not be written."""
     log_dropped: int = 0
     """Lines of the log that could not be written."""
+    underscored: int = 0
+    """Fields of requests that were left out because their name has a `_`."""
     more: bool = False
     """The rest follows, in messages of the same number."""
     states: dict[str, PolicyState] = {}
@@ -637,7 +639,20 @@ class BreakerTurned(msgspec.Struct, frozen=True, tag=True):
     """Its index."""
 
 
-FromWorker = Hello | Applied | Accepting | WorkerStats | Suspect | BreakerTurned
+class FieldDropped(msgspec.Struct, frozen=True, tag=True):
+    """A client sent a field whose name has a `_`, which was left out. Told once for each name, of
+    `FIELDS_NAMED` names at most."""
+
+    name: str
+    """In lower case, cut at `LONGEST_FIELD_NAMED` characters."""
+
+
+FromWorker = Hello | Applied | Accepting | WorkerStats | Suspect | BreakerTurned | FieldDropped
+
+FIELDS_NAMED = 64
+"""Names of fields that are told of as left out: an operator finds the program that has one among
+these; further ones are a client that invents them, and are only counted."""
+LONGEST_FIELD_NAMED = 128
 
 DURATION_BOUNDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,

@@ -21,7 +21,7 @@ from proxy.engine.http1.properties import field, property_of, source_of
 from proxy.engine.http1.target import refuse_encoded_separators, resolve
 from proxy.engine.routing import Match, RouteTable
 from proxy.errors import HEAD_TOO_LARGE, NO_INSTANCE, NO_ROUTE, UNKNOWN_SERVICE, Fault, Refused
-from proxy.model import ListenerLimits, Settings
+from proxy.model import ListenerLimits, ListenerSettings, Settings
 
 CLIENT_SIDE = "of the client that asks"
 """Said in place of a value that only a real connection has."""
@@ -34,6 +34,8 @@ class Target(NamedTuple):
     path: str
     query: bytes
     """With its question mark, or empty."""
+    trusted: bool
+    """Some listener believes what proxies in front say; here everybody is taken for one."""
 
 
 def explain(
@@ -59,12 +61,12 @@ def explain(
         "routes": [],
     }
     try:
-        target = _read(method, url, given)
+        target = _read(method, url, given, settings.listeners)
     except Refused as refusal:
         return {**document, "answer": _own_answer(refusal.fault, refusal.detail)}
 
     def get(name: str) -> str | None:
-        value = field(target.fields, name.encode("utf-8"))
+        value = field(target.fields, name.encode("utf-8"), target.trusted)
         return None if value is None else _text(value)
 
     document["request"] |= {"host": target.fields.host_name, "path": target.path}
@@ -99,7 +101,12 @@ def _request_fields(url: str, fields: Sequence[tuple[str, str]]) -> list[tuple[s
     return result
 
 
-def _read(method: str, url: str, fields: Sequence[tuple[str, str]]) -> Target:
+def _read(
+    method: str,
+    url: str,
+    fields: Sequence[tuple[str, str]],
+    listeners: Sequence[ListenerSettings],
+) -> Target:
     """As a listener would. Raises `Refused`; ValueError if it would be several requests."""
     parts = urlsplit(url)
     line = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -110,7 +117,8 @@ def _read(method: str, url: str, fields: Sequence[tuple[str, str]]) -> Target:
     try:
         request = parse_request(head, ListenerLimits().fields)
         path, query, _ = resolve(request)
-        return Target(request.fields, path, query)
+        trusted = any(listener.trusted_proxies for listener in listeners)
+        return Target(request.fields, path, query, trusted)
     except TooManyFields:
         raise Refused(HEAD_TOO_LARGE, "too many header fields") from None
 
@@ -184,7 +192,7 @@ def _key(word: str, target: Target) -> dict[str, Any]:
     if source[0] == "client_ip":
         value = CLIENT_SIDE
     else:
-        found = property_of(source, target.fields, target.path, target.query, b"")
+        found = property_of(source, target.fields, target.path, target.query, target.trusted)
         value = _text(found or b"")
     return {"source": word, "value": value or None}
 

@@ -362,6 +362,11 @@ def _process_families(scrape: Scrape) -> Iterator[Metric]:
         "Lines of the log that could not be written, by all processes.",
         value=scrape.totals.log_dropped + scrape.log_dropped,
     )
+    yield CounterMetricFamily(
+        "fairlead_fields_dropped",
+        "Fields of requests that were left out because their name has a _.",
+        value=scrape.totals.underscored,
+    )
     applies = HistogramMetricFamily(
         "fairlead_snapshot_apply_seconds",
         "Time for which a change of the pools held a worker's loop.",

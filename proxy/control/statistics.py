@@ -82,6 +82,7 @@ class Reported:
     states: dict[str, PolicyState] = field(default_factory=dict)
     access_log_dropped: int = 0
     log_dropped: int = 0
+    underscored: int = 0
 
     def take(self, message: WorkerStats) -> None:
         """One message. An instance that left and came back counts from 0 again."""
@@ -89,6 +90,7 @@ class Reported:
         self.tunnels = message.tunnels
         self.access_log_dropped = message.access_log_dropped
         self.log_dropped = message.log_dropped
+        self.underscored = message.underscored
         self.services.update(message.services)
         self.states.update(message.states)
         for node in message.nodes:
@@ -108,6 +110,7 @@ class Retired:
     nodes: dict[tuple[str, str], NodeTotal] = field(default_factory=dict)
     access_log_dropped: int = 0
     log_dropped: int = 0
+    underscored: int = 0
 
     def plus(self, dead: Reported, known: Container[tuple[str, str]]) -> Retired:
         """With those of one more worker. Instances that are not in `known`, (service, node
@@ -123,6 +126,7 @@ class Retired:
             nodes=nodes,
             access_log_dropped=both.access_log_dropped,
             log_dropped=both.log_dropped,
+            underscored=both.underscored,
         )
 
 
@@ -145,6 +149,10 @@ class Totals:
     @property
     def log_dropped(self) -> int:
         return sum(part.log_dropped for part in self._parts)
+
+    @property
+    def underscored(self) -> int:
+        return sum(part.underscored for part in self._parts)
 
     def service(self, name: str) -> ServiceTotal:
         """The sum of one service; zeros for one that nobody counted for."""

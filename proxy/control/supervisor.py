@@ -32,7 +32,11 @@ from proxy.engine.load import Board
 from proxy.health.base import Check, Endpoint
 from proxy.health.monitor import Finding, Monitor, Plan
 from proxy.health.schedule import Candidate, Rules
+from proxy.log import Novelties
 from proxy.model import (
+    FIELDS_NAMED,
+    LONGEST_FIELD_NAMED,
+    FieldDropped,
     HealthCheckSettings,
     Instance,
     Membership,
@@ -136,6 +140,7 @@ class Supervisor:
         self._looked_at: dict[str, tuple[Instance, ...]] = {}
         """Service → the instances that the monitor was told of."""
         self._suspects: list[Suspect] = []
+        self._fields_named = Novelties(FIELDS_NAMED, LONGEST_FIELD_NAMED)
         self._refused_at: dict[str, float] = {}
         self._ejected_at: dict[tuple[str, str], float] = {}
         self._pace_changed = asyncio.Event()
@@ -371,9 +376,17 @@ class Supervisor:
     def _on_notice(self, notice: Notice) -> None:
         if isinstance(notice, Suspect):
             self._on_suspect(notice)
+        elif isinstance(notice, FieldDropped):
+            self._on_field_dropped(notice.name)
         elif notice.state != "trying":
             kind = "breaker_opened" if notice.state == "open" else "breaker_closed"
             self._publish(kind, service=notice.service, worker=notice.worker)
+
+    def _on_field_dropped(self, name: str) -> None:
+        """All workers tell of it; the log does once."""
+        if self._fields_named.take(name):
+            last = self._fields_named.full
+            log.warning("field_dropped", name=name, reason="its name has a _", last_named=last)
 
     def _on_suspect(self, suspect: Suspect) -> None:
         if not self._suspects:

@@ -12,6 +12,7 @@ The dialogue (`model.ToWorker`, `model.FromWorker`):
       WorkerStats(0)      ─▶                             each second: also the sign of life
       Suspect(instance)   ─▶                             it fails in live traffic
       BreakerTurned       ─▶                             a circuit breaker opened or closed
+      FieldDropped        ─▶                             a client's field was left out
                           ◀─    ReopenAccessLog
                           ◀─    Collect(n)
       WorkerStats(n)      ─▶
@@ -48,6 +49,7 @@ from proxy.model import (
     Collect,
     Configure,
     Drain,
+    FieldDropped,
     FromWorker,
     Hello,
     Pools,
@@ -60,7 +62,7 @@ from proxy.model import (
 
 log = structlog.get_logger()
 
-Notice = Suspect | BreakerTurned
+Notice = Suspect | BreakerTurned | FieldDropped
 """What a worker says that concerns more than itself."""
 
 STEADY = 5.0
@@ -369,7 +371,7 @@ class Incarnation:
                 if message.more:
                     return
                 self.answered = max(self.answered, message.number)
-            case Suspect() | BreakerTurned():
+            case Suspect() | BreakerTurned() | FieldDropped():
                 self._on_notice(message)
                 return
         self._on_change()

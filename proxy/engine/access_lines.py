@@ -230,7 +230,7 @@ class JsonLines(Lines):
             fields.host if fields.hosts else None,
             agent,
             referer,
-            fields.forwarded_for if trusted else None,
+            fields.claims.get(b"x-forwarded-for") if trusted else None,
         )
         text = self._texts.get(values)
         if text is None:

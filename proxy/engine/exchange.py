@@ -25,6 +25,8 @@ from proxy.engine.http1.rewrite import (
     BY_CLOSE,
     NO_BODY,
     accepts_offer,
+    extra_lines,
+    forwarded_prefix,
     interim_head,
     offered_upgrade,
     request_head,
@@ -94,6 +96,8 @@ class Exchange:
     """One whose kept connection turned out to be closed, which says nothing against it."""
     connection: UpstreamConnection | None = None
     upgrade: bytes | None = None
+    extra = b""
+    """Field lines for the instance that belong to this request alone."""
     framing = NO_BODY
     status = 0
     """Status the client got; 0 = none yet."""
@@ -142,8 +146,12 @@ class Exchange:
     def start(self, body_done: bool) -> None:
         """The head is read. `body_done`: there is no body, or all of it is here already."""
         self.body_done = body_done
-        if self.request.fields.max_forwards is not None and self._is_for_us():
-            return
+        fields = self.request.fields
+        if fields.unusual:
+            if fields.underscored:
+                self.worker.on_underscored(fields.underscored)
+            if self._is_for_us():
+                return
         try:
             self._route()
         except Refused as refusal:
@@ -193,28 +201,43 @@ class Exchange:
         spec = match.spec
         if "%" in path and spec.path_prefix is not None:
             refuse_encoded_separators(path)
-        if fields.via and any(worker.via_token in via for via in fields.via):
-            raise Refused(LOOP, "the request carries this proxy's own Via mark")
-        if fields.expect is not None and fields.expect.lower() != b"100-continue":
-            raise Refused(EXPECTATION_FAILED, "the only expectation understood is 100-continue")
+        if fields.unusual:
+            self._look_closer()
         if pool.policies.guarded:
             self._ask_policies(pool, path, query)
-        if fields.upgrade is not None:
-            self.upgrade = offered_upgrade(request)
         if pool.uses_key:
             self.key = self._key(pool, path, query)
         if as_received and not match.changes_path:
             target = request.target
         else:
             target = match.rewrite(path).encode("ascii") + query
+            if match.changes_path:
+                self._tell_prefix(match.stripped(path))
         self.request_id = fields.request_id or worker.next_request_id()
         self.head = request_head(
-            request, target, spec.set_host, self.request_id, self.upgrade, self.client.facts
+            request, target, spec.set_host, self.request_id, self.extra, self.client.facts
         )
         if pool.settings.timeouts.total:
             self.total = Alarm(self.on_total_timeout)
             self.unsettled = True
             worker.deadlines.arm(self.total, self.began + pool.settings.timeouts.total)
+
+    def _look_closer(self) -> None:
+        """What few requests have. Raises `Refused`."""
+        fields = self.request.fields
+        if fields.via and any(self.worker.via_token in via for via in fields.via):
+            raise Refused(LOOP, "the request carries this proxy's own Via mark")
+        if fields.expect is not None and fields.expect.lower() != b"100-continue":
+            raise Refused(EXPECTATION_FAILED, "the only expectation understood is 100-continue")
+        self.upgrade = offered_upgrade(self.request)
+        self._tell_prefix("")
+
+    def _tell_prefix(self, stripped: str) -> None:
+        """Tell the instance of the prefix that its paths have for the client."""
+        told = None
+        if self.client.facts.trusted:
+            told = self.request.fields.claims.get(b"x-forwarded-prefix")
+        self.extra = extra_lines(self.upgrade, forwarded_prefix(told, stripped.encode("ascii")))
 
     def _ask_policies(self, pool: Pool, path: str, query: bytes) -> None:
         """The rate limit and the breaker of the service. Raises `Refused`."""
@@ -825,7 +848,8 @@ class Exchange:
 
     def field(self, name: str) -> str | None:
         """A request field by lower-case name, for routes that match on one."""
-        value = field(self.request.fields, name.encode("latin-1"))
+        trusted = self.client.facts.trusted
+        value = field(self.request.fields, name.encode("latin-1"), trusted)
         return None if value is None else value.decode("latin-1")
 
     def _key(self, pool: Pool, path: str, query: bytes) -> int:
@@ -834,8 +858,10 @@ class Exchange:
         return hash_key(value) if value else NO_KEY
 
     def _property(self, source: Source, path: str, query: bytes) -> bytes | None:
-        address = self.client.facts.address
-        return property_of(source, self.request.fields, path, query, address)
+        facts = self.client.facts
+        if source[0] == "client_ip":
+            return facts.address
+        return property_of(source, self.request.fields, path, query, facts.trusted)
 
 
 class _HeldAnswer(NamedTuple):

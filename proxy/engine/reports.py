@@ -125,4 +125,5 @@ class Reports:
             more=more,
             access_log_dropped=self._dropped(),
             log_dropped=self._log_dropped(),
+            underscored=self._counters.underscored,
         )

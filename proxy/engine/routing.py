@@ -70,6 +70,11 @@ class Match(NamedTuple):
             return new or "/"
         return f"{new.rstrip('/')}/{rest.lstrip('/')}"
 
+    def stripped(self, path: str) -> str:
+        """The prefix that the instance's path lacks; empty if something took its place."""
+        replaced = self.spec.rewrite_prefix not in (None, "/")
+        return "" if replaced or not self.changes_path else path[: self.prefix_length]
+
 
 class _Route:
     """A line of the file, prepared."""

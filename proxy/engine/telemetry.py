@@ -98,11 +98,13 @@ class ServiceCounters:
 class WorkerCounters:
     """Owns the counts that belong to no service, and the table of those that do."""
 
-    __slots__ = ("client_connections", "services", "tunnels")
+    __slots__ = ("client_connections", "services", "tunnels", "underscored")
 
     def __init__(self) -> None:
         self.client_connections = 0
         self.tunnels = 0
+        self.underscored = 0
+        """Fields of requests that were left out because their name has a `_`."""
         self.services: dict[str, ServiceCounters] = {}
 
     def service(self, name: str) -> ServiceCounters:

@@ -39,9 +39,12 @@ from proxy.engine.tunnel import Tunnel
 from proxy.engine.upstream.connector import Connector
 from proxy.engine.upstream.unreachable import Unreachable
 from proxy.errors import NO_DESCRIPTOR, Fault, Side
+from proxy.log import Novelties
 from proxy.log import lost as lost_lines
 from proxy.model import (
     BACKLOG,
+    FIELDS_NAMED,
+    LONGEST_FIELD_NAMED,
     UNROUTED,
     Accept,
     Accepting,
@@ -51,6 +54,7 @@ from proxy.model import (
     Collect,
     Configure,
     Drain,
+    FieldDropped,
     Hello,
     ReopenAccessLog,
     Suspect,
@@ -144,6 +148,8 @@ class Worker:
         """Unique for all practical purposes: 64 random bits for the worker, then a count."""
         self._log_budget = LOG_BURST
         self._log_dropped = 0
+        self._fields_named = Novelties(FIELDS_NAMED, LONGEST_FIELD_NAMED)
+        """Of those that were left out."""
         self._channel: Channel[ToWorker] = Channel(ToWorker, self.on_message, self._on_orphaned)
         self._reports = Reports(
             self.counters,
@@ -467,6 +473,16 @@ class Worker:
         """Bytes that never became a request were answered."""
         if self.access_log is not None:
             self.access_log.refused(fault, client.facts, answer, request_id)
+
+    def on_underscored(self, names: tuple[bytes, ...]) -> None:
+        """Fields of a request were left out: CGI-like programs would take them for others."""
+        self.counters.underscored += len(names)
+        for raw in names:
+            if self._fields_named.full:
+                break
+            name = self._fields_named.take(raw.decode("latin-1").lower())
+            if name:
+                self._channel.send(FieldDropped(name=name))
 
     def log_fault(self, fault: Fault, detail: str, exchange: Exchange) -> None:
         """A request that did not go well."""

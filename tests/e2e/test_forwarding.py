@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -19,7 +20,7 @@ import pytest_asyncio
 from proxy.errors import FAULTS
 from tests.e2e.origin import Call, Origin, echo
 from tests.e2e.raw_http import Answer, Client, ask, request
-from tests.e2e.running import RunningProxy, free_port
+from tests.e2e.running import RunningProxy, eventually, free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -188,6 +189,27 @@ async def test_the_instance_gets_clean_fields_and_the_forwarding_ones(site: Site
     assert head.get("X-Forwarded-Port") == str(site.port)
     assert head.get("X-Request-ID") == "mine-1"
     assert (head.get("Via") or "").startswith("1.1 fairlead (")
+
+
+async def test_a_field_that_is_left_out_for_its_underscore_is_named_once(site: Site) -> None:
+    for _ in range(3):
+        answer = await ask(site.port, "GET", "/api/1", (("Odd_Name", "1"), ("Usual", "1")))
+        assert answer.status == 200
+        assert site.latest().head.get("Usual") == "1"
+    lines = await eventually(
+        lambda: [line for line in site.proxy.log().splitlines() if "odd_name" in line],
+        5.0,
+        "a line about the field",
+    )
+    assert [json.loads(line)["event"] for line in lines] == ["field_dropped"]
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(site.proxy.admin + "/metrics") as answer,
+    ):
+        metrics = await answer.text()
+    counted = re.search(r"^fairlead_fields_dropped_total (\S+)", metrics, re.MULTILINE)
+    assert counted is not None
+    assert float(counted[1]) >= 3
 
 
 async def test_the_client_gets_no_hop_by_hop_field_of_the_instance(site: Site) -> None:

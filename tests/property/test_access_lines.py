@@ -153,7 +153,7 @@ def test_queries_left_out(format: str) -> None:
 
 def test_only_a_trusted_peer_is_quoted_on_those_before_it() -> None:
     lines = JsonLines(True)
-    request = head(forwarded_for=b"203.0.113.9, 10.1.1.1")
+    request = head(claims={b"x-forwarded-for": b"203.0.113.9, 10.1.1.1"})
     for _ in range(2):  # The second time from memory.
         assert json.loads(lines.line(entry(request=request)))["forwarded_for"] is None
         trusted = json.loads(lines.line(entry(request=request, trusted=True)))
@@ -255,7 +255,9 @@ def test_a_cut_value_is_whole_up_to_the_cut(value: bytes, longest: int) -> None:
 def test_no_line_is_longer_than_what_a_pipe_takes_whole(format: str, byte: bytes) -> None:
     long = byte * 9000
     pairs = [(b"User-Agent", long), (b"Referer", long)]
-    request = head(long, b"M" * 9000, long, pairs=pairs, request_id=long, forwarded_for=long)
+    request = head(
+        long, b"M" * 9000, long, pairs=pairs, request_id=long, claims={b"x-forwarded-for": long}
+    )
     node = Node(PoolNode("k", "i" * 500, "a" * 500, 65535, 1, "ready", 1))
     longest = max(FAULTS, key=lambda code: len(code + FAULTS[code].error))
     worst = entry(

@@ -148,7 +148,7 @@ def test_clients_that_share_a_block_do_not_share_an_address() -> None:
     heads = set()
     for address in ("10.0.0.1", "10.0.0.2"):
         facts = ClientFacts(address, 80, False, b"")
-        heads.add(request_head(get(b"/"), b"/", None, b"id", None, facts))
+        heads.add(request_head(get(b"/"), b"/", None, b"id", b"", facts))
     assert len(heads) == 2
 
 

@@ -27,6 +27,15 @@ def stream() -> Iterator[io.StringIO]:
     structlog.reset_defaults()
 
 
+def test_each_text_is_new_once_and_only_so_many_are() -> None:
+    seen = log.Novelties(3, 4)
+    assert [seen.take(text) for text in ("a", "b", "a", "longer", "long")] == [
+        "a", "b", "", "long", ""
+    ]  # fmt: skip
+    assert seen.full
+    assert seen.take("c") == ""
+
+
 def test_json_lines_carry_event_level_time_and_what_is_bound(stream: io.StringIO) -> None:
     log.set_up(LogSettings(), stream=stream, worker=2)
     structlog.get_logger().info("ready", seconds=0.5)

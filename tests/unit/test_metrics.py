@@ -64,6 +64,7 @@ PROMISED = {
     "fairlead_workers": (),
     "fairlead_access_log_dropped_total": (),
     "fairlead_log_dropped_total": (),
+    "fairlead_fields_dropped_total": (),
     "fairlead_snapshot_apply_seconds": ("worker",),
     "fairlead_snapshot_apply_longest_seconds": ("worker",),
 }

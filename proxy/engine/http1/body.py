@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final, Protocol
 
+from proxy.engine.http1.claims import is_claim
 from proxy.errors import Fault, Refused
 
 _NOTHING: Final[list[bytes]] = []
@@ -165,8 +166,7 @@ _FORBIDDEN: Final = frozenset(
         # Framing, routing, and what a proxy takes out of heads for the same reasons.
         b"transfer-encoding", b"content-length", b"host", b"trailer", b"te", b"connection",
         b"keep-alive", b"proxy-connection", b"upgrade", b"via", b"expect", b"max-forwards",
-        b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port",
-        b"forwarded", b"x-real-ip", b"x-request-id",
+        b"x-request-id", b"proxy",
         # Who asks, and under which conditions: decided before the body is read.
         b"authorization", b"proxy-authorization", b"proxy-authenticate", b"www-authenticate",
         b"cookie", b"set-cookie", b"range", b"if-match", b"if-none-match", b"if-range",
@@ -182,7 +182,7 @@ servers merge trailers into the head."""
 
 def _may_trail(line: bytes) -> bool:
     name = line.partition(b":")[0].lower()
-    return name not in _FORBIDDEN and b"_" not in name
+    return name not in _FORBIDDEN and b"_" not in name and not is_claim(name)
 
 
 def last_chunk(trailers: bytes) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 CRLF: Final = b"\r\n"
+_NONE: Final[dict[bytes, bytes]] = {}
 
 
 class Fields:
@@ -67,13 +68,18 @@ class RequestFields(Fields):
     expect: bytes | None = None
     te_trailers = False
     request_id: bytes | None = None
-    forwarded_for: bytes | None = None
-    forwarded_proto: bytes | None = None
-    forwarded_host: bytes | None = None
-    forwarded_port: bytes | None = None
-    forwarded: bytes | None = None
-    real_ip: bytes | None = None
     max_forwards: bytes | None = None
+    claims: dict[bytes, bytes] = _NONE
+    """What only a trusted proxy may say (`claims.py`): lower-case name → value."""
+    claims_named: dict[bytes, bytes] = _NONE
+    """Those that `Connection` names as well: they are not passed on."""
+    claim_lines = b""
+    """How they are passed on, without those that are written anew."""
+    underscored: tuple[bytes, ...] = ()
+    """Names of fields that were left out because of a `_`."""
+    unusual = False
+    """Something in it needs a look: Via, Expect, Upgrade, Max-Forwards, X-Forwarded-Prefix, or a
+    name that was left out. One question instead of six for each request."""
     passed = b""
     """What goes on to the instance whatever the client: plain fields, framing, Via."""
 

@@ -21,6 +21,7 @@ from typing import Final, Generic, TypeVar
 
 import httptools
 
+from proxy.engine.http1.claims import is_claim
 from proxy.engine.http1.messages import (
     CRLF,
     Fields,
@@ -31,6 +32,7 @@ from proxy.engine.http1.messages import (
 )
 from proxy.engine.http1.rewrite import (
     BY_LENGTH,
+    WRITTEN_ANEW,
     passed_fields,
     relayed_fields,
     strip_named,
@@ -74,14 +76,12 @@ VIA: Final = 8
 TRAILER: Final = 9
 TE: Final = 10
 REQUEST_ID: Final = 11
-X_FOR: Final = 12
-X_PROTO: Final = 13
-X_HOST: Final = 14
-X_PORT: Final = 15
-FORWARDED: Final = 16
-REAL_IP: Final = 17
-MAX_FORWARDS: Final = 18
-KEEP_ALIVE: Final = 19
+MAX_FORWARDS: Final = 12
+KEEP_ALIVE: Final = 13
+CLAIM: Final = 14
+"""Only a trusted proxy may say it. In place of its value the whole line is kept."""
+UNDERSCORE: Final = 15
+"""Dropped. In place of its value its name is kept."""
 
 _REQUEST_KINDS: Final = {
     b"host": HOST,
@@ -94,13 +94,10 @@ _REQUEST_KINDS: Final = {
     b"trailer": TRAILER,
     b"te": TE,
     b"x-request-id": REQUEST_ID,
-    b"x-forwarded-for": X_FOR,
-    b"x-forwarded-proto": X_PROTO,
-    b"x-forwarded-host": X_HOST,
-    b"x-forwarded-port": X_PORT,
-    b"forwarded": FORWARDED,
-    b"x-real-ip": REAL_IP,
     b"max-forwards": MAX_FORWARDS,
+    # CGI programs get it as HTTP_PROXY, from which they and what they start take their own proxy
+    # ("httpoxy"). No client has a use for it.
+    b"proxy": DROP,
     # Hop-by-hop by RFC 9110 §7.6.1 or by long custom.
     b"keep-alive": DROP,
     b"proxy-connection": DROP,
@@ -187,9 +184,9 @@ class _FieldReader:
     """Spellings of names remembered: real traffic has a few hundred; a client that invents
     names must not grow a worker."""
 
-    def __init__(self, kinds: dict[bytes, int], drop_underscores: bool) -> None:
+    def __init__(self, kinds: dict[bytes, int], of_requests: bool) -> None:
         self._kinds = kinds
-        self._drop_underscores = drop_underscores
+        self._of_requests = of_requests
         self._names: dict[bytes, int] = {}
         self._plain: Memo[bytes] = Memo(self._LINES, self._LONGEST)
         """Lines without meaning to a proxy, and how they are serialised."""
@@ -242,6 +239,10 @@ class _FieldReader:
             plain.append(serialised)
             self._plain.put(line, serialised)
         else:
+            if kind == CLAIM:
+                value = b"%b: %b" % (name, value)
+            elif kind == UNDERSCORE:
+                value = name
             field = kind, value
             special.append(field)
             self._special.put(line, field)
@@ -268,8 +269,12 @@ class _FieldReader:
         # X_Forwarded_For reaches CGI-like instances as the same variable as X-Forwarded-For,
         # so a name with an underscore is a way around every rule below.
         lower = name.lower()
-        dropped = self._drop_underscores and b"_" in lower
-        kind = DROP if dropped else self._kinds.get(lower, PLAIN)
+        kind = self._kinds.get(lower, PLAIN)
+        if self._of_requests:
+            if b"_" in lower:
+                kind = UNDERSCORE
+            elif kind == PLAIN and is_claim(lower):
+                kind = CLAIM
         if len(self._names) < self._NAMES:
             self._names[name] = kind
         return kind
@@ -280,8 +285,8 @@ _BLOCKS: Final = 256
 stays below a megabyte per direction."""
 LONGEST_BLOCK: Final = 2048
 
-_request_reader: Final = _FieldReader(_REQUEST_KINDS, drop_underscores=True)
-_response_reader: Final = _FieldReader(_RESPONSE_KINDS, drop_underscores=False)
+_request_reader: Final = _FieldReader(_REQUEST_KINDS, of_requests=True)
+_response_reader: Final = _FieldReader(_RESPONSE_KINDS, of_requests=False)
 _request_memo: Final[Memo[RequestFields]] = Memo(_BLOCKS, LONGEST_BLOCK)
 _response_memo: Final[Memo[ResponseFields]] = Memo(_BLOCKS, LONGEST_BLOCK)
 _hosts: Final[Memo[str]] = Memo(1024, 256)
@@ -351,28 +356,22 @@ def _read_request_fields(block: bytes) -> RequestFields:
     except ValueError as error:
         raise Refused(BAD_REQUEST, str(error)) from None
     fields = RequestFields(plain, len(plain) + len(special))
+    claims: list[bytes] = []
+    underscored: list[bytes] = []
     for kind, value in special:
         if kind == HOST:
             fields.hosts += 1
             fields.host = value
         elif kind == CONNECTION:
             fields.set_connection(fields.connection + _tokens(value))
-        elif kind == X_FOR:
-            fields.forwarded_for = _joined(fields.forwarded_for, value)
         elif kind == REQUEST_ID:
             fields.request_id = value
         elif kind == EXPECT:
             fields.expect = _joined(fields.expect, value)
-        elif kind == X_PROTO:
-            fields.forwarded_proto = value
-        elif kind == X_HOST:
-            fields.forwarded_host = value
-        elif kind == X_PORT:
-            fields.forwarded_port = value
-        elif kind == FORWARDED:
-            fields.forwarded = _joined(fields.forwarded, value)
-        elif kind == REAL_IP:
-            fields.real_ip = value
+        elif kind == CLAIM:
+            claims.append(value)
+        elif kind == UNDERSCORE:
+            underscored.append(value)
         elif kind == TE:
             fields.te_trailers = fields.te_trailers or b"trailers" in _tokens(value)
         elif kind == MAX_FORWARDS:
@@ -380,8 +379,22 @@ def _read_request_fields(block: bytes) -> RequestFields:
         else:
             _common_field(fields, kind, value, BAD_REQUEST)
     fields.host_name = _hosts.young.get(fields.host) or _host_name(fields.host)
+    named: tuple[bytes, ...] = ()
     if fields.connection:
-        _forget_named(fields, strip_named(fields))
+        named = strip_named(fields)
+        if b"x-request-id" in named:
+            fields.request_id = None
+    if claims:
+        _take_claims(fields, claims, frozenset(named))
+    fields.underscored = tuple(underscored)
+    fields.unusual = (
+        fields.via != ()
+        or fields.expect is not None
+        or fields.upgrade is not None
+        or fields.max_forwards is not None
+        or underscored != []
+        or b"x-forwarded-prefix" in fields.claims
+    )
     fields.passed = passed_fields(fields)
     return fields
 
@@ -435,22 +448,26 @@ def _check_coding(fields: Fields, value: bytes, fault: Fault) -> None:
         raise Refused(fault, "Transfer-Encoding is not exactly chunked")
 
 
-_FORGETTABLE: Final = {
-    b"x-forwarded-for": "forwarded_for",
-    b"x-forwarded-proto": "forwarded_proto",
-    b"x-forwarded-host": "forwarded_host",
-    b"x-forwarded-port": "forwarded_port",
-    b"forwarded": "forwarded",
-    b"x-real-ip": "real_ip",
-    b"x-request-id": "request_id",
-}
+def _take_claims(fields: RequestFields, lines: list[bytes], named: frozenset[bytes]) -> None:
+    """`lines`: those of the fields that only a trusted proxy may set; `named`: by `Connection`."""
+    claims: dict[bytes, bytes] = {}
+    claims_named: dict[bytes, bytes] = {}
+    passed = []
+    for line in lines:
+        name, _, value = line.partition(b": ")
+        lower = name.lower()
+        values = claims_named if lower in named else claims
+        before = None if lower in _NOT_LISTS else values.get(lower)
+        values[lower] = _joined(before, value)
+        if values is claims and lower not in WRITTEN_ANEW:
+            passed.append(line + CRLF)
+    fields.claims = claims
+    fields.claims_named = claims_named
+    fields.claim_lines = b"".join(passed)
 
 
-def _forget_named(fields: RequestFields, names: tuple[bytes, ...]) -> None:
-    for name in names:
-        attribute = _FORGETTABLE.get(name)
-        if attribute is not None:
-            setattr(fields, attribute, None)
+_NOT_LISTS: Final = (b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port")
+"""Of several lines the last counts: a proxy adds its own behind what it was sent."""
 
 
 _BARE = re.compile(rb"(?<!\r)\n|\r[^\n]")

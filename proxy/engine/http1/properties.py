@@ -18,12 +18,6 @@ _SET_APART: Final = {
     b"expect": "expect",
     b"upgrade": "upgrade",
     b"x-request-id": "request_id",
-    b"x-forwarded-for": "forwarded_for",
-    b"x-forwarded-proto": "forwarded_proto",
-    b"x-forwarded-host": "forwarded_host",
-    b"x-forwarded-port": "forwarded_port",
-    b"forwarded": "forwarded",
-    b"x-real-ip": "real_ip",
 }
 """Fields that mean something to a proxy, so that the parser keeps them by themselves."""
 
@@ -34,29 +28,30 @@ def source_of(word: str) -> Source:
     return source, name.lower() if source == "header" else name
 
 
-def field(fields: RequestFields, name: bytes) -> bytes | None:
-    """The value of a field by lower-case name; None when it is absent."""
+def field(fields: RequestFields, name: bytes, trusted: bool) -> bytes | None:
+    """The value of a field by lower-case name; None when it is absent. `trusted`: by a proxy that
+    may speak of others; without that, what only such a one may say counts as absent."""
     attribute = _SET_APART.get(name)
-    if attribute is None:
-        return fields.get(name)
-    value: bytes | None = getattr(fields, attribute)
-    return value
+    if attribute is not None:
+        value: bytes | None = getattr(fields, attribute)
+        return value
+    if trusted and name in fields.claims:
+        return fields.claims[name]
+    return fields.get(name)
 
 
 def property_of(
-    source: Source, fields: RequestFields, path: str, query: bytes, client: bytes
+    source: Source, fields: RequestFields, path: str, query: bytes, trusted: bool
 ) -> bytes | None:
-    """The value of a property; None when the request has no such thing. `path` as it is matched,
-    `query` with its question mark; `client`: the client's address."""
+    """The value of a property other than `client_ip`; None when the request has no such thing.
+    `path` as it is matched, `query` with its question mark; `trusted`: see `field`."""
     where, name = source
-    if where == "client_ip":
-        return client
     if where == "host":
         return fields.host_name.encode("ascii")
     if where == "path":
         return path.encode("ascii")
     if where == "header":
-        return field(fields, name.encode("latin-1"))
+        return field(fields, name.encode("latin-1"), trusted)
     if where == "cookie":
         return _pair(fields.get(b"cookie"), b";", name)
     if where == "query":

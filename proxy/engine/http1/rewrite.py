@@ -28,6 +28,12 @@ _TOKEN_BYTES: Final = (
     b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
 
+WRITTEN_ANEW: Final = (
+    b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port",
+    b"x-forwarded-prefix", b"forwarded",
+)  # fmt: skip
+"""Fields that say something of ours, whatever came."""
+
 _NOT_NAMES: Final = (b"close", b"keep-alive", b"upgrade", b"te")
 
 
@@ -112,22 +118,23 @@ class ClientFacts:
         host = fields.host
         out = host if set_host is None else set_host.encode("ascii")
         lines = []
+        elements: bytes | None = None
         for_, proto, asked, port = self.address, self.scheme, host, self.port
         if self.trusted:
-            if fields.forwarded_for is not None:
-                for_ = fields.forwarded_for + b", " + for_
-            proto = fields.forwarded_proto or proto
-            asked = fields.forwarded_host or asked
-            port = fields.forwarded_port or port
-            if fields.forwarded is not None and not self._forwarded:
-                lines.append(b"Forwarded: %b\r\n" % fields.forwarded)
-            if fields.real_ip is not None:
-                lines.append(b"X-Real-IP: %b\r\n" % fields.real_ip)
+            claims = fields.claims
+            chain = claims.get(b"x-forwarded-for")
+            if chain is not None:
+                for_ = chain + b", " + for_
+            proto = claims.get(b"x-forwarded-proto") or proto
+            asked = claims.get(b"x-forwarded-host") or asked
+            port = claims.get(b"x-forwarded-port") or port
+            elements = claims.get(b"forwarded")
+            lines.append(fields.claim_lines)
         if self._forwarded:
             element = self._element(host)
-            if self.trusted and fields.forwarded is not None:
-                element = fields.forwarded + b", " + element
-            lines.append(b"Forwarded: %b\r\n" % element)
+            elements = element if elements is None else elements + b", " + element
+        if elements is not None:
+            lines.append(b"Forwarded: %b\r\n" % elements)
         lines.append(
             b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\n"
             b"X-Forwarded-Port: %b\r\n%b" % (for_, proto, asked, port, self._via)
@@ -190,19 +197,34 @@ def request_head(
     target: bytes,
     set_host: str | None,
     request_id: bytes,
-    upgrade: bytes | None,
+    extra: bytes,
     facts: ClientFacts,
 ) -> bytes:
-    """The head as the instance gets it."""
-    tail = facts.tail(request.fields, set_host)
-    if upgrade is not None:
-        tail += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade
-    return b"%b %b HTTP/1.1\r\n%bX-Request-ID: %b\r\n\r\n" % (
+    """The head as the instance gets it. `extra`: field lines of this request alone."""
+    return b"%b %b HTTP/1.1\r\n%b%bX-Request-ID: %b\r\n\r\n" % (
         request.method,
         target,
-        tail,
+        facts.tail(request.fields, set_host),
+        extra,
         request_id,
     )
+
+
+def extra_lines(upgrade: bytes | None, prefix: bytes | None) -> bytes:
+    """What a head has beyond the usual: the upgrade it offers, the prefix it lost."""
+    lines = b""
+    if upgrade is not None:
+        lines = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade
+    return lines if prefix is None else b"%bX-Forwarded-Prefix: %b\r\n" % (lines, prefix)
+
+
+def forwarded_prefix(told: bytes | None, stripped: bytes) -> bytes | None:
+    """What the instance's paths begin with for the client; None = with nothing. `told`: what a
+    proxy in front says of itself. The two become one path: programs that take the last member of
+    a list for all there is would make wrong links of two."""
+    if told is None or not stripped:
+        return told or stripped or None
+    return b"".join(member.strip(b" \t").rstrip(b"/") for member in told.split(b",")) + stripped
 
 
 # How a response body ends on the client's side.

@@ -1,0 +1,179 @@
+"""What clients say of themselves, and what is told of them in its place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.model import (
+    BalancerSpec,
+    ListenerSettings,
+    RouteSpec,
+    ServiceSettings,
+)
+from tests.wiring import CLIENT, OK, OK_RELAYED, forwarded, request
+
+TRUSTING = ListenerSettings(trusted_proxies=("192.0.2.0/24",))
+CLAIMS = (
+    *(f"X-Forwarded-{x}: said" for x in ("Server", "Ssl", "Scheme", "Uri", "User", "Client-Cert")),
+    "X-Forwarded: said", "X-Real-IP: said", "True-Client-IP: said", "CF-Connecting-IP: said",
+    "X-Cluster-Client-IP: said", "Client-Cert: said", "Client-Cert-Chain: said",
+    "X-SSL-Client-Verify: said", "X-Client-Cert: said", "X-Original-URL: /said",
+    "X-Rewrite-URL: /said", "X-Envoy-External-Address: said", "x-FORWARDED-anything: said",
+)  # fmt: skip
+
+
+def test_an_untrusted_client_gets_no_claim_through(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /", *CLAIMS, "X-Forwarded-Prefix: /said", "Proxy: said"))
+    a = wire.accepted()
+    a.expect(forwarded("GET /"))
+    a.send(OK)
+    client.expect(OK_RELAYED)
+
+
+def test_from_a_trusted_proxy_claims_pass_but_for_one_that_nobody_may_make(make: Any) -> None:
+    wire = make(listener=TRUSTING)
+    client = wire.client()
+    client.send(request("GET /", *CLAIMS, "Proxy: said"))
+    a = wire.accepted()
+    a.expect(forwarded("GET /", *CLAIMS))
+    a.send(OK)
+    client.expect(OK_RELAYED)
+
+
+def test_a_trusted_proxy_may_call_its_claims_hop_by_hop(make: Any) -> None:
+    wire = make(listener=TRUSTING)
+    client = wire.client()
+    client.send(
+        request("GET /", "Connection: X-Real-IP, X-Forwarded-For, X-Forwarded-Prefix",
+                "X-Real-IP: 198.51.100.9", "X-Forwarded-For: 198.51.100.9",
+                "X-Forwarded-Prefix: /said", "X-SSL-Cert: kept")
+    )  # fmt: skip
+    a = wire.accepted()
+    a.expect(forwarded("GET /", "X-SSL-Cert: kept"))
+    a.send(OK)
+    client.expect(OK_RELAYED)
+
+
+@pytest.mark.parametrize("listener", [ListenerSettings(), TRUSTING])
+def test_nobody_makes_claims_in_trailers(make: Any, listener: ListenerSettings) -> None:
+    wire = make(listener=listener)
+    client = wire.client()
+    chunks = b"0\r\n%b\r\nProxy: said\r\nX_Real_IP: said\r\nX-Sum: 1\r\n\r\n" % (
+        "\r\n".join((*CLAIMS, "X-Forwarded-For: said", "Forwarded: for=said")).encode()
+    )
+    client.send(request("POST /", "Transfer-Encoding: chunked", body=chunks))
+    a = wire.accepted()
+    a.expect(forwarded("POST /", "Transfer-Encoding: chunked", body=b"0\r\nX-Sum: 1\r\n\r\n"))
+    a.send(OK)
+    client.expect(OK_RELAYED)
+
+
+@pytest.mark.parametrize(("listener", "service"), [(ListenerSettings(), "b"), (TRUSTING, "a")])
+def test_routes_look_at_claims_of_trusted_proxies_only(
+    make: Any, listener: ListenerSettings, service: str
+) -> None:
+    routes = (
+        RouteSpec(path_prefix="/", headers={"X-SSL-Client-Verify": "SUCCESS"}, service="a"),
+        RouteSpec(path_prefix="/", service="b"),
+    )
+    services = {name: ServiceSettings() for name in "abs"}
+    wire = make(routes=routes, services=services, listener=listener)
+    wire.serve("a", service="a")
+    wire.serve("b", service="b")
+    client = wire.client()
+    client.send(request("GET /", "X-SSL-Client-Verify: SUCCESS"))
+    instance = wire.accepted(service)
+    instance.take()
+    instance.send(OK)
+    client.expect(OK_RELAYED)
+    instance.eof()
+
+
+def test_hash_keys_are_not_taken_from_claims_of_clients(make: Any) -> None:
+    hashing = ServiceSettings(balancer=BalancerSpec(type="consistent_hash", key="header:x-real-ip"))
+    for listener, keyed in ((ListenerSettings(), False), (TRUSTING, True)):
+        wire = make("a", "b", settings=hashing, listener=listener)
+        client = wire.client()
+        client.send(request("GET /", "X-Real-IP: 198.51.100.9"))
+        [connection] = wire.worker.clients
+        assert (connection.exchange.key >= 0) is keyed
+        instance = wire.connected()
+        instance.take()
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+
+
+def test_fields_with_an_underscore_are_counted_for_each_request(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /", "Plain: 1"))
+    a = wire.accepted()
+    a.expect(forwarded("GET /", "Plain: 1"))
+    a.send(OK)
+    client.expect(OK_RELAYED)
+    for _ in range(2):
+        client.send(request("GET /", "X_Real_IP: 1", "x_real_ip: 1", "A_B: 1"))
+        a.expect(forwarded("GET /"))
+        a.send(OK)
+        client.expect(OK_RELAYED)
+    assert wire.worker.counters.underscored == 6
+
+
+@pytest.mark.parametrize(
+    ("route", "path", "told"),
+    [
+        (RouteSpec(path_prefix="/api", strip_prefix=True, service="s"), "/api/x", "/api"),
+        (RouteSpec(path_prefix="/api", strip_prefix=True, service="s"), "/api", "/api"),
+        (RouteSpec(path_prefix="/api/", strip_prefix=True, service="s"), "/api/x", "/api"),
+        (RouteSpec(path_prefix="/svc/{service}", strip_prefix=True), "/svc/s/x", "/svc/s"),
+        (RouteSpec(path_prefix="/api", rewrite_prefix="/", service="s"), "/api/x", "/api"),
+        (RouteSpec(path_prefix="/api", rewrite_prefix="/v2", service="s"), "/api/x", None),
+        (RouteSpec(path_prefix="/api", service="s"), "/api/x", None),
+        (RouteSpec(path_prefix="/", strip_prefix=True, service="s"), "/api/x", None),
+    ],
+)
+@pytest.mark.parametrize("trusted", [False, True])
+def test_the_instance_is_told_of_the_prefix_that_was_stripped(
+    make: Any, route: RouteSpec, path: str, told: str | None, trusted: bool
+) -> None:
+    wire = make(routes=(route,), listener=TRUSTING if trusted else None)
+    client = wire.client()
+    for said, before in (((), ""), (("X-Forwarded-Prefix: /outer/, /inner",), "/outer/inner")):
+        client.send(request(f"GET {path}", *said))
+        instance = wire.connected()
+        sent = instance.take()
+        expected = told
+        if trusted and before:
+            expected = "/outer/, /inner" if told is None else before + told
+        lines = [line for line in sent.split(b"\r\n") if line.startswith(b"X-Forwarded-Prefix")]
+        assert lines == ([] if expected is None else [f"X-Forwarded-Prefix: {expected}".encode()])
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+        instance.eof()
+
+
+def test_a_stripped_prefix_is_told_beside_an_offered_upgrade(make: Any) -> None:
+    wire = make(routes=(RouteSpec(path_prefix="/ws", strip_prefix=True, service="s"),))
+    client = wire.client()
+    client.send(request("GET /ws/x", "Connection: Upgrade", "Upgrade: websocket"))
+    a = wire.accepted()
+    a.expect(
+        forwarded("GET /x", after=("Connection: Upgrade", "Upgrade: websocket",
+                                   "X-Forwarded-Prefix: /ws"))
+    )  # fmt: skip
+    a.send(OK)
+    client.expect(OK_RELAYED)
+
+
+def test_chains_of_trusted_proxies_are_extended(make: Any) -> None:
+    wire = make(listener=TRUSTING)
+    client = wire.client()
+    client.send(request("GET /", "X-Forwarded-For: 198.51.100.9", "Forwarded: for=198.51.100.9"))
+    a = wire.accepted()
+    a.expect(forwarded("GET /", "Forwarded: for=198.51.100.9", for_=f"198.51.100.9, {CLIENT[0]}"))
+    a.send(OK)
+    client.expect(OK_RELAYED)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 import proxy
+from proxy import listings
+from proxy.listings import count
 
 if TYPE_CHECKING:
     from proxy.admin_client import AdminClient
@@ -69,9 +70,9 @@ def check(file: str) -> None:
     # Here the complaints are what was asked for, so they are output and not errors.
     settings = _load(file, complaints_are_output=True)
     click.echo(
-        f"{file}: good: {_count(len(settings.listeners), 'listener')},"
-        f" {_count(len(settings.routes), 'route')},"
-        f" {_count(len(settings.services), 'service')} by name"
+        f"{file}: good: {count(len(settings.listeners), 'listener')},"
+        f" {count(len(settings.routes), 'route')},"
+        f" {count(len(settings.services), 'service')} by name"
     )
 
 
@@ -125,10 +126,6 @@ def _complain(error: ConfigError, to_errors: bool = True) -> NoReturn:
     for complaint in error.complaints:
         click.echo(str(complaint), err=to_errors)
     raise SystemExit(2) from None
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 # --------------------------------------------------------------------- the service's side
@@ -343,23 +340,8 @@ def services(admin: str | None, token: str | None, file: str, as_json: bool) -> 
     if as_json:
         click.echo(json.dumps(document, indent=2))
         return
-    _table(
-        ["SERVICE", "READY", "UNHEALTHY", "EJECTED", "DRAINING", "BALANCER", "SOURCE", ""],
-        [
-            [
-                row["name"],
-                f"{row['ready']}/{row['total']}",
-                row["unhealthy"],
-                row["ejected"],
-                row["draining"],
-                row["balancer"],
-                row["source"],
-                ", ".join(short for short, _, _ in _unusual(row)),
-            ]
-            for row in document["services"]
-        ],
-        "no services",
-    )
+    for line in listings.services(document):
+        click.echo(line)
 
 
 @main.command()
@@ -374,9 +356,21 @@ def instances(service: str, admin: str | None, token: str | None, file: str, as_
     if as_json:
         click.echo(json.dumps(document, indent=2))
         return
-    _instances(document["instances"])
-    for _, what, told in _unusual(document):
-        click.echo(f"{what}: {told}")
+    for line in listings.instances(document):
+        click.echo(line)
+
+
+@main.command()
+@admin_options
+@json_option
+def registry(admin: str | None, token: str | None, file: str, as_json: bool) -> None:
+    """Tell what the running proxy knows of its registry, and which records it cannot read."""
+    document = _get(_client(admin, token, file), "/api/v1/registry")
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+        return
+    for line in listings.registry(document):
+        click.echo(line)
 
 
 @main.command()
@@ -400,8 +394,8 @@ def explain(
     if as_json:
         click.echo(json.dumps(document, indent=2))
         return
-    for line in _explained(document):
-        click.echo(_printable(line))
+    for line in listings.explained(document):
+        click.echo(listings.printable(line))
 
 
 @main.command()
@@ -434,120 +428,3 @@ def _set_drain(verb: str, instance: str, client: AdminClient) -> None:
     except AdminError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"{instance}: {verb}ed")
-
-
-def _explained(document: dict[str, Any]) -> Iterator[str]:
-    """The explanation as text, in the order a request goes through it."""
-    request = document["request"]
-    yield f"request    {request['method']} {request['url']}"
-    for route in document["routes"]:
-        mark = "->" if route["taken"] else "  "
-        yield f"route {route['index']:>3} {mark} {_route_words(route)}: {route['reason']}"
-    if document["service"] is not None:
-        yield f"service    {document['service']}"
-        yield f"path       {document['path_for_instance']}"
-    if "balancer" in document:
-        key = document["key"]
-        by = ""
-        if key is not None:
-            value = (
-                "nothing in this request: a random pick" if key["value"] is None else key["value"]
-            )
-            by = f" by {key['source']} ({value})"
-        yield f"balancer   {document['balancer']}{by}"
-        for _, what, told in _unusual(document):
-            yield f"{what:9}  {told}"
-        for mark, rows in (("may be picked", "candidates"), ("not picked", "others")):
-            for row in document[rows]:
-                reason = f" ({row['reason']})" if row["reason"] else ""
-                endpoint = f"{row['address']}:{row['port']}"
-                yield f"{mark:13}  {row['id']}  {endpoint}  {row['status']}{reason}"
-    answer = document["answer"]
-    if answer is not None:
-        yield f"answer     {answer['status']} {answer['fault']}: {answer['detail']}"
-
-
-def _unusual(service: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """What is not as it should be with a service, of a document that has it: in a word or two for
-    a list, what it is about, and a sentence."""
-    if service.get("panic"):
-        yield "PANIC", "panic", "too few instances are ready, so health is ignored"
-    if service.get("source") == "fallback":
-        told = "the registry knows no instance, so fallback_instances are used"
-        yield "FALLBACK", "fallback", told
-    limits = service.get("limits") or {}
-    breakers = limits.get("breaker") or {}
-    all_ = sum(breakers.values())
-    for state, effect in (
-        ("open", "requests are answered 503 at once"),
-        ("trying", "a few requests are let through, and decide"),
-    ):
-        if count := breakers.get(state, 0):
-            told = f"{state} in {count} of {_count(all_, 'worker')}: {effect}"
-            yield f"BREAKER {state.upper()} {count}/{all_}", "breaker", told
-    waiting = _count(limits.get("waiting", 0), "request")
-    if full := limits.get("queue_full", 0):
-        told = f"full in {_count(full, 'worker')}, {waiting} in all: what comes on top gets 503"
-        yield "QUEUE FULL", "queue", told
-    elif limits.get("waiting"):
-        yield "QUEUE", "queue", f"{waiting} in all, for an instance with room"
-
-
-def _route_words(route: dict[str, Any]) -> str:
-    """A route's conditions in a few words."""
-    words = [f"host {route['host']}"] if "host" in route else []
-    words += [f"path {route['path_prefix']}"] if "path_prefix" in route else []
-    words += ["|".join(route["methods"])] if "methods" in route else []
-    words += [f"{name}: {value}" for name, value in route.get("headers", {}).items()]
-    return ", ".join(words) or "everything"
-
-
-def _instances(rows: list[dict[str, Any]]) -> None:
-    _table(
-        [
-            *("INSTANCE", "ENDPOINT", "STATUS", "WEIGHT", "VERSION"),
-            *("IN FLIGHT", "REQUESTS", "FAILED", "REASON"),
-        ],
-        [
-            [
-                row["id"],
-                f"{row['address']}:{row['port']}",
-                row["status"],
-                row["weight"],
-                row["version"],
-                "-" if row["inflight"] is None else row["inflight"],
-                row["requests"],
-                row["failures"],
-                row["reason"] or _doubts(row),
-            ]
-            for row in rows
-        ],
-        "no instances",
-    )
-
-
-def _doubts(row: dict[str, Any]) -> str:
-    """What there is to say of one that is ready, and yet avoided."""
-    if workers := row["unreachable_from"]:
-        return f"no connection from {_count(workers, 'worker')}"
-    if workers := row["tried_out_by"]:
-        return f"tried out by {_count(workers, 'worker')}"
-    return ""
-
-
-def _table(head: list[str], rows: list[list[Any]], empty: str) -> None:
-    """Columns as wide as their widest cell; nothing after the last one."""
-    if not rows:
-        click.echo(empty)
-        return
-    lines = [head, *([_printable(str(cell)) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
-
-
-def _printable(text: str) -> str:
-    """Without control characters: what is in the registry was written by others, and must not
-    drive the terminal."""
-    return "".join(char if char.isprintable() else "�" for char in text)

@@ -73,6 +73,16 @@ class InvalidRecord(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     kept: bool
     """True when the key's last good value is still served."""
+    service: str = ""
+    """The service that the key names; "" = it names none."""
+
+
+class OddRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A registry value that is used, although something in it was not understood."""
+
+    key: str
+    reason: str
+    service: str
 
 
 class RegistrySource(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +128,7 @@ class RegistryStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since the registry last answered anything; None = never."""
     instances: int = 0
     invalid: tuple[InvalidRecord, ...] = ()
+    odd: tuple[OddRecord, ...] = ()
     resyncs: Mapping[str, int] = {}
     """Full lists after the first, by reason."""
     differences: int = 0

@@ -173,20 +173,20 @@ class Admin:
     async def _services(self, request: web.Request) -> web.Response:
         supervisor = self._supervisor
         totals = await supervisor.collect()
-        return _json(status.services(supervisor.book.pools, supervisor.settings, totals))
+        pools, registry = supervisor.book.pools, supervisor.registry
+        return _json(status.services(pools, supervisor.settings, totals, registry))
 
     async def _service(self, request: web.Request) -> web.Response:
         supervisor = self._supervisor
         name = request.match_info["service"]
-        pool = supervisor.book.pools.get(name)
+        registry = supervisor.registry
+        pool = status.known(supervisor.book.pools, supervisor.settings, registry).get(name)
         if pool is None:
             raise web.HTTPNotFound(text=f"no service {name!r}")
         totals = await supervisor.collect()
         settings = status.settings_of(supervisor.settings, name)
-        held = {(one.service, one.id) for one in supervisor.registry.held}
-        return _json(
-            status.service(pool, settings, totals, supervisor.board.total, time.monotonic(), held)
-        )
+        now = time.monotonic()
+        return _json(status.service(pool, settings, totals, supervisor.board.total, now, registry))
 
     async def _drain(self, request: web.Request) -> web.Response:
         service, id_ = request.match_info["service"], request.match_info["id"]

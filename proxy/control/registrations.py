@@ -40,8 +40,6 @@ MAX_REGISTRATIONS = 1000
 should have etcd within reach, and a client that makes up ids must not fill etcd."""
 MAX_BODY = 16 * 1024
 """Bytes. Every proxy holds every record; the usual one has 300."""
-MAX_NAME = 255
-"""Bytes of a service name or an id, which appear in keys, URLs and metric labels."""
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -105,7 +103,7 @@ def read(name: Name, body: bytes) -> Wanted:
         many = f"{len(complaints)} reasons" if len(complaints) > 1 else complaints[0].detail
         raise Refusal(400, f"the record is refused: {many}", tuple(complaints))
     # Whatever was judged above: what is written must be what every reader can read.
-    instance = records.read(*name, body)
+    instance, _ = records.read(*name, body)
     return Wanted(
         address=instance.address,
         port=instance.port,
@@ -121,8 +119,8 @@ def _bad_names(name: Name) -> Iterator[Complaint]:
     for what, text in zip(("service", "instance"), name, strict=True):
         if "/" in text or not text.isprintable():
             yield Complaint(what, f"{text[:80]!r}: must be printable and without '/'")
-        elif len(text.encode(errors="replace")) > MAX_NAME:
-            yield Complaint(what, f"longer than {MAX_NAME} bytes")
+        elif len(text.encode(errors="replace")) > records.MAX_NAME:
+            yield Complaint(what, f"longer than {records.MAX_NAME} bytes")
 
 
 def _bad_fields(document: dict[str, Any]) -> Iterator[Complaint]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -12,7 +12,14 @@ from proxy.control.pools import Member, Pool
 from proxy.control.slow_start import SCALE
 from proxy.control.statistics import NodeTotal, Reported, Totals
 from proxy.control.workers import Worker
-from proxy.model import RegistryStatus, RouteSpec, ServiceSettings, Settings
+from proxy.model import (
+    InvalidRecord,
+    OddRecord,
+    RegistryStatus,
+    RouteSpec,
+    ServiceSettings,
+    Settings,
+)
 
 Inflight = Callable[[int], int]
 """Requests in flight in all workers, by board column."""
@@ -25,12 +32,29 @@ def settings_of(settings: Settings, service: str) -> ServiceSettings:
     return settings.services.get(service, settings.defaults)
 
 
-def services(pools: Mapping[str, Pool], settings: Settings, totals: Totals) -> dict[str, Any]:
+def known(
+    pools: Mapping[str, Pool], settings: Settings, registry: RegistryStatus
+) -> dict[str, Pool]:
+    """The pools, and an empty one for each service that has none: those of the configuration that
+    nobody registered, and those of which no record could be read."""
+    configured = {*settings.services, *(route.service for route in settings.routes)}
+    refused = {record.service for record in registry.invalid}
+    names = (configured | refused) - pools.keys() - {None, ""}
+    return {**pools, **{name: Pool(name, static=False) for name in names if name}}
+
+
+def services(
+    pools: Mapping[str, Pool], settings: Settings, totals: Totals, registry: RegistryStatus
+) -> dict[str, Any]:
     """`GET /api/v1/services`: a summary of each service, by name."""
+    refused = _by_service(registry.invalid)
     return {
         "services": [
-            service_summary(pools[name], settings_of(settings, name), totals)
-            for name in sorted(pools)
+            {
+                **service_summary(pool, settings_of(settings, name), totals),
+                "refused": refused.get(name, []),
+            }
+            for name, pool in sorted(known(pools, settings, registry).items())
         ]
     }
 
@@ -63,13 +87,12 @@ def service(
     settings: ServiceSettings,
     totals: Totals,
     inflight: Inflight,
-    now: float = 0.0,
-    held: Container[tuple[str, str]] = (),
+    now: float,
+    registry: RegistryStatus,
 ) -> dict[str, Any]:
-    """`GET /api/v1/services/{s}`: the summary and every instance, in the registry's order.
-
-    `held`: (service, id) of those that are kept although their registration expired.
-    """
+    """`GET /api/v1/services/{s}`: the summary and every instance, in the registry's order;
+    `refused` are its records that cannot be read, `odd` those that were understood in part."""
+    held = {one.id for one in registry.held if one.service == pool.service}
     return {
         **service_summary(pool, settings, totals),
         "slow_start": pool.warming,
@@ -78,11 +101,23 @@ def service(
             {
                 **instance(member, totals.node(pool.service, member.instance.key), inflight, now),
                 "effective_weight": node.weight / SCALE if pool.scaled else node.weight,
-                "held": (pool.service, member.instance.id) in held,
+                "held": member.instance.id in held,
             }
             for member, node in zip(pool.members, pool.snapshot.nodes, strict=True)
         ],
+        "refused": _by_service(registry.invalid).get(pool.service, []),
+        "odd": _by_service(registry.odd).get(pool.service, []),
     }
+
+
+def _by_service(
+    records: Iterable[InvalidRecord | OddRecord],
+) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        fields = msgspec.to_builtins(record)
+        found.setdefault(fields.pop("service"), []).append(fields)
+    return found
 
 
 def standing(service: str, settings: ServiceSettings, totals: Totals) -> dict[str, Any]:

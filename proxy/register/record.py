@@ -14,12 +14,7 @@ import msgspec
 
 from proxy.register.errors import InvalidRecord
 from proxy.registry import records
-
-MAX_NAME = 255
-"""Bytes of a service name or an id. They appear in keys, URLs and metric labels; the longest
-DNS name is as long."""
-MAX_VALUE = 64 * 1024
-"""Bytes of a record. etcd takes 1.5 MB, and every proxy reads every record."""
+from proxy.registry.records import MAX_NAME, MAX_VALUE
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

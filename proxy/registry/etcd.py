@@ -27,6 +27,7 @@ import structlog
 
 from proxy.model import Departure, Membership, RegistrySettings, RegistryStatus
 from proxy.registry.base import Provider
+from proxy.registry.complaints import Complaints
 from proxy.registry.etcd_gateway import Gateway, Watch, prefix_end
 from proxy.registry.etcd_wire import (
     Compacted,
@@ -143,6 +144,7 @@ class EtcdProvider(Provider):
         self._clock = clock
         # For the provider's life.
         self._view = View(prefix)
+        self._complaints = Complaints()
         self._range = (self._view.prefix, prefix_end(self._view.prefix))
         self._gateways = [
             Gateway(url, tls=settings.tls, username=settings.username, password=settings.password)
@@ -183,6 +185,7 @@ class EtcdProvider(Provider):
                 await self._changed.wait()
                 await asyncio.sleep(max(0.0, earliest - self._clock()))
                 self._changed.clear()
+                self._complaints.tell(self._view.news(), self._clock())
                 membership = self._view.membership()
                 if membership is not current and not self._closed:
                     current = membership
@@ -200,6 +203,7 @@ class EtcdProvider(Provider):
             age=None if self._contact is None else max(0.0, self._clock() - self._contact),
             instances=self._view.instances,
             invalid=self._view.invalid(),
+            odd=self._view.odd(),
             resyncs=dict(self._resyncs),
             differences=self._differences,
             last_error=self._last_error,

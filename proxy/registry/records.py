@@ -1,15 +1,15 @@
 """One registry key and its JSON value → an `Instance`, or the reason why not.
 
-Pure. The rules are strict where a wrong guess would send traffic astray (address, port, key)
-and lenient where it would not (version, unknown fields, numbers among the metadata): one
-registrar's sloppy label must not cost a service an instance.
+Pure. The rules are strict where a wrong guess would send traffic astray (address, port, key) and
+lenient everywhere else: one registrar's sloppy label must not cost a service an instance.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from ipaddress import ip_address
-from typing import Annotated
+from socket import AF_INET, AF_INET6, inet_pton
+from typing import Any
 
 import msgspec
 
@@ -19,28 +19,31 @@ MAX_WEIGHT = 65_535
 """Larger weights count as this: hash rings hold points per unit of weight, so one record with
 a weight of a billion would otherwise eat the memory of every worker. nginx's ceiling too."""
 
+MAX_VALUE = 64 * 1024
+"""Bytes of a record. The usual one has 300, etcd takes 1.5 MB, and every proxy reads and keeps
+every record."""
+
+MAX_NAME = 255
+"""Bytes of a service's name or an id. They appear in keys, URLs and metric labels; the longest
+DNS name is as long."""
+
+HEALTHY = frozenset({"healthy", "up", "passing", "ok", "warning", "true"})
+"""Words that mean `healthy`, in any case: ours, Eureka's, Consul's (whose `warning` is served, as
+Consul's own DNS does) and what people write."""
+
+DRAINING = frozenset({"draining", "maintenance", "out_of_service"})
+"""Words that mean `draining`, in any case: ours, Consul's, Eureka's."""
+
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})\Z")
+_ZONE = re.compile(r"[A-Za-z0-9_.-]{1,15}\Z")
+_NUMBER = re.compile(r"(?:[0-9]+|0[xX][0-9A-Fa-f]*)\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-
-_Scalar = str | int | float | bool | None
-
-
-class _Health(msgspec.Struct):
-    status: str | None = None
-    message: str | None = None
-
-
-class _Record(msgspec.Struct):
-    """The fields that are read. Anything else in the value is ignored."""
-
-    address: str
-    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
-    version: _Scalar = None
-    metadata: dict[str, _Scalar] | None = None
-    health: _Health | None = None
-
-
-_decoder = msgspec.json.Decoder(_Record)
+_ESCAPES = re.compile(
+    r"\\(?:u[dD][89abAB][0-9A-Fa-f]{2}\\u[dD][c-fC-F][0-9A-Fa-f]{2}"
+    r"|(u[dD][89a-fA-F][0-9A-Fa-f]{2})|.)",
+    re.DOTALL,
+)
+"""Each escape of a JSON text; the group is half of a surrogate pair without the other half."""
 
 
 class Unreadable(Exception):
@@ -61,31 +64,40 @@ def split_key(key: bytes, prefix: bytes) -> tuple[str, str]:
         raise Unreadable(f"key is not of the form {prefix.decode()}<service>/<id>")
     if _CONTROL.search(service) or _CONTROL.search(instance):
         raise Unreadable("key holds control characters")
+    if max(len(service.encode()), len(instance.encode())) > MAX_NAME:
+        raise Unreadable(f"key has a service or an id of more than {MAX_NAME} bytes")
     return service, instance
 
 
-def read(service: str, instance: str, value: bytes) -> Instance:
-    """The instance a value describes. `service` and `instance` come from the key, which wins:
-    `id` and `name` in the body are not even looked at."""
+def service_of(key: bytes, prefix: bytes) -> str:
+    """The service that a key of any form is about; "" = it is below none."""
+    service, slash, _ = key.removeprefix(prefix).decode(errors="replace").partition("/")
+    return service if slash else ""
+
+
+def read(service: str, instance: str, value: bytes) -> tuple[Instance, str]:
+    """The instance a value describes, and what was odd about it ("" = nothing). `service` and
+    `instance` come from the key, which wins: `id` and `name` in the value are not looked at."""
+    odd: list[str] = []
     try:
-        record = _decoder.decode(value)
-    except msgspec.ValidationError as error:
-        raise Unreadable(str(error)) from None
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise Unreadable(f"not JSON: {error}") from None
-    metadata = {name: _text(item) for name, item in (record.metadata or {}).items()}
-    health = record.health or _Health()
+        record = _object(value)
+        address, port = _endpoint(record)
+        metadata, factor = _metadata(record.get("metadata"), odd)
+        health, message = _health(record.get("health"), odd)
+        version = _text(record.get("version"))
+    except RecursionError:
+        raise Unreadable("the value is nested too deeply") from None
     return Instance(
         service=service,
         id=instance,
-        address=_address(record.address),
-        port=record.port,
-        weight=weight(metadata.get("weight", "")),
-        version=_text(record.version),
+        address=address,
+        port=port,
+        weight=factor,
+        version=version,
         metadata=metadata,
-        health="healthy" if health.status is None else health.status,
-        health_message=health.message or "",
-    )
+        health=health,
+        health_message=message,
+    ), "; ".join(odd)
 
 
 def weight(text: str) -> int:
@@ -96,30 +108,151 @@ def weight(text: str) -> int:
     return min(int(digits[:6] or "0"), MAX_WEIGHT)
 
 
-def _address(text: str) -> str:
-    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+# ----------------------------------------------------------------------------- the value
+
+
+def _object(value: bytes) -> dict[str, Any]:
+    if len(value) > MAX_VALUE:
+        raise Unreadable(f"the value has {len(value)} bytes; at most {MAX_VALUE} are read")
     try:
-        ip_address(bare)
-    except ValueError:
-        if bare is not text or not _is_host_name(text):
-            raise Unreadable(
-                f"address {text[:80]!r} is neither an IP address nor a host name in ASCII"
-            ) from None
-    return bare
+        # RFC 8259 section 8.1 lets readers ignore a byte order mark.
+        text = value.removeprefix(b"\xef\xbb\xbf").decode()
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"the value is not UTF-8 (byte {error.start})") from None
+    try:
+        document = msgspec.json.decode(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        document = _decode_leniently(text)
+    if not isinstance(document, dict):
+        raise Unreadable(f"the value is {_shown(document)}, not an object with address and port")
+    return document
+
+
+def _decode_leniently(text: str) -> Any:
+    """As JSON's grammar has it: msgspec refuses numbers beyond all bounds and halves of surrogate
+    pairs (JavaScript cuts texts in the middle of them) even in fields that nobody reads."""
+    text = _ESCAPES.sub(lambda escape: r"\ufffd" if escape[1] else escape[0], text)
+    try:
+        return json.loads(text, parse_int=_integer, parse_constant=_no_constant)
+    except ValueError as error:
+        raise Unreadable(f"the value is not JSON ({error}): {text[:60]!r}") from None
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) < 20 else float(digits)
+
+
+def _no_constant(word: str) -> Any:
+    raise ValueError(f"{word} is no number in JSON")
+
+
+# ---------------------------------------------------------------------------- the fields
+
+
+def _endpoint(record: dict[str, Any]) -> tuple[str, int]:
+    """Address and port; what is wrong with both at once."""
+    address, port = record.get("address"), record.get("port")
+    wrong = [
+        f"no {name}" for name, given in (("address", address), ("port", port)) if given is None
+    ]
+    if wrong:
+        fields = ", ".join(name[:40] for name in list(record)[:12]) or "nothing"
+        wrong = [f"{' and '.join(wrong)} in the value, which has: {fields}"]
+    if address is not None and not _is_address(address):
+        wrong.append(f"address {_shown(address)} is neither an IP address nor a host name in ASCII")
+    number = _whole(port)
+    if port is not None and (number is None or not 1 <= number <= 65535):
+        wrong.append(f"port {_shown(port)} is not a whole number from 1 to 65535")
+    if wrong:
+        raise Unreadable("; ".join(wrong))
+    return _bare(str(address)), number or 0
+
+
+def _bare(address: str) -> str:
+    """Without the brackets of an IPv6 address."""
+    return address[1:-1] if address.startswith("[") and address.endswith("]") else address
+
+
+def _is_address(given: Any) -> bool:
+    if not isinstance(given, str):
+        return False
+    bare = _bare(given)
+    host, percent, zone = bare.partition("%")
+    if _is_ip(host):
+        return not percent or (":" in host and _ZONE.match(zone) is not None)
+    return bare is given and _is_host_name(given)
+
+
+def _is_ip(text: str) -> bool:
+    """In the usual spelling: four decimal numbers without leading zeros, or RFC 4291."""
+    try:
+        inet_pton(AF_INET6 if ":" in text else AF_INET, text)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _is_host_name(text: str) -> bool:
-    """Labels of RFC 1123, and `_` because container networks use it. A last label of digits
-    only (`10.0.0`, `999.1.1.1`) is an address gone wrong, which resolvers read in surprising
-    ways (RFC 1123 section 2.1)."""
+    """Labels of RFC 1123, and `_` because container networks use it. A name whose last label is
+    a number (`10.0.0`, `999.1.1.1`, `2130706433`, `0x7f000001`) is an address gone wrong, which
+    resolvers read in surprising ways (RFC 1123 section 2.1, `inet_aton`)."""
     labels = text.removesuffix(".").split(".")
     return (
-        len(text) <= 253 and all(map(_LABEL.match, labels)) and not labels[-1].isdigit()
+        len(text) <= 253 and all(map(_LABEL.match, labels)) and not _NUMBER.match(labels[-1])
     )  # a match per label: one pattern for the whole name backtracks without end
 
 
-def _text(item: _Scalar) -> str:
-    """Numbers and booleans as JSON spells them, since registrars often write weight: 2."""
+def _whole(given: Any) -> int | None:
+    """Digits in a text, too, and 8080.0, which to JSON is the same number as 8080."""
+    if isinstance(given, str):
+        text = given.strip()
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else None
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        return None
+    return int(given) if given == given // 1 and abs(given) < 1e15 else None
+
+
+def _metadata(given: Any, odd: list[str]) -> tuple[dict[str, str], int]:
+    """The labels as texts, and the weight among them."""
+    if not isinstance(given, dict):
+        if given:  # PHP writes an empty map as [].
+            odd.append(f"metadata {_shown(given)} is not an object: ignored")
+        return {}, 1
+    metadata = {name: _text(item) for name, item in given.items()}
+    stated = given.get("weight")
+    if isinstance(stated, float) and (whole := _whole(stated)) is not None and whole >= 0:
+        metadata["weight"] = str(whole)
+    factor = weight(metadata.get("weight", ""))
+    if metadata.get("weight") and metadata["weight"].lstrip("0") != (str(factor).lstrip("0")):
+        odd.append(f"metadata.weight {_shown(stated)} counts as {factor}")
+    return metadata, factor
+
+
+def _health(given: Any, odd: list[str]) -> tuple[str, str]:
+    """Status and message. A status that nobody knows is not served, and is kept as it stands;
+    where none is stated, and a list or an object states none, it is `healthy`."""
+    status, message = (
+        (given.get("status"), given.get("message")) if isinstance(given, dict) else (given, None)
+    )
+    if isinstance(status, dict | list):
+        if status:
+            odd.append(f"health.status {_shown(status)} is not a word: ignored")
+        status = None
+    stated = _text(status)
+    word = stated.strip().lower()
+    if not word or word in HEALTHY:
+        return "healthy", _text(message)
+    return "draining" if word in DRAINING else stated, _text(message)
+
+
+def _text(item: Any) -> str:
+    """Anything but text as JSON spells it, since registrars often write weight: 2."""
     if isinstance(item, str):
         return item
     return "" if item is None else msgspec.json.encode(item).decode()
+
+
+def _shown(item: Any) -> str:
+    """Short, as JSON, for a complaint."""
+    text = msgspec.json.encode(item).decode()
+    return text if len(text) <= 80 else text[:77] + "..."

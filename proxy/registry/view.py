@@ -21,17 +21,19 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from proxy.model import Departure, Instance, InvalidRecord, Membership
+from proxy.model import Departure, Instance, InvalidRecord, Membership, OddRecord
 from proxy.registry.etcd_wire import Event, KeyValue
-from proxy.registry.records import Unreadable, read, split_key
+from proxy.registry.records import Unreadable, read, service_of, split_key
 
 
 class _Entry(msgspec.Struct, frozen=True, gc=False):
-    """One key. `instance` is the last good value; `reason` says why the current one is not."""
+    """One key. `instance` is the last good value; `reason` says why the current one is not,
+    `odd` what was not understood of one that is."""
 
     kv: KeyValue
     instance: Instance | None
     reason: str | None = None
+    odd: str = ""
 
 
 class Draft:
@@ -61,6 +63,10 @@ class View:
         self._pools: dict[str, dict[bytes, Instance]] = {}
         self._dirty: set[str] = set()
         self._newest: KeyValue | None = None
+        self._noted: dict[bytes, _Entry] = {}
+        """The entries with a `reason` or something `odd`."""
+        self._news: set[bytes] = set()
+        """Keys of which that is another one than `news` last told."""
         self._departures: dict[bytes, Departure] = {}
         """Since the last membership; the keys are back in it if they were written again."""
         self._membership = Membership(services={})
@@ -101,6 +107,7 @@ class View:
             different += 1
             if hold and self._entries[key].instance is not None:
                 self._held[key] = self._entries.pop(key)
+                self._noted.pop(key, None)
             else:
                 self._remove(key)
         for key, entry in draft.entries.items():
@@ -167,15 +174,21 @@ class View:
 
     def invalid(self) -> tuple[InvalidRecord, ...]:
         """The keys whose current value cannot be read, in key order."""
-        unreadable = [entry for entry in self._entries.values() if entry.reason is not None]
-        return tuple(
-            InvalidRecord(
-                key=entry.kv.key.decode(errors="replace"),
-                reason=entry.reason or "",
-                kept=entry.instance is not None,
-            )
-            for entry in sorted(unreadable, key=lambda entry: entry.kv.key)
+        return tuple(self._invalid(key) for key, entry in self._in_order() if entry.reason)
+
+    def odd(self) -> tuple[OddRecord, ...]:
+        """The keys of whose current value something was not understood, in key order."""
+        return tuple(self._odd(key) for key, entry in self._in_order() if entry.odd)
+
+    def news(self) -> tuple[InvalidRecord | OddRecord, ...]:
+        """Of the invalid and the odd those that are so since the last call, or for another
+        reason than before, in key order."""
+        news = tuple(
+            self._invalid(key) if self._noted[key].reason else self._odd(key)
+            for key in sorted(self._news & self._noted.keys())
         )
+        self._news.clear()
+        return news
 
     @property
     def instances(self) -> int:
@@ -212,9 +225,38 @@ class View:
     def _known(self, key: bytes) -> _Entry | None:
         return self._entries.get(key) or self._held.get(key)
 
+    def _in_order(self) -> list[tuple[bytes, _Entry]]:
+        return sorted(self._noted.items(), key=lambda item: item[0])
+
+    def _invalid(self, key: bytes) -> InvalidRecord:
+        entry = self._noted[key]
+        return InvalidRecord(
+            key=key.decode(errors="replace"),
+            reason=entry.reason or "",
+            kept=entry.instance is not None,
+            service=service_of(key, self.prefix),
+        )
+
+    def _odd(self, key: bytes) -> OddRecord:
+        return OddRecord(
+            key=key.decode(errors="replace"),
+            reason=self._noted[key].odd,
+            service=service_of(key, self.prefix),
+        )
+
+    def _note(self, entry: _Entry) -> None:
+        key = entry.kv.key
+        before = self._noted.pop(key, None)
+        if not (entry.reason or entry.odd):
+            return
+        self._noted[key] = entry
+        if before is None or (before.reason, before.odd) != (entry.reason, entry.odd):
+            self._news.add(key)
+
     def _put(self, entry: _Entry) -> None:
         key = entry.kv.key
         self._held.pop(key, None)
+        self._note(entry)
         self._departures.pop(key, None)
         self._entries[key] = entry
         self._newest = None
@@ -227,6 +269,7 @@ class View:
 
     def _remove(self, key: bytes, revision: int = 0) -> None:
         entry = self._entries.pop(key, None) or self._held.pop(key, None)
+        self._noted.pop(key, None)
         self._newest = None
         if entry is not None and entry.instance is not None:
             service = entry.instance.service
@@ -248,9 +291,9 @@ def _entry(prefix: bytes, kv: KeyValue, known: _Entry | None) -> _Entry:
     """Decode one key. An unreadable value keeps the last good one; an unchanged value keeps
     the object, so that a full list of known keys decodes nothing."""
     if known is not None and known.kv.value == kv.value:
-        return _Entry(kv, known.instance, known.reason)
+        return _Entry(kv, known.instance, known.reason, known.odd)
     try:
-        service, instance = split_key(kv.key, prefix)
-        return _Entry(kv, read(service, instance, kv.value))
+        instance, odd = read(*split_key(kv.key, prefix), kv.value)
+        return _Entry(kv, instance, odd=odd)
     except Unreadable as error:
         return _Entry(kv, known.instance if known else None, str(error))

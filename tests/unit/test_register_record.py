@@ -45,7 +45,8 @@ def test_times_are_in_utc() -> None:
 
 
 def test_the_reading_side_agrees() -> None:
-    read = records.read("users", "users-1", USERS.value(AT))
+    read, odd = records.read("users", "users-1", USERS.value(AT))
+    assert odd == ""
     assert (read.address, read.port, read.weight) == ("10.0.0.5", 8080, 2)
     assert (read.version, read.health, read.health_message) == ("1.4.0", "healthy", "OK")
 
@@ -66,8 +67,8 @@ def test_a_weight_in_the_metadata_wins() -> None:
         ({"port": 65536}, "port: 65536"),
         ({"port": "80"}, "port: '80'"),
         ({"port": True}, "port: True"),
-        ({"address": "10.0.0"}, "address: address '10.0.0' is neither"),
-        ({"address": "http://x"}, "address: address 'http://x'"),
+        ({"address": "10.0.0"}, 'address: address "10.0.0" is neither'),
+        ({"address": "http://x"}, 'address: address "http://x"'),
         ({"weight": -1}, "weight: -1 is not a number from 0 to 65535"),
         ({"metadata": {"weight": 2}}, "metadata: 'weight': 2 is not text"),
         ({"metadata": {"x": "y" * 70_000}}, "at most 65536 are allowed"),

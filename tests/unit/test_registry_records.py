@@ -8,12 +8,25 @@ from typing import Any
 import pytest
 
 from proxy.model import Instance
-from proxy.registry.records import MAX_WEIGHT, Unreadable, read, split_key, weight
+from proxy.registry.records import (
+    MAX_VALUE,
+    MAX_WEIGHT,
+    Unreadable,
+    read,
+    service_of,
+    split_key,
+    weight,
+)
 
 PREFIX = b"/services/"
 
 
 def parsed(**fields: Any) -> Instance:
+    return both(**fields)[0]
+
+
+def both(**fields: Any) -> tuple[Instance, str]:
+    """With what was odd about it."""
     body = {"address": "10.0.0.5", "port": 8080} | fields
     return read("users", "users-1", json.dumps(body).encode())
 
@@ -56,7 +69,7 @@ def test_the_key_wins_over_the_body() -> None:
     assert (instance.service, instance.id) == ("users", "users-1")
 
 
-@pytest.mark.parametrize("health", [None, {}, {"status": None}, {"message": "fine"}])
+@pytest.mark.parametrize("health", [None, {}, {"status": None}, {"message": "fine"}, []])
 def test_no_status_is_healthy(health: object) -> None:
     assert parsed(health=health).health == "healthy"
 
@@ -134,6 +147,19 @@ def test_addresses(given: str, stored: str) -> None:
         "a." * 130,
         "-".join("a" * 200) + "!",
         "user@host",
+        "2130706433",
+        "0x7f000001",
+        "0X7F.1",
+        "127.1",
+        "0177.0.0.1",
+        "127.0.0.0x1",
+        "127.1.",
+        "1.2.3.4%eth0",
+        "fe80::1%",
+        "fe80::1%a@b",
+        "fe80::1%a\nb",
+        "::1%" + "x" * 16,
+        "a\0b",
     ],
 )
 def test_addresses_that_are_refused(address: str) -> None:
@@ -142,9 +168,119 @@ def test_addresses_that_are_refused(address: str) -> None:
     assert len(reason) < 400
 
 
-@pytest.mark.parametrize("port", ["0", "65536", "-1", '"80"', "80.0", "8e1", "true", "null"])
+@pytest.mark.parametrize(
+    "port", ["0", "65536", "-1", '"80a"', '"8080/tcp"', "80.5", "1e99", "true", "[80]", '"8" * 99']
+)
 def test_ports_that_are_refused(port: str) -> None:
-    assert "`$.port`" in refused(b'{"address": "a", "port": %s}' % port.encode())
+    port = port.replace('"8" * 99', f'"{"8" * 99}"')
+    reason = refused(b'{"address": "a", "port": %s}' % port.encode())
+    assert "is not a whole number from 1 to 65535" in reason
+    assert reason.startswith(f"port {port[:20]}")
+
+
+@pytest.mark.parametrize("port", ["8080", '"8080"', '" 8080\\n"', "8080.0", "8.08e3", '"08080"'])
+def test_spellings_of_a_port(port: str) -> None:
+    assert read("u", "1", b'{"address": "a", "port": %s}' % port.encode())[0].port == 8080
+
+
+@pytest.mark.parametrize(
+    ("word", "health"),
+    [
+        *[
+            (word, "healthy")
+            for word in ("healthy", "Healthy", " HEALTHY\n", "UP", "up", "passing")
+        ],
+        *[(word, "healthy") for word in ("ok", "OK", "Passing", "warning", "", " ", True, None)],
+        *[(word, "draining") for word in ("draining", "Draining", " DRAINING ", "maintenance")],
+        ("OUT_OF_SERVICE", "draining"),
+        *[
+            (word, word)
+            for word in ("unhealthy", "DOWN", "STARTING", "UNKNOWN", "critical", "okay")
+        ],
+        *[(word, word) for word in ("no", "ups", "not healthy")],
+        (False, "false"),
+        (0, "0"),
+        (1, "1"),
+    ],
+)
+def test_words_of_health(word: object, health: str) -> None:
+    assert parsed(health={"status": word}).health == health
+    assert parsed(health=word).health == health
+
+
+@pytest.mark.parametrize(
+    ("fields", "odd"),
+    [
+        ({"metadata": []}, ""),
+        ({"metadata": 0}, ""),
+        ({"metadata": ["a", "b"]}, 'metadata ["a","b"] is not an object: ignored'),
+        ({"metadata": "zone=b"}, 'metadata "zone=b" is not an object: ignored'),
+        ({"metadata": {"labels": {"zone": "eu"}, "tags": ["a"]}}, ""),
+        ({"health": []}, ""),
+        ({"health": {"status": {}}}, ""),
+        ({"health": ["ok"]}, 'health.status ["ok"] is not a word: ignored'),
+        ({"health": {"status": {"code": 1}}}, 'health.status {"code":1} is not a word: ignored'),
+        ({"metadata": {"weight": "heavy"}}, 'metadata.weight "heavy" counts as 1'),
+        ({"metadata": {"weight": 2.5}}, "metadata.weight 2.5 counts as 1"),
+        ({"metadata": {"weight": -1}}, "metadata.weight -1 counts as 1"),
+        ({"metadata": {"weight": True}}, "metadata.weight true counts as 1"),
+        ({"metadata": {"weight": 10**9}}, "metadata.weight 1000000000 counts as 65535"),
+        ({"metadata": {"weight": "007"}}, ""),
+        ({"metadata": {"weight": ""}}, ""),
+        ({"metadata": {"weight": None}}, ""),
+    ],
+)
+def test_what_is_told_of_a_record_that_is_used(fields: dict[str, Any], odd: str) -> None:
+    instance, told = both(**fields)
+    assert (told, instance.health) == (odd, "healthy")
+
+
+def test_two_odd_things_are_both_told() -> None:
+    assert both(metadata=7, health=["x"])[1].count("ignored") == 2
+
+
+def test_nested_labels_are_kept_as_json() -> None:
+    given = {"labels": {"zone": "eu"}, "tags": ["a", 1], "empty": []}
+    assert parsed(metadata=given).metadata == {
+        "labels": '{"zone":"eu"}',
+        "tags": '["a",1]',
+        "empty": "[]",
+    }
+    assert parsed(version={"major": 1}).version == '{"major":1}'
+    assert parsed(health={"status": "ok", "message": ["db"]}).health_message == '["db"]'
+
+
+@pytest.mark.parametrize(("stated", "counts"), [(2.0, 2), (0.0, 0), (3, 3), ("2.0", 1)])
+def test_a_weight_is_a_whole_number_however_json_spells_it(stated: object, counts: int) -> None:
+    assert parsed(metadata={"weight": stated}).weight == counts
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'\xef\xbb\xbf{"address": "a", "port": 1}',
+        b'{"address": "a", "port": 1, "message": "cut \\ud83d"}',
+        b'{"address": "a", "port": 1, "metadata": {"\\udc00": "\\ud83d\\ude00 \\\\ud83d"}}',
+        b'{"address": "a", "port": 1, "metadata": {"big": 1e999}, "version": -1e999}',
+        b'{"address": "a", "port": 1, "metadata": ' + b"1" * 5000 + b"}",
+        b'{"address": "a", "port": 1, "port": 1}',
+    ],
+    ids=["byte order mark", "half a pair", "whole pair", "too large", "very long", "twice"],
+)
+def test_json_that_parsers_disagree_about(value: bytes) -> None:
+    assert read("users", "users-1", value)[0].port == 1
+
+
+def test_half_a_pair_becomes_the_replacement_character_and_a_whole_one_stays() -> None:
+    value = rb'{"address": "a", "port": 1, "version": "\ud83d\ude00 \ud83d \\ud83d"}'
+    assert read("users", "users-1", value)[0].version == "\U0001f600 \ufffd \\ud83d"
+
+
+def test_every_complaint_about_address_and_port_at_once() -> None:
+    assert refused(b'{"address": "10.0.0", "port": 0}') == (
+        'address "10.0.0" is neither an IP address nor a host name in ASCII;'
+        " port 0 is not a whole number from 1 to 65535"
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,17 +289,22 @@ def test_ports_that_are_refused(port: str) -> None:
         (b"", "not JSON"),
         (b"{", "not JSON"),
         (b'{"address": "a", "port": 1} {}', "not JSON"),
-        (b"\xff\xfe", "not JSON"),
-        (b'{"address": "\xff", "port": 1}', "not JSON"),
-        (b'{"address": "a", "port": 1, "x": ' + b"[" * 100_000, "not JSON"),
-        (b"[]", "Expected `object`"),
-        (b"null", "Expected `object`"),
-        (b"{}", "missing required field `address`"),
-        (b'{"address": "a"}', "missing required field `port`"),
-        (b'{"address": 1, "port": 1}', "`$.address`"),
-        (b'{"address": "a", "port": 1, "metadata": {"a": []}}', "`$.metadata"),
-        (b'{"address": "a", "port": 1, "health": "ok"}', "`$.health`"),
-        (b'{"address": "a", "port": 1, "health": {"status": 1}}', "`$.health.status`"),
+        (b"127.0.0.1:8080", "not JSON (Extra data: line 1 column 6 (char 5)): '127.0.0.1:8080'"),
+        (b'{"address": "a", "port": 1, "x": NaN}', "not JSON (NaN is no number in JSON)"),
+        (b"\xff\xfe", "not UTF-8 (byte 0)"),
+        (b'{"address": "\xff", "port": 1}', "not UTF-8 (byte 13)"),
+        (b'{"address": "a", "port": 1, "x": "\xff"}', "not UTF-8 (byte 34)"),
+        (b'{"address": "a", "port": 1, "x": ' + b"[" * 20_000, "nested too deeply"),
+        (b'{"address": "a", "port": 1, "x": "%s"}' % (b"x" * MAX_VALUE), "at most 65536 are read"),
+        (b"[]", "the value is [], not an object with address and port"),
+        (b"null", "the value is null"),
+        (b'"10.0.0.5"', 'the value is "10.0.0.5", not an object'),
+        (b"{}", "no address and no port in the value, which has: nothing"),
+        (b'{"address": "a"}', "no port in the value, which has: address"),
+        (b'{"host": "a", "port": null}', "no address and no port in the value, which has: host, p"),
+        (b'{"address": "", "port": ""}', 'address "" is neither an IP address nor a host name'),
+        (b'{"address": 1, "port": 1}', "address 1 is neither"),
+        (b'{"address": ["a"], "port": 1}', 'address ["a"] is neither'),
     ],
 )
 def test_values_that_are_refused(value: bytes, reason: str) -> None:
@@ -187,8 +328,24 @@ def test_split_key() -> None:
         b"/services/users/\xff",
         b"/services/users/a\nb",
         b"/services/us\x7fers/a",
+        b"/services/users/" + b"a" * 256,
+        b"/services/" + "ü".encode() * 128 + b"/a",
     ],
 )
 def test_keys_that_are_refused(key: bytes) -> None:
     with pytest.raises(Unreadable, match="key"):
         split_key(key, PREFIX)
+
+
+@pytest.mark.parametrize(
+    ("key", "service"),
+    [
+        (b"/services/users/a", "users"),
+        (b"/services/users/a/b", "users"),
+        (b"/services/users/\xff", "users"),
+        (b"/services/users", ""),
+        (b"/services/", ""),
+    ],
+)
+def test_the_service_that_a_key_is_about(key: bytes, service: str) -> None:
+    assert service_of(key, PREFIX) == service

@@ -14,10 +14,12 @@ from proxy.control.statistics import NodeTotal, Reported, Retired, Totals
 from proxy.model import (
     BalancerSpec,
     BreakerSettings,
+    HeldInstance,
     Instance,
     InvalidRecord,
     Membership,
     NodeStats,
+    OddRecord,
     PolicyState,
     PoolSettings,
     QueueSettings,
@@ -32,6 +34,23 @@ from proxy.model import (
 def instance(id_: str, service: str = "users", **fields: Any) -> Instance:
     given: dict[str, Any] = {"address": "10.0.0.1", "port": 80, **fields}
     return Instance(id=id_, service=service, **given)
+
+
+REGISTRY = RegistryStatus(provider="etcd", connected=True)
+
+
+def told(
+    pools: PoolBook,
+    settings: ServiceSettings,
+    totals: Totals,
+    *,
+    inflight: int = 0,
+    registry: RegistryStatus = REGISTRY,
+) -> dict[str, Any]:
+    """What is told of `users`."""
+    return status.service(
+        pools.pools["users"], settings, totals, lambda slot: inflight, 0.0, registry
+    )
 
 
 def book(**services: tuple[Instance, ...]) -> PoolBook:
@@ -51,7 +70,7 @@ def test_a_service_lists_every_instance_with_status_and_reason() -> None:
         Retired(nodes={("users", "a@10.0.0.1:80"): NodeTotal(9, {"ok": 7, "dns_failed": 2})}),
         [Reported(nodes={("users", "b@10.0.0.1:80"): NodeStats("users", "b", 0, {}, True)})] * 2,
     )
-    document = status.service(pools.pools["users"], ServiceSettings(), totals, lambda slot: 4)
+    document = told(pools, ServiceSettings(), totals, inflight=4)
     assert document["instances"] == [
         {
             "id": "a",
@@ -103,7 +122,7 @@ def test_a_service_tells_where_its_limits_stand() -> None:
         )
     settings = ServiceSettings(breaker=BreakerSettings(), queue=QueueSettings(size=2))
     totals = Totals(Retired(), workers)
-    document = status.service(pools.pools["users"], settings, totals, lambda slot: 0)
+    document = told(pools, settings, totals)
     assert document["slow_start"] == 0
     assert document["limits"] == {
         "breaker": {"open": 1, "closed": 2},
@@ -113,9 +132,7 @@ def test_a_service_tells_where_its_limits_stand() -> None:
         "refused": {"max_inflight": 15},
         "retries": {"reset": 3},
     }
-    nothing = status.service(
-        pools.pools["users"], ServiceSettings(), Totals(Retired()), lambda slot: 0
-    )
+    nothing = told(pools, ServiceSettings(), Totals(Retired()))
     assert nothing["limits"] == {
         "breaker": None,
         "breaker_opened": 0,
@@ -129,7 +146,7 @@ def test_a_service_tells_where_its_limits_stand() -> None:
 def test_services_are_listed_by_name_with_their_balancer() -> None:
     settings = Settings(services={"users": ServiceSettings(balancer=BalancerSpec(type="random"))})
     pools = book(users=(instance("a"),), orders=(instance("a", "orders"),))
-    rows = status.services(pools.pools, settings, Totals(Retired()))["services"]
+    rows = status.services(pools.pools, settings, Totals(Retired()), REGISTRY)["services"]
     assert [(row["name"], row["balancer"]) for row in rows] == [
         ("orders", "round_robin"),
         ("users", "random"),
@@ -147,7 +164,8 @@ def test_a_list_of_services_tells_what_stands_in_the_way_of_each() -> None:
     workers[0].states["users"] = PolicyState("open", 3)
     workers[1].states["users"] = PolicyState("trying", 2)
     pools = book(users=(instance("a"),), orders=(instance("a", "orders"),))
-    orders, users = status.services(pools.pools, settings, Totals(Retired(), workers))["services"]
+    totals = Totals(Retired(), workers)
+    orders, users = status.services(pools.pools, settings, totals, REGISTRY)["services"]
     assert users["limits"] == {"breaker": {"open": 1, "trying": 1}, "waiting": 5, "queue_full": 1}
     assert orders["limits"] == {"breaker": None, "waiting": 0, "queue_full": 0}
 
@@ -166,7 +184,44 @@ def test_the_registry_names_its_endpoint_and_each_unreadable_key() -> None:
     assert document["age"] == 0.123
     assert document["complete"] is True
     assert msgspec.json.decode(msgspec.json.encode(document))["invalid"] == [
-        {"key": "/services/users/x", "reason": "no address", "kept": False}
+        {"key": "/services/users/x", "reason": "no address", "kept": False, "service": ""}
+    ]
+
+
+def test_records_that_are_refused_or_odd_stand_beside_their_service() -> None:
+    pools = book(users=(instance("a"),))
+    bad = InvalidRecord(key="/s/users/x", reason="no port", kept=False, service="users")
+    other = InvalidRecord(key="/s/orders/x", reason="no port", kept=False, service="orders")
+    odd = OddRecord(key="/s/users/a", reason="metadata 7 is ignored", service="users")
+    registry = msgspec.structs.replace(REGISTRY, invalid=(bad, other), odd=(odd,))
+    document = told(pools, ServiceSettings(), Totals(Retired()), registry=registry)
+    assert document["refused"] == [{"key": "/s/users/x", "reason": "no port", "kept": False}]
+    assert document["odd"] == [{"key": "/s/users/a", "reason": "metadata 7 is ignored"}]
+    rows = status.services(pools.pools, Settings(), Totals(Retired()), registry)["services"]
+    assert [(row["name"], row["total"], len(row["refused"])) for row in rows] == [
+        ("orders", 0, 1),
+        ("users", 1, 1),
+    ]
+
+
+def test_a_held_instance_says_so() -> None:
+    pools = book(users=(instance("a"), instance("b")))
+    one = HeldInstance(service="users", id="b", why="its lease ended", age=1.0)
+    other = HeldInstance(service="orders", id="a", why="its lease ended", age=1.0)
+    registry = msgspec.structs.replace(REGISTRY, held=(one, other))
+    document = told(pools, ServiceSettings(), Totals(Retired()), registry=registry)
+    assert [row["held"] for row in document["instances"]] == [False, True]
+
+
+def test_a_service_of_the_configuration_is_known_before_anybody_registers() -> None:
+    settings = Settings(
+        services={"users": ServiceSettings()},
+        routes=(RouteSpec(host="a.b", service="orders"), RouteSpec(path_prefix="/{service}")),
+    )
+    rows = status.services(book().pools, settings, Totals(Retired()), REGISTRY)["services"]
+    assert [(row["name"], row["ready"], row["total"]) for row in rows] == [
+        ("orders", 0, 0),
+        ("users", 0, 0),
     ]
 
 

@@ -1,0 +1,201 @@
+"""What the admin API's documents say, as lines for people. Pure.
+
+What is in the registry was written by others and must not drive a terminal: no line holds
+characters that cannot be printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def services(document: dict[str, Any]) -> Iterator[str]:
+    """`fairlead services`."""
+    yield from _table(
+        ["SERVICE", "READY", "UNHEALTHY", "EJECTED", "DRAINING", "BALANCER", "SOURCE", ""],
+        [
+            [
+                row["name"],
+                f"{row['ready']}/{row['total']}",
+                row["unhealthy"],
+                row["ejected"],
+                row["draining"],
+                row["balancer"],
+                row["source"],
+                ", ".join([*(short for short, _, _ in _unusual(row)), *_refused(row)]),
+            ]
+            for row in document["services"]
+        ],
+        "no services",
+    )
+
+
+def instances(document: dict[str, Any]) -> Iterator[str]:
+    """`fairlead instances SERVICE`."""
+    yield from _table(
+        [
+            *("INSTANCE", "ENDPOINT", "STATUS", "WEIGHT", "VERSION"),
+            *("IN FLIGHT", "REQUESTS", "FAILED", "REASON"),
+        ],
+        [
+            [
+                row["id"],
+                f"{row['address']}:{row['port']}",
+                row["status"],
+                row["weight"],
+                row["version"],
+                "-" if row["inflight"] is None else row["inflight"],
+                row["requests"],
+                row["failures"],
+                row["reason"] or _doubts(row),
+            ]
+            for row in document["instances"]
+        ],
+        "no instances",
+    )
+    for _, what, told in _unusual(document):
+        yield f"{what}: {told}"
+    yield from _records(document)
+
+
+def registry(document: dict[str, Any]) -> Iterator[str]:
+    """`fairlead registry`."""
+    where = document["endpoint"] or "no endpoint"
+    yield f"registry   {document['provider']}"
+    yield f"connected  {'yes, ' + where if document['connected'] else 'no'}"
+    if document["last_error"]:
+        yield printable(f"error      {document['last_error']}")
+    age = document["age"]
+    yield f"age        {'never answered' if age is None else f'{age:.1f} s'}"
+    yield f"revision   {document['revision']}"
+    yield f"instances  {document['instances']}"
+    if not document["complete"]:
+        yield "           the first full set is not known yet"
+    for source in document["sources"]:
+        state = "in use" if source["active"] else _ALIVE[source["alive"]]
+        yield f"source     {source['provider']} {', '.join(source['endpoints'])}: {state}"
+    snapshot = document["snapshot"]
+    if snapshot is not None:
+        state = "in use" if snapshot["in_use"] else "not in use"
+        aged = "" if snapshot["age"] is None else f", {snapshot['age']:.0f} s old"
+        wrong = f": {snapshot['error']}" if snapshot["error"] else ""
+        yield printable(f"snapshot   {snapshot['path']}, {state}{aged}{wrong}")
+    for one in document["held"]:
+        why = f"{one['why']}, {one['age']:.0f} s ago"
+        yield printable(f"held       {one['service']}/{one['id']}: {why}")
+    yield from _records({"refused": document["invalid"], "odd": document.get("odd", [])})
+
+
+def _refused(row: dict[str, Any]) -> list[str]:
+    refused = len(row.get("refused", ()))
+    return [f"{count(refused, 'record').upper()} REFUSED"] if refused else []
+
+
+_ALIVE = {True: "answers", False: "does not answer", None: "not checked yet"}
+
+
+def _records(document: dict[str, Any]) -> Iterator[str]:
+    """The records of a service, or of the registry, with which something is wrong."""
+    for record in document.get("refused", ()):  # An older proxy says nothing of them.
+        kept = "; what it said before is served" if record["kept"] else ""
+        yield printable(f"refused    {record['key']}: {record['reason']}{kept}")
+    for record in document.get("odd", ()):
+        yield printable(f"odd        {record['key']}: {record['reason']}")
+
+
+def explained(document: dict[str, Any]) -> Iterator[str]:
+    """`fairlead explain`, in the order in which a request goes through it."""
+    request = document["request"]
+    yield f"request    {request['method']} {request['url']}"
+    for route in document["routes"]:
+        mark = "->" if route["taken"] else "  "
+        yield f"route {route['index']:>3} {mark} {_route_words(route)}: {route['reason']}"
+    if document["service"] is not None:
+        yield f"service    {document['service']}"
+        yield f"path       {document['path_for_instance']}"
+    if "balancer" in document:
+        key = document["key"]
+        by = ""
+        if key is not None:
+            value = (
+                "nothing in this request: a random pick" if key["value"] is None else key["value"]
+            )
+            by = f" by {key['source']} ({value})"
+        yield f"balancer   {document['balancer']}{by}"
+        for _, what, told in _unusual(document):
+            yield f"{what:9}  {told}"
+        for mark, rows in (("may be picked", "candidates"), ("not picked", "others")):
+            for row in document[rows]:
+                reason = f" ({row['reason']})" if row["reason"] else ""
+                endpoint = f"{row['address']}:{row['port']}"
+                yield f"{mark:13}  {row['id']}  {endpoint}  {row['status']}{reason}"
+    answer = document["answer"]
+    if answer is not None:
+        yield f"answer     {answer['status']} {answer['fault']}: {answer['detail']}"
+
+
+def _unusual(service: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What is not as it should be with a service, of a document that has it: in a word or two for
+    a list, what it is about, and a sentence."""
+    if service.get("panic"):
+        yield "PANIC", "panic", "too few instances are ready, so health is ignored"
+    if service.get("source") == "fallback":
+        told = "the registry knows no instance, so fallback_instances are used"
+        yield "FALLBACK", "fallback", told
+    limits = service.get("limits") or {}
+    breakers = limits.get("breaker") or {}
+    all_ = sum(breakers.values())
+    for state, effect in (
+        ("open", "requests are answered 503 at once"),
+        ("trying", "a few requests are let through, and decide"),
+    ):
+        if number := breakers.get(state, 0):
+            told = f"{state} in {number} of {count(all_, 'worker')}: {effect}"
+            yield f"BREAKER {state.upper()} {number}/{all_}", "breaker", told
+    waiting = count(limits.get("waiting", 0), "request")
+    if full := limits.get("queue_full", 0):
+        told = f"full in {count(full, 'worker')}, {waiting} in all: what comes on top gets 503"
+        yield "QUEUE FULL", "queue", told
+    elif limits.get("waiting"):
+        yield "QUEUE", "queue", f"{waiting} in all, for an instance with room"
+
+
+def _route_words(route: dict[str, Any]) -> str:
+    """A route's conditions in a few words."""
+    words = [f"host {route['host']}"] if "host" in route else []
+    words += [f"path {route['path_prefix']}"] if "path_prefix" in route else []
+    words += ["|".join(route["methods"])] if "methods" in route else []
+    words += [f"{name}: {value}" for name, value in route.get("headers", {}).items()]
+    return ", ".join(words) or "everything"
+
+
+def _doubts(row: dict[str, Any]) -> str:
+    """What there is to say of one that is ready, and yet avoided."""
+    if workers := row["unreachable_from"]:
+        return f"no connection from {count(workers, 'worker')}"
+    if workers := row["tried_out_by"]:
+        return f"tried out by {count(workers, 'worker')}"
+    return ""
+
+
+def _table(head: list[str], rows: list[list[Any]], empty: str) -> Iterator[str]:
+    """Columns as wide as their widest cell; nothing after the last one."""
+    if not rows:
+        yield empty
+        return
+    lines = [head, *([printable(str(cell)) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
+def count(number: int, what: str) -> str:
+    """`1 worker`, `2 workers`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def printable(text: str) -> str:
+    """Without control characters."""
+    return "".join(char if char.isprintable() else "�" for char in text)

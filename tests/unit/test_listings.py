@@ -1,0 +1,104 @@
+"""What the listing commands print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from proxy import listings
+from proxy.control import status
+from proxy.model import (
+    HeldInstance,
+    InvalidRecord,
+    OddRecord,
+    RegistrySource,
+    RegistryStatus,
+    SnapshotStatus,
+)
+
+BAD = InvalidRecord(key="/s/users/x", reason="no port", kept=True, service="users")
+ODD = OddRecord(key="/s/users/y", reason="metadata 7 is ignored", service="users")
+
+
+def registry(**fields: Any) -> list[str]:
+    known = RegistryStatus(provider="etcd", connected=True, endpoint="http://a:2379", age=0.25)
+    document = status.registry(msgspec.structs.replace(known, **fields), fields == {})
+    return list(listings.registry(msgspec.json.decode(msgspec.json.encode(document))))
+
+
+def test_a_registry_that_is_well() -> None:
+    assert registry() == [
+        "registry   etcd",
+        "connected  yes, http://a:2379",
+        "age        0.2 s",
+        "revision   0",
+        "instances  0",
+    ]
+
+
+def test_a_registry_that_was_never_reached() -> None:
+    lines = registry(connected=False, endpoint=None, age=None, last_error="refused\x1b[2J")
+    assert lines[1:4] == [
+        "connected  no",
+        "error      refused�[2J",
+        "age        never answered",
+    ]
+    assert "           the first full set is not known yet" in lines
+
+
+def test_records_that_cannot_be_read_and_those_that_are_odd() -> None:
+    other = msgspec.structs.replace(BAD, key="/s/\nusers", kept=False)
+    assert registry(invalid=(BAD, other), odd=(ODD,))[-3:] == [
+        "refused    /s/users/x: no port; what it said before is served",
+        "refused    /s/�users: no port",
+        "odd        /s/users/y: metadata 7 is ignored",
+    ]
+
+
+def test_backups_the_file_and_the_held() -> None:
+    lines = registry(
+        sources=(
+            RegistrySource(provider="etcd", endpoints=("http://a:2379",), active=True),
+            RegistrySource(provider="etcd", endpoints=("http://b:2379",), alive=False),
+        ),
+        snapshot=SnapshotStatus(path="/var/p.json", in_use=True, age=61.2, error="damaged"),
+        held=(HeldInstance(service="users", id="1", why="its lease ended", age=9.7),),
+    )
+    assert lines[-4:] == [
+        "source     etcd http://a:2379: in use",
+        "source     etcd http://b:2379: does not answer",
+        "snapshot   /var/p.json, in use, 61 s old: damaged",
+        "held       users/1: its lease ended, 10 s ago",
+    ]
+
+
+ROW: dict[str, Any] = {
+    "name": "users",
+    "ready": 0,
+    "total": 0,
+    "unhealthy": 0,
+    "ejected": 0,
+    "draining": 0,
+    "balancer": "random",
+    "source": "registry",
+    "refused": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("refused", "last"), [(0, "registry"), (1, "1 RECORD REFUSED"), (2, "2 RECORDS REFUSED")]
+)
+def test_a_list_of_services_counts_the_records_that_are_refused(refused: int, last: str) -> None:
+    _, row = listings.services({"services": [{**ROW, "refused": [{}] * refused}]})
+    assert row.startswith("users    0/0")
+    assert row.endswith(last)
+
+
+def test_the_records_of_a_service_stand_below_its_instances() -> None:
+    document = {"instances": [], "refused": [msgspec.to_builtins(BAD)], "odd": []}
+    assert list(listings.instances(document)) == [
+        "no instances",
+        "refused    /s/users/x: no port; what it said before is served",
+    ]

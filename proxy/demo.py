@@ -44,6 +44,7 @@ STOP_LIMIT = 5.0
 """Seconds a sample service has to deregister before it is killed."""
 
 BUILT_IN = """\
+listeners: [{bind: "127.0.0.1:8080"}]
 registry: {type: etcd, endpoints: ["${FAIRLEAD_ETCD:-http://127.0.0.1:2379}"]}
 routes:
   - {host: users.example.com, service: users}

@@ -10,9 +10,11 @@ import pytest
 import yaml
 
 from proxy.config import parse
+from proxy.demo import BUILT_IN
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
-METRICS = (Path(__file__).parents[2] / "proxy/control/metrics.py").read_text()
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+METRICS = (ROOT / "proxy/control/metrics.py").read_text()
 
 
 def documents(name: str) -> list[Any]:
@@ -40,6 +42,22 @@ def test_alerts_watch_metrics_that_exist(group: dict[str, Any]) -> None:
         assert known, rule["alert"]
         for name in known:
             assert f'"{name}"' in METRICS or f'"{name.removesuffix("_total")}"' in METRICS, name
+
+
+@pytest.mark.parametrize(
+    "text", [(ROOT / "proxy.yaml").read_text(), BUILT_IN], ids=["file", "built in"]
+)
+def test_the_demo_listens_on_loopback_only(text: str) -> None:
+    settings = parse(text, "proxy.yaml", {})
+    binds = [settings.admin.bind, *(listener.bind for listener in settings.listeners)]
+    assert [bind.partition(":")[0] for bind in binds] == ["127.0.0.1", "127.0.0.1"]
+
+
+def test_in_a_container_it_listens_where_the_port_is_published() -> None:
+    fairlead = documents("compose.yaml")[0]["services"]["fairlead"]
+    settings = parse((ROOT / "proxy.yaml").read_text(), "proxy.yaml", fairlead["environment"])
+    assert settings.listeners[0].bind == "0.0.0.0:8080"
+    assert fairlead["ports"] == ["8080:8080"]
 
 
 def test_every_file_is_readable() -> None:

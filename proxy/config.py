@@ -383,6 +383,7 @@ class _Rules:
                     trusted_proxies=tuple(listener.trusted_proxies),
                     proxy_protocol=listener.proxy_protocol,
                     forwarded=listener.forwarded,
+                    client_close="abort" if listener.client_close == "abort" else "half_close",
                     limits=limits,
                     timeouts=_overlay(ListenerTimeouts(), listener.timeouts),
                 )

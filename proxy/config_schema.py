@@ -658,6 +658,9 @@ class Listener(Section):
     timeouts: ListenerTimeouts = ListenerTimeouts()
     proxy_protocol: Flag = _LISTENER.proxy_protocol
     forwarded: Flag = False
+    client_close: Annotated[
+        str, choice(("abort", "half_close"), "what a client's close may mean")
+    ] = _LISTENER.client_close
     tls: Annotated[ListenerTls | None, Off] = None
 
 

@@ -342,6 +342,9 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Every connection begins with the PROXY protocol, version 1 or 2."""
     forwarded: bool = False
     """Instances get the `Forwarded` field of RFC 7239 beside X-Forwarded-*."""
+    client_close: Literal["abort", "half_close"] = "abort"
+    """What a client's FIN before the end of its answer means: it has left, or it only sends no
+    more."""
     limits: ListenerLimits = ListenerLimits()
     timeouts: ListenerTimeouts = ListenerTimeouts()
 

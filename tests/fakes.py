@@ -9,7 +9,9 @@ uvloop's refuses.
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
@@ -76,6 +78,14 @@ class SteppedLoop(asyncio.AbstractEventLoop):
 
     # -- asyncio.AbstractEventLoop
 
+    def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:
+        assert self.network is not None, "this loop has no network"
+        self.network.readers[fd] = callback
+
+    def remove_reader(self, fd: Any) -> bool:
+        assert self.network is not None
+        return self.network.readers.pop(fd, None) is not None
+
     def time(self) -> float:
         return self._now
 
@@ -141,6 +151,72 @@ class SteppedLoop(asyncio.AbstractEventLoop):
         return await self.network.dial(self, protocol_factory, (host, port))
 
 
+class FakeSocket:
+    """What the kernel knows of a connection and is asked for."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self.state = 0
+        """What epoll says of it, but for what concerns bytes."""
+        self.resets = False
+        """Closing it resets the connection."""
+
+    def fileno(self) -> int:
+        return self._number
+
+    def setsockopt(self, level: int, option: int, value: bytes) -> None:
+        assert (level, option) == (socket.SOL_SOCKET, socket.SO_LINGER)
+        on, seconds = struct.unpack("ii", value)
+        assert seconds == 0
+        self.resets = bool(on)
+
+
+class FakePoller:
+    """`select.epoll`, edge-triggered, over the sockets of a network."""
+
+    def __init__(self, network: Network, number: int) -> None:
+        self._network = network
+        self._number = number
+        self._masks: dict[int, int] = {}
+        self._edges: dict[int, None] = {}
+        network.pollers[number] = self
+
+    def fileno(self) -> int:
+        return self._number
+
+    def register(self, fd: int, mask: int) -> None:
+        assert fd not in self._masks
+        assert mask & select.EPOLLET
+        self._masks[fd] = mask | select.EPOLLERR | select.EPOLLHUP
+        self.edge(fd)
+
+    def unregister(self, fd: int) -> None:
+        del self._masks[fd]
+        self._edges.pop(fd, None)
+
+    def edge(self, fd: int) -> None:
+        """Something has happened to this one."""
+        if fd in self._masks and self._network.sockets[fd].state & self._masks[fd]:
+            self._edges[fd] = None
+
+    def poll(self, timeout: float, maxevents: int) -> list[tuple[int, int]]:
+        assert timeout == 0
+        ready = list(self._edges)[:maxevents]
+        for fd in ready:
+            del self._edges[fd]
+        return [(fd, self._network.sockets[fd].state & self._masks[fd]) for fd in ready]
+
+    def deliver(self) -> bool:
+        """Call whoever waits for this poller. True if there was anything to tell."""
+        if not self._edges:
+            return False
+        self._network.readers[self._number]()
+        return True
+
+    def close(self) -> None:
+        del self._network.pollers[self._number]
+
+
 class FakeTransport(asyncio.Transport):
     """Our end of a connection in memory; the test is the other end.
 
@@ -172,6 +248,8 @@ class FakeTransport(asyncio.Transport):
         self._eof_written = False
         self._closing = False
         self._error: Exception | None = None
+        self._was_reset = False
+        self.sock: FakeSocket | None = None
         self._reading = True
         self._paused_protocol = False
         self.taken = bytearray()
@@ -188,9 +266,11 @@ class FakeTransport(asyncio.Transport):
 
     # -- what the peer does
 
-    def lend(self, sock: socket.socket) -> None:
-        """A real socket for what asks the kernel; nothing else goes over it."""
+    def lend(self, sock: socket.socket | FakeSocket) -> None:
+        """A socket for what asks the kernel; no bytes go over it."""
         self._extra["socket"] = sock
+        if isinstance(sock, FakeSocket):
+            self.sock = sock
 
     def feed(self, *pieces: bytes) -> None:
         """The peer sends; each piece is one read, as soon as we read."""
@@ -200,11 +280,24 @@ class FakeTransport(asyncio.Transport):
     def feed_eof(self) -> None:
         """The peer sends no more."""
         self._arrived.append(None)
+        self._tell(select.EPOLLRDHUP | (select.EPOLLHUP if self._eof_written else 0))
         self.deliver()
 
+    def end_unread(self) -> None:
+        """The peer sends no more, and the kernel says so before we have read everything."""
+        self._tell(select.EPOLLRDHUP)
+
     def reset(self) -> None:
-        """The peer resets the connection."""
-        self._end(ConnectionResetError("reset by peer"))
+        """The peer resets the connection. Nobody hears of it who does not read."""
+        self._was_reset = True
+        self._tell(select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR)
+        self.deliver()
+
+    def _tell(self, state: int) -> None:
+        if self.sock is not None and self._loop.network is not None:
+            self.sock.state |= state
+            for poller in self._loop.network.pollers.values():
+                poller.edge(self.sock.fileno())
 
     def stall(self) -> None:
         """The peer stops reading."""
@@ -234,6 +327,9 @@ class FakeTransport(asyncio.Transport):
                 self.close()
             else:
                 self._arrived.appendleft(None)
+        if self._was_reset and self._reading and not self._closing:
+            any_read = True
+            self._end(ConnectionResetError("reset by peer"))
         return any_read
 
     def deliver_lost(self) -> bool:
@@ -276,6 +372,8 @@ class FakeTransport(asyncio.Transport):
         if self.lost:
             raise RuntimeError("the handle is closed")
         self._eof_written = True
+        if self.sock is not None and self.sock.state & select.EPOLLRDHUP:
+            self._tell(select.EPOLLHUP)
         self._flushed()
 
     def can_write_eof(self) -> bool:
@@ -349,6 +447,20 @@ class Network:
         self.accepted: dict[Address, deque[FakeTransport]] = {}
         """Connections that we dialled and the test has not looked at yet."""
         self.dialled: list[Address] = []
+        self.sockets: dict[int, FakeSocket] = {}
+        self.pollers: dict[int, FakePoller] = {}
+        self.readers: dict[int, Callable[..., Any]] = {}
+        self._numbers = count(1_000_000)  # Beyond whatever the kernel gives out.
+
+    def socket(self) -> FakeSocket:
+        """One for a transport (`FakeTransport.lend`)."""
+        number = next(self._numbers)
+        self.sockets[number] = FakeSocket(number)
+        return self.sockets[number]
+
+    def poller(self) -> FakePoller:
+        """One for `Hangups`."""
+        return FakePoller(self, next(self._numbers))
 
     def refuse(self, address: Address, error: OSError | None = None) -> None:
         """Connecting fails."""
@@ -407,4 +519,6 @@ class Network:
         for transport in list(self.transports):
             moved = transport.deliver() or moved
             moved = transport.deliver_lost() or moved
+        for poller in list(self.pollers.values()):
+            moved = poller.deliver() or moved
         return moved

@@ -16,7 +16,10 @@ from __future__ import annotations
 
 import os
 import re
+import select
+from collections.abc import Callable
 from random import Random
+from typing import cast
 
 from proxy.engine.listener import ClientConnection, ListenerFacts
 from proxy.engine.load import Board
@@ -156,8 +159,15 @@ class Peer:
 
     @property
     def cut(self) -> bool:
-        """The connection ended with a reset instead of an end."""
+        """We did not wait until what was written was on its way."""
         return self.transport.lost and self.transport.aborted
+
+    @property
+    def saw_reset(self) -> bool:
+        """The connection was reset, so that nobody could take what came for the whole."""
+        sock = self.transport.sock
+        assert sock is not None
+        return self.transport.lost and sock.resets
 
     @property
     def saw_end(self) -> bool:
@@ -185,7 +195,8 @@ class Wire:
         self.network = Network(late_pause=late_pause)
         self.loop = SteppedLoop(self.network)
         self.board = Board.create(2)
-        self.worker = Worker(self.loop, 0, self.board, [], Random(1), self.loop.time)
+        poller = cast(Callable[[], select.epoll], self.network.poller)
+        self.worker = Worker(self.loop, 0, self.board, [], Random(1), self.loop.time, poller)
         self.configure(routes, services or {"s": settings or ServiceSettings()}, listener)
         self.names = instances or ("a",)
         self.serve(*self.names)
@@ -255,6 +266,7 @@ class Wire:
         transport = self.network.open(
             self.loop, ClientConnection(self.worker, self.facts), peer=peer, own=own
         )
+        transport.lend(self.network.socket())
         self.settle()
         return self.adopt(transport, "client")
 
@@ -316,6 +328,8 @@ class Wire:
         open_ = [t for t in self.network.transports if not t.lost]
         assert not open_, [transport.get_protocol() for transport in open_]
         assert len(self.worker.deadlines) == 0
+        assert len(self.worker.hangups) == 0
+        self.worker.hangups.close()
         assert not self.worker.connector.dialling
         assert not self.worker.unreachable._due
         assert self.worker.unreachable._trying == 0

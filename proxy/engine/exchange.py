@@ -23,6 +23,7 @@ from proxy.engine.http1.replies import options_answer, problem, trace_answer
 from proxy.engine.http1.rewrite import (
     BY_CHUNKS,
     BY_CLOSE,
+    BY_LENGTH,
     NO_BODY,
     accepts_offer,
     extra_lines,
@@ -57,6 +58,8 @@ from proxy.errors import (
 from proxy.model import UNROUTED
 
 if TYPE_CHECKING:
+    import asyncio
+
     from proxy.engine.listener import ClientConnection
     from proxy.engine.resilience.breaker import Breaker
     from proxy.engine.routing import Match
@@ -109,7 +112,8 @@ class Exchange:
     head = b""
     body_done = True
     """The client has sent all of the request."""
-    dialling = False
+    dial: asyncio.Task[None] | None = None
+    """It waits for a connection to `last` that is being made."""
     finished = False
     outcome = "ok"
     """What the answer says of its instance."""
@@ -383,14 +387,13 @@ class Exchange:
 
     def _dial(self, node: Node) -> None:
         assert self.pool is not None
-        self.dialling = True
         if not self.body_done:
             self.client.hold_body()
-        self.worker.connector.dial(node, self.pool.settings, self)
+        self.dial = self.worker.connector.dial(node, self.pool.settings, self)
 
     def on_connected(self, connection: UpstreamConnection) -> None:
         """See `Dialler`."""
-        self.dialling = False
+        self.dial = None
         assert self.pool is not None
         self.worker.unreachable.reached(self.pool, connection.node)
         if self.finished:
@@ -401,7 +404,7 @@ class Exchange:
 
     def on_connect_failed(self, node: Node, fault: Fault, detail: str) -> None:
         """See `Dialler`."""
-        self.dialling = False
+        self.dial = None
         if fault.repeat:  # Not if it was us who had no descriptor.
             assert self.pool is not None
             self.worker.unreachable.add(self.pool, node, detail)
@@ -513,8 +516,11 @@ class Exchange:
         head = response_head(
             response, framing, request.minor, self.keep_alive, request.fields.te_trailers
         )
-        if framing == BY_CHUNKS:
-            pieces = self._rechunk(pieces, done)
+        if framing > BY_LENGTH:
+            if framing == BY_CHUNKS:
+                pieces = self._rechunk(pieces, done)
+            elif not done:
+                client.end_by_reset(True)
         if not pieces:
             client.transport.write(head)
         elif len(pieces) == 1 and len(pieces[0]) <= _JOIN:
@@ -574,8 +580,11 @@ class Exchange:
 
     def on_body(self, pieces: list[bytes], done: bool) -> None:
         """More of the answer's body; `done` with the last of it."""
-        if self.framing == BY_CHUNKS:
-            pieces = self._rechunk(pieces, done)
+        if self.framing > BY_LENGTH:
+            if self.framing == BY_CHUNKS:
+                pieces = self._rechunk(pieces, done)
+            elif done:
+                self.client.end_by_reset(False)
         if self.framing != NO_BODY and pieces:
             self.client.write_pieces(pieces)
         if done:
@@ -622,6 +631,7 @@ class Exchange:
             self.client.transport,
             connection.transport,
             self.worker.deadlines,
+            self.worker.hangups,
             self.pool.settings.timeouts.tunnel_idle,
             self._on_tunnel_closed,
         )
@@ -794,6 +804,9 @@ class Exchange:
         """The client's connection is lost: nobody waits for this any more."""
         if self.finished or self.tunnel is not None:
             return
+        if self.dial is not None and self.last is not None:
+            self.worker.connector.leave(self.last, self.dial)
+            self.dial = None
         if not self.status:
             self.status = CLIENT_GONE.status
         self._drop_connection()

@@ -7,7 +7,11 @@ is full, the next requests are piling up). Reading goes on when the last reason 
 from __future__ import annotations
 
 import asyncio
-from typing import Final, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, cast
+
+if TYPE_CHECKING:
+    from proxy.engine.hangups import Hangups, Watch
 
 PEER_FULL: Final = 1
 """What would be read has nowhere to go: the other side's write buffer is full, or there is no
@@ -24,24 +28,41 @@ def as_protocol(connection: object) -> asyncio.Protocol:
 
 
 class ReadGate:
-    """Owns whether one transport is read."""
+    """Owns whether one transport is read, and who hears of a peer that hangs up while it is not."""
 
-    __slots__ = ("_reasons", "_transport")
+    __slots__ = ("_hangups", "_reasons", "_transport", "_watch")
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, hangups: Hangups) -> None:
         self._transport = transport
+        self._hangups = hangups
         self._reasons = 0
+        self._watch: Watch | None = None
 
     @property
     def open(self) -> bool:
         """Nobody holds the gate."""
         return self._reasons == 0
 
-    def hold(self, reason: int) -> None:
-        """Stop reading until `release(reason)`."""
+    @property
+    def heard(self) -> int:
+        """What was heard of the peer since it was first not read: bits of `hangups`."""
+        return 0 if self._watch is None else self._watch.heard
+
+    def hold(self, reason: int, on_hangup: Callable[[], None]) -> None:
+        """Stop reading until `release(reason)`. If the peer hangs up meanwhile, or has done so,
+        `on_hangup()` is called in a turn of the loop to come; and perhaps later, too, when the
+        gate is open and the loop tells of it as well."""
         if self._reasons == 0:
             self._transport.pause_reading()
+            self.listen(on_hangup)
         self._reasons |= reason
+
+    def listen(self, on_hangup: Callable[[], None]) -> None:
+        """The same without stopping: for a peer that has said its last byte."""
+        if self._watch is None:
+            self._watch = self._hangups.watch(self._transport, on_hangup)
+        elif self._watch.heard:
+            self._hangups.tell(self._watch)
 
     def release(self, reason: int) -> None:
         """This reason is gone. Without effect if it was not held."""
@@ -49,3 +70,9 @@ class ReadGate:
             self._reasons &= ~reason
             if self._reasons == 0 and not self._transport.is_closing():
                 self._transport.resume_reading()
+
+    def leave(self) -> None:
+        """The connection is closed, or somebody else's from here on."""
+        if self._watch is not None:
+            self._hangups.forget(self._watch)
+            self._watch = None

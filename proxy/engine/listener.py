@@ -10,7 +10,9 @@ from math import ceil, inf
 from typing import TYPE_CHECKING, Final, cast
 
 from proxy.engine.deadlines import NEVER, Timed
+from proxy.engine.endings import cut, end_by_reset
 from proxy.engine.flow import AHEAD, PEER_FULL, ReadGate
+from proxy.engine.hangups import RESET
 from proxy.engine.http1.body import BodyReader, ChunkedBody, LengthBody
 from proxy.engine.http1.messages import CRLF
 from proxy.engine.http1.parser import (
@@ -89,6 +91,8 @@ class ListenerFacts:
         """Connections that this worker may have open on the listener. The kernel spreads them
         evenly, so each worker keeps its share of the limit."""
         self.open = 0
+        self.half_close = settings.client_close == "half_close"
+        """A client that has said its last byte may still read, and is served."""
         self._trusted = tuple(ip_network(text, strict=False) for text in settings.trusted_proxies)
 
     def client(
@@ -167,7 +171,7 @@ class ClientConnection(Timed):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are not registered as such
-        self._gate = ReadGate(self.transport)
+        self._gate = ReadGate(self.transport, self.worker.hangups)
         self.facts = self._listener.client(self.transport, self._announced)
         # A connection that never says anything is as slow as one that dribbles.
         self._wait(Phase.IDLE, self._listener.timeouts.head)
@@ -180,6 +184,7 @@ class ClientConnection(Timed):
         self._listener.open -= 1
         self.worker.deadlines.forget(self)
         self.worker.on_client_lost(self)
+        self._gate.leave()
         exchange = self.exchange
         self.exchange = None
         self._buffer = b""
@@ -187,9 +192,16 @@ class ClientConnection(Timed):
             exchange.on_client_gone()
 
     def eof_received(self) -> bool:
-        """The client sends no more. It may still read: a request it has sent whole is served."""
+        """The client sends no more. Whoever still waits for an answer has left then, unless the
+        listener says that it may read on: a request it has sent whole is served."""
         self._eof = self._ending = True
         if self._phase is Phase.LINGER:
+            return False
+        if not self._listener.half_close:
+            if self.exchange is None:
+                self._close(linger=False)  # What is written already is for it to read.
+            else:
+                self.transport.abort()
             return False
         if self.exchange is None:
             if self._buffer and self._phase is not Phase.HEAD:
@@ -202,7 +214,17 @@ class ClientConnection(Timed):
             self._body = None
             self.exchange.on_bad_body(BAD_REQUEST, "the request ended before its body did")
             return False
+        self._gate.listen(self._on_hangup)  # The loop reads no more, and would not hear a reset.
         return True
+
+    def _on_hangup(self) -> None:
+        """The client has hung up and may not be read: whoever reads it is told of it by the loop,
+        behind what it has said before. Nobody waits for the answer to that."""
+        gate = self._gate
+        if gate.open and not self._eof:
+            return
+        if gate.heard & RESET or not self._listener.half_close:
+            self.transport.abort()
 
     # -- what the client says
 
@@ -215,7 +237,7 @@ class ClientConnection(Timed):
             # Also while the client does not read: what it asks for has nowhere to go.
             self._buffer += data
             if len(self._buffer) > READ_AHEAD:
-                self._gate.hold(AHEAD)
+                self._gate.hold(AHEAD, self._on_hangup)
         else:
             self._on_head(self._buffer + data if self._buffer else data)
 
@@ -335,7 +357,7 @@ class ClientConnection(Timed):
             # All of it is here. What would be held back is the next request, and nobody would
             # release it: the instance may answer before it has taken all.
             return
-        self._gate.hold(PEER_FULL)
+        self._gate.hold(PEER_FULL, self._on_hangup)
         self._await_body()
 
     def release_body(self) -> None:
@@ -425,8 +447,14 @@ class ClientConnection(Timed):
         self.exchange = None
         self.transport.abort()
 
+    def end_by_reset(self, reset: bool) -> None:
+        """Only the end of the connection says that the answer is complete, and it is not yet
+        (`reset`), or is now."""
+        end_by_reset(self.transport, reset)
+
     def hand_over(self) -> None:
         """The connection has become a tunnel, which owns the transport from here on."""
+        self._gate.leave()
         self._listener.open -= 1
         self.worker.deadlines.forget(self)
         self.worker.on_client_lost(self)
@@ -500,7 +528,7 @@ class ClientConnection(Timed):
 
     def abort(self) -> None:
         """The worker's patience is over."""
-        self.transport.abort()
+        cut(self.transport)
 
     # -- limits
 
@@ -520,7 +548,7 @@ class ClientConnection(Timed):
             detail = f"nothing of the request body for {timeouts.body:g} s"
             self.exchange.on_bad_body(BODY_TIMEOUT, detail)
         elif phase is Phase.LINGER or phase is Phase.STALLED:
-            self.transport.abort()
+            cut(self.transport)
         else:
             self._close(linger=False)
 

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Final
 
 from proxy.engine.deadlines import NEVER, Deadlines, Timed
-from proxy.engine.flow import as_protocol
+from proxy.engine.endings import cut, end_by_reset
+from proxy.engine.flow import PEER_FULL, ReadGate, as_protocol
+from proxy.engine.hangups import RESET, Hangups
 
 FLUSH: Final = 10.0
 """Seconds for a side to read what was written before the tunnel closed: enough for a full
@@ -17,14 +19,17 @@ socket buffer on a slow line; a side that has stalled would otherwise keep both 
 class _End:
     """One side of a tunnel as its transport sees it."""
 
-    def __init__(self, tunnel: Tunnel, transport: asyncio.Transport) -> None:
+    def __init__(self, tunnel: Tunnel, transport: asyncio.Transport, hangups: Hangups) -> None:
         self.tunnel = tunnel
         self.transport = transport
+        self.gate = ReadGate(transport, hangups)
         self.peer: asyncio.Transport
         self.received = 0
         """Bytes from this side."""
         self.ended = False
         """This side has said its last byte."""
+        self.reset = False
+        """This side is gone, and with it whatever it had not taken yet."""
 
     def data_received(self, data: bytes) -> None:
         self.tunnel.touch()
@@ -35,16 +40,25 @@ class _End:
         self.ended = True
         return self.tunnel.on_eof(self)
 
+    def on_hangup(self) -> None:
+        """It has hung up, and is not read now or never again. What it has said before an end in
+        good order is still to be passed on."""
+        if self.gate.heard & RESET and (self.ended or not self.gate.open):
+            self.reset = True
+            self.transport.abort()
+
     def pause_writing(self) -> None:
-        self.tunnel.other(self).transport.pause_reading()
+        other = self.tunnel.other(self)
+        other.gate.hold(PEER_FULL, other.on_hangup)
 
     def resume_writing(self) -> None:
         other = self.tunnel.other(self)
-        if not other.transport.is_closing() and not other.ended:
-            other.transport.resume_reading()
+        if not other.ended:
+            other.gate.release(PEER_FULL)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.tunnel.on_lost(self, error)
+        self.gate.leave()
+        self.tunnel.on_lost(self, self.reset or error is not None)
 
 
 class Tunnel(Timed):
@@ -60,14 +74,15 @@ class Tunnel(Timed):
         client: asyncio.Transport,
         instance: asyncio.Transport,
         deadlines: Deadlines,
+        hangups: Hangups,
         idle: float,
         closed: Callable[[], None],
     ) -> None:
         """`idle`: seconds without a byte in either direction, 0 = no limit; `closed` is called
         when both sides are gone."""
         super().__init__()
-        self._client = _End(self, client)
-        self._instance = _End(self, instance)
+        self._client = _End(self, client, hangups)
+        self._instance = _End(self, instance, hangups)
         self._client.peer = instance
         self._instance.peer = client
         self._deadlines = deadlines
@@ -90,7 +105,7 @@ class Tunnel(Timed):
         if from_instance:
             self._client.transport.write(from_instance)
         for end in (self._client, self._instance):
-            if not end.transport.is_closing() and not end.transport.is_reading():
+            if end.gate.open and not end.transport.is_closing() and not end.transport.is_reading():
                 end.transport.resume_reading()
         self.touch()
 
@@ -116,17 +131,19 @@ class Tunnel(Timed):
             return False
         if other.transport.can_write_eof() and not other.transport.is_closing():
             other.transport.write_eof()
+        end.gate.listen(end.on_hangup)  # The loop reads no more, and would not hear a reset.
         return True
 
-    def on_lost(self, end: _End, error: Exception | None) -> None:
-        """One side's connection is gone."""
+    def on_lost(self, end: _End, reset: bool) -> None:
+        """One side's connection is gone; `reset`: not in good order."""
         self._lost += 1
         other = self.other(end)
         if self._lost == 2:
             self._deadlines.forget(self)
             self._closed()
-        elif error is not None:
-            other.transport.abort()  # A reset is passed on as a reset.
+        elif reset:
+            end_by_reset(other.transport, True)  # Passed on as what it is.
+            other.transport.abort()
         else:
             self.close()
 
@@ -157,8 +174,8 @@ class Tunnel(Timed):
     def on_deadline(self, now: float) -> None:
         """See `Timed`: idle for too long, or not closed in time."""
         if self._closing:
-            self._client.transport.abort()
-            self._instance.transport.abort()
+            cut(self._client.transport)
+            cut(self._instance.transport)
         else:
             if self._on_cut is not None:
                 self._on_cut()

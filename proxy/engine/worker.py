@@ -12,6 +12,7 @@ import asyncio
 import gc
 import os
 import resource
+import select
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from proxy.engine.announcement import Announcement
 from proxy.engine.deadlines import Deadlines
 from proxy.engine.exchange import Exchange
 from proxy.engine.flow import as_protocol
+from proxy.engine.hangups import Hangups
 from proxy.engine.listener import ClientConnection, ListenerFacts
 from proxy.engine.load import Board, OtherRows
 from proxy.engine.pool import Node, Pool, Pools, Shared
@@ -96,6 +98,7 @@ class Worker:
         sockets: Sequence[tuple[str, socket.socket]],
         rng: Random,
         now: Callable[[], float] = monotonic,
+        poller: Callable[[], select.epoll] = select.epoll,
     ) -> None:
         self.loop = loop
         self.now = now
@@ -106,6 +109,7 @@ class Worker:
         self.deadlines = Deadlines(loop, now)
         self.connector = Connector(loop, self.deadlines, self.make_room)
         self.unreachable = Unreachable(self.deadlines, self.connector)
+        self.hangups = Hangups(loop, poller)
         self.counters = WorkerCounters()
         self.new_exchange: type[Exchange] = Exchange
         """What a request becomes: where there is an access log, one that ends in a line of it."""
@@ -387,6 +391,7 @@ class Worker:
             except TimeoutError:
                 pass  # Somebody does not read what a tunnel had written before.
         await self.connector.close()
+        self.hangups.close()
         if not self._channel.closed:
             self._reports.report_at_once()
         await asyncio.sleep(0)

@@ -444,8 +444,8 @@ async def test_many_at_once(site: Site, library: type[Asking]) -> None:
 
 @each_client
 async def test_a_client_that_gives_up_harms_nobody(site: Site, library: type[Asking]) -> None:
-    """It closes, which looks like a half-close: the instance goes on, and what it says in the
-    end must not become the answer to anything else."""
+    """What the instance says in the end, if it goes on, must not become the answer to anything
+    else."""
     async with library() as client:
         for _ in range(3):
             with pytest.raises(TimeoutError):

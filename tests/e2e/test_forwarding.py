@@ -319,18 +319,6 @@ async def test_requests_behind_a_body_are_answered_too(site: Site) -> None:
         assert bodies == [b"first", b"second", b""]
 
 
-@pytest.mark.parametrize("service", ["users", "ghost"])
-async def test_a_client_that_half_closes_behind_its_requests_gets_every_answer(
-    site: Site, service: str
-) -> None:
-    async with await Client.connect(site.port) as client:
-        await client.send(request("GET", f"/svc/{service}/1") * 20)
-        client.half_close()
-        statuses = [(await client.answer()).status for _ in range(20)]
-        assert await client.is_closed()
-    assert statuses == [200 if service == "users" else 404] * 20
-
-
 async def test_a_1_0_client_is_served(site: Site) -> None:
     async def chunked(call: Call) -> None:
         await call.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")

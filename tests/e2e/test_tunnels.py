@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from tests.e2e.origin import Call, Origin, echo, switch, websocket
 from tests.e2e.raw_http import Client, request, socket_buffers
-from tests.e2e.running import RunningProxy, eventually
+from tests.e2e.running import RunningProxy, eventually, free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -27,6 +27,8 @@ UPGRADE = (("Connection", "Upgrade"), ("Upgrade", "websocket"))
 class Site:
     proxy: RunningProxy
     origin: Origin
+    half: int
+    """Port of the listener where a client that has ended is served."""
 
     async def tunnels(self) -> int:
         """`fairlead_tunnels` as scraped."""
@@ -50,11 +52,15 @@ class Site:
         return self.origin.in_flight == 0 and await self.tunnels() == 0
 
 
-def config(origin: Origin) -> dict[str, object]:
+def config(origin: Origin, port: int, half: int) -> dict[str, object]:
     instances = [origin.instance]
     short = {"timeouts": {"tunnel_idle": "600ms"}, "instances": instances}
     return {
         "workers": 2,
+        "listeners": [
+            {"name": "web", "bind": f"127.0.0.1:{port}"},
+            {"name": "half", "bind": f"127.0.0.1:{half}", "client_close": "half_close"},
+        ],
         "services": {"ws": {"instances": instances}, "short": short},
         "routes": [{"path_prefix": "/{service}"}],
     }
@@ -64,9 +70,11 @@ def config(origin: Origin) -> dict[str, object]:
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     async with AsyncExitStack() as stack:
         origin = await stack.enter_async_context(Origin())
-        proxy = RunningProxy(config(origin), tmp_path_factory.mktemp("proxy"))
+        port, half = free_port(), free_port()
+        proxy = RunningProxy(config(origin, port, half), tmp_path_factory.mktemp("proxy"))
+        proxy.port = port
         await stack.enter_async_context(proxy)
-        yield Site(proxy, origin)
+        yield Site(proxy, origin, half)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -119,7 +127,7 @@ async def test_many_early_bytes_are_not_lost(site: Site) -> None:
 
 @pytest.mark.parametrize("early", [False, True])
 async def test_the_client_may_half_close(site: Site, early: bool) -> None:
-    async with await Client.connect(site.proxy.port) as client:
+    async with await Client.connect(site.half if early else site.proxy.port) as client:
         await client.send(request("GET", "/ws", UPGRADE) + b"last words")
         if early:
             client.half_close()
@@ -250,9 +258,12 @@ async def test_an_idle_tunnel_is_closed_and_a_busy_one_is_not(site: Site) -> Non
 async def test_a_stop_ends_tunnels_within_the_grace(tmp_path: Path) -> None:
     async with Origin(script=websocket) as origin:
         shutdown = {"delay": "0s", "grace": "1s"}
-        proxy = RunningProxy({**config(origin), "shutdown": shutdown}, tmp_path)
+        port, half = free_port(), free_port()
+        made = config(origin, port, half)
+        proxy = RunningProxy({**made, "shutdown": shutdown}, tmp_path)
+        proxy.port = port
         async with proxy:
-            site = Site(proxy, origin)
+            site = Site(proxy, origin, half)
             clients = [await site.open() for _ in range(10)]
             began = time.monotonic()
             stopping = asyncio.create_task(proxy.stop())

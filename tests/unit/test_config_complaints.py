@@ -106,12 +106,18 @@ routes:
   - {service: a, path: /a}
 --->
 proxy.yaml:2: routes.0.path: is not a known key (did you mean "path_prefix"?); allowed: headers, host, methods, path_prefix, rewrite_prefix, service, set_host, strip_prefix
+=== client_close
+listeners:
+  - {client_close: half-close}
+routes: [{service: a}]
+--->
+proxy.yaml:2: listeners.0.client_close: "half-close" is not what a client's close may mean (did you mean "half_close"?); allowed: abort, half_close
 === number_as_key
 listeners:
   - {1: 2}
 routes: [{service: a}]
 --->
-proxy.yaml:2: listeners.0.1: is not a known key; allowed: bind, forwarded, limits, mode, name, owner, proxy_protocol, timeouts, tls, trusted_proxies
+proxy.yaml:2: listeners.0.1: is not a known key; allowed: bind, client_close, forwarded, limits, mode, name, owner, proxy_protocol, timeouts, tls, trusted_proxies
 === empty_section
 admin:
 routes: [{service: a}]

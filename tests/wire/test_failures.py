@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proxy.model import RetrySettings, RouteSpec, ServiceSettings, Timeouts
+from proxy.model import Drain, RetrySettings, RouteSpec, ServiceSettings, Timeouts
 from tests.wiring import OK, OK_RELAYED, Wire, forwarded, request
 
 HEAD_OF_CHUNKS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -457,6 +457,66 @@ def test_a_truncated_answer_looks_truncated(
     assert wire.in_flight == 0
 
 
+UNKNOWN_LENGTH = {
+    "chunked": (HEAD_OF_CHUNKS + b"2\r\nhi\r\n", b"0\r\n\r\n"),
+    "until close": (b"HTTP/1.1 200 OK\r\n\r\nhi", b"!"),
+}
+
+
+@pytest.mark.parametrize("kind", UNKNOWN_LENGTH)
+@pytest.mark.parametrize(
+    "how", ["the instance resets", "silence", "total", "stop", "the client stalls", "nothing"]
+)
+def test_an_answer_that_only_its_end_completes_is_reset_when_it_breaks_off(
+    make: Any, kind: str, how: str
+) -> None:
+    """A client of HTTP/1.0 would take an end for the end of the answer."""
+    begun, rest = UNKNOWN_LENGTH[kind]
+    timeouts = Timeouts(idle=0.0 if how == "total" else 5.0, total=9.0 if how == "total" else 0.0)
+    wire = make(settings=ServiceSettings(timeouts=timeouts))
+    client = wire.client()
+    client.send(request("GET / HTTP/1.0"))
+    a = wire.accepted()
+    a.take()
+    a.send(begun)
+    if how == "the instance resets":
+        a.reset()
+    elif how == "stop":
+        wire.worker.on_message(Drain(1.0))
+        wire.advance(1.5)
+    elif how == "the client stalls":
+        client.stall()
+        more = b"x" * 100_000
+        a.send(b"%x\r\n%b\r\n" % (len(more), more) if kind == "chunked" else more)
+        wire.advance(80.0)
+    elif how == "nothing":
+        a.send(rest)
+        if kind == "until close":
+            a.eof()
+        client.eof()
+    else:
+        wire.advance(10.0)
+    assert client.closed
+    assert client.saw_reset == (how != "nothing")
+    client.take()
+    a.take()
+
+
+def test_an_answer_that_is_complete_and_not_read_in_time_is_reset(make: Any) -> None:
+    """What of it was not sent is missing, and only the end could say so."""
+    wire = make()
+    client = wire.client()
+    client.send(request("GET / HTTP/1.0"))
+    client.stall()
+    a = wire.accepted()
+    a.take()
+    a.send(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 100_000)
+    a.eof()
+    assert not client.closed
+    wire.advance(80.0)
+    assert client.saw_reset
+
+
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_a_reset_in_a_body_until_close_looks_truncated(make: Any, version: str) -> None:
     wire = make()
@@ -580,57 +640,6 @@ def test_the_total_limit_while_dialling_an_instance_that_leaves(make: Any) -> No
 
 
 # -- the client
-
-
-@pytest.mark.parametrize("how", ["reset", "eof"])
-@pytest.mark.parametrize(
-    "stage", ["connected", "head", "dialling", "body", "waiting", "answer", "done"]
-)
-def test_the_client_goes_at_any_stage(make: Any, stage: str, how: str) -> None:
-    wire = make()
-    client = wire.client()
-    go = getattr(client, how)
-    full = request("POST /", "Content-Length: 4", body=b"abcd")
-    a = None
-    if stage == "head":
-        client.send(full[:20])
-    elif stage == "dialling":
-        wire.network.hang(wire.address("a"))
-        client.send(full)
-    elif stage == "body":
-        client.send(full[:-2])
-        a = wire.accepted()
-    elif stage != "connected":
-        client.send(full)
-        a = wire.accepted()
-        if stage == "answer":
-            a.send(HEAD_OF_CHUNKS, b"2\r\nhi\r\n")
-        elif stage == "done":
-            a.send(OK)
-    go()
-    if stage == "dialling":
-        wire.network.answer(wire.address("a"))
-        wire.settle()
-        a = wire.accepted()
-    if how == "reset":
-        assert client.closed
-        assert wire.in_flight == 0
-        if stage in ("body", "waiting", "answer"):
-            assert a is not None
-            assert a.cut
-    elif stage in ("dialling", "waiting", "answer"):
-        # It has asked and listens: it gets its answer.
-        assert a is not None
-        a.take()
-        a.send(b"0\r\n\r\n" if stage == "answer" else OK)
-        assert client.take().endswith(b"hi\r\n0\r\n\r\n" if stage == "answer" else OK_RELAYED)
-        assert client.closed
-        assert not client.cut
-    else:
-        assert client.closed
-        assert wire.in_flight == 0
-    for peer in wire.peers:
-        peer.take()
 
 
 @pytest.mark.parametrize(

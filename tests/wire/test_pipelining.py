@@ -16,6 +16,8 @@ from proxy.model import (
 )
 from tests.wiring import OK, OK_RELAYED, forwarded, request
 
+HALF_CLOSE = ListenerSettings(client_close="half_close")
+
 
 def test_answers_come_in_the_order_of_the_requests(make: Any) -> None:
     wire = make()
@@ -113,7 +115,7 @@ def test_the_next_head_may_be_longer_than_the_read_ahead(make: Any) -> None:
 
 
 def test_a_half_closed_client_gets_its_answers(make: Any) -> None:
-    wire = make()
+    wire = make(listener=HALF_CLOSE)
     client = wire.client()
     client.send(request("GET /1") + request("GET /2"))
     client.eof()
@@ -129,7 +131,7 @@ def test_a_half_closed_client_gets_its_answers(make: Any) -> None:
 
 
 def test_refusals_in_a_pipeline_do_not_end_it_when_the_client_is_done_sending(make: Any) -> None:
-    wire = make(routes=(RouteSpec(path_prefix="/s", service="s"),))
+    wire = make(routes=(RouteSpec(path_prefix="/s", service="s"),), listener=HALF_CLOSE)
     client = wire.client()
     client.transport.feed(request("GET /none") * 3 + request("GET /s"))
     client.eof()
@@ -141,7 +143,7 @@ def test_refusals_in_a_pipeline_do_not_end_it_when_the_client_is_done_sending(ma
 
 
 def test_the_end_may_come_between_two_requests(make: Any) -> None:
-    wire = make()
+    wire = make(listener=HALF_CLOSE)
     client = wire.client()
     client.send(request("GET /1") + request("GET /2"))
     a = wire.accepted()
@@ -156,7 +158,7 @@ def test_the_end_may_come_between_two_requests(make: Any) -> None:
 
 
 def test_half_a_request_at_the_end_is_dropped(make: Any) -> None:
-    wire = make()
+    wire = make(listener=HALF_CLOSE)
     client = wire.client()
     client.send(request("GET /1") + b"GET /2 HT")
     a = wire.accepted()

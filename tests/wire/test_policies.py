@@ -93,7 +93,8 @@ class TestBadAnswers:
         client.expect(OK_RELAYED)
         assert bad.cut
 
-    def test_a_reserve_that_breaks_is_forgotten(self, make: Any) -> None:
+    def test_a_reserve_that_breaks_looks_broken(self, make: Any) -> None:
+        """Nothing more of it is read, so that is known only when it is wanted."""
         wire = make("a", "b", settings=settings(retry=RETRY_ALL))
         client = wire.client()
         client.send(GET)
@@ -103,7 +104,8 @@ class TestBadAnswers:
         worse = wire.accepted(other)
         worse.expect(forwarded("GET /x"))
         worse.reset()
-        client.expect_problem(502, "connection_terminated")
+        client.expect(BAD_RELAYED[:-2])
+        assert client.cut
 
     def test_a_client_that_leaves_frees_both(self, make: Any) -> None:
         wire = make("a", "b", settings=settings(retry=RETRY_ALL))

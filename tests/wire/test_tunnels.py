@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.engine.tunnel import FLUSH
-from proxy.model import ServiceSettings, Timeouts
+from proxy.model import ListenerSettings, ServiceSettings, Timeouts
 from tests.wiring import OK, OK_RELAYED, Wire, forwarded, request
 
 UPGRADE = ("Connection: Upgrade", "Upgrade: websocket")
@@ -92,7 +92,7 @@ def test_half_closes_are_passed_on(make: Any, first: str) -> None:
 
 
 def test_a_client_may_have_ended_before_the_switch(make: Any) -> None:
-    wire = make()
+    wire = make(listener=ListenerSettings(client_close="half_close"))
     client = wire.client()
     client.send(request("GET /chat", *UPGRADE, body=b"all"))
     client.eof()
@@ -108,11 +108,42 @@ def test_a_client_may_have_ended_before_the_switch(make: Any) -> None:
     assert client.closed
 
 
-def test_a_reset_is_passed_on(make: Any) -> None:
+@pytest.mark.parametrize("first", ["client", "instance"])
+@pytest.mark.parametrize("when", ["read", "not read", "ended"])
+def test_a_reset_is_passed_on(make: Any, first: str, when: str) -> None:
+    """Heard whether or not that side is read: one that has ended never is."""
     wire = make()
     client, a = tunnel(wire)
-    a.reset()
-    assert client.cut
+    a.transport.lend(wire.network.socket())
+    one, other = (client, a) if first == "client" else (a, client)
+    if when == "not read":
+        other.stall()
+        one.send(b"x" * 100_000)
+        assert not one.read
+    elif when == "ended":
+        one.eof()
+        assert other.saw_end
+    one.reset()
+    assert other.saw_reset
+    assert one.closed
+
+
+def test_an_end_behind_what_is_unread_is_no_reset(make: Any) -> None:
+    """Both sides have ended in good order, which the kernel also calls a hang-up."""
+    wire = make()
+    client, a = tunnel(wire)
+    a.transport.lend(wire.network.socket())
+    a.eof()
+    assert client.saw_end
+    a.stall()
+    client.send(b"x" * 100_000)
+    client.transport.feed(b"last")
+    client.eof()
+    a.read_on()
+    assert a.take() == b"x" * 100_000 + b"last"
+    assert a.closed
+    assert client.closed
+    assert not a.saw_reset
 
 
 def test_a_silent_tunnel_is_closed(make: Any) -> None:
@@ -154,7 +185,7 @@ def test_a_side_that_never_reads_cannot_keep_a_tunnel(make: Any, how: str) -> No
     elif how == "reset":
         a.reset()
     wire.advance(10.0 + FLUSH + 0.1)
-    assert client.cut
+    assert client.saw_reset  # Part of what was said is not the whole.
     assert wire.in_flight == 0
 
 

@@ -62,7 +62,8 @@ class UpstreamConnection(Timed):
         self._deadlines = deadlines
         self._connector = connector
         self._uses = 0
-        self.closed = False
+        self.closed = True
+        """Not open any more, or not yet."""
         self._full = False
         """The instance does not read as fast as we write."""
         self.transport: asyncio.Transport
@@ -111,6 +112,13 @@ class UpstreamConnection(Timed):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are not registered as such
         self._connector.open += 1
+        self.closed = False
+
+    def disown(self) -> None:
+        """It was closed before anybody got it, perhaps before it was open."""
+        if not self.closed:
+            self.closed = True
+            self._connector.open -= 1
 
     # -- one exchange
 

@@ -70,18 +70,36 @@ class Connector:
         self._make_room = make_room
         self._deadlines = deadlines
         self._dialling: set[asyncio.Task[None]] = set()
+        self._left: set[Node] = set()
+        """Those to which a connection is being made that nobody waits for any more."""
         self.open = 0
         """Connections to instances, but for those that have become tunnels."""
 
     def dial(
         self, node: Node, settings: ServiceSettings, waiter: Dialler, at_most: float = inf
-    ) -> None:
+    ) -> asyncio.Task[None]:
         """Connect in the background; `waiter` hears of the result exactly once, after
-        `timeouts.connect` or `at_most` seconds at the latest."""
+        `timeouts.connect` or `at_most` seconds at the latest. Returns what `leave` wants."""
         limit = min(settings.timeouts.connect or inf, at_most)
         task = self._loop.create_task(self._dial(node, settings, waiter, limit))
         self._dialling.add(task)
         task.add_done_callback(self._dialled)
+        return task
+
+    def leave(self, node: Node, dial: asyncio.Task[None]) -> None:
+        """Whoever waited for `dial`, to `node`, is gone. One such connection to each instance is
+        made all the same: the next request can use it, and that it cannot be made is worth
+        knowing, which clients less patient than `timeouts.connect` would never let us find out.
+        Others are given up, and hear nothing: clients that come and go must not take all
+        descriptors."""
+        if node in self._left:
+            dial.cancel()
+        else:
+            self._left.add(node)
+            dial.add_done_callback(partial(self._made, node))
+
+    def _made(self, node: Node, dial: asyncio.Task[None]) -> None:
+        self._left.discard(node)
 
     def _dialled(self, task: asyncio.Task[None]) -> None:
         self._dialling.discard(task)
@@ -118,6 +136,11 @@ class Connector:
                 if error.errno not in _NO_DESCRIPTOR or not tries:
                     raise
                 tries -= 1
+            except asyncio.CancelledError:
+                # Its time is over, or nobody wants it, just when it was made: uvloop closes it
+                # then, and does not say so.
+                connection.disown()
+                raise
             else:
                 return connection
             await asyncio.sleep(ROOM_STEP)

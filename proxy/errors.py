@@ -273,7 +273,8 @@ CLIENT_GONE: Final = Fault(
     "The client closed its connection before it had the whole answer. In logs only: there is"
     " nobody to answer.",
     "Nothing, if they are few. Many of them: clients, or a load balancer in front, wait less long"
-    " than the instances take.",
+    " than the instances take. If they end their side and still read, as `nc -N` does, the listener"
+    " needs `client_close: half_close`.",
     closes=True,
 )  # fmt: skip
 """Never sent: there is nobody to send it to. 499 is nginx's word for it in logs."""

@@ -66,9 +66,10 @@ guard: $(VENV)/.dev
 	$(BIN)/python -m bench guard
 	$(BIN)/python -m bench instructions
 
-# The table of docs/errors.md, from that in proxy/errors.py.
+# The tables of docs/errors.md and docs/configuration.md, from what the code declares.
 docs: $(VENV)/.dev
 	$(BIN)/python -m proxy.errors
+	$(BIN)/python -m proxy.settings.document docs/configuration.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

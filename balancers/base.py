@@ -68,6 +68,8 @@ class Balancer(ABC):
     """Parameter → lowest and highest value the configuration accepts, both included. A
     parameter's default is accepted even outside of them, so 0 may mean "off" where the
     smallest useful value is 1."""
+    meanings: ClassVar[Mapping[str, str]] = {}
+    """Parameter → one sentence for its row in docs/configuration.md, with the limits."""
 
     def __init_subclass__(cls) -> None:
         cls.follows_load = cls.load_changed is not Balancer.load_changed

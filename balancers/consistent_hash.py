@@ -56,6 +56,11 @@ class ConsistentHash(Balancer):
 
     uses_key = True
     limits: ClassVar = {"virtual_nodes": (1, 10_000), "bounded_load": (1.0, 100.0)}
+    meanings: ClassVar = {
+        "virtual_nodes": "points on the ring for each unit of weight, 1 to 10000.",
+        "bounded_load": "no instance gets more than this multiple of the mean load, 1 to 100."
+        " 0 = no bound.",
+    }
 
     def __init__(
         self,

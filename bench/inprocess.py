@@ -37,18 +37,11 @@ from proxy.engine.listener import ClientConnection
 from proxy.engine.load import Board
 from proxy.engine.worker import Worker
 from proxy.log import set_up as set_up_log
-from proxy.model import (
-    Configure,
-    Keepalive,
-    ListenerSettings,
-    LogSettings,
-    PoolNode,
-    Pools,
-    PoolSnapshot,
-    RouteSpec,
-    ServiceSettings,
-    WorkerConfig,
-)
+from proxy.messages import Configure, PoolNode, Pools, PoolSnapshot, WorkerConfig
+from proxy.settings.listener import ListenerSettings
+from proxy.settings.process import LogSettings
+from proxy.settings.route import RouteSpec
+from proxy.settings.service import Keepalive, ServiceSettings
 
 CONNECTIONS = 16
 """Client connections with one request in flight each: enough that caches are not those of a

@@ -34,9 +34,9 @@ from typing import Any
 from bench.processes import Server, StartError, cpu_ns, free_port
 from bench.results import machine, write
 from proxy.embedded_etcd import EmbeddedEtcd, EtcdFailed
-from proxy.model import RegistrySettings
 from proxy.registry.etcd import EtcdProvider
 from proxy.registry.etcd_gateway import Gateway, delete_op, put_op
+from proxy.settings.registry import RegistrySettings
 
 PREFIX = b"/services/"
 BATCH = 100

@@ -1,7 +1,7 @@
 """The channel between the control process and a worker: framed messages over a socket pair.
 
 A frame is a 4-byte big-endian length and that many bytes of msgpack, one of the tagged unions
-`ToWorker` and `FromWorker` of `model.py`. Both sides use the same class; only the union they
+`ToWorker` and `FromWorker` of `messages.py`. Both sides use the same class; only the union they
 read differs. It lives above `control/` and `engine/` so that neither imports the other.
 
 The channel is also the life line: when either process dies, however it dies, the kernel

@@ -20,8 +20,9 @@ from proxy.listings import count
 
 if TYPE_CHECKING:
     from proxy.admin_client import AdminClient
-    from proxy.config import ConfigError
-    from proxy.model import RegistrySettings, Settings
+    from proxy.settings.complaints import ConfigError
+    from proxy.settings.file import Settings
+    from proxy.settings.registry import RegistrySettings
 
 DEFAULT_FILE = "proxy.yaml"
 
@@ -77,6 +78,14 @@ def check(file: str) -> None:
 
 
 @main.command()
+def schema() -> None:
+    """Print the JSON Schema of proxy.yaml, for editors."""
+    from proxy.settings.document import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+@main.command()
 @click.option(
     "-c",
     "--config",
@@ -89,14 +98,14 @@ def check(file: str) -> None:
 def demo(file: str | None, port: int | None, admin_port: int | None) -> None:
     """Run the proxy with its own etcd and three sample services, until Ctrl-C."""
     _split_if_first()
-    from proxy import config
     from proxy import demo as demonstration
     from proxy.control.process import StartError
+    from proxy.settings.complaints import ConfigError
 
     path = Path(file or DEFAULT_FILE)
     try:
         code = demonstration.run(path if file or path.exists() else None, port, admin_port)
-    except config.ConfigError as error:
+    except ConfigError as error:
         _complain(error)
     except StartError as error:
         raise click.ClickException(str(error)) from None
@@ -114,11 +123,12 @@ def _split_if_first() -> None:
 
 def _load(file: str, complaints_are_output: bool = False) -> Settings:
     """The settings in the file. If it has faults, all are printed, and the exit code is 2."""
-    from proxy import config
+    from proxy.settings.complaints import ConfigError
+    from proxy.settings.load import load
 
     try:
-        return config.load(Path(file), os.environ)
-    except config.ConfigError as error:
+        return load(Path(file), os.environ)
+    except ConfigError as error:
         _complain(error, to_errors=not complaints_are_output)
 
 
@@ -138,8 +148,8 @@ class _Duration(click.ParamType[float]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         if isinstance(value, float):
-            return value  # A default. The import below loads all of the configuration schema.
-        from proxy.config_schema import parse_duration
+            return value  # A default.
+        from proxy.settings.read import parse_duration
 
         try:
             return parse_duration(value)
@@ -263,7 +273,7 @@ def _registry(given: dict[str, Any]) -> RegistrySettings:
     """etcd as the options say, else as the file does, else on this machine."""
     import msgspec
 
-    from proxy.model import RegistrySettings, RegistryTls
+    from proxy.settings.registry import RegistrySettings, RegistryTls
 
     registry = RegistrySettings(type="etcd", endpoints=("http://127.0.0.1:2379",))
     file = given["file"]

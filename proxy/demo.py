@@ -24,14 +24,16 @@ import click
 import msgspec
 import uvloop
 
-from proxy import config
 from proxy import log as log_setup
 from proxy.admin_client import url_of
 from proxy.control.process import StartError, StopSignals, raise_file_limit, serve
 from proxy.control.sockets import BindError, listen_alone, parse_bind
 from proxy.control.workers import describe_exit, module_command
 from proxy.embedded_etcd import EmbeddedEtcd, EtcdFailed
-from proxy.model import LogSettings, RouteSpec, Settings, ShutdownSettings
+from proxy.settings.file import Settings
+from proxy.settings.load import load, parse
+from proxy.settings.process import LogSettings, ShutdownSettings
+from proxy.settings.route import RouteSpec
 
 SAMPLES: Mapping[str, Sequence[int]] = {"users": (1, 1), "orders": (1, 1), "catalog": (3, 1)}
 """Service → weight of each of its instances. Each instance is a process, so that one can be
@@ -95,10 +97,7 @@ def _settings(file: Path | None, etcd: str, port: int | None, admin_port: int | 
     """The file's settings with what the demo changes: ports if asked, a quiet log, and a stop
     without delay, since nobody balances over this proxy."""
     environ = {**os.environ, "FAIRLEAD_ETCD": etcd}
-    if file is None:
-        settings = config.parse(BUILT_IN, "(built in)", environ)
-    else:
-        settings = config.load(file, environ)
+    settings = parse(BUILT_IN, "(built in)", environ) if file is None else load(file, environ)
     first, *others = settings.listeners
     if port is not None:
         first = msgspec.structs.replace(first, bind=_with_port(first.bind, port))

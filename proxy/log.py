@@ -23,7 +23,7 @@ import msgspec
 import structlog
 
 from proxy.engine.line_file import STDERR, LineFile
-from proxy.model import LogSettings
+from proxy.settings.process import LogSettings
 
 LEVEL_VARIABLE = "FAIRLEAD_LOG_LEVEL"
 FORMAT_VARIABLE = "FAIRLEAD_LOG_FORMAT"

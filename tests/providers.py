@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar
 
-from proxy.model import Instance, Membership, RegistryStatus
+from proxy.membership import Instance, Membership
 from proxy.registry.base import Provider
+from proxy.statuses import RegistryStatus
 
 
 class ToldProvider(Provider):

@@ -26,16 +26,11 @@ from proxy.engine.load import Board
 from proxy.engine.pool import Node, Pool
 from proxy.engine.worker import Worker
 from proxy.errors import FAULTS
-from proxy.model import (
-    Configure,
-    ListenerSettings,
-    PoolNode,
-    PoolSnapshot,
-    RouteSpec,
-    ServiceSettings,
-    WorkerConfig,
-)
-from proxy.model import Pools as PoolsMessage
+from proxy.messages import Configure, PoolNode, PoolSnapshot, WorkerConfig
+from proxy.messages import Pools as PoolsMessage
+from proxy.settings.listener import ListenerSettings
+from proxy.settings.route import RouteSpec
+from proxy.settings.service import ServiceSettings
 from tests.fakes import Address, FakeTransport, Network, SteppedLoop
 
 CLIENT: Address = ("192.0.2.7", 40000)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.model import PoolNode
+from proxy.messages import PoolNode
 
 
 class Instance:

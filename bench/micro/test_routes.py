@@ -6,7 +6,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from proxy.engine.routing import RouteTable
-from proxy.model import RouteSpec
+from proxy.settings.route import RouteSpec
 
 CASES = ("exact host", "prefix", "no route", "prefix of any host", "host template", "path template")
 

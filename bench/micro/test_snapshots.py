@@ -14,7 +14,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.micro.nodes import pool_node
 from proxy.engine.load import Board
 from proxy.engine.worker import Worker
-from proxy.model import PoolNode, Pools, PoolSnapshot, ToWorker
+from proxy.messages import PoolNode, Pools, PoolSnapshot, ToWorker
 from tests.fakes import SteppedLoop
 
 SERVICES, EACH = 500, 10

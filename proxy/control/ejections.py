@@ -14,7 +14,7 @@ from enum import Enum
 from math import floor
 from random import Random
 
-from proxy.model import EjectionSettings
+from proxy.settings.service import EjectionSettings
 
 JITTER = 0.1
 """An ejection lasts up to this share less than computed, so that instances which failed

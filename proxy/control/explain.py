@@ -21,7 +21,8 @@ from proxy.engine.http1.properties import field, property_of, source_of
 from proxy.engine.http1.target import refuse_encoded_separators, resolve
 from proxy.engine.routing import Match, RouteTable
 from proxy.errors import HEAD_TOO_LARGE, NO_INSTANCE, NO_ROUTE, UNKNOWN_SERVICE, Fault, Refused
-from proxy.model import ListenerLimits, ListenerSettings, Settings
+from proxy.settings.file import Settings
+from proxy.settings.listener import ListenerLimits, ListenerSettings
 
 CLIENT_SIDE = "of the client that asks"
 """Said in place of a value that only a real connection has."""

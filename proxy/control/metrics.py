@@ -25,7 +25,8 @@ from proxy.control.ejections import KEPT_BY
 from proxy.control.pools import Pool
 from proxy.control.statistics import Applies, ServiceTotal, Totals
 from proxy.errors import FAULTS
-from proxy.model import APPLY_BOUNDS, DURATION_BOUNDS, RegistryStatus, Status
+from proxy.messages import APPLY_BOUNDS, DURATION_BOUNDS, Status
+from proxy.statuses import RegistryStatus
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

@@ -16,14 +16,9 @@ from types import MappingProxyType
 
 from proxy.control.ejections import Sight
 from proxy.control.slow_start import SCALE, SlowStart, scaled
-from proxy.model import (
-    Instance,
-    Membership,
-    PoolNode,
-    PoolSettings,
-    PoolSnapshot,
-    Status,
-)
+from proxy.membership import Instance, Membership
+from proxy.messages import PoolNode, PoolSnapshot, Status
+from proxy.settings.service import PoolSettings
 
 FORGET_AFTER = 600.0
 """Seconds for which a service that left the registry keeps an empty pool. Its template routes

@@ -34,11 +34,15 @@ from proxy.control.supervisor import Supervisor
 from proxy.control.workers import ProcessLaunch, module_command
 from proxy.engine.line_file import STDOUT, open_for_append
 from proxy.engine.load import SLOTS, Board
-from proxy.model import Instance, RegistrySettings, Settings, WorkerConfig
+from proxy.membership import Instance
+from proxy.messages import WorkerConfig
 from proxy.registry.base import Provider
 from proxy.registry.failover import FailoverProvider
 from proxy.registry.guarded import GuardedProvider
 from proxy.registry.snapshot_file import RememberedProvider
+from proxy.settings.file import Settings
+from proxy.settings.registry import RegistrySettings
+from proxy.settings.service import for_worker
 
 if TYPE_CHECKING:
     from proxy.control.admin import Admin
@@ -117,8 +121,8 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
                 settings.static,
                 Slots(SLOTS, board.idle),
                 time.monotonic(),
-                settings=settings.pools,
-                defaults=settings.pool_defaults,
+                settings=settings.services,
+                defaults=settings.defaults,
             ),
             board,
             ProcessLaunch(
@@ -296,15 +300,15 @@ def _provider(settings: Settings, events: Events, answers: Callable[[Instance], 
 
     try:
         provider = make(settings.registry)
-        if settings.backups:
-            registries = (settings.registry, *settings.backups)
-            provider = FailoverProvider(registries, make, settings.failover, on_event=publish)
-        if settings.mass_loss_guard is not None:
+        if settings.registry.backups:
+            registries = (settings.registry, *settings.registry.backups)
+            provider = FailoverProvider(registries, make, settings.registry, on_event=publish)
+        if settings.registry.mass_loss_guard is not None:
             provider = GuardedProvider(
-                provider, settings.mass_loss_guard, answers=answers, on_event=publish
+                provider, settings.registry.mass_loss_guard, answers=answers, on_event=publish
             )
-        if settings.snapshot is not None:
-            provider = RememberedProvider(provider, settings.snapshot, on_event=publish)
+        if settings.registry.snapshot is not None:
+            provider = RememberedProvider(provider, settings.registry.snapshot, on_event=publish)
         return provider
     except (OSError, ValueError) as error:
         # A certificate that cannot be read, for example.
@@ -316,8 +320,8 @@ def _worker_config(settings: Settings) -> WorkerConfig:
         generation=1,
         listeners=settings.listeners,
         routes=settings.routes,
-        defaults=settings.defaults,
-        services=settings.services,
+        defaults=for_worker(settings.defaults),
+        services={name: for_worker(own) for name, own in settings.services.items()},
         via_token=secrets.token_hex(8),
         access_log=settings.access_log,
     )

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
-from proxy.model import RegistrySettings
 from proxy.registry import records
+from proxy.settings.registry import RegistrySettings
 
 if TYPE_CHECKING:
     from proxy.register import Record, Registrar, Registration

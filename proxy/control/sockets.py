@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from proxy.model import BACKLOG
+from proxy.messages import BACKLOG
 
 LOCK_LIMIT = 1.0
 """Seconds for another proxy that is about to listen in the same directory, which takes it some

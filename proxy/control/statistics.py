@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from proxy.model import (
+from proxy.messages import (
     APPLY_BOUNDS,
     DURATION_BOUNDS,
     NodeStats,

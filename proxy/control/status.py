@@ -12,14 +12,10 @@ from proxy.control.pools import Member, Pool
 from proxy.control.slow_start import SCALE
 from proxy.control.statistics import NodeTotal, Reported, Totals
 from proxy.control.workers import Worker
-from proxy.model import (
-    InvalidRecord,
-    OddRecord,
-    RegistryStatus,
-    RouteSpec,
-    ServiceSettings,
-    Settings,
-)
+from proxy.settings.file import Settings
+from proxy.settings.route import RouteSpec
+from proxy.settings.service import ServiceSettings
+from proxy.statuses import InvalidRecord, OddRecord, RegistryStatus
 
 Inflight = Callable[[int], int]
 """Requests in flight in all workers, by board column."""
@@ -126,7 +122,7 @@ def standing(service: str, settings: ServiceSettings, totals: Totals) -> dict[st
     states = totals.states(service)
     breakers = Counter(state.breaker for state in states if state.breaker)
     return {
-        "breaker": None if settings.breaker is None else breakers,
+        "breaker": None if settings.circuit_breaker is None else breakers,
         "waiting": sum(state.waiting for state in states),
         "queue_full": sum(0 < settings.queue.size <= state.waiting for state in states),
     }

@@ -33,19 +33,12 @@ from proxy.health.base import Check, Endpoint
 from proxy.health.monitor import Finding, Monitor, Plan
 from proxy.health.schedule import Candidate, Rules
 from proxy.log import Novelties
-from proxy.model import (
-    FIELDS_NAMED,
-    LONGEST_FIELD_NAMED,
-    FieldDropped,
-    HealthCheckSettings,
-    Instance,
-    Membership,
-    RegistryStatus,
-    Settings,
-    Suspect,
-    WorkerConfig,
-)
+from proxy.membership import Instance, Membership
+from proxy.messages import FIELDS_NAMED, LONGEST_FIELD_NAMED, FieldDropped, Suspect, WorkerConfig
 from proxy.registry.base import Provider
+from proxy.settings.file import Settings
+from proxy.settings.service import HealthCheckSettings
+from proxy.statuses import RegistryStatus
 
 log = structlog.get_logger()
 

@@ -41,7 +41,7 @@ import structlog
 from proxy.channel import Channel
 from proxy.control.pools import PoolBook
 from proxy.control.statistics import Applies, Reported
-from proxy.model import (
+from proxy.messages import (
     Accept,
     Accepting,
     Applied,

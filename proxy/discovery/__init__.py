@@ -15,7 +15,9 @@ from __future__ import annotations
 
 from proxy.discovery.discovery import Callback, Discovery, NotReady
 from proxy.discovery.session import Balancing, BalancingMiddleware, DiscoverySession, NoInstance
-from proxy.model import Instance, RegistrySettings, RegistryStatus, RegistryTls
+from proxy.membership import Instance
+from proxy.settings.registry import RegistrySettings, RegistryTls
+from proxy.statuses import RegistryStatus
 
 __all__ = [
     "Balancing",

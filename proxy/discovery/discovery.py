@@ -20,8 +20,10 @@ import structlog
 from proxy import catalog
 from proxy.control.pools import judge
 from proxy.discovery.metrics import DiscoveryMetrics
-from proxy.model import Instance, Membership, RegistrySettings, RegistryStatus
+from proxy.membership import Instance, Membership
 from proxy.registry.base import Provider
+from proxy.settings.registry import RegistrySettings
+from proxy.statuses import RegistryStatus
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry

@@ -12,7 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from proxy.control.pools import judge
-from proxy.model import Instance, Status
+from proxy.membership import Instance
+from proxy.messages import Status
 
 STATUSES: tuple[Status, ...] = ("ready", "unhealthy", "draining")
 """Of `model.Status`, those that follow from a record. Nobody ejects here."""

@@ -12,7 +12,8 @@ from typing import cast
 from balancers.base import NO_KEY, Balancer, hash_key
 from proxy import catalog
 from proxy.control.pools import judge, panics
-from proxy.model import Instance, Status
+from proxy.membership import Instance
+from proxy.messages import Status
 
 
 class Node:

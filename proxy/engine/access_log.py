@@ -22,7 +22,7 @@ from proxy.engine.http1.parser import HEAD_END
 from proxy.engine.http1.rewrite import ClientFacts
 from proxy.engine.line_file import LineFile
 from proxy.errors import CLIENT_GONE, Fault
-from proxy.model import AccessLogSettings
+from proxy.settings.process import AccessLogSettings
 
 _log = structlog.get_logger()
 

@@ -16,7 +16,7 @@ from proxy.engine.deadlines import Timed
 from proxy.engine.flow import as_protocol
 from proxy.engine.listener import ClientConnection, ListenerFacts
 from proxy.errors import BAD_REQUEST, HEAD_TIMEOUT, Fault, Refused
-from proxy.model import UNROUTED
+from proxy.messages import UNROUTED
 
 if TYPE_CHECKING:
     from proxy.engine.worker import Worker

@@ -55,7 +55,7 @@ from proxy.errors import (
     Refused,
     Side,
 )
-from proxy.model import UNROUTED
+from proxy.messages import UNROUTED
 
 if TYPE_CHECKING:
     import asyncio

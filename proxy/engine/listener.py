@@ -35,7 +35,8 @@ from proxy.errors import (
     Fault,
     Refused,
 )
-from proxy.model import UNROUTED, ListenerSettings
+from proxy.messages import UNROUTED
+from proxy.settings.listener import ListenerSettings
 
 if TYPE_CHECKING:
     from proxy.engine.exchange import Exchange

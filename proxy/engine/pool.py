@@ -20,15 +20,8 @@ from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.resilience.policies import Policies
 from proxy.engine.telemetry import ServiceCounters, WorkerCounters
 from proxy.errors import FAULTS, Side
-from proxy.model import (
-    NodeStats,
-    PolicyState,
-    PoolNode,
-    PoolSnapshot,
-    ServiceSettings,
-    Status,
-    Suspect,
-)
+from proxy.messages import NodeStats, PolicyState, PoolNode, PoolSnapshot, Status, Suspect
+from proxy.settings.service import ServiceSettings
 
 if TYPE_CHECKING:
     from proxy.engine.exchange import Exchange

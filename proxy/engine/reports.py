@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from proxy.engine.pool import NO_STATE, Pools
 from proxy.engine.telemetry import WorkerCounters
-from proxy.model import NodeStats, PolicyState, ServiceStats, WorkerStats
+from proxy.messages import NodeStats, PolicyState, ServiceStats, WorkerStats
 
 PIECE = 200
 """Instances, or services, in one message: half a millisecond here and as much over there."""

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Final, NamedTuple
 
-from proxy.model import RouteSpec
+from proxy.settings.route import RouteSpec
 
 SERVICE: Final = "{service}"
 

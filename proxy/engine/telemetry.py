@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Final
 
-from proxy.model import DURATION_BOUNDS, ServiceStats
+from proxy.messages import DURATION_BOUNDS, ServiceStats
 
 _FIRST_BOUND: Final = DURATION_BOUNDS[0]
 _METHODS: Final = frozenset(

@@ -43,14 +43,13 @@ from proxy.engine.upstream.unreachable import Unreachable
 from proxy.errors import NO_DESCRIPTOR, Fault, Side
 from proxy.log import Novelties
 from proxy.log import lost as lost_lines
-from proxy.model import (
+from proxy.messages import (
     BACKLOG,
     FIELDS_NAMED,
     LONGEST_FIELD_NAMED,
     UNROUTED,
     Accept,
     Accepting,
-    AccessLogSettings,
     Applied,
     BreakerTurned,
     Collect,
@@ -63,7 +62,8 @@ from proxy.model import (
     ToWorker,
     WorkerConfig,
 )
-from proxy.model import Pools as PoolsMessage
+from proxy.messages import Pools as PoolsMessage
+from proxy.settings.process import AccessLogSettings
 
 _log = structlog.get_logger()
 

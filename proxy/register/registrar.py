@@ -26,7 +26,6 @@ import msgspec
 import structlog
 
 from proxy.health.base import printable
-from proxy.model import RegistrySettings
 from proxy.register.entry import DRAINING, Entry, Write
 from proxy.register.errors import InvalidRecord, RegistryRefused, RegistryUnavailable
 from proxy.register.lease import LeaseLife, Step
@@ -50,6 +49,7 @@ from proxy.registry.etcd_wire import (
     LeaseNotFound,
     TokenRefused,
 )
+from proxy.settings.registry import RegistrySettings
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry

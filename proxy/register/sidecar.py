@@ -20,10 +20,10 @@ import structlog
 
 from proxy.health.base import Endpoint
 from proxy.init import exit_code
-from proxy.model import RegistrySettings
 from proxy.register.record import Record, checked
 from proxy.register.registrar import Registrar
 from proxy.register.reporter import HealthReporter, checking
+from proxy.settings.registry import RegistrySettings
 
 log = structlog.get_logger()
 

@@ -12,7 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from typing import ClassVar
 
-from proxy.model import Departure, Membership, RegistryStatus
+from proxy.membership import Departure, Membership
+from proxy.statuses import RegistryStatus
 
 
 class Provider(ABC):

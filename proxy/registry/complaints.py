@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from proxy.model import InvalidRecord, OddRecord
+from proxy.statuses import InvalidRecord, OddRecord
 
 log = structlog.get_logger()
 

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
 
-from proxy.model import Membership
+from proxy.membership import Membership
 from proxy.registry.base import Provider
 
 

@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 import msgspec
 import structlog
 
-from proxy.model import Departure, Membership, RegistrySettings, RegistryStatus
+from proxy.membership import Departure, Membership
 from proxy.registry.base import Provider
 from proxy.registry.complaints import Complaints
 from proxy.registry.etcd_gateway import Gateway, Watch, prefix_end
@@ -39,6 +39,8 @@ from proxy.registry.etcd_wire import (
     error_named,
 )
 from proxy.registry.view import Draft, View
+from proxy.settings.registry import RegistrySettings
+from proxy.statuses import RegistryStatus
 
 log = structlog.get_logger()
 

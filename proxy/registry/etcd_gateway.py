@@ -21,7 +21,6 @@ import msgspec
 from etcd3 import AioClient
 from etcd3.baseclient import BaseClient
 
-from proxy.model import RegistryTls
 from proxy.registry.etcd_wire import (
     AuthReply,
     BadTlsFiles,
@@ -41,6 +40,7 @@ from proxy.registry.etcd_wire import (
     error_from,
     error_named,
 )
+from proxy.settings.registry import RegistryTls
 
 CALL_LIMIT = 5.0
 """Seconds for a unary call. etcd gives up on its own requests after 7 s or so; whoever waits

@@ -16,17 +16,12 @@ from typing import Any, ClassVar
 import msgspec
 import structlog
 
-from proxy.model import (
-    Departure,
-    FailoverSettings,
-    Membership,
-    RegistrySettings,
-    RegistrySource,
-    RegistryStatus,
-)
+from proxy.membership import Departure, Membership
 from proxy.registry.base import Provider
 from proxy.registry.composed import Composed
 from proxy.registry.succession import Handover, Pace, Succession
+from proxy.settings.registry import Registry, RegistrySettings
+from proxy.statuses import RegistrySource, RegistryStatus
 
 log = structlog.get_logger()
 
@@ -62,7 +57,7 @@ class FailoverProvider(Composed):
         self,
         registries: Sequence[RegistrySettings],
         make: Callable[[RegistrySettings], Provider],
-        settings: FailoverSettings,
+        settings: Registry,
         *,
         on_event: Callable[..., None] = lambda kind, **fields: None,
         clock: Callable[[], float] = time.monotonic,

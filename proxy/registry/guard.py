@@ -21,7 +21,9 @@ from math import inf
 
 import msgspec
 
-from proxy.model import Departure, HeldInstance, Instance, MassLossSettings, Membership
+from proxy.membership import Departure, Instance, Membership
+from proxy.settings.registry import MassLossSettings
+from proxy.statuses import HeldInstance
 
 PROBE_INTERVAL = 1.0
 """Seconds between two questions whether a held instance still answers."""

@@ -12,10 +12,12 @@ import structlog
 
 from proxy.health.base import Check, Endpoint
 from proxy.health.tcp import TcpCheck
-from proxy.model import Departure, Instance, MassLossSettings, Membership, RegistryStatus
+from proxy.membership import Departure, Instance, Membership
 from proxy.registry.base import Provider
 from proxy.registry.composed import Composed
 from proxy.registry.guard import Guard
+from proxy.settings.registry import MassLossSettings
+from proxy.statuses import RegistryStatus
 
 log = structlog.get_logger()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.model import Instance
+from proxy.membership import Instance
 
 MAX_WEIGHT = 65_535
 """Larger weights count as this: hash rings hold points per unit of weight, so one record with

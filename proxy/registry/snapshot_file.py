@@ -19,9 +19,10 @@ from typing import Any, ClassVar
 import msgspec
 import structlog
 
-from proxy.model import Departure, Instance, Membership, RegistryStatus, SnapshotStatus
+from proxy.membership import Departure, Instance, Membership
 from proxy.registry.base import Provider
 from proxy.registry.composed import Composed
+from proxy.statuses import RegistryStatus, SnapshotStatus
 
 log = structlog.get_logger()
 

@@ -10,8 +10,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import ClassVar
 
-from proxy.model import Membership, RegistrySettings, RegistryStatus
+from proxy.membership import Membership
 from proxy.registry.base import Provider
+from proxy.settings.registry import RegistrySettings
+from proxy.statuses import RegistryStatus
 
 
 class StaticProvider(Provider):

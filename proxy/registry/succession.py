@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from proxy.model import Instance, Membership
+from proxy.membership import Instance, Membership
 
 RETURN_AFTER = 2
 """Good checks in a row before a registry that is preferred takes over again: one that goes up

@@ -21,9 +21,10 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from proxy.model import Departure, Instance, InvalidRecord, Membership, OddRecord
+from proxy.membership import Departure, Instance, Membership
 from proxy.registry.etcd_wire import Event, KeyValue
 from proxy.registry.records import Unreadable, read, service_of, split_key
+from proxy.statuses import InvalidRecord, OddRecord
 
 
 class _Entry(msgspec.Struct, frozen=True, gc=False):

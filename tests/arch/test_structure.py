@@ -36,7 +36,7 @@ def imports(path: Path) -> Iterator[str]:
             assert node.level == 0, f"{path}: relative import"
             assert node.module is not None
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-            # `from proxy import catalog` imports a module, `from proxy.model import X` a name.
+            # `from proxy import catalog` imports a module, `from proxy.messages import X` a name.
             yield from (
                 name if (ROOT / f"{name.replace('.', '/')}.py").exists() else node.module
                 for name in names

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.catalog import BALANCERS
 from proxy.discovery.pool import Node, Pool, builder
-from proxy.model import Instance
+from proxy.membership import Instance
 from tests.providers import instance
 
 

@@ -10,22 +10,16 @@ from typing import Any
 import pytest
 
 from proxy.health.base import Check, Endpoint
-from proxy.model import (
-    Departure,
-    FailoverSettings,
-    Instance,
-    MassLossSettings,
-    Membership,
-    RegistrySettings,
-    RegistryStatus,
-)
+from proxy.membership import Departure, Instance, Membership
 from proxy.registry.base import Provider
 from proxy.registry.failover import FailoverProvider
 from proxy.registry.guarded import GuardedProvider
 from proxy.registry.snapshot_file import RememberedProvider, load, save
+from proxy.settings.registry import MassLossSettings, Registry, RegistrySettings
+from proxy.statuses import RegistryStatus
 from tests.providers import ToldProvider, instance
 
-FAST = FailoverSettings(check_interval=0.02, check_timeout=0.01)
+FAST = Registry(check_interval=0.02, check_timeout=0.01)
 
 
 class Store:

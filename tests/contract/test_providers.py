@@ -11,8 +11,9 @@ import pytest
 
 from proxy.catalog import PROVIDERS, load
 from proxy.embedded_etcd import free_port
-from proxy.model import Membership, RegistrySettings
+from proxy.membership import Membership
 from proxy.registry.base import Provider
+from proxy.settings.registry import RegistrySettings
 from tests.e2e.etcd_server import eventually
 
 

@@ -22,7 +22,7 @@ import sys
 import time
 
 from proxy.channel import Channel
-from proxy.model import (
+from proxy.messages import (
     Accept,
     Accepting,
     Applied,

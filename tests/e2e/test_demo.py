@@ -17,7 +17,9 @@ import aiohttp
 import pytest
 
 from proxy import demo
-from proxy.model import ListenerSettings, RouteSpec, Settings
+from proxy.settings.file import Settings
+from proxy.settings.listener import ListenerSettings
+from proxy.settings.route import RouteSpec
 from tests.e2e.running import alive, eventually, free_port
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from proxy.control.registrations import CONFIRM, MAX_REGISTRATIONS, Refusal, Registrations
-from proxy.model import RegistrySettings
+from proxy.settings.registry import RegistrySettings
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.origin import Origin
 from tests.e2e.running import RunningProxy, eventually, free_port

@@ -96,7 +96,7 @@ async def test_nobody_reads_the_log(origin: Origin, tmp_path: Path) -> None:
 CRASH = """
 import structlog
 from proxy import log
-from proxy.model import LogSettings
+from proxy.settings.process import LogSettings
 log.set_up(LogSettings(), worker=2)
 for number in range({lines}):
     structlog.get_logger().info("ready", number=number)

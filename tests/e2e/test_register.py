@@ -20,7 +20,6 @@ import pytest_asyncio
 from aiohttp import web
 
 from proxy.embedded_etcd import etcd_binary, free_port
-from proxy.model import RegistrySettings, RegistryTls
 from proxy.register import (
     HealthReporter,
     InvalidRecord,
@@ -30,6 +29,7 @@ from proxy.register import (
     RegistryUnavailable,
 )
 from proxy.registry.etcd import EtcdProvider
+from proxy.settings.registry import RegistrySettings, RegistryTls
 from tests.e2e.certificates import Authority
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.running import eventually

@@ -23,8 +23,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.embedded_etcd import EmbeddedEtcd
-from proxy.model import Instance, Membership, RegistrySettings, RegistryTls
+from proxy.membership import Instance, Membership
 from proxy.registry.etcd import EtcdProvider, Timing
+from proxy.settings.registry import RegistrySettings, RegistryTls
 from tests.e2e.certificates import Authority
 from tests.e2e.etcd_server import EtcdClient, EtcdCluster, EtcdServer, eventually
 from tests.e2e.tcp_fault import TcpFault

@@ -20,9 +20,9 @@ from click.testing import CliRunner
 
 from proxy.cli import main
 from proxy.embedded_etcd import free_port
-from proxy.model import RegistrySettings
 from proxy.register import Record
 from proxy.register.sidecar import Sidecar, SidecarSettings
+from proxy.settings.registry import RegistrySettings
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.running import alive, eventually
 

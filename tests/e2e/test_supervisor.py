@@ -21,8 +21,12 @@ from proxy.control.sockets import close_all, listen
 from proxy.control.supervisor import Supervisor
 from proxy.control.workers import ProcessLaunch
 from proxy.engine.load import SLOTS, Board
-from proxy.model import Instance, Membership, PoolSettings, RegistryStatus, Settings, WorkerConfig
+from proxy.membership import Instance, Membership
+from proxy.messages import WorkerConfig
 from proxy.registry.base import Provider
+from proxy.settings.file import Settings
+from proxy.settings.service import PoolSettings
+from proxy.statuses import RegistryStatus
 from tests.e2e.running import alive, eventually
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,8 @@ seconds.
 
 from __future__ import annotations
 
-from proxy.model import ListenerLimits, ListenerSettings, RetrySettings, ServiceSettings
+from proxy.settings.listener import ListenerLimits, ListenerSettings
+from proxy.settings.service import RetrySettings, ServiceSettings
 from tests.strict import read_answers, read_requests
 from tests.wiring import Peer, Wire
 

@@ -26,7 +26,7 @@ from proxy.engine.http1.messages import RequestFields, RequestHead
 from proxy.engine.http1.parser import parse_request
 from proxy.engine.pool import Node
 from proxy.errors import FAULTS, Refused
-from proxy.model import PoolNode
+from proxy.messages import PoolNode
 
 FIELD_BYTES = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
 """What the parser lets through in a value."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.control.ejections import Ejected, Ejections, Refusal, Sight, allowed
-from proxy.model import EjectionSettings
+from proxy.settings.service import EjectionSettings
 
 steps = st.lists(
     st.one_of(

@@ -6,8 +6,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.model import Departure, Instance, MassLossSettings, Membership
+from proxy.membership import Departure, Instance, Membership
 from proxy.registry.guard import Guard
+from proxy.settings.registry import MassLossSettings
 
 SETTINGS = MassLossSettings(share=0.5, window=30.0, hold=100.0)
 IDS = "abcdef"

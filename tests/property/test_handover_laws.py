@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.model import Instance, Membership
+from proxy.membership import Instance, Membership
 from proxy.registry.succession import GRACE, Handover
 
 memberships = st.dictionaries(

@@ -16,14 +16,14 @@ from proxy.engine.exchange import Exchange
 from proxy.engine.pool import Node
 from proxy.engine.resilience.breaker import State
 from proxy.engine.upstream.unreachable import AT_ONCE
-from proxy.model import (
+from proxy.settings.route import RouteSpec
+from proxy.settings.service import (
     BalancerSpec,
     BreakerSettings,
     DrainSettings,
     QueueSettings,
     RateLimitSettings,
     RetrySettings,
-    RouteSpec,
     ServiceSettings,
     Timeouts,
 )
@@ -37,7 +37,7 @@ EVERYTHING = ServiceSettings(
     retry=RetrySettings(
         max_retries=2, on=("connect", "reset", "first_byte", "502", "503", "504"), budget=1.0
     ),
-    breaker=BreakerSettings(failure_ratio=0.5, min_requests=1, window=5.0, open=1.0),
+    circuit_breaker=BreakerSettings(failure_ratio=0.5, min_requests=1, window=5.0, open=1.0),
     timeouts=Timeouts(total=9.0, first_byte=2.0, queue=1.5, connect=1.0, idle=3.0),
     drain=DrainSettings(tunnels="close", close_after=1.0),
 )
@@ -46,18 +46,20 @@ SETTINGS = (
     ServiceSettings(),
     replace(EVERYTHING, max_inflight=0),
     replace(EVERYTHING, max_inflight=1, queue=QueueSettings(size=1)),
-    replace(EVERYTHING, breaker=None, rate_limit=RateLimitSettings(requests=3, per=1.0, burst=3)),
+    replace(
+        EVERYTHING, circuit_breaker=None, rate_limit=RateLimitSettings(requests=3, per=1.0, burst=3)
+    ),
     replace(
         EVERYTHING,
-        breaker=BreakerSettings(failure_ratio=0.5, min_requests=1, window=5.0, open=0.5),
+        circuit_breaker=BreakerSettings(failure_ratio=0.5, min_requests=1, window=5.0, open=0.5),
         timeouts=Timeouts(queue=0.0),
     ),
-    replace(EVERYTHING, balancer=BalancerSpec(type="least_connections"), breaker=None),
+    replace(EVERYTHING, balancer=BalancerSpec(type="least_connections"), circuit_breaker=None),
     replace(
         EVERYTHING,
         balancer=BalancerSpec(type="consistent_hash", key="path"),
         max_inflight=2,
-        breaker=None,
+        circuit_breaker=None,
         timeouts=Timeouts(connect=0.0),
     ),
 )

@@ -14,7 +14,7 @@ from proxy.engine.resilience.limits import SECRET, BucketTable
 from proxy.engine.resilience.waiting import WaitingLine
 from proxy.health.base import Endpoint
 from proxy.health.schedule import FASTER, JITTER, Candidate, Rules, Schedule, Target
-from proxy.model import Status
+from proxy.messages import Status
 from proxy.registry.succession import RETURN_AFTER, Succession
 
 

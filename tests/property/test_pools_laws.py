@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.control.pools import PoolBook, Slots
-from proxy.model import Instance, Membership
+from proxy.membership import Instance, Membership
 
 instances = st.builds(
     Instance,

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.control.pools import Changes, PoolBook, Slots
-from proxy.model import Instance, Membership, PoolSettings
+from proxy.membership import Instance, Membership
+from proxy.settings.service import PoolSettings
 
 ids = st.sampled_from("abc")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.model import Membership
+from proxy.membership import Membership
 from proxy.registry.etcd_wire import Event, KeyValue
 from proxy.registry.view import View
 

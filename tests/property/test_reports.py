@@ -19,15 +19,8 @@ from proxy.engine.load import Board
 from proxy.engine.pool import NO_STATE, Node, Pool
 from proxy.engine.reports import Reports
 from proxy.engine.worker import Worker
-from proxy.model import (
-    BreakerSettings,
-    NodeStats,
-    PoolNode,
-    PoolSnapshot,
-    QueueSettings,
-    ServiceSettings,
-    WorkerStats,
-)
+from proxy.messages import NodeStats, PoolNode, PoolSnapshot, WorkerStats
+from proxy.settings.service import BreakerSettings, QueueSettings, ServiceSettings
 from tests.fakes import SteppedLoop
 
 NAMES = ("a", "b", "c", "d")
@@ -35,7 +28,7 @@ SERVICES = ("s", "t")
 LIMITED = ServiceSettings(
     max_inflight=1,
     queue=QueueSettings(size=2),
-    breaker=BreakerSettings(failure_ratio=0.5, min_requests=1, window=2.0, open=2.0),
+    circuit_breaker=BreakerSettings(failure_ratio=0.5, min_requests=1, window=2.0, open=2.0),
 )
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.engine.routing import SERVICE, RouteTable
-from proxy.model import RouteSpec
+from proxy.settings.route import RouteSpec
 
 words = st.sampled_from(["a", "b", "c"])
 labels = st.lists(words, min_size=1, max_size=3)

@@ -9,8 +9,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy import yaml_lines
-from proxy.yaml_lines import Document
+from proxy.settings import yaml_lines
+from proxy.settings.tree import Document
 
 PIECES = st.sampled_from(
     [

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from proxy.channel import Channel, ChannelError, Framing, frame
-from proxy.model import (
+from proxy.messages import (
     Accept,
     Applied,
     Drain,

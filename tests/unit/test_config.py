@@ -9,29 +9,22 @@ from msgspec.structs import replace
 
 from balancers.base import Balancer
 from proxy import catalog, cpus
-from proxy.config import NOT_BUILT, ConfigError, load, parse
-from proxy.model import (
-    AccessLogSettings,
-    AdminSettings,
+from proxy.membership import Instance
+from proxy.settings.complaints import ConfigError
+from proxy.settings.file import Settings
+from proxy.settings.listener import ListenerLimits, ListenerSettings, ListenerTimeouts
+from proxy.settings.load import load, parse
+from proxy.settings.process import AccessLogSettings, AdminSettings, LogSettings, ShutdownSettings
+from proxy.settings.registry import MassLossSettings, Registry, RegistrySettings, RegistryTls
+from proxy.settings.route import RouteSpec
+from proxy.settings.service import (
     BalancerSpec,
     EjectionSettings,
-    FailoverSettings,
     HealthCheckSettings,
-    Instance,
     Keepalive,
-    ListenerLimits,
-    ListenerSettings,
-    ListenerTimeouts,
-    LogSettings,
-    MassLossSettings,
     PoolSettings,
-    RegistrySettings,
-    RegistryTls,
     RetrySettings,
-    RouteSpec,
     ServiceSettings,
-    Settings,
-    ShutdownSettings,
     Timeouts,
 )
 
@@ -66,13 +59,13 @@ routes:
 """
     assert settings(text) == Settings(
         workers=cpus.usable(),
-        registry=RegistrySettings(type="etcd", endpoints=("http://127.0.0.1:2379",)),
+        registry=Registry(type="etcd", endpoints=("http://127.0.0.1:2379",)),
         routes=(RouteSpec(path_prefix="/{service}", strip_prefix=True),),
     )
 
 
 def test_without_a_registry_nothing_is_looked_up() -> None:
-    assert settings(ROUTE).registry == RegistrySettings(type="static")
+    assert settings(ROUTE).registry == Registry(type="static")
     assert settings(ROUTE).listeners == (ListenerSettings(name="web", bind="0.0.0.0:8080"),)
 
 
@@ -160,16 +153,19 @@ routes:
 """
     )
     keepalive = Keepalive(idle=2.0, max_idle=10, max_requests=100)
-    defaults = ServiceSettings(
+    check = HealthCheckSettings(path="/up", interval=2.0)
+    last = Instance(service="", id="10.0.0.9:80", address="10.0.0.9", port=80)
+    defaults = PoolSettings(
         balancer=BalancerSpec(type="least_connections"),
         timeouts=Timeouts(connect=1.0, idle=30.0),
         keepalive=keepalive,
         retry=RetrySettings(max_retries=0),
         ejection=EjectionSettings(base=5.0),
+        health_check=check,
+        panic_threshold=0.5,
+        slow_start=30.0,
+        fallback=(last,),
     )
-    check = HealthCheckSettings(path="/up", interval=2.0)
-    last = Instance(service="", id="10.0.0.9:80", address="10.0.0.9", port=80)
-    pool = PoolSettings(health_check=check, panic_threshold=0.5, slow_start=30.0, fallback=(last,))
     assert load(path, {"TOKEN": "s3cret", "PASSWORD": "0123"}) == Settings(
         listeners=(
             ListenerSettings(
@@ -187,7 +183,7 @@ routes:
         admin=AdminSettings(bind="localhost:9901", token="s3cret"),
         workers=3,
         log=LogSettings(level="debug", format="console"),
-        registry=RegistrySettings(
+        registry=Registry(
             type="etcd",
             endpoints=("https://a.example:2379", "https://[::1]:2379"),
             prefix="/prod/services/",
@@ -198,20 +194,21 @@ routes:
                 cert=str(tmp_path / "c.pem"),
                 key=str(tmp_path / "c.key"),
             ),
-        ),
-        backups=(
-            RegistrySettings(
-                type="etcd",
-                endpoints=("https://b.example:2379",),
-                tls=RegistryTls(ca=str(tmp_path / "ca.pem")),
+            backups=(
+                RegistrySettings(
+                    type="etcd",
+                    endpoints=("https://b.example:2379",),
+                    tls=RegistryTls(ca=str(tmp_path / "ca.pem")),
+                ),
+                RegistrySettings(
+                    type="etcd", endpoints=("http://c.example:2379",), prefix="/prod/services/"
+                ),
             ),
-            RegistrySettings(
-                type="etcd", endpoints=("http://c.example:2379",), prefix="/prod/services/"
-            ),
+            check_interval=20.0,
+            check_timeout=2.0,
+            snapshot=str(tmp_path / "pools.json"),
+            mass_loss_guard=MassLossSettings(share=0.4),
         ),
-        failover=FailoverSettings(check_interval=20.0, check_timeout=2.0),
-        snapshot=str(tmp_path / "pools.json"),
-        mass_loss_guard=MassLossSettings(share=0.4),
         shutdown=ShutdownSettings(delay=0.0, grace=60.0),
         routes=(
             RouteSpec(host="users.example.com", service="users"),
@@ -231,14 +228,15 @@ routes:
         ),
         defaults=defaults,
         services={
-            "users": ServiceSettings(
-                balancer=BalancerSpec(type="least_connections"),
+            "users": replace(
+                defaults,
                 timeouts=Timeouts(connect=2.0, idle=30.0, total=0.0),
-                keepalive=keepalive,
                 retry=RetrySettings(max_retries=2),
                 ejection=EjectionSettings(base=5.0, max_share=0.3),
+                health_check=replace(check, fall=5),
+                fallback=(replace(last, service="users"),),
             ),
-            "orders": ServiceSettings(
+            "orders": PoolSettings(
                 balancer=BalancerSpec(
                     type="consistent_hash",
                     key="header:X-User-ID",
@@ -249,18 +247,8 @@ routes:
                 retry=RetrySettings(max_retries=0),
                 ejection=EjectionSettings(base=5.0, enabled=False),
             ),
-            "legacy": defaults,
-        },
-        pool_defaults=pool,
-        pools={
-            "users": replace(
-                pool,
-                health_check=replace(check, fall=5),
-                fallback=(replace(last, service="users"),),
-            ),
-            "orders": PoolSettings(),
             "legacy": replace(
-                pool,
+                defaults,
                 health_check=replace(check, type="exec", command="test -e /tmp/up"),
                 fallback=(replace(last, service="legacy"),),
             ),
@@ -297,7 +285,7 @@ routes:
 
 @pytest.mark.parametrize("text", ["services:\n", "defaults:\n", "services:\n  a:\n"])
 def test_a_section_of_comments_is_an_empty_section(text: str) -> None:
-    assert settings(text + ROUTE).defaults == ServiceSettings()
+    assert settings(text + ROUTE).defaults == PoolSettings()
 
 
 def test_tls_settings_may_wait_for_https() -> None:
@@ -354,8 +342,11 @@ class TestPools:
             "services: {a: {balancer: random}, b: {}}\n"
         )
         built = settings(text + ROUTE)
-        assert built.pool_defaults.slow_start == 0.0
-        assert {name: one.slow_start for name, one in built.pools.items()} == {"a": 10.0, "b": 0.0}
+        assert built.defaults.slow_start == 0.0
+        assert {name: one.slow_start for name, one in built.services.items()} == {
+            "a": 10.0,
+            "b": 0.0,
+        }
 
     @pytest.mark.parametrize(
         ("default", "own", "enabled", "base"),
@@ -373,8 +364,8 @@ class TestPools:
     def test_a_check_can_be_switched_off(self) -> None:
         text = "defaults: {health_check: {}}\nservices: {a: {health_check: off}, b: {}}\n"
         built = settings(text + ROUTE)
-        assert built.pools["a"].health_check is None
-        assert built.pools["b"].health_check == HealthCheckSettings()
+        assert built.services["a"].health_check is None
+        assert built.services["b"].health_check == HealthCheckSettings()
 
 
 class TestBalancers:
@@ -476,13 +467,6 @@ class TestRoutes:
     def test_overlapping_methods(self) -> None:
         text = "routes: [{methods: [GET, PUT], service: b}, {methods: [GET, POST], service: a}]\n"
         assert len(settings(text).routes) == 2
-
-
-def test_every_line_of_the_table_of_missing_features_names_a_key() -> None:
-    from proxy.config_schema import keys
-
-    known = {name.replace("services.*", "service", 1) for name, _ in keys()}
-    assert set(NOT_BUILT) <= known
 
 
 class TestTheRepositorysOwnFile:

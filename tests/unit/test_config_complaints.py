@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import ConfigError, load, parse
+from proxy.settings.complaints import ConfigError
+from proxy.settings.load import load, parse
 
 ENVIRON = {"WORDS": "two words", "MAPPING": "{bind: 127.0.0.1:1}", "EMPTY": ""}
 

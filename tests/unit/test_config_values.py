@@ -10,9 +10,10 @@ from hypothesis import example, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from proxy.config import Complaint, ConfigError, parse
-from proxy.config_schema import parse_duration, parse_size
-from proxy.model import Settings
+from proxy.settings.complaints import Complaint, ConfigError
+from proxy.settings.file import Settings
+from proxy.settings.load import parse
+from proxy.settings.read import parse_duration, parse_size
 
 
 def outcome(text: str, **environ: str) -> Settings | tuple[Complaint, ...]:

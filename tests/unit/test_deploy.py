@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from proxy.config import parse
 from proxy.demo import BUILT_IN
+from proxy.settings.load import parse
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -264,7 +264,7 @@ def test_importing_it_loads_nothing_of_the_proxy() -> None:
     )
     loaded = set(done.stdout.split())
     assert "proxy.discovery.session" in loaded
-    assert not {name for name in loaded if name.startswith(("proxy.engine", "proxy.config"))}
+    assert not {name for name in loaded if name.startswith(("proxy.engine", "proxy.settings.load"))}
     assert not loaded & {"httptools", "pydantic", "yaml", "etcd3", "uvloop"}
 
 

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from proxy.control.ejections import JITTER, Ejected, Ejections, Refusal, Sight, allowed
-from proxy.model import EjectionSettings
+from proxy.settings.service import EjectionSettings
 
 RULES = EjectionSettings()
 FOUR = Sight(total=4, ready=4, is_ready=True)

@@ -14,14 +14,8 @@ from proxy.engine.load import SLOTS, Board, OtherRows
 from proxy.engine.pool import Node, Pool
 from proxy.engine.telemetry import ServiceCounters, WorkerCounters
 from proxy.engine.worker import Worker
-from proxy.model import (
-    DURATION_BOUNDS,
-    BalancerSpec,
-    PoolNode,
-    PoolSnapshot,
-    ServiceSettings,
-    Status,
-)
+from proxy.messages import DURATION_BOUNDS, PoolNode, PoolSnapshot, Status
+from proxy.settings.service import BalancerSpec, ServiceSettings
 from tests.fakes import SteppedLoop
 
 HASH_OF_USER_1 = 0x9AAC5A8621EAE188

@@ -8,10 +8,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from proxy.model import FailoverSettings, Membership, RegistrySettings, RegistryStatus
+from proxy.membership import Membership
 from proxy.registry.base import Provider
 from proxy.registry.failover import FailoverProvider
 from proxy.registry.succession import RETURN_AFTER, Pace
+from proxy.settings.registry import Registry, RegistrySettings
+from proxy.statuses import RegistryStatus
 from tests.fakes import START, SteppedLoop
 from tests.providers import instance
 
@@ -81,7 +83,7 @@ class Stepped:
         self.provider = FailoverProvider(
             [RegistrySettings(type="told", endpoints=(url,)) for url in stores],
             lambda settings: StoreProvider(stores[settings.endpoints[0]]),
-            FailoverSettings(check_interval=interval, check_timeout=timeout),
+            Registry(check_interval=interval, check_timeout=timeout),
             on_event=lambda kind, **fields: self.switched.append((self.now, fields["source"])),
             clock=self.loop.time,
         )

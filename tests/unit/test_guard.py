@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from proxy.model import Departure, Instance, MassLossSettings, Membership
+from proxy.membership import Departure, Instance, Membership
 from proxy.registry.guard import LATELY, MAX_FAILURES, PROBE_INTERVAL, Guard
+from proxy.settings.registry import MassLossSettings
 
 SETTINGS = MassLossSettings(share=0.5, window=30.0, hold=600.0)
 

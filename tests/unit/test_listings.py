@@ -9,7 +9,7 @@ import pytest
 
 from proxy import listings
 from proxy.control import status
-from proxy.model import (
+from proxy.statuses import (
     HeldInstance,
     InvalidRecord,
     OddRecord,

@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from proxy import log
-from proxy.model import LogSettings
+from proxy.settings.process import LogSettings
 
 
 @pytest.fixture

@@ -13,17 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxy.control.metrics import Scrape, render
 from proxy.control.pools import PoolBook, Slots
 from proxy.control.statistics import Applies, Reported, Retired, Totals
-from proxy.model import (
-    Instance,
-    InvalidRecord,
-    Membership,
-    NodeStats,
-    PolicyState,
-    PoolSettings,
-    RegistryStatus,
-    ServiceStats,
-    WorkerStats,
-)
+from proxy.membership import Instance, Membership
+from proxy.messages import NodeStats, PolicyState, ServiceStats, WorkerStats
+from proxy.settings.service import PoolSettings
+from proxy.statuses import InvalidRecord, RegistryStatus
 
 PROMISED = {
     "service_registrations_total": ("service_name", "status"),

@@ -16,16 +16,8 @@ from proxy.channel import Channel
 from proxy.control.pools import PoolBook, Slots
 from proxy.control.statistics import Applies
 from proxy.control.workers import MESSAGE, SERVICE_SIZE, Incarnation
-from proxy.model import (
-    Applied,
-    Hello,
-    Instance,
-    Membership,
-    Pools,
-    PoolSnapshot,
-    ToWorker,
-    WorkerConfig,
-)
+from proxy.membership import Instance, Membership
+from proxy.messages import Applied, Hello, Pools, PoolSnapshot, ToWorker, WorkerConfig
 
 
 class NoProcess:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from proxy.control.pools import FORGET_AFTER, SLOT_REST, PoolBook, Slots, judge, panics
-from proxy.model import Instance, Membership, Status
+from proxy.membership import Instance, Membership
+from proxy.messages import Status
 
 
 def instance(id_: str = "a", **fields: Any) -> Instance:

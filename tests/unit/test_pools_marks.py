@@ -9,7 +9,9 @@ import pytest
 from proxy.control.ejections import Sight
 from proxy.control.pools import PoolBook, Slots, panics
 from proxy.control.slow_start import SCALE
-from proxy.model import Instance, Membership, PoolSettings, Status
+from proxy.membership import Instance, Membership
+from proxy.messages import Status
+from proxy.settings.service import PoolSettings
 
 
 def instance(id_: str = "a", **fields: Any) -> Instance:

@@ -17,10 +17,10 @@ from proxy.control.registrations import (
     Wanted,
     read,
 )
-from proxy.model import RegistrySettings
 from proxy.register.entry import Entry
 from proxy.register.record import Record
 from proxy.registry.etcd_wire import KeyValue
+from proxy.settings.registry import RegistrySettings
 
 NAME = ("users", "users-1")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from structlog.testing import capture_logs
 
-from proxy.model import InvalidRecord, OddRecord
 from proxy.registry.complaints import LINES, PERIOD, Complaints
+from proxy.statuses import InvalidRecord, OddRecord
 
 
 def invalid(number: int) -> InvalidRecord:

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from proxy.model import RegistrySettings
 from proxy.registry.etcd import EtcdProvider, Rotation
 from proxy.registry.etcd_gateway import Gateway, prefix_end
+from proxy.settings.registry import RegistrySettings
 
 
 @pytest.mark.parametrize(

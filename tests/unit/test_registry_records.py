@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.model import Instance
+from proxy.membership import Instance
 from proxy.registry.records import (
     MAX_VALUE,
     MAX_WEIGHT,

@@ -13,7 +13,7 @@ from proxy.engine.resilience.policies import LIMIT_OF, Policies
 from proxy.engine.resilience.retry import FLOOR, HORIZON, RetryBudget
 from proxy.engine.resilience.waiting import WaitingLine
 from proxy.errors import RATE_LIMITED, RATE_TABLE_FULL
-from proxy.model import RateLimitSettings, ServiceSettings
+from proxy.settings.service import RateLimitSettings, ServiceSettings
 
 
 class TestRetryBudget:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from proxy.engine.routing import Considered, Match, RouteTable
-from proxy.model import RouteSpec
+from proxy.settings.route import RouteSpec
 
 
 def no_fields(name: str) -> str | None:

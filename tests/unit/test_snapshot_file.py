@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.model import Instance, Membership
+from proxy.membership import Instance, Membership
 from proxy.registry.snapshot_file import SnapshotError, decode, encode, load, save
 
 INSTANCE = Instance(

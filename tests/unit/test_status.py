@@ -11,24 +11,18 @@ from proxy.control import status
 from proxy.control.explain import explain
 from proxy.control.pools import PoolBook, Slots
 from proxy.control.statistics import NodeTotal, Reported, Retired, Totals
-from proxy.model import (
+from proxy.membership import Instance, Membership
+from proxy.messages import NodeStats, PolicyState, ServiceStats
+from proxy.settings.file import Settings
+from proxy.settings.route import RouteSpec
+from proxy.settings.service import (
     BalancerSpec,
     BreakerSettings,
-    HeldInstance,
-    Instance,
-    InvalidRecord,
-    Membership,
-    NodeStats,
-    OddRecord,
-    PolicyState,
     PoolSettings,
     QueueSettings,
-    RegistryStatus,
-    RouteSpec,
     ServiceSettings,
-    ServiceStats,
-    Settings,
 )
+from proxy.statuses import HeldInstance, InvalidRecord, OddRecord, RegistryStatus
 
 
 def instance(id_: str, service: str = "users", **fields: Any) -> Instance:
@@ -120,7 +114,7 @@ def test_a_service_tells_where_its_limits_stand() -> None:
         worker.services["users"] = ServiceStats(
             {}, [], 0.0, {}, {"reset": 1}, {"max_inflight": 5}, int(state == "open")
         )
-    settings = ServiceSettings(breaker=BreakerSettings(), queue=QueueSettings(size=2))
+    settings = ServiceSettings(circuit_breaker=BreakerSettings(), queue=QueueSettings(size=2))
     totals = Totals(Retired(), workers)
     document = told(pools, settings, totals)
     assert document["slow_start"] == 0
@@ -156,7 +150,9 @@ def test_services_are_listed_by_name_with_their_balancer() -> None:
 def test_a_list_of_services_tells_what_stands_in_the_way_of_each() -> None:
     settings = Settings(
         services={
-            "users": ServiceSettings(breaker=BreakerSettings(), queue=QueueSettings(size=3)),
+            "users": ServiceSettings(
+                circuit_breaker=BreakerSettings(), queue=QueueSettings(size=3)
+            ),
             "orders": ServiceSettings(),
         }
     )
@@ -242,7 +238,7 @@ class TestExplain:
         services={
             "users": ServiceSettings(
                 balancer=BalancerSpec(type="consistent_hash", key="header:X-User"),
-                breaker=BreakerSettings(),
+                circuit_breaker=BreakerSettings(),
                 queue=QueueSettings(size=4),
             )
         },

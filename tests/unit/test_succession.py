@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.model import Instance, Membership
+from proxy.membership import Instance, Membership
 from proxy.registry.succession import GRACE, RETURN_AFTER, Handover, Succession
 
 

@@ -19,10 +19,12 @@ from proxy.engine.resilience.limits import SIZE, BucketTable
 from proxy.engine.resilience.retry import FLOOR, HORIZON, RetryBudget
 from proxy.health.base import Check, Endpoint, Verdict
 from proxy.health.schedule import FASTER, Candidate, Rules, Schedule
-from proxy.model import Departure, EjectionSettings, MassLossSettings, Membership
+from proxy.membership import Departure, Membership
 from proxy.registry.guard import PROBE_INTERVAL, Guard
 from proxy.registry.snapshot_file import DEBOUNCE, PATIENCE, REFRESH, RememberedProvider, save
 from proxy.registry.succession import GRACE, Handover
+from proxy.settings.registry import MassLossSettings
+from proxy.settings.service import EjectionSettings
 from tests.fakes import START, SteppedLoop
 from tests.providers import ToldProvider, instance
 

@@ -9,14 +9,10 @@ from typing import Any
 import pytest
 
 from proxy.engine.exchange import Exchange
-from proxy.model import (
-    AccessLogSettings,
-    ListenerSettings,
-    RetrySettings,
-    RouteSpec,
-    ServiceSettings,
-    Timeouts,
-)
+from proxy.settings.listener import ListenerSettings
+from proxy.settings.process import AccessLogSettings
+from proxy.settings.route import RouteSpec
+from proxy.settings.service import RetrySettings, ServiceSettings, Timeouts
 from tests.wiring import OK, Wire, request
 
 ROUTES = (

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.engine.announcement import Announcement
-from proxy.model import ListenerSettings
+from proxy.settings.listener import ListenerSettings
 from tests.wiring import CLIENT, OK, OK_RELAYED, PROXY, Peer, Wire, forwarded, request
 
 LINE = b"PROXY TCP4 198.51.100.7 198.51.100.1 5000 443\r\n"

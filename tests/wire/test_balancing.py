@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from balancers.base import Balancer
-from proxy.model import BalancerSpec, ServiceSettings
+from proxy.settings.service import BalancerSpec, ServiceSettings
 from tests.wiring import OK, OK_RELAYED, Wire, forwarded, request
 
 BUSY = 50

@@ -6,7 +6,7 @@ import errno
 from typing import Any
 
 from proxy.engine.upstream.connector import ROOM_LIMIT, ROOM_STEP
-from proxy.model import ListenerLimits, ListenerSettings
+from proxy.settings.listener import ListenerLimits, ListenerSettings
 from tests.wiring import OK, OK_RELAYED, forwarded, request
 
 

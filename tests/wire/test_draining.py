@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.engine.listener import LAST_CALL
-from proxy.model import Drain
+from proxy.messages import Drain
 from tests.wire.conftest import MakeWire
 from tests.wiring import OK, OK_RELAYED, OK_RELAYED_CLOSE, forwarded, request
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from proxy.model import Drain, RetrySettings, RouteSpec, ServiceSettings, Timeouts
+from proxy.messages import Drain
+from proxy.settings.route import RouteSpec
+from proxy.settings.service import RetrySettings, ServiceSettings, Timeouts
 from tests.wiring import OK, OK_RELAYED, Wire, forwarded, request
 
 HEAD_OF_CHUNKS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

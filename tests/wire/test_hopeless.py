@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.engine.http1.parser import refuse_hopeless
 from proxy.errors import Refused
-from proxy.model import ListenerLimits, ListenerSettings, ListenerTimeouts
+from proxy.settings.listener import ListenerLimits, ListenerSettings, ListenerTimeouts
 from tests.wiring import OK, OK_RELAYED, forwarded, request
 
 HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(64))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.model import ListenerLimits, ListenerSettings, ListenerTimeouts
+from proxy.settings.listener import ListenerLimits, ListenerSettings, ListenerTimeouts
 from tests.wiring import OK, OK_RELAYED, Wire, forwarded, request
 
 LIMITS = ListenerSettings(limits=ListenerLimits(head=1024, fields=10, target=200, body=10))

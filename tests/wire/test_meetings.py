@@ -9,18 +9,15 @@ import pytest
 
 from proxy.engine.resilience.breaker import TRIALS
 from proxy.engine.resilience.retry import FLOOR
-from proxy.model import (
+from proxy.messages import Drain, PolicyState, Suspect
+from proxy.settings.listener import ListenerSettings, ListenerTimeouts
+from proxy.settings.route import RouteSpec
+from proxy.settings.service import (
     BreakerSettings,
-    Drain,
-    ListenerSettings,
-    ListenerTimeouts,
-    PolicyState,
     QueueSettings,
     RateLimitSettings,
     RetrySettings,
-    RouteSpec,
     ServiceSettings,
-    Suspect,
     Timeouts,
 )
 from tests.wiring import OK, OK_RELAYED, OK_RELAYED_CLOSE, Peer, Wire, forwarded, request
@@ -258,7 +255,7 @@ class TestKeptConnections:
 
 class TestTheBreaker:
     def opened(self, make: Any, **more: Any) -> Wire:
-        wire: Wire = make("a", settings=settings(breaker=BREAKER, **more))
+        wire: Wire = make("a", settings=settings(circuit_breaker=BREAKER, **more))
         for _ in range(2):
             self.fail(wire)
         assert wire.pool.policy_state() == PolicyState("open")
@@ -278,7 +275,7 @@ class TestTheBreaker:
 
     @pytest.mark.parametrize("answer", [BAD, OK])
     def test_what_was_asked_before_it_opened_is_no_trial(self, make: Any, answer: bytes) -> None:
-        wire = make("a", settings=settings(breaker=BREAKER))
+        wire = make("a", settings=settings(circuit_breaker=BREAKER))
         old = [asked(wire) for _ in range(TRIALS)]
         for _ in range(2):
             self.fail(wire)
@@ -293,7 +290,7 @@ class TestTheBreaker:
         client.expect(OK_RELAYED)
 
     def test_who_asked_before_and_left_makes_no_place_for_a_trial(self, make: Any) -> None:
-        wire = make("a", settings=settings(breaker=BREAKER))
+        wire = make("a", settings=settings(circuit_breaker=BREAKER))
         old, _ = asked(wire)
         for _ in range(2):
             self.fail(wire)
@@ -345,7 +342,7 @@ class TestTheBreaker:
         self.ok(wire)
 
     def test_that_we_have_no_descriptor_does_not_open_it(self, make: Any) -> None:
-        wire = make("a", settings=settings(breaker=BREAKER))
+        wire = make("a", settings=settings(circuit_breaker=BREAKER))
         wire.network.refuse(wire.address("a"), OSError(errno.EMFILE, "Too many open files"))
         for _ in range(3):
             client = wire.client()
@@ -422,13 +419,13 @@ class TestOtherSettings:
 
     def test_a_breaker_that_is_open_stays_so(self, make: Any) -> None:
         wire = TestTheBreaker().opened(make)
-        self.reload(wire, breaker=BREAKER, timeouts=Timeouts(connect=1.0))
+        self.reload(wire, circuit_breaker=BREAKER, timeouts=Timeouts(connect=1.0))
         assert wire.pool.policy_state() == PolicyState("open")
 
     def test_another_breaker_hears_nothing_of_what_it_did_not_admit(self, make: Any) -> None:
-        wire = make("a", settings=settings(breaker=BREAKER))
+        wire = make("a", settings=settings(circuit_breaker=BREAKER))
         old = [asked(wire) for _ in range(3)]
-        self.reload(wire, breaker=STRICT)
+        self.reload(wire, circuit_breaker=STRICT)
         for client, instance in old:
             instance.send(BAD)
             client.expect(BAD_RELAYED)
@@ -441,7 +438,7 @@ class TestOtherSettings:
         turns: list[str] = []
         wire = TestTheBreaker().opened(make)
         wire.pool.report_turns_to(lambda service, state: turns.append(state))
-        self.reload(wire, breaker=breaker)
+        self.reload(wire, circuit_breaker=breaker)
         assert turns == ["closed"]
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from proxy.model import Keepalive, ListenerSettings, RouteSpec, ServiceSettings
+from proxy.settings.listener import ListenerSettings
+from proxy.settings.route import RouteSpec
+from proxy.settings.service import Keepalive, ServiceSettings
 from tests.wiring import CLIENT, OK, OK_RELAYED, OK_RELAYED_CLOSE, forwarded, request
 
 TRUSTING = ListenerSettings(trusted_proxies=("192.0.2.0/24",))

@@ -7,13 +7,9 @@ from typing import Any
 import pytest
 
 from proxy.engine.listener import READ_AHEAD
-from proxy.model import (
-    Keepalive,
-    ListenerLimits,
-    ListenerSettings,
-    RouteSpec,
-    ServiceSettings,
-)
+from proxy.settings.listener import ListenerLimits, ListenerSettings
+from proxy.settings.route import RouteSpec
+from proxy.settings.service import Keepalive, ServiceSettings
 from tests.wiring import OK, OK_RELAYED, forwarded, request
 
 HALF_CLOSE = ListenerSettings(client_close="half_close")

@@ -7,15 +7,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.model import (
+from proxy.messages import PolicyState, Suspect
+from proxy.settings.service import (
     BreakerSettings,
     DrainSettings,
-    PolicyState,
     QueueSettings,
     RateLimitSettings,
     RetrySettings,
     ServiceSettings,
-    Suspect,
     Timeouts,
 )
 from tests.wiring import OK, OK_RELAYED, Peer, Wire, forwarded, request
@@ -395,7 +394,7 @@ class TestRateLimit:
 class TestBreaker:
     def test_open_answers_at_once_and_trials_close_it(self, make: Any) -> None:
         breaker = BreakerSettings(failure_ratio=0.5, min_requests=4, window=10.0, open=5.0)
-        wire = make("a", settings=settings(breaker=breaker))
+        wire = make("a", settings=settings(circuit_breaker=breaker))
         client = wire.client()
         client.send(GET)
         instance = wire.accepted()
@@ -424,7 +423,7 @@ class TestBreaker:
 
     def test_it_ceases_to_be_open_without_a_request(self, make: Any) -> None:
         breaker = BreakerSettings(failure_ratio=0.5, min_requests=1, window=10.0, open=5.0)
-        wire = make("a", settings=settings(breaker=breaker))
+        wire = make("a", settings=settings(circuit_breaker=breaker))
         client = wire.client()
         client.send(GET)
         instance = wire.accepted()
@@ -439,7 +438,7 @@ class TestBreaker:
     def test_each_turn_is_told_once(self, make: Any) -> None:
         turns: list[tuple[str, str]] = []
         breaker = BreakerSettings(failure_ratio=0.5, min_requests=2, window=10.0, open=5.0)
-        wire = make("a", settings=settings(breaker=breaker))
+        wire = make("a", settings=settings(circuit_breaker=breaker))
         wire.pool.report_turns_to(lambda service, state: turns.append((service, state)))
         client = wire.client()
         for answer, relayed in [(BAD, BAD_RELAYED)] * 3 + [(OK, OK_RELAYED)] * 4:
@@ -456,7 +455,7 @@ class TestBreaker:
     def test_what_no_instance_was_asked_does_not_count(self, make: Any) -> None:
         """A full queue says that there is much to do, not that the service fails."""
         breaker = BreakerSettings(failure_ratio=0.5, min_requests=2, window=10.0, open=5.0)
-        wire = make("a", settings=settings(breaker=breaker, max_inflight=1))
+        wire = make("a", settings=settings(circuit_breaker=breaker, max_inflight=1))
         busy = wire.client()
         busy.send(request("GET /"))
         instance = wire.connected()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.model import QueueSettings, RetrySettings, ServiceSettings, Timeouts
+from proxy.settings.service import QueueSettings, RetrySettings, ServiceSettings, Timeouts
 from tests.wiring import OK, OK_RELAYED, Wire, forwarded, request
 
 AGAIN = ServiceSettings(retry=RetrySettings(on=("connect", "503"), budget=1.0))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.model import ListenerSettings, ListenerTimeouts
+from proxy.settings.listener import ListenerSettings, ListenerTimeouts
 from tests.wiring import OK, OK_RELAYED, forwarded, request
 
 CHUNKED = "Transfer-Encoding: chunked"

@@ -11,11 +11,10 @@ from proxy.engine.listener import LAST_CALL
 from proxy.engine.tunnel import FLUSH
 from proxy.engine.upstream.connector import ROOM_LIMIT
 from proxy.engine.upstream.unreachable import AGAIN
-from proxy.model import (
+from proxy.settings.listener import ListenerSettings, ListenerTimeouts
+from proxy.settings.service import (
     DrainSettings,
     Keepalive,
-    ListenerSettings,
-    ListenerTimeouts,
     QueueSettings,
     ServiceSettings,
     Timeouts,

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from proxy.engine.tunnel import FLUSH
-from proxy.model import ListenerSettings, ServiceSettings, Timeouts
+from proxy.settings.listener import ListenerSettings
+from proxy.settings.service import ServiceSettings, Timeouts
 from tests.wiring import OK, OK_RELAYED, Wire, forwarded, request
 
 UPGRADE = ("Connection: Upgrade", "Upgrade: websocket")

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from proxy.model import (
+from proxy.messages import Suspect
+from proxy.settings.route import RouteSpec
+from proxy.settings.service import (
     EjectionSettings,
     QueueSettings,
     RetrySettings,
-    RouteSpec,
     ServiceSettings,
-    Suspect,
     Timeouts,
 )
 from tests.wiring import OK, OK_RELAYED, Peer, Wire, forwarded, request

@@ -10,18 +10,16 @@ from structlog.testing import capture_logs
 
 from balancers.base import NO_KEY
 from proxy.engine.upstream.unreachable import AGAIN, AT_ONCE, LIMIT
-from proxy.model import (
+from proxy.messages import PoolNode, PoolSnapshot, Suspect
+from proxy.messages import Pools as PoolsMessage
+from proxy.settings.service import (
     BalancerSpec,
     Keepalive,
-    PoolNode,
-    PoolSnapshot,
     QueueSettings,
     RetrySettings,
     ServiceSettings,
-    Suspect,
     Timeouts,
 )
-from proxy.model import Pools as PoolsMessage
 from tests.wiring import OK, OK_RELAYED, Peer, Wire, forwarded, request
 
 GET = request("GET /x")

@@ -20,7 +20,7 @@ from proxy.errors import (
     Fault,
     Refused,
 )
-from proxy.model import ServiceSettings
+from proxy.settings.service import ServiceSettings
 
 if TYPE_CHECKING:
     from proxy.engine.exchange import Exchange
@@ -68,7 +68,7 @@ class Policies:
         ejection = settings.ejection
         self.suspect_after = ejection.consecutive_failures if ejection.enabled else 0
         """Failures in a row after which an instance is reported; 0 = never."""
-        breaker = self._breaker_settings = settings.breaker
+        breaker = self._breaker_settings = settings.circuit_breaker
         self.breaker: Breaker | None = None
         if before is not None and before._breaker_settings == breaker:
             self.breaker = before.breaker

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from proxy.engine.exchange import Exchange
     from proxy.engine.pool import Node
     from proxy.engine.upstream.connector import Connector
-    from proxy.model import ServiceSettings
+    from proxy.settings.service import ServiceSettings
 
 MAX_HEAD: Final = 64 * 1024
 """Twice what a client may send: instances set large cookies, and are trusted a little more."""

@@ -30,7 +30,7 @@ from proxy.errors import (
 if TYPE_CHECKING:
     from proxy.engine.deadlines import Deadlines
     from proxy.engine.pool import Node
-    from proxy.model import ServiceSettings
+    from proxy.settings.service import ServiceSettings
 
 _log = structlog.get_logger()
 

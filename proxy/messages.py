@@ -1,0 +1,240 @@
+"""What the control process and its workers tell each other.
+
+Frozen: whoever needs a different value builds a new object and swaps it in by one assignment, so
+a reader never sees half an update. The structs are the wire format of the channel (msgpack through
+msgspec). Durations are seconds (float), sizes are bytes (int).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from proxy.settings.listener import ListenerSettings
+from proxy.settings.process import AccessLogSettings
+from proxy.settings.route import RouteSpec
+from proxy.settings.service import ServiceSettings
+
+Status = Literal["ready", "unhealthy", "ejected", "draining"]
+
+
+class PoolNode(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One instance as a worker needs it."""
+
+    key: str
+    id: str
+    address: str
+    port: int
+    weight: int
+    status: Status
+    slot: int
+    """Column of the shared in-flight board (`engine/load.py`); 0 = not counted across workers."""
+
+
+class PoolSnapshot(msgspec.Struct, frozen=True):
+    """One service's pool at one moment. The worker swaps it in by one assignment."""
+
+    service: str
+    generation: int
+    nodes: tuple[PoolNode, ...]
+    panic: bool = False
+    """No instance is ready: health is ignored and all that are not drained are served."""
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of the configuration that concerns a worker."""
+
+    generation: int = 0
+    listeners: tuple[ListenerSettings, ...] = ()
+    routes: tuple[RouteSpec, ...] = ()
+    defaults: ServiceSettings = ServiceSettings()
+    services: dict[str, ServiceSettings] = {}
+    via_token: str = ""
+    """Random for each running proxy: a request that carries it came back to us."""
+    access_log: AccessLogSettings | None = None
+
+
+# -------------------------------------------------------------------------------- messages
+#
+# Control process → worker. Each is one frame on the channel (`control/channel.py`).
+
+
+class Configure(msgspec.Struct, frozen=True, tag=True):
+    """First message after the hello, and again at each reload."""
+
+    config: WorkerConfig
+
+
+class Pools(msgspec.Struct, frozen=True, tag=True):
+    """Changed pools, and services that are gone. `complete`: the first full set is now known."""
+
+    seq: int
+    snapshots: tuple[PoolSnapshot, ...] = ()
+    removed: tuple[str, ...] = ()
+    complete: bool = False
+    revision: int = 0
+    """Of the registry: with this message the worker has everything up to it."""
+
+
+class Accept(msgspec.Struct, frozen=True, tag=True):
+    """Start accepting, full set known or not (the control process has waited long enough)."""
+
+
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    """Say `Connection: close` from now on; stop accepting after `delay` seconds; finish what is in
+    flight for at most `grace` seconds after that; exit."""
+
+    grace: float
+    delay: float = 0.0
+
+
+class Collect(msgspec.Struct, frozen=True, tag=True):
+    """Report statistics now, with this number."""
+
+    number: int
+
+
+class ReopenAccessLog(msgspec.Struct, frozen=True, tag=True):
+    """The file of the access log was moved away: go on in a new one."""
+
+
+ToWorker = Configure | Pools | Accept | Drain | Collect | ReopenAccessLog
+
+
+class Hello(msgspec.Struct, frozen=True, tag=True):
+    """A worker is up and waits for its configuration."""
+
+    pid: int
+
+
+class Applied(msgspec.Struct, frozen=True, tag=True):
+    """The `Pools` message with this number is in effect."""
+
+    seq: int
+    seconds: float = 0.0
+    """How long it held the worker's loop, decoding included."""
+
+
+class Accepting(msgspec.Struct, frozen=True, tag=True):
+    """The worker accepts connections on all its listeners."""
+
+
+class ServiceStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Counters of one service in one worker since the worker's start."""
+
+    requests: dict[str, int]
+    """`"GET 200"` → count."""
+    duration_buckets: list[int]
+    """One count per bound of `DURATION_BOUNDS`, then +Inf; not cumulative."""
+    duration_sum: float
+    faults: dict[str, int]
+    """Code of a fault → answers that the proxy made itself, or cut off."""
+    retries: dict[str, int]
+    limited: dict[str, int] = {}
+    """Limit, by its key in `proxy.yaml` → requests, or for `retry.budget` retries, it refused."""
+    breaker_opened: int = 0
+    """How often the circuit breaker opened."""
+    tunnels_closed: int = 0
+    """Tunnels that `drain.tunnels: close` closed."""
+
+
+class PolicyState(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Where the limits of one service stand in one worker."""
+
+    breaker: str = ""
+    """`closed | open | trying`; "" = there is none."""
+    waiting: int = 0
+    """Requests in the queue."""
+
+
+class NodeStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Counters of one instance in one worker since it first met the instance."""
+
+    service: str
+    key: str
+    picks: int
+    outcomes: dict[str, int]
+    """`ok`, the code of a fault, or a status that speaks against the instance → attempts."""
+    unreachable: bool = False
+    """The worker cannot connect to it at present."""
+    unproven: bool = False
+    """It is back from an ejection, and the worker has yet to see it answer."""
+
+
+class WorkerStats(msgspec.Struct, frozen=True, tag=True):
+    """Pushed every second and on `Collect`: the counters that are others than when they were
+    last told, and at first all. The control process sums over workers."""
+
+    number: int
+    client_connections: int
+    tunnels: int
+    services: dict[str, ServiceStats]
+    nodes: list[NodeStats]
+    access_log_dropped: int = 0
+    """Lines of the access log that could not be written."""
+    log_dropped: int = 0
+    """Lines of the log that could not be written."""
+    underscored: int = 0
+    """Fields of requests that were left out because their name has a `_`."""
+    more: bool = False
+    """The rest follows, in messages of the same number."""
+    states: dict[str, PolicyState] = {}
+    """By service; of a service that was never told of, `PolicyState()`."""
+
+
+class Suspect(msgspec.Struct, frozen=True, tag=True):
+    """An instance failed `failures` times in a row in this worker, `consecutive_failures` of
+    its service's ejection settings at least. Reported when that number is reached, and again
+    after as many further failures."""
+
+    service: str
+    key: str
+    """`Instance.key`."""
+    reason: str
+    """Code of the fault, or the status, of the last failure."""
+    failures: int = 0
+
+
+class BreakerTurned(msgspec.Struct, frozen=True, tag=True):
+    """The circuit breaker of a service is in another state in this worker."""
+
+    service: str
+    state: str
+    """`closed | open | trying`."""
+    worker: int = 0
+    """Its index."""
+
+
+class FieldDropped(msgspec.Struct, frozen=True, tag=True):
+    """A client sent a field whose name has a `_`, which was left out. Told once for each name, of
+    `FIELDS_NAMED` names at most."""
+
+    name: str
+    """In lower case, cut at `LONGEST_FIELD_NAMED` characters."""
+
+
+FromWorker = Hello | Applied | Accepting | WorkerStats | Suspect | BreakerTurned | FieldDropped
+
+FIELDS_NAMED = 64
+"""Names of fields that are told of as left out: an operator finds the program that has one among
+these; further ones are a client that invents them, and are only counted."""
+LONGEST_FIELD_NAMED = 128
+
+DURATION_BOUNDS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+"""Upper bounds in seconds of `fairlead_request_duration_seconds`: a proxy adds tens of
+microseconds, so the scale starts where instances do, at one millisecond, and ends at the
+default first-byte limit."""
+
+APPLY_BOUNDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
+"""Upper bounds in seconds of `fairlead_snapshot_apply_seconds`: around the 5 ms for which a change
+of the pools may hold a worker's loop."""
+
+BACKLOG = 4096
+"""Connections the kernel holds per socket while a worker is busy or being replaced: what
+Linux allows by default (net.core.somaxconn since 5.4); it cuts larger numbers silently."""
+
+UNROUTED = ""
+"""Service label for requests that met no route."""

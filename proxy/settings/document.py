@@ -1,0 +1,167 @@
+"""What is declared, in other words: the tables of docs/configuration.md, and a JSON Schema.
+
+`python -m proxy.settings.document PAGE` writes the tables of a page anew: each stands behind a line
+`<!-- keys: NAME … -->` that names the keys at the top of the file which it is to hold.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from proxy import catalog
+from proxy.settings.declare import Key, keys_of, takes_further, walk
+from proxy.settings.file import File
+from proxy.settings.service import balancer_parameters
+
+_TABLE: Final = re.compile(r"(<!-- keys: ([a-z_ ]+) -->\n\n)(?:\|.*\n)*")
+_HEADER: Final = "| key | type | default | meaning |\n|---|---|---|---|\n"
+_ELSEWHERE: Final = re.compile(r"defaults\b.*|registry\.backups\..*|.*fallback_instances\..*")
+"""Keys that are documented once, under the other name they have."""
+
+# -------------------------------------------------------------------------------- tables
+
+
+def table(*names: str) -> Iterator[str]:
+    """The rows of the keys below these keys of the file."""
+    for name, key in walk(File):
+        if name.split(".")[0] in names and not _ELSEWHERE.fullmatch(name) and _has_row(key):
+            later = "*Not in this version.* " if _is_not_built(name) else ""
+            yield f"| `{name}` | {kind(key)} | {default(name, key)} | {later}{key.meaning} |\n"
+        if name == "services.*.balancer.key" and "services" in names:
+            yield from _parameters()
+
+
+def _has_row(key: Key) -> bool:
+    """A section appears through its keys, unless it can be left out or switched off."""
+    return key.section is None or key.off is not None or key.shape == "list"
+
+
+def _is_not_built(name: str) -> bool:
+    parts = name.split(".")
+    above = [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+    return any(key.not_built is not None for other, key in walk(File) if other in above)
+
+
+def _parameters() -> Iterator[str]:
+    for balancer in catalog.BALANCERS:
+        meanings = catalog.load(catalog.BALANCERS, balancer).meanings
+        for name, parameter in balancer_parameters(balancer).items():
+            row = f"| `services.*.balancer.{name}` | {parameter.read.kind} "
+            yield row + f"| `{parameter.default:g}` | Only `{balancer}`: {meanings[name]} |\n"
+
+
+def kind(key: Key) -> str:
+    """A key's type, as the page calls it."""
+    one = key.read.kind if key.read is not None else "mapping"
+    if key.shape == "list":
+        return f"list of {one}s"
+    return f"mapping of {one}s" if key.shape == "mapping" else one
+
+
+def default(name: str, key: Key) -> str:
+    """A default, as one would write it in the file."""
+    value = key.default
+    if key.required or name == "routes":  # An empty list of routes is refused by a rule.
+        return "required"
+    if name == "workers":
+        return "`auto`"
+    if value is None:
+        return "`off`" if key.off is not None else "none"
+    if isinstance(value, msgspec.Struct):
+        return "see below"
+    if value in ((), {}, ""):
+        return "none"
+    if isinstance(value, tuple):
+        return "one" if key.section is not None else f"`[{', '.join(map(str, value))}]`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    word = kind(key)
+    if word == "duration":
+        return f"`{_duration(value)}`"
+    if word == "size":
+        return f"`{_size(value)}`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def _duration(seconds: Any) -> str:
+    if seconds and seconds < 1:
+        return f"{seconds * 1000:g}ms"
+    for unit, length in (("h", 3600), ("m", 60)):
+        if seconds >= length and seconds % length == 0:
+            return f"{seconds / length:g}{unit}"
+    return f"{seconds:g}s"
+
+
+def _size(size: Any) -> str:
+    return f"{size // 1024}KiB" if size else "0"
+
+
+def written_anew(page: str) -> str:
+    """The text of a page with its tables as they are declared."""
+    return _TABLE.sub(lambda m: m[1] + _HEADER + "".join(table(*m[2].split())), page)
+
+
+# --------------------------------------------------------------------------- JSON Schema
+
+
+_VARIABLE: Final = {"type": "string", "pattern": r"\$\{"}
+"""A scalar may always be taken from the environment."""
+_OFF: Final = {"enum": ["off", "no", False]}
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of proxy.yaml, for editors. Rules that relate several keys are
+    not in it; `fairlead check` knows them."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Fairlead's proxy.yaml",
+        **_section(File),
+        "required": ["routes"],
+    }
+
+
+def _section(section: type[msgspec.Struct]) -> dict[str, Any]:
+    keys = keys_of(section)
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {
+            name: {"description": key.meaning, **_value(key)} for name, key in keys.items()
+        },
+        "additionalProperties": takes_further(section),
+    }
+    required = [name for name, key in keys.items() if key.required]
+    return {**schema, "required": required} if required else schema
+
+
+def _value(key: Key) -> dict[str, Any]:
+    one: Mapping[str, Any]
+    if key.section is not None:
+        one = _section(key.section)
+    else:
+        assert key.read is not None
+        one = {"anyOf": [dict(key.read.json), _VARIABLE]}
+    if key.shape == "list":
+        one = {"type": "array", "items": one}
+    elif key.shape == "mapping":
+        nothing = [{"type": "null"}] if key.may_be_empty else []
+        items = {"anyOf": [one, *nothing]} if nothing else one
+        one = {"type": "object", "additionalProperties": items}
+    others: list[Mapping[str, Any]] = []
+    if key.off is not None or key.off_word:
+        others.append(_OFF)
+    if key.short is not None and key.section is not None:
+        others.append(_value(keys_of(key.section)[key.short.key]))
+    if key.may_be_empty:
+        others.append({"type": "null"})
+    return {"anyOf": [one, *others]} if others else dict(one)
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    path.write_text(written_anew(path.read_text()))

@@ -1,0 +1,71 @@
+"""The top of proxy.yaml, and what becomes of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from proxy.membership import Instance
+from proxy.settings.declare import MayBeEmpty, Off
+from proxy.settings.listener import ListenerSettings
+from proxy.settings.process import (
+    WORKERS,
+    AccessLogSettings,
+    AdminSettings,
+    LogSettings,
+    ShutdownSettings,
+)
+from proxy.settings.registry import Registry
+from proxy.settings.route import RouteSpec
+from proxy.settings.service import PoolSettings, Service
+
+
+class File(msgspec.Struct, frozen=True, kw_only=True):
+    """The top of proxy.yaml."""
+
+    listeners: Annotated[
+        tuple[ListenerSettings, ...],
+        "Where clients connect. Each entry is a mapping with the keys below.",
+    ] = (ListenerSettings(),)
+    admin: Annotated[AdminSettings, "The admin server."] = AdminSettings()
+    workers: Annotated[
+        int | None,
+        WORKERS,
+        "Processes that share the listeners: `auto`, or 1 to 256. `auto` is the number of CPUs this"
+        " process may use (its affinity), at most the CPU quota of its cgroup and of all around it,"
+        " rounded up.",
+    ] = None
+    log: Annotated[LogSettings, "The log."] = LogSettings()
+    access_log: Annotated[
+        AccessLogSettings | None,
+        Off(),
+        "One line for each request ([access-log.md](access-log.md)).",
+    ] = None
+    registry: Annotated[Registry, "Where instances are looked up."] = Registry()
+    shutdown: Annotated[ShutdownSettings, "How the proxy stops."] = ShutdownSettings()
+    defaults: Annotated[PoolSettings, MayBeEmpty(), "What every service inherits, key by key."] = (
+        PoolSettings()
+    )
+    services: Annotated[dict[str, Service], MayBeEmpty(), "Settings of single services."] = {}
+    routes: Annotated[
+        tuple[RouteSpec, ...], "In what order they are asked is said below. At least one."
+    ] = ()
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole of `proxy.yaml`, checked, with defaults filled in and services inherited."""
+
+    listeners: tuple[ListenerSettings, ...] = (ListenerSettings(),)
+    admin: AdminSettings = AdminSettings()
+    workers: int = 1
+    """Resolved: `auto` is the number of CPUs this process may use."""
+    log: LogSettings = LogSettings()
+    access_log: AccessLogSettings | None = None
+    registry: Registry = Registry()
+    shutdown: ShutdownSettings = ShutdownSettings()
+    routes: tuple[RouteSpec, ...] = ()
+    defaults: PoolSettings = PoolSettings()
+    services: dict[str, PoolSettings] = {}
+    static: dict[str, tuple[Instance, ...]] = {}
+    """Services whose instances stand in the file: never looked up in the registry."""

@@ -1,0 +1,268 @@
+"""`listeners:`, where clients connect."""
+
+from __future__ import annotations
+
+import grp
+import pwd
+import re
+from collections.abc import Callable, Sequence
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from proxy.settings.addresses import BIND, CIDR, split_bind
+from proxy.settings.complaints import Report, dotted
+from proxy.settings.declare import Given, NotBuilt, Off
+from proxy.settings.read import DURATION, POSITIVE, SWITCH, TEXT, Read, choice, integer, size
+from proxy.settings.tree import Path
+
+
+def _parse_name(text: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,62}", text):
+        raise ValueError("is not a usable name")
+    return text
+
+
+def _parse_mode(text: str) -> int:
+    if not re.fullmatch("0?[0-7]{3}", text):
+        raise ValueError("is not a file mode in octal digits")
+    # Connecting needs the permission to write.
+    if not int(text, 8) & 0o222:
+        raise ValueError("lets nobody connect")
+    return int(text, 8)
+
+
+def _parse_owner(text: str) -> tuple[int, int]:
+    """`user`, `user:group` or `:group` → their ids; -1 for what is not given."""
+    user, colon, group = text.partition(":")
+    if not (group if colon else user):
+        raise ValueError("is not an owner")
+    return (
+        _parse_id(user, "user", lambda name: pwd.getpwnam(name).pw_uid),
+        _parse_id(group, "group", lambda name: grp.getgrnam(name).gr_gid),
+    )
+
+
+def _parse_id(name: str, what: str, look_up: Callable[[str], int]) -> int:
+    if not name:
+        return -1
+    if re.fullmatch("[0-9]{1,10}", name):
+        # The last one of 32 bits means "unchanged" to the system.
+        if int(name) >= 2**32 - 1:
+            raise ValueError(f"has too large a {what} id")
+        return int(name)
+    try:
+        return look_up(name)
+    except (KeyError, ValueError):
+        raise ValueError(f"names a {what} that this machine does not have") from None
+
+
+_NAME: Final = Read(_parse_name, "name", "1 to 63 letters, digits and . _ -")
+_MODE: Final = Read(_parse_mode, "mode", 'an octal mode such as "0660"')
+_OWNER: Final = Read(_parse_owner, "owner", "user, user:group or :group, by names or by numbers")
+
+
+class ListenerLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Sizes a client may send; each answers with its own status when exceeded."""
+
+    head: Annotated[
+        int,
+        size(1024, 1024 * 1024),
+        "Largest request head (request line and fields), 1KiB to 1MiB; more is answered with 431.",
+    ] = 32 * 1024
+    fields: Annotated[
+        int,
+        integer(1, 10_000),
+        "Most header fields in a request, 1 to 10000; more is answered with 431.",
+    ] = 128
+    target: Annotated[
+        int,
+        size(64, 1024 * 1024),
+        "Longest request target, from 64 bytes up to `limits.head`; more is answered with 414.",
+    ] = 8 * 1024
+    body: Annotated[
+        int,
+        size(0, 2**50, "0 = no limit"),
+        "Largest request body; more is answered with 413. 0 = no limit.",
+    ] = 0
+    connections: Annotated[
+        int,
+        integer(0, 10_000_000, "0 = no limit"),
+        "Most client connections at the same time, in all workers together; further ones are"
+        " closed at once. 0 = as many as the limit on open files allows.",
+    ] = 0
+
+
+class ListenerTimeouts(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits on a client's silence, in seconds."""
+
+    head: Annotated[
+        float,
+        POSITIVE,
+        "How long a request head may take to arrive; longer is answered with 408.",
+    ] = 10.0
+    body: Annotated[float, POSITIVE, "Longest gap between two pieces of a request body."] = 30.0
+    idle: Annotated[float, POSITIVE, "How long a connection is kept without a request on it."] = (
+        75.0
+    )
+    linger: Annotated[
+        float,
+        DURATION,
+        "How long a connection is still read after an answer that ends it early (413, 414, 431),"
+        " so that the client can read that answer.",
+    ] = 2.0
+
+
+class Certificate(msgspec.Struct, frozen=True, kw_only=True):
+    """One certificate and its key."""
+
+    cert: Annotated[str, TEXT, "PEM file with the certificate and its chain."]
+    key: Annotated[str, TEXT, "PEM file with the private key."]
+
+
+class ListenerTls(msgspec.Struct, frozen=True, kw_only=True):
+    """`tls:` of a listener."""
+
+    certificates: Annotated[
+        tuple[Certificate, ...], "Certificates, chosen by the name that the client asks for."
+    ]
+    client_ca: Annotated[
+        str | None,
+        TEXT,
+        "PEM file; when given, clients must show a certificate that it signed.",
+    ] = None
+    min_version: Annotated[
+        str,
+        choice(("1.2", "1.3"), "a TLS version"),
+        "Oldest version of TLS: `1.2` or `1.3`.",
+    ] = "1.2"
+
+
+class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of `listeners:`."""
+
+    name: Annotated[
+        str, _NAME, "How logs and metrics call this listener; different for each one."
+    ] = "web"
+    bind: Annotated[str, BIND, "The address to listen on. Port 0 lets the system choose one."] = (
+        "0.0.0.0:8080"
+    )
+    mode: Annotated[
+        int | None,
+        _MODE,
+        'Only Unix sockets: who may connect, as an octal file mode such as `"0660"`; connecting'
+        " takes the permission to write. Without it the umask decides. Nobody can connect before"
+        " mode and owner are as they are to be.",
+    ] = None
+    owner: Annotated[
+        tuple[int, int] | None,
+        _OWNER,
+        "Only Unix sockets: whose the file is: `user`, `user:group` or `:group`, by names or by"
+        " numbers. Only root may give it to another user.",
+    ] = None
+    """User and group id; -1 = this process's."""
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        CIDR,
+        "Networks, or single addresses, of proxies in front of this one. Only from these peers is"
+        " believed what they say of the client: `X-Forwarded-*` fields are extended, [others of the"
+        " kind](behaviour.md#what-clients-say-of-themselves) pass; from all other peers they are"
+        " replaced or left out.",
+    ] = ()
+    client_close: Annotated[
+        Literal["abort", "half_close"],
+        choice(("abort", "half_close"), "what a client's close may mean"),
+        "What it means that a client ends its side of the connection before it has its answer:"
+        " `abort`, it has left, and its request with it; `half_close`, it only sends no more and"
+        " waits for the answer. See [behaviour.md](behaviour.md#clients-that-leave).",
+    ] = "abort"
+    limits: Annotated[ListenerLimits, "Sizes a client may send."] = ListenerLimits()
+    timeouts: Annotated[ListenerTimeouts, "Limits on a client's silence."] = ListenerTimeouts()
+    proxy_protocol: Annotated[
+        bool,
+        SWITCH,
+        "Every connection must begin with the PROXY protocol, version 1 or 2; one that does not is"
+        " closed.",
+    ] = False
+    forwarded: Annotated[
+        bool,
+        SWITCH,
+        "Tell instances of the client in the `Forwarded` field of RFC 7239, too; appended to what"
+        " a trusted proxy says.",
+    ] = False
+    tls: Annotated[ListenerTls | None, Off(), NotBuilt(), "Serve HTTPS."] = None
+
+
+def check_listeners(
+    given: Sequence[Given] | None,
+    listeners: Sequence[ListenerSettings],
+    admin_bind: str,
+    report: Report,
+) -> None:
+    """Complain of what no listener can see alone: names and addresses that clash. `given`: None =
+    the file has no such key."""
+    if given is None:
+        return
+    if not given and report.sound(("listeners",)):
+        report.complain(("listeners",), "is empty; allowed: at least one listener")
+    names: dict[str, Path] = {}
+    binds = [(admin_bind, "admin.bind")] if report.sound(("admin", "bind")) else []
+    for place, listener in zip(given, listeners, strict=True):
+        if report.sound(place.at("name")):
+            first = names.setdefault(listener.name, place.path)
+            if first != place.path:
+                report.complain(
+                    place.at("name"),
+                    f'"{listener.name}" is already the name of {dotted(first)}; allowed:'
+                    " a different name for each listener",
+                )
+        if report.sound(place.at("bind")):
+            _check_free(place.at("bind"), listener.bind, binds, report)
+            _check_file(place, listener, report)
+        limits = listener.limits
+        if limits.target > limits.head and report.sound(
+            place.at("limits", "target"), place.at("limits", "head")
+        ):
+            report.complain(
+                place.at("limits", "target"),
+                f"is larger than the head that holds it; allowed: up to {limits.head} bytes,"
+                " or a larger limits.head",
+            )
+
+
+def _check_file(place: Given, listener: ListenerSettings, report: Report) -> None:
+    if listener.bind.startswith("unix:"):
+        return
+    for key in ("mode", "owner"):
+        if place.get(key) is not None:
+            report.complain(
+                place.at(key),
+                f'is for the file of a Unix socket, and "{listener.bind}" is none; allowed: leave'
+                " it out, or a bind such as unix:/run/fairlead.sock",
+            )
+
+
+def _check_free(path: Path, bind: str, taken: list[tuple[str, str]], report: Report) -> None:
+    """Complain when `bind` cannot be had because another one of this file has it."""
+    for other, owner in taken:
+        if _collide(bind, other):
+            where = f'"{bind}" is' if bind == other else f'"{bind}" is part of "{other}",'
+            report.complain(
+                path, f"{where} already used by {owner}; allowed: another port or address"
+            )
+            return
+    taken.append((bind, dotted(path)))
+
+
+def _collide(one: str, other: str) -> bool:
+    """Both binds cannot be had at once: the same, or one address is all addresses."""
+    if one.startswith("unix:") or other.startswith("unix:"):
+        return one == other
+    (host, port), (other_host, other_port) = map(split_bind, (one, other))
+    if port != other_port or port == 0:  # 0 lets the system choose, each time differently
+        return False
+    if host == other_host:
+        return True
+    wildcard = {"0.0.0.0": ":" not in other_host, "::": ":" in other_host}
+    other_wildcard = {"0.0.0.0": ":" not in host, "::": ":" in host}
+    return wildcard.get(host, False) or other_wildcard.get(other_host, False)

@@ -1,0 +1,105 @@
+"""proxy.yaml → `Settings`, or every complaint about the file at once.
+
+    text ─ yaml_lines ─▶ tree ─ declare ─▶ what is given ─ rules of the sections ─▶ Settings
+
+A complaint about one place must not hide those about others: what cannot be read is left out, and
+the rules that relate several settings run over everything that is sound. Only the control process
+and the commands read files; workers get their part ready-made over the channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import Final
+
+from proxy import cpus
+from proxy.settings import yaml_lines
+from proxy.settings.complaints import Complaint, ConfigError, Report
+from proxy.settings.declare import Given, build, read_section
+from proxy.settings.file import File, Settings
+from proxy.settings.listener import check_listeners
+from proxy.settings.process import (
+    resolve_access_log,
+)
+from proxy.settings.read import shown
+from proxy.settings.registry import check_registry
+from proxy.settings.route import check_routes
+from proxy.settings.service import PoolSettings, inherit, static_instances, steady
+from proxy.settings.tree import Scalar
+
+MAX_FILE: Final = 1024 * 1024
+"""Bytes; room for 15,000 static instances. PyYAML needs a second for that much, and some ten
+without libyaml; nobody waits longer for a start."""
+
+
+def load(path: FilePath, environ: Mapping[str, str]) -> Settings:
+    """Read and check a file. Raises `ConfigError`, for an unreadable file too."""
+    name = str(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE + 1)
+    except FileNotFoundError:
+        raise _whole_file(name, "there is no such file; allowed: a YAML file") from None
+    except IsADirectoryError:
+        raise _whole_file(name, "is a directory; allowed: a YAML file") from None
+    except OSError as error:
+        raise _whole_file(
+            name, f"cannot be read ({error.strerror}); allowed: a YAML file"
+        ) from None
+    if len(content) > MAX_FILE:
+        raise _whole_file(name, f"is too large; allowed: {MAX_FILE} bytes")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        message = f"not text: the byte 0x{content[error.start]:02x} is not UTF-8; allowed: UTF-8"
+        raise ConfigError([Complaint(name, line, "", message)]) from None
+    return parse(text, name, environ)
+
+
+def parse(text: str, file_name: str, environ: Mapping[str, str]) -> Settings:
+    """Check the text of a file. `file_name` appears in complaints, and names of other files
+    are relative to its directory. Raises `ConfigError`."""
+    document = yaml_lines.read(text, environ)
+    report = Report(file_name, document)
+    if document.root is None or (isinstance(document.root, Scalar) and document.root.empty):
+        if not report.complaints:
+            raise _whole_file(file_name, "is empty; allowed: at least one route under routes:")
+        raise report.error()
+    if not isinstance(document.root, dict):
+        report.complain((), f"is {shown(document.root)} at the top; allowed: a mapping")
+        raise report.error()
+    given = read_section(File, document.root, (), report)
+    assert given is not None  # It is a mapping, and no key of it is required.
+    settings = _settings(given, FilePath(file_name).parent, report)
+    if report.complaints:
+        raise report.error()
+    return settings
+
+
+def _whole_file(name: str, message: str) -> ConfigError:
+    return ConfigError([Complaint(name, None, "", message)])
+
+
+def _settings(given: Given, directory: FilePath, report: Report) -> Settings:
+    """What is sound of a file, and the rules over it."""
+    file = build(File, given)
+    check_listeners(given.get("listeners"), file.listeners, file.admin.bind, report)
+    defaults = inherit(given.get("defaults") or Given(("defaults",)), "", PoolSettings(), report)
+    own: Mapping[str, Given] = given.get("services") or {}
+    services = {name: inherit(section, name, defaults, report) for name, section in own.items()}
+    check_routes(given.get("routes"), file.routes, report)
+    return Settings(
+        listeners=file.listeners,
+        admin=file.admin,
+        workers=file.workers or cpus.usable(),
+        log=file.log,
+        access_log=resolve_access_log(file.access_log, directory, report),
+        registry=check_registry(given.get("registry"), file.registry, directory, report),
+        shutdown=file.shutdown,
+        routes=file.routes,
+        defaults=steady(defaults),
+        services={name: steady(service) for name, service in services.items()},
+        static=static_instances(own, report),
+    )

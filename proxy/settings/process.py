@@ -1,0 +1,139 @@
+"""What is the process's own: `admin:`, `log:`, `access_log:`, `shutdown:`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path as FilePath
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from proxy.settings.addresses import TCP_BIND
+from proxy.settings.complaints import Report
+from proxy.settings.read import DURATION, SHARE, SWITCH, TEXT, Read, choice
+from proxy.settings.tree import Path
+
+
+def _parse_token(text: str) -> str:
+    # RFC 6750 section 2.1; anything else cannot stand in an Authorization field.
+    if not re.fullmatch(r"(?:[A-Za-z0-9\-._~+/]+=*)?", text):
+        raise ValueError("cannot be sent as a bearer token")
+    return text
+
+
+_TOKEN: Final = Read(
+    _parse_token, "text", "letters, digits and - . _ ~ + /, with = only at the end", secret=True
+)
+
+
+class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`admin:`."""
+
+    bind: Annotated[
+        str,
+        TCP_BIND,
+        "Where health, metrics and the admin API are served. Not a Unix socket.",
+    ] = "127.0.0.1:9900"
+    token: Annotated[
+        str,
+        _TOKEN,
+        "When set, everything but `/healthz` and `/readyz` needs `Authorization: Bearer` with it.",
+    ] = ""
+
+
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`log:`."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        choice(("debug", "info", "warning", "error"), "a log level"),
+        "`debug`, `info`, `warning` or `error`.",
+    ] = "info"
+    format: Annotated[
+        Literal["json", "console"],
+        choice(("json", "console"), "a log format"),
+        "`json` or `console` (for people).",
+    ] = "json"
+
+
+class AccessLogSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`access_log:`."""
+
+    path: Annotated[
+        str,
+        TEXT,
+        "File to append to; `-` is the standard output. Its directory must exist.",
+    ] = "-"
+    format: Annotated[
+        str,
+        choice(("json", "common", "combined"), "an access log format"),
+        "`json`, `common` or `combined` (the formats of NCSA and Apache).",
+    ] = "json"
+    sample: Annotated[
+        float,
+        SHARE,
+        "Share of the requests that is logged, 0 to 1. Answers of 500 and above, and answers that"
+        " broke off, are always logged.",
+    ] = 1.0
+    query: Annotated[
+        bool,
+        SWITCH,
+        "Log targets and referers with their query. `false` for queries that hold secrets.",
+    ] = True
+
+
+class ShutdownSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`shutdown:`. Readiness fails at once, accepting goes on for `delay`, then what is in
+    flight has `grace` to finish."""
+
+    delay: Annotated[
+        float,
+        DURATION,
+        "How long connections are still accepted after readiness fails, so that load balancers in"
+        " front notice.",
+    ] = 1.0
+    grace: Annotated[
+        float,
+        DURATION,
+        "How long requests in flight then have to finish before they are cut off.",
+    ] = 30.0
+
+
+def _parse_workers(text: str) -> int | None:
+    if text == "auto":
+        return None
+    # One row of the shared in-flight board per worker; more than this is a typing mistake.
+    if not re.fullmatch("[1-9][0-9]{0,2}", text) or int(text) > 256:
+        raise ValueError("is not a number of processes")
+    return int(text)
+
+
+WORKERS: Final = Read(
+    _parse_workers,
+    "integer",
+    "auto, or a whole number from 1 to 256",
+    json={"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 256}]},
+)
+
+
+def resolve_access_log(
+    log: AccessLogSettings | None, directory: FilePath, report: Report
+) -> AccessLogSettings | None:
+    """The settings with the file's name resolved."""
+    if log is None or log.path == "-":
+        return log
+    return msgspec.structs.replace(
+        log, path=writable(("access_log", "path"), directory / log.path, report)
+    )
+
+
+def writable(path: Path, file: FilePath, report: Report) -> str:
+    """The name of a file that is made when it is not there. Its directory must be there already,
+    or nothing is ever written and nobody notices before the day it is needed."""
+    if file.is_dir():
+        report.complain(path, f'"{file}" is a directory; allowed: a file')
+    elif not file.parent.is_dir():
+        report.complain(
+            path, f'"{file.parent}" is no directory; allowed: a file in one that exists'
+        )
+    return str(file)

@@ -1,0 +1,240 @@
+"""`routes:`, which request goes where."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Final
+
+import msgspec
+
+from proxy.settings.addresses import NAME, parse_host_name, parse_port
+from proxy.settings.complaints import Report, dotted
+from proxy.settings.declare import Given
+from proxy.settings.keys import parse_field_name
+from proxy.settings.read import SWITCH, Read, did_you_mean
+from proxy.settings.tree import Path
+
+METHODS: Final = (
+    *("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"),
+    *("PROPFIND", "PROPPATCH", "MKCOL", "COPY", "MOVE", "LOCK", "UNLOCK", "SEARCH", "ACL", "QUERY"),
+    *("BIND", "REBIND", "UNBIND", "REPORT", "MKACTIVITY", "CHECKOUT", "MERGE", "MKCALENDAR"),
+    *("M-SEARCH", "NOTIFY", "SUBSCRIBE", "UNSUBSCRIBE", "PURGE", "LINK", "UNLINK", "SOURCE"),
+)
+"""What the request parser knows; a route for any other method could never match. `CONNECT`
+is missing because it is always answered with 405."""
+
+_PATH: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
+"""RFC 3986 §3.3."""
+_NEVER: Final = re.compile("%(?:00|2f|5c)", re.IGNORECASE)
+
+
+def _parse_host_pattern(text: str) -> str:
+    """A route's host. Template and wildcard are whole labels, so that a label in a request
+    either is the service's name or is not."""
+    rest = text.replace("{service}", "service")
+    if "{" in rest or "}" in rest:
+        raise ValueError("holds braces that are not {service}")
+    if text.count("{service}") > 1:
+        raise ValueError("holds {service} more than once")
+    if "{service}" in text and "{service}" not in text.split("."):
+        raise ValueError("has a label that is only partly {service}")
+    if rest.startswith("*."):
+        if "{service}" in text:
+            raise ValueError("is a wildcard and a template at once")
+        rest = rest[2:]
+    if "*" in rest:
+        raise ValueError("has a * that is not the whole first label")
+    if re.search(r"[^\]]:[0-9]*$|\]:", rest):
+        raise ValueError("has a port")
+    parse_host_name(rest)
+    return "{service}".join(part.lower() for part in text.split("{service}"))
+
+
+def parse_path(text: str) -> str:
+    """A path as it stands in a request when it is matched."""
+    if not text.startswith("/"):
+        raise ValueError("does not begin with /")
+    if "?" in text or "#" in text:
+        raise ValueError("holds a query or a fragment")
+    if "{" in text or "}" in text:
+        raise ValueError("holds braces")
+    if not _PATH.fullmatch(text):
+        raise ValueError("holds characters that a path must have percent-encoded")
+    if never := _NEVER.search(text):
+        raise ValueError(f"holds {never[0]}, which is refused in requests")
+    segments = re.sub("%2e", ".", text, flags=re.IGNORECASE).split("/")
+    if "." in segments or ".." in segments:
+        raise ValueError("holds a dot segment, which requests never have when they are matched")
+    return text
+
+
+def _parse_path_prefix(text: str) -> str:
+    rest = text.replace("{service}", "service")
+    if "{" in rest or "}" in rest:
+        raise ValueError("holds braces that are not {service}")
+    if text.count("{service}") > 1:
+        raise ValueError("holds {service} more than once")
+    if "{service}" in text and "{service}" not in text.split("/"):
+        raise ValueError("has a segment that is only partly {service}")
+    parse_path(rest)
+    return text
+
+
+def _parse_method(text: str) -> str:
+    if text == "CONNECT":
+        raise ValueError("is answered with 405 and never routed")
+    if text not in METHODS:
+        raise ValueError(f"is not a method{did_you_mean(text, METHODS)}")
+    return text
+
+
+def _parse_set_host(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        return parse_host_name(text)
+    return f"{parse_host_name(host)}:{parse_port(port, 1)}"
+
+
+def _parse_field_value(text: str) -> str:
+    if not text.isprintable() or not text.isascii():
+        raise ValueError("is not printable ASCII")
+    if text != text.strip():
+        raise ValueError("begins or ends with a space, which a field value never does")
+    return text
+
+
+METHOD: Final = Read(
+    _parse_method, "method", ", ".join(METHODS[:7]) + " and others", json={"enum": list(METHODS)}
+)
+PATH: Final = Read(parse_path, "path", "a path such as /new")
+_HOST_PATTERN: Final = Read(
+    _parse_host_pattern,
+    "host pattern",
+    "users.example.com, *.example.com or {service}.example.com",
+)
+_PATH_PREFIX: Final = Read(
+    _parse_path_prefix, "path prefix", "a path such as /orders or /svc/{service}"
+)
+_SET_HOST: Final = Read(_parse_set_host, "host", "upstream.internal or host:port")
+_FIELD_VALUE: Final = Read(_parse_field_value, "text", "the exact value of the field")
+
+
+class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of `routes:` as it stands in the file."""
+
+    host: Annotated[
+        str | None,
+        _HOST_PATTERN,
+        "An exact name, `*.example.com` for all names below it, or with `{service}` as one whole"
+        " label. Without it any host.",
+    ] = None
+    path_prefix: Annotated[
+        str | None,
+        _PATH_PREFIX,
+        "Whole segments: `/old` matches `/old` and `/old/x`, not `/older`. May have `{service}` as"
+        " one whole segment. Without it any path.",
+    ] = None
+    methods: Annotated[tuple[str, ...], METHOD, "Methods that match. Without it any method."] = ()
+    headers: Annotated[
+        dict[str, str], _FIELD_VALUE, "Header fields that must be there with exactly these values."
+    ] = {}
+    strip_prefix: Annotated[
+        bool,
+        SWITCH,
+        "Take the prefix off the path before the request goes on; `X-Forwarded-Prefix` tells the"
+        " instance.",
+    ] = False
+    rewrite_prefix: Annotated[
+        str | None, PATH, "Put this in place of the prefix. Not together with `strip_prefix`."
+    ] = None
+    set_host: Annotated[
+        str | None, _SET_HOST, "The `Host` that the instance gets. Without it the client's."
+    ] = None
+    service: Annotated[
+        str | None,
+        NAME,
+        "Where matching requests go. Needs no entry under `services`. Without it, `{service}` must"
+        " stand in `host` or `path_prefix`.",
+    ] = None
+
+
+def check_routes(
+    given: Sequence[Given] | None, routes: Sequence[RouteSpec], report: Report
+) -> None:
+    """Complain of routes that contradict themselves, or that can never match."""
+    if not given and report.sound(("routes",)):
+        missing = "is empty" if report.exists(("routes",)) else "is missing"
+        report.complain(("routes",), f"{missing}; allowed: at least one route")
+    earlier: dict[tuple[str | None, str | None], list[tuple[Path, RouteSpec]]] = {}
+    for place, route in zip(given or (), routes, strict=True):
+        _check_aim(place, route, report)
+        _check_prefix(place, route, report)
+        _check_names(place, route.headers, report)
+        conditions = [place.at(key) for key in ("host", "path_prefix", "methods", "headers")]
+        if report.sound(*conditions) and place.path not in report.misspelt:
+            # Only those with the same host and prefix: between others the more specific
+            # one goes first, wherever it stands in the file.
+            peers = earlier.setdefault((route.host, route.path_prefix), [])
+            for path, other in peers:
+                if _shadows(other, route):
+                    report.complain(
+                        place.path,
+                        f"can never match, because {dotted(path)} takes all its requests;"
+                        " allowed: move it up, or give it other conditions",
+                    )
+                    break
+            peers.append((place.path, route))
+
+
+def _check_aim(place: Given, route: RouteSpec, report: Report) -> None:
+    """A route leads to one service, by name or by one template."""
+    host, prefix, service = place.at("host"), place.at("path_prefix"), place.at("service")
+    if not report.sound(host, prefix, service):
+        return
+    templates = [text for text in (route.host, route.path_prefix) if text and "{service}" in text]
+    if len(templates) == 2:
+        report.complain(prefix, "holds {service}, and so does host; allowed: in one of them")
+    elif templates and route.service is not None:
+        report.complain(service, "stands beside a {service} template; allowed: one of the two")
+    elif not templates and route.service is None and place.path not in report.misspelt:
+        report.complain(
+            place.path, "leads nowhere; allowed: a service, or {service} in host or path_prefix"
+        )
+
+
+def _check_prefix(place: Given, route: RouteSpec, report: Report) -> None:
+    """What changes a prefix needs one."""
+    strip, rewrite = place.at("strip_prefix"), place.at("rewrite_prefix")
+    if not report.sound(strip, rewrite):
+        return
+    if route.strip_prefix and route.rewrite_prefix is not None:
+        report.complain(rewrite, "stands beside strip_prefix: true; allowed: one of the two")
+    elif route.path_prefix is None and report.sound(place.at("path_prefix")):
+        for path, given in ((strip, route.strip_prefix), (rewrite, route.rewrite_prefix)):
+            if given:
+                report.complain(path, "has no prefix to act on; allowed: with path_prefix")
+
+
+def _check_names(place: Given, fields: Mapping[str, str], report: Report) -> None:
+    names: dict[str, str] = {}
+    for name in fields:
+        path = place.at("headers", name)
+        try:
+            parse_field_name(name)
+        except ValueError as error:
+            report.complain(path, f'"{name}" {error}; allowed: a name such as X-Beta')
+            continue
+        if names.setdefault(name.lower(), name) != name:
+            first = names[name.lower()]
+            report.complain(
+                path, f'"{name}" is the same field as "{first}"; allowed: each one once'
+            )
+
+
+def _shadows(earlier: RouteSpec, later: RouteSpec) -> bool:
+    """Whatever `later` matches, `earlier` matches too. Both have the same host and prefix."""
+    fields = {name.lower(): value for name, value in later.headers.items()}
+    if any(fields.get(name.lower()) != value for name, value in earlier.headers.items()):
+        return False
+    return not earlier.methods or (bool(later.methods) and {*later.methods} <= {*earlier.methods})

@@ -1,0 +1,515 @@
+"""`defaults:` and `services:`, how each service is balanced, checked and protected."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
+
+from balancers.base import Balancer
+from proxy import catalog
+from proxy.membership import Instance
+from proxy.settings.addresses import ADDRESS, NAME, NAMES, PORT, parse_name
+from proxy.settings.complaints import Report, dotted
+from proxy.settings.declare import Further, Given, Off, Short, overlay
+from proxy.settings.keys import SOURCE
+from proxy.settings.read import (
+    DURATION,
+    POSITIVE,
+    SHARE,
+    TEXT,
+    UNLIMITED,
+    Read,
+    choice,
+    did_you_mean,
+    integer,
+    parameter,
+)
+from proxy.settings.route import METHOD, PATH
+from proxy.settings.tree import Path, Scalar
+
+DEFAULT_KEY: Final = "client_ip"
+"""What a balancer that hashes hashes when the file does not say."""
+WEIGHT: Final = integer(0, 65_535, "0 = drained")
+"""The same ceiling as for instances from the registry: hash rings grow with weights."""
+RETRY_REASONS: Final = ("connect", "reset", "first_byte", "502", "503", "504")
+
+
+def _parse_status_codes(text: str) -> str:
+    codes = r"[1-5][0-9]{2}(?:-[1-5][0-9]{2})?"
+    if not re.fullmatch(rf"{codes}(?:,{codes})*", text):
+        raise ValueError("is not a list of status codes")
+    return text
+
+
+_STATUS_CODES: Final = Read(_parse_status_codes, "status codes", "200, 200-299 or 200,204")
+
+
+class BalancerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Which balancer, with which parameters, keyed on what of the request."""
+
+    type: Annotated[
+        str,
+        choice(tuple(catalog.BALANCERS), "a balancer"),
+        "`round_robin`, `weighted_round_robin`, `random`, `consistent_hash` or"
+        " `least_connections`. `balancer: random` is short for `balancer: {type: random}`.",
+    ] = "round_robin"
+    key: Annotated[
+        str,
+        SOURCE,
+        "What `consistent_hash` hashes: `client_ip`, `host`, `path`, `header:NAME`, `cookie:NAME`"
+        " or `query:NAME`. Without it `client_ip`; for other balancers it is refused.",
+    ] = ""
+    params: Annotated[dict[str, int | float], Further()] = {}
+    """Passed to the balancer's constructor as they are."""
+
+
+class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of one service on the side of its instances, in seconds; 0 = no limit."""
+
+    connect: Annotated[
+        float,
+        UNLIMITED,
+        "How long connecting to an instance may take; then 504 or another attempt. 0 = no limit,"
+        " as for all of these.",
+    ] = 3.0
+    first_byte: Annotated[
+        float, UNLIMITED, "How long an instance may take to begin its answer; then 504."
+    ] = 60.0
+    idle: Annotated[float, UNLIMITED, "Longest gap between two pieces of an answer's body."] = 60.0
+    total: Annotated[
+        float,
+        UNLIMITED,
+        "From the request's head to the end of the answer, further attempts included.",
+    ] = 0.0
+    tunnel_idle: Annotated[
+        float, UNLIMITED, "How long a tunnel (WebSocket and other upgrades) may be silent."
+    ] = 3600.0
+    queue: Annotated[float, UNLIMITED, "How long a request may wait for an instance with room."] = (
+        3.0
+    )
+
+
+class Keepalive(msgspec.Struct, frozen=True, kw_only=True):
+    """Idle connections to one instance. 4 s is below every common server's own idle limit."""
+
+    idle: Annotated[
+        float,
+        POSITIVE,
+        "How long an idle connection to an instance is kept. Keep this below the instance's own"
+        " limit.",
+    ] = 4.0
+    max_idle: Annotated[
+        int,
+        integer(0, 10_000, "0 = no idle connections"),
+        "Most connections to one instance that each worker keeps idle for longer than a second, 0"
+        " to 10000; 0 closes each after its request.",
+    ] = 64
+    max_requests: Annotated[
+        int, integer(1, 1_000_000_000), "Requests on one connection before it is closed."
+    ] = 1000
+
+
+class RetrySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Further attempts on other instances."""
+
+    max_retries: Annotated[
+        int,
+        integer(0, 5, "0 = off"),
+        "Attempts beyond the first, 0 to 5; 0 = `off`. A failed connect is tried again for any"
+        " method; a reused connection that closed before an answer only where no harm can come of"
+        " it.",
+    ] = 1
+    on: Annotated[
+        tuple[str, ...],
+        choice(RETRY_REASONS, "a reason to retry"),
+        "Further reasons: `connect`, `reset`, `first_byte`, `502`, `503`, `504`.",
+    ] = ("connect", "reset")
+    budget: Annotated[
+        float,
+        SHARE,
+        "Retries per request, on the average of the last ten seconds, and three on top.",
+    ] = 0.2
+    methods: Annotated[
+        tuple[str, ...], METHOD, "Methods that may be repeated for those reasons."
+    ] = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
+
+
+class HealthCheckSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How the control process checks every instance of a service."""
+
+    type: Annotated[
+        str, choice(tuple(catalog.CHECKS), "a kind of check"), "`http`, `tcp` or `exec`."
+    ] = "http"
+    path: Annotated[str, PATH, "Only `http`: the path to ask for."] = "/health"
+    interval: Annotated[
+        float,
+        POSITIVE,
+        "Time between two checks, ± 10 %; 1 s at most while results speak against the standing.",
+    ] = 5.0
+    timeout: Annotated[float, POSITIVE, "How long a check may take."] = 1.0
+    fall: Annotated[int, integer(1, 100), "Failures in a row until an instance is unhealthy."] = 3
+    rise: Annotated[int, integer(1, 100), "Successes in a row until it is healthy again."] = 2
+    expect: Annotated[
+        str,
+        _STATUS_CODES,
+        "Only `http`: status codes that are a success, such as `200-299` or `200,204`.",
+    ] = "200-299"
+    command: Annotated[
+        str,
+        TEXT,
+        "Only `exec`, required: a line for `/bin/sh`, run by the proxy; exit code 0 is a success."
+        " The endpoint is in `FAIRLEAD_ADDRESS` and `FAIRLEAD_PORT`.",
+    ] = ""
+
+
+class EjectionSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Taking out instances that fail in live traffic.
+
+    Workers count failures in a row and report a `Suspect`; the control process decides.
+    """
+
+    enabled: bool = True
+    consecutive_failures: Annotated[
+        int, integer(1, 1000), "Failures in a row that eject an instance."
+    ] = 5
+    base: Annotated[
+        float,
+        POSITIVE,
+        "How long the first ejection lasts; the n-th in a row lasts n times as long. For each such"
+        " time spent in service, n falls by one.",
+    ] = 10.0
+    max: Annotated[float, POSITIVE, "How long an ejection lasts at most."] = 300.0
+    max_share: Annotated[
+        float,
+        SHARE,
+        "Largest share of a pool that may be ejected, rounded down, but one instance at least; 0 ="
+        " none. The last one that is ready is never ejected.",
+    ] = 0.5
+
+
+class BreakerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Answering 503 at once while a service fails."""
+
+    failure_ratio: Annotated[float, SHARE, "Share of failures that opens it."] = 0.5
+    min_requests: Annotated[
+        int, integer(1, 1_000_000), "Requests in the window before it may open."
+    ] = 20
+    window: Annotated[float, POSITIVE, "Time over which failures are counted."] = 10.0
+    open: Annotated[
+        float, POSITIVE, "How long it stays open before it lets trial requests through."
+    ] = 10.0
+
+
+class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests that wait for an instance with room, for `timeouts.queue` at most."""
+
+    size: Annotated[
+        int, integer(0, 1_000_000), "Requests that may wait for an instance with room."
+    ] = 0
+    """In each worker; 0 = nobody waits."""
+
+
+class RateLimitSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """A token bucket for each key."""
+
+    requests: Annotated[int, integer(1, 1_000_000_000), "Requests in the time `per`."]
+    per: Annotated[float, POSITIVE, "The time in which so many requests are allowed."] = 1.0
+    burst: Annotated[
+        int | None,
+        integer(1, 1_000_000_000),
+        "Requests that may come at once; without it as many as `requests`.",
+    ] = None
+    key: Annotated[str, SOURCE, "What tells clients apart; as `balancer.key`."] = "client_ip"
+
+
+class DrainSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of tunnels to an instance that is drained or left."""
+
+    tunnels: Annotated[
+        str,
+        choice(("keep", "close"), "a way to treat tunnels"),
+        "What becomes of tunnels to an instance that is drained or leaves: `keep` or `close`.",
+    ] = "keep"
+    close_after: Annotated[float, POSITIVE, "When they are closed, give or take half of it."] = (
+        300.0
+    )
+
+
+class InstanceEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance as it stands in the file."""
+
+    id: Annotated[
+        str | None,
+        NAME,
+        "Different for each instance of the service; without it `address:port`.",
+    ] = None
+    address: Annotated[str, ADDRESS, "IP address or host name."]
+    port: Annotated[int, PORT, "1 to 65535."]
+    weight: Annotated[
+        int,
+        WEIGHT,
+        "Share of the requests, 0 to 65535; 0 = drained. May be written as `metadata.weight`"
+        " instead.",
+    ] = 1
+    version: Annotated[str, TEXT, "Shown by the admin API."] = ""
+    metadata: Annotated[dict[str, str], TEXT, "Shown by the admin API; as in the registry."] = {}
+
+
+class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker needs to know to serve one service."""
+
+    balancer: Annotated[
+        BalancerSpec, Short("type"), "How an instance is picked for each request."
+    ] = BalancerSpec()
+    timeouts: Annotated[Timeouts, "Limits on the side of the instances."] = Timeouts()
+    keepalive: Annotated[Keepalive, "Idle connections to instances."] = Keepalive()
+    retry: Annotated[
+        RetrySettings,
+        Off(off={"max_retries": 0}),
+        "Further attempts on other instances. `off` = never.",
+    ] = RetrySettings()
+    ejection: Annotated[
+        EjectionSettings,
+        Off(off={"enabled": False}, on={"enabled": True}),
+        "Taking instances out for a while that fail in live traffic. `off` = never.",
+    ] = EjectionSettings()
+    circuit_breaker: Annotated[
+        BreakerSettings | None, Off(), "Answering 503 at once while a service fails."
+    ] = None
+    max_inflight: Annotated[
+        int,
+        integer(0, 1_000_000, "0 = no limit"),
+        "Most requests in flight to one instance, in all workers together; 0 = no limit.",
+    ] = 0
+    queue: Annotated[QueueSettings, "Requests that wait for an instance with room."] = (
+        QueueSettings()
+    )
+    rate_limit: Annotated[RateLimitSettings | None, Off(), "A limit on requests per client."] = None
+    drain: Annotated[DrainSettings, "What becomes of tunnels when an instance leaves."] = (
+        DrainSettings()
+    )
+
+
+class PoolSettings(ServiceSettings, frozen=True, kw_only=True):
+    """All settings that a service inherits: those above, and what decides which of its instances
+    are ready and with which weight, of which workers see only the outcome."""
+
+    health_check: Annotated[
+        HealthCheckSettings | None, Off(), "Active checks of every instance."
+    ] = None
+    panic_threshold: Annotated[
+        float,
+        SHARE,
+        "Share of ready instances under which health is ignored; 0 = only when none is ready.",
+    ] = 0.0
+    slow_start: Annotated[
+        float,
+        DURATION,
+        "How long an instance that is new, or back in use, takes to get its full weight. Not for"
+        " `consistent_hash`.",
+    ] = 0.0
+    fallback_instances: Annotated[
+        tuple[InstanceEntry, ...],
+        "Used while discovery has no instance at all, healthy or not; mappings as in `instances`.",
+    ] = ()
+    fallback: tuple[Instance, ...] = ()
+    """The same as instances of the service, which is what remains of them."""
+
+
+class Service(PoolSettings, frozen=True, kw_only=True):
+    """One entry of `services:`."""
+
+    instances: Annotated[
+        tuple[InstanceEntry, ...] | None,
+        "Fixed instances. A service that has this key is never looked up in the registry. Not in"
+        " `defaults`.",
+    ] = None
+
+
+def for_worker(settings: ServiceSettings) -> ServiceSettings:
+    """What a worker is told of a service's settings."""
+    fields = ServiceSettings.__struct_fields__
+    return ServiceSettings(**{name: getattr(settings, name) for name in fields})
+
+
+# --------------------------------------------------------------------------------- rules
+
+
+def inherit(given: Given, service: str, inherited: PoolSettings, report: Report) -> PoolSettings:
+    """The settings of one service, or of `defaults` (`service` is empty)."""
+    settings = msgspec.structs.replace(
+        overlay(inherited, given),
+        balancer=_balancer(given, inherited.balancer, report),
+        fallback=_fallback(given, service, inherited, report),
+        fallback_instances=(),
+    )
+    check = given.get("health_check")
+    if check is not None and settings.health_check is not None:
+        _check_health_check(check, settings.health_check, report)
+    if settings.slow_start and given.get("slow_start") and service and is_keyed(settings):
+        report.complain(
+            given.at("slow_start"),
+            f"has no meaning for {settings.balancer.type}, whose weights say which keys an"
+            " instance gets; allowed: 0, or another balancer",
+        )
+    return settings
+
+
+def is_keyed(settings: ServiceSettings) -> bool:
+    """The balancer looks at a key of the request."""
+    balancer: type[Balancer] = catalog.load(catalog.BALANCERS, settings.balancer.type)
+    return balancer.uses_key
+
+
+def steady(settings: PoolSettings) -> PoolSettings:
+    """The settings without an inherited slow start, where weights must not change."""
+    return msgspec.structs.replace(settings, slow_start=0.0) if is_keyed(settings) else settings
+
+
+def _fallback(
+    given: Given, service: str, inherited: PoolSettings, report: Report
+) -> tuple[Instance, ...]:
+    entries = given.get("fallback_instances")
+    if entries is not None:
+        return instances_of(entries, service, report)
+    return tuple(msgspec.structs.replace(one, service=service) for one in inherited.fallback)
+
+
+def _check_health_check(given: Given, check: HealthCheckSettings, report: Report) -> None:
+    """What the keys of one check mean together."""
+    if not report.sound(given.at("type")):
+        return
+    for key, type_ in (("path", "http"), ("expect", "http"), ("command", "exec")):
+        if key in given and check.type != type_ and report.sound(given.at(key)):
+            report.complain(
+                given.at(key), f"has no meaning for type {check.type}; allowed: only for {type_}"
+            )
+    if check.type == "exec" and not check.command and report.sound(given.at("command")):
+        report.complain(
+            given.at("command"), "is missing; allowed for type exec: a line for the shell"
+        )
+
+
+class Parameter(NamedTuple):
+    """One parameter of a balancer."""
+
+    read: Read[int | float]
+    default: int | float
+
+
+def balancer_parameters(name: str) -> dict[str, Parameter]:
+    """The keyword-only arguments of a balancer's constructor, bounded by its `limits`."""
+    balancer: type[Balancer] = catalog.load(catalog.BALANCERS, name)
+    parameters: dict[str, Parameter] = {}
+    for argument, declared in inspect.signature(balancer.__init__).parameters.items():
+        if declared.kind is inspect.Parameter.KEYWORD_ONLY:
+            whole = declared.annotation in (int, "int")
+            read = parameter(whole, declared.default, balancer.limits.get(argument))
+            parameters[argument] = Parameter(read, declared.default)
+    return parameters
+
+
+def _balancer(given: Given, inherited: BalancerSpec, report: Report) -> BalancerSpec:
+    """A different type inherits nothing: its parameters mean something else."""
+    own = given.get("balancer")
+    if own is None:
+        return inherited
+    type_ = own.get("type")
+    base = inherited if type_ in (None, inherited.type) else BalancerSpec(type=type_)
+    if not report.sound(own.at("type")):
+        return base
+    balancer: type[Balancer] = catalog.load(catalog.BALANCERS, base.type)
+    key = own.get("key") or base.key or (DEFAULT_KEY if balancer.uses_key else "")
+    if "key" in own and not balancer.uses_key:
+        keyed = [name for name in catalog.BALANCERS
+                 if catalog.load(catalog.BALANCERS, name).uses_key]  # fmt: skip
+        report.complain(
+            own.at("key"), f"has no meaning for {base.type}; allowed: only for {', '.join(keyed)}"
+        )
+    parameters = balancer_parameters(base.type)
+    params = dict(base.params)
+    for name, node in own.further.items():
+        if name not in parameters:
+            known = ["type", *(["key"] if balancer.uses_key else []), *parameters]
+            report.complain(
+                own.at(name),
+                f"is not a known key{did_you_mean(name, known)}; allowed for {base.type}: "
+                + ", ".join(known),
+            )
+            continue
+        try:
+            params[name] = parameters[name].read(node)
+        except ValueError as error:
+            report.complain(own.at(name), str(error))
+    return BalancerSpec(type=base.type, key=key, params=params)
+
+
+def static_instances(given: Mapping[str, Given], report: Report) -> dict[str, tuple[Instance, ...]]:
+    """Service → its instances, of those that have them in the file. Complains of names that no
+    registry key can hold."""
+    static: dict[str, tuple[Instance, ...]] = {}
+    for name, service in given.items():
+        try:
+            parse_name(name)
+        except ValueError as error:
+            report.complain(service.path, f"{error}; allowed: {NAMES}, as in a registry key")
+        entries = service.get("instances")
+        if entries is None:
+            continue
+        if not entries and report.sound(service.at("instances")):
+            report.complain(
+                service.at("instances"),
+                "is empty; allowed: at least one instance, or leave it out to look the service up"
+                " in the registry",
+            )
+        static[name] = instances_of(entries, name, report)
+    return static
+
+
+def instances_of(entries: Sequence[Given], service: str, report: Report) -> tuple[Instance, ...]:
+    """Entries of the file as instances of a service."""
+    seen: dict[str, Path] = {}
+    instances: list[Instance] = []
+    for entry in entries:
+        values: dict[str, Any] = entry.values
+        address, port = values["address"], values["port"]
+        host = f"[{address}]" if ":" in address else address
+        id = values.get("id") or f"{host}:{port}"
+        if seen.setdefault(id, entry.path) != entry.path and report.sound(entry.at("id")):
+            report.complain(
+                entry.at("id") if "id" in entry else entry.path,
+                f'"{id}" is already the id of {dotted(seen[id])}; allowed: a different id for each'
+                " instance",
+            )
+        instances.append(
+            Instance(
+                service=service,
+                id=id,
+                address=address,
+                port=port,
+                weight=_weight(entry, report),
+                version=values.get("version", ""),
+                metadata=dict(values.get("metadata", {})),
+            )
+        )
+    return tuple(instances)
+
+
+def _weight(entry: Given, report: Report) -> int:
+    weight: int = entry.values.get("weight", 1)
+    text = entry.values.get("metadata", {}).get("weight")
+    if text is None:
+        return weight
+    place = entry.at("metadata", "weight")
+    if "weight" in entry:
+        report.complain(place, "says the same as weight; allowed: one of the two")
+        return weight
+    try:
+        return WEIGHT(Scalar(text))
+    except ValueError as error:
+        report.complain(place, str(error))
+        return weight

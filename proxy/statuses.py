@@ -1,0 +1,85 @@
+"""What providers and decorators say of themselves; read by the admin API and the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+
+class InvalidRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A registry value that could not be read. It harms no other key."""
+
+    key: str
+    reason: str
+    kept: bool
+    """True when the key's last good value is still served."""
+    service: str = ""
+    """The service that the key names; "" = it names none."""
+
+
+class OddRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A registry value that is used, although something in it was not understood."""
+
+    key: str
+    reason: str
+    service: str
+
+
+class RegistrySource(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several registries, in the order in which they are preferred."""
+
+    provider: str
+    endpoints: tuple[str, ...] = ()
+    active: bool = False
+    """Its instances are served."""
+    alive: bool | None = None
+    """What the last check said; None = not checked yet."""
+
+
+class HeldInstance(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance that is served although the registry does not name it any more."""
+
+    service: str
+    id: str
+    why: str
+    age: float
+    """Seconds since the registry last named it."""
+
+
+class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The file with the last known pools."""
+
+    path: str
+    in_use: bool = False
+    """What is served comes from it, because no registry has answered since the start."""
+    age: float | None = None
+    """Seconds since what it holds was true; None = nothing written or read yet."""
+    error: str | None = None
+
+
+class RegistryStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What a provider says of itself; read by the admin API and the metrics."""
+
+    provider: str
+    connected: bool
+    endpoint: str | None = None
+    revision: int = 0
+    age: float | None = None
+    """Seconds since the registry last answered anything; None = never."""
+    instances: int = 0
+    invalid: tuple[InvalidRecord, ...] = ()
+    odd: tuple[OddRecord, ...] = ()
+    resyncs: Mapping[str, int] = {}
+    """Full lists after the first, by reason."""
+    differences: int = 0
+    """Differences that periodic reconciliation found. Should stay 0."""
+    last_error: str | None = None
+    sources: tuple[RegistrySource, ...] = ()
+    """Empty without backups."""
+    switches: int = 0
+    """From one source to another."""
+    held: tuple[HeldInstance, ...] = ()
+    held_total: int = 0
+    """Times an instance was held."""
+    snapshot: SnapshotStatus | None = None

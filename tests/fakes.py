@@ -58,6 +58,17 @@ class SteppedLoop(asyncio.AbstractEventLoop):
             asyncio._set_running_loop(None)
         return ran
 
+    def run_turn(self) -> None:
+        """One turn of a loop: what is ready, and not what that makes ready."""
+        ready, self._ready = self._ready, deque()
+        asyncio._set_running_loop(self)
+        try:
+            for handle in ready:
+                if not handle.cancelled():
+                    handle._run()
+        finally:
+            asyncio._set_running_loop(None)
+
     def advance(self, seconds: float, between: Callable[[], object] | None = None) -> None:
         """Let time pass, timer by timer. `between` runs after each step, by default `run_ready`."""
         settle = between or self.run_ready

@@ -70,6 +70,10 @@ REPLAY_LIMIT: Final = 64 * 1024
 """Bytes of a request body kept for a second attempt. Larger bodies are sent once: keeping them
 would make every upload cost its size in memory."""
 
+_LOOSE: Final = 64
+"""Pieces of it that are kept as they came: each has a header of 33 bytes, so a body that comes
+byte by byte would take forty times its size."""
+
 _JOIN: Final = 16 * 1024
 """Up to here copying a body behind its head is cheaper than handing over two buffers."""
 
@@ -106,6 +110,8 @@ class Exchange:
     """Status the client got; 0 = none yet."""
     keep_alive = False
     attempts = 0
+    interims = 0
+    """1xx that instances answered."""
     tried: tuple[Node, ...] = ()
     key = NO_KEY
     request_id = b""
@@ -433,6 +439,8 @@ class Exchange:
         """More of the body from the client; `done` with the last of it."""
         if done:
             self.body_done = True
+        elif len(self._kept) > _LOOSE:
+            self._kept = [b"".join(self._kept)]
         connection = self.connection
         if self._replayable:
             self._kept_size += sum(map(len, pieces))

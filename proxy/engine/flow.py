@@ -18,6 +18,8 @@ PEER_FULL: Final = 1
 other side yet."""
 AHEAD: Final = 2
 """Enough of the following pipelined requests is buffered."""
+BEHIND: Final = 4
+"""What was read last is more than one turn of the loop passes on."""
 
 
 def as_protocol(connection: object) -> asyncio.Protocol:
@@ -42,6 +44,10 @@ class ReadGate:
     def open(self) -> bool:
         """Nobody holds the gate."""
         return self._reasons == 0
+
+    def holds(self, reason: int) -> bool:
+        """This one of the reasons is there."""
+        return self._reasons & reason != 0
 
     @property
     def heard(self) -> int:

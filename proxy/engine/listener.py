@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from proxy.engine.deadlines import NEVER, Timed
 from proxy.engine.endings import cut, end_by_reset
-from proxy.engine.flow import AHEAD, PEER_FULL, ReadGate
+from proxy.engine.flow import AHEAD, BEHIND, PEER_FULL, ReadGate
 from proxy.engine.hangups import RESET
 from proxy.engine.http1.body import BodyReader, ChunkedBody, LengthBody
 from proxy.engine.http1.messages import CRLF
@@ -57,8 +57,15 @@ _SHORT: Final = 16 * 1024
 answer it gets as long as a client that stalls."""
 
 _EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
-"""RFC 9112 §2.2: ignored before a request. Only whole ones, or it would matter how they were
-cut into reads."""
+
+
+def _without_empty_lines(data: bytes) -> bytes:
+    """RFC 9112 §2.2: those in front of a request are ignored. Only whole ones, or it would matter
+    how they were cut into reads. Mostly without a look at each: there may be 100,000 in a read."""
+    whole = (len(data) - len(data.lstrip(CRLF))) // 2
+    if data.startswith(CRLF * whole):
+        return data[2 * whole :]
+    return _EMPTY_LINES.sub(b"", data, 1)
 
 
 class Phase(Enum):
@@ -130,8 +137,9 @@ class ClientConnection(Timed):
     it is read."""
 
     __slots__ = (
-        "_announced", "_body", "_buffer", "_ending", "_eof", "_gate", "_invited", "_listener",
-        "_phase", "_received", "exchange", "facts", "full", "trailers", "transport", "worker",
+        "_announced", "_behind", "_body", "_buffer", "_due", "_ending", "_eof", "_gate",
+        "_invited", "_listener", "_phase", "_received", "exchange", "facts", "full", "trailers",
+        "transport", "worker",
     )  # fmt: skip
 
     # -- for the life of the connection
@@ -162,6 +170,10 @@ class ClientConnection(Timed):
         self.exchange: Exchange | None = None
         self._body: BodyReader | None = None
         self._received = 0
+        self._behind = False
+        """More of it was read than one turn of the loop passes on …"""
+        self._due = False
+        """… and the next turn is arranged."""
         self._invited = True
         """The client is to send the body: it did not ask for a 100 first, or has got it."""
         self.trailers = b""
@@ -247,7 +259,7 @@ class ClientConnection(Timed):
         # Half a head that was looked at before is in the buffer still, and `data` begins with it.
         seen = len(self._buffer) if self._phase is Phase.HEAD else 0
         if data[:2] == b"\r\n":
-            data = _EMPTY_LINES.sub(b"", data, 1)
+            data = _without_empty_lines(data)
             seen = 0
         limits = self._listener.limits
         end = 0
@@ -328,6 +340,8 @@ class ClientConnection(Timed):
             return
         done = body.done
         if done:
+            if self._behind:
+                self._fall_behind(False)
             self.trailers = body.trailers
             self._body = None
             self._buffer = rest
@@ -336,11 +350,37 @@ class ClientConnection(Timed):
             if self.full:
                 self._wait(Phase.STALLED, self._listener.timeouts.idle)
         else:
+            if body.behind is not self._behind:
+                self._fall_behind(body.behind)
             self._invited = True
             self._await_body()
         exchange.on_request_body(pieces, done)
         if start and not exchange.finished:
             exchange.start(done)
+
+    def _fall_behind(self, behind: bool) -> None:
+        """More of the body was read than one turn of the loop passes on; or that is over."""
+        self._behind = behind
+        if behind:
+            self._gate.hold(BEHIND, self._on_hangup)
+            self._arrange_turn()
+        else:
+            self._gate.release(BEHIND)
+
+    def _arrange_turn(self) -> None:
+        if not self._due and not self._gate.holds(PEER_FULL):
+            self._due = True
+            self.worker.loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        """The next piece of the body that was read already."""
+        self._due = False
+        if self._body is None or self.exchange is None or self._gate.holds(PEER_FULL):
+            return  # It ended otherwise; or `release_body` arranges the next turn.
+        if self._behind:
+            self._on_body(b"")
+            if self._behind:
+                self._arrange_turn()
 
     # -- what the exchange does with the connection
 
@@ -365,6 +405,8 @@ class ClientConnection(Timed):
         """It can."""
         self._gate.release(PEER_FULL)
         if self._body is not None:
+            if self._behind:
+                self._arrange_turn()
             self._await_body()
 
     def expect_body(self) -> None:
@@ -516,7 +558,7 @@ class ClientConnection(Timed):
             self._wait(Phase.LINGER, timeouts.idle)
             return
         self.transport.write_eof()
-        self._gate.release(PEER_FULL | AHEAD)
+        self._gate.release(PEER_FULL | AHEAD | BEHIND)
         long = self.transport.get_write_buffer_size() > _SHORT
         self._wait(Phase.LINGER, timeouts.idle if long else timeouts.linger)
 

@@ -438,16 +438,6 @@ def test_interim_answers_are_nothing_for_a_1_0_client(make: Any) -> None:
     client.expect(OK_RELAYED_CLOSE)
 
 
-def test_a_long_run_of_interim_answers(make: Any) -> None:
-    wire = make()
-    client = wire.client()
-    client.send(request("GET /"))
-    a = wire.accepted()
-    a.take()
-    a.send(b"HTTP/1.1 102 \r\n\r\n" * 5000 + OK)
-    assert client.take() == b"HTTP/1.1 102 \r\n\r\n" * 5000 + OK_RELAYED
-
-
 @pytest.mark.parametrize(
     ("uses", "keepalive"), [(1, "timeout=1"), (2, "timeout=5"), (2, "max=7"), (1, "timeout=0")]
 )

@@ -2,7 +2,7 @@
 
 A reader takes bytes as they come off the wire and returns payload pieces plus whatever lies
 behind the end. Payload is never copied when a whole read belongs to the body, and never held:
-what goes in comes out of the same call.
+what goes in comes out of the same call, but for more chunks than a call may read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]
 nobody uses them but for smuggling."""
 _MAX_SIZE_LINE: Final = 256
 _MAX_TRAILERS: Final = 8 * 1024
-"""Trailers are rare and small; without a bound they are an endless head."""
+_MAX_TRAILER_LINES: Final = 128
+"""Trailers are rare and small; without a bound they are an endless head. As many as a client may
+send fields."""
+CHUNKS: Final = 256
+"""Chunks, and lines of trailers, that one call reads. A chunk costs the same whatever its size, so
+a read full of chunks of one byte would hold up everybody else for a tenth of a second; these take
+under a millisecond."""
+_FEW: Final = 8
+"""Pieces that are passed on as they are. More of them are joined: each is a buffer to write, and
+together they are no longer than a read."""
 _TRAILER: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
 
 
@@ -28,6 +37,8 @@ class BodyReader(Protocol):
     """Where a body ends."""
 
     done: bool
+    behind: bool
+    """Not all that was fed is read: `feed(b"")` goes on, in another turn of the loop."""
     trailers: bytes
     """Once `done`: the trailer fields that may be passed on, serialised (RFC 9110 §6.5)."""
 
@@ -40,6 +51,7 @@ class LengthBody:
     """`Content-Length` bytes (RFC 9112 §6.2)."""
 
     __slots__ = ("done", "remaining")
+    behind = False
     trailers = b""
 
     def __init__(self, length: int) -> None:
@@ -64,6 +76,7 @@ class UntilCloseBody:
     """Everything up to the end of the connection (responses only, RFC 9112 §6.3 rule 8)."""
 
     __slots__ = ("done",)
+    behind = False
     trailers = b""
 
     def __init__(self) -> None:
@@ -78,7 +91,8 @@ class ChunkedBody:
     """The chunked coding (RFC 9112 §7.1), read strictly: CRLF only, sizes in plain hex."""
 
     __slots__ = (
-        "_buffer", "_fault", "_remaining", "_state", "_trailer_size", "done", "trailers",
+        "_at", "_buffer", "_fault", "_remaining", "_state", "_trailer_lines", "_trailer_size",
+        "behind", "done", "trailers",
     )  # fmt: skip
 
     _SIZE_LINE: Final = 0
@@ -89,20 +103,32 @@ class ChunkedBody:
     def __init__(self, fault: Fault) -> None:
         """`fault` is what a framing error is: the client's or the instance's."""
         self.done = False
+        self.behind = False
         self._fault = fault
         self._state = self._SIZE_LINE
         self._remaining = 0
         self._buffer = b""
+        """A line that is cut off; or, while `behind`, a read …"""
+        self._at = 0
+        """… of which so much is done."""
+        self._trailer_lines = 0
         self._trailer_size = 0
         self.trailers = b""
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
         """See `BodyReader`."""
         pieces: list[bytes] = []
+        at = 0
         if self._buffer:
-            data = self._buffer + data
+            if data:
+                data = self._buffer[self._at :] + data
+            else:
+                data, at = self._buffer, self._at
             self._buffer = b""
-        at, size = 0, len(data)
+            self._at = 0
+        self.behind = False
+        size = len(data)
+        left = CHUNKS
         while at < size:
             if self._state == self._DATA:
                 end = min(at + self._remaining, size)
@@ -121,7 +147,12 @@ class ChunkedBody:
                     raise Refused(self._fault, "a chunk is longer than its size says")
                 at += 2
                 self._state = self._SIZE_LINE
+            elif left == 0:
+                self.behind = True
+                self._buffer, self._at = data, at
+                break
             else:
+                left -= 1
                 line, at = self._line(data, at)
                 if line is None:
                     break
@@ -129,16 +160,28 @@ class ChunkedBody:
                     match = _SIZE.fullmatch(line)
                     if match is None:
                         raise Refused(self._fault, "a chunk size is not a plain hex number")
-                    self._remaining = int(match[1], 16)
-                    self._state = self._DATA if self._remaining else self._TRAILERS
+                    length = int(match[1], 16)
+                    if length == 0:
+                        self._state = self._TRAILERS
+                    elif data[at + length : at + length + 2] == b"\r\n":
+                        # All of a chunk is here, as of most small ones.
+                        pieces.append(data[at : at + length])
+                        at += length + 2
+                    else:
+                        self._remaining = length
+                        self._state = self._DATA
                 elif not line:
                     self.done = True
-                    return pieces, data[at:]
+                    return self._joined(pieces), data[at:]
                 elif not _TRAILER.fullmatch(line):
                     raise Refused(self._fault, "a trailer is not a field line")
                 elif _may_trail(line):
                     self.trailers += line + b"\r\n"
-        return pieces, b""
+        return self._joined(pieces), b""
+
+    @staticmethod
+    def _joined(pieces: list[bytes]) -> list[bytes]:
+        return pieces if len(pieces) <= _FEW else [b"".join(pieces)]
 
     def _line(self, data: bytes, at: int) -> tuple[bytes | None, int]:
         """The line at `at` and where the next begins; None while it is cut off."""
@@ -156,8 +199,10 @@ class ChunkedBody:
             raise Refused(self._fault, "a chunk size line or trailer is too long")
         if self._state == self._TRAILERS:
             self._trailer_size += len(line)
-            if self._trailer_size > _MAX_TRAILERS:
-                raise Refused(self._fault, "the trailers are too long")
+            if line:
+                self._trailer_lines += 1
+            if self._trailer_size > _MAX_TRAILERS or self._trailer_lines > _MAX_TRAILER_LINES:
+                raise Refused(self._fault, "the trailers are too long, or too many")
         return line, end + 1
 
 

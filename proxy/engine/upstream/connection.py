@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 MAX_HEAD: Final = 64 * 1024
 """Twice what a client may send: instances set large cookies, and are trusted a little more."""
+MAX_INTERIM: Final = 1000
+"""1xx to one request. An instance that reports progress each five seconds (102) needs as many in
+an hour and a half; one that sends more has lost its way, and each is work for us and the client."""
 
 
 _LAST: Final = 16
@@ -47,8 +50,9 @@ class UpstreamConnection(Timed):
     """Owns the transport to one instance and where in the answer it stands."""
 
     __slots__ = (
-        "_connector", "_deadlines", "_ear", "_exchange", "_full", "_head", "_node", "_paused",
-        "_pending", "_reader", "_settings", "_uses", "closed", "transport",
+        "_connector", "_deadlines", "_due", "_ear", "_ended_well", "_exchange", "_full", "_head",
+        "_more", "_node", "_paused", "_pending", "_reader", "_settings", "_uses",
+        "closed", "transport",
     )  # fmt: skip
 
     # -- for the life of the connection
@@ -73,6 +77,13 @@ class UpstreamConnection(Timed):
         self._head: ResponseHead | None = None
         self._reader: BodyReader | None = None
         self._paused = False
+        """The client does not read as fast as the instance writes."""
+        self._more = False
+        """More was read than one turn of the loop passes on …"""
+        self._due = False
+        """… and the next turn is arranged."""
+        self._ended_well = False
+        """The connection is gone, by an end and not by an error."""
         self._ear = -1
         """A second descriptor of the socket while a body is sent in pieces; -1 = none. An
         instance may refuse an upload, close, and reset what we still send; uvloop closes the
@@ -179,7 +190,8 @@ class UpstreamConnection(Timed):
             # The last piece filled the client's buffer. The next exchange has another client,
             # and an idle connection that is not read cannot tell that it was closed.
             self._paused = False
-            self.transport.resume_reading()
+            if not self.closed:
+                self.transport.resume_reading()
         self._exchange = None
         self._head = None
         self._reader = None
@@ -243,17 +255,50 @@ class UpstreamConnection(Timed):
 
     def pause_reading(self) -> None:
         """The client does not keep up."""
-        if not self._paused and not self.closed:
+        if not self._paused and (self._more or not self.closed):
             self._paused = True
-            self.transport.pause_reading()
+            if not self.closed:
+                self.transport.pause_reading()
             self._deadlines.arm(self, NEVER)  # Not the instance's silence.
 
     def resume_reading(self) -> None:
         """The client has caught up."""
-        if self._paused and not self.closed:
-            self._paused = False
+        if not self._paused:
+            return
+        self._paused = False
+        if self._more:
+            self._arrange_turn()
+        elif not self.closed:
             self.transport.resume_reading()
             self._expect_more(self._deadlines.now())
+
+    def _fall_behind(self) -> None:
+        """More was read than one turn of the loop passes on; until it is, no more is read."""
+        self._more = True
+        if not self.closed and not self.transport.is_closing():
+            self.transport.pause_reading()
+        if not self._paused:
+            self._arrange_turn()
+
+    def _arrange_turn(self) -> None:
+        if not self._due:
+            self._due = True
+            self._connector.soon(self._read_on)
+
+    def _read_on(self) -> None:
+        """The next piece of what was read already."""
+        self._due = False
+        exchange = self._exchange
+        if exchange is None or self._paused or not self._more:
+            return  # It ended otherwise; or `resume_reading` arranges the next turn.
+        self._more = False
+        if not self.closed and not self.transport.is_closing():
+            self.transport.resume_reading()  # It is paused again if there is yet more.
+        reader = self._reader
+        if self._pending if reader is None else reader.behind:
+            self.data_received(b"")
+        if self.closed and self._exchange is exchange and not self._more:
+            self._on_end(exchange)
 
     def pause_writing(self) -> None:
         self._full = True
@@ -276,31 +321,34 @@ class UpstreamConnection(Timed):
         if self._reader is not None:
             self._on_body(exchange, data)
             return
-        if self._pending:
-            data = self._pending + data
-            self._pending = b""
         try:
-            self._on_head(exchange, data)
+            if self._pending:
+                self._on_more_of_head(exchange, data)
+            else:
+                self._on_head(exchange, data, data.find(HEAD_END) + 4)
         except Refused as refusal:
             self._fail(refusal.fault, refusal.detail)
 
-    def _on_head(self, exchange: Exchange, data: bytes) -> None:
-        while True:
-            end = data.find(HEAD_END) + 4
-            if end < 4 or end > MAX_HEAD:
-                if len(data) > MAX_HEAD:
-                    raise Refused(BAD_ANSWER, f"the answer's head is longer than {MAX_HEAD} bytes")
-                self._pending = data
-                return
-            head = parse_response(data[:end])
-            status = head.status
-            if status >= 200:
-                break
-            self._pending = data[end:]
-            exchange.on_interim(head)
-            data, self._pending = self._pending, b""
-            if not data or self._exchange is not exchange:
-                return
+    def _on_more_of_head(self, exchange: Exchange, data: bytes) -> None:
+        """`data` behind what is there of a head already; or nothing, behind a 1xx: then nobody has
+        looked at what is there. A head that comes byte by byte is not searched whole for each."""
+        pending, self._pending = self._pending, b""
+        seen = max(0, len(pending) - 3) if data else 0
+        data = pending + data
+        self._on_head(exchange, data, data.find(HEAD_END, seen) + 4)
+
+    def _on_head(self, exchange: Exchange, data: bytes, end: int) -> None:
+        """`end`: where the head in `data` ends; less than 4 if it is not whole."""
+        if end < 4 or end > MAX_HEAD:
+            if len(data) > MAX_HEAD:
+                raise Refused(BAD_ANSWER, f"the answer's head is longer than {MAX_HEAD} bytes")
+            self._pending = data
+            return
+        head = parse_response(data[:end])
+        status = head.status
+        if status < 200:
+            self._on_interim(exchange, head, data[end:])
+            return
         self._head = head
         length = head.fields.length
         if exchange.request.method == b"HEAD" or status == 204 or status == 304 or length == 0:
@@ -322,6 +370,18 @@ class UpstreamConnection(Timed):
             if not reader.done:
                 self._expect_more(self._deadlines.now())
             exchange.on_answer(head, pieces, reader.done)
+            if reader.behind and self._exchange is exchange:
+                self._fall_behind()
+
+    def _on_interim(self, exchange: Exchange, head: ResponseHead, rest: bytes) -> None:
+        """A 1xx. What follows it has the loop's next turn: there may be thousands in one read."""
+        exchange.interims += 1
+        if exchange.interims > MAX_INTERIM:
+            raise Refused(BAD_ANSWER, f"more than {MAX_INTERIM} interim answers to one request")
+        self._pending = rest
+        exchange.on_interim(head)
+        if rest and self._exchange is exchange:
+            self._fall_behind()
 
     def _on_body(self, exchange: Exchange, data: bytes) -> None:
         assert self._reader is not None
@@ -336,6 +396,8 @@ class UpstreamConnection(Timed):
             if not self._paused:
                 self._expect_more(self._deadlines.now())
             exchange.on_body(pieces, False)
+            if self._reader.behind and self._exchange is exchange:
+                self._fall_behind()
 
     def _expect_more(self, now: float) -> None:
         timeouts = self._settings.timeouts
@@ -358,30 +420,38 @@ class UpstreamConnection(Timed):
         if exchange is None:
             self._drop_idle()
             return
-        if self._ear >= 0:
-            self._read_the_rest()
-            if self._exchange is not exchange:
-                return  # It was a whole answer.
-        if isinstance(self._reader, UntilCloseBody) and error is None:
+        self._ended_well = error is None
+        if not self._more:
+            self._on_end(exchange)
+
+    def _on_end(self, exchange: Exchange) -> None:
+        """The connection is gone, and what was read is passed on."""
+        if self._ear >= 0 and self._read_the_rest():
+            return
+        self._deadlines.forget(self)
+        if isinstance(self._reader, UntilCloseBody) and self._ended_well:
             exchange.on_body([], True)
         elif self._head is None and not self._pending:
             self._fail(CLOSED_EARLY, f"{self._node.id} closed the connection before it answered")
         else:
             self._fail(CUT_SHORT, f"{self._node.id} closed the connection in mid-answer")
 
-    def _read_the_rest(self) -> None:
+    def _read_the_rest(self) -> bool:
         """Take in what the instance said before it reset the connection (RFC 9112 §9.6): what
-        the kernel holds stays readable, and no more comes."""
+        the kernel holds stays readable, and no more comes. A piece in each turn of the loop, while
+        the client keeps up. False: that was all."""
         exchange = self._exchange
         try:
-            while not self._paused and (data := os.read(self._ear, MAX_HEAD)):
-                self.data_received(data)
-                if self._exchange is not exchange:
-                    break
+            data = os.read(self._ear, MAX_HEAD)
         except OSError:
-            pass  # That was all.
-        self._stop_listening()
-        self._deadlines.forget(self)
+            data = b""
+        if not data:
+            self._stop_listening()
+            return False
+        self.data_received(data)
+        if self._exchange is exchange:
+            self._fall_behind()
+        return True
 
     def _stop_listening(self) -> None:
         if self._ear >= 0:

@@ -67,6 +67,8 @@ class Connector:
     ) -> None:
         """`make_room` is called before each connection: its chance to close something."""
         self._loop = loop
+        self.soon = loop.call_soon
+        """Call something in the loop's next turn."""
         self._make_room = make_room
         self._deadlines = deadlines
         self._dialling: set[asyncio.Task[None]] = set()

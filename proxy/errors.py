@@ -148,6 +148,15 @@ DNS_FAILED: Final = Fault(
     "Look the name up on the proxy's machine; register an address instead.",
     repeat="connect",
 )  # fmt: skip
+DESTINATION_DENIED: Final = Fault(
+    "destination_denied", "destination_ip_prohibited", 502, _U,
+    "The instance's address is one to which registered instances may not lead",
+    "A registry names an instance at an address that is this machine's with the admin listener's"
+    " port, link-local, or a metadata service's, perhaps by a name that resolves to it.",
+    "Find out who wrote that record (`fairlead instances SERVICE`). If it is meant, name the"
+    " network in `registry.allow`, or the instance in the local file.",
+    repeat="connect",
+)  # fmt: skip
 UNREACHABLE: Final = Fault(
     "unreachable", "destination_ip_unroutable", 502, _U, "The instance cannot be reached",
     "The proxy's machine has no route to the instance's address.",

@@ -30,6 +30,8 @@ class PoolNode(msgspec.Struct, frozen=True, array_like=True, gc=False):
     status: Status
     slot: int
     """Column of the shared in-flight board (`engine/load.py`); 0 = not counted across workers."""
+    local: bool = False
+    """Stands in the local file: its address may lead anywhere, which a registry's may not."""
 
 
 class PoolSnapshot(msgspec.Struct, frozen=True):
@@ -53,6 +55,10 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     via_token: str = ""
     """Random for each running proxy: a request that carries it came back to us."""
     access_log: AccessLogSettings | None = None
+    admin_port: int = 0
+    """Port of the admin listener, to which no registry may lead."""
+    allow: tuple[str, ...] = ()
+    """`registry.allow`."""
 
 
 # -------------------------------------------------------------------------------- messages
@@ -177,6 +183,10 @@ class WorkerStats(msgspec.Struct, frozen=True, tag=True):
     """Lines of the log that could not be written."""
     underscored: int = 0
     """Fields of requests that were left out because their name has a `_`."""
+    name_failures: int = 0
+    """Questions for instances' names that brought no address."""
+    names_outdated: float = 0.0
+    """Seconds by which the oldest answer that had to be used on is past its time."""
     more: bool = False
     """The rest follows, in messages of the same number."""
     states: dict[str, PolicyState] = {}

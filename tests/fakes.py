@@ -19,10 +19,62 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
+from proxy.names.base import Answer, Resolver, Told, Unresolved
+
 START = 1000.0
 """Where stepped time begins: not at 0, where a forgotten limit and a passed one look alike."""
 
 Address = tuple[str, int]
+
+
+class ToldResolver(Resolver):
+    """A resolver that says what a test tells it to; until then, nothing.
+
+    Owns the questions that are under way.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._said: dict[str, Answer | Unresolved] = {}
+        self._under_way: list[tuple[str, Told]] = []
+        self.questions: list[str] = []
+        self.closed = False
+
+    def says(self, name: str, *addresses: str, ttl: float = 60.0) -> None:
+        """Answer questions for `name`, those under way as well."""
+        self._say(name, Answer(addresses, ttl))
+
+    def denies(self, name: str) -> None:
+        """There is no such name."""
+        self._say(name, Unresolved(f"{name}: not found", denied=True))
+
+    def fails(self, name: str) -> None:
+        """The name server is reached, and cannot tell."""
+        self._say(name, Unresolved(f"{name}: no answer"))
+
+    def hangs(self, name: str) -> None:
+        """Do not answer questions for `name` any more."""
+        self._said.pop(name, None)
+
+    def ask(self, name: str, told: Told) -> None:
+        self.questions.append(name)
+        self._under_way.append((name, told))
+        self._answer()
+
+    def close(self) -> None:
+        self._under_way.clear()
+        self.closed = True
+
+    def _say(self, name: str, answer: Answer | Unresolved) -> None:
+        self._said[name] = answer
+        self._answer()
+
+    def _answer(self) -> None:
+        for question in list(self._under_way):
+            name, told = question
+            if name in self._said:
+                self._under_way.remove(question)
+                self._loop.call_soon(told, self._said[name])
 
 
 class SteppedLoop(asyncio.AbstractEventLoop):

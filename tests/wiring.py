@@ -31,7 +31,7 @@ from proxy.messages import Pools as PoolsMessage
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import ServiceSettings
-from tests.fakes import Address, FakeTransport, Network, SteppedLoop
+from tests.fakes import Address, FakeTransport, Network, SteppedLoop, ToldResolver
 
 CLIENT: Address = ("192.0.2.7", 40000)
 PROXY: Address = ("192.0.2.1", 8080)
@@ -191,7 +191,10 @@ class Wire:
         self.loop = SteppedLoop(self.network)
         self.board = Board.create(2)
         poller = cast(Callable[[], select.epoll], self.network.poller)
-        self.worker = Worker(self.loop, 0, self.board, [], Random(1), self.loop.time, poller)
+        self.resolver = ToldResolver(self.loop)
+        self.worker = Worker(
+            self.loop, 0, self.board, [], Random(1), self.loop.time, poller, self.resolver
+        )
         self.configure(routes, services or {"s": settings or ServiceSettings()}, listener)
         self.names = instances or ("a",)
         self.serve(*self.names)
@@ -202,6 +205,8 @@ class Wire:
         routes: tuple[RouteSpec, ...],
         services: dict[str, ServiceSettings],
         listener: ListenerSettings | None = None,
+        admin_port: int = 0,
+        allow: tuple[str, ...] = (),
     ) -> None:
         self.worker.on_message(
             Configure(
@@ -210,6 +215,8 @@ class Wire:
                     routes=routes,
                     services=services,
                     via_token=TOKEN,
+                    admin_port=admin_port,
+                    allow=allow,
                 )
             )
         )
@@ -237,6 +244,27 @@ class Wire:
             )
         )
         self.settle()
+
+    def serve_at(
+        self, *addresses: str, port: int = 80, service: str = "s", local: bool = False
+    ) -> None:
+        """Instances at these addresses or names, whose ids they are as well."""
+        pool = self.worker.pools.get(service)
+        generation = 1 if pool is None else pool.generation + 1
+        nodes = tuple(
+            PoolNode(f"{one}@{one}:{port}", one, one, port, 1, "ready", slot, local)
+            for slot, one in enumerate(addresses, 1)
+        )
+        self.worker.on_message(
+            PoolsMessage(seq=generation, snapshots=(PoolSnapshot(service, generation, nodes),))
+        )
+        self.settle()
+
+    def accepted_at(self, address: str, port: int = 80) -> Peer:
+        """The next connection that the proxy made to an address."""
+        waiting = self.network.accepted.get((address, port))
+        assert waiting, f"nobody connected to {address}; dialled: {self.network.dialled}"
+        return self.adopt(waiting.popleft(), address)
 
     @staticmethod
     def address(name: str) -> Address:

@@ -368,6 +368,16 @@ def _process_families(scrape: Scrape) -> Iterator[Metric]:
         "Fields of requests that were left out because their name has a _.",
         value=scrape.totals.underscored,
     )
+    yield CounterMetricFamily(
+        "fairlead_name_failures",
+        "Questions for instances' names that brought no address.",
+        value=scrape.totals.name_failures,
+    )
+    yield GaugeMetricFamily(
+        "fairlead_name_outdated_seconds",
+        "Seconds by which the oldest answer for a name that had to be used on is past its time.",
+        value=scrape.totals.names_outdated,
+    )
     applies = HistogramMetricFamily(
         "fairlead_snapshot_apply_seconds",
         "Time for which a change of the pools held a worker's loop.",

@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 from proxy.control.ejections import Sight
 from proxy.control.slow_start import SCALE, SlowStart, scaled
+from proxy.destinations import Destinations
 from proxy.membership import Instance, Membership
 from proxy.messages import PoolNode, PoolSnapshot, Status
 from proxy.settings.service import PoolSettings
@@ -165,6 +166,11 @@ class Pool:
     """When the weights of newcomers are to be looked at again."""
 
     @property
+    def local(self) -> bool:
+        """Its instances stand in the local file."""
+        return self.static or self.fallback
+
+    @property
     def warming(self) -> int:
         """Instances in slow start: those with less than their full weight."""
         if not self.scaled:
@@ -196,8 +202,9 @@ class Changes:
         return bool(self.pools or self.gone)
 
 
-def judge(instance: Instance, marks: Marks = _NO_MARKS) -> tuple[Status, str]:
-    """Status of an instance, and the reason if it is not ready.
+def judge(instance: Instance, marks: Marks = _NO_MARKS, refusal: str = "") -> tuple[Status, str]:
+    """Status of an instance, and the reason if it is not ready. `refusal`: why its address must not
+    be connected to, as far as that is known before names are resolved.
 
     Whoever takes an instance out on purpose is believed first; then whoever finds it sick,
     the registry or our own checks: it is served only if neither does.
@@ -212,6 +219,8 @@ def judge(instance: Instance, marks: Marks = _NO_MARKS) -> tuple[Status, str]:
         )
     if instance.weight == 0:
         return "draining", "weight 0"
+    if refusal:
+        return "unhealthy", refusal
     key = instance.key
     if key in marks.sick:
         return "unhealthy", _because("fails its checks", marks.sick[key])
@@ -250,11 +259,13 @@ class PoolBook:
         *,
         settings: Mapping[str, PoolSettings] | None = None,
         defaults: PoolSettings | None = None,
+        destinations: Destinations | None = None,
     ) -> None:
         """`static`: services whose instances stand in the configuration. What the registry
         says of a service of that name is ignored. `settings`: by service; `defaults` for
-        those it does not name."""
+        those it does not name. `destinations`: where the registry's instances may not lead."""
         self._slots = slots
+        self._destinations = destinations or Destinations()
         self._settings = settings or {}
         self._defaults = defaults or PoolSettings()
         self._marks: dict[str, Marks] = {}
@@ -508,10 +519,10 @@ class PoolBook:
                 member, node = old
             else:
                 slot = self._slot(pool.service, instance, None if old is None else old[0], now)
-                status, reason = judge(instance, marks)
+                status, reason = judge(instance, marks, self._refusal(pool, instance))
                 until = marks.ejected[instance.key][1] if status == "ejected" else None
                 member = Member(instance, status, reason, slot, until)
-                node = _node(member)
+                node = _node(member, pool.local)
             members.append(member)
             nodes.append(node)
         for _, node in known.values():
@@ -519,7 +530,7 @@ class PoolBook:
         shares = self._newcomers(pool, members, now)
         if shares or pool.scaled:
             pool.scaled = bool(shares)
-            nodes = [_node(member, shares) for member in members]
+            nodes = [_node(member, pool.local, shares) for member in members]
         pool.source = instances
         pool.members = tuple(members)
         if before.generation and before.nodes == tuple(nodes):
@@ -534,6 +545,11 @@ class PoolBook:
             ),
         )
         return True
+
+    def _refusal(self, pool: Pool, instance: Instance) -> str:
+        if pool.local:
+            return ""
+        return self._destinations.refusal_of(instance.address, instance.port)
 
     def _newcomers(self, pool: Pool, members: list[Member], now: float) -> Mapping[str, float]:
         """Share of full weight of those that are new to the pool, or back in use. Whoever is there
@@ -595,8 +611,8 @@ class _Update:
         )
 
 
-def _node(member: Member, shares: Mapping[str, float] | None = None) -> PoolNode:
-    """`shares`: of those that have not their full weight yet, by key."""
+def _node(member: Member, local: bool, shares: Mapping[str, float] | None = None) -> PoolNode:
+    """`local`: as in `PoolNode`; `shares`: of those that have not their full weight yet, by key."""
     instance = member.instance
     weight = instance.weight
     if shares:
@@ -609,6 +625,7 @@ def _node(member: Member, shares: Mapping[str, float] | None = None) -> PoolNode
         weight=weight,
         status=member.status,
         slot=member.slot,
+        local=local,
     )
 
 

@@ -32,6 +32,7 @@ from proxy.control.pools import PoolBook, Slots
 from proxy.control.sockets import BindError, Listening, close_all, listen, listen_alone
 from proxy.control.supervisor import Supervisor
 from proxy.control.workers import ProcessLaunch, module_command
+from proxy.destinations import Destinations
 from proxy.engine.line_file import STDOUT, open_for_append
 from proxy.engine.load import SLOTS, Board
 from proxy.membership import Instance
@@ -111,18 +112,21 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
         _check_access_log(settings)
         listening = _open_listeners(settings, opened)
         admin_socket = _open_admin(settings, opened)
+        admin_port = admin_socket.getsockname()[1]
+        destinations = Destinations(admin_port, settings.registry.allow)
         board = Board.create(settings.workers)
         opened.callback(board.close)
         events = Events()
         supervisor = Supervisor(
             settings,
-            _worker_config(settings),
+            _worker_config(settings, admin_port),
             PoolBook(
                 settings.static,
                 Slots(SLOTS, board.idle),
                 time.monotonic(),
                 settings=settings.services,
                 defaults=settings.defaults,
+                destinations=destinations,
             ),
             board,
             ProcessLaunch(
@@ -132,8 +136,11 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
                 sockets={one.name: one.sockets for one in listening},
                 environ=log_setup.environment(settings.log),
             ),
-            lambda: _provider(settings, events, lambda instance: supervisor.answers(instance)),
+            lambda: _provider(
+                settings, events, lambda instance: supervisor.answers(instance), destinations
+            ),
             events=events,
+            destinations=destinations,
         )
         admin: Admin | None = None
         try:
@@ -287,7 +294,12 @@ def _open_admin(settings: Settings, opened: ExitStack) -> socket.socket:
     return sock
 
 
-def _provider(settings: Settings, events: Events, answers: Callable[[Instance], int]) -> Provider:
+def _provider(
+    settings: Settings,
+    events: Events,
+    answers: Callable[[Instance], int],
+    destinations: Destinations,
+) -> Provider:
     """The registry, with what the settings put around it: backups, then the guard over
     whichever is in use, then the file that remembers what is served."""
 
@@ -305,7 +317,11 @@ def _provider(settings: Settings, events: Events, answers: Callable[[Instance], 
             provider = FailoverProvider(registries, make, settings.registry, on_event=publish)
         if settings.registry.mass_loss_guard is not None:
             provider = GuardedProvider(
-                provider, settings.registry.mass_loss_guard, answers=answers, on_event=publish
+                provider,
+                settings.registry.mass_loss_guard,
+                answers=answers,
+                on_event=publish,
+                destinations=destinations,
             )
         if settings.registry.snapshot is not None:
             provider = RememberedProvider(provider, settings.registry.snapshot, on_event=publish)
@@ -315,7 +331,7 @@ def _provider(settings: Settings, events: Events, answers: Callable[[Instance], 
         raise StartError(f"registry: {error}") from error
 
 
-def _worker_config(settings: Settings) -> WorkerConfig:
+def _worker_config(settings: Settings, admin_port: int) -> WorkerConfig:
     return WorkerConfig(
         generation=1,
         listeners=settings.listeners,
@@ -324,4 +340,6 @@ def _worker_config(settings: Settings) -> WorkerConfig:
         services={name: for_worker(own) for name, own in settings.services.items()},
         via_token=secrets.token_hex(8),
         access_log=settings.access_log,
+        admin_port=admin_port,
+        allow=settings.registry.allow,
     )

@@ -83,6 +83,8 @@ class Reported:
     access_log_dropped: int = 0
     log_dropped: int = 0
     underscored: int = 0
+    name_failures: int = 0
+    names_outdated: float = 0.0
 
     def take(self, message: WorkerStats) -> None:
         """One message. An instance that left and came back counts from 0 again."""
@@ -91,6 +93,8 @@ class Reported:
         self.access_log_dropped = message.access_log_dropped
         self.log_dropped = message.log_dropped
         self.underscored = message.underscored
+        self.name_failures = message.name_failures
+        self.names_outdated = message.names_outdated
         self.services.update(message.services)
         self.states.update(message.states)
         for node in message.nodes:
@@ -111,6 +115,7 @@ class Retired:
     access_log_dropped: int = 0
     log_dropped: int = 0
     underscored: int = 0
+    name_failures: int = 0
 
     def plus(self, dead: Reported, known: Container[tuple[str, str]]) -> Retired:
         """With those of one more worker. Instances that are not in `known`, (service, node
@@ -127,6 +132,7 @@ class Retired:
             access_log_dropped=both.access_log_dropped,
             log_dropped=both.log_dropped,
             underscored=both.underscored,
+            name_failures=both.name_failures,
         )
 
 
@@ -153,6 +159,16 @@ class Totals:
     @property
     def underscored(self) -> int:
         return sum(part.underscored for part in self._parts)
+
+    @property
+    def name_failures(self) -> int:
+        return sum(part.name_failures for part in self._parts)
+
+    @property
+    def names_outdated(self) -> float:
+        """Of the live worker where it is longest."""
+        live = [part.names_outdated for part in self._parts if isinstance(part, Reported)]
+        return max(live, default=0.0)
 
     def service(self, name: str) -> ServiceTotal:
         """The sum of one service; zeros for one that nobody counted for."""

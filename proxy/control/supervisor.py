@@ -28,6 +28,7 @@ from proxy.control.events import Events
 from proxy.control.pools import Changes, PoolBook
 from proxy.control.statistics import Retired, Totals
 from proxy.control.workers import Incarnation, Launch, Notice, Worker
+from proxy.destinations import Destinations
 from proxy.engine.load import Board
 from proxy.health.base import Check, Endpoint
 from proxy.health.monitor import Finding, Monitor, Plan
@@ -91,8 +92,10 @@ class Supervisor:
         *,
         events: Events | None = None,
         rng: Random | None = None,
+        destinations: Destinations | None = None,
     ) -> None:
-        """`provider` builds a provider; called by `start` and after a provider failed."""
+        """`provider` builds a provider; called by `start` and after a provider failed.
+        `destinations`: where checks of the registry's instances may not lead."""
         rng = rng or Random()
         self.settings = settings
         self.config = config
@@ -100,6 +103,7 @@ class Supervisor:
         self.board = board
         self.events = events or Events()
         self.ejections = Ejections(rng)
+        self._destinations = destinations or Destinations()
         self.monitor = Monitor(self._plan, self._on_findings, self._on_check_passed, rng=rng)
         self.stopping = False
         self.started_at = time.monotonic()
@@ -307,9 +311,9 @@ class Supervisor:
         if wanted is None:
             return None
         if wanted not in self._plans:
-            self._plans[wanted] = Plan(
-                build_check(wanted), Rules(wanted.interval, wanted.fall, wanted.rise)
-            )
+            check = build_check(wanted)
+            check.destinations = self._destinations
+            self._plans[wanted] = Plan(check, Rules(wanted.interval, wanted.fall, wanted.rise))
         return self._plans[wanted]
 
     def _check(self, services: Iterable[str]) -> None:
@@ -317,6 +321,7 @@ class Supervisor:
         for service in services:
             pool = self.book.pools.get(service)
             instances = () if pool is None else pool.source
+            local = pool is not None and pool.local
             if self._looked_at.get(service) is instances:
                 continue
             self._looked_at[service] = instances
@@ -332,7 +337,7 @@ class Supervisor:
                 (
                     Candidate(
                         instance.key,
-                        Endpoint(instance.address, instance.port),
+                        Endpoint(instance.address, instance.port, local),
                         _well(instance),
                     )
                     for instance in instances
@@ -636,8 +641,10 @@ def build_check(settings: HealthCheckSettings) -> Check:
     """The check that the settings ask for. ValueError when a parameter is wrong."""
     parameters: dict[str, Any] = {"timeout": settings.timeout}
     if settings.type == "http":
-        parameters |= {"path": settings.path, "expect": settings.expect}
+        parameters |= {"path": settings.path, "expect": settings.expect, "host": settings.host}
     elif settings.type == "exec":
         parameters |= {"command": settings.command}
+    if settings.type in ("http", "tcp"):
+        parameters["port"] = settings.port
     check: Check = catalog.load(catalog.CHECKS, settings.type)(**parameters)
     return check

@@ -411,7 +411,7 @@ class Exchange:
     def on_connect_failed(self, node: Node, fault: Fault, detail: str) -> None:
         """See `Dialler`."""
         self.dial = None
-        if fault.repeat:  # Not if it was us who had no descriptor.
+        if fault.side is Side.UPSTREAM:  # Not if it was us who had no descriptor, or no port.
             assert self.pool is not None
             self.worker.unreachable.add(self.pool, node, detail)
         if not self.finished:

@@ -21,6 +21,7 @@ from proxy.engine.resilience.policies import Policies
 from proxy.engine.telemetry import ServiceCounters, WorkerCounters
 from proxy.errors import FAULTS, Side
 from proxy.messages import NodeStats, PolicyState, PoolNode, PoolSnapshot, Status, Suspect
+from proxy.names.cache import Name
 from proxy.settings.service import ServiceSettings
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ class Node:
 
     __slots__ = (
         "address", "admitted", "doubtful", "failing", "id", "idle", "in_flight", "key", "load",
-        "next_trial", "outcomes", "picks", "port", "present", "reported", "slot", "status",
-        "trying", "unproven", "unreachable", "usable", "weight",
+        "local", "name", "next_trial", "outcomes", "picks", "port", "present", "reported", "slot",
+        "status", "trying", "unproven", "unreachable", "usable", "weight",
     )  # fmt: skip
 
     def __init__(self, spec: PoolNode) -> None:
@@ -42,6 +43,10 @@ class Node:
         self.id = spec.id
         self.address = spec.address
         self.port = spec.port
+        self.local = spec.local
+        """It stands in the local file, and may lead anywhere."""
+        self.name: Name | None = None
+        """What is known of its address, once it was dialled."""
         self.slot = spec.slot
         self.weight = spec.weight
         self.status: Status = spec.status
@@ -189,6 +194,7 @@ class Pool:
             self._move(node, spec.slot)
             node.present = True
             node.weight = spec.weight
+            node.local = spec.local
             if node.status == "ejected" and spec.status == "ready":
                 self._doubt(node)
             elif node.unproven and spec.status != "ready":

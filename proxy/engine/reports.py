@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from proxy.engine.pool import NO_STATE, Pools
 from proxy.engine.telemetry import WorkerCounters
 from proxy.messages import NodeStats, PolicyState, ServiceStats, WorkerStats
+from proxy.names.cache import Names
 
 PIECE = 200
 """Instances, or services, in one message: half a millisecond here and as much over there."""
@@ -28,6 +29,7 @@ class Reports:
         soon: Callable[[Callable[[], None]], object],
         dropped: Callable[[], int],
         log_dropped: Callable[[], int],
+        names: Names,
     ) -> None:
         """`send` takes the messages; `soon` calls something in the next turn of the loop;
         `dropped`: lines of the access log that could not be written; `log_dropped`: of the log."""
@@ -37,6 +39,7 @@ class Reports:
         self._soon = soon
         self._dropped = dropped
         self._log_dropped = log_dropped
+        self._names = names
         self._told: dict[str, int] = {}
         """Service → changes of its counters that were told."""
         self._told_states: dict[str, PolicyState] = {}
@@ -126,4 +129,6 @@ class Reports:
             access_log_dropped=self._dropped(),
             log_dropped=self._log_dropped(),
             underscored=self._counters.underscored,
+            name_failures=self._names.failures,
+            names_outdated=self._names.outdated(),
         )

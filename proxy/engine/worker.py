@@ -24,6 +24,7 @@ from time import monotonic, perf_counter
 import structlog
 
 from proxy.channel import Channel
+from proxy.destinations import Destinations
 from proxy.engine.access_log import AccessLog, LoggedExchange
 from proxy.engine.announcement import Announcement
 from proxy.engine.deadlines import Deadlines
@@ -63,6 +64,8 @@ from proxy.messages import (
     WorkerConfig,
 )
 from proxy.messages import Pools as PoolsMessage
+from proxy.names.base import Resolver
+from proxy.names.cache import Names
 from proxy.settings.process import AccessLogSettings
 
 _log = structlog.get_logger()
@@ -99,7 +102,9 @@ class Worker:
         rng: Random,
         now: Callable[[], float] = monotonic,
         poller: Callable[[], select.epoll] = select.epoll,
+        resolver: Resolver | None = None,
     ) -> None:
+        """`resolver`: of instances' names; by default this machine's."""
         self.loop = loop
         self.now = now
         self.index = index
@@ -107,7 +112,8 @@ class Worker:
         self.via_token = b""
         self.routes = RouteTable(())
         self.deadlines = Deadlines(loop, now)
-        self.connector = Connector(loop, self.deadlines, self.make_room)
+        self.names = Names(loop, resolver)
+        self.connector = Connector(loop, self.deadlines, self.make_room, self.names)
         self.unreachable = Unreachable(self.deadlines, self.connector)
         self.hangups = Hangups(loop, poller)
         self.counters = WorkerCounters()
@@ -162,6 +168,7 @@ class Worker:
             loop.call_soon,
             self._dropped_lines,
             lost_lines,
+            self.names,
         )
 
     # -- the control process
@@ -196,6 +203,7 @@ class Worker:
             settings.name: ListenerFacts(settings, via, self._workers)
             for settings in config.listeners
         }
+        self.connector.destinations = Destinations(config.admin_port, config.allow)
         self.pools.configure(config.defaults, config.services)
         self.routes = RouteTable(config.routes)
         if self.access_log is None or self.access_log.settings != config.access_log:
@@ -392,6 +400,7 @@ class Worker:
                 pass  # Somebody does not read what a tunnel had written before.
         await self.connector.close()
         self.hangups.close()
+        self.names.close()
         if not self._channel.closed:
             self._reports.report_at_once()
         await asyncio.sleep(0)

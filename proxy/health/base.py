@@ -11,9 +11,12 @@ import asyncio
 import errno
 import os
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import msgspec
+
+if TYPE_CHECKING:
+    from proxy.destinations import Destinations
 
 MAX_MESSAGE = 200
 """Characters of a verdict's message. It is written into the registry and shown in tables; a
@@ -31,6 +34,8 @@ class Endpoint(NamedTuple):
 
     address: str
     port: int
+    local: bool = False
+    """Stands in the local file, and may lead anywhere; what a registry names may not."""
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if ":" in self.address else self.address
@@ -61,6 +66,9 @@ class Check(ABC):
     holds_the_loop: ClassVar[bool] = False
     """Beginning a probe takes milliseconds in which nothing else happens: one in a turn of the
     loop is enough."""
+    destinations: Destinations | None = None
+    """Where an endpoint may not lead unless it is `local`; set by whoever checks instances that
+    others have registered."""
 
     def __init__(self, *, timeout: float = 1.0) -> None:
         """`timeout`: seconds for a probe, everything included."""
@@ -103,6 +111,13 @@ class Check(ABC):
 
     async def close(self) -> None:
         """Release what probes share. Safe to call more than once; probes may follow."""
+
+
+def checked_port(port: int) -> int:
+    """`port`, if it is one, or 0. ValueError for all others."""
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port: {port} is no port")
+    return port
 
 
 def in_words(error: Exception) -> str:

@@ -1,98 +1,87 @@
-"""Connections for probes, and the names that have to be looked up before.
-
-An event loop looks names up in a few threads, four with uvloop, behind a queue without a bound,
-and a process does not end while they work. When no name server answers, each of them is taken for
-half a minute: probes of other names, the registry's client, and with uvloop even a socket that is
-connected to an address would wait behind them, and so would the exit. So names of endpoints are
-looked up in threads of our own, a few at a time, each name once, and nobody waits for their end.
-"""
+"""Connections for probes: names, several addresses, and where registries may not lead."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
-import socket
 import ssl
-import threading
-from functools import partial
+from typing import TYPE_CHECKING
 
 from proxy.health.base import Endpoint
+from proxy.names.base import Resolver
+from proxy.names.cache import Name, Names
+from proxy.names.eyeballs import first_of
 
-LOOKUPS = 8
-"""Names that one check looks up at a time; the others wait, each within the limit of its probe."""
+if TYPE_CHECKING:
+    from proxy.destinations import Destinations
+
+UNUSED = 3600.0
+"""Seconds after which a name that was not asked for is forgotten: its instance has left, since the
+longest interval between probes that makes sense is far shorter."""
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-class Names:
-    """Owns the lookups of one check that are under way."""
+class Lookups:
+    """Owns the names that one check looks up. Made outside an event loop; belongs to the one in
+    which it is used until `close`."""
 
-    def __init__(self) -> None:
-        self._under_way: dict[str, asyncio.Future[list[str]]] = {}
-        self._room = asyncio.Semaphore(LOOKUPS)
+    def __init__(self, resolver: Resolver | None = None) -> None:
+        """`resolver`: by default this machine's."""
+        self._given = resolver
+        self._names: Names | None = None
+        self._held: dict[str, tuple[Name, float]] = {}
+        """Text → name, and when it was last asked for."""
 
-    async def addresses(self, name: str) -> list[str]:
+    async def addresses(self, text: str) -> tuple[str, ...]:
         """The addresses behind a name, or the address itself. OSError when there is none."""
-        with contextlib.suppress(ValueError):
-            ipaddress.ip_address(name)
-            return [name]
-        if name not in self._under_way:
-            await self._room.acquire()
-            if name in self._under_way:  # Somebody else has waited for the same.
-                self._room.release()
-            else:
-                self._look_up(name)
-        return await asyncio.shield(self._under_way[name])
-
-    def _look_up(self, name: str) -> None:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[list[str]] = loop.create_future()
-        self._under_way[name] = future
+        if self._names is None or self._names.loop is not loop:
+            self._names = Names(loop, self._given)
+            self._held.clear()
+        now = loop.time()
+        if text not in self._held:
+            for old in [old for old, (_, at) in self._held.items() if now - at > UNUSED]:
+                del self._held[old]
+        name = self._held[text][0] if text in self._held else self._names.get(text)
+        self._held[text] = (name, now)
+        return name.known() or await name.find()
 
-        def found(addresses: list[str] | OSError) -> None:
-            del self._under_way[name]
-            self._room.release()
-            if isinstance(addresses, OSError):
-                future.set_exception(addresses)
-                future.exception()  # Those who asked may all have given up.
-            else:
-                future.set_result(addresses)
-
-        def run() -> None:
-            result: list[str] | OSError
-            try:
-                entries = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-                result = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
-            except OSError as error:
-                result = error
-            except UnicodeError:
-                result = OSError(f"{name!r} is no host name")
-            with contextlib.suppress(RuntimeError):  # The loop is closed.
-                loop.call_soon_threadsafe(found, result)
-
-        try:
-            # A daemon: one that waits for a name server does not keep the process.
-            threading.Thread(target=run, name=f"look up {name}", daemon=True).start()
-        except RuntimeError as error:
-            loop.call_soon(partial(found, OSError(str(error))))
+    def close(self) -> None:
+        """Give up what is being asked. Safe to call more than once; lookups may follow."""
+        if self._names is not None:
+            self._names.close()
+        self._names = None
+        self._held.clear()
 
 
 async def connect(
-    names: Names, endpoint: Endpoint, *, tls: ssl.SSLContext | None = None, limit: int = 65536
+    lookups: Lookups,
+    endpoint: Endpoint,
+    *,
+    destinations: Destinations | None = None,
+    tls: ssl.SSLContext | None = None,
+    limit: int = 65536,
 ) -> Connection:
-    """A connection to the first address that takes one. OSError of the last one that does not.
-    `limit`: bytes that the reader holds."""
-    failure: OSError | None = None
-    for address in await names.addresses(endpoint.address):
-        try:
-            return await asyncio.open_connection(
-                address,
-                endpoint.port,
-                limit=limit,
-                ssl=tls,
-                server_hostname=endpoint.address if tls is not None else None,
-            )
-        except OSError as error:
-            failure = error
-    raise failure or OSError(f"no address of {endpoint.address}")
+    """A connection to the first address that takes one (RFC 8305). OSError when none does, or when
+    none may be connected to. `destinations`: what an endpoint that is not the local file's may not
+    lead to; None = it may lead anywhere. `limit`: bytes that the reader holds."""
+    addresses = await lookups.addresses(endpoint.address)
+    if destinations is not None and not endpoint.local:
+        refusals = {one: destinations.refusal(one, endpoint.port) for one in addresses}
+        addresses = tuple(one for one in addresses if not refusals[one])
+        if not addresses:
+            raise OSError("; ".join(refusals.values()))
+
+    async def dial(address: str) -> Connection:
+        return await asyncio.open_connection(
+            address,
+            endpoint.port,
+            limit=limit,
+            ssl=tls,
+            server_hostname=endpoint.address if tls is not None else None,
+        )
+
+    if len(addresses) == 1:
+        return await dial(addresses[0])
+    _, connection = await first_of(addresses, dial, lambda unused: unused[1].transport.abort())
+    return connection

@@ -8,8 +8,8 @@ import ssl
 from typing import ClassVar
 
 import proxy
-from proxy.health.base import Check, Endpoint
-from proxy.health.connect import Names, connect
+from proxy.health.base import Check, Endpoint, checked_port
+from proxy.health.connect import Lookups, connect
 
 MAX_HEAD = 64 * 1024
 """Bytes of the head of an answer."""
@@ -41,11 +41,13 @@ class HttpCheck(Check):
         path: str = "/health",
         expect: str = "200-299",
         host: str = "",
+        port: int = 0,
         https: bool = False,
     ) -> None:
         """`expect`: statuses and ranges, `200-299,304`. `host`: the Host field; "" = the
-        endpoint. `https`: the certificate is not verified, since a probe goes to an address
-        that no certificate names, and sends no secret."""
+        endpoint. `port`: another one of the instance, for its management; 0 = the endpoint's.
+        `https`: the certificate is not verified, since a probe goes to an address that no
+        certificate names, and sends no secret."""
         super().__init__(timeout=timeout)
         if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
             raise ValueError(f"path: {path!r} is not an absolute path in visible ASCII")
@@ -59,10 +61,19 @@ class HttpCheck(Check):
             self._tls = ssl.create_default_context()
             self._tls.check_hostname = False
             self._tls.verify_mode = ssl.CERT_NONE
-        self._names = Names()
+        self._port = checked_port(port)
+        self._lookups = Lookups()
 
     async def _ask(self, endpoint: Endpoint) -> tuple[bool, str]:
-        reader, writer = await connect(self._names, endpoint, tls=self._tls, limit=MAX_HEAD)
+        if self._port:
+            endpoint = endpoint._replace(port=self._port)
+        reader, writer = await connect(
+            self._lookups,
+            endpoint,
+            destinations=self.destinations,
+            tls=self._tls,
+            limit=MAX_HEAD,
+        )
         try:
             writer.write(self._request(endpoint))
             status = await _answer(reader)
@@ -72,6 +83,9 @@ class HttpCheck(Check):
             else:
                 writer.transport.abort()  # Nobody waits for the other side's farewell.
         return status in self._expected, f"HTTP {status}"
+
+    async def close(self) -> None:
+        self._lookups.close()
 
     def _request(self, endpoint: Endpoint) -> bytes:
         default = 80 if self._tls is None else 443

@@ -101,6 +101,7 @@ class Schedule:
                 elif target.rules != rules:
                     target.rules = rules
                     target.standing.fall, target.standing.rise = rules.fall, rules.rise
+                target.endpoint = candidate.endpoint
                 service.targets[candidate.key] = target
         for target in known.values():
             target.gone = True

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import msgspec
 import structlog
 
+from proxy.destinations import Destinations
 from proxy.health.base import Check, Endpoint
 from proxy.health.tcp import TcpCheck
 from proxy.membership import Departure, Instance, Membership
@@ -50,13 +51,16 @@ class GuardedProvider(Composed):
         answers: Callable[[Instance], int] = lambda instance: 0,
         on_event: Callable[..., None] = lambda kind, **fields: None,
         clock: Callable[[], float] = time.monotonic,
+        destinations: Destinations | None = None,
     ) -> None:
         """`answers`: how many requests an instance has answered so far, as far as is known.
-        `on_event(kind, **fields)` hears of mass losses and of those that are let go."""
+        `on_event(kind, **fields)` hears of mass losses and of those that are let go.
+        `destinations`: where instances may not lead."""
         super().__init__()
         self._inner = inner
         self._guard = Guard(settings)
         self._check = check or TcpCheck(timeout=1.0)
+        self._check.destinations = destinations
         self._answers = answers
         self._on_event = on_event
         self._clock = clock

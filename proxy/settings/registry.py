@@ -8,7 +8,7 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 
 from proxy.catalog import PROVIDERS
-from proxy.settings.addresses import ENDPOINT
+from proxy.settings.addresses import CIDR, ENDPOINT
 from proxy.settings.complaints import Report, dotted
 from proxy.settings.declare import Distinct, Given, Off
 from proxy.settings.process import writable
@@ -80,6 +80,14 @@ class MassLossSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 class Registry(RegistrySettings, frozen=True, kw_only=True):
     """`registry:` as a whole: the first registry, and what is done when it is down."""
+
+    allow: Annotated[
+        tuple[str, ...],
+        CIDR,
+        "Networks that the address of a registered instance may lie in although that is refused"
+        " otherwise: this machine on the admin listener's port, link-local and metadata services."
+        " See [where instances may not lead](behaviour.md#where-instances-may-not-lead).",
+    ] = ()
 
     backups: Annotated[
         tuple[RegistrySettings, ...],

@@ -116,7 +116,7 @@ _HOST_PATTERN: Final = Read(
 _PATH_PREFIX: Final = Read(
     _parse_path_prefix, "path prefix", "a path such as /orders or /svc/{service}"
 )
-_SET_HOST: Final = Read(_parse_set_host, "host", "upstream.internal or host:port")
+SET_HOST: Final = Read(_parse_set_host, "host", "upstream.internal or host:port")
 _FIELD_VALUE: Final = Read(_parse_field_value, "text", "the exact value of the field")
 
 
@@ -149,7 +149,7 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
         str | None, PATH, "Put this in place of the prefix. Not together with `strip_prefix`."
     ] = None
     set_host: Annotated[
-        str | None, _SET_HOST, "The `Host` that the instance gets. Without it the client's."
+        str | None, SET_HOST, "The `Host` that the instance gets. Without it the client's."
     ] = None
     service: Annotated[
         str | None,

@@ -28,7 +28,7 @@ from proxy.settings.read import (
     integer,
     parameter,
 )
-from proxy.settings.route import METHOD, PATH
+from proxy.settings.route import METHOD, PATH, SET_HOST
 from proxy.settings.tree import Path, Scalar
 
 DEFAULT_KEY: Final = "client_ip"
@@ -164,6 +164,14 @@ class HealthCheckSettings(msgspec.Struct, frozen=True, kw_only=True):
         "Only `exec`, required: a line for `/bin/sh`, run by the proxy; exit code 0 is a success."
         " The endpoint is in `FAIRLEAD_ADDRESS` and `FAIRLEAD_PORT`.",
     ] = ""
+    host: Annotated[
+        str, SET_HOST, "Only `http`: the Host field; by default the instance's address and port."
+    ] = ""
+    port: Annotated[
+        int,
+        integer(0, 65535, "0 = the instance's own"),
+        "Only `http` and `tcp`: another port of the instance, such as that of its management.",
+    ] = 0
 
 
 class EjectionSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -379,14 +387,24 @@ def _fallback(
     return tuple(msgspec.structs.replace(one, service=service) for one in inherited.fallback)
 
 
+_KEYS_OF_CHECKS: Final = {
+    "path": ("http",),
+    "expect": ("http",),
+    "host": ("http",),
+    "port": ("http", "tcp"),
+    "command": ("exec",),
+}
+
+
 def _check_health_check(given: Given, check: HealthCheckSettings, report: Report) -> None:
     """What the keys of one check mean together."""
     if not report.sound(given.at("type")):
         return
-    for key, type_ in (("path", "http"), ("expect", "http"), ("command", "exec")):
-        if key in given and check.type != type_ and report.sound(given.at(key)):
+    for key, types in _KEYS_OF_CHECKS.items():
+        if key in given and check.type not in types and report.sound(given.at(key)):
+            only = " and ".join(types)
             report.complain(
-                given.at(key), f"has no meaning for type {check.type}; allowed: only for {type_}"
+                given.at(key), f"has no meaning for type {check.type}; allowed: only for {only}"
             )
     if check.type == "exec" and not check.command and report.sound(given.at("command")):
         report.complain(

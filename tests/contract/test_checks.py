@@ -8,19 +8,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-import socket
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from proxy.catalog import CHECKS, load
+from proxy.destinations import Destinations
 from proxy.embedded_etcd import free_port
 from proxy.health.base import MAX_MESSAGE, Check, Endpoint
-from proxy.health.connect import LOOKUPS
+from proxy.health.http import HttpCheck
 from tests.e2e.running import alive, eventually
+from tests.e2e.scripted_dns import ScriptedDns
 
 GOOD: dict[str, dict[str, str]] = {
     "http": {"path": "/"},
@@ -237,40 +237,93 @@ def running(argument: str) -> list[str]:
     return found
 
 
+@pytest.fixture
+async def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ScriptedDns]:
+    """A name server that the checks of this process ask."""
+    async with ScriptedDns() as dns:
+        for variable, value in dns.environ(tmp_path).items():
+            monkeypatch.setenv(variable, value)
+        yield dns
+
+
 @pytest.mark.parametrize("kind", ["http", "tcp"])
 async def test_names_that_nobody_resolves_hold_up_nobody(
-    kind: str, origin: Endpoint, monkeypatch: pytest.MonkeyPatch
+    kind: str, origin: Endpoint, named: ScriptedDns
 ) -> None:
-    real, answer = socket.getaddrinfo, threading.Event()
-    others = set(threading.enumerate())
-    hanging: list[threading.Thread] = []
-
-    def hangs(host: Any, *rest: Any, **more: Any) -> Any:
-        if str(host).startswith("name"):
-            hanging.append(threading.current_thread())
-            answer.wait(20)
-            host = "127.0.0.1"
-        return real(host, *rest, **more)
-
-    monkeypatch.setattr(socket, "getaddrinfo", hangs)
+    names = [f"name{number}.test" for number in range(30)]
+    for name in names:
+        named.ignores(name)
+    named.says("here.test", "127.0.0.1")
     check = make(kind, GOOD[kind], timeout=0.5)
-    try:
-        named = [Endpoint(f"name{n % 30}", origin.port) for n in range(60)]
-        probes = [asyncio.create_task(check.probe(endpoint)) for endpoint in named]
-        await eventually(lambda: len(hanging) >= LOOKUPS, 5, "lookups under way")
-        assert (await check.probe(origin)).ok
-        verdicts = await asyncio.gather(*probes)
-        # On a busy machine it goes on to say that this process was held up.
-        assert all(verdict.message.startswith("no answer within 0.5 s") for verdict in verdicts)
-        assert len(hanging) == LOOKUPS
-        # Python waits for threads that are no daemons before it ends.
-        assert all(thread.daemon for thread in hanging if thread not in others)
-    finally:
-        answer.set()
-    await eventually(lambda: not any(thread.is_alive() for thread in hanging), 5, "their ends")
-    check = make(kind, GOOD[kind])
-    assert (await check.probe(named[0])).ok
+    others = set(threading.enumerate())
+    probes = [asyncio.create_task(check.probe(Endpoint(name, origin.port))) for name in names * 2]
+    await eventually(lambda: len(named.questions) >= 30, 5, "lookups under way")
+    assert (await check.probe(origin)).ok
+    assert (await check.probe(Endpoint("here.test", origin.port))).ok
+    assert {probe.result().message for probe in probes if probe.done()} == set()
+    verdicts = await asyncio.gather(*probes)
+    assert {verdict.message for verdict in verdicts} == {"no answer within 0.5 s"}
+    # Python waits for threads that are no daemons before it ends.
+    assert all(thread.daemon for thread in threading.enumerate() if thread not in others)
+    for name in names:
+        named.says(name, "127.0.0.1")
     await check.close()
+    assert (await check.probe(Endpoint(names[0], origin.port))).ok
+    await check.close()
+
+
+@pytest.mark.parametrize("kind", ["http", "tcp"])
+async def test_all_addresses_of_a_name_are_tried(
+    kind: str, origin: Endpoint, named: ScriptedDns
+) -> None:
+    named.says("web.test", "127.0.0.9", "::1", "127.0.0.1")
+    check = make(kind, GOOD[kind])
+    assert (await check.probe(Endpoint("web.test", origin.port))).ok
+    await check.close()
+
+
+@pytest.mark.parametrize("kind", ["http", "tcp"])
+async def test_a_registered_endpoint_may_not_lead_anywhere(
+    kind: str, origin: Endpoint, named: ScriptedDns
+) -> None:
+    named.says("web.test", "127.0.0.1")
+    check = make(kind, GOOD[kind])
+    check.destinations = Destinations(admin_port=origin.port)
+    for address in ("127.0.0.1", "web.test", "::ffff:127.0.0.1"):
+        verdict = await check.probe(Endpoint(address, origin.port))
+        assert not verdict.ok
+        assert "refused to registered instances" in verdict.message
+        assert "Connection refused" not in verdict.message
+    assert (await check.probe(Endpoint("web.test", origin.port, local=True))).ok
+    await check.close()
+
+
+@pytest.mark.parametrize("kind", ["http", "tcp"])
+async def test_another_port_of_the_instance_may_be_asked(kind: str, origin: Endpoint) -> None:
+    check: Check = load(CHECKS, kind)(port=origin.port, **GOOD[kind])
+    assert (await check.probe(Endpoint(origin.address, free_port()))).ok
+    check.destinations = Destinations(admin_port=origin.port)
+    verdict = await check.probe(Endpoint(origin.address, free_port()))
+    assert "refused to registered instances" in verdict.message
+    await check.close()
+    with pytest.raises(ValueError, match="port"):
+        load(CHECKS, kind)(port=65536)
+
+
+async def test_http_sends_the_host_it_is_told() -> None:
+    heads = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        address, port = server.sockets[0].getsockname()
+        for host in ("users.internal", ""):
+            assert (await HttpCheck(host=host, port=port).probe(Endpoint(address, 1))).ok
+    hosts = [head.split(b"\r\n")[1] for head in heads]
+    assert hosts == [b"Host: users.internal", b"Host: 127.0.0.1:%d" % port]
 
 
 @pytest.mark.parametrize(

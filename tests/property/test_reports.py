@@ -60,6 +60,7 @@ class Telling(RuleBasedStateMachine):
             self.turns.append,
             lambda: 0,
             lambda: 0,
+            self.worker.names,
         )
 
     def hear(self, message: WorkerStats) -> None:

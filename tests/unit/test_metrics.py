@@ -58,6 +58,8 @@ PROMISED = {
     "fairlead_access_log_dropped_total": (),
     "fairlead_log_dropped_total": (),
     "fairlead_fields_dropped_total": (),
+    "fairlead_name_failures_total": (),
+    "fairlead_name_outdated_seconds": (),
     "fairlead_snapshot_apply_seconds": ("worker",),
     "fairlead_snapshot_apply_longest_seconds": ("worker",),
 }

@@ -89,7 +89,7 @@ def test_it_asks_faster_while_it_matters() -> None:
 )
 def test_forms_of_a_question(question: str, kind: str, endpoint: tuple[str, int]) -> None:
     check, where = checking(question, 2.5, Endpoint("10.0.0.1", 7))
-    assert (check.name, check.timeout, where) == (kind, 2.5, endpoint)
+    assert (check.name, check.timeout, where[:2]) == (kind, 2.5, endpoint)
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,19 @@ import errno
 from collections.abc import Callable
 from functools import partial
 from math import inf
-from socket import gaierror
+from socket import AF_INET6, SOCK_DGRAM, socket
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from proxy.destinations import Destinations
 from proxy.engine.flow import as_protocol
 from proxy.engine.upstream.connection import UpstreamConnection
 from proxy.errors import (
     CLOSED_EARLY,
     CONNECT_REFUSED,
     CONNECT_TIMEOUT,
+    DESTINATION_DENIED,
     DNS_FAILED,
     INTERNAL,
     NO_DESCRIPTOR,
@@ -26,6 +28,9 @@ from proxy.errors import (
     Fault,
     Refused,
 )
+from proxy.names.base import Unresolved
+from proxy.names.cache import Name, Names
+from proxy.names.eyeballs import first_of
 
 if TYPE_CHECKING:
     from proxy.engine.deadlines import Deadlines
@@ -64,6 +69,7 @@ class Connector:
         loop: asyncio.AbstractEventLoop,
         deadlines: Deadlines,
         make_room: Callable[[], None],
+        names: Names,
     ) -> None:
         """`make_room` is called before each connection: its chance to close something."""
         self._loop = loop
@@ -71,9 +77,14 @@ class Connector:
         """Call something in the loop's next turn."""
         self._make_room = make_room
         self._deadlines = deadlines
+        self._names = names
+        self.destinations = Destinations()
+        """Where instances that are not the local file's may not lead."""
         self._dialling: set[asyncio.Task[None]] = set()
         self._left: set[Node] = set()
         """Those to which a connection is being made that nobody waits for any more."""
+        self._beside = 0
+        """Connections being made beside the first one of their dial."""
         self.open = 0
         """Connections to instances, but for those that have become tunnels."""
 
@@ -81,7 +92,8 @@ class Connector:
         self, node: Node, settings: ServiceSettings, waiter: Dialler, at_most: float = inf
     ) -> asyncio.Task[None]:
         """Connect in the background; `waiter` hears of the result exactly once, after
-        `timeouts.connect` or `at_most` seconds at the latest. Returns what `leave` wants."""
+        `timeouts.connect` or `at_most` seconds at the latest. Looking up the name of the instance,
+        and trying all of its addresses, is one attempt. Returns what `leave` wants."""
         limit = min(settings.timeouts.connect or inf, at_most)
         task = self._loop.create_task(self._dial(node, settings, waiter, limit))
         self._dialling.add(task)
@@ -111,10 +123,22 @@ class Connector:
     async def _dial(
         self, node: Node, settings: ServiceSettings, waiter: Dialler, limit: float
     ) -> None:
+        name = node.name
+        if name is None:
+            name = node.name = self._names.get(node.address)
+        addresses: tuple[str, ...] = ()
         try:
             async with asyncio.timeout(None if limit == inf else limit):
-                connection = await self._connect(node, settings)
+                addresses = name.known() or await name.find()
+                if not node.local:
+                    addresses = self._permitted(addresses, node.port)
+                if len(addresses) == 1:
+                    connection = await self._connect(node, settings, addresses[0])
+                else:
+                    connection = await self._race(node, settings, name, addresses)
         except Exception as error:
+            if not addresses and isinstance(error, TimeoutError):
+                error = Unresolved(f"no name server has answered within {limit:g} s")
             fault = _translate(error)
             waiter.on_connect_failed(node, fault, f"{node.id}: {_words(error, limit)}")
             return
@@ -125,16 +149,58 @@ class Connector:
         else:
             waiter.on_connected(connection)
 
-    async def _connect(self, node: Node, settings: ServiceSettings) -> UpstreamConnection:
+    def _permitted(self, addresses: tuple[str, ...], port: int) -> tuple[str, ...]:
+        """Those to which an instance of the registry may lead. Raises `Refused` if none is."""
+        refusal = ""
+        permitted = []
+        for address in addresses:
+            reason = self.destinations.refusal(address, port)
+            if reason:
+                refusal = reason
+            else:
+                permitted.append(address)
+        if not permitted:
+            raise Refused(DESTINATION_DENIED, refusal)
+        return addresses if not refusal else tuple(permitted)
+
+    async def _race(
+        self, node: Node, settings: ServiceSettings, name: Name, addresses: tuple[str, ...]
+    ) -> UpstreamConnection:
+        """The first connection to one of several addresses."""
+        dial = partial(self._connect_beside, node, settings)
+        self._beside -= 1  # The task of the dial stands for one of them.
+        try:
+            address, connection = await first_of(addresses, dial, UpstreamConnection.close)
+        finally:
+            self._beside += 1
+        name.prefer(address)
+        return connection
+
+    async def _connect_beside(
+        self, node: Node, settings: ServiceSettings, address: str
+    ) -> UpstreamConnection:
+        self._beside += 1
+        try:
+            return await self._connect(node, settings, address)
+        finally:
+            self._beside -= 1
+
+    async def _connect(
+        self, node: Node, settings: ServiceSettings, address: str
+    ) -> UpstreamConnection:
         tries = round(ROOM_LIMIT / ROOM_STEP)
         while True:
             self._make_room()
             connection = UpstreamConnection(node, settings, self._deadlines, self)
             try:
                 await self._loop.create_connection(
-                    partial(as_protocol, connection), node.address, node.port
+                    partial(as_protocol, connection), address, node.port
                 )
             except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL and not _has_source(address):
+                    raise OSError(
+                        errno.ENETUNREACH, f"this machine has no address to reach {address} from"
+                    ) from None
                 if error.errno not in _NO_DESCRIPTOR or not tries:
                     raise
                 tries -= 1
@@ -150,7 +216,7 @@ class Connector:
     @property
     def dialling(self) -> int:
         """Connections being made."""
-        return len(self._dialling)
+        return len(self._dialling) + max(0, self._beside)
 
     def close_idle(self, node: Node) -> None:
         """The node left or must not be used: nothing idle stays behind."""
@@ -171,8 +237,8 @@ def _translate(error: Exception) -> Fault:
         return CONNECT_TIMEOUT
     if isinstance(error, Refused):
         return error.fault
-    if isinstance(error, gaierror | UnicodeError):
-        return DNS_FAILED  # What the IDNA codec does not take is no name, either.
+    if isinstance(error, Unresolved):
+        return DNS_FAILED
     if not isinstance(error, OSError):
         return INTERNAL
     if error.errno in _NO_DESCRIPTOR:
@@ -188,3 +254,16 @@ def _words(error: Exception, limit: float) -> str:
     if isinstance(error, TimeoutError):
         return f"no connection within {limit:g} s"
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+def _has_source(address: str) -> bool:
+    """This machine has an address from which packets to `address` would be. If it has, and a
+    connection could not be made for want of one, it is local ports that are used up."""
+    if ":" not in address:
+        return True  # There is always one, or there is no route.
+    try:
+        with socket(AF_INET6, SOCK_DGRAM) as probe:
+            probe.connect((address, 9))
+    except OSError:
+        return False
+    return True

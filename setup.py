@@ -23,6 +23,7 @@ COMPILED = [
     "proxy/engine/hangups.py",
     "proxy/engine/http1/body.py",
     "proxy/engine/http1/claims.py",
+    "proxy/engine/http1/client_address.py",
     "proxy/engine/http1/messages.py",
     "proxy/engine/http1/parser.py",
     "proxy/engine/http1/properties.py",

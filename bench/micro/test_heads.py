@@ -19,7 +19,7 @@ HEAD = request_bytes(SCENARIOS["small_get"], 80)
 @pytest.mark.parametrize("seen", ["before", "never"])
 def test_parse_and_rewrite(benchmark: BenchmarkFixture, seen: str) -> None:
     """A block of fields that was seen before is remembered; most are."""
-    facts = ClientFacts("10.0.0.1", 80, False, b"Via: 1.1 fairlead (0)\r\n")
+    facts = ClientFacts("10.0.0.1", 80, None, b"Via: 1.1 fairlead (0)\r\n")
     numbers = count()
 
     def parse_and_rewrite() -> bytes:

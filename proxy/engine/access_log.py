@@ -152,7 +152,7 @@ class AccessLog:
                     Entry,
                     (
                         self._wall() - seconds,
-                        facts.address,
+                        facts.client(exchange.request.fields),
                         facts.trusted,
                         exchange.request,
                         status,

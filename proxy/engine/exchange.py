@@ -881,7 +881,7 @@ class Exchange:
     def _property(self, source: Source, path: str, query: bytes) -> bytes | None:
         facts = self.client.facts
         if source[0] == "client_ip":
-            return facts.address
+            return facts.client(self.request.fields)
         return property_of(source, self.request.fields, path, query, facts.trusted)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from enum import Enum
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address
 from math import ceil, inf
 from typing import TYPE_CHECKING, Final, cast
 
@@ -14,11 +14,14 @@ from proxy.engine.endings import cut, end_by_reset
 from proxy.engine.flow import AHEAD, BEHIND, PEER_FULL, ReadGate
 from proxy.engine.hangups import RESET
 from proxy.engine.http1.body import BodyReader, ChunkedBody, LengthBody
+from proxy.engine.http1.client_address import ClientAddresses
+from proxy.engine.http1.client_address import parse as parse_address
 from proxy.engine.http1.messages import CRLF
 from proxy.engine.http1.parser import (
     HEAD_END,
     LONGEST_BLOCK,
     TooManyFields,
+    call_a_claim,
     is_known,
     refuse_hopeless,
     request_of,
@@ -101,7 +104,9 @@ class ListenerFacts:
         self.open = 0
         self.half_close = settings.client_close == "half_close"
         """A client that has said its last byte may still read, and is served."""
-        self._trusted = tuple(ip_network(text, strict=False) for text in settings.trusted_proxies)
+        named = settings.client_ip
+        call_a_claim(named.header.lower().encode("ascii"))
+        self._addresses = ClientAddresses(settings.trusted_proxies, named.header, named.hops)
 
     def client(
         self, transport: asyncio.Transport, announced: tuple[str, int] | None
@@ -110,26 +115,23 @@ class ListenerFacts:
         was made to, where somebody in front of us said so."""
         peer = transport.get_extra_info("peername")
         if announced is not None:
-            return self._facts(*announced, self._trusts(announced[0]))
+            return self._facts(*announced)
         if not isinstance(peer, tuple):
             # A unix socket: whoever can open the file is local, and has no address. Or a
             # client that has reset its connection already: nobody to trust.
             local = self.settings.bind.startswith("unix:")
-            return self._facts("unknown", 0, local and bool(self._trusted))
+            return self._facts("", 0, local and self._addresses.trusts_any)
         own = transport.get_extra_info("sockname")
-        address = str(peer[0])
-        if address.startswith("::ffff:"):
-            address = address[7:]  # IPv4 on a socket that serves both.
-        return self._facts(address, int(own[1]), self._trusts(address))
+        return self._facts(str(peer[0]), int(own[1]))
 
-    def _facts(self, address: str, port: int, trusted: bool) -> ClientFacts:
-        return ClientFacts(address, port, trusted, self.via, forwarded=self.settings.forwarded)
-
-    def _trusts(self, address: str) -> bool:
-        if not self._trusted:
-            return False
-        parsed = ip_address(address.partition("%")[0])
-        return any(parsed in network for network in self._trusted)
+    def _facts(self, peer: str, port: int, trusted: bool = False) -> ClientFacts:
+        parsed = parse_address(peer.encode("ascii"))
+        if isinstance(parsed, IPv4Address):
+            peer = str(parsed)  # It may have come to a socket that serves both families.
+        addresses = self._addresses if trusted or self._addresses.trusts(parsed) else None
+        return ClientFacts(
+            peer or "unknown", port, addresses, self.via, forwarded=self.settings.forwarded
+        )
 
 
 class ClientConnection(Timed):

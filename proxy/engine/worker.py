@@ -510,7 +510,7 @@ class Worker:
             target=request.target[:200].decode("latin-1"),
             attempts=exchange.attempts,
             request_id=exchange.request_id.decode("latin-1"),
-            client=exchange.client.facts.address.decode("ascii"),
+            client=exchange.client.facts.client(request.fields).decode("ascii"),
         )
 
     def log_refusal(self, fault: Fault, detail: str, client: ClientConnection) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from proxy.settings.addresses import BIND, CIDR, split_bind
 from proxy.settings.complaints import Report, dotted
 from proxy.settings.declare import Given, NotBuilt, Off
+from proxy.settings.keys import parse_field_name
 from proxy.settings.read import DURATION, POSITIVE, SWITCH, TEXT, Read, choice, integer, size
 from proxy.settings.tree import Path
 
@@ -58,8 +59,26 @@ def _parse_id(name: str, what: str, look_up: Callable[[str], int]) -> int:
 
 
 _NAME: Final = Read(_parse_name, "name", "1 to 63 letters, digits and . _ -")
+_FIELD: Final = Read(parse_field_name, "text", "the name of a field, such as X-Forwarded-For")
 _MODE: Final = Read(_parse_mode, "mode", 'an octal mode such as "0660"')
 _OWNER: Final = Read(_parse_owner, "owner", "user, user:group or :group, by names or by numbers")
+
+
+class ClientIpSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a trusted proxy says whom it speaks for."""
+
+    header: Annotated[
+        str,
+        _FIELD,
+        "The field in which a trusted proxy names the client: any, also `Forwarded`, `X-Real-IP` or"
+        " one of your own ([behaviour.md](behaviour.md#whose-address-counts)).",
+    ] = "X-Forwarded-For"
+    hops: Annotated[
+        int,
+        integer(0, 32, "0 = up to the first address that is not in trusted_proxies"),
+        "Which of the addresses in it is the client's: the n-th from the right, 1 = the last; 0 ="
+        " from the right the first that is not in `trusted_proxies`. Up to 32.",
+    ] = 0
 
 
 class ListenerLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,6 +188,9 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
         " kind](behaviour.md#what-clients-say-of-themselves) pass; from all other peers they are"
         " replaced or left out.",
     ] = ()
+    client_ip: Annotated[ClientIpSettings, "Where a trusted proxy says whom it speaks for."] = (
+        ClientIpSettings()
+    )
     client_close: Annotated[
         Literal["abort", "half_close"],
         choice(("abort", "half_close"), "what a client's close may mean"),

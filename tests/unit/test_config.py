@@ -12,7 +12,12 @@ from proxy import catalog, cpus
 from proxy.membership import Instance
 from proxy.settings.complaints import ConfigError
 from proxy.settings.file import Settings
-from proxy.settings.listener import ListenerLimits, ListenerSettings, ListenerTimeouts
+from proxy.settings.listener import (
+    ClientIpSettings,
+    ListenerLimits,
+    ListenerSettings,
+    ListenerTimeouts,
+)
 from proxy.settings.load import load, parse
 from proxy.settings.process import AccessLogSettings, AdminSettings, LogSettings, ShutdownSettings
 from proxy.settings.registry import MassLossSettings, Registry, RegistrySettings, RegistryTls
@@ -83,7 +88,7 @@ listeners:
     timeouts: {head: 5s, body: 20s, idle: 1m, linger: 500ms}
     proxy_protocol: false
     tls: off
-  - {name: local, bind: "[::1]:8081"}
+  - {name: local, bind: "[::1]:8081", client_ip: {header: X-Real-IP, hops: 1}}
   - {name: side, bind: "unix:/run/fairlead.sock", mode: 0660, owner: "root:33"}
 admin: {bind: "localhost:9901", token: "${TOKEN}"}
 workers: 3
@@ -175,7 +180,11 @@ routes:
                 limits=ListenerLimits(head=65536, fields=200, target=16384, body=10485760),
                 timeouts=ListenerTimeouts(head=5.0, body=20.0, idle=60.0, linger=0.5),
             ),
-            ListenerSettings(name="local", bind="[::1]:8081"),
+            ListenerSettings(
+                name="local",
+                bind="[::1]:8081",
+                client_ip=ClientIpSettings(header="X-Real-IP", hops=1),
+            ),
             ListenerSettings(
                 name="side", bind="unix:/run/fairlead.sock", mode=0o660, owner=(0, 33)
             ),

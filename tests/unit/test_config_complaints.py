@@ -118,12 +118,21 @@ listeners:
   - {1: 2}
 routes: [{service: a}]
 --->
-proxy.yaml:2: listeners.0.1: is not a known key; allowed: bind, client_close, forwarded, limits, mode, name, owner, proxy_protocol, timeouts, tls, trusted_proxies
+proxy.yaml:2: listeners.0.1: is not a known key; allowed: bind, client_close, client_ip, forwarded, limits, mode, name, owner, proxy_protocol, timeouts, tls, trusted_proxies
 === empty_section
 admin:
 routes: [{service: a}]
 --->
 proxy.yaml:1: admin: is empty; allowed: a mapping, or leave the key out
+=== client_ip_without_a_field
+listeners:
+  - {client_ip: {header: X_Real_IP, hops: -1}}
+  - {name: b, bind: "127.0.0.1:1", client_ip: X-Real-IP}
+routes: [{service: a}]
+--->
+proxy.yaml:2: listeners.0.client_ip.header: "X_Real_IP" holds _, and fields with _ are dropped from requests; allowed: the name of a field, such as X-Forwarded-For
+proxy.yaml:2: listeners.0.client_ip.hops: "-1" is out of range; allowed: a whole number from 0 to 32 (0 = up to the first address that is not in trusted_proxies)
+proxy.yaml:3: listeners.1.client_ip: is "X-Real-IP"; allowed: a mapping
 === list_for_mapping
 admin: []
 routes: [{service: a}]

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from proxy.engine.http1.client_address import ClientAddresses
 from proxy.engine.http1.messages import RequestHead
 from proxy.engine.http1.parser import parse_request, parse_response
 from proxy.engine.http1.replies import problem
@@ -136,7 +137,7 @@ def test_the_memory_of_a_clients_facts_follows_what_it_depends_on() -> None:
         for host in (b"a", b"b")
         for more in (b"", b"X: 1\r\n", b"X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: s\r\n")
     ]
-    for trusted in (False, True):
+    for trusted in (None, ClientAddresses((), "X-Forwarded-For", 0)):
         memory = ClientFacts("10.0.0.9", 80, trusted, b"Via: 1.1 x\r\n")
         cases = [(request, set_host) for request in requests for set_host in (None, "in", "out")]
         for request, set_host in (*cases, *reversed(cases), *cases[::2]):
@@ -147,7 +148,7 @@ def test_the_memory_of_a_clients_facts_follows_what_it_depends_on() -> None:
 def test_clients_that_share_a_block_do_not_share_an_address() -> None:
     heads = set()
     for address in ("10.0.0.1", "10.0.0.2"):
-        facts = ClientFacts(address, 80, False, b"")
+        facts = ClientFacts(address, 80, None, b"")
         heads.add(request_head(get(b"/"), b"/", None, b"id", b"", facts))
     assert len(heads) == 2
 

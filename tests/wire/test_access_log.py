@@ -269,7 +269,7 @@ def test_a_trusted_proxy_in_front(tmp_path: Path) -> None:
     instance.take()
     instance.send(OK)
     client.take()
-    pick(logged.line(), client="192.0.2.7", forwarded_for="203.0.113.5")
+    pick(logged.line(), client="203.0.113.5", forwarded_for="203.0.113.5")
 
 
 def test_a_sample_is_a_share_and_failures_are_always_in_it(tmp_path: Path) -> None:

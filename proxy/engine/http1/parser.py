@@ -154,6 +154,11 @@ class Memo(Generic[Value]):
             self.put(key, value)
         return value
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self.young = {}
+        self._old = {}
+
     def put(self, key: bytes, value: Value) -> None:
         """Remember a result."""
         if len(key) > self._longest:
@@ -185,7 +190,7 @@ class _FieldReader:
     names must not grow a worker."""
 
     def __init__(self, kinds: dict[bytes, int], of_requests: bool) -> None:
-        self._kinds = kinds
+        self._kinds = dict(kinds)
         self._of_requests = of_requests
         self._names: dict[bytes, int] = {}
         self._plain: Memo[bytes] = Memo(self._LINES, self._LONGEST)
@@ -193,6 +198,16 @@ class _FieldReader:
         self._special: Memo[Special] = Memo(self._LINES, self._LONGEST)
         self._parser = httptools.HttpResponseParser(self)
         self._said: list[tuple[bytes, bytes]] = []
+
+    def call_a_claim(self, name: bytes) -> bool:
+        """Whether fields of this name, in lower case, were something else until now."""
+        if self._kinds.get(name, PLAIN) != PLAIN or is_claim(name):
+            return False
+        self._kinds[name] = CLAIM
+        self._names.clear()
+        self._plain.clear()
+        self._special.clear()
+        return True
 
     def read(self, block: bytes) -> tuple[list[bytes], list[Special]]:
         """Field lines with their final empty line: the plain ones as they are serialised, and the
@@ -291,6 +306,13 @@ _request_memo: Final[Memo[RequestFields]] = Memo(_BLOCKS, LONGEST_BLOCK)
 _response_memo: Final[Memo[ResponseFields]] = Memo(_BLOCKS, LONGEST_BLOCK)
 _hosts: Final[Memo[str]] = Memo(1024, 256)
 _status_lines: Final[dict[bytes, tuple[int, int, bytes]]] = {}
+
+
+def call_a_claim(name: bytes) -> None:
+    """From now on the field `name`, in lower case, is for trusted proxies to set, on all
+    listeners: somewhere it says who the client is."""
+    if _request_reader.call_a_claim(name):
+        _request_memo.clear()
 
 
 def parse_request(head: bytes, max_fields: int) -> RequestHead:

@@ -7,7 +7,7 @@ was received, so no instance can read a boundary that we did not write.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from proxy.engine.http1.messages import (
     CRLF,
@@ -17,6 +17,9 @@ from proxy.engine.http1.messages import (
     ResponseFields,
     ResponseHead,
 )
+
+if TYPE_CHECKING:
+    from proxy.engine.http1.client_address import ClientAddresses
 
 VIA_CLIENT: Final = b"Via: 1.1 fairlead\r\n"
 
@@ -77,7 +80,7 @@ class ClientFacts:
     """
 
     __slots__ = (
-        "_after", "_before", "_fields", "_forwarded", "_host", "_set_host", "_tail",
+        "_addresses", "_after", "_before", "_fields", "_forwarded", "_host", "_set_host", "_tail",
         "_via", "address", "port", "scheme", "trusted",
     )  # fmt: skip
 
@@ -85,18 +88,20 @@ class ClientFacts:
         self,
         address: str,
         port: int,
-        trusted: bool,
+        addresses: ClientAddresses | None,
         via: bytes,
         scheme: bytes = b"http",
         forwarded: bool = False,
     ) -> None:
-        """`address`: the peer; `port`: ours that it connected to; `trusted`: what it says of
-        those before it is believed; `via`: our own `Via` line; `forwarded`: say it in the
-        `Forwarded` field of RFC 7239, too."""
+        """`address`: the peer; `port`: ours that it connected to; `addresses`: find the
+        clients that it speaks for; None = it is not trusted, and speaks for itself; `via`: our own
+        `Via` line; `forwarded`: say it in the `Forwarded` field of RFC 7239, too."""
         self._forwarded = forwarded
         self.address = address.encode("ascii")
         self.port = b"%d" % port
-        self.trusted = trusted
+        self.trusted = addresses is not None
+        """What it says of those before it is believed."""
+        self._addresses = addresses
         self.scheme = scheme
         self._via = via
         self._fields: RequestFields | None = None
@@ -105,6 +110,12 @@ class ClientFacts:
         self._after = b""
         self._set_host: str | None = None
         self._tail = b""
+
+    def client(self, fields: RequestFields) -> bytes:
+        """The address of the client that a request is from."""
+        if self._addresses is None:
+            return self.address
+        return self._addresses.find(fields, self.address)
 
     def tail(self, fields: RequestFields, set_host: str | None) -> bytes:
         """Every field line of the request to the instance, but for its id and upgrade."""

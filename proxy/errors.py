@@ -292,8 +292,7 @@ CLIENT_GONE: Final = Fault(
 INTERNAL: Final = Fault(
     "internal", "proxy_internal_error", 500, _P, "The proxy failed to process the request",
     "An error in the proxy, or in a plug-in, ended this request; no other one is concerned.",
-    "The log has the line `exchange_failed_inside` with a traceback. If no plug-in is in it,"
-    " please report it.",
+    "The log's line `request_failed` has the traceback. If no plug-in is in it, please report it.",
     closes=True,
 )  # fmt: skip
 

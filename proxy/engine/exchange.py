@@ -44,6 +44,7 @@ from proxy.errors import (
     CLIENT_GONE,
     CLOSED_EARLY,
     EXPECTATION_FAILED,
+    INTERNAL,
     LOOP,
     NO_INSTANCE,
     NO_ROUTE,
@@ -73,6 +74,9 @@ would make every upload cost its size in memory."""
 _LOOSE: Final = 64
 """Pieces of it that are kept as they came: each has a header of 33 bytes, so a body that comes
 byte by byte would take forty times its size."""
+
+_INSIDE: Final = "an error inside the proxy ended this request"
+"""All that a client learns; the log has the traceback."""
 
 _JOIN: Final = 16 * 1024
 """Up to here copying a body behind its head is cheaper than handing over two buffers."""
@@ -137,6 +141,8 @@ class Exchange:
     total: Alarm | None = None
     """The deadline over all attempts."""
     tunnel: Tunnel | None = None
+    failure: Exception | None = None
+    """What was raised inside, and ended it."""
 
     def __init__(self, client: ClientConnection, request: RequestHead) -> None:
         self.client = client
@@ -176,14 +182,15 @@ class Exchange:
         request = self.request
         if request.method not in (b"OPTIONS", b"TRACE") or request.fields.max_forwards != b"0":
             return False
-        self.status = 200
         self.keep_alive = (
             self.body_done
             and not self.worker.draining
             and request.fields.keeps_alive[request.minor]
         )
-        answer = options_answer if request.method == b"OPTIONS" else trace_answer
-        self._write_own(answer(request, self.keep_alive))
+        make = options_answer if request.method == b"OPTIONS" else trace_answer
+        answer = make(request, self.keep_alive)
+        self.status = 200
+        self._write_own(answer)
         now = self.worker.now()
         self._finish("ok", now)
         self.client.on_exchange_done(self, now)
@@ -361,17 +368,24 @@ class Exchange:
 
     def on_called(self) -> None:
         """It is our turn, and we are not in line any more: some instance has room."""
-        if not self.body_done:
-            self.client.release_body()
-        self._attempt(self.worker.now())
-        if self.attempts:
-            self._end_patience()
+        try:
+            if not self.body_done:
+                self.client.release_body()
+            self._attempt(self.worker.now())
+            if self.attempts:
+                self._end_patience()
+        except Exception as error:
+            self.fail_inside(error)
 
     def on_queue_timeout(self, now: float) -> None:
         """`timeouts.queue` has passed."""
-        assert self.pool is not None
-        self.pool.counters.held_back("timeouts.queue")
-        self._answer_fault(QUEUE_TIMEOUT, f"every instance of {self.pool.service} stayed busy")
+        pool = self.pool
+        assert pool is not None
+        try:
+            pool.counters.held_back("timeouts.queue")
+            self._answer_fault(QUEUE_TIMEOUT, f"every instance of {pool.service} stayed busy")
+        except Exception as error:
+            self.fail_inside(error)
 
     def _leave_line(self) -> None:
         if self.waiting is not None:
@@ -400,22 +414,34 @@ class Exchange:
     def on_connected(self, connection: UpstreamConnection) -> None:
         """See `Dialler`."""
         self.dial = None
-        assert self.pool is not None
-        self.worker.unreachable.reached(self.pool, connection.node)
-        if self.finished:
-            connection.park(self.worker.now())
-            return
-        self.client.release_body()
-        self._send(connection, self.worker.now())
+        try:
+            assert self.pool is not None
+            self.worker.unreachable.reached(self.pool, connection.node)
+            if self.finished:
+                connection.park(self.worker.now())
+                return
+            self.client.release_body()
+            self._send(connection, self.worker.now())
+        except Exception as error:
+            connection.abort()
+            self.fail_inside(error)
 
     def on_connect_failed(self, node: Node, fault: Fault, detail: str) -> None:
         """See `Dialler`."""
         self.dial = None
-        if fault.side is Side.UPSTREAM:  # Not if it was us who had no descriptor, or no port.
-            assert self.pool is not None
-            self.worker.unreachable.add(self.pool, node, detail)
-        if not self.finished:
-            self._on_attempt_failed(fault, detail, unsent=True)
+        try:
+            if fault.side is Side.UPSTREAM:  # Not if it was us who had no descriptor, or no port.
+                assert self.pool is not None
+                self.worker.unreachable.add(self.pool, node, detail)
+            if not self.finished:
+                self._on_attempt_failed(fault, detail, unsent=True)
+        except Exception as error:
+            self.fail_inside(error)
+
+    def on_dial_raised(self, node: Node, error: Exception) -> None:
+        """See `Dialler`."""
+        self.dial = None
+        self.fail_inside(error)
 
     def _send(self, connection: UpstreamConnection, now: float) -> None:
         self.connection = connection
@@ -512,7 +538,6 @@ class Exchange:
         client = self.client
         self._replayable = False
         self._kept = []
-        self.status = response.status
         framing = response_framing(response, request.method, request.minor)
         self.framing = framing
         self.keep_alive = (
@@ -529,6 +554,7 @@ class Exchange:
                 pieces = self._rechunk(pieces, done)
             elif not done:
                 client.end_by_reset(True)
+        self.status = response.status
         if not pieces:
             client.transport.write(head)
         elif len(pieces) == 1 and len(pieces[0]) <= _JOIN:
@@ -653,7 +679,10 @@ class Exchange:
     def _on_tunnel_closed(self) -> None:
         assert self.tunnel is not None
         self.worker.on_tunnel_closed(self.tunnel)
-        self._finish("ok", self.worker.now())
+        try:
+            self._finish("ok", self.worker.now())
+        except Exception as error:
+            self.fail_inside(error)
 
     # -- failures
 
@@ -742,7 +771,6 @@ class Exchange:
         `closes`: as the fault has it, unless it is known that nothing is in doubt."""
         client = self.client
         request = self.request
-        self.status = fault.status
         self.keep_alive = (
             self.body_done
             and not (closes and fault.closes)
@@ -755,18 +783,18 @@ class Exchange:
         self._drop_connection()
         if not self.request_id:
             self.request_id = request.fields.request_id or self.worker.next_request_id()
-        self._write_own(
-            problem(
-                fault,
-                detail,
-                request_id=self.request_id.decode("latin-1"),
-                head_only=request.method == b"HEAD",
-                client_minor=request.minor,
-                keep_alive=self.keep_alive,
-                retry_after=retry_after,
-            )
-        )
         self.worker.log_fault(fault, detail, self)
+        answer = problem(
+            fault,
+            detail,
+            request_id=self.request_id.decode("latin-1"),
+            head_only=request.method == b"HEAD",
+            client_minor=request.minor,
+            keep_alive=self.keep_alive,
+            retry_after=retry_after,
+        )
+        self.status = fault.status
+        self._write_own(answer)
         now = self.worker.now()
         self._finish(fault.code, now)
         client.on_exchange_done(self, now)
@@ -781,8 +809,34 @@ class Exchange:
         self._counters().failed(fault.code)
         self.worker.log_fault(fault, detail, self)
         self._drop_connection()
-        self._finish(fault.code, self.worker.now())
         self.client.abort_answer()
+        self._finish(fault.code, self.worker.now())
+
+    def fail_inside(self, error: Exception) -> None:
+        """Something of ours, or of a plug-in's, raised in a callback that was about this request.
+        It ends here, whatever it was in, and no other one with it."""
+        self.failure = error
+        now = self.worker.now()
+        try:
+            if self.finished:
+                self._counters().failed(INTERNAL.code)
+                self.worker.log_fault(INTERNAL, _INSIDE, self)
+            elif self.status:
+                self._break_off(INTERNAL, _INSIDE)
+            else:
+                self._answer_fault(INTERNAL, _INSIDE)
+        except Exception:
+            pass  # The same once more, mostly; what was raised first is in the log.
+        try:
+            if not self.finished:
+                self.client.abort_answer()
+                self._drop_connection()
+                self._finish(INTERNAL.code, now)
+            elif self.tunnel is None:
+                # Unless it has heard that already: all is said, and only what follows failed.
+                self.client.on_exchange_done(self, now)
+        except Exception:
+            self.client.abort_answer()
 
     def on_bad_body(self, fault: Fault, detail: str) -> None:
         """The client's body cannot be read, is too large, or does not come."""
@@ -794,6 +848,12 @@ class Exchange:
 
     def on_total_timeout(self, now: float) -> None:
         """`timeouts.total` has passed."""
+        try:
+            self._end_for_total()
+        except Exception as error:
+            self.fail_inside(error)
+
+    def _end_for_total(self) -> None:
         detail = "the request took longer than its total limit"
         if self.client.owes:
             # It is not the instance that we wait for.

@@ -34,6 +34,7 @@ from proxy.errors import (
     BODY_TOO_LARGE,
     HEAD_TIMEOUT,
     HEAD_TOO_LARGE,
+    INTERNAL,
     TARGET_TOO_LONG,
     Fault,
     Refused,
@@ -204,11 +205,21 @@ class ClientConnection(Timed):
         self.exchange = None
         self._buffer = b""
         if exchange is not None:
-            exchange.on_client_gone()
+            try:
+                exchange.on_client_gone()
+            except Exception as failure:
+                exchange.fail_inside(failure)
 
     def eof_received(self) -> bool:
         """The client sends no more. Whoever still waits for an answer has left then, unless the
         listener says that it may read on: a request it has sent whole is served."""
+        try:
+            return self._on_eof()
+        except Exception as error:
+            self._fail_inside(error)
+            return False
+
+    def _on_eof(self) -> bool:
         self._eof = self._ending = True
         if self._phase is Phase.LINGER:
             return False
@@ -246,15 +257,18 @@ class ClientConnection(Timed):
     def data_received(self, data: bytes) -> None:
         if self._phase is _LINGER:
             return
-        if self._body is not None:
-            self._on_body(data)
-        elif self.exchange is not None or self.full:
-            # Also while the client does not read: what it asks for has nowhere to go.
-            self._buffer += data
-            if len(self._buffer) > READ_AHEAD:
-                self._gate.hold(AHEAD, self._on_hangup)
-        else:
-            self._on_head(self._buffer + data if self._buffer else data)
+        try:
+            if self._body is not None:
+                self._on_body(data)
+            elif self.exchange is not None or self.full:
+                # Also while the client does not read: what it asks for has nowhere to go.
+                self._buffer += data
+                if len(self._buffer) > READ_AHEAD:
+                    self._gate.hold(AHEAD, self._on_hangup)
+            else:
+                self._on_head(self._buffer + data if self._buffer else data)
+        except Exception as error:
+            self._fail_inside(error)
 
     def _on_head(self, data: bytes) -> None:
         """Look for a whole head at the beginning of `data` and serve it."""
@@ -301,6 +315,9 @@ class ClientConnection(Timed):
             return
         except TooManyFields:
             self._refuse_head(data[:end], HEAD_TOO_LARGE, f"more than {limits.fields} fields")
+            return
+        except Exception as error:
+            self._refuse(INTERNAL, "an error inside the proxy", error)
             return
         self._phase = _ANSWER
         self.deadline = NEVER
@@ -379,10 +396,13 @@ class ClientConnection(Timed):
         self._due = False
         if self._body is None or self.exchange is None or self._gate.holds(PEER_FULL):
             return  # It ended otherwise; or `release_body` arranges the next turn.
-        if self._behind:
-            self._on_body(b"")
+        try:
             if self._behind:
-                self._arrange_turn()
+                self._on_body(b"")
+                if self._behind:
+                    self._arrange_turn()
+        except Exception as error:
+            self._fail_inside(error)
 
     # -- what the exchange does with the connection
 
@@ -474,11 +494,15 @@ class ClientConnection(Timed):
         if self.transport.is_closing():
             return
         data, self._buffer = self._buffer, b""
-        self._on_head(data)
-        if len(self._buffer) <= READ_AHEAD or self._phase is Phase.HEAD:
-            self._gate.release(AHEAD)  # Not before: each request served would let one more read in.
-        if self._ending:
-            self._close_when_served()
+        try:
+            self._on_head(data)
+            if len(self._buffer) <= READ_AHEAD or self._phase is Phase.HEAD:
+                # Not before: each request served would let one more read in.
+                self._gate.release(AHEAD)
+            if self._ending:
+                self._close_when_served()
+        except Exception as error:
+            self._fail_inside(error)
 
     def _close_when_served(self) -> None:
         """The client has said its last byte, or the worker drains."""
@@ -527,12 +551,21 @@ class ClientConnection(Timed):
             fault, detail = first.fault, first.detail
         self._refuse(fault, detail)
 
-    def _refuse(self, fault: Fault, detail: str) -> None:
-        """Answer bytes that never became a request."""
+    def _fail_inside(self, error: Exception) -> None:
+        """Something raised in a callback of this connection."""
+        if self.exchange is not None:
+            self.exchange.fail_inside(error)
+        else:
+            # What was asked last may have been answered: an answer now could be taken for another.
+            self.worker.failed_inside(error)
+            self.transport.abort()
+
+    def _refuse(self, fault: Fault, detail: str, failure: Exception | None = None) -> None:
+        """Answer bytes that never became a request. `failure`: what was raised about them."""
         counters = self.worker.counters.service(UNROUTED)
         counters.failed(fault.code)
         counters.answered(b"OTHER", fault.status, 0.0)
-        self.worker.log_refusal(fault, detail, self)
+        self.worker.log_refusal(fault, detail, self, failure)
         request_id = self.worker.next_request_id()
         answer = problem(
             fault,
@@ -584,6 +617,12 @@ class ClientConnection(Timed):
 
     def on_deadline(self, now: float) -> None:
         """See `Timed`."""
+        try:
+            self._end_waiting()
+        except Exception as error:
+            self._fail_inside(error)
+
+    def _end_waiting(self) -> None:
         phase = self._phase
         timeouts = self._listener.timeouts
         if phase is Phase.HEAD:
@@ -600,6 +639,12 @@ class ClientConnection(Timed):
     # -- back-pressure
 
     def pause_writing(self) -> None:
+        try:
+            self._on_full()
+        except Exception as error:
+            self._fail_inside(error)
+
+    def _on_full(self) -> None:
         self.full = True
         if self.exchange is not None:
             self.exchange.on_client_full()
@@ -609,6 +654,12 @@ class ClientConnection(Timed):
             self._wait(Phase.STALLED, self._listener.timeouts.idle)
 
     def resume_writing(self) -> None:
+        try:
+            self._on_drained()
+        except Exception as error:
+            self._fail_inside(error)
+
+    def _on_drained(self) -> None:
         self.full = False
         if self.exchange is not None:
             if self._phase is Phase.STALLED:

@@ -12,6 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final, cast
 
 from balancers.base import Balancer, hash_key
+from balancers.round_robin import RoundRobin
 from proxy import catalog
 from proxy.engine.http1.properties import source_of
 from proxy.engine.load import OtherRows
@@ -125,6 +126,7 @@ class Shared:
         total: Callable[[int], int],
         later: Callable[[float, Callable[[], None]], object],
         breaker_turned: Callable[[str, str], None],
+        raised: Callable[[Exception, str], None],
     ) -> None:
         self.row = row
         """This worker's row of the board."""
@@ -138,6 +140,8 @@ class Shared:
         """Call something after so many seconds."""
         self.breaker_turned = breaker_turned
         """Hears of (service, state) when a circuit breaker is in another state."""
+        self.raised = raised
+        """Hears of what was raised by a balancer, and its service."""
 
 
 class Pool:
@@ -411,27 +415,34 @@ class Pool:
         node.load += 1
         self._row[node.slot] += 1
         if self._follows_load:
-            self.balancer.load_changed(node)
+            self._tell_load(node)
 
     def give_back(self, node: Node, outcome: str, against: bool = True) -> None:
         """One less in flight on `node`. `outcome`: `ok`, the code of a fault, or a status
         that speaks against the instance; `against`: an error does so, too."""
+        node.in_flight -= 1
+        node.load -= 1
+        self._row[node.slot] -= 1
         outcomes = node.outcomes
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
         if outcome == "ok":
             node.failing = 0
         elif against and outcome not in NEUTRAL:
             self._note_failure(node, outcome)
-        node.in_flight -= 1
-        node.load -= 1
-        self._row[node.slot] -= 1
         if self._alert:
             if self._follows_load:
-                self.balancer.load_changed(node)
+                self._tell_load(node)
             if self.limited and self.policies.line and not self._freed:
                 # In the loop's next turn: whoever gives back is in the middle of something.
                 self._freed = True
                 self._shared.later(0.0, self._on_freed)
+
+    def _tell_load(self, node: Node) -> None:
+        """A balancer may be somebody else's: what it raises must keep nobody from counting on."""
+        try:
+            self.balancer.load_changed(node)
+        except Exception as error:
+            self._shared.raised(error, self.service)
 
     def report_to(self, suspect: Callable[[Suspect], None]) -> None:
         """Send reports of failing instances somewhere else."""
@@ -449,7 +460,7 @@ class Pool:
         """The other workers' sum for `node` is different now."""
         node.load += delta
         if self._follows_load and node.present:
-            self.balancer.load_changed(node)
+            self._tell_load(node)
 
     def news(self) -> list[Node]:
         """Those whose counts may be others than `stats_of` last told, of the members and of
@@ -488,8 +499,13 @@ class Pool:
 
     def _build_balancer(self, nodes: list[Node]) -> Balancer:
         spec = self.settings.balancer
-        make: Callable[..., Balancer] = catalog.load(catalog.BALANCERS, spec.type)
-        return make(nodes, self._shared.rng, **spec.params)
+        try:
+            make: Callable[..., Balancer] = catalog.load(catalog.BALANCERS, spec.type)
+            return make(nodes, self._shared.rng, **spec.params)
+        except Exception as error:
+            # The old one does not know these nodes, and somebody has to choose among them.
+            self._shared.raised(error, self.service)
+            return RoundRobin(nodes, self._shared.rng)
 
     def _install(self, balancer: Balancer) -> None:
         if type(balancer) is type(self.balancer):

@@ -41,7 +41,7 @@ from proxy.engine.telemetry import WorkerCounters
 from proxy.engine.tunnel import Tunnel
 from proxy.engine.upstream.connector import Connector
 from proxy.engine.upstream.unreachable import Unreachable
-from proxy.errors import NO_DESCRIPTOR, Fault, Side
+from proxy.errors import INTERNAL, NO_DESCRIPTOR, Fault, Side
 from proxy.log import Novelties
 from proxy.log import lost as lost_lines
 from proxy.messages import (
@@ -132,6 +132,7 @@ class Worker:
             board.total,
             loop.call_later,
             self._on_breaker,
+            self.failed_inside,
         )
         self.pools = Pools(self.counters, shared, others)
         self.clients: set[ClientConnection] = set()
@@ -504,6 +505,7 @@ class Worker:
         self._log_limited(
             fault,
             detail,
+            exchange.failure,
             service=None if exchange.pool is None else exchange.pool.service,
             instance=None if exchange.last is None else exchange.last.id,
             method=request.method.decode("latin-1"),
@@ -513,21 +515,37 @@ class Worker:
             client=exchange.client.facts.client(request.fields).decode("ascii"),
         )
 
-    def log_refusal(self, fault: Fault, detail: str, client: ClientConnection) -> None:
+    def log_refusal(
+        self,
+        fault: Fault,
+        detail: str,
+        client: ClientConnection,
+        failure: Exception | None = None,
+    ) -> None:
         """Bytes that never became a request."""
-        self._log_limited(fault, detail, client=client.facts.address.decode("ascii"))
+        self._log_limited(fault, detail, failure, client=client.facts.address.decode("ascii"))
+
+    def failed_inside(self, error: Exception, service: str = UNROUTED) -> None:
+        """Something raised, and no request ends for it."""
+        self.counters.service(service).failed(INTERNAL.code)
+        self._log_limited(INTERNAL, "an error inside the proxy", error, service=service or None)
 
     def log_unannounced(self, fault: Fault, detail: str, peer: str) -> None:
         """A connection that did not say whose it is."""
-        self._log_limited(fault, detail, client=peer)
+        self._log_limited(fault, detail, None, client=peer)
 
-    def _log_limited(self, fault: Fault, detail: str, **fields: object) -> None:
+    def _log_limited(
+        self, fault: Fault, detail: str, failure: Exception | None, **fields: object
+    ) -> None:
         if self._log_budget <= 0:
             self._log_dropped += 1
             return
         self._log_budget -= 1
         # Clients' mistakes are their business; instances' and our own are the operator's.
         write = _log.info if fault.side is Side.CLIENT else _log.warning
+        if failure is not None:
+            write = _log.error
+            fields["exc_info"] = failure
         write(
             "request_failed",
             fault=fault.code,

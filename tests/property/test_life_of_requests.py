@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from random import Random
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -27,6 +28,7 @@ from proxy.settings.service import (
     ServiceSettings,
     Timeouts,
 )
+from tests.balancing import Faulty
 from tests.wiring import OK, Peer, Wire, request
 
 NAMES = ("a", "b", "c")
@@ -193,6 +195,13 @@ class Life(RuleBasedStateMachine):
     def reload(self, which: int) -> None:
         self.wire.configure(ROUTES, {"s": SETTINGS[which]})
         self.wire.settle()
+
+    @rule(hook=st.sampled_from(("", "", "pick", "load_changed")), times=st.integers(1, 3))
+    def a_plug_in_raises(self, hook: str, times: int) -> None:
+        pool = self.wire.pool
+        balancer = Faulty(list(pool.nodes.values()), Random(1))
+        balancer.raising, balancer.times = (hook,), times
+        pool._install(balancer)
 
     @rule(name=st.sampled_from(NAMES), count=st.integers(0, 2))
     def other_worker(self, name: str, count: int) -> None:

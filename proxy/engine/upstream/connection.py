@@ -292,23 +292,34 @@ class UpstreamConnection(Timed):
         if exchange is None or self._paused or not self._more:
             return  # It ended otherwise; or `resume_reading` arranges the next turn.
         self._more = False
-        if not self.closed and not self.transport.is_closing():
-            self.transport.resume_reading()  # It is paused again if there is yet more.
-        reader = self._reader
-        if self._pending if reader is None else reader.behind:
-            self.data_received(b"")
-        if self.closed and self._exchange is exchange and not self._more:
-            self._on_end(exchange)
+        try:
+            if not self.closed and not self.transport.is_closing():
+                self.transport.resume_reading()  # It is paused again if there is yet more.
+            reader = self._reader
+            if self._pending if reader is None else reader.behind:
+                self.data_received(b"")
+            if self.closed and self._exchange is exchange and not self._more:
+                self._on_end(exchange)
+        except Exception as error:
+            self._fail_inside(exchange, error)
 
     def pause_writing(self) -> None:
         self._full = True
-        if self._exchange is not None:
-            self._exchange.on_upstream_full()
+        exchange = self._exchange
+        if exchange is not None:
+            try:
+                exchange.on_upstream_full()
+            except Exception as error:
+                self._fail_inside(exchange, error)
 
     def resume_writing(self) -> None:
         self._full = False
-        if self._exchange is not None:
-            self._exchange.on_upstream_drained()
+        exchange = self._exchange
+        if exchange is not None:
+            try:
+                exchange.on_upstream_drained()
+            except Exception as error:
+                self._fail_inside(exchange, error)
 
     # -- what the instance says
 
@@ -318,16 +329,17 @@ class UpstreamConnection(Timed):
             # Nothing was asked: an answer without a question must not meet the next one.
             self._drop_idle()
             return
-        if self._reader is not None:
-            self._on_body(exchange, data)
-            return
         try:
-            if self._pending:
+            if self._reader is not None:
+                self._on_body(exchange, data)
+            elif self._pending:
                 self._on_more_of_head(exchange, data)
             else:
                 self._on_head(exchange, data, data.find(HEAD_END) + 4)
         except Refused as refusal:
-            self._fail(refusal.fault, refusal.detail)
+            self._refuse(exchange, refusal)
+        except Exception as error:
+            self._fail_inside(exchange, error)
 
     def _on_more_of_head(self, exchange: Exchange, data: bytes) -> None:
         """`data` behind what is there of a head already; or nothing, behind a 1xx: then nobody has
@@ -385,11 +397,7 @@ class UpstreamConnection(Timed):
 
     def _on_body(self, exchange: Exchange, data: bytes) -> None:
         assert self._reader is not None
-        try:
-            pieces, self._pending = self._reader.feed(data)
-        except Refused as refusal:
-            self._fail(refusal.fault, refusal.detail)
-            return
+        pieces, self._pending = self._reader.feed(data)
         if self._reader.done:
             exchange.on_body(pieces, True)
         else:
@@ -422,7 +430,10 @@ class UpstreamConnection(Timed):
             return
         self._ended_well = error is None
         if not self._more:
-            self._on_end(exchange)
+            try:
+                self._on_end(exchange)
+            except Exception as failure:
+                self._fail_inside(exchange, failure)
 
     def _on_end(self, exchange: Exchange) -> None:
         """The connection is gone, and what was read is passed on."""
@@ -462,20 +473,38 @@ class UpstreamConnection(Timed):
 
     def on_deadline(self, now: float) -> None:
         """See `Timed`."""
-        if self._exchange is None:
+        exchange = self._exchange
+        if exchange is None:
             self._drop_idle()
-        elif self._head is None:
-            limit = self._settings.timeouts.first_byte
-            self._fail(FIRST_BYTE_TIMEOUT, f"{self._node.id} did not answer within {limit:g} s")
-        else:
-            limit = self._settings.timeouts.idle
-            self._fail(IDLE_TIMEOUT, f"{self._node.id} was silent for {limit:g} s")
+            return
+        try:
+            if self._head is None:
+                limit = self._settings.timeouts.first_byte
+                self._fail(FIRST_BYTE_TIMEOUT, f"{self._node.id} did not answer within {limit:g} s")
+            else:
+                limit = self._settings.timeouts.idle
+                self._fail(IDLE_TIMEOUT, f"{self._node.id} was silent for {limit:g} s")
+        except Exception as error:
+            self._fail_inside(exchange, error)
 
     def _fail(self, fault: Fault, detail: str) -> None:
         exchange = self._exchange
         self.abort()
         if exchange is not None:
             exchange.on_upstream_failed(self, fault, detail)
+
+    def _refuse(self, exchange: Exchange, refusal: Refused) -> None:
+        """The answer is not acceptable."""
+        try:
+            self._fail(refusal.fault, refusal.detail)
+        except Exception as error:
+            self._fail_inside(exchange, error)
+
+    def _fail_inside(self, exchange: Exchange, error: Exception) -> None:
+        """Something raised in a callback that was about `exchange`."""
+        exchange.fail_inside(error)
+        if self._exchange is exchange:
+            self.abort()
 
     def _drop_idle(self) -> None:
         try:

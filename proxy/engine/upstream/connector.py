@@ -21,7 +21,6 @@ from proxy.errors import (
     CONNECT_TIMEOUT,
     DESTINATION_DENIED,
     DNS_FAILED,
-    INTERNAL,
     NO_DESCRIPTOR,
     NO_PORT,
     UNREACHABLE,
@@ -58,6 +57,10 @@ class Dialler(Protocol):
 
     def on_connect_failed(self, node: Node, fault: Fault, detail: str) -> None:
         """There is no connection and there will be none."""
+        ...
+
+    def on_dial_raised(self, node: Node, error: Exception) -> None:
+        """There is none, either, for a reason that is not the connection's but ours."""
         ...
 
 
@@ -140,6 +143,9 @@ class Connector:
             if not addresses and isinstance(error, TimeoutError):
                 error = Unresolved(f"no name server has answered within {limit:g} s")
             fault = _translate(error)
+            if fault is None:
+                waiter.on_dial_raised(node, error)
+                return
             waiter.on_connect_failed(node, fault, f"{node.id}: {_words(error, limit)}")
             return
         if connection.closed:
@@ -231,8 +237,8 @@ class Connector:
             await asyncio.wait(self._dialling, timeout=1)
 
 
-def _translate(error: Exception) -> Fault:
-    """The one place where a dialling error becomes a fault."""
+def _translate(error: Exception) -> Fault | None:
+    """The one place where a dialling error becomes a fault. None = it is none of the network's."""
     if isinstance(error, TimeoutError):
         return CONNECT_TIMEOUT
     if isinstance(error, Refused):
@@ -240,7 +246,7 @@ def _translate(error: Exception) -> Fault:
     if isinstance(error, Unresolved):
         return DNS_FAILED
     if not isinstance(error, OSError):
-        return INTERNAL
+        return None
     if error.errno in _NO_DESCRIPTOR:
         return NO_DESCRIPTOR
     if error.errno == errno.EADDRNOTAVAIL:

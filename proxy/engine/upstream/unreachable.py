@@ -128,3 +128,8 @@ class _Try:
     def on_connect_failed(self, node: Node, fault: Fault, detail: str) -> None:
         """See `Dialler`."""
         self._owner.on_tried(self._pool, node, None)
+
+    def on_dial_raised(self, node: Node, error: Exception) -> None:
+        """See `Dialler`."""
+        self._owner.on_tried(self._pool, node, None)
+        raise error  # For the log: no request is concerned.

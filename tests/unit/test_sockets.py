@@ -65,15 +65,19 @@ def test_a_second_proxy_cannot_share_the_port_unnoticed() -> None:
     listen("web", one.address, 1).close()
 
 
-def test_v6_does_not_take_the_v4_port() -> None:
+@pytest.mark.parametrize("host", ["::", "::1"])
+def test_v6_does_not_take_the_v4_port(host: str) -> None:
+    """`[::]` is no v4 address: whoever wants both has both."""
     try:
-        one = listen("web", "[::1]:0", 1)
+        v6 = listen("v6", f"[{host}]:0", 1)
     except BindError:
         pytest.skip("this machine has no IPv6")
-    port = one.sockets[0].getsockname()[1]
-    assert one.address == f"[::1]:{port}"
-    assert one.sockets[0].getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
-    one.close()
+    port = v6.sockets[0].getsockname()[1]
+    assert v6.address == f"[{host}]:{port}"
+    v4 = listen("v4", f"0.0.0.0:{port}", 1)
+    for reached in ("127.0.0.1", "::1"):
+        socket.create_connection((reached, port), timeout=5).close()
+    close_all([v4, v6])
 
 
 def test_a_name_that_does_not_resolve() -> None:

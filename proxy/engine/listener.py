@@ -332,7 +332,10 @@ class ClientConnection(Timed):
 
     def _take_body(self, exchange: Exchange, fields: RequestFields, rest: bytes) -> None:
         """The request has a body, of which `rest` is here."""
-        self._body = ChunkedBody(BAD_REQUEST) if fields.chunked else LengthBody(fields.length or 0)
+        if fields.chunked:
+            self._body = ChunkedBody(BAD_REQUEST, fields.connection)
+        else:
+            self._body = LengthBody(fields.length or 0)
         self._received = 0
         self._invited = fields.expect is None
         self._await_body()

@@ -16,6 +16,32 @@ STREAM = b"".join(REQUESTS)
 
 # -- bodies
 
+tokens = st.sampled_from((b"A", b"x-B", b"a_b", b"x-forwarded-for", b"!#$%&'*+.^`|~"))
+values = st.lists(
+    st.sampled_from((b" ", b"\t", b"b", b":", b"\xe9", b"  c", b"\x00", b"\r", b"\x7f")), max_size=5
+).map(b"".join)
+
+
+@given(tokens, values, st.sampled_from((b"", b" ", b"\t")), st.booleans())
+def test_a_trailer_is_written_as_the_same_field_is_in_a_head(
+    name: bytes, value: bytes, before: bytes, named: bool
+) -> None:
+    """Or is not passed on: what was decided in the head stays so."""
+    line = name + before + b":" + value + b"\r\n"
+    connection = (name.lower(),) if named else ()
+    body = ChunkedBody(BAD_REQUEST, connection)
+    refused = feed(body, [b"0\r\n" + line + b"\r\n"])[3]
+    head = b"POST / HTTP/1.1\r\nHost: h\r\n" + b"".join(
+        b"Connection: %b\r\n" % n for n in connection
+    )
+    try:
+        fields = parse_request(head + line + b"\r\n", 128).fields
+    except Refused:
+        assert refused
+    else:
+        assert not refused
+        assert body.trailers == fields.plain
+
 
 def pieces_of(stream: bytes, places: list[int]) -> list[bytes]:
     return cut(stream, [place % (len(stream) + 1) for place in places])

@@ -9,6 +9,7 @@ import pytest
 from proxy.engine.http1.client_address import ClientAddresses
 from proxy.engine.http1.messages import RequestHead
 from proxy.engine.http1.parser import parse_request, parse_response
+from proxy.engine.http1.properties import property_of, source_of
 from proxy.engine.http1.replies import problem
 from proxy.engine.http1.rewrite import (
     BY_CHUNKS,
@@ -209,3 +210,26 @@ def test_a_reply_for_every_fault(fault: Fault) -> None:
     for_head = problem(fault, "x", request_id="r", head_only=True, client_minor=0, keep_alive=True)
     assert for_head.endswith(b"\r\n\r\n")
     assert b"\r\nConnection: keep-alive\r\n" in for_head
+
+
+@pytest.mark.parametrize(
+    ("lines", "value"),
+    [
+        (("Cookie: id=1",), b"1"),
+        (("Cookie: a=b; id=1",), b"1"),
+        (("Cookie: a=b", "Cookie: id=1"), b"1"),
+        (("Cookie: a=b", "X: y", "cookie: c=d;id=1;e=f"), b"1"),
+        (("Cookie: id=1", "Cookie: id=2"), b"1"),
+        (("Cookie: id=1; id=2",), b"1"),
+        (("Cookie: id=a,b",), b"a,b"),
+        (("Cookie: id=",), b""),
+        (("Cookie: id",), None),
+        (("Cookie: Id=1", "Cookie: xid=1"), None),
+        (("Cookie: a=1, id=1",), None),
+        ((), None),
+    ],
+)
+def test_a_cookie_may_stand_in_any_cookie_line(lines: tuple[str, ...], value: bytes | None) -> None:
+    block = "".join(f"{line}\r\n" for line in lines).encode()
+    fields = parse_request(b"GET / HTTP/1.1\r\nHost: h\r\n" + block + b"\r\n", 128).fields
+    assert property_of(source_of("cookie:id"), fields, "/", b"", False) == value

@@ -357,6 +357,19 @@ def test_a_chunked_body_is_chunked_anew(make: Any) -> None:
     assert not client.closed
 
 
+def test_trailers_are_written_anew_in_both_directions(make: Any) -> None:
+    trailers = b"0\r\nA:\t b \r\nHop: 1\r\nB:\r\n\r\n"
+    passed = b"0\r\nA: b\r\nB: \r\n\r\n"
+    chunked = ("Connection: TE, Hop", "TE: trailers", "Transfer-Encoding: chunked")
+    wire = make()
+    client = wire.client()
+    client.send(request("POST /", *chunked) + trailers)
+    a = wire.accepted()
+    assert a.take().endswith(b"\r\n\r\n" + passed)
+    a.send(b"HTTP/1.1 200 OK\r\nConnection: Hop\r\nTransfer-Encoding: chunked\r\n\r\n" + trailers)
+    assert client.take().endswith(b"\r\n\r\n" + passed)
+
+
 def test_an_empty_chunked_body(make: Any) -> None:
     wire = make()
     client = wire.client()

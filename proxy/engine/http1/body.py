@@ -91,8 +91,8 @@ class ChunkedBody:
     """The chunked coding (RFC 9112 §7.1), read strictly: CRLF only, sizes in plain hex."""
 
     __slots__ = (
-        "_at", "_buffer", "_fault", "_remaining", "_state", "_trailer_lines", "_trailer_size",
-        "behind", "done", "trailers",
+        "_at", "_buffer", "_fault", "_named", "_remaining", "_state", "_trailer_lines",
+        "_trailer_size", "behind", "done", "trailers",
     )  # fmt: skip
 
     _SIZE_LINE: Final = 0
@@ -100,10 +100,12 @@ class ChunkedBody:
     _DATA_END: Final = 2
     _TRAILERS: Final = 3
 
-    def __init__(self, fault: Fault) -> None:
-        """`fault` is what a framing error is: the client's or the instance's."""
+    def __init__(self, fault: Fault, connection: tuple[bytes, ...] = ()) -> None:
+        """`fault` is what a framing error is: the client's or the instance's. `connection`: what
+        the message's Connection names, which ends here wherever it stands (RFC 9110 §7.6.1)."""
         self.done = False
         self.behind = False
+        self._named = connection
         self._fault = fault
         self._state = self._SIZE_LINE
         self._remaining = 0
@@ -175,8 +177,8 @@ class ChunkedBody:
                     return self._joined(pieces), data[at:]
                 elif not _TRAILER.fullmatch(line):
                     raise Refused(self._fault, "a trailer is not a field line")
-                elif _may_trail(line):
-                    self.trailers += line + b"\r\n"
+                else:
+                    self.trailers += _passed(line, self._named)
         return self._joined(pieces), b""
 
     @staticmethod
@@ -225,9 +227,13 @@ _FORBIDDEN: Final = frozenset(
 servers merge trailers into the head."""
 
 
-def _may_trail(line: bytes) -> bool:
-    name = line.partition(b":")[0].lower()
-    return name not in _FORBIDDEN and b"_" not in name and not is_claim(name)
+def _passed(line: bytes, named: tuple[bytes, ...]) -> bytes:
+    """A trailer as it goes on, written anew like every field; nothing if it ends here."""
+    name, _, value = line.partition(b":")
+    lower = name.lower()
+    if lower in _FORBIDDEN or b"_" in lower or lower in named or is_claim(lower):
+        return b""
+    return b"%b: %b\r\n" % (name, value.strip(b" \t"))
 
 
 def last_chunk(trailers: bytes) -> bytes:

@@ -46,9 +46,10 @@ class Fields:
 
     def get(self, name: bytes) -> bytes | None:
         """Value of a field without meaning to a proxy, by lower-case name; several lines are
-        joined by a comma (RFC 9110 §5.2). None when it is absent."""
+        joined by a comma (RFC 9110 §5.2), those of Cookie by a semicolon (RFC 9113 §8.2.3). None
+        when it is absent."""
         values = [value for seen, value in self.pairs if seen.lower() == name]
-        return b", ".join(values) if values else None
+        return (b"; " if name == b"cookie" else b", ").join(values) if values else None
 
     def set_connection(self, tokens: tuple[bytes, ...]) -> None:
         """What `Connection` says, and what follows from it (RFC 9112 §9.3)."""

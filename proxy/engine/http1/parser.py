@@ -573,6 +573,8 @@ def _host_name(authority: bytes) -> str:
     match = _AUTHORITY.fullmatch(authority)
     if match is None:
         raise Refused(BAD_REQUEST, "the Host is not HOST or HOST:PORT")
+    if int(match[2] or b"0") > 65535:
+        raise Refused(BAD_REQUEST, "the port in Host is above 65535")
     name = match[1].decode("ascii").lower().rstrip(".")
     _hosts.put(authority, name)
     return name

@@ -21,6 +21,7 @@ COMPILED = [
     "proxy/engine/exchange.py",
     "proxy/engine/flow.py",
     "proxy/engine/hangups.py",
+    "proxy/engine/http1/beginnings.py",
     "proxy/engine/http1/body.py",
     "proxy/engine/http1/claims.py",
     "proxy/engine/http1/client_address.py",

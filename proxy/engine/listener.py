@@ -13,6 +13,7 @@ from proxy.engine.deadlines import NEVER, Timed
 from proxy.engine.endings import cut, end_by_reset
 from proxy.engine.flow import AHEAD, BEHIND, PEER_FULL, ReadGate
 from proxy.engine.hangups import RESET
+from proxy.engine.http1.beginnings import refuse_hopeless
 from proxy.engine.http1.body import BodyReader, ChunkedBody, LengthBody
 from proxy.engine.http1.client_address import ClientAddresses
 from proxy.engine.http1.client_address import parse as parse_address
@@ -23,7 +24,6 @@ from proxy.engine.http1.parser import (
     TooManyFields,
     call_a_claim,
     is_known,
-    refuse_hopeless,
     request_of,
 )
 from proxy.engine.http1.replies import problem
@@ -291,7 +291,7 @@ class ClientConnection(Timed):
         if end < 4 or end > limits.head:
             try:
                 # What is beyond the limit does not count: it may have come with this piece or not.
-                refuse_hopeless(data[: limits.head + 1], seen)
+                refuse_hopeless(data[: limits.head + 1], seen, limits.target)
             except Refused as refusal:
                 self._refuse(refusal.fault, refusal.detail)
                 return
@@ -549,7 +549,7 @@ class ClientConnection(Timed):
     def _refuse_head(self, head: bytes, fault: Fault, detail: str) -> None:
         """For what would be found first if the bytes had come one by one."""
         try:
-            refuse_hopeless(head)
+            refuse_hopeless(head, 0, self._listener.limits.target)
         except Refused as first:
             fault, detail = first.fault, first.detail
         self._refuse(fault, detail)

@@ -21,6 +21,7 @@ from typing import Final, Generic, TypeVar
 
 import httptools
 
+from proxy.engine.http1.beginnings import LONGEST_METHOD, TOKEN, check_form
 from proxy.engine.http1.claims import is_claim
 from proxy.engine.http1.messages import (
     CRLF,
@@ -46,13 +47,11 @@ from proxy.errors import (
     Refused,
 )
 
-_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _METHODS: Final = frozenset(
     (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"CONNECT")
 )
 _TARGET_BYTES: Final = bytes(range(0x21, 0x7F)).replace(b"#", b"")
-"""Visible ASCII without the fragment mark. RFC 9112 §3.2 wants less; what is left out here
-(quotes, brackets, …) is sent by real browsers and is unambiguous."""
+"""Visible ASCII without the fragment mark: see `beginnings`."""
 _VERSION: Final = re.compile(rb"HTTP/(\d)\.(\d)")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _AUTHORITY: Final = re.compile(
@@ -492,34 +491,19 @@ _NOT_LISTS: Final = (b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-po
 """Of several lines the last counts: a proxy adds its own behind what it was sent."""
 
 
-_BARE = re.compile(rb"(?<!\r)\n|\r[^\n]")
-
-
-def refuse_hopeless(start: bytes, seen: int = 0) -> None:
-    """The beginning of a request, its head not whole yet. Raises `Refused` if nothing that may
-    follow makes a request of it: a TLS hello, or lines that end in a bare LF, would otherwise
-    wait for the end of a head that never comes. Refuses nothing that `parse_request` would not
-    refuse as well, so it does not matter how the bytes were cut. `seen`: so many bytes of it were
-    looked at before; a head that comes byte by byte must not be searched whole for each."""
-    first = start[:1]
-    if first and first != b"\r" and not _TOKEN.match(first):
-        raise Refused(BAD_REQUEST, f"not HTTP: it begins with the byte 0x{first[0]:02x}")
-    if _BARE.search(start, max(0, seen - 1)):
-        raise Refused(BAD_REQUEST, "a line that does not end in CR LF")
-
-
 class TooManyFields(Exception):
     """More field lines than the listener allows; the caller knows the limit."""
 
 
 def _split_request_line(line: bytes) -> tuple[bytes, bytes, int]:
     """Method, target and minor version. Exactly one space between them (RFC 9112 §3)."""
-    parts = line.split(b" ")
-    if len(parts) != 3:
-        raise Refused(BAD_REQUEST, "the request line is not METHOD SP TARGET SP VERSION")
-    method, target, version = parts
-    if method not in _METHODS and not _TOKEN.fullmatch(method):
-        raise Refused(BAD_REQUEST, "the method is not a token")
+    try:
+        method, target, version = line.split(b" ")
+    except ValueError:
+        shape = "the request line is not METHOD SP TARGET SP VERSION"
+        raise Refused(BAD_REQUEST, shape) from None
+    if method not in _METHODS and not (len(method) <= LONGEST_METHOD and TOKEN.fullmatch(method)):
+        raise Refused(BAD_REQUEST, "the method is not a token, or too long")
     if version == b"HTTP/1.1":
         minor = 1
     elif version == b"HTTP/1.0":
@@ -531,8 +515,10 @@ def _split_request_line(line: bytes) -> tuple[bytes, bytes, int]:
         if match[1] != b"1":
             raise Refused(VERSION_NOT_SUPPORTED, f"{version.decode()} is not spoken here")
         minor = 1  # RFC 9110 §2.5: a higher minor version is handled as the highest we know.
-    if not target or target.translate(None, _TARGET_BYTES):
-        raise Refused(BAD_REQUEST, "the target is empty or holds bytes that no URI has")
+    if target.translate(None, _TARGET_BYTES):
+        raise Refused(BAD_REQUEST, "the target holds bytes that no URI has")
+    if not target.startswith(b"/"):
+        check_form(method, target, True)
     return method, target, minor
 
 

@@ -20,6 +20,7 @@ from proxy.settings.read import (
     DURATION,
     POSITIVE,
     SHARE,
+    SWITCH,
     TEXT,
     UNLIMITED,
     Read,
@@ -300,6 +301,12 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain: Annotated[DrainSettings, "What becomes of tunnels when an instance leaves."] = (
         DrainSettings()
     )
+    lenient_answers: Annotated[
+        bool,
+        SWITCH,
+        "Accept from old servers heads whose lines end in a bare LF, and a Content-Length that is"
+        " said several times with the same value.",
+    ] = False
 
 
 class PoolSettings(ServiceSettings, frozen=True, kw_only=True):

@@ -101,7 +101,7 @@ defaults:
   instances: []
 routes: [{service: a}]
 --->
-proxy.yaml:2: defaults.instances: is not a known key (did you mean "fallback_instances"?); allowed: balancer, circuit_breaker, drain, ejection, fallback_instances, health_check, keepalive, max_inflight, panic_threshold, queue, rate_limit, retry, slow_start, timeouts
+proxy.yaml:2: defaults.instances: is not a known key (did you mean "fallback_instances"?); allowed: balancer, circuit_breaker, drain, ejection, fallback_instances, health_check, keepalive, lenient_answers, max_inflight, panic_threshold, queue, rate_limit, retry, slow_start, timeouts
 === unknown_key_in_route
 routes:
   - {service: a, path: /a}

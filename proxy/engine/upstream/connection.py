@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from proxy.engine.deadlines import NEVER, Deadlines, Timed
 from proxy.engine.http1.body import BodyReader, ChunkedBody, LengthBody, UntilCloseBody
+from proxy.engine.http1.lenient import lenient_end, strict
 from proxy.engine.http1.messages import ResponseHead
 from proxy.engine.http1.parser import HEAD_END, parse_response
 from proxy.errors import (
@@ -352,11 +353,21 @@ class UpstreamConnection(Timed):
     def _on_head(self, exchange: Exchange, data: bytes, end: int) -> None:
         """`end`: where the head in `data` ends; less than 4 if it is not whole."""
         if end < 4 or end > MAX_HEAD:
-            if len(data) > MAX_HEAD:
-                raise Refused(BAD_ANSWER, f"the answer's head is longer than {MAX_HEAD} bytes")
-            self._pending = data
-            return
-        head = parse_response(data[:end])
+            found = self._leniently(data)
+            if found is None:
+                if len(data) > MAX_HEAD:
+                    raise Refused(BAD_ANSWER, f"the answer's head is longer than {MAX_HEAD} bytes")
+                self._pending = data
+                return
+            end, head = found
+        else:
+            try:
+                head = parse_response(data[:end])
+            except Refused:
+                found = self._leniently(data)
+                if found is None:
+                    raise
+                end, head = found
         status = head.status
         if status < 200:
             self._on_interim(exchange, head, data[end:])
@@ -394,6 +405,15 @@ class UpstreamConnection(Timed):
         exchange.on_interim(head)
         if rest and self._exchange is exchange:
             self._fall_behind()
+
+    def _leniently(self, data: bytes) -> tuple[int, ResponseHead] | None:
+        """Where a head ends that no strict reader finds or accepts, and the head, if the service
+        allows that; None if it does not, or there is no whole one. Raises `Refused`."""
+        if self._settings.lenient_answers:
+            end = lenient_end(data)
+            if 0 < end <= MAX_HEAD:
+                return end, parse_response(strict(data[:end]))
+        return None
 
     def _on_body(self, exchange: Exchange, data: bytes) -> None:
         assert self._reader is not None

@@ -31,7 +31,6 @@ from proxy.register.errors import InvalidRecord, RegistryRefused, RegistryUnavai
 from proxy.register.lease import LeaseLife, Step
 from proxy.register.record import Health, Record, checked
 from proxy.register.reporter import HealthReporter, counting_on
-from proxy.registry.etcd import Rotation
 from proxy.registry.etcd_gateway import (
     CALL_LIMIT,
     Gateway,
@@ -49,6 +48,7 @@ from proxy.registry.etcd_wire import (
     LeaseNotFound,
     TokenRefused,
 )
+from proxy.registry.rotation import Rotation
 from proxy.settings.registry import RegistrySettings
 
 if TYPE_CHECKING:

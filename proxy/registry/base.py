@@ -16,6 +16,19 @@ from proxy.membership import Departure, Membership
 from proxy.statuses import RegistryStatus
 
 
+class RegistryError(Exception):
+    """A call or a stream failed; the registry may be tried again, here or elsewhere."""
+
+
+class Refused(RegistryError):
+    """The registry refuses for a reason that waiting does not change: credentials, rights,
+    certificates, an interface that is switched off."""
+
+
+class LeaseLost(RegistryError):
+    """The registry answers, and knows no such lease: it ran out or was ended."""
+
+
 class Provider(ABC):
     """One registry. Built from its part of the configuration, before any event loop runs."""
 

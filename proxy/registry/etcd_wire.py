@@ -11,25 +11,27 @@ from typing import TypeVar
 
 import msgspec
 
+from proxy.registry.base import LeaseLost, Refused, RegistryError
+
 MAX_FRAME = 64 * 1024 * 1024
 """A frame beyond this is refused. etcd sends up to 1,000 revisions in one frame and 16 MB
 frames are seen in practice, so the bound leaves room; without one, a peer that is not etcd
 could fill the memory with a line that never ends."""
 
 
-class EtcdError(Exception):
-    """A call or stream failed; the registry may be tried again, here or elsewhere."""
+class EtcdError(RegistryError):
+    """A call or a stream failed; etcd may be tried again, here or elsewhere."""
 
 
 class Unreachable(EtcdError):
     """No answer, no connection, or an answer that says "not now" (no leader, shutting down)."""
 
 
-class TokenRefused(EtcdError):
+class TokenRefused(EtcdError, Refused):
     """The token is stale, or the user may not read the prefix: 3.5.1 uses the same words."""
 
 
-class GatewayOff(EtcdError):
+class GatewayOff(EtcdError, Refused):
     """404: the address answers HTTP but has no JSON gateway."""
 
 
@@ -37,15 +39,15 @@ class Compacted(EtcdError):
     """The asked-for revision is no longer kept."""
 
 
-class LeaseNotFound(EtcdError):
+class LeaseNotFound(EtcdError, LeaseLost):
     """The lease ran out, was revoked, or belonged to a store that is no more."""
 
 
-class BadCredentials(EtcdError):
+class BadCredentials(EtcdError, Refused):
     """Wrong user or password. Asking again gives the same answer."""
 
 
-class BadTlsFiles(EtcdError):
+class BadTlsFiles(EtcdError, Refused):
     """A certificate or key of ours could not be loaded."""
 
 

@@ -11,7 +11,8 @@ from proxy.register.errors import (
     RegistryUnavailable,
 )
 from proxy.register.record import Record
-from proxy.register.registrar import Registrar, RegistrarStatus, Registration
+from proxy.register.registrar import Registrar, RegistrarStatus
+from proxy.register.registration import Registration
 from proxy.register.reporter import HealthReporter
 
 __all__ = [

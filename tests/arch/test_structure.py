@@ -144,6 +144,7 @@ def test_every_owner_says_what_it_owns() -> None:
         "proxy.engine.worker:Worker",
         "proxy.control.pools:PoolBook",
         "proxy.register.registrar:Registrar",
+        "proxy.register.keeper:Keeper",
         "proxy.register.lease:LeaseLife",
         "proxy.register.entry:Entry",
         "proxy.control.ejections:Ejections",

@@ -24,6 +24,11 @@ PROVIDERS: Mapping[str, str] = {
     "static": "proxy.registry.static:StaticProvider",
 }
 
+REGISTRATION_BACKENDS: Mapping[str, str] = {
+    "etcd": "proxy.register.etcd_backend:EtcdBackend",
+}
+"""The registries in which services can be registered."""
+
 CHECKS: Mapping[str, str] = {
     "http": "proxy.health.http:HttpCheck",
     "tcp": "proxy.health.tcp:TcpCheck",

@@ -273,6 +273,7 @@ def _registry(given: dict[str, Any]) -> RegistrySettings:
     """etcd as the options say, else as the file does, else on this machine."""
     import msgspec
 
+    from proxy.catalog import REGISTRATION_BACKENDS
     from proxy.settings.registry import RegistrySettings, RegistryTls
 
     registry = RegistrySettings(type="etcd", endpoints=("http://127.0.0.1:2379",))
@@ -282,10 +283,11 @@ def _registry(given: dict[str, Any]) -> RegistrySettings:
         registry = RegistrySettings(type="etcd", endpoints=urls)
     elif file is not None or Path(DEFAULT_FILE).exists():
         from_file = _load(file or DEFAULT_FILE).registry
-        if from_file.type == "etcd":
+        if from_file.type in REGISTRATION_BACKENDS:
             registry = from_file
         elif file is not None:
-            raise ValueError(f"{file}: registry.type: {from_file.type!r}; register needs 'etcd'")
+            allowed = " or ".join(map(repr, sorted(REGISTRATION_BACKENDS)))
+            raise ValueError(f"{file}: registry.type: {from_file.type!r}; register needs {allowed}")
     changes: dict[str, Any] = {
         name: given[name] for name in ("prefix", "username", "password") if given[name] is not None
     }

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from proxy.catalog import REGISTRATION_BACKENDS
 from proxy.registry import records
 from proxy.settings.registry import RegistrySettings
 
@@ -285,11 +286,11 @@ class Registrations:
 
     async def put(self, name: Name, body: bytes) -> tuple[bool, dict[str, Any]]:
         """Register, or state anew. True if it is a new one; its document. Refusal."""
-        if self._settings.type != "etcd":
+        if self._settings.type not in REGISTRATION_BACKENDS:
             raise Refusal(
                 501,
                 f"the registry is {self._settings.type!r}, which takes no registrations;"
-                " it needs registry: {type: etcd} in proxy.yaml",
+                f" it needs registry: {{type: {' | '.join(REGISTRATION_BACKENDS)}}} in proxy.yaml",
             )
         wanted = read(name, body)
         new = name not in self._deadlines

@@ -1,28 +1,17 @@
 """One record's place in the registry: what is wanted, what is known, what to write. Pure.
 
 Each write is guarded by the revision last seen, so a write of somebody else is never undone
-unseen: the guard fails, the key is read in the same transaction, and the decision is made anew.
+unseen: the guard fails, what there is instead is found, and the decision is made anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
-
+from proxy.register.backend import Found, Write
 from proxy.register.record import Health, Record, is_readable, with_health
-from proxy.registry.etcd_wire import KeyValue
 
 DRAINING = "draining"
-
-
-class Write(msgspec.Struct, frozen=True):
-    """Write `value` (None: delete the key) if the key is still at `revision` (0: absent)."""
-
-    value: bytes | None
-    revision: int
-    health: Health | None
-    """The statement that the value carries, if it carries a new one."""
 
 
 class Entry:
@@ -36,12 +25,12 @@ class Entry:
     """
 
     __slots__ = (
-        *("_known", "draining", "health", "joined", "key", "leaving", "present"),
+        *("draining", "health", "joined", "leaving", "name", "present"),
         *("record", "revision", "settled", "taken", "value"),
     )
 
-    def __init__(self, key: bytes, record: Record, value: bytes) -> None:
-        self.key = key
+    def __init__(self, record: Record, value: bytes) -> None:
+        self.name = record.name
         self.record = record
         self.value = value
         """What the key holds, or is to hold when it is missing."""
@@ -95,14 +84,14 @@ class Entry:
     # -------------------------------------------------------------------- what is known
 
     def lost_lease(self) -> None:
-        """etcd deletes the keys of a lease that ends; what is left is found by the guard."""
+        """What hung on a lease ends with it; what is left is found by the guard."""
         self.revision = 0
         self.present = False
         self.settled = self.leaving
         self.taken = False
 
-    def found(self, seen: KeyValue | None, was_ours: Callable[[int], bool]) -> None:
-        """What a read of the key gave; None: there is no such key."""
+    def found(self, seen: Found | None, was_ours: Callable[[int], bool]) -> None:
+        """What the registry holds under the key; None: nothing."""
         self.taken = False
         self.settled = False
         # Edited under our lease, it has been there all the time; under a former one, it had been
@@ -112,7 +101,7 @@ class Entry:
             self.revision = 0
             self.settled = self.leaving
             return
-        self.revision = seen.mod_revision
+        self.revision = seen.revision
         by_hand = seen.lease == 0 and self.joined
         if was_ours(seen.lease) or by_hand:
             if self.joined and is_readable(seen.value):
@@ -126,11 +115,11 @@ class Entry:
     def plan(self) -> Write:
         """What would settle the entry now."""
         if self.leaving:
-            return Write(None, self.revision, None)
+            return Write(self.name, None, self.revision)
         value = self.value
         if self.health is not None:
             value = with_health(value, self.health) or value
-        return Write(value, self.revision, self.health)
+        return Write(self.name, value, self.revision, self.health)
 
     def wrote(self, write: Write, revision: int) -> bool:
         """The guarded write was done, at `revision`. True when the entry joined by it: for the

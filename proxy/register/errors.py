@@ -18,10 +18,10 @@ class InvalidRecord(RegistrationError, ValueError):
 
 
 class RegistryUnavailable(RegistrationError):
-    """No etcd endpoint did what was asked within the limit. It is tried again, on and on, as
-    long as the registrar lives."""
+    """No endpoint of the registry did what was asked within the limit. They are tried again, on
+    and on, as long as the registrar lives."""
 
 
 class RegistryRefused(RegistrationError):
-    """Every etcd endpoint refused for a reason that waiting does not change: credentials,
-    permissions, certificates, or a gateway that is switched off."""
+    """Every endpoint refused for a reason that waiting does not change: credentials, permissions,
+    certificates, or an interface that is switched off."""

@@ -6,38 +6,30 @@ What is due is decided by `lease.py`, what to write by `entry.py`; this file doe
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import structlog
 
-from proxy.register.entry import Entry, Write
-from proxy.register.errors import InvalidRecord
+from proxy.register.backend import Lease, RegistrationBackend, Write
+from proxy.register.entry import Entry
+from proxy.register.errors import InvalidRecord, RegistryRefused, RegistryUnavailable
 from proxy.register.lease import LeaseLife, Step
-from proxy.registry.base import Refused
-from proxy.registry.etcd_gateway import (
-    CALL_LIMIT,
-    Gateway,
-    delete_op,
-    put_op,
-    range_op,
-    revision_is,
-)
-from proxy.registry.etcd_wire import EtcdError, KeyValue, LeaseNotFound
+from proxy.register.record import Name
+from proxy.registry.base import LeaseLost, Refused, RegistryError
 from proxy.registry.rotation import Rotation
-from proxy.settings.registry import RegistrySettings
 
 if TYPE_CHECKING:
     from proxy.register.metrics import RegistrationMetrics
 
 log = structlog.get_logger()
 
-BATCH = 100
-"""Keys in one transaction: etcd takes at most 128 operations."""
+CALL_LIMIT = 5.0
+"""Seconds for one call at most: who waits for that long is better served by another endpoint."""
 ROUNDS = 8
 """Tries of one guarded write before other things get their turn. Each failure means that
 somebody else's write succeeded meanwhile, so a second failure is rare already."""
@@ -45,28 +37,38 @@ BACKOFF_FIRST = 0.05
 BACKOFF_LIMIT = 5.0
 
 
+def call_limit(ttl: float) -> float:
+    """Seconds for one call: one that fails must leave time for another endpoint before a lease of
+    `ttl` seconds ends."""
+    return max(0.5, min(CALL_LIMIT, ttl / 6))
+
+
 class Keeper:
     """Owns one lease, the entries under it, and the task that keeps both as they should be."""
 
-    def __init__(self, settings: RegistrySettings, ttl: float) -> None:
+    def __init__(
+        self,
+        backends: Sequence[RegistrationBackend],
+        ttl: float,
+        *,
+        rng: random.Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`backends`: one for each endpoint of the registry."""
         self.ttl = ttl
-        self.entries: dict[bytes, Entry] = {}
+        self.entries: dict[Name, Entry] = {}
         self.users = 0
         self.life = LeaseLife(ttl)
         self.connected = False
         self.last_error: str | None = None
-        self._gateways = [
-            Gateway(url, tls=settings.tls, username=settings.username, password=settings.password)
-            for url in settings.endpoints
-        ]
-        self._faults: dict[str, EtcdError] = {}
+        self.backends = backends
+        self._clock = clock
+        self._faults: dict[str, RegistryError] = {}
         """Endpoint → why it failed last, since it last answered."""
-        # A failed call must leave time for another endpoint before the lease ends.
-        self._limit = max(0.5, min(CALL_LIMIT, ttl / 6))
         self._rotation = Rotation(
-            len(self._gateways), random.Random(), BACKOFF_FIRST, min(BACKOFF_LIMIT, ttl / 3)
+            len(backends), rng or random.Random(), BACKOFF_FIRST, min(BACKOFF_LIMIT, ttl / 3)
         )
-        self._metrics: dict[bytes, RegistrationMetrics] = {}
+        self._metrics: dict[Name, RegistrationMetrics] = {}
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -76,19 +78,30 @@ class Keeper:
     # ------------------------------------------------------------------- what users ask
 
     @property
-    def gateway(self) -> Gateway:
-        return self._gateways[self._rotation.current]
+    def lease(self) -> int | None:
+        """Its id; None while there is none."""
+        return None if self.life.lease is None else self.life.lease.id
+
+    @property
+    def backend(self) -> RegistrationBackend:
+        """The one in use, or tried next."""
+        return self.backends[self._rotation.current]
+
+    def key(self, entry: Entry) -> str:
+        """What the registry calls it."""
+        return self.backend.key(entry.name)
 
     def add(self, entries: Iterable[Entry], metrics: RegistrationMetrics | None) -> None:
         """Keep these registered from now on."""
         entries = list(entries)
-        twice = [e for e in entries if e.key in self.entries and not self.entries[e.key].leaving]
+        known = {name for name, entry in self.entries.items() if not entry.leaving}
+        twice = [entry for entry in entries if entry.name in known]
         if twice:
-            raise InvalidRecord([f"{e.key.decode()}: is registered here already" for e in twice])
+            raise InvalidRecord([f"{self.key(one)}: is registered here already" for one in twice])
         for entry in entries:
-            self.entries[entry.key] = entry
+            self.entries[entry.name] = entry
             if metrics is not None:
-                self._metrics[entry.key] = metrics
+                self._metrics[entry.name] = metrics
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="registrar")
         self.wake()
@@ -109,20 +122,31 @@ class Keeper:
 
     def refusal(self) -> str | None:
         """Why all endpoints refuse, when waiting will not change it."""
-        if len(self._faults) < len(self._gateways):
+        if len(self._faults) < len(self.backends):
             return None
         if not all(isinstance(fault, Refused) for fault in self._faults.values()):
             return None
-        return self.faults()
+        return self._told()
 
-    def faults(self) -> str:
+    def failure(self, limit: float) -> RegistryRefused | RegistryUnavailable:
+        """Why entries are not registered after `limit` seconds, and what to do about it."""
+        kind, refusal = self.backend.name, self.refusal()
+        if refusal is not None:
+            return RegistryRefused(f"{kind} refuses: {refusal}; {self.backend.remedy}")
+        return RegistryUnavailable(
+            f"not registered within {limit:g} s: {self._told() or 'no answer yet'}; check that"
+            f" {kind} runs and that the endpoints are right, or pass start_limit=0 to start without"
+            " it and register when it answers"
+        )
+
+    def _told(self) -> str:
         return "; ".join(f"{url}: {fault}" for url, fault in self._faults.items())
 
     def registered(self, entry: Entry) -> bool:
-        return entry.present and self.life.alive(time.monotonic())
+        return entry.present and self.life.alive(self._clock())
 
     async def remove(self, entries: Sequence[Entry], limit: float) -> None:
-        """Delete these keys. Those that cannot be deleted in `limit` seconds go later."""
+        """Deregister these. Those that cannot be in `limit` seconds go later."""
         for entry in entries:
             entry.leave()
         self.wake()
@@ -131,10 +155,10 @@ class Keeper:
             log.warning("deregistration_late", keys=len(entries), error=self.last_error)
 
     def _is_gone(self, entry: Entry) -> bool:
-        return self._stopped or self.entries.get(entry.key) is not entry
+        return self._stopped or self.entries.get(entry.name) is not entry
 
     async def stop(self, limit: float) -> None:
-        """End the task, then the lease, and with it all keys."""
+        """End the task, then the lease, and with it all that hangs on it."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -146,41 +170,43 @@ class Keeper:
         except TimeoutError:
             log.warning("deregistration_failed", reason=f"no answer within {limit:g} s")
         finally:
-            self.life.lost(time.monotonic())
+            self.life.lost(self._clock())
             for entry in self.entries.values():
                 entry.lost_lease()
             self._stopped = True
             self._tell()
-            for gateway in self._gateways:
-                await gateway.disconnect()
+            for backend in self.backends:
+                await backend.close()
 
     async def _revoke(self) -> None:
         lease = self.life.lease
         if lease is None:
             return
-        for _ in self._gateways:
-            gateway = self.gateway
+        for _ in self.backends:
+            backend = self.backend
             try:
-                await self._delete_detached(gateway, lease)
-                await gateway.revoke(lease, timeout=self._limit)
-            except LeaseNotFound:
+                await self._delete_detached(backend, lease)
+                await backend.revoke(lease, list(self.entries))
+            except LeaseLost:
                 pass
-            except EtcdError as error:
-                log.warning("deregistration_failed", endpoint=gateway.url, reason=str(error))
+            except RegistryError as error:
+                log.warning("deregistration_failed", endpoint=backend.url, reason=str(error))
                 self._rotation.advance()
                 continue
             log.info("deregistered", keys=len(self.entries))
             return
 
-    async def _delete_detached(self, gateway: Gateway, lease: int) -> None:
+    async def _delete_detached(self, backend: RegistrationBackend, lease: Lease) -> None:
         """A key that somebody wrote without our lease would stay for ever."""
-        under = set((await gateway.time_to_live(lease, timeout=self._limit)).keys)
-        detached = [entry for entry in self.entries.values() if entry.key not in under]
-        for batch in _batches(detached):
-            await self._read(gateway, batch)
+        owned: Collection[Name] = ()
+        with suppress(LeaseLost):
+            owned = await backend.owned(lease, list(self.entries))
+        detached = [entry for name, entry in self.entries.items() if name not in owned]
+        for batch in _batches(detached, backend.batch):
+            await self._read(backend, batch)
             for entry in batch:
                 entry.leave()
-            await self._write(gateway, [entry for entry in batch if not entry.taken])
+            await self._write(backend, lease, [entry for entry in batch if not entry.taken])
 
     # ---------------------------------------------------------------------------- the task
 
@@ -189,169 +215,158 @@ class Keeper:
         while True:
             self._wake.clear()
             unsettled = any(not entry.settled for entry in self.entries.values())
-            step, at = self.life.next(time.monotonic(), unsettled)
+            step, at = self.life.next(self._clock(), unsettled)
             if step is Step.WAIT:
                 await self._wait(at)
                 continue
-            gateway = self.gateway
+            backend = self.backend
             try:
-                await self._act(step, gateway)
-                self._answered(gateway)
-            except LeaseNotFound:
-                self._answered(gateway)
+                await self._act(step, backend)
+                self._answered(backend)
+            except LeaseLost:
+                self._answered(backend)
                 self._lost()
-            except EtcdError as error:
-                await self._failed(gateway, error)
+            except RegistryError as error:
+                await self._failed(backend, error)
             except Exception as error:
                 # A fault of ours must not end the registration of a service that is well.
                 log.exception("registrar_fault", step=step.value)
-                await self._failed(gateway, EtcdError(f"{type(error).__name__}: {error}"))
+                await self._failed(backend, RegistryError(f"{type(error).__name__}: {error}"))
             self._tell()
 
     async def _wait(self, at: float) -> None:
         """Until then, or until something is to be written; while backing off that only leads
         back here."""
         try:
-            async with asyncio.timeout(max(0.0, at - time.monotonic())):
+            async with asyncio.timeout(max(0.0, at - self._clock())):
                 await self._wake.wait()
         except TimeoutError:
             pass
 
-    async def _act(self, step: Step, gateway: Gateway) -> None:
-        now = time.monotonic()
+    async def _act(self, step: Step, backend: RegistrationBackend) -> None:
+        now = self._clock()
         lease = self.life.lease
         if lease is None:
-            granted = await gateway.grant(math.ceil(self.ttl), timeout=self._limit)
-            if not (granted.id and granted.ttl > 0):
-                raise EtcdError(f"/lease/grant: no lease in the answer: {granted}")
-            self.life.granted(granted.id, granted.ttl, now)
+            self.life.granted(await backend.grant(self.ttl), now)
         elif step is Step.KEEP_ALIVE:
-            kept = await gateway.keep_alive(lease, timeout=self._limit)
-            if kept.ttl <= 0:
-                raise LeaseNotFound("/lease/keepalive: the lease is lost")
-            self.life.kept(kept.ttl, now)
+            present = [name for name, entry in self.entries.items() if entry.present]
+            self.life.kept(await backend.renew(lease, present), now)
         elif step is Step.CHECK:
-            await self._check(gateway, lease)
+            await self._check(backend, lease)
         else:
-            await self._settle(gateway)
+            await self._settle(backend, lease)
 
-    async def _check(self, gateway: Gateway, lease: int) -> None:
-        """Find keys that are no longer under the lease, by one call whatever their number."""
-        reply = await gateway.time_to_live(lease, timeout=self._limit)
-        if reply.ttl <= 0:
-            raise LeaseNotFound("/lease/timetolive: the lease is lost")
-        under = set(reply.keys)
+    async def _check(self, backend: RegistrationBackend, lease: Lease) -> None:
+        """Find out which are no longer under the lease."""
+        owned = await backend.owned(lease, list(self.entries))
         missing = [
-            entry for entry in self.entries.values() if entry.key not in under and not entry.leaving
+            entry for name, entry in self.entries.items() if name not in owned and not entry.leaving
         ]
-        for batch in _batches(missing):
-            before = {entry.key for entry in batch if entry.taken}
-            await self._read(gateway, batch)
+        for batch in _batches(missing, backend.batch):
+            before = {entry.name for entry in batch if entry.taken}
+            await self._read(backend, batch)
             for entry in batch:
-                if entry.key not in before:
+                if entry.name not in before:
                     log.warning(
                         "registration_taken" if entry.taken else "registration_missing",
-                        key=entry.key.decode(),
+                        key=self.key(entry),
                     )
         self.life.checked()
 
-    async def _read(self, gateway: Gateway, batch: Sequence[Entry]) -> None:
-        reads = [range_op(entry.key) for entry in batch]
-        reply = await gateway.txn((), reads, timeout=self._limit)
-        for entry, page in zip(batch, reply.ranges, strict=True):
-            entry.found(page.kvs[0] if page.kvs else None, self.life.was_ours)
+    async def _read(self, backend: RegistrationBackend, batch: Sequence[Entry]) -> None:
+        found = await backend.find([entry.name for entry in batch])
+        for entry, seen in zip(batch, found, strict=True):
+            entry.found(seen, self.life.was_ours)
 
-    async def _settle(self, gateway: Gateway) -> None:
+    async def _settle(self, backend: RegistrationBackend, lease: Lease) -> None:
         unsettled = [entry for entry in self.entries.values() if not entry.settled]
-        for batch in _batches(unsettled):
-            if not await self._write(gateway, batch, rounds=2):
+        for batch in _batches(unsettled, backend.batch):
+            if not await self._write(backend, lease, batch, rounds=2):
                 # One key that others keep writing must not hold up the rest.
                 for entry in batch:
                     if not entry.settled:
-                        await self._write(gateway, [entry])
+                        await self._write(backend, lease, [entry])
         for entry in unsettled:
-            if entry.leaving and entry.settled and self.entries.get(entry.key) is entry:
-                del self.entries[entry.key]
-                self._metrics.pop(entry.key, None)
+            if entry.leaving and entry.settled and self.entries.get(entry.name) is entry:
+                del self.entries[entry.name]
+                self._metrics.pop(entry.name, None)
 
-    async def _write(self, gateway: Gateway, batch: Sequence[Entry], rounds: int = ROUNDS) -> bool:
-        """Write what these entries want, in one transaction, guarded by what was last seen.
-        False when others' writes came first each time."""
+    async def _write(
+        self,
+        backend: RegistrationBackend,
+        lease: Lease,
+        batch: Sequence[Entry],
+        rounds: int = ROUNDS,
+    ) -> bool:
+        """Write what these entries want, guarded by what was last seen. False when others' writes
+        came first each time."""
         for _ in range(rounds):
             plans = [(entry, entry.plan()) for entry in batch if not entry.settled]
             if not plans:
                 return True
-            reply = await gateway.txn(
-                [revision_is(entry.key, write.revision) for entry, write in plans],
-                [self._operation(entry, write) for entry, write in plans],
-                [range_op(entry.key) for entry, _ in plans],
-                timeout=self._limit,
-            )
-            if reply.succeeded:
-                self._wrote(plans, reply.header.revision)
-                return all(entry.settled for entry in batch)
-            for (entry, write), page in zip(plans, reply.ranges, strict=True):
-                seen: KeyValue | None = page.kvs[0] if page.kvs else None
-                if (seen.mod_revision if seen else 0) != write.revision:
-                    entry.found(seen, self.life.was_ours)
+            outcomes = await backend.write(lease, [write for _, write in plans])
+            done: list[tuple[Entry, Write, int]] = []
+            for (entry, write), outcome in zip(plans, outcomes, strict=True):
+                if outcome.done:
+                    done.append((entry, write, outcome.revision))
+                elif (outcome.found.revision if outcome.found else 0) != write.revision:
+                    entry.found(outcome.found, self.life.was_ours)
+            self._wrote(done)
+            if len(done) == len(plans):
+                break
         return all(entry.settled for entry in batch)
 
-    def _operation(self, entry: Entry, write: Write) -> dict[str, object]:
-        if write.value is None:
-            return delete_op(entry.key)
-        return put_op(entry.key, write.value, self.life.lease or 0)
-
-    def _wrote(self, plans: Sequence[tuple[Entry, Write]], revision: int) -> None:
-        joined = [entry for entry, write in plans if entry.wrote(write, revision)]
-        for entry in joined:
+    def _wrote(self, done: Iterable[tuple[Entry, Write, int]]) -> None:
+        joined = [
+            (entry, revision) for entry, write, revision in done if entry.wrote(write, revision)
+        ]
+        for entry, _ in joined:
             self._count(entry, "success")
         if joined:
             log.info(
                 "registered",
-                keys=[entry.key.decode() for entry in joined[:10]],
+                keys=[self.key(entry) for entry, _ in joined[:10]],
                 number=len(joined),
-                lease=self.life.lease,
-                revision=revision,
+                lease=self.lease,
+                revision=max(revision for _, revision in joined),
             )
 
     # ---------------------------------------------------------------------------- results
 
-    def _answered(self, gateway: Gateway) -> None:
+    def _answered(self, backend: RegistrationBackend) -> None:
         self._rotation.progress()
-        self._faults.pop(gateway.url, None)
+        self._faults.pop(backend.url, None)
         self.connected = True
         if self._down:
             self._down = False
-            log.info("registrar_connected", endpoint=gateway.url)
+            log.info("registrar_connected", endpoint=backend.url)
 
     def _lost(self) -> None:
-        log.warning("lease_lost", lease=self.life.lease, keys=len(self.entries))
-        self.life.lost(time.monotonic())
+        log.warning("lease_lost", lease=self.lease, keys=len(self.entries))
+        self.life.lost(self._clock())
         for entry in self.entries.values():
             entry.lost_lease()
 
-    async def _failed(self, gateway: Gateway, error: EtcdError) -> None:
+    async def _failed(self, backend: RegistrationBackend, error: RegistryError) -> None:
         self.connected = False
-        self.last_error = f"{gateway.url}: {error}"
-        self._faults[gateway.url] = error
+        self.last_error = f"{backend.url}: {error}"
+        self._faults[backend.url] = error
         if not self._down:
             self._down = True
-            log.warning("registrar_disconnected", endpoint=gateway.url, error=str(error))
+            log.warning("registrar_disconnected", endpoint=backend.url, error=str(error))
         for entry in self.entries.values():
             if not entry.present and not entry.leaving:
                 self._count(entry, "failure")
         self._rotation.advance()
-        await gateway.disconnect()
+        await backend.close()
         # The next endpoint may be well; only after all of them failed there is time to lose.
-        delay = self._rotation.delay() if len(self._faults) >= len(self._gateways) else 0.0
-        self.life.failed(time.monotonic(), delay)
+        delay = self._rotation.delay() if len(self._faults) >= len(self.backends) else 0.0
+        self.life.failed(self._clock(), delay)
 
-    def _count(self, entry: Entry, status: str) -> None:
-        metrics = self._metrics.get(entry.key)
+    def _count(self, entry: Entry, status: Literal["success", "failure"]) -> None:
+        metrics = self._metrics.get(entry.name)
         if metrics is not None:
-            metrics.registered(
-                entry.record.service, "success" if status == "success" else "failure"
-            )
+            metrics.registered(entry.record.service, status)
 
     def _tell(self) -> None:
         """Let everyone who waits look again."""
@@ -359,7 +374,7 @@ class Keeper:
         changed.set()
 
 
-def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+def _batches(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:
     rest = iter(entries)
-    while batch := list(islice(rest, BATCH)):
+    while batch := list(islice(rest, size)):
         yield batch

@@ -5,13 +5,15 @@
       └──────────────────┘
 
 A time-out is not a loss: the answer may be all that was missing, and a lease outlives its TTL
-while etcd has no leader to end it. Only an answer ends a lease here.
+while the registry has no leader to end it. Only an answer ends a lease here.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from enum import Enum
+
+from proxy.register.backend import Lease
 
 CHURN = 1.0
 """Seconds that a lease is given at least. One that is lost sooner was ended by somebody, and
@@ -31,14 +33,14 @@ class Step(Enum):
 
 
 class LeaseLife:
-    """Owns what is known of one lease: its id, until when it lives, what is due when.
+    """Owns what is known of one lease: which it is, until when it lives, what is due when.
 
     `now` is in seconds on any clock that never goes back. `ttl` is in seconds too.
     """
 
     def __init__(self, ttl: float) -> None:
         self.ttl = ttl
-        self.lease: int | None = None
+        self.lease: Lease | None = None
         self._granted_ttl = ttl
         self._granted_at = 0.0
         self._expires_at = 0.0
@@ -65,13 +67,13 @@ class LeaseLife:
             return Step.CHECK, now
         return Step.WAIT, self._keep_at
 
-    def granted(self, lease: int, ttl: float, sent_at: float) -> None:
-        """`sent_at`: when the request went out. etcd counts from its arrival, so counting from
-        there never believes too long."""
+    def granted(self, lease: Lease, sent_at: float) -> None:
+        """`sent_at`: when the request went out. The registry counts from its arrival, so counting
+        from there never believes too long."""
         self.lease = lease
         self._granted_at = sent_at
         self._check_due = False
-        self._renew(ttl, sent_at)
+        self._renew(lease.ttl, sent_at)
 
     def kept(self, ttl: float, sent_at: float) -> None:
         self._check_due = True
@@ -85,10 +87,10 @@ class LeaseLife:
         self._not_before = 0.0
 
     def lost(self, now: float) -> None:
-        """etcd said that there is no such lease."""
+        """The registry said that there is no such lease."""
         if self.lease is None:
             return
-        self._past.append(self.lease)
+        self._past.append(self.lease.id)
         self.lease = None
         self._check_due = False
         if now - self._granted_at < CHURN:
@@ -103,8 +105,9 @@ class LeaseLife:
         self._not_before = now + min(delay, self._granted_ttl / 3)
 
     def alive(self, now: float) -> bool:
-        """Whether etcd must still know the lease, as far as anyone can tell from here."""
+        """Whether the registry must still know the lease, as far as anyone can tell from here."""
         return self.lease is not None and now < self._expires_at
 
     def was_ours(self, lease: int) -> bool:
-        return lease == self.lease or lease in self._past
+        """Whether this is the id of our lease, or of one before it."""
+        return (self.lease is not None and lease == self.lease.id) or lease in self._past

@@ -16,13 +16,17 @@ from proxy.register.errors import InvalidRecord
 from proxy.registry import records
 from proxy.registry.records import MAX_NAME, MAX_VALUE
 
+Name = tuple[str, str]
+"""(service, instance id)."""
+
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One instance of a service, as it wants to be known.
 
-    `address` "" is the one this machine uses towards etcd, `id` "" is `<host name>-<port>`; the
-    registrar fills both in. `weight` goes into `metadata`, unless that has one; 0 = drained.
-    `status` is where health starts: `healthy` is served, anything else is not.
+    `address` "" is the one this machine uses towards the registry, `id` "" is
+    `<host name>-<port>`; the registrar fills both in. `weight` goes into `metadata`, unless that
+    has one; 0 = drained. `status` is where health starts: `healthy` is served, anything else is
+    not.
     """
 
     service: str
@@ -35,8 +39,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     status: str = "healthy"
     message: str = ""
 
-    def key(self, prefix: str) -> bytes:
-        return f"{prefix}{self.service}/{self.id}".encode()
+    @property
+    def name(self) -> Name:
+        return self.service, self.id
 
     def value(self, now: datetime) -> bytes:
         """The record as JSON, registered and last checked at `now`."""

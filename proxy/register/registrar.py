@@ -3,7 +3,7 @@
     async with Registrar(Record(service="users", port=8080), endpoints=["http://etcd:2379"]):
         await serve()
 
-There is one `Keeper` for each etcd and TTL in an event loop, whatever the number of registrars:
+There is one `Keeper` for each registry and TTL in an event loop, whatever the number of registrars:
 they share a lease, since they live and die in the same process, and one keep-alive serves them all.
 """
 
@@ -19,13 +19,13 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from proxy.register.address import local_address
+from proxy.register.backend import backends
 from proxy.register.entry import DRAINING, Entry
-from proxy.register.errors import InvalidRecord, RegistryRefused, RegistryUnavailable
-from proxy.register.keeper import Keeper
+from proxy.register.errors import InvalidRecord, RegistryUnavailable
+from proxy.register.keeper import Keeper, call_limit
 from proxy.register.record import Record, checked
 from proxy.register.registration import Registration
 from proxy.register.reporter import HealthReporter, counting_on
-from proxy.registry.etcd_gateway import Gateway
 from proxy.settings.registry import RegistrySettings
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ class Registrar:
     Entering returns when all are registered. It raises `InvalidRecord` for records that no
     reader would accept, `RegistryRefused` when every endpoint refuses for good, and
     `RegistryUnavailable` when it takes longer than `start_limit` seconds. With `start_limit=0`
-    it returns at once, and registers as soon as etcd can be reached: for services that must
-    start without it.
+    it returns at once, and registers as soon as the registry can be reached: for services that
+    must start without it.
 
     Afterwards nothing raises: a lost lease is granted anew, a deleted key put back, an outage
     waited out, each with a log line. Leaving deregisters, in at most `leave_limit` seconds;
@@ -103,16 +103,13 @@ class Registrar:
             )
         elif endpoints:
             raise ValueError("endpoints and registry: give one of them")
-        if registry.type != "etcd":
-            raise ValueError(f"registry.type: {registry.type!r}; a registrar needs 'etcd'")
-        if not registry.endpoints:
-            raise ValueError("registry.endpoints: none given; allowed are http[s]://host[:port]")
         if not 1 <= ttl <= 86_400:
             raise ValueError(f"ttl: {ttl!r} is not between 1 and 86400 seconds")
         if not registry.prefix.endswith("/"):
             registry = msgspec.structs.replace(registry, prefix=registry.prefix + "/")
-        for url in registry.endpoints:
-            Gateway(url)  # ValueError for one that is no URL, here and not in a task
+        backends(
+            registry, call_limit(ttl)
+        )  # What is wrong with them is found here, and not in a task.
         self._records = records
         self._registry = registry
         self._ttl = float(ttl)
@@ -141,7 +138,8 @@ class Registrar:
         identity = (self._registry, self._ttl)
         keeper = keepers.get(identity)
         if keeper is None:
-            keeper = keepers[identity] = Keeper(self._registry, self._ttl)
+            found = backends(self._registry, call_limit(self._ttl))
+            keeper = keepers[identity] = Keeper(found, self._ttl)
         keeper.users += 1
         self._keeper = keeper
         self.registrations = ()
@@ -207,13 +205,13 @@ class Registrar:
         self, status: str, message: str = "", *, limit: float = REPORT_LIMIT
     ) -> None:
         """`report`, and wait until it is written. RegistryUnavailable after `limit` seconds: it
-        is still going to be written when etcd answers again."""
+        is still going to be written when the registry answers again."""
         self.report(status, message)
         keeper = self._entered()
         if not await keeper.until(lambda: all(r.reported for r in self.registrations), limit):
             raise RegistryUnavailable(
                 f"health not written within {limit:g} s, last error: {keeper.last_error};"
-                " it is written when etcd answers again"
+                f" it is written when {self._registry.type} answers again"
             )
 
     async def drain(self, message: str = "draining", *, limit: float = REPORT_LIMIT) -> bool:
@@ -239,10 +237,10 @@ class Registrar:
         return RegistrarStatus(
             registered=sum(keeper.registered(entry) for entry in mine),
             total=len(mine),
-            lease=keeper.life.lease,
-            endpoint=keeper.gateway.url,
+            lease=keeper.lease,
+            endpoint=keeper.backend.url,
             connected=keeper.connected,
-            taken=tuple(entry.key.decode() for entry in mine if entry.taken),
+            taken=tuple(keeper.key(entry) for entry in mine if entry.taken),
             last_error=keeper.last_error,
         )
 
@@ -262,14 +260,12 @@ class Registrar:
                 checked(record)
             except InvalidRecord as invalid:
                 reasons += invalid.reasons
-        if len({record.key("") for record in filled}) < len(filled):
+        if len({record.name for record in filled}) < len(filled):
             reasons.append("id: two records have the same service and id")
         if reasons:
             raise InvalidRecord(reasons)
         now = datetime.now(UTC)
-        entries = [
-            Entry(record.key(self._registry.prefix), record, record.value(now)) for record in filled
-        ]
+        entries = [Entry(record, record.value(now)) for record in filled]
         keeper.add(entries, self._metrics)
         joined = tuple(Registration(keeper, entry) for entry in entries)
         self.registrations += joined
@@ -279,26 +275,13 @@ class Registrar:
                 limit,
             )
             if not all(one.registered for one in joined):
-                raise self._why_not(keeper, limit)
+                raise keeper.failure(limit)
         return joined
-
-    def _why_not(self, keeper: Keeper, limit: float) -> RegistryRefused | RegistryUnavailable:
-        refusal = keeper.refusal()
-        if refusal is not None:
-            return RegistryRefused(
-                f"etcd refuses: {refusal}; check the user, its permission to read and write"
-                f" {self._registry.prefix}, the TLS files, and that enable-grpc-gateway is on"
-            )
-        return RegistryUnavailable(
-            f"not registered within {limit:g} s: {keeper.faults() or 'no answer yet'}; check that"
-            " etcd runs and that the endpoints are right, or pass start_limit=0 to start without"
-            " it and register when it answers"
-        )
 
     async def _filled(self, records: Sequence[Record]) -> list[Record]:
         address = ""
         if any(not record.address for record in records):
-            address = await local_address(self._registry.endpoints)
+            address = await local_address([one.host for one in self._entered().backends])
         initial = {} if self._reporter is None else _UNCHECKED
         return [
             msgspec.structs.replace(

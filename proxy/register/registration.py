@@ -12,7 +12,7 @@ from proxy.register.record import Health, Record
 
 class Registration:
     """One registered instance: what its service may say about it. All of it is wanted state,
-    said at once and written as soon as etcd takes it; only the latest word is written."""
+    said at once and written as soon as the registry takes it; only the latest word is written."""
 
     def __init__(self, keeper: Keeper, entry: Entry) -> None:
         self._keeper = keeper
@@ -25,7 +25,7 @@ class Registration:
 
     @property
     def key(self) -> str:
-        return self._entry.key.decode()
+        return self._keeper.key(self._entry)
 
     @property
     def registered(self) -> bool:

@@ -89,7 +89,12 @@ def test_a_library_has_one_importer(library: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "entry"),
-    [*catalog.BALANCERS.items(), *catalog.PROVIDERS.items(), *catalog.CHECKS.items()],
+    [
+        *catalog.BALANCERS.items(),
+        *catalog.PROVIDERS.items(),
+        *catalog.REGISTRATION_BACKENDS.items(),
+        *catalog.CHECKS.items(),
+    ],
     ids=lambda value: str(value),
 )
 def test_catalogue_entries_resolve(name: str, entry: str) -> None:

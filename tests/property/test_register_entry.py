@@ -9,24 +9,24 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.register.backend import Found
 from proxy.register.entry import Entry
 from proxy.register.record import Health, Record
-from proxy.registry.etcd_wire import KeyValue
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 OURS, FOREIGN = 7, 99
 
 
 class Key:
-    """One key of an etcd, with guarded writes."""
+    """One key of a registry, with guarded writes."""
 
     def __init__(self) -> None:
         self.revision = 1
-        self.now: KeyValue | None = None
+        self.now: Found | None = None
 
     def put(self, value: bytes, lease: int) -> None:
         self.revision += 1
-        self.now = KeyValue(b"k", value, self.revision, lease)
+        self.now = Found(value, self.revision, lease)
 
     def delete(self) -> None:
         self.revision += 1
@@ -34,7 +34,7 @@ class Key:
 
     @property
     def at(self) -> int:
-        return self.now.mod_revision if self.now else 0
+        return self.now.revision if self.now else 0
 
 
 FOREIGN_VALUE = b'{"address": "10.9.9.9", "port": 1}'
@@ -86,7 +86,7 @@ actions = st.sampled_from(
 def test_it_settles_and_nobodys_word_is_lost(script: list[str]) -> None:
     key = Key()
     record = Record(service="users", id="a", address="10.0.0.1", port=80)
-    entry = Entry(b"k", record, record.value(START))
+    entry = Entry(record, record.value(START))
     lease, reports = OURS, 0
     labels: set[str] = set()
     """Edits that must survive: made to a record that was there, and not deleted since."""
@@ -152,7 +152,7 @@ def test_it_settles_and_nobodys_word_is_lost(script: list[str]) -> None:
 def test_it_leaves_nothing_behind_and_takes_nothing_along(script: list[str], taken: bool) -> None:
     key = Key()
     record = Record(service="users", id="a", address="10.0.0.1", port=80)
-    entry = Entry(b"k", record, record.value(START))
+    entry = Entry(record, record.value(START))
     for action in script:
         if action == "report":
             entry.report(Health("unhealthy", "x", START))
@@ -172,7 +172,7 @@ def test_an_older_registration_is_taken_over_and_a_newer_one_left_alone() -> Non
     key = Key()
     record = Record(service="users", id="a", address="10.0.0.1", port=80)
     key.put(b'{"address": "10.9.9.9", "port": 1, "old": true}', FOREIGN)
-    entry = Entry(b"k", record, record.value(START))
+    entry = Entry(record, record.value(START))
     step(entry, key, OURS)
     step(entry, key, OURS)
     assert entry.settled
@@ -204,7 +204,7 @@ def test_an_older_registration_is_taken_over_and_a_newer_one_left_alone() -> Non
 
 def test_once_draining_always_draining() -> None:
     record = Record(service="users", id="a", address="10.0.0.1", port=80)
-    entry = Entry(b"k", record, record.value(START))
+    entry = Entry(record, record.value(START))
     assert entry.report(Health("draining", "", START))
     assert not entry.report(Health("healthy", "", START))
     assert not entry.report(Health(None, "", START))
@@ -219,7 +219,7 @@ def test_once_draining_always_draining() -> None:
 def test_a_sign_of_life_keeps_a_status_that_somebody_else_wrote() -> None:
     key = Key()
     record = Record(service="users", id="a", address="10.0.0.1", port=80)
-    entry = Entry(b"k", record, record.value(START))
+    entry = Entry(record, record.value(START))
     step(entry, key, OURS)
     assert key.now is not None
     document = json.loads(key.now.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.register.backend import Lease
 from proxy.register.lease import CHURN, LeaseLife, Step
 
 TTL = 9.0
@@ -11,7 +12,7 @@ TTL = 9.0
 
 def held(now: float = 100.0) -> LeaseLife:
     life = LeaseLife(TTL)
-    life.granted(7, TTL, now)
+    life.granted(Lease(7, TTL), now)
     return life
 
 
@@ -41,7 +42,7 @@ def test_it_is_kept_alive_every_third_of_the_ttl_and_checked_after_each() -> Non
 
 def test_a_ttl_that_etcd_made_longer_counts() -> None:
     life = LeaseLife(1.0)
-    life.granted(7, 3.0, 100.0)
+    life.granted(Lease(7, 3.0), 100.0)
     assert life.next(100.0, unsettled=False) == (Step.WAIT, 101.0)
     assert life.alive(102.9)
 
@@ -78,7 +79,7 @@ def test_a_lost_lease_is_granted_anew_at_once() -> None:
     assert not life.alive(103.0)
     assert life.next(103.0, unsettled=True) == (Step.GRANT, 103.0)
     assert life.was_ours(7)
-    life.granted(8, TTL, 103.0)
+    life.granted(Lease(8, TTL), 103.0)
     assert life.was_ours(7)
     assert life.was_ours(8)
     assert not life.was_ours(9)

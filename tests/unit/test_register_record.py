@@ -26,7 +26,7 @@ USERS = Record(
 
 
 def test_the_record_is_that_of_the_contract() -> None:
-    assert USERS.key("/services/") == b"/services/users/users-1"
+    assert USERS.name == ("users", "users-1")
     assert json.loads(USERS.value(AT)) == {
         "id": "users-1",
         "name": "users",

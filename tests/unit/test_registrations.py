@@ -17,9 +17,9 @@ from proxy.control.registrations import (
     Wanted,
     read,
 )
+from proxy.register.backend import Found
 from proxy.register.entry import Entry
 from proxy.register.record import Record
-from proxy.registry.etcd_wire import KeyValue
 from proxy.settings.registry import RegistrySettings
 
 NAME = ("users", "users-1")
@@ -173,13 +173,13 @@ async def test_a_registry_that_takes_no_registrations() -> None:
 def test_leaving_leaves_the_key_of_a_newer_process_alone() -> None:
     """As when a service moves to another proxy and falls silent here."""
     record = Record(service="users", id="users-1", address="10.0.0.5", port=80)
-    entry = Entry(b"key", record, record.value(datetime.now(UTC)))
+    entry = Entry(record, record.value(datetime.now(UTC)))
     entry.wrote(entry.plan(), 5)
-    newer = KeyValue(key=b"key", value=b"{}", mod_revision=9, lease=77)
+    newer = Found(b"{}", revision=9, lease=77)
     entry.found(newer, lambda lease: lease == 1)
     assert entry.taken
     entry.leave()
     assert entry.plan().value is None
-    assert entry.plan().revision != newer.mod_revision
+    assert entry.plan().revision != newer.revision
     entry.found(newer, lambda lease: lease == 1)
     assert entry.settled

@@ -1,0 +1,145 @@
+"""`RegistrationBackend`: what the keeper of registrations needs of a registry.
+
+| here     | etcd             | ZooKeeper            | Consul, Eureka, Nacos             |
+|----------|------------------|----------------------|-----------------------------------|
+| lease    | lease            | session              | made here, kept in the metadata   |
+| renew    | keep-alive       | ping                 | check passed, renewal, beat, each |
+| owned    | keys of it       | its `ephemeralOwner` | known at the last renewal         |
+| revision | of the last write| version of the node  | hash of what was read             |
+| revoke   | revoke           | close the session    | deregister, cancel, each          |
+
+Adding one is a file with a subclass and a line in `REGISTRATION_BACKENDS` of `proxy/catalog.py`;
+the contract tests run over that table.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from typing import ClassVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from proxy.catalog import REGISTRATION_BACKENDS, load
+from proxy.register.record import Health, Name
+from proxy.settings.registry import RegistrySettings
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """What registrations hang on: they end when it does. A backend may extend it by what it needs
+    to renew it, such as the password of a session."""
+
+    id: int
+    """Not 0, and unlike that of any other lease in the registry."""
+    ttl: float
+    """Seconds from the grant or the last renewal until it ends."""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What the registry holds under a name."""
+
+    value: bytes
+    """The record as JSON, whatever the registry makes of it."""
+    revision: int
+    """Not 0, and another one after each write to the name."""
+    lease: int
+    """Id of the one it hangs on; 0 = none."""
+
+
+class Write(msgspec.Struct, frozen=True):
+    """Write `value` (None: remove the name) if the name is still at `revision` (0: absent)."""
+
+    name: Name
+    value: bytes | None
+    revision: int
+    health: Health | None = None
+    """The statement that the value carries, if it carries a new one."""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of a write."""
+
+    done: bool
+    revision: int = 0
+    """Of what was written."""
+    found: Found | None = None
+    """What there is, if it was not done; None = nothing."""
+
+
+class RegistrationBackend(ABC):
+    """Owns the connection to one endpoint of a registry.
+
+    Nothing is connected, read or checked before the first call, so it is built while the registry
+    is down, and outside an event loop. Calls last `limit` seconds at most and raise RegistryError
+    only: `Refused` when waiting does not change it, `LeaseLost` when the registry answers and says
+    that the lease is no more. A call that raised may have been carried out.
+    """
+
+    name: ClassVar[str]
+    batch: ClassVar[int]
+    """Names that one call of `find` or `write` may be about."""
+
+    def __init__(self, settings: RegistrySettings, url: str, limit: float) -> None:
+        """`url`: one of the settings' endpoints; ValueError for one that cannot be."""
+        self.url = url
+        self._settings = settings
+        self._limit = limit
+
+    @property
+    def host(self) -> str | None:
+        """Name or address of the endpoint's machine."""
+        return urlsplit(self.url).hostname
+
+    @property
+    @abstractmethod
+    def remedy(self) -> str:
+        """What to look at when it refuses, for an operator: `check …`."""
+
+    @abstractmethod
+    def key(self, name: Name) -> str:
+        """What the registry calls it, for people."""
+
+    @abstractmethod
+    async def grant(self, ttl: float) -> Lease:
+        """A new lease; the registry may make it longer. One whose answer got lost holds nothing and
+        ends by itself. Where the registry knows no leases it is asked for something else: a lease
+        means that it answers."""
+
+    @abstractmethod
+    async def renew(self, lease: Lease, names: Collection[Name]) -> float:
+        """Seconds until it ends, from now. `names`: what was written under it."""
+
+    @abstractmethod
+    async def owned(self, lease: Lease, names: Collection[Name]) -> Collection[Name]:
+        """Those of `names` that the registry holds under the lease, by as few calls as it takes,
+        since it is asked after each renewal."""
+
+    @abstractmethod
+    async def find(self, names: Sequence[Name]) -> Sequence[Found | None]:
+        """What the registry holds under each of them; None: nothing."""
+
+    @abstractmethod
+    async def write(self, lease: Lease, writes: Sequence[Write]) -> Sequence[Outcome]:
+        """Carry out those whose condition holds, under the lease; all or nothing where the registry
+        can. What is found instead may be what the condition asks for, if another's did not hold."""
+
+    @abstractmethod
+    async def revoke(self, lease: Lease, names: Collection[Name]) -> None:
+        """End the lease and what was written under it, `names`."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Release connections. Safe to call at any time; a call after it connects anew."""
+
+
+def backends(settings: RegistrySettings, limit: float) -> list[RegistrationBackend]:
+    """One for each endpoint; `limit` seconds for each call. ValueError for settings that cannot
+    work."""
+    if settings.type not in REGISTRATION_BACKENDS:
+        allowed = " or ".join(map(repr, sorted(REGISTRATION_BACKENDS)))
+        raise ValueError(f"registry.type: {settings.type!r}; a registrar needs {allowed}")
+    if not settings.endpoints:
+        raise ValueError("registry.endpoints: none given; allowed are http[s]://host[:port]")
+    kind: type[RegistrationBackend] = load(REGISTRATION_BACKENDS, settings.type)
+    return [kind(settings, url, limit) for url in settings.endpoints]

@@ -1,0 +1,54 @@
+"""The contract of backends of registrations over the catalogue, each on a real server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from proxy.catalog import REGISTRATION_BACKENDS
+from proxy.register.backend import RegistrationBackend, backends
+from proxy.settings.registry import RegistrySettings
+from tests.contract.test_registration_backends import (  # noqa: F401  # they are run here
+    test_a_lease_that_is_revoked_takes_its_names_along_and_no_others,
+    test_a_name_is_removed_at_the_revision_last_seen,
+    test_a_name_that_another_lease_took_over_is_not_owned,
+    test_a_write_for_another_revision_is_not_done_and_tells_what_there_is,
+    test_as_many_names_as_a_batch_may_hold,
+    test_of_several_writes_each_tells_what_became_of_it,
+    test_one_that_was_closed_connects_anew,
+    test_what_is_written_is_found_and_owned_by_its_lease,
+)
+from tests.e2e.etcd_server import EtcdServer
+
+SERVERS: dict[str, Callable[[], Any]] = {"etcd": EtcdServer}
+"""By the name of the backend: an async context manager that gives a server with a `url`."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=sorted(REGISTRATION_BACKENDS))
+async def settings(request: pytest.FixtureRequest) -> AsyncIterator[RegistrySettings]:
+    async with SERVERS[request.param]() as server:
+        yield RegistrySettings(type=request.param, endpoints=(server.url,))
+
+
+@pytest.fixture
+def own(settings: RegistrySettings, request: pytest.FixtureRequest) -> RegistrySettings:
+    """A prefix for each test, so that it finds an empty registry."""
+    return msgspec.structs.replace(settings, prefix=f"/{request.node.name}/")
+
+
+@pytest.fixture
+async def backend(own: RegistrySettings) -> AsyncIterator[RegistrationBackend]:
+    [one] = backends(own, 5.0)
+    yield one
+    await one.close()
+
+
+@pytest.fixture
+async def other(own: RegistrySettings) -> AsyncIterator[RegistrationBackend]:
+    [one] = backends(own, 5.0)
+    yield one
+    await one.close()

@@ -45,8 +45,8 @@ MECHANISMS: Mapping[str, str] = {
     "max_inflight": "proxy.engine.resilience.waiting:WaitingLine",
     "rate_limit": "proxy.engine.resilience.limits:BucketTable",
     "drain": "proxy.control.pools:PoolBook",
-    "registry.mass_loss_guard": "proxy.registry.guard:Guard",
-    "registry.backups": "proxy.registry.succession:Succession",
+    "registry.mass_loss_guard": "proxy.registry.decorators.mass_loss:MassLossPolicy",
+    "registry.backups": "proxy.registry.decorators.failover:FailoverPolicy",
 }
 """Key in the configuration, of a service unless it says otherwise → where it is decided, without
 I/O and without a clock. Not plug-ins: nothing is loaded by this table, but a test sees to it that

@@ -37,7 +37,7 @@ class RegistrySource(msgspec.Struct, frozen=True, kw_only=True):
     """What the last check said; None = not checked yet."""
 
 
-class HeldInstance(msgspec.Struct, frozen=True, kw_only=True):
+class RetainedInstance(msgspec.Struct, frozen=True, kw_only=True):
     """An instance that is served although the registry does not name it any more."""
 
     service: str
@@ -79,7 +79,7 @@ class RegistryStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Empty without backups."""
     switches: int = 0
     """From one source to another."""
-    held: tuple[HeldInstance, ...] = ()
-    held_total: int = 0
-    """Times an instance was held."""
+    retained: tuple[RetainedInstance, ...] = msgspec.field(default=(), name="held")
+    retained_total: int = msgspec.field(default=0, name="held_total")
+    """Times an instance was retained."""
     snapshot: SnapshotStatus | None = None

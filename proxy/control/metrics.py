@@ -150,12 +150,12 @@ def _registry_families(scrape: Scrape) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "fairlead_registry_held_instances",
         "Instances served although their registration expired.",
-        value=len(status_.held),
+        value=len(status_.retained),
     )
     yield CounterMetricFamily(
         "fairlead_registry_holds",
         "Instances whose expired registration was held.",
-        value=status_.held_total,
+        value=status_.retained_total,
     )
     snapshot = GaugeMetricFamily(
         "fairlead_registry_snapshot_age_seconds",

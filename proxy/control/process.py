@@ -38,8 +38,8 @@ from proxy.engine.load import SLOTS, Board
 from proxy.membership import Instance
 from proxy.messages import WorkerConfig
 from proxy.registry.base import Provider
-from proxy.registry.failover import FailoverProvider
-from proxy.registry.guarded import GuardedProvider
+from proxy.registry.decorators.failover_provider import FailoverProvider
+from proxy.registry.decorators.mass_loss_provider import MassLossProvider
 from proxy.registry.snapshot_file import RememberedProvider
 from proxy.settings.file import Settings
 from proxy.settings.registry import RegistrySettings
@@ -316,7 +316,7 @@ def _provider(
             registries = (settings.registry, *settings.registry.backups)
             provider = FailoverProvider(registries, make, settings.registry, on_event=publish)
         if settings.registry.mass_loss_guard is not None:
-            provider = GuardedProvider(
+            provider = MassLossProvider(
                 provider,
                 settings.registry.mass_loss_guard,
                 answers=answers,

@@ -88,7 +88,7 @@ def service(
 ) -> dict[str, Any]:
     """`GET /api/v1/services/{s}`: the summary and every instance, in the registry's order;
     `refused` are its records that cannot be read, `odd` those that were understood in part."""
-    held = {one.id for one in registry.held if one.service == pool.service}
+    retained = {one.id for one in registry.retained if one.service == pool.service}
     return {
         **service_summary(pool, settings, totals),
         "slow_start": pool.warming,
@@ -97,7 +97,7 @@ def service(
             {
                 **instance(member, totals.node(pool.service, member.instance.key), inflight, now),
                 "effective_weight": node.weight / SCALE if pool.scaled else node.weight,
-                "held": member.instance.id in held,
+                "held": member.instance.id in retained,
             }
             for member, node in zip(pool.members, pool.snapshot.nodes, strict=True)
         ],

@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 import msgspec
 import structlog
 
-from proxy.membership import Departure, Instance, Membership
+from proxy.membership import Instance, Membership
 from proxy.registry.base import Provider
-from proxy.registry.composed import Composed
+from proxy.registry.decorators.base import Decorator, OnEvent, to_nobody
 from proxy.statuses import RegistryStatus, SnapshotStatus
 
 log = structlog.get_logger()
@@ -123,7 +123,7 @@ def save(path: Path, membership: Membership, saved_at: float) -> None:
         raise SnapshotError(f"cannot be written ({error.strerror})") from None
 
 
-class RememberedProvider(Composed):
+class RememberedProvider(Decorator):
     """Owns the file: reads it when the provider inside has nothing to say at the start, and
     writes what that one says from then on."""
 
@@ -134,14 +134,12 @@ class RememberedProvider(Composed):
         inner: Provider,
         path: str,
         *,
-        on_event: Callable[..., None] = lambda kind, **fields: None,
+        on_event: OnEvent = to_nobody,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """`on_event(kind, **fields)` hears when the file is used. `wall_clock`: since 1970."""
-        super().__init__()
-        self._inner = inner
+        super().__init__(inner, on_event)
         self._path = Path(path)
-        self._on_event = on_event
         self._wall_clock = wall_clock
         self._membership: Membership | None = None
         self._in_use = False
@@ -164,16 +162,6 @@ class RememberedProvider(Composed):
                 error=self._error,
             ),
         )
-
-    async def alive(self) -> bool:
-        return await self._inner.alive()
-
-    async def expired(self, departure: Departure) -> bool | None:
-        return await self._inner.expired(departure)
-
-    async def close(self) -> None:
-        await super().close()
-        await self._inner.close()
 
     def _work(self) -> Sequence[Coroutine[Any, Any, None]]:
         return (self._follow(), self._recall(), self._remember())

@@ -75,7 +75,7 @@ class MassLossSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     share: Annotated[float, SHARE, "Share of a pool whose loss is suspicious."] = 0.5
     window: Annotated[float, POSITIVE, "Time in which that share must be lost."] = 30.0
-    hold: Annotated[float, POSITIVE, "How long the lost instances are held."] = 600.0
+    hold: Annotated[float, POSITIVE, "How long the lost instances are retained."] = 600.0
 
 
 class Registry(RegistrySettings, frozen=True, kw_only=True):

@@ -157,9 +157,9 @@ def test_every_owner_says_what_it_owns() -> None:
         "proxy.control.slow_start:SlowStart",
         "proxy.health.monitor:Monitor",
         "proxy.health.schedule:Schedule",
-        "proxy.registry.guard:Guard",
-        "proxy.registry.succession:Succession",
-        "proxy.registry.succession:Handover",
+        "proxy.registry.decorators.mass_loss:MassLossPolicy",
+        "proxy.registry.decorators.failover:FailoverPolicy",
+        "proxy.registry.decorators.failover:GracefulSwitch",
     )
     for entry in owners:
         module, _, name = entry.partition(":")

@@ -15,7 +15,7 @@ from proxy.engine.resilience.waiting import WaitingLine
 from proxy.health.base import Endpoint
 from proxy.health.schedule import FASTER, JITTER, Candidate, Rules, Schedule, Target
 from proxy.messages import Status
-from proxy.registry.succession import RETURN_AFTER, Succession
+from proxy.registry.decorators.failover import RETURN_AFTER, FailoverPolicy
 
 
 @given(
@@ -154,21 +154,21 @@ def test_everybody_is_checked_once_an_interval_and_nobody_who_left(
 def test_the_registry_in_use_is_never_left_for_a_worse_one(
     size: int, checks: list[tuple[int, bool]]
 ) -> None:
-    succession = Succession(size)
+    policy = FailoverPolicy(size)
     good = [0] * size
     active: int | None = None
     for index, ok in checks:
         index %= size
-        succession.checked(index, ok)
+        policy.checked(index, ok)
         good[index] = good[index] + 1 if ok else 0
-        chosen = succession.choose(active)
+        chosen = policy.choose(active)
         if chosen != active:
             assert chosen is not None
             assert good[chosen] > 0
-            if active is not None and succession.alive[active]:
+            if active is not None and policy.alive[active]:
                 assert chosen < active
                 assert good[chosen] >= RETURN_AFTER
-        elif active is not None and succession.alive[active] is False:
+        elif active is not None and policy.alive[active] is False:
             assert not any(good)  # No other one lives.
         active = chosen
-        assert succession.choose(active) == active
+        assert policy.choose(active) == active

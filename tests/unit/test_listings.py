@@ -10,11 +10,11 @@ import pytest
 from proxy import listings
 from proxy.control import status
 from proxy.statuses import (
-    HeldInstance,
     InvalidRecord,
     OddRecord,
     RegistrySource,
     RegistryStatus,
+    RetainedInstance,
     SnapshotStatus,
 )
 
@@ -64,7 +64,7 @@ def test_backups_the_file_and_the_held() -> None:
             RegistrySource(provider="etcd", endpoints=("http://b:2379",), alive=False),
         ),
         snapshot=SnapshotStatus(path="/var/p.json", in_use=True, age=61.2, error="damaged"),
-        held=(HeldInstance(service="users", id="1", why="its lease ended", age=9.7),),
+        retained=(RetainedInstance(service="users", id="1", why="its lease ended", age=9.7),),
     )
     assert lines[-4:] == [
         "source     etcd http://a:2379: in use",

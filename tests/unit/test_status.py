@@ -22,7 +22,7 @@ from proxy.settings.service import (
     QueueSettings,
     ServiceSettings,
 )
-from proxy.statuses import HeldInstance, InvalidRecord, OddRecord, RegistryStatus
+from proxy.statuses import InvalidRecord, OddRecord, RegistryStatus, RetainedInstance
 
 
 def instance(id_: str, service: str = "users", **fields: Any) -> Instance:
@@ -202,9 +202,9 @@ def test_records_that_are_refused_or_odd_stand_beside_their_service() -> None:
 
 def test_a_held_instance_says_so() -> None:
     pools = book(users=(instance("a"), instance("b")))
-    one = HeldInstance(service="users", id="b", why="its lease ended", age=1.0)
-    other = HeldInstance(service="orders", id="a", why="its lease ended", age=1.0)
-    registry = msgspec.structs.replace(REGISTRY, held=(one, other))
+    one = RetainedInstance(service="users", id="b", why="its lease ended", age=1.0)
+    other = RetainedInstance(service="orders", id="a", why="its lease ended", age=1.0)
+    registry = msgspec.structs.replace(REGISTRY, retained=(one, other))
     document = told(pools, ServiceSettings(), Totals(Retired()), registry=registry)
     assert [row["held"] for row in document["instances"]] == [False, True]
 

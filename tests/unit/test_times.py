@@ -20,9 +20,9 @@ from proxy.engine.resilience.retry import FLOOR, HORIZON, RetryBudget
 from proxy.health.base import Check, Endpoint, Verdict
 from proxy.health.schedule import FASTER, Candidate, Rules, Schedule
 from proxy.membership import Departure, Membership
-from proxy.registry.guard import PROBE_INTERVAL, Guard
+from proxy.registry.decorators.failover import GRACE, GracefulSwitch
+from proxy.registry.decorators.mass_loss import PROBE_INTERVAL, MassLossPolicy
 from proxy.registry.snapshot_file import DEBOUNCE, PATIENCE, REFRESH, RememberedProvider, save
-from proxy.registry.succession import GRACE, Handover
 from proxy.settings.registry import MassLossSettings
 from proxy.settings.service import EjectionSettings
 from tests.fakes import START, SteppedLoop
@@ -89,9 +89,9 @@ def slow_start(t: float, at: float) -> bool:
 
 
 def mass_loss_hold(t: float, at: float) -> bool:
-    guard = Guard(MassLossSettings(share=0.5, window=1.0, hold=t))
-    lose(guard, "ab", BEGAN)
-    return bool(guard.step(BEGAN + at))
+    policy = MassLossPolicy(MassLossSettings(share=0.5, window=1.0, hold=t))
+    lose(policy, "ab", BEGAN)
+    return bool(policy.step(BEGAN + at))
 
 
 EXACT: tuple[Over, ...] = (
@@ -106,12 +106,12 @@ def test_it_is_over_in_time(over: Over, t: float) -> None:
     assert 0.999 <= when(over, t) <= 1.1
 
 
-def lose(guard: Guard, ids: str, now: float, *, of: str = "ab") -> list[Departure]:
+def lose(policy: MassLossPolicy, ids: str, now: float, *, of: str = "ab") -> list[Departure]:
     members = {id_: instance(id_) for id_ in of}
-    guard.update(Membership(services={"users": tuple(members.values())}), BEGAN - 1e6)
+    policy.update(Membership(services={"users": tuple(members.values())}), BEGAN - 1e6)
     left = tuple(one for id_, one in members.items() if id_ not in ids)
     departures = tuple(Departure(service="users", id=id_, lease=7) for id_ in ids)
-    return guard.update(Membership(services={"users": left}, departures=departures), now)
+    return policy.update(Membership(services={"users": left}, departures=departures), now)
 
 
 def forgotten_failures(t: float, at: float) -> bool:
@@ -124,13 +124,13 @@ def forgotten_failures(t: float, at: float) -> bool:
 
 
 def forgotten_losses(t: float, at: float) -> bool:
-    guard = Guard(MassLossSettings(share=0.5, window=t, hold=600.0))
+    policy = MassLossPolicy(MassLossSettings(share=0.5, window=t, hold=600.0))
     members = {id_: instance(id_) for id_ in "abcd"}
 
     def say(now: float, ids: str, *gone: str) -> list[Departure]:
         departures = tuple(Departure(service="users", id=id_, lease=7) for id_ in gone)
         services = {"users": tuple(members[id_] for id_ in ids)}
-        return guard.update(Membership(services=services, departures=departures), now)
+        return policy.update(Membership(services=services, departures=departures), now)
 
     say(BEGAN - 1, "abcd")
     assert say(BEGAN, "bcd", "a") == []
@@ -205,23 +205,23 @@ def test_checks_come_each_interval_give_or_take_a_tenth(t: float, in_transition:
 # -- times that are fixed
 
 
-def test_the_held_are_asked_each_second() -> None:
+def test_the_retained_are_asked_each_second() -> None:
     def over(t: float, at: float) -> bool:
-        guard = Guard(MassLossSettings())
-        lose(guard, "ab", BEGAN)
-        for one in guard.due(BEGAN):
-            guard.probed(one, True)
-        return bool(guard.due(BEGAN + at))
+        policy = MassLossPolicy(MassLossSettings())
+        lose(policy, "ab", BEGAN)
+        for one in policy.due(BEGAN):
+            policy.probed(one, True)
+        return bool(policy.due(BEGAN + at))
 
     assert 0.999 <= when(over, PROBE_INTERVAL) <= 1.1
 
 
-def test_grace_after_a_switch() -> None:
+def test_instances_are_retained_for_the_grace_after_a_switch() -> None:
     def over(t: float, at: float) -> bool:
-        handover = Handover()
-        handover.update(Membership(services={"users": (instance("a"), instance("b"))}), BEGAN - 1)
-        handover.switch(Membership(services={"users": (instance("a"),)}), BEGAN)
-        return handover.step(BEGAN + at)
+        switch = GracefulSwitch()
+        switch.update(Membership(services={"users": (instance("a"), instance("b"))}), BEGAN - 1)
+        switch.begin(Membership(services={"users": (instance("a"),)}), BEGAN)
+        return switch.step(BEGAN + at)
 
     assert 0.999 <= when(over, GRACE) <= 1.1
 

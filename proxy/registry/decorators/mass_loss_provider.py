@@ -1,4 +1,4 @@
-"""The mass-loss guard around a provider: asks and probes what `guard.py` wants to know."""
+"""The mass-loss guard around a provider: asks and probes what `mass_loss.py` wants to know."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from proxy.health.base import Check, Endpoint
 from proxy.health.tcp import TcpCheck
 from proxy.membership import Departure, Instance, Membership
 from proxy.registry.base import Provider
-from proxy.registry.composed import Composed
-from proxy.registry.guard import Guard
+from proxy.registry.decorators.base import Decorator, OnEvent, set_within, to_nobody
+from proxy.registry.decorators.mass_loss import MassLossPolicy
 from proxy.settings.registry import MassLossSettings
 from proxy.statuses import RegistryStatus
 
 log = structlog.get_logger()
 
 AT_A_TIME = 64
-"""Questions, and probes, under way at a time: thousands of held instances are no reason to
+"""Questions, and probes, under way at a time: thousands of retained instances are no reason to
 open thousands of connections at once."""
 
 ASK_AGAIN = 1.0
@@ -37,10 +37,10 @@ SHOWN = 10
 """Instances that a log line names."""
 
 
-class GuardedProvider(Composed):
-    """Owns the guard, and the questions about those it holds."""
+class MassLossProvider(Decorator):
+    """Owns the policy, and the questions about those it retains."""
 
-    name: ClassVar[str] = "guarded"
+    name: ClassVar[str] = "mass_loss_guard"
 
     def __init__(
         self,
@@ -49,20 +49,18 @@ class GuardedProvider(Composed):
         *,
         check: Check | None = None,
         answers: Callable[[Instance], int] = lambda instance: 0,
-        on_event: Callable[..., None] = lambda kind, **fields: None,
+        on_event: OnEvent = to_nobody,
         clock: Callable[[], float] = time.monotonic,
         destinations: Destinations | None = None,
     ) -> None:
         """`answers`: how many requests an instance has answered so far, as far as is known.
         `on_event(kind, **fields)` hears of mass losses and of those that are let go.
         `destinations`: where instances may not lead."""
-        super().__init__()
-        self._inner = inner
-        self._guard = Guard(settings)
+        super().__init__(inner, on_event)
+        self._policy = MassLossPolicy(settings)
         self._check = check or TcpCheck(timeout=1.0)
         self._check.destinations = destinations
         self._answers = answers
-        self._on_event = on_event
         self._clock = clock
         self._known = False
         self._ended: dict[tuple[str, str], list[str]] = {}
@@ -75,30 +73,23 @@ class GuardedProvider(Composed):
     def status(self) -> RegistryStatus:
         return msgspec.structs.replace(
             self._inner.status(),
-            held=self._guard.held(self._clock()),
-            held_total=self._guard.total,
+            retained=self._policy.retained(self._clock()),
+            retained_total=self._policy.total,
         )
-
-    async def alive(self) -> bool:
-        return await self._inner.alive()
-
-    async def expired(self, departure: Departure) -> bool | None:
-        return await self._inner.expired(departure)
 
     async def close(self) -> None:
         await super().close()
         await self._check.close()
-        await self._inner.close()
 
     def _work(self) -> Sequence[Coroutine[Any, Any, None]]:
         return (self._follow(), self._ask(), self._probe())
 
     def _current(self) -> Membership | None:
-        return self._guard.membership() if self._known else None
+        return self._policy.membership() if self._known else None
 
     async def _follow(self) -> None:
         async for membership in self._inner.watch():
-            suspicious = self._guard.update(membership, self._clock())
+            suspicious = self._policy.update(membership, self._clock())
             self._known = True
             self._changed.set()
             if suspicious:
@@ -120,17 +111,17 @@ class GuardedProvider(Composed):
         async def one(departure: Departure) -> None:
             async with self._asking:
                 expired = await self._inner.expired(departure)
-            if self._guard.answered(departure, expired):
+            if self._policy.answered(departure, expired):
                 self._let_go("deleted on purpose", departure.service, departure.id)
 
         while True:
             self._to_ask.clear()
-            uncertain = self._guard.uncertain()
+            uncertain = self._policy.uncertain()
             await asyncio.gather(*map(one, uncertain))
-            await _set_within(self._to_ask, ASK_AGAIN if uncertain else None)
+            await set_within(self._to_ask, ASK_AGAIN if uncertain else None)
 
     async def _probe(self) -> None:
-        """See whether the held still answer, and let go of those that were held for long."""
+        """See whether the retained still answer, and let those go that were for too long."""
 
         async def one(instance: Instance) -> None:
             async with self._probing:
@@ -138,7 +129,7 @@ class GuardedProvider(Composed):
             if not verdict.asked:
                 return  # It says nothing of the instance.
             answers = self._answers(instance)
-            if self._guard.probed(instance, verdict.ok, answers, self._clock()):
+            if self._policy.probed(instance, verdict.ok, answers, self._clock()):
                 if verdict.ok:
                     self._changed.set()
                 else:
@@ -146,11 +137,11 @@ class GuardedProvider(Composed):
 
         while True:
             self._to_probe.clear()
-            for service, id_ in self._guard.step(self._clock()):
+            for service, id_ in self._policy.step(self._clock()):
                 self._let_go("held for too long", service, id_)
-            await asyncio.gather(*map(one, self._guard.due(self._clock())))
-            at = self._guard.next_at
-            await _set_within(self._to_probe, None if at is None else at - self._clock())
+            await asyncio.gather(*map(one, self._policy.due(self._clock())))
+            at = self._policy.next_at
+            await set_within(self._to_probe, None if at is None else at - self._clock())
 
     def _let_go(self, why: str, service: str, id_: str) -> None:
         if not self._ended:
@@ -164,11 +155,3 @@ class GuardedProvider(Composed):
             log.info("registry_hold_ended", instances=ids[:SHOWN], **fields)
             self._on_event("hold_ended", instances=ids[:SHOWN], **fields)
         self._changed.set()
-
-
-async def _set_within(event: asyncio.Event, limit: float | None) -> None:
-    try:
-        async with asyncio.timeout(None if limit is None else max(0.0, limit)):
-            await event.wait()
-    except TimeoutError:
-        pass

@@ -10,8 +10,8 @@ import pytest
 
 from proxy.membership import Membership
 from proxy.registry.base import Provider
-from proxy.registry.failover import FailoverProvider
-from proxy.registry.succession import RETURN_AFTER, Pace
+from proxy.registry.decorators.failover import RETURN_AFTER, ProbeSchedule
+from proxy.registry.decorators.failover_provider import FailoverProvider
 from proxy.settings.registry import Registry, RegistrySettings
 from proxy.statuses import RegistryStatus
 from tests.fakes import START, SteppedLoop
@@ -137,7 +137,7 @@ def left_within(stepped: Stepped, limit: float) -> Iterator[None]:
     ("interval", "timeout"), [(10.0, 5.0), (10.0, 1.0), (10.0, 30.0), (2.0, 1.0), (60.0, 5.0)]
 )
 @pytest.mark.parametrize("after", [n / 23 for n in range(23)])
-def test_one_that_hangs_is_left_within_the_interval(
+def test_a_registry_that_hangs_is_left_within_the_interval(
     make: Callable[..., Stepped], interval: float, timeout: float, after: float
 ) -> None:
     stepped = make(interval, timeout)
@@ -155,8 +155,8 @@ def test_a_backup_that_hangs_holds_up_nothing(make: Callable[..., Stepped], afte
     assert [one.alive for one in stepped.provider.status().sources] == [True, False]
     stepped.primary.asked.clear()
     stepped.advance(10 * INTERVAL)
-    pace = Pace.within(INTERVAL, LIMIT)
-    assert len(stepped.primary.asked) == pytest.approx(10 * INTERVAL / pace.every, abs=1)
+    schedule = ProbeSchedule.within(INTERVAL, LIMIT)
+    assert len(stepped.primary.asked) == pytest.approx(10 * INTERVAL / schedule.every, abs=1)
     # A hang that begins in both leaves everything as it is: there is nothing better.
     stepped.primary.takes = HANGS
     stepped.advance(10 * INTERVAL)
@@ -164,7 +164,7 @@ def test_a_backup_that_hangs_holds_up_nothing(make: Callable[..., Stepped], afte
     assert stepped.switched == []
 
 
-def test_one_that_answers_just_in_time_is_not_left(make: Callable[..., Stepped]) -> None:
+def test_a_registry_that_answers_just_in_time_is_not_left(make: Callable[..., Stepped]) -> None:
     stepped = make()
     stepped.advance(INTERVAL)
     stepped.primary.takes = LIMIT - 0.01
@@ -174,7 +174,7 @@ def test_one_that_answers_just_in_time_is_not_left(make: Callable[..., Stepped])
         stepped.primary.takes = LIMIT + 0.01
 
 
-def test_one_that_comes_and_goes_is_left_once(make: Callable[..., Stepped]) -> None:
+def test_a_registry_that_comes_and_goes_is_left_once(make: Callable[..., Stepped]) -> None:
     """Down for every second check, as it stays for many hours."""
     stepped = make()
     stepped.advance(INTERVAL)
@@ -183,7 +183,9 @@ def test_one_that_comes_and_goes_is_left_once(make: Callable[..., Stepped]) -> N
     assert [to for _, to in stepped.switched] == [1]
 
 
-def test_back_after_good_checks_in_a_row(make: Callable[..., Stepped]) -> None:
+def test_the_preferred_registry_is_used_again_after_good_checks_in_a_row(
+    make: Callable[..., Stepped],
+) -> None:
     stepped = make()
     stepped.advance(INTERVAL)
     stepped.primary.takes = HANGS
@@ -193,14 +195,18 @@ def test_back_after_good_checks_in_a_row(make: Callable[..., Stepped]) -> None:
     began = stepped.now
     stepped.advance(5 * INTERVAL)
     assert stepped.in_use() == [True, False]
-    pace = Pace.within(INTERVAL, LIMIT)
+    schedule = ProbeSchedule.within(INTERVAL, LIMIT)
     # A check that hung when it came back is a failed one.
     took = stepped.switched[1][0] - began
-    assert (RETURN_AFTER - 1) * pace.every <= took <= pace.limit + RETURN_AFTER * pace.every
+    assert (
+        (RETURN_AFTER - 1) * schedule.every
+        <= took
+        <= schedule.limit + RETURN_AFTER * schedule.every
+    )
 
 
 @pytest.mark.parametrize("after", [n / 11 for n in range(11)])
-def test_one_that_is_there_for_moments_is_not_used(
+def test_a_registry_that_is_there_for_moments_is_not_used(
     make: Callable[..., Stepped], after: float
 ) -> None:
     """A check that hung, and is answered when it comes back, and the next are two: the time between
@@ -209,16 +215,16 @@ def test_one_that_is_there_for_moments_is_not_used(
     stepped.advance(INTERVAL)
     stepped.primary.takes = HANGS
     stepped.advance((2 + after) * INTERVAL)
-    pace = Pace.within(INTERVAL, LIMIT)
+    schedule = ProbeSchedule.within(INTERVAL, LIMIT)
     for _ in range(10):
         stepped.primary.thaw()
-        stepped.advance(0.9 * pace.every)
+        stepped.advance(0.9 * schedule.every)
         stepped.primary.takes = HANGS
         stepped.advance(INTERVAL)
     assert [to for _, to in stepped.switched] == [1]
 
 
-def test_a_preferred_one_that_is_slow_at_the_start_is_waited_for(
+def test_a_preferred_registry_that_is_slow_at_the_start_is_waited_for(
     make: Callable[..., Stepped],
 ) -> None:
     stepped = make()
@@ -228,7 +234,9 @@ def test_a_preferred_one_that_is_slow_at_the_start_is_waited_for(
     assert stepped.switched == []
 
 
-def test_a_start_while_the_preferred_one_hangs(make: Callable[..., Stepped]) -> None:
+def test_a_start_while_the_preferred_registry_hangs_uses_the_backup(
+    make: Callable[..., Stepped],
+) -> None:
     stepped = make()
     stepped.primary.takes = HANGS
     stepped.advance(LIMIT + 0.01)
@@ -236,10 +244,10 @@ def test_a_start_while_the_preferred_one_hangs(make: Callable[..., Stepped]) -> 
     assert stepped.switched == []  # Nothing was in use before.
 
 
-def test_the_pace_leaves_time_between_checks() -> None:
+def test_the_schedule_leaves_time_between_checks() -> None:
     for interval in (0.1, 1.0, 10.0, 60.0):
         for timeout in (0.01, 1.0, 5.0, 100.0):
-            pace = Pace.within(interval, timeout)
-            assert pace.limit <= timeout
-            assert pace.every >= 0.4 * interval - 1e-9
-            assert pace.every + pace.limit <= 0.9 * interval + 1e-9
+            schedule = ProbeSchedule.within(interval, timeout)
+            assert schedule.limit <= timeout
+            assert schedule.every >= 0.4 * interval - 1e-9
+            assert schedule.every + schedule.limit <= 0.9 * interval + 1e-9

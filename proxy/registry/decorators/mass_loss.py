@@ -2,7 +2,7 @@
 
 A registry that lost its leader, was restored or was cut off from its clients lets leases run
 out although the services behind them are well. So when at least `share` of a pool of two or
-more is lost within `window` seconds by leases that ended, those instances are *held*: they
+more is lost within `window` seconds by leases that ended, those instances are *retained*: they
 stay in the membership while they still answer, until they are registered again, for `hold`
 seconds at most.
 
@@ -22,11 +22,12 @@ from math import inf
 import msgspec
 
 from proxy.membership import Departure, Instance, Membership
+from proxy.registry.decorators.merged import Merged
 from proxy.settings.registry import MassLossSettings
-from proxy.statuses import HeldInstance
+from proxy.statuses import RetainedInstance
 
 PROBE_INTERVAL = 1.0
-"""Seconds between two questions whether a held instance still answers."""
+"""Seconds between two questions whether a retained instance still answers."""
 
 MAX_FAILURES = 2
 """Unanswered probes in a row until it is let go: one may be lost, and meanwhile requests that
@@ -50,12 +51,12 @@ class _Loss:
     departure: Departure
     at: float
     judged: bool = False
-    """It was held as part of a mass loss. It still counts for its window: the last of a pool
+    """It was retained as part of a mass loss. It still counts for its window: the last of a pool
     whose leases run out one by one is lost no less together with the others."""
 
 
 @dataclass(slots=True)
-class _Held:
+class _Retained:
     """A loss that is not believed."""
 
     loss: _Loss
@@ -73,26 +74,24 @@ class _Held:
     """When that number was last seen to have grown."""
 
 
-class Guard:
-    """Owns what the registry last said, what was lost of it lately, and what is held."""
+class MassLossPolicy:
+    """Owns what the registry last said, what was lost of it lately, and what is retained."""
 
     def __init__(self, settings: MassLossSettings) -> None:
         self.total = 0
-        """Instances held since the start."""
+        """Instances retained since the start."""
         self._settings = settings
         self._truth = Membership(services={})
         self._losses: dict[str, dict[str, _Loss]] = {}
-        self._held: dict[str, dict[str, _Held]] = {}
-        self._merged: dict[str, tuple[tuple[Instance, ...], tuple[Instance, ...]]] = {}
-        """Service → (what the registry says, that and the held): so that a service of which
-        nothing changed stays the identical tuple."""
+        self._retained: dict[str, dict[str, _Retained]] = {}
+        self._merged = Merged()
         self._changed = True
         self._current = self._truth
 
     # -------------------------------------------------------------------------- the truth
 
     def update(self, membership: Membership, now: float) -> list[Departure]:
-        """The registry says this. Returns what is held from now on because of it: whether
+        """The registry says this. Returns what is retained from now on because of it: whether
         those leases ended is to be asked, and told by `answered`."""
         before, self._truth = self._truth.services, membership
         self._changed = True
@@ -118,9 +117,9 @@ class Guard:
         now: float,
     ) -> list[Departure]:
         there = {instance.id for instance in new}
-        held = self._held.get(service, {})
+        retained = self._retained.get(service, {})
         losses = self._losses.setdefault(service, {})
-        for known in (held, losses):
+        for known in (retained, losses):
             for id_ in [id_ for id_ in known if id_ in there]:
                 del known[id_]
         for id_ in [id_ for id_, loss in losses.items() if now - loss.at > self._window]:
@@ -133,7 +132,7 @@ class Guard:
             if departure.health == "healthy":
                 losses[instance.id] = _Loss(instance, departure, now)
                 fresh.add(instance.id)
-        size = len(new) + len(losses.keys() | held.keys())
+        size = len(new) + len(losses.keys() | retained.keys())
         mass = size >= 2 and len(losses) >= self._settings.share * size
         suspicious: list[Departure] = []
         if mass and fresh:
@@ -142,13 +141,15 @@ class Guard:
                     loss.judged = True
                     served = id_ in fresh
                     until = now + self._settings.hold
-                    self._held.setdefault(service, {})[id_] = _Held(loss, until, now, served)
+                    self._retained.setdefault(service, {})[id_] = _Retained(
+                        loss, until, now, served
+                    )
                     suspicious.append(loss.departure)
                     self.total += 1
         if not losses:
             del self._losses[service]
-        if not self._held.get(service, True):
-            del self._held[service]
+        if not self._retained.get(service, True):
+            del self._retained[service]
         return suspicious
 
     @property
@@ -156,36 +157,30 @@ class Guard:
         return self._settings.window
 
     def membership(self) -> Membership:
-        """What the registry says, and the held. The identical object while nothing changed."""
+        """What the registry says, and the retained. The identical object while nothing changed."""
         if self._changed:
             self._changed = False
-            services = dict(self._truth.services)
-            for service in self._held:
-                truth = self._truth.services.get(service, ())
-                kept = [held.loss.instance for held in self._held[service].values() if held.served]
-                whole = tuple(sorted((*truth, *kept), key=lambda instance: instance.id))
-                _, known = self._merged.get(service, ((), ()))
-                self._merged[service] = (truth, known if known == whole else whole)
-                if whole:
-                    services[service] = self._merged[service][1]
-            for service in [name for name in self._merged if name not in self._held]:
-                del self._merged[service]
+            served = {
+                service: [one.loss.instance for one in known.values() if one.served]
+                for service, known in self._retained.items()
+            }
+            services = self._merged.services(self._truth.services, served)
             self._current = msgspec.structs.replace(self._truth, services=services, departures=())
         return self._current
 
-    # ------------------------------------------------------------------------- the held
+    # --------------------------------------------------------------------- the retained
 
     def uncertain(self) -> list[Departure]:
         """Those whose lease may still live: to be asked again."""
-        return [held.loss.departure for held in self._all() if not held.certain]
+        return [one.loss.departure for one in self._all() if not one.certain]
 
     def answered(self, departure: Departure, expired: bool | None) -> bool:
         """What the registry says of a departure: True = its lease ended, None = cannot say.
         True is returned if that let somebody go."""
-        held = self._held.get(departure.service, {}).get(departure.id)
-        if held is None or expired is None:
+        one = self._retained.get(departure.service, {}).get(departure.id)
+        if one is None or expired is None:
             return False
-        held.certain = expired
+        one.certain = expired
         if expired:
             return False
         # It was no loss at all, so it makes no other one suspicious.
@@ -197,36 +192,36 @@ class Guard:
 
     def due(self, now: float) -> list[Instance]:
         """Whom to ask whether they still answer; `probed` takes the results."""
-        found = [held for held in self._all() if held.next_probe <= now]
-        for held in found:
-            held.next_probe = now + PROBE_INTERVAL
-        return [held.loss.instance for held in found]
+        found = [one for one in self._all() if one.next_probe <= now]
+        for one in found:
+            one.next_probe = now + PROBE_INTERVAL
+        return [one.loss.instance for one in found]
 
     def probed(self, instance: Instance, ok: bool, answers: int = 0, now: float = 0.0) -> bool:
         """True if that changed the membership. `answers`: requests that it has answered so far."""
-        held = self._held.get(instance.service, {}).get(instance.id)
-        if held is None or held.loss.instance is not instance:
+        one = self._retained.get(instance.service, {}).get(instance.id)
+        if one is None or one.loss.instance is not instance:
             return False
-        if held.answers is not None and answers > held.answers:
-            held.answered_at = now
-        held.answers = answers
-        if ok or (held.served and now - held.answered_at < LATELY):
-            held.failures = 0
-            if held.served:
+        if one.answers is not None and answers > one.answers:
+            one.answered_at = now
+        one.answers = answers
+        if ok or (one.served and now - one.answered_at < LATELY):
+            one.failures = 0
+            if one.served:
                 return False
-            held.served = self._changed = True
+            one.served = self._changed = True
             return True
-        held.failures += 1
-        if held.served and held.failures < MAX_FAILURES:
+        one.failures += 1
+        if one.served and one.failures < MAX_FAILURES:
             return False
         return self._release(instance.service, instance.id)
 
     def step(self, now: float) -> list[Name]:
-        """Let those go that were held for long enough, and say whom."""
+        """Let those go that were retained for long enough, and say whom."""
         over = [
-            (held.loss.instance.service, held.loss.instance.id)
-            for held in self._all()
-            if held.until <= now
+            (one.loss.instance.service, one.loss.instance.id)
+            for one in self._all()
+            if one.until <= now
         ]
         for service, id_ in over:
             self._release(service, id_)
@@ -235,30 +230,30 @@ class Guard:
     @property
     def next_at(self) -> float | None:
         """When somebody is to be asked, or let go."""
-        return min((min(held.next_probe, held.until) for held in self._all()), default=None)
+        return min((min(one.next_probe, one.until) for one in self._all()), default=None)
 
-    def held(self, now: float) -> tuple[HeldInstance, ...]:
+    def retained(self, now: float) -> tuple[RetainedInstance, ...]:
         """Those that are served although the registry does not name them."""
         return tuple(
-            HeldInstance(
-                service=held.loss.instance.service,
-                id=held.loss.instance.id,
+            RetainedInstance(
+                service=one.loss.instance.service,
+                id=one.loss.instance.id,
                 why=WHY,
-                age=round(now - held.loss.at, 3),
+                age=round(now - one.loss.at, 3),
             )
-            for held in self._all()
-            if held.served
+            for one in self._all()
+            if one.served
         )
 
     def _release(self, service: str, id_: str) -> bool:
-        del self._held[service][id_]
-        if not self._held[service]:
-            del self._held[service]
+        del self._retained[service][id_]
+        if not self._retained[service]:
+            del self._retained[service]
         self._changed = True
         return True
 
-    def _all(self) -> Iterable[_Held]:
-        return [held for known in self._held.values() for held in known.values()]
+    def _all(self) -> Iterable[_Retained]:
+        return [one for known in self._retained.values() for one in known.values()]
 
 
 def _deleted(departures: Iterable[Departure]) -> set[int]:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
-from proxy.membership import Membership
+from proxy.membership import Departure, Membership
 from proxy.registry.base import Provider
+
+OnEvent = Callable[..., None]
+"""`on_event(kind, **fields)`."""
+
+
+def to_nobody(kind: str, /, **fields: object) -> None:
+    """The `OnEvent` of those who want to hear of nothing."""
 
 
 class Composed(Provider):
@@ -62,3 +69,31 @@ class Composed(Provider):
         if not task.cancelled() and task.exception() is not None:
             self._failure = task.exception()
             self._changed.set()
+
+
+class Decorator(Composed):
+    """Owns the provider inside, which answers for whatever the one around it does not change."""
+
+    def __init__(self, inner: Provider, on_event: OnEvent) -> None:
+        super().__init__()
+        self._inner = inner
+        self._on_event = on_event
+
+    async def alive(self) -> bool:
+        return await self._inner.alive()
+
+    async def expired(self, departure: Departure) -> bool | None:
+        return await self._inner.expired(departure)
+
+    async def close(self) -> None:
+        await super().close()
+        await self._inner.close()
+
+
+async def set_within(event: asyncio.Event, limit: float | None) -> bool:
+    """Wait for the event; False if it was not set within `limit` seconds (None: no limit)."""
+    try:
+        async with asyncio.timeout(None if limit is None else max(0.0, limit)):
+            return await event.wait()
+    except TimeoutError:
+        return False

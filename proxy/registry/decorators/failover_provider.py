@@ -2,7 +2,7 @@
 
 All of them are checked regularly, the one in use as well, each by a task of its own: one that
 hangs holds up no other. How often, which one is used and what is served over a switch is decided
-in `succession.py`. Until the next registry has given its first full
+in `failover.py`. Until the next registry has given its first full
 list, the last one's instances are served.
 """
 
@@ -18,8 +18,8 @@ import structlog
 
 from proxy.membership import Departure, Membership
 from proxy.registry.base import Provider
-from proxy.registry.composed import Composed
-from proxy.registry.succession import Handover, Pace, Succession
+from proxy.registry.decorators.base import Composed, OnEvent, set_within, to_nobody
+from proxy.registry.decorators.failover import FailoverPolicy, GracefulSwitch, ProbeSchedule
 from proxy.settings.registry import Registry, RegistrySettings
 from proxy.statuses import RegistrySource, RegistryStatus
 
@@ -33,7 +33,7 @@ IMPATIENT = 1.0
 """Seconds between two checks of a registry while none has answered yet."""
 
 
-class _Followed:
+class _Watched:
     """One registry that is watched. Owns the provider and the task that reads from it."""
 
     def __init__(self, index: int, provider: Provider) -> None:
@@ -59,7 +59,7 @@ class FailoverProvider(Composed):
         make: Callable[[RegistrySettings], Provider],
         settings: Registry,
         *,
-        on_event: Callable[..., None] = lambda kind, **fields: None,
+        on_event: OnEvent = to_nobody,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`registries`: in order of preference; `make` builds a provider for one of them, as
@@ -67,22 +67,22 @@ class FailoverProvider(Composed):
         super().__init__()
         self._registries = tuple(registries)
         self._make = make
-        self._pace = Pace.within(settings.check_interval, settings.check_timeout)
+        self._schedule = ProbeSchedule.within(settings.check_interval, settings.check_timeout)
         self._on_event = on_event
         self._clock = clock
-        self._succession = Succession(len(registries))
-        self._handover = Handover()
+        self._policy = FailoverPolicy(len(registries))
+        self._switching = GracefulSwitch()
         self._checked = [make(registry) for registry in registries]
-        self._active: _Followed | None = None
+        self._active: _Watched | None = None
         """Whose instances are served."""
-        self._next: _Followed | None = None
+        self._next: _Watched | None = None
         """Who is asked for a first list, to be active then."""
         self._switches = 0
         self._hurry = asyncio.Event()
         """Set, and replaced, when all are to be checked at once."""
         self._checked_one = asyncio.Event()
         self._checked_one.set()  # The preferred one is listed while it is checked.
-        self._kept_changed = asyncio.Event()
+        self._retained_changed = asyncio.Event()
 
     # --------------------------------------------------------------------- the interface
 
@@ -95,7 +95,7 @@ class FailoverProvider(Composed):
                     provider=registry.type,
                     endpoints=registry.endpoints,
                     active=self._active is not None and index == self._active.index,
-                    alive=self._succession.alive[index],
+                    alive=self._policy.alive[index],
                 )
                 for index, registry in enumerate(self._registries)
             ),
@@ -103,7 +103,7 @@ class FailoverProvider(Composed):
         )
 
     async def alive(self) -> bool:
-        return any(self._succession.alive)
+        return any(self._policy.alive)
 
     async def expired(self, departure: Departure) -> bool | None:
         return None if self._active is None else await self._active.provider.expired(departure)
@@ -121,7 +121,7 @@ class FailoverProvider(Composed):
         return (self._decide(), self._look(), self._end_grace(), *checks)
 
     def _current(self) -> Membership | None:
-        return self._handover.membership()
+        return self._switching.membership()
 
     # ------------------------------------------------------------------------ the checks
 
@@ -129,23 +129,19 @@ class FailoverProvider(Composed):
         while True:
             hurry = self._hurry
             await self._check(index)
-            every = self._pace.every
+            every = self._schedule.every
             if self._active is None:
                 every = min(IMPATIENT, every)
-            try:
-                async with asyncio.timeout(every):
-                    await hurry.wait()
-            except TimeoutError:
-                pass
+            await set_within(hurry, every)
 
     async def _check(self, index: int) -> None:
-        before = self._succession.alive[index]
+        before = self._policy.alive[index]
         try:
-            async with asyncio.timeout(self._pace.limit):
+            async with asyncio.timeout(self._schedule.limit):
                 ok = await self._checked[index].alive()
         except TimeoutError:
             ok = False
-        self._succession.checked(index, ok)
+        self._policy.checked(index, ok)
         self._checked_one.set()
         if ok != before and before is not None:
             log.info("registry_source_checked", source=index, alive=ok)
@@ -166,7 +162,7 @@ class FailoverProvider(Composed):
             await self._checked_one.wait()
             self._checked_one.clear()
             active = None if self._active is None else self._active.index
-            wanted = self._succession.choose(active)
+            wanted = self._policy.choose(active)
             # Nobody answers: wait for the first, unless another one is up before it.
             await self._want(0 if wanted is None else wanted)
 
@@ -181,49 +177,48 @@ class FailoverProvider(Composed):
             given_up, self._next = self._next, None
             await given_up.end()
         if self._next is None and (self._active is None or self._active.index != index):
-            self._next = followed = _Followed(index, self._make(self._registries[index]))
+            self._next = followed = _Watched(index, self._make(self._registries[index]))
             followed.task = asyncio.create_task(self._follow(followed))
             followed.task.add_done_callback(self._work_done)
 
-    async def _follow(self, followed: _Followed) -> None:
+    async def _follow(self, followed: _Watched) -> None:
         async for membership in followed.provider.watch():
             if followed is self._active:
-                self._handover.update(membership, self._clock())
+                self._switching.update(membership, self._clock())
             else:
                 old, self._active, self._next = self._active, followed, None
                 self._switch(old, followed, membership)
                 if old is not None:
                     await old.end()
-            self._kept_changed.set()
+            self._retained_changed.set()
             self._changed.set()
 
-    def _switch(self, old: _Followed | None, new: _Followed, membership: Membership) -> None:
+    def _switch(self, old: _Watched | None, new: _Watched, membership: Membership) -> None:
         if old is None:
-            self._handover.update(membership, self._clock())
+            self._switching.update(membership, self._clock())
             return
-        self._handover.switch(membership, self._clock())
+        self._switching.begin(membership, self._clock())
         self._switches += 1
         fields = {
             "from_endpoints": list(self._registries[old.index].endpoints),
             "to_endpoints": list(self._registries[new.index].endpoints),
             "source": new.index,
             "instances": sum(map(len, membership.services.values())),
-            "kept": self._handover.kept,
+            "kept": self._switching.retained,
         }
         log.warning("registry_switched", **fields)
         self._on_event("registry_switched", **fields)
 
     async def _end_grace(self) -> None:
         while True:
-            self._kept_changed.clear()
-            at = self._handover.next_at
-            try:
-                async with asyncio.timeout(None if at is None else max(0.0, at - self._clock())):
-                    await self._kept_changed.wait()
-            except TimeoutError:
-                if self._handover.step(self._clock()):
-                    self._changed.set()
-                else:
-                    # The rest are of services the registry does not know: they stay until it
-                    # says something.
-                    await self._kept_changed.wait()
+            self._retained_changed.clear()
+            at = self._switching.next_at
+            limit = None if at is None else at - self._clock()
+            if await set_within(self._retained_changed, limit):
+                continue
+            if self._switching.step(self._clock()):
+                self._changed.set()
+            else:
+                # The rest are of services the registry does not know: they stay until it says
+                # something.
+                await self._retained_changed.wait()

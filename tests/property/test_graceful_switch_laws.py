@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.membership import Instance, Membership
-from proxy.registry.succession import GRACE, Handover
+from proxy.registry.decorators.failover import GRACE, GracefulSwitch
 
 memberships = st.dictionaries(
     st.sampled_from("st"), st.sets(st.sampled_from("abcd"), min_size=1), max_size=2
@@ -34,20 +34,22 @@ def ids(membership: Membership | None, service: str) -> set[str]:
 
 
 @given(memberships, histories)
-def test_laws(first: Membership, history: list[tuple[str, Membership, float]]) -> None:
-    handover = Handover()
-    handover.update(first, 0.0)
+def test_a_switch_empties_nothing_and_else_the_word_of_the_registry_is_served(
+    first: Membership, history: list[tuple[str, Membership, float]]
+) -> None:
+    switch = GracefulSwitch()
+    switch.update(first, 0.0)
     now, switched_at = 0.0, -2 * GRACE
     for what, membership, wait in history:
         now += wait
-        handover.step(now)
-        before = handover.membership()
+        switch.step(now)
+        before = switch.membership()
         if what == "update":
-            handover.update(membership, now)
+            switch.update(membership, now)
         else:
-            handover.switch(membership, now)
+            switch.begin(membership, now)
             switched_at = now
-        served = handover.membership()
+        served = switch.membership()
         for service in "st":
             known = ids(membership, service)
             assert known <= ids(served, service)
@@ -57,7 +59,7 @@ def test_laws(first: Membership, history: list[tuple[str, Membership, float]]) -
                 assert ids(served, service) == known
         keys = [one.key for of in (served.services.values() if served else ()) for one in of]
         assert len(keys) == sum(len(of) for of in (served.services.values() if served else ()))
-    handover.step(now + GRACE)
+    switch.step(now + GRACE)
     for service in "st":
         if ids(history[-1][1], service):
-            assert ids(handover.membership(), service) == ids(history[-1][1], service)
+            assert ids(switch.membership(), service) == ids(history[-1][1], service)

@@ -1,4 +1,4 @@
-"""The mass-loss guard on stepped time: what is held, what is believed, and until when."""
+"""The mass-loss guard on stepped time: what is retained, what is believed, and until when."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.membership import Departure, Instance, Membership
-from proxy.registry.guard import LATELY, MAX_FAILURES, PROBE_INTERVAL, Guard
+from proxy.registry.decorators.mass_loss import LATELY, MAX_FAILURES, PROBE_INTERVAL, MassLossPolicy
 from proxy.settings.registry import MassLossSettings
 
 SETTINGS = MassLossSettings(share=0.5, window=30.0, hold=600.0)
@@ -22,7 +22,7 @@ class Registry:
     """Says what is registered, and remembers how the others went."""
 
     def __init__(self, ids: str) -> None:
-        self.guard = Guard(SETTINGS)
+        self.policy = MassLossPolicy(SETTINGS)
         self.members = {id_: instance(id_) for id_ in ids}
         self.say(0.0)
 
@@ -30,7 +30,7 @@ class Registry:
         """The ids that became suspicious."""
         members = tuple(self.members[id_] for id_ in sorted(self.members))
         membership = Membership(services={"s": members} if members else {}, departures=departures)
-        return sorted(one.id for one in self.guard.update(membership, now))
+        return sorted(one.id for one in self.policy.update(membership, now))
 
     def lose(self, ids: str, now: float, *, lease: int = 7, health: str = "healthy") -> list[str]:
         for id_ in ids:
@@ -41,31 +41,33 @@ class Registry:
         )
 
     def served(self) -> str:
-        return "".join(one.id for one in self.guard.membership().services.get("s", ()))
+        return "".join(one.id for one in self.policy.membership().services.get("s", ()))
 
     def end(self, id_: str) -> Departure:
         return Departure(service="s", id=id_, lease=7)
 
 
-def test_a_mass_loss_is_held_and_asked_about() -> None:
+def test_instances_of_a_mass_loss_are_retained_and_asked_about() -> None:
     registry = Registry("abcd")
     assert registry.lose("abcd", 100.0) == ["a", "b", "c", "d"]
     assert registry.served() == "abcd"
-    assert sorted(one.id for one in registry.guard.uncertain()) == ["a", "b", "c", "d"]
-    assert sorted(one.id for one in registry.guard.held(101.0)) == ["a", "b", "c", "d"]
-    assert registry.guard.held(101.0)[0].age == 1.0
-    assert registry.guard.total == 4
+    assert sorted(one.id for one in registry.policy.uncertain()) == ["a", "b", "c", "d"]
+    assert sorted(one.id for one in registry.policy.retained(101.0)) == ["a", "b", "c", "d"]
+    assert registry.policy.retained(101.0)[0].age == 1.0
+    assert registry.policy.total == 4
 
 
 @pytest.mark.parametrize(
-    ("ids", "lost", "held"), [("abcd", "a", ""), ("ab", "a", "a"), ("a", "a", "")]
+    ("ids", "lost", "retained"), [("abcd", "a", ""), ("ab", "a", "a"), ("a", "a", "")]
 )
-def test_the_share_and_the_pool_of_two(ids: str, lost: str, held: str) -> None:
+def test_a_loss_is_a_mass_loss_from_the_share_on_in_pools_of_two_or_more(
+    ids: str, lost: str, retained: str
+) -> None:
     registry = Registry(ids)
-    assert registry.lose(lost, 1.0) == list(held)
+    assert registry.lose(lost, 1.0) == list(retained)
 
 
-def test_what_is_said_on_purpose_is_believed_at_once() -> None:
+def test_a_departure_on_purpose_is_believed_at_once() -> None:
     assert Registry("abcd").lose("abcd", 1.0, lease=0) == []
     assert Registry("abcd").lose("abcd", 1.0, health="draining") == []
     assert Registry("abcd").lose("abcd", 1.0, health="unhealthy") == []
@@ -94,21 +96,21 @@ def test_keys_of_several_leases_that_go_together_were_deleted() -> None:
     assert lose(a=(1, 0), b=(2, 0), c=(3, 0), d=(4, 0)) == ["a", "b", "c", "d"]
 
 
-def test_a_lease_that_lives_means_deleted() -> None:
+def test_an_instance_whose_lease_lives_was_deleted_and_is_let_go() -> None:
     registry = Registry("abcd")
     registry.lose("abcd", 1.0)
     for id_ in "abcd":
-        assert registry.guard.answered(registry.end(id_), False)
+        assert registry.policy.answered(registry.end(id_), False)
     assert registry.served() == ""
-    assert registry.guard.next_at is None
+    assert registry.policy.next_at is None
 
 
 def test_a_lease_that_ended_is_not_asked_about_again() -> None:
     registry = Registry("abcd")
     registry.lose("abcd", 1.0)
-    assert not registry.guard.answered(registry.end("a"), True)
-    assert not registry.guard.answered(registry.end("b"), None)
-    assert sorted(one.id for one in registry.guard.uncertain()) == ["b", "c", "d"]
+    assert not registry.policy.answered(registry.end("a"), True)
+    assert not registry.policy.answered(registry.end("b"), None)
+    assert sorted(one.id for one in registry.policy.uncertain()) == ["b", "c", "d"]
     assert registry.served() == "abcd"
 
 
@@ -118,46 +120,46 @@ def test_losses_within_the_window_add_up_and_earlier_ones_must_answer_first() ->
     assert registry.served() == "bcd"
     assert registry.lose("b", 29.0) == ["a", "b"]
     assert registry.served() == "bcd"
-    [first] = [one for one in registry.guard.due(29.0) if one.id == "a"]
-    assert registry.guard.probed(first, True)
+    [first] = [one for one in registry.policy.due(29.0) if one.id == "a"]
+    assert registry.policy.probed(first, True)
     assert registry.served() == "abcd"
 
 
-def test_a_single_one_after_most_of_the_pool_is_part_of_the_same_loss() -> None:
+def test_a_single_instance_lost_after_most_of_the_pool_is_part_of_the_same_loss() -> None:
     registry = Registry("abcd")
     assert registry.lose("abc", 0.0) == ["a", "b", "c"]
     assert registry.lose("d", 1.0) == ["d"]
     assert registry.served() == "abcd"
 
 
-def test_one_that_was_let_go_counts_but_is_not_held_again() -> None:
+def test_an_instance_that_was_let_go_counts_but_is_not_retained_again() -> None:
     registry = Registry("abcd")
     registry.lose("abc", 0.0)
     for now in range(MAX_FAILURES):
-        for one in registry.guard.due(float(now)):
-            registry.guard.probed(one, one.id != "a")
+        for one in registry.policy.due(float(now)):
+            registry.policy.probed(one, one.id != "a")
     assert registry.served() == "bcd"
     assert registry.lose("d", 3.0) == ["d"]
     assert registry.served() == "bcd"
 
 
-def test_what_turns_out_to_be_said_on_purpose_makes_nobody_suspicious() -> None:
+def test_a_loss_that_turns_out_to_be_on_purpose_makes_nobody_suspicious() -> None:
     registry = Registry("abcdef")
     assert registry.lose("abc", 0.0) == ["a", "b", "c"]
     for id_ in "abc":
-        registry.guard.answered(registry.end(id_), False)
+        registry.policy.answered(registry.end(id_), False)
     assert registry.lose("d", 1.0) == []
     assert registry.served() == "ef"
 
 
-def test_an_earlier_one_that_does_not_answer_stays_away() -> None:
+def test_an_instance_lost_earlier_that_does_not_answer_stays_away() -> None:
     registry = Registry("abcd")
     registry.lose("a", 0.0)
     registry.lose("b", 1.0)
-    [first] = [one for one in registry.guard.due(1.0) if one.id == "a"]
-    registry.guard.probed(first, False)
+    [first] = [one for one in registry.policy.due(1.0) if one.id == "a"]
+    registry.policy.probed(first, False)
     assert registry.served() == "bcd"
-    assert [one.id for one in registry.guard.uncertain()] == ["b"]
+    assert [one.id for one in registry.policy.uncertain()] == ["b"]
 
 
 def test_losses_far_apart_do_not_add_up() -> None:
@@ -167,69 +169,69 @@ def test_losses_far_apart_do_not_add_up() -> None:
     assert registry.served() == "cd"
 
 
-def test_one_that_stops_answering_is_let_go() -> None:
+def test_a_retained_instance_that_stops_answering_is_let_go() -> None:
     registry = Registry("ab")
     registry.lose("ab", 0.0)
     now = 0.0
     for failure in range(MAX_FAILURES):
         assert registry.served() == "ab", failure
-        due = {one.id: one for one in registry.guard.due(now)}
-        registry.guard.probed(due["a"], False)
-        registry.guard.probed(due["b"], True)
-        assert registry.guard.due(now + PROBE_INTERVAL / 2) == []
+        due = {one.id: one for one in registry.policy.due(now)}
+        registry.policy.probed(due["a"], False)
+        registry.policy.probed(due["b"], True)
+        assert registry.policy.due(now + PROBE_INTERVAL / 2) == []
         now += PROBE_INTERVAL
     assert registry.served() == "b"
 
 
-def test_one_that_answers_requests_is_held_although_probes_fail() -> None:
+def test_an_instance_that_answers_requests_is_retained_although_probes_fail() -> None:
     registry = Registry("ab")
     registry.lose("ab", 0.0)
     now, answers = 0.0, 100
     for _ in range(10):
-        for one in registry.guard.due(now):
-            registry.guard.probed(one, False, answers if one.id == "a" else 0, now)
+        for one in registry.policy.due(now):
+            registry.policy.probed(one, False, answers if one.id == "a" else 0, now)
         answers += 1
         now += PROBE_INTERVAL
     assert registry.served() == "a"  # What it had answered before says nothing.
     last = now - PROBE_INTERVAL
     while registry.served():
-        for one in registry.guard.due(now):
-            registry.guard.probed(one, False, answers - 1, now)
+        for one in registry.policy.due(now):
+            registry.policy.probed(one, False, answers - 1, now)
         now += PROBE_INTERVAL
     assert now - last <= LATELY + (MAX_FAILURES + 1) * PROBE_INTERVAL
 
 
-def test_nobody_is_held_for_ever() -> None:
+def test_nobody_is_retained_for_longer_than_hold() -> None:
     registry = Registry("ab")
     registry.lose("ab", 0.0)
-    assert registry.guard.step(599.9) == []
-    assert sorted(registry.guard.step(600.0)) == [("s", "a"), ("s", "b")]
+    assert registry.policy.step(599.9) == []
+    assert sorted(registry.policy.step(600.0)) == [("s", "a"), ("s", "b")]
     assert registry.served() == ""
 
 
-def test_registering_again_ends_the_hold() -> None:
+def test_an_instance_that_registers_again_is_no_longer_retained() -> None:
     registry = Registry("ab")
     registry.lose("ab", 0.0)
     registry.members["a"] = instance("a", version="2")
     registry.say(1.0)
     assert registry.served() == "ab"
-    assert [one.id for one in registry.guard.held(1.0)] == ["b"]
+    assert [one.id for one in registry.policy.retained(1.0)] == ["b"]
     registry.lose("a", 40.0, lease=0)
     assert registry.served() == "b"
 
 
 def test_other_services_keep_their_very_tuple() -> None:
-    guard = Guard(SETTINGS)
+    policy = MassLossPolicy(SETTINGS)
     others = (instance("x", "other"),)
     both = (instance("a"), instance("b"))
-    guard.update(Membership(services={"s": both, "other": others}), 0.0)
-    guard.membership()
+    policy.update(Membership(services={"s": both, "other": others}), 0.0)
+    policy.membership()
     ends = tuple(Departure(service="s", id=id_, lease=7) for id_ in "ab")
-    guard.update(Membership(services={"other": others}, departures=ends), 1.0)
-    first = guard.membership()
+    policy.update(Membership(services={"other": others}, departures=ends), 1.0)
+    first = policy.membership()
     assert first.services["other"] is others
     assert first.services["s"] == both
-    guard.update(Membership(services={"other": (*others, instance("y", "other"))}), 2.0)
-    second = guard.membership()
+    policy.update(Membership(services={"other": (*others, instance("y", "other"))}), 2.0)
+    second = policy.membership()
     assert second.services["s"] is first.services["s"]
-    assert guard.membership() is second
+    assert policy.membership() is second

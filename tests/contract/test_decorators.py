@@ -12,8 +12,8 @@ import pytest
 from proxy.health.base import Check, Endpoint
 from proxy.membership import Departure, Instance, Membership
 from proxy.registry.base import Provider
-from proxy.registry.failover import FailoverProvider
-from proxy.registry.guarded import GuardedProvider
+from proxy.registry.decorators.failover_provider import FailoverProvider
+from proxy.registry.decorators.mass_loss_provider import MassLossProvider
 from proxy.registry.snapshot_file import RememberedProvider, load, save
 from proxy.settings.registry import MassLossSettings, Registry, RegistrySettings
 from proxy.statuses import RegistryStatus
@@ -128,7 +128,9 @@ class TestFailover:
     def active(self, provider: Provider) -> list[bool]:
         return [source.active for source in provider.status().sources]
 
-    async def test_to_the_backup_and_back(self, reader: Read) -> None:
+    async def test_the_backup_is_used_while_the_primary_is_down_and_then_the_primary_again(
+        self, reader: Read
+    ) -> None:
         primary, backup = Store("a", "b"), Store("a", "b", "c")
         provider, events = self.make(primary, backup)
         read = reader(provider)
@@ -150,7 +152,7 @@ class TestFailover:
             ("registry_switched", 0),
         ]
 
-    async def test_nobody_up_at_the_start(self, reader: Read) -> None:
+    async def test_the_first_registry_that_comes_up_is_used(self, reader: Read) -> None:
         first, second = Store("a"), Store("b")
         first.up = second.up = False
         provider, _ = self.make(first, second)
@@ -162,7 +164,9 @@ class TestFailover:
         await read.until(lambda: read.ids() == "b")
         assert provider.status().switches == 0
 
-    async def test_all_down_and_what_is_known_is_served(self, reader: Read) -> None:
+    async def test_while_all_registries_are_down_what_is_known_is_served(
+        self, reader: Read
+    ) -> None:
         first, second = Store("a"), Store("b")
         provider, _ = self.make(first, second)
         read = reader(provider)
@@ -173,7 +177,7 @@ class TestFailover:
         assert read.count == 1
         assert self.active(provider) == [True, False]
 
-    async def test_what_is_not_used_any_more_is_closed(self, reader: Read) -> None:
+    async def test_a_registry_that_is_not_used_any_more_is_closed(self, reader: Read) -> None:
         first, second = Store("a"), Store("b")
         provider, _ = self.make(first, second)
         read = reader(provider)
@@ -216,7 +220,7 @@ class LeaseProvider(ToldProvider):
         return None if self.speechless else departure.lease not in self.living
 
 
-class TestGuarded:
+class TestMassLoss:
     settings = MassLossSettings(share=0.5, window=30.0, hold=600.0)
     both = (instance("a", port=1), instance("b", port=2))
     ends = (
@@ -224,10 +228,10 @@ class TestGuarded:
         Departure(service="users", id="b", lease=2),
     )
 
-    async def test_those_that_answer_are_held(self, reader: Read) -> None:
+    async def test_lost_instances_that_answer_are_retained(self, reader: Read) -> None:
         inner, check = LeaseProvider(), Answers()
         events: list[str] = []
-        provider = GuardedProvider(
+        provider = MassLossProvider(
             inner, self.settings, check=check, on_event=lambda kind, **_: events.append(kind)
         )
         read = reader(provider)
@@ -236,11 +240,11 @@ class TestGuarded:
         check.silent = {2}
         inner.lose(departures=self.ends)
         await read.until(lambda: read.ids() == "a")
-        assert [one.id for one in provider.status().held] == ["a"]
-        assert provider.status().held_total == 2
+        assert [one.id for one in provider.status().retained] == ["a"]
+        assert provider.status().retained_total == 2
         assert events == ["mass_loss", "hold_ended"]
 
-    async def test_one_that_answers_requests_is_held_although_it_takes_no_probe(
+    async def test_an_instance_that_answers_requests_is_retained_although_it_takes_no_probe(
         self, reader: Read
     ) -> None:
         inner, check = LeaseProvider(), Answers()
@@ -250,20 +254,20 @@ class TestGuarded:
             answered["a"] += 1  # There is always a request to it.
             return answered[instance.id]
 
-        provider = GuardedProvider(inner, self.settings, check=check, answers=answers)
+        provider = MassLossProvider(inner, self.settings, check=check, answers=answers)
         read = reader(provider)
         inner.tell(*self.both)
         await read.until(lambda: read.ids() == "ab")
         check.silent = {1, 2}
         inner.lose(departures=self.ends)
         await read.until(lambda: read.ids() == "a")
-        assert [one.id for one in provider.status().held] == ["a"]
+        assert [one.id for one in provider.status().retained] == ["a"]
 
     async def test_a_deletion_is_believed_as_soon_as_it_is_known_to_be_one(
         self, reader: Read
     ) -> None:
         inner = LeaseProvider()
-        provider = GuardedProvider(inner, self.settings, check=Answers())
+        provider = MassLossProvider(inner, self.settings, check=Answers())
         read = reader(provider)
         inner.tell(*self.both)
         await read.until(lambda: read.ids() == "ab")
@@ -275,7 +279,7 @@ class TestGuarded:
 
     async def test_a_registry_that_cannot_say_is_asked_again(self, reader: Read) -> None:
         inner = LeaseProvider()
-        provider = GuardedProvider(inner, self.settings, check=Answers())
+        provider = MassLossProvider(inner, self.settings, check=Answers())
         read = reader(provider)
         inner.tell(*self.both)
         await read.until(lambda: read.ids() == "ab")
@@ -289,7 +293,7 @@ class TestGuarded:
 
     async def test_a_fault_inside_is_passed_on(self) -> None:
         inner = LeaseProvider()
-        provider = GuardedProvider(inner, self.settings, check=Answers())
+        provider = MassLossProvider(inner, self.settings, check=Answers())
         inner.fail(RuntimeError("a bug"))
         with pytest.raises(RuntimeError, match="a bug"):
             async for _ in provider.watch():

@@ -1,0 +1,1 @@
+"""Providers around providers: each a decision without I/O, and a provider that carries it out."""

@@ -25,6 +25,7 @@ COMPILED = [
     "proxy/engine/http1/body.py",
     "proxy/engine/http1/claims.py",
     "proxy/engine/http1/client_address.py",
+    "proxy/engine/http1/dates.py",
     "proxy/engine/http1/lenient.py",
     "proxy/engine/http1/messages.py",
     "proxy/engine/http1/parser.py",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from email.utils import parsedate_to_datetime
+from time import time
 
 import pytest
 
 from proxy.engine.http1.client_address import ClientAddresses
+from proxy.engine.http1.dates import http_date
 from proxy.engine.http1.messages import RequestHead
 from proxy.engine.http1.parser import parse_request, parse_response
 from proxy.engine.http1.properties import property_of, source_of
@@ -17,10 +21,12 @@ from proxy.engine.http1.rewrite import (
     BY_LENGTH,
     NO_BODY,
     ClientFacts,
+    interim_head,
     offered_upgrade,
     request_head,
     response_framing,
     response_head,
+    switching_head,
 )
 from proxy.engine.http1.target import refuse_encoded_separators, resolve
 from proxy.errors import BAD_REQUEST, FAULTS, METHOD_NOT_ALLOWED, Fault, Refused
@@ -185,6 +191,56 @@ def test_framing_of_answers(
         assert parsed.fields.length == response.fields.length
     if framing in (BY_CHUNKS, BY_CLOSE):
         assert parsed.fields.length is None
+
+
+DATED = "Date: Sun, 06 Nov 1994 08:49:37 GMT"
+
+
+@pytest.mark.parametrize("minor", [0, 1])
+@pytest.mark.parametrize("keep_alive", [True, False])
+@pytest.mark.parametrize("status", [200, 204, 304, 404, 426, 503])
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ("", False),
+        ("Content-Length: 0", False),
+        ("Last-Modified: Date: x\r\nX-Date: y\r\nUp-Date: z", False),
+        ("Upgrade: x", False),
+        (f"{DATED}\r\nConnection: Date", False),
+        (DATED, True),
+        (f"A: b\r\n{DATED}\r\nContent-Length: 0", True),
+        (f"A: b\r\n{DATED.lower()}", True),
+        (f"{DATED}\r\n{DATED}", True),
+    ],
+)
+def test_an_answer_without_a_date_gets_one(
+    fields: str, kept: bool, status: int, keep_alive: bool, minor: int
+) -> None:
+    block = f"{fields}\r\n\r\n" if fields else "\r\n"
+    response = parse_response(f"HTTP/1.1 {status} X\r\n{block}".encode())
+    framing = response_framing(response, b"GET", minor)
+    before = time()
+    raw = response_head(response, framing, minor, keep_alive)
+    dates = re.findall(rb"(?<=\n)date:([^\r]*)", raw, re.IGNORECASE)
+    if kept:
+        assert dates == re.findall(rb"(?<=\n)date:([^\r]*)", b"\n" + block.encode(), re.IGNORECASE)
+    else:
+        [date] = dates
+        assert int(before) <= parsedate_to_datetime(date.decode()).timestamp() <= time()
+
+
+def test_interim_answers_get_no_date() -> None:
+    early = parse_response(b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\n")
+    assert b"Date" not in interim_head(early)
+    switch = parse_response(b"HTTP/1.1 101 Go\r\nUpgrade: x\r\n\r\n")
+    assert b"Date" not in switching_head(switch)
+
+
+def test_a_date_is_that_of_its_second() -> None:
+    assert http_date(784111777.0) == b"Sun, 06 Nov 1994 08:49:37 GMT"
+    assert http_date(784111777.9) == b"Sun, 06 Nov 1994 08:49:37 GMT"
+    assert http_date(784111778.0) == b"Sun, 06 Nov 1994 08:49:38 GMT"
+    assert http_date(0.0) == b"Thu, 01 Jan 1970 00:00:00 GMT"
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)

@@ -357,6 +357,23 @@ def test_a_chunked_body_is_chunked_anew(make: Any) -> None:
     assert not client.closed
 
 
+def test_an_answer_has_exactly_one_date(make: Any) -> None:
+    """Its own or, without one, ours, also when the same block was seen before."""
+    wire = make()
+    client = wire.client()
+    a = None
+    for date in (b"", b"", b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"):
+        client.send(request("GET /"))
+        a = a or wire.accepted()
+        a.take()
+        a.send(b"HTTP/1.1 103 Early\r\n\r\n")
+        assert b"Date" not in client.transport.taken
+        a.send(b"HTTP/1.1 200 OK\r\n" + date + b"Content-Length: 0\r\n\r\n")
+        assert bytes(client.transport.taken).count(b"\r\nDate: ") == 1
+        assert date in client.transport.taken
+        client.take()
+
+
 def test_trailers_are_written_anew_in_both_directions(make: Any) -> None:
     trailers = b"0\r\nA:\t b \r\nHop: 1\r\nB:\r\n\r\n"
     passed = b"0\r\nA: b\r\nB: \r\n\r\n"

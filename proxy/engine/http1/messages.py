@@ -89,8 +89,12 @@ class ResponseFields(Fields):
     """The field block of a response."""
 
     keep_alive: bytes | None = None
+    dated = True
+    """It holds a Date."""
+    usual = True
+    """Nothing in it depends on the answer or on the time, so that `relayed` will do …"""
     relayed = b""
-    """The rest of the head for the usual client: 1.1, kept alive, body by length."""
+    """… as the rest of the head for the usual client: 1.1, kept alive, body by length."""
 
 
 class RequestHead:

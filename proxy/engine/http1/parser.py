@@ -433,7 +433,12 @@ def _read_response_fields(block: bytes) -> ResponseFields:
             _common_field(fields, kind, value, BAD_ANSWER)
     if fields.connection:
         strip_named(fields)
-    fields.relayed = relayed_fields(fields, BY_LENGTH, 1, True)
+    if b"\r\nDate: " not in fields.plain:  # As most servers write it, and seldom first.
+        fields.dated = b"\ndate: " in b"\n" + fields.plain.lower()
+    if fields.dated and fields.upgrade is None:
+        fields.relayed = relayed_fields(fields, BY_LENGTH, 1, True)
+    else:
+        fields.usual = False
     return fields
 
 

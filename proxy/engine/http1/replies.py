@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from email.utils import formatdate
 from math import ceil
 
 import msgspec
 
+from proxy.engine.http1.dates import http_date
 from proxy.engine.http1.messages import CRLF, RequestHead
 from proxy.engine.http1.rewrite import VIA_CLIENT
 from proxy.errors import METHOD_NOT_ALLOWED, Fault
@@ -51,7 +51,7 @@ def problem(
         % (
             fault.status,
             fault.phrase.encode(),
-            formatdate(usegmt=True).encode(),
+            http_date(),
             len(body),
             fault.error.encode(),
             fault.code.encode(),
@@ -86,6 +86,6 @@ def _own(request: RequestHead, fields: bytes, body: bytes, keep_alive: bool) -> 
         fields += b"Connection: close\r\n"
     elif request.minor == 0:
         fields += b"Connection: keep-alive\r\n"
-    date = formatdate(usegmt=True).encode()
+    date = http_date()
     head = b"HTTP/1.1 200 OK\r\nDate: %b\r\nContent-Length: %d\r\n" % (date, len(body))
     return b"".join((head, fields, VIA_CLIENT, CRLF, body))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from proxy.engine.http1.dates import http_date
 from proxy.engine.http1.messages import (
     CRLF,
     Fields,
@@ -267,7 +268,7 @@ def response_head(
     """The head as the client gets it. `keep_alive`: we mean to use the connection again;
     `trailers`: the client takes them."""
     fields = response.fields
-    if framing == BY_LENGTH and client_minor and keep_alive and response.status != 426:
+    if framing == BY_LENGTH and client_minor and keep_alive and fields.usual:
         return response.status_line + fields.relayed
     if response.status == 204 and fields.length is not None:
         # RFC 9110 §8.6: a 204 has no Content-Length.
@@ -296,6 +297,9 @@ def relayed_fields(
         extra += b"Connection: close\r\n"
     elif client_minor == 0:
         extra += b"Connection: keep-alive\r\n"
+    if not fields.dated:
+        # RFC 9110 §6.6.1: whoever gets an answer without one and passes it on says when.
+        extra += b"Date: %b\r\n" % http_date()
     for via in fields.via:
         extra += b"Via: %b\r\n" % via
     return b"".join((fields.plain, extra, VIA_CLIENT, CRLF))

@@ -153,7 +153,7 @@ _HEADS: dict[Unit, tuple[str, str]] = {
 def table(
     title: str, unit: Unit, rows: Sequence[Row], against: Mapping[str, Against] | None = None
 ) -> str:
-    """The rows as text, below a title, with remarks on what makes a line doubtful. `against`:
+    """The rows as text, below a title, with remarks on what makes a line impaired. `against`:
     for labels that are not compared with `REFERENCE`, and nothing else."""
     against = against or {}
     per, rate = _HEADS[unit]

@@ -42,7 +42,7 @@ MECHANISMS: Mapping[str, str] = {
     "panic_threshold": "proxy.control.pools:panics",
     "slow_start": "proxy.control.slow_start:SlowStart",
     "circuit_breaker": "proxy.engine.resilience.breaker:Breaker",
-    "max_inflight": "proxy.engine.resilience.waiting:WaitingLine",
+    "max_inflight": "proxy.engine.resilience.queue:Queue",
     "rate_limit": "proxy.engine.resilience.limits:BucketTable",
     "drain": "proxy.control.pools:PoolBook",
     "registry.mass_loss_guard": "proxy.registry.decorators.mass_loss:MassLossPolicy",

@@ -164,7 +164,7 @@ class NodeStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """`ok`, the code of a fault, or a status that speaks against the instance → attempts."""
     unreachable: bool = False
     """The worker cannot connect to it at present."""
-    unproven: bool = False
+    on_probation: bool = False
     """It is back from an ejection, and the worker has yet to see it answer."""
 
 

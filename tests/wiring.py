@@ -23,7 +23,8 @@ from typing import cast
 
 from proxy.engine.listener import ClientConnection, ListenerFacts
 from proxy.engine.load import Board
-from proxy.engine.pool import Node, Pool
+from proxy.engine.node import Node
+from proxy.engine.pool import Pool
 from proxy.engine.worker import Worker
 from proxy.errors import FAULTS
 from proxy.messages import Configure, PoolNode, PoolSnapshot, WorkerConfig

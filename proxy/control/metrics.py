@@ -212,7 +212,7 @@ _MANY = {
         "1 while the registry knows no instance and fallback_instances are served.",
     ),
     "fairlead_unreachable": ("gauge", "Workers that cannot connect to the instance."),
-    "fairlead_unproven": (
+    "fairlead_instances_on_probation": (
         "gauge",
         "Workers that have yet to see the instance answer after its ejection.",
     ),
@@ -297,7 +297,7 @@ def _write_pool(
         counted = scrape.totals.node(service, key)
         if counted is not None:
             write("fairlead_unreachable", labels, counted.unreachable)
-            write("fairlead_unproven", labels, counted.unproven)
+            write("fairlead_instances_on_probation", labels, counted.on_probation)
             write("load_balancer_selections_total", algorithm + instance, counted.picks)
             for outcome, count in counted.outcomes.items():
                 labelled = f"{labels},outcome={_quoted(outcome)}"

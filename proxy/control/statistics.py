@@ -54,7 +54,7 @@ class NodeTotal:
     outcomes: dict[str, int] = field(default_factory=dict)
     unreachable: int = 0
     """Live workers that cannot connect to it."""
-    unproven: int = 0
+    on_probation: int = 0
     """Live workers that have yet to see it answer after an ejection."""
 
     @property
@@ -66,7 +66,7 @@ class NodeTotal:
         """One worker's counts, or another sum."""
         self.picks += counted.picks
         self.unreachable += counted.unreachable
-        self.unproven += counted.unproven
+        self.on_probation += counted.on_probation
         _add(self.outcomes, counted.outcomes)
 
 
@@ -124,7 +124,9 @@ class Retired:
         nodes: dict[tuple[str, str], NodeTotal] = {}
         for of in {**self.nodes, **dead.nodes}:
             if of in known and (total := both.node(*of)) is not None:
-                total.unreachable = total.unproven = 0  # What it found is nobody's business now.
+                total.unreachable = total.on_probation = (
+                    0  # What it found is nobody's business now.
+                )
                 nodes[of] = total
         return Retired(
             services={name: both.service(name) for name in both.services},

@@ -144,7 +144,7 @@ def instance(
     member: Member, counted: NodeTotal | None, inflight: Inflight, now: float
 ) -> dict[str, Any]:
     """One instance. `inflight` is null for one that is not counted across workers;
-    `unreachable_from`: workers that cannot connect to it and so prefer others; `tried_out_by`:
+    `unreachable_from`: workers that cannot connect to it and so prefer others; `on_probation_in`:
     workers that give it one request at a time, since it is back from an ejection."""
     known = member.instance
     counted = counted or _NOTHING
@@ -162,7 +162,7 @@ def instance(
         "requests": counted.picks,
         "failures": counted.failures,
         "unreachable_from": counted.unreachable,
-        "tried_out_by": counted.unproven,
+        "on_probation_in": counted.on_probation,
     }
 
 

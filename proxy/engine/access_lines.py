@@ -19,7 +19,7 @@ from proxy.errors import FAULTS
 
 if TYPE_CHECKING:
     from proxy.engine.http1.messages import RequestFields, RequestHead
-    from proxy.engine.pool import Node
+    from proxy.engine.node import Node
 
 TARGET, HOST, AGENT, REFERER, FORWARDED, ID, NAME, METHOD = 1800, 255, 300, 400, 200, 128, 128, 32
 """Bytes of a value in a line, at most; longer ones are cut and end in `...`. All of them together

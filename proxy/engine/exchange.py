@@ -36,8 +36,11 @@ from proxy.engine.http1.rewrite import (
     switching_head,
 )
 from proxy.engine.http1.target import refuse_encoded_separators, resolve
-from proxy.engine.pool import Node, Pool
+from proxy.engine.node import Node
+from proxy.engine.pool import Pool
 from proxy.engine.resilience.policies import BAD_STATUSES, LIMIT_OF
+from proxy.engine.resilience.queue import Waiter
+from proxy.engine.selection import first_choice, next_choice
 from proxy.engine.tunnel import Tunnel
 from proxy.errors import (
     BAD_ANSWER,
@@ -92,7 +95,7 @@ _METHODS: Final = {
 }
 
 
-class Exchange:
+class Exchange(Waiter):
     """Owns one request from its head to the last byte of its answer."""
 
     # Defaults stand on the class: what a plain GET does not need costs it nothing.
@@ -101,9 +104,9 @@ class Exchange:
     node: Node | None = None
     last: Node | None = None
     """The node of the latest attempt, also after it has ended."""
-    trial: Node | None = None
-    """One that is unproven, to which this goes to find out."""
-    hung_up: Node | None = None
+    probe: Node | None = None
+    """One that is on_probation, to which this goes to find out."""
+    stale_node: Node | None = None
     """One whose kept connection turned out to be closed, which says nothing against it."""
     connection: UpstreamConnection | None = None
     upgrade: bytes | None = None
@@ -287,18 +290,18 @@ class Exchange:
             breaker.on_result(failed, self.worker.now(), self.turn)
             self.pool.look_at_breaker()
 
-    def _pass_trial(self) -> None:
+    def _pass_probe(self) -> None:
         """As soon as it is known, too."""
-        if self.trial is not None:
+        if self.probe is not None:
             assert self.pool is not None
-            self.pool.trust(self.trial)
-            self._end_trial()
+            self.pool.end_probation(self.probe)
+            self._end_probe()
 
-    def _end_trial(self) -> None:
-        if self.trial is not None:
+    def _end_probe(self) -> None:
+        if self.probe is not None:
             assert self.pool is not None
-            self.pool.end_trial(self.trial)
-            self.trial = None
+            self.pool.end_probe(self.probe)
+            self.probe = None
 
     def _attempt(self, now: float) -> None:
         """Pick an instance and get a connection to it."""
@@ -306,20 +309,20 @@ class Exchange:
         assert pool is not None
         if pool.reads_load:
             self.worker.pools.others.refresh(now)
-        node = pool.pick(self.key, self.tried)
+        node = pool.pick(self.key, ())
         if node is None:
             self._answer_fault(NO_INSTANCE, f"{pool.service} has no usable instance")
             return
-        if pool.limited or node.doubtful:
-            if self.waiting is None and pool.limited and pool.others_wait():
+        if pool.limited or node.impaired:
+            if self.waiting is None and pool.limited and pool.has_queue():
                 node = None
             else:
-                node = pool.pick_again(node, self.key, self.tried, now)
+                node = first_choice(pool, node, self.key, now)
             if node is None:
-                self._wait_in_line(pool)
+                self._enqueue(pool)
                 return
-            if node.unproven and pool.begin_trial(node, now):
-                self.trial = node
+            if node.on_probation and pool.begin_probe(node, now):
+                self.probe = node
                 self.unsettled = True
         self.node = self.last = node
         self.attempts += 1
@@ -348,12 +351,12 @@ class Exchange:
             connection.close()
         self._dial(node)
 
-    def _wait_in_line(self, pool: Pool) -> None:
+    def _enqueue(self, pool: Pool) -> None:
         """Every usable instance has as many requests as it may have."""
         policies = pool.policies
         if self.waiting is not None:
-            policies.line.rejoin(self)  # It was called, but another worker was quicker.
-        elif pool.join_line(self):
+            policies.queue.requeue(self)  # It was called, but another worker was quicker.
+        elif pool.enqueue(self):
             self.waiting = Alarm(self.on_queue_timeout)
             self.unsettled = True
             limit = policies.queue_limit
@@ -366,14 +369,14 @@ class Exchange:
         if not self.body_done:
             self.client.hold_body()
 
-    def on_called(self) -> None:
+    def on_turn(self) -> None:
         """It is our turn, and we are not in line any more: some instance has room."""
         try:
             if not self.body_done:
                 self.client.release_body()
             self._attempt(self.worker.now())
             if self.attempts:
-                self._end_patience()
+                self._end_waiting()
         except Exception as error:
             self.fail_inside(error)
 
@@ -387,13 +390,13 @@ class Exchange:
         except Exception as error:
             self.fail_inside(error)
 
-    def _leave_line(self) -> None:
+    def _leave_queue(self) -> None:
         if self.waiting is not None:
             assert self.pool is not None
-            self.pool.policies.line.leave(self)
-            self._end_patience()
+            self.pool.policies.queue.leave(self)
+            self._end_waiting()
 
-    def _end_patience(self) -> None:
+    def _end_waiting(self) -> None:
         if self.waiting is not None:
             self.worker.deadlines.forget(self.waiting)
             self.waiting = None
@@ -533,7 +536,7 @@ class Exchange:
             self._drop_held()
             self._tell_breaker(response.status in BAD_STATUSES)
             if response.status not in BAD_STATUSES:
-                self._pass_trial()
+                self._pass_probe()
         request = self.request
         client = self.client
         self._replayable = False
@@ -585,7 +588,7 @@ class Exchange:
             self.connection = connection
             return False
         pool.give_back(node, reason)
-        self._end_trial()
+        self._end_probe()
         self._drop_held()
         self.unsettled = True
         if done:
@@ -658,7 +661,7 @@ class Exchange:
         if self.total is not None:
             self.worker.deadlines.forget(self.total)  # It is over requests, not over tunnels.
         self._tell_breaker(failed=False)
-        self._pass_trial()
+        self._pass_probe()
         self.client.write(switching_head(response))
         assert self.pool is not None
         self.tunnel = Tunnel(
@@ -700,7 +703,7 @@ class Exchange:
         """Decide: once more, an error, or (too late for either) a cut. `stale`: the connection
         had been idle, and was closed then, as far as we know; `unsent`: there was none."""
         self._give_back(fault.code, against=not stale)
-        self._end_trial()
+        self._end_probe()
         if self.status:
             self._break_off(fault, detail)
             return
@@ -728,27 +731,20 @@ class Exchange:
         failed = self.last
         assert failed is not None
         if stale:
-            self.hung_up = failed
+            self.stale_node = failed
         limit = policies.max_retries
-        if not limit or self.attempts > limit + (self.hung_up is not None):
+        if not limit or self.attempts > limit + (self.stale_node is not None):
             return False
         self.tried = (*self.tried, failed)
-        node = pool.pick(self.key, self.tried)
-        if node is not None and (pool.limited or node.doubtful):
-            node = pool.pick_again(node, self.key, self.tried, self.worker.now())
-        if node is None or node.unreachable:
-            again = self.hung_up
-            if (
-                again is not None
-                and (stale or again is not failed)
-                and again.admitted
-                and not again.unreachable
-                and pool.has_room(again)
-            ):
-                node = again
-        if node is None and not in_hand:
-            node = pool.last_resort(self.tried[:-1] if stale else self.tried)
-        if node is None or (in_hand and node.unreachable):
+        node = next_choice(
+            pool,
+            self.key,
+            self.tried,
+            self.worker.now(),
+            stale=self.stale_node if stale or self.stale_node is not failed else None,
+            answered=in_hand,
+        )
+        if node is None:
             return False
         if not (stale or policies.budget.spend(pool.requests)):
             pool.counters.held_back("retry.budget")
@@ -914,9 +910,9 @@ class Exchange:
 
     def _settle(self) -> None:
         """Give back what only some requests take."""
-        self._end_trial()
+        self._end_probe()
         self._drop_held()
-        self._leave_line()
+        self._leave_queue()
         if self.total is not None:
             self.worker.deadlines.forget(self.total)
         self._excuse()  # The client left or is at fault, or no instance was asked.

@@ -9,87 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from random import Random
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from balancers.base import Balancer, hash_key
 from balancers.round_robin import RoundRobin
 from proxy import catalog
 from proxy.engine.http1.properties import source_of
 from proxy.engine.load import OtherRows
+from proxy.engine.node import Node
 from proxy.engine.resilience.breaker import State
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.resilience.policies import Policies
+from proxy.engine.resilience.queue import Waiter
+from proxy.engine.selection import is_probed
 from proxy.engine.telemetry import ServiceCounters, WorkerCounters
 from proxy.errors import FAULTS, Side
-from proxy.messages import NodeStats, PolicyState, PoolNode, PoolSnapshot, Status, Suspect
-from proxy.names.cache import Name
+from proxy.messages import NodeStats, PolicyState, PoolSnapshot, Suspect
 from proxy.settings.service import ServiceSettings
-
-if TYPE_CHECKING:
-    from proxy.engine.exchange import Exchange
-    from proxy.engine.upstream.connection import UpstreamConnection
-
-
-class Node:
-    """Owns the live numbers and the idle connections of one instance in this worker."""
-
-    __slots__ = (
-        "address", "admitted", "doubtful", "failing", "id", "idle", "in_flight", "key", "load",
-        "local", "name", "next_trial", "outcomes", "picks", "port", "present", "reported", "slot",
-        "status", "trying", "unproven", "unreachable", "usable", "weight",
-    )  # fmt: skip
-
-    def __init__(self, spec: PoolNode) -> None:
-        self.key = spec.key
-        self.id = spec.id
-        self.address = spec.address
-        self.port = spec.port
-        self.local = spec.local
-        """It stands in the local file, and may lead anywhere."""
-        self.name: Name | None = None
-        """What is known of its address, once it was dialled."""
-        self.slot = spec.slot
-        self.weight = spec.weight
-        self.status: Status = spec.status
-        self.admitted = False
-        """The control process says that it may be used."""
-        self.usable = False
-        """The balancer chooses among these: who is admitted and, as far as known, reachable."""
-        self.present = True
-        """Part of the current snapshot; idle connections of a node that left are closed."""
-        self.in_flight = 0
-        """Requests and tunnels of this worker."""
-        self.load = 0
-        """Requests and tunnels of all workers, the others' as of the last look."""
-        self.unreachable = False
-        """It could not be connected to: see `Unreachable`."""
-        self.unproven = False
-        """It is back from an ejection and has not answered since: it gets one request at a time,
-        and goes again if that fails. A crowd would find out no more, and lose more."""
-        self.trying = 0
-        """Of those requests, how many are under way."""
-        self.next_trial = 0.0
-        """When there may be one more of them although the one before has not ended."""
-        self.doubtful = False
-        """One of these two, so that a pick must be looked at again."""
-        self.failing = 0
-        """Attempts that failed since the last one that did not."""
-        self.idle: list[UpstreamConnection] = []
-        self.picks = 0
-        self.reported = -1
-        """Picks when its counts were last told; -1 = something was or may be new since then
-        although there was no pick."""
-        self.outcomes: dict[str, int] = {}
-        """Attempts that ended, by `ok`, the fault's code, or the status that speaks against it."""
-
-    def judge(self) -> None:
-        """To be called when either of the two has changed."""
-        self.doubtful = self.unreachable or self.unproven
-        self.reported = -1
-
-    def __repr__(self) -> str:
-        return f"<Node {self.key} {self.status} load={self.load} idle={len(self.idle)}>"
-
 
 _LOOK_AGAIN: Final = 0.002
 """Seconds between two looks for room that did not come about here while requests wait: short
@@ -97,8 +33,8 @@ beside any request worth queueing for."""
 _LOOK: Final = 5e-6
 """Seconds more for each node, of which there may be thousands: a look takes a seventh of that."""
 
-_TRIAL: Final = 5.0
-"""Seconds that one who is unproven is left alone with one request. That may be an upload which
+_PROBE: Final = 5.0
+"""Seconds that an instance on probation is left alone with one request. That may be an upload which
 takes an hour, or wait for an event: it is well, and somebody else finds that out. And if it does
 hang, one client in so many seconds is little."""
 
@@ -163,9 +99,9 @@ class Pool:
         """The next look for room is arranged."""
         self._freed = False
         """So is one because a request of ours has ended."""
-        self._avoided: set[Node] = set()
+        self.newly_unreachable: set[Node] = set()
         """Who has become unreachable since the balancer was built."""
-        self._unproven: set[Node] = set()
+        self.on_probation: set[Node] = set()
         """Who is back from an ejection, and has yet to answer."""
         self._rebuilding = False
         """It will be built again in a moment."""
@@ -200,9 +136,9 @@ class Pool:
             node.weight = spec.weight
             node.local = spec.local
             if node.status == "ejected" and spec.status == "ready":
-                self._doubt(node)
-            elif node.unproven and spec.status != "ready":
-                self.trust(node)
+                self._begin_probation(node)
+            elif node.on_probation and spec.status != "ready":
+                self.end_probation(node)
             node.status = spec.status
             node.admitted = spec.status == "ready" or (
                 snapshot.panic and spec.status in ("unhealthy", "ejected")
@@ -214,7 +150,7 @@ class Pool:
             node.present = False
             node.admitted = False
             node.usable = False
-            self.trust(node)
+            self.end_probation(node)
             leaving.append(node)
             self.left_slots.append(node.slot)
             self._departed[key] = node
@@ -241,16 +177,16 @@ class Pool:
         )
         self.look_at_breaker()  # It may be another one, or none any more.
         if not self.policies.suspect_after:
-            for node in list(self._unproven):
-                self.trust(node)
+            for node in list(self.on_probation):
+                self.end_probation(node)
         self._rebuild()
 
     def reach_changed(self, node: Node) -> None:
         """`node` cannot be connected to any more, or can again."""
         if node.unreachable:
-            self._avoided.add(node)
-        elif node in self._avoided:
-            self._avoided.remove(node)
+            self.newly_unreachable.add(node)
+        elif node in self.newly_unreachable:
+            self.newly_unreachable.remove(node)
         elif node.usable:
             self._rebuild()  # Nobody was reachable: now there is one to be preferred.
             return
@@ -258,32 +194,32 @@ class Pool:
             self._rebuilding = True
             self._shared.later(len(self.nodes) * _REBUILD, self._rebuild)
 
-    def _doubt(self, node: Node) -> None:
+    def _begin_probation(self, node: Node) -> None:
         """Its ejection is over, and nobody knows whether it is well."""
         if self.policies.suspect_after:
-            node.unproven = True
-            node.judge()
-            self._unproven.add(node)
+            node.on_probation = True
+            node.reassess()
+            self.on_probation.add(node)
 
-    def trust(self, node: Node) -> None:
+    def end_probation(self, node: Node) -> None:
         """It has answered, or it does not matter any more."""
-        if node.unproven:
-            node.unproven = False
-            node.judge()
-            self._unproven.discard(node)
+        if node.on_probation:
+            node.on_probation = False
+            node.reassess()
+            self.on_probation.discard(node)
 
-    def begin_trial(self, node: Node, now: float) -> bool:
-        """A first attempt goes to `node`, which is unproven. True if it is to find out whether it
-        is well; `end_trial` follows."""
-        if self._is_taken(node, now):
+    def begin_probe(self, node: Node, now: float) -> bool:
+        """A first attempt goes to `node`, which is on probation. True if it is to find out whether
+        the instance is well; `end_probe` follows."""
+        if is_probed(node, now):
             return False
-        node.trying += 1
-        node.next_trial = now + _TRIAL
+        node.probes += 1
+        node.next_probe = now + _PROBE
         return True
 
-    def end_trial(self, node: Node) -> None:
+    def end_probe(self, node: Node) -> None:
         """It has found out, or never will."""
-        node.trying -= 1
+        node.probes -= 1
 
     def has_room(self, node: Node) -> bool:
         """`node` may have one more request. Reads the board itself: a copy a millisecond old
@@ -291,64 +227,20 @@ class Pool:
         in_flight = self._shared.total(node.slot) if node.slot else node.load
         return not self.limited or in_flight < self.policies.max_inflight
 
-    def pick_again(
-        self, picked: Node, key: int, tried: Collection[Node], now: float
-    ) -> Node | None:
-        """`picked`, if it is reachable and has room, or else the balancer's choice among those
-        that are and have. None when those that are reachable have no room; if none are, one that
-        is not: it may be back. Who is unproven is chosen for a first attempt while it has none."""
-        second = bool(tried)
-        if not self._is_avoided(picked, second, now) and self.has_room(picked):
-            return picked
-        unproven = [node for node in self._unproven if self._is_avoided(node, second, now)]
-        avoided = {*self._avoided, *unproven}
-        if avoided:
-            other = self.pick(key, {*tried, *avoided})
-            if other is not None and self.has_room(other):
-                return other
-        full: list[Node] = []
-        if self.limited:
-            full = [n for n in self.nodes.values() if n.usable and not self.has_room(n)]
-        if avoided and full:
-            other = self.pick(key, {*tried, *full, *avoided})
-            if other is not None or any(not node.unreachable for node in full):
-                return other
-        if unproven and self._avoided:  # Rather one that may be well than one that is gone.
-            other = self.pick(key, {*tried, *full, *self._avoided})
-            if other is not None:
-                return other
-        return self.pick(key, {*tried, *full}) if full else picked
+    def any_of(self, nodes: list[Node]) -> Node:
+        """One of these, at random."""
+        return self._shared.rng.choice(nodes)
 
-    def _is_avoided(self, node: Node, second: bool, now: float) -> bool:
-        """Others are preferred, for a `second` attempt those that are known to be well."""
-        return node.unreachable or (node.unproven and (second or self._is_taken(node, now)))
-
-    @staticmethod
-    def _is_taken(node: Node, now: float) -> bool:
-        """Some request tries it out, and has not done so for long."""
-        return node.trying > 0 and now < node.next_trial
-
-    def last_resort(self, tried: Collection[Node]) -> Node | None:
-        """Some node that the balancer does not choose among, because it cannot be connected to or
-        could not until a moment ago, for a request that has no other one left."""
-        nodes = [
-            node
-            for node in self.nodes.values()
-            if node.admitted and node.weight and node not in tried and self.has_room(node)
-        ]
-        nodes = [node for node in nodes if not node.unreachable] or nodes
-        return self._shared.rng.choice(nodes) if nodes else None
-
-    def join_line(self, exchange: Exchange) -> bool:
-        """Wait until some instance has room; False if the line is full."""
-        if not self.policies.line.join(exchange):
+    def enqueue(self, waiter: Waiter) -> bool:
+        """Wait until some instance has room; False if the queue is full."""
+        if not self.policies.queue.enqueue(waiter):
             return False
         self._look_again()
         return True
 
-    def others_wait(self) -> bool:
+    def has_queue(self) -> bool:
         """Somebody came before and has no room yet: who comes now must not take what is freed."""
-        return bool(self.policies.line)
+        return bool(self.policies.queue)
 
     def _look_again(self) -> None:
         """What our own requests free is noticed at once, but what the other workers free, and who
@@ -359,22 +251,22 @@ class Pool:
 
     def _look(self) -> None:
         self._looking = False
-        if self.policies.line:
+        if self.policies.queue:
             self._look_again()  # First: one who fails must not take the others' turn with it.
-            self._serve_line()
+            self._serve_queue()
 
     def _on_freed(self) -> None:
         self._freed = False
-        self._serve_line()
+        self._serve_queue()
 
-    def _serve_line(self) -> None:
+    def _serve_queue(self) -> None:
         """Call up those for whom there is room."""
-        line = self.policies.line
-        while line and any(node.usable and self.has_room(node) for node in self.nodes.values()):
-            exchange = line.call()
-            assert exchange is not None
-            exchange.on_called()
-            if line.is_first(exchange):
+        queue = self.policies.queue
+        while queue and any(node.usable and self.has_room(node) for node in self.nodes.values()):
+            waiter = queue.dequeue()
+            assert waiter is not None
+            waiter.on_turn()
+            if queue.is_first(waiter):
                 return  # Another worker was quicker.
 
     def tick(self, now: float) -> None:
@@ -403,10 +295,10 @@ class Pool:
     def policy_state(self) -> PolicyState:
         """Where its limits stand."""
         policies = self.policies
-        if policies.breaker is None and not self.limited and not policies.line:
+        if policies.breaker is None and not self.limited and not policies.queue:
             return NO_STATE
         state = "" if policies.breaker is None else policies.breaker.state.value
-        return PolicyState(state, len(policies.line))
+        return PolicyState(state, len(policies.queue))
 
     def take(self, node: Node) -> None:
         """One more in flight on `node`."""
@@ -432,7 +324,7 @@ class Pool:
         if self._alert:
             if self._follows_load:
                 self._tell_load(node)
-            if self.limited and self.policies.line and not self._freed:
+            if self.limited and self.policies.queue and not self._freed:
                 # In the loop's next turn: whoever gives back is in the middle of something.
                 self._freed = True
                 self._shared.later(0.0, self._on_freed)
@@ -451,7 +343,7 @@ class Pool:
     def _note_failure(self, node: Node, outcome: str) -> None:
         node.failing += 1
         after = self.policies.suspect_after
-        if after and (node.failing % after == 0 or (node.unproven and node.trying > 0)):
+        if after and (node.failing % after == 0 or (node.on_probation and node.probes > 0)):
             self._suspect(
                 Suspect(service=self.service, key=node.key, reason=outcome, failures=node.failing)
             )
@@ -481,14 +373,14 @@ class Pool:
             node.picks,
             dict(node.outcomes),
             node.unreachable,
-            node.unproven,
+            node.on_probation,
         )
 
     def _rebuild(self) -> None:
         """Let the balancer choose among the nodes as they are now. Those that cannot be connected
         to are to it like ones that must not be used, unless there are no others."""
         self._rebuilding = False
-        self._avoided.clear()
+        self.newly_unreachable.clear()
         nodes = list(self.nodes.values())
         for node in nodes:
             node.usable = node.admitted and not node.unreachable

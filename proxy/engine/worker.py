@@ -33,7 +33,8 @@ from proxy.engine.flow import as_protocol
 from proxy.engine.hangups import Hangups
 from proxy.engine.listener import ClientConnection, ListenerFacts
 from proxy.engine.load import Board, OtherRows
-from proxy.engine.pool import Node, Pool, Pools, Shared
+from proxy.engine.node import Node
+from proxy.engine.pool import Pool, Pools, Shared
 from proxy.engine.reports import Reports
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.routing import RouteTable

@@ -10,7 +10,7 @@ import pytest
 ENGINE = Path(__file__).parents[2] / "proxy/engine"
 CALLBACKS = {
     "data_received", "eof_received", "connection_lost", "pause_writing", "resume_writing",
-    "on_deadline", "on_connected", "on_connect_failed", "on_dial_raised", "on_called",
+    "on_deadline", "on_connected", "on_connect_failed", "on_dial_raised", "on_turn",
 }  # fmt: skip
 """What event loop, wheel, connector and line call. `connection_made` is before any request."""
 SET_UP = {"soon", "call_soon", "call_later", "call_at", "Alarm", "Tunnel"}

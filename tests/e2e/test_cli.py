@@ -278,7 +278,7 @@ async def test_address_and_token_come_from_the_file(tmp_path: Path) -> None:
 async def test_what_others_registered_cannot_drive_the_terminal(tmp_path: Path) -> None:
     row = {"id": "a\u001b[2J", "address": "x", "port": 1, "status": "ready", "weight": 1}
     row |= {"version": "\u0007", "inflight": 0, "requests": 0, "failures": 0, "reason": ""}
-    row |= {"unreachable_from": 0, "tried_out_by": 0}
+    row |= {"unreachable_from": 0, "on_probation_in": 0}
 
     async def answer(request: web.Request) -> web.Response:
         return web.json_response({"instances": [row]})

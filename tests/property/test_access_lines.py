@@ -24,7 +24,7 @@ from proxy.engine.access_lines import (
 )
 from proxy.engine.http1.messages import RequestFields, RequestHead
 from proxy.engine.http1.parser import parse_request
-from proxy.engine.pool import Node
+from proxy.engine.node import Node
 from proxy.errors import FAULTS, Refused
 from proxy.messages import PoolNode
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from proxy.engine.deadlines import NEVER
 from proxy.engine.exchange import Exchange
-from proxy.engine.pool import Node
+from proxy.engine.node import Node
 from proxy.engine.resilience.breaker import State
 from proxy.engine.upstream.unreachable import AT_ONCE
 from proxy.settings.route import RouteSpec
@@ -122,13 +122,13 @@ class Life(RuleBasedStateMachine):
             ]
             # A retry cannot wait in line.
             assert not [o for o in others if exchange.attempts == 1 or pool.has_room(o)]
-        elif node.unproven and exchange.trial is not node:
+        elif node.on_probation and exchange.probe is not node:
             others = [
                 other
                 for other in pool.nodes.values()
-                if other.usable and not other.doubtful and other not in exchange.tried
+                if other.usable and not other.impaired and other not in exchange.tried
             ]
-            assert not [o for o in others if pool.has_room(o) and o is not exchange.hung_up]
+            assert not [o for o in others if pool.has_room(o) and o is not exchange.stale_node]
         self.taken(node)
 
     def one(self, peers: list[Peer], index: int) -> Peer | None:
@@ -231,7 +231,7 @@ class Life(RuleBasedStateMachine):
         assert sum(node.in_flight for node in nodes) == taken + len(wire.worker.tunnels)
         assert all(node.in_flight >= 0 for node in nodes)
         waiting_ = [exchange for exchange in exchanges if exchange.waiting is not None]
-        assert len(pool.policies.line) == len(waiting_)
+        assert len(pool.policies.queue) == len(waiting_)
         breaker = pool.policies.breaker
         if breaker is not None and breaker.state is State.TRYING:
             trials = [e for e in exchanges if e.breaker is breaker and e.turn == breaker.opened]
@@ -260,10 +260,10 @@ class Life(RuleBasedStateMachine):
         pool = self.wire.pool
         exchanges = [c.exchange for c in self.wire.worker.clients if c.exchange is not None]
         for node in (*pool.nodes.values(), *pool._departed.values()):
-            assert sum(exchange.trial is node for exchange in exchanges) == node.trying
-            assert node.doubtful == (node.unreachable or node.unproven)
-        assert pool._unproven == {node for node in pool.nodes.values() if node.unproven}
-        assert all(node.status == "ready" for node in pool._unproven)
+            assert sum(exchange.probe is node for exchange in exchanges) == node.probes
+            assert node.impaired == (node.unreachable or node.on_probation)
+        assert pool.on_probation == {node for node in pool.nodes.values() if node.on_probation}
+        assert all(node.status == "ready" for node in pool.on_probation)
 
     def teardown(self) -> None:
         if not hasattr(self, "wire"):
@@ -282,9 +282,9 @@ class Life(RuleBasedStateMachine):
         self.own_row_is_what_nodes_count()
         self.who_cannot_be_reached_is_tried()
         self.who_is_back_is_tried_out_by_one()
-        assert not any(node.trying for node in wire.pool.nodes.values())
+        assert not any(node.probes for node in wire.pool.nodes.values())
         assert not any(node.unreachable for node in wire.pool.nodes.values() if node.admitted)
-        assert len(wire.pool.policies.line) == 0
+        assert len(wire.pool.policies.queue) == 0
         assert not wire.worker.tunnels
         for peer in wire.peers:
             peer.read_on()

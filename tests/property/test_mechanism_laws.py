@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from proxy.control.pools import panics
 from proxy.control.slow_start import FLOOR, SlowStart
 from proxy.engine.resilience.limits import SECRET, BucketTable
-from proxy.engine.resilience.waiting import WaitingLine
+from proxy.engine.resilience.queue import Queue, Waiter
 from proxy.health.base import Endpoint
 from proxy.health.schedule import FASTER, JITTER, Candidate, Rules, Schedule, Target
 from proxy.messages import Status
@@ -22,19 +22,19 @@ from proxy.registry.decorators.failover import RETURN_AFTER, FailoverPolicy
     st.integers(0, 4),
     st.lists(st.tuples(st.sampled_from(["join", "leave", "call"]), st.integers(0, 6))),
 )
-def test_a_waiting_line_is_a_list_with_a_bound(size: int, steps: list[tuple[str, int]]) -> None:
-    line: WaitingLine[int] = WaitingLine(size)
+def test_a_queue_is_a_list_with_a_bound(size: int, steps: list[tuple[str, int]]) -> None:
+    queue, waiters = Queue(size), [Waiter() for _ in range(7)]
     model: list[int] = []
     for what, who in steps:
         if what == "join" and who not in model:
-            assert line.join(who) == (len(model) < size)
+            assert queue.enqueue(waiters[who]) == (len(model) < size)
             model += [who] * (len(model) < size)
         elif what == "leave":
-            line.leave(who)
+            queue.leave(waiters[who])
             model = [one for one in model if one != who]
         elif what == "call":
-            assert line.call() == (model.pop(0) if model else None)
-        assert len(line) == len(model) <= size
+            assert queue.dequeue() is (waiters[model.pop(0)] if model else None)
+        assert len(queue) == len(model) <= size
 
 
 LIMITS = {1: (1.0, 3), 2: (0.1, 5), 3: (7.0, 2), 4: (50.0, 1)}

@@ -6,7 +6,6 @@ import os
 from collections import deque
 from collections.abc import Callable
 from random import Random
-from typing import cast
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -14,10 +13,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from proxy.control.statistics import Reported
 from proxy.engine import reports
-from proxy.engine.exchange import Exchange
 from proxy.engine.load import Board
-from proxy.engine.pool import NO_STATE, Node, Pool
+from proxy.engine.node import Node
+from proxy.engine.pool import NO_STATE, Pool
 from proxy.engine.reports import Reports
+from proxy.engine.resilience.queue import Waiter
 from proxy.engine.worker import Worker
 from proxy.messages import NodeStats, PoolNode, PoolSnapshot, WorkerStats
 from proxy.settings.service import BreakerSettings, QueueSettings, ServiceSettings
@@ -30,6 +30,7 @@ LIMITED = ServiceSettings(
     queue=QueueSettings(size=2),
     circuit_breaker=BreakerSettings(failure_ratio=0.5, min_requests=1, window=2.0, open=2.0),
 )
+WAITERS = [Waiter() for _ in range(4)]
 
 
 class Telling(RuleBasedStateMachine):
@@ -97,10 +98,10 @@ class Telling(RuleBasedStateMachine):
     def wait_or_leave(self, service: str, who: int) -> None:
         pool = self.worker.pools.get(service)
         if pool is not None:
-            waiter = cast(Exchange, who)
-            before = len(pool.policies.line)
-            pool.policies.line.leave(waiter)
-            if len(pool.policies.line) == before and not pool.policies.line.join(waiter):
+            waiter = WAITERS[who]
+            before = len(pool.policies.queue)
+            pool.policies.queue.leave(waiter)
+            if len(pool.policies.queue) == before and not pool.policies.queue.enqueue(waiter):
                 pool.counters.held_back("max_inflight")
 
     @rule(service=st.sampled_from(SERVICES), bad=st.booleans(), wait=st.floats(0, 2))
@@ -160,7 +161,7 @@ class Telling(RuleBasedStateMachine):
         for pool in self.worker.pools:
             for key, node in pool.nodes.items():
                 counted = NodeStats(
-                    pool.service, key, node.picks, node.outcomes, unproven=node.unproven
+                    pool.service, key, node.picks, node.outcomes, on_probation=node.on_probation
                 )
                 assert self.told.nodes[pool.service, key] == counted
             assert self.told.services[pool.service] == pool.counters.snapshot()

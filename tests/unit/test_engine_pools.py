@@ -11,7 +11,8 @@ import pytest
 from balancers.base import hash_key
 from proxy.engine.http1.properties import source_of
 from proxy.engine.load import SLOTS, Board, OtherRows
-from proxy.engine.pool import Node, Pool
+from proxy.engine.node import Node
+from proxy.engine.pool import Pool
 from proxy.engine.telemetry import ServiceCounters, WorkerCounters
 from proxy.engine.worker import Worker
 from proxy.messages import DURATION_BOUNDS, PoolNode, PoolSnapshot, Status

@@ -25,7 +25,7 @@ PROMISED = {
     "service_instances": ("service_name", "status"),
     "load_balancer_selections_total": ("service_name", "algorithm", "instance"),
     "fairlead_unreachable": ("service", "instance"),
-    "fairlead_unproven": ("service", "instance"),
+    "fairlead_instances_on_probation": ("service", "instance"),
     "fairlead_requests_total": ("service", "method", "code"),
     "fairlead_request_duration_seconds": ("service",),
     "fairlead_inflight_requests": ("service", "instance"),
@@ -181,7 +181,7 @@ def test_workers_are_summed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "doubts"), [("unreachable", (True, False)), ("unproven", (False, True))]
+    ("name", "doubts"), [("unreachable", (True, False)), ("instances_on_probation", (False, True))]
 )
 def test_who_is_doubted_by_workers_that_live(name: str, doubts: tuple[bool, bool]) -> None:
     pools = book(instance("a"), instance("b"))

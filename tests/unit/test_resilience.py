@@ -10,8 +10,8 @@ from proxy.engine.load import Board
 from proxy.engine.resilience.breaker import TRIALS, Breaker, State
 from proxy.engine.resilience.limits import SECRET, SIZE, BucketTable
 from proxy.engine.resilience.policies import LIMIT_OF, Policies
+from proxy.engine.resilience.queue import Queue, Waiter
 from proxy.engine.resilience.retry import FLOOR, HORIZON, RetryBudget
-from proxy.engine.resilience.waiting import WaitingLine
 from proxy.errors import RATE_LIMITED, RATE_TABLE_FULL
 from proxy.settings.service import RateLimitSettings, ServiceSettings
 
@@ -230,20 +230,20 @@ class TestBucketTable:
         assert LIMIT_OF[known.fault] != LIMIT_OF[unknown.fault]
 
 
-class TestWaitingLine:
+class TestQueue:
     def test_first_come_first_served(self) -> None:
-        line: WaitingLine[str] = WaitingLine(2)
-        assert line.join("a")
-        assert line.join("b")
-        assert not line.join("c")
-        assert [line.call(), line.call(), line.call()] == ["a", "b", None]
+        queue, (a, b, c) = Queue(2), (Waiter(), Waiter(), Waiter())
+        assert queue.enqueue(a)
+        assert queue.enqueue(b)
+        assert not queue.enqueue(c)
+        assert [queue.dequeue(), queue.dequeue(), queue.dequeue()] == [a, b, None]
 
     def test_who_leaves_makes_room(self) -> None:
-        line: WaitingLine[str] = WaitingLine(2)
-        line.join("a")
-        line.join("b")
-        line.leave("a")
-        line.leave("nobody")
-        assert line.join("c")
-        assert len(line) == 2
-        assert line.call() == "b"
+        queue, (a, b, c) = Queue(2), (Waiter(), Waiter(), Waiter())
+        queue.enqueue(a)
+        queue.enqueue(b)
+        queue.leave(a)
+        queue.leave(Waiter())
+        assert queue.enqueue(c)
+        assert len(queue) == 2
+        assert queue.dequeue() == b

@@ -106,7 +106,7 @@ def _queued(make: Any, data: bytes, **options: Any) -> Scene:
     busy.send(GET)
     scene.wire.accepted("a").take()
     scene.send(data)
-    assert len(scene.wire.pool.policies.line) == 1
+    assert len(scene.wire.pool.policies.queue) == 1
     return scene
 
 
@@ -146,7 +146,7 @@ def left(scene: Scene) -> None:
     assert scene.client.closed
     scene.client.expect_nothing()
     assert all(peer.closed for peer in scene.instances)
-    assert len(wire.pool.policies.line) == 0
+    assert len(wire.pool.policies.queue) == 0
     assert wire.in_flight == len(wire.worker.clients)
     for node in wire.pool.nodes.values():
         assert set(node.outcomes) <= {CLIENT_GONE.code, "503"}, node

@@ -6,12 +6,12 @@ acts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from proxy.engine.resilience.breaker import Breaker
 from proxy.engine.resilience.limits import BucketTable
+from proxy.engine.resilience.queue import Queue
 from proxy.engine.resilience.retry import RetryBudget
-from proxy.engine.resilience.waiting import WaitingLine
 from proxy.errors import (
     BREAKER_OPEN,
     CLOSED_EARLY,
@@ -21,9 +21,6 @@ from proxy.errors import (
     Refused,
 )
 from proxy.settings.service import ServiceSettings
-
-if TYPE_CHECKING:
-    from proxy.engine.exchange import Exchange
 
 BAD_STATUSES: Final = frozenset((502, 503, 504))
 """Answers that speak against the instance that gave them. Not every 5xx: a 500 is mostly the
@@ -42,7 +39,7 @@ class Policies:
 
     __slots__ = (
         "_breaker_settings", "_burst", "_interval", "_methods", "_on", "_salt", "breaker",
-        "buckets", "budget", "guarded", "line", "max_inflight", "max_retries", "queue_limit",
+        "buckets", "budget", "guarded", "max_inflight", "max_retries", "queue", "queue_limit",
         "rate_key", "retry_statuses", "suspect_after",
     )  # fmt: skip
 
@@ -77,10 +74,8 @@ class Policies:
                 breaker.failure_ratio, breaker.min_requests, breaker.window, breaker.open
             )
         self.max_inflight = settings.max_inflight
-        self.line: WaitingLine[Exchange] = (
-            WaitingLine(settings.queue.size) if before is None else before.line
-        )
-        self.line.size = settings.queue.size
+        self.queue: Queue = Queue(settings.queue.size) if before is None else before.queue
+        self.queue.size = settings.queue.size
         self.queue_limit = settings.timeouts.queue
         self.buckets = buckets
         self._salt = service_key.to_bytes(8, "big")

@@ -26,7 +26,7 @@ from proxy.errors import (
 
 if TYPE_CHECKING:
     from proxy.engine.exchange import Exchange
-    from proxy.engine.pool import Node
+    from proxy.engine.node import Node
     from proxy.engine.upstream.connector import Connector
     from proxy.settings.service import ServiceSettings
 

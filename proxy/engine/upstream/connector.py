@@ -33,7 +33,7 @@ from proxy.names.eyeballs import first_of
 
 if TYPE_CHECKING:
     from proxy.engine.deadlines import Deadlines
-    from proxy.engine.pool import Node
+    from proxy.engine.node import Node
     from proxy.settings.service import ServiceSettings
 
 _log = structlog.get_logger()

@@ -20,7 +20,8 @@ from typing import Final
 import structlog
 
 from proxy.engine.deadlines import TICK, Alarm, Deadlines
-from proxy.engine.pool import Node, Pool
+from proxy.engine.node import Node
+from proxy.engine.pool import Pool
 from proxy.engine.upstream.connection import UpstreamConnection
 from proxy.engine.upstream.connector import Connector
 from proxy.errors import Fault
@@ -76,7 +77,7 @@ class Unreachable:
 
     def _mark(self, node: Node, unreachable: bool) -> None:
         node.unreachable = unreachable
-        node.judge()
+        node.reassess()
 
     def _try_later(self, pool: Pool, node: Node) -> None:
         now = self._deadlines.now()

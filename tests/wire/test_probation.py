@@ -62,13 +62,13 @@ def test_it_gets_one_request_until_it_has_answered(make: Any) -> None:
     wire, suspects = returned(make, "a", "b", "c")
     node = wire.node("a")
     assert node in wire.pool.news()
-    assert wire.pool.stats_of(node).unproven
+    assert wire.pool.stats_of(node).on_probation
     found = crowd(wire)
     assert len(found["a"]) == 1
     answer(found["a"])
     assert node in wire.pool.news()
-    assert not wire.pool.stats_of(node).unproven
-    assert not wire.node("a").doubtful
+    assert not wire.pool.stats_of(node).on_probation
+    assert not wire.node("a").impaired
     for name in "bc":
         answer(found[name])
     more = crowd(wire, 9)
@@ -119,7 +119,7 @@ def test_failures_from_before_are_not_those_of_a_trial(make: Any) -> None:
         assert client.take().startswith(b"HTTP/1.1 503")
     assert len(before) == 2
     assert suspects == []
-    assert wire.node("a").unproven
+    assert wire.node("a").on_probation
     for client in [peer for peer in wire.peers if peer.name == "client"]:
         client.reset()
 
@@ -143,34 +143,34 @@ def test_an_answer_that_goes_on_for_hours_is_an_answer(make: Any) -> None:
     client, instance = crowd(wire, 2)["a"][0]
     instance.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
     assert client.take().endswith(b"\r\n\r\nabc")
-    assert not wire.node("a").doubtful
+    assert not wire.node("a").impaired
     for peer in [peer for peer in wire.peers if peer.name == "client"]:
         peer.reset()
 
 
 def test_so_is_a_tunnel(make: Any) -> None:
     wire, _ = returned(make, "a", "b")
-    while wire.node("a").unproven:
+    while wire.node("a").on_probation:
         client = wire.client()
         client.send(request("GET /x", "Connection: Upgrade", "Upgrade: x"))
         instance = wire.connected()
         instance.take()
         instance.send(b"HTTP/1.1 101 OK\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
         assert client.take().startswith(b"HTTP/1.1 101")
-    assert not wire.node("a").trying
+    assert not wire.node("a").probes
 
 
 def test_a_client_that_leaves_is_followed_by_another_trial(make: Any) -> None:
     wire, suspects = returned(make, "a", "b")
     first = crowd(wire, 4)
     first["a"][0][0].reset()
-    assert wire.node("a").unproven
+    assert wire.node("a").on_probation
     second = crowd(wire, 4)
     assert len(second["a"]) == 1
     for pairs in (first["b"], second["a"], second["b"]):
         answer(pairs)
     assert suspects == []
-    assert not wire.node("a").doubtful
+    assert not wire.node("a").impaired
 
 
 def test_with_nobody_else_it_gets_all(make: Any) -> None:
@@ -191,12 +191,12 @@ def test_out_again_before_its_trial_is_over(make: Any) -> None:
     wire, suspects = returned(make, "a", "b")
     found = crowd(wire, 4)
     wire.serve("a", "b", a="ejected")
-    assert not wire.node("a").doubtful
+    assert not wire.node("a").impaired
     wire.serve("a", "b")
     assert len(crowd(wire, 4)["a"]) == 0  # One is still under way: it will tell as well.
     client, instance = found["a"][0]
     answer([(client, instance)])
-    assert not wire.node("a").doubtful
+    assert not wire.node("a").impaired
     assert suspects == []
     for peer in [peer for peer in wire.peers if peer.name == "client"]:
         peer.reset()
@@ -251,10 +251,10 @@ def test_an_upload_that_goes_on_for_hours_is_not_waited_for(make: Any) -> None:
     found = crowd(wire, 4)
     assert len(found["a"]) == 1
     answer(found["a"])
-    assert not wire.node("a").doubtful
+    assert not wire.node("a").impaired
     answer(found["b"])
     client.reset()
-    assert not wire.node("a").trying
+    assert not wire.node("a").probes
     assert instance.cut
 
 
@@ -267,7 +267,7 @@ def test_one_that_hangs_gets_one_more_now_and_then(make: Any) -> None:
         found = crowd(wire, 4)
         answer(found["b"])
         hanging["a"] += found["a"]
-        assert len(hanging["a"]) == wire.node("a").trying == count
+        assert len(hanging["a"]) == wire.node("a").probes == count
     # It is not over with the one that began first.
     hanging["a"][0][0].reset()
     found = crowd(wire, 4)
@@ -278,7 +278,7 @@ def test_one_that_hangs_gets_one_more_now_and_then(make: Any) -> None:
     assert [one.key for one in suspects] == [wire.node("a").key]
     for peer in [peer for peer in wire.peers if peer.name == "client"]:
         peer.reset()
-    assert not wire.node("a").trying
+    assert not wire.node("a").probes
     for peer in wire.peers:
         peer.take()  # The one that was reset went on to the other.
 
@@ -289,7 +289,7 @@ def test_when_ejection_is_switched_off_nobody_is_tried_out_any_more(make: Any) -
     assert len(found["a"]) == 1
     settings = ServiceSettings(ejection=EjectionSettings(enabled=False))
     wire.configure((RouteSpec(path_prefix="/", service="s"),), {"s": settings})
-    assert not wire.node("a").doubtful
+    assert not wire.node("a").impaired
     more = crowd(wire, 4)
     assert len(more["a"]) == 2
     for pairs in (*found.values(), *more.values()):
@@ -341,7 +341,7 @@ def test_a_trial_that_hangs_while_it_is_dialled(make: Any, leaves: bool) -> None
     clients = [wire.client() for _ in range(4)]
     for client in clients:
         client.send(GET)
-    assert wire.node("a").trying == wire.node("a").in_flight == 1
+    assert wire.node("a").probes == wire.node("a").in_flight == 1
     for _ in clients:
         if waiting := wire.network.accepted.get(wire.address("b")):
             instance = wire.adopt(waiting.popleft(), "b")
@@ -352,8 +352,8 @@ def test_a_trial_that_hangs_while_it_is_dialled(make: Any, leaves: bool) -> None
     [client] = [client for client in clients if client not in served]
     if leaves:
         client.reset()
-        assert not wire.node("a").trying
-        assert wire.node("a").unproven
+        assert not wire.node("a").probes
+        assert wire.node("a").on_probation
         wire.advance(3.1)
         assert wire.node("a").unreachable
         assert suspects == []
@@ -363,8 +363,8 @@ def test_a_trial_that_hangs_while_it_is_dialled(make: Any, leaves: bool) -> None
         instance.expect(forwarded("GET /x"))
         answer([(client, instance)])
         assert [one.reason for one in suspects] == ["connect_timeout"]
-    assert wire.node("a").unproven
-    assert not wire.node("a").trying
+    assert wire.node("a").on_probation
+    assert not wire.node("a").probes
     wire.network.answer(wire.address("a"))
     wire.advance(1.1)
     wire.advance(0.1)
@@ -383,12 +383,12 @@ def test_a_trial_that_fails_is_none_of_the_next_attempt(make: Any) -> None:
         answer([(client, instance)])
     instance.send(BAD)
     assert [one.key for one in suspects] == [wire.node("a").key]
-    assert not wire.node("a").trying
+    assert not wire.node("a").probes
     kept = [peer for peer in wire.peers if peer.transport.taken]
     other = kept[0] if kept else wire.accepted("b")
     other.expect(forwarded("GET /x"))
     other.reset()
     assert client.take().startswith(b"HTTP/1.1 503 Busy")
-    assert wire.node("a").unproven
-    assert not wire.node("a").trying
+    assert wire.node("a").on_probation
+    assert not wire.node("a").probes
     assert len(suspects) == 1

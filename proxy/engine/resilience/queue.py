@@ -7,12 +7,19 @@ is a burst, and no use when it is not, which is why both bounds are short by def
 from __future__ import annotations
 
 from collections import deque
-from typing import Generic, TypeVar
-
-Waiter = TypeVar("Waiter")
 
 
-class WaitingLine(Generic[Waiter]):
+class Waiter:
+    """A request that may wait in the queue."""
+
+    __slots__ = ()
+
+    def on_turn(self) -> None:
+        """Some instance has room, and the request is not in the queue any more."""
+        raise NotImplementedError
+
+
+class Queue:
     """Owns who waits, in order of arrival."""
 
     __slots__ = ("_waiters", "size")
@@ -25,28 +32,28 @@ class WaitingLine(Generic[Waiter]):
     def __len__(self) -> int:
         return len(self._waiters)
 
-    def join(self, waiter: Waiter) -> bool:
-        """Wait at the end; False if the line is full."""
+    def enqueue(self, waiter: Waiter) -> bool:
+        """Wait at the end; False if the queue is full."""
         if len(self._waiters) >= self.size:
             return False
         self._waiters.append(waiter)
         return True
 
+    def requeue(self, waiter: Waiter) -> None:
+        """A request that had its turn in vain is the first again, however long the queue is."""
+        self._waiters.appendleft(waiter)
+
     def leave(self, waiter: Waiter) -> None:
-        """Wait no longer. Without effect for one who is not in the line."""
+        """Wait no longer. Without effect for a request that is not in the queue."""
         try:
             self._waiters.remove(waiter)
         except ValueError:
-            pass  # It was called up in this very moment.
-
-    def rejoin(self, waiter: Waiter) -> None:
-        """Who was called in vain is the first again, however long the line is."""
-        self._waiters.appendleft(waiter)
+            pass  # It has its turn in this very moment.
 
     def is_first(self, waiter: Waiter) -> bool:
         """Nobody has waited longer."""
         return bool(self._waiters) and self._waiters[0] is waiter
 
-    def call(self) -> Waiter | None:
-        """The one who has waited longest, who leaves the line by this."""
+    def dequeue(self) -> Waiter | None:
+        """The request that has waited longest, which leaves the queue by this."""
         return self._waiters.popleft() if self._waiters else None

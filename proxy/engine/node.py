@@ -1,0 +1,93 @@
+"""One instance as a worker knows it: what the snapshot says of it, and what was measured here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.messages import PoolNode, Status
+from proxy.names.cache import Name
+
+if TYPE_CHECKING:
+    from proxy.engine.upstream.connection import UpstreamConnection
+
+
+class Node:
+    """Owns the live numbers and the idle connections of one instance in this worker."""
+
+    __slots__ = (
+        "address",
+        "admitted",
+        "failing",
+        "id",
+        "idle",
+        "impaired",
+        "in_flight",
+        "key",
+        "load",
+        "local",
+        "name",
+        "next_probe",
+        "on_probation",
+        "outcomes",
+        "picks",
+        "port",
+        "present",
+        "probes",
+        "reported",
+        "slot",
+        "status",
+        "unreachable",
+        "usable",
+        "weight",
+    )  # fmt: skip
+
+    def __init__(self, spec: PoolNode) -> None:
+        self.key = spec.key
+        self.id = spec.id
+        self.address = spec.address
+        self.port = spec.port
+        self.local = spec.local
+        """It stands in the local file, and may lead anywhere."""
+        self.name: Name | None = None
+        """What is known of its address, once it was dialled."""
+        self.slot = spec.slot
+        self.weight = spec.weight
+        self.status: Status = spec.status
+        self.admitted = False
+        """The control process says that it may be used."""
+        self.usable = False
+        """The balancer chooses among these: who is admitted and, as far as known, reachable."""
+        self.present = True
+        """Part of the current snapshot; idle connections of a node that left are closed."""
+        self.in_flight = 0
+        """Requests and tunnels of this worker."""
+        self.load = 0
+        """Requests and tunnels of all workers, the others' as of the last look."""
+        self.unreachable = False
+        """It could not be connected to: see `Unreachable`."""
+        self.on_probation = False
+        """The node is back from an ejection and has not answered since: it gets one request at a
+        time, and goes again if that fails. A crowd would find out no more, and lose more."""
+        self.probes = 0
+        """Of those requests, how many are under way."""
+        self.next_probe = 0.0
+        """When there may be one more of them although the one before has not ended."""
+        self.impaired = False
+        """Unreachable or on probation, so that `selection` must look at a pick again."""
+        self.failing = 0
+        """Attempts that failed since the last one that did not."""
+        self.idle: list[UpstreamConnection] = []
+        self.picks = 0
+        self.reported = -1
+        """Picks when its counts were last told; -1 = something was or may be new since then
+        although there was no pick."""
+        self.outcomes: dict[str, int] = {}
+        """Attempts that ended, by `ok`, the fault's code, or the status that speaks against it."""
+
+    def reassess(self) -> None:
+        """To be called when `unreachable` or `on_probation` has changed."""
+        self.impaired = self.unreachable or self.on_probation
+        self.reported = -1
+
+    def __repr__(self) -> str:
+        return f"<Node {self.key} {self.status} load={self.load} idle={len(self.idle)}>"

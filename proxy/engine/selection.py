@@ -1,0 +1,112 @@
+"""Which instance an attempt gets.
+
+The balancer chooses; these decisions are about whom it may choose among. An instance is *full* when
+all workers together have `max_inflight` requests on it, *on probation* when it is back from an
+ejection and has not answered since, *unreachable* when this worker could not connect to it. The
+first tier in which there is anybody decides:
+
+| tier | a first attempt goes to |
+|---|---|
+| 1 | a reachable instance with room; one on probation only while no request probes it |
+| 2 | nobody yet: the request joins the queue, because a reachable one is only full |
+| 3 | an instance on probation, whose probe is under way, with room |
+| 4 | an unreachable instance with room: it may be back |
+
+| tier | a further attempt goes to one that was not tried, |
+|---|---|
+| 1 | reachable, not on probation, with room |
+| 2 | reachable, on probation, with room |
+| 3 | or to the one that had closed a kept connection, by a new one: that said nothing against it |
+| 4 | or to one that the balancer does not know of, reachable if possible |
+
+A further attempt does not join the queue, and one that is made although there is an answer already
+(a 503 that the service wants repeated) does not go to tier 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from proxy.engine.node import Node
+    from proxy.engine.pool import Pool
+
+
+def first_choice(pool: Pool, picked: Node, key: int, now: float) -> Node | None:
+    """The instance of a first attempt, or None for the queue. `picked`: what the balancer chose
+    among all that are usable, which is right if the node is neither impaired nor full."""
+    return _choice(pool, picked, key, (), now)
+
+
+def next_choice(
+    pool: Pool,
+    key: int,
+    tried: tuple[Node, ...],
+    now: float,
+    *,
+    stale: Node | None,
+    answered: bool,
+) -> Node | None:
+    """The instance of a further attempt, or None. `tried`: all before, the latest last; `stale`: of
+    these the one whose kept connection was found closed; `answered`: there is an answer already."""
+    failed = tried[-1]
+    node = pool.pick(key, tried)
+    if node is not None and (pool.limited or node.impaired):
+        node = _choice(pool, node, key, tried, now)
+    if (node is None or node.unreachable) and stale is not None and _may_dial(pool, stale):
+        node = stale
+    if node is None and not answered:
+        node = _last_resort(pool, tried[:-1] if stale is failed else tried)
+    return None if answered and node is not None and node.unreachable else node
+
+
+def is_probed(node: Node, now: float) -> bool:
+    """A request finds out whether the node, which is on probation, is well, and has not done so
+    for long."""
+    return node.probes > 0 and now < node.next_probe
+
+
+def _choice(pool: Pool, picked: Node, key: int, tried: Collection[Node], now: float) -> Node | None:
+    further = bool(tried)
+    if not _is_avoided(picked, further, now) and pool.has_room(picked):
+        return picked
+    on_probation = [node for node in pool.on_probation if _is_avoided(node, further, now)]
+    avoided = {*pool.newly_unreachable, *on_probation}
+    if avoided:
+        other = pool.pick(key, {*tried, *avoided})
+        if other is not None and pool.has_room(other):
+            return other
+    full: list[Node] = []
+    if pool.limited:
+        full = [node for node in pool.nodes.values() if node.usable and not pool.has_room(node)]
+    if avoided and full:
+        other = pool.pick(key, {*tried, *full, *avoided})
+        if other is not None or any(not node.unreachable for node in full):
+            return other
+    if on_probation and pool.newly_unreachable:
+        other = pool.pick(key, {*tried, *full, *pool.newly_unreachable})
+        if other is not None:
+            return other
+    return pool.pick(key, {*tried, *full}) if full else picked
+
+
+def _is_avoided(node: Node, further: bool, now: float) -> bool:
+    """Others are preferred, for a further attempt those that are known to be well."""
+    return node.unreachable or (node.on_probation and (further or is_probed(node, now)))
+
+
+def _may_dial(pool: Pool, node: Node) -> bool:
+    return node.admitted and not node.unreachable and pool.has_room(node)
+
+
+def _last_resort(pool: Pool, tried: Collection[Node]) -> Node | None:
+    """A node that the balancer does not choose among, because it cannot be connected to or could
+    not until a moment ago."""
+    nodes = [
+        node
+        for node in pool.nodes.values()
+        if node.admitted and node.weight and node not in tried and pool.has_room(node)
+    ]
+    nodes = [node for node in nodes if not node.unreachable] or nodes
+    return pool.any_of(nodes) if nodes else None

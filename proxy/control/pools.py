@@ -513,6 +513,7 @@ class PoolBook:
             if (
                 old is not None
                 and old[0].instance is instance
+                and old[1].local == pool.local
                 and not (marked and (instance.id in marked or instance.key in marked))
             ):
                 # The usual case, which keeps a change in a pool of thousands cheap.

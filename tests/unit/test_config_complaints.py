@@ -913,6 +913,9 @@ services:
   b: {health_check: {command: 'true'}}
   c: {health_check: {type: ping}}
   d: {health_check: {type: http, expect: '999'}}
+  e: {health_check: {type: http, host: 'a b', port: 65536}}
+  f: {health_check: {type: tcp, host: users.internal, port: 8081}}
+  g: {health_check: {type: exec, command: 'true', port: 8081}}
 routes: [{service: a}]
 --->
 proxy.yaml:2: defaults.health_check.path: has no meaning for type tcp; allowed: only for http
@@ -920,6 +923,16 @@ proxy.yaml:4: services.a.health_check.command: is missing; allowed for type exec
 proxy.yaml:5: services.b.health_check.command: has no meaning for type tcp; allowed: only for exec
 proxy.yaml:6: services.c.health_check.type: "ping" is not a kind of check; allowed: http, tcp, exec
 proxy.yaml:7: services.d.health_check.expect: "999" is not a list of status codes; allowed: 200, 200-299 or 200,204
+proxy.yaml:8: services.e.health_check.host: "a b" is not a host name; allowed: upstream.internal or host:port
+proxy.yaml:8: services.e.health_check.port: "65536" is out of range; allowed: a whole number from 0 to 65535 (0 = the instance's own)
+proxy.yaml:9: services.f.health_check.host: has no meaning for type tcp; allowed: only for http
+proxy.yaml:10: services.g.health_check.port: has no meaning for type exec; allowed: only for http and tcp
+=== registry_allow
+registry: {type: etcd, endpoints: ["http://127.0.0.1:2379"], allow: [127.0.0.1, 169.254.0.0/8, link-local]}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.allow.1: "169.254.0.0/8" has bits set behind its prefix length (did you mean 169.0.0.0/8?); allowed: 10.0.0.0/8, fd00::/8 or one address
+proxy.yaml:1: registry.allow.2: "link-local" is not a network; allowed: 10.0.0.0/8, fd00::/8 or one address
 === slow_start_on_a_ring
 services:
   a: {balancer: consistent_hash, slow_start: 10s}

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from proxy.control.pools import FORGET_AFTER, SLOT_REST, PoolBook, Slots, judge, panics
+from proxy.destinations import Destinations
 from proxy.membership import Instance, Membership
 from proxy.messages import Status
+from proxy.settings.service import PoolSettings
 
 
 def instance(id_: str = "a", **fields: Any) -> Instance:
@@ -52,6 +54,28 @@ def statuses(of: PoolBook, service: str = "users") -> dict[str, Status]:
 )
 def test_status_and_reason(fields: dict[str, Any], status: Status, reason: str) -> None:
     assert judge(instance(**fields)) == (status, reason)
+
+
+def test_an_address_that_is_refused_is_unhealthy_and_says_why() -> None:
+    loopback = instance(address="127.0.0.1", port=9900)
+    named = instance("b", address="localhost", port=9900)
+    pools = PoolBook(
+        {"own": (loopback,)},
+        Slots(100, lambda slot: True),
+        0.0,
+        settings={"new": PoolSettings(fallback=(loopback,))},
+        destinations=Destinations(admin_port=9900),
+    )
+    pools.apply(membership(users=[loopback, named]), 0.0)
+    refused, unknown = pools.pools["users"].members
+    assert refused.status == "unhealthy"
+    assert "refused to registered instances" in refused.reason
+    assert unknown.status == "ready", "a name is not known before it is resolved"
+    assert statuses(pools, "own") == statuses(pools, "new") == {"a": "ready"}
+    local = {name: pool.snapshot.nodes[0].local for name, pool in pools.pools.items()}
+    assert local == {"own": True, "new": True, "users": False}
+    pools.apply(membership(new=[loopback]), 1.0)
+    assert statuses(pools, "new") == {"a": "unhealthy"}, "the registry's, no longer the file's"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 import proxy
 from proxy.health.base import Check, Endpoint, checked_port
-from proxy.health.connect import Lookups, connect
+from proxy.health.connect import connect
+from proxy.names.lookups import Lookups
 
 MAX_HEAD = 64 * 1024
 """Bytes of the head of an answer."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from proxy.health.base import Check, Endpoint, checked_port
-from proxy.health.connect import Lookups, connect
+from proxy.health.connect import connect
+from proxy.names.lookups import Lookups
 
 
 class TcpCheck(Check):

@@ -40,6 +40,7 @@ from proxy.registry.etcd_wire import (
     error_from,
     error_named,
 )
+from proxy.registry.named import MemberNames
 from proxy.settings.registry import RegistryTls
 
 CALL_LIMIT = 5.0
@@ -63,12 +64,24 @@ class _Transport(AioClient):  # type: ignore[misc]  # etcd3-py is untyped
     is down) and builds a session that checks no host names, so the base class's is called.
     """
 
-    def __init__(self, protocol: str, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        protocol: str,
+        host: str,
+        port: int,
+        tls: ssl.SSLContext | None,
+        names: MemberNames,
+    ) -> None:
         BaseClient.__init__(self, host=host, port=port, protocol=protocol)
         self.session = aiohttp.ClientSession(
             # No limit on connections: each watch holds one for ever, and unary calls must
             # never wait in line behind watches. Callers bound themselves.
-            connector=aiohttp.TCPConnector(limit=0, ssl=True if tls is None else tls),
+            connector=aiohttp.TCPConnector(
+                limit=0,
+                ssl=True if tls is None else tls,
+                resolver=names,
+                use_dns_cache=False,  # It has its own.
+            ),
             # A redirect or an environment's proxy would lead somewhere that is not etcd.
             trust_env=False,
         )
@@ -157,6 +170,7 @@ class Gateway:
         self._password = password
         self._token: str | None = None
         self._transport: _Transport | None = None
+        self._names = MemberNames()
 
     def __repr__(self) -> str:
         return f"<Gateway {self.url}>"
@@ -377,7 +391,9 @@ class Gateway:
             context = None
             if self._protocol == "https" and self._tls is not None:
                 context = _tls_context(self._tls)
-            self._transport = _Transport(self._protocol, self._host, self._port, context)
+            self._transport = _Transport(
+                self._protocol, self._host, self._port, context, self._names
+            )
         return self._transport
 
 

@@ -156,6 +156,8 @@ def test_every_owner_says_what_it_owns() -> None:
         "proxy.control.events:Events",
         "proxy.control.slow_start:SlowStart",
         "proxy.health.monitor:Monitor",
+        "proxy.names.cache:Name",
+        "proxy.names.cache:Names",
         "proxy.health.schedule:Schedule",
         "proxy.registry.decorators.mass_loss:MassLossPolicy",
         "proxy.registry.decorators.failover:FailoverPolicy",

@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
 
 from proxy.names.base import Answer, Unresolved
 from proxy.names.cares import CaresResolver
+from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.origin import Origin
 from tests.e2e.running import RunningProxy, eventually
 from tests.e2e.scripted_dns import AAAA, REFUSED, SERVFAIL, ScriptedDns, silent_socket
@@ -323,3 +325,37 @@ async def checks(proxy: RunningProxy) -> int:
     _, text = await proxy.get("/metrics")
     found = re.search(r'^health_checks_total\{.*"passed"\} (\S+)$', text, re.MULTILINE)
     return 0 if found is None else int(float(found[1]))
+
+
+async def test_a_registry_is_reached_again_while_the_name_servers_are_away(
+    dns: ScriptedDns, tmp_path: Path
+) -> None:
+    dns.says("etcd.test", "127.0.0.1", ttl=1)
+    async with EtcdServer() as etcd, EtcdClient(etcd.url) as client:
+        port = urlsplit(etcd.url).port
+        endpoints = [f"http://etcd.test:{port}", f"http://gone.test:{port}"]
+        dns.ignores("gone.test")
+        async with RunningProxy(
+            {
+                "registry": {"type": "etcd", "endpoints": endpoints},
+                "routes": [{"path_prefix": "/{service}"}],
+            },
+            tmp_path,
+            environ=dns.environ(tmp_path),
+        ) as proxy:
+            await client.put("/services/first/a", '{"address": "10.0.0.1", "port": 80}')
+            await eventually(lambda: known(proxy, "first"), LATE, "the first instance")
+            dns.silent = True
+            await etcd.stop()
+            await eventually(lambda: not_connected(proxy), 2 * LATE, "the loss of etcd")
+            await etcd.start()
+            await client.put("/services/second/a", '{"address": "10.0.0.2", "port": 80}')
+            await eventually(lambda: known(proxy, "second"), 3 * LATE, "the second instance")
+
+
+async def known(proxy: RunningProxy, service: str) -> bool:
+    return (await proxy.get(f"/api/v1/services/{service}"))[0] == 200
+
+
+async def not_connected(proxy: RunningProxy) -> bool:
+    return not (await proxy.get("/api/v1/registry"))[1]["connected"]

@@ -1,0 +1,43 @@
+"""Names of registries' members, for aiohttp: as those of instances, without a thread of the loop.
+
+A member whose name nobody answers for would otherwise take one of the loop's four threads for half
+a minute at each try, and keep the process from ending meanwhile; and a connection that breaks while
+the name servers are away could not be made again.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from proxy.names.lookups import Lookups
+
+
+class MemberNames(AbstractResolver):
+    """Owns the lookups of one member, over all of the connections made to it. aiohttp tries the
+    addresses as RFC 8305 says."""
+
+    def __init__(self) -> None:
+        self._lookups = Lookups()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """See `AbstractResolver`. OSError when there is no address."""
+        found = await self._lookups.addresses(host)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for address in found
+            if family in (socket.AF_UNSPEC, socket.AF_INET6 if ":" in address else socket.AF_INET)
+        ]
+
+    async def close(self) -> None:
+        """What is known is to outlive connections; questions under way end by themselves."""

@@ -329,7 +329,7 @@ def _client(admin: str | None, token: str | None, file: str) -> AdminClient:
             return admin_client.AdminClient(admin_client.DEFAULT_URL, token or "")
         settings = _load(file).admin
         url = admin_client.url_of(settings.bind)
-        return admin_client.AdminClient(url, token or settings.token)
+        return admin_client.AdminClient(url, token or settings.token or settings.read_token)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 

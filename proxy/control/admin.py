@@ -1,29 +1,41 @@
 """The admin server: reads live state; changes what an operator drains and a service registers.
 
-Everything but /healthz and /readyz asks for the bearer token, if one is configured. Errors
-are `application/problem+json` (RFC 9457).
+Who may ask what is decided in `admin_access.py`, how many may at a time in `admin_connections.py`.
+Errors are `application/problem+json` (RFC 9457).
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
 import structlog
 from aiohttp import web
+from aiohttp.http import HttpVersion10, HttpVersion11
 
 import proxy
 from proxy import log as log_setup
 from proxy.control import events, metrics, status
+from proxy.control.admin_access import (
+    Access,
+    denied_caller,
+    denied_origin,
+    denied_token,
+    is_loopback,
+)
+from proxy.control.admin_connections import Connection, Door, room
+from proxy.control.admin_paths import BadPath, Paths, split_target
 from proxy.control.explain import explain
-from proxy.control.registrations import Complaint, Refusal, Registrations
+from proxy.control.registrations import MAX_BODY, Refusal, Registrations
+from proxy.control.sockets import descriptors
 from proxy.control.supervisor import Supervisor
+from proxy.messages import BACKLOG
+from proxy.settings.process import AdminSettings
 
 log = structlog.get_logger()
 
@@ -38,109 +50,154 @@ second, in which the pools change."""
 WRITE_LIMIT = 10.0
 """Seconds a listener may take to read what was sent to it; then it is cut off."""
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+BODY_LIMIT = 10.0
+"""Seconds for the body of a request, which has 16 KiB at most."""
+
+Handler = Callable[..., Awaitable[web.StreamResponse]]
+"""Takes the request, and the names in its path."""
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-"""What load balancers and orchestrators ask, which cannot send a token."""
+"""What load balancers and orchestrators ask, which cannot send a token and call by any name."""
 
 
 class Admin:
     """Owns the admin HTTP server; reads the supervisor."""
 
-    def __init__(self, supervisor: Supervisor, sock: socket.socket, token: str) -> None:
-        """`sock`: listening already, owned by the caller. `token`: "" = no token asked."""
+    def __init__(
+        self, supervisor: Supervisor, sock: socket.socket, settings: AdminSettings
+    ) -> None:
+        """`sock`: listening already, owned by the caller."""
         self._supervisor = supervisor
         self._socket = sock
-        self._token = token.encode(errors="surrogateescape")
+        self._access = Access(
+            token=settings.token,
+            read_token=settings.read_token,
+            # Who wrote a name into `bind` calls it by that.
+            hosts=(*settings.hosts, settings.bind.rpartition(":")[0]),
+            local=is_loopback(sock.getsockname()[0]),
+        )
         self._http = Registrations(supervisor.settings.registry)
-        application = web.Application(middlewares=[self._problems, self._authorize])
-        application.add_routes(
-            [
-                web.get("/", self._index),
-                web.get("/healthz", self._healthz),
-                web.get("/readyz", self._readyz),
-                web.get("/metrics", self._metrics),
-                web.get("/api/v1/services", self._services),
-                web.get("/api/v1/services/{service}", self._service),
-                web.get("/api/v1/routes", self._routes),
-                web.get("/api/v1/registry", self._registry),
-                web.get("/api/v1/workers", self._workers),
-                web.get("/api/v1/explain", self._explain),
-                web.get("/api/v1/events", self._events),
-                web.post("/api/v1/services/{service}/instances/{id}/drain", self._drain),
-                web.post("/api/v1/services/{service}/instances/{id}/undrain", self._drain),
-                web.put("/api/v1/services/{service}/instances/{id}", self._register),
-                web.delete("/api/v1/services/{service}/instances/{id}", self._deregister),
-                web.post("/api/v1/services/{service}/instances/{id}/heartbeat", self._heartbeat),
-                web.get("/api/v1/registrations", self._registrations),
-            ]
+        self._scraping = asyncio.Lock()
+        """One page of metrics is written at a time: with 20,000 instances it has 20 MB."""
+        instance = "/api/v1/services/{service}/instances/{id}"
+        self._paths: Paths[Handler] = Paths(
+            {
+                "*": {},
+                "/": {"GET": self._index},
+                "/healthz": {"GET": self._healthz},
+                "/readyz": {"GET": self._readyz},
+                "/metrics": {"GET": self._metrics},
+                "/api/v1/services": {"GET": self._services},
+                "/api/v1/services/{service}": {"GET": self._service},
+                "/api/v1/routes": {"GET": self._routes},
+                "/api/v1/registry": {"GET": self._registry},
+                "/api/v1/workers": {"GET": self._workers},
+                "/api/v1/explain": {"GET": self._explain},
+                "/api/v1/events": {"GET": self._events},
+                "/api/v1/registrations": {"GET": self._registrations},
+                instance: {"PUT": self._register, "DELETE": self._deregister},
+                f"{instance}/drain": {"POST": self._drain},
+                f"{instance}/undrain": {"POST": self._undrain},
+                f"{instance}/heartbeat": {"POST": self._heartbeat},
+            }
         )
-        self._application = application
+        self._door = Door(self._serve, room(descriptors()))
         # Answers take milliseconds; whoever still reads after a second is left alone.
-        self._runner = web.AppRunner(
-            application, handle_signals=False, access_log=None, shutdown_timeout=1.0
-        )
+        self._runner = web.ServerRunner(self._door, handle_signals=False, shutdown_timeout=1.0)
 
     async def start(self) -> None:
         """Begin to answer."""
         await self._runner.setup()
-        await web.SockSite(self._runner, self._socket).start()
+        # uvloop accepts one in each turn, so who is too many waits in the kernel.
+        await web.SockSite(self._runner, self._socket, backlog=BACKLOG).start()
 
     async def close(self) -> None:
         """Stop answering and close the socket."""
         await self._runner.cleanup()
         await self._http.close()
 
-    # --------------------------------------------------------------------- middlewares
+    # ------------------------------------------------------------------------ a request
 
-    @web.middleware
-    async def _problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        with connection.serving(request):
+            response = await self._answer(request)
+            # Written here already, so that the limit of the request holds for it.
+            await response.prepare(request)
+            await response.write_eof()
+        return response
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The answer, whatever happens."""
         try:
-            return await handler(request)
-        except web.HTTPException as error:
-            if error.status < 400:
-                raise
-            headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-            return _problem(error.status, error.reason, error.text or "", headers)
+            return await self._handle(request)
         except Refusal as refusal:
-            title = HTTPStatus(refusal.status).phrase
-            headers = {"Retry-After": "30"} if refusal.status == 503 else {}
-            return _problem(
-                refusal.status, title, refusal.detail, headers, errors=refusal.complaints
-            )
+            return _problem(refusal)
+        except ConnectionError:
+            raise
         except Exception:
-            log.exception("admin_request_failed", method=request.method, path=request.path)
-            return _problem(500, "Internal Server Error", "the log has the details", {})
+            log.exception("admin_request_failed", method=request.method, path=request.raw_path)
+            return _problem(Refusal(500, "the log has the details"))
 
-    @web.middleware
-    async def _authorize(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self._token and request.path not in OPEN_PATHS:
-            scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-            # Compared in constant time, so that the answer's delay says nothing.
-            right = hmac.compare_digest(given.strip().encode(errors="surrogateescape"), self._token)
-            if scheme.lower() != "bearer" or not right:
-                challenge = {"WWW-Authenticate": 'Bearer realm="fairlead"'}
-                return _problem(401, "Unauthorized", "a bearer token is needed", challenge)
-        return await handler(request)
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.version not in (HttpVersion10, HttpVersion11):
+            raise Refusal(505, "HTTP/1.1 and HTTP/1.0 are spoken here")
+        authority, path = split_target(request.raw_path)
+        if path not in OPEN_PATHS:
+            self._admit(request, authority)
+        try:
+            found = self._paths.find(path)
+        except BadPath as error:
+            raise Refusal(400, str(error)) from None
+        method = request.method
+        if found is None:
+            raise Refusal(404, "there is no such path; GET / lists those there are")
+        if method == "OPTIONS":
+            return web.Response(status=204, headers={"Allow": found.allow})
+        handler = found.handlers.get("GET" if method == "HEAD" else method)
+        if handler is None:
+            raise Refusal(
+                405, f"{method[:20]} is not for this path", headers={"Allow": found.allow}
+            )
+        return await handler(request, *found.names)
 
-    # ------------------------------------------------------------------------ handlers
+    def _admit(self, request: web.BaseRequest, authority: str | None) -> None:
+        """Refusal for who may not ask this."""
+        hosts = request.headers.getall("Host", [])
+        # HTTP/1.0 has no Host field, and no browser speaks it.
+        if len(hosts) > 1 or not (hosts or request.version == HttpVersion10):
+            raise Refusal(400, f"{len(hosts)} Host fields; exactly one is needed")
+        authorities = hosts if authority is None else [*hosts, authority]
+        method = request.method
+        for denial in (
+            denied_caller(authorities, self._access),
+            denied_token(method, request.headers.get("Authorization", ""), self._access),
+            denied_origin(method, request.headers),
+        ):
+            if denial is not None:
+                raise Refusal(
+                    denial.status,
+                    denial.detail,
+                    headers={"WWW-Authenticate": 'Bearer realm="fairlead"'}
+                    if denial.status == 401
+                    else {},
+                )
 
-    async def _index(self, request: web.Request) -> web.Response:
-        paths = sorted(
-            resource.canonical
-            for resource in self._application.router.resources()
-            if resource.canonical != "/"
-        )
+    # ------------------------------------------------------------------------- documents
+
+    async def _index(self, request: web.BaseRequest) -> web.Response:
+        paths = [path for path in self._paths.patterns if path not in ("*", "/")]
         return _json({"name": "fairlead", "version": proxy.__version__, "paths": paths})
 
-    async def _healthz(self, request: web.Request) -> web.Response:
+    async def _healthz(self, request: web.BaseRequest) -> web.Response:
         return _json({"alive": True})
 
-    async def _readyz(self, request: web.Request) -> web.Response:
+    async def _readyz(self, request: web.BaseRequest) -> web.Response:
         missing = self._supervisor.missing()
         return _json(status.readiness(missing), 503 if missing else 200)
 
-    async def _metrics(self, request: web.Request) -> web.Response:
+    async def _metrics(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor
         totals = await supervisor.collect()
         lives = [worker.current for worker in supervisor.workers if worker.current is not None]
@@ -161,68 +218,78 @@ class Admin:
                 workers=len(lives),
                 applies={worker.index: worker.applies for worker in supervisor.workers},
                 log_dropped=log_setup.lost(),
+                admin_connections=len(self._door.guests),
+                admin_closed=self._door.closed,
             )
         )
-        pause_at = time.perf_counter() + SCRAPE_SLICE
-        for _ in page.steps():
-            if time.perf_counter() >= pause_at:
-                await asyncio.sleep(0)
-                pause_at = time.perf_counter() + SCRAPE_SLICE
+        async with self._scraping:
+            pause_at = time.perf_counter() + SCRAPE_SLICE
+            for _ in page.steps():
+                if time.perf_counter() >= pause_at:
+                    await asyncio.sleep(0)
+                    pause_at = time.perf_counter() + SCRAPE_SLICE
         return web.Response(body=page.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
-    async def _services(self, request: web.Request) -> web.Response:
+    async def _services(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor
         totals = await supervisor.collect()
         pools, registry = supervisor.book.pools, supervisor.registry
         return _json(status.services(pools, supervisor.settings, totals, registry))
 
-    async def _service(self, request: web.Request) -> web.Response:
+    async def _service(self, request: web.BaseRequest, name: str) -> web.Response:
         supervisor = self._supervisor
-        name = request.match_info["service"]
         registry = supervisor.registry
         pool = status.known(supervisor.book.pools, supervisor.settings, registry).get(name)
         if pool is None:
-            raise web.HTTPNotFound(text=f"no service {name!r}")
+            raise Refusal(404, f"no service {name!r}")
         totals = await supervisor.collect()
         settings = status.settings_of(supervisor.settings, name)
         now = time.monotonic()
         return _json(status.service(pool, settings, totals, supervisor.board.total, now, registry))
 
-    async def _drain(self, request: web.Request) -> web.Response:
-        service, id_ = request.match_info["service"], request.match_info["id"]
-        on = request.path.endswith("/drain")
+    async def _drain(self, request: web.BaseRequest, service: str, id_: str) -> web.Response:
+        return self._set_drain(service, id_, True)
+
+    async def _undrain(self, request: web.BaseRequest, service: str, id_: str) -> web.Response:
+        return self._set_drain(service, id_, False)
+
+    def _set_drain(self, service: str, id_: str, on: bool) -> web.Response:
         if not self._supervisor.drain_instance(service, id_, on):
-            raise web.HTTPNotFound(text=f"no instance {id_!r} of a service {service!r}")
+            raise Refusal(404, f"no instance {id_!r} of a service {service!r}")
         return _json({"service": service, "instance": id_, "drained": on})
 
-    async def _register(self, request: web.Request) -> web.Response:
-        name = _instance(request)
-        if name[0] in self._supervisor.settings.static:
+    async def _register(self, request: web.BaseRequest, service: str, id_: str) -> web.Response:
+        if service in self._supervisor.settings.static:
             raise Refusal(
                 409,
-                f"the instances of {name[0]!r} stand in proxy.yaml; what is registered for it"
+                f"the instances of {service!r} stand in proxy.yaml; what is registered for it"
                 " would be ignored",
             )
-        new, document = await self._http.put(name, await request.read())
+        new, document = await self._http.put((service, id_), await _body(request))
         known = document["state"] == "registered"
         return _json(document, 202 if not known else 201 if new else 200)
 
-    async def _deregister(self, request: web.Request) -> web.Response:
-        await self._http.delete(_instance(request))
+    async def _deregister(self, request: web.BaseRequest, service: str, id_: str) -> web.Response:
+        await self._http.delete((service, id_))
         return web.Response(status=204)
 
-    async def _heartbeat(self, request: web.Request) -> web.Response:
-        return _json(self._http.heartbeat(_instance(request)))
+    async def _heartbeat(self, request: web.BaseRequest, service: str, id_: str) -> web.Response:
+        return _json(self._http.heartbeat((service, id_)))
 
-    async def _registrations(self, request: web.Request) -> web.Response:
+    async def _registrations(self, request: web.BaseRequest) -> web.Response:
         return _json({"registrations": self._http.documents()})
 
-    async def _events(self, request: web.Request) -> web.StreamResponse:
+    async def _events(self, request: web.BaseRequest) -> web.StreamResponse:
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
         )
+        if request.method == "HEAD":
+            return response
+        connection = request.protocol
+        assert isinstance(connection, Connection)
         try:
             with self._supervisor.events.listen() as listener:
+                connection.stream()
                 await response.prepare(request)
                 await self._send(response, b": connected\n\n")
                 while True:
@@ -232,11 +299,12 @@ class Admin:
                     waiting, lost = listener.take()
                     if lost:
                         await self._send(response, b'event: lost\ndata: {"count":%d}\n\n' % lost)
-                    await self._send(response, b"".join(map(events.encode, waiting)))
+                    await self._send(response, b"".join(waiting))
         except events.TooManyListeners:
-            raise web.HTTPServiceUnavailable(text="too many listeners for events") from None
+            raise Refusal(503, "too many listen to events already") from None
         except (ConnectionError, TimeoutError):
             log.info("events_listener_gone", peer=request.remote)
+            connection.end()
         return response
 
     @staticmethod
@@ -244,28 +312,28 @@ class Admin:
         async with asyncio.timeout(WRITE_LIMIT):
             await response.write(text)
 
-    async def _routes(self, request: web.Request) -> web.Response:
+    async def _routes(self, request: web.BaseRequest) -> web.Response:
         return _json(status.routes(self._supervisor.settings.routes))
 
-    async def _registry(self, request: web.Request) -> web.Response:
+    async def _registry(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor
         return _json(status.registry(supervisor.registry, supervisor.book.complete))
 
-    async def _workers(self, request: web.Request) -> web.Response:
+    async def _workers(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor
         await supervisor.collect()
         return _json(status.workers(supervisor.workers, time.monotonic()))
 
-    async def _explain(self, request: web.Request) -> web.Response:
+    async def _explain(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor
         url = request.query.get("url", "")
         if not url:
-            raise web.HTTPBadRequest(text="url: missing; an absolute URL or a path is needed")
+            raise Refusal(400, "url: missing; an absolute URL or a path is needed")
         fields = []
         for text in request.query.getall("header", []):
             name, colon, value = text.partition(":")
             if not colon or not name.strip():
-                raise web.HTTPBadRequest(text=f"header: {text!r}: must be NAME:VALUE")
+                raise Refusal(400, f"header: {text!r}: must be NAME:VALUE")
             fields.append((name.strip(), value.strip()))
         method = request.query.get("method", "GET")
         totals = await supervisor.collect()
@@ -282,7 +350,7 @@ class Admin:
                 time.monotonic(),
             )
         except ValueError as error:
-            raise web.HTTPBadRequest(text=str(error)) from None
+            raise Refusal(400, str(error)) from None
         return _json(document)
 
 
@@ -292,26 +360,38 @@ def _json(document: Any, status_: int = 200) -> web.Response:
     )
 
 
-def _instance(request: web.Request) -> tuple[str, str]:
-    return request.match_info["service"], request.match_info["id"]
+async def _body(request: web.BaseRequest) -> bytes:
+    """The whole body of a request. Refusal."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Refusal(415, "a body is taken as it is, without Content-Encoding")
+    too_large = Refusal(413, f"a body has at most {MAX_BODY} bytes")
+    if (request.content_length or 0) > MAX_BODY:
+        raise too_large
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # The answer has not begun.
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_LIMIT):
+            while piece := await request.content.readany():
+                body += piece
+                if len(body) > MAX_BODY:
+                    raise too_large
+    except TimeoutError:
+        raise Refusal(408, f"the body was not here within {BODY_LIMIT:g} seconds") from None
+    except web.RequestPayloadError as error:
+        raise Refusal(400, f"the body is not as its framing says: {error}") from None
+    return bytes(body)
 
 
-def _problem(
-    code: int,
-    title: str,
-    detail: str,
-    headers: dict[str, str],
-    *,
-    errors: Sequence[Complaint] = (),
-) -> web.Response:
-    # aiohttp's own text repeats the status line; only a text of ours says more.
-    own = "" if detail == f"{code}: {title}" else detail
-    document = status.problem(code, title, own)
-    if errors:
-        document["errors"] = errors
+def _problem(refusal: Refusal) -> web.Response:
+    document = status.problem(refusal.status, HTTPStatus(refusal.status).phrase, refusal.detail)
+    if refusal.complaints:
+        document["errors"] = refusal.complaints
+    headers = {"Retry-After": "30"} if refusal.status == 503 else {}
     return web.Response(
         body=msgspec.json.encode(document),
-        status=code,
+        status=refusal.status,
         content_type="application/problem+json",
-        headers=headers,
+        headers={**headers, **refusal.headers},
     )

@@ -18,6 +18,10 @@ BUFFER = 1000
 """Events that wait for one listener: a roll-out of a thousand instances while its terminal is
 stopped. Some 200 bytes each."""
 
+MAX_BYTES = 1024 * 1024
+"""Of them: one that names thousands of services has a hundred thousand. The newest one is kept
+whatever its size; it is the same object for all listeners."""
+
 MAX_LISTENERS = 32
 """Dashboards and terminals of a team; more are a client that reconnects without closing."""
 
@@ -41,23 +45,30 @@ class TooManyListeners(Exception):
 class Listener:
     """Owns the events that one listener has not taken yet."""
 
-    def __init__(self, buffer: int) -> None:
+    def __init__(self, buffer: int, max_bytes: int) -> None:
         self.lost = 0
         """Events dropped since `take` was last called."""
-        self._waiting: deque[Event] = deque(maxlen=buffer)
+        self._waiting: deque[bytes] = deque()
+        self._buffer = buffer
+        self._max_bytes = max_bytes
+        self._size = 0
         self._news = asyncio.Event()
 
-    def put(self, event: Event) -> None:
-        if len(self._waiting) == self._waiting.maxlen:
-            self.lost += 1
+    def put(self, event: bytes) -> None:
         self._waiting.append(event)
+        self._size += len(event)
+        while len(self._waiting) > 1 and (
+            len(self._waiting) > self._buffer or self._size > self._max_bytes
+        ):
+            self._size -= len(self._waiting.popleft())
+            self.lost += 1
         self._news.set()
 
-    def take(self) -> tuple[list[Event], int]:
+    def take(self) -> tuple[list[bytes], int]:
         """Everything that waits, oldest first, and how many were lost before it."""
         events, lost = list(self._waiting), self.lost
         self._waiting.clear()
-        self.lost = 0
+        self.lost = self._size = 0
         self._news.clear()
         return events, lost
 
@@ -74,8 +85,14 @@ class Listener:
 class Events:
     """Owns the listeners and the number of the last event."""
 
-    def __init__(self, buffer: int = BUFFER, max_listeners: int = MAX_LISTENERS) -> None:
+    def __init__(
+        self,
+        buffer: int = BUFFER,
+        max_listeners: int = MAX_LISTENERS,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
         self._buffer = buffer
+        self._max_bytes = max_bytes
         self._max = max_listeners
         self._number = 0
         self._listeners: set[Listener] = set()
@@ -84,7 +101,7 @@ class Events:
         """Tell everybody. `now`: seconds since 1970."""
         self._number += 1
         if self._listeners:
-            event = Event(self._number, kind, now, fields)
+            event = encode(Event(self._number, kind, now, fields))
             for listener in self._listeners:
                 listener.put(event)
 
@@ -93,7 +110,7 @@ class Events:
         """A listener for events from now on. TooManyListeners."""
         if len(self._listeners) >= self._max:
             raise TooManyListeners
-        listener = Listener(self._buffer)
+        listener = Listener(self._buffer, self._max_bytes)
         self._listeners.add(listener)
         try:
             yield listener

@@ -56,6 +56,10 @@ class Scrape:
     """How long changes of the pools held workers' loops, by worker."""
     log_dropped: int = 0
     """Lines of its log that the control process could not write."""
+    admin_connections: int = 0
+    """To the admin server, open now."""
+    admin_closed: Mapping[str, int] = field(default_factory=dict)
+    """Reason → connections that the admin server closed early."""
 
 
 def render(scrape: Scrape) -> bytes:
@@ -352,6 +356,20 @@ def _process_families(scrape: Scrape) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "fairlead_tunnels", "Open tunnels (upgraded connections).", value=scrape.tunnels
     )
+    yield GaugeMetricFamily(
+        "fairlead_admin_connections",
+        "Open connections to the admin server.",
+        value=scrape.admin_connections,
+    )
+    closed = _counter(
+        "fairlead_admin_connections_closed_total",
+        "Connections that the admin server closed early: there was no_room, one made_room for"
+        " another, or a slow_head, a slow_request, a large_head.",
+        "reason",
+    )
+    for why, times in scrape.admin_closed.items():
+        closed.add_metric([why], times)
+    yield closed
     yield GaugeMetricFamily("fairlead_workers", "Workers that run.", value=scrape.workers)
     yield CounterMetricFamily(
         "fairlead_access_log_dropped",

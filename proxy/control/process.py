@@ -151,7 +151,7 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
             supervisor.on_ready = _freeze
             # In a thread, because the registry is being asked meanwhile.
             admin_type = await asyncio.to_thread(_load_admin)
-            admin = admin_type(supervisor, admin_socket, settings.admin.token)
+            admin = admin_type(supervisor, admin_socket, settings.admin)
             await admin.start()
             if settings.access_log is not None:
                 signals.on_reopen = supervisor.reopen_access_log

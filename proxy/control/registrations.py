@@ -62,11 +62,18 @@ class Refusal(Exception):
     """A request that cannot be done. `status` is that of the answer; `complaints` are all the
     reasons a record has."""
 
-    def __init__(self, status: int, detail: str, complaints: tuple[Complaint, ...] = ()) -> None:
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        complaints: tuple[Complaint, ...] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.complaints = complaints
+        self.headers = headers or {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,10 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
 import socket
 import stat
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -116,6 +118,12 @@ def listen_alone(bind: str) -> socket.socket:
     except OSError as error:
         raise BindError(f"{bind}: {_reason(error, address)}") from error
     return sock
+
+
+def descriptors() -> int:
+    """What this process may have of them; a large number where there is no limit."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
 def close_all(listening: Iterable[Listening]) -> None:

@@ -26,6 +26,7 @@ from proxy.control import status
 from proxy.control.ejections import KEPT_BY, Ejected, Ejections, Refusal, Sight
 from proxy.control.events import Events
 from proxy.control.pools import Changes, PoolBook
+from proxy.control.sockets import descriptors
 from proxy.control.statistics import Retired, Totals
 from proxy.control.workers import Incarnation, Launch, Notice, Worker
 from proxy.destinations import Destinations
@@ -70,6 +71,10 @@ LAUNCH_LIMIT = 0.25
 """Seconds by which starting the worker processes may hold up the rest of the start. It takes
 some five milliseconds each; one that takes longer is started meanwhile."""
 
+CHECK_DESCRIPTORS = 4
+"""At most one part in so many of this process's descriptors is for checks under way: where few are
+allowed, the registry is followed and the admin server answers all the same."""
+
 KILL_AFTER_GRACE = 2.0
 """Seconds a worker has beyond its grace to cut what is left and exit."""
 
@@ -104,7 +109,13 @@ class Supervisor:
         self.events = events or Events()
         self.ejections = Ejections(rng)
         self._destinations = destinations or Destinations()
-        self.monitor = Monitor(self._plan, self._on_findings, self._on_check_passed, rng=rng)
+        self.monitor = Monitor(
+            self._plan,
+            self._on_findings,
+            self._on_check_passed,
+            most=descriptors() // CHECK_DESCRIPTORS,
+            rng=rng,
+        )
         self.stopping = False
         self.started_at = time.monotonic()
         self.workers = [

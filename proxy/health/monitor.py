@@ -66,13 +66,16 @@ class Monitor:
         on_findings: Callable[[list[Finding]], None],
         on_passed: Passed,
         *,
+        most: int = MAX_PROBES,
         rng: Random | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`plan_of` is asked at each update of a service."""
+        """`plan_of` is asked at each update of a service; `most` probes are under way at a time,
+        and never more than `MAX_PROBES`."""
         self._plan_of = plan_of
         self._on_findings = on_findings
         self._on_passed = on_passed
+        self._most = min(most, MAX_PROBES)
         self._clock = clock
         self._schedule = Schedule(rng or Random())
         self._plans: dict[str, Plan] = {}
@@ -115,7 +118,7 @@ class Monitor:
             while True:
                 self._wake.clear()
                 now = self._clock()
-                room = min(BURST, MAX_PROBES - len(self._probes))
+                room = min(BURST, self._most - len(self._probes))
                 for target in self._schedule.due(now, room):
                     probe = asyncio.create_task(self._probe(target), name=f"check {target.key}")
                     self._probes.add(probe)
@@ -136,7 +139,7 @@ class Monitor:
     async def _pause(self) -> None:
         at = self._schedule.next_at
         wait = IDLE if at is None else at - self._clock()
-        if len(self._probes) >= MAX_PROBES:
+        if len(self._probes) >= self._most:
             wait = IDLE  # A probe that ends wakes us.
         if wait <= 0:
             await asyncio.sleep(0)

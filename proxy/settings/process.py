@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from proxy.settings.addresses import TCP_BIND
+from proxy.settings.addresses import TCP_BIND, parse_host_name
 from proxy.settings.complaints import Report
 from proxy.settings.read import DURATION, SHARE, SWITCH, TEXT, Read, choice
 from proxy.settings.tree import Path
@@ -26,6 +26,15 @@ _TOKEN: Final = Read(
 )
 
 
+def _parse_admin_host(text: str) -> str:
+    """A name in a Host field, or `*.` and all names below it."""
+    name = text.removeprefix("*.")
+    return text if text == "*" else text[: -len(name) or None] + parse_host_name(name)
+
+
+_HOST: Final = Read(_parse_admin_host, "host pattern", "a host name, *.example.com or * for any")
+
+
 class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`admin:`."""
 
@@ -37,8 +46,18 @@ class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
     token: Annotated[
         str,
         _TOKEN,
-        "When set, everything but `/healthz` and `/readyz` needs `Authorization: Bearer` with it.",
+        "When set, everything but `/healthz` and `/readyz` needs `Authorization: Bearer` with it."
+        " Without it nothing can be changed where `admin.bind` is no loopback address.",
     ] = ""
+    read_token: Annotated[
+        str, _TOKEN, "A second token, which may look and change nothing: for scrapers."
+    ] = ""
+    hosts: Annotated[
+        tuple[str, ...],
+        _HOST,
+        "Names under which the server may be called, besides addresses, `localhost` and the one in"
+        " `admin.bind`: `proxy.example.com`, `*.example.com` for all names below, `*` for any.",
+    ] = ()
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):

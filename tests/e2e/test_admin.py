@@ -72,7 +72,7 @@ async def test_the_documents(instance: int, tmp_path: Path) -> None:
 
         status, body = await proxy.get("/api/v1/services")
         assert status == 200
-        assert [row["name"] for row in body["services"]] == ["orders", "users"]
+        assert [row["name"] for row in body["services"]] == ["empty", "orders", "users"]
 
         status, body = await proxy.get("/api/v1/services/orders")
         one, two = body["instances"]

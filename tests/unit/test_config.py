@@ -90,7 +90,8 @@ listeners:
     tls: off
   - {name: local, bind: "[::1]:8081", client_ip: {header: X-Real-IP, hops: 1}}
   - {name: side, bind: "unix:/run/fairlead.sock", mode: 0660, owner: "root:33"}
-admin: {bind: "localhost:9901", token: "${TOKEN}"}
+admin:
+  {bind: "localhost:9901", token: "${TOKEN}", read_token: look, hosts: [A.b, "*.C.d", "*"]}
 workers: 3
 log: {level: debug, format: console}
 access_log: off
@@ -189,7 +190,12 @@ routes:
                 name="side", bind="unix:/run/fairlead.sock", mode=0o660, owner=(0, 33)
             ),
         ),
-        admin=AdminSettings(bind="localhost:9901", token="s3cret"),
+        admin=AdminSettings(
+            bind="localhost:9901",
+            token="s3cret",
+            read_token="look",
+            hosts=("a.b", "*.c.d", "*"),
+        ),
         workers=3,
         log=LogSettings(level="debug", format="console"),
         registry=Registry(

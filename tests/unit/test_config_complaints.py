@@ -163,6 +163,17 @@ admin: {bind: {host: a}}
 routes: [{service: a}]
 --->
 proxy.yaml:1: admin.bind: is a mapping; allowed: host:port, [IPv6]:port
+=== admin_hosts
+admin: {hosts: ["a:80", "*.", "a.*", "a_b!", "10.0.0", "*x"], read_token: "a b"}
+routes: [{service: a}]
+--->
+proxy.yaml:1: admin.hosts.0: "a:80" is not a host name; allowed: a host name, *.example.com or * for any
+proxy.yaml:1: admin.hosts.1: "*." is not a host name; allowed: a host name, *.example.com or * for any
+proxy.yaml:1: admin.hosts.2: "a.*" is not a host name; allowed: a host name, *.example.com or * for any
+proxy.yaml:1: admin.hosts.3: "a_b!" is not a host name; allowed: a host name, *.example.com or * for any
+proxy.yaml:1: admin.hosts.4: "10.0.0" is not an IPv4 address; allowed: a host name, *.example.com or * for any
+proxy.yaml:1: admin.hosts.5: "*x" is not a host name; allowed: a host name, *.example.com or * for any
+proxy.yaml:1: admin.read_token: the value cannot be sent as a bearer token; allowed: letters, digits and - . _ ~ + /, with = only at the end
 === variable_unset
 workers: ${N}
 routes: [{service: a}]

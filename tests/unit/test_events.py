@@ -10,6 +10,12 @@ import pytest
 from proxy.control.events import Event, Events, TooManyListeners, encode
 
 
+def seen(events: list[bytes]) -> list[tuple[int, str]]:
+    """Number and kind of each."""
+    pairs = [event.split(b"\n")[:2] for event in events]
+    return [(int(number[4:]), kind[7:].decode()) for number, kind in pairs]
+
+
 def test_each_listener_hears_what_happens_from_now_on() -> None:
     events = Events()
     events.publish("pools", 1.0)
@@ -17,12 +23,9 @@ def test_each_listener_hears_what_happens_from_now_on() -> None:
         events.publish("ejected", 2.0, service="s", now="any name may be a field")
         with events.listen() as other:
             events.publish("reinstated", 3.0)
-            assert [event.kind for event in other.take()[0]] == ["reinstated"]
+            assert seen(other.take()[0]) == [(3, "reinstated")]
         found, lost = one.take()
-        assert [(event.number, event.kind) for event in found] == [
-            (2, "ejected"),
-            (3, "reinstated"),
-        ]
+        assert seen(found) == [(2, "ejected"), (3, "reinstated")]
         assert lost == 0
         assert one.take() == ([], 0)
 
@@ -33,8 +36,24 @@ def test_who_does_not_read_loses_the_oldest_and_is_told_how_many() -> None:
         for number in range(10):
             events.publish("pools", float(number))
         found, lost = slow.take()
-        assert [event.number for event in found] == [8, 9, 10]
+        assert seen(found) == [(8, "pools"), (9, "pools"), (10, "pools")]
         assert lost == 7
+
+
+def test_what_waits_for_a_listener_has_a_bound_in_bytes() -> None:
+    events = Events(max_bytes=1000)
+    with events.listen() as slow:
+        for number in range(10):
+            events.publish("pools", float(number), changed="x" * 300)
+        found, lost = slow.take()
+        assert (len(found), lost) == (2, 8)
+        assert sum(map(len, found)) <= 1000
+        # One that is larger by itself is told all the same.
+        events.publish("pools", 1.0, changed="x" * 5000)
+        assert seen(slow.take()[0]) == [(11, "pools")]
+        events.publish("pools", 1.0, changed="x" * 5000)
+        events.publish("ejected", 1.0)
+        assert slow.take()[1] == 1
 
 
 def test_the_number_of_listeners_is_bounded() -> None:

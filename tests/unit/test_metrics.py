@@ -54,6 +54,8 @@ PROMISED = {
     "fairlead_queue_waiting": ("service",),
     "fairlead_limited_total": ("service", "limit"),
     "fairlead_config_reloads_total": ("result",),
+    "fairlead_admin_connections": (),
+    "fairlead_admin_connections_closed_total": ("reason",),
     "fairlead_workers": (),
     "fairlead_access_log_dropped_total": (),
     "fairlead_log_dropped_total": (),
@@ -130,6 +132,7 @@ def scrape(pools: PoolBook, totals: Totals, **more: Any) -> str:
         "client_connections": 7,
         "tunnels": 2,
         "workers": 2,
+        "admin_closed": {"slow_head": 1},
     }
     return render(Scrape(**{**given, **more})).decode()
 

@@ -42,6 +42,7 @@ COMPILED = [
     "proxy/engine/resilience/queue.py",
     "proxy/engine/resilience/retry.py",
     "proxy/engine/routing.py",
+    "proxy/engine/second_look.py",
     "proxy/engine/selection.py",
     "proxy/engine/telemetry.py",
     "proxy/engine/tunnel.py",

@@ -1,8 +1,8 @@
 """What would become of a request: `GET /api/v1/explain` and `fairlead explain`.
 
-The request is put together as bytes and read by the engine's own parser, target rules and
-route table, so that the explanation cannot differ from what a worker does. Pure: the answer
-is a JSON-ready document, nothing is sent anywhere.
+The request is put together as bytes and read by the engine's own parser, target rules, route
+table and second look, so that the explanation cannot differ from what a worker does. Pure: the
+answer is a JSON-ready document, nothing is sent anywhere.
 """
 
 from __future__ import annotations
@@ -15,28 +15,35 @@ from proxy import catalog
 from proxy.control import status
 from proxy.control.pools import Member, Pool
 from proxy.control.statistics import Totals
-from proxy.engine.http1.messages import RequestFields
-from proxy.engine.http1.parser import TooManyFields, parse_request
+from proxy.engine.http1.client_address import ClientAddresses
+from proxy.engine.http1.messages import RequestHead
+from proxy.engine.http1.parser import TooManyFields, call_a_claim, parse_request
 from proxy.engine.http1.properties import field, property_of, source_of
-from proxy.engine.http1.target import refuse_encoded_separators, resolve
+from proxy.engine.http1.target import as_it_came, resolve
 from proxy.engine.routing import Match, RouteTable
-from proxy.errors import HEAD_TOO_LARGE, NO_INSTANCE, NO_ROUTE, UNKNOWN_SERVICE, Fault, Refused
+from proxy.engine.second_look import Asked, ServiceNames, look_again
+from proxy.errors import HEAD_TOO_LARGE, NO_INSTANCE, Fault, Refused
 from proxy.settings.file import Settings
-from proxy.settings.listener import ListenerLimits, ListenerSettings
+from proxy.settings.listener import ListenerSettings
 
-CLIENT_SIDE = "of the client that asks"
+CLIENT_SIDE = b"of the client that asks"
 """Said in place of a value that only a real connection has."""
 
 
 class Target(NamedTuple):
     """Where the request wants to go, as the engine reads it."""
 
-    fields: RequestFields
+    request: RequestHead
     path: str
     query: bytes
     """With its question mark, or empty."""
-    trusted: bool
-    """Some listener believes what proxies in front say; here everybody is taken for one."""
+    readings: tuple[str, ...]
+    listener: ListenerSettings
+
+    @property
+    def trusted(self) -> bool:
+        """Where a listener believes proxies in front, whoever asks is taken for one."""
+        return self.listener.trusted_proxies != ()
 
 
 def explain(
@@ -53,7 +60,8 @@ def explain(
     workers told of the limits; `complete`: the first full set of instances is known; `now`:
     monotonic seconds. ValueError if these cannot be
     put into one request at all."""
-    given = _request_fields(url, fields)
+    netloc, line = _split(url)
+    given = _request_fields(netloc, fields)
     document: dict[str, Any] = {
         "request": {"method": method, "url": url},
         "answer": None,
@@ -62,40 +70,80 @@ def explain(
         "routes": [],
     }
     try:
-        target = _read(method, url, given, settings.listeners)
+        target = _read(method, line, given, _listener(netloc, settings.listeners))
     except Refused as refusal:
         return {**document, "answer": _own_answer(refusal.fault, refusal.detail)}
 
     def get(name: str) -> str | None:
-        value = field(target.fields, name.encode("utf-8"), target.trusted)
+        value = field(target.request.fields, name.encode("utf-8"), target.trusted)
         return None if value is None else _text(value)
 
-    document["request"] |= {"host": target.fields.host_name, "path": target.path}
+    host = target.request.fields.host_name
+    document["request"] |= {"host": host, "path": target.path}
     table = RouteTable(settings.routes)
     document["routes"] = [
         {"index": one.position, "taken": one.taken, "reason": one.reason, **status.route(one.spec)}
-        for one in table.explain(target.fields.host_name, target.path, method, get)
+        for one in table.explain(host, target.path, method, get)
     ]
-    match = table.match(target.fields.host_name, target.path, method, get)
-    if match is None:
-        return {**document, "answer": _own_answer(NO_ROUTE, "no route matches")}
+    names = ServiceNames()
+    names.complete = complete
+    for name in (*pools, *settings.services):
+        names.add(name)
+    asked = Asked(host, target.path, method, get, target.readings)
+    match = table.match(host, target.path, method, get)
+    try:
+        if match is not None:
+            _tell_match(document, match, target)
+        decided = look_again(table, names, asked, match, target.listener.encoded_slashes)
+        if match is None:
+            _take(document["routes"], decided)
+        _tell_match(document, decided, target)
+    except Refused as refusal:
+        return {**document, "answer": _own_answer(refusal.fault, refusal.detail)}
+    return {**document, **_choice(decided, target, pools, settings, totals, now)}
+
+
+def _tell_match(document: dict[str, Any], match: Match, target: Target) -> None:
+    """Route, service and path. Raises `Refused` if the path cannot go on as it came."""
     document["route"] = match.position
     document["service"] = match.service
-    document["path_for_instance"] = match.rewrite(target.path) + _text(target.query)
-    if match.spec.path_prefix is not None:
-        try:
-            refuse_encoded_separators(target.path)
-        except Refused as refusal:
-            return {**document, "answer": _own_answer(refusal.fault, refusal.detail)}
-    return {**document, **_choice(match, target, pools, settings, totals, complete, now)}
+    path = match.rewrite(target.path)
+    if match.spec.forward_path == "received":
+        path = _text(as_it_came(target.request, target.path))
+    document["path_for_instance"] = path + _text(target.query)
 
 
-def _request_fields(url: str, fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+def _take(routes: list[dict[str, Any]], match: Match) -> None:
+    """A route that does not fit by itself, but by the name of a service."""
+    for route in routes:
+        if route["index"] == match.position:
+            route |= {"taken": True, "reason": f"taken: the host holds the name {match.service}"}
+
+
+def _split(url: str) -> tuple[str, str]:
+    """Host and port, or nothing, and what stands in the request line. A path may begin with two
+    slashes."""
+    if url.startswith("/"):
+        return "", url.partition("#")[0]
+    parts = urlsplit(url)
+    return parts.netloc, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
+def _listener(netloc: str, listeners: Sequence[ListenerSettings]) -> ListenerSettings:
+    """The one with the URL's port, or else the first."""
+    port = netloc.rpartition("]")[2].rpartition(":")[2]
+    for listener in listeners:
+        if port and listener.bind.endswith(f":{port}"):
+            return listener
+    return listeners[0]
+
+
+def _request_fields(netloc: str, fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """The fields of the request, with Host first."""
     own_host = any(name.lower() == "host" for name, _ in fields)
     result = list(fields)
     if not own_host:
-        result.insert(0, ("Host", urlsplit(url).netloc))
+        result.insert(0, ("Host", netloc))
     for name, value in result:
         if not (name + value).isprintable():
             raise ValueError(f"header: {name!r}: has characters that no header may have")
@@ -103,23 +151,18 @@ def _request_fields(url: str, fields: Sequence[tuple[str, str]]) -> list[tuple[s
 
 
 def _read(
-    method: str,
-    url: str,
-    fields: Sequence[tuple[str, str]],
-    listeners: Sequence[ListenerSettings],
+    method: str, line: str, fields: Sequence[tuple[str, str]], listener: ListenerSettings
 ) -> Target:
-    """As a listener would. Raises `Refused`; ValueError if it would be several requests."""
-    parts = urlsplit(url)
-    line = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    """As the listener would. Raises `Refused`; ValueError if it would be several requests."""
     if not (method + line).isprintable() or " " in method + line:
-        raise ValueError(f"url: {url!r}: has spaces or characters that no URL may have")
+        raise ValueError(f"url: {line!r}: has spaces or characters that no URL may have")
     lines = [f"{method} {line} HTTP/1.1", *(f"{name}: {value}" for name, value in fields), "", ""]
     head = "\r\n".join(lines).encode("utf-8")
+    call_a_claim(listener.client_ip.header.lower().encode("ascii"))
     try:
-        request = parse_request(head, ListenerLimits().fields)
-        path, query, _ = resolve(request)
-        trusted = any(listener.trusted_proxies for listener in listeners)
-        return Target(request.fields, path, query, trusted)
+        request = parse_request(head, listener.limits.fields)
+        path, query, _, readings = resolve(request, listener.merge_slashes)
+        return Target(request, path, query, readings or (), listener)
     except TooManyFields:
         raise Refused(HEAD_TOO_LARGE, "too many header fields") from None
 
@@ -140,7 +183,6 @@ def _choice(
     pools: Mapping[str, Pool],
     settings: Settings,
     totals: Totals,
-    complete: bool,
     now: float,
 ) -> dict[str, Any]:
     """The part about the service: balancer, key, what stands in the way, who may be picked and
@@ -161,9 +203,6 @@ def _choice(
         "candidates": candidates,
         "others": [_instance(member, now) for member in members if not _served(member, panic)],
     }
-    if pool is None and match.templated and complete and match.service not in settings.services:
-        detail = f"no service is called {match.service}"
-        return {**document, "answer": _own_answer(UNKNOWN_SERVICE, detail)}
     if not candidates:
         what = "has no instance" if not members else "has no usable instance"
         return {**document, "answer": _own_answer(NO_INSTANCE, f"{match.service} {what}")}
@@ -190,11 +229,16 @@ def _instance(member: Member, now: float) -> dict[str, Any]:
 def _key(word: str, target: Target) -> dict[str, Any]:
     """What is hashed, and its value in this request; null = nothing to hash, a random pick."""
     source = source_of(word)
+    fields = target.request.fields
     if source[0] == "client_ip":
-        value = CLIENT_SIDE
+        found: bytes | None = CLIENT_SIDE
+        if target.trusted:
+            named = target.listener.client_ip
+            addresses = ClientAddresses(target.listener.trusted_proxies, named.header, named.hops)
+            found = addresses.find(fields, CLIENT_SIDE)
     else:
-        found = property_of(source, target.fields, target.path, target.query, target.trusted)
-        value = _text(found or b"")
+        found = property_of(source, fields, target.path, target.query, target.trusted)
+    value = _text(found or b"")
     return {"source": word, "value": value or None}
 
 

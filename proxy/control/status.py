@@ -171,10 +171,13 @@ def routes(specs: Iterable[RouteSpec]) -> dict[str, Any]:
     return {"routes": [{"index": at, **route(spec)} for at, spec in enumerate(specs)]}
 
 
+_ROUTE: dict[str, Any] = msgspec.to_builtins(RouteSpec())
+
+
 def route(spec: RouteSpec) -> dict[str, Any]:
     """One route: what the file says, without what it leaves out."""
     fields = msgspec.to_builtins(spec)
-    return {name: value for name, value in fields.items() if value}
+    return {name: value for name, value in fields.items() if value and value != _ROUTE[name]}
 
 
 def registry(status: RegistryStatus, complete: bool) -> dict[str, Any]:

@@ -35,11 +35,12 @@ from proxy.engine.http1.rewrite import (
     response_head,
     switching_head,
 )
-from proxy.engine.http1.target import refuse_encoded_separators, resolve
+from proxy.engine.http1.target import as_it_came, resolve
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool
 from proxy.engine.resilience.policies import BAD_STATUSES, LIMIT_OF
 from proxy.engine.resilience.queue import Waiter
+from proxy.engine.second_look import Asked, look_again
 from proxy.engine.selection import first_choice, next_choice
 from proxy.engine.tunnel import Tunnel
 from proxy.errors import (
@@ -50,11 +51,9 @@ from proxy.errors import (
     INTERNAL,
     LOOP,
     NO_INSTANCE,
-    NO_ROUTE,
     QUEUE_FULL,
     QUEUE_TIMEOUT,
     TOTAL_TIMEOUT,
-    UNKNOWN_SERVICE,
     Fault,
     Refused,
     Side,
@@ -205,22 +204,23 @@ class Exchange(Waiter):
         fields = request.fields
         worker = self.worker
         method = request.method
-        path, query, as_received = resolve(request)
+        path, query, as_received, readings = resolve(request)
+        if readings is not None and self.client.facts.merge_slashes:
+            path, query, as_received, readings = resolve(request, True)
         match = worker.routes.match(
             fields.host_name, path, _METHODS.get(method) or method.decode("ascii"), self.field
         )
-        if match is None:
-            raise Refused(NO_ROUTE, f"no route for {fields.host_name or '(no host)'} {path}")
         self.match = match
+        if match is None or readings:
+            self.match = match = self._look_again(path, readings or ())
         pool = worker.pools.get(match.service)
         if pool is None:
-            if match.templated and not worker.pools.partial:
-                raise Refused(UNKNOWN_SERVICE, f"no service is called {match.service}")
-            raise Refused(NO_INSTANCE, f"{match.service} has no instance")
+            self.match = match = self._look_again(path, ())
+            pool = worker.pools.get(match.service)
+            if pool is None:
+                raise Refused(NO_INSTANCE, f"{match.service} has no instance")
         self.pool = pool
         spec = match.spec
-        if "%" in path and spec.path_prefix is not None:
-            refuse_encoded_separators(path)
         if fields.unusual:
             self._look_closer()
         if pool.policies.guarded:
@@ -230,9 +230,7 @@ class Exchange(Waiter):
         if as_received and not match.changes_path:
             target = request.target
         else:
-            target = match.rewrite(path).encode("ascii") + query
-            if match.changes_path:
-                self._tell_prefix(match.stripped(path))
+            target = self._other_target(match, path) + query
         self.request_id = fields.request_id or worker.next_request_id()
         self.head = request_head(
             request, target, spec.set_host, self.request_id, self.extra, self.client.facts
@@ -241,6 +239,22 @@ class Exchange(Waiter):
             self.total = Alarm(self.on_total_timeout)
             self.unsettled = True
             worker.deadlines.arm(self.total, self.began + pool.settings.timeouts.total)
+
+    def _look_again(self, path: str, readings: tuple[str, ...]) -> Match:
+        """See `second_look.py`. Raises `Refused`."""
+        request, worker = self.request, self.worker
+        method = request.method.decode("ascii")
+        asked = Asked(request.fields.host_name, path, method, self.field, readings)
+        slashes = self.client.facts.encoded_slashes
+        return look_again(worker.routes, worker.pools.names, asked, self.match, slashes)
+
+    def _other_target(self, match: Match, path: str) -> bytes:
+        """The path for the instance, where that is not simply the target. Raises `Refused`."""
+        if match.spec.forward_path == "received":
+            return as_it_came(self.request, path)
+        if match.changes_path:
+            self._tell_prefix(match.stripped(path))
+        return match.rewrite(path).encode("ascii")
 
     def _look_closer(self) -> None:
         """What few requests have. Raises `Refused`."""

@@ -131,7 +131,13 @@ class ListenerFacts:
             peer = str(parsed)  # It may have come to a socket that serves both families.
         addresses = self._addresses if trusted or self._addresses.trusts(parsed) else None
         return ClientFacts(
-            peer or "unknown", port, addresses, self.via, forwarded=self.settings.forwarded
+            peer or "unknown",
+            port,
+            addresses,
+            self.via,
+            forwarded=self.settings.forwarded,
+            merge_slashes=self.settings.merge_slashes,
+            encoded_slashes=self.settings.encoded_slashes,
         )
 
 

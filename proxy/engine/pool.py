@@ -21,6 +21,7 @@ from proxy.engine.resilience.breaker import State
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.resilience.policies import Policies
 from proxy.engine.resilience.queue import Waiter
+from proxy.engine.second_look import ServiceNames
 from proxy.engine.selection import is_probed
 from proxy.engine.telemetry import ServiceCounters, WorkerCounters
 from proxy.errors import FAULTS, Side
@@ -430,11 +431,11 @@ class Pools:
         self._counters = counters
         self._shared = shared
         self.others = others
-        self.partial = False
-        """The first full set is not known yet: a service without a pool may well exist."""
         self._by_name: dict[str, Pool] = {}
         self.get = self._by_name.get
         """The pool of a service, or None if nobody has heard of it."""
+        self.names = ServiceNames()
+        """Not complete while the first full set is not known: others may well exist."""
         self._by_slot: dict[int, tuple[Pool, Node]] = {}
         self._defaults = ServiceSettings()
         self._settings: dict[str, ServiceSettings] = {}
@@ -478,6 +479,7 @@ class Pools:
         leaving = self.apply(PoolSnapshot(service, pool.generation + 1, ()))
         if service not in self._settings:
             del self._by_name[service]
+            self.names.discard(service)
         return leaving
 
     def slot_changed(self, slot: int, delta: int) -> None:
@@ -489,6 +491,7 @@ class Pools:
     def _pool(self, service: str) -> Pool:
         pool = self._by_name.get(service)
         if pool is None:
+            self.names.add(service)
             pool = self._by_name[service] = Pool(
                 service,
                 self._settings.get(service, self._defaults),

@@ -34,9 +34,14 @@ from proxy.settings.route import RouteSpec
 
 SERVICE: Final = "{service}"
 
-_service_name: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", re.ASCII).fullmatch
-"""What a template may take for a service's name. Nothing is decoded first, and a leading dot
-is excluded, so neither `..` nor `%2e%2e` ever becomes part of a registry key."""
+_ESCAPE: Final = r"%(?!2[DEF]|3[0-9]|4[1-9A-F]|5[0-9ACF]|6[1-9A-F]|7[0-9AE])[0-9A-F]{2}"
+"""Of neither an unreserved character (paths have them as they are) nor a slash or backslash."""
+_service_name: Final = re.compile(
+    rf"(?:[A-Z0-9_-]|{_ESCAPE})[A-Z0-9._~:@+-]*(?:{_ESCAPE}[A-Z0-9._~:@+-]*)*",
+    re.ASCII | re.IGNORECASE,
+).fullmatch
+"""What a template may take for a service's name, as it stands in the request; what it means is
+found out in `second_look.py`. None begins with a dot, so that `/.well-known` goes elsewhere."""
 
 Fields = Callable[[str], str | None]
 """Field name in lower case → value, None if the request has no such field."""
@@ -69,6 +74,14 @@ class Match(NamedTuple):
         if not rest:
             return new or "/"
         return f"{new.rstrip('/')}/{rest.lstrip('/')}"
+
+    def refuses_slashes(self, otherwise: str) -> bool:
+        """Whether `%2F` and `%5C` are refused in the path; `otherwise`: what the listener does with
+        them under a path prefix, `pass` or `refuse`."""
+        own = self.spec.encoded_slashes
+        if own is None:
+            return otherwise == "refuse" and self.spec.path_prefix is not None
+        return own == "refuse"
 
     def stripped(self, path: str) -> str:
         """The prefix that the instance's path lacks; empty if something took its place."""
@@ -281,6 +294,26 @@ class RouteTable:
                     return found
         return None if self._any is None else self._any.match(path, method, fields, None)
 
+    def match_dotted(
+        self, host: str, path: str, method: str, fields: Fields, exists: Callable[[str], object]
+    ) -> Match | None:
+        """The route of a request that has no other one, by a host in which `{service}` stands for
+        several labels: the name of a service that `exists`, and that has dots."""
+        host = host.removesuffix(".")
+        stop = 0
+        while stop < len(host):
+            dot = host.find(".", stop + 1)
+            stop = len(host) if dot < 0 else dot
+            ending = self._endings.get(host[stop + 1 :])
+            templates = {} if ending is None else ending.templates
+            for before in sorted(templates, key=len, reverse=True):
+                name = host[len(before) : stop]
+                if host.startswith(before) and "." in name and _service_name(name) and exists(name):
+                    found = templates[before].match(path, method, fields, name)
+                    if found is not None:
+                        return found
+        return None
+
     def _by_ending(self, host: str) -> Iterator[tuple[_Host, str | None]]:
         """The host patterns that match, longest ending first, each with its label."""
         start = 0
@@ -349,6 +382,8 @@ def _checked(spec: RouteSpec) -> RouteSpec:
         raise ValueError(f"{SERVICE} may stand only once in host and path_prefix together")
     if not templates and not spec.service:
         raise ValueError(f"service: missing, and neither host nor path_prefix has {SERVICE}")
+    if spec.forward_path == "received" and (spec.strip_prefix or spec.rewrite_prefix is not None):
+        raise ValueError("forward_path: received, and the path is to be changed")
     if spec.rewrite_prefix and not spec.rewrite_prefix.startswith("/"):
         raise ValueError(f"rewrite_prefix: {spec.rewrite_prefix!r}: must begin with /")
     return spec

@@ -190,7 +190,7 @@ class Worker:
         elif isinstance(message, Configure):
             self._configure(message.config)
         elif isinstance(message, Accept):
-            self.pools.partial = True
+            self.pools.names.complete = False
             self._accept()
         elif isinstance(message, Drain):
             self.drain(message.grace, message.delay)
@@ -242,9 +242,9 @@ class Worker:
             seconds=round(seconds, 6),
         )
         if message.complete:
-            if self.pools.partial:
+            if not self.pools.names.complete:
                 gc.freeze()  # as in `_open`; to collect first would hold up those who are served
-            self.pools.partial = False
+            self.pools.names.complete = True
             self._accept()
 
     def _release(self, nodes: list[Node]) -> None:

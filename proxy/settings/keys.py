@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from proxy.settings.read import Read
+from proxy.settings.read import Read, choice
 
 TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 """RFC 9110 §5.6.2."""
@@ -34,6 +34,8 @@ def _parse_source(text: str) -> str:
         return text
     raise ValueError("is not a source of keys")
 
+
+ENCODED_SLASHES: Final = choice(("pass", "refuse"), "a way to treat encoded slashes")
 
 SOURCE: Final = Read(
     _parse_source, "key", "client_ip, host, path, header:NAME, cookie:NAME or query:NAME"

@@ -13,7 +13,7 @@ import msgspec
 from proxy.settings.addresses import BIND, CIDR, split_bind
 from proxy.settings.complaints import Report, dotted
 from proxy.settings.declare import Given, NotBuilt, Off
-from proxy.settings.keys import parse_field_name
+from proxy.settings.keys import ENCODED_SLASHES, parse_field_name
 from proxy.settings.read import DURATION, POSITIVE, SWITCH, TEXT, Read, choice, integer, size
 from proxy.settings.tree import Path
 
@@ -191,6 +191,17 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     client_ip: Annotated[ClientIpSettings, "Where a trusted proxy says whom it speaks for."] = (
         ClientIpSettings()
     )
+    encoded_slashes: Annotated[
+        Literal["pass", "refuse"],
+        ENCODED_SLASHES,
+        "What becomes of `%2F` and `%5C` under a path prefix: `pass`, they go on as they came, and"
+        " are no borders of segments; `refuse`, 400. A route may say otherwise.",
+    ] = "pass"
+    merge_slashes: Annotated[
+        bool,
+        SWITCH,
+        "Make one of several slashes in a row before the path is matched and forwarded.",
+    ] = False
     client_close: Annotated[
         Literal["abort", "half_close"],
         choice(("abort", "half_close"), "what a client's close may mean"),

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from proxy.settings.addresses import NAME, parse_host_name, parse_port
 from proxy.settings.complaints import Report, dotted
 from proxy.settings.declare import Given
-from proxy.settings.keys import parse_field_name
-from proxy.settings.read import SWITCH, Read, did_you_mean
+from proxy.settings.keys import ENCODED_SLASHES, parse_field_name
+from proxy.settings.read import SWITCH, Read, choice, did_you_mean
 from proxy.settings.tree import Path
 
 METHODS: Final = (
@@ -26,6 +26,7 @@ is missing because it is always answered with 405."""
 
 _PATH: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
 """RFC 3986 §3.3."""
+_ESCAPE: Final = re.compile("%([0-9A-Fa-f]{2})")
 _NEVER: Final = re.compile("%(?:00|2f|5c)", re.IGNORECASE)
 
 
@@ -78,7 +79,13 @@ def _parse_path_prefix(text: str) -> str:
     if "{service}" in text and "{service}" not in text.split("/"):
         raise ValueError("has a segment that is only partly {service}")
     parse_path(rest)
-    return text
+    return _ESCAPE.sub(_one_spelling, text)
+
+
+def _one_spelling(escape: re.Match[str]) -> str:
+    """An escape as paths of requests have it when they are matched (RFC 3986 §6.2.2)."""
+    char = chr(int(escape[1], 16))
+    return char if char.isascii() and (char.isalnum() or char in "-._~") else escape[0].upper()
 
 
 def _parse_method(text: str) -> str:
@@ -151,6 +158,18 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
     set_host: Annotated[
         str | None, SET_HOST, "The `Host` that the instance gets. Without it the client's."
     ] = None
+    encoded_slashes: Annotated[
+        Literal["pass", "refuse"] | None,
+        ENCODED_SLASHES,
+        "What becomes of `%2F` and `%5C` in paths of this route: `pass` or `refuse` (400). Without"
+        " it as the listener says.",
+    ] = None
+    forward_path: Annotated[
+        Literal["normalised", "received"],
+        choice(("normalised", "received"), "a way to forward paths"),
+        "`normalised`: the instance gets the path as it is matched; `received`: byte for byte as it"
+        " came, for signatures that cover the path. See [behaviour.md](behaviour.md#paths).",
+    ] = "normalised"
     service: Annotated[
         str | None,
         NAME,
@@ -208,6 +227,15 @@ def _check_prefix(place: Given, route: RouteSpec, report: Report) -> None:
     strip, rewrite = place.at("strip_prefix"), place.at("rewrite_prefix")
     if not report.sound(strip, rewrite):
         return
+    for key, given in (
+        ("strip_prefix", route.strip_prefix),
+        ("rewrite_prefix", route.rewrite_prefix),
+    ):
+        if given and route.forward_path == "received":
+            report.complain(
+                place.at("forward_path"),
+                f'"received" stands beside {key}, which changes the path; allowed: one of the two',
+            )
     if route.strip_prefix and route.rewrite_prefix is not None:
         report.complain(rewrite, "stands beside strip_prefix: true; allowed: one of the two")
     elif route.path_prefix is None and report.sound(place.at("path_prefix")):

@@ -106,7 +106,7 @@ proxy.yaml:2: defaults.instances: is not a known key (did you mean "fallback_ins
 routes:
   - {service: a, path: /a}
 --->
-proxy.yaml:2: routes.0.path: is not a known key (did you mean "path_prefix"?); allowed: headers, host, methods, path_prefix, rewrite_prefix, service, set_host, strip_prefix
+proxy.yaml:2: routes.0.path: is not a known key (did you mean "path_prefix"?); allowed: encoded_slashes, forward_path, headers, host, methods, path_prefix, rewrite_prefix, service, set_host, strip_prefix
 === client_close
 listeners:
   - {client_close: half-close}
@@ -118,7 +118,7 @@ listeners:
   - {1: 2}
 routes: [{service: a}]
 --->
-proxy.yaml:2: listeners.0.1: is not a known key; allowed: bind, client_close, client_ip, forwarded, limits, mode, name, owner, proxy_protocol, timeouts, tls, trusted_proxies
+proxy.yaml:2: listeners.0.1: is not a known key; allowed: bind, client_close, client_ip, encoded_slashes, forwarded, limits, merge_slashes, mode, name, owner, proxy_protocol, timeouts, tls, trusted_proxies
 === empty_section
 admin:
 routes: [{service: a}]
@@ -133,6 +133,16 @@ routes: [{service: a}]
 proxy.yaml:2: listeners.0.client_ip.header: "X_Real_IP" holds _, and fields with _ are dropped from requests; allowed: the name of a field, such as X-Forwarded-For
 proxy.yaml:2: listeners.0.client_ip.hops: "-1" is out of range; allowed: a whole number from 0 to 32 (0 = up to the first address that is not in trusted_proxies)
 proxy.yaml:3: listeners.1.client_ip: is "X-Real-IP"; allowed: a mapping
+=== paths_changed_and_as_received
+routes:
+  - {service: a, path_prefix: /a, strip_prefix: true, forward_path: received}
+  - {service: a, path_prefix: /b, rewrite_prefix: /c, forward_path: received, encoded_slashes: decode}
+  - {service: a, forward_path: as_it_came}
+--->
+proxy.yaml:2: routes.0.forward_path: "received" stands beside strip_prefix, which changes the path; allowed: one of the two
+proxy.yaml:3: routes.1.encoded_slashes: "decode" is not a way to treat encoded slashes; allowed: pass, refuse
+proxy.yaml:3: routes.1.forward_path: "received" stands beside rewrite_prefix, which changes the path; allowed: one of the two
+proxy.yaml:4: routes.2.forward_path: "as_it_came" is not a way to forward paths; allowed: normalised, received
 === list_for_mapping
 admin: []
 routes: [{service: a}]

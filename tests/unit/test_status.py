@@ -14,6 +14,7 @@ from proxy.control.statistics import NodeTotal, Reported, Retired, Totals
 from proxy.membership import Instance, Membership
 from proxy.messages import NodeStats, PolicyState, ServiceStats
 from proxy.settings.file import Settings
+from proxy.settings.listener import ListenerSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import (
     BalancerSpec,
@@ -251,10 +252,12 @@ class TestExplain:
         method: str = "GET",
         pools: PoolBook | None = None,
         workers: tuple[Reported, ...] = (),
+        **changes: Any,
     ) -> dict[str, Any]:
         known = pools or book(users=(instance("a"), instance("b", weight=0)))
         totals = Totals(Retired(), workers)
-        return explain(method, url, fields, known.pools, self.settings, totals, known.complete, 5.0)
+        settings = msgspec.structs.replace(self.settings, **changes)
+        return explain(method, url, fields, known.pools, settings, totals, known.complete, 5.0)
 
     def test_the_way_of_a_request(self) -> None:
         document = self.ask("http://Users.Example.com:8080/x?y=1", ("X-User", "42"))
@@ -277,6 +280,54 @@ class TestExplain:
         document = self.ask("/svc/nothing/../users/%61/b")
         assert document["request"]["path"] == "/svc/users/a/b"
         assert (document["service"], document["path_for_instance"]) == ("users", "/a/b")
+
+    def test_a_path_that_can_be_read_in_two_ways(self) -> None:
+        document = self.ask("//svc/users")
+        assert document["answer"]["status"] == 400
+        assert "/svc/users" in document["answer"]["detail"]
+        assert self.ask("/svc/users/a%2Fb//c")["path_for_instance"] == "/a%2Fb//c"
+
+    def test_a_name_in_another_case(self) -> None:
+        document = self.ask("/svc/USERS/x")
+        assert (document["answer"], document["service"]) == (None, "users")
+        assert [row["id"] for row in document["candidates"]] == ["a"]
+
+    def test_a_name_with_dots_in_a_host(self) -> None:
+        routes = (RouteSpec(host="{service}.svc.local"),)
+        document = self.ask(
+            "http://a.b.svc.local/", pools=book(**{"a.b": (instance("z"),)}), routes=routes
+        )
+        assert (document["answer"], document["service"], document["route"]) == (None, "a.b", 0)
+        assert [row["taken"] for row in document["routes"]] == [True]
+
+    def test_a_path_that_goes_on_as_it_came(self) -> None:
+        routes = (RouteSpec(service="users", forward_path="received"),)
+        document = self.ask("/%41?x", routes=routes)
+        assert (document["request"]["path"], document["path_for_instance"]) == ("/A", "/%41?x")
+        assert self.ask("/a/../b", routes=routes)["answer"]["status"] == 400
+
+    def test_the_listener_is_the_one_with_the_port(self) -> None:
+        listeners = (
+            ListenerSettings(bind="0.0.0.0:80"),
+            ListenerSettings(
+                name="strict", bind="[::]:81", merge_slashes=True, encoded_slashes="refuse",
+                trusted_proxies=("10.0.0.0/8",),
+            ),
+        )  # fmt: skip
+        found = {
+            port: self.ask(f"http://h:{port}//svc/users", listeners=listeners)["answer"]
+            for port in (80, 81)
+        }
+        assert found[80]["status"] == 400
+        assert found[81] is None
+        refused = self.ask("http://h:81/svc/users/a%2Fb", listeners=listeners)
+        assert refused["answer"]["fault"] == "bad_request"
+        hashing = ServiceSettings(balancer=BalancerSpec(type="consistent_hash", key="client_ip"))
+        document = self.ask(
+            "http://h:81/svc/users", ("X-Forwarded-For", "203.0.113.9, 10.0.0.1"),
+            listeners=listeners, services={"users": hashing},
+        )  # fmt: skip
+        assert document["key"]["value"] == "203.0.113.9"
 
     def test_no_route(self) -> None:
         document = self.ask("http://other/old")

@@ -82,7 +82,7 @@ class ClientFacts:
 
     __slots__ = (
         "_addresses", "_after", "_before", "_fields", "_forwarded", "_host", "_set_host", "_tail",
-        "_via", "address", "port", "scheme", "trusted",
+        "_via", "address", "encoded_slashes", "merge_slashes", "port", "scheme", "trusted",
     )  # fmt: skip
 
     def __init__(
@@ -93,13 +93,18 @@ class ClientFacts:
         via: bytes,
         scheme: bytes = b"http",
         forwarded: bool = False,
+        merge_slashes: bool = False,
+        encoded_slashes: str = "pass",
     ) -> None:
         """`address`: the peer; `port`: ours that it connected to; `addresses`: find the
         clients that it speaks for; None = it is not trusted, and speaks for itself; `via`: our own
-        `Via` line; `forwarded`: say it in the `Forwarded` field of RFC 7239, too."""
+        `Via` line; `forwarded`: say it in the `Forwarded` field of RFC 7239, too;
+        `merge_slashes`, `encoded_slashes`: what the listener does with those in paths."""
         self._forwarded = forwarded
         self.address = address.encode("ascii")
         self.port = b"%d" % port
+        self.merge_slashes = merge_slashes
+        self.encoded_slashes = encoded_slashes
         self.trusted = addresses is not None
         """What it says of those before it is believed."""
         self._addresses = addresses

@@ -3,7 +3,8 @@ forwarded in.
 
 Routes are matched on the same path that the instance gets. Anything else is a way around a
 route: a proxy that matches `/public/../admin` as `/public` and passes it on as it came has
-opened `/admin`.
+opened `/admin`. What instances may make of a path beyond that, each in its own way, is in
+`readings`; a path whose readings lead to different routes is refused.
 """
 
 from __future__ import annotations
@@ -15,44 +16,97 @@ from proxy.engine.http1.messages import RequestHead
 from proxy.errors import BAD_REQUEST, METHOD_NOT_ALLOWED, Refused
 
 _UNRESERVED: Final = frozenset(
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 )  # RFC 3986 §2.3
-_PERCENT: Final = re.compile(rb"%(..)?", re.DOTALL)
-_HEX: Final = re.compile(rb"[0-9A-Fa-f]{2}")
+_PERCENT: Final = re.compile("%(..)?", re.DOTALL)
+_HEX: Final = re.compile("[0-9A-Fa-f]{2}")
 _SLASH: Final = ord("/")
-_PERCENT_SIGN: Final = ord("%")
-_BACKSLASH: Final = ord("\\")
-# Asked for as numbers: `bytes in bytes` first raises an error inside and drops it.
 
 
-def resolve(request: RequestHead) -> tuple[str, bytes, bool]:
-    """Path (normalised), `?query` or empty, and whether the two make up the target as it was
-    received. Raises `Refused` for a target that two servers could understand differently."""
+Readings = tuple[str, ...] | None
+
+
+def resolve(request: RequestHead, merge_slashes: bool = False) -> tuple[str, bytes, bool, Readings]:
+    """Path (normalised), `?query` or empty, whether the two make up the target as it was
+    received, and the other readings of the path; None = nothing about it is unusual. Raises
+    `Refused` for a target that two servers could understand differently."""
     raw = request.target
     as_received = True
     if raw[0] != _SLASH or request.method == b"CONNECT":
         raw = _other_form(request, raw)
         if raw == b"*":
-            return "/", b"", True  # About the server as a whole: routed as its root.
+            return "/", b"", True, None  # About the server as a whole: routed as its root.
         as_received = False
-    path, mark, query = raw.partition(b"?")
-    if _PERCENT_SIGN in path or _BACKSLASH in path or path.find(b"/.") >= 0:
-        normal = _normalise(path)
+    raw_path, mark, query = raw.partition(b"?")
+    path = raw_path.decode("ascii")
+    if "%" in path or "//" in path or "/." in path or ";" in path or "\\" in path:
+        normal = _normalise(path, merge_slashes)
         as_received = as_received and normal == path
-        path = normal
-    return path.decode("ascii"), mark + query, as_received
+        return normal, mark + query, as_received, readings(normal)
+    return path, mark + query, as_received, None
 
 
-def refuse_encoded_separators(path: str) -> None:
-    """For routes with a path prefix: `%2F` and `%5C` are slashes to some instances and not to
-    others, so what such a path is under cannot be said. Raises `Refused`."""
+_IN_DISGUISE: Final = {f"%{ord(char):02X}": char for char in "!$&'()*+,/:;=@"} | {"%5C": "/"}
+"""Reserved characters, which a route's prefix may have as they are. A backslash is a slash to many
+programs."""
+_DISGUISE: Final = re.compile("|".join(_IN_DISGUISE), re.IGNORECASE)
+_PARAMETER: Final = re.compile(";[^/]*")
+_SLASHES: Final = re.compile("//+")
+
+
+def readings(path: str) -> tuple[str, ...]:
+    """What else programs make of a normalised path: they decode what stands for reserved
+    characters, slashes above all, take parameters off its segments (`;x`, RFC 3986 §3.3), merge
+    slashes, and resolve the dot segments that come about; each does some of these, in one order or
+    another. Nothing is decoded twice. Raises `Refused` if there is no end to it."""
+    found = {path}
+    new = [path]
+    while new:
+        text = new.pop()
+        for step in _STEPS:
+            other = step(text)
+            if other not in found:
+                found.add(other)
+                new.append(other)
+        if len(found) > _MOST_READINGS:
+            raise bad_path("the path may be read in too many ways")
+    found.discard(path)
+    return tuple(sorted(found))
+
+
+def _undisguised(path: str) -> str:
+    return _DISGUISE.sub(lambda match: _IN_DISGUISE[match[0].upper()], path)
+
+
+def _without_parameters(path: str) -> str:
+    return _PARAMETER.sub("", path)
+
+
+def _merged(path: str) -> str:
+    return _SLASHES.sub("/", path)
+
+
+def has_encoded_slash(path: str) -> bool:
+    """Whether a normalised path has a slash or backslash in disguise."""
     upper = path.upper()
-    if "%2F" in upper or "%5C" in upper:
-        raise _bad_path("an encoded slash or backslash in the path of a prefix route")
+    return "%2F" in upper or "%5C" in upper
 
 
-def _bad_path(detail: str) -> Refused:
-    """The request itself was sound: its connection may go on."""
+def as_it_came(request: RequestHead, path: str) -> bytes:
+    """The path of a target as it was received, byte for byte, where it was matched as `path`. If
+    more than escapes of unreserved characters and the case of hex digits is different, what the
+    instance gets would not be what was matched: raises `Refused`."""
+    raw = request.target
+    if raw[0] != _SLASH:
+        raw = _other_form(request, raw)
+    raw = raw.partition(b"?")[0]
+    if _unescaped(raw.decode("ascii")) != path:
+        raise bad_path("dot segments or repeated slashes where the path is forwarded as received")
+    return raw
+
+
+def bad_path(detail: str) -> Refused:
+    """A path that is refused. The request itself was sound: its connection may go on."""
     return Refused(BAD_REQUEST, detail, framed=True)
 
 
@@ -82,35 +136,51 @@ def _other_form(request: RequestHead, raw: bytes) -> bytes:
     return path
 
 
-def _normalise(path: bytes) -> bytes:
-    """Percent-encodings of unreserved characters decoded, the others in upper case
-    (RFC 3986 §6.2.2), dot segments removed (§5.2.4)."""
-    if b"\\" in path:
-        raise _bad_path("a backslash in the path")
-    if b"%" in path:
-        path = _PERCENT.sub(_decode, path)
-    if b"/." not in path:
+def _normalise(path: str, merge_slashes: bool) -> str:
+    """Percent-encodings of unreserved characters decoded, the others but those of slashes in upper
+    case (RFC 3986 §6.2.2), dot segments removed (§5.2.4)."""
+    text = _unescaped(path)
+    return _resolved(_merged(text) if merge_slashes else text)
+
+
+def _unescaped(path: str) -> str:
+    if "\\" in path:
+        raise bad_path("a backslash in the path")
+    return _PERCENT.sub(_decode, path)
+
+
+def _resolved(path: str) -> str:
+    if "/." not in path:
         return path
-    kept: list[bytes] = []
-    segments = path.split(b"/")[1:]
+    kept: list[str] = []
+    segments = path.split("/")[1:]
     for segment in segments:
-        if segment == b"..":
+        if segment == "..":
             if kept:
                 kept.pop()
-        elif segment != b".":
+        elif segment != ".":
             kept.append(segment)
-    if segments[-1] in (b".", b".."):
-        kept.append(b"")  # `/a/.` and `/a/b/..` name the directory `/a/`.
-    return b"/" + b"/".join(kept)
+    if segments[-1] in (".", ".."):
+        kept.append("")  # `/a/.` and `/a/b/..` name the directory `/a/`.
+    return "/" + "/".join(kept)
 
 
-def _decode(match: re.Match[bytes]) -> bytes:
+_MOST_READINGS: Final = 16
+"""Decoding, cutting and merging make eight of a path without dots in disguise. A path as long as
+a target may be must not cost a hundred times what others do."""
+_STEPS: Final = (_undisguised, _without_parameters, _merged, _resolved)
+"""Each does nothing the second time, so there is an end to what they make together."""
+
+
+def _decode(match: re.Match[str]) -> str:
     digits = match[1]
     if digits is None or not _HEX.fullmatch(digits):
-        raise _bad_path("a percent sign that two hex digits do not follow")
-    byte = int(digits, 16)
-    if byte == 0:
-        raise _bad_path("an encoded NUL in the path")
-    if byte in _UNRESERVED:
-        return bytes((byte,))
-    return b"%" + digits.upper()
+        raise bad_path("a percent sign that two hex digits do not follow")
+    char = chr(int(digits, 16))
+    if char == "\0":
+        raise bad_path("an encoded NUL in the path")
+    if char in _UNRESERVED:
+        return char
+    if char in ("/", "\\"):
+        return match[0]  # Goes on as it came: some programs compare these with a text of their own.
+    return f"%{digits.upper()}"

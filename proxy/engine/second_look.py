@@ -1,0 +1,139 @@
+"""What few requests need after their route was looked up: a path that can be read in several ways,
+or a service's name in another spelling.
+
+A request whose path is plain and whose service has exactly the name that it says never comes
+here. Workers and `fairlead explain` decide by the same function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+from urllib.parse import quote, unquote
+
+from proxy.engine.http1.target import bad_path, has_encoded_slash
+from proxy.engine.routing import SERVICE, Fields, Match, RouteTable
+from proxy.errors import NO_INSTANCE, NO_ROUTE, UNKNOWN_SERVICE, Refused
+
+_PLAIN: Final = ":@+~"
+"""What else than letters, digits and `-._` a service's name may have unescaped in a path."""
+
+
+class ServiceNames:
+    """Owns the names of the services that exist, by what is left of them without case: hosts have
+    none (RFC 9110 §4.2.3)."""
+
+    def __init__(self) -> None:
+        self.complete = True
+        """There are no others."""
+        self._by_lower: dict[str, tuple[str, ...]] = {}
+
+    def add(self, name: str) -> None:
+        """The service exists."""
+        alike = self._by_lower.get(name.lower(), ())
+        if name not in alike:
+            self._by_lower[name.lower()] = (*alike, name)
+
+    def discard(self, name: str) -> None:
+        """It does not any more."""
+        alike = tuple(one for one in self._by_lower.get(name.lower(), ()) if one != name)
+        if alike:
+            self._by_lower[name.lower()] = alike
+        else:
+            self._by_lower.pop(name.lower(), None)
+
+    def meant_by(self, said: str) -> tuple[str, ...]:
+        """The service whose name this is, or else all that differ from it in case alone."""
+        alike = self._by_lower.get(said.lower(), ())
+        return (said,) if said in alike else alike
+
+
+class Asked(NamedTuple):
+    """What of a request its route depends on: see `RouteTable.match`."""
+
+    host: str
+    path: str
+    method: str
+    fields: Fields
+    readings: tuple[str, ...]
+    """Other readings of the path (`target.readings`)."""
+
+
+def look_again(
+    table: RouteTable,
+    names: ServiceNames,
+    asked: Asked,
+    found: Match | None,
+    encoded_slashes: str,
+) -> Match:
+    """The route of a request for which the table has `found`, with a service that exists.
+    `encoded_slashes`: what the listener does with them, `pass` or `refuse`. Raises `Refused`."""
+    host, path, method, fields, readings = asked
+
+    def match(path: str) -> Match | None:
+        return table.match(host, path, method, fields)
+
+    def match_dotted(path: str) -> Match | None:
+        return table.match_dotted(host, path, method, fields, names.meant_by)
+
+    _check_readings(found, readings, match)
+    if found is None:
+        found = match_dotted(path)
+        _check_readings(found, readings, match_dotted)
+        if found is None:
+            raise Refused(NO_ROUTE, f"no route for {host or '(no host)'} {path}")
+    if has_encoded_slash(path) and found.refuses_slashes(encoded_slashes):
+        raise bad_path("an encoded slash or backslash in the path")
+    return found._replace(service=_service(table, names, asked, found))
+
+
+def _check_readings(
+    found: Match | None, readings: tuple[str, ...], match: Callable[[str], Match | None]
+) -> None:
+    """All of them must lead to the same route and service, or whoever writes a path gets round
+    what one of the routes is for."""
+    for reading in readings:
+        other = match(reading)
+        if found is None or other is None:
+            same = found is other
+        else:
+            same = (found.position, unquote(found.service)) == (
+                other.position,
+                unquote(other.service),
+            )
+        if not same:
+            raise bad_path(f"the path may be read as {reading}, which leads elsewhere")
+
+
+def _service(table: RouteTable, names: ServiceNames, asked: Asked, found: Match) -> str:
+    if not found.templated:
+        return found.service
+    said = unquote(found.service)
+    meant = names.meant_by(said)
+    if not meant:
+        if names.complete:
+            raise Refused(UNKNOWN_SERVICE, f"no service is called {said}")
+        raise Refused(NO_INSTANCE, f"{said} has no instance")
+    if len(meant) > 1:
+        several = ", ".join(sorted(meant))
+        detail = f"no service is called {said}, and case alone tells it from {several}"
+        raise Refused(UNKNOWN_SERVICE, detail)
+    [name] = meant
+    if name != found.service:
+        # By another case, or an escape, nobody gets round a route for this one service.
+        host, path = _in_its_own_spelling(found, asked, name)
+        other = table.match(host, path, asked.method, asked.fields)
+        if other is not None and other.position != found.position:
+            raise bad_path(f"{name}, spelled as it is registered, leads to another route")
+    return name
+
+
+def _in_its_own_spelling(found: Match, asked: Asked, name: str) -> tuple[str, str]:
+    """Host and path of the request if it said the service's name as it is registered."""
+    prefix = found.spec.path_prefix
+    if prefix is None or SERVICE not in prefix:
+        before, _, after = (found.spec.host or "").partition(SERVICE)
+        return before + name.lower() + after, asked.path
+    segments = asked.path.split("/")
+    segments[prefix.split("/").index(SERVICE)] = quote(name, safe=_PLAIN)
+    return asked.host, "/".join(segments)

@@ -34,8 +34,8 @@ from typing import Any
 from bench.processes import Server, StartError, cpu_ns, free_port
 from bench.results import machine, write
 from proxy.embedded_etcd import EmbeddedEtcd, EtcdFailed
-from proxy.registry.etcd import EtcdProvider
-from proxy.registry.etcd_gateway import Gateway, delete_op, put_op
+from proxy.registry.etcd.gateway import Gateway, delete_op, put_op
+from proxy.registry.etcd.provider import EtcdProvider
 from proxy.settings.registry import RegistrySettings
 
 PREFIX = b"/services/"

@@ -20,7 +20,7 @@ BALANCERS: Mapping[str, str] = {
 }
 
 PROVIDERS: Mapping[str, str] = {
-    "etcd": "proxy.registry.etcd:EtcdProvider",
+    "etcd": "proxy.registry.etcd.provider:EtcdProvider",
     "static": "proxy.registry.static:StaticProvider",
 }
 

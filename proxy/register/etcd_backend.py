@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from proxy.register.backend import Found, Lease, Outcome, RegistrationBackend, Write
 from proxy.register.record import Name
-from proxy.registry.etcd_gateway import Gateway, delete_op, put_op, range_op, revision_is
-from proxy.registry.etcd_wire import EtcdError, LeaseNotFound, TxnReply
+from proxy.registry.etcd.gateway import Gateway, delete_op, put_op, range_op, revision_is
+from proxy.registry.etcd.wire import EtcdError, LeaseNotFound, TxnReply
 from proxy.settings.registry import RegistrySettings
 
 

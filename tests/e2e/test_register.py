@@ -28,7 +28,7 @@ from proxy.register import (
     RegistryRefused,
     RegistryUnavailable,
 )
-from proxy.registry.etcd import EtcdProvider
+from proxy.registry.etcd.provider import EtcdProvider
 from proxy.settings.registry import RegistrySettings, RegistryTls
 from tests.e2e.certificates import Authority
 from tests.e2e.etcd_server import EtcdClient, EtcdServer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.registry.etcd import EtcdProvider
-from proxy.registry.etcd_gateway import Gateway, prefix_end
+from proxy.registry.etcd.gateway import Gateway, prefix_end
+from proxy.registry.etcd.provider import EtcdProvider
 from proxy.settings.registry import RegistrySettings
 
 

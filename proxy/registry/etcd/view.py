@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from proxy.membership import Departure, Instance, Membership
-from proxy.registry.etcd_wire import Event, KeyValue
+from proxy.registry.etcd.wire import Event, KeyValue
 from proxy.registry.records import Unreadable, read, service_of, split_key
 from proxy.statuses import InvalidRecord, OddRecord
 

@@ -28,8 +28,9 @@ import structlog
 from proxy.membership import Departure, Membership
 from proxy.registry.base import Provider
 from proxy.registry.complaints import Complaints
-from proxy.registry.etcd_gateway import Gateway, Watch, prefix_end
-from proxy.registry.etcd_wire import (
+from proxy.registry.etcd.gateway import Gateway, Watch, prefix_end
+from proxy.registry.etcd.view import Draft, View
+from proxy.registry.etcd.wire import (
     Compacted,
     EtcdError,
     Header,
@@ -39,7 +40,6 @@ from proxy.registry.etcd_wire import (
     error_named,
 )
 from proxy.registry.rotation import Rotation
-from proxy.registry.view import Draft, View
 from proxy.settings.registry import RegistrySettings
 from proxy.statuses import RegistryStatus
 

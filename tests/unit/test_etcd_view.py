@@ -1,11 +1,11 @@
-"""The view's decisions, one by one. Its laws are in `tests/property/test_registry_view.py`."""
+"""The view's decisions, one by one. Its laws are in `tests/property/test_etcd_view.py`."""
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
-from proxy.registry.etcd_wire import Event, KeyValue
-from proxy.registry.view import View
+from proxy.registry.etcd.view import View
+from proxy.registry.etcd.wire import Event, KeyValue
 
 
 def kv(key: str, revision: int, port: int = 80, value: bytes | None = None) -> KeyValue:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from proxy.registry.etcd_wire import (
+from proxy.registry.etcd.wire import (
     BadCredentials,
     Compacted,
     EtcdError,

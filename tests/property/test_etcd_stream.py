@@ -9,7 +9,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.registry.etcd_wire import EtcdError, FrameReader, WatchFrame
+from proxy.registry.etcd.wire import EtcdError, FrameReader, WatchFrame
 
 revisions = st.integers(1, 2**63 - 1)
 

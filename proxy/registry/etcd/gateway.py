@@ -21,7 +21,7 @@ import msgspec
 from etcd3 import AioClient
 from etcd3.baseclient import BaseClient
 
-from proxy.registry.etcd_wire import (
+from proxy.registry.etcd.wire import (
     AuthReply,
     BadTlsFiles,
     EtcdError,

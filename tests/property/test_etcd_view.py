@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.membership import Membership
-from proxy.registry.etcd_wire import Event, KeyValue
-from proxy.registry.view import View
+from proxy.registry.etcd.view import View
+from proxy.registry.etcd.wire import Event, KeyValue
 
 KEYS = [f"/s/{service}/{n}".encode() for service in ("a", "b") for n in range(3)]
 

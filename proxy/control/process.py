@@ -44,6 +44,7 @@ from proxy.registry.snapshot_file import RememberedProvider
 from proxy.settings.file import Settings
 from proxy.settings.registry import RegistrySettings
 from proxy.settings.service import for_worker
+from proxy.threads import in_thread
 
 if TYPE_CHECKING:
     from proxy.control.admin import Admin
@@ -57,6 +58,11 @@ a million connections per worker. The usual soft limit of 1,024 is for `select`.
 FEWEST_FILES = 128
 """Half of it is what a worker keeps for other things than connections; the rest is enough for
 some thirty clients. With less it would start, be ready, and close every connection."""
+
+
+OPEN_LIMIT = 5.0
+"""Seconds for the access log to open at the start: a disk that sleeps wakes up in them, and a file
+system whose server is gone is not waited for."""
 
 
 class StartError(Exception):
@@ -109,7 +115,7 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
     """The life of the control process inside its event loop, until `signals` end it. Returns
     the exit code; StartError when it cannot start."""
     with ExitStack() as opened:
-        _check_access_log(settings)
+        await _check_access_log(settings)
         listening = _open_listeners(settings, opened)
         admin_socket = _open_admin(settings, opened)
         admin_port = admin_socket.getsockname()[1]
@@ -252,7 +258,7 @@ class StopSignals:
         log.warning("signal_ignored", signal=number.name, reason="not available in this version")
 
 
-def _check_access_log(settings: Settings) -> None:
+async def _check_access_log(settings: Settings) -> None:
     """The workers open it; that it cannot be opened is to be known before anything starts."""
     if settings.access_log is None:
         return
@@ -263,7 +269,11 @@ def _check_access_log(settings: Settings) -> None:
             raise StartError("access_log: the standard output is closed")
         return
     try:
-        os.close(open_for_append(path))
+        opening = in_thread(lambda: os.close(open_for_append(path)), "open the access log")
+        async with asyncio.timeout(OPEN_LIMIT):
+            await opening
+    except TimeoutError:
+        raise StartError(f"access_log: {path} has not opened in {OPEN_LIMIT:g} s") from None
     except OSError as error:
         raise StartError(f"access_log: cannot open {path}: {error.strerror or error}") from error
 

@@ -19,6 +19,8 @@ from time import monotonic
 
 import structlog
 
+from proxy import files
+
 _log = structlog.get_logger()
 
 STDOUT = "-"
@@ -41,10 +43,13 @@ class _Order(Enum):
 
 def open_for_append(path: str) -> int:
     """A descriptor that every write of which goes behind what others wrote. OSError when there is
-    none to be had, also for a named pipe that nobody reads."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-    fd = os.open(path, flags, MODE)
-    os.set_blocking(fd, True)  # Only the opening was not to wait.
+    none to be had, also for a named pipe that nobody reads, for a disk, and for a link that
+    others may have put there."""
+    with files.locate(path) as place:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        fd = files.open_at(place, flags, MODE, (stat.S_IFREG, stat.S_IFIFO, stat.S_IFCHR))
+    if place.given is None:
+        os.set_blocking(fd, True)  # Only the opening was not to wait.
     return fd
 
 

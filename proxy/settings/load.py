@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Final
 
-from proxy import cpus
+from proxy import cpus, files
 from proxy.settings import yaml_lines
 from proxy.settings.complaints import Complaint, ConfigError, Report
 from proxy.settings.declare import Given, build, read_section
@@ -37,12 +37,11 @@ def load(path: FilePath, environ: Mapping[str, str]) -> Settings:
     """Read and check a file. Raises `ConfigError`, for an unreadable file too."""
     name = str(path)
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE + 1)
+        content = files.read(name, MAX_FILE)
     except FileNotFoundError:
         raise _whole_file(name, "there is no such file; allowed: a YAML file") from None
-    except IsADirectoryError:
-        raise _whole_file(name, "is a directory; allowed: a YAML file") from None
+    except files.Refused as error:
+        raise _whole_file(name, f"{error.strerror}; allowed: a YAML file") from None
     except OSError as error:
         raise _whole_file(
             name, f"cannot be read ({error.strerror}); allowed: a YAML file"

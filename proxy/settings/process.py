@@ -81,7 +81,8 @@ class AccessLogSettings(msgspec.Struct, frozen=True, kw_only=True):
     path: Annotated[
         str,
         TEXT,
-        "File to append to; `-` is the standard output. Its directory must exist.",
+        "File to append to; `-` is the standard output. Its directory must exist. Links that others"
+        " could have made are not followed ([access-log.md](access-log.md#writing)).",
     ] = "-"
     format: Annotated[
         str,

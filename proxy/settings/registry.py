@@ -7,6 +7,7 @@ from typing import Annotated, Final, TypeVar
 
 import msgspec
 
+from proxy import files
 from proxy.catalog import PROVIDERS
 from proxy.settings.addresses import CIDR, ENDPOINT
 from proxy.settings.complaints import Report, dotted
@@ -108,7 +109,7 @@ class Registry(RegistrySettings, frozen=True, kw_only=True):
         TEXT,
         Off(),
         "File with the last known instances, for a start while no registry answers. Its directory"
-        " must exist.",
+        " must exist. Opened as carefully as the access log; one proxy writes it.",
     ] = None
     mass_loss_guard: Annotated[
         MassLossSettings | None,
@@ -177,20 +178,21 @@ def _check_one(given: Given, registry: R, directory: FilePath, report: Report) -
             report.complain(
                 (*place, one), f"needs {other} beside it; allowed: both of them, or neither"
             )
-    files = {
+    absolute = {
         key: _pem((*place, key), directory / name, report)
         for key in ("ca", "cert", "key")
         if (name := getattr(tls, key)) is not None
     }
-    return msgspec.structs.replace(registry, tls=msgspec.structs.replace(tls, **files))
+    return msgspec.structs.replace(registry, tls=msgspec.structs.replace(tls, **absolute))
 
 
 def _pem(path: Path, file: FilePath, report: Report) -> str:
     problem = ""
     try:
-        with file.open("rb") as stream:
-            if b"-----BEGIN " not in stream.read(_LARGEST_PEM):
-                problem = "holds no PEM block"
+        if b"-----BEGIN " not in files.read(str(file), _LARGEST_PEM):
+            problem = "holds no PEM block"
+    except files.Refused as error:
+        problem = str(error.strerror)
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
     if problem:

@@ -505,6 +505,7 @@ async def test_a_user_for_a_registry_without_authentication() -> None:
 async def test_tls_checks_the_authority_and_the_host_name(tmp_path: Any) -> None:
     authority = Authority(tmp_path)
     stranger = Authority(tmp_path, "stranger")
+    os.mkfifo(tmp_path / "pipe")
     files = authority.issue("127.0.0.1")
     context = ssl.create_default_context(cafile=str(authority.ca))
     async with EtcdServer(tls_files=files, tls=context) as etcd:
@@ -516,6 +517,7 @@ async def test_tls_checks_the_authority_and_the_host_name(tmp_path: Any) -> None
             Observed(by_name, tls=trusted) as misnamed,
             Observed(etcd.url, tls=RegistryTls(ca=str(stranger.ca))) as untrusted,
             Observed(etcd.url, tls=RegistryTls(ca="/nowhere/ca.pem")) as missing,
+            Observed(etcd.url, tls=RegistryTls(ca=str(tmp_path / "pipe"))) as waiting,
         ):
             await client.put_all(fleet("users", 2))
             await seen.follows(client)
@@ -523,6 +525,7 @@ async def test_tls_checks_the_authority_and_the_host_name(tmp_path: Any) -> None
                 (misnamed, "Hostname mismatch"),
                 (untrusted, "CERTIFICATE_VERIFY_FAILED"),
                 (missing, "registry.tls.ca: cannot load /nowhere/ca.pem"),
+                (waiting, "is a named pipe"),
             ):
                 await refused.complains(words)
                 assert refused.memberships == []

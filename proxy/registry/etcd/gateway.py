@@ -21,6 +21,7 @@ import msgspec
 from etcd3 import AioClient
 from etcd3.baseclient import BaseClient
 
+from proxy import files
 from proxy.registry.etcd.wire import (
     AuthReply,
     BadTlsFiles,
@@ -399,6 +400,14 @@ class Gateway:
 
 def _tls_context(tls: RegistryTls) -> ssl.SSLContext:
     """Host names are checked, whatever else is configured."""
+    for file in filter(None, (tls.ca, tls.cert, tls.key)):
+        try:
+            files.read(file, 0)
+        except files.Refused as error:
+            # A named pipe would hold up whoever loads it.
+            raise BadTlsFiles(f"registry.tls: {file} {error.strerror}") from None
+        except OSError:
+            pass  # Said below, with what it is.
     try:
         context = ssl.create_default_context(cafile=tls.ca)
     except OSError as error:  # of which ssl.SSLError is one

@@ -56,6 +56,9 @@ class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):
     age: float | None = None
     """Seconds since what it holds was true; None = nothing written or read yet."""
     error: str | None = None
+    """Why it could not be read or written the last time."""
+    failures: int = 0
+    """How often it could not be read or written."""
 
 
 class RegistryStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 from proxy.membership import Instance, Membership
 from proxy.registry.base import Provider
+from proxy.registry.snapshot_file import SnapshotFile
 from proxy.statuses import RegistryStatus
+
+
+def save_snapshot(path: Path, membership: Membership, saved_at: float) -> None:
+    """As a proxy leaves it that has ended."""
+    file = SnapshotFile(str(path))
+    file.save(membership, saved_at)
+    file.close()
 
 
 class ToldProvider(Provider):

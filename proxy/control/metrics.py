@@ -168,6 +168,11 @@ def _registry_families(scrape: Scrape) -> Iterator[Metric]:
     if status_.snapshot is not None and status_.snapshot.age is not None:
         snapshot.add_metric([], status_.snapshot.age)
     yield snapshot
+    yield CounterMetricFamily(
+        "fairlead_registry_snapshot_failures",
+        "Times that the snapshot file could not be read or written.",
+        value=0 if status_.snapshot is None else status_.snapshot.failures,
+    )
     yield GaugeMetricFamily(
         "fairlead_registry_invalid_records",
         "Keys whose current value cannot be read; /api/v1/registry lists them.",

@@ -14,10 +14,10 @@ from proxy.membership import Departure, Instance, Membership
 from proxy.registry.base import Provider
 from proxy.registry.decorators.failover_provider import FailoverProvider
 from proxy.registry.decorators.mass_loss_provider import MassLossProvider
-from proxy.registry.snapshot_file import RememberedProvider, load, save
+from proxy.registry.snapshot_file import RememberedProvider, SnapshotFile
 from proxy.settings.registry import MassLossSettings, Registry, RegistrySettings
 from proxy.statuses import RegistryStatus
-from tests.providers import ToldProvider, instance
+from tests.providers import ToldProvider, instance, save_snapshot
 
 FAST = Registry(check_interval=0.02, check_timeout=0.01)
 
@@ -306,7 +306,7 @@ class TestRemembered:
         self, reader: Read, tmp_path: Path
     ) -> None:
         path = tmp_path / "pools.json"
-        save(path, Membership(services={"users": (instance("old"),)}), 1.0)
+        save_snapshot(path, Membership(services={"users": (instance("old"),)}), 1.0)
         inner = ToldProvider()
         provider = RememberedProvider(inner, str(path), wall_clock=lambda: 1000.0)
         read = reader(provider)
@@ -314,7 +314,7 @@ class TestRemembered:
         await read.until(lambda: read.ids() == "a")
 
         def saved() -> str:
-            found = load(path)
+            found = SnapshotFile(str(path)).load()
             assert found is not None
             return "".join(one.id for one in found.membership.services["users"])
 
@@ -328,7 +328,7 @@ class TestRemembered:
         self, reader: Read, tmp_path: Path
     ) -> None:
         path = tmp_path / "pools.json"
-        save(path, Membership(services={"users": (instance("old"),)}), 900.0)
+        save_snapshot(path, Membership(services={"users": (instance("old"),)}), 900.0)
         inner = ToldProvider()
         events: list[tuple[str, float]] = []
         provider = RememberedProvider(

@@ -21,9 +21,9 @@ from typing import NamedTuple
 import pytest
 
 from proxy.membership import Instance, Membership
-from proxy.registry.snapshot_file import save
 from tests.e2e.origin import Origin
 from tests.e2e.running import RunningProxy, eventually, waited_for_cpu
+from tests.providers import save_snapshot
 
 ROOT = Path(__file__).parents[2]
 
@@ -115,7 +115,7 @@ async def test_without_a_registry_a_start_takes_less_than_a_second(
         address, instance_port = "127.0.0.1", origin.port
         only = Instance(service="users", id="a", address=address, port=instance_port)
         file = tmp_path / "pools.json"
-        save(file, Membership(services={"users": (only,)}), time.time())
+        save_snapshot(file, Membership(services={"users": (only,)}), time.time())
         proxy = RunningProxy(
             {
                 "registry": {

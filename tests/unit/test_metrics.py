@@ -46,6 +46,7 @@ PROMISED = {
     "fairlead_registry_held_instances": (),
     "fairlead_registry_holds_total": (),
     "fairlead_registry_snapshot_age_seconds": (),
+    "fairlead_registry_snapshot_failures_total": (),
     "fairlead_panic": ("service",),
     "fairlead_fallback": ("service",),
     "fairlead_slow_start_instances": ("service",),

@@ -22,11 +22,19 @@ from proxy.health.schedule import FASTER, Candidate, Rules, Schedule
 from proxy.membership import Departure, Membership
 from proxy.registry.decorators.failover import GRACE, GracefulSwitch
 from proxy.registry.decorators.mass_loss import PROBE_INTERVAL, MassLossPolicy
-from proxy.registry.snapshot_file import DEBOUNCE, PATIENCE, REFRESH, RememberedProvider, save
+from proxy.registry.snapshot_file import (
+    DEBOUNCE,
+    LAST_WRITE,
+    PATIENCE,
+    REFRESH,
+    SLOW,
+    RememberedProvider,
+)
 from proxy.settings.registry import MassLossSettings
 from proxy.settings.service import EjectionSettings
+from proxy.statuses import SnapshotStatus
 from tests.fakes import START, SteppedLoop
-from tests.providers import ToldProvider, instance
+from tests.providers import ToldProvider, instance, save_snapshot
 
 SECONDS = [0.1, 0.3, 1.0, 10.0, 300.0]
 BEGAN = 1234.567
@@ -254,31 +262,43 @@ def test_a_service_without_instances_is_known_for_ten_minutes() -> None:
     assert 0.999 <= when(over, FORGET_AFTER) <= 1.1
 
 
-class ThreadlessLoop(SteppedLoop):
-    """What would go to a thread is done at once: stepped time has no threads."""
-
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
-        future = self.create_future()
-        future.set_result(func(*args))
-        return future
-
-
 class Saving:
     """A provider that remembers in a file, on stepped time."""
 
     def __init__(self, path: Path) -> None:
-        self.loop = ThreadlessLoop()
+        self.loop = SteppedLoop()
         self.inner = ToldProvider()
+        self.hangs = False
+        """The file system does not answer any more."""
+        self.asked = 0
+        """How often something was to be done with the file."""
         self.path = path
         self.events: list[float] = []
         self.provider = RememberedProvider(
-            self.inner, str(path), on_event=lambda kind, **_: self.events.append(self.now)
+            self.inner,
+            str(path),
+            on_event=lambda kind, **_: self.events.append(self.now),
+            aside=self._at_once,
         )
         self.task = self.loop.create_task(self._read())
 
     @property
     def now(self) -> float:
         return self.loop.time() - START
+
+    def _at_once(self, work: Callable[[], Any], name: str) -> asyncio.Future[Any]:
+        """Stepped time has no threads."""
+        self.asked += 1
+        future = self.loop.create_future()
+        if not self.hangs:
+            future.set_result(work())
+        return future
+
+    @property
+    def snapshot(self) -> SnapshotStatus:
+        status = self.provider.status().snapshot
+        assert status is not None
+        return status
 
     async def _read(self) -> None:
         async for _ in self.provider.watch():
@@ -317,12 +337,34 @@ def test_a_snapshot_is_written_soon_after_a_change_and_each_minute(tmp_path: Pat
 
 
 def test_a_snapshot_is_used_when_nobody_has_answered_in_time(tmp_path: Path) -> None:
-    save(tmp_path / "pools.json", Membership(services={"users": (instance("a"),)}), 0.0)
+    save_snapshot(tmp_path / "pools.json", Membership(services={"users": (instance("a"),)}), 0.0)
     saving = Saving(tmp_path / "pools.json")
     saving.loop.advance(10 * PATIENCE)
     (used,) = saving.events
     assert PATIENCE - 1e-6 <= used <= 1.1 * PATIENCE
     saving.close()
+
+
+def test_a_file_system_that_never_answers_is_told_of_and_asked_once(tmp_path: Path) -> None:
+    saving = Saving(tmp_path / "pools.json")
+    saving.inner.tell(instance("a"))
+    saving.loop.advance(2)
+    saving.hangs = True
+    saving.inner.tell(instance("b"))
+    saving.loop.advance(DEBOUNCE + 0.9 * SLOW)
+    assert (saving.snapshot.error, saving.snapshot.failures) == (None, 0)
+    asked = saving.asked
+    saving.loop.advance(0.2 * SLOW)
+    assert saving.snapshot.error == "is not written after 10 s"
+    saving.inner.tell(instance("c"))
+    saving.loop.advance(3 * REFRESH)
+    assert (saving.snapshot.failures, saving.asked) == (1, asked)
+    began = saving.now
+    saving.task.cancel()
+    while not saving.task.done():
+        saving.loop.advance(0.01)
+    assert saving.now - began <= 1.1 * LAST_WRITE
+    assert saving.loop.failures == []
 
 
 def test_asyncio_counts_its_own_limits_on_the_loops_time() -> None:

@@ -153,7 +153,7 @@ def _identity(registry: RegistrySettings) -> tuple[object, ...]:
 
 def _check_one(given: Given, registry: R, directory: FilePath, report: Report) -> R:
     if registry.type == "static":
-        for key in ("endpoints", "username", "password", "tls", "backups", "snapshot",
+        for key in ("endpoints", "username", "password", "tls", "allow", "backups", "snapshot",
                     "mass_loss_guard"):  # fmt: skip
             if getattr(registry, key, None) and report.sound(given.at(key), given.at("type")):
                 report.complain(

@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from proxy.catalog import CHECKS, load
+from proxy.control.supervisor import build_check
 from proxy.destinations import Destinations
 from proxy.embedded_etcd import free_port
 from proxy.health.base import MAX_MESSAGE, Check, Endpoint
 from proxy.health.http import HttpCheck
+from proxy.settings.service import HealthCheckSettings
 from tests.e2e.running import alive, eventually
 from tests.e2e.scripted_dns import ScriptedDns
 
@@ -75,6 +77,12 @@ def make(kind: str, parameters: dict[str, str], timeout: float = 5.0) -> Check:
 @pytest.mark.parametrize("kind", CHECKS)
 def test_it_bears_its_catalogue_name(kind: str) -> None:
     assert load(CHECKS, kind).name == kind
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+def test_settings_that_were_inherited_from_another_kind_do_not_matter(kind: str) -> None:
+    settings = HealthCheckSettings(type=kind, path="/x", host="h", port=81, command="true")
+    assert build_check(settings).name == kind
 
 
 @pytest.mark.parametrize("kind", CHECKS)

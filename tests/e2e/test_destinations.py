@@ -9,7 +9,7 @@ import aiohttp
 
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.origin import Origin
-from tests.e2e.running import RunningProxy, eventually, free_port
+from tests.e2e.running import RunningProxy, eventually
 from tests.e2e.scripted_dns import ScriptedDns
 
 LATE = 20
@@ -18,7 +18,6 @@ LATE = 20
 async def test_a_record_opens_neither_the_admin_listener_nor_a_metadata_service(
     tmp_path: Path,
 ) -> None:
-    admin = free_port()
     async with (
         EtcdServer() as etcd,
         EtcdClient(etcd.url) as client,
@@ -32,13 +31,13 @@ async def test_a_record_opens_neither_the_admin_listener_nor_a_metadata_service(
                 "registry": {"type": "etcd", "endpoints": [etcd.url]},
                 "defaults": {"health_check": {"type": "tcp", "interval": "200ms", "fall": 1}},
                 "routes": [{"path_prefix": "/{service}", "strip_prefix": True}],
-                "services": {"own": {"instances": [{"address": "127.0.0.1", "port": admin}]}},
-                "admin": {"bind": f"127.0.0.1:{admin}"},
             },
             tmp_path,
             environ=dns.environ(tmp_path),
         )
-        proxy.admin_port = admin
+        admin = proxy.admin_port
+        own = {"instances": [{"address": "127.0.0.1", "port": admin}]}
+        proxy.file.write_text(json.dumps({**proxy.config, "services": {"own": own}}))
         addresses = {
             "literal": ("127.0.0.1", admin),
             "mapped": ("::ffff:127.0.0.1", admin),

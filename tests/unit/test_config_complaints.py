@@ -948,6 +948,11 @@ proxy.yaml:8: services.e.health_check.host: "a b" is not a host name; allowed: u
 proxy.yaml:8: services.e.health_check.port: "65536" is out of range; allowed: a whole number from 0 to 65535 (0 = the instance's own)
 proxy.yaml:9: services.f.health_check.host: has no meaning for type tcp; allowed: only for http
 proxy.yaml:10: services.g.health_check.port: has no meaning for type exec; allowed: only for http and tcp
+=== registry_allow_static
+registry: {allow: [127.0.0.1]}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.allow: has no meaning for type static, which looks nothing up; allowed: leave it out, or another type
 === registry_allow
 registry: {type: etcd, endpoints: ["http://127.0.0.1:2379"], allow: [127.0.0.1, 169.254.0.0/8, link-local]}
 routes: [{service: a}]

@@ -32,7 +32,6 @@ from tests.e2e.raw_http import Client, read_head, request
 from tests.e2e.running import RunningProxy, eventually, free_port
 
 INSTANCES = 8
-CLIENTS = 24
 PATTERN = bytes(range(256)) * 4096
 """Every body is a beginning of this, so that its length says what it must be."""
 
@@ -157,8 +156,8 @@ class Clients:
         self.seen: Counter[str] = Counter()
         self.wrong: list[str] = []
 
-    def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._run(random.Random(n))) for n in range(CLIENTS)]
+    def start(self, clients: int) -> None:
+        self._tasks = [asyncio.create_task(self._run(random.Random(n))) for n in range(clients)]
 
     async def stop(self) -> None:
         self._stop.set()
@@ -273,7 +272,7 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-async def soak(minutes: float, environ: dict[str, str]) -> int:
+async def soak(minutes: float, count: int, environ: dict[str, str]) -> int:
     """The run and its report. Returns the exit code."""
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fairlead-soak-")))
@@ -304,7 +303,7 @@ async def soak(minutes: float, environ: dict[str, str]) -> int:
         pids = [proxy.pid, *await proxy.worker_pids()]
         base = [_descriptors(pid) for pid in pids]
         clients = Clients(proxy.port)
-        clients.start()
+        clients.start(count)
         begun = monotonic()
         until = begun + minutes * 60
         faults = asyncio.create_task(chaos(fleet, etcd, proxy, until))
@@ -344,9 +343,11 @@ def main() -> int:
         asyncio.run(_instance(sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])))
     parser = argparse.ArgumentParser(prog="python -m tests.e2e.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--clients", type=int, default=24)
     parser.add_argument("--compiled", action="store_true", help="what `make compiled` built")
     options = parser.parse_args()
-    return asyncio.run(soak(options.minutes, compiled.environment() if options.compiled else {}))
+    environ = compiled.environment() if options.compiled else {}
+    return asyncio.run(soak(options.minutes, options.clients, environ))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ COMPILED = [
     "proxy/engine/listener.py",
     "proxy/engine/node.py",
     "proxy/engine/pool.py",
+    "proxy/engine/pools.py",
     "proxy/engine/reports.py",
     "proxy/engine/resilience/breaker.py",
     "proxy/engine/resilience/limits.py",

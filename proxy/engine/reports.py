@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from proxy.engine.pool import NO_STATE, Pools
+from proxy.engine.pool import NO_STATE
+from proxy.engine.pools import Pools
 from proxy.engine.telemetry import WorkerCounters
 from proxy.messages import NodeStats, PolicyState, ServiceStats, WorkerStats
 from proxy.names.cache import Names

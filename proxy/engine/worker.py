@@ -34,7 +34,8 @@ from proxy.engine.hangups import Hangups
 from proxy.engine.listener import ClientConnection, ListenerFacts
 from proxy.engine.load import Board, OtherRows
 from proxy.engine.node import Node
-from proxy.engine.pool import Pool, Pools, Shared
+from proxy.engine.pool import Pool, Shared
+from proxy.engine.pools import Pools
 from proxy.engine.reports import Reports
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.routing import RouteTable

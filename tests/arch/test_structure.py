@@ -143,7 +143,7 @@ def test_every_owner_says_what_it_owns() -> None:
         "proxy.engine.upstream.connector:Connector",
         "proxy.engine.pool:Node",
         "proxy.engine.pool:Pool",
-        "proxy.engine.pool:Pools",
+        "proxy.engine.pools:Pools",
         "proxy.engine.load:Board",
         "proxy.engine.deadlines:Deadlines",
         "proxy.engine.worker:Worker",

@@ -1,0 +1,90 @@
+"""Every pool of a worker, by service, and the way from a column of the board to its node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from proxy.engine.load import OtherRows
+from proxy.engine.node import Node
+from proxy.engine.pool import Pool, Shared
+from proxy.engine.second_look import ServiceNames
+from proxy.engine.telemetry import WorkerCounters
+from proxy.messages import PoolSnapshot
+from proxy.settings.service import ServiceSettings
+
+
+class Pools:
+    """Owns every pool of this worker and the way from a column of the board to its node."""
+
+    def __init__(self, counters: WorkerCounters, shared: Shared, others: OtherRows) -> None:
+        self._counters = counters
+        self._shared = shared
+        self.others = others
+        self._by_name: dict[str, Pool] = {}
+        self.get = self._by_name.get
+        """The pool of a service, or None if nobody has heard of it."""
+        self.names = ServiceNames()
+        """Not complete while the first full set is not known: others may well exist."""
+        self._by_slot: dict[int, tuple[Pool, Node]] = {}
+        self._defaults = ServiceSettings()
+        self._settings: dict[str, ServiceSettings] = {}
+
+    def __iter__(self) -> Iterator[Pool]:
+        return iter(self._by_name.values())
+
+    def configure(self, defaults: ServiceSettings, services: dict[str, ServiceSettings]) -> None:
+        """New settings for services known and to come. A service of the file exists without
+        instances too: its answer is 503, not 404."""
+        self._defaults = defaults
+        self._settings = services
+        for name in services:
+            self._pool(name)
+        for pool in self._by_name.values():
+            pool.configure(services.get(pool.service, defaults))
+
+    def apply(self, snapshot: PoolSnapshot) -> list[Node]:
+        """Swap in one service's snapshot. Returns the nodes whose idle connections must go."""
+        pool = self._pool(snapshot.service)
+        leaving = pool.apply(snapshot)
+        for slot in pool.left_slots:
+            # A column may have gone to another service's instance already: snapshots of
+            # different services come in any order.
+            entry = self._by_slot.get(slot)
+            if entry is not None and not (entry[1].present and entry[1].slot == slot):
+                del self._by_slot[slot]
+        for node in pool.nodes.values():
+            if node.slot and self._by_slot.get(node.slot, (None, None))[1] is not node:
+                self._by_slot[node.slot] = (pool, node)
+                self.others.used = max(self.others.used, (node.slot + 1) * 4)
+                node.load = node.in_flight + self.others.known(node.slot)
+                pool.others_moved(node, 0)
+        return leaving
+
+    def remove(self, service: str) -> list[Node]:
+        """The service is gone. Settings of the file keep its name alive, with no instance."""
+        pool = self._by_name.get(service)
+        if pool is None:
+            return []
+        leaving = self.apply(PoolSnapshot(service, pool.generation + 1, ()))
+        if service not in self._settings:
+            del self._by_name[service]
+            self.names.discard(service)
+        return leaving
+
+    def slot_changed(self, slot: int, delta: int) -> None:
+        """Called by `OtherRows`: the other workers' count of one instance moved."""
+        entry = self._by_slot.get(slot)
+        if entry is not None:
+            entry[0].others_moved(entry[1], delta)
+
+    def _pool(self, service: str) -> Pool:
+        pool = self._by_name.get(service)
+        if pool is None:
+            self.names.add(service)
+            pool = self._by_name[service] = Pool(
+                service,
+                self._settings.get(service, self._defaults),
+                self._counters.service(service),
+                self._shared,
+            )
+        return pool

@@ -30,6 +30,7 @@ COMPILED = [
     "proxy/engine/http1/messages.py",
     "proxy/engine/http1/parser.py",
     "proxy/engine/http1/properties.py",
+    "proxy/engine/http1/request_id.py",
     "proxy/engine/http1/rewrite.py",
     "proxy/engine/http1/target.py",
     "proxy/engine/listener.py",

@@ -39,6 +39,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(proxy.__version__, message="fairlead %(version)s")
 def main() -> None:
     """Fairlead: a service-discovery reverse proxy."""
 

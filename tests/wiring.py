@@ -38,9 +38,12 @@ CLIENT: Address = ("192.0.2.7", 40000)
 PROXY: Address = ("192.0.2.1", 8080)
 TOKEN = "t0k3n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
-OK_RELAYED = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nVia: 1.1 fairlead\r\n\r\nhi"
+OK_RELAYED = (
+    b"HTTP/1.1 200 OK\r\nX-Request-ID: r1\r\nContent-Length: 2\r\nVia: 1.1 fairlead\r\n\r\nhi"
+)
 OK_RELAYED_CLOSE = (
-    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\nVia: 1.1 fairlead\r\n\r\nhi"
+    b"HTTP/1.1 200 OK\r\nX-Request-ID: r1\r\n"
+    b"Content-Length: 2\r\nConnection: close\r\nVia: 1.1 fairlead\r\n\r\nhi"
 )
 
 

@@ -190,7 +190,7 @@ class JsonLines(Lines):
             return _ANY % (
                 time, milliseconds, client, b'"method":null,"target":null,"protocol":null',
                 status, received, sent, _milliseconds(seconds), b"null", b"null", to, attempts,
-                _FAULTS[fault], json_text(request_id, ID),
+                _FAULTS[fault], request_id,
                 b'"host":null,"user_agent":null,"referer":null,"forwarded_for":null',
             )  # fmt: skip
         target, method, fields = request.target, request.method, request.fields
@@ -199,8 +199,6 @@ class JsonLines(Lines):
             target = json_text(self._shown(target), TARGET)
         if len(method) > METHOD:
             method = json_text(method, METHOD)
-        if fields.request_id is not None:  # It is the client's.
-            request_id = json_text(request_id, ID)
         block = (self._of_trusted if trusted else self._blocks).get(fields)
         if block is None:
             block = self._block(fields, trusted)

@@ -120,7 +120,9 @@ class Exchange(Waiter):
     """1xx that instances answered."""
     tried: tuple[Node, ...] = ()
     key = NO_KEY
-    request_id = b""
+    id_line = b""
+    """The field line that names it, to the instance and to the client; empty where there is no
+    such field, or not yet."""
     head = b""
     body_done = True
     """The client has sent all of the request."""
@@ -145,6 +147,8 @@ class Exchange(Waiter):
     tunnel: Tunnel | None = None
     failure: Exception | None = None
     """What was raised inside, and ended it."""
+
+    _id = b""
 
     def __init__(self, client: ClientConnection, request: RequestHead) -> None:
         self.client = client
@@ -190,13 +194,28 @@ class Exchange(Waiter):
             and request.fields.keeps_alive[request.minor]
         )
         make = options_answer if request.method == b"OPTIONS" else trace_answer
-        answer = make(request, self.keep_alive)
+        self._name()
+        answer = make(request, self.id_line, self.keep_alive)
         self.status = 200
         self._write_own(answer)
         now = self.worker.now()
         self._finish("ok", now)
         self.client.on_exchange_done(self, now)
         return True
+
+    def _name(self) -> None:
+        """Give it its id, if it has none yet."""
+        if not self.id_line:
+            given = self.request.fields.request_id
+            ids = self.client.ids
+            self.id_line = ids.new() if given is None else ids.line(given)
+
+    @property
+    def request_id(self) -> bytes:
+        """The id that answer, log and access log have."""
+        if not self._id:
+            self._id = self.client.ids.value(self.id_line)
+        return self._id
 
     def _route(self) -> None:
         """Find the pool and prepare the head the instance will get. Raises `Refused`."""
@@ -231,9 +250,11 @@ class Exchange(Waiter):
             target = request.target
         else:
             target = self._other_target(match, path) + query
-        self.request_id = fields.request_id or worker.next_request_id()
+        given = fields.request_id
+        ids = self.client.ids
+        self.id_line = ids.new() if given is None else ids.line(given)
         self.head = request_head(
-            request, target, spec.set_host, self.request_id, self.extra, self.client.facts
+            request, target, spec.set_host, self.id_line, self.extra, self.client.facts
         )
         if pool.settings.timeouts.total:
             self.total = Alarm(self.on_total_timeout)
@@ -564,7 +585,12 @@ class Exchange(Waiter):
             and request.fields.keeps_alive[request.minor]
         )
         head = response_head(
-            response, framing, request.minor, self.keep_alive, request.fields.te_trailers
+            response,
+            self.id_line,
+            framing,
+            request.minor,
+            self.keep_alive,
+            request.fields.te_trailers,
         )
         if framing > BY_LENGTH:
             if framing == BY_CHUNKS:
@@ -676,7 +702,7 @@ class Exchange(Waiter):
             self.worker.deadlines.forget(self.total)  # It is over requests, not over tunnels.
         self._tell_breaker(failed=False)
         self._pass_probe()
-        self.client.write(switching_head(response))
+        self.client.write(switching_head(response, self.id_line))
         assert self.pool is not None
         self.tunnel = Tunnel(
             self.client.transport,
@@ -791,13 +817,13 @@ class Exchange(Waiter):
         if self.attempts and fault.side is Side.UPSTREAM:
             self._tell_breaker(failed=True)
         self._drop_connection()
-        if not self.request_id:
-            self.request_id = request.fields.request_id or self.worker.next_request_id()
+        self._name()
         self.worker.log_fault(fault, detail, self)
         answer = problem(
             fault,
             detail,
-            request_id=self.request_id.decode("latin-1"),
+            request_id=self.request_id.decode("ascii"),
+            id_line=self.id_line,
             head_only=request.method == b"HEAD",
             client_minor=request.minor,
             keep_alive=self.keep_alive,

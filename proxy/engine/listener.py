@@ -27,6 +27,7 @@ from proxy.engine.http1.parser import (
     request_of,
 )
 from proxy.engine.http1.replies import problem
+from proxy.engine.http1.request_id import IdField
 from proxy.engine.http1.rewrite import ClientFacts
 from proxy.errors import (
     BAD_REQUEST,
@@ -94,8 +95,9 @@ _LINGER: Final = Phase.LINGER
 class ListenerFacts:
     """What all connections of one listener share. Built once per configuration."""
 
-    def __init__(self, settings: ListenerSettings, via: bytes, workers: int) -> None:
+    def __init__(self, settings: ListenerSettings, via: bytes, workers: int, ids: IdField) -> None:
         self.settings = settings
+        self.ids = ids
         self.limits = settings.limits
         self.timeouts = settings.timeouts
         self.via = via
@@ -147,8 +149,8 @@ class ClientConnection(Timed):
 
     __slots__ = (
         "_announced", "_behind", "_body", "_buffer", "_due", "_ending", "_eof", "_gate",
-        "_invited", "_listener", "_phase", "_received", "exchange", "facts", "full", "trailers",
-        "transport", "worker",
+        "_invited", "_listener", "_phase", "_received", "exchange", "facts", "full", "ids",
+        "trailers", "transport", "worker",
     )  # fmt: skip
 
     # -- for the life of the connection
@@ -164,6 +166,8 @@ class ClientConnection(Timed):
         self.worker = worker
         self._announced = announced
         self._listener = listener
+        self.ids = listener.ids
+        """How its requests are named."""
         self._phase = Phase.IDLE
         self._buffer = b""
         self._eof = False
@@ -311,7 +315,7 @@ class ClientConnection(Timed):
             return
         self._buffer = b""
         try:
-            request = request_of(line, block, limits.fields)
+            request = request_of(line, block, limits.fields, self.ids)
             if len(request.target) > limits.target:
                 raise Refused(TARGET_TOO_LONG, f"the target is longer than {limits.target} bytes")
             if limits.body and (request.fields.length or 0) > limits.body:
@@ -575,11 +579,13 @@ class ClientConnection(Timed):
         counters.failed(fault.code)
         counters.answered(b"OTHER", fault.status, 0.0)
         self.worker.log_refusal(fault, detail, self, failure)
-        request_id = self.worker.next_request_id()
+        id_line = self.ids.new()
+        request_id = self.ids.value(id_line)
         answer = problem(
             fault,
             detail,
             request_id=request_id.decode("ascii"),
+            id_line=id_line,
             head_only=False,
             client_minor=1,
             keep_alive=False,

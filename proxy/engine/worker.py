@@ -31,6 +31,8 @@ from proxy.engine.deadlines import Deadlines
 from proxy.engine.exchange import Exchange
 from proxy.engine.flow import as_protocol
 from proxy.engine.hangups import Hangups
+from proxy.engine.http1.messages import CRLF
+from proxy.engine.http1.request_id import IdField
 from proxy.engine.listener import ClientConnection, ListenerFacts
 from proxy.engine.load import Board, OtherRows
 from proxy.engine.node import Node
@@ -157,8 +159,8 @@ class Worker:
         """It stops because it cannot do its work."""
         self._opening: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
-        self.next_request_id = _request_ids(rng).__next__
-        """Unique for all practical purposes: 64 random bits for the worker, then a count."""
+        self._next_id = _request_ids(rng, b"", b"").__next__
+        """For listeners without a field for it."""
         self._log_budget = LOG_BURST
         self._log_dropped = 0
         self._fields_named = Novelties(FIELDS_NAMED, LONGEST_FIELD_NAMED)
@@ -203,7 +205,9 @@ class Worker:
         self.via_token = b"fairlead (%b)" % token
         via = b"Via: 1.1 %b\r\n" % self.via_token
         self._listeners = {
-            settings.name: ListenerFacts(settings, via, self._workers)
+            settings.name: ListenerFacts(
+                settings, via, self._workers, self._ids_of(settings.request_id_header)
+            )
             for settings in config.listeners
         }
         self.connector.destinations = Destinations(config.admin_port, config.allow)
@@ -211,6 +215,12 @@ class Worker:
         self.routes = RouteTable(config.routes)
         if self.access_log is None or self.access_log.settings != config.access_log:
             self._log_access(config.access_log)
+
+    def _ids_of(self, header: str | None) -> IdField:
+        if header is None:
+            return IdField(None, bytes, self._next_id)
+        start = header.encode("ascii") + b": "
+        return IdField(header, _request_ids(self._rng, start, CRLF).__next__, self._next_id)
 
     def _log_access(self, settings: AccessLogSettings | None) -> None:
         self.close_access_log()
@@ -558,10 +568,11 @@ class Worker:
         )
 
 
-def _request_ids(rng: Random) -> Iterator[bytes]:
-    """64 random bits and a count in hexadecimal, whose last digits are only formatted once."""
-    prefix = b"%016x-" % rng.getrandbits(64)
-    ends = [b"%02x" % number for number in range(256)]
+def _request_ids(rng: Random, start: bytes, end: bytes) -> Iterator[bytes]:
+    """Ids between `start` and `end`, unique for all practical purposes: 64 random bits and a count
+    in hexadecimal, whose last digits are only formatted once."""
+    prefix = b"%b%016x-" % (start, rng.getrandbits(64))
+    ends = [b"%02x%b" % (number, end) for number in range(256)]
     for high in count():
         begin = b"%b%x" % (prefix, high)
         for end in ends:

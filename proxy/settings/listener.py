@@ -59,6 +59,26 @@ def _parse_id(name: str, what: str, look_up: Callable[[str], int]) -> int:
 
 
 _NAME: Final = Read(_parse_name, "name", "1 to 63 letters, digits and . _ -")
+
+
+_TAKEN: Final = frozenset(
+    (
+        "host", "content-length", "transfer-encoding", "connection", "upgrade", "expect", "via",
+        "trailer", "te", "max-forwards", "keep-alive", "http2-settings", "forwarded",
+        "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port",
+        "x-forwarded-prefix", "proxy", "proxy-connection", "proxy-authenticate",
+        "proxy-authorization", "proxy-status", "content-type", "date", "location", "set-cookie",
+    )
+)  # fmt: skip
+
+
+def _parse_id_field(text: str) -> str:
+    if parse_field_name(text).lower() in _TAKEN:
+        raise ValueError("says something else")
+    return text
+
+
+_ID_FIELD: Final = Read(_parse_id_field, "text", "the name of a field such as X-Request-ID, or off")
 _FIELD: Final = Read(parse_field_name, "text", "the name of a field, such as X-Forwarded-For")
 _MODE: Final = Read(_parse_mode, "mode", 'an octal mode such as "0660"')
 _OWNER: Final = Read(_parse_owner, "owner", "user, user:group or :group, by names or by numbers")
@@ -202,6 +222,15 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
         SWITCH,
         "Make one of several slashes in a row before the path is matched and forwarded.",
     ] = False
+    request_id_header: Annotated[
+        str | None,
+        _ID_FIELD,
+        Off(),
+        "The field that holds the id of a request, to the instance and on every answer. A client's"
+        " own id is kept if it is 1 to 128 characters of `A-Za-z0-9._:+/=-`, and replaced"
+        " otherwise. `off`: no such field is added, and a client's `X-Request-ID` is like any other"
+        " field.",
+    ] = "X-Request-ID"
     client_close: Annotated[
         Literal["abort", "half_close"],
         choice(("abort", "half_close"), "what a client's close may mean"),
@@ -252,6 +281,14 @@ def check_listeners(
         if report.sound(place.at("bind")):
             _check_free(place.at("bind"), listener.bind, binds, report)
             _check_file(place, listener, report)
+        named = listener.request_id_header or ""
+        if named.lower() == listener.client_ip.header.lower() and report.sound(
+            place.at("request_id_header"), place.at("client_ip", "header")
+        ):
+            report.complain(
+                place.at("request_id_header"),
+                f'"{named}" is the field of client_ip; allowed: another one',
+            )
         limits = listener.limits
         if limits.target > limits.head and report.sound(
             place.at("limits", "target"), place.at("limits", "head")

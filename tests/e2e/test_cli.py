@@ -54,8 +54,9 @@ async def fairlead(
 
 
 async def test_version(tmp_path: Path) -> None:
-    code, output, errors = await fairlead("version", cwd=tmp_path)
-    assert (code, output, errors) == (0, f"fairlead {package.__version__}\n", "")
+    for word in ("version", "--version"):
+        code, output, errors = await fairlead(word, cwd=tmp_path)
+        assert (code, output, errors) == (0, f"fairlead {package.__version__}\n", "")
 
 
 async def test_bad_usage_is_2(tmp_path: Path) -> None:

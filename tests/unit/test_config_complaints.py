@@ -118,7 +118,7 @@ listeners:
   - {1: 2}
 routes: [{service: a}]
 --->
-proxy.yaml:2: listeners.0.1: is not a known key; allowed: bind, client_close, client_ip, encoded_slashes, forwarded, limits, merge_slashes, mode, name, owner, proxy_protocol, timeouts, tls, trusted_proxies
+proxy.yaml:2: listeners.0.1: is not a known key; allowed: bind, client_close, client_ip, encoded_slashes, forwarded, limits, merge_slashes, mode, name, owner, proxy_protocol, request_id_header, timeouts, tls, trusted_proxies
 === empty_section
 admin:
 routes: [{service: a}]
@@ -143,6 +143,21 @@ proxy.yaml:2: routes.0.forward_path: "received" stands beside strip_prefix, whic
 proxy.yaml:3: routes.1.encoded_slashes: "decode" is not a way to treat encoded slashes; allowed: pass, refuse
 proxy.yaml:3: routes.1.forward_path: "received" stands beside rewrite_prefix, which changes the path; allowed: one of the two
 proxy.yaml:4: routes.2.forward_path: "as_it_came" is not a way to forward paths; allowed: normalised, received
+=== request_id_header
+listeners:
+  - {request_id_header: X Y}
+  - {name: b, bind: "127.0.0.1:1", request_id_header: Host}
+  - {name: c, bind: "127.0.0.1:2", request_id_header: X_Request_ID}
+  - {name: d, bind: "127.0.0.1:3", request_id_header: X-From, client_ip: {header: x-from}}
+  - {name: e, bind: "127.0.0.1:4", request_id_header: {}}
+  - {name: f, bind: "127.0.0.1:5", request_id_header: off}
+routes: [{service: a}]
+--->
+proxy.yaml:2: listeners.0.request_id_header: "X Y" is not a field name; allowed: the name of a field such as X-Request-ID, or off
+proxy.yaml:3: listeners.1.request_id_header: "Host" says something else; allowed: the name of a field such as X-Request-ID, or off
+proxy.yaml:4: listeners.2.request_id_header: "X_Request_ID" holds _, and fields with _ are dropped from requests; allowed: the name of a field such as X-Request-ID, or off
+proxy.yaml:5: listeners.3.request_id_header: "X-From" is the field of client_ip; allowed: another one
+proxy.yaml:6: listeners.4.request_id_header: is a mapping; allowed: the name of a field such as X-Request-ID, or off
 === list_for_mapping
 admin: []
 routes: [{service: a}]

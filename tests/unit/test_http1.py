@@ -240,12 +240,13 @@ def test_framing_of_answers(
 ) -> None:
     response = parse_response(b"HTTP/1.1 " + answer + b"\r\n")
     assert response_framing(response, method, minor) == framing
-    raw = response_head(response, framing, minor, keep_alive)
+    raw = response_head(response, b"X-Request-ID: r\r\n", framing, minor, keep_alive)
     parsed = parse_response(raw)  # What we write, we accept.
     assert parsed.fields.chunked == (framing == BY_CHUNKS)
     assert (b"Connection: close" in raw) == (not keep_alive)
     assert (b"Connection: keep-alive" in raw) == (keep_alive and minor == 0)
     assert raw.endswith(b"Via: 1.1 fairlead\r\n\r\n")
+    assert raw.count(b"\r\nX-Request-ID: r\r\n") == 1
     if framing == BY_LENGTH:
         assert parsed.fields.length == response.fields.length
     if framing in (BY_CHUNKS, BY_CLOSE):
@@ -279,7 +280,7 @@ def test_an_answer_without_a_date_gets_one(
     response = parse_response(f"HTTP/1.1 {status} X\r\n{block}".encode())
     framing = response_framing(response, b"GET", minor)
     before = time()
-    raw = response_head(response, framing, minor, keep_alive)
+    raw = response_head(response, b"", framing, minor, keep_alive)
     dates = re.findall(rb"(?<=\n)date:([^\r]*)", raw, re.IGNORECASE)
     if kept:
         assert dates == re.findall(rb"(?<=\n)date:([^\r]*)", b"\n" + block.encode(), re.IGNORECASE)
@@ -292,7 +293,7 @@ def test_interim_answers_get_no_date() -> None:
     early = parse_response(b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\n")
     assert b"Date" not in interim_head(early)
     switch = parse_response(b"HTTP/1.1 101 Go\r\nUpgrade: x\r\n\r\n")
-    assert b"Date" not in switching_head(switch)
+    assert b"Date" not in switching_head(switch, b"")
 
 
 def test_a_date_is_that_of_its_second() -> None:
@@ -305,13 +306,14 @@ def test_a_date_is_that_of_its_second() -> None:
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_reply_for_every_fault(fault: Fault) -> None:
     raw = problem(
-        fault, 'why "quoted" é', request_id="r\xff", head_only=False, client_minor=1,
-        keep_alive=not fault.closes,
+        fault, 'why "quoted" é', request_id="r", id_line=b"X-ID: r\r\n", head_only=False,
+        client_minor=1, keep_alive=not fault.closes,
     )  # fmt: skip
     head, _, body = raw.partition(b"\r\n\r\n")
     response = parse_response(head + b"\r\n\r\n")
     assert response.status == fault.status
     assert response.fields.length == len(body)
+    assert response.fields.get(b"x-id") == b"r"
     assert response.fields.get(b"content-type") == b"application/problem+json"
     said = f'fairlead; error={fault.error}; details="{fault.code}"'
     assert response.fields.get(b"proxy-status") == said.encode()
@@ -322,7 +324,9 @@ def test_a_reply_for_every_fault(fault: Fault) -> None:
     assert document["detail"] == 'why "quoted" é'
     if fault.status in (429, 503):
         assert int(response.fields.get(b"retry-after") or b"0") > 0
-    for_head = problem(fault, "x", request_id="r", head_only=True, client_minor=0, keep_alive=True)
+    for_head = problem(
+        fault, "x", request_id="r", id_line=b"", head_only=True, client_minor=0, keep_alive=True
+    )
     assert for_head.endswith(b"\r\n\r\n")
     assert b"\r\nConnection: keep-alive\r\n" in for_head
 

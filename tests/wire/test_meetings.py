@@ -24,7 +24,9 @@ from tests.wiring import OK, OK_RELAYED, OK_RELAYED_CLOSE, Peer, Wire, forwarded
 
 GET = request("GET /x")
 BAD = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy"
-BAD_RELAYED = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\nVia: 1.1 fairlead\r\n\r\nbusy"
+BAD_RELAYED = (
+    b"HTTP/1.1 503 Busy\r\nX-Request-ID: r1\r\nContent-Length: 4\r\nVia: 1.1 fairlead\r\n\r\nbusy"
+)
 UPGRADE = request("GET /x", "Connection: Upgrade", "Upgrade: x")
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
 BREAKER = BreakerSettings(failure_ratio=0.5, min_requests=2, window=10.0, open=5.0)
@@ -543,4 +545,7 @@ class TestAnswersInReserve:
         worse = wire.connected()
         worse.take()
         worse.reset()
-        client.expect(b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\nVia: 1.1 fairlead\r\n\r\n")
+        client.expect(
+            b"HTTP/1.1 503 Busy\r\nX-Request-ID: r1\r\n"
+            b"Content-Length: 4\r\nVia: 1.1 fairlead\r\n\r\n"
+        )

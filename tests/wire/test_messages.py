@@ -48,37 +48,41 @@ def test_both_sides_are_kept_alive(make: Any) -> None:
     ("line", "fields", "answer", "relayed"),
     [
         ("GET /", (), b"HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\nETag: x\r\n\r\n",
-         b"HTTP/1.1 304 Not Modified\r\nETag: x\r\nContent-Length: 7\r\nVia: 1.1 fairlead\r\n\r\n"),
+         b"HTTP/1.1 304 Not Modified\r\nX-Request-ID: r1\r\n"
+         b"ETag: x\r\nContent-Length: 7\r\nVia: 1.1 fairlead\r\n\r\n"),
         ("GET /", (), b"HTTP/1.1 204 No Content\r\n\r\n",
-         b"HTTP/1.1 204 No Content\r\nVia: 1.1 fairlead\r\n\r\n"),
+         b"HTTP/1.1 204 No Content\r\nX-Request-ID: r1\r\nVia: 1.1 fairlead\r\n\r\n"),
         ("DELETE /", (), b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n",
-         b"HTTP/1.1 204 No Content\r\nVia: 1.1 fairlead\r\n\r\n"),
+         b"HTTP/1.1 204 No Content\r\nX-Request-ID: r1\r\nVia: 1.1 fairlead\r\n\r\n"),
         ("HEAD /", (), b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n",
-         b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nVia: 1.1 fairlead\r\n\r\n"),
+         b"HTTP/1.1 200 OK\r\nX-Request-ID: r1\r\nContent-Length: 7\r\nVia: 1.1 fairlead\r\n\r\n"),
         ("HEAD /", (), b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-         b"HTTP/1.1 200 OK\r\nVia: 1.1 fairlead\r\n\r\n"),
+         b"HTTP/1.1 200 OK\r\nX-Request-ID: r1\r\nVia: 1.1 fairlead\r\n\r\n"),
         ("GET /", (), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
-         b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nVia: 1.1 fairlead\r\n\r\n"),
+         b"HTTP/1.1 200 OK\r\nX-Request-ID: r1\r\nContent-Length: 0\r\nVia: 1.1 fairlead\r\n\r\n"),
         ("GET /", (), b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
-         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nVia: 1.1 fairlead\r\n\r\n"
+         b"HTTP/1.1 200 OK\r\nX-Request-ID: r1\r\n"
+         b"Transfer-Encoding: chunked\r\nVia: 1.1 fairlead\r\n\r\n"
          b"2\r\nhi\r\n0\r\n\r\n"),
         ("GET /", (), b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nVia: 1.1 fairlead\r\n\r\n0\r\n\r\n"),
+         b"HTTP/1.1 200 OK\r\nX-Request-ID: r1\r\n"
+         b"Transfer-Encoding: chunked\r\nVia: 1.1 fairlead\r\n\r\n0\r\n\r\n"),
         ("GET /", (), b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
          b"2;ext=1\r\nhi\r\n0\r\nTrailer-Field: x\r\n\r\n",
-         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nVia: 1.1 fairlead\r\n\r\n"
+         b"HTTP/1.1 200 OK\r\nX-Request-ID: r1\r\n"
+         b"Transfer-Encoding: chunked\r\nVia: 1.1 fairlead\r\n\r\n"
          b"2\r\nhi\r\n0\r\n\r\n"),
         ("GET /", (), b"HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n",
-         b"HTTP/1.1 200 \r\nContent-Length: 0\r\nVia: 1.1 fairlead\r\n\r\n"),
+         b"HTTP/1.1 200 \r\nX-Request-ID: r1\r\nContent-Length: 0\r\nVia: 1.1 fairlead\r\n\r\n"),
         ("GET /", (), b"HTTP/1.1 200 OK\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\n"
          b"X-End: 2\r\n"
          b"Keep-Alive: timeout=5\r\nProxy-Authenticate: x\r\nVia: 1.0 x\r\n"
          b"Content-Length: 0\r\n\r\n",
-         b"HTTP/1.1 200 OK\r\nX-End: 2\r\nContent-Length: 0\r\nVia: 1.0 x\r\n"
+         b"HTTP/1.1 200 OK\r\nX-Request-ID: r1\r\nX-End: 2\r\nContent-Length: 0\r\nVia: 1.0 x\r\n"
          b"Via: 1.1 fairlead\r\n\r\n"),
         ("GET / HTTP/1.0", ("Connection: keep-alive",),
          b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
-         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n"
+         b"HTTP/1.1 200 OK\r\nX-Request-ID: r1\r\nContent-Length: 2\r\nConnection: keep-alive\r\n"
          b"Via: 1.1 fairlead\r\n\r\nhi"),
     ],
 )  # fmt: skip
@@ -109,7 +113,8 @@ def test_until_close_becomes_chunks_for_a_client_that_can(make: Any) -> None:
     a.take()
     a.send(b"HTTP/1.1 200 OK\r\n\r\n", b"abc", b"defg")
     client.expect(
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nVia: 1.1 fairlead\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nX-Request-ID: r1\r\n"
+        b"Transfer-Encoding: chunked\r\nVia: 1.1 fairlead\r\n\r\n"
         b"3\r\nabc\r\n4\r\ndefg\r\n"
     )
     a.eof()
@@ -131,7 +136,9 @@ def test_a_1_0_client_gets_an_end_of_file_where_there_is_no_length(
     a.send(b"HTTP/1.1 200 OK\r\n" + coding + b"\r\n")
     a.send(b"3\r\nabc\r\n0\r\n\r\n" if coding else b"abc")
     a.eof()
-    client.expect(b"HTTP/1.1 200 OK\r\nConnection: close\r\nVia: 1.1 fairlead\r\n\r\nabc")
+    client.expect(
+        b"HTTP/1.1 200 OK\r\nX-Request-ID: r1\r\nConnection: close\r\nVia: 1.1 fairlead\r\n\r\nabc"
+    )
     assert client.saw_end
 
 
@@ -258,22 +265,6 @@ def test_a_client_cannot_take_our_fields_away(make: Any) -> None:
     a.expect(forwarded("GET /"))
     a.send(OK)
     client.expect(OK_RELAYED)
-
-
-def test_a_request_id_is_made_where_there_is_none(make: Any) -> None:
-    wire = make()
-    client = wire.client()
-    client.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n" * 2)
-    a = wire.accepted()
-    ids = []
-    for _ in range(2):
-        sent = a.take()
-        ids.append(sent.partition(b"X-Request-ID: ")[2].strip())
-        assert sent == forwarded("GET /", id=ids[-1].decode())
-        a.send(OK)
-        client.expect(OK_RELAYED)
-    assert len(set(ids)) == 2
-    assert all(ids)
 
 
 def test_the_via_of_others_is_kept_in_order(make: Any) -> None:
@@ -424,7 +415,8 @@ def test_an_expectation_that_is_not_met_closes(make: Any) -> None:
     a.take()
     a.send(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n")
     client.expect(
-        b"HTTP/1.1 401 No\r\nContent-Length: 0\r\nConnection: close\r\nVia: 1.1 fairlead\r\n\r\n"
+        b"HTTP/1.1 401 No\r\nX-Request-ID: r1\r\n"
+        b"Content-Length: 0\r\nConnection: close\r\nVia: 1.1 fairlead\r\n\r\n"
     )
     assert client.saw_end
     assert a.closed  # It would take the next request for the body.

@@ -22,7 +22,9 @@ from tests.wiring import OK, OK_RELAYED, Peer, Wire, forwarded, request
 GET = request("GET /x")
 POST = request("POST /x", "Content-Length: 2", body=b"ab")
 BAD = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy"
-BAD_RELAYED = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\nVia: 1.1 fairlead\r\n\r\nbusy"
+BAD_RELAYED = (
+    b"HTTP/1.1 503 Busy\r\nX-Request-ID: r1\r\nContent-Length: 4\r\nVia: 1.1 fairlead\r\n\r\nbusy"
+)
 RETRY_ALL = RetrySettings(on=("connect", "reset", "first_byte", "502", "503", "504"))
 
 

@@ -11,7 +11,9 @@ from tests.wiring import OK, OK_RELAYED, Wire, forwarded, request
 
 AGAIN = ServiceSettings(retry=RetrySettings(on=("connect", "503"), budget=1.0))
 BAD = b"HTTP/1.1 503 Busy\r\nContent-Length: 3\r\n\r\nbad"
-BAD_RELAYED = b"HTTP/1.1 503 Busy\r\nContent-Length: 3\r\nVia: 1.1 fairlead\r\n\r\nbad"
+BAD_RELAYED = (
+    b"HTTP/1.1 503 Busy\r\nX-Request-ID: r1\r\nContent-Length: 3\r\nVia: 1.1 fairlead\r\n\r\nbad"
+)
 
 
 def test_a_bad_answer_is_asked_again_elsewhere(make: Any) -> None:

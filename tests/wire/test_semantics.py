@@ -43,7 +43,8 @@ class TestTrailers:
         instance.send(b"HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\n" + CHUNKED.encode() + b"\r\n\r\n")
         instance.send(TRAILING)
         client.expect(
-            b"HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n"
+            b"HTTP/1.1 200 OK\r\nX-Request-ID: r1\r\n"
+            b"Trailer: X-Sum\r\nTransfer-Encoding: chunked\r\n"
             b"Via: 1.1 fairlead\r\n\r\n" + PASSED
         )
 
@@ -56,7 +57,8 @@ class TestTrailers:
         instance.send(b"HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\n" + CHUNKED.encode() + b"\r\n\r\n")
         instance.send(TRAILING)
         client.expect(
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nVia: 1.1 fairlead\r\n\r\n"
+            b"HTTP/1.1 200 OK\r\nX-Request-ID: r1\r\n"
+            b"Transfer-Encoding: chunked\r\nVia: 1.1 fairlead\r\n\r\n"
             b"2\r\nhi\r\n0\r\n\r\n"
         )
 
@@ -128,7 +130,7 @@ class TestUpgrades:
             b"Content-Length: 0\r\n\r\n"
         )
         client.expect(
-            b"HTTP/1.1 426 No\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"HTTP/1.1 426 No\r\nX-Request-ID: r1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Content-Length: 0\r\nVia: 1.1 fairlead\r\n\r\n"
         )
 

@@ -17,7 +17,8 @@ SWITCH = (
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX: 1\r\n\r\n"
 )
 SWITCHED = (
-    b"HTTP/1.1 101 Switching Protocols\r\nX: 1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"HTTP/1.1 101 Switching Protocols\r\nX-Request-ID: r1\r\n"
+    b"X: 1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Via: 1.1 fairlead\r\n\r\n"
 )
 

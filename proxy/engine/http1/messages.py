@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from proxy.engine.http1.request_id import USUAL, IdField
+
 CRLF: Final = b"\r\n"
 _NONE: Final[dict[bytes, bytes]] = {}
 
@@ -69,6 +71,9 @@ class RequestFields(Fields):
     expect: bytes | None = None
     te_trailers = False
     request_id: bytes | None = None
+    """The client's own, if it is one that may be kept."""
+    id_name = USUAL
+    """Lower-case name of the field that holds it; empty = none does."""
     max_forwards: bytes | None = None
     claims: dict[bytes, bytes] = _NONE
     """What only a trusted proxy may say (`claims.py`): lower-case name → value."""
@@ -83,6 +88,8 @@ class RequestFields(Fields):
     name that was left out. One question instead of six for each request."""
     passed = b""
     """What goes on to the instance whatever the client: plain fields, framing, Via."""
+    elsewhere: tuple[IdField, RequestFields] | None = None
+    """The same block as it is on a listener that names requests in another way."""
 
 
 class ResponseFields(Fields):
@@ -95,6 +102,8 @@ class ResponseFields(Fields):
     """Nothing in it depends on the answer or on the time, so that `relayed` will do …"""
     relayed = b""
     """… as the rest of the head for the usual client: 1.1, kept alive, body by length."""
+    elsewhere: tuple[IdField, ResponseFields] | None = None
+    """As for requests."""
 
 
 class RequestHead:

@@ -31,6 +31,7 @@ from proxy.engine.http1.messages import (
     ResponseFields,
     ResponseHead,
 )
+from proxy.engine.http1.request_id import IdField, acceptable
 from proxy.engine.http1.rewrite import (
     BY_LENGTH,
     WRITTEN_ANEW,
@@ -112,6 +113,7 @@ _RESPONSE_KINDS: Final = {
     b"via": VIA,
     b"trailer": TRAILER,
     b"keep-alive": KEEP_ALIVE,
+    b"x-request-id": REQUEST_ID,
     b"proxy-connection": DROP,
     b"proxy-authenticate": DROP,
     b"proxy-authorization": DROP,
@@ -314,11 +316,14 @@ def call_a_claim(name: bytes) -> None:
         _request_memo.clear()
 
 
+_USUAL: Final = IdField("X-Request-ID", bytes, bytes)
+
+
 def parse_request(head: bytes, max_fields: int) -> RequestHead:
     """A whole request head, up to and including its empty line. Raises `Refused`, or
     `TooManyFields`."""
     line, _, block = head.partition(CRLF)
-    return request_of(line, block, max_fields)
+    return request_of(line, block, max_fields, _USUAL)
 
 
 def is_known(block: bytes) -> bool:
@@ -327,14 +332,19 @@ def is_known(block: bytes) -> bool:
     return block in _request_memo.young
 
 
-def request_of(line: bytes, block: bytes, max_fields: int) -> RequestHead:
-    """The same for a head that is cut behind its first CRLF already."""
+def request_of(line: bytes, block: bytes, max_fields: int, ids: IdField) -> RequestHead:
+    """The same for a head that is cut behind its first CRLF already. `ids`: how requests are
+    named where it came in."""
     fields = _request_memo.young.get(block)
     if fields is None:
         fields = _request_memo.recall(block)
         if fields is None:
-            fields = _read_request_fields(block)
+            fields = _read_request_fields(block, _USUAL)
             _request_memo.put(block, fields)
+    if not ids.usual:
+        if fields.elsewhere is None or fields.elsewhere[0] is not ids:
+            fields.elsewhere = ids, _read_request_fields(block, ids)
+        fields = fields.elsewhere[1]
     if fields.count > max_fields:
         raise TooManyFields
     method, target, minor = _split_request_line(line)
@@ -347,14 +357,15 @@ def request_of(line: bytes, block: bytes, max_fields: int) -> RequestHead:
         if fields.expect is not None:
             # RFC 9110 §10.1.1: a 1.0 client's Expect MUST be ignored. Not in the block that is
             # remembered: 1.1 requests share it.
-            fields = _read_request_fields(block)
+            fields = _read_request_fields(block, ids)
             fields.expect = None
             fields.passed = passed_fields(fields)
     return RequestHead(method, target, minor, fields)
 
 
-def parse_response(head: bytes) -> ResponseHead:
-    """A whole response head, up to and including its empty line. Raises `Refused`."""
+def parse_response(head: bytes, ids: IdField = _USUAL) -> ResponseHead:
+    """A whole response head, up to and including its empty line, for a client of a listener that
+    names requests by `ids`. Raises `Refused`."""
     line, _, block = head.partition(CRLF)
     known = _status_lines.get(line)
     if known is None:
@@ -364,19 +375,46 @@ def parse_response(head: bytes) -> ResponseHead:
     if fields is None:
         fields = _response_memo.recall(block)
         if fields is None:
-            fields = _read_response_fields(block)
+            fields = _read_response_fields(block, _USUAL)
             _response_memo.put(block, fields)
+    if not ids.usual:
+        if fields.elsewhere is None or fields.elsewhere[0] is not ids:
+            fields.elsewhere = ids, _read_response_fields(block, ids)
+        fields = fields.elsewhere[1]
     if fields.chunked and minor == 0:
         raise Refused(BAD_ANSWER, "Transfer-Encoding in an HTTP/1.0 response")
     return ResponseHead(status, status_line, minor, fields)
 
 
-def _read_request_fields(block: bytes) -> RequestFields:
+def _named_by(
+    ids: IdField, plain: list[bytes], special: list[Special]
+) -> tuple[list[bytes], list[Special]]:
+    """The same field lines for a listener that names requests by another field, or by none: then
+    the usual one is like any other."""
+    kept: list[bytes] = []
+    others: list[Special] = []
+    for kind, line in [*((PLAIN, line) for line in plain), *special]:
+        name, _, value = line.partition(b": ")
+        if kind in (PLAIN, CLAIM) and name.lower() == ids.lower:
+            others.append((REQUEST_ID, value))
+        elif kind == PLAIN:
+            kept.append(line)
+        elif kind == REQUEST_ID:
+            kept.append(b"X-Request-ID: " + line)
+        else:
+            others.append((kind, line))
+    return kept, others
+
+
+def _read_request_fields(block: bytes, ids: IdField) -> RequestFields:
     try:
         plain, special = _request_reader.read(block)
     except ValueError as error:
         raise Refused(BAD_REQUEST, str(error)) from None
+    if not ids.usual:
+        plain, special = _named_by(ids, plain, special)
     fields = RequestFields(plain, len(plain) + len(special))
+    given: list[bytes] = []
     claims: list[bytes] = []
     underscored: list[bytes] = []
     for kind, value in special:
@@ -386,7 +424,7 @@ def _read_request_fields(block: bytes) -> RequestFields:
         elif kind == CONNECTION:
             fields.set_connection(fields.connection + _tokens(value))
         elif kind == REQUEST_ID:
-            fields.request_id = value
+            given.append(value)
         elif kind == EXPECT:
             fields.expect = _joined(fields.expect, value)
         elif kind == CLAIM:
@@ -403,10 +441,12 @@ def _read_request_fields(block: bytes) -> RequestFields:
     named: tuple[bytes, ...] = ()
     if fields.connection:
         named = strip_named(fields)
-        if b"x-request-id" in named:
-            fields.request_id = None
     if claims:
         _take_claims(fields, claims, frozenset(named))
+    if given and ids.lower not in named:
+        fields.request_id = acceptable(given)
+    if not ids.usual:
+        fields.id_name = ids.lower
     fields.underscored = tuple(underscored)
     fields.unusual = (
         fields.via != ()
@@ -420,16 +460,18 @@ def _read_request_fields(block: bytes) -> RequestFields:
     return fields
 
 
-def _read_response_fields(block: bytes) -> ResponseFields:
+def _read_response_fields(block: bytes, ids: IdField) -> ResponseFields:
     try:
         plain, special = _response_reader.read(block)
     except ValueError as error:
         raise Refused(BAD_ANSWER, str(error)) from None
+    if not ids.usual:
+        plain, special = _named_by(ids, plain, special)
     fields = ResponseFields(plain, len(plain) + len(special))
     for kind, value in special:
         if kind == KEEP_ALIVE:
             fields.keep_alive = value
-        else:
+        elif kind != REQUEST_ID:  # The instance's own gives way to ours.
             _common_field(fields, kind, value, BAD_ANSWER)
     if fields.connection:
         strip_named(fields)

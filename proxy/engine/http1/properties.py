@@ -17,7 +17,6 @@ _SET_APART: Final = {
     b"host": "host",
     b"expect": "expect",
     b"upgrade": "upgrade",
-    b"x-request-id": "request_id",
 }
 """Fields that mean something to a proxy, so that the parser keeps them by themselves."""
 
@@ -31,6 +30,8 @@ def source_of(word: str) -> Source:
 def field(fields: RequestFields, name: bytes, trusted: bool) -> bytes | None:
     """The value of a field by lower-case name; None when it is absent. `trusted`: by a proxy that
     may speak of others; without that, what only such a one may say counts as absent."""
+    if name == fields.id_name:
+        return fields.request_id
     attribute = _SET_APART.get(name)
     if attribute is not None:
         value: bytes | None = getattr(fields, attribute)

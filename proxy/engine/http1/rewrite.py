@@ -213,17 +213,17 @@ def request_head(
     request: RequestHead,
     target: bytes,
     set_host: str | None,
-    request_id: bytes,
+    id_line: bytes,
     extra: bytes,
     facts: ClientFacts,
 ) -> bytes:
-    """The head as the instance gets it. `extra`: field lines of this request alone."""
-    return b"%b %b HTTP/1.1\r\n%b%bX-Request-ID: %b\r\n\r\n" % (
+    """The head as the instance gets it. `id_line`, `extra`: field lines of this request alone."""
+    return b"%b %b HTTP/1.1\r\n%b%b%b\r\n" % (
         request.method,
         target,
         facts.tail(request.fields, set_host),
         extra,
-        request_id,
+        id_line,
     )
 
 
@@ -265,27 +265,28 @@ def response_framing(response: ResponseHead, method: bytes, client_minor: int) -
 
 def response_head(
     response: ResponseHead,
+    id_line: bytes,
     framing: int,
     client_minor: int,
     keep_alive: bool,
     trailers: bool = False,
 ) -> bytes:
-    """The head as the client gets it. `keep_alive`: we mean to use the connection again;
-    `trailers`: the client takes them."""
+    """The head as the client gets it. `id_line` names the request; `keep_alive`: we mean to use
+    the connection again; `trailers`: the client takes them."""
     fields = response.fields
+    head = response.status_line + id_line
     if framing == BY_LENGTH and client_minor and keep_alive and fields.usual:
-        return response.status_line + fields.relayed
+        return head + fields.relayed
     if response.status == 204 and fields.length is not None:
         # RFC 9110 §8.6: a 204 has no Content-Length.
-        return response.status_line + relayed_fields(fields, BY_CLOSE, client_minor, keep_alive)
+        return head + relayed_fields(fields, BY_CLOSE, client_minor, keep_alive)
     extra = b""
     if trailers and framing == BY_CHUNKS and fields.trailer is not None:
         extra = b"Trailer: %b\r\n" % fields.trailer
     elif response.status == 426 and fields.upgrade is not None:
         # RFC 9110 §15.5.22: the answer is about this field, which `Connection` must name.
         extra = b"Upgrade: %b\r\nConnection: Upgrade\r\n" % fields.upgrade
-    head = response.status_line + extra
-    return head + relayed_fields(fields, framing, client_minor, keep_alive)
+    return head + extra + relayed_fields(fields, framing, client_minor, keep_alive)
 
 
 def relayed_fields(
@@ -315,11 +316,12 @@ def interim_head(response: ResponseHead) -> bytes:
     return b"".join((response.status_line, response.fields.plain, CRLF))
 
 
-def switching_head(response: ResponseHead) -> bytes:
+def switching_head(response: ResponseHead, id_line: bytes) -> bytes:
     """The 101 that turns the connection into a tunnel."""
     return b"".join(
         (
             response.status_line,
+            id_line,
             response.fields.plain,
             b"Connection: Upgrade\r\nUpgrade: %b\r\n" % (response.fields.upgrade or b""),
             VIA_CLIENT,

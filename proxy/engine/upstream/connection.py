@@ -26,6 +26,7 @@ from proxy.errors import (
 
 if TYPE_CHECKING:
     from proxy.engine.exchange import Exchange
+    from proxy.engine.http1.request_id import IdField
     from proxy.engine.node import Node
     from proxy.engine.upstream.connector import Connector
     from proxy.settings.service import ServiceSettings
@@ -352,8 +353,9 @@ class UpstreamConnection(Timed):
 
     def _on_head(self, exchange: Exchange, data: bytes, end: int) -> None:
         """`end`: where the head in `data` ends; less than 4 if it is not whole."""
+        ids = exchange.client.ids
         if end < 4 or end > MAX_HEAD:
-            found = self._leniently(data)
+            found = self._leniently(data, ids)
             if found is None:
                 if len(data) > MAX_HEAD:
                     raise Refused(BAD_ANSWER, f"the answer's head is longer than {MAX_HEAD} bytes")
@@ -362,9 +364,9 @@ class UpstreamConnection(Timed):
             end, head = found
         else:
             try:
-                head = parse_response(data[:end])
+                head = parse_response(data[:end], ids)
             except Refused:
-                found = self._leniently(data)
+                found = self._leniently(data, ids)
                 if found is None:
                     raise
                 end, head = found
@@ -406,13 +408,13 @@ class UpstreamConnection(Timed):
         if rest and self._exchange is exchange:
             self._fall_behind()
 
-    def _leniently(self, data: bytes) -> tuple[int, ResponseHead] | None:
+    def _leniently(self, data: bytes, ids: IdField) -> tuple[int, ResponseHead] | None:
         """Where a head ends that no strict reader finds or accepts, and the head, if the service
         allows that; None if it does not, or there is no whole one. Raises `Refused`."""
         if self._settings.lenient_answers:
             end = lenient_end(data)
             if 0 < end <= MAX_HEAD:
-                return end, parse_response(strict(data[:end]))
+                return end, parse_response(strict(data[:end]), ids)
         return None
 
     def _on_body(self, exchange: Exchange, data: bytes) -> None:

@@ -34,6 +34,7 @@ COMPILED = [
     "proxy/engine/http1/rewrite.py",
     "proxy/engine/http1/target.py",
     "proxy/engine/listener.py",
+    "proxy/engine/listener_facts.py",
     "proxy/engine/node.py",
     "proxy/engine/pool.py",
     "proxy/engine/pools.py",

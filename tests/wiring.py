@@ -21,7 +21,8 @@ from collections.abc import Callable
 from random import Random
 from typing import cast
 
-from proxy.engine.listener import ClientConnection, ListenerFacts
+from proxy.engine.listener import ClientConnection
+from proxy.engine.listener_facts import ListenerFacts
 from proxy.engine.load import Board
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from proxy.engine.deadlines import Timed
 from proxy.engine.flow import as_protocol
-from proxy.engine.listener import ClientConnection, ListenerFacts
+from proxy.engine.listener import ClientConnection
+from proxy.engine.listener_facts import ListenerFacts
 from proxy.errors import BAD_REQUEST, HEAD_TIMEOUT, Fault, Refused
 from proxy.messages import UNROUTED
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from enum import Enum
-from ipaddress import IPv4Address
-from math import ceil, inf
 from typing import TYPE_CHECKING, Final, cast
 
 from proxy.engine.deadlines import NEVER, Timed
@@ -15,19 +13,15 @@ from proxy.engine.flow import AHEAD, BEHIND, PEER_FULL, ReadGate
 from proxy.engine.hangups import RESET
 from proxy.engine.http1.beginnings import refuse_hopeless
 from proxy.engine.http1.body import BodyReader, ChunkedBody, LengthBody
-from proxy.engine.http1.client_address import ClientAddresses
-from proxy.engine.http1.client_address import parse as parse_address
 from proxy.engine.http1.messages import CRLF
 from proxy.engine.http1.parser import (
     HEAD_END,
     LONGEST_BLOCK,
     TooManyFields,
-    call_a_claim,
     is_known,
     request_of,
 )
 from proxy.engine.http1.replies import problem
-from proxy.engine.http1.request_id import IdField
 from proxy.engine.http1.rewrite import ClientFacts
 from proxy.errors import (
     BAD_REQUEST,
@@ -41,11 +35,11 @@ from proxy.errors import (
     Refused,
 )
 from proxy.messages import UNROUTED
-from proxy.settings.listener import ListenerSettings
 
 if TYPE_CHECKING:
     from proxy.engine.exchange import Exchange
     from proxy.engine.http1.messages import RequestFields
+    from proxy.engine.listener_facts import ListenerFacts
     from proxy.engine.worker import Worker
 
 READ_AHEAD: Final = 64 * 1024
@@ -90,57 +84,6 @@ class Phase(Enum):
 _IDLE: Final = Phase.IDLE
 _ANSWER: Final = Phase.ANSWER
 _LINGER: Final = Phase.LINGER
-
-
-class ListenerFacts:
-    """What all connections of one listener share. Built once per configuration."""
-
-    def __init__(self, settings: ListenerSettings, via: bytes, workers: int, ids: IdField) -> None:
-        self.settings = settings
-        self.ids = ids
-        self.limits = settings.limits
-        self.timeouts = settings.timeouts
-        self.via = via
-        self.room = ceil(settings.limits.connections / workers) or inf
-        """Connections that this worker may have open on the listener. The kernel spreads them
-        evenly, so each worker keeps its share of the limit."""
-        self.open = 0
-        self.half_close = settings.client_close == "half_close"
-        """A client that has said its last byte may still read, and is served."""
-        named = settings.client_ip
-        call_a_claim(named.header.lower().encode("ascii"))
-        self._addresses = ClientAddresses(settings.trusted_proxies, named.header, named.hops)
-
-    def client(
-        self, transport: asyncio.Transport, announced: tuple[str, int] | None
-    ) -> ClientFacts:
-        """The facts of a new connection. `announced`: the address it comes from and the port it
-        was made to, where somebody in front of us said so."""
-        peer = transport.get_extra_info("peername")
-        if announced is not None:
-            return self._facts(*announced)
-        if not isinstance(peer, tuple):
-            # A unix socket: whoever can open the file is local, and has no address. Or a
-            # client that has reset its connection already: nobody to trust.
-            local = self.settings.bind.startswith("unix:")
-            return self._facts("", 0, local and self._addresses.trusts_any)
-        own = transport.get_extra_info("sockname")
-        return self._facts(str(peer[0]), int(own[1]))
-
-    def _facts(self, peer: str, port: int, trusted: bool = False) -> ClientFacts:
-        parsed = parse_address(peer.encode("ascii"))
-        if isinstance(parsed, IPv4Address):
-            peer = str(parsed)  # It may have come to a socket that serves both families.
-        addresses = self._addresses if trusted or self._addresses.trusts(parsed) else None
-        return ClientFacts(
-            peer or "unknown",
-            port,
-            addresses,
-            self.via,
-            forwarded=self.settings.forwarded,
-            merge_slashes=self.settings.merge_slashes,
-            encoded_slashes=self.settings.encoded_slashes,
-        )
 
 
 class ClientConnection(Timed):

@@ -33,7 +33,8 @@ from proxy.engine.flow import as_protocol
 from proxy.engine.hangups import Hangups
 from proxy.engine.http1.messages import CRLF
 from proxy.engine.http1.request_id import IdField
-from proxy.engine.listener import ClientConnection, ListenerFacts
+from proxy.engine.listener import ClientConnection
+from proxy.engine.listener_facts import ListenerFacts
 from proxy.engine.load import Board, OtherRows
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool, Shared

@@ -748,8 +748,11 @@ REPLIES: tuple[Reply, ...] = (
                    b"HTTP/1.1 \xb2\xb2\xb2 OK", b"HTTP/1.1 200 O\x00K", b"HTTP/1.1 200 O\rK",
                    b"HTTP/1.1 200 OK\r", b"HTTP/1.1 200 O\x0bK", b"GET / HTTP/1.1")),
     bad("empty line first", "9112 §4", b"\r\n" + r(LENGTH, HELLO)),
-    bad("TLS alert", "9112 §2.2", b"\x15\x03\x01\x00\x02\x02\x16", ends=True),
-    bad("HTTP/0.9", "9112 §2.3", b"<html>hello</html>\n", ends=True),
+    bad("TLS alert", "9112 §2.2", b"\x15\x03\x01\x00\x02\x02\x16"),
+    bad("HTTP/0.9", "9112 §2.3", b"<html>hello</html>\n"),
+    bad("greeting of SSH", "9112 §2.2", b"SSH-2.0-OpenSSH_9.6\r\n"),
+    bad("greeting of SMTP", "9112 §2.2", b"220 mail.example ESMTP\r\n"),
+    bad("HTTP/2 settings", "9113 §3.4", b"\x00\x00\x12\x04\x00\x00\x00\x00\x00"),
     # -- fields
     bad("bare LF behind the status line", "9112 §2.2",
         b"HTTP/1.1 200 OK\n" + LENGTH + b"\r\nhello"),

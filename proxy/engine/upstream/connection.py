@@ -38,6 +38,7 @@ MAX_INTERIM: Final = 1000
 an hour and a half; one that sends more has lost its way, and each is work for us and the client."""
 
 
+_BEGINNING: Final = b"HTTP/1."
 _LAST: Final = 16
 """Descriptors that are left to those who cannot do without."""
 
@@ -359,6 +360,10 @@ class UpstreamConnection(Timed):
             if found is None:
                 if len(data) > MAX_HEAD:
                     raise Refused(BAD_ANSWER, f"the answer's head is longer than {MAX_HEAD} bytes")
+                if not _BEGINNING.startswith(data[: len(_BEGINNING)]):
+                    # Not when the time for an answer is over, which it never becomes.
+                    tls = data[:1] in (b"\x15", b"\x16")
+                    raise Refused(BAD_ANSWER, "TLS, not HTTP" if tls else "not HTTP/1.x")
                 self._pending = data
                 return
             end, head = found

@@ -159,6 +159,7 @@ def test_every_owner_says_what_it_owns() -> None:
         "proxy.names.cache:Name",
         "proxy.names.cache:Names",
         "proxy.health.schedule:Schedule",
+        "proxy.registry.roster:Roster",
         "proxy.registry.decorators.mass_loss:MassLossPolicy",
         "proxy.registry.decorators.failover:FailoverPolicy",
         "proxy.registry.decorators.failover:GracefulSwitch",

@@ -131,17 +131,17 @@ def test_a_list_is_applied_by_its_difference() -> None:
 def test_a_store_that_went_back_takes_nobody_out_at_once() -> None:
     view = listed(kv("a/1", 1), kv("a/2", 2), kv("b/1", 3), revision=50)
     adopt(view, revision=3)
-    assert (view.held, len(view), view.resume) == (3, 0, 4)
+    assert (view.retained, len(view), view.resume) == (3, 0, 4)
     assert (ids(view), ids(view, "b")) == (["1", "2"], ["1"])
     # Two come back, one of them changed; a stranger joins.
     view.apply([put("a/1", 4), put("a/2", 5, port=99), put("c/1", 6)])
-    assert view.held == 1
+    assert view.retained == 1
     assert [instance.port for instance in view.membership().services["a"]] == [80, 99]
     view.release()
-    assert (view.held, ids(view, "b"), ids(view), ids(view, "c")) == (0, [], ["1", "2"], ["1"])
+    assert (view.retained, ids(view, "b"), ids(view), ids(view, "c")) == (0, [], ["1", "2"], ["1"])
 
 
-def test_the_held_survive_another_list_and_obey_a_delete() -> None:
+def test_the_retained_survive_another_list_and_obey_a_delete() -> None:
     view = listed(kv("a/1", 1), kv("a/2", 2), revision=50)
     adopt(view, revision=60, went_back=True)
     adopt(view, kv("b/1", 61), revision=61)
@@ -153,7 +153,7 @@ def test_the_held_survive_another_list_and_obey_a_delete() -> None:
 def test_the_unreadable_are_not_held() -> None:
     view = listed(kv("a/1", 1, value=b"{"), revision=50)
     adopt(view, revision=3)
-    assert (view.held, view.invalid()) == (0, ())
+    assert (view.retained, view.invalid()) == (0, ())
 
 
 def test_an_unreadable_value_keeps_a_held_instance() -> None:
@@ -186,7 +186,7 @@ def test_a_probe_may_name_any_key_of_the_newest_transaction() -> None:
     assert view.agrees(kv("a/2", 2), 2)
 
 
-def test_the_held_do_not_count_in_a_probe() -> None:
+def test_the_retained_do_not_count_in_a_probe() -> None:
     view = listed(kv("a/1", 1), revision=50)
     adopt(view, revision=3)
     assert view.agrees(None, 0)

@@ -66,7 +66,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     that was replaced meanwhile can pass every quick check, and the view is to be right 10 s after
     the return, of which up to 5 s may be back-off."""
     hold: float = 4.0
-    """How long instances are held that a store which went back no longer knows. Registrars
+    """How long instances are retained that a store which went back no longer knows. Registrars
     renew a lease every third of its TTL, so those with the usual 10 s are back by then, and
     an operator who emptied the store on purpose sees that within 10 s of its return."""
     coalesce: float = 0.05
@@ -285,11 +285,11 @@ class EtcdProvider(Provider):
         if draft is None:
             raise EtcdError("list without a page")
         self._cluster = cluster
-        held = self._view.held
+        retained = self._view.retained
         different = self._view.adopt(draft, went_back=replaced)
-        if self._view.held > held:
+        if self._view.retained > retained:
             self._hold_until = self._clock() + self._timing.hold
-            log.warning("registry_store_replaced", endpoint=gateway.url, held=self._view.held)
+            log.warning("registry_store_replaced", endpoint=gateway.url, held=self._view.retained)
         if reason == "start":
             self._reconcile_in(0.8, 1.2)
         else:
@@ -332,7 +332,7 @@ class EtcdProvider(Provider):
             now = self._clock()
             if now >= self._hold_until:
                 # Only right after a proof: what the store lacks now, it lacks for good.
-                log.info("registry_released", instances=self._view.held)
+                log.info("registry_released", instances=self._view.retained)
                 self._view.release()
                 self._hold_until = math.inf
                 self._changed.set()

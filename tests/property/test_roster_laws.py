@@ -1,0 +1,125 @@
+"""Laws of a roster, for a registry that tells neither revisions nor leases and has keys of its own:
+what is served is what the registry names, with the last good value of each, and those retained."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.membership import Instance, Membership
+from proxy.registry.records import Unreadable
+from proxy.registry.roster import Roster
+
+KEYS = [f"node{n}|{service}".encode() for n in range(3) for service in ("a", "b")]
+BAD = b"?"
+
+values = st.sampled_from([b"1", b"2", b"3", BAD])
+stores = st.dictionaries(st.sampled_from(KEYS), values, max_size=len(KEYS))
+steps = st.one_of(
+    st.tuples(st.just("put"), st.tuples(st.sampled_from(KEYS), values)),
+    st.tuples(st.just("remove"), st.sampled_from(KEYS)),
+    st.tuples(st.just("list"), stores),
+    st.tuples(st.just("list of one that is doubted"), stores),
+    st.tuples(st.just("release"), st.none()),
+)
+
+
+def service_of(key: bytes) -> str:
+    return key.decode().partition("|")[2]
+
+
+def read(key: bytes, value: bytes) -> tuple[Instance, str]:
+    if value == BAD:
+        raise Unreadable("no number")
+    node, _, service = key.decode().partition("|")
+    odd = "three" if value == b"3" else ""
+    return Instance(service=service, id=node, address="10.0.0.1", port=int(value)), odd
+
+
+def flat(membership: Membership) -> dict[bytes, int]:
+    return {
+        f"{one.id}|{service}".encode(): one.port
+        for service, members in membership.services.items()
+        for one in members
+    }
+
+
+@given(st.lists(steps, max_size=20))
+def test_a_roster_serves_what_the_registry_names_and_what_it_retains(
+    script: list[tuple[str, object]],
+) -> None:
+    roster = Roster(read, service_of)
+    store: dict[bytes, bytes] = {}
+    good: dict[bytes, int] = {}
+    """The last good value of each key that is named or retained."""
+    retained: set[bytes] = set()
+
+    def state(key: bytes, value: bytes) -> None:
+        store[key] = value
+        retained.discard(key)
+        if value != BAD:
+            good[key] = int(value)
+
+    def drop(key: bytes) -> None:
+        store.pop(key, None)
+        retained.discard(key)
+        good.pop(key, None)
+
+    for what, given_ in script:
+        before = roster.membership()
+        if what == "put":
+            key, value = given_
+            roster.put(roster.entry(key, value))
+            state(key, value)
+        elif what == "remove":
+            roster.remove(given_)
+            drop(given_)
+        elif what == "release":
+            roster.release()
+            for key in list(retained):
+                drop(key)
+        else:
+            doubted = what != "list"
+            entries = {key: roster.entry(key, value) for key, value in given_.items()}
+            keys = store.keys() | given_.keys()
+            differ = sum(store.get(key) != given_.get(key) for key in keys)
+            assert roster.replace(entries, 0, retain=doubted) == differ
+            for key in store.keys() - given_.keys():
+                if doubted and key in good:
+                    del store[key]
+                    retained.add(key)
+                else:
+                    drop(key)
+            for key, value in given_.items():
+                state(key, value)
+        after = roster.membership()
+        assert flat(after) == good
+        assert (roster.retained, len(roster), roster.instances) == (
+            *(len(retained), len(store), len(good)),
+        )
+        assert {one.key.encode(): one.kept for one in roster.invalid()} == {
+            key: key in good for key, value in store.items() if value == BAD
+        }
+        assert {one.key.encode() for one in roster.odd()} == {
+            key for key, value in store.items() if value == b"3"
+        }
+        for service, members in after.services.items():
+            assert [one.id for one in members] == sorted(one.id for one in members)
+            if members == before.services.get(service):
+                assert members is before.services[service]
+        assert (after is before) == (flat(after) == flat(before))
+        gone = {(one.service, one.id) for one in after.departures} if after is not before else set()
+        assert gone >= {
+            (service_of(key), key.decode().partition("|")[0])
+            for key in flat(before).keys() - good.keys()
+        }
+
+
+def test_a_complaint_about_a_record_is_news_once_and_again_for_another_reason() -> None:
+    roster = Roster(read, service_of)
+    key = KEYS[0]
+    for value, expected in ((BAD, 1), (BAD, 0), (b"1", 0), (b"3", 1), (BAD, 1)):
+        roster.put(roster.entry(key, value))
+        assert len(roster.news()) == expected
+    assert roster.news() == ()
+    assert [one.kept for one in roster.invalid()] == [True]

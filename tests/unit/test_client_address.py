@@ -153,6 +153,8 @@ def test_only_so_many_entries_are_looked_at() -> None:
     assert find(many) == b"10.0.0.2"
     few = b", ".join([b"203.0.113.9"] + [b"10.0.0.2"] * (FURTHEST - 1))
     assert find(few) == b"203.0.113.9"
+    assert find(b"6.6.6.6," * 4000 + few) == b"203.0.113.9"
+    assert find(b"6" * 9000 + b"," + few) == b"203.0.113.9"
     assert find(few, hops=FURTHEST) == b"203.0.113.9"
     hops = keys_of(ClientIpSettings)["hops"].read
     assert hops is not None

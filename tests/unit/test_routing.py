@@ -94,6 +94,20 @@ def test_a_label_that_cannot_be_a_service_does_not_match() -> None:
     assert service([to(None, host="{service}.local")], "a$b.local") is None
 
 
+def test_a_host_that_is_no_name_any_more_meets_no_pattern() -> None:
+    routes = [to("wide", host="*.b"), to(None, host="{service}.c"), to("any")]
+    for host, expected in (("a." * 255 + "b", "wide"), ("a." * 300 + "b", "any")):
+        assert service(routes, host) == expected
+        taken = [
+            one.position
+            for one in RouteTable(routes).explain(host, "/", "GET", no_fields)
+            if one.taken
+        ]
+        assert taken == [0 if expected == "wide" else 2]
+    assert service(routes, "c" * 600 + ".c") == "any"
+    assert RouteTable(routes).match_dotted("a." * 300 + "c", "/", "GET", no_fields, str) is None
+
+
 def test_without_a_fitting_route_the_next_host_is_asked() -> None:
     routes = [
         to("any"),

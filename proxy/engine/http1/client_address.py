@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 FURTHEST: Final = 32
 """Addresses of one field that are looked at, and the most that `hops` may be: nobody has as many
 proxies in a row, and a head full of trusted addresses must not cost more than another one."""
+_FAR: Final = 8 * 1024
+"""Bytes of a value that are looked at: twice what so many elements of `Forwarded` take."""
 _VALUES: Final = 512
 _LONGEST: Final = 256
 """Values of the field remembered, and bytes of one: less than half a megabyte."""
 
 _PORT: Final = re.compile(rb"\d{0,5}|_[A-Za-z0-9._-]+")  # RFC 7239 §6.2 allows invented ones.
-_ELEMENT: Final = re.compile(rb'(?:[^",]|"[^"]*")*')
-_PAIR: Final = re.compile(rb'(?:[^";]|"[^"]*")+')
+_ELEMENT: Final = re.compile(rb'(?:[^",]+|"[^"]*")*')
+_PAIR: Final = re.compile(rb'(?:[^";]+|"[^"]*")+')
 _FORWARDED: Final = b"forwarded"
 
 
@@ -136,6 +138,8 @@ class ClientAddresses:
 
     def _read(self, value: bytes) -> bytes:
         """Empty: the peer itself is all that is known."""
+        if len(value) > _FAR:
+            value = value[-_FAR:].partition(b",")[2]
         known: IPv4Address | IPv6Address | None = None
         for number, entry in enumerate(self._values(value), 1):
             if number > FURTHEST:

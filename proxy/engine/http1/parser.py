@@ -518,17 +518,22 @@ def _check_coding(fields: Fields, value: bytes, fault: Fault) -> None:
 
 def _take_claims(fields: RequestFields, lines: list[bytes], named: frozenset[bytes]) -> None:
     """`lines`: those of the fields that only a trusted proxy may set; `named`: by `Connection`."""
-    claims: dict[bytes, bytes] = {}
-    claims_named: dict[bytes, bytes] = {}
+    values: dict[bytes, list[bytes]] = {}
     passed = []
     for line in lines:
         name, _, value = line.partition(b": ")
         lower = name.lower()
-        values = claims_named if lower in named else claims
-        before = None if lower in _NOT_LISTS else values.get(lower)
-        values[lower] = _joined(before, value)
-        if values is claims and lower not in WRITTEN_ANEW:
+        values.setdefault(lower, []).append(value)
+        if lower not in named and lower not in WRITTEN_ANEW:
             passed.append(line + CRLF)
+    claims: dict[bytes, bytes] = {}
+    claims_named: dict[bytes, bytes] = {}
+    for name, several in values.items():
+        value = several[-1] if name in _NOT_LISTS else b", ".join(several)
+        if name in named:
+            claims_named[name] = value
+        else:
+            claims[name] = value
     fields.claims = claims
     fields.claims_named = claims_named
     fields.claim_lines = b"".join(passed)

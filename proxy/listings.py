@@ -174,8 +174,8 @@ def _doubts(row: dict[str, Any]) -> str:
     """What there is to say of one that is ready, and yet avoided."""
     if workers := row["unreachable_from"]:
         return f"no connection from {count(workers, 'worker')}"
-    if workers := row["tried_out_by"]:
-        return f"tried out by {count(workers, 'worker')}"
+    if workers := row["on_probation_in"]:
+        return f"on probation in {count(workers, 'worker')}"
     return ""
 
 

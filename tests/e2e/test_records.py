@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.origin import Origin
@@ -101,3 +102,40 @@ async def test_what_is_refused_is_told_where_one_looks(etcd: EtcdServer, tmp_pat
         await eventually(lambda: len(lines()) == 2, 10, "the second line of the log")
         first = lines()[0]
         assert (first["key"], first["reason"], first["level"]) == (key, reason, "warning")
+
+
+async def test_any_name_can_be_asked_for_drained_and_counted(
+    etcd: EtcdServer, tmp_path: Path
+) -> None:
+    config = {"registry": {"type": "etcd", "endpoints": [etcd.url]}, "routes": [{"service": "x"}]}
+    names = {
+        "gr\u00f6\u00dfe {}": "a b",
+        "100%2F": "?#",
+        "..": ".",
+        'qu"ote\\': "a:b@c",
+        "Caps": "+&=",
+    }
+    async with EtcdClient(etcd.url) as client:
+        for service, id_ in names.items():
+            record = json.dumps({"address": "127.0.0.1", "port": 1})
+            await client.put(f"/services/{service}/{id_}", record)
+        async with RunningProxy(config, tmp_path) as proxy:
+            rows = (await fairlead(proxy, "services")).splitlines()[1:]
+            assert sorted(row.split("  ")[0] for row in rows) == sorted([*names, "x"])
+            for service, id_ in names.items():
+                assert await fairlead(proxy, "drain", f"{service}/{id_}") == (
+                    f"{service}/{id_}: drained\n"
+                )
+                _, row = (await fairlead(proxy, "instances", service)).splitlines()
+                assert row.startswith(f"{id_}  ")
+                assert row.endswith("drained by the operator")
+            _, text = await proxy.get("/metrics")
+            drained = {
+                sample.labels["service_name"]
+                for family in text_string_to_metric_families(text)
+                for sample in family.samples
+                if sample.name == "service_instances"
+                and sample.labels["status"] == "draining"
+                and sample.value == 1
+            }
+            assert drained == set(names)

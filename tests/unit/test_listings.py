@@ -9,6 +9,8 @@ import pytest
 
 from proxy import listings
 from proxy.control import status
+from proxy.control.pools import Member
+from proxy.membership import Instance
 from proxy.statuses import (
     InvalidRecord,
     OddRecord,
@@ -94,6 +96,22 @@ def test_a_list_of_services_counts_the_records_that_are_refused(refused: int, la
     _, row = listings.services({"services": [{**ROW, "refused": [{}] * refused}]})
     assert row.startswith("users    0/0")
     assert row.endswith(last)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, ""),
+        ({"reason": "weight 0"}, "weight 0"),
+        ({"unreachable_from": 1}, "no connection from 1 worker"),
+        ({"on_probation_in": 2}, "on probation in 2 workers"),
+    ],
+)
+def test_what_is_said_of_an_instance(fields: dict[str, Any], words: str) -> None:
+    instance = Instance(service="users", id="one", address="10.0.0.1", port=80)
+    row = status.instance(Member(instance, "ready", "", 1), None, lambda slot: 0, 0.0)
+    _, line = listings.instances({"instances": [{**row, **fields}]})
+    assert line.endswith(words or "0")
 
 
 def test_the_records_of_a_service_stand_below_its_instances() -> None:

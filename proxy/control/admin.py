@@ -32,7 +32,9 @@ from proxy.control.admin_connections import Connection, Door, room
 from proxy.control.admin_paths import BadPath, Paths, split_target
 from proxy.control.explain import explain
 from proxy.control.registrations import MAX_BODY, Refusal, Registrations
+from proxy.control.shared import Shared
 from proxy.control.sockets import descriptors
+from proxy.control.statistics import Totals
 from proxy.control.supervisor import Supervisor
 from proxy.messages import BACKLOG
 from proxy.settings.process import AdminSettings
@@ -49,6 +51,10 @@ second, in which the pools change."""
 
 WRITE_LIMIT = 10.0
 """Seconds a listener may take to read what was sent to it; then it is cut off."""
+
+PACE = 0.01
+"""Seconds from one question to the workers for their counters to the next: however many ask the
+admin server, a worker answers a hundred times a second at most."""
 
 BODY_LIMIT = 10.0
 """Seconds for the body of a request, which has 16 KiB at most."""
@@ -77,8 +83,9 @@ class Admin:
             local=is_loopback(sock.getsockname()[0]),
         )
         self._http = Registrations(supervisor.settings.registry)
-        self._scraping = asyncio.Lock()
-        """One page of metrics is written at a time: with 20,000 instances it has 20 MB."""
+        self._totals: Shared[Totals] = Shared(supervisor.collect, PACE)
+        self._page: Shared[bytes] = Shared(self._metrics_page)
+        """With 20,000 instances it has 20 MB."""
         instance = "/api/v1/services/{service}/instances/{id}"
         self._paths: Paths[Handler] = Paths(
             {
@@ -114,6 +121,8 @@ class Admin:
     async def close(self) -> None:
         """Stop answering and close the socket."""
         await self._runner.cleanup()
+        await self._page.close()
+        await self._totals.close()
         await self._http.close()
 
     # ------------------------------------------------------------------------ a request
@@ -198,8 +207,12 @@ class Admin:
         return _json(status.readiness(missing), 503 if missing else 200)
 
     async def _metrics(self, request: web.BaseRequest) -> web.Response:
+        page = await self._page.get()
+        return web.Response(body=page, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def _metrics_page(self) -> bytes:
         supervisor = self._supervisor
-        totals = await supervisor.collect()
+        totals = await self._totals.get()
         lives = [worker.current for worker in supervisor.workers if worker.current is not None]
         page = metrics.Page(
             metrics.Scrape(
@@ -222,17 +235,16 @@ class Admin:
                 admin_closed=self._door.closed,
             )
         )
-        async with self._scraping:
-            pause_at = time.perf_counter() + SCRAPE_SLICE
-            for _ in page.steps():
-                if time.perf_counter() >= pause_at:
-                    await asyncio.sleep(0)
-                    pause_at = time.perf_counter() + SCRAPE_SLICE
-        return web.Response(body=page.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
+        pause_at = time.perf_counter() + SCRAPE_SLICE
+        for _ in page.steps():
+            if time.perf_counter() >= pause_at:
+                await asyncio.sleep(0)
+                pause_at = time.perf_counter() + SCRAPE_SLICE
+        return page.text()
 
     async def _services(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor
-        totals = await supervisor.collect()
+        totals = await self._totals.get()
         pools, registry = supervisor.book.pools, supervisor.registry
         return _json(status.services(pools, supervisor.settings, totals, registry))
 
@@ -242,7 +254,7 @@ class Admin:
         pool = status.known(supervisor.book.pools, supervisor.settings, registry).get(name)
         if pool is None:
             raise Refusal(404, f"no service {name!r}")
-        totals = await supervisor.collect()
+        totals = await self._totals.get()
         settings = status.settings_of(supervisor.settings, name)
         now = time.monotonic()
         return _json(status.service(pool, settings, totals, supervisor.board.total, now, registry))
@@ -303,7 +315,7 @@ class Admin:
         except events.TooManyListeners:
             raise Refusal(503, "too many listen to events already") from None
         except (ConnectionError, TimeoutError):
-            log.info("events_listener_gone", peer=request.remote)
+            log.debug("events_listener_gone", peer=request.remote)
             connection.end()
         return response
 
@@ -321,7 +333,7 @@ class Admin:
 
     async def _workers(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor
-        await supervisor.collect()
+        await self._totals.get()
         return _json(status.workers(supervisor.workers, time.monotonic()))
 
     async def _explain(self, request: web.BaseRequest) -> web.Response:
@@ -336,7 +348,7 @@ class Admin:
                 raise Refusal(400, f"header: {text!r}: must be NAME:VALUE")
             fields.append((name.strip(), value.strip()))
         method = request.query.get("method", "GET")
-        totals = await supervisor.collect()
+        totals = await self._totals.get()
         try:
             book = supervisor.book
             document = explain(

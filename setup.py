@@ -27,6 +27,7 @@ COMPILED = [
     "proxy/engine/http1/client_address.py",
     "proxy/engine/http1/dates.py",
     "proxy/engine/http1/lenient.py",
+    "proxy/engine/http1/memo.py",
     "proxy/engine/http1/messages.py",
     "proxy/engine/http1/parser.py",
     "proxy/engine/http1/properties.py",
@@ -56,7 +57,7 @@ COMPILED = [
 ]
 
 # What the compiled modules import, so that the compiler knows its types, and the compiler.
-NEEDED = ["httptools>=0.6.4", "msgspec>=0.19", "mypy[mypyc]>=1.10", "structlog>=24.1"]
+NEEDED = ["msgspec>=0.19", "mypy[mypyc]>=1.10", "structlog>=24.1"]
 
 if os.environ.get("FAIRLEAD_COMPILED") != "1":
     setup()

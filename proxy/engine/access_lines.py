@@ -13,13 +13,17 @@ import json
 import re
 from abc import ABC, abstractmethod
 from time import gmtime
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from proxy.engine.http1.memo import ENTRY, Memo
 from proxy.errors import FAULTS
 
 if TYPE_CHECKING:
     from proxy.engine.http1.messages import RequestFields, RequestHead
     from proxy.engine.node import Node
+
+_Values = tuple[bytes | None, bytes | None, bytes | None, bytes | None]
+"""Host, user agent, referer, and the chain of proxies before."""
 
 TARGET, HOST, AGENT, REFERER, FORWARDED, ID, NAME, METHOD = 1800, 255, 300, 400, 200, 128, 128, 32
 """Bytes of a value in a line, at most; longer ones are cut and end in `...`. All of them together
@@ -28,7 +32,7 @@ in between (PIPE_BUF)."""
 LONGEST = 4096
 
 _SAFE = bytes(byte for byte in range(0x20, 0x7F) if byte not in b'"\\')
-_UNSAFE = re.compile(rb"[^ !#-\[\]-~]")
+_ESCAPED = {n: f"\\x{n:02X}" for n in range(256) if n not in _SAFE}
 _CUT = b"..."
 _JSON_UNITS = re.compile(rb"(?:[^\\]|\\ud[89ab]..\\ud[c-f]..|\\u(?!d[89ab])....|\\[^u])*")
 _CLF_UNITS = re.compile(rb"(?:[^\\]|\\x..)*")
@@ -38,10 +42,12 @@ would cost twice as much; a list of them would be ten times as large, and seldom
 _MONTHS = b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
 _SECONDS = 128
-_BLOCKS = 512
-"""Field blocks, and instances, remembered. The parser remembers as many blocks."""
-
-Key = TypeVar("Key")
+_LARGEST = 16 * 1024
+_BLOCKS_ROOM = 2 * 1024 * 1024
+"""Bytes of field blocks that are remembered, with their texts: some five hundred, about as many as
+the parser remembers anyway."""
+_TEXTS_ROOM = 512 * 1024
+"""Bytes of other texts that are remembered."""
 
 
 class Entry(NamedTuple):
@@ -87,8 +93,8 @@ def clf_text(value: bytes, longest: int) -> bytes:
     """A value between the quotes of the common log format, escaped as nginx does: `\\xNN`."""
     if len(value) <= longest and not value.translate(None, _SAFE):
         return value
-    escaped = _UNSAFE.sub(lambda match: b"\\x%02X" % ord(match[0]), value[: longest + 1])
-    return _within(escaped, longest, _CLF_UNITS)
+    escaped = value[: longest + 1].decode("latin-1").translate(_ESCAPED)
+    return _within(escaped.encode("ascii"), longest, _CLF_UNITS)
 
 
 def _within(escaped: bytes, longest: int, units: re.Pattern[bytes]) -> bytes:
@@ -104,13 +110,6 @@ def _three(number: int) -> bytes:
     return _THREE[at : at + 3]
 
 
-def _remember(memory: dict[Key, bytes], key: Key, value: bytes, most: int) -> bytes:
-    if len(memory) >= most:
-        memory.clear()
-    memory[key] = value
-    return value
-
-
 class Lines(ABC):
     """Owns what it remembers of earlier lines."""
 
@@ -118,7 +117,7 @@ class Lines(ABC):
         """`query`: targets and referers with theirs."""
         self._query = query
         self._seconds: dict[int, bytes] = {}
-        self._blocks: dict[RequestFields, bytes] = {}
+        self._blocks: Memo[RequestFields, bytes] = Memo(_BLOCKS_ROOM, _LARGEST)
 
     @abstractmethod
     def line(self, entry: Entry) -> bytes:
@@ -131,7 +130,9 @@ class Lines(ABC):
     def _time(self, second: int) -> bytes:
         known = self._seconds.get(second)
         if known is None:
-            known = _remember(self._seconds, second, self._second(second), _SECONDS)
+            if len(self._seconds) >= _SECONDS:
+                self._seconds.clear()
+            known = self._seconds[second] = self._second(second)
         return known
 
     def _shown(self, uri: bytes) -> bytes:
@@ -168,9 +169,9 @@ class JsonLines(Lines):
 
     def __init__(self, query: bool) -> None:
         super().__init__(query)
-        self._of_trusted: dict[RequestFields, bytes] = {}
-        self._texts: dict[tuple[bytes | None, ...], bytes] = {}
-        self._nodes: dict[Node, bytes] = {}
+        self._of_trusted: Memo[RequestFields, bytes] = Memo(_BLOCKS_ROOM, _LARGEST)
+        self._texts: Memo[_Values, bytes] = Memo(_TEXTS_ROOM, _LARGEST)
+        self._nodes: Memo[Node, bytes] = Memo(_TEXTS_ROOM, _LARGEST)
 
     def line(self, entry: Entry) -> bytes:
         (
@@ -185,7 +186,7 @@ class JsonLines(Lines):
         if node is None:
             to = b'"service":%b,"instance":null,"upstream":null' % _name(service)
         else:
-            to = self._nodes.get(node) or self._node(service, node)
+            to = self._nodes.young.get(node) or self._node(service, node)
         if request is None:
             return _ANY % (
                 time, milliseconds, client, b'"method":null,"target":null,"protocol":null',
@@ -199,7 +200,7 @@ class JsonLines(Lines):
             target = json_text(self._shown(target), TARGET)
         if len(method) > METHOD:
             method = json_text(method, METHOD)
-        block = (self._of_trusted if trusted else self._blocks).get(fields)
+        block = (self._of_trusted if trusted else self._blocks).young.get(fields)
         if block is None:
             block = self._block(fields, trusted)
         if first_byte >= 0 and route >= 0 and not fault:
@@ -222,6 +223,12 @@ class JsonLines(Lines):
         return b"%04d-%02d-%02dT%02d:%02d:%02d" % gmtime(second)[:6]
 
     def _block(self, fields: RequestFields, trusted: bool) -> bytes:
+        memo = self._of_trusted if trusted else self._blocks
+        text = memo.old.get(fields) or self._new_block(fields, trusted)
+        memo.put(fields, text, fields.memory + len(text))
+        return text
+
+    def _new_block(self, fields: RequestFields, trusted: bool) -> bytes:
         agent, referer = _agent_and_referer(fields)
         # Where each block has a trace id of its own, this is still the same.
         values = (
@@ -230,10 +237,12 @@ class JsonLines(Lines):
             referer,
             fields.claims.get(b"x-forwarded-for") if trusted else None,
         )
-        text = self._texts.get(values)
+        text = self._texts.young.get(values)
         if text is None:
-            text = _remember(self._texts, values, self._text(*values), _BLOCKS)
-        return _remember(self._of_trusted if trusted else self._blocks, fields, text, _BLOCKS)
+            text = self._texts.old.get(values) or self._text(*values)
+            size = sum(len(value) for value in values if value is not None)
+            self._texts.put(values, text, 2 * ENTRY + size + len(text))
+        return text
 
     def _text(
         self, host: bytes | None, agent: bytes | None, referer: bytes | None, chain: bytes | None
@@ -246,13 +255,17 @@ class JsonLines(Lines):
         )
 
     def _node(self, service: str | None, node: Node) -> bytes:
+        text = self._nodes.old.get(node) or self._new_node(service, node)
+        self._nodes.put(node, text, 4 * ENTRY + len(text))
+        return text
+
+    def _new_node(self, service: str | None, node: Node) -> bytes:
         address = f"[{node.address}]" if ":" in node.address else node.address
-        text = b'"service":%b,"instance":%b,"upstream":%b' % (
+        return b'"service":%b,"instance":%b,"upstream":%b' % (
             _name(service),
             _name(node.id),
             _name(f"{address}:{node.port}"),
         )
-        return _remember(self._nodes, node, text, _BLOCKS)
 
 
 class CommonLines(Lines):
@@ -273,7 +286,7 @@ class CommonLines(Lines):
                 method = clf_text(method, METHOD)
             asked = b"%b %b HTTP/1.%d" % (method, target, request.minor)
             if self._combined:
-                tail = self._blocks.get(request.fields) or self._tail(request.fields)
+                tail = self._blocks.young.get(request.fields) or self._tail(request.fields)
         return b'%b - - [%b +0000] "%b" %d %d%b\n' % (
             entry.client.translate(None, b' "\\'),
             self._time(int(entry.began)),
@@ -289,12 +302,16 @@ class CommonLines(Lines):
         return b"%02d/%b/%04d:%02d:%02d:%02d" % when
 
     def _tail(self, fields: RequestFields) -> bytes:
+        tail = self._blocks.old.get(fields) or self._new_tail(fields)
+        self._blocks.put(fields, tail, fields.memory + len(tail))
+        return tail
+
+    def _new_tail(self, fields: RequestFields) -> bytes:
         agent, referer = _agent_and_referer(fields)
-        tail = b'"%b" "%b"' % (
+        return b'"%b" "%b"' % (
             clf_text(self._shown(referer or b"-"), REFERER),
             clf_text(agent or b"-", AGENT),
         )
-        return _remember(self._blocks, fields, tail, _BLOCKS)
 
 
 def _agent_and_referer(fields: RequestFields) -> tuple[bytes | None, bytes | None]:

@@ -215,8 +215,15 @@ class AccessLog:
 
     def _hand_over(self) -> None:
         if self._count:
-            self._file.put(self._gathered.getbuffer()[: self._size], self._count)
-            self._gathered = BytesIO(_ROOM)
+            if self._size >= BATCH:
+                self._file.put(self._gathered.getbuffer()[: self._size], self._count)
+                self._gathered = BytesIO(_ROOM)
+            else:
+                # A copy: while the disk stands still, one line would keep the room of a thousand.
+                with self._gathered.getbuffer() as buffer:
+                    lines = bytes(buffer[: self._size])
+                self._file.put(memoryview(lines), self._count)
+                self._gathered.seek(0)
             self._size = self._count = 0
 
     def reopen(self) -> None:

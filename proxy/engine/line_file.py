@@ -28,6 +28,8 @@ STDERR = "2>"
 MAX_WAITING = 4 * 1024 * 1024
 """Bytes handed over and not written: some ten thousand lines, the time in which a disk that is
 busy for a second recovers; more would only make a worker large."""
+_EACH = 512
+"""Bytes that lines which are handed over together take besides themselves."""
 TRY_AGAIN = 1.0
 """Seconds between two attempts to open a file that could not be opened."""
 PATIENCE = 1.0
@@ -97,7 +99,7 @@ class LineFile:
             self._refused += count
             self.error = self.error or "lines come faster than they are taken"
             return
-        self._handed_over += len(lines)
+        self._handed_over += len(lines) + _EACH
         self._orders.put((lines, count))
 
     def reopen(self) -> None:
@@ -120,7 +122,7 @@ class LineFile:
             elif not isinstance(order, _Order):
                 lines, count = order
                 self._write(lines, count)
-                self._disposed += len(lines)
+                self._disposed += len(lines) + _EACH
         if self._fd >= 0 and self._given is None:
             os.close(self._fd)
 

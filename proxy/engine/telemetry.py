@@ -17,6 +17,12 @@ _METHODS: Final = frozenset(
 )
 
 
+_OTHER: Final = b"OTHER"
+KINDS: Final = 256
+"""Pairs of a method and a status that are counted apart. Further ones are counted together by the
+hundreds of their status, as `OTHER 200`. Real services have a dozen."""
+
+
 class ServiceCounters:
     """Owns the counts of one service in this worker since its start."""
 
@@ -44,11 +50,19 @@ class ServiceCounters:
         try:
             self._answers[key] += 1
         except KeyError:
-            self._answers[key] = 1
+            self._count_other(method, status)
         # Most instances answer within some milliseconds.
         place = 0 if seconds <= _FIRST_BOUND else bisect_left(DURATION_BOUNDS, seconds, 1)
         self._buckets[place] += 1
         self._sum += seconds
+
+    def _count_other(self, method: bytes, status: int) -> None:
+        """The first of its kind; or one of a method, or of more statuses, that somebody invents.
+        Clients and instances could otherwise make a worker larger, and series, at will."""
+        key = (method if method in _METHODS else _OTHER, status)
+        if len(self._answers) >= KINDS and key not in self._answers:
+            key = (_OTHER, status // 100 * 100)
+        self._answers[key] = self._answers.get(key, 0) + 1
 
     def failed(self, fault: str) -> None:
         """The proxy had to answer itself, or to cut an answer off: the code of the fault."""
@@ -76,15 +90,9 @@ class ServiceCounters:
         self.tunnels_closed += 1
 
     def snapshot(self) -> ServiceStats:
-        """The counts as a message. Methods beyond the registered ones share one label, since a
-        client could otherwise make series at will."""
-        requests: dict[str, int] = {}
-        for (method, status), count in self._answers.items():
-            name = method.decode() if method in _METHODS else "OTHER"
-            label = f"{name} {status}"
-            requests[label] = requests.get(label, 0) + count
+        """The counts as a message."""
         return ServiceStats(
-            requests,
+            {f"{method.decode()} {status}": n for (method, status), n in self._answers.items()},
             list(self._buckets),
             self._sum,
             dict(self.faults),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.engine.http1.body import ChunkedBody, LengthBody, UntilCloseBody, chunk, last_chunk
 from proxy.engine.http1.parser import parse_request, parse_response
+from proxy.engine.http1.properties import property_of
 from proxy.errors import BAD_REQUEST, Refused
 from tests.streams import ANSWERS, RECEIVED, REQUESTS, SENT, converse, cut
 from tests.wiring import Wire
@@ -249,3 +250,23 @@ def test_a_conversation_does_not_depend_on_the_cuts(
     assert tuple(seen) == SENT
     assert tuple(got) == RECEIVED
     wire.done()
+
+
+# -- what keys are made of
+
+
+@given(
+    st.sampled_from(["cookie", "query"]),
+    st.sampled_from(["a", "b", "a.b", "+", ""]),
+    st.lists(st.sampled_from([b"a", b"b", b".", b"+", b"=", b";", b"&", b" ", b"\t"]), max_size=30),
+)
+def test_a_pair_is_found_as_by_reading_one_after_the_other(
+    where: str, name: str, parts: list[bytes]
+) -> None:
+    text = b"".join(parts).strip()
+    separator = b";" if where == "cookie" else b"&"
+    pairs = [pair.strip().partition(b"=") for pair in text.split(separator)]
+    wanted = next((value for key, mark, value in pairs if mark and key == name.encode()), None)
+    fields = parse_request(head(b"GET / HTTP/1.1", [b"Host: h", b"Cookie: " + text]), 128).fields
+    query = b"?" + text if where == "query" else b""
+    assert property_of((where, name), fields, "/", query, False) == wanted

@@ -13,7 +13,7 @@ from proxy.engine.http1.properties import source_of
 from proxy.engine.load import SLOTS, Board, OtherRows
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool
-from proxy.engine.telemetry import ServiceCounters, WorkerCounters
+from proxy.engine.telemetry import KINDS, ServiceCounters, WorkerCounters
 from proxy.engine.worker import Worker
 from proxy.messages import DURATION_BOUNDS, PoolNode, PoolSnapshot, Status
 from proxy.settings.service import BalancerSpec, ServiceSettings
@@ -315,6 +315,20 @@ def test_counters_make_a_message() -> None:
     counters.failed("dns_failed")
     assert stats.requests["GET 200"] == 2  # A message does not change behind its reader.
     assert stats.faults == {"dns_failed": 1}
+
+
+def test_methods_and_statuses_that_somebody_invents_make_no_series() -> None:
+    counters = ServiceCounters()
+    for number in range(1000):
+        counters.answered(b"M%d" % number, 200, 0.0)
+    for status in range(100, 1000):
+        for method in (b"GET", b"POST"):
+            counters.answered(method, status, 0.0)
+    counters.answered(b"GET", 100, 0.0)
+    requests = counters.snapshot().requests
+    assert len(requests) <= KINDS + 9
+    assert sum(requests.values()) == 1000 + 1800 + 1
+    assert (requests["OTHER 200"], requests["GET 100"], requests["OTHER 900"]) == (1145, 2, 200)
 
 
 def test_counters_of_a_service_are_one_object() -> None:

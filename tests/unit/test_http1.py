@@ -30,6 +30,7 @@ from proxy.engine.http1.rewrite import (
 )
 from proxy.engine.http1.target import as_it_came, readings, resolve
 from proxy.errors import BAD_REQUEST, FAULTS, METHOD_NOT_ALLOWED, Fault, Refused
+from tests.sizes import deep_size
 
 
 def get(
@@ -186,6 +187,8 @@ def test_slashes_are_merged_before_dots_are_resolved(target: bytes, path: str) -
         (b"Upgrade: websocket\r\n", 1, None),
         (b"Connection: upgrade\r\nUpgrade: H2C , a,, HTTP/2.0, tls/1.2, b\r\n", 1, b"a, b"),
         (b"Connection: upgrade\r\nUpgrade: h2c\r\n", 1, None),
+        (b"Connection: upgrade\r\nUpgrade: " + b"a," * 15 + b"b\r\n", 1, b"a, " * 15 + b"b"),
+        (b"Connection: upgrade\r\nUpgrade: " + b"a," * 16 + b"b\r\n", 1, None),
         (b"Connection: upgrade\r\nUpgrade:\r\n", 1, None),
         (b"Connection: upgrade\r\nUpgrade: a\r\nContent-Length: 1\r\n", 1, None),
         (b"Connection: upgrade\r\nUpgrade: a\r\nContent-Length: 0\r\n", 1, b"a"),
@@ -209,6 +212,23 @@ def test_the_memory_of_a_clients_facts_follows_what_it_depends_on() -> None:
         for request, set_host in (*cases, *reversed(cases), *cases[::2]):
             fresh = ClientFacts("10.0.0.9", 80, trusted, b"Via: 1.1 x\r\n")
             assert memory.tail(request.fields, set_host) == fresh.tail(request.fields, set_host)
+
+
+@pytest.mark.parametrize("trusted", [None, ClientAddresses((), "X-Forwarded-For", 0)])
+def test_a_client_does_not_keep_a_head_of_many_kilobytes(trusted: ClientAddresses | None) -> None:
+    facts = ClientFacts("10.0.0.9", 80, trusted, b"Via: 1.1 x\r\n")
+    small = get(b"/", more=b"X: 1\r\n").fields
+    kept = facts.tail(small, None)
+    large = b"y" * 30_000
+    for more in (b"X: " + large, b"X-Forwarded-For: " + large, b"X-Client-DN: " + large):
+        fields = get(b"/", more=more + b"\r\n").fields
+        tail = facts.tail(fields, None)
+        assert (large in tail) == (trusted is not None or more.startswith(b"X:"))
+        assert facts.tail(fields, None) == tail
+        assert deep_size(facts) < 30_000
+    assert large in facts.tail(get(b"/", host=large).fields, None)
+    assert deep_size(facts) < 30_000
+    assert facts.tail(small, None) == kept
 
 
 def test_clients_that_share_a_block_do_not_share_an_address() -> None:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from proxy.engine.http1 import parser
-from proxy.engine.http1.parser import TooManyFields, parse_request, parse_response
+from proxy.engine.http1.memo import Memo
+from proxy.engine.http1.parser import (
+    ANSWER_FIELDS,
+    TooManyFields,
+    parse_request,
+    parse_response,
+    request_of,
+)
+from proxy.engine.http1.request_id import IdField
 from proxy.errors import (
     BAD_ANSWER,
     BAD_REQUEST,
@@ -14,6 +24,7 @@ from proxy.errors import (
     Fault,
     Refused,
 )
+from tests.sizes import attributes_of, deep_size
 
 H = b"Host: h\r\n"
 
@@ -322,10 +333,54 @@ def test_refused_responses(raw: bytes) -> None:
         assert parse_response(b"HTTP/1.1 200 OK\r\nX: 1\r\n\r\n").status == 200
 
 
-def test_what_is_remembered_is_bounded() -> None:
-    for number in range(20_000):
-        parse_request(head(b"X-%d: %d\r\n" % (number, number)), 128)
-    reader = parser._request_reader
-    for memo in (parser._request_memo, parser._hosts, reader._plain, reader._special):
-        assert len(memo.young) + len(memo._old) <= 5000
-    assert len(reader._names) <= 5000
+FLOODS: dict[str, Callable[[int], bytes]] = {
+    "names": lambda n: b"X-%d: 1\r\n" % n,
+    "long names": lambda n: (b"x%d" % n).ljust(30_000, b"x") + b": 1\r\n",
+    "names of a kilobyte": lambda n: (b"x%d" % n).ljust(700, b"x") + b": 1\r\n",
+    "values": lambda n: b"X: " + (b"%d" % n).ljust(600, b"x") + b"\r\n",
+    "large values": lambda n: b"X: " + (b"%d" % n).ljust(3500, b"x") + b"\r\n",
+    "many fields": lambda n: b"".join(b"a%d: %d\r\n" % (k, n) for k in range(100)),
+    "members": lambda n: b"Connection: " + b",".join(b"%x" % (n + k) for k in range(900)) + b"\r\n",
+    "proxies": lambda n: b"".join(b"Via: %d %d\r\n" % (k, n) for k in range(100)),
+    "claims": lambda n: b"".join(b"X-Forwarded-%d-%d: 1\r\n" % (k, n) for k in range(100)),
+    "underscores": lambda n: b"".join(b"_%d_%d: 1\r\n" % (k, n) for k in range(100)),
+    "lengths": lambda n: b"Content-Length: %d\r\n" % n,
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_what_is_remembered_is_bounded_in_bytes(flood: str) -> None:
+    # What is read for a listener that names requests otherwise is remembered beside the usual.
+    other = IdField("X-Other", lambda: b"", lambda: b"")
+    for number in range(4000):
+        block = FLOODS[flood](number)
+        host = b"Host: " + (b"h%d" % number).ljust(300, b"h") + b"\r\n"
+        request_of(b"GET / HTTP/1.1", host + block + b"\r\n", 128, other)
+        status = b"HTTP/1.1 200 " + (b"%d" % number).ljust(number % 600, b"x") + b"\r\n"
+        parse_response(status + block + b"\r\n", other)
+    memos = [value for value in vars(parser).values() if isinstance(value, Memo)]
+    for reader in (parser._request_reader, parser._response_reader):
+        memos += [value for _, value in attributes_of(reader) if isinstance(value, Memo)]
+    assert len(memos) >= 10
+    for memo in memos:
+        assert deep_size([memo.young, memo.old]) <= memo.room
+    assert sum(memo.room for memo in memos) <= 12 * 1024 * 1024
+
+
+def test_an_answer_has_a_bounded_number_of_fields() -> None:
+    fields = b"".join(b"X-%d: 1\r\n" % number for number in range(ANSWER_FIELDS))
+    assert parse_response(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n").fields.count == ANSWER_FIELDS
+    with pytest.raises(Refused, match="more than 256 fields") as refused:
+        parse_response(b"HTTP/1.1 200 OK\r\n" + fields + b"Y: 1\r\n\r\n")
+    assert refused.value.fault is BAD_ANSWER
+
+
+def test_a_list_of_thousands_in_connection_is_honoured_whole() -> None:
+    names = [b"x%d" % number for number in range(5000)]
+    listed = b"Connection: " + b", ".join(names) + b"\r\n"
+    fields = b"X4999: 1\r\nx5000: 2\r\nX0: 3\r\n"
+    parsed = parse_request(head(fields + listed + b"Connection:close ,\tX5000\r\n"), 128)
+    assert parsed.fields.plain == b""
+    assert parsed.fields.keeps_alive == (False, False)
+    answer = parse_response(b"HTTP/1.1 200 OK\r\n" + fields + listed + b"\r\n")
+    assert answer.fields.plain == b"x5000: 2\r\n"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +303,30 @@ def test_lines_are_gathered_for_a_tenth_of_a_second(tmp_path: Path) -> None:
     logged.wire.advance(0.1)
     assert log._count == 0
     assert len(logged.lines()) == 2
+
+
+def test_lines_that_nobody_takes_cost_little_more_than_themselves(tmp_path: Path) -> None:
+    logged = Logged(tmp_path, routes=ROUTES)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    logged.wire.worker._log_access(AccessLogSettings(path=str(pipe)))
+    log = logged.wire.worker.access_log
+    assert log is not None
+    client = logged.wire.client()
+    tracemalloc.start()
+    try:
+        for _ in range(1000):  # Each tenth of a second one line, for a minute and a half.
+            client.send(request("GET /none"))
+            client.take()
+            logged.wire.advance(0.1)
+        assert log.dropped == 0
+        assert tracemalloc.get_traced_memory()[0] < 4 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+        os.close(reader)
+    logged.wire.done()
+    log.close(0.0)
 
 
 def test_without_an_access_log_exchanges_are_plain(tmp_path: Path) -> None:

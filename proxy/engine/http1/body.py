@@ -100,7 +100,7 @@ class ChunkedBody:
     _DATA_END: Final = 2
     _TRAILERS: Final = 3
 
-    def __init__(self, fault: Fault, connection: tuple[bytes, ...] = ()) -> None:
+    def __init__(self, fault: Fault, connection: frozenset[bytes] = frozenset()) -> None:
         """`fault` is what a framing error is: the client's or the instance's. `connection`: what
         the message's Connection names, which ends here wherever it stands (RFC 9110 §7.6.1)."""
         self.done = False
@@ -227,7 +227,7 @@ _FORBIDDEN: Final = frozenset(
 servers merge trailers into the head."""
 
 
-def _passed(line: bytes, named: tuple[bytes, ...]) -> bytes:
+def _passed(line: bytes, named: frozenset[bytes]) -> bytes:
     """A trailer as it goes on, written anew like every field; nothing if it ends here."""
     name, _, value = line.partition(b":")
     lower = name.lower()

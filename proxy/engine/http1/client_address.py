@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 
-from proxy.engine.http1.parser import Memo
+from proxy.engine.http1.memo import ENTRY, Memo
 
 if TYPE_CHECKING:
     from proxy.engine.http1.messages import RequestFields
@@ -22,9 +22,11 @@ FURTHEST: Final = 32
 proxies in a row, and a head full of trusted addresses must not cost more than another one."""
 _FAR: Final = 8 * 1024
 """Bytes of a value that are looked at: twice what so many elements of `Forwarded` take."""
-_VALUES: Final = 512
-_LONGEST: Final = 256
-"""Values of the field remembered, and bytes of one: less than half a megabyte."""
+_ROOM: Final = 512 * 1024
+"""Bytes of remembered values of the field, with the addresses in them: of a thousand clients and
+more."""
+_LARGEST: Final = 512
+"""Bytes of one of them: a chain of some twenty addresses."""
 
 _PORT: Final = re.compile(rb"\d{0,5}|_[A-Za-z0-9._-]+")  # RFC 7239 §6.2 allows invented ones.
 _ELEMENT: Final = re.compile(rb'(?:[^",]+|"[^"]*")*')
@@ -109,7 +111,7 @@ class ClientAddresses:
         self._field = header.lower().encode("ascii")
         self._hops = hops
         self._values = _of_forwarded if self._field == _FORWARDED else _of_list
-        self._remembered: Memo[bytes] = Memo(_VALUES, _LONGEST)
+        self._remembered: Memo[bytes, bytes] = Memo(_ROOM, ENTRY + _LARGEST)
 
     @property
     def trusts_any(self) -> bool:
@@ -130,10 +132,10 @@ class ClientAddresses:
                 return peer
         found = self._remembered.young.get(value)
         if found is None:
-            found = self._remembered.recall(value)
+            found = self._remembered.old.get(value)
             if found is None:
                 found = self._read(value)
-                self._remembered.put(value, found)
+            self._remembered.put(value, found, ENTRY + len(value))
         return found or peer
 
     def _read(self, value: bytes) -> bytes:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from proxy.engine.http1.memo import ENTRY
 from proxy.engine.http1.request_id import USUAL, IdField
 
 CRLF: Final = b"\r\n"
 _NONE: Final[dict[bytes, bytes]] = {}
+_NO_NAMES: Final[frozenset[bytes]] = frozenset()
 
 
 class Fields:
@@ -25,17 +27,22 @@ class Fields:
     length: int | None = None
     """`Content-Length`; None = no such field."""
     chunked = False
-    connection: tuple[bytes, ...] = ()
-    """Lower-case tokens of `Connection`."""
+    connection: frozenset[bytes] = _NO_NAMES
+    """Lower-case members of `Connection`."""
     keeps_alive = (False, True)
     """Whether the sender is willing to use the connection again, by its minor version."""
     upgrade: bytes | None = None
     via: tuple[bytes, ...] = ()
     trailer: bytes | None = None
 
-    def __init__(self, lines: list[bytes], count: int) -> None:
-        """`lines`: those of the fields that mean nothing to a proxy, as `Name: value`."""
+    def __init__(self, lines: list[bytes], count: int, size: int = 0) -> None:
+        """`lines`: those of the fields that mean nothing to a proxy, as `Name: value`; `size`:
+        bytes of the block."""
         self._lines = lines
+        self.memory = 4 * ENTRY + 4 * size + 96 * count
+        """Bytes that the block and what was parsed of it take, rather too many than too few: the
+        block, its lines, those that are plain joined, and with what goes before and behind them;
+        and what each is an object of."""
         self.plain = CRLF.join(lines) + CRLF if lines else b""
         """These lines with their ends, without those that `Connection` names."""
         self.count = count
@@ -53,11 +60,12 @@ class Fields:
         values = [value for seen, value in self.pairs if seen.lower() == name]
         return (b"; " if name == b"cookie" else b", ").join(values) if values else None
 
-    def set_connection(self, tokens: tuple[bytes, ...]) -> None:
+    def set_connection(self, members: frozenset[bytes]) -> None:
         """What `Connection` says, and what follows from it (RFC 9112 §9.3)."""
-        self.connection = tokens
-        stays = b"close" not in tokens
-        self.keeps_alive = (stays and b"keep-alive" in tokens, stays)
+        self.connection = members
+        self.memory += 96 * len(members)
+        stays = b"close" not in members
+        self.keeps_alive = (stays and b"keep-alive" in members, stays)
 
 
 class RequestFields(Fields):

@@ -1,28 +1,25 @@
-"""From bytes to heads. Sole importer of the C parser (llhttp, through httptools).
+"""From bytes to heads.
 
 The listener and the upstream connection find the end of a head themselves (`HEAD_END`)
-and hand over whole heads, so the result cannot depend on how the bytes were cut. Start lines
-are split here: llhttp knows a closed list of methods and tolerates runs of spaces. Field blocks
-are llhttp's. It gets them behind the start line of a 304 response, which by definition has
-no body (RFC 9110 §15.4.5): whatever Content-Length or Transfer-Encoding say, the parser is
-ready for the next head, one parser serves a whole worker, and framing is decided in one place,
-below, for both directions.
+and hand over whole heads, so the result cannot depend on how the bytes were cut. A field block
+is its lines and nothing else: a line that continues the one before (RFC 9112 §5.2) is refused. So
+lines are read one by one, framing is decided in one place for both directions, and no state is
+kept between two heads.
 
 Clients and instances repeat themselves: the field block of a request is often the same to the
 byte as that of an earlier one, or differs from it in a line or two (a trace id, a date), and
-parsing is a pure function of the bytes. `Memo` remembers a bounded number of blocks, and of
-lines, with their results.
+parsing is a pure function of the bytes. A `Memo` remembers blocks, and others lines, with their
+results: in each worker twelve megabytes at most, all of them together.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final, Generic, TypeVar
-
-import httptools
+from typing import Final
 
 from proxy.engine.http1.beginnings import LONGEST_METHOD, TOKEN, check_form
 from proxy.engine.http1.claims import is_claim
+from proxy.engine.http1.memo import ENTRY, Memo
 from proxy.engine.http1.messages import (
     CRLF,
     Fields,
@@ -34,6 +31,7 @@ from proxy.engine.http1.messages import (
 from proxy.engine.http1.request_id import IdField, acceptable
 from proxy.engine.http1.rewrite import (
     BY_LENGTH,
+    TOKEN_BYTES,
     WRITTEN_ANEW,
     passed_fields,
     relayed_fields,
@@ -120,85 +118,26 @@ _RESPONSE_KINDS: Final = {
     b"te": DROP,
 }
 
-_STATUS_LINES: Final = 1024
-"""Status lines remembered: real instances have a dozen; one that invents reasons must not grow
-a worker."""
-
-
 HEAD_END: Final = b"\r\n\r\n"
 """A head ends behind the first of these."""
 
-Value = TypeVar("Value")
-
-
-class Memo(Generic[Value]):
-    """Owns the results for the latest distinct keys, `size` to twice as many of them.
-
-    Two generations: when the young one is full it becomes the old one, and the old one is
-    forgotten. That is nearly "least recently used" at the price of a dict look-up. A client
-    that makes every key different only ever pushes out other entries, at the parsing cost it
-    would have had anyway.
-    """
-
-    def __init__(self, size: int, longest: int) -> None:
-        """`longest`: bytes of a key beyond which it is too dear to hash and to keep."""
-        self.young: dict[bytes, Value] = {}
-        """The generation that is filling. Looked up by the parser directly: one call less."""
-        self._old: dict[bytes, Value] = {}
-        self._size = size
-        self._longest = longest
-
-    def recall(self, key: bytes) -> Value | None:
-        """The result for a key that is not among the young ones, if it is among the old."""
-        value = self._old.get(key)
-        if value is not None:
-            self.put(key, value)
-        return value
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self.young = {}
-        self._old = {}
-
-    def put(self, key: bytes, value: Value) -> None:
-        """Remember a result."""
-        if len(key) > self._longest:
-            return
-        if len(self.young) >= self._size:
-            self._old = self.young
-            self.young = {}
-        self.young[key] = value
-
-
 Special = tuple[int, bytes]
 """A field that means something to a proxy: its kind and its value."""
+StatusLine = tuple[int, int, bytes]
+"""Status, minor version, and the line as it goes to the client."""
 
 
 class _FieldReader:
-    """Owns one llhttp parser, and the memory of the lines it has parsed. One per direction.
-
-    Lines are parsed one by one. A block is nothing but its lines (a line that continues the
-    one before, RFC 9112 §5.2, is refused), so this gives what parsing it in one go would, and
-    a block that differs from earlier ones in one trace id costs the parsing of one line.
-    """
-
-    _START = b"HTTP/1.1 304 _\r\n"
-    _LINES = 2048
-    """Lines in one generation of the memory: some hundred kilobytes."""
-    _LONGEST = 512
-    _NAMES = 4096
-    """Spellings of names remembered: real traffic has a few hundred; a client that invents
-    names must not grow a worker."""
+    """Owns the memory of the lines it has read, and of their names. One per direction."""
 
     def __init__(self, kinds: dict[bytes, int], of_requests: bool) -> None:
         self._kinds = dict(kinds)
         self._of_requests = of_requests
-        self._names: dict[bytes, int] = {}
-        self._plain: Memo[bytes] = Memo(self._LINES, self._LONGEST)
+        self._names: Memo[bytes, int] = Memo(_KIB * 256, _KIB)
+        """Spellings of names, and what they mean. Real traffic has a few hundred."""
+        self._plain: Memo[bytes, bytes] = Memo(_KIB * 1024, _KIB * 2)
         """Lines without meaning to a proxy, and how they are serialised."""
-        self._special: Memo[Special] = Memo(self._LINES, self._LONGEST)
-        self._parser = httptools.HttpResponseParser(self)
-        self._said: list[tuple[bytes, bytes]] = []
+        self._special: Memo[bytes, Special] = Memo(_KIB * 1024, _KIB * 2)
 
     def call_a_claim(self, name: bytes) -> bool:
         """Whether fields of this name, in lower case, were something else until now."""
@@ -210,14 +149,17 @@ class _FieldReader:
         self._special.clear()
         return True
 
-    def read(self, block: bytes) -> tuple[list[bytes], list[Special]]:
+    def read(self, block: bytes, most: int) -> tuple[list[bytes], list[Special]]:
         """Field lines with their final empty line: the plain ones as they are serialised, and the
-        others. ValueError when they are malformed."""
+        others. ValueError when they are malformed, `TooManyFields` when there are more than
+        `most`."""
         plain: list[bytes] = []
         special: list[Special] = []
         known = self._plain.young
         lines = block.split(CRLF)
         del lines[-2:]  # The empty line, and what is behind it: nothing.
+        if len(lines) > most:
+            raise TooManyFields
         for line in lines:
             serialised = known.get(line)
             if serialised is not None:
@@ -232,81 +174,69 @@ class _FieldReader:
 
     def _read_line(self, line: bytes, plain: list[bytes], special: list[Special]) -> None:
         """One that is not among the young ones."""
-        serialised = self._plain.recall(line)
-        if serialised is not None:
-            plain.append(serialised)
-            return
-        field = self._special.recall(line)
-        if field is not None:
-            special.append(field)
-            return
-        name, colon, value = line.partition(b":")
-        if not colon:
-            raise ValueError("a field line without a colon")  # llhttp reads an empty value.
-        kind = self._names.get(name)
-        if kind is not None and not value.translate(None, _VALUE_BYTES):
-            # A name that llhttp has accepted before, and a value that it would accept.
+        size = ENTRY + 2 * len(line)
+        serialised = self._plain.old.get(line)
+        if serialised is None:
+            field = self._special.old.get(line)
+            if field is not None:
+                special.append(field)
+                self._special.put(line, field, size)
+                return
+            name, colon, value = line.partition(b":")
+            kind = self._names.young.get(name)
+            if kind is None:
+                kind = self._kind_of(name)
+            if not colon or value.translate(None, _VALUE_BYTES):
+                raise ValueError("a field line without a colon, or with bytes no value has")
             value = value.strip(b" \t")
-        else:
-            name, value = self._parse(line)
-            kind = self._classify(name)
-        if kind == PLAIN:
+            if kind != PLAIN:
+                if kind == CLAIM:
+                    value = b"%b: %b" % (name, value)
+                elif kind == UNDERSCORE:
+                    value = name
+                field = kind, value
+                special.append(field)
+                self._special.put(line, field, size)
+                return
             serialised = b"%b: %b" % (name, value)
-            plain.append(serialised)
-            self._plain.put(line, serialised)
-        else:
-            if kind == CLAIM:
-                value = b"%b: %b" % (name, value)
-            elif kind == UNDERSCORE:
-                value = name
-            field = kind, value
-            special.append(field)
-            self._special.put(line, field)
+        plain.append(serialised)
+        self._plain.put(line, serialised, size)
 
-    def _parse(self, line: bytes) -> tuple[bytes, bytes]:
-        if line[:1] in (b" ", b"\t"):
-            raise ValueError("a line that continues the one before it")
-        self._said = []
-        try:
-            self._parser.feed_data(b"%b%b\r\n\r\n" % (self._START, line))
-        except httptools.HttpParserError as error:
-            raise ValueError(str(error)) from None
-        finally:
-            # After an error, and after a `Connection: close`, llhttp takes no further message.
-            self._parser = httptools.HttpResponseParser(self)
-        ((name, value),) = self._said
-        return name, value.strip(b" \t")
+    def _kind_of(self, name: bytes) -> int:
+        """For a name that is not among the young ones."""
+        kind = self._names.old.get(name)
+        if kind is None:
+            if not name or name.translate(None, TOKEN_BYTES):
+                raise ValueError("a field name is empty, or holds bytes that no name has")
+            kind = self._classify(name.lower())
+        self._names.put(name, kind, ENTRY + len(name))
+        return kind
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Called by llhttp."""
-        self._said.append((name, value))
-
-    def _classify(self, name: bytes) -> int:
+    def _classify(self, lower: bytes) -> int:
         # X_Forwarded_For reaches CGI-like instances as the same variable as X-Forwarded-For,
         # so a name with an underscore is a way around every rule below.
-        lower = name.lower()
+        if self._of_requests and lower.find(b"_") >= 0:
+            return UNDERSCORE
         kind = self._kinds.get(lower, PLAIN)
-        if self._of_requests:
-            if b"_" in lower:
-                kind = UNDERSCORE
-            elif kind == PLAIN and is_claim(lower):
-                kind = CLAIM
-        if len(self._names) < self._NAMES:
-            self._names[name] = kind
+        if self._of_requests and kind == PLAIN and is_claim(lower):
+            return CLAIM
         return kind
 
 
-_BLOCKS: Final = 256
-"""Blocks in one generation. At one to two kilobytes each, with what was parsed from them, this
-stays below a megabyte per direction."""
 LONGEST_BLOCK: Final = 2048
+"""Bytes of a block that is looked up before the end of its head is looked for."""
+ANSWER_FIELDS: Final = 256
+"""Fields of an answer, twice as many as a request may have by default. HAProxy and Envoy take some
+hundred, real answers have thirty; without a bound 64 KiB would hold 16,000."""
 
+_KIB: Final = 1024
 _request_reader: Final = _FieldReader(_REQUEST_KINDS, of_requests=True)
 _response_reader: Final = _FieldReader(_RESPONSE_KINDS, of_requests=False)
-_request_memo: Final[Memo[RequestFields]] = Memo(_BLOCKS, LONGEST_BLOCK)
-_response_memo: Final[Memo[ResponseFields]] = Memo(_BLOCKS, LONGEST_BLOCK)
-_hosts: Final[Memo[str]] = Memo(1024, 256)
-_status_lines: Final[dict[bytes, tuple[int, int, bytes]]] = {}
+_request_memo: Final[Memo[bytes, RequestFields]] = Memo(_KIB * 3072, _KIB * 16)
+_response_memo: Final[Memo[bytes, ResponseFields]] = Memo(_KIB * 3072, _KIB * 16)
+_hosts: Final[Memo[bytes, str]] = Memo(_KIB * 256, _KIB)
+_status_lines: Final[Memo[bytes, StatusLine]] = Memo(_KIB * 64, _KIB)
+"""Real instances have a dozen."""
 
 
 def call_a_claim(name: bytes) -> None:
@@ -337,13 +267,14 @@ def request_of(line: bytes, block: bytes, max_fields: int, ids: IdField) -> Requ
     named where it came in."""
     fields = _request_memo.young.get(block)
     if fields is None:
-        fields = _request_memo.recall(block)
-        if fields is None:
-            fields = _read_request_fields(block, _USUAL)
-            _request_memo.put(block, fields)
+        fields = _request_memo.old.get(block) or _read_request_fields(block, _USUAL, max_fields)
+        _request_memo.put(block, fields, fields.memory)
     if not ids.usual:
+        if fields.elsewhere is None:
+            _request_memo.put(block, fields, fields.memory)  # Both are remembered together.
+            fields.memory *= 2
         if fields.elsewhere is None or fields.elsewhere[0] is not ids:
-            fields.elsewhere = ids, _read_request_fields(block, ids)
+            fields.elsewhere = ids, _read_request_fields(block, ids, max_fields)
         fields = fields.elsewhere[1]
     if fields.count > max_fields:
         raise TooManyFields
@@ -351,13 +282,13 @@ def request_of(line: bytes, block: bytes, max_fields: int, ids: IdField) -> Requ
     if fields.hosts != 1 and (minor == 1 or fields.hosts > 1):
         # RFC 9112 §3.2: a server MUST answer 400 to a 1.1 request without exactly one Host.
         raise Refused(BAD_REQUEST, "several Host fields" if fields.hosts else "no Host field")
-    if minor == 0:
+    if not minor:
         if fields.chunked:
             raise Refused(BAD_REQUEST, "Transfer-Encoding in an HTTP/1.0 request")
         if fields.expect is not None:
             # RFC 9110 §10.1.1: a 1.0 client's Expect MUST be ignored. Not in the block that is
             # remembered: 1.1 requests share it.
-            fields = _read_request_fields(block, ids)
+            fields = _read_request_fields(block, ids, max_fields)
             fields.expect = None
             fields.passed = passed_fields(fields)
     return RequestHead(method, target, minor, fields)
@@ -367,17 +298,19 @@ def parse_response(head: bytes, ids: IdField = _USUAL) -> ResponseHead:
     """A whole response head, up to and including its empty line, for a client of a listener that
     names requests by `ids`. Raises `Refused`."""
     line, _, block = head.partition(CRLF)
-    known = _status_lines.get(line)
+    known = _status_lines.young.get(line)
     if known is None:
-        known = _split_status_line(line)
+        known = _status_lines.old.get(line) or _split_status_line(line)
+        _status_lines.put(line, known, ENTRY + 2 * len(line))
     status, minor, status_line = known
     fields = _response_memo.young.get(block)
     if fields is None:
-        fields = _response_memo.recall(block)
-        if fields is None:
-            fields = _read_response_fields(block, _USUAL)
-            _response_memo.put(block, fields)
+        fields = _response_memo.old.get(block) or _read_response_fields(block, _USUAL)
+        _response_memo.put(block, fields, fields.memory)
     if not ids.usual:
+        if fields.elsewhere is None:
+            _response_memo.put(block, fields, fields.memory)
+            fields.memory *= 2
         if fields.elsewhere is None or fields.elsewhere[0] is not ids:
             fields.elsewhere = ids, _read_response_fields(block, ids)
         fields = fields.elsewhere[1]
@@ -406,14 +339,15 @@ def _named_by(
     return kept, others
 
 
-def _read_request_fields(block: bytes, ids: IdField) -> RequestFields:
+def _read_request_fields(block: bytes, ids: IdField, max_fields: int) -> RequestFields:
     try:
-        plain, special = _request_reader.read(block)
+        plain, special = _request_reader.read(block, max_fields)
     except ValueError as error:
         raise Refused(BAD_REQUEST, str(error)) from None
     if not ids.usual:
         plain, special = _named_by(ids, plain, special)
-    fields = RequestFields(plain, len(plain) + len(special))
+    fields = RequestFields(plain, len(plain) + len(special), len(block))
+    connection: bytes | None = None
     given: list[bytes] = []
     claims: list[bytes] = []
     underscored: list[bytes] = []
@@ -422,7 +356,7 @@ def _read_request_fields(block: bytes, ids: IdField) -> RequestFields:
             fields.hosts += 1
             fields.host = value
         elif kind == CONNECTION:
-            fields.set_connection(fields.connection + _tokens(value))
+            connection = value if connection is None else connection + b"," + value
         elif kind == REQUEST_ID:
             given.append(value)
         elif kind == EXPECT:
@@ -432,17 +366,18 @@ def _read_request_fields(block: bytes, ids: IdField) -> RequestFields:
         elif kind == UNDERSCORE:
             underscored.append(value)
         elif kind == TE:
-            fields.te_trailers = fields.te_trailers or b"trailers" in _tokens(value)
+            fields.te_trailers = fields.te_trailers or b"trailers" in _members(value)
         elif kind == MAX_FORWARDS:
             fields.max_forwards = value
         else:
             _common_field(fields, kind, value, BAD_REQUEST)
     fields.host_name = _hosts.young.get(fields.host) or _host_name(fields.host)
-    named: tuple[bytes, ...] = ()
-    if fields.connection:
+    named: frozenset[bytes] = _NO_NAMES
+    if connection is not None:
+        fields.set_connection(_members(connection))
         named = strip_named(fields)
     if claims:
-        _take_claims(fields, claims, frozenset(named))
+        _take_claims(fields, claims, named)
     if given and ids.lower not in named:
         fields.request_id = acceptable(given)
     if not ids.usual:
@@ -462,18 +397,24 @@ def _read_request_fields(block: bytes, ids: IdField) -> RequestFields:
 
 def _read_response_fields(block: bytes, ids: IdField) -> ResponseFields:
     try:
-        plain, special = _response_reader.read(block)
+        plain, special = _response_reader.read(block, ANSWER_FIELDS)
     except ValueError as error:
         raise Refused(BAD_ANSWER, str(error)) from None
+    except TooManyFields:
+        raise Refused(BAD_ANSWER, f"more than {ANSWER_FIELDS} fields") from None
     if not ids.usual:
         plain, special = _named_by(ids, plain, special)
-    fields = ResponseFields(plain, len(plain) + len(special))
+    fields = ResponseFields(plain, len(plain) + len(special), len(block))
+    connection: bytes | None = None
     for kind, value in special:
         if kind == KEEP_ALIVE:
             fields.keep_alive = value
+        elif kind == CONNECTION:
+            connection = value if connection is None else connection + b"," + value
         elif kind != REQUEST_ID:  # The instance's own gives way to ours.
             _common_field(fields, kind, value, BAD_ANSWER)
-    if fields.connection:
+    if connection is not None:
+        fields.set_connection(_members(connection))
         strip_named(fields)
     if b"\r\nDate: " not in fields.plain:  # As most servers write it, and seldom first.
         fields.dated = b"\ndate: " in b"\n" + fields.plain.lower()
@@ -485,9 +426,7 @@ def _read_response_fields(block: bytes, ids: IdField) -> ResponseFields:
 
 
 def _common_field(fields: Fields, kind: int, value: bytes, fault: Fault) -> None:
-    if kind == CONNECTION:
-        fields.set_connection(fields.connection + _tokens(value))
-    elif kind == LENGTH:
+    if kind == LENGTH:
         if fields.length is not None or not _LENGTH.fullmatch(value):
             # RFC 9112 §6.3: repeated or malformed lengths are unrecoverable.
             raise Refused(fault, "Content-Length is repeated or not a plain number")
@@ -510,7 +449,8 @@ def _check_coding(fields: Fields, value: bytes, fault: Fault) -> None:
     if fields.chunked:
         raise Refused(fault, "Transfer-Encoding is repeated")
     if value.lower() != b"chunked":
-        if fault is BAD_REQUEST and _tokens(value)[-1:] == (b"chunked",):
+        last = value.lower().rstrip(b", \t").rpartition(b",")[2].strip(b" \t")
+        if fault is BAD_REQUEST and last == b"chunked":
             # RFC 9112 §6.1: a coding that is not understood is answered 501.
             raise Refused(CODING_NOT_SUPPORTED, "the only transfer coding understood is chunked")
         raise Refused(fault, "Transfer-Encoding is not exactly chunked")
@@ -574,32 +514,28 @@ def _split_request_line(line: bytes) -> tuple[bytes, bytes, int]:
     return method, target, minor
 
 
-def _split_status_line(line: bytes) -> tuple[int, int, bytes]:
+def _split_status_line(line: bytes) -> StatusLine:
     match = _STATUS_LINE.fullmatch(line)
     if match is None:
         raise Refused(BAD_ANSWER, "the status line is not HTTP/1.x SP CODE SP REASON")
     reason = match[3] or b""
-    known = int(match[2]), int(match[1]), b"HTTP/1.1 %b %b\r\n" % (match[2], reason)
-    if len(_status_lines) < _STATUS_LINES:
-        _status_lines[line] = known
-    return known
+    return int(match[2]), int(match[1]), b"HTTP/1.1 %b %b\r\n" % (match[2], reason)
 
 
-_COMMON_TOKENS: Final = {
-    b"keep-alive": (b"keep-alive",),
-    b"Keep-Alive": (b"keep-alive",),
-    b"close": (b"close",),
-    b"Upgrade": (b"upgrade",),
-    b"upgrade": (b"upgrade",),
+_NO_NAMES: Final[frozenset[bytes]] = frozenset()
+_COMMON_MEMBERS: Final = {
+    value: frozenset((value.lower(),))
+    for value in (b"keep-alive", b"Keep-Alive", b"close", b"Upgrade", b"upgrade")
 }
 
 
-def _tokens(value: bytes) -> tuple[bytes, ...]:
-    """The members of a comma-separated list, lower-case (RFC 9110 §5.6.1)."""
-    common = _COMMON_TOKENS.get(value)
+def _members(value: bytes) -> frozenset[bytes]:
+    """The members of a comma-separated list, lower-case (RFC 9110 §5.6.1). A head may hold
+    thousands: no line of Python looks at each."""
+    common = _COMMON_MEMBERS.get(value)
     if common is not None:
         return common
-    return tuple(t for t in (part.strip(b" \t").lower() for part in value.split(b",")) if t)
+    return frozenset(filter(None, map(bytes.strip, value.lower().split(b","))))
 
 
 def _joined(before: bytes | None, value: bytes) -> bytes:
@@ -614,5 +550,5 @@ def _host_name(authority: bytes) -> str:
     if int(match[2] or b"0") > 65535:
         raise Refused(BAD_REQUEST, "the port in Host is above 65535")
     name = match[1].decode("ascii").lower().rstrip(".")
-    _hosts.put(authority, name)
+    _hosts.put(authority, name, ENTRY + 2 * len(authority))
     return name

@@ -6,6 +6,8 @@ it is a pair: where to look, and what for.
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from typing import Final
 
 from proxy.engine.http1.messages import RequestFields
@@ -64,9 +66,13 @@ def _pair(text: bytes | None, separator: bytes, name: str) -> bytes | None:
     """`name=value` out of a list of such pairs."""
     if not text:
         return None
-    wanted = name.encode("latin-1")
-    for pair in text.split(separator):
-        key, mark, value = pair.strip().partition(b"=")
-        if mark and key == wanted:
-            return value
-    return None
+    match = _pattern(name, separator).search(text)
+    return None if match is None else match[1].rstrip()
+
+
+@lru_cache(maxsize=256)
+def _pattern(name: str, separator: bytes) -> re.Pattern[bytes]:
+    """For each pair that the configuration asks for. A text of thousands of pairs is searched
+    without a line of Python for each."""
+    key = re.escape(name.encode("latin-1"))
+    return re.compile(rb"(?:^|%b)\s*%b=([^%b]*)" % (separator, key, separator))

@@ -27,8 +27,15 @@ VIA_CLIENT: Final = b"Via: 1.1 fairlead\r\n"
 _PROTOCOL: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
 """RFC 9110 §7.8. Anything else might be read as several protocols."""
 _NOT_OFFERED: Final = ((b"http", b"/"), (b"tls", b"/"))
+_MOST_OFFERED: Final = 16
+"""Protocols of one `Upgrade`. Real clients offer one; an offer may always be ignored, and one of
+thousands costs more than the request."""
 
-_TOKEN_BYTES: Final = (
+_REMEMBERED: Final = 32 * 1024
+"""Bytes of a parsed block that a connection keeps for its next request: four times a browser's. A
+head of 32 KiB would otherwise stay in memory as long as its connection, which asks nothing more."""
+
+TOKEN_BYTES: Final = (
     b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
 
@@ -38,14 +45,14 @@ WRITTEN_ANEW: Final = (
 )  # fmt: skip
 """Fields that say something of ours, whatever came."""
 
-_NOT_NAMES: Final = (b"close", b"keep-alive", b"upgrade", b"te")
+_NOT_NAMES: Final = frozenset((b"close", b"keep-alive", b"upgrade", b"te"))
 
 
-def strip_named(fields: Fields) -> tuple[bytes, ...]:
+def strip_named(fields: Fields) -> frozenset[bytes]:
     """Take plain fields that `Connection` names out of what is passed on: they end here
     (RFC 9110 §7.6.1). Done before our own are added: a client that names X-Forwarded-For
     cannot take ours away. Returns the names."""
-    names = tuple(token for token in fields.connection if token not in _NOT_NAMES)
+    names = fields.connection - _NOT_NAMES
     if names:
         fields.plain = b"".join(
             [b"%b: %b\r\n" % pair for pair in fields.pairs if pair[0].lower() not in names]
@@ -129,9 +136,11 @@ class ClientFacts:
             if fields is self._fields:
                 return self._tail
             if fields.host == self._host and not self.trusted:
-                self._fields = fields
-                self._tail = self._before + fields.passed + self._after
-                return self._tail
+                tail = self._before + fields.passed + self._after
+                if fields.memory <= _REMEMBERED:
+                    self._fields = fields
+                    self._tail = tail
+                return tail
         host = fields.host
         out = host if set_host is None else set_host.encode("ascii")
         lines = []
@@ -156,19 +165,23 @@ class ClientFacts:
             b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\n"
             b"X-Forwarded-Port: %b\r\n%b" % (for_, proto, asked, port, self._via)
         )
-        self._fields = fields
-        self._host = host
-        self._set_host = set_host
-        self._before = b"Host: %b\r\n" % out
-        self._after = b"".join(lines)
-        self._tail = self._before + fields.passed + self._after
-        return self._tail
+        before = b"Host: %b\r\n" % out
+        after = b"".join(lines)
+        tail = before + fields.passed + after
+        if fields.memory <= _REMEMBERED:
+            self._fields = fields
+            self._host = host
+            self._set_host = set_host
+            self._before = before
+            self._after = after
+            self._tail = tail
+        return tail
 
     def _element(self, host: bytes) -> bytes:
         """What we know of this client, as RFC 7239 §4 writes it. An address with colons, and a
         host with a port, are no tokens and therefore quoted (§6)."""
         for_ = b'"[%b]"' % self.address if b":" in self.address else self.address
-        asked = host if host.translate(None, _TOKEN_BYTES) == b"" else b'"%b"' % host
+        asked = host if host.translate(None, TOKEN_BYTES) == b"" else b'"%b"' % host
         parts = [b"for=%b" % for_]
         if host:
             parts.append(b"host=%b" % asked)
@@ -190,8 +203,11 @@ def offered_upgrade(request: RequestHead) -> bytes | None:
         return None
     if fields.length or fields.chunked or request.minor == 0:
         return None  # A body in front of the tunnel, or a 1.0 client (RFC 9110 §7.8).
+    tokens = fields.upgrade.split(b",", _MOST_OFFERED)
+    if len(tokens) > _MOST_OFFERED:
+        return None
     kept = []
-    for token in fields.upgrade.split(b","):
+    for token in tokens:
         name = token.strip(b" \t")
         lower = name.lower().partition(b"/")
         if _PROTOCOL.fullmatch(name) and lower[0] != b"h2c" and lower[:2] not in _NOT_OFFERED:
@@ -202,7 +218,7 @@ def offered_upgrade(request: RequestHead) -> bytes | None:
 def accepts_offer(offered: bytes, chosen: bytes | None) -> bool:
     """Whether a 101 switches to protocols that were offered (RFC 9110 §7.8). A server may choose
     several, and may name a protocol without the version that was offered with it."""
-    if not chosen:
+    if not chosen or chosen.count(b",") >= _MOST_OFFERED:
         return False
     offers = {token.strip(b" \t").lower() for token in offered.split(b",")}
     names = offers | {offer.partition(b"/")[0] for offer in offers}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import resource
 import select
 from math import inf
@@ -39,6 +40,8 @@ an hour and a half; one that sends more has lost its way, and each is work for u
 
 
 _BEGINNING: Final = b"HTTP/1."
+_TIMEOUT: Final = re.compile(rb"(?:^|,)[ \t]*timeout=(\d{1,9})[ \t]*(?:,|$)", re.IGNORECASE)
+
 _LAST: Final = 16
 """Descriptors that are left to those who cannot do without."""
 
@@ -561,8 +564,5 @@ def _second_descriptor(transport: asyncio.Transport) -> int:
 def _promised(keep_alive: bytes) -> float:
     """`Keep-Alive: timeout=N` in seconds; infinite when it says nothing readable. We stop a
     second earlier, so that the request and the instance's close do not cross."""
-    for part in keep_alive.split(b","):
-        name, _, value = part.strip().partition(b"=")
-        if name.lower() == b"timeout" and value.isdigit():
-            return float(value)
-    return inf
+    match = _TIMEOUT.search(keep_alive)
+    return inf if match is None else float(match[1])

@@ -4,7 +4,7 @@ Logs and snapshots may be in a directory where others may write: /tmp, a volume,
 to another service. Who may write there can put a link in the place of the file, and has what we
 write, with our rights, put into any other; or a named pipe, which holds up whoever opens it. So
 paths are walked one name at a time, and no opening waits. Why these rules:
-docs/decisions/0014-files.md.
+docs/decisions/0015-files.md.
 """
 
 from __future__ import annotations

@@ -62,7 +62,31 @@ async def eventually(
 def waited_for_cpu(pids: Iterable[int]) -> float:
     """Seconds in which a process could have run and another one did, since it began; of the one
     that had to wait longest, since they wait at the same time."""
-    return max(int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9 for pid in pids)
+    return max(_scheduled(pid)[1] for pid in pids)
+
+
+class Slowdown:
+    """How many times longer than on an idle machine these processes have taken for what they did
+    since this was made. Where time is what a test is about, its limits are multiplied by that."""
+
+    def __init__(self, pids: Iterable[int]) -> None:
+        self._before = {pid: _scheduled(pid) for pid in pids}
+
+    @property
+    def factor(self) -> float:
+        """That of the process which is held up most; at least 1."""
+        factors = [1.0]
+        for pid, (ran, waited) in self._before.items():
+            now = _scheduled(pid)
+            if now[0] > ran:
+                factors.append(1.0 + (now[1] - waited) / (now[0] - ran))
+        return max(factors)
+
+
+def _scheduled(pid: int) -> tuple[float, float]:
+    """Seconds in which a process had a CPU, and in which it waited for one."""
+    fields = Path(f"/proc/{pid}/schedstat").read_text().split()
+    return int(fields[0]) / 1e9, int(fields[1]) / 1e9
 
 
 def alive(pid: int) -> bool:

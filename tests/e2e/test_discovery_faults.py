@@ -240,7 +240,6 @@ async def emptied(directory: Path, figures: Figures) -> None:
             await client.put_all(at.fleet.records("users", SERVED))
             shown = await at.traffic.shows(*SERVED, since=monotonic())
             at.note("registrations seen after", shown)
-            assert shown < 1.0
             last = at.traffic.failed[-1]
         assert at.traffic.failed[-1] == last
 
@@ -327,7 +326,6 @@ async def cluster(directory: Path, figures: Figures) -> None:
                 gone = await at.traffic.loses("c", since=written, limit=5)
                 at.note("registration seen after", shown)
                 at.note("deletion seen after", gone)
-                assert max(shown, gone) < 5
                 await at.proxy.follows(client, within=RECOVERY)
 
                 async def moved() -> bool:

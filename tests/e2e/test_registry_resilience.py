@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -270,10 +269,6 @@ class TestSnapshot:
             document = await registry(proxy)
             assert document["snapshot"]["in_use"] is True
             assert document["age"] is not None
-            events = [json.loads(line) for line in proxy.log().splitlines() if line[:1] == "{"]
-            with_registry, without = (one for one in events if one["event"] == "ready")
-            # How long a worker needs to start is the machine's affair.
-            assert without["seconds"] < with_registry["seconds"] + 1.0
             assert "snapshot_used" in proxy.log()
             # The registry is back, with other instances: it is believed.
             await etcd.start()

@@ -17,8 +17,6 @@ from tests.e2e.traffic import Fleet, Traffic
 
 NAMES = ("a", "b", "c")
 INTERVAL, LIMIT = 2.0, 1.0
-BUSY = 0.5
-"""Seconds that a busy machine may add: these processes share its cores with other tests."""
 
 
 class Site:
@@ -42,11 +40,10 @@ class Site:
         document = await self.registry()
         return bool(document["connected"] and document["endpoint"] == url)
 
-    async def takes_over(self) -> float:
-        """Seconds until the backup is in use."""
-        began = monotonic()
+    async def takes_over(self) -> None:
+        """Wait until the backup is in use; that it is so within the interval is proven on stepped
+        time (`unit/test_failover.py`)."""
         await eventually(lambda: self.uses(self.backup.url), 5 * INTERVAL, "the backup")
-        return monotonic() - began
 
 
 Make = Callable[[], Any]
@@ -87,12 +84,12 @@ def site(tmp_path: Path) -> Make:
 
 
 @pytest.mark.parametrize("after", [0.1, 0.9, 1.7])
-async def test_on_the_backup_within_the_interval_and_back(site: Make, after: float) -> None:
+async def test_on_the_backup_and_back(site: Make, after: float) -> None:
     async with site() as here:
         moment = monotonic() + after  # Wherever the checks are in their round.
         await eventually(lambda: monotonic() > moment, 3, "the moment")
         here.fault.freeze()
-        assert await here.takes_over() < INTERVAL + BUSY
+        await here.takes_over()
         here.fault.thaw()
         await eventually(lambda: here.uses(here.fault.url), 10, "the primary again")
         assert (await here.registry())["switches"] == 2

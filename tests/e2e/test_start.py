@@ -1,7 +1,8 @@
 """How long a start takes without a registry, and what each process loads for it.
 
-Load on the machine only ever adds to a time, so what is judged is the best of several starts,
-less what the processes waited for a CPU. Byte code is kept between the starts, as it is for an
+What is judged is the best of several starts, less what the processes waited for a CPU, in units of
+what a process takes that loads the same libraries at the same moment: so neither a slow machine nor
+a busy one matters. Byte code is kept between the starts, as it is for an
 installed package; `PYTHONDONTWRITEBYTECODE` in the environment would double the times.
 """
 
@@ -14,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,15 +28,27 @@ from tests.providers import save_snapshot
 
 ROOT = Path(__file__).parents[2]
 
-LIMIT = 1.0
-"""Seconds from the launch of the process to the first answers: what an orchestrator that
-replaces a proxy while etcd is down has to wait."""
+LIMIT = 2.4
+"""Times of `LOADING`, from the launch of the process to the first answers: what an orchestrator
+that replaces a proxy while etcd is down has to wait. It is a second where `LOADING` takes 0.4 s; a
+start takes some 0.55 there, of which 0.1 are spent on asking the registry."""
+
+LOADING = "import aiohttp.web, click, etcd3, msgspec, prometheus_client, structlog, uvloop, yaml"
 
 STARTS = 10
 """At most: the first one that is fast enough proves it."""
 
 HEAVY = ("aiohttp", "click", "etcd3", "prometheus_client", "pydantic", "requests", "yaml")
 """Libraries that take from 10 to 200 ms to load."""
+
+
+def loading(environ: Mapping[str, str]) -> float:
+    """Seconds that a process takes for `LOADING`, less those that it waited for a CPU."""
+    began = time.monotonic()
+    command = [sys.executable, "-c", LOADING]
+    with subprocess.Popen(command, env={**os.environ, **environ}) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        return time.monotonic() - began - waited_for_cpu([process.pid])
 
 
 class Start(NamedTuple):
@@ -107,7 +120,7 @@ def mute() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("registry", ["refusing", "mute"])
-async def test_without_a_registry_a_start_takes_less_than_a_second(
+async def test_without_a_registry_a_start_takes_no_longer_than_loading(
     registry: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     port = request.getfixturevalue(registry)
@@ -116,6 +129,7 @@ async def test_without_a_registry_a_start_takes_less_than_a_second(
         only = Instance(service="users", id="a", address=address, port=instance_port)
         file = tmp_path / "pools.json"
         save_snapshot(file, Membership(services={"users": (only,)}), time.time())
+        environ = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path / "code")}
         proxy = RunningProxy(
             {
                 "registry": {
@@ -128,13 +142,15 @@ async def test_without_a_registry_a_start_takes_less_than_a_second(
                 "shutdown": {"delay": "0s", "grace": "0s"},
             },
             tmp_path,
-            environ={"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path / "code")},
+            environ=environ,
         )
         await start(proxy)  # Writes the byte code.
-        starts: list[Start] = []
+        loading(environ)
+        starts: list[tuple[Start, float]] = []
         for _ in range(STARTS):
-            starts.append(await start(proxy))
-            if max(starts[-1]) < LIMIT:
+            starts.append((await start(proxy), loading(environ)))
+            ready, unit = starts[-1]
+            if max(ready) < LIMIT * unit:
                 return
         raise AssertionError(starts)
 

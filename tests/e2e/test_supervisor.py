@@ -27,7 +27,7 @@ from proxy.registry.base import Provider
 from proxy.settings.file import Settings
 from proxy.settings.service import PoolSettings
 from proxy.statuses import RegistryStatus
-from tests.e2e.running import alive, eventually
+from tests.e2e.running import Slowdown, alive, eventually
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,6 +149,8 @@ async def test_an_ejection_reaches_all_workers_at_once_and_ends() -> None:
         on.provider.memberships.put_nowait(membership(users=1))
         await on.ready()
         with on.supervisor.events.listen() as listener:
+            lives = [worker.current for worker in on.supervisor.workers]
+            slowdown = Slowdown([os.getpid(), *(life.pid for life in lives if life is not None)])
             on.provider.memberships.put_nowait(membership(users=2))
             told: dict[object, dict[str, object]] = {}
 
@@ -161,7 +163,7 @@ async def test_an_ejection_reaches_all_workers_at_once_and_ends() -> None:
             await eventually(both_told, 10, "the ejection in both workers")
             suspected = told[0]["suspected_at"]
             late = max(float(str(one["ejected_at"])) for one in told.values())
-            assert late - float(str(suspected)) < 0.05
+            assert late - float(str(suspected)) < 0.05 * slowdown.factor
             pool = on.supervisor.book.pools["users"]
             assert [member.status for member in pool.members] == ["ejected", "ready"]
             assert pool.members[0].reason == "5 × connect_refused"

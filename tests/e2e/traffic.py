@@ -23,7 +23,9 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 PATIENCE = 10.0
-"""Seconds a request may take, and a test may wait for traffic to show something."""
+"""Seconds a request may take."""
+WAIT = 60.0
+"""Seconds a test may wait for traffic to show something, on a machine that others use, too."""
 
 _REQUEST_ID = re.compile(rb"\r\nx-request-id: *([0-9a-f]+)-", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -163,7 +165,7 @@ class Traffic:
         """Requests that began later, in the order in which they ended."""
         return [s for s in self.samples[self._position(moment) :] if s.began >= moment]
 
-    async def until(self, condition: Callable[[], Any], what: str, limit: float = PATIENCE) -> None:
+    async def until(self, condition: Callable[[], Any], what: str, limit: float = WAIT) -> None:
         """Wait until the traffic fulfils the condition. AssertionError saying what was seen."""
         began = monotonic()
         while not condition():
@@ -174,7 +176,7 @@ class Traffic:
                 raise AssertionError(f"not within {limit:g} s: {what}; seen: {dict(seen)}")
             await asyncio.sleep(0.005)
 
-    async def shows(self, *instances: str, since: float, limit: float = PATIENCE) -> float:
+    async def shows(self, *instances: str, since: float, limit: float = WAIT) -> float:
         """Wait until each of the instances has answered in each worker. Seconds from `since` to
         the last such first answer."""
         for instance in instances:
@@ -219,7 +221,7 @@ class Traffic:
         return [set(row[:size]) for row in rounds().values()]
 
     async def loses(
-        self, *instances: str, since: float, rounds: int = 20, limit: float = PATIENCE
+        self, *instances: str, since: float, rounds: int = 20, limit: float = WAIT
     ) -> float:
         """Wait until none of the instances has answered any of the last `rounds` requests of each
         worker. Seconds from `since` to the beginning of the last request that one of them

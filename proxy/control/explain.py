@@ -22,7 +22,7 @@ from proxy.engine.http1.properties import field, property_of, source_of
 from proxy.engine.http1.target import as_it_came, resolve
 from proxy.engine.routing import Match, RouteTable
 from proxy.engine.second_look import Asked, ServiceNames, look_again
-from proxy.errors import HEAD_TOO_LARGE, NO_INSTANCE, Fault, Refused
+from proxy.errors import HEAD_TOO_LARGE, NO_INSTANCE, NO_ROUTE, Fault, Refused
 from proxy.settings.file import Settings
 from proxy.settings.listener import ListenerSettings
 
@@ -99,7 +99,9 @@ def explain(
             _take(document["routes"], decided)
         _tell_match(document, decided, target)
     except Refused as refusal:
-        return {**document, "answer": _own_answer(refusal.fault, refusal.detail)}
+        # Why none does is said of each route.
+        detail = "no route matches" if refusal.fault is NO_ROUTE else refusal.detail
+        return {**document, "answer": _own_answer(refusal.fault, detail)}
     return {**document, **_choice(decided, target, pools, settings, totals, now)}
 
 

@@ -284,8 +284,10 @@ class Exchange(Waiter):
             raise Refused(LOOP, "the request carries this proxy's own Via mark")
         if fields.expect is not None and fields.expect.lower() != b"100-continue":
             raise Refused(EXPECTATION_FAILED, "the only expectation understood is 100-continue")
-        self.upgrade = offered_upgrade(self.request)
-        self._tell_prefix("")
+        if fields.upgrade is not None:
+            self.upgrade = offered_upgrade(self.request)
+        if self.upgrade is not None or b"x-forwarded-prefix" in fields.claims:
+            self._tell_prefix("")
 
     def _tell_prefix(self, stripped: str) -> None:
         """Tell the instance of the prefix that its paths have for the client."""

@@ -22,6 +22,7 @@ from proxy.register.lease import LeaseLife, Step
 from proxy.register.record import Name
 from proxy.registry.base import LeaseLost, Refused, RegistryError
 from proxy.registry.rotation import Rotation
+from proxy.waiting import set_within
 
 if TYPE_CHECKING:
     from proxy.register.metrics import RegistrationMetrics
@@ -217,7 +218,8 @@ class Keeper:
             unsettled = any(not entry.settled for entry in self.entries.values())
             step, at = self.life.next(self._clock(), unsettled)
             if step is Step.WAIT:
-                await self._wait(at)
+                # Or until something is to be written; while backing off that only leads back here.
+                await set_within(self._wake, at - self._clock())
                 continue
             backend = self.backend
             try:
@@ -233,15 +235,6 @@ class Keeper:
                 log.exception("registrar_fault", step=step.value)
                 await self._failed(backend, RegistryError(f"{type(error).__name__}: {error}"))
             self._tell()
-
-    async def _wait(self, at: float) -> None:
-        """Until then, or until something is to be written; while backing off that only leads
-        back here."""
-        try:
-            async with asyncio.timeout(max(0.0, at - self._clock())):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
 
     async def _act(self, step: Step, backend: RegistrationBackend) -> None:
         now = self._clock()

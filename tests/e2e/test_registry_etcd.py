@@ -24,7 +24,8 @@ from structlog.testing import capture_logs
 
 from proxy.embedded_etcd import EmbeddedEtcd
 from proxy.membership import Instance, Membership
-from proxy.registry.etcd.provider import EtcdProvider, Timing
+from proxy.registry.etcd.provider import EtcdProvider
+from proxy.registry.followed import Timing
 from proxy.settings.registry import RegistrySettings, RegistryTls
 from tests.e2e.certificates import Authority
 from tests.e2e.etcd_server import EtcdClient, EtcdCluster, EtcdServer, eventually

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.registry.etcd.provider import Timing
+from proxy.registry.followed import Timing
 from tests.e2e.etcd_server import eventually
 from tests.e2e.scripted_etcd import ScriptedEtcd
 from tests.e2e.test_registry_etcd import Observed, record

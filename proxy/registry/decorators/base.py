@@ -88,12 +88,3 @@ class Decorator(Composed):
     async def close(self) -> None:
         await super().close()
         await self._inner.close()
-
-
-async def set_within(event: asyncio.Event, limit: float | None) -> bool:
-    """Wait for the event; False if it was not set within `limit` seconds (None: no limit)."""
-    try:
-        async with asyncio.timeout(None if limit is None else max(0.0, limit)):
-            return await event.wait()
-    except TimeoutError:
-        return False

@@ -18,10 +18,11 @@ import structlog
 
 from proxy.membership import Departure, Membership
 from proxy.registry.base import Provider
-from proxy.registry.decorators.base import Composed, OnEvent, set_within, to_nobody
+from proxy.registry.decorators.base import Composed, OnEvent, to_nobody
 from proxy.registry.decorators.failover import FailoverPolicy, GracefulSwitch, ProbeSchedule
 from proxy.settings.registry import Registry, RegistrySettings
 from proxy.statuses import RegistrySource, RegistryStatus
+from proxy.waiting import set_within
 
 log = structlog.get_logger()
 

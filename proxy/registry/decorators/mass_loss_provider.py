@@ -15,10 +15,11 @@ from proxy.health.base import Check, Endpoint
 from proxy.health.tcp import TcpCheck
 from proxy.membership import Departure, Instance, Membership
 from proxy.registry.base import Provider
-from proxy.registry.decorators.base import Decorator, OnEvent, set_within, to_nobody
+from proxy.registry.decorators.base import Decorator, OnEvent, to_nobody
 from proxy.registry.decorators.mass_loss import MassLossPolicy
 from proxy.settings.registry import MassLossSettings
 from proxy.statuses import RegistryStatus
+from proxy.waiting import set_within
 
 log = structlog.get_logger()
 

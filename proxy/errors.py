@@ -120,9 +120,8 @@ NO_DESCRIPTOR: Final = Fault(
 # Towards the instance.
 NO_PORT: Final = Fault(
     "no_port", "connection_limit_reached", 503, _P,
-    "The proxy has no local address for another connection",
-    "No local port is left for one more connection to this instance, or this machine has no"
-    " address of the instance's family (IPv6).",
+    "The proxy has no local port for another connection",
+    "No local port is left for one more connection to this instance.",
     "Keep connections (`keepalive.max_idle`), widen `net.ipv4.ip_local_port_range`, or add"
     " instances: each address and port has local ports of its own.",
     repeat="connect",

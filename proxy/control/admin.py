@@ -7,6 +7,7 @@ Errors are `application/problem+json` (RFC 9457).
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -233,6 +234,14 @@ class Admin:
                 log_dropped=log_setup.lost(),
                 admin_connections=len(self._door.guests),
                 admin_closed=self._door.closed,
+                processes={
+                    "control": os.getpid(),
+                    **{
+                        f"worker-{worker.index}": worker.current.pid
+                        for worker in supervisor.workers
+                        if worker.current is not None
+                    },
+                },
             )
         )
         pause_at = time.perf_counter() + SCRAPE_SLICE

@@ -7,12 +7,20 @@ the only thing that pays for labels.
 
 from __future__ import annotations
 
+import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
 from typing import get_args
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -21,6 +29,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+import proxy
 from proxy.control.ejections import KEPT_BY
 from proxy.control.pools import Pool
 from proxy.control.statistics import Applies, ServiceTotal, Totals
@@ -60,6 +69,8 @@ class Scrape:
     """To the admin server, open now."""
     admin_closed: Mapping[str, int] = field(default_factory=dict)
     """Reason → connections that the admin server closed early."""
+    processes: Mapping[str, int] = field(default_factory=dict)
+    """Process ids of the control process and of the workers that run, by name."""
 
 
 def render(scrape: Scrape) -> bytes:
@@ -81,6 +92,7 @@ class Page:
     def __init__(self, scrape: Scrape) -> None:
         self._scrape = scrape
         self._families: dict[str, list[str]] = {name: [] for name in _MANY}
+        self._processes: dict[str, Metric] = {}
 
     def steps(self) -> Iterator[None]:
         """Write it, in steps of a fraction of a millisecond each."""
@@ -91,11 +103,14 @@ class Page:
         for service in scrape.totals.services:
             _write_traffic(families, service, scrape.totals.service(service))
             yield
+        for name, pid in scrape.processes.items():
+            _add_process(self._processes, name, pid)
+            yield
 
     def text(self) -> bytes:
         """The whole, once all steps are done."""
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Collected(families(self._scrape)))
+        registry.register(_Collected([*families(self._scrape), *self._processes.values()]))
         parts = [generate_latest(registry)]
         for name, lines in self._families.items():
             kind, help_ = _MANY[name]
@@ -300,7 +315,9 @@ def _write_pool(
     for member in pool.members:
         instance = _quoted(member.instance.id)
         key = member.instance.key
-        labels = f"{of_service},instance={instance}"
+        # Prometheus keeps `instance` for what it asks: as a label of ours it would be renamed, and
+        # whoever reads an alert would take the proxy for the one it is about.
+        labels = f"{of_service},upstream={instance}"
         if member.slot:
             write("fairlead_inflight_requests", labels, scrape.inflight(member.slot))
         counted = scrape.totals.node(service, key)
@@ -354,7 +371,39 @@ def _quoted(text: str) -> str:
     return f'"{text}"'
 
 
+def _add_process(found: dict[str, Metric], name: str, pid: int) -> None:
+    """What the system says of one process; nothing where it says nothing, or the process is gone.
+    The names are those that every Prometheus client has, but each process is a series: in a sum
+    the memory that they share would count several times, a limit that holds for each would mean
+    nothing, and the CPU time would go back when a worker is replaced."""
+    for family in ProcessCollector(registry=None, pid=lambda: pid).collect():
+        shown = found.setdefault(
+            family.name, Metric(family.name, family.documentation, family.type)
+        )
+        for sample in family.samples:
+            shown.add_sample(sample.name, {"process": name}, sample.value)
+
+
+@cache
+def _build() -> dict[str, str]:
+    """What runs."""
+    worker = find_spec("proxy.engine.worker")
+    assert worker is not None
+    return {
+        "version": proxy.__version__,
+        "python": platform.python_version(),
+        "compiled": str(not (worker.origin or "").endswith(".py")).lower(),
+    }
+
+
 def _process_families(scrape: Scrape) -> Iterator[Metric]:
+    build = GaugeMetricFamily(
+        "fairlead_build_info",
+        "1; the versions of the proxy and of Python, and whether the data plane is compiled.",
+        labels=list(_build()),
+    )
+    build.add_metric(list(_build().values()), 1)
+    yield build
     yield GaugeMetricFamily(
         "fairlead_client_connections", "Open client connections.", value=scrape.client_connections
     )

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
+import proxy as package
 from tests.e2e.running import RunningProxy, eventually, free_port
 
 CONFIG: dict[str, Any] = {
@@ -148,6 +149,22 @@ async def test_metrics_add_up_over_workers_and_restarts(instance: int, tmp_path:
         assert await counted() == 10
         assert await fetch(proxy.url + "/orders/7") == 200
         assert await counted() == 11
+
+
+async def test_each_process_of_the_proxy_has_series_of_its_own(
+    instance: int, tmp_path: Path
+) -> None:
+    async with RunningProxy(config(instance), tmp_path) as proxy:
+        _, text = await proxy.get("/metrics")
+        pids = await proxy.worker_pids()
+    samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+    resident = [s for s in samples if s.name == "process_resident_memory_bytes"]
+    assert {s.labels["process"] for s in resident} == {"control", "worker-0", "worker-1"}
+    assert len(pids) == 2
+    assert all(s.value > 2**20 for s in resident)
+    (build,) = [s.labels for s in samples if s.name == "fairlead_build_info"]
+    assert build["version"] == package.__version__
+    assert build["compiled"] in ("true", "false")
 
 
 async def test_a_token_is_asked_for_everything_but_health(instance: int, tmp_path: Path) -> None:

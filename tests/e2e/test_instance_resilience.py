@@ -149,7 +149,7 @@ async def test_one_that_is_gone_is_left_alone_until_it_is_back(
                         (200, "d"),
                     ]
         _, text = await proxy.get("/metrics")
-        assert 'fairlead_unreachable{service="users",instance="a"} 1' in text
+        assert 'fairlead_unreachable{service="users",upstream="a"} 1' in text
         back = Instance("a")
         await back.runner.setup()
         await web.TCPSite(back.runner, "127.0.0.1", gone.port).start()
@@ -188,7 +188,7 @@ async def test_one_that_fails_is_ejected_and_comes_back(
         assert reason.startswith("5 × ")
         assert reason.endswith(("back in 0 s", "back in 1 s"))
         _, text = await proxy.get("/metrics")
-        assert 'fairlead_ejections_total{service="users",instance="a"} 1' in text
+        assert 'fairlead_ejections_total{service="users",upstream="a"} 1' in text
         sick.status = 200
         await eventually(lambda: is_now(proxy, "a", "ready"), 3, "its return")
         await eventually(lambda: "reinstated" in events.kinds(), 2, "the event")

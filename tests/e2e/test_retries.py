@@ -294,4 +294,4 @@ async def test_a_client_that_leaves_takes_its_request_along(site: Site, how: str
         )
     await client.close()
     await eventually(lambda: origin.in_flight == 0, 5, "the call's end")
-    assert await site.metric("fairlead_inflight_requests", service="one", instance="a") == 0
+    assert await site.metric("fairlead_inflight_requests", service="one", upstream="a") == 0

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.control.metrics import Scrape, render
 from proxy.control.pools import PoolBook, Slots
 from proxy.control.statistics import Applies, Reported, Retired, Totals
-from proxy.membership import Instance, Membership
-from proxy.messages import NodeStats, PolicyState, ServiceStats, WorkerStats
+from proxy.membership import Membership
+from proxy.messages import NodeStats, PolicyState
 from proxy.settings.service import PoolSettings
-from proxy.statuses import InvalidRecord, RegistryStatus
+from proxy.statuses import RegistryStatus
+from tests.scraping import book, instance, report, samples, scrape, total
 
 PROMISED = {
     "service_registrations_total": ("service_name", "status"),
@@ -24,14 +23,14 @@ PROMISED = {
     "health_checks_total": ("service_name", "status"),
     "service_instances": ("service_name", "status"),
     "load_balancer_selections_total": ("service_name", "algorithm", "instance"),
-    "fairlead_unreachable": ("service", "instance"),
-    "fairlead_instances_on_probation": ("service", "instance"),
+    "fairlead_unreachable": ("service", "upstream"),
+    "fairlead_instances_on_probation": ("service", "upstream"),
     "fairlead_requests_total": ("service", "method", "code"),
     "fairlead_request_duration_seconds": ("service",),
-    "fairlead_inflight_requests": ("service", "instance"),
-    "fairlead_upstream_attempts_total": ("service", "instance", "outcome"),
+    "fairlead_inflight_requests": ("service", "upstream"),
+    "fairlead_upstream_attempts_total": ("service", "upstream", "outcome"),
     "fairlead_retries_total": ("service", "reason"),
-    "fairlead_ejections_total": ("service", "instance"),
+    "fairlead_ejections_total": ("service", "upstream"),
     "fairlead_ejections_refused_total": ("service", "rule"),
     "fairlead_proxy_errors_total": ("service", "error", "fault"),
     "fairlead_client_connections": (),
@@ -58,6 +57,13 @@ PROMISED = {
     "fairlead_admin_connections": (),
     "fairlead_admin_connections_closed_total": ("reason",),
     "fairlead_workers": (),
+    "fairlead_build_info": ("version", "python", "compiled"),
+    "process_virtual_memory_bytes": ("process",),
+    "process_resident_memory_bytes": ("process",),
+    "process_start_time_seconds": ("process",),
+    "process_cpu_seconds_total": ("process",),
+    "process_open_fds": ("process",),
+    "process_max_fds": ("process",),
     "fairlead_access_log_dropped_total": (),
     "fairlead_log_dropped_total": (),
     "fairlead_fields_dropped_total": (),
@@ -75,77 +81,6 @@ NOT_COUNTED_YET = {
     "fairlead_registry_source_active",
     "fairlead_registry_snapshot_age_seconds",
 }
-
-
-def instance(id_: str, **fields: Any) -> Instance:
-    given: dict[str, Any] = {"service": "users", "address": "10.0.0.1", "port": 80, **fields}
-    return Instance(id=id_, **given)
-
-
-def book(*instances: Instance) -> PoolBook:
-    pools = PoolBook({}, Slots(100, lambda slot: True), 0.0)
-    pools.apply(Membership(services={"users": instances}), 0.0)
-    return pools
-
-
-def report(requests: int, *ids: str, number: int = 0) -> WorkerStats:
-    """A worker that served `requests`, all on each of the instances."""
-    service = ServiceStats(
-        requests={"GET 200": requests, "POST 502": 1},
-        duration_buckets=[requests, 1, *[0] * 13, 2],
-        duration_sum=0.5 * requests,
-        faults={"connect_refused": 1},
-        retries={"connect_refused": 2},
-        limited={"rate_limit": 4},
-        breaker_opened=1,
-        tunnels_closed=2,
-    )
-    nodes = [
-        NodeStats("users", f"{id_}@10.0.0.1:80", requests, {"ok": requests - 1, "dns_failed": 1})
-        for id_ in ids
-    ]
-    states = {"users": PolicyState("open", 3)}
-    return WorkerStats(number, 3, 1, {"users": service}, nodes, states=states)
-
-
-def total(retired: Retired, messages: Iterable[WorkerStats]) -> Totals:
-    """The sum over workers of which each sent one message."""
-    workers = []
-    for message in messages:
-        workers.append(Reported())
-        workers[-1].take(message)
-    return Totals(retired, workers)
-
-
-def scrape(pools: PoolBook, totals: Totals, **more: Any) -> str:
-    given: dict[str, Any] = {
-        "pools": pools.pools,
-        "totals": totals,
-        "registry": RegistryStatus(
-            provider="etcd",
-            connected=True,
-            age=1.5,
-            resyncs={"compacted": 2},
-            invalid=(InvalidRecord(key="/services/users/x", reason="no address", kept=False),),
-        ),
-        "balancer_of": lambda service: "round_robin",
-        "inflight": lambda slot: slot * 10,
-        "client_connections": 7,
-        "tunnels": 2,
-        "workers": 2,
-        "admin_closed": {"slow_head": 1},
-    }
-    return render(Scrape(**{**given, **more})).decode()
-
-
-def samples(text: str) -> dict[str, float]:
-    """`name{label="value",…}` with the labels in order → value."""
-    found = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
-            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
-    return found
 
 
 def shown_names(text: str) -> Iterable[str]:
@@ -177,7 +112,7 @@ def test_workers_are_summed() -> None:
     selections = 'load_balancer_selections_total{algorithm="round_robin",instance="%s",'
     assert found[selections % "a" + 'service_name="users"}'] == 12
     assert found[selections % "b" + 'service_name="users"}'] == 7
-    attempts = 'fairlead_upstream_attempts_total{instance="a",outcome="%s",service="users"}'
+    attempts = 'fairlead_upstream_attempts_total{outcome="%s",service="users",upstream="a"}'
     assert (found[attempts % "ok"], found[attempts % "dns_failed"]) == (10, 2)
     labels = 'error="connection_refused",fault="connect_refused",service="users"'
     assert found[f"fairlead_proxy_errors_total{{{labels}}}"] == 2
@@ -189,7 +124,7 @@ def test_workers_are_summed() -> None:
 )
 def test_who_is_doubted_by_workers_that_live(name: str, doubts: tuple[bool, bool]) -> None:
     pools = book(instance("a"), instance("b"))
-    name = "fairlead_" + name + '{instance="%s",service="users"}'
+    name = "fairlead_" + name + '{service="users",upstream="%s"}'
     told = [NodeStats("users", "a@10.0.0.1:80", 5, {"connect_refused": 1}, *doubts)]
     messages = [replace(report(5, "b"), nodes=[*told, *report(5, "b").nodes]) for _ in range(2)]
     found = samples(scrape(pools, total(Retired(), messages)))
@@ -226,10 +161,10 @@ def test_counters_do_not_go_back_when_a_worker_is_replaced() -> None:
 def test_an_instance_that_left_takes_its_series_with_it() -> None:
     pools = book(instance("a"), instance("b"))
     totals = total(Retired(), [report(5, "a", "b")])
-    assert 'instance="b"' in scrape(pools, totals)
+    assert '="b"' in scrape(pools, totals)
     pools.apply(Membership(services={"users": (instance("a"),)}), 1.0)
-    assert 'instance="b"' not in scrape(pools, totals)
-    assert 'instance="a"' in scrape(pools, totals)
+    assert '="b"' not in scrape(pools, totals)
+    assert '="a"' in scrape(pools, totals)
 
 
 def test_dead_workers_counts_of_instances_that_left_are_dropped() -> None:
@@ -321,8 +256,8 @@ def test_what_was_seen_in_the_registry() -> None:
 
 def test_in_flight_comes_from_the_board() -> None:
     found = samples(scrape(book(instance("a"), instance("b")), Totals(Retired())))
-    assert found['fairlead_inflight_requests{instance="a",service="users"}'] == 10
-    assert found['fairlead_inflight_requests{instance="b",service="users"}'] == 20
+    assert found['fairlead_inflight_requests{service="users",upstream="a"}'] == 10
+    assert found['fairlead_inflight_requests{service="users",upstream="b"}'] == 20
 
 
 def test_an_instance_beyond_the_board_has_no_in_flight_series() -> None:

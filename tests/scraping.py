@@ -1,0 +1,88 @@
+"""A page of metrics as a test wants it: who is registered, what workers have counted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from proxy.control.metrics import Scrape, render
+from proxy.control.pools import PoolBook, Slots
+from proxy.control.statistics import Reported, Retired, Totals
+from proxy.membership import Instance, Membership
+from proxy.messages import NodeStats, PolicyState, ServiceStats, WorkerStats
+from proxy.statuses import InvalidRecord, RegistryStatus
+
+
+def instance(id_: str, **fields: Any) -> Instance:
+    given: dict[str, Any] = {"service": "users", "address": "10.0.0.1", "port": 80, **fields}
+    return Instance(id=id_, **given)
+
+
+def book(*instances: Instance) -> PoolBook:
+    pools = PoolBook({}, Slots(100, lambda slot: True), 0.0)
+    pools.apply(Membership(services={"users": instances}), 0.0)
+    return pools
+
+
+def report(requests: int, *ids: str, number: int = 0) -> WorkerStats:
+    """A worker that served `requests`, all on each of the instances."""
+    service = ServiceStats(
+        requests={"GET 200": requests, "POST 502": 1},
+        duration_buckets=[requests, 1, *[0] * 13, 2],
+        duration_sum=0.5 * requests,
+        faults={"connect_refused": 1},
+        retries={"connect_refused": 2},
+        limited={"rate_limit": 4},
+        breaker_opened=1,
+        tunnels_closed=2,
+    )
+    nodes = [
+        NodeStats("users", f"{id_}@10.0.0.1:80", requests, {"ok": requests - 1, "dns_failed": 1})
+        for id_ in ids
+    ]
+    states = {"users": PolicyState("open", 3)}
+    return WorkerStats(number, 3, 1, {"users": service}, nodes, states=states)
+
+
+def total(retired: Retired, messages: Iterable[WorkerStats]) -> Totals:
+    """The sum over workers of which each sent one message."""
+    workers = []
+    for message in messages:
+        workers.append(Reported())
+        workers[-1].take(message)
+    return Totals(retired, workers)
+
+
+def scrape(pools: PoolBook, totals: Totals, **more: Any) -> str:
+    given: dict[str, Any] = {
+        "pools": pools.pools,
+        "totals": totals,
+        "registry": RegistryStatus(
+            provider="etcd",
+            connected=True,
+            age=1.5,
+            resyncs={"compacted": 2},
+            invalid=(InvalidRecord(key="/services/users/x", reason="no address", kept=False),),
+        ),
+        "balancer_of": lambda service: "round_robin",
+        "inflight": lambda slot: slot * 10,
+        "client_connections": 7,
+        "tunnels": 2,
+        "workers": 2,
+        "admin_closed": {"slow_head": 1},
+        "processes": {"control": os.getpid()},
+    }
+    return render(Scrape(**{**given, **more})).decode()
+
+
+def samples(text: str) -> dict[str, float]:
+    """`name{label="value",…}` with the labels in order → value."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return found

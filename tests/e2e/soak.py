@@ -80,7 +80,8 @@ class Instance:
             self._log.write(f"{mark} {body == PATTERN[: len(body)]}\n")
             answer = b"%d" % len(body)
         else:
-            answer = PATTERN[: int(target.rpartition("/")[2] or 0)]
+            size = target.rpartition("/")[2]
+            answer = PATTERN[: int(size) if size.isdigit() else 0]
         head = f"HTTP/1.1 {status}\r\nContent-Length: {len(answer)}\r\nX-Mark: {mark}\r\n\r\n"
         writer.writelines((head.encode(), answer))
         await writer.drain()
@@ -104,7 +105,14 @@ class Fleet:
         self.names = list(self._ports)
 
     async def start(self, name: str) -> None:
+        """Returns when it listens: its port may be a passing connection's for a moment."""
         port = self._ports[name]
+        while not await _listens(port):
+            if name not in self._processes or self._processes[name].returncode is not None:
+                await self._launch(name, port)
+            await asyncio.sleep(0.2)
+
+    async def _launch(self, name: str, port: int) -> None:
         self._processes[name] = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.e2e.soak", "instance", name, str(port),
             str(self._directory / f"{name}.log"),
@@ -251,6 +259,15 @@ async def chaos(fleet: Fleet, etcd: EtcdServer, proxy: RunningProxy, until: floa
                 "3", stderr=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
             await process.wait()
+
+
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 def _rss(pid: int) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import deque
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Generic, TypeVar, cast
@@ -25,6 +26,10 @@ message. Its purpose is that a corrupt length is an error and not an allocation 
 MAX_UNSENT = MAX_FRAME + 1024 * 1024
 """Bytes that may wait for a peer that does not read: the largest frame must always fit, and a
 few small ones behind it. More than that means that the peer hangs."""
+
+AT_ONCE = 64
+"""Messages handed over in one turn of the loop. They are small, but a read may hold thousands, and
+a worker has clients to serve in between."""
 
 _LENGTH = 4
 
@@ -101,6 +106,8 @@ class Channel(asyncio.Protocol, Generic[Received]):
         self._decoder: msgspec.msgpack.Decoder[Received] = msgspec.msgpack.Decoder(receives)
         self._encoder = msgspec.msgpack.Encoder()
         self._framing = Framing(max_frame)
+        self._frames: deque[bytes] = deque()
+        """Of what was read, those that are not handed over yet."""
         self._max_frame = max_frame
         self._max_unsent = max_unsent
         self._on_message = on_message
@@ -156,11 +163,23 @@ class Channel(asyncio.Protocol, Generic[Received]):
 
     def data_received(self, data: bytes) -> None:
         try:
-            frames = self._framing.feed(data)
+            self._frames += self._framing.feed(data)
         except ChannelError as error:
             self._fail(error)
             return
-        for payload in frames:
+        self._hand_over(AT_ONCE)
+        if self._frames and not self._closing and self._transport is not None:
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._transport is not None and not self._closing:
+            self._transport.resume_reading()  # It is paused again if there are yet more.
+            self.data_received(b"")
+
+    def _hand_over(self, most: int) -> None:
+        for _ in range(min(most, len(self._frames))):
+            payload = self._frames.popleft()
             if self._closing:
                 return
             self.began = perf_counter()
@@ -175,6 +194,7 @@ class Channel(asyncio.Protocol, Generic[Received]):
         """The peer is gone; returning None closes this end too."""
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._hand_over(len(self._frames))  # What was said before the end; nothing if it is ours.
         self._closing = True
         failure = self._failure or exc
         if failure is None and self._framing.pending:

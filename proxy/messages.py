@@ -7,7 +7,7 @@ msgspec). Durations are seconds (float), sizes are bytes (int).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -246,5 +246,8 @@ BACKLOG = 4096
 """Connections the kernel holds per socket while a worker is busy or being replaced: what
 Linux allows by default (net.core.somaxconn since 5.4); it cuts larger numbers silently."""
 
+KEPT_SERVICES: Final = 1000
+"""Services without a pool whose counts are kept. Names come and go for ever where each branch of a
+program is deployed under its own."""
 UNROUTED = ""
 """Service label for requests that met no route."""

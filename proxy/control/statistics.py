@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from proxy.messages import (
     APPLY_BOUNDS,
     DURATION_BOUNDS,
+    KEPT_SERVICES,
     NodeStats,
     PolicyState,
     ServiceStats,
@@ -100,10 +101,15 @@ class Reported:
         for node in message.nodes:
             self.nodes[node.service, node.key] = node
 
-    def forget(self, known: Container[tuple[str, str]]) -> None:
-        """Drop the instances that are not in `known`, (service, node key): nobody shows them."""
-        for name in [name for name in self.nodes if name not in known]:
-            del self.nodes[name]
+    def forget(self, known: Container[tuple[str, str]], services: Container[str]) -> None:
+        """Drop the instances that are not in `known`, (service, node key): nobody shows them; and
+        services that are not in `services`, but for as many of them as a worker keeps."""
+        for node in [node for node in self.nodes if node not in known]:
+            del self.nodes[node]
+        gone = [name for name in self.services if name and name not in services]
+        for name in gone[: max(0, len(gone) - KEPT_SERVICES)]:
+            del self.services[name]
+            self.states.pop(name, None)
 
 
 @dataclass(slots=True)

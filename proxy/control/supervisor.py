@@ -536,7 +536,7 @@ class Supervisor:
                 known = self._known()
                 for worker in self.workers:
                     if worker.current is not None:
-                        worker.current.stats.forget(known)
+                        worker.current.stats.forget(known, self.book.pools)
 
     def _forget_ejections(self) -> None:
         """Nobody is shown the totals of instances, and of services, that left."""

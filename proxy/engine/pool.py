@@ -29,6 +29,9 @@ from proxy.settings.service import ServiceSettings
 _LOOK_AGAIN: Final = 0.002
 """Seconds between two looks for room that did not come about here while requests wait: short
 beside any request worth queueing for."""
+_CALLED: Final = 64
+"""Waiting requests that have their turn in one turn of the loop. More room than that comes about at
+once where a reload raises `max_inflight`, or an instance is new."""
 _LOOK: Final = 5e-6
 """Seconds more for each node, of which there may be thousands: a look takes a seventh of that."""
 
@@ -259,14 +262,20 @@ class Pool:
         self._serve_queue()
 
     def _serve_queue(self) -> None:
-        """Call up those for whom there is room."""
+        """Call up those for whom there is room, some of them in each turn of the loop."""
         queue = self.policies.queue
-        while queue and any(node.usable and self.has_room(node) for node in self.nodes.values()):
+        for _ in range(_CALLED):
+            if not any(node.usable and self.has_room(node) for node in self.nodes.values()):
+                return
             waiter = queue.dequeue()
-            assert waiter is not None
+            if waiter is None:
+                return
             waiter.on_turn()
             if queue.is_first(waiter):
                 return  # Another worker was quicker.
+        if queue and not self._freed:
+            self._freed = True
+            self._shared.later(0.0, self._on_freed)
 
     def tick(self, now: float) -> None:
         """A second has passed."""

@@ -69,6 +69,7 @@ class Pools:
         if service not in self._settings:
             del self._by_name[service]
             self.names.discard(service)
+            self._counters.gone(service)
         return leaving
 
     def slot_changed(self, slot: int, delta: int) -> None:

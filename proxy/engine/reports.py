@@ -41,10 +41,8 @@ class Reports:
         self._dropped = dropped
         self._log_dropped = log_dropped
         self._names = names
-        self._told: dict[str, int] = {}
-        """Service → changes of its counters that were told."""
-        self._told_states: dict[str, PolicyState] = {}
-        """Service → where its limits stood, of those that have any."""
+        self._states: dict[str, PolicyState] = {}
+        """Service → where its limits stand, as was told, of those that have any."""
         self._under_way: Iterator[WorkerStats] | None = None
         self._asked: int | None = None
         """Number of a report that was asked for while another one was under way."""
@@ -89,17 +87,20 @@ class Reports:
         nodes: list[NodeStats] = []
         states: dict[str, PolicyState] = {}
         for name, counters in list(self._counters.services.items()):
-            if self._told.get(name) == counters.changes:
+            if counters.told == counters.changes:
                 continue
-            self._told[name] = counters.changes
+            counters.told = counters.changes
             services[name] = counters.snapshot()
             if len(services) >= PIECE:
                 yield self._message(number, services, [], {}, more=True)
                 services = {}
+        for name in [name for name in self._states if self._pools.get(name) is None]:
+            del self._states[name]
+            states[name] = NO_STATE
         for pool in list(self._pools):
             state = pool.policy_state()
-            if state != self._told_states.get(pool.service, NO_STATE):
-                self._told_states[pool.service] = states[pool.service] = state
+            if state != self._states.get(pool.service, NO_STATE):
+                self._states[pool.service] = states[pool.service] = state
                 if len(states) >= PIECE:
                     yield self._message(number, services, nodes, states, more=True)
                     services, nodes, states = {}, [], {}

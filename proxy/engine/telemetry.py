@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Final
 
-from proxy.messages import DURATION_BOUNDS, ServiceStats
+from proxy.messages import DURATION_BOUNDS, KEPT_SERVICES, ServiceStats
 
 _FIRST_BOUND: Final = DURATION_BOUNDS[0]
 _METHODS: Final = frozenset(
@@ -28,7 +28,7 @@ class ServiceCounters:
 
     __slots__ = (
         "_answers", "_buckets", "_sum", "breaker_opened", "changes", "faults", "limited", "retries",
-        "tunnels_closed",
+        "told", "tunnels_closed",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -42,6 +42,8 @@ class ServiceCounters:
         self.tunnels_closed = 0
         self.changes = 0
         """Grows with every count, so that one look tells whether there is news."""
+        self.told = -1
+        """`changes` when these were last told to the control process."""
 
     def answered(self, method: bytes, status: int, seconds: float) -> None:
         """A request is over."""
@@ -106,7 +108,7 @@ class ServiceCounters:
 class WorkerCounters:
     """Owns the counts that belong to no service, and the table of those that do."""
 
-    __slots__ = ("client_connections", "services", "tunnels", "underscored")
+    __slots__ = ("_gone", "client_connections", "services", "tunnels", "underscored")
 
     def __init__(self) -> None:
         self.client_connections = 0
@@ -114,10 +116,22 @@ class WorkerCounters:
         self.underscored = 0
         """Fields of requests that were left out because their name has a `_`."""
         self.services: dict[str, ServiceCounters] = {}
+        self._gone: dict[str, None] = {}
+        """Those of them that have no pool any more, in the order in which they left."""
 
     def service(self, name: str) -> ServiceCounters:
         """The counters of a service; they outlive its pool."""
         counters = self.services.get(name)
         if counters is None:
             counters = self.services[name] = ServiceCounters()
+        self._gone.pop(name, None)
         return counters
+
+    def gone(self, name: str) -> None:
+        """The service has no pool any more. One that comes back counts on from where it was, if it
+        is among the last `KEPT_SERVICES`."""
+        self._gone[name] = None
+        if len(self._gone) > KEPT_SERVICES:
+            first = next(iter(self._gone))
+            del self._gone[first]
+            del self.services[first]

@@ -132,7 +132,8 @@ class Telling(RuleBasedStateMachine):
     @rule()
     def forget(self) -> None:
         """The control process forgets whoever left the pools."""
-        self.told.forget({(p.service, key) for p in self.worker.pools for key in p.nodes})
+        pools = {pool.service: pool for pool in self.worker.pools}
+        self.told.forget({(p.service, key) for p in pools.values() for key in p.nodes}, pools)
 
     @rule()
     def replaced(self) -> None:

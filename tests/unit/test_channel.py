@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
-from proxy.channel import Channel, ChannelError, Framing, frame
+from proxy.channel import AT_ONCE, Channel, ChannelError, Framing, frame
 from proxy.messages import (
     Accept,
     Applied,
+    Collect,
     Drain,
     FromWorker,
     Hello,
@@ -53,6 +55,30 @@ async def pair(**limits: int) -> AsyncIterator[tuple[End, End]]:
         for end in (control, worker):
             end.channel.close()
             await end.reason()
+
+
+async def test_others_have_their_turn_between_thousands_of_messages() -> None:
+    async with pair() as (control, worker):
+        for number in range(20 * AT_ONCE):
+            control.channel.send(Collect(number=number))
+        received: list[int] = []
+        while len(received) < 20 * AT_ONCE:
+            await asyncio.sleep(0)
+            waiting = worker.messages.qsize()
+            assert waiting <= AT_ONCE
+            received += [worker.messages.get_nowait().number for _ in range(waiting)]
+        assert received == list(range(20 * AT_ONCE))
+
+
+async def test_what_was_said_before_the_end_arrives_before_it() -> None:
+    ours, theirs = socket.socketpair()
+    worker = End(ToWorker)
+    encode = msgspec.msgpack.encode
+    ours.sendall(b"".join(frame(encode(Collect(number=n))) for n in range(10 * AT_ONCE)))
+    ours.close()
+    await worker.channel.open(theirs)
+    assert await worker.reason() is None
+    assert worker.messages.qsize() == 10 * AT_ONCE
 
 
 async def test_messages_arrive_in_order_and_whole() -> None:

@@ -9,13 +9,22 @@ from random import Random
 import pytest
 
 from balancers.base import hash_key
+from proxy.control.statistics import Reported
 from proxy.engine.http1.properties import source_of
 from proxy.engine.load import SLOTS, Board, OtherRows
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool
+from proxy.engine.reports import Reports
 from proxy.engine.telemetry import KINDS, ServiceCounters, WorkerCounters
 from proxy.engine.worker import Worker
-from proxy.messages import DURATION_BOUNDS, PoolNode, PoolSnapshot, Status
+from proxy.messages import (
+    DURATION_BOUNDS,
+    KEPT_SERVICES,
+    PoolNode,
+    PoolSnapshot,
+    Status,
+    WorkerStats,
+)
 from proxy.settings.service import BalancerSpec, ServiceSettings
 from tests.fakes import SteppedLoop
 
@@ -282,6 +291,40 @@ def test_a_service_that_goes_leaves_only_its_name_if_the_file_has_it(side: Side)
     assert side.pools.remove("never") == []
     pool.give_back(a, "ok")
     assert side.board.total(2) == 0
+
+
+def test_counts_of_services_that_come_and_go_for_ever_do_not_add_up(side: Side) -> None:
+    told = Reported()
+    reports: list[WorkerStats] = []
+    worker = side.worker
+    tell = Reports(
+        worker.counters,
+        side.pools,
+        reports.append,
+        lambda call: call(),
+        lambda: 0,
+        lambda: 0,
+        worker.names,
+    )
+    for number in range(3 * KEPT_SERVICES):
+        name = f"branch-{number}"
+        side.apply(spec("a", 1), service=name)
+        side.pool(name).counters.answered(b"GET", 200, 0.0)
+        side.pools.remove(name)
+        if number % 100 == 0:
+            tell.report(0)
+    tell.report(0)
+    for message in reports:
+        told.take(message)
+    told.forget((), ())
+    assert len(worker.counters.services) == len(told.services) == KEPT_SERVICES
+    # Who was away for a while counts on; who was away for long begins anew, and is told.
+    for name, answers in ((f"branch-{3 * KEPT_SERVICES - 1}", 2), ("branch-0", 1)):
+        side.apply(spec("a", 1), service=name)
+        side.pool(name).counters.answered(b"GET", 200, 0.0)
+        reports.clear()
+        tell.report(0)
+        assert reports[-1].services[name].requests == {"GET 200": answers}
 
 
 def test_keys_are_the_same_everywhere() -> None:

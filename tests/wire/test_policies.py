@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -317,6 +318,30 @@ class TestRoom:
         instance.send(OK)
         client.expect(OK_RELAYED)
         wire.advance(0.1)
+
+    def test_room_for_many_is_given_out_turn_by_turn(self, make: Any) -> None:
+        wire, client, instance = self.busy(make, 500)
+        waiting = [wire.client() for _ in range(300)]
+        for one in waiting:
+            one.send(GET)
+        wire.configure(wire.worker.routes.routes, {"s": settings(max_inflight=1000)})
+        in_flight = [1]
+
+        def turn() -> None:
+            wire.loop.run_turn()
+            in_flight.append(wire.node().in_flight)
+
+        wire.loop.advance(0.1, turn)
+        assert max(after - before for before, after in pairwise(in_flight)) == 64
+        assert not wire.pool.has_queue()
+        wire.settle()
+        instance.send(OK)
+        client.expect(OK_RELAYED)
+        for one in waiting:
+            peer = wire.accepted()
+            peer.expect(forwarded("GET /x"))
+            peer.send(OK)
+            one.expect(OK_RELAYED)
 
     def test_who_leaves_the_queue_is_not_served(self, make: Any) -> None:
         wire, client, instance = self.busy(make, 2)

@@ -29,7 +29,7 @@ from proxy.control.admin_access import (
     denied_token,
     is_loopback,
 )
-from proxy.control.admin_connections import Connection, Door, room
+from proxy.control.admin_connections import Connection, Door, read_body, room
 from proxy.control.admin_paths import BadPath, Paths, split_target
 from proxy.control.explain import explain
 from proxy.control.registrations import MAX_BODY, Refusal, Registrations
@@ -56,9 +56,6 @@ WRITE_LIMIT = 10.0
 PACE = 0.01
 """Seconds from one question to the workers for their counters to the next: however many ask the
 admin server, a worker answers a hundred times a second at most."""
-
-BODY_LIMIT = 10.0
-"""Seconds for the body of a request, which has 16 KiB at most."""
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 """Takes the request, and the names in its path."""
@@ -286,7 +283,7 @@ class Admin:
                 f"the instances of {service!r} stand in proxy.yaml; what is registered for it"
                 " would be ignored",
             )
-        new, document = await self._http.put((service, id_), await _body(request))
+        new, document = await self._http.put((service, id_), await read_body(request, MAX_BODY))
         known = document["state"] == "registered"
         return _json(document, 202 if not known else 201 if new else 200)
 
@@ -379,30 +376,6 @@ def _json(document: Any, status_: int = 200) -> web.Response:
     return web.Response(
         body=msgspec.json.encode(document), status=status_, content_type="application/json"
     )
-
-
-async def _body(request: web.BaseRequest) -> bytes:
-    """The whole body of a request. Refusal."""
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Refusal(415, "a body is taken as it is, without Content-Encoding")
-    too_large = Refusal(413, f"a body has at most {MAX_BODY} bytes")
-    if (request.content_length or 0) > MAX_BODY:
-        raise too_large
-    if request.headers.get("Expect", "").lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # The answer has not begun.
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_LIMIT):
-            while piece := await request.content.readany():
-                body += piece
-                if len(body) > MAX_BODY:
-                    raise too_large
-    except TimeoutError:
-        raise Refusal(408, f"the body was not here within {BODY_LIMIT:g} seconds") from None
-    except web.RequestPayloadError as error:
-        raise Refusal(400, f"the body is not as its framing says: {error}") from None
-    return bytes(body)
 
 
 def _problem(refusal: Refusal) -> web.Response:

@@ -25,6 +25,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
 from proxy.control import status as documents
+from proxy.control.registrations import Refusal
 
 log = structlog.get_logger()
 
@@ -41,6 +42,9 @@ HEAD = 10.0
 REQUEST = 30.0
 """Seconds from a head to the last byte of the answer that the peer took. A scrape of 20,000
 instances takes a quarter of one."""
+
+BODY = 10.0
+"""Seconds for the body of a request, which is a few kilobytes."""
 
 IDLE = 75.0
 """Seconds between an answer and the next head, as the listeners have. Prometheus asks each 15 to
@@ -284,6 +288,30 @@ class Connection(web.RequestHandler):
         )
         self.force_close()
         self._limit(LINGER)
+
+
+async def read_body(request: web.BaseRequest, most: int) -> bytes:
+    """The whole body of a request, of so many bytes at most. Refusal."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Refusal(415, "a body is taken as it is, without Content-Encoding")
+    too_large = Refusal(413, f"a body has at most {most} bytes")
+    if (request.content_length or 0) > most:
+        raise too_large
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # The answer has not begun.
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY):
+            while piece := await request.content.readany():
+                body += piece
+                if len(body) > most:
+                    raise too_large
+    except TimeoutError:
+        raise Refusal(408, f"the body was not here within {BODY:g} seconds") from None
+    except web.RequestPayloadError as error:
+        raise Refusal(400, f"the body is not as its framing says: {error}") from None
+    return bytes(body)
 
 
 def _problem(status: int, detail: str) -> bytes:

@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from proxy.control.admin_connections import (
+    BODY,
     HEAD,
     HEAD_BYTES,
     IDLE,
@@ -18,7 +19,9 @@ from proxy.control.admin_connections import (
     REQUEST,
     Connection,
     Door,
+    read_body,
 )
+from proxy.control.registrations import Refusal
 from tests.fakes import FakeTransport, SteppedLoop
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -46,6 +49,11 @@ class Scene:
                 connection.stream()
                 await self.loop.create_future()
             response = web.Response(body=self.answer)
+            if request.method == "PUT":
+                try:
+                    response = web.Response(body=await read_body(request, 100))
+                except Refusal as refusal:
+                    response = web.Response(status=refusal.status)
             await response.prepare(request)
             await response.write_eof()
         return response
@@ -196,6 +204,46 @@ def test_a_request_behind_another_waits_in_the_kernel(scene: Scene) -> None:
     peer.read_on()
     scene.settle()
     assert scene.served == 101
+
+
+PUT = b"PUT / HTTP/1.1\r\nHost: a\r\n"
+
+
+def test_a_body_that_does_not_come_is_waited_for_a_while(scene: Scene) -> None:
+    peer = scene.connect()
+    assert scene.send(peer, PUT + b"Content-Length: 9\r\n\r\nhalf") == b""
+    for _ in range(4):
+        scene.wait(BODY / 4 - 0.1)
+        scene.send(peer, b".")
+    scene.wait(0.5)
+    assert status(peer.taken) == 408
+    scene.wait(LINGER)
+    assert peer.lost
+
+
+@pytest.mark.parametrize(
+    ("rest", "expected"),
+    [
+        (b"Content-Length: 4\r\n\r\nbody", 200),
+        (b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n", 200),
+        (b"Content-Length: 101\r\n\r\n", 413),
+        (b"Transfer-Encoding: chunked\r\n\r\n65\r\n" + b"x" * 101, 413),
+        (b"Transfer-Encoding: chunked\r\n\r\nnonsense\r\n", 400),
+        (b"Content-Length: 4\r\nContent-Encoding: gzip\r\n\r\nbody", 415),
+    ],
+    ids=["length", "chunks", "too long", "too long in chunks", "no chunk", "packed"],
+)
+def test_a_body_has_a_bound_however_it_is_framed(scene: Scene, rest: bytes, expected: int) -> None:
+    assert status(scene.send(scene.connect(), PUT + rest)) == expected
+
+
+def test_a_body_that_waits_to_be_asked_for_is_asked_for(scene: Scene) -> None:
+    peer = scene.connect()
+    head = PUT + b"Content-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+    assert scene.send(peer, head) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    answer = scene.send(peer, b"body")
+    assert status(answer) == 200
+    assert answer.endswith(b"\r\n\r\nbody")
 
 
 def test_who_does_not_read_its_answer_is_cut_off(scene: Scene) -> None:

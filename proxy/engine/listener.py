@@ -141,10 +141,16 @@ class ClientConnection(Timed):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are not registered as such
         self._gate = ReadGate(self.transport, self.worker.hangups)
+        self._listener.open += 1
+        try:
+            self._begin()
+        except Exception as error:
+            self._fail_inside(error)
+
+    def _begin(self) -> None:
         self.facts = self._listener.client(self.transport, self._announced)
         # A connection that never says anything is as slow as one that dribbles.
         self._wait(Phase.IDLE, self._listener.timeouts.head)
-        self._listener.open += 1
         if self._listener.open > self._listener.room:
             self.worker.shed(self, f"the listener has its {self._listener.limits.connections}")
         self.worker.on_client_connected(self)

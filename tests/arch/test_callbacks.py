@@ -12,7 +12,7 @@ CALLBACKS = {
     "data_received", "eof_received", "connection_lost", "pause_writing", "resume_writing",
     "on_deadline", "on_connected", "on_connect_failed", "on_dial_raised", "on_turn",
 }  # fmt: skip
-"""What event loop, wheel, connector and line call. `connection_made` is before any request."""
+"""What event loop, wheel, connector and line call."""
 SET_UP = {"soon", "call_soon", "call_later", "call_at", "Alarm", "Tunnel"}
 """Whoever is given a method calls it back."""
 

@@ -276,6 +276,14 @@ class TestAWriteThatRaises:
         others_are_served(wire)
 
 
+def test_a_connection_whose_peer_cannot_be_read(make: Any) -> None:
+    wire = make()
+    client = wire.client(peer=("\xe9", 1))
+    assert client.cut
+    assert wire.worker.counters.service("").faults == {"internal": 1}
+    others_are_served(wire)
+
+
 def test_what_raises_while_it_is_dialled(make: Any) -> None:
     wire = make("a", "b")
     wire.network.refuse(wire.address("a"), ZeroDivisionError("dial"))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from proxy.membership import Instance, Membership
 from proxy.registry.base import Provider
-from proxy.registry.snapshot_file import SnapshotFile
+from proxy.registry.decorators.snapshot_file import SnapshotFile
 from proxy.statuses import RegistryStatus
 
 

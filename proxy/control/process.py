@@ -40,7 +40,7 @@ from proxy.messages import WorkerConfig
 from proxy.registry.base import Provider
 from proxy.registry.decorators.failover_provider import FailoverProvider
 from proxy.registry.decorators.mass_loss_provider import MassLossProvider
-from proxy.registry.snapshot_file import RememberedProvider
+from proxy.registry.decorators.snapshot_provider import SnapshotProvider
 from proxy.settings.file import Settings
 from proxy.settings.registry import RegistrySettings
 from proxy.settings.service import for_worker
@@ -334,7 +334,7 @@ def _provider(
                 destinations=destinations,
             )
         if settings.registry.snapshot is not None:
-            provider = RememberedProvider(provider, settings.registry.snapshot, on_event=publish)
+            provider = SnapshotProvider(provider, settings.registry.snapshot, on_event=publish)
         return provider
     except (OSError, ValueError) as error:
         # A certificate that cannot be read, for example.

@@ -14,7 +14,8 @@ from proxy.membership import Departure, Instance, Membership
 from proxy.registry.base import Provider
 from proxy.registry.decorators.failover_provider import FailoverProvider
 from proxy.registry.decorators.mass_loss_provider import MassLossProvider
-from proxy.registry.snapshot_file import RememberedProvider, SnapshotFile
+from proxy.registry.decorators.snapshot_file import SnapshotFile
+from proxy.registry.decorators.snapshot_provider import SnapshotProvider
 from proxy.settings.registry import MassLossSettings, Registry, RegistrySettings
 from proxy.statuses import RegistryStatus
 from tests.providers import ToldProvider, instance, save_snapshot
@@ -301,14 +302,14 @@ class TestMassLoss:
         assert inner.closed
 
 
-class TestRemembered:
+class TestSnapshot:
     async def test_a_registry_that_answers_is_believed_and_remembered(
         self, reader: Read, tmp_path: Path
     ) -> None:
         path = tmp_path / "pools.json"
         save_snapshot(path, Membership(services={"users": (instance("old"),)}), 1.0)
         inner = ToldProvider()
-        provider = RememberedProvider(inner, str(path), wall_clock=lambda: 1000.0)
+        provider = SnapshotProvider(inner, str(path), wall_clock=lambda: 1000.0)
         read = reader(provider)
         inner.tell(instance("a"))
         await read.until(lambda: read.ids() == "a")
@@ -331,7 +332,7 @@ class TestRemembered:
         save_snapshot(path, Membership(services={"users": (instance("old"),)}), 900.0)
         inner = ToldProvider()
         events: list[tuple[str, float]] = []
-        provider = RememberedProvider(
+        provider = SnapshotProvider(
             inner,
             str(path),
             wall_clock=lambda: 1000.0,
@@ -354,7 +355,7 @@ class TestRemembered:
         path = tmp_path / "pools.json"
         path.write_text("{}")
         inner = ToldProvider()
-        provider = RememberedProvider(inner, str(path))
+        provider = SnapshotProvider(inner, str(path))
         read = reader(provider)
 
         def error() -> str | None:
@@ -372,7 +373,7 @@ class TestRemembered:
         self, reader: Read, tmp_path: Path
     ) -> None:
         inner = ToldProvider()
-        provider = RememberedProvider(inner, str(tmp_path / "nowhere" / "pools.json"))
+        provider = SnapshotProvider(inner, str(tmp_path / "nowhere" / "pools.json"))
         read = reader(provider)
         inner.tell(instance("a"))
 

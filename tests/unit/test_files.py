@@ -19,7 +19,8 @@ import pytest
 from proxy import files
 from proxy.engine.line_file import open_for_append
 from proxy.membership import Membership
-from proxy.registry.snapshot_file import SnapshotError, SnapshotFile
+from proxy.registry.decorators.snapshot import SnapshotError
+from proxy.registry.decorators.snapshot_file import SnapshotFile
 from tests.providers import save_snapshot
 
 STRANGER = 65534

@@ -22,13 +22,13 @@ from proxy.health.schedule import FASTER, Candidate, Rules, Schedule
 from proxy.membership import Departure, Membership
 from proxy.registry.decorators.failover import GRACE, GracefulSwitch
 from proxy.registry.decorators.mass_loss import PROBE_INTERVAL, MassLossPolicy
-from proxy.registry.snapshot_file import (
+from proxy.registry.decorators.snapshot_provider import (
     DEBOUNCE,
     LAST_WRITE,
     PATIENCE,
     REFRESH,
     SLOW,
-    RememberedProvider,
+    SnapshotProvider,
 )
 from proxy.settings.registry import MassLossSettings
 from proxy.settings.service import EjectionSettings
@@ -274,7 +274,7 @@ class Saving:
         """How often something was to be done with the file."""
         self.path = path
         self.events: list[float] = []
-        self.provider = RememberedProvider(
+        self.provider = SnapshotProvider(
             self.inner,
             str(path),
             on_event=lambda kind, **_: self.events.append(self.now),

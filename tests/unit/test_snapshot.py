@@ -12,7 +12,8 @@ from threading import Barrier
 import pytest
 
 from proxy.membership import Instance, Membership
-from proxy.registry.snapshot_file import SnapshotError, SnapshotFile, decode, encode
+from proxy.registry.decorators.snapshot import SnapshotError, decode, encode
+from proxy.registry.decorators.snapshot_file import SnapshotFile
 from tests.providers import save_snapshot
 
 INSTANCE = Instance(

@@ -312,9 +312,9 @@ class Followed(Provider, Generic[C]):
         self._changed.set()
 
     def _found(self, connection: C) -> None:
-        if self._endpoint is not None:
+        known, self._endpoint = self._endpoint, connection.url
+        if known is not None:
             return
-        self._endpoint = connection.url
         outage = None if self._lost_at is None else round(self._clock() - self._lost_at, 3)
         self._lost_at = None
         self._last_error = None

@@ -237,6 +237,16 @@ def test_a_doubt_is_answered_by_a_list_at_once(make: Make) -> None:
     assert stepped.resyncs() == {"behind": 2}
 
 
+def test_a_doubt_about_a_member_is_asked_of_another_one_which_the_status_names(make: Make) -> None:
+    stepped = make("a", "b")
+    stepped.comes_up()
+    first = stepped.provider.status().endpoint
+    stepped.provider.doubts = [Resync("canceled", elsewhere=True)]
+    stepped.advance(TIMING.probe * 1.1 + 1)
+    assert stepped.connected
+    assert stepped.provider.status().endpoint not in (first, None)
+
+
 def test_doubts_that_a_list_does_not_end_are_followed_by_pauses(make: Make) -> None:
     stepped = make()
     stepped.comes_up()

@@ -15,6 +15,7 @@ from proxy import catalog
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*ROOT.glob("proxy/**/*.py"), *ROOT.glob("balancers/**/*.py")])
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+GLOSSARY = (ROOT / "docs/glossary.md").read_text()
 
 
 def module_name(path: Path) -> str:
@@ -185,3 +186,19 @@ def test_the_page_about_a_request_names_what_exists() -> None:
         assert re.search(rf"^(class )?{name}\b", source, re.MULTILINE), name
     for name in re.findall(r"`(\w+_\w+|resolve)`", text):
         assert re.search(rf"\b(def {name}|{name}(: [^=\n]+)? =)", source), name
+
+
+def test_no_name_in_the_code_is_a_word_that_the_glossary_avoids() -> None:
+    rows = re.findall(r"^\| ([a-z -]+) \| [A-Z].* \|([^|]*)\|$", GLOSSARY, re.MULTILINE)
+    avoided = {word for _, words in rows for word in re.findall(r"\w+", words)}
+    assert len(rows) > 30
+    assert avoided
+    for path in SOURCES:
+        names = set(re.findall(r"[A-Za-z_]\w*", path.read_text()))
+        used = {name for name in names if name.strip("_").lower() in avoided}
+        assert not used, f"{module_name(path)}: {used}; docs/glossary.md has the word to use"
+
+
+def test_the_terms_of_the_glossary_are_in_order() -> None:
+    terms = re.findall(r"^\| ([a-z -]+) \| [A-Z]", GLOSSARY, re.MULTILINE)
+    assert terms == sorted(terms)

@@ -16,7 +16,7 @@ from proxy.engine.deadlines import Timed
 from proxy.engine.flow import as_protocol
 from proxy.engine.listener import ClientConnection
 from proxy.engine.listener_facts import ListenerFacts
-from proxy.errors import BAD_REQUEST, HEAD_TIMEOUT, Fault, Refused
+from proxy.errors import BAD_REQUEST, HEAD_TIMEOUT, NO_DESCRIPTOR, Fault, Refused
 from proxy.messages import UNROUTED
 
 if TYPE_CHECKING:
@@ -117,12 +117,27 @@ class Announcement(Timed):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        limit = self._listener.timeouts.head
-        if limit:
-            self._worker.deadlines.arm(self, self._worker.now() + limit)
+        listener, worker = self._listener, self._worker
+        if listener.timeouts.head:
+            worker.deadlines.arm(self, worker.now() + listener.timeouts.head)
+        # Whoever says nothing holds a descriptor like everybody else.
+        listener.open += 1
+        worker.announcing += 1
+        worker.make_room()
+        if listener.open > listener.room or worker.crowded:
+            self._refuse(NO_DESCRIPTOR, "connection closed: there are as many as there may be")
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._leave()
+
+    def eof_received(self) -> bool:
+        """Nothing was asked, nobody is told: balancers look whether a port is open like this."""
+        return False
+
+    def _leave(self) -> None:
         self._worker.deadlines.forget(self)
+        self._worker.announcing -= 1
+        self._listener.open -= 1
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -133,7 +148,7 @@ class Announcement(Timed):
             return
         if announced is None:
             return
-        self._worker.deadlines.forget(self)
+        self._leave()
         client = ClientConnection(self._worker, self._listener, announced.source)
         self._transport.set_protocol(as_protocol(client))
         client.connection_made(self._transport)

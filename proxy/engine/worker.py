@@ -141,6 +141,8 @@ class Worker:
         )
         self.pools = Pools(self.counters, shared, others)
         self.clients: set[ClientConnection] = set()
+        self.announcing = 0
+        """Connections that have yet to say whose they are."""
         self.tunnels: dict[Tunnel, tuple[Pool, Node]] = {}
         self.stopped = asyncio.Event()
         """Set when the process may exit."""
@@ -445,10 +447,16 @@ class Worker:
         self.counters.client_connections += 1
         self.make_room()
         # Each needs a second one to an instance: whoever is let in is to be served as well.
-        if 2 * (len(self.clients) + len(self.tunnels)) > self.descriptors:
+        if self.crowded:
             self.shed(client, "the process has as many open as it may")
         if self.draining:
             client.drain()
+
+    @property
+    def crowded(self) -> bool:
+        """There are more connections of clients than can be served together."""
+        clients = len(self.clients) + len(self.tunnels) + self.announcing
+        return 2 * clients > self.descriptors
 
     def shed(self, client: ClientConnection, detail: str) -> None:
         """One connection too many: close it, so that those that are served can go on. Closing
@@ -462,7 +470,8 @@ class Worker:
         """There is one connection more, or about to be: when that is one too many, an idle one
         gives way. There is one, since no more clients are let in than can be served."""
         connector = self.connector
-        in_use = len(self.clients) + connector.open + connector.dialling + 2 * len(self.tunnels)
+        in_use = self.announcing + len(self.clients) + 2 * len(self.tunnels)
+        in_use += connector.open + connector.dialling
         if in_use <= self.descriptors:
             return
         for pool in self.pools:

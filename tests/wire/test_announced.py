@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.engine.announcement import Announcement
-from proxy.settings.listener import ListenerSettings
+from proxy.settings.listener import ListenerLimits, ListenerSettings
 from tests.wiring import CLIENT, OK, OK_RELAYED, PROXY, Peer, Wire, forwarded, request
 
 LINE = b"PROXY TCP4 198.51.100.7 198.51.100.1 5000 443\r\n"
@@ -74,3 +74,43 @@ def test_who_says_nothing_is_closed_in_time(make: Any) -> None:
     assert not client.closed
     wire.advance(0.2)
     assert client.cut
+
+
+@pytest.mark.parametrize("said", [b"", LINE[:9]])
+def test_who_hangs_up_before_the_announcement_is_let_go(make: Any, said: bytes) -> None:
+    wire = make(listener=LISTENER)
+    client = connect(wire)
+    if said:
+        client.send(said)
+    client.eof()
+    client.expect_nothing()
+    assert client.closed
+    assert wire.facts.open == wire.worker.announcing == 0
+    assert wire.worker.counters.service("").faults == {}
+
+
+def test_who_says_nothing_counts_among_the_connections_of_the_listener(make: Any) -> None:
+    limits = ListenerLimits(connections=4)  # Of two workers.
+    wire = make(listener=ListenerSettings(proxy_protocol=True, limits=limits))
+    silent = connect(wire)
+    talking = connect(wire)
+    talking.send(LINE)
+    third = connect(wire)
+    assert third.cut
+    assert not silent.closed
+    assert not talking.closed
+    silent.reset()
+    fourth = connect(wire)
+    assert not fourth.closed
+    assert wire.facts.open == 2
+    fourth.reset()
+
+
+def test_who_says_nothing_takes_no_descriptor_that_others_need(make: Any) -> None:
+    wire = make(listener=LISTENER)
+    wire.worker.descriptors = 5
+    silent = [connect(wire) for _ in range(3)]
+    assert [one.closed for one in silent] == [False, False, True]
+    for one in silent:
+        one.reset()
+    assert wire.worker.announcing == 0

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
 from proxy.engine.http1.target import bad_path, has_encoded_slash
+from proxy.engine.http1.target import readings as _readings
 from proxy.engine.routing import SERVICE, Fields, Match, RouteTable
 from proxy.errors import NO_INSTANCE, NO_ROUTE, UNKNOWN_SERVICE, Refused
 
@@ -84,6 +85,8 @@ def look_again(
             raise Refused(NO_ROUTE, f"no route for {host or '(no host)'} {path}")
     if has_encoded_slash(path) and found.refuses_slashes(encoded_slashes):
         raise bad_path("an encoded slash or backslash in the path")
+    if readings and found.spec.rewrite_prefix:
+        _check_rewritten(found.spec.rewrite_prefix.rstrip("/"), found.rewrite(path))
     return found._replace(service=_service(table, names, asked, found))
 
 
@@ -103,6 +106,15 @@ def _check_readings(
             )
         if not same:
             raise bad_path(f"the path may be read as {reading}, which leads elsewhere")
+
+
+def _check_rewritten(prefix: str, path: str) -> None:
+    """All readings of the new path must stay below what the route's prefix became. As it was asked,
+    `/api/..%2F..%2Fapi` never left `/api`."""
+    below = [one + "/" for one in (prefix, *_readings(prefix))]
+    for reading in _readings(path):
+        if not any((reading + "/").startswith(one) for one in below):
+            raise bad_path(f"the path for the instance may be read as {reading}, outside {prefix}")
 
 
 def _service(table: RouteTable, names: ServiceNames, asked: Asked, found: Match) -> str:

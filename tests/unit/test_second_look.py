@@ -218,6 +218,32 @@ def test_no_slash_in_disguise_gets_round_a_route(path: str, goes_to: str | None)
         assert decide(APP, SERVICES, path=path).service == goes_to
 
 
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/api/..%2Fapi/x", None),
+        ("/api/..%2F..%2Fapi/admin", None),
+        ("/api/..;/..;/api/admin", None),
+        ("/api/x%5C..%5C..%5Capi/x", None),
+        ("/api/..%2F..%2Fpublic%2Fv2", None),  # Leads elsewhere as it stands.
+        ("/api/a%2Fb", "/public/v2/a%2Fb"),
+        ("/api/a%2F..%2Fb", "/public/v2/a%2F..%2Fb"),
+        ("/api//a;b/c", "/public/v2/a;b/c"),
+        ("/api;v", None),
+    ],
+)
+def test_no_slash_in_disguise_leaves_what_a_prefix_became(path: str, sent: str | None) -> None:
+    for new in ("/public/v2", "/public;1/v2//", "/public/v%3B2"):
+        routes = [to("a", path_prefix="/api", rewrite_prefix=new)]
+        if sent is None:
+            assert refused(routes, ["a"], path=path).fault is BAD_REQUEST
+        else:
+            match = decide(routes, ["a"], path=path)
+            assert match.rewrite(path) == sent.replace("/public/v2", new.rstrip("/"))
+    # Where it became nothing there is nothing to leave.
+    assert decide([to("a", path_prefix="/api", strip_prefix=True)], ["a"], path="/api/..%2Fapi/x")
+
+
 def test_hosts_and_methods_count_in_every_reading() -> None:
     assert refused(APP, SERVICES, "inner.h", "//admin").fault is BAD_REQUEST
     assert decide(APP, SERVICES, "inner.h", "//public").service == "inner"

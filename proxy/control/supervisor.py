@@ -395,7 +395,12 @@ class Supervisor:
         """All workers tell of it; the log does once."""
         if self._fields_named.take(name):
             last = self._fields_named.full
-            log.warning("field_dropped", name=name, reason="its name has a _", last_named=last)
+            log.warning(
+                "field_dropped",
+                name=name,
+                reason="programs may take it for another one",
+                last_named=last,
+            )
 
     def _on_suspect(self, suspect: Suspect) -> None:
         if not self._suspects:

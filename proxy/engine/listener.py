@@ -292,7 +292,7 @@ class ClientConnection(Timed):
     def _take_body(self, exchange: Exchange, fields: RequestFields, rest: bytes) -> None:
         """The request has a body, of which `rest` is here."""
         if fields.chunked:
-            self._body = ChunkedBody(BAD_REQUEST, fields.connection)
+            self._body = ChunkedBody(BAD_REQUEST, self.ids.beside(fields.connection))
         else:
             self._body = LengthBody(fields.length or 0)
         self._received = 0

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.settings.listener import ListenerSettings
+from proxy.settings.listener import ClientIpSettings, ListenerSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import BalancerSpec, ServiceSettings
 from tests.wiring import CLIENT, OK, OK_RELAYED, forwarded, request
@@ -67,6 +67,37 @@ def test_nobody_makes_claims_in_trailers(make: Any, listener: ListenerSettings) 
     a.expect(forwarded("POST /", "Transfer-Encoding: chunked", body=b"0\r\nX-Sum: 1\r\n\r\n"))
     a.send(OK)
     client.expect(OK_RELAYED)
+
+
+def test_names_of_a_listeners_own_are_no_trailers_either(make: Any) -> None:
+    named = ListenerSettings(
+        client_ip=ClientIpSettings(header="X-Edge-Peer"), request_id_header="X-Ticket"
+    )
+    wire = make(listener=named)
+    client = wire.client()
+    chunks = b"0\r\nX-Edge-Peer: said\r\nx-ticket: said\r\nX-Sum: 1\r\n\r\n"
+    fields = ("Connection: TE", "TE: trailers", "Transfer-Encoding: chunked", "X-Ticket: t1")
+    client.send(request("POST /", *fields, body=chunks))
+    a = wire.accepted()
+    assert a.take().endswith(b"\r\n\r\n0\r\nX-Sum: 1\r\n\r\n")
+    a.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+    assert client.take().endswith(b"\r\n\r\n0\r\nX-Sum: 1\r\n\r\n")
+
+
+def test_no_punctuation_makes_a_name_another_one(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    disguised = ("X.Real.IP: said", "x!forwarded-for: said", "Content.Length: 5", "Client'Cert: a")
+    trailers = "".join(line + "\r\n" for line in (*disguised, "Set.Cookie: a", "X.Sum: 1"))
+    body = f"0\r\n{trailers}\r\n".encode()
+    chunked = "Transfer-Encoding: chunked"
+    client.send(request("POST /", *disguised, "a.b: kept", "X.Sum: kept", chunked, body=body))
+    a = wire.accepted()
+    kept = ("a.b: kept", "X.Sum: kept", chunked)
+    a.expect(forwarded("POST /", *kept, body=b"0\r\nX.Sum: 1\r\n\r\n"))
+    a.send(OK)
+    client.expect(OK_RELAYED)
+    assert wire.worker.counters.underscored == len(disguised)
 
 
 @pytest.mark.parametrize(("listener", "service"), [(ListenerSettings(), "b"), (TRUSTING, "a")])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final, Protocol
 
-from proxy.engine.http1.claims import is_claim
+from proxy.engine.http1.claims import hyphened, is_claim
 from proxy.errors import Fault, Refused
 
 _NOTHING: Final[list[bytes]] = []
@@ -102,7 +102,8 @@ class ChunkedBody:
 
     def __init__(self, fault: Fault, connection: frozenset[bytes] = frozenset()) -> None:
         """`fault` is what a framing error is: the client's or the instance's. `connection`: what
-        the message's Connection names, which ends here wherever it stands (RFC 9110 §7.6.1)."""
+        the message's Connection names, which ends here wherever it stands (RFC 9110 §7.6.1), and
+        other fields for which that holds."""
         self.done = False
         self.behind = False
         self._named = connection
@@ -231,7 +232,8 @@ def _passed(line: bytes, named: frozenset[bytes]) -> bytes:
     """A trailer as it goes on, written anew like every field; nothing if it ends here."""
     name, _, value = line.partition(b":")
     lower = name.lower()
-    if lower in _FORBIDDEN or b"_" in lower or lower in named or is_claim(lower):
+    means = hyphened(lower)
+    if means in _FORBIDDEN or b"_" in lower or means in named or lower in named or is_claim(means):
         return b""
     return b"%b: %b\r\n" % (name, value.strip(b" \t"))
 

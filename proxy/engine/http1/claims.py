@@ -39,6 +39,9 @@ _ENDING: Final = re.compile(
 """What networks put a name of their own in front of: `CF-Connecting-IP`, `X-Cluster-Client-IP`."""
 _LONGEST_ENDING: Final = 32
 """Bytes, more than any of these has: a name as long as a head is not searched whole."""
+_configured: Final[set[bytes]] = set()
+"""Further ones: fields that some listener's `client_ip` is read from."""
+_PUNCTUATION: Final = re.compile(rb"[^0-9a-z-]")
 
 
 def is_claim(name: bytes) -> bool:
@@ -46,4 +49,19 @@ def is_claim(name: bytes) -> bool:
     return (
         _BEGINNING.fullmatch(name) is not None
         or _ENDING.search(name[-_LONGEST_ENDING:]) is not None
+        or name in _configured
     )
+
+
+def add_claim(name: bytes) -> bool:
+    """Whether fields of this name, in lower case, were something else until now."""
+    new = not is_claim(name)
+    _configured.add(name)
+    return new
+
+
+def hyphened(name: bytes) -> bytes:
+    """The name in lower case, with hyphens for all punctuation. Programs that make variables of
+    fields write `_` for it, PHP for a dot, some servers for any: to them `X.Real.IP` is
+    `X-Real-IP`."""
+    return _PUNCTUATION.sub(b"-", name)

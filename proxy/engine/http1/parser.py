@@ -18,7 +18,7 @@ import re
 from typing import Final
 
 from proxy.engine.http1.beginnings import LONGEST_METHOD, TOKEN, check_form
-from proxy.engine.http1.claims import is_claim
+from proxy.engine.http1.claims import add_claim, hyphened, is_claim
 from proxy.engine.http1.memo import ENTRY, Memo
 from proxy.engine.http1.messages import (
     CRLF,
@@ -79,7 +79,7 @@ KEEP_ALIVE: Final = 13
 CLAIM: Final = 14
 """Only a trusted proxy may say it. In place of its value the whole line is kept."""
 UNDERSCORE: Final = 15
-"""Dropped. In place of its value its name is kept."""
+"""Dropped, since programs may take it for another. In place of its value its name is kept."""
 
 _REQUEST_KINDS: Final = {
     b"host": HOST,
@@ -141,9 +141,8 @@ class _FieldReader:
 
     def call_a_claim(self, name: bytes) -> bool:
         """Whether fields of this name, in lower case, were something else until now."""
-        if self._kinds.get(name, PLAIN) != PLAIN or is_claim(name):
+        if self._kinds.get(name, PLAIN) != PLAIN or not add_claim(name):
             return False
-        self._kinds[name] = CLAIM
         self._names.clear()
         self._plain.clear()
         self._special.clear()
@@ -218,8 +217,12 @@ class _FieldReader:
         if self._of_requests and lower.find(b"_") >= 0:
             return UNDERSCORE
         kind = self._kinds.get(lower, PLAIN)
-        if self._of_requests and kind == PLAIN and is_claim(lower):
-            return CLAIM
+        if self._of_requests and kind == PLAIN:
+            if is_claim(lower):
+                return CLAIM
+            means = hyphened(lower)  # Other punctuation, only where it stands for such a rule.
+            if means != lower and (means in self._kinds or is_claim(means)):
+                return UNDERSCORE
         return kind
 
 

@@ -43,3 +43,7 @@ class IdField:
     def value(self, line: bytes) -> bytes:
         """The id in a field line of ours; where there is none, one that only logs have."""
         return line[len(self.start) : -2] if line else self._bare()
+
+    def beside(self, names: frozenset[bytes]) -> frozenset[bytes]:
+        """With the name of the field, in lower case: trailers name no request."""
+        return names if self.usual else names | {self.lower}

@@ -395,7 +395,7 @@ class UpstreamConnection(Timed):
             if length is not None:
                 reader = LengthBody(length)
             elif head.fields.chunked:
-                reader = ChunkedBody(BAD_ANSWER, head.fields.connection)
+                reader = ChunkedBody(BAD_ANSWER, ids.beside(head.fields.connection))
             else:
                 reader = UntilCloseBody()
             pieces, self._pending = reader.feed(data[end:]) if len(data) > end else ([], b"")

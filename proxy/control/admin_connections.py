@@ -195,7 +195,7 @@ class Connection(web.RequestHandler):
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._idle:
+        if self._idle and data:  # aiohttp gives nothing to go on with what it holds already.
             self._idle = False
             self._limit(HEAD)
         self._unread += len(data)
@@ -218,7 +218,9 @@ class Connection(web.RequestHandler):
         finally:
             self._guest.busy, self._guest.since = False, self._door.clock()
             self._guest.streaming = False
-            if self._wire is not None and not self._wire.is_closing():
+            # aiohttp (3.14) pauses, too, while it holds requests behind this one.
+            held = getattr(self, "_buffer_paused", False)
+            if not held and self._wire is not None and not self._wire.is_closing():
                 self._wire.resume_reading()
             self._idle = True
             self._limit(IDLE)

@@ -1,10 +1,21 @@
-"""Who makes room for a new connection to the admin server."""
+"""Connections to the admin server: who makes room for a new one, and how fast one is read."""
 
 from __future__ import annotations
 
-import pytest
+import asyncio
 
-from proxy.control.admin_connections import MOST, PATIENCE, Guest, first_to_go, room
+import pytest
+from aiohttp import web
+
+from proxy.control.admin_connections import (
+    MOST,
+    PATIENCE,
+    Connection,
+    Door,
+    Guest,
+    first_to_go,
+    room,
+)
 
 NOW = 100.0
 
@@ -50,3 +61,74 @@ def test_a_listener_goes_last() -> None:
 @pytest.mark.parametrize(("descriptors", "most"), [(128, 32), (512, 128), (1 << 20, MOST)])
 def test_descriptors_are_kept_back(descriptors: int, most: int) -> None:
     assert room(descriptors) == most
+
+
+class Greedy(asyncio.Transport):
+    """A peer that always has the same bytes to be read, and takes every answer."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self.protocol: Connection | None = None
+        self.answers = 0
+        self.read = 0
+        """Times that its bytes were read."""
+        self._data = data
+        self._paused = False
+        self._due = False
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        assert isinstance(protocol, Connection)
+        self.protocol = protocol
+        protocol.connection_made(self)
+        self.resume_reading()
+
+    def pause_reading(self) -> None:
+        self._paused = True
+
+    def resume_reading(self) -> None:
+        self._paused = False
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._on_readable)
+
+    def _on_readable(self) -> None:
+        self._due = False
+        if not self._paused and self.protocol is not None:
+            self.read += 1
+            self.protocol.data_received(self._data)
+            if not self._paused:
+                self.resume_reading()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.answers += bytes(data).count(b"HTTP/1.1 200")
+
+    def is_closing(self) -> bool:
+        return self.protocol is None
+
+    def close(self) -> None:
+        if self.protocol is not None:
+            protocol, self.protocol = self.protocol, None
+            protocol.connection_lost(None)
+
+    abort = close
+
+
+async def test_who_sends_requests_in_advance_is_read_no_faster_than_answered() -> None:
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        with connection.serving(request):
+            response = web.Response()
+            await response.prepare(request)
+            await response.write_eof()
+        return response
+
+    each = 500
+    wire = Greedy(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" * each)
+    door = Door(handle, 1)
+    wire.set_protocol(door())
+    while wire.answers < 4 * each:
+        await asyncio.sleep(0)
+        assert wire.read * each <= wire.answers + 2 * each
+    wire.close()
+    await door.shutdown(1)

@@ -68,13 +68,13 @@ def _parse_tcp_bind(text: str) -> str:
 def _parse_bind(text: str) -> str:
     if not text.startswith("unix:"):
         return _parse_tcp_bind(text)
-    path = text.removeprefix("unix:")
+    path = parse_text(text.removeprefix("unix:"))
     if not path.startswith("/") or path.endswith("/"):
         raise ValueError("is not an absolute path of a socket")
     # sockaddr_un has 108 bytes for the path and its closing NUL.
     if len(path.encode()) > 107:
         raise ValueError("is a path longer than 107 bytes")
-    return "unix:" + parse_text(path)
+    return "unix:" + path
 
 
 def _parse_cidr(text: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from proxy.settings.read import escaped
 from proxy.settings.tree import Document, Path
 
 
@@ -80,7 +81,8 @@ class Report:
         )
 
     def _add(self, line: int | None, path: Path, message: str) -> None:
-        self.complaints.append(Complaint(self._file, line, dotted(path), message))
+        place = escaped(dotted(path))
+        self.complaints.append(Complaint(self._file, line, place, escaped(message)))
         if path:
             self._suspect.add(path)
             self._around.update(path[:n] for n in range(1, len(path) + 1))

@@ -150,10 +150,15 @@ def resolve_access_log(
 def writable(path: Path, file: FilePath, report: Report) -> str:
     """The name of a file that is made when it is not there. Its directory must be there already,
     or nothing is ever written and nobody notices before the day it is needed."""
-    if file.is_dir():
-        report.complain(path, f'"{file}" is a directory; allowed: a file')
-    elif not file.parent.is_dir():
+    try:
+        if file.is_dir():
+            report.complain(path, f'"{file}" is a directory; allowed: a file')
+        elif not file.parent.is_dir():
+            report.complain(
+                path, f'"{file.parent}" is no directory; allowed: a file in one that exists'
+            )
+    except OSError as error:  # A name is too long, or who asks may not look there.
         report.complain(
-            path, f'"{file.parent}" is no directory; allowed: a file in one that exists'
+            path, f"cannot be looked for ({error.strerror}); allowed: a file in a directory"
         )
     return str(file)

@@ -18,6 +18,12 @@ from proxy.settings.tree import Scalar
 T = TypeVar("T")
 
 
+def escaped(text: str) -> str:
+    """What a file says, fit for a terminal and for one line: what cannot be printed as Python
+    writes it."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def shown(value: object) -> str:
     """A value as an error message quotes it."""
     if isinstance(value, dict):
@@ -26,7 +32,7 @@ def shown(value: object) -> str:
         return "a list"
     assert isinstance(value, Scalar)
     text = value.text if len(value.text) <= 60 else value.text[:57] + "..."
-    quoted = '"' + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text) + '"'
+    quoted = f'"{escaped(text)}"'
     if value.written is not None:
         return f"{quoted} (from {value.written})"
     return quoted

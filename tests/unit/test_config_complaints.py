@@ -39,6 +39,16 @@ routes: [{service: a}]
 routes: [{service: a}]
 --->
 proxy.yaml:2: not valid YAML: it holds a second document; allowed: one, without a --- line inside
+=== keys_that_would_drive_a_terminal
+"a\n\e[2J": 1
+routes: [{service: a, headers: {"X-\uD800": b}}]
+services: {"\u202Eb": {}}
+listeners: [{bind: "unix:/\uD800"}]
+--->
+proxy.yaml:1: a\n\x1b[2J: is not a known key; allowed: access_log, admin, defaults, listeners, log, registry, routes, services, shutdown, workers
+proxy.yaml:2: routes.0.headers.X-\ud800: "X-\ud800" is not a field name; allowed: a name such as X-Beta
+proxy.yaml:3: services.\u202eb: is not a usable name; allowed: 1 to 128 letters, digits and . _ ~ : @ + -, as in a registry key
+proxy.yaml:4: listeners.0.bind: "unix:/\ud800" holds characters that cannot be printed; allowed: host:port, [IPv6]:port or unix:/path
 === list_at_the_top
 - routes
 --->
@@ -903,6 +913,11 @@ access_log: {path: /}
 routes: [{service: a}]
 --->
 proxy.yaml:1: access_log.path: "/" is a directory; allowed: a file
+=== access_log_with_too_long_a_name
+access_log: {path: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx/access.log}
+routes: [{service: a}]
+--->
+proxy.yaml:1: access_log.path: cannot be looked for (File name too long); allowed: a file in a directory
 === access_log_without_a_name
 access_log: {path: ''}
 routes: [{service: a}]

@@ -130,10 +130,12 @@ def _object(value: bytes) -> dict[str, Any]:
 
 def _decode_leniently(text: str) -> Any:
     """As JSON's grammar has it: msgspec refuses numbers beyond all bounds and halves of surrogate
-    pairs (JavaScript cuts texts in the middle of them) even in fields that nobody reads."""
+    pairs (JavaScript cuts texts in the middle of them) even in fields that nobody reads. Beyond
+    the grammar, what usual tools write all the same: NaN and Infinity (Python), and line ends in
+    texts (shell scripts)."""
     text = _ESCAPES.sub(lambda escape: r"\ufffd" if escape[1] else escape[0], text)
     try:
-        return json.loads(text, parse_int=_integer, parse_constant=_no_constant)
+        return json.loads(text, strict=False, parse_int=_integer)
     except ValueError as error:
         raise Unreadable(f"the value is not JSON ({error}): {text[:60]!r}") from None
 
@@ -142,16 +144,14 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) < 20 else float(digits)
 
 
-def _no_constant(word: str) -> Any:
-    raise ValueError(f"{word} is no number in JSON")
-
-
 # ---------------------------------------------------------------------------- the fields
 
 
 def _endpoint(record: dict[str, Any]) -> tuple[str, int]:
     """Address and port; what is wrong with both at once."""
     address, port = record.get("address"), record.get("port")
+    if isinstance(address, str):
+        address = address.strip()  # `hostname -I` ends with a space.
     wrong = [
         f"no {name}" for name, given in (("address", address), ("port", port)) if given is None
     ]

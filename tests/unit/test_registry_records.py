@@ -118,6 +118,8 @@ def test_weight(text: str, expected: int) -> None:
         ("users-1.internal.example.", "users-1.internal.example."),
         ("my_container", "my_container"),
         ("1password.example", "1password.example"),
+        (" 10.0.0.5 ", "10.0.0.5"),
+        ("a.example\n", "a.example"),
     ],
 )
 def test_addresses(given: str, stored: str) -> None:
@@ -136,7 +138,6 @@ def test_addresses(given: str, stored: str) -> None:
         "http://a",
         "a b",
         "a\nb",
-        "a\n",
         "a..b",
         ".a",
         "-a",
@@ -264,8 +265,13 @@ def test_a_weight_is_a_whole_number_however_json_spells_it(stated: object, count
         b'{"address": "a", "port": 1, "metadata": {"big": 1e999}, "version": -1e999}',
         b'{"address": "a", "port": 1, "metadata": ' + b"1" * 5000 + b"}",
         b'{"address": "a", "port": 1, "port": 1}',
+        b'{"address": "a", "port": 1, "metadata": {"load": NaN, "most": [-Infinity]}}',
+        b'{"address": "a", "port": 1, "health": {"message": "OK\n\tall well\x00"}}',
     ],
-    ids=["byte order mark", "half a pair", "whole pair", "too large", "very long", "twice"],
+    ids=[
+        *("byte order mark", "half a pair", "whole pair", "too large", "very long", "twice"),
+        *("no number", "raw line end"),
+    ],
 )
 def test_json_that_parsers_disagree_about(value: bytes) -> None:
     assert read("users", "users-1", value)[0].port == 1
@@ -290,7 +296,8 @@ def test_every_complaint_about_address_and_port_at_once() -> None:
         (b"{", "not JSON"),
         (b'{"address": "a", "port": 1} {}', "not JSON"),
         (b"127.0.0.1:8080", "not JSON (Extra data: line 1 column 6 (char 5)): '127.0.0.1:8080'"),
-        (b'{"address": "a", "port": 1, "x": NaN}', "not JSON (NaN is no number in JSON)"),
+        (b'{"address": "a", "port": NaN}', "port null is not a whole number"),
+        (b'{"address": "a\nb", "port": 1}', 'address "a\\nb" is neither'),
         (b"\xff\xfe", "not UTF-8 (byte 0)"),
         (b'{"address": "\xff", "port": 1}', "not UTF-8 (byte 13)"),
         (b'{"address": "a", "port": 1, "x": "\xff"}', "not UTF-8 (byte 34)"),

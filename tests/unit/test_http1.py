@@ -28,7 +28,7 @@ from proxy.engine.http1.rewrite import (
     response_head,
     switching_head,
 )
-from proxy.engine.http1.target import as_it_came, readings, resolve
+from proxy.engine.http1.target import as_it_came, barest, readings, resolve
 from proxy.errors import BAD_REQUEST, FAULTS, METHOD_NOT_ALLOWED, Fault, Refused
 from tests.sizes import deep_size
 
@@ -133,6 +133,24 @@ def test_what_else_programs_make_of_a_path(path: str, others: tuple[str, ...]) -
     assert set(readings(path)) >= set(others)
     assert bool(readings(path)) == bool(others)
     assert path not in readings(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/login",
+        "//login",
+        "/login;a=1",
+        "/;b/login",
+        "/x/..%2Flogin",
+        "/x%5C..%5c/login;c",
+        "/%2flogin",
+    ],
+)
+def test_a_key_is_the_same_for_all_spellings_of_a_path(path: str) -> None:
+    fields = get(b"/").fields
+    assert property_of(source_of("path"), fields, path, b"", False) == b"/login"
+    assert barest(path) in {path, *readings(path)}
 
 
 def test_only_paths_that_are_unusual_are_looked_at_again() -> None:

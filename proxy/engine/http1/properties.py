@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 from proxy.engine.http1.messages import RequestFields
+from proxy.engine.http1.target import barest
 
 Source = tuple[str, str]
 """Where to look, and the name of what is there; the name is empty where there is only one."""
@@ -52,7 +53,7 @@ def property_of(
     if where == "host":
         return fields.host_name.encode("ascii")
     if where == "path":
-        return path.encode("ascii")
+        return barest(path).encode("ascii")
     if where == "header":
         return field(fields, name.encode("latin-1"), trusted)
     if where == "cookie":

@@ -75,6 +75,15 @@ def readings(path: str) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def barest(path: str) -> str:
+    """The reading of a normalised path that is left when all of that is done: one for all the
+    spellings in which instances may take a path for the same, so that they share a bucket."""
+    if "%" in path or ";" in path or "//" in path:
+        for step in _STEPS:
+            path = step(path)
+    return path
+
+
 def _undisguised(path: str) -> str:
     if "%" in path:
         for escape, char in _DISGUISES:

@@ -6,7 +6,7 @@ is a burst, and no use when it is not, which is why both bounds are short by def
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 
 
 class Waiter:
@@ -27,7 +27,8 @@ class Queue:
     def __init__(self, size: int) -> None:
         self.size = size
         """So many may wait. Those who do already may stay if it becomes less."""
-        self._waiters: deque[Waiter] = deque()
+        self._waiters: OrderedDict[Waiter, None] = OrderedDict()
+        """Not a deque: whoever leaves is found at once, however many wait."""
 
     def __len__(self) -> int:
         return len(self._waiters)
@@ -36,24 +37,22 @@ class Queue:
         """Wait at the end; False if the queue is full."""
         if len(self._waiters) >= self.size:
             return False
-        self._waiters.append(waiter)
+        self._waiters[waiter] = None
         return True
 
     def requeue(self, waiter: Waiter) -> None:
         """A request that had its turn in vain is the first again, however long the queue is."""
-        self._waiters.appendleft(waiter)
+        self._waiters[waiter] = None
+        self._waiters.move_to_end(waiter, last=False)
 
     def leave(self, waiter: Waiter) -> None:
         """Wait no longer. Without effect for a request that is not in the queue."""
-        try:
-            self._waiters.remove(waiter)
-        except ValueError:
-            pass  # It has its turn in this very moment.
+        self._waiters.pop(waiter, None)  # It may have its turn in this very moment.
 
     def is_first(self, waiter: Waiter) -> bool:
         """Nobody has waited longer."""
-        return bool(self._waiters) and self._waiters[0] is waiter
+        return bool(self._waiters) and next(iter(self._waiters)) is waiter
 
     def dequeue(self) -> Waiter | None:
         """The request that has waited longest, which leaves the queue by this."""
-        return self._waiters.popleft() if self._waiters else None
+        return self._waiters.popitem(last=False)[0] if self._waiters else None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 DEFAULT_URL = "http://127.0.0.1:9900"
 
@@ -24,20 +25,26 @@ class AdminClient:
     """Asks one admin server."""
 
     def __init__(self, url: str, token: str = "") -> None:
-        """ValueError if `url` is not an http or https URL with a host."""
+        """ValueError if `url` is no http or https URL with a host, or `token` cannot be sent."""
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        host = parts.hostname or ""
+        sendable = re.fullmatch("[!-~]+", host) and re.fullmatch("[!-~]*", parts.path)
+        if parts.scheme not in ("http", "https") or not sendable:
             raise ValueError(f"{url!r} is not a URL like {DEFAULT_URL}")
+        token = token.strip()  # A file that a secret is kept in ends with a line end.
+        if not re.fullmatch("[!-~]*", token):
+            raise ValueError("the token holds characters that cannot be sent")
         self.url = url.rstrip("/")
         self._secure = parts.scheme == "https"
-        self._host = parts.hostname
+        self._host = host
         self._port = parts.port
         self._prefix = parts.path.rstrip("/")
         self._token = token
 
     def get(self, path: str, query: list[tuple[str, str]]) -> Any:
         """The decoded JSON answer. AdminError if there is none."""
-        return self._ask("GET", path + (f"?{urlencode(query)}" if query else ""))
+        asked = urlencode(query, errors="surrogateescape")  # An argument may be no UTF-8.
+        return self._ask("GET", path + (f"?{asked}" if asked else ""))
 
     def post(self, path: str) -> Any:
         """The decoded JSON answer. AdminError if there is none."""
@@ -64,13 +71,20 @@ class AdminClient:
         try:
             document = json.loads(body)
         except ValueError:
-            raise AdminError(f"{self.url} is no admin server: status {status}, no JSON") from None
+            document = None
+        if not isinstance(document, dict):
+            raise AdminError(f"{self.url} is no admin server: status {status}, no JSON object")
         if status == 401:
             raise AdminError(f"{self.url} asks for a token (--token or FAIRLEAD_ADMIN_TOKEN)")
         if status != 200:
             what = document.get("detail") or document.get("title") or ""
             raise AdminError(f"{self.url} answered {status}: {what}")
         return document
+
+
+def segment(name: str) -> str:
+    """A name, as it was given to the command, in a path of the admin API."""
+    return quote(name, safe="", errors="surrogateescape")
 
 
 def url_of(bind: str) -> str:

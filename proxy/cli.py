@@ -335,6 +335,12 @@ def _client(admin: str | None, token: str | None, file: str) -> AdminClient:
         raise click.UsageError(str(error)) from None
 
 
+def _segment(name: str) -> str:
+    from proxy.admin_client import segment
+
+    return segment(name)
+
+
 def _get(client: AdminClient, path: str, query: list[tuple[str, str]] | None = None) -> Any:
     from proxy.admin_client import AdminError
 
@@ -363,9 +369,9 @@ def services(admin: str | None, token: str | None, file: str, as_json: bool) -> 
 @json_option
 def instances(service: str, admin: str | None, token: str | None, file: str, as_json: bool) -> None:
     """List the instances of SERVICE with their status."""
-    from urllib.parse import quote
 
-    document = _get(_client(admin, token, file), f"/api/v1/services/{quote(service, safe='')}")
+    path = f"/api/v1/services/{_segment(service)}"
+    document = _get(_client(admin, token, file), path)
     if as_json:
         click.echo(json.dumps(document, indent=2))
         return
@@ -428,14 +434,13 @@ def undrain(instance: str, admin: str | None, token: str | None, file: str) -> N
 
 
 def _set_drain(verb: str, instance: str, client: AdminClient) -> None:
-    from urllib.parse import quote
 
     from proxy.admin_client import AdminError
 
     service, slash, id_ = instance.partition("/")
     if not (service and slash and id_):
         raise click.UsageError(f"{instance!r} is not of the form SERVICE/ID")
-    path = f"/api/v1/services/{quote(service, safe='')}/instances/{quote(id_, safe='')}/{verb}"
+    path = f"/api/v1/services/{_segment(service)}/instances/{_segment(id_)}/{verb}"
     try:
         client.post(path)
     except AdminError as error:

@@ -220,8 +220,9 @@ def readiness(missing: list[str]) -> dict[str, Any]:
 
 
 def problem(status: int, title: str, detail: str = "") -> dict[str, Any]:
-    """The body of an error, RFC 9457. `type` is left out: it would be `about:blank`."""
+    """The body of an error, RFC 9457. `type` is left out: it would be `about:blank`. `detail` may
+    quote a field that is no UTF-8, which the HTTP library tells in halves of surrogate pairs."""
     body: dict[str, Any] = {"title": title, "status": status}
     if detail:
-        body["detail"] = detail
+        body["detail"] = detail.encode(errors="backslashreplace").decode()
     return body

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -12,6 +13,7 @@ from proxy.control.admin_access import (
     denied_token,
     is_loopback,
 )
+from proxy.control.status import problem
 
 NAMED = Access(hosts=("proxy.example.com", "*.mesh.example", "dotted.example."))
 
@@ -243,3 +245,12 @@ def test_tokens(access: Access, given: str, may_read: int | None, may_change: in
 )
 def test_addresses_that_only_this_machine_reaches(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize("name", ["Origin", "Sec-Fetch-Site"])
+def test_what_is_refused_is_told_whatever_its_bytes(name: str) -> None:
+    fields = CIMultiDictProxy(CIMultiDict([("Host", "127.0.0.1"), (name, "http://\udcff")]))
+    denial = denied_origin("POST", fields)
+    assert denial is not None
+    document = msgspec.json.encode(problem(denial.status, "Forbidden", denial.detail))
+    assert rb"http://\\udcff" in document

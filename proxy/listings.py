@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+MAX_CELL = 255
+"""Characters of a cell that are shown."""
+
 
 def services(document: dict[str, Any]) -> Iterator[str]:
     """`fairlead services`."""
@@ -41,7 +44,7 @@ def instances(document: dict[str, Any]) -> Iterator[str]:
         [
             [
                 row["id"],
-                f"{row['address']}:{row['port']}",
+                _endpoint(row),
                 row["status"],
                 row["weight"],
                 row["version"],
@@ -128,8 +131,7 @@ def explained(document: dict[str, Any]) -> Iterator[str]:
         for mark, rows in (("may be picked", "candidates"), ("not picked", "others")):
             for row in document[rows]:
                 reason = f" ({row['reason']})" if row["reason"] else ""
-                endpoint = f"{row['address']}:{row['port']}"
-                yield f"{mark:13}  {row['id']}  {endpoint}  {row['status']}{reason}"
+                yield f"{mark:13}  {row['id']}  {_endpoint(row)}  {row['status']}{reason}"
     answer = document["answer"]
     if answer is not None:
         yield f"answer     {answer['status']} {answer['fault']}: {answer['detail']}"
@@ -179,16 +181,27 @@ def _doubts(row: dict[str, Any]) -> str:
     return ""
 
 
+def _endpoint(row: dict[str, Any]) -> str:
+    """As in a URL."""
+    address = row["address"]
+    return f"[{address}]:{row['port']}" if ":" in address else f"{address}:{row['port']}"
+
+
 def _table(head: list[str], rows: list[list[Any]], empty: str) -> Iterator[str]:
     """Columns as wide as their widest cell; nothing after the last one."""
     if not rows:
         yield empty
         return
-    lines = [head, *([printable(str(cell)) for cell in row] for row in rows)]
+    lines = [head, *([printable(_short(str(cell))) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         yield "  ".join(cells).rstrip()
+
+
+def _short(text: str) -> str:
+    """A version may have 64 KiB; names are shown whole."""
+    return text if len(text) <= MAX_CELL else f"{text[:MAX_CELL]}…"
 
 
 def count(number: int, what: str) -> str:

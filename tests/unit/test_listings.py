@@ -120,3 +120,12 @@ def test_the_records_of_a_service_stand_below_its_instances() -> None:
         "no instances",
         "refused    /s/users/x: no port; what it said before is served",
     ]
+
+
+def test_an_ipv6_endpoint_stands_in_brackets_and_a_long_text_is_cut() -> None:
+    long = Instance(service="users", id="i" * 255, address="::1", port=80, version="v" * 60_000)
+    row = status.instance(Member(long, "ready", "", 1), None, lambda slot: 0, 0.0)
+    head, line = listings.instances({"instances": [row]})
+    assert line.split()[:2] == ["i" * 255, "[::1]:80"]
+    assert "v" * 255 + "…" in line
+    assert max(len(head), len(line)) < 700

@@ -218,9 +218,8 @@ class Connection(web.RequestHandler):
         finally:
             self._guest.busy, self._guest.since = False, self._door.clock()
             self._guest.streaming = False
-            # aiohttp (3.14) pauses, too, while it holds requests behind this one.
-            held = getattr(self, "_buffer_paused", False)
-            if not held and self._wire is not None and not self._wire.is_closing():
+            # Or what waits behind it would grow with each answer.
+            if not self._messages and self._wire is not None and not self._wire.is_closing():
                 self._wire.resume_reading()
             self._idle = True
             self._limit(IDLE)

@@ -8,7 +8,7 @@ import pytest
 
 from balancers.base import hash_key
 from bench import instructions
-from bench.guard import Figure, better, findings, key, lines, load, merge, save
+from bench.guard import Figure, better, findings, key, lines, load, merge, processor, save
 from bench.inprocess import WORKLOADS, Cost, Plane, Report, count_bytecodes, requests_of
 
 
@@ -26,8 +26,14 @@ class TestFigures:
         with pytest.raises(ValueError, match="same thing"):
             merge([report(1.0), report(1.0, python="3.12")])
 
-    def test_each_python_and_each_build_has_its_own(self) -> None:
-        assert key(report(1.0)) == "python 3.11"
+    def test_each_python_build_and_processor_has_its_own(self) -> None:
+        assert key(report(1.0), "CPU 9") == "python 3.11 on CPU 9"
+
+    def test_the_processor_is_what_the_kernel_calls_it(self, tmp_path: Path) -> None:
+        file = tmp_path / "cpuinfo"
+        file.write_text("processor : 0\nmodel\t: 143\nmodel name\t: Some CPU\nmodel : 7\n")
+        assert processor(file) == "Some CPU 143"
+        assert processor(tmp_path / "missing") == "unknown"
 
     def test_they_are_stored_and_read(self, tmp_path: Path) -> None:
         path = tmp_path / "guard.json"

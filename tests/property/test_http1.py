@@ -30,7 +30,7 @@ def test_a_trailer_is_written_as_the_same_field_is_in_a_head(
     """Or is not passed on: what was decided in the head stays so."""
     line = name + before + b":" + value + b"\r\n"
     connection = (name.lower(),) if named else ()
-    body = ChunkedBody(BAD_REQUEST, connection)
+    body = ChunkedBody(BAD_REQUEST, frozenset(connection))
     refused = feed(body, [b"0\r\n" + line + b"\r\n"])[3]
     head = b"POST / HTTP/1.1\r\nHost: h\r\n" + b"".join(
         b"Connection: %b\r\n" % n for n in connection

@@ -149,7 +149,7 @@ async def test_a_full_disk_is_told_of_and_used_again_when_there_is_room(
 
         await eventually(failed, 10, "a failure is counted")
         assert (await snapshot(proxy))["error"] == "cannot be written (No space left on device)"
-        assert "snapshot_not_written" in proxy.log()
+        await eventually(lambda: "snapshot_not_written" in proxy.log(), 5, "the log line")
         assert file.read_bytes() == before
         assert sorted(os.listdir(small_disk)) == ["filler", "pools.json"]
         await traffic.shows("a", "b", since=told)
@@ -172,7 +172,9 @@ async def test_two_proxies_with_one_snapshot_serve_and_the_second_says_so(
                 return (await snapshot(second))["error"] is not None
 
             await eventually(refused, 10, "the second is refused")
-            assert "another proxy writes it" in second.log()
+            said = (await snapshot(second))["error"]
+            assert said == "cannot be written (another proxy writes it)"
+            await eventually(lambda: "snapshot_not_written" in second.log(), 5, "the log line")
             assert (await snapshot(first))["error"] is None
             assert await first.stop() == 0
             await client.put("/services/users/b", fleet.record("b"))

@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from proxy.engine.worker import Worker
 
 READ_AHEAD: Final = 64 * 1024
-"""Bytes of pipelined requests kept while one is served. A client that sends more waits: the
-bound is on what it can make a worker hold, not on how many requests it may pipeline."""
+"""Bytes of pipelined requests kept while one is served, beyond which the client is not read: what
+the event loop had read by then, 250,000 bytes at most, is kept as well. The bound is on what a
+client can make a worker hold, not on how many requests it may pipeline."""
 
 LAST_CALL: Final = 1.0
 """Seconds that an idle connection stays open when the worker stops. A request that crosses our

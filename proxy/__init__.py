@@ -2,4 +2,4 @@
 
 __version__ = "0.1.0"
 PRODUCT = "fairlead"
-"""Whose package this is: others have one of this name."""
+"""The distribution that this package belongs to: others have a package of this name."""

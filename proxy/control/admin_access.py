@@ -34,7 +34,7 @@ safelisted request-header")."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """Who may do what."""
+    """The rules of the admin server: which requests are let through, by Host, origin and token."""
 
     token: str = ""
     """May do everything; "" = nobody needs it."""

@@ -75,13 +75,13 @@ class Guest:
     since: float
     """When it began to wait, or its request began: monotonic seconds."""
     busy: bool = False
-    """It has a request."""
+    """The connection has a request that is being answered."""
     streaming: bool = False
     """The answer to it goes on for as long as the peer likes."""
 
 
 def first_to_go(guests: Iterable[Guest], now: float) -> Guest | None:
-    """Who makes room for somebody new; None = nobody.
+    """The connection that makes room for a new one; None = none does.
 
     Of those that have no request the one that waits longest, and of those of the peer that has most
     of all: so that a peer that opens one after the other closes its own. If all have one, of those
@@ -172,7 +172,7 @@ class Connection(web.RequestHandler):
         self._unread = 0
         """Bytes that came since the last request began."""
         self._idle = False
-        """It has been answered, and nothing came since."""
+        """The last request has been answered, and nothing came since."""
         self._timer: asyncio.TimerHandle | None = None
         self._entered = False
 

@@ -42,6 +42,16 @@ def free_port() -> int:
     raise RuntimeError("no free port found")
 
 
+async def listens(port: int) -> bool:
+    """Somebody accepts connections on a loopback port."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
 async def eventually(
     condition: Callable[[], Awaitable[Any] | Any], within: float, what: str, every: float = 0.02
 ) -> Any:

@@ -29,7 +29,7 @@ from bench import compiled
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.hostile import CLIENTS as HOSTILE
 from tests.e2e.raw_http import Client, read_head, request
-from tests.e2e.running import RunningProxy, eventually, free_port
+from tests.e2e.running import RunningProxy, eventually, free_port, listens
 
 INSTANCES = 8
 PATTERN = bytes(range(256)) * 4096
@@ -107,7 +107,7 @@ class Fleet:
     async def start(self, name: str) -> None:
         """Returns when it listens: its port may be a passing connection's for a moment."""
         port = self._ports[name]
-        while not await _listens(port):
+        while not await listens(port):
             if name not in self._processes or self._processes[name].returncode is not None:
                 await self._launch(name, port)
             await asyncio.sleep(0.2)
@@ -259,15 +259,6 @@ async def chaos(fleet: Fleet, etcd: EtcdServer, proxy: RunningProxy, until: floa
                 "3", stderr=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
             await process.wait()
-
-
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 def _rss(pid: int) -> float:

@@ -23,7 +23,7 @@ import pytest
 import pytest_asyncio
 
 from tests.e2e.hostile import CLIENTS, GET
-from tests.e2e.running import RunningProxy, eventually, free_port
+from tests.e2e.running import RunningProxy, eventually, free_port, listens
 
 SECONDS = float(os.environ.get("FAIRLEAD_DRILL_SECONDS", "0.5"))
 PATIENCE = 20.0
@@ -86,20 +86,11 @@ http {{
         "nginx", "-e", str(directory / "e.log"), "-p", str(directory), "-c", str(config)
     )
     try:
-        await eventually(lambda: _listens(port), 10, "nginx listens")
+        await eventually(lambda: listens(port), 10, "nginx listens")
         yield port
     finally:
         process.terminate()
         await process.wait()
-
-
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

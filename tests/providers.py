@@ -20,14 +20,14 @@ def save_snapshot(path: Path, membership: Membership, saved_at: float) -> None:
     file.close()
 
 
-class ToldProvider(Provider):
+class ManualProvider(Provider):
     """Owns a queue of memberships and failures to come.
 
     Like a real one it yields nothing before it is told something, keeps the tuple of a service
     that did not change, and ends when it is closed.
     """
 
-    name: ClassVar[str] = "told"
+    name: ClassVar[str] = "manual"
 
     def __init__(self) -> None:
         self.age: float | None = None

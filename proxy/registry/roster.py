@@ -136,7 +136,13 @@ class Roster:
     # --------------------------------------------------------------------------- reads
 
     @property
+    def entries(self) -> Mapping[bytes, Entry]:
+        """What the registry holds, by key."""
+        return self._entries
+
+    @property
     def retained(self) -> int:
+        """Instances that the registry does not name."""
         return len(self._retained)
 
     def __len__(self) -> int:

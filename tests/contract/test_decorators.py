@@ -18,7 +18,7 @@ from proxy.registry.decorators.snapshot_file import SnapshotFile
 from proxy.registry.decorators.snapshot_provider import SnapshotProvider
 from proxy.settings.registry import MassLossSettings, Registry, RegistrySettings
 from proxy.statuses import RegistryStatus
-from tests.providers import ToldProvider, instance, save_snapshot
+from tests.providers import ManualProvider, instance, save_snapshot
 
 FAST = Registry(check_interval=0.02, check_timeout=0.01)
 
@@ -38,7 +38,7 @@ class Store:
                 provider.tell(*map(instance, ids))
 
 
-class StoreProvider(ToldProvider):
+class StoreProvider(ManualProvider):
     def __init__(self, store: Store) -> None:
         super().__init__()
         self.store = store
@@ -119,7 +119,7 @@ class TestFailover:
         by_endpoint = {f"http://{n}:1": store for n, store in enumerate(stores)}
         events: list[tuple[str, dict[str, Any]]] = []
         provider = FailoverProvider(
-            [RegistrySettings(type="told", endpoints=(url,)) for url in by_endpoint],
+            [RegistrySettings(type="manual", endpoints=(url,)) for url in by_endpoint],
             lambda settings: StoreProvider(by_endpoint[settings.endpoints[0]]),
             FAST,
             on_event=lambda kind, **fields: events.append((kind, fields)),
@@ -203,7 +203,7 @@ class Answers(Check):
         return endpoint.port not in self.silent, "connection refused"
 
 
-class LeaseProvider(ToldProvider):
+class LeaseProvider(ManualProvider):
     """One whose registrations hang on leases, of which some live."""
 
     def __init__(self) -> None:
@@ -308,7 +308,7 @@ class TestSnapshot:
     ) -> None:
         path = tmp_path / "pools.json"
         save_snapshot(path, Membership(services={"users": (instance("old"),)}), 1.0)
-        inner = ToldProvider()
+        inner = ManualProvider()
         provider = SnapshotProvider(inner, str(path), wall_clock=lambda: 1000.0)
         read = reader(provider)
         inner.tell(instance("a"))
@@ -330,7 +330,7 @@ class TestSnapshot:
     ) -> None:
         path = tmp_path / "pools.json"
         save_snapshot(path, Membership(services={"users": (instance("old"),)}), 900.0)
-        inner = ToldProvider()
+        inner = ManualProvider()
         events: list[tuple[str, float]] = []
         provider = SnapshotProvider(
             inner,
@@ -354,7 +354,7 @@ class TestSnapshot:
     async def test_a_damaged_file_is_ignored(self, reader: Read, tmp_path: Path) -> None:
         path = tmp_path / "pools.json"
         path.write_text("{}")
-        inner = ToldProvider()
+        inner = ManualProvider()
         provider = SnapshotProvider(inner, str(path))
         read = reader(provider)
 
@@ -372,7 +372,7 @@ class TestSnapshot:
     async def test_a_file_that_cannot_be_written_harms_nobody(
         self, reader: Read, tmp_path: Path
     ) -> None:
-        inner = ToldProvider()
+        inner = ManualProvider()
         provider = SnapshotProvider(inner, str(tmp_path / "nowhere" / "pools.json"))
         read = reader(provider)
         inner.tell(instance("a"))

@@ -27,14 +27,14 @@ from proxy.embedded_etcd import free_port
 from tests.e2e.certificates import Authority
 from tests.e2e.etcd_server import eventually
 from tests.e2e.origin import Call, Gate, Origin, origins
-from tests.providers import ToldProvider, instance
+from tests.providers import ManualProvider, instance
 
 
 class Fleet:
     """Owns a discovery whose registry says what the test tells it."""
 
     def __init__(self) -> None:
-        self.provider = ToldProvider()
+        self.provider = ManualProvider()
         self.discovery = Discovery(self.provider)
 
     async def tell(self, *instances: Instance) -> None:
@@ -388,7 +388,7 @@ async def test_a_registry_that_never_answered(fleet: Fleet) -> None:
         await eventually(lambda: session.closed is False and not waiting.done())
         await fleet.tell(at(a))  # A request waits for the first list, for a while.
         assert await waiting == "a"
-    silent = Discovery(ToldProvider())
+    silent = Discovery(ManualProvider())
     async with silent, DiscoverySession(silent, hosts=["*.svc"]) as session:
         with pytest.raises(NoInstance, match=r"registry \(told\): no answer within 3 s"):
             await ask(session, "http://users.svc/")
@@ -427,4 +427,4 @@ def test_settings_that_cannot_work() -> None:
             Balancing(**settings)  # type: ignore[arg-type]
     for hosts in ("users", ["*svc"], ["*.*"], ["*."]):
         with pytest.raises(ValueError, match="hosts: "):
-            BalancingMiddleware(Discovery(ToldProvider()), hosts=hosts)
+            BalancingMiddleware(Discovery(ManualProvider()), hosts=hosts)

@@ -13,10 +13,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from structlog.testing import capture_logs
 
 from balancers.base import hash_key
+from proxy.catalog import PROVIDERS
 from proxy.discovery import Discovery, Instance, NotReady, RegistrySettings
 from proxy.engine import pool as engine_pool
 from tests.e2e.etcd_server import eventually
-from tests.providers import ToldProvider, instance
+from tests.providers import ManualProvider, instance
 
 A, B, C = (instance(name, port=port) for name, port in (("a", 81), ("b", 82), ("c", 83)))
 SICK = instance("s", health="unhealthy")
@@ -25,12 +26,12 @@ ORDER = instance("o", "orders")
 
 
 @pytest.fixture
-def provider() -> ToldProvider:
-    return ToldProvider()
+def provider() -> ManualProvider:
+    return ManualProvider()
 
 
 @pytest.fixture
-async def discovery(provider: ToldProvider) -> AsyncIterator[Discovery]:
+async def discovery(provider: ManualProvider) -> AsyncIterator[Discovery]:
     async with asyncio.timeout(10), Discovery(provider) as opened:
         yield opened
 
@@ -42,7 +43,7 @@ async def settle() -> None:
 
 
 async def test_nothing_is_known_before_the_first_list(
-    provider: ToldProvider, discovery: Discovery
+    provider: ManualProvider, discovery: Discovery
 ) -> None:
     provider.last_error = "http://10.0.0.1:2379: refused"
     for read in (discovery.services, lambda: discovery.instances("users")):
@@ -53,7 +54,7 @@ async def test_nothing_is_known_before_the_first_list(
     assert (discovery.ready, discovery.age) == (False, None)
 
 
-async def test_who_is_there(provider: ToldProvider, discovery: Discovery) -> None:
+async def test_who_is_there(provider: ManualProvider, discovery: Discovery) -> None:
     provider.tell(A, B, SICK, LEAVING, instance("z", weight=0), ORDER)
     await discovery.wait_ready()
     assert discovery.services() == ("orders", "users")
@@ -61,11 +62,11 @@ async def test_who_is_there(provider: ToldProvider, discovery: Discovery) -> Non
     assert discovery.healthy("users") == (A, B)
     assert discovery.instances("ghost") == discovery.healthy("ghost") == ()
     assert discovery.age == 0.0
-    assert discovery.status().provider == "told"
+    assert discovery.status().provider == "manual"
 
 
 async def test_watch_yields_the_current_and_each_change(
-    provider: ToldProvider, discovery: Discovery
+    provider: ManualProvider, discovery: Discovery
 ) -> None:
     provider.tell(A)
     async with aclosing(discovery.watch("users")) as changes:
@@ -79,7 +80,9 @@ async def test_watch_yields_the_current_and_each_change(
         assert await anext(changes) == (B,)
 
 
-async def test_a_slow_watcher_gets_the_newest(provider: ToldProvider, discovery: Discovery) -> None:
+async def test_a_slow_watcher_gets_the_newest(
+    provider: ManualProvider, discovery: Discovery
+) -> None:
     async with aclosing(discovery.watch("users")) as changes:
         provider.tell(A)
         assert await anext(changes) == (A,)
@@ -93,7 +96,7 @@ async def test_a_slow_watcher_gets_the_newest(provider: ToldProvider, discovery:
 
 
 async def test_watch_of_a_service_that_does_not_exist_yet(
-    provider: ToldProvider, discovery: Discovery
+    provider: ManualProvider, discovery: Discovery
 ) -> None:
     provider.tell(ORDER)
     async with aclosing(discovery.watch("users")) as changes:
@@ -102,7 +105,7 @@ async def test_watch_of_a_service_that_does_not_exist_yet(
         assert await anext(changes) == (A,)
 
 
-async def test_close_ends_watches_and_keeps_what_is_known(provider: ToldProvider) -> None:
+async def test_close_ends_watches_and_keeps_what_is_known(provider: ManualProvider) -> None:
     before = asyncio.all_tasks()
     discovery = Discovery(provider)
     await discovery.start()
@@ -128,7 +131,7 @@ async def test_close_ends_watches_and_keeps_what_is_known(provider: ToldProvider
     assert asyncio.all_tasks() == before
 
 
-async def test_callbacks(provider: ToldProvider, discovery: Discovery) -> None:
+async def test_callbacks(provider: ManualProvider, discovery: Discovery) -> None:
     provider.tell(A)
     await discovery.wait_ready()
     calls: list[str] = []
@@ -159,7 +162,7 @@ async def test_callbacks(provider: ToldProvider, discovery: Discovery) -> None:
     assert sorted(calls) == ["broken", "broken", "users: 2"]
 
 
-async def test_a_callback_may_unregister_itself_and_close(provider: ToldProvider) -> None:
+async def test_a_callback_may_unregister_itself_and_close(provider: ManualProvider) -> None:
     discovery = Discovery(provider)
     calls: list[tuple[Instance, ...]] = []
 
@@ -185,7 +188,7 @@ async def test_a_callback_may_unregister_itself_and_close(provider: ToldProvider
 
 
 async def test_a_given_provider_that_breaks_leaves_what_is_known(
-    provider: ToldProvider, discovery: Discovery
+    provider: ManualProvider, discovery: Discovery
 ) -> None:
     provider.tell(A)
     await discovery.wait_ready()
@@ -196,7 +199,7 @@ async def test_a_given_provider_that_breaks_leaves_what_is_known(
     assert discovery.instances("users") == (A,)
 
 
-async def test_metrics(provider: ToldProvider) -> None:
+async def test_metrics(provider: ManualProvider) -> None:
     registry = CollectorRegistry()
     picks = 'algorithm="random",instance="{}",service_name="users"'
 
@@ -231,23 +234,23 @@ async def test_metrics(provider: ToldProvider) -> None:
             'service_instances{service_name="users",status="draining"} 0.0',
             f"load_balancer_selections_total{{{picks.format('a')}}} 2.0",
         ]
-        second = Discovery(ToldProvider(), metrics=registry)
+        second = Discovery(ManualProvider(), metrics=registry)
         with pytest.raises(ValueError, match="service_discoveries"):
             await second.start()
         await second.close()
     assert shown() == []
 
 
-def test_sources() -> None:
+def test_a_source_is_endpoints_settings_or_a_provider_and_nothing_else() -> None:
     assert Discovery("http://127.0.0.1:1").status().provider == "etcd"
     assert Discovery(["http://127.0.0.1:1", "http://127.0.0.1:2"], prefix="/x/").age is None
     assert Discovery(RegistrySettings(type="static")).status().provider == "static"
     with pytest.raises(ValueError, match=r"127\.0\.0\.1:1"):
         Discovery("127.0.0.1:1")
-    with pytest.raises(ValueError, match=r"zookeeper.: allowed are etcd, static"):
-        Discovery(RegistrySettings(type="zookeeper"))
+    with pytest.raises(ValueError, match="zoo.: allowed are " + ", ".join(sorted(PROVIDERS))):
+        Discovery(RegistrySettings(type="zoo"))
     with pytest.raises(TypeError, match="prefix"):
-        Discovery(ToldProvider(), prefix="/x/")
+        Discovery(ManualProvider(), prefix="/x/")
 
 
 async def test_the_static_registry_says_that_nobody_is_there() -> None:

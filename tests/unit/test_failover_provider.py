@@ -81,7 +81,7 @@ class Stepped:
         self.switched: list[tuple[float, int]] = []
         """(when, to which)"""
         self.provider = FailoverProvider(
-            [RegistrySettings(type="told", endpoints=(url,)) for url in stores],
+            [RegistrySettings(type="manual", endpoints=(url,)) for url in stores],
             lambda settings: StoreProvider(stores[settings.endpoints[0]]),
             Registry(check_interval=interval, check_timeout=timeout),
             on_event=lambda kind, **fields: self.switched.append((self.now, fields["source"])),

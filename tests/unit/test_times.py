@@ -34,7 +34,7 @@ from proxy.settings.registry import MassLossSettings
 from proxy.settings.service import EjectionSettings
 from proxy.statuses import SnapshotStatus
 from tests.fakes import START, SteppedLoop
-from tests.providers import ToldProvider, instance, save_snapshot
+from tests.providers import ManualProvider, instance, save_snapshot
 
 SECONDS = [0.1, 0.3, 1.0, 10.0, 300.0]
 BEGAN = 1234.567
@@ -267,7 +267,7 @@ class Saving:
 
     def __init__(self, path: Path) -> None:
         self.loop = SteppedLoop()
-        self.inner = ToldProvider()
+        self.inner = ManualProvider()
         self.hangs = False
         """The file system does not answer any more."""
         self.asked = 0

@@ -95,13 +95,13 @@ class View(Roster):
         The value is compared as well: a wiped store that was filled again reaches the same
         revisions and counts, with other instances in it.
         """
-        if count != len(self._entries):
+        if count != len(self.entries):
             return False
         if newest is None:
-            return not self._entries
+            return not self.entries
         # One transaction may have written several keys at this revision: any of them is newest.
-        return _same(self._entries.get(newest.key), newest) and newest.mod_revision == max(
-            entry.revision for entry in self._entries.values()
+        return _same(self.entries.get(newest.key), newest) and newest.mod_revision == max(
+            entry.revision for entry in self.entries.values()
         )
 
     def differences(
@@ -113,9 +113,9 @@ class View(Roster):
         common was missed."""
         return {
             (key, kvs.get(key))
-            for key, entry in self._entries.items()
+            for key, entry in self.entries.items()
             if entry.revision <= revision and not _same(entry, kvs.get(key))
-        } | {(key, kv) for key, kv in kvs.items() if key not in self._entries}
+        } | {(key, kv) for key, kv in kvs.items() if key not in self.entries}
 
 
 def _same(entry: Entry | None, kv: KeyValue | None) -> bool:

@@ -11,11 +11,11 @@ from tests.contract.test_providers import (  # noqa: F401  # they are run here
     test_status_before_the_first_contact,
     test_yields_nothing_that_it_does_not_know,
 )
-from tests.providers import ToldProvider
+from tests.providers import ManualProvider
 
 
 @pytest.fixture
-def provider() -> ToldProvider:
-    provider = ToldProvider()
+def provider() -> ManualProvider:
+    provider = ManualProvider()
     provider.last_error = "nobody has told it anything"
     return provider

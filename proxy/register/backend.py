@@ -112,7 +112,7 @@ class RegistrationBackend(ABC):
 
     @abstractmethod
     async def owned(self, lease: Lease, names: Collection[Name]) -> Collection[Name]:
-        """Those of `names` that the registry holds under the lease, by as few calls as it takes,
+        """Which of `names` the registry holds under the lease, by as few calls as it takes,
         since it is asked after each renewal."""
 
     @abstractmethod

@@ -21,7 +21,7 @@ Name = tuple[str, str]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One instance of a service, as it wants to be known.
+    """An instance of a service, as it wants to be known.
 
     `address` "" is the one this machine uses towards the registry, `id` "" is
     `<host name>-<port>`; the registrar fills both in. `weight` goes into `metadata`, unless that

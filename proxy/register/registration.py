@@ -11,7 +11,7 @@ from proxy.register.record import Health, Record
 
 
 class Registration:
-    """One registered instance: what its service may say about it. All of it is wanted state,
+    """A registered instance: what its service may say about it. All of it is wanted state,
     said at once and written as soon as the registry takes it; only the latest word is written."""
 
     def __init__(self, keeper: Keeper, entry: Entry) -> None:
@@ -20,7 +20,7 @@ class Registration:
 
     @property
     def record(self) -> Record:
-        """As registered, address and id filled in."""
+        """What is registered, address and id filled in."""
         return self._entry.record
 
     @property

@@ -30,7 +30,7 @@ class LeaseLost(RegistryError):
 
 
 class Provider(ABC):
-    """One registry. Built from its part of the configuration, before any event loop runs."""
+    """A registry. Built from its part of the configuration, before any event loop runs."""
 
     name: ClassVar[str]
 

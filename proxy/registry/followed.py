@@ -71,7 +71,7 @@ class Resync(Exception):
 
 
 class Connection(Protocol):
-    """One endpoint of a registry."""
+    """An endpoint of a registry."""
 
     @property
     def url(self) -> str: ...
@@ -330,7 +330,7 @@ class Followed(Provider, Generic[C]):
             self._reconcile_at = min(self._reconcile_at, soon)
 
     def _lost(self, connection: C, error: Exception) -> None:
-        """One line when an outage begins; the attempts after it go to debug."""
+        """Log a line when an outage begins; the attempts after it go to debug."""
         self._endpoint = None
         self._last_error = f"{connection.url}: {error}"
         if self._lost_at is not None:

@@ -22,7 +22,7 @@ Read = Callable[[bytes, bytes], tuple[Instance, str]]
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """One record. `instance` is the last good value; `reason` says why the current one is not,
+    """A record. `instance` is the last good value; `reason` says why the current one is not,
     `odd` what was not understood of one that is."""
 
     key: bytes
@@ -77,7 +77,7 @@ class Roster:
             return Entry(key, value, revision, lease, last, reason=str(error))
 
     def put(self, entry: Entry) -> None:
-        """One record was written."""
+        """A record was written."""
         key = entry.key
         self._retained.pop(key, None)
         self._note(entry)
@@ -91,7 +91,7 @@ class Roster:
                 self._dirty.add(service)
 
     def remove(self, key: bytes, revision: int = 0) -> None:
-        """One record went, at `revision`; 0 = it was found missing."""
+        """A record went, at `revision`; 0 = it was found missing."""
         entry = self._entries.pop(key, None) or self._retained.pop(key, None)
         self._noted.pop(key, None)
         if entry is not None and entry.instance is not None:

@@ -129,7 +129,7 @@ class GracefulSwitch:
         return self._served
 
     def _drop(self, now: float) -> None:
-        """Those the registry names, and after the grace those of services it knows."""
+        """Let go of those the registry names, and after the grace of those of services it knows."""
         assert self._truth is not None
         self._stale = True
         for service, retained in list(self._retained.items()):

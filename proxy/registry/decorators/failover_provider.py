@@ -35,7 +35,7 @@ IMPATIENT = 1.0
 
 
 class _Watched:
-    """One registry that is watched. Owns the provider and the task that reads from it."""
+    """A registry that is watched. Owns the provider and the task that reads from it."""
 
     def __init__(self, index: int, provider: Provider) -> None:
         self.index = index
@@ -173,7 +173,7 @@ class FailoverProvider(Composed):
     # ------------------------------------------------------------------------ the switch
 
     async def _want(self, index: int) -> None:
-        """This registry is to be used: once it has given a first list, it is."""
+        """Use another registry: once it has given a first list, it is."""
         if self._next is not None and self._next.index != index:
             given_up, self._next = self._next, None
             await given_up.end()

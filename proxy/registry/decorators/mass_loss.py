@@ -45,7 +45,7 @@ Name = tuple[str, str]
 
 @dataclass(slots=True)
 class _Loss:
-    """One registration that ran out, as far as is known."""
+    """A registration that ran out, as far as is known."""
 
     instance: Instance
     departure: Departure
@@ -171,7 +171,7 @@ class MassLossPolicy:
     # --------------------------------------------------------------------- the retained
 
     def uncertain(self) -> list[Departure]:
-        """Those whose lease may still live: to be asked again."""
+        """Whose lease may still live: to be asked again."""
         return [one.loss.departure for one in self._all() if not one.certain]
 
     def answered(self, departure: Departure, expired: bool | None) -> bool:
@@ -233,7 +233,7 @@ class MassLossPolicy:
         return min((min(one.next_probe, one.until) for one in self._all()), default=None)
 
     def retained(self, now: float) -> tuple[RetainedInstance, ...]:
-        """Those that are served although the registry does not name them."""
+        """Who is served although the registry does not name them."""
         return tuple(
             RetainedInstance(
                 service=one.loss.instance.service,

@@ -16,8 +16,8 @@ class Merged:
         self._known: dict[str, tuple[Instance, ...]] = {}
 
     def services(self, named: Services, retained: Mapping[str, Iterable[Instance]]) -> Services:
-        """Those the registry names and those that are retained, in the order of their ids. A
-        service of which nothing changed has the identical tuple as before."""
+        """Services with those the registry names and those that are retained, in the order of
+        their ids. A service of which nothing changed has the identical tuple as before."""
         services, known = dict(named), {}
         for service, instances in retained.items():
             whole = (*services.get(service, ()), *instances)

@@ -52,8 +52,8 @@ class View(Roster):
     # ------------------------------------------------------------------------- changes
 
     def apply(self, events: Iterable[Event]) -> None:
-        """One frame's events. The resume point becomes the last *event's* revision, never the
-        header's: replayed batches stop anywhere, under the header of the current revision."""
+        """Apply the events of a frame. The resume point becomes the last *event's* revision, never
+        the header's: replayed batches stop anywhere, under the header of the current revision."""
         resume = self.resume
         for event in events:
             kv = event.kv

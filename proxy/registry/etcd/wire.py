@@ -81,7 +81,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
 
 class WatchFrame(msgspec.Struct, frozen=True):
-    """One message of a watch: atomic, to be applied whole."""
+    """A message of a watch: atomic, to be applied whole."""
 
     header: Header = Header()
     created: bool = False

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Generic, TypeVar, cast
@@ -48,16 +47,16 @@ class Framing:
 
     def __init__(self, max_frame: int = MAX_FRAME) -> None:
         self._max_frame = max_frame
-        self._buffer = bytearray()
+        self._buffer = bytearray()  # ≤ MAX_FRAME + 256 KiB
 
-    def feed(self, chunk: bytes | bytearray | memoryview) -> list[bytes]:
-        """The payloads that `chunk` completes, in order. ChannelError when a length is over
-        the limit; nothing may be fed after that."""
+    def feed(self, chunk: bytes | bytearray | memoryview, most: int | None = None) -> list[bytes]:
+        """The payloads that `chunk` completes, in order, or the first `most`; the others with the
+        next call. ChannelError when a length is over the limit; nothing may be fed after that."""
         buffer = self._buffer
         buffer += chunk
         frames: list[bytes] = []
         start = 0
-        while len(buffer) - start >= _LENGTH:
+        while len(buffer) - start >= _LENGTH and len(frames) != most:  # ≤ AT_ONCE + 1
             length = int.from_bytes(buffer[start : start + _LENGTH], "big")
             if length > self._max_frame:
                 raise ChannelError(f"frame of {length} bytes, at most {self._max_frame} allowed")
@@ -106,8 +105,6 @@ class Channel(asyncio.Protocol, Generic[Received]):
         self._decoder: msgspec.msgpack.Decoder[Received] = msgspec.msgpack.Decoder(receives)
         self._encoder = msgspec.msgpack.Encoder()
         self._framing = Framing(max_frame)
-        self._frames: deque[bytes] = deque()
-        """Of what was read, those that are not handed over yet."""
         self._max_frame = max_frame
         self._max_unsent = max_unsent
         self._on_message = on_message
@@ -163,23 +160,11 @@ class Channel(asyncio.Protocol, Generic[Received]):
 
     def data_received(self, data: bytes) -> None:
         try:
-            self._frames += self._framing.feed(data)
+            frames = self._framing.feed(data, AT_ONCE)
         except ChannelError as error:
             self._fail(error)
             return
-        self._hand_over(AT_ONCE)
-        if self._frames and not self._closing and self._transport is not None:
-            self._transport.pause_reading()
-            asyncio.get_running_loop().call_soon(self._go_on)
-
-    def _go_on(self) -> None:
-        if self._transport is not None and not self._closing:
-            self._transport.resume_reading()  # It is paused again if there are yet more.
-            self.data_received(b"")
-
-    def _hand_over(self, most: int) -> None:
-        for _ in range(min(most, len(self._frames))):
-            payload = self._frames.popleft()
+        for payload in frames:  # ≤ AT_ONCE
             if self._closing:
                 return
             self.began = perf_counter()
@@ -189,12 +174,19 @@ class Channel(asyncio.Protocol, Generic[Received]):
                 self._fail(ChannelError(f"not a message: {error}"))
                 return
             self._on_message(message)
+        if len(frames) == AT_ONCE and not self._closing and self._transport is not None:
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._transport is not None and not self._closing:
+            self._transport.resume_reading()  # It is paused again if there are yet more.
+            self.data_received(b"")
 
     def eof_received(self) -> None:
         """The peer is gone; returning None closes this end too."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._hand_over(len(self._frames))  # What was said before the end; nothing if it is ours.
         self._closing = True
         failure = self._failure or exc
         if failure is None and self._framing.pending:

@@ -62,9 +62,9 @@ def readings(path: str) -> tuple[str, ...]:
     another. Nothing is decoded twice. Raises `Refused` if there is no end to it."""
     found = {path}
     new = [path]
-    while new:
+    while new:  # ≤ _MOST_READINGS + 8
         text = new.pop()
-        for step in _STEPS:
+        for step in _STEPS:  # ≤ 8 * _MOST_READINGS
             other = step(text)
             if other not in found:
                 found.add(other)
@@ -186,19 +186,23 @@ def _unescaped(path: str) -> str:
 def _resolved(path: str) -> str:
     if "/." not in path:
         return path
-    kept: list[str] = []
-    segments = path.split("/")[1:]
-    for segment in segments:
-        if segment == "..":
-            if kept:
-                kept.pop()
-        elif segment != ".":
-            kept.append(segment)
-    if segments[-1] in (".", ".."):
-        kept.append("")  # `/a/.` and `/a/b/..` name the directory `/a/`.
-    return "/" + "/".join(kept)
+    dots = list(_DOTS.finditer(path))
+    if len(dots) > _MOST_DOTS:
+        raise bad_path(f"more than {_MOST_DOTS} dot segments")
+    kept, at = "", 0
+    for dot in dots:  # ≤ _MOST_DOTS * _MOST_READINGS
+        kept += path[at : dot.start()]
+        at = dot.end()
+        if dot[0] == "/..":
+            kept = kept[: max(kept.rfind("/"), 0)]
+    if at == len(path):
+        kept += "/"  # `/a/.` and `/a/b/..` name the directory `/a/`.
+    return kept + path[at:]
 
 
+_DOTS: Final = re.compile(r"/\.\.?(?=/|$)")
+_MOST_DOTS: Final = 256
+"""Dot segments of a path. Links have a handful."""
 _MOST_READINGS: Final = 16
 """Decoding, cutting and merging make eight of a path without dots in disguise. A path as long as
 a target may be must not cost a hundred times what others do."""

@@ -113,7 +113,7 @@ class ClientConnection(Timed):
         self.ids = listener.ids
         """How its requests are named."""
         self._phase = Phase.IDLE
-        self._buffer = b""
+        self._buffer = b""  # ≤ READ_AHEAD + 256 KiB
         self._eof = False
         self._ending = False
         """No request beyond those in the buffer: the client has said its last byte, or the
@@ -133,7 +133,7 @@ class ClientConnection(Timed):
         """… and the next turn is arranged."""
         self._invited = True
         """The client is to send the body: it did not ask for a 100 first, or has got it."""
-        self.trailers = b""
+        self.trailers = b""  # ≤ 32 KiB
         """Trailer fields of the request's body, once it is here whole."""
 
     def __repr__(self) -> str:
@@ -287,8 +287,14 @@ class ClientConnection(Timed):
             self._take_body(exchange, fields, data[end:])
         else:
             if len(data) > end:
-                self._buffer = data[end:]
+                self._read_ahead(data[end:])
             exchange.start(True)
+
+    def _read_ahead(self, rest: bytes) -> None:
+        """The beginning of the next requests, behind the present one."""
+        self._buffer = rest
+        if len(rest) > READ_AHEAD:
+            self._gate.hold(AHEAD, self._on_hangup)
 
     def _take_body(self, exchange: Exchange, fields: RequestFields, rest: bytes) -> None:
         """The request has a body, of which `rest` is here."""
@@ -326,7 +332,8 @@ class ClientConnection(Timed):
                 self._fall_behind(False)
             self.trailers = body.trailers
             self._body = None
-            self._buffer = rest
+            if rest:
+                self._read_ahead(rest)
             self._phase = Phase.ANSWER
             self.deadline = NEVER
             if self.full:

@@ -25,6 +25,9 @@ the wheel has 3,000 ticks, however long the limits are and however many were set
 LOOKS: Final = 256
 """Items looked at in one turn of the loop. Ten thousand clients that fell silent together must not
 keep the others waiting while they are closed."""
+_PASSED: Final = 7
+"""Looks more that one costs whose deadline has passed: an answer, a line of the log, a close. So 32
+of them are a turn."""
 
 
 class Timed:
@@ -64,10 +67,10 @@ class Deadlines:
         self, loop: asyncio.AbstractEventLoop, now: Callable[[], float] = monotonic
     ) -> None:
         self._loop = loop
-        self._slots: dict[int, set[Timed] | None] = {}
+        self._slots: dict[int, set[Timed] | None] = {}  # ≤ 1 MiB + 300 B per connection
         """None where nothing is left. Its tick comes up all the same: to look for it in the heap
         would cost more, and to enter it again each time would fill that."""
-        self._order: list[int] = []
+        self._order: list[int] = []  # ≤ 256 KiB
         """The ticks, as a heap."""
         self._timer: asyncio.TimerHandle | None = None
         self._wake = NEVER
@@ -138,16 +141,17 @@ class Deadlines:
         """Look at what is filed up to `now`, at `LOOKS` of it at most: the rest is due already, so
         the timer comes up in the loop's next turn."""
         looks = LOOKS
-        while self._order and self._order[0] * TICK <= now:
+        while self._order and self._order[0] * TICK <= now:  # ≤ 3001
             tick = heappop(self._order)
             try:
-                while slot := self._slots[tick]:
-                    if not looks:
+                while slot := self._slots[tick]:  # ≤ LOOKS + 3001
+                    if looks <= 0:
                         return
                     looks -= 1
                     item = slot.pop()
                     item.filed = NEVER
                     if item.deadline <= now:
+                        looks -= _PASSED
                         item.deadline = NEVER
                         item.on_deadline(now)
                     elif item.deadline != NEVER:

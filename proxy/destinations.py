@@ -104,10 +104,10 @@ class Destinations:
         return any(self._is_own(str(one)) for one in spellings(_parsed(address)))
 
 
-@lru_cache(maxsize=_KINDS)
+@lru_cache(maxsize=_KINDS)  # ≤ _KINDS * 300
 def kind_of(address: str) -> str:
     """`HERE` for this machine's own, in words what else is refused, empty for all others."""
-    for one in spellings(_parsed(address)):
+    for one in spellings(_parsed(address)):  # ≤ 4
         if _within(one, LINK_LOCAL):
             return "a link-local address"
         if _within(one, METADATA):

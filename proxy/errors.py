@@ -320,7 +320,7 @@ def rows() -> str:
         "| code | status | RFC 9209 type | side | what it means | what to do |",
         "|---|---|---|---|---|---|",
     ]
-    for fault in FAULTS.values():
+    for fault in FAULTS.values():  # ≤ docs
         named = f"| `{fault.code}` | {fault.status} | `{fault.error}`"
         lines.append(f"{named} | {fault.side.value} | {fault.meaning} | {fault.remedy} |")
     return "\n".join((*lines, ""))

@@ -152,7 +152,7 @@ class _Walk:
 
     def end(self) -> Place:
         """Where the last name is."""
-        while self._left:
+        while self._left:  # ≤ thread
             name = self._left.pop()
             try:
                 found = os.stat(name, dir_fd=self._directory, follow_symlinks=False)

@@ -47,7 +47,7 @@ class Novelties:
         """`longest`: characters, beyond which texts that begin alike count as the same."""
         self.full = False
         """No further one is new."""
-        self._known: set[str] = set()
+        self._known: set[str] = set()  # ≤ 128 KiB
         self._most = most
         self._longest = longest
 
@@ -71,7 +71,7 @@ def set_up(settings: LogSettings, *, stream: TextIO | None = None, **bound: Any)
     level = _LEVELS[settings.level]
 
     def bind(_logger: Any, _method: str, event: Any) -> Any:
-        for name, value in bound.items():
+        for name, value in bound.items():  # ≤ 8
             event.setdefault(name, value)
         if thread is not None and (lost := thread.newly_lost()):
             event["log_lines_lost"] = lost
@@ -178,7 +178,7 @@ class _Nowhere:
         return False
 
 
-@cache
+@cache  # ≤ 1 KiB
 def _standard_error() -> _Threaded | None:
     """One thread for the process, however often the log is set up."""
     return None if sys.stderr is None else _Threaded()

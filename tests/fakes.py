@@ -91,6 +91,8 @@ class SteppedLoop(asyncio.AbstractEventLoop):
         self._ready: deque[asyncio.Handle] = deque()
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._order = count()
+        self.callbacks = 0
+        """Run so far, those of transports included."""
         self.timers_set = 0
         """Timers so far, those that were cancelled included."""
 
@@ -105,6 +107,7 @@ class SteppedLoop(asyncio.AbstractEventLoop):
                 handle = self._ready.popleft()
                 if not handle.cancelled():
                     ran = True
+                    self.callbacks += 1
                     handle._run()
         finally:
             asyncio._set_running_loop(None)
@@ -117,6 +120,7 @@ class SteppedLoop(asyncio.AbstractEventLoop):
         try:
             for handle in ready:
                 if not handle.cancelled():
+                    self.callbacks += 1
                     handle._run()
         finally:
             asyncio._set_running_loop(None)
@@ -381,6 +385,7 @@ class FakeTransport(asyncio.Transport):
         while self._arrived and self._reading and not self._closing:
             data = self._arrived.popleft()
             any_read = True
+            self._loop.callbacks += 1
             if data is not None:
                 self._protocol.data_received(data)
                 continue

@@ -247,6 +247,7 @@ class Wire:
             )
             for name in names
         )
+        self.loop.callbacks += 1
         self.worker.on_message(
             PoolsMessage(
                 seq=generation, snapshots=(PoolSnapshot(service, generation, nodes, panic),)

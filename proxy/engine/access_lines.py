@@ -116,8 +116,8 @@ class Lines(ABC):
     def __init__(self, query: bool) -> None:
         """`query`: targets and referers with theirs."""
         self._query = query
-        self._seconds: dict[int, bytes] = {}
-        self._blocks: Memo[RequestFields, bytes] = Memo(_BLOCKS_ROOM, _LARGEST)
+        self._seconds: dict[int, bytes] = {}  # ≤ _SECONDS * 256
+        self._blocks: Memo[RequestFields, bytes] = Memo(_BLOCKS_ROOM, _LARGEST)  # ≤ _BLOCKS_ROOM
 
     @abstractmethod
     def line(self, entry: Entry) -> bytes:
@@ -157,7 +157,7 @@ _ANY = (
 )
 
 
-_FAULTS: Final = {
+_FAULTS: Final = {  # ≤ 32 KiB
     code: b'"error":"%b","fault":"%b"' % (fault.error.encode(), code.encode())
     for code, fault in FAULTS.items()
 }
@@ -169,9 +169,11 @@ class JsonLines(Lines):
 
     def __init__(self, query: bool) -> None:
         super().__init__(query)
-        self._of_trusted: Memo[RequestFields, bytes] = Memo(_BLOCKS_ROOM, _LARGEST)
-        self._texts: Memo[_Values, bytes] = Memo(_TEXTS_ROOM, _LARGEST)
-        self._nodes: Memo[Node, bytes] = Memo(_TEXTS_ROOM, _LARGEST)
+        self._of_trusted: Memo[RequestFields, bytes] = Memo(
+            _BLOCKS_ROOM, _LARGEST
+        )  # ≤ _BLOCKS_ROOM
+        self._texts: Memo[_Values, bytes] = Memo(_TEXTS_ROOM, _LARGEST)  # ≤ _TEXTS_ROOM
+        self._nodes: Memo[Node, bytes] = Memo(_TEXTS_ROOM, _LARGEST)  # ≤ _TEXTS_ROOM
 
     def line(self, entry: Entry) -> bytes:
         (
@@ -317,7 +319,7 @@ class CommonLines(Lines):
 def _agent_and_referer(fields: RequestFields) -> tuple[bytes | None, bytes | None]:
     """The first of each; a block that is new to us is looked through once, and quickly."""
     agent = referer = None
-    for name, value in fields.pairs:
+    for name, value in fields.pairs:  # ≤ 256
         size = len(name)
         if size == 10:
             if agent is None and name.lower() == b"user-agent":

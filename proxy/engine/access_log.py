@@ -117,7 +117,7 @@ class AccessLog:
         self._loop = loop
         self._random = random
         self._wall = wall
-        self._gathered = BytesIO(_ROOM)
+        self._gathered = BytesIO(_ROOM)  # ≤ BATCH + LONGEST + 1 KiB
         """Lines are copied into it and forgotten at once: a list of them would have each in a
         place of its own, to be found and freed by the thread."""
         self._size = 0

@@ -112,7 +112,7 @@ class Announcement(Timed):
         super().__init__()
         self._worker = worker
         self._listener = listener
-        self._buffer = b""
+        self._buffer = b""  # ≤ _V2_LONGEST + 256 KiB
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

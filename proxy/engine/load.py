@@ -97,7 +97,9 @@ class OtherRows:
 
     def __init__(self, board: Board, worker: int, changed: Callable[[int, int], None]) -> None:
         """`changed(slot, delta)` hears by how much the other workers' sum moved."""
-        self._rows = [board.row_bytes(w) for w in range(board.workers) if w != worker]
+        self._rows = [
+            board.row_bytes(w) for w in range(board.workers) if w != worker
+        ]  # ≤ 1 KiB per worker
         self._copies = [b""] * len(self._rows)
         """What was seen last. What lies behind the end of a copy counts as 0."""
         self._changed = changed
@@ -111,7 +113,7 @@ class OtherRows:
             return
         used = self.used
         copies = self._copies
-        for index, row in enumerate(self._rows):
+        for index, row in enumerate(self._rows):  # ≤ workers
             # One copy and one comparison in C, whatever the size.
             seen = bytes(row[:used])
             if seen != copies[index]:
@@ -130,7 +132,7 @@ class OtherRows:
                     self._report(before[part], after[part], start + (part.start or 0))
             return
         pairs = zip(memoryview(before).cast("i"), memoryview(after).cast("i"), strict=True)
-        for slot, (old, new) in enumerate(pairs, start // _ITEM):
+        for slot, (old, new) in enumerate(pairs, start // _ITEM):  # ≤ instances
             if old != new:
                 self._changed(slot, new - old)
 

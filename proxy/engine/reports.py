@@ -41,7 +41,7 @@ class Reports:
         self._dropped = dropped
         self._log_dropped = log_dropped
         self._names = names
-        self._states: dict[str, PolicyState] = {}
+        self._states: dict[str, PolicyState] = {}  # ≤ 1 KiB + 400 B per service
         """Service → where its limits stand, as was told, of those that have any."""
         self._under_way: Iterator[WorkerStats] | None = None
         self._asked: int | None = None
@@ -60,10 +60,10 @@ class Reports:
     def report_at_once(self) -> None:
         """Tell everything in one go, at the end."""
         if self._under_way is not None:
-            for piece in self._under_way:
+            for piece in self._under_way:  # ≤ instances
                 self._send(piece)
             self._under_way = self._asked = None
-        for piece in self._pieces(0):
+        for piece in self._pieces(0):  # ≤ instances
             self._send(piece)
 
     def _tell(self) -> None:
@@ -86,7 +86,7 @@ class Reports:
         services: dict[str, ServiceStats] = {}
         nodes: list[NodeStats] = []
         states: dict[str, PolicyState] = {}
-        for name, counters in list(self._counters.services.items()):
+        for name, counters in list(self._counters.services.items()):  # ≤ PIECE + services
             if counters.told == counters.changes:
                 continue
             counters.told = counters.changes
@@ -94,17 +94,17 @@ class Reports:
             if len(services) >= PIECE:
                 yield self._message(number, services, [], {}, more=True)
                 services = {}
-        for name in [name for name in self._states if self._pools.get(name) is None]:
+        for name in [name for name in self._states if self._pools.get(name) is None]:  # ≤ services
             del self._states[name]
             states[name] = NO_STATE
-        for pool in list(self._pools):
+        for pool in list(self._pools):  # ≤ services
             state = pool.policy_state()
             if state != self._states.get(pool.service, NO_STATE):
                 self._states[pool.service] = states[pool.service] = state
                 if len(states) >= PIECE:
                     yield self._message(number, services, nodes, states, more=True)
                     services, nodes, states = {}, [], {}
-            for node in pool.news():
+            for node in pool.news():  # ≤ PIECE
                 nodes.append(pool.stats_of(node))
                 if len(nodes) >= PIECE:
                     yield self._message(number, services, nodes, states, more=True)

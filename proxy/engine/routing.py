@@ -142,11 +142,11 @@ class _Segment:
     __slots__ = ("ends", "literal", "service", "under")
 
     def __init__(self) -> None:
-        self.literal: dict[str, _Segment] = {}
+        self.literal: dict[str, _Segment] = {}  # ≤ 1 KiB + 4 KiB per route
         self.service: _Segment | None = None
-        self.ends: list[_Route] = []
+        self.ends: list[_Route] = []  # ≤ 1 KiB + 2 KiB per route
         """Routes whose prefix ends here."""
-        self.under: list[_Route] = []
+        self.under: list[_Route] = []  # ≤ 1 KiB + 2 KiB per route
         """Routes whose prefix ends here with a slash."""
 
     def next(self, segment: str) -> _Segment:
@@ -168,7 +168,7 @@ class _Host:
         prefix = route.spec.path_prefix
         place = self.root
         segments = [] if prefix is None else prefix.removesuffix("/").split("/")[1:]
-        for segment in segments:
+        for segment in segments:  # ≤ routes
             place = place.next(segment)
         self.depth = max(self.depth, len(segments) + 1)
         (place.under if prefix is not None and prefix.endswith("/") else place.ends).append(route)
@@ -178,7 +178,7 @@ class _Host:
         if self.depth <= 1 and path[:1] == "/":
             # The whole host goes one way, which is the most common kind of host.
             for routes in (self.root.under, self.root.ends):
-                for route in routes:
+                for route in routes:  # ≤ routes
                     if route.accepts_all or route.accepts(method, fields):
                         return route.fixed or route.at(label, 0)
             return None
@@ -189,14 +189,14 @@ class _Host:
             # A prefix has at most one `{service}`, so a branch does not fork again. Where two
             # reach equally far the one that forked later has the longer literal beginning,
             # and sorting keeps this order.
-            for place, at in reversed(forks):
+            for place, at in reversed(forks):  # ≤ 256
                 if _service_name(segments[at]):
                     _follow(place, segments, at + 1, segments[at], reached)
             reached.sort(key=itemgetter(0), reverse=True)
         else:
             reached.reverse()
-        for _, routes, captured in reached:
-            for route in routes:
+        for _, routes, captured in reached:  # ≤ routes
+            for route in routes:  # ≤ routes
                 if route.accepts_all or route.accepts(method, fields):
                     return route.fixed or route.at(captured or label, len(captured))
         return None
@@ -212,7 +212,7 @@ def _follow(
     """Follow the literal segments from `at` on, noting what is reached, nearest first. Returns
     the `{service}` branches passed on the way, each with the segment it would take."""
     forks: list[tuple[_Segment, int]] = []
-    while True:
+    while True:  # ≤ 256
         if place.ends:
             reached.append((2 * at, place.ends, captured))
         if at == len(segments):
@@ -253,10 +253,10 @@ class RouteTable:
 
     def __init__(self, routes: Sequence[RouteSpec]) -> None:
         self.routes = tuple(routes)
-        self._exact: dict[str, _Host] = {}
-        self._endings: dict[str, _Ending] = {}
+        self._exact: dict[str, _Host] = {}  # ≤ 1 KiB + 8 KiB per route
+        self._endings: dict[str, _Ending] = {}  # ≤ 1 KiB + 8 KiB per route
         self._any: _Host | None = None
-        for position, spec in enumerate(self.routes):
+        for position, spec in enumerate(self.routes):  # ≤ routes
             try:
                 self._host(_checked(spec).host).add(_Route(position, spec))
             except ValueError as error:
@@ -292,7 +292,7 @@ class RouteTable:
             if found is not None:
                 return found
         if self._endings:
-            for routes, label in self._by_ending(host):
+            for routes, label in self._by_ending(host):  # ≤ _LONGEST_HOST
                 found = routes.match(path, method, fields, label)
                 if found is not None:
                     return found
@@ -307,12 +307,12 @@ class RouteTable:
         if len(host) > _LONGEST_HOST:
             return None
         stop = 0
-        while stop < len(host):
+        while stop < len(host):  # ≤ _LONGEST_HOST
             dot = host.find(".", stop + 1)
             stop = len(host) if dot < 0 else dot
             ending = self._endings.get(host[stop + 1 :])
             templates = {} if ending is None else ending.templates
-            for before in sorted(templates, key=len, reverse=True):
+            for before in sorted(templates, key=len, reverse=True):  # ≤ routes
                 name = host[len(before) : stop]
                 if host.startswith(before) and "." in name and _service_name(name) and exists(name):
                     found = templates[before].match(path, method, fields, name)
@@ -325,7 +325,7 @@ class RouteTable:
         if len(host) > _LONGEST_HOST:
             return
         start = 0
-        while start <= len(host):
+        while start <= len(host):  # ≤ _LONGEST_HOST
             dot = host.find(".", start)
             stop = len(host) if dot < 0 else dot
             ending = self._endings.get(host[stop + 1 :])
@@ -344,7 +344,7 @@ class RouteTable:
         host = host.removesuffix(".")
         candidates = []
         others = []
-        for position, spec in enumerate(self.routes):
+        for position, spec in enumerate(self.routes):  # ≤ explain
             host_rank = _host_rank(spec.host, host)
             path_rank = _path_rank(spec.path_prefix, path)
             if host_rank is None:
@@ -356,7 +356,9 @@ class RouteTable:
                 candidates.append(((host_rank, path_rank, position), spec))
         result = []
         taken: int | None = None
-        for (_, _, position), spec in sorted(candidates, key=lambda candidate: candidate[0]):
+        for (_, _, position), spec in sorted(
+            candidates, key=lambda candidate: candidate[0]
+        ):  # ≤ explain
             mismatch = _mismatch(spec, method, fields)
             if mismatch is None and taken is not None:
                 mismatch = f"route {taken} comes first"
@@ -411,7 +413,7 @@ def _host_rank(pattern: str | None, host: str) -> tuple[int, int, int] | None:
         wanted, labels = pattern.split("."), host.split(".")
         if len(wanted) != len(labels):
             return None
-        for want, label in zip(wanted, labels, strict=True):
+        for want, label in zip(wanted, labels, strict=True):  # ≤ explain
             if not (_service_name(label) if want == SERVICE else want == label):
                 return None
         return (1, -len(pattern.partition(SERVICE + ".")[2]), 0)
@@ -430,7 +432,7 @@ def _path_rank(prefix: str | None, path: str) -> tuple[int, list[bool]] | None:
     wanted, segments = prefix.removesuffix("/").split("/"), path.split("/")
     if len(segments) < len(wanted) + prefix.endswith("/"):
         return None
-    for want, segment in zip(wanted, segments, strict=False):
+    for want, segment in zip(wanted, segments, strict=False):  # ≤ explain
         if not (_service_name(segment) if want == SERVICE else want == segment):
             return None
     length = len("/".join(segments[: len(wanted)])) + prefix.endswith("/")
@@ -440,7 +442,7 @@ def _path_rank(prefix: str | None, path: str) -> tuple[int, list[bool]] | None:
 def _mismatch(spec: RouteSpec, method: str, fields: Fields) -> str | None:
     if spec.methods and method not in spec.methods:
         return f"method is not {' or '.join(spec.methods)}"
-    for name, value in spec.headers.items():
+    for name, value in spec.headers.items():  # ≤ explain
         found = fields(name.lower())
         if found is None:
             return f"no field {name}"

@@ -114,8 +114,8 @@ class Worker:
         self.now = now
         self.index = index
         self.draining = False
-        self.via_token = b""
-        self.routes = RouteTable(())
+        self.via_token = b""  # ≤ 256 B
+        self.routes = RouteTable(())  # ≤ 8 KiB + 8 KiB per route
         self.deadlines = Deadlines(loop, now)
         self.names = Names(loop, resolver)
         self.connector = Connector(loop, self.deadlines, self.make_room, self.names)
@@ -140,10 +140,10 @@ class Worker:
             self.failed_inside,
         )
         self.pools = Pools(self.counters, shared, others)
-        self.clients: set[ClientConnection] = set()
+        self.clients: set[ClientConnection] = set()  # ≤ 1 KiB + 100 B per connection
         self.announcing = 0
         """Connections that have yet to say whose they are."""
-        self.tunnels: dict[Tunnel, tuple[Pool, Node]] = {}
+        self.tunnels: dict[Tunnel, tuple[Pool, Node]] = {}  # ≤ 1 KiB + 400 B per tunnel
         self.stopped = asyncio.Event()
         """Set when the process may exit."""
         self._quiet = asyncio.Event()
@@ -156,8 +156,8 @@ class Worker:
         self._exhausted = False
         """There was no descriptor left a moment ago."""
         self._sockets = sockets
-        self._servers: list[asyncio.Server] = []
-        self._listeners: dict[str, ListenerFacts] = {}
+        self._servers: list[asyncio.Server] = []  # ≤ 1 KiB per listener
+        self._listeners: dict[str, ListenerFacts] = {}  # ≤ 1 KiB + 64 KiB per listener
         self.failed = False
         """It stops because it cannot do its work."""
         self._opening: asyncio.Task[None] | None = None
@@ -241,9 +241,9 @@ class Worker:
             self.access_log = None
 
     def _apply_pools(self, message: PoolsMessage) -> None:
-        for snapshot in message.snapshots:
+        for snapshot in message.snapshots:  # ≤ services
             self._release(self.pools.apply(snapshot))
-        for service in message.removed:
+        for service in message.removed:  # ≤ services
             self._release(self.pools.remove(service))
         if self.tunnels:
             self._review_tunnels()
@@ -263,7 +263,7 @@ class Worker:
 
     def _release(self, nodes: list[Node]) -> None:
         """They left, or must not be used."""
-        for node in nodes:
+        for node in nodes:  # ≤ instances
             self.connector.close_idle(node)
             if not node.present:
                 self.unreachable.forget(node)
@@ -273,7 +273,7 @@ class Worker:
         sooner and some later, so that not all their clients come back at the same moment."""
         to_close: dict[Pool, int] = {}
         to_stay: dict[Pool, int] = {}
-        for tunnel, (pool, node) in self.tunnels.items():
+        for tunnel, (pool, node) in self.tunnels.items():  # ≤ tunnels
             policy = pool.settings.drain
             leaves = not node.present or node.status == "draining"
             if leaves and policy.tunnels == "close":
@@ -284,10 +284,10 @@ class Worker:
             elif tunnel.leaving and not self.draining:
                 tunnel.stay()
                 to_stay[pool] = to_stay.get(pool, 0) + 1
-        for pool, tunnels in to_close.items():
+        for pool, tunnels in to_close.items():  # ≤ services
             after = pool.settings.drain.close_after
             _log.info("tunnels_to_close", service=pool.service, count=tunnels, after=after)
-        for pool, tunnels in to_stay.items():
+        for pool, tunnels in to_stay.items():  # ≤ services
             _log.info("tunnels_to_stay", service=pool.service, count=tunnels)
 
     def _on_suspect(self, suspect: Suspect) -> None:
@@ -333,7 +333,7 @@ class Worker:
         if self.access_log is not None:
             self.access_log.report(self.now())
         now = self.now()
-        for pool in self.pools:
+        for pool in self.pools:  # ≤ services
             pool.tick(now)
         if not self._channel.closed:
             self._reports.report(0)
@@ -358,7 +358,7 @@ class Worker:
             self.stopped.set()
 
     async def _open(self) -> None:
-        for name, sock in self._sockets:
+        for name, sock in self._sockets:  # ≤ listeners
             make = partial(self._connection, name)
             if sock.family == socket.AF_UNIX:
                 server: asyncio.Server = await self.loop.create_unix_server(
@@ -393,9 +393,9 @@ class Worker:
         await asyncio.sleep(delay)
         await self._stop_accepting()
         self._quiet.clear()  # It may have been so for a moment while connections were accepted.
-        for client in list(self.clients):
+        for client in list(self.clients):  # ≤ connections
             client.drain()
-        for tunnel in list(self.tunnels):
+        for tunnel in list(self.tunnels):  # ≤ tunnels
             tunnel.stop_after(grace)
         self._note_quiet()
         try:
@@ -405,9 +405,9 @@ class Worker:
         cut = len(self.clients) + len(self.tunnels)
         if cut:
             _log.warning("connections_cut_at_stop", count=cut, grace=grace)
-            for client in list(self.clients):
+            for client in list(self.clients):  # ≤ connections
                 client.abort()
-            for tunnel in list(self.tunnels):
+            for tunnel in list(self.tunnels):  # ≤ tunnels
                 tunnel.close()
             try:
                 # Their ends are told in turns of the loop to come; those of the access log, too.
@@ -428,10 +428,10 @@ class Worker:
         of nothing no more may join, and those who have are accepted before the end."""
         if not self._servers:
             return
-        for _, sock in self._sockets:
+        for _, sock in self._sockets:  # ≤ listeners
             sock.listen(0)
         await asyncio.sleep(LAST_ACCEPTS)
-        for server in self._servers:
+        for server in self._servers:  # ≤ listeners
             server.close()
 
     def _on_orphaned(self, error: Exception | None) -> None:
@@ -474,8 +474,8 @@ class Worker:
         in_use += connector.open + connector.dialling
         if in_use <= self.descriptors:
             return
-        for pool in self.pools:
-            for node in pool.nodes.values():
+        for pool in self.pools:  # ≤ services
+            for node in pool.nodes.values():  # ≤ instances
                 if node.idle:
                     node.idle.pop(0).close()
                     return
@@ -514,7 +514,7 @@ class Worker:
     def on_underscored(self, names: tuple[bytes, ...]) -> None:
         """Fields of a request were left out: CGI-like programs would take them for others."""
         self.counters.underscored += len(names)
-        for raw in names:
+        for raw in names:  # ≤ 256
             if self._fields_named.full:
                 break
             name = self._fields_named.take(raw.decode("latin-1").lower())
@@ -583,7 +583,7 @@ def _request_ids(rng: Random, start: bytes, end: bytes) -> Iterator[bytes]:
     in hexadecimal, whose last digits are only formatted once."""
     prefix = b"%b%016x-" % (start, rng.getrandbits(64))
     ends = [b"%02x%b" % (number, end) for number in range(256)]
-    for high in count():
+    for high in count():  # ≤ 1
         begin = b"%b%x" % (prefix, high)
-        for end in ends:
+        for end in ends:  # ≤ requests
             yield begin + end

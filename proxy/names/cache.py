@@ -85,7 +85,7 @@ class Name:
         self.asked_at = -inf
         self.used = False
         """Since the last question."""
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: list[asyncio.Future[None]] = []  # ≤ 1 KiB + 400 B per request
 
     def __repr__(self) -> str:
         return f"<Name {self.text} {self.addresses} {self.failure!r}>"
@@ -150,7 +150,7 @@ class Name:
             self._answered(answer)
         waiting, self._waiting = self._waiting, []
         self.used = self.used or bool(waiting)
-        for future in waiting:
+        for future in waiting:  # ≤ requests
             if not future.done():
                 future.set_result(None)
 
@@ -208,10 +208,12 @@ class Names:
         self.now = loop.time
         self.failures = 0
         """Questions that brought no address, since the start."""
-        self.failing: WeakSet[Name] = WeakSet()
+        self.failing: WeakSet[Name] = WeakSet()  # ≤ 1 KiB + 400 B per name
         """Names whose last question was one."""
         self._resolver = resolver
-        self._known: WeakValueDictionary[str, Name] = WeakValueDictionary()
+        self._known: WeakValueDictionary[str, Name] = (
+            WeakValueDictionary()
+        )  # ≤ 1 KiB + 400 B per name
 
     def __len__(self) -> int:
         """Names that somebody holds."""

@@ -58,7 +58,7 @@ class CaresResolver(Resolver):
         self._servers = tuple(servers) or tuple(
             filter(None, os.environ.get(SERVERS, "").split(","))
         )
-        self._channels: set[_Channel] = set()
+        self._channels: set[_Channel] = set()  # ≤ 1 KiB + 400 B per name
         self._newest: _Channel | None = None
         self._files: tuple[object, ...] = ()
 
@@ -70,7 +70,7 @@ class CaresResolver(Resolver):
             self._loop.call_soon(told, Unresolved(f"cannot ask for {name}: {error}"))
 
     def close(self) -> None:
-        for channel in list(self._channels):
+        for channel in list(self._channels):  # ≤ names
             channel.close()
         self._newest = None
 
@@ -102,12 +102,12 @@ class _Channel:
         """`open_`: where it is to be found until it is closed."""
         self._loop = loop
         self._open = open_
-        self._asked: set[str] = set()
+        self._asked: set[str] = set()  # ≤ 1 KiB + 400 B per name
         """Names that it may remember."""
         self._pending = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._reading: set[int] = set()
-        self._writing: set[int] = set()
+        self._reading: set[int] = set()  # ≤ 4 KiB
+        self._writing: set[int] = set()  # ≤ 4 KiB
         self._retired = False
         self._closed = False
         self._channel = pycares.Channel(sock_state_cb=self._watch, **options)
@@ -153,9 +153,9 @@ class _Channel:
         self._open.discard(self)
         if self._timer is not None:
             self._timer.cancel()
-        for fd in self._reading:
+        for fd in self._reading:  # ≤ 16
             self._loop.remove_reader(fd)
-        for fd in self._writing:
+        for fd in self._writing:  # ≤ 16
             self._loop.remove_writer(fd)
         self._reading.clear()
         self._writing.clear()

@@ -43,7 +43,7 @@ async def first_of(
     failures: list[OSError] = []
     won: tuple[str, T] | None = None
     try:
-        while waiting or under_way:
+        while waiting or under_way:  # ≤ 16
             if waiting:
                 address = waiting.popleft()
                 under_way[asyncio.create_task(dial(address))] = address
@@ -52,7 +52,7 @@ async def first_of(
                 timeout=DELAY if waiting else None,
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            for task in done:
+            for task in done:  # ≤ 16
                 address = under_way.pop(task)
                 error = task.exception()
                 if isinstance(error, OSError):
@@ -70,9 +70,9 @@ async def first_of(
             discard(won[1])
         raise
     finally:
-        for task in under_way:
+        for task in under_way:  # ≤ 16
             task.cancel()
-        for result in await asyncio.gather(*under_way, return_exceptions=True):
+        for result in await asyncio.gather(*under_way, return_exceptions=True):  # ≤ 16
             if not isinstance(result, BaseException):
                 discard(result)
     telling = [error for error in failures if error.errno not in _LEAST_TELLING]

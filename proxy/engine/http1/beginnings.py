@@ -95,7 +95,7 @@ def check_form(method: bytes, target: bytes, whole: bool) -> None:
             return
         raise Refused(BAD_REQUEST, "the target * is for OPTIONS only")
     lower = target[: len(_SCHEMES[1])].lower()
-    for scheme in _SCHEMES:
+    for scheme in _SCHEMES:  # ≤ 8
         if lower.startswith(scheme) or (not whole and scheme.startswith(lower)):
             return
     if method == b"PROXY":
@@ -105,7 +105,7 @@ def check_form(method: bytes, target: bytes, whole: bool) -> None:
 
 def _check_version(version: bytes) -> None:
     """`HTTP/1.x` with its line end, or the beginning of that."""
-    for at, byte in enumerate(version):
+    for at, byte in enumerate(version):  # ≤ 12
         wanted = _VERSION[at]
         if at in _DIGITS:
             if not 0x30 <= byte <= 0x39:
@@ -139,7 +139,7 @@ def _what_is_wrong(start: bytes, pattern: re.Pattern[bytes], at: int) -> str:
     """With the first byte behind which nothing could become a field any more. What comes before
     the first such byte always could, so it is looked for by halving."""
     good, bad = at, len(start)
-    while bad - good > 1:
+    while bad - good > 1:  # ≤ 32
         middle = (good + bad) // 2
         if pattern.fullmatch(start, at, middle) is None:
             bad = middle

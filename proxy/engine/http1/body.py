@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from proxy.engine.http1.claims import hyphened, is_claim
 from proxy.errors import Fault, Refused
 
-_NOTHING: Final[list[bytes]] = []
+_NOTHING: Final[list[bytes]] = []  # ≤ 64 B
 
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 """15 hex digits stay below 2**60. Extensions are read over and not passed on (RFC 9112 §7.1.1):
@@ -88,7 +88,8 @@ class UntilCloseBody:
 
 
 class ChunkedBody:
-    """The chunked coding (RFC 9112 §7.1), read strictly: CRLF only, sizes in plain hex."""
+    """The chunked coding (RFC 9112 §7.1), read strictly: CRLF only, sizes in plain hex. Owns what
+    was fed and is not read yet."""
 
     __slots__ = (
         "_at", "_buffer", "_fault", "_named", "_remaining", "_state", "_trailer_lines",
@@ -110,13 +111,13 @@ class ChunkedBody:
         self._fault = fault
         self._state = self._SIZE_LINE
         self._remaining = 0
-        self._buffer = b""
+        self._buffer = b""  # ≤ 256 KiB + 1 KiB
         """A line that is cut off; or, while `behind`, a read …"""
         self._at = 0
         """… of which so much is done."""
         self._trailer_lines = 0
         self._trailer_size = 0
-        self.trailers = b""
+        self.trailers = b""  # ≤ 3 * _MAX_TRAILERS
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
         """See `BodyReader`."""
@@ -132,7 +133,7 @@ class ChunkedBody:
         self.behind = False
         size = len(data)
         left = CHUNKS
-        while at < size:
+        while at < size:  # ≤ 3 * CHUNKS
             if self._state == self._DATA:
                 end = min(at + self._remaining, size)
                 pieces.append(data if end - at == size else data[at:end])

@@ -78,7 +78,7 @@ def _of_forwarded(value: bytes) -> Iterator[bytes]:
     too: one that a client left open at the left swallows nothing that was appended to it."""
     mirrored = value[::-1]
     at = 0
-    while True:
+    while True:  # ≤ FURTHEST + 1
         match = _ELEMENT.match(mirrored, at)
         assert match is not None  # It matches nothing, too.
         at = match.end()
@@ -111,7 +111,7 @@ class ClientAddresses:
         self._field = header.lower().encode("ascii")
         self._hops = hops
         self._values = _of_forwarded if self._field == _FORWARDED else _of_list
-        self._remembered: Memo[bytes, bytes] = Memo(_ROOM, ENTRY + _LARGEST)
+        self._remembered: Memo[bytes, bytes] = Memo(_ROOM, ENTRY + _LARGEST)  # ≤ _ROOM
 
     @property
     def trusts_any(self) -> bool:
@@ -143,7 +143,7 @@ class ClientAddresses:
         if len(value) > _FAR:
             value = value[-_FAR:].partition(b",")[2]
         known: IPv4Address | IPv6Address | None = None
-        for number, entry in enumerate(self._values(value), 1):
+        for number, entry in enumerate(self._values(value), 1):  # ≤ FURTHEST + 1
             if number > FURTHEST:
                 break
             if self._hops:

@@ -24,10 +24,10 @@ class Memo(Generic[Key, Value]):
     def __init__(self, room: int, largest: int) -> None:
         """`room`: bytes of all entries together, at most; `largest`: of an entry beyond which it
         would push out too many others."""
-        self.young: dict[Key, Value] = {}
+        self.young: dict[Key, Value] = {}  # ≤ room
         """The generation that is filling. Whoever finds a key only in the old one puts it here:
         both are looked up by the caller, which is one call less."""
-        self.old: dict[Key, Value] = {}
+        self.old: dict[Key, Value] = {}  # ≤ room
         self.room = room
         """In bytes."""
         self._largest = largest

@@ -14,7 +14,7 @@ from proxy.engine.http1.memo import ENTRY
 from proxy.engine.http1.request_id import USUAL, IdField
 
 CRLF: Final = b"\r\n"
-_NONE: Final[dict[bytes, bytes]] = {}
+_NONE: Final[dict[bytes, bytes]] = {}  # ≤ 64 B
 _NO_NAMES: Final[frozenset[bytes]] = frozenset()
 
 

@@ -131,13 +131,13 @@ class _FieldReader:
     """Owns the memory of the lines it has read, and of their names. One per direction."""
 
     def __init__(self, kinds: dict[bytes, int], of_requests: bool) -> None:
-        self._kinds = dict(kinds)
+        self._kinds = dict(kinds)  # ≤ 8 KiB + 256 B per listener
         self._of_requests = of_requests
-        self._names: Memo[bytes, int] = Memo(_KIB * 256, _KIB)
+        self._names: Memo[bytes, int] = Memo(_KIB * 256, _KIB)  # ≤ _KIB * 256
         """Spellings of names, and what they mean. Real traffic has a few hundred."""
-        self._plain: Memo[bytes, bytes] = Memo(_KIB * 1024, _KIB * 2)
+        self._plain: Memo[bytes, bytes] = Memo(_KIB * 1024, _KIB * 2)  # ≤ _KIB * 1024
         """Lines without meaning to a proxy, and how they are serialised."""
-        self._special: Memo[bytes, Special] = Memo(_KIB * 1024, _KIB * 2)
+        self._special: Memo[bytes, Special] = Memo(_KIB * 1024, _KIB * 2)  # ≤ _KIB * 1024
 
     def call_a_claim(self, name: bytes) -> bool:
         """Whether fields of this name, in lower case, were something else until now."""
@@ -159,7 +159,7 @@ class _FieldReader:
         del lines[-2:]  # The empty line, and what is behind it: nothing.
         if len(lines) > most:
             raise TooManyFields
-        for line in lines:
+        for line in lines:  # ≤ 256
             serialised = known.get(line)
             if serialised is not None:
                 plain.append(serialised)
@@ -235,10 +235,10 @@ hundred, real answers have thirty; without a bound 64 KiB would hold 16,000."""
 _KIB: Final = 1024
 _request_reader: Final = _FieldReader(_REQUEST_KINDS, of_requests=True)
 _response_reader: Final = _FieldReader(_RESPONSE_KINDS, of_requests=False)
-_request_memo: Final[Memo[bytes, RequestFields]] = Memo(_KIB * 3072, _KIB * 16)
-_response_memo: Final[Memo[bytes, ResponseFields]] = Memo(_KIB * 3072, _KIB * 16)
-_hosts: Final[Memo[bytes, str]] = Memo(_KIB * 256, _KIB)
-_status_lines: Final[Memo[bytes, StatusLine]] = Memo(_KIB * 64, _KIB)
+_request_memo: Final[Memo[bytes, RequestFields]] = Memo(_KIB * 3072, _KIB * 16)  # ≤ _KIB * 3072
+_response_memo: Final[Memo[bytes, ResponseFields]] = Memo(_KIB * 3072, _KIB * 16)  # ≤ _KIB * 3072
+_hosts: Final[Memo[bytes, str]] = Memo(_KIB * 256, _KIB)  # ≤ _KIB * 256
+_status_lines: Final[Memo[bytes, StatusLine]] = Memo(_KIB * 64, _KIB)  # ≤ _KIB * 64
 """Real instances have a dozen."""
 
 
@@ -329,7 +329,7 @@ def _named_by(
     the usual one is like any other."""
     kept: list[bytes] = []
     others: list[Special] = []
-    for kind, line in [*((PLAIN, line) for line in plain), *special]:
+    for kind, line in [*((PLAIN, line) for line in plain), *special]:  # ≤ 256
         name, _, value = line.partition(b": ")
         if kind in (PLAIN, CLAIM) and name.lower() == ids.lower:
             others.append((REQUEST_ID, value))
@@ -354,7 +354,7 @@ def _read_request_fields(block: bytes, ids: IdField, max_fields: int) -> Request
     given: list[bytes] = []
     claims: list[bytes] = []
     underscored: list[bytes] = []
-    for kind, value in special:
+    for kind, value in special:  # ≤ 256
         if kind == HOST:
             fields.hosts += 1
             fields.host = value
@@ -409,7 +409,7 @@ def _read_response_fields(block: bytes, ids: IdField) -> ResponseFields:
         plain, special = _named_by(ids, plain, special)
     fields = ResponseFields(plain, len(plain) + len(special), len(block))
     connection: bytes | None = None
-    for kind, value in special:
+    for kind, value in special:  # ≤ 256
         if kind == KEEP_ALIVE:
             fields.keep_alive = value
         elif kind == CONNECTION:
@@ -463,7 +463,7 @@ def _take_claims(fields: RequestFields, lines: list[bytes], named: frozenset[byt
     """`lines`: those of the fields that only a trusted proxy may set; `named`: by `Connection`."""
     values: dict[bytes, list[bytes]] = {}
     passed = []
-    for line in lines:
+    for line in lines:  # ≤ 256
         name, _, value = line.partition(b": ")
         lower = name.lower()
         values.setdefault(lower, []).append(value)
@@ -471,7 +471,7 @@ def _take_claims(fields: RequestFields, lines: list[bytes], named: frozenset[byt
             passed.append(line + CRLF)
     claims: dict[bytes, bytes] = {}
     claims_named: dict[bytes, bytes] = {}
-    for name, several in values.items():
+    for name, several in values.items():  # ≤ 256
         value = several[-1] if name in _NOT_LISTS else b", ".join(several)
         if name in named:
             claims_named[name] = value

@@ -71,7 +71,7 @@ def _pair(text: bytes | None, separator: bytes, name: str) -> bytes | None:
     return None if match is None else match[1].rstrip()
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256)  # ≤ 256 KiB
 def _pattern(name: str, separator: bytes) -> re.Pattern[bytes]:
     """For each pair that the configuration asks for. A text of thousands of pairs is searched
     without a line of Python for each."""

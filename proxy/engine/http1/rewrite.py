@@ -75,7 +75,7 @@ def passed_fields(fields: RequestFields) -> bytes:
         extra += b"Connection: TE\r\nTE: trailers\r\n"
     if fields.max_forwards is not None:
         extra += b"Max-Forwards: %b\r\n" % _one_less(fields.max_forwards)
-    for via in fields.via:
+    for via in fields.via:  # ≤ 256
         extra += b"Via: %b\r\n" % via
     return fields.plain + extra
 
@@ -118,11 +118,11 @@ class ClientFacts:
         self.scheme = scheme
         self._via = via
         self._fields: RequestFields | None = None
-        self._host: bytes | None = None
-        self._before = b""
-        self._after = b""
+        self._host: bytes | None = None  # ≤ _REMEMBERED
+        self._before = b""  # ≤ _REMEMBERED
+        self._after = b""  # ≤ _REMEMBERED
         self._set_host: str | None = None
-        self._tail = b""
+        self._tail = b""  # ≤ _REMEMBERED
 
     def client(self, fields: RequestFields) -> bytes:
         """The address of the client that a request is from."""
@@ -207,7 +207,7 @@ def offered_upgrade(request: RequestHead) -> bytes | None:
     if len(tokens) > _MOST_OFFERED:
         return None
     kept = []
-    for token in tokens:
+    for token in tokens:  # ≤ _MOST_OFFERED
         name = token.strip(b" \t")
         lower = name.lower().partition(b"/")
         if _PROTOCOL.fullmatch(name) and lower[0] != b"h2c" and lower[:2] not in _NOT_OFFERED:
@@ -322,7 +322,7 @@ def relayed_fields(
     if not fields.dated:
         # RFC 9110 §6.6.1: whoever gets an answer without one and passes it on says when.
         extra += b"Date: %b\r\n" % http_date()
-    for via in fields.via:
+    for via in fields.via:  # ≤ 256
         extra += b"Via: %b\r\n" % via
     return b"".join((fields.plain, extra, VIA_CLIENT, CRLF))
 

@@ -117,7 +117,7 @@ class Breaker:
     def _turn(self, now: float) -> int:
         """The slice for `now`, with those that have left the window emptied."""
         current = int(now / self._tick)
-        for stale in range(max(self._slice + 1, current - _SLICES + 1), current + 1):
+        for stale in range(max(self._slice + 1, current - _SLICES + 1), current + 1):  # ≤ _SLICES
             self._requests[stale % _SLICES] = 0
             self._failures[stale % _SLICES] = 0
         self._slice = max(self._slice, current)

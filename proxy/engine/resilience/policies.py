@@ -74,7 +74,9 @@ class Policies:
                 breaker.failure_ratio, breaker.min_requests, breaker.window, breaker.open
             )
         self.max_inflight = settings.max_inflight
-        self.queue: Queue = Queue(settings.queue.size) if before is None else before.queue
+        self.queue: Queue = (
+            Queue(settings.queue.size) if before is None else before.queue
+        )  # ≤ 1 KiB + 64 B per request
         self.queue.size = settings.queue.size
         self.queue_limit = settings.timeouts.queue
         self.buckets = buckets

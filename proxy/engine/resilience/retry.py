@@ -38,7 +38,7 @@ class RetryBudget:
         """Retries per request, 0.2 = one for five."""
         self._balance = FLOOR
         self._seen = 0
-        self._history: deque[int] = deque([0], maxlen=HORIZON)
+        self._history: deque[int] = deque([0], maxlen=HORIZON)  # ≤ 2 KiB
 
     def tick(self, requests: int) -> None:
         """A second has passed; `requests` there have been since the beginning."""

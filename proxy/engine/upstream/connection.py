@@ -79,7 +79,7 @@ class UpstreamConnection(Timed):
         self.transport: asyncio.Transport
         # for one exchange
         self._exchange: Exchange | None = None
-        self._pending = b""
+        self._pending = b""  # ≤ MAX_HEAD + 256 KiB
         self._head: ResponseHead | None = None
         self._reader: BodyReader | None = None
         self._paused = False

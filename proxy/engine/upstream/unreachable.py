@@ -46,7 +46,9 @@ class Unreachable:
     def __init__(self, deadlines: Deadlines, connector: Connector) -> None:
         self._deadlines = deadlines
         self._connector = connector
-        self._due: OrderedDict[Node, tuple[float, Pool]] = OrderedDict()
+        self._due: OrderedDict[Node, tuple[float, Pool]] = (
+            OrderedDict()
+        )  # ≤ 1 KiB + 400 B per instance
         """Who is tried next, and when, in the order of time."""
         self._trying = 0
         self._alarm = Alarm(self._on_time)
@@ -91,7 +93,7 @@ class Unreachable:
             self._deadlines.arm(self._alarm, max(due, now + TICK))
 
     def _on_time(self, now: float) -> None:
-        for _ in range(min(BATCH, AT_ONCE - self._trying, len(self._due))):
+        for _ in range(min(BATCH, AT_ONCE - self._trying, len(self._due))):  # ≤ BATCH
             node = next(iter(self._due))
             due, pool = self._due[node]
             if due > now:

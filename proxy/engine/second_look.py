@@ -112,7 +112,7 @@ def _check_rewritten(prefix: str, path: str) -> None:
     """All readings of the new path must stay below what the route's prefix became. As it was asked,
     `/api/..%2F..%2Fapi` never left `/api`."""
     below = [one + "/" for one in (prefix, *_readings(prefix))]
-    for reading in _readings(path):
+    for reading in _readings(path):  # ≤ 17
         if not any((reading + "/").startswith(one) for one in below):
             raise bad_path(f"the path for the instance may be read as {reading}, outside {prefix}")
 

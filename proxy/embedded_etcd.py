@@ -49,7 +49,7 @@ def free_port() -> int:
     """A loopback port that was free a moment ago, from below the range which systems take the
     ports of outgoing connections from: one of those would be in the way of a restart."""
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = random.randrange(8_000, 15_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))

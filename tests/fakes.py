@@ -329,6 +329,7 @@ class FakeTransport(asyncio.Transport):
         """`connection_lost` was delivered."""
         self.pauses: list[str] = []
         """`pause` and `resume`, as reading was stopped and went on."""
+        loop.callbacks += 1
         protocol.connection_made(self)
 
     # -- what the peer does
@@ -406,6 +407,7 @@ class FakeTransport(asyncio.Transport):
             return False
         self.lost = True
         self.ended = True
+        self._loop.callbacks += 1
         self._protocol.connection_lost(self._error)
         return True
 

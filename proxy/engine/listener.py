@@ -92,7 +92,7 @@ class ClientConnection(Timed):
     it is read."""
 
     __slots__ = (
-        "_announced", "_behind", "_body", "_buffer", "_due", "_ending", "_eof", "_gate",
+        "_announced", "_behind", "_body", "_buffer", "_due", "_empty", "_ending", "_eof", "_gate",
         "_invited", "_listener", "_phase", "_received", "exchange", "facts", "full", "ids",
         "trailers", "transport", "worker",
     )  # fmt: skip
@@ -114,6 +114,8 @@ class ClientConnection(Timed):
         """How its requests are named."""
         self._phase = Phase.IDLE
         self._buffer = b""  # ≤ READ_AHEAD + 256 KiB
+        self._empty = 0
+        """Bytes of empty lines since the last request."""
         self._eof = False
         self._ending = False
         """No request beyond those in the buffer: the client has said its last byte, or the
@@ -234,10 +236,17 @@ class ClientConnection(Timed):
         """Look for a whole head at the beginning of `data` and serve it."""
         # Half a head that was looked at before is in the buffer still, and `data` begins with it.
         seen = len(self._buffer) if self._phase is Phase.HEAD else 0
+        limits = self._listener.limits
         if data[:2] == b"\r\n":
+            size = len(data)
             data = _without_empty_lines(data)
             seen = 0
-        limits = self._listener.limits
+            empty = self._empty + size - len(data)
+            self._empty = empty if len(data) < 2 else 0
+            if empty > limits.head:
+                # As long as they go on there is no head whose limit could end it.
+                self._refuse(BAD_REQUEST, f"more than {limits.head} bytes of empty lines")
+                return
         end = 0
         line = block = b""
         if len(data) <= LONGEST_BLOCK:

@@ -12,6 +12,7 @@ here sleeps for a fixed time: `eventually` waits for a condition with a deadline
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -20,19 +21,32 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import aiohttp
+
+
+def _ports() -> Iterator[int]:
+    """Ports below the kernel's ephemeral range, each once in a long while: those of one test
+    process are nobody else's, so that nothing takes one between the look and the use."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    size = (32_000 - 15_000) // workers
+    start = random.randrange(size)
+    for step in itertools.count(start):
+        yield 15_000 + number * size + step % size
+
+
+_PORTS: Final = _ports()
 
 
 def free_port() -> int:
     """A loopback TCP port nobody listens on, from below the kernel's ephemeral range: no
     outgoing connection of another test can take it in the meantime."""
-    for _ in range(200):
-        port = random.randint(15_000, 32_000)
+    for port in itertools.islice(_PORTS, 200):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

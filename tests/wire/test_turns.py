@@ -244,13 +244,27 @@ def test_a_body_that_comes_byte_by_byte_is_kept_in_one_piece(make: Any) -> None:
     a.take()
 
 
-def test_empty_lines_without_end_are_skipped_whole_and_half(make: Any) -> None:
+def test_empty_lines_are_skipped_whole_and_half(make: Any) -> None:
     wire = make()
     client = wire.client()
-    client.send(b"\r\n" * 100_000, b"\r\n" * 100_000 + b"\r", b"\n" + request("GET /"))
+    client.send(b"\r\n" * 8_000, b"\r\n" * 8_000 + b"\r", b"\n" + request("GET /"))
     a = wire.accepted()
     a.expect(forwarded("GET /"))
     a.send(OK)
     client.expect(OK_RELAYED)
+    client.send(b"\r\n" * 8_000, b"\r\n" * 8_000 + request("GET /"))
+    a.expect(forwarded("GET /"))
+    a.send(OK)
+    client.expect(OK_RELAYED)
     client.send(b"\r\n" * 1000 + b"\n\r\n" + request("GET /"))
+    client.expect_problem(400, "bad_request", closing=True)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 32_768, 250_000])
+def test_empty_lines_in_front_of_a_request_have_the_limit_of_a_head(make: Any, cut: int) -> None:
+    wire = make()
+    client = wire.client()
+    lines = b"\r\n" * (16 * 1024 + 1)
+    for at in range(0, len(lines), cut):
+        client.send(lines[at : at + cut])
     client.expect_problem(400, "bad_request", closing=True)

@@ -117,7 +117,7 @@ class ClientFacts:
         self._addresses = addresses
         self.scheme = scheme
         self._via = via
-        self._fields: RequestFields | None = None
+        self._fields: RequestFields | None = None  # ≤ _REMEMBERED
         self._host: bytes | None = None  # ≤ _REMEMBERED
         self._before = b""  # ≤ _REMEMBERED
         self._after = b""  # ≤ _REMEMBERED

@@ -79,14 +79,14 @@ def barest(path: str) -> str:
     """The reading of a normalised path that is left when all of that is done: one for all the
     spellings in which instances may take a path for the same, so that they share a bucket."""
     if "%" in path or ";" in path or "//" in path:
-        for step in _STEPS:
+        for step in _STEPS:  # ≤ 4
             path = step(path)
     return path
 
 
 def _undisguised(path: str) -> str:
     if "%" in path:
-        for escape, char in _DISGUISES:
+        for escape, char in _DISGUISES:  # ≤ 64 * _MOST_READINGS
             path = path.replace(escape, char)
     return path
 
@@ -175,7 +175,7 @@ def _unescaped(path: str) -> str:
         raise bad_path("an encoded NUL in the path")
     first, *escapes = path.split("%")
     parts = [first]
-    for escape in escapes:
+    for escape in escapes:  # ≤ 8192
         char = _NORMAL.get(escape[:2])
         if char is None:
             raise bad_path("a percent sign that two hex digits do not follow")

@@ -10,7 +10,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest.register_assert_rewrite("tests.wiring")
+pytest.register_assert_rewrite("tests.support.wire")
 
 settings.register_profile(
     "quick",

@@ -15,7 +15,7 @@ from bench.micro.nodes import pool_node
 from proxy.engine.load import Board
 from proxy.engine.worker import Worker
 from proxy.messages import PoolNode, Pools, PoolSnapshot, ToWorker
-from tests.fakes import SteppedLoop
+from tests.support.loop_and_network import SteppedLoop
 
 SERVICES, EACH = 500, 10
 

@@ -1,4 +1,4 @@
-"""Every container and every loop of the data plane says what bounds it: see `tests/bounds.py`."""
+"""Containers and loops of the data plane say what bounds them: see `tests/support/bounds.py`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import ast
 
 import pytest
 
-from tests import bounds
-from tests.bounds import NOUNS, Place
+from tests.support import bounds
+from tests.support.bounds import NOUNS, Place
 
 CONTAINERS = list(bounds.containers())
 LOOPS = list(bounds.loops())
@@ -15,7 +15,7 @@ LOOPS = list(bounds.loops())
 
 @pytest.mark.parametrize("place", [*CONTAINERS, *LOOPS], ids=str)
 def test_it_says_beside_itself_how_much_it_may_be(place: Place) -> None:
-    assert place.said is not None, f"{place}: `# ≤ …`: see tests/bounds.py"
+    assert place.said is not None, f"{place}: `# ≤ …`: see tests/support/bounds.py"
     assert place.bound(dict.fromkeys(NOUNS, 1)) > 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.byte_cases import QUESTIONS, REPLIES
+from tests.support.raw_cases import QUESTIONS, REPLIES
 
 ROOT = Path(__file__).parents[2]
 ROWS = [

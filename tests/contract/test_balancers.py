@@ -11,7 +11,7 @@ import pytest
 
 from balancers.base import NO_KEY, Balancer
 from proxy.catalog import BALANCERS, load
-from tests.balancing import Instance, Traffic, instances
+from tests.support.balancer_nodes import Instance, Traffic, instances
 
 Make = Any
 

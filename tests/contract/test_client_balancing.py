@@ -10,7 +10,7 @@ import pytest
 from proxy.catalog import BALANCERS
 from proxy.discovery.pool import Node, Pool, builder
 from proxy.membership import Instance
-from tests.providers import instance
+from tests.support.manual_provider import instance
 
 
 @pytest.fixture(params=sorted(BALANCERS))

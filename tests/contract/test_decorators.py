@@ -18,7 +18,7 @@ from proxy.registry.decorators.snapshot_file import SnapshotFile
 from proxy.registry.decorators.snapshot_provider import SnapshotProvider
 from proxy.settings.registry import MassLossSettings, Registry, RegistrySettings
 from proxy.statuses import RegistryStatus
-from tests.providers import ManualProvider, instance, save_snapshot
+from tests.support.manual_provider import ManualProvider, instance, save_snapshot
 
 FAST = Registry(check_interval=0.02, check_timeout=0.01)
 

@@ -11,7 +11,7 @@ from tests.contract.test_providers import (  # noqa: F401  # they are run here
     test_status_before_the_first_contact,
     test_yields_nothing_that_it_does_not_know,
 )
-from tests.providers import ManualProvider
+from tests.support.manual_provider import ManualProvider
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from proxy.register.backend import Lease, RegistrationBackend, Write, backends
 from proxy.register.record import Name, Record
 from proxy.registry.base import LeaseLost, RegistryError
 from proxy.settings.registry import RegistrySettings
-from tests.memory_registry import MemoryBackend, MemoryRegistry
+from tests.support.memory_registry import MemoryBackend, MemoryRegistry
 
 A, B = ("users", "a"), ("users", "b")
 TTL = 10.0

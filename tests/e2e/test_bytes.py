@@ -1,7 +1,7 @@
 """The table of raw bytes against the real process, over sockets. One proxy for all cases.
 
-The origin reads as strictly as `tests/strict.py` does and records what reached it whole. Behind
-every request another is sent: it is served as what it is, or not at all.
+The origin reads as strictly as `tests/support/strict_http.py` does and records what reached it
+whole. Behind every request another is sent: it is served as what it is, or not at all.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.byte_cases import NEXT, QUESTIONS, REPLIES, Arrival, Question, Reply
 from tests.e2e.running import RunningProxy, free_port
-from tests.strict import Message, Violation, read_answers, read_requests
+from tests.support.raw_cases import NEXT, QUESTIONS, REPLIES, Arrival, Question, Reply
+from tests.support.strict_http import Message, Violation, read_answers, read_requests
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

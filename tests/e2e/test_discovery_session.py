@@ -27,7 +27,7 @@ from proxy.embedded_etcd import free_port
 from tests.e2e.certificates import Authority
 from tests.e2e.etcd_server import eventually
 from tests.e2e.origin import Call, Gate, Origin, origins
-from tests.providers import ManualProvider, instance
+from tests.support.manual_provider import ManualProvider, instance
 
 
 class Fleet:

@@ -24,7 +24,7 @@ import pytest
 from proxy.membership import Instance, Membership
 from tests.e2e.origin import Origin
 from tests.e2e.running import RunningProxy, eventually, waited_for_cpu
-from tests.providers import save_snapshot
+from tests.support.manual_provider import save_snapshot
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from proxy.settings.listener import ListenerLimits, ListenerSettings
 from proxy.settings.service import RetrySettings, ServiceSettings
-from tests.strict import read_answers, read_requests
-from tests.wiring import Peer, Wire
+from tests.support.strict_http import read_answers, read_requests
+from tests.support.wire import Peer, Wire
 
 PHRASES: tuple[bytes, ...] = (
     b"\r\n", b"\r\n\r\n", b"\n", b"\r", b"\x00", b" ", b"\t", b"0\r\n\r\n", b"5\r\nhello\r\n",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.target import PHRASES, SEEDS, play, script
-from tests.strict import Violation, read_answers, read_requests
+from tests.support.strict_http import Violation, read_answers, read_requests
 
 speech = st.tuples(st.sampled_from(["client", "instance"]), st.binary(min_size=1, max_size=64))
 phrase = st.tuples(st.sampled_from(["client", "instance"]), st.sampled_from(PHRASES[:-1]))

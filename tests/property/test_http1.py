@@ -10,8 +10,8 @@ from proxy.engine.http1.body import ChunkedBody, LengthBody, UntilCloseBody, chu
 from proxy.engine.http1.parser import parse_request, parse_response
 from proxy.engine.http1.properties import property_of
 from proxy.errors import BAD_REQUEST, Refused
-from tests.streams import ANSWERS, RECEIVED, REQUESTS, SENT, converse, cut
-from tests.wiring import Wire
+from tests.support.h11_peers import ANSWERS, RECEIVED, REQUESTS, SENT, converse, cut
+from tests.support.wire import Wire
 
 STREAM = b"".join(REQUESTS)
 

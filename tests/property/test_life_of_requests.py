@@ -28,8 +28,8 @@ from proxy.settings.service import (
     ServiceSettings,
     Timeouts,
 )
-from tests.balancing import Faulty
-from tests.wiring import OK, Peer, Wire, request
+from tests.support.balancer_nodes import Faulty
+from tests.support.wire import OK, Peer, Wire, request
 
 NAMES = ("a", "b", "c")
 ROUTES = (RouteSpec(path_prefix="/", service="s"),)

@@ -20,7 +20,7 @@ from proxy.names.cache import (
     host_name,
 )
 from proxy.names.eyeballs import interleaved
-from tests.fakes import SteppedLoop, ToldResolver
+from tests.support.loop_and_network import SteppedLoop, ToldResolver
 
 SHORTEST = FLOOR * EARLY
 """Seconds between two questions at least."""

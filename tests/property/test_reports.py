@@ -21,7 +21,7 @@ from proxy.engine.resilience.queue import Waiter
 from proxy.engine.worker import Worker
 from proxy.messages import NodeStats, PoolNode, PoolSnapshot, WorkerStats
 from proxy.settings.service import BreakerSettings, QueueSettings, ServiceSettings
-from tests.fakes import SteppedLoop
+from tests.support.loop_and_network import SteppedLoop
 
 NAMES = ("a", "b", "c", "d")
 SERVICES = ("s", "t")

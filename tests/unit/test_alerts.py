@@ -21,7 +21,7 @@ from proxy.membership import Membership
 from proxy.messages import NodeStats, PolicyState, ServiceStats, WorkerStats
 from proxy.settings.service import PoolSettings
 from proxy.statuses import RegistryStatus
-from tests.scraping import book, instance, scrape, total
+from tests.support.scraping import book, instance, scrape, total
 
 RULES = Path(__file__).parents[2] / "deploy/prometheus/rules.yaml"
 ALERTS = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from balancers.round_robin import RoundRobin
 from balancers.weighted_round_robin import WeightedRoundRobin
-from tests.balancing import Instance, ids, instances
+from tests.support.balancer_nodes import Instance, ids, instances
 
 
 def picks(balancer: Any, count: int) -> str:

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from proxy.engine.deadlines import HORIZON, LOOKS, TICK, Alarm, Deadlines
-from tests.fakes import START, SteppedLoop
+from tests.support.loop_and_network import START, SteppedLoop
 
 
 class Item:

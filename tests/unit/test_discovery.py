@@ -17,7 +17,7 @@ from proxy.catalog import PROVIDERS
 from proxy.discovery import Discovery, Instance, NotReady, RegistrySettings
 from proxy.engine import pool as engine_pool
 from tests.e2e.etcd_server import eventually
-from tests.providers import ManualProvider, instance
+from tests.support.manual_provider import ManualProvider, instance
 
 A, B, C = (instance(name, port=port) for name, port in (("a", 81), ("b", 82), ("c", 83)))
 SICK = instance("s", health="unhealthy")

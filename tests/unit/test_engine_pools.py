@@ -26,7 +26,7 @@ from proxy.messages import (
     WorkerStats,
 )
 from proxy.settings.service import BalancerSpec, ServiceSettings
-from tests.fakes import SteppedLoop
+from tests.support.loop_and_network import SteppedLoop
 
 HASH_OF_USER_1 = 0x9AAC5A8621EAE188
 

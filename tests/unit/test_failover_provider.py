@@ -14,8 +14,8 @@ from proxy.registry.decorators.failover import RETURN_AFTER, ProbeSchedule
 from proxy.registry.decorators.failover_provider import FailoverProvider
 from proxy.settings.registry import Registry, RegistrySettings
 from proxy.statuses import RegistryStatus
-from tests.fakes import START, SteppedLoop
-from tests.providers import instance
+from tests.support.loop_and_network import START, SteppedLoop
+from tests.support.manual_provider import instance
 
 INTERVAL, LIMIT = 10.0, 5.0
 HANGS = float("inf")

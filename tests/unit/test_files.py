@@ -21,7 +21,7 @@ from proxy.engine.line_file import open_for_append
 from proxy.membership import Membership
 from proxy.registry.decorators.snapshot import SnapshotError
 from proxy.registry.decorators.snapshot_file import SnapshotFile
-from tests.providers import save_snapshot
+from tests.support.manual_provider import save_snapshot
 
 STRANGER = 65534
 EMPTY = Membership(services={})

@@ -15,7 +15,7 @@ from proxy.membership import Instance, Membership
 from proxy.registry.base import RegistryError
 from proxy.registry.followed import Followed, Resync, Timing, first_to_end
 from proxy.registry.roster import Roster
-from tests.fakes import START, SteppedLoop
+from tests.support.loop_and_network import START, SteppedLoop
 
 T = TypeVar("T")
 

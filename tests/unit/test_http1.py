@@ -30,7 +30,7 @@ from proxy.engine.http1.rewrite import (
 )
 from proxy.engine.http1.target import as_it_came, barest, readings, resolve
 from proxy.errors import BAD_REQUEST, FAULTS, METHOD_NOT_ALLOWED, Fault, Refused
-from tests.sizes import deep_size
+from tests.support.sizes import deep_size
 
 
 def get(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxy.engine.http1.memo import ENTRY, Memo
-from tests.sizes import deep_size
+from tests.support.sizes import deep_size
 
 
 def look_up(memo: Memo[bytes, bytes], key: bytes) -> bool:

@@ -15,7 +15,7 @@ from proxy.membership import Membership
 from proxy.messages import NodeStats, PolicyState
 from proxy.settings.service import PoolSettings
 from proxy.statuses import RegistryStatus
-from tests.scraping import book, instance, report, samples, scrape, total
+from tests.support.scraping import book, instance, report, samples, scrape, total
 
 PROMISED = {
     "service_registrations_total": ("service_name", "status"),

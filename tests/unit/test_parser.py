@@ -24,7 +24,7 @@ from proxy.errors import (
     Fault,
     Refused,
 )
-from tests.sizes import attributes_of, deep_size
+from tests.support.sizes import attributes_of, deep_size
 
 H = b"Host: h\r\n"
 

@@ -16,8 +16,8 @@ from proxy.register.entry import Entry
 from proxy.register.errors import InvalidRecord, RegistryRefused, RegistryUnavailable
 from proxy.register.keeper import Keeper
 from proxy.register.record import Health, Name, Record
-from tests.fakes import SteppedLoop
-from tests.memory_registry import MemoryRegistry
+from tests.support.loop_and_network import SteppedLoop
+from tests.support.memory_registry import MemoryRegistry
 
 TTL = 9.0
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -15,7 +15,7 @@ from proxy.engine.selection import first_choice, next_choice
 from proxy.engine.worker import Worker
 from proxy.messages import PoolNode, PoolSnapshot
 from proxy.settings.service import QueueSettings, ServiceSettings
-from tests.fakes import SteppedLoop
+from tests.support.loop_and_network import SteppedLoop
 
 NOW = 100.0
 

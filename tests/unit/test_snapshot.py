@@ -14,7 +14,7 @@ import pytest
 from proxy.membership import Instance, Membership
 from proxy.registry.decorators.snapshot import SnapshotError, decode, encode
 from proxy.registry.decorators.snapshot_file import SnapshotFile
-from tests.providers import save_snapshot
+from tests.support.manual_provider import save_snapshot
 
 INSTANCE = Instance(
     service="users",

@@ -33,8 +33,8 @@ from proxy.registry.decorators.snapshot_provider import (
 from proxy.settings.registry import MassLossSettings
 from proxy.settings.service import EjectionSettings
 from proxy.statuses import SnapshotStatus
-from tests.fakes import START, SteppedLoop
-from tests.providers import ManualProvider, instance, save_snapshot
+from tests.support.loop_and_network import START, SteppedLoop
+from tests.support.manual_provider import ManualProvider, instance, save_snapshot
 
 SECONDS = [0.1, 0.3, 1.0, 10.0, 300.0]
 BEGAN = 1234.567

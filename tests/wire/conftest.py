@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.wiring import Wire
+from tests.support.wire import Wire
 
 MakeWire = Callable[..., Wire]
 

@@ -15,7 +15,7 @@ from proxy.settings.listener import ListenerSettings
 from proxy.settings.process import AccessLogSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import RetrySettings, ServiceSettings, Timeouts
-from tests.wiring import OK, Wire, request
+from tests.support.wire import OK, Wire, request
 
 ROUTES = (
     RouteSpec(path_prefix="/none", service="nobody"),

@@ -22,7 +22,7 @@ from proxy.control.admin_connections import (
     read_body,
 )
 from proxy.control.registrations import Refusal
-from tests.fakes import FakeTransport, SteppedLoop
+from tests.support.loop_and_network import FakeTransport, SteppedLoop
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 MOST = 4

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.engine.announcement import Announcement
 from proxy.settings.listener import ListenerLimits, ListenerSettings
-from tests.wiring import CLIENT, OK, OK_RELAYED, PROXY, Peer, Wire, forwarded, request
+from tests.support.wire import CLIENT, OK, OK_RELAYED, PROXY, Peer, Wire, forwarded, request
 
 LINE = b"PROXY TCP4 198.51.100.7 198.51.100.1 5000 443\r\n"
 LISTENER = ListenerSettings(proxy_protocol=True, trusted_proxies=("198.51.100.9/32",))

@@ -8,7 +8,7 @@ from typing import Any
 
 from balancers.base import Balancer
 from proxy.settings.service import BalancerSpec, ServiceSettings
-from tests.wiring import OK, OK_RELAYED, Wire, forwarded, request
+from tests.support.wire import OK, OK_RELAYED, Wire, forwarded, request
 
 BUSY = 50
 """Requests of the other worker on one instance; less than those sent here to the other one."""

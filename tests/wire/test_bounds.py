@@ -1,7 +1,7 @@
 """Hostile peers against the bounds that the data plane says of itself: bytes, and work in a turn.
 
 Both laws run over every container and every loop that a worker imports, found in the source
-(`tests/bounds.py`): what is not found to be declared fails in `tests/arch/test_bounds.py`.
+(`tests/support/bounds.py`): what is not found to be declared fails in `tests/arch/test_bounds.py`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from proxy.engine import worker
-from tests import bounds
-from tests.bounds import NOUNS, Place
-from tests.hostile import DRILLS, Bench
-from tests.sizes import attributes_of, deep_size
+from tests.support import bounds
+from tests.support.bounds import NOUNS, Place
+from tests.support.hostile import DRILLS, Bench
+from tests.support.sizes import attributes_of, deep_size
 
 if worker.__file__.endswith(".so"):
     pytest.skip("the source is not what runs", allow_module_level=True)

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from tests.byte_cases import NEXT, QUESTIONS, REPLIES, Arrival, Question, Reply
-from tests.streams import cut
-from tests.strict import Message, read_answers, read_requests
-from tests.wiring import Peer, Wire
+from tests.support.h11_peers import cut
+from tests.support.raw_cases import NEXT, QUESTIONS, REPLIES, Arrival, Question, Reply
+from tests.support.strict_http import Message, read_answers, read_requests
+from tests.support.wire import Peer, Wire
 
 DEEP = os.environ.get("FAIRLEAD_HYPOTHESIS") == "deep"
 STEP = 1 if DEEP else 3

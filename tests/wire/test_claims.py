@@ -9,7 +9,7 @@ import pytest
 from proxy.settings.listener import ClientIpSettings, ListenerSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import BalancerSpec, ServiceSettings
-from tests.wiring import CLIENT, OK, OK_RELAYED, forwarded, request
+from tests.support.wire import CLIENT, OK, OK_RELAYED, forwarded, request
 
 TRUSTING = ListenerSettings(trusted_proxies=("192.0.2.0/24",))
 CLAIMS = (

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from proxy.engine.announcement import Announcement
 from proxy.settings.listener import ClientIpSettings, ListenerSettings
 from proxy.settings.service import BalancerSpec, RateLimitSettings, ServiceSettings
-from tests.wiring import CLIENT, OK, OK_RELAYED, PROXY, Peer, Wire, forwarded, request
+from tests.support.wire import CLIENT, OK, OK_RELAYED, PROXY, Peer, Wire, forwarded, request
 
 TRUSTED = ("192.0.2.0/24", "10.0.0.0/8")
 TRUSTING = ListenerSettings(trusted_proxies=TRUSTED)

@@ -11,7 +11,7 @@ from proxy.engine.listener import READ_AHEAD
 from proxy.errors import CLIENT_GONE
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.service import QueueSettings, RetrySettings, ServiceSettings, Timeouts
-from tests.wiring import OK, OK_RELAYED, Peer, Wire, forwarded, request
+from tests.support.wire import OK, OK_RELAYED, Peer, Wire, forwarded, request
 
 HALF_CLOSE = ListenerSettings(client_close="half_close")
 GET = request("GET /")

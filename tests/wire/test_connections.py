@@ -7,7 +7,7 @@ from typing import Any
 
 from proxy.engine.upstream.connector import ROOM_LIMIT, ROOM_STEP
 from proxy.settings.listener import ListenerLimits, ListenerSettings
-from tests.wiring import OK, OK_RELAYED, forwarded, request
+from tests.support.wire import OK, OK_RELAYED, forwarded, request
 
 
 def limited(connections: int) -> ListenerSettings:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.streams import ANSWERS, RECEIVED, REQUESTS, SENT, converse, cut
+from tests.support.h11_peers import ANSWERS, RECEIVED, REQUESTS, SENT, converse, cut
 
 STREAM = b"".join(REQUESTS)
 STEP = 1 if os.environ.get("FAIRLEAD_HYPOTHESIS") == "deep" else 3

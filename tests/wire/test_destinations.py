@@ -8,7 +8,7 @@ import pytest
 
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import ServiceSettings
-from tests.wiring import OK, OK_RELAYED, Wire, forwarded, request
+from tests.support.wire import OK, OK_RELAYED, Wire, forwarded, request
 
 GET = request("GET /x")
 ADMIN = 9900

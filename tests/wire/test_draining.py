@@ -8,8 +8,8 @@ import pytest
 
 from proxy.engine.listener import LAST_CALL
 from proxy.messages import Drain
+from tests.support.wire import OK, OK_RELAYED, OK_RELAYED_CLOSE, forwarded, request
 from tests.wire.conftest import MakeWire
-from tests.wiring import OK, OK_RELAYED, OK_RELAYED_CLOSE, forwarded, request
 
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
 

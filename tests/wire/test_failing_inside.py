@@ -10,9 +10,9 @@ from structlog.testing import capture_logs
 from proxy.engine.listener import ClientConnection
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import BalancerSpec, QueueSettings, RetrySettings, ServiceSettings
-from tests.balancing import Faulty
-from tests.fakes import FakeTransport
-from tests.wiring import (
+from tests.support.balancer_nodes import Faulty
+from tests.support.loop_and_network import FakeTransport
+from tests.support.wire import (
     CLIENT,
     OK,
     OK_RELAYED,

@@ -12,7 +12,7 @@ import pytest
 from proxy.messages import Drain
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import RetrySettings, ServiceSettings, Timeouts
-from tests.wiring import OK, OK_RELAYED, Wire, forwarded, request
+from tests.support.wire import OK, OK_RELAYED, Wire, forwarded, request
 
 HEAD_OF_CHUNKS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 

@@ -14,7 +14,7 @@ from proxy.engine.http1.beginnings import refuse_hopeless
 from proxy.engine.http1.parser import parse_request
 from proxy.errors import Refused
 from proxy.settings.listener import ListenerLimits, ListenerSettings, ListenerTimeouts
-from tests.wiring import OK, OK_RELAYED, forwarded, request
+from tests.support.wire import OK, OK_RELAYED, forwarded, request
 
 HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(64))
 HOPELESS: dict[str, tuple[bytes, int]] = {

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.engine.upstream.connection import MAX_HEAD
 from proxy.settings.service import ServiceSettings
-from tests.wiring import OK_RELAYED, Peer, Wire, request
+from tests.support.wire import OK_RELAYED, Peer, Wire, request
 
 LENIENT = ServiceSettings(lenient_answers=True)
 ACCEPTED = {

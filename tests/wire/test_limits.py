@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.settings.listener import ListenerLimits, ListenerSettings, ListenerTimeouts
-from tests.wiring import OK, OK_RELAYED, Wire, forwarded, request
+from tests.support.wire import OK, OK_RELAYED, Wire, forwarded, request
 
 LIMITS = ListenerSettings(limits=ListenerLimits(head=1024, fields=10, target=200, body=10))
 QUICK = ListenerSettings(timeouts=ListenerTimeouts(head=4.0, body=3.0, idle=10.0, linger=2.0))

@@ -20,7 +20,7 @@ from proxy.settings.service import (
     ServiceSettings,
     Timeouts,
 )
-from tests.wiring import OK, OK_RELAYED, OK_RELAYED_CLOSE, Peer, Wire, forwarded, request
+from tests.support.wire import OK, OK_RELAYED, OK_RELAYED_CLOSE, Peer, Wire, forwarded, request
 
 GET = request("GET /x")
 BAD = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy"

@@ -9,7 +9,7 @@ import pytest
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import Keepalive, ServiceSettings
-from tests.wiring import CLIENT, OK, OK_RELAYED, OK_RELAYED_CLOSE, forwarded, request
+from tests.support.wire import CLIENT, OK, OK_RELAYED, OK_RELAYED_CLOSE, forwarded, request
 
 TRUSTING = ListenerSettings(trusted_proxies=("192.0.2.0/24",))
 STRIPPING = RouteSpec(path_prefix="/p", service="s", strip_prefix=True)

@@ -11,7 +11,7 @@ from proxy.names.cache import BELIEVED, DENIED_PAUSE, PATIENCE, PAUSE
 from proxy.names.eyeballs import DELAY
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import Keepalive, RetrySettings, ServiceSettings, Timeouts
-from tests.wiring import OK, OK_RELAYED, Peer, Wire, forwarded, request
+from tests.support.wire import OK, OK_RELAYED, Peer, Wire, forwarded, request
 
 GET = request("GET /x")
 ONE_DIAL_EACH = ServiceSettings(keepalive=Keepalive(max_idle=0))

@@ -9,7 +9,7 @@ import pytest
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import ServiceSettings
-from tests.wiring import OK, OK_RELAYED, forwarded, request
+from tests.support.wire import OK, OK_RELAYED, forwarded, request
 
 PREFIX = RouteSpec(path_prefix="/api", service="s")
 RECEIVED = RouteSpec(path_prefix="/api", forward_path="received", service="s")

@@ -10,7 +10,7 @@ from proxy.engine.listener import READ_AHEAD
 from proxy.settings.listener import ListenerLimits, ListenerSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import Keepalive, ServiceSettings
-from tests.wiring import OK, OK_RELAYED, forwarded, request
+from tests.support.wire import OK, OK_RELAYED, forwarded, request
 
 HALF_CLOSE = ListenerSettings(client_close="half_close")
 

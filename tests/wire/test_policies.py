@@ -18,7 +18,7 @@ from proxy.settings.service import (
     ServiceSettings,
     Timeouts,
 )
-from tests.wiring import OK, OK_RELAYED, Peer, Wire, forwarded, request
+from tests.support.wire import OK, OK_RELAYED, Peer, Wire, forwarded, request
 
 GET = request("GET /x")
 POST = request("POST /x", "Content-Length: 2", body=b"ab")

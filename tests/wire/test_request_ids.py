@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from proxy.engine.http1.parser import parse_request
 from proxy.settings.listener import ListenerLimits, ListenerSettings
 from proxy.settings.route import RouteSpec
-from tests.wiring import OK, Peer, Wire
+from tests.support.wire import OK, Peer, Wire
 
 ROUTES = (RouteSpec(path_prefix="/none", service="nobody"), RouteSpec(path_prefix="/", service="s"))
 OURS = rb"[0-9a-f]{16}-[0-9a-f]{3,}"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.settings.service import QueueSettings, RetrySettings, ServiceSettings, Timeouts
-from tests.wiring import OK, OK_RELAYED, Wire, forwarded, request
+from tests.support.wire import OK, OK_RELAYED, Wire, forwarded, request
 
 AGAIN = ServiceSettings(retry=RetrySettings(on=("connect", "503"), budget=1.0))
 BAD = b"HTTP/1.1 503 Busy\r\nContent-Length: 3\r\n\r\nbad"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.settings.listener import ListenerSettings, ListenerTimeouts
-from tests.wiring import OK, OK_RELAYED, forwarded, request
+from tests.support.wire import OK, OK_RELAYED, forwarded, request
 
 CHUNKED = "Transfer-Encoding: chunked"
 TE = ("Connection: TE", "TE: trailers")

@@ -19,7 +19,7 @@ from proxy.settings.service import (
     ServiceSettings,
     Timeouts,
 )
-from tests.wiring import OK, Peer, Wire, request
+from tests.support.wire import OK, Peer, Wire, request
 
 SECONDS = [0.1, 0.3, 1.0, 7.0, 75.0]
 PHASE = 0.0137

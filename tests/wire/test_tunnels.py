@@ -10,7 +10,7 @@ import pytest
 from proxy.engine.tunnel import FLUSH
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.service import ServiceSettings, Timeouts
-from tests.wiring import OK, OK_RELAYED, Wire, forwarded, request
+from tests.support.wire import OK, OK_RELAYED, Wire, forwarded, request
 
 UPGRADE = ("Connection: Upgrade", "Upgrade: websocket")
 SWITCH = (

@@ -9,7 +9,7 @@ import pytest
 from proxy.engine.http1.body import CHUNKS
 from proxy.engine.upstream.connection import MAX_INTERIM
 from proxy.settings.service import Keepalive, ServiceSettings, Timeouts
-from tests.wiring import OK, OK_RELAYED, Peer, Wire, forwarded, request
+from tests.support.wire import OK, OK_RELAYED, Peer, Wire, forwarded, request
 
 CHUNKED = "Transfer-Encoding: chunked"
 TINY = b"1\r\nx\r\n"

@@ -20,7 +20,7 @@ from proxy.settings.service import (
     ServiceSettings,
     Timeouts,
 )
-from tests.wiring import OK, OK_RELAYED, Peer, Wire, forwarded, request
+from tests.support.wire import OK, OK_RELAYED, Peer, Wire, forwarded, request
 
 GET = request("GET /x")
 REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "refused")

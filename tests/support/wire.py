@@ -33,7 +33,13 @@ from proxy.messages import Pools as PoolsMessage
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import ServiceSettings
-from tests.fakes import Address, FakeTransport, Network, SteppedLoop, ToldResolver
+from tests.support.loop_and_network import (
+    Address,
+    FakeTransport,
+    Network,
+    SteppedLoop,
+    ToldResolver,
+)
 
 CLIENT: Address = ("192.0.2.7", 40000)
 PROXY: Address = ("192.0.2.1", 8080)

@@ -23,7 +23,7 @@ from proxy.settings.service import (
     ServiceSettings,
     Timeouts,
 )
-from tests.wiring import CLIENT, OK, Peer, Wire, request
+from tests.support.wire import CLIENT, OK, Peer, Wire, request
 
 READ: Final = 250_000
 """Bytes of one read of uvloop, at most."""

@@ -26,7 +26,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FIRST = "proxy.engine.worker"
 """Everything that it imports runs in a worker."""
 DECLARATIVE = ("proxy.settings", "proxy.messages", "proxy.membership", "proxy.catalog")

@@ -9,7 +9,7 @@ from typing import Any
 
 import h11
 
-from tests.wiring import Peer, Wire, request
+from tests.support.wire import Peer, Wire, request
 
 REQUESTS = (
     request("GET /1?x", "Accept: */*"),

@@ -92,10 +92,12 @@ def excesses(counts: dict[str, int]) -> Iterator[str]:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    gc.collect()  # What is left of other tests is not this one's.
+    gc.collect()
+    gc.freeze()  # What is left of other tests is not this one's.
     made = Bench(tmp_path)
     yield made
     made.close()
+    gc.unfreeze()
 
 
 @pytest.mark.parametrize("name", DRILLS)

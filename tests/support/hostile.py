@@ -294,6 +294,30 @@ def _trailers(bench: Bench) -> Iterator[None]:
         yield
 
 
+@drill("trailers without end")
+def _endless_trailers(bench: Bench) -> Iterator[None]:
+    lines = b"a: " + b"x" * 1000 + b"\r\n"
+    client = bench.wire.client()
+    client.send(request("POST /", "Transfer-Encoding: chunked"))
+    client.send(b"0\r\n", *[lines * 10] * 20)
+    yield
+    client = bench.wire.client()
+    client.send(request("GET /", "TE: trailers"))
+    instance = bench.connected()
+    instance.take()
+    instance.send(CHUNKED + b"0\r\n", *[lines * 10] * 20)
+    yield
+
+
+@drill("an answer's head without end")
+def _endless_head(bench: Bench) -> Iterator[None]:
+    bench.wire.client().send(request("GET /"))
+    instance = bench.connected()
+    instance.take()
+    instance.send(b"HTTP/1.1 200 OK\r\n", *[b"a: 1\r\n" * 10_000] * 10)
+    yield
+
+
 @drill("requests pipelined without end")
 def _pipeline(bench: Bench) -> Iterator[None]:
     client = bench.wire.client()

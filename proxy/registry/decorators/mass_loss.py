@@ -171,7 +171,7 @@ class MassLossPolicy:
     # --------------------------------------------------------------------- the retained
 
     def uncertain(self) -> list[Departure]:
-        """Whose lease may still live: to be asked again."""
+        """Departures whose lease may still live: to be asked about again."""
         return [one.loss.departure for one in self._all() if not one.certain]
 
     def answered(self, departure: Departure, expired: bool | None) -> bool:
@@ -233,7 +233,7 @@ class MassLossPolicy:
         return min((min(one.next_probe, one.until) for one in self._all()), default=None)
 
     def retained(self, now: float) -> tuple[RetainedInstance, ...]:
-        """Who is served although the registry does not name them."""
+        """Instances that are served although the registry does not name them."""
         return tuple(
             RetainedInstance(
                 service=one.loss.instance.service,

@@ -390,7 +390,7 @@ async def test_a_registry_that_never_answered(fleet: Fleet) -> None:
         assert await waiting == "a"
     silent = Discovery(ManualProvider())
     async with silent, DiscoverySession(silent, hosts=["*.svc"]) as session:
-        with pytest.raises(NoInstance, match=r"registry \(told\): no answer within 3 s"):
+        with pytest.raises(NoInstance, match=r"registry \(manual\): no answer within 3 s"):
             await ask(session, "http://users.svc/")
 
 

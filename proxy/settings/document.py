@@ -69,7 +69,7 @@ def default(name: str, key: Key) -> str:
     value = key.default
     if key.required or name == "routes":  # An empty list of routes is refused by a rule.
         return "required"
-    if name == "workers":
+    if name in ("workers", "services.*.lenient_answers"):
         return "`auto`"
     if value is None:
         return "`off`" if key.off is not None else "none"

@@ -20,7 +20,6 @@ from proxy.settings.read import (
     DURATION,
     POSITIVE,
     SHARE,
-    SWITCH,
     TEXT,
     UNLIMITED,
     Read,
@@ -28,6 +27,7 @@ from proxy.settings.read import (
     did_you_mean,
     integer,
     parameter,
+    parse_switch,
 )
 from proxy.settings.route import METHOD, PATH, SET_HOST
 from proxy.settings.tree import Path, Scalar
@@ -47,6 +47,19 @@ def _parse_status_codes(text: str) -> str:
 
 
 _STATUS_CODES: Final = Read(_parse_status_codes, "status codes", "200, 200-299 or 200,204")
+
+
+def _parse_lenience(text: str) -> bool | None:
+    return None if text == "auto" else parse_switch(text)
+
+
+_LENIENCE: Final = Read(
+    _parse_lenience,
+    "boolean",
+    "auto, true or false",
+    literal=True,
+    json={"anyOf": [{"const": "auto"}, {"type": "boolean"}]},
+)
 
 
 class BalancerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -302,11 +315,12 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
         DrainSettings()
     )
     lenient_answers: Annotated[
-        bool,
-        SWITCH,
+        bool | None,
+        _LENIENCE,
         "Accept from old servers heads whose lines end in a bare LF, and a Content-Length that is"
-        " said several times with the same value.",
-    ] = False
+        " said several times with the same value. `auto` does so where nothing can hide in it, and"
+        " closes the connection then.",
+    ] = None
 
 
 class PoolSettings(ServiceSettings, frozen=True, kw_only=True):

@@ -695,7 +695,7 @@ REPLIES: tuple[Reply, ...] = (
     good("an interim answer behind a length", "9112 §9.2",
          r(LENGTH, HELLO + b"HTTP/1.1 100 Continue\r\n\r\n"), kept=False),
     # -- lengths
-    bad("two lengths", "9112 §6.3", r(LENGTH * 2, HELLO)),
+    good("the same length twice", "9110 §8.6", r(LENGTH * 2, HELLO), kept=False),
     bad("two different lengths", "9112 §6.3", r(LENGTH + b"Content-Length: 6\r\n", HELLO)),
     *(bad(f"length {value.decode('latin-1')!r}", "9110 §8.6",
           r(b"Content-Length: " + value + b"\r\n", HELLO))
@@ -758,8 +758,10 @@ REPLIES: tuple[Reply, ...] = (
         b"HTTP/1.1 200 OK\n" + LENGTH + b"\r\nhello"),
     bad("bare LF behind a field", "9112 §2.2", r(b"A: b\n" + LENGTH, HELLO)),
     bad("bare CR behind a field", "9112 §2.2", r(b"A: b\r" + LENGTH, HELLO)),
-    bad("every line ends in a bare LF", "9112 §2.2",
-        b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello", ends=True),
+    good("every line ends in a bare LF", "9112 §2.2",
+         b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello", kept=False),
+    bad("all lines but one end in a bare LF", "9112 §2.2",
+        b"HTTP/1.1 200 OK\nA: b\r\nContent-Length: 5\n\nhello", ends=True),
     bad("splitting by a bare CR", "9112 §2.2",
         r(b"Location: /\rSet-Cookie: a\r\n" + LENGTH, HELLO)),
     bad("splitting by a bare LF", "9112 §2.2",

@@ -375,8 +375,6 @@ def test_idle_connections_of_an_instance_that_left_are_closed(make: Any) -> None
         b"SSH-2.0-OpenSSH_9\r\n\r\n",
         b"HTTP/2.0 200 OK\r\n\r\n",
         b"HTTP/1.1 OK\r\n\r\n",
-        b"HTTP/1.1 200 OK\nContent-Length: 0\n\n\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nhi",
         b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nhi",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\nhi",

@@ -1,5 +1,5 @@
-"""Answers of old servers, where a service says `lenient_answers`: framed anew, and nothing else is
-let through."""
+"""Answers of old servers: those in which nothing can hide by default, more of them where a service
+says `lenient_answers`; framed anew, and nothing else is let through."""
 
 from __future__ import annotations
 
@@ -12,6 +12,17 @@ from proxy.settings.service import ServiceSettings
 from tests.support.wire import OK_RELAYED, Peer, Wire, request
 
 LENIENT = ServiceSettings(lenient_answers=True)
+STRICT = ServiceSettings(lenient_answers=False)
+HARMLESS = {
+    "every line ends in a bare LF": b"HTTP/1.1 200 OK\nContent-Length: 2\n\nhi",
+    "the same length twice": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi",
+    "thrice, in any case": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\ncontent-length:2\r\nCONTENT-LENGTH: 2 \r\n\r\nhi"
+    ),
+    "bare LF, and the same length twice": (
+        b"HTTP/1.1 200 OK\nContent-Length: 2\nContent-Length: 2\n\nhi"
+    ),
+}
 ACCEPTED = {
     "every line ends in a bare LF": b"HTTP/1.1 200 OK\nContent-Length: 2\n\nhi",
     "some lines do": b"HTTP/1.1 200 OK\nContent-Length: 2\r\n\r\nhi",
@@ -67,22 +78,79 @@ def test_what_is_accepted(make: Any, name: str) -> None:
         assert not instance.closed
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused_all_the_same(make: Any, name: str) -> None:
-    for pieces in cuts(REFUSED[name]):
-        client, instance = asked(make(settings=LENIENT))
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_is_accepted_by_default(make: Any, name: str) -> None:
+    """Once: what else comes over that connection meets no other question."""
+    for pieces in cuts(HARMLESS[name]):
+        client, instance = asked(make())
+        instance.send(*pieces)
+        client.expect(OK_RELAYED)
+        assert instance.closed
+
+
+@pytest.mark.parametrize("name", sorted({*ACCEPTED} - {*HARMLESS, "neither"}))
+def test_what_is_not_accepted_by_default(make: Any, name: str) -> None:
+    """Lines that end in two ways, as where a value was given a line of its own; lists."""
+    for pieces in cuts(ACCEPTED[name]):
+        client, instance = asked(make())
+        for piece in pieces:
+            if not instance.closed:
+                instance.send(piece)
+        if not instance.closed:
+            instance.eof()
+        assert client.take().startswith(b"HTTP/1.1 502 ")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nLocation: /\nSet-Cookie: a\r\nContent-Length: 2\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nLocation: /\nContent-Length: 0\n\nHTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 404 no a\nSet-Cookie: a\r\nContent-Length: 2\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\nLocation: /\r\nContent-Length: 0\n\n\r\n\r\n",
+        b"HTTP/1.1 103 Early\n\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+        b"HTTP/1.1 101 Up\nConnection: upgrade\nUpgrade: echo\n\n",
+    ],
+)
+def test_an_answer_is_not_split_by_what_an_instance_was_told(make: Any, answer: bytes) -> None:
+    for pieces in cuts(answer):
+        client, instance = asked(make())
         for piece in pieces:
             if not instance.closed:
                 instance.send(piece)
         client.expect_problem(502, "bad_answer")
+        assert instance.closed
+
+
+def test_what_follows_an_answer_in_bare_lf_is_nobodys(make: Any) -> None:
+    """Whoever has a say in the status line has one in the answer to his own request at most."""
+    client, instance = asked(make())
+    instance.send(b"HTTP/1.1 404 a\nContent-Length: 0\n\n\r\n" + ACCEPTED["neither"])
+    assert client.take().startswith(b"HTTP/1.1 404 a\r\n")
+    assert instance.closed
+
+
+@pytest.mark.parametrize("settings", [LENIENT, ServiceSettings(), STRICT])
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_all_the_same(make: Any, name: str, settings: ServiceSettings) -> None:
+    for pieces in cuts(REFUSED[name]):
+        client, instance = asked(make(settings=settings))
+        for piece in pieces:
+            if not instance.closed:
+                instance.send(piece)
+        if not instance.closed and settings is not LENIENT:
+            instance.eof()  # A strict reader has seen no end of the head.
+            assert client.take().startswith(b"HTTP/1.1 502 ")
+        else:
+            client.expect_problem(502, "bad_answer")
 
 
 @pytest.mark.parametrize("name", sorted(set(ACCEPTED) - {"neither"}))
-def test_without_the_switch_nothing_of_it_is_accepted(make: Any, name: str) -> None:
+def test_a_service_may_accept_nothing_of_it(make: Any, name: str) -> None:
     """Neither before nor after another service has accepted the same bytes."""
     answer = ACCEPTED[name]
     for _ in range(2):
-        client, instance = asked(make())
+        client, instance = asked(make(settings=STRICT))
         instance.send(answer)
         if not client.transport.taken:
             instance.eof()  # A strict reader has seen no end of the head.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from proxy.engine.deadlines import NEVER, Deadlines, Timed
 from proxy.engine.http1.body import BodyReader, ChunkedBody, LengthBody, UntilCloseBody
-from proxy.engine.http1.lenient import lenient_end, strict
+from proxy.engine.http1.lenient import harmless, harmless_end, lenient_end, strict
 from proxy.engine.http1.messages import ResponseHead
 from proxy.engine.http1.parser import HEAD_END, parse_response
 from proxy.errors import (
@@ -419,11 +419,18 @@ class UpstreamConnection(Timed):
     def _leniently(self, data: bytes, ids: IdField) -> tuple[int, ResponseHead] | None:
         """Where a head ends that no strict reader finds or accepts, and the head, if the service
         allows that; None if it does not, or there is no whole one. Raises `Refused`."""
-        if self._settings.lenient_answers:
-            end = lenient_end(data)
-            if 0 < end <= MAX_HEAD:
-                return end, parse_response(strict(data[:end]), ids)
-        return None
+        allowed = self._settings.lenient_answers
+        if allowed is False:
+            return None
+        end = lenient_end(data) if allowed else harmless_end(data)
+        if not 0 < end <= MAX_HEAD:
+            return None
+        if allowed:
+            return end, parse_response(strict(data[:end]), ids)
+        head = parse_response(harmless(data[:end]), ids)
+        if head.status < 200:
+            raise Refused(BAD_ANSWER, "an interim answer that no strict reader accepts")
+        return end, head
 
     def _on_body(self, exchange: Exchange, data: bytes) -> None:
         assert self._reader is not None

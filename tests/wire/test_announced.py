@@ -8,7 +8,8 @@ import pytest
 
 from proxy.engine.announcement import Announcement
 from proxy.settings.listener import ListenerLimits, ListenerSettings
-from tests.support.wire import CLIENT, OK, OK_RELAYED, PROXY, Peer, Wire, forwarded, request
+from tests.support.wire import CLIENT, PROXY, Peer, Wire, forwarded, request
+from tests.wire.scenes import answered
 
 LINE = b"PROXY TCP4 198.51.100.7 198.51.100.1 5000 443\r\n"
 LISTENER = ListenerSettings(proxy_protocol=True, trusted_proxies=("198.51.100.9/32",))
@@ -29,12 +30,10 @@ def test_the_announced_address_is_the_clients(make: Any, cut: int) -> None:
     client.send(data[:cut], data[cut:]) if cut else client.send(data)
     instance = wire.accepted()
     instance.expect(forwarded("GET /", for_="198.51.100.7", port="443"))
-    instance.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, instance)
     client.send(request("GET /2"))
     instance.expect(forwarded("GET /2", for_="198.51.100.7", port="443"))
-    instance.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, instance)
 
 
 def test_trust_goes_by_the_announced_address(make: Any) -> None:
@@ -43,8 +42,7 @@ def test_trust_goes_by_the_announced_address(make: Any) -> None:
     client.send(LINE.replace(b"100.7 ", b"100.9 ") + request("GET /", "X-Forwarded-For: 6.6.6.6"))
     instance = wire.accepted()
     instance.expect(forwarded("GET /", for_="6.6.6.6, 198.51.100.9", port="443"))
-    instance.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, instance)
 
 
 def test_a_sender_that_speaks_for_itself(make: Any) -> None:
@@ -53,8 +51,7 @@ def test_a_sender_that_speaks_for_itself(make: Any) -> None:
     client.send(b"PROXY UNKNOWN\r\n" + request("GET /"))
     instance = wire.accepted()
     instance.expect(forwarded("GET /"))
-    instance.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, instance)
 
 
 def test_who_does_not_announce_is_closed_without_a_word(make: Any) -> None:

@@ -9,9 +9,9 @@ import pytest
 from proxy.settings.listener import ClientIpSettings, ListenerSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import BalancerSpec, ServiceSettings
-from tests.support.wire import CLIENT, OK, OK_RELAYED, forwarded, request
+from tests.support.wire import CLIENT, forwarded, request
+from tests.wire.scenes import TRUSTING, answered, asked, reached
 
-TRUSTING = ListenerSettings(trusted_proxies=("192.0.2.0/24",))
 CLAIMS = (
     *(f"X-Forwarded-{x}: said" for x in ("Server", "Ssl", "Scheme", "Uri", "User", "Client-Cert")),
     "X-Forwarded: said", "X-Real-IP: said", "True-Client-IP: said", "CF-Connecting-IP: said",
@@ -23,22 +23,16 @@ CLAIMS = (
 
 def test_an_untrusted_client_gets_no_claim_through(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /", *CLAIMS, "X-Forwarded-Prefix: /said", "Proxy: said"))
-    a = wire.accepted()
+    client, a = reached(wire, request("GET /", *CLAIMS, "X-Forwarded-Prefix: /said", "Proxy: said"))
     a.expect(forwarded("GET /"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_from_a_trusted_proxy_claims_pass_but_for_one_that_nobody_may_make(make: Any) -> None:
     wire = make(listener=TRUSTING)
-    client = wire.client()
-    client.send(request("GET /", *CLAIMS, "Proxy: said"))
-    a = wire.accepted()
+    client, a = reached(wire, request("GET /", *CLAIMS, "Proxy: said"))
     a.expect(forwarded("GET /", *CLAIMS))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_a_trusted_proxy_may_call_its_claims_hop_by_hop(make: Any) -> None:
@@ -51,8 +45,7 @@ def test_a_trusted_proxy_may_call_its_claims_hop_by_hop(make: Any) -> None:
     )  # fmt: skip
     a = wire.accepted()
     a.expect(forwarded("GET /", "X-SSL-Cert: kept"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 @pytest.mark.parametrize("listener", [ListenerSettings(), TRUSTING])
@@ -65,8 +58,7 @@ def test_nobody_makes_claims_in_trailers(make: Any, listener: ListenerSettings) 
     client.send(request("POST /", "Transfer-Encoding: chunked", body=chunks))
     a = wire.accepted()
     a.expect(forwarded("POST /", "Transfer-Encoding: chunked", body=b"0\r\nX-Sum: 1\r\n\r\n"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_names_of_a_listeners_own_are_no_trailers_either(make: Any) -> None:
@@ -95,8 +87,7 @@ def test_no_punctuation_makes_a_name_another_one(make: Any) -> None:
     a = wire.accepted()
     kept = ("a.b: kept", "X.Sum: kept", chunked)
     a.expect(forwarded("POST /", *kept, body=b"0\r\nX.Sum: 1\r\n\r\n"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
     assert wire.worker.counters.underscored == len(disguised)
 
 
@@ -112,12 +103,8 @@ def test_routes_look_at_claims_of_trusted_proxies_only(
     wire = make(routes=routes, services=services, listener=listener)
     wire.serve("a", service="a")
     wire.serve("b", service="b")
-    client = wire.client()
-    client.send(request("GET /", "X-SSL-Client-Verify: SUCCESS"))
-    instance = wire.accepted(service)
-    instance.take()
-    instance.send(OK)
-    client.expect(OK_RELAYED)
+    client, instance = asked(wire, request("GET /", "X-SSL-Client-Verify: SUCCESS"), at=service)
+    answered(client, instance)
     instance.eof()
 
 
@@ -131,23 +118,18 @@ def test_hash_keys_are_not_taken_from_claims_of_clients(make: Any) -> None:
         assert (connection.exchange.key >= 0) is keyed
         instance = wire.connected()
         instance.take()
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
 
 
 def test_fields_with_an_underscore_are_counted_for_each_request(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /", "Plain: 1"))
-    a = wire.accepted()
+    client, a = reached(wire, request("GET /", "Plain: 1"))
     a.expect(forwarded("GET /", "Plain: 1"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
     for _ in range(2):
         client.send(request("GET /", "X_Real_IP: 1", "x_real_ip: 1", "A_B: 1"))
         a.expect(forwarded("GET /"))
-        a.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, a)
     assert wire.worker.counters.underscored == 6
 
 
@@ -179,29 +161,24 @@ def test_the_instance_is_told_of_the_prefix_that_was_stripped(
             expected = "/outer/, /inner" if told is None else before + told
         lines = [line for line in sent.split(b"\r\n") if line.startswith(b"X-Forwarded-Prefix")]
         assert lines == ([] if expected is None else [f"X-Forwarded-Prefix: {expected}".encode()])
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
         instance.eof()
 
 
 def test_a_stripped_prefix_is_told_beside_an_offered_upgrade(make: Any) -> None:
     wire = make(routes=(RouteSpec(path_prefix="/ws", strip_prefix=True, service="s"),))
-    client = wire.client()
-    client.send(request("GET /ws/x", "Connection: Upgrade", "Upgrade: websocket"))
-    a = wire.accepted()
+    client, a = reached(wire, request("GET /ws/x", "Connection: Upgrade", "Upgrade: websocket"))
     a.expect(
         forwarded("GET /x", after=("Connection: Upgrade", "Upgrade: websocket",
                                    "X-Forwarded-Prefix: /ws"))
     )  # fmt: skip
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_chains_of_trusted_proxies_are_extended(make: Any) -> None:
     wire = make(listener=TRUSTING)
-    client = wire.client()
-    client.send(request("GET /", "X-Forwarded-For: 198.51.100.9", "Forwarded: for=198.51.100.9"))
-    a = wire.accepted()
+    client, a = reached(
+        wire, request("GET /", "X-Forwarded-For: 198.51.100.9", "Forwarded: for=198.51.100.9")
+    )
     a.expect(forwarded("GET /", "Forwarded: for=198.51.100.9", for_=f"198.51.100.9, {CLIENT[0]}"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)

@@ -10,7 +10,8 @@ from structlog.testing import capture_logs
 from proxy.engine.announcement import Announcement
 from proxy.settings.listener import ClientIpSettings, ListenerSettings
 from proxy.settings.service import BalancerSpec, RateLimitSettings, ServiceSettings
-from tests.support.wire import CLIENT, OK, OK_RELAYED, PROXY, Peer, Wire, forwarded, request
+from tests.support.wire import CLIENT, OK, PROXY, Peer, Wire, forwarded, request
+from tests.wire.scenes import answered, reached
 
 TRUSTED = ("192.0.2.0/24", "10.0.0.0/8")
 TRUSTING = ListenerSettings(trusted_proxies=TRUSTED)
@@ -79,16 +80,12 @@ def test_the_field_that_names_clients_is_taken_from_whoever_is_not_trusted(make:
     client.send(request("GET /", "X-Its-Name: 203.0.113.9"))
     a = before.accepted()
     a.expect(forwarded("GET /", "X-Its-Name: 203.0.113.9"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
     naming = ListenerSettings(client_ip=ClientIpSettings(header="X-Its-Name"))
     wire = make(listener=naming)
-    client = wire.client()
-    client.send(request("GET /", "X-Its-Name: 203.0.113.9"))
-    a = wire.accepted()
+    client, a = reached(wire, request("GET /", "X-Its-Name: 203.0.113.9"))
     a.expect(forwarded("GET /"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_announced_proxies_and_local_ones_are_believed_too(make: Any) -> None:
@@ -109,8 +106,7 @@ def test_a_mapped_peer_is_itself_in_both_families(make: Any) -> None:
     client.send(request("GET /"))
     a = wire.accepted()
     a.expect(forwarded("GET /", for_="192.0.2.7"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_clients_are_hashed_each_by_itself(make: Any) -> None:
@@ -124,8 +120,7 @@ def test_clients_are_hashed_each_by_itself(make: Any) -> None:
         keys.append(connection.exchange.key)
         instance = wire.connected()
         instance.take()
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
         instance.eof()
     assert keys[0] == keys[2] != keys[1]
 

@@ -11,9 +11,9 @@ from proxy.engine.listener import READ_AHEAD
 from proxy.errors import CLIENT_GONE
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.service import QueueSettings, RetrySettings, ServiceSettings, Timeouts
-from tests.support.wire import OK, OK_RELAYED, Peer, Wire, forwarded, request
+from tests.support.wire import OK, Peer, Wire, forwarded, request
+from tests.wire.scenes import HALF_CLOSE, answered
 
-HALF_CLOSE = ListenerSettings(client_close="half_close")
 GET = request("GET /")
 POST = request("POST /", "Content-Length: 200000")
 """Nothing of the body is here."""
@@ -194,8 +194,7 @@ def test_a_client_that_leaves_with_nothing_to_wait_for(
         client.send(GET)
         instance = wire.accepted()
         instance.take()
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
     getattr(client, how)()
     assert client.closed
     client.expect_nothing()
@@ -276,8 +275,7 @@ def test_a_connection_that_nobody_waited_for_any_more_is_used(make: Any) -> None
     peer = wire.accepted("a")
     assert peer.transport is instance
     peer.expect(forwarded("GET /2"))
-    peer.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, peer)
 
 
 def test_what_was_answered_before_the_end_is_delivered(make: Any) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from proxy.engine.upstream.connector import ROOM_LIMIT, ROOM_STEP
 from proxy.settings.listener import ListenerLimits, ListenerSettings
-from tests.support.wire import OK, OK_RELAYED, forwarded, request
+from tests.support.wire import OK, forwarded, request
+from tests.wire.scenes import answered, asked, reached
 
 
 def limited(connections: int) -> ListenerSettings:
@@ -32,20 +33,16 @@ def test_those_who_are_served_notice_nothing(make: Any) -> None:
     assert wire.client().cut
     instance = wire.accepted()
     instance.expect(forwarded("GET /"))
-    instance.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, instance)
 
 
 def test_descriptors_are_kept_for_those_who_are_served(make: Any) -> None:
     wire = make()
     wire.worker.descriptors = 2
-    client = wire.client()
-    client.send(request("GET /"))
-    instance = wire.accepted()
+    client, instance = reached(wire, request("GET /"))
     instance.expect(forwarded("GET /"))
     assert wire.client().cut
-    instance.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, instance)
     client.eof()
     late = wire.client()
     assert not late.closed
@@ -62,8 +59,7 @@ def test_an_idle_connection_gives_way_to_one_that_is_needed(make: Any) -> None:
         client.send(request("GET /"))
         instance = wire.connected()  # In turn, so the idle one is never that which is wanted.
         instance.expect(forwarded("GET /"))
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
         assert wire.worker.connector.open == 1
         instances.append(instance)
     assert [instance.closed for instance in instances] == [True, True, False]
@@ -77,17 +73,13 @@ def test_with_descriptors_enough_idle_connections_stay(make: Any) -> None:
         client.send(request("GET /"))
         instance = wire.connected()
         instance.take()
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
     assert wire.worker.connector.open == 2
 
 
 def test_upstream_connections_are_counted_until_they_are_gone(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /"))
-    instance = wire.accepted()
-    instance.take()
+    client, instance = asked(wire)
     assert wire.worker.connector.open == 1
     instance.send(OK)
     client.take()
@@ -98,10 +90,7 @@ def test_upstream_connections_are_counted_until_they_are_gone(make: Any) -> None
 
 def test_a_tunnel_is_no_longer_an_upstream_connection(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /", "Connection: Upgrade", "Upgrade: x"))
-    instance = wire.accepted()
-    instance.take()
+    client, instance = asked(wire, request("GET /", "Connection: Upgrade", "Upgrade: x"))
     instance.send(b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
     client.take()
     assert wire.worker.connector.open == 0
@@ -118,8 +107,7 @@ def test_a_descriptor_is_waited_for(make: Any) -> None:
     wire.advance(ROOM_STEP)
     instance = wire.accepted()
     instance.expect(forwarded("GET /"))
-    instance.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, instance)
 
 
 def test_no_descriptor_for_an_instance_is_said_so(make: Any) -> None:

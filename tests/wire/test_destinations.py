@@ -8,9 +8,9 @@ import pytest
 
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import ServiceSettings
-from tests.support.wire import OK, OK_RELAYED, Wire, forwarded, request
+from tests.support.wire import OK, Wire, forwarded, request
+from tests.wire.scenes import GET, answered
 
-GET = request("GET /x")
 ADMIN = 9900
 ROUTES = (RouteSpec(path_prefix="/", service="s"),)
 
@@ -97,8 +97,7 @@ def test_the_other_addresses_of_the_name_are_used(make: Any) -> None:
     client.send(GET)
     instance = wire.accepted_at("10.0.0.9")
     instance.expect(forwarded("GET /x"))
-    instance.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, instance)
     assert wire.network.dialled == [("10.0.0.9", 80)]
 
 
@@ -109,12 +108,10 @@ def test_another_instance_is_tried_and_then_preferred(make: Any) -> None:
     instance = wire.accepted_at("10.0.0.9")
     for _ in range(6):
         instance.expect(forwarded("GET /x"))
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
         client.send(GET)
     instance.take()
-    instance.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, instance)
     wire.advance(10.0)
     assert {address for address, _ in wire.network.dialled} == {"10.0.0.9"}
 
@@ -138,5 +135,4 @@ def test_what_is_meant_is_connected_to(
     client.send(GET)
     instance = wire.accepted_at(address, port)
     instance.expect(forwarded("GET /x"))
-    instance.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, instance)

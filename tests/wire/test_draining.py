@@ -10,18 +10,13 @@ from proxy.engine.listener import LAST_CALL
 from proxy.messages import Drain
 from tests.support.wire import OK, OK_RELAYED, OK_RELAYED_CLOSE, forwarded, request
 from tests.wire.conftest import MakeWire
-
-SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
+from tests.wire.scenes import SWITCH, answered, asked
 
 
 def test_idle_clients_are_closed_and_the_worker_is_done(make: MakeWire) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /"))
-    a = wire.accepted()
-    a.take()
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    client, a = asked(wire)
+    answered(client, a)
     wire.worker.on_message(Drain(30.0))
     wire.advance(LAST_CALL / 2)
     assert not client.closed
@@ -40,8 +35,7 @@ def test_a_request_that_was_on_its_way_is_answered(make: Any, used: bool) -> Non
         client.send(request("GET /"))
         a = wire.accepted()
         a.take()
-        a.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, a)
     wire.worker.on_message(Drain(30.0))
     wire.advance(LAST_CALL / 2)
     client.send(request("GET /"))
@@ -58,10 +52,7 @@ def test_until_the_delay_is_over_connections_are_accepted(make: Any) -> None:
     wire.worker.on_message(Drain(30.0, 2.0))
     wire.advance(1.9)
     assert not wire.worker.stopped.is_set()
-    client = wire.client()
-    client.send(request("GET /"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire)
     a.send(OK)
     client.expect(OK_RELAYED_CLOSE)
     client.eof()
@@ -72,10 +63,7 @@ def test_until_the_delay_is_over_connections_are_accepted(make: Any) -> None:
 @pytest.mark.parametrize("streaming", [False, True])
 def test_what_is_under_way_is_finished(make: Any, streaming: bool) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire)
     if streaming:
         a.send(OK[:-1])
     wire.worker.on_message(Drain(30.0))
@@ -92,10 +80,7 @@ def test_what_is_under_way_is_finished(make: Any, streaming: bool) -> None:
 
 def test_requests_that_were_taken_are_answered(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /1") + request("GET /2"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request("GET /1") + request("GET /2"))
     a.send(OK[:-1])
     wire.worker.on_message(Drain(30.0))
     wire.settle()
@@ -126,10 +111,7 @@ def test_a_head_under_way_is_waited_for(make: Any) -> None:
 
 def test_patience_ends(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire)
     wire.worker.on_message(Drain(5.0))
     wire.advance(4.9)
     assert not client.closed
@@ -153,10 +135,7 @@ def test_a_proxy_answer_says_close_too(make: Any) -> None:
 
 def test_a_switch_while_draining_does_not_look_quiet(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /", "Connection: Upgrade", "Upgrade: x"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request("GET /", "Connection: Upgrade", "Upgrade: x"))
     wire.worker.on_message(Drain(30.0))
     wire.settle()
     a.send(SWITCH)
@@ -171,10 +150,7 @@ def test_a_switch_while_draining_does_not_look_quiet(make: Any) -> None:
 
 def test_tunnels_are_closed_after_the_grace(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /", "Connection: Upgrade", "Upgrade: x"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request("GET /", "Connection: Upgrade", "Upgrade: x"))
     a.send(SWITCH)
     client.take()
     wire.worker.on_message(Drain(5.0))
@@ -191,10 +167,7 @@ def test_tunnels_are_closed_after_the_grace(make: Any) -> None:
 
 def test_a_client_accepted_at_the_last_moment(make: Any) -> None:
     wire = make()
-    busy = wire.client()
-    busy.send(request("GET /"))
-    a = wire.accepted()
-    a.take()
+    busy, a = asked(wire)
     wire.worker.on_message(Drain(30.0))
     wire.settle()
     late = wire.client()

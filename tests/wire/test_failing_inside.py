@@ -22,8 +22,7 @@ from tests.support.wire import (
     forwarded,
     request,
 )
-
-GET = request("GET /x")
+from tests.wire.scenes import GET, answered, reached, served
 
 
 def faulty(wire: Wire, *raising: str) -> Faulty:
@@ -54,12 +53,7 @@ def broken_client(wire: Wire) -> tuple[Peer, BrokenTransport]:
 
 
 def others_are_served(wire: Wire) -> None:
-    client = wire.client()
-    client.send(GET)
-    instance = wire.connected()
-    instance.expect(forwarded("GET /x"))
-    instance.send(OK)
-    client.expect(OK_RELAYED)
+    served(wire)
     assert wire.in_flight == 0
 
 
@@ -109,9 +103,7 @@ class TestAPickThatRaises:
     def test_for_the_second_attempt(self, make: Any) -> None:
         wire = make("a", "b")
         balancer = faulty(wire)
-        client = wire.client()
-        client.send(GET)
-        instance = wire.connected()
+        client, instance = reached(wire)
         instance.expect(forwarded("GET /x"))
         balancer.raising = ("pick",)
         instance.reset()
@@ -129,27 +121,22 @@ class TestAPickThatRaises:
         third.send(GET)
         balancer.raising = ("pick",)
         balancer.times = 1
-        instance.send(OK)
-        first.expect(OK_RELAYED)
+        answered(first, instance)
         wire.advance(0.1)
         second.expect_problem(500, "internal", closing=True)
         instance.expect(forwarded("GET /x"))
-        instance.send(OK)
-        third.expect(OK_RELAYED)
+        answered(third, instance)
 
     def test_while_other_requests_are_under_way(self, make: Any) -> None:
         wire = make("a")
         balancer = faulty(wire)
-        busy = wire.client()
-        busy.send(GET)
-        instance = wire.accepted()
+        busy, instance = reached(wire)
         instance.expect(forwarded("GET /x"))
         balancer.raising = ("pick",)
         client = wire.client()
         client.send(GET, b"")
         client.expect_problem(500, "internal", closing=True)
-        instance.send(OK)
-        busy.expect(OK_RELAYED)
+        answered(busy, instance)
 
     def test_with_a_body_still_on_its_way(self, make: Any) -> None:
         wire = make()
@@ -189,9 +176,7 @@ class TestLoadChangedThatRaises:
     def test_when_a_cut_answer_is_given_back(self, make: Any) -> None:
         wire = make()
         balancer = faulty(wire)
-        client = wire.client()
-        client.send(GET)
-        instance = wire.accepted()
+        client, instance = reached(wire)
         instance.expect(forwarded("GET /x"))
         instance.send(OK[:-1])
         balancer.raising = ("load_changed",)
@@ -221,8 +206,7 @@ class TestLoadChangedThatRaises:
         assert [(line["fault"], line["service"]) for line in logs] == [("internal", "t")]
         instance = wire.accepted()
         instance.expect(forwarded("GET /x"))
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
         assert (wire.pool.counters.faults, other.counters.faults) == ({}, {"internal": 1})
         balancer.raising = ()
         wire.worker.pools.others.refresh(wire.loop.time() + 1)

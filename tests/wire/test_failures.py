@@ -12,7 +12,8 @@ import pytest
 from proxy.messages import Drain
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import RetrySettings, ServiceSettings, Timeouts
-from tests.support.wire import OK, OK_RELAYED, Wire, forwarded, request
+from tests.support.wire import OK, forwarded, request
+from tests.wire.scenes import answered, asked, reached, served
 
 HEAD_OF_CHUNKS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -61,16 +62,13 @@ def test_a_refused_post_goes_to_the_other_instance(make: Any, piece: bytes, codi
     wire.network.refuse(wire.address("a"))
     body = b"2\r\nhi\r\n0\r\n\r\n" if "chunked" in coding else b"hi"
     cut = len(body) if piece == b"hi" else 1
-    first = wire.client()
-    first.send(request("POST /", coding, body=body[:cut]), body[cut:])
-    b = wire.accepted("b")
+    first, b = reached(wire, request("POST /", coding, body=body[:cut]), body[cut:], at="b")
     second = wire.client()  # In turn: one of the two has met `a` first.
     second.send(request("POST /", coding, body=body[:cut]), body[cut:])
     assert wire.address("a") in wire.network.dialled
     for client, peer in ((first, b), (second, wire.accepted("b"))):
         peer.expect(forwarded("POST /", coding, body=body))
-        peer.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, peer)
 
 
 def test_no_retry_where_it_is_off(make: Any) -> None:
@@ -101,8 +99,7 @@ def test_one_that_is_closed_as_it_opens_is_no_reason_to_fail_with_another_left(m
     for client in clients:
         b = wire.accepted("b")
         b.expect(forwarded("POST /", "Content-Length: 2", body=b"hi"))
-        b.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, b)
 
 
 def test_connecting_takes_too_long(make: Any) -> None:
@@ -146,17 +143,6 @@ def test_no_route_and_no_such_service(make: Any) -> None:
 # -- a connection that was kept
 
 
-def warm(wire: Wire, name: str = "a") -> Any:
-    """An idle connection to an instance."""
-    client = wire.client()
-    client.send(request("GET /warm"))
-    peer = wire.accepted(name)
-    peer.take()
-    peer.send(OK)
-    client.expect(OK_RELAYED)
-    return peer
-
-
 @pytest.mark.parametrize("how", ["eof", "reset"])
 @pytest.mark.parametrize(
     ("method", "fields", "body"),
@@ -167,21 +153,20 @@ def test_a_stale_connection_is_replaced(
     make: Any, how: str, method: str, fields: tuple[str, ...], body: bytes
 ) -> None:
     wire = make()
-    stale = warm(wire)
+    stale = served(wire)
     client = wire.client()
     client.send(request(f"{method} /", *fields, body=body))
     stale.expect(forwarded(f"{method} /", *fields, body=body))
     getattr(stale, how)()
     fresh = wire.accepted()  # The only instance there is.
     fresh.expect(forwarded(f"{method} /", *fields, body=body))
-    fresh.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, fresh)
     assert wire.pool.counters.retries == {"closed_early": 1}
 
 
 def test_a_stale_connection_fails_while_the_body_is_still_coming(make: Any) -> None:
     wire = make()
-    stale = warm(wire)
+    stale = served(wire)
     client = wire.client()
     client.send(request("PUT /", "Content-Length: 6", body=b"ab"), b"cd")
     stale.expect(forwarded("PUT /", "Content-Length: 6", body=b"abcd"))
@@ -193,14 +178,13 @@ def test_a_stale_connection_fails_while_the_body_is_still_coming(make: Any) -> N
     wire.settle()
     fresh = wire.accepted()
     fresh.expect(forwarded("PUT /", "Content-Length: 6", body=b"abcdef"))
-    fresh.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, fresh)
     assert client.transport.pauses == ["pause", "resume"]
 
 
 def test_a_stale_connection_and_a_post(make: Any) -> None:
     wire = make()
-    stale = warm(wire)
+    stale = served(wire)
     client = wire.client()
     client.send(request("POST /", "Content-Length: 2", body=b"hi"))
     stale.take()
@@ -216,15 +200,14 @@ def test_what_cannot_be_repeated_avoids_a_connection_that_is_closing(
 ) -> None:
     """The instance has closed, and the loop has not said so yet: the kernel knows."""
     wire = make()
-    stale = warm(wire)
+    stale = served(wire)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         stale.transport.lend(ours)
         client = wire.client()
         client.send(request(request_line, "Content-Length: 2", body=b"hi"))
         stale.expect(forwarded(request_line, "Content-Length: 2", body=b"hi"))  # Nothing came.
-        stale.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, stale)
         if sign == "eof":
             theirs.close()
         else:
@@ -233,28 +216,26 @@ def test_what_cannot_be_repeated_avoids_a_connection_that_is_closing(
         fresh = wire.accepted()
         fresh.expect(forwarded(request_line, "Content-Length: 2", body=b"hi"))
         assert stale.transport.ended
-        fresh.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, fresh)
     assert wire.pool.counters.retries == {}
 
 
 def test_what_cannot_be_repeated_avoids_a_connection_that_failed_in_this_turn(make: Any) -> None:
     """The loop says so in its next turn; until then the connection looks idle."""
     wire = make()
-    stale = warm(wire)
+    stale = served(wire)
     client = wire.client()
     stale.transport.reset()
     client.send(request("POST /", "Content-Length: 2", body=b"hi"))
     fresh = wire.accepted()
     fresh.expect(forwarded("POST /", "Content-Length: 2", body=b"hi"))
-    fresh.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, fresh)
     assert wire.pool.counters.retries == {}
 
 
 def test_a_stale_connection_and_a_body_too_large_to_keep(make: Any) -> None:
     wire = make()
-    stale = warm(wire)
+    stale = served(wire)
     client = wire.client()
     client.send(request("PUT /", "Content-Length: 100000", body=b"x" * 100_000))
     stale.take()
@@ -264,12 +245,8 @@ def test_a_stale_connection_and_a_body_too_large_to_keep(make: Any) -> None:
 
 def test_a_stale_connection_prefers_another_instance(make: Any) -> None:
     wire = make("a", "b")
-    client = wire.client()
-    client.send(request("GET /"))
-    stale = wire.connected()
-    stale.take()
-    stale.send(OK)
-    client.expect(OK_RELAYED)
+    client, stale = asked(wire)
+    answered(client, stale)
     wire.serve(stale.name)  # Whichever it was, its connection is the one to be used.
     client.send(request("GET /x"))
     stale.expect(forwarded("GET /x"))
@@ -278,23 +255,18 @@ def test_a_stale_connection_prefers_another_instance(make: Any) -> None:
     other = wire.connected()
     assert other.name != stale.name
     other.expect(forwarded("GET /x"))
-    other.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, other)
 
 
 @pytest.mark.parametrize("end", ["eof", "reset"])
 def test_a_fresh_connection_that_closes_is_tried_again_elsewhere(make: Any, end: str) -> None:
     wire = make("a", "b")
-    client = wire.client()
-    client.send(request("GET /"))
-    peer = wire.connected()
-    peer.take()
+    client, peer = asked(wire)
     getattr(peer, end)()
     other = wire.connected()
     assert other.name != peer.name
-    other.expect(forwarded("GET /"))
-    other.send(OK)
-    client.expect(OK_RELAYED)
+    other.expect(forwarded("GET /x"))
+    answered(client, other)
 
 
 @pytest.mark.parametrize(
@@ -305,10 +277,7 @@ def test_a_fresh_connection_that_closes_where_once_is_enough(
     make: Any, line: str, on: tuple[str, ...]
 ) -> None:
     wire = make("a", "b", settings=ServiceSettings(retry=RetrySettings(on=on)))
-    client = wire.client()
-    client.send(request(f"{line} /", "Content-Length: 0"))
-    peer = wire.connected()
-    peer.take()
+    client, peer = asked(wire, request(f"{line} /", "Content-Length: 0"))
     peer.eof()
     client.expect_problem(502, "connection_terminated")
     assert len(wire.network.dialled) == 1
@@ -316,7 +285,7 @@ def test_a_fresh_connection_that_closes_where_once_is_enough(
 
 def test_nothing_is_repeated_after_an_interim_answer(make: Any) -> None:
     wire = make()
-    stale = warm(wire)
+    stale = served(wire)
     client = wire.client()
     client.send(request("PUT /", "Content-Length: 2", "Expect: 100-continue"))
     stale.take()
@@ -332,7 +301,7 @@ def test_nothing_is_repeated_after_an_interim_answer(make: Any) -> None:
 @pytest.mark.parametrize("sign", ["eof", "reset", "data"])
 def test_an_idle_connection_that_says_anything_is_dropped(make: Any, sign: str) -> None:
     wire = make()
-    idle = warm(wire)
+    idle = served(wire)
     if sign == "data":
         idle.transport.feed(b"HTTP/1.1 408 Too Slow\r\n\r\n")
     elif sign == "eof":
@@ -340,18 +309,15 @@ def test_an_idle_connection_that_says_anything_is_dropped(make: Any, sign: str) 
     else:
         idle.reset()
     # Without a turn of the loop in between: a request comes in the same turn.
-    client = wire.client()
-    client.send(request("POST /", "Content-Length: 2", body=b"hi"))
-    fresh = wire.accepted()
+    client, fresh = reached(wire, request("POST /", "Content-Length: 2", body=b"hi"))
     fresh.expect(forwarded("POST /", "Content-Length: 2", body=b"hi"))
-    fresh.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, fresh)
     assert idle.closed
 
 
 def test_idle_connections_go_after_their_time(make: Any) -> None:
     wire = make()
-    idle = warm(wire)
+    idle = served(wire)
     wire.advance(3.9)
     assert not idle.closed
     wire.advance(0.2)
@@ -361,7 +327,7 @@ def test_idle_connections_go_after_their_time(make: Any) -> None:
 
 def test_idle_connections_of_an_instance_that_left_are_closed(make: Any) -> None:
     wire = make()
-    idle = warm(wire)
+    idle = served(wire)
     wire.serve("a", a="draining")
     assert idle.closed
 
@@ -394,10 +360,7 @@ def test_idle_connections_of_an_instance_that_left_are_closed(make: Any) -> None
 )
 def test_an_answer_that_is_not_http(make: Any, answer: bytes) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire)
     a.send(answer)
     client.expect_problem(502, "http_protocol_error")
     assert a.cut
@@ -413,10 +376,7 @@ def test_an_answer_that_is_not_http(make: Any, answer: bytes) -> None:
 @pytest.mark.parametrize("how", ["eof", "reset"])
 def test_an_answer_that_ends_in_its_head(make: Any, answer: bytes, word: str, how: str) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire)
     if answer:
         a.send(answer)
     getattr(a, how)()
@@ -438,10 +398,7 @@ def test_a_truncated_answer_looks_truncated(
     make: Any, answer: bytes, how: str, version: str
 ) -> None:
     wire = make(settings=ServiceSettings(timeouts=Timeouts(idle=5.0)))
-    client = wire.client()
-    client.send(request(f"GET / HTTP/{version}"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request(f"GET / HTTP/{version}"))
     a.send(answer)
     if how == "silence":
         wire.advance(5.1)
@@ -472,10 +429,7 @@ def test_an_answer_that_only_its_end_completes_is_reset_when_it_breaks_off(
     begun, rest = UNKNOWN_LENGTH[kind]
     timeouts = Timeouts(idle=0.0 if how == "total" else 5.0, total=9.0 if how == "total" else 0.0)
     wire = make(settings=ServiceSettings(timeouts=timeouts))
-    client = wire.client()
-    client.send(request("GET / HTTP/1.0"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request("GET / HTTP/1.0"))
     a.send(begun)
     if how == "the instance resets":
         a.reset()
@@ -518,10 +472,7 @@ def test_an_answer_that_is_complete_and_not_read_in_time_is_reset(make: Any) -> 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_a_reset_in_a_body_until_close_looks_truncated(make: Any, version: str) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request(f"GET / HTTP/{version}"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request(f"GET / HTTP/{version}"))
     a.send(b"HTTP/1.1 200 OK\r\n\r\nhi")
     a.reset()
     assert not client.take().endswith(b"0\r\n\r\n")
@@ -543,10 +494,7 @@ def test_what_follows_an_answer_never_meets_the_next_question(
     make: Any, answer: bytes, cut: int
 ) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire)
     at = len(answer) - cut
     a.send_at_once(*(piece for piece in (answer[:at], answer[at:]) if piece))
     assert b"more" not in client.take()
@@ -555,16 +503,12 @@ def test_what_follows_an_answer_never_meets_the_next_question(
     client.send(request("GET /"))
     fresh = wire.accepted()
     fresh.take()
-    fresh.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, fresh)
 
 
 def test_no_answer_in_time(make: Any) -> None:
     wire = make("a", "b", settings=ServiceSettings(timeouts=Timeouts(first_byte=5.0)))
-    client = wire.client()
-    client.send(request("GET /"))
-    peer = wire.connected()
-    peer.take()
+    client, peer = asked(wire)
     wire.advance(4.9)
     client.expect_nothing()
     wire.advance(0.15)
@@ -575,24 +519,18 @@ def test_no_answer_in_time(make: Any) -> None:
 
 def test_the_clock_for_the_answer_starts_when_the_body_is_sent(make: Any) -> None:
     wire = make(settings=ServiceSettings(timeouts=Timeouts(first_byte=5.0)))
-    client = wire.client()
-    client.send(request("POST /", "Content-Length: 4"))
-    a = wire.accepted()
+    client, a = reached(wire, request("POST /", "Content-Length: 4"))
     for piece in (b"a", b"b", b"c", b"d"):
         wire.advance(4)
         client.send(piece)
     wire.advance(4)
     a.take()
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_the_total_limit_before_and_in_the_answer(make: Any) -> None:
     wire = make(settings=ServiceSettings(timeouts=Timeouts(total=5.0)))
-    client = wire.client()
-    client.send(request("GET /"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire)
     wire.advance(5.1)
     client.expect_problem(504, "http_response_timeout")
     client.send(request("GET /"))
@@ -619,8 +557,7 @@ def test_the_total_limit_while_dialling(make: Any) -> None:
     client.send(request("GET /"))
     a = wire.accepted()
     a.expect(forwarded("GET /"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
     assert wire.node().outcomes == {"total_timeout": 1, "ok": 1}
 
 
@@ -663,10 +600,7 @@ def test_a_bad_chunk(make: Any, body: bytes, status: int, with_head: bool) -> No
 
 def test_a_bad_chunk_when_the_answer_is_under_way(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("POST /", "Transfer-Encoding: chunked"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request("POST /", "Transfer-Encoding: chunked"))
     a.send(HEAD_OF_CHUNKS)
     client.take()
     client.send(b"nonsense\r\n")
@@ -676,10 +610,7 @@ def test_a_bad_chunk_when_the_answer_is_under_way(make: Any) -> None:
 
 def test_an_answer_before_the_body_is_complete(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("POST /", "Content-Length: 10", body=b"abc"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request("POST /", "Content-Length: 10", body=b"abc"))
     a.send(OK)
     answer = client.take()
     assert b"\r\nConnection: close\r\n" in answer
@@ -694,10 +625,7 @@ def test_an_answer_before_the_body_is_complete(make: Any) -> None:
 
 def test_an_answer_that_outlasts_the_body(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("POST /", "Content-Length: 4", body=b"ab"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request("POST /", "Content-Length: 4", body=b"ab"))
     a.send(HEAD_OF_CHUNKS)
     client.send(b"cd")
     a.expect(b"cd")

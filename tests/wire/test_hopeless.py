@@ -14,7 +14,8 @@ from proxy.engine.http1.beginnings import refuse_hopeless
 from proxy.engine.http1.parser import parse_request
 from proxy.errors import Refused
 from proxy.settings.listener import ListenerLimits, ListenerSettings, ListenerTimeouts
-from tests.support.wire import OK, OK_RELAYED, forwarded, request
+from tests.support.wire import forwarded, request
+from tests.wire.scenes import answered, reached
 
 HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(64))
 HOPELESS: dict[str, tuple[bytes, int]] = {
@@ -172,12 +173,9 @@ def test_half_an_empty_line_does_not_begin_a_request(make: Any) -> None:
     timeouts = ListenerTimeouts(head=2.0, idle=60.0)
     for pieces in ((b"\r\n",), (b"\r", b"\n")):
         wire = make(listener=ListenerSettings(timeouts=timeouts))
-        client = wire.client()
-        client.send(request("GET /"))
-        instance = wire.accepted()
+        client, instance = reached(wire, request("GET /"))
         instance.expect(forwarded("GET /"))
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
         client.send(*pieces)
         wire.advance(10)
         client.expect_nothing()

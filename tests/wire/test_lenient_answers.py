@@ -9,7 +9,8 @@ import pytest
 
 from proxy.engine.upstream.connection import MAX_HEAD
 from proxy.settings.service import ServiceSettings
-from tests.support.wire import OK_RELAYED, Peer, Wire, request
+from tests.support.wire import OK_RELAYED
+from tests.wire.scenes import asked
 
 LENIENT = ServiceSettings(lenient_answers=True)
 STRICT = ServiceSettings(lenient_answers=False)
@@ -54,15 +55,6 @@ REFUSED = {
     "NUL": b"HTTP/1.1 200 OK\nContent-Length: 2\nA: \x00\n\nhi",
     "no status line": b"200 OK\nContent-Length: 2\n\nhi",
 }
-
-
-def asked(wire: Wire) -> tuple[Peer, Peer]:
-    """A client, and the instance that has its request."""
-    client = wire.client()
-    client.send(request("GET /"))
-    instance = wire.accepted()
-    instance.take()
-    return client, instance
 
 
 def cuts(text: bytes) -> list[list[bytes]]:

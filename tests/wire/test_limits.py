@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from proxy.settings.listener import ListenerLimits, ListenerSettings, ListenerTimeouts
-from tests.support.wire import OK, OK_RELAYED, Wire, forwarded, request
+from tests.support.wire import Wire, forwarded, request
+from tests.wire.scenes import answered, asked, reached
 
 LIMITS = ListenerSettings(limits=ListenerLimits(head=1024, fields=10, target=200, body=10))
 QUICK = ListenerSettings(timeouts=ListenerTimeouts(head=4.0, body=3.0, idle=10.0, linger=2.0))
@@ -77,20 +78,16 @@ def test_at_the_limits_everything_passes(make: Any) -> None:
     client.send(request(f"POST {target}", *fields, "Content-Length: 10", body=body))
     a = wire.accepted()
     a.expect(forwarded(f"POST {target}", *fields, "Content-Length: 10", body=body))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
     spare = 1024 - len(request("GET /", "X: "))
     client.send(request("GET /", "X: " + "x" * spare))
     assert a.take().startswith(b"GET / ")
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_a_body_that_grows_too_large_is_cut_off(make: Any) -> None:
     wire = make(listener=LIMITS)
-    client = wire.client()
-    client.send(request("POST /", "Transfer-Encoding: chunked"), b"8\r\n12345678\r\n")
-    a = wire.accepted()
+    client, a = reached(wire, request("POST /", "Transfer-Encoding: chunked"), b"8\r\n12345678\r\n")
     a.expect(forwarded("POST /", "Transfer-Encoding: chunked", body=b"8\r\n12345678\r\n"))
     client.send(b"8\r\n12345678\r\n")
     client.expect_problem(413, "http_request_error", closing=True)
@@ -123,13 +120,9 @@ def test_a_slow_head(make: Any) -> None:
 
 def test_a_slow_second_head(make: Any) -> None:
     wire = make(listener=QUICK)
-    client = wire.client()
-    client.send(request("GET /") + b"GET /second HT")
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request("GET /") + b"GET /second HT")
     wire.advance(8)  # It waits for its turn; that is not the client's slowness.
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
     wire.advance(3.9)
     client.expect_nothing()
     wire.advance(0.2)
@@ -138,9 +131,7 @@ def test_a_slow_second_head(make: Any) -> None:
 
 def test_a_gap_in_a_body(make: Any) -> None:
     wire = make(listener=QUICK)
-    client = wire.client()
-    client.send(request("POST /", "Content-Length: 10", body=b"a"))
-    a = wire.accepted()
+    client, a = reached(wire, request("POST /", "Content-Length: 10", body=b"a"))
     for _ in range(4):
         wire.advance(2.5)
         client.send(b"x")
@@ -171,19 +162,14 @@ def test_waiting_for_the_instance_is_no_gap_of_the_client(make: Any) -> None:
     client.send(b"c")
     a.read_on()
     a.expect(forwarded("POST /", "Content-Length: 3", body=b"abc"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_an_idle_client_is_closed(make: Any) -> None:
     wire = make(listener=QUICK)
-    client = wire.client()
-    client.send(request("GET /"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire)
     wire.advance(20)  # Waiting for an answer is not idling.
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
     wire.advance(9.9)
     assert not client.closed
     wire.advance(0.2)
@@ -248,8 +234,7 @@ def test_a_connection_held_at_its_last_piece_is_read_again(make: Any, late_pause
     other = wire.client()
     other.send(request("GET /other"))
     a.expect(forwarded("GET /other"))
-    a.send(OK)
-    other.expect(OK_RELAYED)
+    answered(other, a)
     client.read_on()
     assert len(client.take()) > 200_000
 
@@ -257,10 +242,7 @@ def test_a_connection_held_at_its_last_piece_is_read_again(make: Any, late_pause
 @pytest.mark.parametrize("late_pause", [False, True])
 def test_an_instance_that_does_not_read_stops_the_client(make: Any, late_pause: bool) -> None:
     wire = make(late_pause=late_pause)
-    client = wire.client()
-    client.send(request("POST /", "Content-Length: 300000"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request("POST /", "Content-Length: 300000"))
     a.stall()
     client.send(b"x" * 100_000)
     assert not client.read
@@ -270,28 +252,22 @@ def test_an_instance_that_does_not_read_stops_the_client(make: Any, late_pause: 
     # Until there was a connection, and until the instance read on.
     assert client.transport.pauses == ["pause", "resume"] * 2
     assert len(a.take()) == 300_000
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_an_answer_without_reading_the_request(make: Any) -> None:
     """The whole request is in our buffers; the instance answers and reads no more of it."""
     wire = make()
-    client = wire.client()
-    client.send(request("POST /", "Content-Length: 200000"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request("POST /", "Content-Length: 200000"))
     a.stall()
     client.transport.feed(b"x" * 50_000, b"x" * 150_000)
     wire.settle()
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
     assert a.closed  # What it did not read must not meet the next answer.
     client.send(request("GET /"))
     fresh = wire.accepted()
     fresh.expect(forwarded("GET /"))
-    fresh.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, fresh)
 
 
 def test_a_client_that_stalls_while_it_uploads(make: Any) -> None:

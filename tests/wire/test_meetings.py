@@ -21,30 +21,12 @@ from proxy.settings.service import (
     Timeouts,
 )
 from tests.support.wire import OK, OK_RELAYED, OK_RELAYED_CLOSE, Peer, Wire, forwarded, request
+from tests.wire.scenes import BAD, BAD_RELAYED, GET, SWITCH, answered, asked, served
 
-GET = request("GET /x")
-BAD = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy"
-BAD_RELAYED = (
-    b"HTTP/1.1 503 Busy\r\nX-Request-ID: r1\r\nContent-Length: 4\r\nVia: 1.1 fairlead\r\n\r\nbusy"
-)
 UPGRADE = request("GET /x", "Connection: Upgrade", "Upgrade: x")
-SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
 BREAKER = BreakerSettings(failure_ratio=0.5, min_requests=2, window=10.0, open=5.0)
 STRICT = BreakerSettings(failure_ratio=0.5, min_requests=1, window=10.0, open=5.0)
 ROUTES = (RouteSpec(path_prefix="/", service="s"),)
-
-
-def settings(**changes: Any) -> ServiceSettings:
-    return ServiceSettings(**changes)
-
-
-def asked(wire: Wire, name: str = "", data: bytes = GET) -> tuple[Peer, Peer]:
-    """A client whose request is at an instance, over a new connection."""
-    client = wire.client()
-    client.send(data)
-    instance = wire.accepted(name) if name else wire.connected()
-    assert instance.take()
-    return client, instance
 
 
 def reported(wire: Wire) -> list[Suspect]:
@@ -56,7 +38,7 @@ def reported(wire: Wire) -> list[Suspect]:
 class TestTheQueueAndTime:
     def test_who_waited_has_all_its_time_for_the_answer(self, make: Any) -> None:
         wire = make(
-            settings=settings(
+            settings=ServiceSettings(
                 max_inflight=1,
                 queue=QueueSettings(size=1),
                 timeouts=Timeouts(queue=3.0, first_byte=1.0),
@@ -73,11 +55,10 @@ class TestTheQueueAndTime:
         instance.expect(forwarded("GET /x"))
         wire.advance(0.8)
         second.expect_nothing()
-        instance.send(OK)
-        second.expect(OK_RELAYED)
+        answered(second, instance)
 
     def test_who_comes_later_is_not_served_before(self, make: Any) -> None:
-        wire = make(settings=settings(max_inflight=1, queue=QueueSettings(size=2)))
+        wire = make(settings=ServiceSettings(max_inflight=1, queue=QueueSettings(size=2)))
         client, instance = asked(wire)
         second, third = wire.client(), wire.client()
         second.send(request("GET /second"))
@@ -86,28 +67,24 @@ class TestTheQueueAndTime:
         client.expect(OK_RELAYED)
         wire.advance(0.01)
         instance.expect(forwarded("GET /second"))
-        instance.send(OK)
-        second.expect(OK_RELAYED)
+        answered(second, instance)
         wire.advance(0.01)
         instance.expect(forwarded("GET /third"))
-        instance.send(OK)
-        third.expect(OK_RELAYED)
+        answered(third, instance)
 
     def test_a_place_that_is_free_again_is_taken_at_once(self, make: Any) -> None:
-        wire = make(settings=settings(max_inflight=1, queue=QueueSettings(size=2)))
+        wire = make(settings=ServiceSettings(max_inflight=1, queue=QueueSettings(size=2)))
         client, instance = asked(wire)
         second = wire.client()
         second.send(GET)
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
         wire.advance(0.0)
         instance.expect(forwarded("GET /x"))
-        instance.send(OK)
-        second.expect(OK_RELAYED)
+        answered(second, instance)
 
     def test_one_look_at_a_time(self, make: Any) -> None:
         """However often the line was empty in between."""
-        wire = make(settings=settings(max_inflight=1, queue=QueueSettings(size=2)))
+        wire = make(settings=ServiceSettings(max_inflight=1, queue=QueueSettings(size=2)))
         client, instance = asked(wire)
         for _ in range(20):
             brief = wire.client()
@@ -118,26 +95,23 @@ class TestTheQueueAndTime:
         before = wire.loop.timers_set
         wire.advance(0.1)
         assert 40 < wire.loop.timers_set - before < 80  # A look each 2 ms, and the deadlines' tick.
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
         wire.advance(0.01)
         instance.take()
-        instance.send(OK)
-        patient.expect(OK_RELAYED)
+        answered(patient, instance)
 
 
 class TestRetriesAndRoom:
     def test_a_second_attempt_goes_only_where_there_is_room(self, make: Any) -> None:
-        wire = make("a", "b", settings=settings(max_inflight=1))
-        first, busy = asked(wire, "a" if wire.pool.pick(-1, ()).id == "b" else "b")
+        wire = make("a", "b", settings=ServiceSettings(max_inflight=1))
+        first, busy = asked(wire, at="a" if wire.pool.pick(-1, ()).id == "b" else "b")
         other = "b" if busy.name == "a" else "a"
         wire.network.refuse(wire.address(other))
         second = wire.client()
         second.send(GET)
         second.expect_problem(502, "connection_refused")
         assert wire.node(busy.name).in_flight == 1
-        busy.send(OK)
-        first.expect(OK_RELAYED)
+        answered(first, busy)
 
 
 class TestWhatSpeaksAgainstAnInstance:
@@ -154,11 +128,8 @@ class TestWhatSpeaksAgainstAnInstance:
         assert suspects == []
 
     def test_not_a_client_that_does_not_read_until_the_total_limit(self, make: Any) -> None:
-        wire = make(settings=settings(timeouts=Timeouts(total=2.0)))
-        client = wire.client()
-        client.send(GET)
-        instance = wire.accepted()
-        instance.take()
+        wire = make(settings=ServiceSettings(timeouts=Timeouts(total=2.0)))
+        client, instance = asked(wire)
         client.stall()
         instance.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 100_000)
         wire.advance(2.1)
@@ -167,25 +138,24 @@ class TestWhatSpeaksAgainstAnInstance:
         client.take()
 
     def test_not_a_client_that_does_not_send_until_the_total_limit(self, make: Any) -> None:
-        wire = make(settings=settings(timeouts=Timeouts(total=2.0)))
-        client, _ = asked(wire, data=request("POST /x", "Content-Length: 9", body=b"abc"))
+        wire = make(settings=ServiceSettings(timeouts=Timeouts(total=2.0)))
+        client, _ = asked(wire, request("POST /x", "Content-Length: 9", body=b"abc"))
         wire.advance(2.1)
         client.expect_problem(504, "http_response_timeout", closing=True)
         assert wire.node().failing == 0
 
     def test_not_a_client_that_pauses_in_its_body(self, make: Any) -> None:
-        wire = make(settings=settings(timeouts=Timeouts(first_byte=2.0)))
-        client, instance = asked(wire, data=request("POST /x", "Content-Length: 6", body=b"abc"))
+        wire = make(settings=ServiceSettings(timeouts=Timeouts(first_byte=2.0)))
+        client, instance = asked(wire, request("POST /x", "Content-Length: 6", body=b"abc"))
         wire.advance(5.0)
         client.expect_nothing()
         client.send(b"def")
         instance.expect(b"def")
         wire.advance(1.5)
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
 
     def test_one_that_does_not_read_the_body(self, make: Any) -> None:
-        wire = make(settings=settings(timeouts=Timeouts(first_byte=2.0)))
+        wire = make(settings=ServiceSettings(timeouts=Timeouts(first_byte=2.0)))
         client = wire.client()
         wire.network.hang(wire.address("a"))
         client.send(request("POST /x", "Content-Length: 1000000", body=b"a"))
@@ -200,12 +170,11 @@ class TestWhatSpeaksAgainstAnInstance:
         instance.take()
 
     def test_not_kept_connections_that_were_closed(self, make: Any) -> None:
-        wire = make("a", settings=settings(retry=RetrySettings(max_retries=0)))
+        wire = make("a", settings=ServiceSettings(retry=RetrySettings(max_retries=0)))
         suspects = reported(wire)
         pairs = [asked(wire) for _ in range(6)]
         for client, instance in pairs:
-            instance.send(OK)
-            client.expect(OK_RELAYED)
+            answered(client, instance)
         for client, _ in pairs:
             client.send(GET)
         for _, instance in pairs:
@@ -219,10 +188,9 @@ class TestWhatSpeaksAgainstAnInstance:
 class TestTheBudget:
     def test_what_no_instance_was_asked_earns_no_retry(self, make: Any) -> None:
         limit = RateLimitSettings(requests=1, per=1000.0, burst=1)
-        wire = make("a", "b", settings=settings(rate_limit=limit))
+        wire = make("a", "b", settings=ServiceSettings(rate_limit=limit))
         client, instance = asked(wire)
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
         for _ in range(100):
             client.send(GET)
             client.expect_problem(429, "http_request_denied")
@@ -251,13 +219,12 @@ class TestKeptConnections:
         kept.reset()
         instance = wire.accepted()
         instance.expect(forwarded("GET /x"))
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
 
 
 class TestTheBreaker:
     def opened(self, make: Any, **more: Any) -> Wire:
-        wire: Wire = make("a", settings=settings(circuit_breaker=BREAKER, **more))
+        wire: Wire = make("a", settings=ServiceSettings(circuit_breaker=BREAKER, **more))
         for _ in range(2):
             self.fail(wire)
         assert wire.pool.policy_state() == PolicyState("open")
@@ -270,14 +237,12 @@ class TestTheBreaker:
         instance.eof()
 
     def ok(self, wire: Wire) -> None:
-        client, instance = asked(wire)
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        instance = served(wire)
         instance.eof()
 
     @pytest.mark.parametrize("answer", [BAD, OK])
     def test_what_was_asked_before_it_opened_is_no_trial(self, make: Any, answer: bytes) -> None:
-        wire = make("a", settings=settings(circuit_breaker=BREAKER))
+        wire = make("a", settings=ServiceSettings(circuit_breaker=BREAKER))
         old = [asked(wire) for _ in range(TRIALS)]
         for _ in range(2):
             self.fail(wire)
@@ -288,11 +253,10 @@ class TestTheBreaker:
             instance.send(answer)
             assert client_.take()
         assert wire.pool.policy_state() == PolicyState("trying")
-        trial.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, trial)
 
     def test_who_asked_before_and_left_makes_no_place_for_a_trial(self, make: Any) -> None:
-        wire = make("a", settings=settings(circuit_breaker=BREAKER))
+        wire = make("a", settings=ServiceSettings(circuit_breaker=BREAKER))
         old, _ = asked(wire)
         for _ in range(2):
             self.fail(wire)
@@ -303,8 +267,7 @@ class TestTheBreaker:
         late.send(GET)
         late.expect_problem(503, "breaker_open")
         for client, trial in trials:
-            trial.send(OK)
-            client.expect(OK_RELAYED)
+            answered(client, trial)
 
     def test_a_trial_of_one_turn_says_nothing_in_the_next(self, make: Any) -> None:
         wire = self.opened(make)
@@ -324,7 +287,7 @@ class TestTheBreaker:
         wire.advance(5.0)
         peers = []
         for data, answer in [(UPGRADE, SWITCH), (GET, OK[:-1]), (GET, OK[:-1])]:
-            client, instance = asked(wire, data=data)
+            client, instance = asked(wire, data)
             instance.send(answer)
             assert client.take()
             peers += [client, instance]
@@ -336,7 +299,7 @@ class TestTheBreaker:
         for _ in range(TRIALS):
             client, _ = asked(
                 wire,
-                data=request("POST /x", "Transfer-Encoding: chunked", body=b"1\r\na\r\n"),
+                request("POST /x", "Transfer-Encoding: chunked", body=b"1\r\na\r\n"),
             )
             client.send(b"nonsense\r\n")
             client.expect_problem(400, "http_request_error", closing=True)
@@ -344,7 +307,7 @@ class TestTheBreaker:
         self.ok(wire)
 
     def test_that_we_have_no_descriptor_does_not_open_it(self, make: Any) -> None:
-        wire = make("a", settings=settings(circuit_breaker=BREAKER))
+        wire = make("a", settings=ServiceSettings(circuit_breaker=BREAKER))
         wire.network.refuse(wire.address("a"), OSError(errno.EMFILE, "Too many open files"))
         for _ in range(3):
             client = wire.client()
@@ -358,11 +321,11 @@ class TestOtherSettings:
     """A reload while requests are under way."""
 
     def reload(self, wire: Wire, **changes: Any) -> None:
-        wire.configure(ROUTES, {"s": settings(**changes)})
+        wire.configure(ROUTES, {"s": ServiceSettings(**changes)})
         wire.settle()
 
     def queued(self, make: Any, **more: Any) -> tuple[Wire, Peer, Peer, Peer]:
-        wire = make(settings=settings(max_inflight=1, queue=QueueSettings(size=1), **more))
+        wire = make(settings=ServiceSettings(max_inflight=1, queue=QueueSettings(size=1), **more))
         client, instance = asked(wire)
         second = wire.client()
         second.send(GET)
@@ -374,12 +337,10 @@ class TestOtherSettings:
         wire, client, instance, second = self.queued(make)
         self.reload(wire, max_inflight=1, queue=QueueSettings(size=size))
         assert wire.pool.policy_state() == PolicyState("", waiting=1)
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
         wire.advance(0.01)
         instance.expect(forwarded("GET /x"))
-        instance.send(OK)
-        second.expect(OK_RELAYED)
+        answered(second, instance)
 
     def test_who_waits_for_what_is_no_more_limited_goes_on(self, make: Any) -> None:
         wire, client, instance, second = self.queued(make)
@@ -388,28 +349,24 @@ class TestOtherSettings:
         other = wire.accepted()
         other.expect(forwarded("GET /x"))
         for who, where in ((client, instance), (second, other)):
-            where.send(OK)
-            who.expect(OK_RELAYED)
+            answered(who, where)
 
     def test_who_waited_and_left_is_not_called(self, make: Any) -> None:
         wire, client, instance, second = self.queued(make)
         self.reload(wire, max_inflight=1, queue=QueueSettings(size=5))
         second.reset()
         assert wire.pool.policy_state() == PolicyState()
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
         wire.advance(0.1)
 
     def test_the_budget_for_retries_is_no_larger(self, make: Any) -> None:
         wire = make()
         client, instance = asked(wire)
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
         for _ in range(100):
             client.send(GET)
             instance.take()
-            instance.send(OK)
-            client.expect(OK_RELAYED)
+            answered(client, instance)
         pool = wire.pool
         for _ in range(20):
             pool.policies.budget.tick(pool.requests)
@@ -425,7 +382,7 @@ class TestOtherSettings:
         assert wire.pool.policy_state() == PolicyState("open")
 
     def test_another_breaker_hears_nothing_of_what_it_did_not_admit(self, make: Any) -> None:
-        wire = make("a", settings=settings(circuit_breaker=BREAKER))
+        wire = make("a", settings=ServiceSettings(circuit_breaker=BREAKER))
         old = [asked(wire) for _ in range(3)]
         self.reload(wire, circuit_breaker=STRICT)
         for client, instance in old:
@@ -450,11 +407,9 @@ class TestBothSidesFull:
         listener = ListenerSettings(timeouts=ListenerTimeouts(idle=5.0, body=5.0))
         wire = make(
             listener=listener,
-            settings=settings(timeouts=Timeouts(first_byte=5.0, idle=5.0)),
+            settings=ServiceSettings(timeouts=Timeouts(first_byte=5.0, idle=5.0)),
         )
-        client, instance = asked(
-            wire, data=request("POST /x", "Content-Length: 10000000", body=b"a")
-        )
+        client, instance = asked(wire, request("POST /x", "Content-Length: 10000000", body=b"a"))
         client.stall()
         instance.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n" + b"x" * 100_000)
         instance.stall()
@@ -471,9 +426,7 @@ class TestBothSidesFull:
         listener = ListenerSettings(timeouts=ListenerTimeouts(idle=5.0, body=5.0))
         wire = make(listener=listener)
         size = 200_001
-        client, instance = asked(
-            wire, data=request("POST /x", f"Content-Length: {size}", body=b"a")
-        )
+        client, instance = asked(wire, request("POST /x", f"Content-Length: {size}", body=b"a"))
         client.stall()
         instance.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * 100_000)
         instance.stall()
@@ -512,11 +465,8 @@ class TestAnswersInReserve:
     RETRY = RetrySettings(on=("connect", "reset", "first_byte", "502", "503", "504"))
 
     def test_its_trailers_are_kept(self, make: Any) -> None:
-        wire = make("a", "b", settings=settings(retry=self.RETRY))
-        client = wire.client()
-        client.send(request("GET /x", "Connection: TE", "TE: trailers"))
-        bad = wire.connected()
-        bad.take()
+        wire = make("a", "b", settings=ServiceSettings(retry=self.RETRY))
+        client, bad = asked(wire, request("GET /x", "Connection: TE", "TE: trailers"))
         bad.send(
             b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbusy\r\n0\r\nA: b\r\n\r\n"
         )
@@ -527,7 +477,9 @@ class TestAnswersInReserve:
 
     @pytest.mark.parametrize("cut", [len(BAD), len(BAD) - 2], ids=["whole", "half"])
     def test_at_the_total_limit_it_is_the_answer(self, make: Any, cut: int) -> None:
-        wire = make("a", "b", settings=settings(retry=self.RETRY, timeouts=Timeouts(total=2.0)))
+        wire = make(
+            "a", "b", settings=ServiceSettings(retry=self.RETRY, timeouts=Timeouts(total=2.0))
+        )
         client, bad = asked(wire)
         bad.send(BAD[:cut])
         slow = wire.connected()
@@ -539,8 +491,8 @@ class TestAnswersInReserve:
             client.expect_problem(504, "http_response_timeout")
 
     def test_head(self, make: Any) -> None:
-        wire = make("a", "b", settings=settings(retry=self.RETRY))
-        client, bad = asked(wire, data=request("HEAD /x"))
+        wire = make("a", "b", settings=ServiceSettings(retry=self.RETRY))
+        client, bad = asked(wire, request("HEAD /x"))
         bad.send(b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\n")
         worse = wire.connected()
         worse.take()

@@ -10,36 +10,29 @@ from proxy.settings.listener import ListenerSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import Keepalive, ServiceSettings
 from tests.support.wire import CLIENT, OK, OK_RELAYED, OK_RELAYED_CLOSE, forwarded, request
+from tests.wire.scenes import TRUSTING, answered, asked, reached
 
-TRUSTING = ListenerSettings(trusted_proxies=("192.0.2.0/24",))
 STRIPPING = RouteSpec(path_prefix="/p", service="s", strip_prefix=True)
 
 
 def test_a_get_and_its_answer(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /x?y=1", "Accept: */*"))
-    a = wire.accepted()
+    client, a = reached(wire, request("GET /x?y=1", "Accept: */*"))
     a.expect(forwarded("GET /x?y=1", "Accept: */*"))
     assert wire.in_flight == 1
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
     assert wire.in_flight == 0
 
 
 def test_both_sides_are_kept_alive(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /1"))
-    a = wire.accepted()
+    client, a = reached(wire, request("GET /1"))
     for number in range(2, 6):
         a.expect(forwarded(f"GET /{number - 1}"))
-        a.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, a)
         client.send(request(f"GET /{number}"))
     a.expect(forwarded("GET /5"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
     wire.expect_no_dial()
     assert wire.node().idle[0].node is wire.node()
 
@@ -90,9 +83,7 @@ def test_answers_that_keep_both_connections(
     make: Any, line: str, fields: tuple[str, ...], answer: bytes, relayed: bytes
 ) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request(line, *fields))
-    a = wire.accepted()
+    client, a = reached(wire, request(line, *fields))
     a.expect(forwarded(line.removesuffix(" HTTP/1.0")))
     a.send(answer)
     client.expect(relayed)
@@ -101,16 +92,12 @@ def test_answers_that_keep_both_connections(
     # Whatever it was, the same two connections serve the next request.
     client.send(request("GET /next"))
     a.expect(forwarded("GET /next"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_until_close_becomes_chunks_for_a_client_that_can(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire)
     a.send(b"HTTP/1.1 200 OK\r\n\r\n", b"abc", b"defg")
     client.expect(
         b"HTTP/1.1 200 OK\r\nX-Request-ID: r1\r\n"
@@ -129,10 +116,7 @@ def test_a_1_0_client_gets_an_end_of_file_where_there_is_no_length(
     make: Any, coding: bytes
 ) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET / HTTP/1.0", "Connection: keep-alive"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request("GET / HTTP/1.0", "Connection: keep-alive"))
     a.send(b"HTTP/1.1 200 OK\r\n" + coding + b"\r\n")
     a.send(b"3\r\nabc\r\n0\r\n\r\n" if coding else b"abc")
     a.eof()
@@ -144,9 +128,7 @@ def test_a_1_0_client_gets_an_end_of_file_where_there_is_no_length(
 
 def test_a_1_0_client_without_keep_alive_is_closed(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET / HTTP/1.0", host=None))
-    a = wire.accepted()
+    client, a = reached(wire, request("GET / HTTP/1.0", host=None))
     a.expect(forwarded("GET /", host=""))
     a.send(OK)
     client.expect(OK_RELAYED_CLOSE)
@@ -157,9 +139,7 @@ def test_a_1_0_client_without_keep_alive_is_closed(make: Any) -> None:
 
 def test_a_client_that_closes_is_closed(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /", "Connection: close, X-Hop", "X-Hop: 1"))
-    a = wire.accepted()
+    client, a = reached(wire, request("GET /", "Connection: close, X-Hop", "X-Hop: 1"))
     a.expect(forwarded("GET /"))
     a.send(OK)
     client.expect(OK_RELAYED_CLOSE)
@@ -168,10 +148,7 @@ def test_a_client_that_closes_is_closed(make: Any) -> None:
 
 def test_an_instance_that_closes_is_not_kept(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire)
     a.send(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
     client.expect(OK_RELAYED)
     assert a.closed
@@ -200,8 +177,7 @@ def test_hop_by_hop_fields_of_a_request_end_here(make: Any) -> None:
     )
     a = wire.accepted()
     a.expect(forwarded("GET /", "X-Keep: 1"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 SPOOFED = (
@@ -212,19 +188,14 @@ SPOOFED = (
 
 def test_what_an_untrusted_peer_says_of_itself_is_replaced(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /", *SPOOFED))
-    a = wire.accepted()
+    client, a = reached(wire, request("GET /", *SPOOFED))
     a.expect(forwarded("GET /"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_what_a_trusted_peer_says_is_appended_to(make: Any) -> None:
     wire = make(listener=TRUSTING)
-    client = wire.client()
-    client.send(request("GET /", *SPOOFED))
-    a = wire.accepted()
+    client, a = reached(wire, request("GET /", *SPOOFED))
     a.expect(
         forwarded(
             "GET /",
@@ -236,8 +207,7 @@ def test_what_a_trusted_peer_says_is_appended_to(make: Any) -> None:
             port="443",
         )
     )
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 @pytest.mark.parametrize(("bind", "trusted"), [("unix:/run/x", True), ("0.0.0.0:8080", False)])
@@ -250,8 +220,7 @@ def test_a_peer_without_an_address_is_trusted_on_a_unix_socket_only(
     a = wire.accepted()
     expected = "198.51.100.9, unknown" if trusted else "unknown"
     a.expect(forwarded("GET /", for_=expected, port="0"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_a_client_cannot_take_our_fields_away(make: Any) -> None:
@@ -263,20 +232,16 @@ def test_a_client_cannot_take_our_fields_away(make: Any) -> None:
     )  # fmt: skip
     a = wire.accepted()
     a.expect(forwarded("GET /"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_the_via_of_others_is_kept_in_order(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /", "Via: 1.0 a", "Via: 1.1 fairlead (another)"))
-    a = wire.accepted()
+    client, a = reached(wire, request("GET /", "Via: 1.0 a", "Via: 1.1 fairlead (another)"))
     sent = a.take()
     assert sent.index(b"Via: 1.0 a\r\n") < sent.index(b"Via: 1.1 fairlead (another)\r\n")
     assert sent.index(b"(another)") < sent.index(b"(t0k3n)")
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_our_own_via_is_a_loop(make: Any) -> None:
@@ -305,13 +270,10 @@ def test_targets_as_the_instance_gets_them(
     make: Any, route: RouteSpec, line: str, sent: str, host: str
 ) -> None:
     wire = make(routes=(route,))
-    client = wire.client()
-    client.send(request(f"GET {line}"))
-    a = wire.accepted()
+    client, a = reached(wire, request(f"GET {line}"))
     after = ("X-Forwarded-Prefix: /p",) if route.strip_prefix else ()
     a.expect(forwarded(f"GET {sent}", host=host, asked="h", after=after))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 @pytest.mark.parametrize(
@@ -321,12 +283,9 @@ def test_a_body_with_a_length_is_passed_through(
     make: Any, first: bytes, rest: tuple[bytes, ...]
 ) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("POST /", "Content-Length: 5", body=first), *rest)
-    a = wire.accepted()
+    client, a = reached(wire, request("POST /", "Content-Length: 5", body=first), *rest)
     a.expect(forwarded("POST /", "Content-Length: 5", body=b"abcde"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
     assert not client.closed
 
 
@@ -343,8 +302,7 @@ def test_a_chunked_body_is_chunked_anew(make: Any) -> None:
     a.expect(
         forwarded("POST /", "Transfer-Encoding: chunked", body=b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
     )
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
     assert not client.closed
 
 
@@ -370,9 +328,7 @@ def test_trailers_are_written_anew_in_both_directions(make: Any) -> None:
     passed = b"0\r\nA: b\r\nB: \r\n\r\n"
     chunked = ("Connection: TE, Hop", "TE: trailers", "Transfer-Encoding: chunked")
     wire = make()
-    client = wire.client()
-    client.send(request("POST /", *chunked) + trailers)
-    a = wire.accepted()
+    client, a = reached(wire, request("POST /", *chunked) + trailers)
     assert a.take().endswith(b"\r\n\r\n" + passed)
     a.send(b"HTTP/1.1 200 OK\r\nConnection: Hop\r\nTransfer-Encoding: chunked\r\n\r\n" + trailers)
     assert client.take().endswith(b"\r\n\r\n" + passed)
@@ -380,39 +336,29 @@ def test_trailers_are_written_anew_in_both_directions(make: Any) -> None:
 
 def test_an_empty_chunked_body(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("POST /", "Transfer-Encoding: chunked", body=b"0\r\n\r\n"))
-    a = wire.accepted()
+    client, a = reached(wire, request("POST /", "Transfer-Encoding: chunked", body=b"0\r\n\r\n"))
     a.expect(forwarded("POST /", "Transfer-Encoding: chunked", body=b"0\r\n\r\n"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_continue_is_passed_end_to_end(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("PUT /", "Content-Length: 2", "Expect: 100-continue"))
-    a = wire.accepted()
+    client, a = reached(wire, request("PUT /", "Content-Length: 2", "Expect: 100-continue"))
     a.expect(forwarded("PUT /", "Content-Length: 2", "Expect: 100-continue"))
     client.expect_nothing()
     a.send(b"HTTP/1.1 100 Continue\r\n\r\n")
     client.expect(b"HTTP/1.1 100 Continue\r\n\r\n")
     client.send(b"hi")
     a.expect(b"hi")
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
     client.send(request("GET /next"))
     a.expect(forwarded("GET /next"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_an_expectation_that_is_not_met_closes(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("PUT /", "Content-Length: 2", "Expect: 100-continue"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request("PUT /", "Content-Length: 2", "Expect: 100-continue"))
     a.send(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n")
     client.expect(
         b"HTTP/1.1 401 No\r\nX-Request-ID: r1\r\n"
@@ -437,10 +383,7 @@ HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
 @pytest.mark.parametrize("at_once", [True, False])
 def test_other_interim_answers_are_relayed(make: Any, at_once: bool) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire)
     if at_once:
         a.send(HINTS + HINTS + OK)
     else:
@@ -452,10 +395,7 @@ def test_other_interim_answers_are_relayed(make: Any, at_once: bool) -> None:
 
 def test_interim_answers_are_nothing_for_a_1_0_client(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET / HTTP/1.0"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request("GET / HTTP/1.0"))
     a.send(HINTS + OK)
     client.expect(OK_RELAYED_CLOSE)
 
@@ -465,10 +405,7 @@ def test_interim_answers_are_nothing_for_a_1_0_client(make: Any) -> None:
 )
 def test_the_keep_alive_of_an_instance_is_honoured(make: Any, uses: int, keepalive: str) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire)
     a.send(OK.replace(b"\r\n\r\n", f"\r\nKeep-Alive: {keepalive}\r\n\r\n".encode()))
     client.expect(OK_RELAYED)
     assert len(wire.node().idle) == uses - 1
@@ -483,6 +420,5 @@ def test_connections_are_used_a_limited_number_of_times(make: Any) -> None:
             if not wire.peers[1:] or wire.peers[-1].closed:
                 a = wire.accepted()
             a.take()
-            a.send(OK)
-            client.expect(OK_RELAYED)
+            answered(client, a)
         assert a.closed

@@ -12,8 +12,8 @@ from proxy.names.eyeballs import DELAY
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import Keepalive, RetrySettings, ServiceSettings, Timeouts
 from tests.support.wire import OK, OK_RELAYED, Peer, Wire, forwarded, request
+from tests.wire.scenes import GET, REFUSED, answered
 
-GET = request("GET /x")
 ONE_DIAL_EACH = ServiceSettings(keepalive=Keepalive(max_idle=0))
 """Each request connects anew."""
 
@@ -24,20 +24,19 @@ def named(make: Any, *names: str, settings: ServiceSettings = ONE_DIAL_EACH, **o
     return wire, wire.client()
 
 
-def answered(wire: Wire, client: Peer, address: str) -> None:
+def served_at(wire: Wire, client: Peer, address: str) -> None:
     """One GET goes to `address`, whose connection is closed behind it."""
     client.send(GET)
     instance = wire.accepted_at(address)
     instance.expect(forwarded("GET /x"))
-    instance.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, instance)
     assert instance.closed
 
 
 class TestLookedUp:
     def test_an_address_is_never_asked_for(self, make: Any) -> None:
         wire, client = named(make, "10.0.0.9")
-        answered(wire, client, "10.0.0.9")
+        served_at(wire, client, "10.0.0.9")
         wire.serve_at("::0:1", "2001:DB8::1")
         client.send(GET)
         assert wire.resolver.questions == []
@@ -78,7 +77,7 @@ class TestLookedUp:
             client.send(request("GET /dead"))
         client = wire.client()
         for _ in range(20):
-            answered(wire, client, "10.0.0.9")
+            served_at(wire, client, "10.0.0.9")
             wire.advance(0.1)
         wire.advance(1.0)
         for one in waiting:
@@ -109,7 +108,7 @@ class TestLookedUp:
         wire.advance(PAUSE + 1.1)
         assert not node.unreachable
         wire.accepted_at("10.0.0.9")
-        answered(wire, client, "10.0.0.9")
+        served_at(wire, client, "10.0.0.9")
 
     def test_another_instance_serves_while_one_has_no_address(self, make: Any) -> None:
         wire, client = named(make, "a.test", "b.test", settings=ServiceSettings())
@@ -119,12 +118,10 @@ class TestLookedUp:
         instance = wire.accepted_at("10.0.0.9")
         for _ in range(5):
             instance.expect(forwarded("GET /x"))
-            instance.send(OK)
-            client.expect(OK_RELAYED)
+            answered(client, instance)
             client.send(GET)
         instance.take()
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
 
     @pytest.mark.parametrize(
         "text",
@@ -158,55 +155,55 @@ class TestKept:
         wire, client = named(make)
         wire.resolver.says("web.test", "10.0.0.9", ttl=30.0)
         for _ in range(26):
-            answered(wire, client, "10.0.0.9")
+            served_at(wire, client, "10.0.0.9")
             wire.advance(1.0)
         assert wire.resolver.questions == ["web.test"]
 
     def test_one_in_use_is_asked_for_again_before_it_ends(self, make: Any) -> None:
         wire, client = named(make)
         wire.resolver.says("web.test", "10.0.0.9", ttl=30.0)
-        answered(wire, client, "10.0.0.9")
+        served_at(wire, client, "10.0.0.9")
         wire.resolver.says("web.test", "10.0.0.8", ttl=30.0)
         wire.advance(28.0)
         assert wire.resolver.questions == ["web.test"] * 2
-        answered(wire, client, "10.0.0.8")
+        served_at(wire, client, "10.0.0.8")
 
     def test_one_that_nobody_uses_is_not(self, make: Any) -> None:
         wire, client = named(make)
         wire.resolver.says("web.test", "10.0.0.9", ttl=30.0)
-        answered(wire, client, "10.0.0.9")
+        served_at(wire, client, "10.0.0.9")
         wire.advance(300.0)
         assert wire.resolver.questions == ["web.test"] * 2  # It was used in its first 30 s.
         wire.resolver.says("web.test", "10.0.0.8", ttl=30.0)
-        answered(wire, wire.client(), "10.0.0.8")
+        served_at(wire, wire.client(), "10.0.0.8")
 
     def test_a_name_server_that_is_away_changes_nothing(self, make: Any) -> None:
         """Neither one that is silent nor one that fails, however long."""
         wire, client = named(make)
         wire.resolver.says("web.test", "10.0.0.9", ttl=5.0)
-        answered(wire, client, "10.0.0.9")
+        served_at(wire, client, "10.0.0.9")
         wire.resolver.hangs("web.test")
         for _ in range(30):
             wire.advance(1.0)
-            answered(wire, client, "10.0.0.9")
+            served_at(wire, client, "10.0.0.9")
         wire.resolver.fails("web.test")
         for _ in range(30):
             wire.advance(60.0)
-            answered(wire, client, "10.0.0.9")
+            served_at(wire, client, "10.0.0.9")
         [node] = wire.pool.nodes.values()
         assert node.outcomes == {"ok": 61}
         assert wire.worker.names.failures
         assert wire.worker.names.outdated() > 1700.0
         wire.resolver.says("web.test", "10.0.0.8", ttl=5.0)
         wire.advance(1.0)
-        answered(wire, client, "10.0.0.9")  # This one makes it ask.
-        answered(wire, client, "10.0.0.8")
+        served_at(wire, client, "10.0.0.9")  # This one makes it ask.
+        served_at(wire, client, "10.0.0.8")
         assert wire.worker.names.outdated() == 0.0
 
     def test_who_comes_after_a_pause_waits_for_a_silent_one_a_moment_only(self, make: Any) -> None:
         wire, client = named(make)
         wire.resolver.says("web.test", "10.0.0.9", ttl=5.0)
-        answered(wire, client, "10.0.0.9")
+        served_at(wire, client, "10.0.0.9")
         wire.advance(60.0)
         wire.resolver.hangs("web.test")
         client.send(GET)
@@ -214,19 +211,18 @@ class TestKept:
         wire.advance(PATIENCE)
         instance = wire.accepted_at("10.0.0.9")
         instance.take()
-        instance.send(OK)
-        client.expect(OK_RELAYED)
-        answered(wire, client, "10.0.0.9")  # At once: the question has been open for long.
+        answered(client, instance)
+        served_at(wire, client, "10.0.0.9")  # At once: the question has been open for long.
         wire.resolver.fails("web.test")
         wire.settle()
 
     def test_no_such_name_is_believed_when_it_is_said_again(self, make: Any) -> None:
         wire, client = named(make)
         wire.resolver.says("web.test", "10.0.0.9", ttl=1.0)
-        answered(wire, client, "10.0.0.9")
+        served_at(wire, client, "10.0.0.9")
         wire.resolver.denies("web.test")
         for _ in range(1 + BELIEVED):  # The first one begins the question that …
-            answered(wire, client, "10.0.0.9")
+            served_at(wire, client, "10.0.0.9")
             wire.advance(DENIED_PAUSE)
         client.send(GET)
         client.expect_problem(502, "dns_failed")
@@ -239,9 +235,6 @@ class TestKept:
             client.expect_problem(502, "dns_failed")
             wire.advance(0.1)
         assert wire.resolver.questions == ["web.test"]
-
-
-REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
 
 
 class TestSeveralAddresses:
@@ -264,11 +257,11 @@ class TestSeveralAddresses:
     def test_one_that_is_refused_is_followed_at_once(self, make: Any) -> None:
         wire, client = self.make(make, "10.0.0.8", "10.0.0.9")
         wire.network.refuse(("10.0.0.8", 80), REFUSED)
-        answered(wire, client, "10.0.0.9")
+        served_at(wire, client, "10.0.0.9")
         [node] = wire.pool.nodes.values()
         assert node.outcomes == {"ok": 1}
         assert node.picks == 1
-        answered(wire, client, "10.0.0.9")
+        served_at(wire, client, "10.0.0.9")
         assert [address for address, _ in wire.network.dialled] == [
             "10.0.0.8", "10.0.0.9", "10.0.0.9",
         ]  # fmt: skip
@@ -287,8 +280,7 @@ class TestSeveralAddresses:
         instance = wire.accepted_at("10.0.0.9")
         assert wire.worker.connector.dialling == 0
         instance.expect(forwarded("GET /x"))
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
         wire.network.answer(("10.0.0.7", 80))
         wire.network.answer(("10.0.0.8", 80))
         wire.settle()
@@ -305,8 +297,7 @@ class TestSeveralAddresses:
         wire.settle()
         instance = wire.accepted_at("10.0.0.8")
         instance.take()
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
 
     def test_a_second_connection_of_the_same_moment_is_closed(self, make: Any) -> None:
         wire, client = self.make(make, "10.0.0.8", "10.0.0.9")
@@ -327,8 +318,7 @@ class TestSeveralAddresses:
         lost.expect_nothing()
         won.expect(forwarded("GET /x"))
         assert wire.worker.connector.open == 1
-        won.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, won)
 
     def test_all_of_them_have_one_limit(self, make: Any) -> None:
         addresses = [f"10.0.1.{number}" for number in range(16)]

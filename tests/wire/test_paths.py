@@ -9,7 +9,8 @@ import pytest
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import ServiceSettings
-from tests.support.wire import OK, OK_RELAYED, forwarded, request
+from tests.support.wire import forwarded, request
+from tests.wire.scenes import answered, reached
 
 PREFIX = RouteSpec(path_prefix="/api", service="s")
 RECEIVED = RouteSpec(path_prefix="/api", forward_path="received", service="s")
@@ -35,12 +36,9 @@ def test_paths_as_the_instance_gets_them(
     make: Any, route: RouteSpec, listener: ListenerSettings | None, line: str, sent: str
 ) -> None:
     wire = make(routes=(route,), listener=listener)
-    client = wire.client()
-    client.send(request(f"GET {line}"))
-    a = wire.accepted()
+    client, a = reached(wire, request(f"GET {line}"))
     a.expect(forwarded(f"GET {sent}"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 @pytest.mark.parametrize(
@@ -68,8 +66,7 @@ def test_a_refused_path_leaves_the_connection_usable(
     client.send(request("GET /api/x"))
     a = wire.accepted()
     a.expect(forwarded("GET /api/x"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_services_are_found_by_hosts_without_case(make: Any) -> None:
@@ -84,8 +81,7 @@ def test_services_are_found_by_hosts_without_case(make: Any) -> None:
         client.send(request(f"GET {path}", host=host))
         b = wire.connected()
         b.expect(forwarded(f"GET {path}", host=host))
-        b.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, b)
         b.eof()
     wire.serve("b", service="userService")
     client.send(request("GET /", host="userservice.svc.local"))

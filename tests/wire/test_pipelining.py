@@ -11,27 +11,21 @@ from proxy.settings.listener import ListenerLimits, ListenerSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import Keepalive, ServiceSettings
 from tests.support.wire import OK, OK_RELAYED, forwarded, request
-
-HALF_CLOSE = ListenerSettings(client_close="half_close")
+from tests.wire.scenes import HALF_CLOSE, answered, asked, reached
 
 
 def test_answers_come_in_the_order_of_the_requests(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(b"".join(request(f"GET /{number}") for number in range(4)))
-    a = wire.accepted()
+    client, a = reached(wire, b"".join(request(f"GET /{number}") for number in range(4)))
     for number in range(4):
         a.expect(forwarded(f"GET /{number}"))
         client.expect_nothing()
-        a.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, a)
 
 
 def test_the_next_request_waits_for_a_slow_answer(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /slow"))
-    a = wire.accepted()
+    client, a = reached(wire, request("GET /slow"))
     a.expect(forwarded("GET /slow"))
     client.send(request("GET /quick"))
     a.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nsl")
@@ -53,9 +47,7 @@ def test_a_request_behind_a_body(
     make: Any, fields: tuple[str, ...], body: bytes, sent: bytes
 ) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("POST /", *fields, body=body) + b"\r\n" + request("GET /2"))
-    a = wire.accepted()
+    client, a = reached(wire, request("POST /", *fields, body=body) + b"\r\n" + request("GET /2"))
     a.expect(forwarded("POST /", *fields, body=sent))
     a.send(OK)
     a.expect(forwarded("GET /2"))
@@ -65,10 +57,7 @@ def test_a_request_behind_a_body(
 
 def test_read_ahead_is_bounded_and_goes_on(make: Any) -> None:
     wire = make(settings=ServiceSettings(keepalive=Keepalive(max_requests=10**6)))
-    client = wire.client()
-    client.send(request("GET /0"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request("GET /0"))
     one = request("GET /n")
     batch = one * (READ_AHEAD // len(one) // 2)
     for _ in range(6):
@@ -80,8 +69,7 @@ def test_read_ahead_is_bounded_and_goes_on(make: Any) -> None:
     while True:
         # What is held besides the kernel's queue never grows with the requests served.
         assert len(client.transport.get_protocol()._buffer) <= READ_AHEAD + len(batch)
-        a.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, a)
         if not a.take():
             break
         served += 1
@@ -94,20 +82,15 @@ def test_read_ahead_is_bounded_and_goes_on(make: Any) -> None:
 def test_the_next_head_may_be_longer_than_the_read_ahead(make: Any) -> None:
     limits = ListenerLimits(head=256 * 1024)
     wire = make(listener=ListenerSettings(limits=limits))
-    client = wire.client()
-    client.send(request("GET /0"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request("GET /0"))
     long = request("GET /1", "X-Long: " + "x" * (2 * READ_AHEAD))
     client.send(long[:-3000])
     assert not client.read
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
     assert client.read
     client.send(long[-3000:])
     assert a.take().startswith(b"GET /1 ")
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_a_half_closed_client_gets_its_answers(make: Any) -> None:
@@ -140,10 +123,7 @@ def test_refusals_in_a_pipeline_do_not_end_it_when_the_client_is_done_sending(ma
 
 def test_the_end_may_come_between_two_requests(make: Any) -> None:
     wire = make(listener=HALF_CLOSE)
-    client = wire.client()
-    client.send(request("GET /1") + request("GET /2"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request("GET /1") + request("GET /2"))
     a.transport.feed(OK)  # Answered, and the second request is not taken up yet.
     client.transport.feed_eof()
     wire.settle()
@@ -155,23 +135,16 @@ def test_the_end_may_come_between_two_requests(make: Any) -> None:
 
 def test_half_a_request_at_the_end_is_dropped(make: Any) -> None:
     wire = make(listener=HALF_CLOSE)
-    client = wire.client()
-    client.send(request("GET /1") + b"GET /2 HT")
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request("GET /1") + b"GET /2 HT")
     client.eof()
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
     assert client.closed
     assert not client.cut
 
 
 def test_garbage_behind_a_good_request(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /1") + b"\x16\x03\x01 garbage\r\n\r\n")
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request("GET /1") + b"\x16\x03\x01 garbage\r\n\r\n")
     a.send(OK)
     answer = client.take()
     assert answer.startswith(OK_RELAYED + b"HTTP/1.1 400 ")
@@ -196,8 +169,7 @@ def test_a_client_that_does_not_read_gets_no_further_answers(make: Any, late_pau
     assert client.take().endswith(big)
     for number in (2, 3, 4):
         a.expect(forwarded(f"GET /{number}"))
-        a.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, a)
 
 
 def test_a_client_that_never_reads_is_cut(make: Any) -> None:
@@ -238,8 +210,7 @@ def test_empty_lines_before_a_request_however_they_are_cut(make: Any, cut: int) 
     client.send(stream[:cut], stream[cut:])
     a = wire.accepted()
     a.expect(forwarded("GET /"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 @pytest.mark.parametrize("start", [b"\n", b"\r\r\n", b"\r\n\n", b"\r\n\r\r\n"])

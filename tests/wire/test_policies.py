@@ -19,18 +19,10 @@ from proxy.settings.service import (
     Timeouts,
 )
 from tests.support.wire import OK, OK_RELAYED, Peer, Wire, forwarded, request
+from tests.wire.scenes import BAD, BAD_RELAYED, GET, answered, asked, reached
 
-GET = request("GET /x")
 POST = request("POST /x", "Content-Length: 2", body=b"ab")
-BAD = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy"
-BAD_RELAYED = (
-    b"HTTP/1.1 503 Busy\r\nX-Request-ID: r1\r\nContent-Length: 4\r\nVia: 1.1 fairlead\r\n\r\nbusy"
-)
 RETRY_ALL = RetrySettings(on=("connect", "reset", "first_byte", "502", "503", "504"))
-
-
-def settings(**changes: Any) -> ServiceSettings:
-    return ServiceSettings(**changes)
 
 
 def first(wire: Wire) -> tuple[Peer, str]:
@@ -42,7 +34,7 @@ def first(wire: Wire) -> tuple[Peer, str]:
 
 class TestBadAnswers:
     def test_another_instance_is_asked(self, make: Any) -> None:
-        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
+        wire = make("a", "b", settings=ServiceSettings(retry=RETRY_ALL))
         client = wire.client()
         client.send(GET)
         bad, other = first(wire)
@@ -50,14 +42,13 @@ class TestBadAnswers:
         client.expect_nothing()
         good = wire.accepted(other)
         good.expect(forwarded("GET /x"))
-        good.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, good)
         assert wire.pool.counters.retries == {"503": 1}
         assert wire.node(bad.name).outcomes == {"503": 1}
         assert wire.node(other).outcomes == {"ok": 1}
 
     def test_the_last_real_answer_counts(self, make: Any) -> None:
-        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
+        wire = make("a", "b", settings=ServiceSettings(retry=RETRY_ALL))
         client = wire.client()
         client.send(GET)
         bad, other = first(wire)
@@ -69,7 +60,7 @@ class TestBadAnswers:
 
     @pytest.mark.parametrize("cut", [len(BAD), len(BAD) - 2], ids=["whole", "half"])
     def test_when_no_other_one_answers_the_client_gets_it(self, make: Any, cut: int) -> None:
-        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
+        wire = make("a", "b", settings=ServiceSettings(retry=RETRY_ALL))
         client = wire.client()
         client.send(GET)
         bad, other = first(wire)
@@ -83,7 +74,7 @@ class TestBadAnswers:
         assert wire.in_flight == 0
 
     def test_the_answer_in_reserve_is_not_read(self, make: Any) -> None:
-        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
+        wire = make("a", "b", settings=ServiceSettings(retry=RETRY_ALL))
         client = wire.client()
         client.send(GET)
         bad, other = first(wire)
@@ -91,13 +82,12 @@ class TestBadAnswers:
         assert not bad.read
         good = wire.accepted(other)
         good.expect(forwarded("GET /x"))
-        good.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, good)
         assert bad.cut
 
     def test_a_reserve_that_breaks_looks_broken(self, make: Any) -> None:
         """Nothing more of it is read, so that is known only when it is wanted."""
-        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
+        wire = make("a", "b", settings=ServiceSettings(retry=RETRY_ALL))
         client = wire.client()
         client.send(GET)
         bad, other = first(wire)
@@ -110,7 +100,7 @@ class TestBadAnswers:
         assert client.cut
 
     def test_a_client_that_leaves_frees_both(self, make: Any) -> None:
-        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
+        wire = make("a", "b", settings=ServiceSettings(retry=RETRY_ALL))
         client = wire.client()
         client.send(GET)
         bad, other = first(wire)
@@ -123,10 +113,8 @@ class TestBadAnswers:
         assert wire.in_flight == 0
 
     def test_a_post_is_not_repeated(self, make: Any) -> None:
-        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
-        client = wire.client()
-        client.send(POST)
-        bad = wire.connected()
+        wire = make("a", "b", settings=ServiceSettings(retry=RETRY_ALL))
+        client, bad = reached(wire, POST)
         bad.expect(forwarded("POST /x", "Content-Length: 2", body=b"ab"))
         bad.send(BAD)
         client.expect(BAD_RELAYED)
@@ -140,10 +128,8 @@ class TestBadAnswers:
         client.expect(BAD_RELAYED)
 
     def test_nobody_else_to_ask(self, make: Any) -> None:
-        wire = make("a", settings=settings(retry=RETRY_ALL))
-        client = wire.client()
-        client.send(GET)
-        bad = wire.accepted()
+        wire = make("a", settings=ServiceSettings(retry=RETRY_ALL))
+        client, bad = reached(wire)
         bad.expect(forwarded("GET /x"))
         bad.send(BAD)
         client.expect(BAD_RELAYED)
@@ -152,42 +138,34 @@ class TestBadAnswers:
 
 class TestReasons:
     def test_an_answer_that_is_not_http(self, make: Any) -> None:
-        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
-        client = wire.client()
-        client.send(GET)
-        bad = wire.connected()
-        bad.take()
+        wire = make("a", "b", settings=ServiceSettings(retry=RETRY_ALL))
+        client, bad = asked(wire)
         bad.send(b"\x00\x01 this is no HTTP\r\n\r\n")
         good = wire.connected()
         assert good.name != bad.name
         good.expect(forwarded("GET /x"))
-        good.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, good)
         assert wire.pool.counters.retries == {"bad_answer": 1}
 
     def test_an_answer_that_is_not_http_to_a_post(self, make: Any) -> None:
-        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
-        client = wire.client()
-        client.send(request("POST /x", "Content-Length: 2", body=b"hi"))
-        bad = wire.connected()
-        bad.take()
+        wire = make("a", "b", settings=ServiceSettings(retry=RETRY_ALL))
+        client, bad = asked(wire, request("POST /x", "Content-Length: 2", body=b"hi"))
         bad.send(b"\x00\x01 this is no HTTP\r\n\r\n")
         client.expect_problem(502, "http_protocol_error")
         wire.expect_no_dial()
 
     def test_a_reset_of_a_new_connection(self, make: Any) -> None:
-        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
+        wire = make("a", "b", settings=ServiceSettings(retry=RETRY_ALL))
         client = wire.client()
         client.send(GET)
         bad, other = first(wire)
         bad.reset()
         good = wire.accepted(other)
         good.expect(forwarded("GET /x"))
-        good.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, good)
 
     def test_no_first_byte_in_time(self, make: Any) -> None:
-        slow = settings(retry=RETRY_ALL, timeouts=Timeouts(first_byte=0.3))
+        slow = ServiceSettings(retry=RETRY_ALL, timeouts=Timeouts(first_byte=0.3))
         wire = make("a", "b", settings=slow)
         client = wire.client()
         client.send(GET)
@@ -195,11 +173,10 @@ class TestReasons:
         wire.advance(0.35)
         good = wire.accepted(other)
         good.expect(forwarded("GET /x"))
-        good.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, good)
 
     def test_by_default_a_silent_instance_is_not_asked_twice(self, make: Any) -> None:
-        wire = make("a", "b", settings=settings(timeouts=Timeouts(first_byte=0.3)))
+        wire = make("a", "b", settings=ServiceSettings(timeouts=Timeouts(first_byte=0.3)))
         client = wire.client()
         client.send(GET)
         _, other = first(wire)
@@ -208,7 +185,7 @@ class TestReasons:
         wire.expect_no_dial(other)
 
     def test_the_budget_ends_it(self, make: Any) -> None:
-        wire = make("a", "b", settings=settings(retry=RETRY_ALL))
+        wire = make("a", "b", settings=ServiceSettings(retry=RETRY_ALL))
         attempts = 0
         for _ in range(20):
             client = wire.client()
@@ -233,9 +210,7 @@ class TestSuspects:
         wire = make("a")
         wire.pool.report_to(reports.append)
         for _ in range(11):
-            client = wire.client()
-            client.send(GET)
-            bad = wire.accepted()
+            client, bad = reached(wire)
             bad.expect(forwarded("GET /x"))
             bad.send(BAD)
             client.expect(BAD_RELAYED)
@@ -249,9 +224,7 @@ class TestSuspects:
         for answer, relayed in (
             [(BAD, BAD_RELAYED)] * 4 + [(OK, OK_RELAYED)] + [(BAD, BAD_RELAYED)] * 4
         ):
-            client = wire.client()
-            client.send(GET)
-            peer = wire.accepted()
+            client, peer = reached(wire)
             peer.expect(forwarded("GET /x"))
             peer.send(answer)
             client.expect(relayed)
@@ -260,9 +233,7 @@ class TestSuspects:
 
     def test_a_client_that_leaves_speaks_against_nobody(self, make: Any) -> None:
         wire = make("a")
-        client = wire.client()
-        client.send(GET)
-        peer = wire.accepted()
+        client, peer = reached(wire)
         peer.expect(forwarded("GET /x"))
         client.reset()
         assert wire.node().failing == 0
@@ -271,10 +242,10 @@ class TestSuspects:
 class TestRoom:
     def busy(self, make: Any, size: int, **more: Any) -> tuple[Wire, Peer, Peer]:
         """An instance that may have one request, and has it."""
-        wire = make("a", settings=settings(max_inflight=1, queue=QueueSettings(size=size), **more))
-        client = wire.client()
-        client.send(GET)
-        instance = wire.accepted()
+        wire = make(
+            "a", settings=ServiceSettings(max_inflight=1, queue=QueueSettings(size=size), **more)
+        )
+        client, instance = reached(wire)
         instance.expect(forwarded("GET /x"))
         return wire, client, instance
 
@@ -285,8 +256,7 @@ class TestRoom:
         head = second.expect_problem(503, "queue_full")
         assert b"Retry-After: 1" in head
         assert wire.pool.counters.limited == {"max_inflight": 1}
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
 
     def test_the_next_waits_for_its_turn(self, make: Any) -> None:
         wire, client, instance = self.busy(make, 2)
@@ -297,13 +267,11 @@ class TestRoom:
         fourth.expect_problem(503, "queue_full")
         second.expect_nothing()
         assert wire.pool.policy_state() == PolicyState("", waiting=2)
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
         for waiter in (second, third):
             wire.advance(0.01)
             instance.expect(forwarded("GET /x"))
-            instance.send(OK)
-            waiter.expect(OK_RELAYED)
+            answered(waiter, instance)
 
     def test_patience_ends(self, make: Any) -> None:
         wire, client, instance = self.busy(make, 2, timeouts=Timeouts(queue=3.0))
@@ -315,8 +283,7 @@ class TestRoom:
         second.expect_problem(503, "queue_timeout")
         assert wire.pool.counters.limited == {"timeouts.queue": 1}
         assert wire.pool.policy_state() == PolicyState()
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
         wire.advance(0.1)
 
     def test_room_for_many_is_given_out_turn_by_turn(self, make: Any) -> None:
@@ -324,7 +291,7 @@ class TestRoom:
         waiting = [wire.client() for _ in range(300)]
         for one in waiting:
             one.send(GET)
-        wire.configure(wire.worker.routes.routes, {"s": settings(max_inflight=1000)})
+        wire.configure(wire.worker.routes.routes, {"s": ServiceSettings(max_inflight=1000)})
         in_flight = [1]
 
         def turn() -> None:
@@ -335,21 +302,18 @@ class TestRoom:
         assert max(after - before for before, after in pairwise(in_flight)) == 64
         assert not wire.pool.has_queue()
         wire.settle()
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
         for one in waiting:
             peer = wire.accepted()
             peer.expect(forwarded("GET /x"))
-            peer.send(OK)
-            one.expect(OK_RELAYED)
+            answered(one, peer)
 
     def test_who_leaves_the_queue_is_not_served(self, make: Any) -> None:
         wire, client, instance = self.busy(make, 2)
         second = wire.client()
         second.send(GET)
         second.reset()
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
         wire.advance(0.1)
         instance.expect(b"")
         assert wire.in_flight == 0
@@ -359,18 +323,16 @@ class TestRoom:
         second = wire.client()
         second.send(request("POST /x", "Content-Length: 4", body=b"ab"))
         assert not second.read
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
         wire.advance(0.01)
         instance.expect(forwarded("POST /x", "Content-Length: 4", body=b"ab"))
         assert second.read
         second.send(b"cd")
         instance.expect(b"cd")
-        instance.send(OK)
-        second.expect(OK_RELAYED)
+        answered(second, instance)
 
     def test_another_instance_with_room_is_taken_first(self, make: Any) -> None:
-        wire = make("a", "b", settings=settings(max_inflight=1))
+        wire = make("a", "b", settings=ServiceSettings(max_inflight=1))
         clients = [wire.client() for _ in range(3)]
         for client in clients:
             client.send(GET)
@@ -383,7 +345,7 @@ class TestRoom:
             client.expect(OK_RELAYED)
 
     def test_what_other_workers_have_in_flight_counts(self, make: Any) -> None:
-        wire = make("a", settings=settings(max_inflight=1, queue=QueueSettings(size=1)))
+        wire = make("a", settings=ServiceSettings(max_inflight=1, queue=QueueSettings(size=1)))
         theirs = wire.board.row(1)
         theirs[wire.node().slot] = 1
         client = wire.client()
@@ -393,20 +355,16 @@ class TestRoom:
         wire.advance(0.01)
         instance = wire.accepted()
         instance.expect(forwarded("GET /x"))
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
 
 
 class TestRateLimit:
     def test_a_bucket_for_each_client(self, make: Any) -> None:
         limit = RateLimitSettings(requests=1, per=10.0, burst=1)
-        wire = make("a", settings=settings(rate_limit=limit))
-        client = wire.client()
-        client.send(GET)
-        instance = wire.accepted()
+        wire = make("a", settings=ServiceSettings(rate_limit=limit))
+        client, instance = reached(wire)
         instance.expect(forwarded("GET /x"))
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
         client.send(GET)
         head = client.expect_problem(429, "http_request_denied")
         assert b"Retry-After: 10" in head
@@ -414,17 +372,14 @@ class TestRateLimit:
         other = wire.client(("192.0.2.8", 1234))
         other.send(request("GET /x"))
         instance.expect(forwarded("GET /x", for_="192.0.2.8"))
-        instance.send(OK)
-        other.expect(OK_RELAYED)
+        answered(other, instance)
 
 
 class TestBreaker:
     def test_open_answers_at_once_and_trials_close_it(self, make: Any) -> None:
         breaker = BreakerSettings(failure_ratio=0.5, min_requests=4, window=10.0, open=5.0)
-        wire = make("a", settings=settings(circuit_breaker=breaker))
-        client = wire.client()
-        client.send(GET)
-        instance = wire.accepted()
+        wire = make("a", settings=ServiceSettings(circuit_breaker=breaker))
+        client, instance = reached(wire)
         for _ in range(4):
             instance.expect(forwarded("GET /x"))
             instance.send(BAD)
@@ -440,20 +395,16 @@ class TestBreaker:
         instance = wire.accepted()
         for _ in range(3):
             instance.expect(forwarded("GET /x"))
-            instance.send(OK)
-            client.expect(OK_RELAYED)
+            answered(client, instance)
             client.send(GET)
         instance.expect(forwarded("GET /x"))
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
         assert wire.pool.policy_state() == PolicyState("closed")
 
     def test_it_ceases_to_be_open_without_a_request(self, make: Any) -> None:
         breaker = BreakerSettings(failure_ratio=0.5, min_requests=1, window=10.0, open=5.0)
-        wire = make("a", settings=settings(circuit_breaker=breaker))
-        client = wire.client()
-        client.send(GET)
-        instance = wire.accepted()
+        wire = make("a", settings=ServiceSettings(circuit_breaker=breaker))
+        client, instance = reached(wire)
         instance.expect(forwarded("GET /x"))
         instance.send(BAD)
         client.expect(BAD_RELAYED)
@@ -465,7 +416,7 @@ class TestBreaker:
     def test_each_turn_is_told_once(self, make: Any) -> None:
         turns: list[tuple[str, str]] = []
         breaker = BreakerSettings(failure_ratio=0.5, min_requests=2, window=10.0, open=5.0)
-        wire = make("a", settings=settings(circuit_breaker=breaker))
+        wire = make("a", settings=ServiceSettings(circuit_breaker=breaker))
         wire.pool.report_turns_to(lambda service, state: turns.append((service, state)))
         client = wire.client()
         for answer, relayed in [(BAD, BAD_RELAYED)] * 3 + [(OK, OK_RELAYED)] * 4:
@@ -482,17 +433,14 @@ class TestBreaker:
     def test_what_no_instance_was_asked_does_not_count(self, make: Any) -> None:
         """A full queue says that there is much to do, not that the service fails."""
         breaker = BreakerSettings(failure_ratio=0.5, min_requests=2, window=10.0, open=5.0)
-        wire = make("a", settings=settings(circuit_breaker=breaker, max_inflight=1))
-        busy = wire.client()
-        busy.send(request("GET /"))
-        instance = wire.connected()
+        wire = make("a", settings=ServiceSettings(circuit_breaker=breaker, max_inflight=1))
+        busy, instance = reached(wire, request("GET /"))
         for _ in range(10):
             client = wire.client()
             client.send(request("GET /"))
             client.expect_problem(503, "queue_full")
         instance.take()
-        instance.send(OK)
-        busy.expect(OK_RELAYED)
+        answered(busy, instance)
         assert wire.pool.counters.limited == {"max_inflight": 10}
         assert wire.pool.counters.breaker_opened == 0
 
@@ -501,11 +449,8 @@ class TestTunnelsOfInstancesThatLeave:
     SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
 
     def tunnel(self, make: Any, drain: DrainSettings) -> tuple[Wire, Peer, Peer]:
-        wire = make("a", "b", settings=settings(drain=drain))
-        client = wire.client()
-        client.send(request("GET /", "Connection: Upgrade", "Upgrade: x"))
-        instance = wire.connected()
-        instance.take()
+        wire = make("a", "b", settings=ServiceSettings(drain=drain))
+        client, instance = asked(wire, request("GET /", "Connection: Upgrade", "Upgrade: x"))
         instance.send(self.SWITCH)
         assert client.take().startswith(b"HTTP/1.1 101 ")
         return wire, client, instance

@@ -16,9 +16,7 @@ from proxy.settings.service import (
     Timeouts,
 )
 from tests.support.wire import OK, OK_RELAYED, Peer, Wire, forwarded, request
-
-GET = request("GET /x")
-BAD = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
+from tests.wire.scenes import BAD, GET, answered, asked, reached
 
 
 def returned(make: Any, *names: str, **options: Any) -> tuple[Wire, list[Suspect]]:
@@ -31,7 +29,7 @@ def returned(make: Any, *names: str, **options: Any) -> tuple[Wire, list[Suspect
     return wire, suspects
 
 
-def asked(wire: Wire) -> tuple[Peer, Peer]:
+def under_way(wire: Wire) -> tuple[Peer, Peer]:
     """A new client's GET, and the connection it went over, a new one or one that was kept."""
     client = wire.client()
     client.send(GET)
@@ -47,15 +45,14 @@ def crowd(wire: Wire, size: int = 12) -> dict[str, list[tuple[Peer, Peer]]]:
     """So many at the same time."""
     found: dict[str, list[tuple[Peer, Peer]]] = {name: [] for name in wire.names}
     for _ in range(size):
-        client, instance = asked(wire)
+        client, instance = under_way(wire)
         found[instance.name].append((client, instance))
     return found
 
 
 def answer(pairs: list[tuple[Peer, Peer]]) -> None:
     for client, instance in pairs:
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
 
 
 def test_it_gets_one_request_until_it_has_answered(make: Any) -> None:
@@ -128,7 +125,7 @@ def test_a_second_attempt_goes_to_those_that_are_well(make: Any) -> None:
     retry = RetrySettings(on=("connect", "503"), budget=1.0)
     for _ in range(8):
         wire, _ = returned(make, "a", "b", "c", settings=ServiceSettings(retry=retry))
-        client, instance = asked(wire)
+        client, instance = under_way(wire)
         if instance.name == "a":
             answer([(client, instance)])
             continue
@@ -151,10 +148,7 @@ def test_an_answer_that_goes_on_for_hours_is_an_answer(make: Any) -> None:
 def test_so_is_a_tunnel(make: Any) -> None:
     wire, _ = returned(make, "a", "b")
     while wire.node("a").on_probation:
-        client = wire.client()
-        client.send(request("GET /x", "Connection: Upgrade", "Upgrade: x"))
-        instance = wire.connected()
-        instance.take()
+        client, instance = asked(wire, request("GET /x", "Connection: Upgrade", "Upgrade: x"))
         instance.send(b"HTTP/1.1 101 OK\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
         assert client.take().startswith(b"HTTP/1.1 101")
     assert not wire.node("a").probes
@@ -231,9 +225,7 @@ def pending(make: Any) -> tuple[Wire, Peer, Peer]:
     """A wire with an upload that tries `a` out and is under way for hours."""
     wire, _ = returned(make, "a", "b")
     for _ in range(2):
-        client = wire.client()
-        client.send(request("POST /x", "Content-Length: 9", body=b"abc"))
-        instance = wire.connected()
+        client, instance = reached(wire, request("POST /x", "Content-Length: 9", body=b"abc"))
         assert instance.take().endswith(b"\r\n\r\nabc")
         if instance.name == "a":
             return wire, client, instance
@@ -314,9 +306,7 @@ def test_rather_one_that_is_tried_out_than_one_that_is_gone(make: Any) -> None:
             found["a"][-1][1].expect(forwarded("GET /x"))
     dialled = wire.network.dialled.count(wire.address("b"))
     for _ in range(4):  # No time passes: the balancer has not heard of it.
-        client = wire.client()
-        client.send(GET)
-        instance = wire.accepted("a")
+        client, instance = reached(wire)
         instance.expect(forwarded("GET /x"))
         found["a"].append((client, instance))
     assert wire.network.dialled.count(wire.address("b")) == dialled
@@ -377,7 +367,7 @@ def test_a_trial_that_fails_is_none_of_the_next_attempt(make: Any) -> None:
     settings = ServiceSettings(retry=RetrySettings(on=("connect", "503"), budget=1.0))
     wire, suspects = returned(make, "a", "b", settings=settings)
     while True:
-        client, instance = asked(wire)
+        client, instance = under_way(wire)
         if instance.name == "a":
             break
         answer([(client, instance)])

@@ -8,19 +8,14 @@ import pytest
 
 from proxy.settings.service import QueueSettings, RetrySettings, ServiceSettings, Timeouts
 from tests.support.wire import OK, OK_RELAYED, Wire, forwarded, request
+from tests.wire.scenes import BAD, BAD_RELAYED, answered, asked, reached
 
 AGAIN = ServiceSettings(retry=RetrySettings(on=("connect", "503"), budget=1.0))
-BAD = b"HTTP/1.1 503 Busy\r\nContent-Length: 3\r\n\r\nbad"
-BAD_RELAYED = (
-    b"HTTP/1.1 503 Busy\r\nX-Request-ID: r1\r\nContent-Length: 3\r\nVia: 1.1 fairlead\r\n\r\nbad"
-)
 
 
 def test_a_bad_answer_is_asked_again_elsewhere(make: Any) -> None:
     wire = make("a", "b", settings=AGAIN)
-    client = wire.client()
-    client.send(request("GET /"))
-    first = wire.connected()
+    client, first = reached(wire, request("GET /"))
     first.expect(forwarded("GET /"))
     first.send(BAD)
     second = wire.connected()
@@ -28,8 +23,7 @@ def test_a_bad_answer_is_asked_again_elsewhere(make: Any) -> None:
     second.expect(forwarded("GET /"))
     client.expect_nothing()
     assert wire.in_flight == 1
-    second.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, second)
     assert wire.node(first.name).outcomes == {"503": 1}
     assert wire.node(second.name).outcomes == {"ok": 1}
     assert len(wire.node(first.name).idle) == 1
@@ -38,10 +32,7 @@ def test_a_bad_answer_is_asked_again_elsewhere(make: Any) -> None:
 @pytest.mark.parametrize("whole", [True, False])
 def test_the_last_real_answer_is_given_when_no_better_one_comes(make: Any, whole: bool) -> None:
     wire = make("a", "b", settings=AGAIN)
-    client = wire.client()
-    client.send(request("GET /"))
-    first = wire.connected()
-    first.take()
+    client, first = asked(wire)
     first.send(BAD if whole else BAD[:-1])
     second = wire.connected()
     second.take()
@@ -55,10 +46,7 @@ def test_the_last_real_answer_is_given_when_no_better_one_comes(make: Any, whole
 @pytest.mark.parametrize("whole", [True, False])
 def test_the_client_goes_while_another_instance_is_dialled(make: Any, whole: bool) -> None:
     wire = make("a", "b", settings=AGAIN)
-    client = wire.client()
-    client.send(request("GET /"))
-    first = wire.connected()
-    first.take()
+    client, first = asked(wire)
     other = "b" if first.name == "a" else "a"
     wire.network.hang(wire.address(other))
     first.send(BAD if whole else BAD[:-1])
@@ -75,30 +63,22 @@ def test_the_client_goes_while_another_instance_is_dialled(make: Any, whole: boo
         busy = [peer for peer in wire.peers if peer.name != "client" and peer.transport.taken]
         peer = busy[0] if busy else wire.connected()
         peer.expect(forwarded("GET /next"))
-        peer.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, peer)
 
 
 def test_the_instance_goes_while_its_answer_is_set_aside(make: Any) -> None:
     wire = make("a", "b", settings=AGAIN)
-    client = wire.client()
-    client.send(request("GET /"))
-    first = wire.connected()
-    first.take()
+    client, first = asked(wire)
     first.send(BAD[:-1])
     second = wire.connected()
     second.take()
     first.reset()
-    second.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, second)
 
 
 def test_a_bad_answer_before_the_body_is_there_is_the_answer(make: Any) -> None:
     wire = make("a", "b", settings=AGAIN)
-    client = wire.client()
-    client.send(request("PUT /", "Content-Length: 4", body=b"ab"))
-    first = wire.connected()
-    first.take()
+    client, first = asked(wire, request("PUT /", "Content-Length: 4", body=b"ab"))
     first.send(BAD)
     assert client.take().startswith(b"HTTP/1.1 503 Busy\r\n")
     assert first.closed  # It still expects the rest.
@@ -107,10 +87,7 @@ def test_a_bad_answer_before_the_body_is_there_is_the_answer(make: Any) -> None:
 
 def test_a_post_is_not_asked_again(make: Any) -> None:
     wire = make("a", "b", settings=AGAIN)
-    client = wire.client()
-    client.send(request("POST /", "Content-Length: 2", body=b"ab"))
-    first = wire.connected()
-    first.take()
+    client, first = asked(wire, request("POST /", "Content-Length: 2", body=b"ab"))
     first.send(BAD)
     client.expect(BAD_RELAYED)
     assert len(wire.network.dialled) == 1
@@ -136,8 +113,7 @@ def test_a_queue_in_front_of_a_busy_instance(make: Any) -> None:
         a.expect(forwarded(f"POST /{number}", "Content-Length: 2", body=b"h"))
         client.send(b"i")
         a.expect(b"i")
-        a.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, a)
         wire.advance(0.1)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from proxy.settings.listener import ListenerSettings, ListenerTimeouts
-from tests.support.wire import OK, OK_RELAYED, forwarded, request
+from tests.support.wire import forwarded, request
+from tests.wire.scenes import CHUNKED, answered, asked, reached
 
-CHUNKED = "Transfer-Encoding: chunked"
 TE = ("Connection: TE", "TE: trailers")
 TRAILING = b"2\r\nhi\r\n0\r\nX-Sum: 7\r\nContent-Length: 9\r\nX_Sum: 8\r\nCookie: a\r\n\r\n"
 PASSED = b"2\r\nhi\r\n0\r\nX-Sum: 7\r\n\r\n"
@@ -31,14 +31,11 @@ class TestTrailers:
         assert b"\r\nTrailer: X-Sum" in head
         # The cut may have made two chunks of the one.
         assert rest in (PASSED, b"1\r\nh\r\n1\r\ni\r\n" + PASSED.partition(b"hi\r\n")[2])
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
 
     def test_of_an_answer_reach_a_client_that_takes_them(self, make: Any) -> None:
         wire = make()
-        client = wire.client()
-        client.send(request("GET /", "TE: trailers"))
-        instance = wire.accepted()
+        client, instance = reached(wire, request("GET /", "TE: trailers"))
         instance.expect(forwarded("GET /", *TE))
         instance.send(b"HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\n" + CHUNKED.encode() + b"\r\n\r\n")
         instance.send(TRAILING)
@@ -50,9 +47,7 @@ class TestTrailers:
 
     def test_of_an_answer_are_dropped_for_others(self, make: Any) -> None:
         wire = make()
-        client = wire.client()
-        client.send(request("GET /"))
-        instance = wire.accepted()
+        client, instance = reached(wire, request("GET /"))
         instance.expect(forwarded("GET /"))
         instance.send(b"HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\n" + CHUNKED.encode() + b"\r\n\r\n")
         instance.send(TRAILING)
@@ -86,12 +81,9 @@ class TestMaxForwards:
     @pytest.mark.parametrize(("given", "passed"), [("5", "4"), ("1", "0"), ("x", "x")])
     def test_one_hop_less(self, make: Any, given: str, passed: str) -> None:
         wire = make()
-        client = wire.client()
-        client.send(request("OPTIONS /", f"Max-Forwards: {given}"))
-        instance = wire.accepted()
+        client, instance = reached(wire, request("OPTIONS /", f"Max-Forwards: {given}"))
         instance.expect(forwarded("OPTIONS /", f"Max-Forwards: {passed}"))
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
 
 
 class TestUpgrades:
@@ -99,10 +91,9 @@ class TestUpgrades:
 
     def test_a_protocol_that_was_not_offered_is_refused(self, make: Any) -> None:
         wire = make()
-        client = wire.client()
-        client.send(request("GET /", "Connection: Upgrade", "Upgrade: websocket"))
-        instance = wire.accepted()
-        instance.take()
+        client, instance = asked(
+            wire, request("GET /", "Connection: Upgrade", "Upgrade: websocket")
+        )
         instance.send(b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
         client.expect_problem(502, "http_protocol_error")
         assert instance.cut
@@ -110,10 +101,9 @@ class TestUpgrades:
     @pytest.mark.parametrize("chosen", ["WebSocket", "chat", "chat/2"])
     def test_case_and_version_do_not_matter(self, make: Any, chosen: str) -> None:
         wire = make()
-        client = wire.client()
-        client.send(request("GET /", "Connection: Upgrade", "Upgrade: websocket, chat/2"))
-        instance = wire.accepted()
-        instance.take()
+        client, instance = asked(
+            wire, request("GET /", "Connection: Upgrade", "Upgrade: websocket, chat/2")
+        )
         instance.send(
             f"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: {chosen}\r\n\r\n".encode()
         )
@@ -121,10 +111,7 @@ class TestUpgrades:
 
     def test_an_answer_that_demands_one_says_which(self, make: Any) -> None:
         wire = make()
-        client = wire.client()
-        client.send(request("GET /"))
-        instance = wire.accepted()
-        instance.take()
+        client, instance = asked(wire)
         instance.send(
             b"HTTP/1.1 426 No\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
             b"Content-Length: 0\r\n\r\n"
@@ -143,10 +130,7 @@ class TestExpectations:
     def test_a_client_that_waits_is_not_slow(self, make: Any) -> None:
         limits = ListenerSettings(timeouts=ListenerTimeouts(body=5.0))
         wire = make(listener=limits)
-        client = wire.client()
-        client.send(self.EXPECTING)
-        instance = wire.accepted()
-        instance.take()
+        client, instance = asked(wire, self.EXPECTING)
         wire.advance(20)
         client.expect_nothing()
         instance.send(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -155,15 +139,11 @@ class TestExpectations:
         client.expect_nothing()
         client.send(b"hi")
         instance.expect(b"hi")
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
 
     def test_once_invited_it_is(self, make: Any) -> None:
         wire = make(listener=ListenerSettings(timeouts=ListenerTimeouts(body=5.0)))
-        client = wire.client()
-        client.send(self.EXPECTING)
-        instance = wire.accepted()
-        instance.take()
+        client, instance = asked(wire, self.EXPECTING)
         instance.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         client.take()
         wire.advance(5.1)
@@ -190,15 +170,13 @@ class TestForwarded:
         sent = instance.take()
         assert f"\r\nForwarded: {element}\r\n".encode() in sent
         assert sent.count(b"Forwarded: ") == 1
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
 
     def test_what_a_trusted_peer_says_stands_before_it(self, make: Any) -> None:
         wire = make(listener=ListenerSettings(forwarded=True, trusted_proxies=("192.0.2.0/24",)))
-        client = wire.client()
-        client.send(request("GET /", "Forwarded: for=198.51.100.9;proto=https"))
-        instance = wire.accepted()
+        client, instance = reached(
+            wire, request("GET /", "Forwarded: for=198.51.100.9;proto=https")
+        )
         wanted = b"Forwarded: for=198.51.100.9;proto=https, for=192.0.2.7;host=h;proto=http\r\n"
         assert wanted in instance.take()
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)

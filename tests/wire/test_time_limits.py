@@ -20,14 +20,13 @@ from proxy.settings.service import (
     Timeouts,
 )
 from tests.support.wire import OK, Peer, Wire, request
+from tests.wire.scenes import SWITCH, UPGRADE, asked, reached
 
 SECONDS = [0.1, 0.3, 1.0, 7.0, 75.0]
 PHASE = 0.0137
 """Seconds by which every limit begins off the wheel's ticks."""
 STEPS = 500
 """Looks at the wire in each `t`: what a measured time may be late by."""
-UPGRADE = ("Connection: Upgrade", "Upgrade: x")
-SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
 PARTIAL = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"
 
 Fired = Callable[[], bool]
@@ -73,11 +72,7 @@ def closed(peer: Peer) -> Fired:
 
 def asking(wire: Wire, *fields: str) -> tuple[Peer, Peer]:
     """A client whose request is at the instance."""
-    client = wire.client()
-    client.send(request("GET /", *fields))
-    instance = wire.connected()
-    instance.take()
-    return client, instance
+    return asked(wire, request("GET /", *fields))
 
 
 def tunnel(wire: Wire) -> tuple[Peer, Peer]:
@@ -167,9 +162,7 @@ def first_byte_on_a_kept_connection(make: Any, t: float) -> tuple[Wire, Fired]:
 
 def first_byte_after_an_upload(make: Any, t: float) -> tuple[Wire, Fired]:
     wire = wired(make, first_byte=t)
-    client = wire.client()
-    client.send(request("POST /", "Content-Length: 6", body=b"abc"))
-    instance = wire.connected()
+    client, instance = reached(wire, request("POST /", "Content-Length: 6", body=b"abc"))
     wire.advance(0.7 * t)
     client.send(b"def")
     instance.take()

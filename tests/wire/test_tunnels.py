@@ -10,7 +10,8 @@ import pytest
 from proxy.engine.tunnel import FLUSH
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.service import ServiceSettings, Timeouts
-from tests.support.wire import OK, OK_RELAYED, Wire, forwarded, request
+from tests.support.wire import Wire, forwarded, request
+from tests.wire.scenes import answered, asked, reached
 
 UPGRADE = ("Connection: Upgrade", "Upgrade: websocket")
 SWITCH = (
@@ -24,9 +25,7 @@ SWITCHED = (
 
 
 def tunnel(wire: Wire, early: bytes = b"", answer: bytes = b"") -> tuple[Any, Any]:
-    client = wire.client()
-    client.send(request("GET /chat", *UPGRADE, body=early))
-    a = wire.accepted()
+    client, a = reached(wire, request("GET /chat", *UPGRADE, body=early))
     a.expect(forwarded("GET /chat", after=UPGRADE))
     a.send(SWITCH + answer)
     client.expect(SWITCHED + answer)
@@ -60,10 +59,7 @@ def test_what_was_said_early_is_not_lost(make: Any) -> None:
 
 def test_early_bytes_beyond_the_read_ahead(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /chat", *UPGRADE))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request("GET /chat", *UPGRADE))
     client.send(b"x" * 70_000)
     assert not client.read
     client.send(b"y" * 10)
@@ -208,25 +204,18 @@ def test_which_upgrades_are_offered(
     make: Any, fields: tuple[str, ...], sent: tuple[str, ...]
 ) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /", *fields))
-    a = wire.accepted()
+    client, a = reached(wire, request("GET /", *fields))
     a.expect(forwarded("GET /", after=sent))
     # An instance may decline, and both connections go on as they were.
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
     client.send(request("GET /2"))
     a.expect(forwarded("GET /2"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_a_switch_that_names_no_protocol(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /", *UPGRADE))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request("GET /", *UPGRADE))
     a.send(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
     client.expect_problem(502, "http_protocol_error")
     assert a.cut
@@ -234,22 +223,15 @@ def test_a_switch_that_names_no_protocol(make: Any) -> None:
 
 def test_an_upgrade_that_never_switches(make: Any) -> None:
     wire = make(settings=ServiceSettings(timeouts=Timeouts(first_byte=3.0)))
-    client = wire.client()
-    client.send(request("GET /", *UPGRADE))
-    a = wire.accepted()
-    a.take()
+    client, _a = asked(wire, request("GET /", *UPGRADE))
     wire.advance(3.1)
     client.expect_problem(504, "http_response_timeout")
 
 
 def test_an_upgrade_is_never_repeated(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /warm"))
-    stale = wire.accepted()
-    stale.take()
-    stale.send(OK)
-    client.expect(OK_RELAYED)
+    client, stale = asked(wire, request("GET /warm"))
+    answered(client, stale)
     client.send(request("GET /", *UPGRADE))
     stale.take()
     stale.eof()
@@ -260,12 +242,8 @@ def test_an_upgrade_is_never_repeated(make: Any) -> None:
 def test_an_upgrade_avoids_a_connection_that_is_closing(make: Any) -> None:
     """It has no second attempt, so the kernel is asked what the loop has not said yet."""
     wire = make()
-    client = wire.client()
-    client.send(request("GET /warm"))
-    stale = wire.accepted()
-    stale.take()
-    stale.send(OK)
-    client.expect(OK_RELAYED)
+    client, stale = asked(wire, request("GET /warm"))
+    answered(client, stale)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         stale.transport.lend(ours)

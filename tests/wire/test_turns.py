@@ -10,8 +10,8 @@ from proxy.engine.http1.body import CHUNKS
 from proxy.engine.upstream.connection import MAX_INTERIM
 from proxy.settings.service import Keepalive, ServiceSettings, Timeouts
 from tests.support.wire import OK, OK_RELAYED, Peer, Wire, forwarded, request
+from tests.wire.scenes import CHUNKED, answered, asked, reached
 
-CHUNKED = "Transfer-Encoding: chunked"
 TINY = b"1\r\nx\r\n"
 END = b"0\r\n\r\n"
 MANY = 10 * CHUNKS
@@ -32,9 +32,7 @@ def in_turns(wire: Wire, peer: Peer, most: int, what: bytes) -> int:
 
 
 def uploading(wire: Wire) -> tuple[Peer, Peer]:
-    client = wire.client()
-    client.send(request("POST /", CHUNKED))
-    a = wire.accepted()
+    client, a = reached(wire, request("POST /", CHUNKED))
     a.expect(forwarded("POST /", CHUNKED))
     return client, a
 
@@ -48,8 +46,7 @@ def test_tiny_chunks_of_a_client_go_on_turn_by_turn(make: Any) -> None:
     assert client.read
     wire.settle()
     assert a.take().count(b"x") == MANY
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_others_are_served_in_between(make: Any) -> None:
@@ -69,8 +66,7 @@ def test_others_are_served_in_between(make: Any) -> None:
     wire.settle()
     client.send(END)
     a.take()
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_tiny_chunks_wait_for_an_instance_that_does_not_read(make: Any) -> None:
@@ -85,8 +81,7 @@ def test_tiny_chunks_wait_for_an_instance_that_does_not_read(make: Any) -> None:
     assert held > a.transport.HIGH or client.read
     a.read_on()
     assert a.take().count(b"x") == 6 * MANY
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_an_instance_is_not_blamed_while_a_client_owes_the_rest(make: Any) -> None:
@@ -96,8 +91,7 @@ def test_an_instance_is_not_blamed_while_a_client_owes_the_rest(make: Any) -> No
     wire.advance(20.0)  # Below the limit for a gap in the body.
     client.send(END)
     a.take()
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 @pytest.mark.parametrize("how", ["reset", "refusal", "answer"])
@@ -118,10 +112,7 @@ def test_an_upload_that_ends_in_the_middle(make: Any, how: str) -> None:
 
 
 def downloading(wire: Wire, answer: bytes) -> tuple[Peer, Peer]:
-    client = wire.client()
-    client.send(request("GET /"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire)
     a.transport.feed(answer)
     return client, a
 
@@ -139,17 +130,13 @@ def test_tiny_chunks_of_an_instance_go_on_turn_by_turn(make: Any) -> None:
     assert a.read
     client.send(request("GET /2"))  # The connection is as good as before.
     a.expect(forwarded("GET /2"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
 
 
 def test_tiny_chunks_wait_for_a_client_that_does_not_read(make: Any) -> None:
     wire = make()
     large = b"10000\r\n" + b"y" * 0x10000 + b"\r\n"
-    client = wire.client()
-    client.send(request("GET /"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire)
     client.stall()
     a.transport.feed(CHUNKED_OK + large + large + TINY * MANY, TINY * MANY + END)
     wire.settle()
@@ -166,10 +153,7 @@ def test_what_an_instance_said_before_its_reset_is_passed_on(
     make: Any, whole: bool, stalled: bool
 ) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire)
     if stalled:
         client.stall()
     large = b"10000\r\n" + b"y" * 0x10000 + b"\r\n"
@@ -205,10 +189,7 @@ def test_interim_answers_without_end_are_no_answer(make: Any) -> None:
 
 def test_a_switch_behind_interim_answers(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(request("GET /", "Connection: Upgrade", "Upgrade: echo"))
-    a = wire.accepted()
-    a.take()
+    client, a = asked(wire, request("GET /", "Connection: Upgrade", "Upgrade: echo"))
     switching = b"HTTP/1.1 101 \r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
     a.send(HINT * 3 + switching + b"early")
     assert client.take().endswith(b"\r\n\r\nearly")
@@ -226,10 +207,7 @@ def test_a_head_that_comes_byte_by_byte_behind_an_interim_answer(make: Any) -> N
 
 def test_a_body_that_comes_byte_by_byte_is_kept_in_one_piece(make: Any) -> None:
     wire = make("a", "b", settings=ServiceSettings(keepalive=Keepalive(max_idle=1)))
-    client = wire.client()
-    client.send(request("PUT /", "Content-Length: 5000"))
-    a = wire.connected()
-    a.take()
+    client, a = asked(wire, request("PUT /", "Content-Length: 5000"))
     exchange = next(iter(wire.worker.clients)).exchange
     assert exchange is not None
     for _ in range(4999):
@@ -239,23 +217,18 @@ def test_a_body_that_comes_byte_by_byte_is_kept_in_one_piece(make: Any) -> None:
     b = wire.connected()
     client.send(b"y")
     assert b.take().endswith(b"x" * 4999 + b"y")
-    b.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, b)
     a.take()
 
 
 def test_empty_lines_are_skipped_whole_and_half(make: Any) -> None:
     wire = make()
-    client = wire.client()
-    client.send(b"\r\n" * 8_000, b"\r\n" * 8_000 + b"\r", b"\n" + request("GET /"))
-    a = wire.accepted()
+    client, a = reached(wire, b"\r\n" * 8_000, b"\r\n" * 8_000 + b"\r", b"\n" + request("GET /"))
     a.expect(forwarded("GET /"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
     client.send(b"\r\n" * 8_000, b"\r\n" * 8_000 + request("GET /"))
     a.expect(forwarded("GET /"))
-    a.send(OK)
-    client.expect(OK_RELAYED)
+    answered(client, a)
     client.send(b"\r\n" * 1000 + b"\n\r\n" + request("GET /"))
     client.expect_problem(400, "bad_request", closing=True)
 

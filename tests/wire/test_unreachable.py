@@ -21,9 +21,7 @@ from proxy.settings.service import (
     Timeouts,
 )
 from tests.support.wire import OK, OK_RELAYED, Peer, Wire, forwarded, request
-
-GET = request("GET /x")
-REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+from tests.wire.scenes import GET, answered
 
 
 def answer(wire: Wire, client: Peer, instances: dict[str, Peer]) -> str:
@@ -90,8 +88,7 @@ class TestAvoided:
         instance = wire.accepted()
         instance.expect(forwarded("GET /x"))
         assert not wire.node().unreachable
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
         wire.advance(10 * AGAIN)
         assert dials(wire) == 4  # It was reached, so nobody tries.
 
@@ -224,13 +221,11 @@ class TestLimitsAndQueue:
         wire, client, b, second = self.one_busy(make)
         assert dials(wire) == 1
         second.expect_nothing()
-        b.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, b)
         wire.settle()
         wire.advance(0.001)
         b.expect(forwarded("GET /x"))
-        b.send(OK)
-        second.expect(OK_RELAYED)
+        answered(second, b)
 
     def test_or_for_the_other_one_to_come_back(self, make: Any) -> None:
         wire, client, b, second = self.one_busy(make)
@@ -239,15 +234,13 @@ class TestLimitsAndQueue:
         a = wire.accepted("a")
         a.expect(forwarded("GET /x"))
         for peer, asker in ((a, second), (b, client)):
-            peer.send(OK)
-            asker.expect(OK_RELAYED)
+            answered(asker, peer)
 
     def test_with_a_full_queue_it_is_refused(self, make: Any) -> None:
         wire, client, b, second = self.one_busy(make, queue=0)
         second.expect_problem(503, "queue_full")
         assert dials(wire) == 1
-        b.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, b)
 
     def test_once_nobody_can_be_reached_those_who_wait_find_out(self, make: Any) -> None:
         wire, client, b, second = self.one_busy(make)
@@ -305,8 +298,7 @@ class TestBackInUse:
         assert not wire.node("a").unreachable
         instance = wire.accepted("a")
         instance.expect(forwarded("GET /x"))
-        instance.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, instance)
 
     def test_it_may_be_lost_again(self, make: Any) -> None:
         wire, client, instances = discovered(make, "a", "b")
@@ -529,8 +521,7 @@ class TestKeptConnectionsThatWereClosed:
         instances[name].eof()
         again = wire.accepted(name)
         again.expect(forwarded("GET /x"))
-        again.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, again)
         assert wire.pool.counters.retries == {
             "closed_early": 1,
             "connect_refused": 1,
@@ -546,8 +537,7 @@ class TestKeptConnectionsThatWereClosed:
         instances[name].eof()
         again = wire.accepted(name)
         again.expect(forwarded("GET /x"))
-        again.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, again)
         assert dials(wire, other) == before
 
     def test_the_only_one_there_is(self, make: Any) -> None:
@@ -559,8 +549,7 @@ class TestKeptConnectionsThatWereClosed:
         instances["a"].eof()
         again = wire.accepted("a")
         again.expect(forwarded("GET /x"))
-        again.send(OK)
-        client.expect(OK_RELAYED)
+        answered(client, again)
 
     def test_not_without_end(self, make: Any) -> None:
         """All are gone: the kept connection, and one retry."""

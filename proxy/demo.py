@@ -26,9 +26,9 @@ import uvloop
 
 from proxy import log as log_setup
 from proxy.admin_client import url_of
+from proxy.control.launch import describe_exit, module_command
 from proxy.control.process import StartError, StopSignals, raise_file_limit, serve
 from proxy.control.sockets import BindError, listen_alone, parse_bind
-from proxy.control.workers import describe_exit, module_command
 from proxy.embedded_etcd import EmbeddedEtcd, EtcdFailed
 from proxy.settings.file import Settings
 from proxy.settings.load import load, parse

@@ -81,7 +81,7 @@ class Admin:
             local=is_loopback(sock.getsockname()[0]),
         )
         self._http = Registrations(supervisor.settings.registry)
-        self._totals: Shared[Totals] = Shared(supervisor.collect, PACE)
+        self._totals: Shared[Totals] = Shared(supervisor.collector.collect, PACE)
         self._page: Shared[bytes] = Shared(self._metrics_page)
         """With 20,000 instances it has 20 MB."""
         instance = "/api/v1/services/{service}/instances/{id}"
@@ -214,11 +214,11 @@ class Admin:
         lives = [worker.current for worker in supervisor.workers if worker.current is not None]
         page = metrics.Page(
             metrics.Scrape(
-                pools=supervisor.book.pools,
+                pools=supervisor.pools.by_service,
                 totals=totals,
-                ejections=supervisor.ejections.totals,
-                refused_ejections=supervisor.ejections.refused,
-                checks=supervisor.monitor.counts,
+                ejections=supervisor.outliers.ejections.totals,
+                refused_ejections=supervisor.outliers.ejections.refused,
+                checks=supervisor.checks.counts,
                 registry=supervisor.registry,
                 balancer_of=lambda service: (
                     status.settings_of(supervisor.settings, service).balancer.type
@@ -251,13 +251,13 @@ class Admin:
     async def _services(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor
         totals = await self._totals.get()
-        pools, registry = supervisor.book.pools, supervisor.registry
+        pools, registry = supervisor.pools.by_service, supervisor.registry
         return _json(status.services(pools, supervisor.settings, totals, registry))
 
     async def _service(self, request: web.BaseRequest, name: str) -> web.Response:
         supervisor = self._supervisor
         registry = supervisor.registry
-        pool = status.known(supervisor.book.pools, supervisor.settings, registry).get(name)
+        pool = status.known(supervisor.pools.by_service, supervisor.settings, registry).get(name)
         if pool is None:
             raise Refusal(404, f"no service {name!r}")
         totals = await self._totals.get()
@@ -335,7 +335,7 @@ class Admin:
 
     async def _registry(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor
-        return _json(status.registry(supervisor.registry, supervisor.book.complete))
+        return _json(status.registry(supervisor.registry, supervisor.pools.complete))
 
     async def _workers(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor
@@ -356,15 +356,15 @@ class Admin:
         method = request.query.get("method", "GET")
         totals = await self._totals.get()
         try:
-            book = supervisor.book
+            pools = supervisor.pools
             document = explain(
                 method,
                 url,
                 fields,
-                book.pools,
+                pools.by_service,
                 supervisor.settings,
                 totals,
-                book.complete,
+                pools.complete,
                 time.monotonic(),
             )
         except ValueError as error:

@@ -45,7 +45,7 @@ class Ejected:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class PoolCounts:
     """What a pool looks like when one of its instances is suspected."""
 
     total: int
@@ -85,10 +85,10 @@ class Ejections:
         self._out: dict[str, set[str]] = {}
 
     def suspect(
-        self, service: str, key: str, sight: Sight, settings: EjectionSettings, now: float
+        self, service: str, key: str, counts: PoolCounts, settings: EjectionSettings, now: float
     ) -> Ejected | Refusal:
         """Decide on one suspect."""
-        refusal = self._refusal(service, key, sight, settings)
+        refusal = self._refusal(service, key, counts, settings)
         if refusal is not None:
             if (rule := KEPT_BY.get(refusal)) is not None:
                 self.refused[service, rule] = self.refused.get((service, rule), 0) + 1
@@ -101,16 +101,16 @@ class Ejections:
         return Ejected(now + time, count)
 
     def _refusal(
-        self, service: str, key: str, sight: Sight, settings: EjectionSettings
+        self, service: str, key: str, counts: PoolCounts, settings: EjectionSettings
     ) -> Refusal | None:
         if not settings.enabled:
             return Refusal.OFF
         out = self._out.get(service, ())
-        if not sight.is_ready or key in out:
+        if not counts.is_ready or key in out:
             return Refusal.NOT_READY
-        if sight.ready < 2:
+        if counts.ready < 2:
             return Refusal.LAST
-        if len(out) >= allowed(sight.total, settings.max_share):
+        if len(out) >= allowed(counts.total, settings.max_share):
             return Refusal.SHARE
         return None
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from proxy import catalog
 from proxy.control import status
-from proxy.control.pools import Member, Pool
+from proxy.control.pool import Member, Pool
 from proxy.control.statistics import Totals
 from proxy.engine.http1.client_address import ClientAddresses
 from proxy.engine.http1.messages import RequestHead

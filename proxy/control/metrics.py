@@ -31,7 +31,7 @@ from prometheus_client.registry import Collector
 
 import proxy
 from proxy.control.ejections import KEPT_BY
-from proxy.control.pools import Pool
+from proxy.control.pool import Pool
 from proxy.control.statistics import Applies, ServiceTotal, Totals
 from proxy.errors import FAULTS
 from proxy.messages import APPLY_BOUNDS, DURATION_BOUNDS, Status

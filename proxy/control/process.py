@@ -28,10 +28,11 @@ import uvloop
 from proxy import catalog
 from proxy import log as log_setup
 from proxy.control.events import Events
-from proxy.control.pools import PoolBook, Slots
+from proxy.control.launch import ProcessLaunch, module_command
+from proxy.control.pools import PoolRegistry
+from proxy.control.slots import Slots
 from proxy.control.sockets import BindError, Listening, close_all, listen, listen_alone
 from proxy.control.supervisor import Supervisor
-from proxy.control.workers import ProcessLaunch, module_command
 from proxy.destinations import Destinations
 from proxy.engine.line_file import STDOUT, open_for_append
 from proxy.engine.load import SLOTS, Board
@@ -126,7 +127,7 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
         supervisor = Supervisor(
             settings,
             _worker_config(settings, admin_port),
-            PoolBook(
+            PoolRegistry(
                 settings.static,
                 Slots(SLOTS, board.idle),
                 time.monotonic(),
@@ -143,7 +144,10 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
                 environ=log_setup.environment(settings.log),
             ),
             lambda: _provider(
-                settings, events, lambda instance: supervisor.answers(instance), destinations
+                settings,
+                events,
+                lambda instance: supervisor.collector.answers(instance),
+                destinations,
             ),
             events=events,
             destinations=destinations,

@@ -23,7 +23,7 @@ from proxy.messages import (
 
 @dataclass(slots=True)
 class ServiceTotal:
-    """One service over several workers; the fields are those of `model.ServiceStats`."""
+    """One service over several workers; the fields are those of `messages.ServiceStats`."""
 
     requests: dict[str, int] = field(default_factory=dict)
     duration_buckets: list[int] = field(default_factory=lambda: [0] * (len(DURATION_BOUNDS) + 1))
@@ -208,7 +208,7 @@ class Totals:
 
 @dataclass(slots=True)
 class Applies:
-    """Owns how long changes of the pools held the loop of one worker, over its incarnations."""
+    """Owns how long changes of the pools held the loop of one worker, over all its processes."""
 
     buckets: list[int] = field(default_factory=lambda: [0] * (len(APPLY_BOUNDS) + 1))
     """One count per bound of `APPLY_BOUNDS`, then +Inf; not cumulative."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from proxy.control.pools import Member, Pool
+from proxy.control.pool import Member, Pool
 from proxy.control.slow_start import SCALE
 from proxy.control.statistics import NodeTotal, Reported, Totals
-from proxy.control.workers import Worker
+from proxy.control.worker_slot import WorkerSlot
 from proxy.settings.file import Settings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import ServiceSettings
@@ -188,12 +188,12 @@ def registry(status: RegistryStatus, complete: bool) -> dict[str, Any]:
     return {**document, "complete": complete}
 
 
-def workers(all_: Iterable[Worker], now: float) -> dict[str, Any]:
+def workers(all_: Iterable[WorkerSlot], now: float) -> dict[str, Any]:
     """`GET /api/v1/workers`."""
     return {"workers": [worker(one, now) for one in all_]}
 
 
-def worker(one: Worker, now: float) -> dict[str, Any]:
+def worker(one: WorkerSlot, now: float) -> dict[str, Any]:
     """One worker; `pid` is null while it is being replaced. Ages in seconds."""
     life = one.current
     stats = Reported() if life is None else life.stats

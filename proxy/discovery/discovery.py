@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 import structlog
 
 from proxy import catalog
-from proxy.control.pools import judge
+from proxy.control.judging import judge
 from proxy.discovery.metrics import DiscoveryMetrics
 from proxy.membership import Instance, Membership
 from proxy.registry.base import Provider

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from proxy.control.pools import judge
+from proxy.control.judging import judge
 from proxy.membership import Instance
 from proxy.messages import Status
 

@@ -11,7 +11,7 @@ from typing import cast
 
 from balancers.base import NO_KEY, Balancer, hash_key
 from proxy import catalog
-from proxy.control.pools import judge, panics
+from proxy.control.judging import judge, panics
 from proxy.membership import Instance
 from proxy.messages import Status
 

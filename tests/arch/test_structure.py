@@ -148,7 +148,7 @@ def test_every_owner_says_what_it_owns() -> None:
         "proxy.engine.load:Board",
         "proxy.engine.deadlines:Deadlines",
         "proxy.engine.worker:Worker",
-        "proxy.control.pools:PoolBook",
+        "proxy.control.pools:PoolRegistry",
         "proxy.register.registrar:Registrar",
         "proxy.register.keeper:Keeper",
         "proxy.register.lease:LeaseLife",

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from proxy.catalog import CHECKS, load
-from proxy.control.supervisor import build_check
+from proxy.control.checks import build_check
 from proxy.destinations import Destinations
 from proxy.embedded_etcd import free_port
 from proxy.health.base import MAX_MESSAGE, Check, Endpoint

@@ -17,10 +17,11 @@ from structlog.testing import capture_logs
 
 from proxy.control import status
 from proxy.control.events import Listener
-from proxy.control.pools import PoolBook, Slots
+from proxy.control.launch import ProcessLaunch
+from proxy.control.pools import PoolRegistry
+from proxy.control.slots import Slots
 from proxy.control.sockets import close_all, listen
 from proxy.control.supervisor import Supervisor
-from proxy.control.workers import ProcessLaunch
 from proxy.engine.load import SLOTS, Board
 from proxy.membership import Instance, Membership
 from proxy.messages import WorkerConfig
@@ -111,7 +112,7 @@ async def stage(
     supervisor = Supervisor(
         settings,
         WorkerConfig(),
-        PoolBook({}, Slots(SLOTS, board.idle), 0.0, settings=pools),
+        PoolRegistry({}, Slots(SLOTS, board.idle), 0.0, settings=pools),
         board,
         ProcessLaunch(
             program=[sys.executable, str(ROOT / "tests/e2e/scripted_worker.py")],
@@ -170,10 +171,10 @@ async def test_an_ejection_reaches_all_workers_at_once_and_ends() -> None:
             suspected = told[0]["suspected_at"]
             late = max(float(str(one["ejected_at"])) for one in told.values())
             assert late - float(str(suspected)) < 0.05 * slowdown.factor
-            pool = on.supervisor.book.pools["users"]
+            pool = on.supervisor.pools.by_service["users"]
             assert [member.status for member in pool.members] == ["ejected", "ready"]
             assert pool.members[0].reason == "5 × connect_refused"
-            assert on.supervisor.ejections.totals == {("users", "i1@10.0.0.1:1"): 1}
+            assert on.supervisor.outliers.ejections.totals == {("users", "i1@10.0.0.1:1"): 1}
             assert kinds(listener) == ["pools", "ejected", "pools"]
 
 
@@ -206,7 +207,7 @@ async def test_a_killed_worker_is_replaced_and_no_connection_is_refused() -> Non
         await on.ready()
         for _ in range(6):
             await on.ask()
-        before = await on.supervisor.collect()
+        before = await on.supervisor.collector.collect()
         served = before.service("users").requests["GET 200"]
         assert served == 6
         on.supervisor.board.row(0)[5] = 3
@@ -220,7 +221,7 @@ async def test_a_killed_worker_is_replaced_and_no_connection_is_refused() -> Non
         assert on.supervisor.workers[0].restarts == 1
         assert on.supervisor.workers[0].last_exit == "signal SIGKILL"
         assert on.supervisor.board.idle(5)
-        after = await on.supervisor.collect()
+        after = await on.supervisor.collector.collect()
         assert after.service("users").requests["GET 200"] == served + 20
 
 
@@ -229,12 +230,14 @@ async def test_counters_of_an_instance_that_left_are_not_kept_for_ever() -> None
         on.provider.memberships.put_nowait(membership(users=2))
         await on.ready()
         await on.ask()
-        await on.supervisor.collect()
+        await on.supervisor.collector.collect()
         on.provider.memberships.put_nowait(membership(users=1))
-        await eventually(lambda: len(on.supervisor.book.pools["users"].members) == 1, 5, "gone")
+        await eventually(
+            lambda: len(on.supervisor.pools.by_service["users"].members) == 1, 5, "gone"
+        )
         os.kill(on.pids()[0], signal.SIGKILL)
         await eventually(lambda: on.supervisor.workers[0].restarts == 1, 5, "the restart")
-        assert set(on.supervisor.retired.nodes) <= {("users", "i1@10.0.0.1:1")}
+        assert set(on.supervisor.collector.retired.nodes) <= {("users", "i1@10.0.0.1:1")}
 
 
 async def test_a_crash_loop_slows_down_but_does_not_end() -> None:
@@ -291,14 +294,16 @@ async def test_a_provider_that_fails_is_built_anew_and_the_pools_stay() -> None:
         assert not on.supervisor.missing()
         on.provider.memberships.put_nowait(membership(users=2))
         await eventually(
-            lambda: len(on.supervisor.book.pools["users"].members) == 2, 5, "the next provider"
+            lambda: len(on.supervisor.pools.by_service["users"].members) == 2,
+            5,
+            "the next provider",
         )
 
 
 async def test_a_provider_that_cannot_be_closed_or_built_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("proxy.control.supervisor.PROVIDER_PAUSE", 0.01)
+    monkeypatch.setattr("proxy.control.registry_watch.PROVIDER_PAUSE", 0.01)
     async with stage("good") as on:
         on.provider.memberships.put_nowait(membership(users=1))
         await on.ready()
@@ -315,13 +320,15 @@ async def test_a_provider_that_cannot_be_closed_or_built_is_tried_again(
             raise OSError(errno.EMFILE, "Too many open files")
 
         with monkeypatch.context() as broken:
-            broken.setattr(on.supervisor, "_new_provider", build)
+            broken.setattr(on.supervisor._watch, "_build", build)
             broken.setattr(on.provider, "close", close)
             on.provider.memberships.put_nowait(RuntimeError("a bug"))
             await eventually(lambda: builds == 3, 5, "the third attempt")
         on.provider.memberships.put_nowait(membership(users=2))
         await eventually(
-            lambda: len(on.supervisor.book.pools["users"].members) == 2, 5, "the next provider"
+            lambda: len(on.supervisor.pools.by_service["users"].members) == 2,
+            5,
+            "the next provider",
         )
 
 

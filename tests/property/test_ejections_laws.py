@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.control.ejections import Ejected, Ejections, Refusal, Sight, allowed
+from proxy.control.ejections import Ejected, Ejections, PoolCounts, Refusal, allowed
 from proxy.settings.service import EjectionSettings
 
 steps = st.lists(
@@ -41,7 +41,7 @@ def test_laws(
         elif what == "pass":
             assert ejections.passed("s", key, now) == (out.pop(key, None) is not None)
         else:
-            sight = Sight(size, size - len(out), key not in out)
+            sight = PoolCounts(size, size - len(out), key not in out)
             found = ejections.suspect("s", key, sight, settings, now)
             if isinstance(found, Ejected):
                 total += 1

@@ -8,7 +8,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.control.pools import panics
+from proxy.control.judging import panics
 from proxy.control.slow_start import FLOOR, SlowStart
 from proxy.engine.resilience.limits import SECRET, BucketTable
 from proxy.engine.resilience.queue import Queue, Waiter

@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.control.pools import PoolBook, Slots
+from proxy.control.pools import PoolRegistry
+from proxy.control.slots import Slots
 from proxy.membership import Instance, Membership
 
 instances = st.builds(
@@ -26,18 +27,18 @@ memberships = st.dictionaries(st.sampled_from(["users", "orders", "pay"]), tuple
 histories = st.lists(memberships, min_size=1, max_size=8)
 
 
-def book(busy: frozenset[int] = frozenset(), capacity: int = 6) -> PoolBook:
-    return PoolBook({}, Slots(capacity, lambda slot: slot not in busy), 0.0)
+def book(busy: frozenset[int] = frozenset(), capacity: int = 6) -> PoolRegistry:
+    return PoolRegistry({}, Slots(capacity, lambda slot: slot not in busy), 0.0)
 
 
-def shown(pools: PoolBook) -> dict[str, Any]:
+def shown(pools: PoolRegistry) -> dict[str, Any]:
     """What a worker would do with it: everything but numbers that depend on the way."""
     return {
         name: (
             pool.snapshot.panic,
             [(node.key, node.weight, node.status) for node in pool.snapshot.nodes],
         )
-        for name, pool in pools.pools.items()
+        for name, pool in pools.by_service.items()
         if pool.members
     }
 
@@ -70,7 +71,7 @@ def test_live_columns_are_unique_and_within_the_board(
         pools.apply(membership, float(at * step))
         live = [
             node.slot
-            for pool in pools.pools.values()
+            for pool in pools.by_service.values()
             for node in pool.snapshot.nodes
             if node.slot != 0
         ]
@@ -82,14 +83,14 @@ def test_live_columns_are_unique_and_within_the_board(
 def test_changes_name_exactly_the_snapshots_that_differ(history: list[Membership]) -> None:
     pools = book()
     for at, membership in enumerate(history):
-        before = {name: pool.snapshot for name, pool in pools.pools.items()}
+        before = {name: pool.snapshot for name, pool in pools.by_service.items()}
         changes = pools.apply(membership, float(at))
         differing = {
-            name for name, pool in pools.pools.items() if before.get(name) is not pool.snapshot
+            name for name, pool in pools.by_service.items() if before.get(name) is not pool.snapshot
         }
         assert set(changes.pools) == differing
         for name in differing & before.keys():
-            assert pools.pools[name].snapshot.generation > before[name].generation
+            assert pools.by_service[name].snapshot.generation > before[name].generation
 
 
 @given(histories)
@@ -97,5 +98,5 @@ def test_the_tally_adds_up_to_who_is_there(history: list[Membership]) -> None:
     pools = book()
     for at, membership in enumerate(history):
         pools.apply(membership, float(at))
-    for pool in pools.pools.values():
+    for pool in pools.by_service.values():
         assert pool.tally.registered - pool.tally.deregistered == len(pool.members)

@@ -8,7 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.control.pools import Changes, PoolBook, Slots
+from proxy.control.pool import Changes
+from proxy.control.pools import PoolRegistry
+from proxy.control.slots import Slots
 from proxy.membership import Instance, Membership
 from proxy.settings.service import PoolSettings
 
@@ -41,11 +43,11 @@ settings = st.sampled_from(
 )
 
 
-def book(of: PoolSettings) -> PoolBook:
-    return PoolBook({}, Slots(100, lambda slot: True), 0.0, settings={"s": of})
+def book(of: PoolSettings) -> PoolRegistry:
+    return PoolRegistry({}, Slots(100, lambda slot: True), 0.0, settings={"s": of})
 
 
-def do(pools: PoolBook, what: str, given_: Any, now: float) -> Changes | None:
+def do(pools: PoolRegistry, what: str, given_: Any, now: float) -> Changes | None:
     if what == "apply":
         return pools.apply(Membership(services={"s": given_} if given_ else {}), now)
     if what == "settle":
@@ -61,8 +63,8 @@ def do(pools: PoolBook, what: str, given_: Any, now: float) -> Changes | None:
     return None
 
 
-def shown(pools: PoolBook) -> Any:
-    pool = pools.pools.get("s")
+def shown(pools: PoolRegistry) -> Any:
+    pool = pools.by_service.get("s")
     if pool is None or not pool.members:
         return None
     return (
@@ -85,7 +87,7 @@ def test_whoever_listens_knows_who_is_on_fallback(history: list[tuple[str, Any]]
         assert not changes.fallback_ended or known
         known = bool(changes.fallback_began) or (known and not changes.fallback_ended)
         if pools.complete:
-            assert known == pools.pools["s"].fallback
+            assert known == pools.by_service["s"].fallback
 
 
 @given(settings, steps)

@@ -9,7 +9,8 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.control.metrics import Scrape, render
-from proxy.control.pools import PoolBook, Slots
+from proxy.control.pools import PoolRegistry
+from proxy.control.slots import Slots
 from proxy.control.statistics import Reported, Retired, Totals
 from proxy.membership import Instance, Membership
 from proxy.messages import NodeStats, PolicyState, ServiceStats, WorkerStats
@@ -21,8 +22,8 @@ def instance(id_: str, **fields: Any) -> Instance:
     return Instance(id=id_, **given)
 
 
-def book(*instances: Instance) -> PoolBook:
-    pools = PoolBook({}, Slots(100, lambda slot: True), 0.0)
+def book(*instances: Instance) -> PoolRegistry:
+    pools = PoolRegistry({}, Slots(100, lambda slot: True), 0.0)
     pools.apply(Membership(services={"users": instances}), 0.0)
     return pools
 
@@ -56,9 +57,9 @@ def total(retired: Retired, messages: Iterable[WorkerStats]) -> Totals:
     return Totals(retired, workers)
 
 
-def scrape(pools: PoolBook, totals: Totals, **more: Any) -> str:
+def scrape(pools: PoolRegistry, totals: Totals, **more: Any) -> str:
     given: dict[str, Any] = {
-        "pools": pools.pools,
+        "pools": pools.by_service,
         "totals": totals,
         "registry": RegistryStatus(
             provider="etcd",

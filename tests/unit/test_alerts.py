@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from proxy.control.pools import PoolBook, Slots
+from proxy.control.pools import PoolRegistry
+from proxy.control.slots import Slots
 from proxy.control.statistics import Retired, Totals
 from proxy.errors import FAULTS, Side
 from proxy.membership import Membership
@@ -256,7 +257,7 @@ class TestFiring:
 
     def test_fallback_instances_in_use(self, tmp_path: Path) -> None:
         settings = {"users": PoolSettings(fallback=(instance("z"),))}
-        pools = PoolBook({}, Slots(100, lambda slot: True), 0.0, settings=settings)
+        pools = PoolRegistry({}, Slots(100, lambda slot: True), 0.0, settings=settings)
         check(
             lambda at: situation(pools=pools), tmp_path,
             (30, "", {}), (60, "FairleadFallback", {"service": "users"}),

@@ -6,11 +6,11 @@ from random import Random
 
 import pytest
 
-from proxy.control.ejections import JITTER, Ejected, Ejections, Refusal, Sight, allowed
+from proxy.control.ejections import JITTER, Ejected, Ejections, PoolCounts, Refusal, allowed
 from proxy.settings.service import EjectionSettings
 
 RULES = EjectionSettings()
-FOUR = Sight(total=4, ready=4, is_ready=True)
+FOUR = PoolCounts(total=4, ready=4, is_ready=True)
 
 
 def out(found: Ejected | Refusal) -> Ejected:
@@ -90,24 +90,24 @@ def test_the_share_is_rounded_down_but_one_may_always_go(
 def test_no_more_than_the_share_is_out(ejections: Ejections) -> None:
     ready = 4
     for key in "ab":
-        out(ejections.suspect("s", key, Sight(4, ready, True), RULES, 0.0))
+        out(ejections.suspect("s", key, PoolCounts(4, ready, True), RULES, 0.0))
         ready -= 1
-    assert ejections.suspect("s", "c", Sight(4, ready, True), RULES, 0.0) is Refusal.SHARE
+    assert ejections.suspect("s", "c", PoolCounts(4, ready, True), RULES, 0.0) is Refusal.SHARE
     assert isinstance(ejections.suspect("other", "c", FOUR, RULES, 0.0), Ejected)
 
 
 def test_never_the_last_that_is_ready(ejections: Ejections) -> None:
     everybody = EjectionSettings(max_share=1.0)
-    assert ejections.suspect("s", "a", Sight(1, 1, True), everybody, 0.0) is Refusal.LAST
-    assert ejections.suspect("s", "a", Sight(9, 1, True), everybody, 0.0) is Refusal.LAST
+    assert ejections.suspect("s", "a", PoolCounts(1, 1, True), everybody, 0.0) is Refusal.LAST
+    assert ejections.suspect("s", "a", PoolCounts(9, 1, True), everybody, 0.0) is Refusal.LAST
 
 
 def test_refusals_are_counted_by_the_rule_that_kept_somebody(ejections: Ejections) -> None:
     none, off = EjectionSettings(max_share=0.0), EjectionSettings(enabled=False)
-    out(ejections.suspect("s", "a", Sight(2, 2, True), RULES, 0.0))
-    ejections.suspect("s", "b", Sight(2, 1, True), RULES, 0.0)
-    ejections.suspect("s", "b", Sight(2, 1, True), RULES, 1.0)
-    ejections.suspect("s", "b", Sight(3, 2, True), RULES, 1.0)
+    out(ejections.suspect("s", "a", PoolCounts(2, 2, True), RULES, 0.0))
+    ejections.suspect("s", "b", PoolCounts(2, 1, True), RULES, 0.0)
+    ejections.suspect("s", "b", PoolCounts(2, 1, True), RULES, 1.0)
+    ejections.suspect("s", "b", PoolCounts(3, 2, True), RULES, 1.0)
     ejections.suspect("t", "a", FOUR, none, 1.0)
     assert ejections.refused == {
         ("s", "last_ready"): 2,
@@ -115,7 +115,7 @@ def test_refusals_are_counted_by_the_rule_that_kept_somebody(ejections: Ejection
         ("t", "max_share"): 1,
     }
     # Who is out anyway, or may not be ejected at all, was not kept by a rule.
-    ejections.suspect("s", "a", Sight(2, 1, False), RULES, 1.0)
+    ejections.suspect("s", "a", PoolCounts(2, 1, False), RULES, 1.0)
     ejections.suspect("u", "a", FOUR, off, 1.0)
     assert sum(ejections.refused.values()) == 4
 
@@ -123,7 +123,7 @@ def test_refusals_are_counted_by_the_rule_that_kept_somebody(ejections: Ejection
 def test_who_is_out_or_not_ready_is_not_ejected_again(ejections: Ejections) -> None:
     out(ejections.suspect("s", "a", FOUR, RULES, 0.0))
     assert ejections.suspect("s", "a", FOUR, RULES, 1.0) is Refusal.NOT_READY
-    assert ejections.suspect("s", "b", Sight(4, 3, False), RULES, 1.0) is Refusal.NOT_READY
+    assert ejections.suspect("s", "b", PoolCounts(4, 3, False), RULES, 1.0) is Refusal.NOT_READY
     assert ejections.totals == {("s", "a"): 1}
 
 
@@ -135,7 +135,7 @@ def test_off(ejections: Ejections) -> None:
 def test_those_that_fell_together_come_back_apart(ejections: Ejections) -> None:
     wide = EjectionSettings(max_share=1.0)
     times = {
-        out(ejections.suspect("s", str(n), Sight(100, 100 - n, True), wide, 0.0)).until
+        out(ejections.suspect("s", str(n), PoolCounts(100, 100 - n, True), wide, 0.0)).until
         for n in range(50)
     }
     assert len(times) == 50

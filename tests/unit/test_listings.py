@@ -9,7 +9,7 @@ import pytest
 
 from proxy import listings
 from proxy.control import status
-from proxy.control.pools import Member
+from proxy.control.pool import Member
 from proxy.membership import Instance
 from proxy.statuses import (
     InvalidRecord,

@@ -9,7 +9,8 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.control.pools import PoolBook, Slots
+from proxy.control.pools import PoolRegistry
+from proxy.control.slots import Slots
 from proxy.control.statistics import Applies, Reported, Retired, Totals
 from proxy.membership import Membership
 from proxy.messages import NodeStats, PolicyState
@@ -190,7 +191,7 @@ def test_instances_by_status_and_panic() -> None:
 
 def test_a_service_that_its_fallback_serves() -> None:
     settings = {"users": PoolSettings(fallback=(instance("z"),))}
-    pools = PoolBook({}, Slots(100, lambda slot: True), 0.0, settings=settings)
+    pools = PoolRegistry({}, Slots(100, lambda slot: True), 0.0, settings=settings)
     name = 'fairlead_fallback{service="users"}'
     assert samples(scrape(pools, Totals(Retired())))[name] == 1
     pools.apply(Membership(services={"users": (instance("a"),)}), 1.0)
@@ -232,7 +233,9 @@ def test_ejections_that_were_refused_by_rule() -> None:
 
 
 def test_instances_in_slow_start() -> None:
-    pools = PoolBook({}, Slots(100, lambda slot: True), 0.0, defaults=PoolSettings(slow_start=30.0))
+    pools = PoolRegistry(
+        {}, Slots(100, lambda slot: True), 0.0, defaults=PoolSettings(slow_start=30.0)
+    )
     pools.apply(Membership(services={"users": (instance("a"),)}), 0.0)
     name = 'fairlead_slow_start_instances{service="users"}'
     assert samples(scrape(pools, Totals(Retired())))[name] == 0
@@ -261,7 +264,7 @@ def test_in_flight_comes_from_the_board() -> None:
 
 
 def test_an_instance_beyond_the_board_has_no_in_flight_series() -> None:
-    pools = PoolBook({}, Slots(1, lambda slot: True), 0.0)
+    pools = PoolRegistry({}, Slots(1, lambda slot: True), 0.0)
     pools.apply(Membership(services={"users": (instance("a"),)}), 0.0)
     assert "fairlead_inflight_requests{" not in scrape(pools, Totals(Retired()))
 

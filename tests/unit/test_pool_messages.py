@@ -13,9 +13,10 @@ from typing import cast
 import pytest
 
 from proxy.channel import Channel
-from proxy.control.pools import PoolBook, Slots
+from proxy.control.pools import PoolRegistry
+from proxy.control.slots import Slots
 from proxy.control.statistics import Applies
-from proxy.control.workers import MESSAGE, SERVICE_SIZE, Incarnation
+from proxy.control.worker_process import MESSAGE, SERVICE_SIZE, WorkerProcess
 from proxy.membership import Instance, Membership
 from proxy.messages import Applied, Hello, Pools, PoolSnapshot, ToWorker, WorkerConfig
 
@@ -60,9 +61,11 @@ class Receiver:
 
 
 @asynccontextmanager
-async def joined(book: PoolBook, applies: Applies) -> AsyncIterator[tuple[Incarnation, Receiver]]:
+async def joined(
+    book: PoolRegistry, applies: Applies
+) -> AsyncIterator[tuple[WorkerProcess, Receiver]]:
     ours, theirs = socket.socketpair()
-    life = Incarnation(
+    life = WorkerProcess(
         0,
         cast(Process, NoProcess()),
         book,
@@ -91,19 +94,19 @@ def instances(service: str, count: int, port: int = 80) -> tuple[Instance, ...]:
     )
 
 
-def book_of(services: dict[str, tuple[Instance, ...]]) -> PoolBook:
-    book = PoolBook({}, Slots(10_000, lambda slot: True), 0.0)
+def book_of(services: dict[str, tuple[Instance, ...]]) -> PoolRegistry:
+    book = PoolRegistry({}, Slots(10_000, lambda slot: True), 0.0)
     book.apply(Membership(services=services, revision=1), 0.0)
     return book
 
 
-async def settled(life: Incarnation, receiver: Receiver, book: PoolBook) -> None:
+async def settled(life: WorkerProcess, receiver: Receiver, book: PoolRegistry) -> None:
     async with asyncio.timeout(10):
         while receiver.revision < book.revision or not life.knows_all:
             if receiver.waiting:
                 receiver.apply()
             await asyncio.sleep(0)
-    assert receiver.pools == {name: pool.snapshot for name, pool in book.pools.items()}
+    assert receiver.pools == {name: pool.snapshot for name, pool in book.by_service.items()}
     assert receiver.complete
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from proxy.control.pools import FORGET_AFTER, SLOT_REST, PoolBook, Slots, judge, panics
+from proxy.control.judging import judge, panics
+from proxy.control.pools import FORGET_AFTER, PoolRegistry
+from proxy.control.slots import SLOT_REST, Slots
 from proxy.destinations import Destinations
 from proxy.membership import Instance, Membership
 from proxy.messages import Status
@@ -28,13 +30,13 @@ def book(
     static: dict[str, tuple[Instance, ...]] | None = None,
     capacity: int = 100,
     busy: set[int] | None = None,
-) -> PoolBook:
+) -> PoolRegistry:
     counting = busy if busy is not None else set()
-    return PoolBook(static or {}, Slots(capacity, lambda slot: slot not in counting), 0.0)
+    return PoolRegistry(static or {}, Slots(capacity, lambda slot: slot not in counting), 0.0)
 
 
-def statuses(of: PoolBook, service: str = "users") -> dict[str, Status]:
-    return {member.instance.id: member.status for member in of.pools[service].members}
+def statuses(of: PoolRegistry, service: str = "users") -> dict[str, Status]:
+    return {member.instance.id: member.status for member in of.by_service[service].members}
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,7 @@ def test_status_and_reason(fields: dict[str, Any], status: Status, reason: str) 
 def test_an_address_that_is_refused_is_unhealthy_and_says_why() -> None:
     loopback = instance(address="127.0.0.1", port=9900)
     named = instance("b", address="localhost", port=9900)
-    pools = PoolBook(
+    pools = PoolRegistry(
         {"own": (loopback,)},
         Slots(100, lambda slot: True),
         0.0,
@@ -67,12 +69,12 @@ def test_an_address_that_is_refused_is_unhealthy_and_says_why() -> None:
         destinations=Destinations(admin_port=9900),
     )
     pools.apply(membership(users=[loopback, named]), 0.0)
-    refused, unknown = pools.pools["users"].members
+    refused, unknown = pools.by_service["users"].members
     assert refused.status == "unhealthy"
     assert "refused to registered instances" in refused.reason
     assert unknown.status == "ready", "a name is not known before it is resolved"
     assert statuses(pools, "own") == statuses(pools, "new") == {"a": "ready"}
-    local = {name: pool.snapshot.nodes[0].local for name, pool in pools.pools.items()}
+    local = {name: pool.snapshot.nodes[0].local for name, pool in pools.by_service.items()}
     assert local == {"own": True, "new": True, "users": False}
     pools.apply(membership(new=[loopback]), 1.0)
     assert statuses(pools, "new") == {"a": "unhealthy"}, "the registry's, no longer the file's"
@@ -95,14 +97,14 @@ def test_panic_needs_someone_who_could_serve(given: list[Status], expected: bool
 
 def test_panic_begins_and_ends_once() -> None:
     pools = book()
-    assert pools.apply(membership(users=[instance()]), 0.0).panic_began == ()
+    assert pools.apply(membership(users=[instance()]), 0.0).panic_began == []
     sick = pools.apply(membership(users=[instance(health="bad")]), 1.0)
-    assert sick.panic_began == ("users",)
-    assert pools.pools["users"].snapshot.panic
+    assert sick.panic_began == ["users"]
+    assert pools.by_service["users"].snapshot.panic
     still = pools.apply(membership(users=[instance(health="worse")]), 2.0)
-    assert (still.panic_began, still.panic_ended) == ((), ())
+    assert (still.panic_began, still.panic_ended) == ([], [])
     well = pools.apply(membership(users=[instance()]), 3.0)
-    assert well.panic_ended == ("users",)
+    assert well.panic_ended == ["users"]
 
 
 def test_only_services_with_another_tuple_are_looked_at() -> None:
@@ -114,7 +116,7 @@ def test_only_services_with_another_tuple_are_looked_at() -> None:
     second = pools.apply(
         Membership(services={"users": users, "orders": (*orders, instance("b"))}), 1.0
     )
-    assert second.pools == ("orders",)
+    assert second.pools == ["orders"]
     assert pools.snapshot("users") is before
 
 
@@ -123,34 +125,34 @@ def test_what_workers_do_not_see_makes_no_new_snapshot() -> None:
     pools.apply(membership(users=[instance(version="1")]), 0.0)
     before = pools.snapshot("users")
     changes = pools.apply(membership(users=[instance(version="2", metadata={"zone": "b"})]), 1.0)
-    assert changes.pools == ()
+    assert changes.pools == []
     assert changes.updated == 1
     assert pools.snapshot("users") is before
-    assert pools.pools["users"].members[0].instance.version == "2"
+    assert pools.by_service["users"].members[0].instance.version == "2"
 
 
 def test_generations_grow_even_over_a_service_that_was_forgotten() -> None:
     pools = book()
     pools.apply(membership(users=[instance()]), 0.0)
-    first = pools.pools["users"].snapshot.generation
+    first = pools.by_service["users"].snapshot.generation
     pools.apply(membership(), 1.0)
-    second = pools.pools["users"].snapshot.generation
+    second = pools.by_service["users"].snapshot.generation
     pools.expire(1.0 + FORGET_AFTER)
     pools.apply(membership(users=[instance()]), 2000.0)
-    assert first < second < pools.pools["users"].snapshot.generation
+    assert first < second < pools.by_service["users"].snapshot.generation
 
 
 def test_a_service_that_left_keeps_an_empty_pool_for_a_while() -> None:
     pools = book()
     pools.apply(membership(users=[instance()]), 0.0)
     gone = pools.apply(membership(), 10.0)
-    assert gone.pools == ("users",)
+    assert gone.pools == ["users"]
     assert gone.deregistered == 1
     snapshot = pools.snapshot("users")
     assert snapshot is not None
     assert snapshot.nodes == ()
-    assert pools.expire(10.0 + FORGET_AFTER - 1).gone == ()
-    assert pools.expire(10.0 + FORGET_AFTER).gone == ("users",)
+    assert pools.expire(10.0 + FORGET_AFTER - 1).gone == []
+    assert pools.expire(10.0 + FORGET_AFTER).gone == ["users"]
     assert pools.snapshot("users") is None
 
 
@@ -159,7 +161,7 @@ def test_a_service_that_returns_in_time_is_not_forgotten() -> None:
     pools.apply(membership(users=[instance()]), 0.0)
     pools.apply(membership(), 10.0)
     pools.apply(membership(users=[instance()]), 20.0)
-    assert pools.expire(10.0 + 2 * FORGET_AFTER).gone == ()
+    assert pools.expire(10.0 + 2 * FORGET_AFTER).gone == []
     assert statuses(pools) == {"a": "ready"}
 
 
@@ -179,17 +181,17 @@ def test_the_first_membership_completes_the_book() -> None:
 def test_static_services_win_over_the_registry_and_never_go() -> None:
     pools = book({"users": (instance("fixed"),)})
     assert statuses(pools) == {"fixed": "ready"}
-    assert pools.apply(membership(users=[instance("other")]), 0.0).pools == ()
+    assert pools.apply(membership(users=[instance("other")]), 0.0).pools == []
     assert statuses(pools) == {"fixed": "ready"}
     pools.apply(membership(), 1.0)
-    assert pools.expire(1.0 + 2 * FORGET_AFTER).gone == ()
+    assert pools.expire(1.0 + 2 * FORGET_AFTER).gone == []
 
 
 def test_registrations_are_counted_by_what_happened() -> None:
     pools = book()
     pools.apply(membership(users=[instance("a"), instance("b", health="bad")]), 0.0)
     pools.apply(membership(users=[instance("a", port=81), instance("c", health="draining")]), 1.0)
-    tally = pools.pools["users"].tally
+    tally = pools.by_service["users"].tally
     assert (tally.registered, tally.updated, tally.deregistered) == (3, 1, 1)
     assert tally.discoveries == 2
     assert tally.health == {"healthy": 2, "unhealthy": 1, "draining": 1}
@@ -199,18 +201,17 @@ def test_the_same_records_in_a_new_tuple_count_as_nothing() -> None:
     pools = book()
     pools.apply(membership(users=[instance()]), 0.0)
     assert not pools.apply(membership(users=[instance()]), 1.0)
-    assert pools.pools["users"].tally.discoveries == 1
-    assert pools.changed_at == 0.0
+    assert pools.by_service["users"].tally.discoveries == 1
 
 
 class TestSlots:
     def test_an_instance_keeps_its_column_and_no_two_share_one(self) -> None:
         pools = book()
         pools.apply(membership(users=[instance("a"), instance("b")]), 0.0)
-        first = {member.instance.id: member.slot for member in pools.pools["users"].members}
+        first = {member.instance.id: member.slot for member in pools.by_service["users"].members}
         assert sorted(first.values()) == [1, 2]
         pools.apply(membership(users=[instance("c"), instance("b", health="bad")]), 1.0)
-        second = {member.instance.id: member.slot for member in pools.pools["users"].members}
+        second = {member.instance.id: member.slot for member in pools.by_service["users"].members}
         assert second["b"] == first["b"]
         assert second["c"] not in first.values()
 
@@ -218,7 +219,7 @@ class TestSlots:
         pools = book()
         pools.apply(membership(users=[instance(port=80)]), 0.0)
         pools.apply(membership(users=[instance(port=81)]), 1.0)
-        assert pools.pools["users"].members[0].slot == 2
+        assert pools.by_service["users"].members[0].slot == 2
 
     def test_one_that_comes_back_gets_its_column_back(self) -> None:
         slots = Slots(10, lambda slot: False)
@@ -250,7 +251,7 @@ class TestSlots:
         pools.apply(membership(users=[instance("a"), instance("b")]), 0.0)
         pools.apply(membership(users=[instance("b")]), 100.0)
         pools.apply(membership(users=[instance("b", weight=5)]), 200.0)
-        assert [member.slot for member in pools.pools["users"].members] == [0]
+        assert [member.slot for member in pools.by_service["users"].members] == [0]
 
 
 def test_a_change_of_one_service_looks_at_no_instance_of_the_others() -> None:
@@ -276,7 +277,7 @@ def test_a_change_of_one_service_looks_at_no_instance_of_the_others() -> None:
             changes = pools.apply(Membership(services={**known, "s0": changed}), 1.0)
         finally:
             sys.setprofile(None)
-        assert changes.pools == ("s0",)
+        assert changes.pools == ["s0"]
         return calls
 
     # A look or two at each service, and none at its ten instances.

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from proxy.control.ejections import Sight
-from proxy.control.pools import PoolBook, Slots, panics
+from proxy.control.ejections import PoolCounts
+from proxy.control.judging import panics
+from proxy.control.pools import PoolRegistry
+from proxy.control.slots import Slots
 from proxy.control.slow_start import SCALE
 from proxy.membership import Instance, Membership
 from proxy.messages import Status
@@ -28,20 +30,20 @@ def membership(*ids: str | Instance) -> Membership:
     return Membership(services={"s": members} if members else {})
 
 
-def book(*ids: str | Instance, **settings: Any) -> PoolBook:
-    pools = PoolBook(
+def book(*ids: str | Instance, **settings: Any) -> PoolRegistry:
+    pools = PoolRegistry(
         {}, Slots(100, lambda slot: True), 0.0, settings={"s": PoolSettings(**settings)}
     )
     pools.apply(membership(*ids), 0.0)
     return pools
 
 
-def shown(pools: PoolBook) -> dict[str, tuple[Status, str]]:
-    return {m.instance.id: (m.status, m.reason) for m in pools.pools["s"].members}
+def shown(pools: PoolRegistry) -> dict[str, tuple[Status, str]]:
+    return {m.instance.id: (m.status, m.reason) for m in pools.by_service["s"].members}
 
 
-def weights(pools: PoolBook) -> dict[str, int]:
-    return {node.id: node.weight for node in pools.pools["s"].snapshot.nodes}
+def weights(pools: PoolRegistry) -> dict[str, int]:
+    return {node.id: node.weight for node in pools.by_service["s"].snapshot.nodes}
 
 
 class TestMarks:
@@ -52,14 +54,14 @@ class TestMarks:
         pools.eject("s", key("c"), "5 × connect_refused", 8.4)
         assert shown(pools)["a"] == ("ready", "")
         changes = pools.settle(1.0)
-        assert changes.pools == ("s",)
+        assert changes.pools == ["s"]
         assert shown(pools) == {
             "a": ("draining", "drained by the operator"),
             "b": ("unhealthy", "fails its checks: HTTP 500"),
             "c": ("ejected", "5 × connect_refused"),
             "d": ("ready", ""),
         }
-        told = [member.told(0.4) for member in pools.pools["s"].members]
+        told = [member.told(0.4) for member in pools.by_service["s"].members]
         assert told[2] == "5 × connect_refused, back in 8 s"
         assert told[1] == "fails its checks: HTTP 500"
 
@@ -72,7 +74,7 @@ class TestMarks:
         pools.undrain("s", "a")
         pools.check("s", key("b"), None)
         pools.reinstate("s", key("c"))
-        assert pools.settle(2.0).pools == ("s",)
+        assert pools.settle(2.0).pools == ["s"]
         assert {status for status, _ in shown(pools).values()} == {"ready"}
         assert not pools.settle(3.0)
 
@@ -117,11 +119,11 @@ class TestMarks:
 
     def test_what_an_ejection_is_decided_by(self) -> None:
         pools = book("a", "b", instance("c", health="bad"), instance("d", health="draining"))
-        assert pools.sights("s", [key("a"), key("c"), "nobody"]) == {
-            key("a"): Sight(total=3, ready=2, is_ready=True),
-            key("c"): Sight(total=3, ready=2, is_ready=False),
+        assert pools.counts("s", [key("a"), key("c"), "nobody"]) == {
+            key("a"): PoolCounts(total=3, ready=2, is_ready=True),
+            key("c"): PoolCounts(total=3, ready=2, is_ready=False),
         }
-        assert pools.sights("other", [key("a")]) == {}
+        assert pools.counts("other", [key("a")]) == {}
 
 
 @pytest.mark.parametrize(
@@ -148,12 +150,12 @@ def test_panic_threshold(ready: int, failing: int, threshold: float, expected: b
 def test_a_pool_panics_below_its_own_threshold() -> None:
     pools = book("a", "b", "c", panic_threshold=0.5)
     pools.check("s", key("a"), "dead")
-    assert pools.settle(1.0).panic_began == ()
+    assert pools.settle(1.0).panic_began == []
     pools.eject("s", key("b"), "reset", 9.0)
-    assert pools.settle(2.0).panic_began == ("s",)
-    assert pools.pools["s"].snapshot.panic
+    assert pools.settle(2.0).panic_began == ["s"]
+    assert pools.by_service["s"].snapshot.panic
     pools.reinstate("s", key("b"))
-    assert pools.settle(3.0).panic_ended == ("s",)
+    assert pools.settle(3.0).panic_ended == ["s"]
 
 
 class TestSlowStart:
@@ -207,7 +209,7 @@ class TestSlowStart:
         pools.apply(membership("a", "b"), 100.0)
         pools.eject("s", key("b"), "reset", 125.0)
         pools.settle(115.0)
-        assert not pools.pools["s"].slow_start
+        assert not pools.by_service["s"].slow_start
         pools.reinstate("s", key("b"))
         pools.settle(125.0)
         assert weights(pools) == {"a": SCALE, "b": SCALE // 10}
@@ -243,7 +245,7 @@ class TestFallback:
     last_resort = (instance("z", address="10.0.0.9"),)
 
     def test_serves_until_the_registry_names_somebody(self) -> None:
-        pools = PoolBook(
+        pools = PoolRegistry(
             {},
             Slots(100, lambda slot: True),
             0.0,
@@ -255,24 +257,24 @@ class TestFallback:
         assert shown(pools) == {"z": ("ready", "")}
         pools.apply(membership("a"), 2.0)
         assert shown(pools) == {"a": ("ready", "")}
-        assert not pools.pools["s"].fallback
+        assert not pools.by_service["s"].fallback
 
     def test_serves_when_the_last_one_left_and_is_never_forgotten(self) -> None:
         pools = book("a", fallback=self.last_resort)
         pools.apply(membership(), 1.0)
         assert shown(pools) == {"z": ("ready", "")}
-        assert pools.pools["s"].fallback
+        assert pools.by_service["s"].fallback
         assert not pools.expire(10_000.0)
-        tally = pools.pools["s"].tally
+        tally = pools.by_service["s"].tally
         assert (tally.registered, tally.deregistered) == (1, 1)
 
     def test_sick_instances_are_better_than_none_of_the_registry(self) -> None:
         pools = book(instance("a", health="bad"), fallback=self.last_resort)
         assert list(shown(pools)) == ["a"]
-        assert pools.pools["s"].snapshot.panic
+        assert pools.by_service["s"].snapshot.panic
 
-    def fallback_only(self) -> PoolBook:
-        return PoolBook(
+    def fallback_only(self) -> PoolRegistry:
+        return PoolRegistry(
             {},
             Slots(9, lambda slot: True),
             0.0,
@@ -282,34 +284,34 @@ class TestFallback:
     def test_each_begin_and_end_is_told_once(self) -> None:
         pools = book("a", fallback=self.last_resort)
         began = pools.apply(membership(), 1.0)
-        assert (began.fallback_began, began.fallback_ended) == (("s",), ())
+        assert (began.fallback_began, began.fallback_ended) == (["s"], [])
         again = pools.apply(membership(), 2.0)
-        assert (again.fallback_began, again.fallback_ended) == ((), ())
+        assert (again.fallback_began, again.fallback_ended) == ([], [])
         ended = pools.apply(membership("a"), 3.0)
-        assert (ended.fallback_began, ended.fallback_ended) == ((), ("s",))
+        assert (ended.fallback_began, ended.fallback_ended) == ([], ["s"])
         other = pools.apply(membership("b"), 4.0)
-        assert (other.fallback_began, other.fallback_ended) == ((), ())
+        assert (other.fallback_began, other.fallback_ended) == ([], [])
 
     def test_one_that_ends_with_the_first_full_set_is_no_news(self) -> None:
         changes = self.fallback_only().apply(membership("a"), 1.0)
-        assert (changes.fallback_began, changes.fallback_ended) == ((), ())
+        assert (changes.fallback_began, changes.fallback_ended) == ([], [])
 
     @pytest.mark.parametrize("first", [Membership(services={}), Membership(services={"s": ()})])
     def test_one_that_lasts_beyond_the_first_full_set_is_told(self, first: Membership) -> None:
         pools = self.fallback_only()
-        assert pools.apply(first, 1.0).fallback_began == ("s",)
-        assert pools.apply(membership("a"), 2.0).fallback_ended == ("s",)
+        assert pools.apply(first, 1.0).fallback_began == ["s"]
+        assert pools.apply(membership("a"), 2.0).fallback_ended == ["s"]
 
     def test_one_that_is_served_before_the_registry_answers_is_told(self) -> None:
         pools = self.fallback_only()
         began = pools.serve_unknown(5.0)
-        assert began.fallback_began == ("s",)
+        assert began.fallback_began == ["s"]
         assert not began
-        assert pools.apply(membership(), 6.0).fallback_began == ()
-        assert pools.apply(membership("a"), 7.0).fallback_ended == ("s",)
+        assert pools.apply(membership(), 6.0).fallback_began == []
+        assert pools.apply(membership("a"), 7.0).fallback_ended == ["s"]
 
     def test_inherited_from_the_defaults(self) -> None:
-        pools = PoolBook(
+        pools = PoolRegistry(
             {}, Slots(9, lambda slot: True), 0.0, defaults=PoolSettings(fallback=self.last_resort)
         )
         pools.apply(membership("a"), 0.0)

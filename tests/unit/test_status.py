@@ -9,7 +9,8 @@ import pytest
 
 from proxy.control import status
 from proxy.control.explain import explain
-from proxy.control.pools import PoolBook, Slots
+from proxy.control.pools import PoolRegistry
+from proxy.control.slots import Slots
 from proxy.control.statistics import NodeTotal, Reported, Retired, Totals
 from proxy.membership import Instance, Membership
 from proxy.messages import NodeStats, PolicyState, ServiceStats
@@ -35,7 +36,7 @@ REGISTRY = RegistryStatus(provider="etcd", connected=True)
 
 
 def told(
-    pools: PoolBook,
+    pools: PoolRegistry,
     settings: ServiceSettings,
     totals: Totals,
     *,
@@ -44,12 +45,12 @@ def told(
 ) -> dict[str, Any]:
     """What is told of `users`."""
     return status.service(
-        pools.pools["users"], settings, totals, lambda slot: inflight, 0.0, registry
+        pools.by_service["users"], settings, totals, lambda slot: inflight, 0.0, registry
     )
 
 
-def book(**services: tuple[Instance, ...]) -> PoolBook:
-    pools = PoolBook({}, Slots(100, lambda slot: True), 0.0)
+def book(**services: tuple[Instance, ...]) -> PoolRegistry:
+    pools = PoolRegistry({}, Slots(100, lambda slot: True), 0.0)
     pools.apply(Membership(services=services), 0.0)
     return pools
 
@@ -141,7 +142,7 @@ def test_a_service_tells_where_its_limits_stand() -> None:
 def test_services_are_listed_by_name_with_their_balancer() -> None:
     settings = Settings(services={"users": ServiceSettings(balancer=BalancerSpec(type="random"))})
     pools = book(users=(instance("a"),), orders=(instance("a", "orders"),))
-    rows = status.services(pools.pools, settings, Totals(Retired()), REGISTRY)["services"]
+    rows = status.services(pools.by_service, settings, Totals(Retired()), REGISTRY)["services"]
     assert [(row["name"], row["balancer"]) for row in rows] == [
         ("orders", "round_robin"),
         ("users", "random"),
@@ -162,7 +163,7 @@ def test_a_list_of_services_tells_what_stands_in_the_way_of_each() -> None:
     workers[1].states["users"] = PolicyState("trying", 2)
     pools = book(users=(instance("a"),), orders=(instance("a", "orders"),))
     totals = Totals(Retired(), workers)
-    orders, users = status.services(pools.pools, settings, totals, REGISTRY)["services"]
+    orders, users = status.services(pools.by_service, settings, totals, REGISTRY)["services"]
     assert users["limits"] == {"breaker": {"open": 1, "trying": 1}, "waiting": 5, "queue_full": 1}
     assert orders["limits"] == {"breaker": None, "waiting": 0, "queue_full": 0}
 
@@ -194,7 +195,7 @@ def test_records_that_are_refused_or_odd_stand_beside_their_service() -> None:
     document = told(pools, ServiceSettings(), Totals(Retired()), registry=registry)
     assert document["refused"] == [{"key": "/s/users/x", "reason": "no port", "kept": False}]
     assert document["odd"] == [{"key": "/s/users/a", "reason": "metadata 7 is ignored"}]
-    rows = status.services(pools.pools, Settings(), Totals(Retired()), registry)["services"]
+    rows = status.services(pools.by_service, Settings(), Totals(Retired()), registry)["services"]
     assert [(row["name"], row["total"], len(row["refused"])) for row in rows] == [
         ("orders", 0, 1),
         ("users", 1, 1),
@@ -215,7 +216,7 @@ def test_a_service_of_the_configuration_is_known_before_anybody_registers() -> N
         services={"users": ServiceSettings()},
         routes=(RouteSpec(host="a.b", service="orders"), RouteSpec(path_prefix="/{service}")),
     )
-    rows = status.services(book().pools, settings, Totals(Retired()), REGISTRY)["services"]
+    rows = status.services(book().by_service, settings, Totals(Retired()), REGISTRY)["services"]
     assert [(row["name"], row["ready"], row["total"]) for row in rows] == [
         ("orders", 0, 0),
         ("users", 0, 0),
@@ -250,14 +251,14 @@ class TestExplain:
         url: str,
         *fields: tuple[str, str],
         method: str = "GET",
-        pools: PoolBook | None = None,
+        pools: PoolRegistry | None = None,
         workers: tuple[Reported, ...] = (),
         **changes: Any,
     ) -> dict[str, Any]:
         known = pools or book(users=(instance("a"), instance("b", weight=0)))
         totals = Totals(Retired(), workers)
         settings = msgspec.structs.replace(self.settings, **changes)
-        return explain(method, url, fields, known.pools, settings, totals, known.complete, 5.0)
+        return explain(method, url, fields, known.by_service, settings, totals, known.complete, 5.0)
 
     def test_the_way_of_a_request(self) -> None:
         document = self.ask("http://Users.Example.com:8080/x?y=1", ("X-User", "42"))
@@ -340,7 +341,7 @@ class TestExplain:
         assert (answer["status"], answer["error"]) == (404, "destination_not_found")
 
     def test_a_template_before_anybody_is_known(self) -> None:
-        pools = PoolBook({}, Slots(100, lambda slot: True), 0.0)
+        pools = PoolRegistry({}, Slots(100, lambda slot: True), 0.0)
         answer = self.ask("/svc/ghost", pools=pools)["answer"]
         assert (answer["status"], answer["error"]) == (503, "destination_unavailable")
 
@@ -372,7 +373,7 @@ class TestExplain:
 
     def test_a_service_that_its_fallback_serves(self) -> None:
         fallback = {"users": PoolSettings(fallback=(instance("z"),))}
-        pools = PoolBook({}, Slots(100, lambda slot: True), 0.0, settings=fallback)
+        pools = PoolRegistry({}, Slots(100, lambda slot: True), 0.0, settings=fallback)
         document = self.ask("http://users.example.com/", pools=pools)
         assert (document["source"], document["answer"]) == ("fallback", None)
         assert [row["id"] for row in document["candidates"]] == ["z"]

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from proxy.control.ejections import Ejected, Ejections, Sight
-from proxy.control.pools import FORGET_AFTER, PoolBook, Slots
+from proxy.control.ejections import Ejected, Ejections, PoolCounts
+from proxy.control.pools import FORGET_AFTER, PoolRegistry
+from proxy.control.slots import Slots
 from proxy.control.slow_start import SlowStart
 from proxy.engine.resilience.breaker import TRIALS, Breaker, State
 from proxy.engine.resilience.limits import SIZE, BucketTable
@@ -162,7 +163,7 @@ def test_ejections_last_n_times_the_base_less_a_tenth_at_most(t: float) -> None:
         now = BEGAN
         for n in range(1, 8):
             settings = EjectionSettings(base=t, max=5 * t)
-            found = ejections.suspect("s", "a", Sight(4, 4, True), settings, now)
+            found = ejections.suspect("s", "a", PoolCounts(4, 4, True), settings, now)
             assert isinstance(found, Ejected)
             assert ejections.next_at == found.until
             assert ejections.step(found.until - 1e-6 * t) == []
@@ -180,11 +181,11 @@ def test_an_ejection_is_forgiven_for_each_base_time_in_service(t: float) -> None
         settings = EjectionSettings(base=t, max=100 * t)
         now = BEGAN - 100 * t
         for _ in range(3):
-            found = ejections.suspect("s", "a", Sight(4, 4, True), settings, now)
+            found = ejections.suspect("s", "a", PoolCounts(4, 4, True), settings, now)
             assert isinstance(found, Ejected)
             now = found.until
             ejections.step(now)
-        again = ejections.suspect("s", "a", Sight(4, 4, True), settings, now + at)
+        again = ejections.suspect("s", "a", PoolCounts(4, 4, True), settings, now + at)
         assert isinstance(again, Ejected)
         return again.count < 4
 
@@ -254,10 +255,10 @@ def test_trials_are_few() -> None:
 
 def test_a_service_without_instances_is_known_for_ten_minutes() -> None:
     def over(t: float, at: float) -> bool:
-        book = PoolBook({}, Slots(8, lambda slot: True), BEGAN - 2)
+        book = PoolRegistry({}, Slots(8, lambda slot: True), BEGAN - 2)
         book.apply(Membership(services={"users": (instance("a"),)}), BEGAN - 1)
         book.apply(Membership(services={}), BEGAN)
-        return book.expire(BEGAN + at).gone == ("users",)
+        return book.expire(BEGAN + at).gone == ["users"]
 
     assert 0.999 <= when(over, FORGET_AFTER) <= 1.1
 

@@ -9,14 +9,13 @@ import sys
 import pytest
 
 from proxy.admin_client import AdminClient, url_of
-from proxy.control.workers import (
+from proxy.control.launch import (
     ALLOCATOR,
-    LONGEST_DELAY,
     describe_exit,
     environment_of_workers,
     module_command,
-    restart_delay,
 )
+from proxy.control.worker_slot import LONGEST_DELAY, restart_delay
 
 
 def test_the_first_replacement_starts_at_once_and_none_waits_longer_than_a_second() -> None:

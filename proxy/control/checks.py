@@ -1,0 +1,137 @@
+"""Active checks: the monitor is told of the pools' instances, and the pools of its findings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from random import Random
+from typing import Any
+
+from proxy import catalog
+from proxy.control.pool import Changes
+from proxy.control.pools import PoolRegistry
+from proxy.control.reactions import Reactions, id_in
+from proxy.control.sockets import descriptors
+from proxy.destinations import Destinations
+from proxy.health.base import Check, Endpoint
+from proxy.health.monitor import Finding, Monitor, Passed, Plan
+from proxy.health.schedule import Candidate, Rules
+from proxy.membership import Instance
+from proxy.settings.service import HealthCheckSettings
+
+CHECK_DESCRIPTORS = 4
+"""At most one part in so many of this process's descriptors is for checks under way: where few are
+allowed, the registry is followed and the admin server answers all the same."""
+
+
+class Checks:
+    """Owns the monitor, and which instances it was told of."""
+
+    def __init__(
+        self,
+        pools: PoolRegistry,
+        reactions: Reactions,
+        on_changes: Callable[[Changes], None],
+        on_passed: Passed,
+        destinations: Destinations,
+        rng: Random,
+    ) -> None:
+        """`destinations`: where checks of the registry's instances may not lead."""
+        self._pools = pools
+        self._reactions = reactions
+        self._on_changes = on_changes
+        self._destinations = destinations
+        self._monitor = Monitor(
+            self._plan,
+            self._on_findings,
+            on_passed,
+            most=descriptors() // CHECK_DESCRIPTORS,
+            rng=rng,
+        )
+        self._plans: dict[HealthCheckSettings, Plan] = {}
+        self._looked_at: dict[str, tuple[Instance, ...]] = {}
+        """Service → the instances that the monitor was told of."""
+
+    @property
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """Service → `passed | failed | skipped` → checks."""
+        return self._monitor.counts
+
+    async def run(self) -> None:
+        """Check until cancelled."""
+        await self._monitor.run()
+
+    async def close(self) -> None:
+        """Release what checks share. `run` must be over."""
+        await self._monitor.close()
+
+    def _plan(self, service: str) -> Plan | None:
+        wanted = self._pools.settings(service).health_check
+        if wanted is None:
+            return None
+        if wanted not in self._plans:
+            check = build_check(wanted)
+            check.destinations = self._destinations
+            self._plans[wanted] = Plan(check, Rules(wanted.interval, wanted.fall, wanted.rise))
+        return self._plans[wanted]
+
+    def follow(self, services: Iterable[str]) -> None:
+        """The instances of these services may be other ones now."""
+        for service in services:
+            pool = self._pools.by_service.get(service)
+            instances = () if pool is None else pool.source
+            local = pool is not None and pool.local
+            if self._looked_at.get(service) is instances:
+                continue
+            self._looked_at[service] = instances
+            if not instances:
+                del self._looked_at[service]
+            for instance in instances if self._plan(service) is not None else ():
+                if not self._monitor.checks(service, instance.key) and not _well(instance):
+                    # Or it would be served as soon as the registry calls it healthy, whatever
+                    # our own checks found meanwhile.
+                    self._pools.check(service, instance.key, "not checked since it was unhealthy")
+            left = self._monitor.update(
+                service,
+                (
+                    Candidate(
+                        instance.key,
+                        Endpoint(instance.address, instance.port, local),
+                        _well(instance),
+                    )
+                    for instance in instances
+                ),
+            )
+            for key in left:
+                self._pools.check(service, key, None)
+
+    def _on_findings(self, findings: list[Finding]) -> None:
+        for finding in findings:
+            self._pools.check(
+                finding.service, finding.key, None if finding.healthy else finding.message
+            )
+            self._reactions.tell(
+                "check_healthy" if finding.healthy else "check_unhealthy",
+                service=finding.service,
+                instance=id_in(finding.key),
+                message=finding.message,
+            )
+        self._on_changes(self._pools.settle(time.monotonic()))
+
+
+def _well(instance: Instance) -> bool:
+    """By the registry's word, where checks begin."""
+    return instance.health in ("healthy", "draining")
+
+
+def build_check(settings: HealthCheckSettings) -> Check:
+    """The check that the settings ask for. ValueError when a parameter is wrong."""
+    parameters: dict[str, Any] = {"timeout": settings.timeout}
+    if settings.type == "http":
+        parameters |= {"path": settings.path, "expect": settings.expect, "host": settings.host}
+    elif settings.type == "exec":
+        parameters |= {"command": settings.command}
+    if settings.type in ("http", "tcp"):
+        parameters["port"] = settings.port
+    check: Check = catalog.load(catalog.CHECKS, settings.type)(**parameters)
+    return check

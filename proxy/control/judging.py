@@ -1,0 +1,78 @@
+"""The verdict on one instance, and when a pool is served whatever the verdicts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from proxy.membership import Instance
+from proxy.messages import Status
+
+
+@dataclass(slots=True)
+class Overrides:
+    """What was found out about instances of one service, beside the registry's word.
+
+    Owned by `PoolRegistry`; kept for instances that left, because they may be back in a moment.
+    """
+
+    drained: set[str] = field(default_factory=set)
+    """Ids; the operator's word holds for whatever is registered under that name."""
+    unhealthy: dict[str, str] = field(default_factory=dict)
+    """Key of an instance that fails its active checks → what the last one said."""
+    ejected: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """Key → reason, and until when."""
+
+    def __bool__(self) -> bool:
+        return bool(self.drained or self.unhealthy or self.ejected)
+
+
+NO_OVERRIDES = Overrides()
+
+
+def judge(
+    instance: Instance, found: Overrides = NO_OVERRIDES, refusal: str = ""
+) -> tuple[Status, str]:
+    """Status of an instance, and the reason if it is not ready. `refusal`: why its address must not
+    be connected to, as far as that is known before names are resolved.
+
+    Whoever takes an instance out on purpose is believed first; then whoever finds it unhealthy,
+    the registry or our own checks: it is served only if neither does.
+    """
+    if instance.id in found.drained:
+        return "draining", "drained by the operator"
+    if instance.health == "draining":
+        return "draining", _because("draining in the registry", instance.health_message)
+    if instance.health != "healthy":
+        return "unhealthy", _because(
+            f"{instance.health!r} in the registry", instance.health_message
+        )
+    if instance.weight == 0:
+        return "draining", "weight 0"
+    if refusal:
+        return "unhealthy", refusal
+    key = instance.key
+    if key in found.unhealthy:
+        return "unhealthy", _because("fails its checks", found.unhealthy[key])
+    if key in found.ejected:
+        return "ejected", found.ejected[key][0]
+    return "ready", ""
+
+
+def _because(reason: str, message: str) -> str:
+    return f"{reason}: {message}" if message else reason
+
+
+def panics(statuses: Iterable[Status], threshold: float = 0.0) -> bool:
+    """Nobody is ready, or a smaller share than `threshold`, but some would serve if health were
+    ignored: then it is ignored, because an instance that is wrongly believed dead serves better
+    than none, and few that are overrun serve worse than many of which some are dead. Those
+    that drain were taken out on purpose: they stay out and do not count."""
+    ready = failing = 0
+    for status in statuses:
+        if status == "ready":
+            ready += 1
+        elif status != "draining":
+            failing += 1
+    # Divided, because 0.28 * 25 is more than 7 for a computer, and 7 / 25 is just 0.28.
+    return failing > 0 and (not ready or ready / (ready + failing) < threshold)

@@ -1,0 +1,99 @@
+"""Starting processes of ours: how they are run, with which descriptors and environment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+
+def describe_exit(returncode: int) -> str:
+    """`exit status 1` or `signal SIGKILL`."""
+    if returncode >= 0:
+        return f"exit status {returncode}"
+    try:
+        return f"signal {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"signal {-returncode}"
+
+
+def module_command(module: str, search: Iterable[str] | None = None) -> tuple[str, ...]:
+    """How to run a module of ours: the same interpreter, finding the same packages. `search`:
+    this process's import path, if it is not `sys.path`."""
+    # `-m` puts the current directory first on the import path. That must be so in the child
+    # exactly if it was so here (`python -m proxy` in a checkout); the installed command may be
+    # started in any directory, even one with another `proxy` package in it.
+    here = os.path.realpath(os.curdir)
+    path = sys.path if search is None else search
+    safe = [] if here in map(os.path.realpath, path) else ["-P"]
+    return (sys.executable, *safe, "-m", module)
+
+
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(1024 * 1024),
+    "MALLOC_TRIM_THRESHOLD_": str(8 * 1024 * 1024),
+    "MALLOC_TOP_PAD_": str(1024 * 1024),
+}
+"""Bytes, for glibc's malloc. Bodies go through a worker in pieces of up to 256 KiB. With the
+defaults each piece that is freed goes back to the kernel, and the next one is faulted in page by
+page: a third of the cost of a download. Whoever has set these variables keeps their own."""
+
+
+class Launch(Protocol):
+    """What is needed to start a worker process."""
+
+    async def __call__(self, index: int, channel: socket.socket) -> Process: ...
+
+
+class ProcessLaunch:
+    """Starts worker processes; the descriptors it passes on belong to others."""
+
+    def __init__(
+        self,
+        *,
+        program: Sequence[str],
+        workers: int,
+        board: int,
+        sockets: Mapping[str, Sequence[socket.socket]],
+        environ: Mapping[str, str],
+    ) -> None:
+        """`board`: descriptor of the in-flight board; `sockets`: by listener, one per worker;
+        `environ`: added to this process's environment."""
+        self._program = tuple(program)
+        self._workers = workers
+        self._board = board
+        self._sockets = sockets
+        self._environ = environment_of_workers(os.environ, environ)
+
+    async def __call__(self, index: int, channel: socket.socket) -> Process:
+        """Start worker `index` with its end of the channel. OSError when there is no process
+        to be had."""
+        own = [(name, sockets[index].fileno()) for name, sockets in self._sockets.items()]
+        arguments = [
+            *("--index", str(index), "--workers", str(self._workers)),
+            *("--channel", str(channel.fileno()), "--board", str(self._board)),
+        ]
+        for name, fd in own:
+            arguments += ["--socket", f"{name}={fd}"]
+        return await asyncio.create_subprocess_exec(
+            *self._program,
+            *arguments,
+            stdin=DEVNULL,
+            pass_fds=[channel.fileno(), self._board, *(fd for _, fd in own)],
+            env=self._environ,
+            # Ctrl-C in a terminal goes to the whole foreground group. A worker must not see
+            # it: the control process alone decides in which order things stop.
+            start_new_session=True,
+        )
+
+
+def environment_of_workers(own: Mapping[str, str], added: Mapping[str, str]) -> dict[str, str]:
+    """`own`: this process's environment. Whatever it says, strings are hashed under a seed that is
+    drawn at the start: with a fixed one, as some images set it, clients could choose field names
+    that all fall into one place of a dict."""
+    return {**ALLOCATOR, **own, **added, "PYTHONHASHSEED": "random"}

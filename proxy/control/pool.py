@@ -1,0 +1,120 @@
+"""One service as the control process knows it: its instances, the verdicts, the snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from proxy.control.slow_start import SCALE, SlowStart, scaled
+from proxy.membership import Instance
+from proxy.messages import PoolNode, PoolSnapshot, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One instance of a pool with the verdict on it."""
+
+    instance: Instance
+    status: Status
+    reason: str
+    """Why it is not ready; empty when it is."""
+    slot: int
+    until: float | None = None
+    """When an ejection ends."""
+
+    def told(self, now: float) -> str:
+        """The reason, and how long it will hold where that is known."""
+        left = self.back_in(now)
+        return self.reason if left is None else f"{self.reason}, back in {left:.0f} s"
+
+    def back_in(self, now: float) -> float | None:
+        """Seconds until an ejection ends."""
+        return None if self.until is None else round(max(0.0, self.until - now), 1)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was seen of one service in the registry, counted since the pool exists."""
+
+    discoveries: int = 0
+    """Times its set of instances was learnt anew: the first list and each change."""
+    registered: int = 0
+    deregistered: int = 0
+    updated: int = 0
+    health: dict[str, int] = field(default_factory=dict)
+    """`healthy | draining | unhealthy` → statements read from the registry."""
+
+
+@dataclass(slots=True)
+class Pool:
+    """One service as the control process knows it. Only `PoolRegistry` writes to it."""
+
+    service: str
+    static: bool
+    source: tuple[Instance, ...] = ()
+    fallback: bool = False
+    """`source` is not from the registry, which knows nobody, but `fallback_instances`."""
+    members: tuple[Member, ...] = ()
+    snapshot: PoolSnapshot = field(default_factory=lambda: PoolSnapshot("", 0, ()))
+    empty_since: float | None = None
+    """When the registry last named it, if it does not now."""
+    tally: Tally = field(default_factory=Tally)
+    slow_start: SlowStart = field(default_factory=SlowStart)
+    scaled: bool = False
+    """Weights in the snapshot are multiplied by `SCALE`, because somebody is new."""
+    step_at: float | None = None
+    """When the weights of newcomers are to be looked at again."""
+
+    @property
+    def local(self) -> bool:
+        """Its instances stand in the local file."""
+        return self.static or self.fallback
+
+    @property
+    def warming(self) -> int:
+        """Instances in slow start: those with less than their full weight."""
+        if not self.scaled:
+            return 0
+        return sum(
+            node.weight < member.instance.weight * SCALE
+            for member, node in zip(self.members, self.snapshot.nodes, strict=True)
+        )
+
+
+@dataclass(slots=True)
+class Changes:
+    """What one update of the pools did."""
+
+    pools: list[str] = field(default_factory=list)
+    """Services whose snapshot is a new one."""
+    gone: list[str] = field(default_factory=list)
+    """Services that have no pool any more."""
+    registered: int = 0
+    deregistered: int = 0
+    updated: int = 0
+    panic_began: list[str] = field(default_factory=list)
+    panic_ended: list[str] = field(default_factory=list)
+    fallback_began: list[str] = field(default_factory=list)
+    """Services that `fallback_instances` serve from now on."""
+    fallback_ended: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.pools or self.gone)
+
+
+def node_of(member: Member, local: bool, shares: Mapping[str, float] | None = None) -> PoolNode:
+    """`local`: as in `PoolNode`; `shares`: of those that have not their full weight yet, by key."""
+    instance = member.instance
+    weight = instance.weight
+    if shares:
+        weight = scaled(weight, shares.get(instance.key, 1.0))
+    return PoolNode(
+        key=instance.key,
+        id=instance.id,
+        address=instance.address,
+        port=instance.port,
+        weight=weight,
+        status=member.status,
+        slot=member.slot,
+        local=local,
+    )

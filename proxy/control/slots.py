@@ -1,0 +1,65 @@
+"""The columns of the in-flight board, by instance. Pure: `now` is an argument."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+SLOT_REST = 5.0
+"""Seconds a freed board column stays unused. A worker that has not applied the removal yet may
+still pick the old instance; that takes milliseconds, or a worker is about to be replaced."""
+
+_SLOT_LOOKS = 8
+"""Resting columns looked at for each new instance, so that a mass registration while thousands
+of tunnels hold their columns stays cheap."""
+
+
+class Slots:
+    """Owns the columns of the in-flight board: which instance counts where.
+
+    Column 0 belongs to nobody; an instance gets it when all others are taken, and is then
+    counted within each worker only.
+    """
+
+    def __init__(self, capacity: int, idle: Callable[[int], bool]) -> None:
+        """`capacity`: columns of the board, column 0 included; `idle`: is it zero in all rows?"""
+        self._capacity = capacity
+        self._idle = idle
+        self._held: dict[tuple[str, str], int] = {}
+        self._resting: dict[tuple[str, str], tuple[int, float]] = {}
+        """In the order they were freed."""
+        self._fresh = 1
+
+    def take(self, service: str, key: str, now: float) -> int:
+        """The column of this instance. One that comes back gets the column it had, because
+        requests from before it left may still count there."""
+        name = (service, key)
+        if name in self._held:
+            return self._held[name]
+        if name in self._resting:
+            slot, _ = self._resting.pop(name)
+        else:
+            slot = self._reusable(now)
+            if not slot and self._fresh < self._capacity:
+                slot = self._fresh
+                self._fresh += 1
+        if slot:
+            self._held[name] = slot
+        return slot
+
+    def _reusable(self, now: float) -> int:
+        # Old columns before new ones: workers compare the board up to the highest in use.
+        for name, (slot, since) in list(itertools.islice(self._resting.items(), _SLOT_LOOKS)):
+            if now - since < SLOT_REST:
+                break
+            del self._resting[name]
+            if self._idle(slot):
+                return slot
+            self._resting[name] = (slot, now)
+        return 0
+
+    def free(self, service: str, key: str, now: float) -> None:
+        """The instance left. Its column rests until nothing counts in it any more."""
+        slot = self._held.pop((service, key), 0)
+        if slot:
+            self._resting[(service, key)] = (slot, now)

@@ -1,0 +1,272 @@
+"""One worker process as the control process sees it: the dialogue (`messages.ToWorker`,
+`messages.FromWorker`) from start to exit.
+
+    worker                      control process
+      Hello(pid)          ─▶
+                          ◀─    Configure(config)
+                          ◀─    Pools(1, snapshots, complete?) …
+      Applied(1)          ─▶
+      Accepting           ─▶                             once a complete set, or Accept, came
+                          ◀─    Pools(2, changed, removed) …
+      WorkerStats(0)      ─▶                             each second: also the sign of life
+      Suspect(instance)   ─▶                             it fails in live traffic
+      BreakerTurned       ─▶                             a circuit breaker opened or closed
+      FieldDropped        ─▶                             a client's field was left out
+                          ◀─    ReopenAccessLog
+                          ◀─    Collect(n)
+      WorkerStats(n)      ─▶
+                          ◀─    Drain(grace)
+      (exit)
+
+At most one `Pools` is under way to a worker, and it is small: what changes meanwhile, and what
+there is beyond it, is gathered and goes out after its `Applied`. So a slow worker gets fewer
+messages and never a queue, and is never held for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from asyncio.subprocess import Process
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import structlog
+
+from proxy.channel import Channel
+from proxy.control.pools import PoolRegistry
+from proxy.control.statistics import Applies, Reported
+from proxy.messages import (
+    Accept,
+    Accepting,
+    Applied,
+    BreakerTurned,
+    Collect,
+    Configure,
+    Drain,
+    FieldDropped,
+    FromWorker,
+    Hello,
+    Pools,
+    PoolSnapshot,
+    ReopenAccessLog,
+    Suspect,
+    WorkerConfig,
+    WorkerStats,
+)
+
+log = structlog.get_logger()
+
+Notice = Suspect | BreakerTurned | FieldDropped
+"""What a worker says that concerns more than itself."""
+
+SILENT_WARNING = 5
+"""Seconds of silence after which operators are told: its clients have been waiting for as long."""
+
+MESSAGE = 240
+"""Instances in one message, more only if one service has more: applying them takes a worker some
+two milliseconds, in which it serves nobody. The next message waits for its `Applied`."""
+
+SERVICE_SIZE = 6
+"""Instances that one service costs as much as, beside its own."""
+
+PARTING = 2.0
+"""Seconds a worker has to exit once its channel is closed, before it is killed."""
+
+
+class WorkerProcess:
+    """One worker process from start to exit.
+
+    Owns its channel and the state of the dialogue; nothing in here survives the process.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        process: Process,
+        pools: PoolRegistry,
+        applies: Applies,
+        config: Callable[[], WorkerConfig],
+        accept_anyway: Callable[[], bool],
+        on_change: Callable[[], None],
+        on_notice: Callable[[Notice], None],
+    ) -> None:
+        self.index = index
+        self._applies = applies
+        self.process = process
+        self.started_at = time.monotonic()
+        self.accepting = False
+        self.draining = False
+        self.applied = 0
+        """Number of the last `Pools` in effect."""
+        self.revision = 0
+        """The registry's, of what is in effect."""
+        self.knows_all = False
+        """The worker applied a complete set."""
+        self.stats = Reported()
+        """What the process has counted."""
+        self.answered = 0
+        """Number of the last `Collect` it answered."""
+        self.silent_ticks = 0
+        """Seconds since it said anything."""
+        self._pools = pools
+        self._config = config
+        self._accept_anyway = accept_anyway
+        self._on_change = on_change
+        self._on_notice = on_notice
+        self._greeted = False
+        self._sent = 0
+        self._sent_revision = 0
+        self._sent_complete = 0
+        """Number of the first `Pools` that said `complete`; 0 = none did."""
+        self._dirty: dict[str, None] = {}
+        """Services that the worker is to be told of, those that wait for longest first."""
+        self._parting: asyncio.TimerHandle | None = None
+        self.channel: Channel[FromWorker] = Channel(FromWorker, self._on_message, self._on_closed)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def ready(self) -> bool:
+        """The worker accepts connections and knows the first full set."""
+        return self.accepting and self.knows_all and not self.draining
+
+    @property
+    def state(self) -> Literal["starting", "waiting", "accepting", "draining"]:
+        """`waiting`: configured, but it does not accept yet."""
+        if self.draining:
+            return "draining"
+        if self.accepting:
+            return "accepting"
+        return "waiting" if self._greeted else "starting"
+
+    # -------------------------------------------------------------------- towards it
+
+    def update(self, services: Iterable[str]) -> None:
+        """Tell of services that changed or are gone; what they are now is read from the pools when
+        the message is built."""
+        if not self._greeted:
+            return
+        self._dirty.update(dict.fromkeys(services))
+        self._flush()
+
+    def _flush(self) -> None:
+        news = self._dirty or (self._pools.complete and not self._sent_complete)
+        if news and self.applied == self._sent:
+            self._send_pools()
+
+    def _send_pools(self) -> None:
+        """Send what changed, or the part of it that a worker applies in one go."""
+        snapshots: list[PoolSnapshot] = []
+        removed: list[str] = []
+        size = 0
+        while self._dirty and size < MESSAGE:
+            service = next(iter(self._dirty))
+            del self._dirty[service]
+            snapshot = self._pools.snapshot(service)
+            if snapshot is None:
+                removed.append(service)
+            else:
+                snapshots.append(snapshot)
+                size += len(snapshot.nodes)
+            size += SERVICE_SIZE
+        self._sent += 1
+        whole = not self._dirty
+        if whole:
+            self._sent_revision = self._pools.revision
+        complete = whole and self._pools.complete
+        if complete and not self._sent_complete:
+            self._sent_complete = self._sent
+        self.channel.send(
+            Pools(
+                seq=self._sent,
+                snapshots=tuple(snapshots),
+                removed=tuple(removed),
+                complete=complete,
+                revision=self._sent_revision,
+            )
+        )
+
+    def accept(self) -> None:
+        """Start accepting although no full set is known."""
+        if self._greeted:
+            self.channel.send(Accept())
+
+    def reopen_access_log(self) -> None:
+        """Go on in a new file. One that has not said hello will open it anyway."""
+        if self._greeted:
+            self.channel.send(ReopenAccessLog())
+
+    def collect(self, number: int) -> bool:
+        """Ask for statistics; False if it cannot answer yet."""
+        if not self._greeted or self.channel.closed:
+            return False
+        self.channel.send(Collect(number))
+        return True
+
+    def drain(self, grace: float, delay: float) -> None:
+        """Stop accepting after `delay`, finish, exit. One that has not said hello has nothing to
+        finish."""
+        self.draining = True
+        if self._greeted:
+            self.channel.send(Drain(grace, delay))
+        else:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the process at once. Safe when it is gone."""
+        try:
+            self.process.kill()
+        except ProcessLookupError:
+            pass
+
+    def close(self) -> None:
+        """The process is gone: release what belongs to it."""
+        self.channel.close()
+        if self._parting is not None:
+            self._parting.cancel()
+
+    # ------------------------------------------------------------------------ from it
+
+    def _on_message(self, message: FromWorker) -> None:
+        if self.silent_ticks >= SILENT_WARNING:
+            log.info(
+                "worker_heard_again", worker=self.index, pid=self.pid, silent=self.silent_ticks
+            )
+        self.silent_ticks = 0
+        match message:
+            case Hello():
+                self._greeted = True
+                self.channel.send(Configure(self._config()))
+                self._dirty = dict.fromkeys(self._pools.by_service)
+                self._send_pools()
+                if self._accept_anyway():
+                    self.channel.send(Accept())
+            case Applied(seq, seconds):
+                self.applied = seq
+                self.revision = self._sent_revision
+                self._applies.add(seconds)
+                if self._sent_complete and seq >= self._sent_complete:
+                    self.knows_all = True
+                self._flush()
+            case Accepting():
+                self.accepting = True
+                log.info("worker_accepting", worker=self.index, pid=self.pid)
+            case WorkerStats():
+                self.stats.take(message)
+                if message.more:
+                    return
+                self.answered = max(self.answered, message.number)
+            case Suspect() | BreakerTurned() | FieldDropped():
+                self._on_notice(message)
+                return
+        self._on_change()
+
+    def _on_closed(self, error: Exception | None) -> None:
+        if error is not None:
+            log.error("worker_channel_failed", worker=self.index, pid=self.pid, error=str(error))
+        # It cannot be told anything any more, so it must go. Most of the time it is going.
+        if self.process.returncode is None and not self.draining:
+            self._parting = asyncio.get_running_loop().call_later(PARTING, self.kill)

@@ -15,9 +15,9 @@ from typing import Any, Final
 import msgspec
 
 from proxy import catalog
+from proxy.settings.balancer import balancer_parameters
 from proxy.settings.declare import Key, keys_of, takes_further, walk
 from proxy.settings.file import File
-from proxy.settings.service import balancer_parameters
 
 _TABLE: Final = re.compile(r"(<!-- keys: ([a-z_ ]+) -->\n\n)(?:\|.*\n)*")
 _HEADER: Final = "| key | type | default | meaning |\n|---|---|---|---|\n"

@@ -18,6 +18,7 @@ from proxy.settings import yaml_lines
 from proxy.settings.complaints import Complaint, ConfigError, Report
 from proxy.settings.declare import Given, build, read_section
 from proxy.settings.file import File, Settings
+from proxy.settings.instances import static_instances
 from proxy.settings.listener import check_listeners
 from proxy.settings.process import (
     resolve_access_log,
@@ -25,7 +26,7 @@ from proxy.settings.process import (
 from proxy.settings.read import shown
 from proxy.settings.registry import check_registry
 from proxy.settings.route import check_routes
-from proxy.settings.service import PoolSettings, inherit, static_instances, steady
+from proxy.settings.service import PoolSettings, inherit, steady
 from proxy.settings.tree import Scalar
 
 MAX_FILE: Final = 1024 * 1024

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Final
 
 import msgspec
 
 from balancers.base import Balancer
 from proxy import catalog
 from proxy.membership import Instance
-from proxy.settings.addresses import ADDRESS, NAME, NAMES, PORT, parse_name
-from proxy.settings.complaints import Report, dotted
-from proxy.settings.declare import Further, Given, Off, Short, overlay
+from proxy.settings.balancer import BalancerSpec, inherit_balancer
+from proxy.settings.complaints import Report
+from proxy.settings.declare import Given, Off, Short, overlay
+from proxy.settings.instances import InstanceEntry, instances_of
 from proxy.settings.keys import SOURCE
 from proxy.settings.read import (
     DURATION,
@@ -24,18 +23,11 @@ from proxy.settings.read import (
     UNLIMITED,
     Read,
     choice,
-    did_you_mean,
     integer,
-    parameter,
     parse_switch,
 )
 from proxy.settings.route import METHOD, PATH, SET_HOST
-from proxy.settings.tree import Path, Scalar
 
-DEFAULT_KEY: Final = "client_ip"
-"""What a balancer that hashes hashes when the file does not say."""
-WEIGHT: Final = integer(0, 65_535, "0 = drained")
-"""The same ceiling as for instances from the registry: hash rings grow with weights."""
 RETRY_REASONS: Final = ("connect", "reset", "first_byte", "502", "503", "504")
 
 
@@ -60,25 +52,6 @@ _LENIENCE: Final = Read(
     literal=True,
     json={"anyOf": [{"const": "auto"}, {"type": "boolean"}]},
 )
-
-
-class BalancerSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Which balancer, with which parameters, keyed on what of the request."""
-
-    type: Annotated[
-        str,
-        choice(tuple(catalog.BALANCERS), "a balancer"),
-        "`round_robin`, `weighted_round_robin`, `random`, `consistent_hash` or"
-        " `least_connections`. `balancer: random` is short for `balancer: {type: random}`.",
-    ] = "round_robin"
-    key: Annotated[
-        str,
-        SOURCE,
-        "What `consistent_hash` hashes: `client_ip`, `host`, `path`, `header:NAME`, `cookie:NAME`"
-        " or `query:NAME`. Without it `client_ip`; for other balancers it is refused.",
-    ] = ""
-    params: Annotated[dict[str, int | float], Further()] = {}
-    """Passed to the balancer's constructor as they are."""
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
@@ -261,26 +234,6 @@ class DrainSettings(msgspec.Struct, frozen=True, kw_only=True):
     )
 
 
-class InstanceEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """An instance as it stands in the file."""
-
-    id: Annotated[
-        str | None,
-        NAME,
-        "Different for each instance of the service; without it `address:port`.",
-    ] = None
-    address: Annotated[str, ADDRESS, "IP address or host name."]
-    port: Annotated[int, PORT, "1 to 65535."]
-    weight: Annotated[
-        int,
-        WEIGHT,
-        "Share of the requests, 0 to 65535; 0 = drained. May be written as `metadata.weight`"
-        " instead.",
-    ] = 1
-    version: Annotated[str, TEXT, "Shown by the admin API."] = ""
-    metadata: Annotated[dict[str, str], TEXT, "Shown by the admin API; as in the registry."] = {}
-
-
 class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker needs to know to serve one service."""
 
@@ -372,7 +325,7 @@ def inherit(given: Given, service: str, inherited: PoolSettings, report: Report)
     """The settings of one service, or of `defaults` (`service` is empty)."""
     settings = msgspec.structs.replace(
         overlay(inherited, given),
-        balancer=_balancer(given, inherited.balancer, report),
+        balancer=inherit_balancer(given, inherited.balancer, report),
         fallback=_fallback(given, service, inherited, report),
         fallback_instances=(),
     )
@@ -431,124 +384,3 @@ def _check_health_check(given: Given, check: HealthCheckSettings, report: Report
         report.complain(
             given.at("command"), "is missing; allowed for type exec: a line for the shell"
         )
-
-
-class Parameter(NamedTuple):
-    """One parameter of a balancer."""
-
-    read: Read[int | float]
-    default: int | float
-
-
-def balancer_parameters(name: str) -> dict[str, Parameter]:
-    """The keyword-only arguments of a balancer's constructor, bounded by its `limits`."""
-    balancer: type[Balancer] = catalog.load(catalog.BALANCERS, name)
-    parameters: dict[str, Parameter] = {}
-    for argument, declared in inspect.signature(balancer.__init__).parameters.items():
-        if declared.kind is inspect.Parameter.KEYWORD_ONLY:
-            whole = declared.annotation in (int, "int")
-            read = parameter(whole, declared.default, balancer.limits.get(argument))
-            parameters[argument] = Parameter(read, declared.default)
-    return parameters
-
-
-def _balancer(given: Given, inherited: BalancerSpec, report: Report) -> BalancerSpec:
-    """A different type inherits nothing: its parameters mean something else."""
-    own = given.get("balancer")
-    if own is None:
-        return inherited
-    type_ = own.get("type")
-    base = inherited if type_ in (None, inherited.type) else BalancerSpec(type=type_)
-    if not report.sound(own.at("type")):
-        return base
-    balancer: type[Balancer] = catalog.load(catalog.BALANCERS, base.type)
-    key = own.get("key") or base.key or (DEFAULT_KEY if balancer.uses_key else "")
-    if "key" in own and not balancer.uses_key:
-        keyed = [name for name in catalog.BALANCERS
-                 if catalog.load(catalog.BALANCERS, name).uses_key]  # fmt: skip
-        report.complain(
-            own.at("key"), f"has no meaning for {base.type}; allowed: only for {', '.join(keyed)}"
-        )
-    parameters = balancer_parameters(base.type)
-    params = dict(base.params)
-    for name, node in own.further.items():
-        if name not in parameters:
-            known = ["type", *(["key"] if balancer.uses_key else []), *parameters]
-            report.complain(
-                own.at(name),
-                f"is not a known key{did_you_mean(name, known)}; allowed for {base.type}: "
-                + ", ".join(known),
-            )
-            continue
-        try:
-            params[name] = parameters[name].read(node)
-        except ValueError as error:
-            report.complain(own.at(name), str(error))
-    return BalancerSpec(type=base.type, key=key, params=params)
-
-
-def static_instances(given: Mapping[str, Given], report: Report) -> dict[str, tuple[Instance, ...]]:
-    """Service → its instances, of those that have them in the file. Complains of names that no
-    registry key can hold."""
-    static: dict[str, tuple[Instance, ...]] = {}
-    for name, service in given.items():
-        try:
-            parse_name(name)
-        except ValueError as error:
-            report.complain(service.path, f"{error}; allowed: {NAMES}, as in a registry key")
-        entries = service.get("instances")
-        if entries is None:
-            continue
-        if not entries and report.sound(service.at("instances")):
-            report.complain(
-                service.at("instances"),
-                "is empty; allowed: at least one instance, or leave it out to look the service up"
-                " in the registry",
-            )
-        static[name] = instances_of(entries, name, report)
-    return static
-
-
-def instances_of(entries: Sequence[Given], service: str, report: Report) -> tuple[Instance, ...]:
-    """Entries of the file as instances of a service."""
-    seen: dict[str, Path] = {}
-    instances: list[Instance] = []
-    for entry in entries:
-        values: dict[str, Any] = entry.values
-        address, port = values["address"], values["port"]
-        host = f"[{address}]" if ":" in address else address
-        id = values.get("id") or f"{host}:{port}"
-        if seen.setdefault(id, entry.path) != entry.path and report.sound(entry.at("id")):
-            report.complain(
-                entry.at("id") if "id" in entry else entry.path,
-                f'"{id}" is already the id of {dotted(seen[id])}; allowed: a different id for each'
-                " instance",
-            )
-        instances.append(
-            Instance(
-                service=service,
-                id=id,
-                address=address,
-                port=port,
-                weight=_weight(entry, report),
-                version=values.get("version", ""),
-                metadata=dict(values.get("metadata", {})),
-            )
-        )
-    return tuple(instances)
-
-
-def _weight(entry: Given, report: Report) -> int:
-    weight: int = entry.values.get("weight", 1)
-    text = entry.values.get("metadata", {}).get("weight")
-    if text is None:
-        return weight
-    place = entry.at("metadata", "weight")
-    if "weight" in entry:
-        report.complain(place, "says the same as weight; allowed: one of the two")
-        return weight
-    try:
-        return WEIGHT(Scalar(text))
-    except ValueError as error:
-        report.complain(place, str(error))
-        return weight

@@ -17,9 +17,9 @@ from proxy.engine.exchange import Exchange
 from proxy.engine.node import Node
 from proxy.engine.resilience.breaker import State
 from proxy.engine.upstream.unreachable import AT_ONCE
+from proxy.settings.balancer import BalancerSpec
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import (
-    BalancerSpec,
     BreakerSettings,
     DrainSettings,
     QueueSettings,

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from proxy.engine.announcement import Announcement
+from proxy.settings.balancer import BalancerSpec
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.process import AccessLogSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import (
-    BalancerSpec,
     Keepalive,
     QueueSettings,
     RateLimitSettings,

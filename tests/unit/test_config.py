@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from balancers.base import Balancer
 from proxy import catalog, cpus
 from proxy.membership import Instance
+from proxy.settings.balancer import BalancerSpec
 from proxy.settings.complaints import ConfigError
 from proxy.settings.file import Settings
 from proxy.settings.listener import (
@@ -23,7 +24,6 @@ from proxy.settings.process import AccessLogSettings, AdminSettings, LogSettings
 from proxy.settings.registry import MassLossSettings, Registry, RegistrySettings, RegistryTls
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import (
-    BalancerSpec,
     EjectionSettings,
     HealthCheckSettings,
     Keepalive,

@@ -25,7 +25,8 @@ from proxy.messages import (
     Status,
     WorkerStats,
 )
-from proxy.settings.service import BalancerSpec, ServiceSettings
+from proxy.settings.balancer import BalancerSpec
+from proxy.settings.service import ServiceSettings
 from tests.support.loop_and_network import SteppedLoop
 
 HASH_OF_USER_1 = 0x9AAC5A8621EAE188

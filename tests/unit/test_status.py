@@ -14,16 +14,11 @@ from proxy.control.slots import Slots
 from proxy.control.statistics import NodeTotal, Reported, Retired, Totals
 from proxy.membership import Instance, Membership
 from proxy.messages import NodeStats, PolicyState, ServiceStats
+from proxy.settings.balancer import BalancerSpec
 from proxy.settings.file import Settings
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.route import RouteSpec
-from proxy.settings.service import (
-    BalancerSpec,
-    BreakerSettings,
-    PoolSettings,
-    QueueSettings,
-    ServiceSettings,
-)
+from proxy.settings.service import BreakerSettings, PoolSettings, QueueSettings, ServiceSettings
 from proxy.statuses import InvalidRecord, OddRecord, RegistryStatus, RetainedInstance
 
 

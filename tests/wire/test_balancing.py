@@ -7,7 +7,8 @@ from random import Random
 from typing import Any
 
 from balancers.base import Balancer
-from proxy.settings.service import BalancerSpec, ServiceSettings
+from proxy.settings.balancer import BalancerSpec
+from proxy.settings.service import ServiceSettings
 from tests.support.wire import OK, OK_RELAYED, Wire, forwarded, request
 
 BUSY = 50

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from proxy.settings.balancer import BalancerSpec
 from proxy.settings.listener import ClientIpSettings, ListenerSettings
 from proxy.settings.route import RouteSpec
-from proxy.settings.service import BalancerSpec, ServiceSettings
+from proxy.settings.service import ServiceSettings
 from tests.support.wire import CLIENT, forwarded, request
 from tests.wire.scenes import TRUSTING, answered, asked, reached
 

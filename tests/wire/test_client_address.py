@@ -8,8 +8,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.engine.announcement import Announcement
+from proxy.settings.balancer import BalancerSpec
 from proxy.settings.listener import ClientIpSettings, ListenerSettings
-from proxy.settings.service import BalancerSpec, RateLimitSettings, ServiceSettings
+from proxy.settings.service import RateLimitSettings, ServiceSettings
 from tests.support.wire import CLIENT, OK, PROXY, Peer, Wire, forwarded, request
 from tests.wire.scenes import answered, reached
 

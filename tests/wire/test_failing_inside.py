@@ -8,8 +8,9 @@ from typing import Any
 from structlog.testing import capture_logs
 
 from proxy.engine.listener import ClientConnection
+from proxy.settings.balancer import BalancerSpec
 from proxy.settings.route import RouteSpec
-from proxy.settings.service import BalancerSpec, QueueSettings, RetrySettings, ServiceSettings
+from proxy.settings.service import QueueSettings, RetrySettings, ServiceSettings
 from tests.support.balancer_nodes import Faulty
 from tests.support.loop_and_network import FakeTransport
 from tests.support.wire import (

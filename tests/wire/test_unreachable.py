@@ -12,8 +12,8 @@ from balancers.base import NO_KEY
 from proxy.engine.upstream.unreachable import AGAIN, AT_ONCE, LIMIT
 from proxy.messages import PoolNode, PoolSnapshot, Suspect
 from proxy.messages import Pools as PoolsMessage
+from proxy.settings.balancer import BalancerSpec
 from proxy.settings.service import (
-    BalancerSpec,
     Keepalive,
     QueueSettings,
     RetrySettings,

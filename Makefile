@@ -45,7 +45,7 @@ WITH_COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR)
 THROWN := 'ignore:the (type, exc, tb) signature of throw:DeprecationWarning'
 test-compiled: $(COMPILED)/.stamp
 	$(WITH_COMPILED) $(BIN)/python -c \
-		"import proxy.engine.listener as m; assert m.__file__.endswith('.so'), m.__file__"
+		"import proxy.engine.exchange as m; assert m.__file__.endswith('.so'), m.__file__"
 	$(WITH_COMPILED) $(BIN)/python -m pytest --override-ini pythonpath= -W $(THROWN) \
 		--numprocesses $(JOBS) --dist loadfile tests/unit tests/property tests/wire $(COMPILED_E2E)
 COMPILED_E2E := $(addprefix tests/e2e/test_, forwarding.py streaming.py tunnels.py retries.py \

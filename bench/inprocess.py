@@ -33,7 +33,7 @@ import proxy
 from bench.calibration import units
 from bench.load import request_bytes
 from bench.scenarios import ECHO_BODY, SCENARIOS, SMALL_BODY
-from proxy.engine.listener import ClientConnection
+from proxy.engine.http1.server import ClientConnection
 from proxy.engine.load import Board
 from proxy.engine.worker import Worker
 from proxy.log import set_up as set_up_log
@@ -172,7 +172,7 @@ class Plane:
         self.clients = [self._client() for _ in range(CONNECTIONS)]
 
     def _client(self) -> ClientConnection:
-        client = ClientConnection(self.worker, self.worker.listener("web"))
+        client = ClientConnection(self.worker.services, self.worker.listener("web"))
         client.connection_made(_Transport(self._on_answer, "192.0.2.1"))
         return client
 

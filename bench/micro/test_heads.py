@@ -9,8 +9,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.load import request_bytes
 from bench.scenarios import SCENARIOS
+from proxy.engine.http1.heads import request_head
 from proxy.engine.http1.parser import parse_request
-from proxy.engine.http1.rewrite import ClientFacts, request_head
+from proxy.http.forwarding import ClientFacts
 
 HEAD = request_bytes(SCENARIOS["small_get"], 80)
 """Twelve fields."""

@@ -15,14 +15,14 @@ from proxy import catalog
 from proxy.control import status
 from proxy.control.pool import Member, Pool
 from proxy.control.statistics import Totals
-from proxy.engine.http1.client_address import ClientAddresses
-from proxy.engine.http1.messages import RequestHead
 from proxy.engine.http1.parser import TooManyFields, call_a_claim, parse_request
-from proxy.engine.http1.properties import field, property_of, source_of
-from proxy.engine.http1.target import as_it_came, resolve
 from proxy.engine.routing import Match, RouteTable
 from proxy.engine.second_look import Asked, ServiceNames, look_again
 from proxy.errors import HEAD_TOO_LARGE, NO_INSTANCE, NO_ROUTE, Fault, Refused
+from proxy.http.client_address import ClientAddresses
+from proxy.http.messages import RequestHead
+from proxy.http.properties import field, property_of, source_of
+from proxy.http.target import as_it_came, resolve
 from proxy.settings.file import Settings
 from proxy.settings.listener import ListenerSettings
 

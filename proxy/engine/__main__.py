@@ -52,7 +52,7 @@ async def _run(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     await worker.join(socket.socket(fileno=arguments.channel))
     await worker.stopped.wait()
-    worker.close_access_log(LAST_LINES)
+    worker.access_logs.close(LAST_LINES)
     return 1 if worker.failed else 0
 
 

@@ -13,14 +13,12 @@ import json
 import re
 from abc import ABC, abstractmethod
 from time import gmtime
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from proxy.engine.http1.memo import ENTRY, Memo
+from proxy.engine.node import Node
 from proxy.errors import FAULTS
-
-if TYPE_CHECKING:
-    from proxy.engine.http1.messages import RequestFields, RequestHead
-    from proxy.engine.node import Node
+from proxy.http.memo import ENTRY, Memo
+from proxy.http.messages import RequestFields, RequestHead
 
 _Values = tuple[bytes | None, bytes | None, bytes | None, bytes | None]
 """Host, user agent, referer, and the chain of proxies before."""

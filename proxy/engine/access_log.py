@@ -1,9 +1,9 @@
 """The access log of a worker: one line for each request that ends, gathered and written together.
 
-    LoggedExchange ─▶ AccessLog.done ─▶ Lines.line ─▶ … up to 0.1 s or 256 KiB … ─▶ LineFile.put
+    AccessRecorder ─▶ AccessLog.done ─▶ Lines.line ─▶ … up to 0.1 s or 256 KiB … ─▶ LineFile.put
 
-Only a worker that has an access log makes exchanges of this kind: where there is none, nothing is
-counted and nothing asked.
+Only a worker that has an access log has requests recorded: where there is none, nothing is counted
+and nothing asked.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from io import BytesIO
 import structlog
 
 from proxy.engine.access_lines import LONGEST, Entry, lines_of
-from proxy.engine.exchange import Exchange
-from proxy.engine.http1.messages import ResponseHead
-from proxy.engine.http1.parser import HEAD_END
-from proxy.engine.http1.rewrite import ClientFacts
 from proxy.engine.line_file import LineFile
+from proxy.engine.recorder import Recorder
+from proxy.engine.request_state import RequestState
 from proxy.errors import CLIENT_GONE, Fault
+from proxy.http.forwarding import ClientFacts
 from proxy.settings.process import AccessLogSettings
 
 _log = structlog.get_logger()
@@ -37,60 +36,6 @@ _ROOM = bytes(BATCH + LONGEST)
 """What a buffer begins with, so that it need not grow."""
 SAY_AGAIN = 10.0
 """Seconds between two log lines about lines that were dropped."""
-
-
-class LoggedExchange(Exchange):
-    """An exchange that counts what it passes on, and whose end is a line of the access log."""
-
-    sent = 0
-    """Bytes of content to the client …"""
-    received = 0
-    """… and from it."""
-    answered_at = 0.0
-    """When the head of the answer was here; 0 = it is not."""
-
-    def on_request_body(self, pieces: list[bytes], done: bool) -> None:
-        """See `Exchange`."""
-        self.received += sum(map(len, pieces))
-        super().on_request_body(pieces, done)
-
-    def on_answer(self, response: ResponseHead, pieces: list[bytes], done: bool) -> None:
-        """See `Exchange`."""
-        self.answered_at = self.worker.now()
-        self.sent = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
-        Exchange.on_answer(self, response, pieces, done)
-
-    def on_body(self, pieces: list[bytes], done: bool) -> None:
-        """See `Exchange`."""
-        self.sent += sum(map(len, pieces))
-        super().on_body(pieces, done)
-
-    def _set_aside(self, response: ResponseHead, pieces: list[bytes], done: bool) -> bool:
-        aside = super()._set_aside(response, pieces, done)
-        if aside:
-            self.sent = 0
-            self.answered_at = 0.0
-        return aside
-
-    def _switch(self, response: ResponseHead) -> None:
-        self.answered_at = self.worker.now()
-        super()._switch(response)
-
-    def _write_own(self, answer: bytes) -> None:
-        self.sent = _content(answer)
-        self.answered_at = 0.0
-        super()._write_own(answer)
-
-    def _finish(self, outcome: str, now: float) -> None:
-        Exchange._finish(self, outcome, now)
-        log = self.worker.access_log
-        if log is not None:
-            log.done(self, outcome, now)
-
-
-def _content(answer: bytes) -> int:
-    """Bytes behind the head."""
-    return len(answer) - answer.find(HEAD_END) - len(HEAD_END)
 
 
 def always(status: int, fault: str) -> bool:
@@ -131,48 +76,48 @@ class AccessLog:
         """Lines that could not be written."""
         return self._file.dropped
 
-    def done(self, exchange: LoggedExchange, outcome: str, now: float) -> None:
+    def done(self, state: RequestState, recorder: AccessRecorder, outcome: str, now: float) -> None:
         """A request is over."""
-        status = exchange.status
+        status = state.status
         fault = "" if outcome == "ok" or outcome.isdigit() else outcome
         if self._sample < 1.0 and self._leave_out(status, fault):
             return
-        seconds = now - exchange.began
-        received, sent = exchange.received, exchange.sent
-        if exchange.tunnel is not None:
-            from_client, from_instance = exchange.tunnel.passed
+        seconds = now - state.began
+        received, sent = recorder.received, recorder.sent
+        if state.tunnel is not None:
+            from_client, from_instance = state.tunnel.passed
             received += from_client
             sent += from_instance
-        match, pool = exchange.match, exchange.pool
-        facts = exchange.client.facts
-        answered_at = exchange.answered_at
+        match = state.match
+        facts = state.client.facts
+        answered_at = recorder.answered_at
         self._add(
             self._lines.line(
                 _entry(
                     Entry,
                     (
                         self._wall() - seconds,
-                        facts.client(exchange.request.fields),
+                        facts.client(state.request.fields),
                         facts.trusted,
-                        exchange.request,
+                        state.request,
                         status,
                         received,
                         sent,
                         seconds,
-                        answered_at - exchange.began if answered_at else -1.0,
+                        answered_at - state.began if answered_at else -1.0,
                         -1 if match is None else match.position,
-                        None if pool is None else pool.service,
-                        exchange.last,
-                        exchange.attempts,
+                        state.pool.service if state.routed else None,
+                        state.last,
+                        state.attempts,
                         fault,
-                        exchange.request_id,
+                        state.request_id,
                     ),
                 )
             )
         )
 
-    def refused(self, fault: Fault, facts: ClientFacts, answer: bytes, request_id: bytes) -> None:
-        """Bytes that never became a request were answered."""
+    def refused(self, fault: Fault, facts: ClientFacts, size: int, request_id: bytes) -> None:
+        """Bytes that never became a request were answered, with so many bytes of content."""
         if self._sample < 1.0 and self._leave_out(fault.status, fault.code):
             return
         self._add(
@@ -184,7 +129,7 @@ class AccessLog:
                     request=None,
                     status=fault.status,
                     received=0,
-                    sent=_content(answer),
+                    sent=size,
                     seconds=0.0,
                     first_byte=-1.0,
                     route=-1,
@@ -251,3 +196,98 @@ class AccessLog:
             self._timer.cancel()
             self._timer = None
         self._file.close(patience)
+
+
+class AccessRecorder(Recorder):
+    """Counts what passes by of one request, whose end is a line of the access log."""
+
+    __slots__ = ("_logs", "answered_at", "received", "sent")
+
+    def __init__(self, logs: AccessLogs) -> None:
+        self._logs = logs
+        self.sent = 0
+        """Bytes of content to the client …"""
+        self.received = 0
+        """… and from it."""
+        self.answered_at = 0.0
+        """When the head of the answer was here; 0 = it is not."""
+
+    def on_request_body(self, pieces: list[bytes]) -> None:
+        """See `Recorder`."""
+        self.received += sum(map(len, pieces))
+
+    def on_answer(self, now: float, pieces: list[bytes]) -> None:
+        """See `Recorder`."""
+        self.answered_at = now
+        self.sent = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+
+    def on_body(self, pieces: list[bytes]) -> None:
+        """See `Recorder`."""
+        self.sent += sum(map(len, pieces))
+
+    def on_reserve(self) -> None:
+        """See `Recorder`."""
+        self.sent = 0
+        self.answered_at = 0.0
+
+    def on_own_answer(self, size: int) -> None:
+        """See `Recorder`."""
+        self.sent = size
+        self.answered_at = 0.0
+
+    def on_finished(self, state: RequestState, outcome: str, now: float) -> None:
+        """See `Recorder`."""
+        log = self._logs.current
+        if log is not None:
+            log.done(state, self, outcome, now)
+
+
+class AccessLogs:
+    """Owns the access log that is in use, which a configuration may replace during a request."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, random: Callable[[], float]) -> None:
+        """`random`: numbers from 0 up to 1."""
+        self._loop = loop
+        self._random = random
+        self.current: AccessLog | None = None
+        self._dropped = 0
+        """Lines of those before."""
+
+    def configure(self, settings: AccessLogSettings | None) -> None:
+        """Begin another log, unless it is the same."""
+        if self.current is not None and self.current.settings == settings:
+            return
+        self.close()
+        if settings is not None:
+            self.current = AccessLog(settings, self._loop, self._random)
+
+    def recorder(self) -> AccessRecorder:
+        """Who records a request."""
+        return AccessRecorder(self)
+
+    def refused(self, fault: Fault, facts: ClientFacts, size: int, request_id: bytes) -> None:
+        """Bytes that never became a request were answered, with so many bytes of content."""
+        if self.current is not None:
+            self.current.refused(fault, facts, size, request_id)
+
+    def reopen(self) -> None:
+        """The file was moved away."""
+        if self.current is not None:
+            self.current.reopen()
+
+    def report(self, now: float) -> None:
+        """Say that lines were dropped, now and then."""
+        if self.current is not None:
+            self.current.report(now)
+
+    @property
+    def dropped(self) -> int:
+        """Lines that could not be written."""
+        return self._dropped + (0 if self.current is None else self.current.dropped)
+
+    def close(self, patience: float = 0.0) -> None:
+        """Write what there is; wait for that so many seconds at most."""
+        if self.current is not None:
+            self.current.close(patience)
+            self._dropped += self.current.dropped
+            self.current = None

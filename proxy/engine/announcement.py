@@ -10,17 +10,15 @@ from __future__ import annotations
 import asyncio
 import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from proxy.engine.deadlines import Timed
 from proxy.engine.flow import as_protocol
-from proxy.engine.listener import ClientConnection
+from proxy.engine.http1.server import ClientConnection
 from proxy.engine.listener_facts import ListenerFacts
+from proxy.engine.services import Services
 from proxy.errors import BAD_REQUEST, HEAD_TIMEOUT, NO_DESCRIPTOR, Fault, Refused
 from proxy.messages import UNROUTED
-
-if TYPE_CHECKING:
-    from proxy.engine.worker import Worker
 
 _V1 = re.compile(
     rb"PROXY (?:(UNKNOWN)[^\r\n]*|TCP([46]) ([0-9A-Fa-f:.]+) ([0-9A-Fa-f:.]+) (\d{1,5}) (\d{1,5}))"
@@ -106,25 +104,26 @@ def _read_v2(data: bytes) -> Announced | None:
 class Announcement(Timed):
     """Owns a connection until it has said whose it is; then a `ClientConnection` does."""
 
-    __slots__ = ("_buffer", "_listener", "_transport", "_worker")
+    __slots__ = ("_buffer", "_listener", "_services", "_transport")
 
-    def __init__(self, worker: Worker, listener: ListenerFacts) -> None:
+    def __init__(self, services: Services, listener: ListenerFacts) -> None:
         super().__init__()
-        self._worker = worker
+        self._services = services
         self._listener = listener
         self._buffer = b""  # ≤ _V2_LONGEST + 256 KiB
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        listener, worker = self._listener, self._worker
+        listener, services = self._listener, self._services
+        connections = services.connections
         if listener.timeouts.head:
-            worker.deadlines.arm(self, worker.now() + listener.timeouts.head)
+            services.deadlines.arm(self, services.now() + listener.timeouts.head)
         # Whoever says nothing holds a descriptor like everybody else.
         listener.open += 1
-        worker.announcing += 1
-        worker.make_room()
-        if listener.open > listener.room or worker.crowded:
+        connections.announcing += 1
+        connections.make_room()
+        if listener.open > listener.room or connections.crowded:
             self._refuse(NO_DESCRIPTOR, "connection closed: there are as many as there may be")
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -135,8 +134,8 @@ class Announcement(Timed):
         return False
 
     def _leave(self) -> None:
-        self._worker.deadlines.forget(self)
-        self._worker.announcing -= 1
+        self._services.deadlines.forget(self)
+        self._services.connections.announcing -= 1
         self._listener.open -= 1
 
     def data_received(self, data: bytes) -> None:
@@ -149,7 +148,7 @@ class Announcement(Timed):
         if announced is None:
             return
         self._leave()
-        client = ClientConnection(self._worker, self._listener, announced.source)
+        client = ClientConnection(self._services, self._listener, announced.source)
         self._transport.set_protocol(as_protocol(client))
         client.connection_made(self._transport)
         rest = self._buffer[announced.length :]
@@ -162,8 +161,9 @@ class Announcement(Timed):
 
     def _refuse(self, fault: Fault, detail: str) -> None:
         """Close without a word: whoever is at the other end may not even speak HTTP."""
-        self._worker.deadlines.forget(self)
-        self._worker.counters.service(UNROUTED).failed(fault.code)
+        services = self._services
+        services.deadlines.forget(self)
+        services.counters.service(UNROUTED).failed(fault.code)
         peer = self._transport.get_extra_info("peername")
-        self._worker.log_unannounced(fault, detail, str(peer[0]) if peer else "unknown")
+        services.faults.refusal(fault, detail, str(peer[0]) if peer else "unknown")
         self._transport.abort()

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
-if TYPE_CHECKING:
-    from proxy.engine.hangups import Hangups, Watch
+from proxy.engine.hangups import Hangups, Watch
 
 PEER_FULL: Final = 1
 """What would be read has nowhere to go: the other side's write buffer is full, or there is no

@@ -6,11 +6,11 @@ import asyncio
 from ipaddress import IPv4Address
 from math import ceil, inf
 
-from proxy.engine.http1.client_address import ClientAddresses
-from proxy.engine.http1.client_address import parse as parse_address
 from proxy.engine.http1.parser import call_a_claim
-from proxy.engine.http1.request_id import IdField
-from proxy.engine.http1.rewrite import ClientFacts
+from proxy.http.client_address import ClientAddresses
+from proxy.http.client_address import parse as parse_address
+from proxy.http.forwarding import ClientFacts
+from proxy.http.request_id import IdField
 from proxy.settings.listener import ListenerSettings
 
 

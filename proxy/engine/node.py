@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from proxy.engine.streams import UpstreamStream
 from proxy.messages import PoolNode, Status
 from proxy.names.cache import Name
-
-if TYPE_CHECKING:
-    from proxy.engine.upstream.connection import UpstreamConnection
 
 
 class Node:
@@ -76,7 +72,7 @@ class Node:
         """Unreachable or on probation, so that `selection` must look at a pick again."""
         self.failing = 0
         """Attempts that failed since the last one that did not."""
-        self.idle: list[UpstreamConnection] = []  # ≤ 1 KiB + 16 B per connection
+        self.idle: list[UpstreamStream] = []  # ≤ 1 KiB + 16 B per connection
         self.picks = 0
         self.reported = -1
         """Picks when its counts were last told; -1 = something was or may be new since then
@@ -88,6 +84,11 @@ class Node:
         """To be called when `unreachable` or `on_probation` has changed."""
         self.impaired = self.unreachable or self.on_probation
         self.reported = -1
+
+    def is_probed(self, now: float) -> bool:
+        """A request finds out whether the node, which is on probation, is well, and has not done
+        so for long."""
+        return self.probes > 0 and now < self.next_probe
 
     def __repr__(self) -> str:
         return f"<Node {self.key} {self.status} load={self.load} idle={len(self.idle)}>"

@@ -14,15 +14,14 @@ from typing import Final, cast
 from balancers.base import Balancer, hash_key
 from balancers.round_robin import RoundRobin
 from proxy import catalog
-from proxy.engine.http1.properties import source_of
 from proxy.engine.node import Node
 from proxy.engine.resilience.breaker import State
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.resilience.policies import Policies
 from proxy.engine.resilience.queue import Waiter
-from proxy.engine.selection import is_probed
 from proxy.engine.telemetry import ServiceCounters
 from proxy.errors import FAULTS, Side
+from proxy.http.properties import source_of
 from proxy.messages import NodeStats, PolicyState, PoolSnapshot, Suspect
 from proxy.settings.service import ServiceSettings
 
@@ -213,7 +212,7 @@ class Pool:
     def begin_probe(self, node: Node, now: float) -> bool:
         """A first attempt goes to `node`, which is on probation. True if it is to find out whether
         the instance is well; `end_probe` follows."""
-        if is_probed(node, now):
+        if node.is_probed(now):
             return False
         node.probes += 1
         node.next_probe = now + _PROBE

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
-from proxy.engine.http1.target import bad_path, has_encoded_slash
-from proxy.engine.http1.target import readings as _readings
 from proxy.engine.routing import SERVICE, Fields, Match, RouteTable
 from proxy.errors import NO_INSTANCE, NO_ROUTE, UNKNOWN_SERVICE, Refused
+from proxy.http.target import bad_path, has_encoded_slash
+from proxy.http.target import readings as _readings
 
 _PLAIN: Final = ":@+~"
 """What else than letters, digits and `-._` a service's name may have unescaped in a path."""

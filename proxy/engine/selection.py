@@ -26,11 +26,9 @@ A further attempt does not join the queue, and one that is made although there i
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from proxy.engine.node import Node
-    from proxy.engine.pool import Pool
+from proxy.engine.node import Node
+from proxy.engine.pool import Pool
 
 
 def first_choice(pool: Pool, picked: Node, key: int, now: float) -> Node | None:
@@ -61,12 +59,6 @@ def next_choice(
     return None if answered and node is not None and node.unreachable else node
 
 
-def is_probed(node: Node, now: float) -> bool:
-    """A request finds out whether the node, which is on probation, is well, and has not done so
-    for long."""
-    return node.probes > 0 and now < node.next_probe
-
-
 def _choice(pool: Pool, picked: Node, key: int, tried: Collection[Node], now: float) -> Node | None:
     further = bool(tried)
     if not _is_avoided(picked, further, now) and pool.has_room(picked):
@@ -93,7 +85,7 @@ def _choice(pool: Pool, picked: Node, key: int, tried: Collection[Node], now: fl
 
 def _is_avoided(node: Node, further: bool, now: float) -> bool:
     """Others are preferred, for a further attempt those that are known to be well."""
-    return node.unreachable or (node.on_probation and (further or is_probed(node, now)))
+    return node.unreachable or (node.on_probation and (further or node.is_probed(now)))
 
 
 def _may_dial(pool: Pool, node: Node) -> bool:

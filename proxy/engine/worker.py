@@ -25,15 +25,15 @@ import structlog
 
 from proxy.channel import Channel
 from proxy.destinations import Destinations
-from proxy.engine.access_log import AccessLog, LoggedExchange
+from proxy.engine.access_log import AccessLogs
 from proxy.engine.announcement import Announcement
+from proxy.engine.connections import Connections
 from proxy.engine.deadlines import Deadlines
 from proxy.engine.exchange import Exchange
+from proxy.engine.fault_log import FaultLog
 from proxy.engine.flow import as_protocol
 from proxy.engine.hangups import Hangups
-from proxy.engine.http1.messages import CRLF
-from proxy.engine.http1.request_id import IdField
-from proxy.engine.listener import ClientConnection
+from proxy.engine.http1.server import ClientConnection
 from proxy.engine.listener_facts import ListenerFacts
 from proxy.engine.load import Board, OtherRows
 from proxy.engine.node import Node
@@ -42,11 +42,13 @@ from proxy.engine.pools import Pools
 from proxy.engine.reports import Reports
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.routing import RouteTable
+from proxy.engine.services import Services
 from proxy.engine.telemetry import WorkerCounters
-from proxy.engine.tunnel import Tunnel
 from proxy.engine.upstream.connector import Connector
 from proxy.engine.upstream.unreachable import Unreachable
-from proxy.errors import INTERNAL, NO_DESCRIPTOR, Fault, Side
+from proxy.errors import NO_DESCRIPTOR
+from proxy.http.messages import CRLF
+from proxy.http.request_id import IdField
 from proxy.log import Novelties
 from proxy.log import lost as lost_lines
 from proxy.messages import (
@@ -90,9 +92,6 @@ LAST_ENDS = 0.2
 """Seconds for connections that were cut to end, which takes them some turns of the loop."""
 LAST_LINES = 1.0
 """Seconds at the end for the access log: the control process waits two beyond the grace."""
-LOG_BURST = 50
-"""Fault lines per second and worker. A broken instance under load would otherwise make the log
-the slowest part of the proxy; what is left out is counted and said."""
 
 
 class Worker:
@@ -110,71 +109,68 @@ class Worker:
         resolver: Resolver | None = None,
     ) -> None:
         """`resolver`: of instances' names; by default this machine's."""
-        self.loop = loop
-        self.now = now
-        self.index = index
-        self.draining = False
-        self.via_token = b""  # ≤ 256 B
-        self.routes = RouteTable(())  # ≤ 8 KiB + 8 KiB per route
-        self.deadlines = Deadlines(loop, now)
-        self.names = Names(loop, resolver)
-        self.connector = Connector(loop, self.deadlines, self.make_room, self.names)
-        self.unreachable = Unreachable(self.deadlines, self.connector)
-        self.hangups = Hangups(loop, poller)
-        self.counters = WorkerCounters()
-        self.new_exchange: type[Exchange] = Exchange
-        """What a request becomes: where there is an access log, one that ends in a line of it."""
-        self.access_log: AccessLog | None = None
-        self._lines_dropped = 0
-        """Of access logs before this one."""
-        others = OtherRows(board, index, self._slot_changed)
-        buckets = BucketTable(board.buckets)
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.counters = counters = WorkerCounters()
+        self.faults = FaultLog(counters)
         shared = Shared(
             board.row(index),
             rng,
-            buckets,
+            BucketTable(board.buckets),
             self._on_suspect,
             board.total,
             loop.call_later,
             self._on_breaker,
-            self.failed_inside,
+            self.faults.inside,
         )
-        self.pools = Pools(self.counters, shared, others)
-        self.clients: set[ClientConnection] = set()  # ≤ 1 KiB + 100 B per connection
-        self.announcing = 0
-        """Connections that have yet to say whose they are."""
-        self.tunnels: dict[Tunnel, tuple[Pool, Node]] = {}  # ≤ 1 KiB + 400 B per tunnel
+        self.pools = Pools(counters, shared, OtherRows(board, index, self._slot_changed))
+        self.connections = Connections(
+            counters, self.faults, self.pools, soft - RESERVED - len(sockets)
+        )
+        self.names = Names(loop, resolver)
+        deadlines = Deadlines(loop, now)
+        connector = Connector(loop, deadlines, self.connections.make_room, self.names)
+        self.connections.connector = connector
+        self.services = Services(
+            loop,
+            now,
+            deadlines,
+            Hangups(loop, poller),
+            self.pools,
+            connector,
+            Unreachable(deadlines, connector),
+            self.connections,
+            counters,
+            self.faults,
+            Exchange,
+            self._on_underscored,
+        )
+        self.access_logs = AccessLogs(loop, rng.random)
         self.stopped = asyncio.Event()
         """Set when the process may exit."""
-        self._quiet = asyncio.Event()
-        """Set when nothing is in flight while draining."""
+        self.failed = False
+        """The worker stops because it cannot do its work."""
+        self._loop = loop
+        self._index = index
         self._rng = rng
         self._workers = board.workers
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.descriptors = soft - RESERVED - len(sockets)
-        """Connections, of clients and to instances, that this process may have open."""
         self._exhausted = False
         """There was no descriptor left a moment ago."""
         self._sockets = sockets
         self._servers: list[asyncio.Server] = []  # ≤ 1 KiB per listener
         self._listeners: dict[str, ListenerFacts] = {}  # ≤ 1 KiB + 64 KiB per listener
-        self.failed = False
-        """It stops because it cannot do its work."""
         self._opening: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
         self._next_id = _request_ids(rng, b"", b"").__next__
         """For listeners without a field for it."""
-        self._log_budget = LOG_BURST
-        self._log_dropped = 0
         self._fields_named = Novelties(FIELDS_NAMED, LONGEST_FIELD_NAMED)
         """Of those that were left out."""
         self._channel: Channel[ToWorker] = Channel(ToWorker, self.on_message, self._on_orphaned)
         self._reports = Reports(
-            self.counters,
+            counters,
             self.pools,
             self._channel.send,
             loop.call_soon,
-            self._dropped_lines,
+            lambda: self.access_logs.dropped,
             lost_lines,
             self.names,
         )
@@ -185,7 +181,7 @@ class Worker:
         """Say hello and start listening to the control process."""
         await self._channel.open(channel)
         self._channel.send(Hello(pid=os.getpid()))
-        self.loop.call_later(STATS_INTERVAL, self._report)
+        self._loop.call_later(STATS_INTERVAL, self._report)
 
     def on_message(self, message: ToWorker) -> None:
         """What the control process says."""
@@ -200,24 +196,30 @@ class Worker:
             self._accept()
         elif isinstance(message, Drain):
             self.drain(message.grace, message.delay)
-        elif isinstance(message, ReopenAccessLog) and self.access_log is not None:
-            self.access_log.reopen()
+        elif isinstance(message, ReopenAccessLog):
+            self.access_logs.reopen()
 
     def _configure(self, config: WorkerConfig) -> None:
         token = config.via_token.encode("ascii")
-        self.via_token = b"fairlead (%b)" % token
-        via = b"Via: 1.1 %b\r\n" % self.via_token
+        services = self.services
+        services.via_token = b"fairlead (%b)" % token
+        via = b"Via: 1.1 %b\r\n" % services.via_token
         self._listeners = {
             settings.name: ListenerFacts(
                 settings, via, self._workers, self._ids_of(settings.request_id_header)
             )
             for settings in config.listeners
         }
-        self.connector.destinations = Destinations(config.admin_port, config.allow)
+        services.connector.destinations = Destinations(config.admin_port, config.allow)
         self.pools.configure(config.defaults, config.services)
-        self.routes = RouteTable(config.routes)
-        if self.access_log is None or self.access_log.settings != config.access_log:
-            self._log_access(config.access_log)
+        services.routes = RouteTable(config.routes)
+        self._log_access(config.access_log)
+
+    def _log_access(self, settings: AccessLogSettings | None) -> None:
+        self.access_logs.configure(settings)
+        logs = settings is not None
+        self.services.new_recorder = self.access_logs.recorder if logs else None
+        self.services.on_refused = self.access_logs.refused if logs else None
 
     def _ids_of(self, header: str | None) -> IdField:
         if header is None:
@@ -225,27 +227,12 @@ class Worker:
         start = header.encode("ascii") + b": "
         return IdField(header, _request_ids(self._rng, start, CRLF).__next__, self._next_id)
 
-    def _log_access(self, settings: AccessLogSettings | None) -> None:
-        self.close_access_log()
-        if settings is None:
-            self.new_exchange = Exchange
-        else:
-            self.access_log = AccessLog(settings, self.loop, self._rng.random)
-            self.new_exchange = LoggedExchange
-
-    def close_access_log(self, patience: float = 0.0) -> None:
-        """Write what there is; wait for that so many seconds at most."""
-        if self.access_log is not None:
-            self.access_log.close(patience)
-            self._lines_dropped += self.access_log.dropped
-            self.access_log = None
-
     def _apply_pools(self, message: PoolsMessage) -> None:
         for snapshot in message.snapshots:  # ≤ services
             self._release(self.pools.apply(snapshot))
         for service in message.removed:  # ≤ services
             self._release(self.pools.remove(service))
-        if self.tunnels:
+        if self.connections.tunnels:
             self._review_tunnels()
         seconds = perf_counter() - self._channel.began
         self._channel.send(Applied(seq=message.seq, seconds=seconds))
@@ -264,16 +251,16 @@ class Worker:
     def _release(self, nodes: list[Node]) -> None:
         """They left, or must not be used."""
         for node in nodes:  # ≤ instances
-            self.connector.close_idle(node)
+            self.services.connector.close_idle(node)
             if not node.present:
-                self.unreachable.forget(node)
+                self.services.unreachable.forget(node)
 
     def _review_tunnels(self) -> None:
         """Pools changed: end tunnels to instances that leave, where the service wants that, some
         sooner and some later, so that not all their clients come back at the same moment."""
         to_close: dict[Pool, int] = {}
         to_stay: dict[Pool, int] = {}
-        for tunnel, (pool, node) in self.tunnels.items():  # ≤ tunnels
+        for tunnel, (pool, node) in self.connections.tunnels.items():  # ≤ tunnels
             policy = pool.settings.drain
             leaves = not node.present or node.status == "draining"
             if leaves and policy.tunnels == "close":
@@ -281,7 +268,7 @@ class Worker:
                     after = policy.close_after * self._rng.uniform(0.5, 1.5)
                     tunnel.stop_after(after, pool.counters.tunnel_closed)
                     to_close[pool] = to_close.get(pool, 0) + 1
-            elif tunnel.leaving and not self.draining:
+            elif tunnel.leaving and not self.connections.draining:
                 tunnel.stay()
                 to_stay[pool] = to_stay.get(pool, 0) + 1
         for pool, tunnels in to_close.items():  # ≤ services
@@ -303,7 +290,7 @@ class Worker:
     def _on_breaker(self, service: str, state: str) -> None:
         write = _log.warning if state == "open" else _log.info
         write("breaker_turned", service=service, state=state)
-        self._channel.send(BreakerTurned(service=service, state=state, worker=self.index))
+        self._channel.send(BreakerTurned(service=service, state=state, worker=self._index))
 
     def _slot_changed(self, slot: int, delta: int) -> None:
         self.pools.slot_changed(slot, delta)
@@ -326,27 +313,20 @@ class Worker:
 
     def _report(self) -> None:
         self._look_for_descriptors()
-        if self._log_dropped:
-            _log.warning("faults_not_logged", count=self._log_dropped)
-        self._log_budget = LOG_BURST
-        self._log_dropped = 0
-        if self.access_log is not None:
-            self.access_log.report(self.now())
-        now = self.now()
+        self.faults.tick()
+        now = self.services.now()
+        self.access_logs.report(now)
         for pool in self.pools:  # ≤ services
             pool.tick(now)
         if not self._channel.closed:
             self._reports.report(0)
-            self.loop.call_later(STATS_INTERVAL, self._report)
-
-    def _dropped_lines(self) -> int:
-        return self._lines_dropped + (0 if self.access_log is None else self.access_log.dropped)
+            self._loop.call_later(STATS_INTERVAL, self._report)
 
     # -- accepting and stopping
 
     def _accept(self) -> None:
-        if self._opening is None and not self.draining:
-            self._opening = self.loop.create_task(self._open())
+        if self._opening is None and not self.connections.draining:
+            self._opening = self._loop.create_task(self._open())
             self._opening.add_done_callback(self._opened)
 
     def _opened(self, task: asyncio.Task[None]) -> None:
@@ -361,11 +341,11 @@ class Worker:
         for name, sock in self._sockets:  # ≤ listeners
             make = partial(self._connection, name)
             if sock.family == socket.AF_UNIX:
-                server: asyncio.Server = await self.loop.create_unix_server(
+                server: asyncio.Server = await self._loop.create_unix_server(
                     make, sock=sock, backlog=BACKLOG
                 )
             else:
-                server = await self.loop.create_server(make, sock=sock, backlog=BACKLOG)
+                server = await self._loop.create_server(make, sock=sock, backlog=BACKLOG)
             self._servers.append(server)
         # What exists now lives as long as the process: the collector need not look at it again.
         gc.collect()
@@ -375,8 +355,8 @@ class Worker:
     def _connection(self, name: str) -> asyncio.Protocol:
         facts = self.listener(name)
         if facts.settings.proxy_protocol:
-            return as_protocol(Announcement(self, facts))
-        return as_protocol(ClientConnection(self, facts))
+            return as_protocol(Announcement(self.services, facts))
+        return as_protocol(ClientConnection(self.services, facts))
 
     def listener(self, name: str) -> ListenerFacts:
         """What new connections of a listener share; a reload may replace it."""
@@ -385,43 +365,50 @@ class Worker:
     def drain(self, grace: float, delay: float = 0.0) -> None:
         """Answer `Connection: close` at once, stop accepting after `delay` seconds, answer what
         was asked, and exit within `grace` seconds after that."""
-        if not self.draining:
-            self.draining = True
-            self._draining = self.loop.create_task(self._drain(grace, delay))
+        if not self.connections.draining:
+            self.connections.draining = True
+            self._draining = self._loop.create_task(self._drain(grace, delay))
 
     async def _drain(self, grace: float, delay: float) -> None:
         await asyncio.sleep(delay)
         await self._stop_accepting()
-        self._quiet.clear()  # It may have been so for a moment while connections were accepted.
-        for client in list(self.clients):  # ≤ connections
+        services, connections = self.services, self.connections
+        # It may have been so for a moment while connections were accepted.
+        connections.quiet.clear()
+        for client in list(connections.clients):  # ≤ connections
             client.drain()
-        for tunnel in list(self.tunnels):  # ≤ tunnels
+        for tunnel in list(connections.tunnels):  # ≤ tunnels
             tunnel.stop_after(grace)
-        self._note_quiet()
+        connections.note_quiet()
         try:
-            await asyncio.wait_for(self._quiet.wait(), grace)
+            await asyncio.wait_for(connections.quiet.wait(), grace)
         except TimeoutError:
             pass  # What is left is cut below.
-        cut = len(self.clients) + len(self.tunnels)
-        if cut:
-            _log.warning("connections_cut_at_stop", count=cut, grace=grace)
-            for client in list(self.clients):  # ≤ connections
-                client.abort()
-            for tunnel in list(self.tunnels):  # ≤ tunnels
-                tunnel.close()
-            try:
-                # Their ends are told in turns of the loop to come; those of the access log, too.
-                await asyncio.wait_for(self._quiet.wait(), LAST_ENDS)
-            except TimeoutError:
-                pass  # Somebody does not read what a tunnel had written before.
-        await self.connector.close()
-        self.hangups.close()
+        if connections.clients or connections.tunnels:
+            await self._cut(grace)
+        await services.connector.close()
+        services.hangups.close()
         self.names.close()
         if not self._channel.closed:
             self._reports.report_at_once()
         await asyncio.sleep(0)
         self._channel.close()
         self.stopped.set()
+
+    async def _cut(self, grace: float) -> None:
+        """The grace is over: end what is left."""
+        connections = self.connections
+        cut = len(connections.clients) + len(connections.tunnels)
+        _log.warning("connections_cut_at_stop", count=cut, grace=grace)
+        for client in list(connections.clients):  # ≤ connections
+            client.abort()
+        for tunnel in list(connections.tunnels):  # ≤ tunnels
+            tunnel.close()
+        try:
+            # Their ends are told in turns of the loop to come; those of the access log, too.
+            await asyncio.wait_for(connections.quiet.wait(), LAST_ENDS)
+        except TimeoutError:
+            pass  # Somebody does not read what a tunnel had written before.
 
     async def _stop_accepting(self) -> None:
         """Close the listening sockets without resetting those who wait in them: with a backlog
@@ -439,79 +426,7 @@ class Worker:
             _log.warning("control_process_gone", error=None if error is None else str(error))
             self.drain(ORPHAN_GRACE)
 
-    # -- what connections ask
-
-    def on_client_connected(self, client: ClientConnection) -> None:
-        """A connection was accepted."""
-        self.clients.add(client)
-        self.counters.client_connections += 1
-        self.make_room()
-        # Each needs a second one to an instance: whoever is let in is to be served as well.
-        if self.crowded:
-            self.shed(client, "the process has as many open as it may")
-        if self.draining:
-            client.drain()
-
-    @property
-    def crowded(self) -> bool:
-        """There are more connections of clients than can be served together."""
-        clients = len(self.clients) + len(self.tunnels) + self.announcing
-        return 2 * clients > self.descriptors
-
-    def shed(self, client: ClientConnection, detail: str) -> None:
-        """One connection too many: close it, so that those that are served can go on. Closing
-        one that has asked nothing costs its client a retry; running out of descriptors in the
-        middle of a request would cost it the request."""
-        self.counters.service(UNROUTED).failed(NO_DESCRIPTOR.code)
-        self.log_refusal(NO_DESCRIPTOR, f"connection closed: {detail}", client)
-        client.abort()
-
-    def make_room(self) -> None:
-        """There is one connection more, or about to be: when that is one too many, an idle one
-        gives way. There is one, since no more clients are let in than can be served."""
-        connector = self.connector
-        in_use = self.announcing + len(self.clients) + 2 * len(self.tunnels)
-        in_use += connector.open + connector.dialling
-        if in_use <= self.descriptors:
-            return
-        for pool in self.pools:  # ≤ services
-            for node in pool.nodes.values():  # ≤ instances
-                if node.idle:
-                    node.idle.pop(0).close()
-                    return
-
-    def on_client_lost(self, client: ClientConnection) -> None:
-        """A connection is closed, or has become a tunnel."""
-        if client in self.clients:
-            self.clients.discard(client)
-            self.counters.client_connections -= 1
-            self._note_quiet()
-
-    def on_tunnel_opened(self, tunnel: Tunnel, pool: Pool, node: Node) -> None:
-        """A connection and its upstream connection became a tunnel."""
-        self.tunnels[tunnel] = (pool, node)
-        self.counters.tunnels += 1
-
-    def on_tunnel_closed(self, tunnel: Tunnel) -> None:
-        """Both sides are gone."""
-        del self.tunnels[tunnel]
-        self.counters.tunnels -= 1
-        self._note_quiet()
-
-    def _note_quiet(self) -> None:
-        if self.draining and not self.clients and not self.tunnels:
-            self._quiet.set()
-
-    # -- the log
-
-    def on_refused(
-        self, fault: Fault, client: ClientConnection, answer: bytes, request_id: bytes
-    ) -> None:
-        """Bytes that never became a request were answered."""
-        if self.access_log is not None:
-            self.access_log.refused(fault, client.facts, answer, request_id)
-
-    def on_underscored(self, names: tuple[bytes, ...]) -> None:
+    def _on_underscored(self, names: tuple[bytes, ...]) -> None:
         """Fields of a request were left out: CGI-like programs would take them for others."""
         self.counters.underscored += len(names)
         for raw in names:  # ≤ 256
@@ -520,62 +435,6 @@ class Worker:
             name = self._fields_named.take(raw.decode("latin-1").lower())
             if name:
                 self._channel.send(FieldDropped(name=name))
-
-    def log_fault(self, fault: Fault, detail: str, exchange: Exchange) -> None:
-        """A request that did not go well."""
-        request = exchange.request
-        self._log_limited(
-            fault,
-            detail,
-            exchange.failure,
-            service=None if exchange.pool is None else exchange.pool.service,
-            instance=None if exchange.last is None else exchange.last.id,
-            method=request.method.decode("latin-1"),
-            target=request.target[:200].decode("latin-1"),
-            attempts=exchange.attempts,
-            request_id=exchange.request_id.decode("latin-1"),
-            client=exchange.client.facts.client(request.fields).decode("ascii"),
-        )
-
-    def log_refusal(
-        self,
-        fault: Fault,
-        detail: str,
-        client: ClientConnection,
-        failure: Exception | None = None,
-    ) -> None:
-        """Bytes that never became a request."""
-        self._log_limited(fault, detail, failure, client=client.facts.address.decode("ascii"))
-
-    def failed_inside(self, error: Exception, service: str = UNROUTED) -> None:
-        """Something raised, and no request ends for it."""
-        self.counters.service(service).failed(INTERNAL.code)
-        self._log_limited(INTERNAL, "an error inside the proxy", error, service=service or None)
-
-    def log_unannounced(self, fault: Fault, detail: str, peer: str) -> None:
-        """A connection that did not say whose it is."""
-        self._log_limited(fault, detail, None, client=peer)
-
-    def _log_limited(
-        self, fault: Fault, detail: str, failure: Exception | None, **fields: object
-    ) -> None:
-        if self._log_budget <= 0:
-            self._log_dropped += 1
-            return
-        self._log_budget -= 1
-        # Clients' mistakes are their business; instances' and our own are the operator's.
-        write = _log.info if fault.side is Side.CLIENT else _log.warning
-        if failure is not None:
-            write = _log.error
-            fields["exc_info"] = failure
-        write(
-            "request_failed",
-            fault=fault.code,
-            error=fault.error,
-            status=fault.status,
-            detail=detail,
-            **fields,
-        )
 
 
 def _request_ids(rng: Random, start: bytes, end: bytes) -> Iterator[bytes]:

@@ -21,8 +21,8 @@ def test_it_says_beside_itself_how_much_it_may_be(place: Place) -> None:
 
 def test_they_are_found() -> None:
     names = {place.name for place in CONTAINERS}
-    assert {"_request_memo", "ClientConnection._buffer", "Deadlines._slots", "_pattern"} <= names
-    assert {"Exchange.head", "Framing._buffer", "ServiceCounters._answers"} <= names
+    assert {"_request_memo", "ServerConnection._buffer", "Deadlines._slots", "_pattern"} <= names
+    assert {"ReplayBuffer.pieces", "Framing._buffer", "ServiceCounters._answers"} <= names
     assert "_REQUEST_KINDS" not in names  # It is what the source says.
     modules = {place.module for place in LOOPS}
     assert {"proxy.channel", "proxy.engine.http1.body", "proxy.names.cares"} <= modules

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -23,12 +24,12 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Modules that `path` imports when it runs; those under TYPE_CHECKING are left out."""
+def imports(path: Path, typing: bool = True) -> Iterator[str]:
+    """Modules that `path` imports; `typing`: those under TYPE_CHECKING, too."""
     pending: list[ast.AST] = [ast.parse(path.read_text())]
     while pending:
         node = pending.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if not typing and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             pending.extend(node.orelse)
             continue
         if isinstance(node, ast.Import):
@@ -83,7 +84,9 @@ def test_imports_run_one_way(path: Path) -> None:
 @pytest.mark.parametrize("library", SOLE_IMPORTER)
 def test_a_library_has_one_importer(library: str) -> None:
     found = {
-        module_name(path) for path in SOURCES if any(under(name, library) for name in imports(path))
+        module_name(path)
+        for path in SOURCES
+        if any(under(name, library) for name in imports(path, typing=False))
     }
     assert found == set(SOLE_IMPORTER[library])
 
@@ -139,8 +142,14 @@ def test_every_owner_says_what_it_owns() -> None:
     outlives a call, in the two planes."""
     owners = (
         "proxy.engine.exchange:Exchange",
-        "proxy.engine.listener:ClientConnection",
-        "proxy.engine.upstream.connection:UpstreamConnection",
+        "proxy.engine.http1.server_connection:ServerConnection",
+        "proxy.engine.http1.requests:RequestReader",
+        "proxy.engine.http1.server:ClientConnection",
+        "proxy.engine.http1.keepalive:KeptConnection",
+        "proxy.engine.http1.client:UpstreamConnection",
+        "proxy.engine.attempts:Attempts",
+        "proxy.engine.connections:Connections",
+        "proxy.engine.fault_log:FaultLog",
         "proxy.engine.upstream.connector:Connector",
         "proxy.engine.pool:Node",
         "proxy.engine.pool:Pool",
@@ -202,3 +211,26 @@ def test_no_name_in_the_code_is_a_word_that_the_glossary_avoids() -> None:
 def test_the_terms_of_the_glossary_are_in_order() -> None:
     terms = re.findall(r"^\| ([a-z -]+) \| [A-Z]", GLOSSARY, re.MULTILINE)
     assert terms == sorted(terms)
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    modules = {module_name(path): path for path in SOURCES}
+    graph = {
+        module: {name for name in imports(path) if name in modules}
+        for module, path in modules.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_what_is_compiled_is_a_rule_with_reasons_for_exceptions() -> None:
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    [exceptions] = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "INTERPRETED"
+    ]
+    assert all((ROOT / path).exists() and why for path, why in exceptions.items())
+    assert len(exceptions) <= 5

@@ -22,10 +22,10 @@ from proxy.engine.access_lines import (
     json_text,
     lines_of,
 )
-from proxy.engine.http1.messages import RequestFields, RequestHead
 from proxy.engine.http1.parser import parse_request
 from proxy.engine.node import Node
 from proxy.errors import FAULTS, Refused
+from proxy.http.messages import RequestFields, RequestHead
 from proxy.messages import PoolNode
 
 FIELD_BYTES = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))

@@ -7,8 +7,8 @@ from ipaddress import ip_address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.engine.http1.client_address import ClientAddresses
-from proxy.engine.http1.messages import RequestFields
+from proxy.http.client_address import ClientAddresses
+from proxy.http.messages import RequestFields
 
 PEER = b"10.0.0.1"
 ADDRESSES = ClientAddresses(("10.0.0.0/8",), "X-Forwarded-For", 0)

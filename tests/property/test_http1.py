@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from proxy.engine.http1.body import ChunkedBody, LengthBody, UntilCloseBody, chunk, last_chunk
 from proxy.engine.http1.parser import parse_request, parse_response
-from proxy.engine.http1.properties import property_of
 from proxy.errors import BAD_REQUEST, Refused
+from proxy.http.properties import property_of
 from tests.support.h11_peers import ANSWERS, RECEIVED, REQUESTS, SENT, converse, cut
 from tests.support.wire import Wire
 

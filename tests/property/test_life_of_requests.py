@@ -226,28 +226,29 @@ class Life(RuleBasedStateMachine):
         row = wire.board.row(0)
         nodes = [*pool.nodes.values(), *pool._departed.values()]
         assert sum(row[slot] for slot in range(32)) == sum(node.in_flight for node in nodes)
-        exchanges = [c.exchange for c in wire.worker.clients if c.exchange is not None]
+        exchanges = [c.exchange for c in wire.worker.connections.clients if c.exchange is not None]
         taken = sum(exchange.node is not None for exchange in exchanges)
-        assert sum(node.in_flight for node in nodes) == taken + len(wire.worker.tunnels)
+        assert sum(node.in_flight for node in nodes) == taken + len(wire.worker.connections.tunnels)
         assert all(node.in_flight >= 0 for node in nodes)
         waiting_ = [exchange for exchange in exchanges if exchange.waiting is not None]
         assert len(pool.policies.queue) == len(waiting_)
         breaker = pool.policies.breaker
         if breaker is not None and breaker.state is State.TRYING:
-            trials = [e for e in exchanges if e.breaker is breaker and e.turn == breaker.opened]
+            admitted = [e.admission for e in exchanges if e.admission is not None]
+            trials = [a for a in admitted if (a._breaker, a._turn) == (breaker, breaker.opened)]
             assert breaker._trials - breaker._succeeded == len(trials)
 
     @invariant()
     def who_cannot_be_reached_is_tried(self) -> None:
         if not hasattr(self, "wire"):
             return
-        pool, book = self.wire.pool, self.wire.worker.unreachable
+        pool, book = self.wire.pool, self.wire.worker.services.unreachable
         unreachable = {node for node in pool.nodes.values() if node.unreachable}
         assert not any(node.unreachable for node in pool._departed.values())
         assert set(book._due) <= unreachable
         # Those that are not in the book are being tried.
         assert len(unreachable - set(book._due)) <= book._trying
-        assert 0 <= book._trying <= min(AT_ONCE, self.wire.worker.connector.dialling)
+        assert 0 <= book._trying <= min(AT_ONCE, self.wire.worker.services.connector.dialling)
         assert not book._due or book._alarm.deadline != NEVER
         due = [when for when, _ in book._due.values()]
         assert due == sorted(due)
@@ -258,9 +259,12 @@ class Life(RuleBasedStateMachine):
         if not hasattr(self, "wire"):
             return
         pool = self.wire.pool
-        exchanges = [c.exchange for c in self.wire.worker.clients if c.exchange is not None]
+        exchanges = [
+            c.exchange for c in self.wire.worker.connections.clients if c.exchange is not None
+        ]
+        admitted = [e.admission for e in exchanges if e.admission is not None]
         for node in (*pool.nodes.values(), *pool._departed.values()):
-            assert sum(exchange.probe is node for exchange in exchanges) == node.probes
+            assert [a.probe for a in admitted].count(node) == node.probes
             assert node.impaired == (node.unreachable or node.on_probation)
         assert pool.on_probation == {node for node in pool.nodes.values() if node.on_probation}
         assert all(node.status == "ready" for node in pool.on_probation)
@@ -285,7 +289,7 @@ class Life(RuleBasedStateMachine):
         assert not any(node.probes for node in wire.pool.nodes.values())
         assert not any(node.unreachable for node in wire.pool.nodes.values() if node.admitted)
         assert len(wire.pool.policies.queue) == 0
-        assert not wire.worker.tunnels
+        assert not wire.worker.connections.tunnels
         for peer in wire.peers:
             peer.read_on()
             peer.take()

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.engine.http1.parser import parse_request
-from proxy.engine.http1.target import resolve
 from proxy.engine.routing import RouteTable
 from proxy.engine.second_look import Asked, ServiceNames, look_again
 from proxy.errors import Refused
+from proxy.http.target import resolve
 from proxy.settings.route import RouteSpec
 
 # -- programs that read paths, written anew

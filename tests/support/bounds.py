@@ -146,6 +146,14 @@ def containers() -> Iterator[Place]:
         yield from _Containers(module, text).found.values()
 
 
+def _slots(node: ast.ClassDef) -> set[str] | None:
+    for child in node.body:
+        if isinstance(child, ast.Assign) and _words(child.targets[0]) == ["__slots__"]:
+            value = ast.literal_eval(child.value)
+            return {value} if isinstance(value, str) else set(value)
+    return None
+
+
 class _Containers:
     """Those of one module."""
 
@@ -167,6 +175,8 @@ class _Containers:
             and isinstance(node.ctx, (ast.Store, ast.Del))
             and isinstance(node.value, ast.Name)
         }
+        self._slots: dict[str, set[str] | None] = {}
+        """Class → its own attributes, where it lists them."""
         self._values: set[str] = set()
         """Classes of what is made once and then read: it belongs to whoever holds it."""
         for node in tree.body:
@@ -177,6 +187,7 @@ class _Containers:
             if self._is_value(node):
                 self._values.add(node.name)
                 return
+            self._slots[node.name] = _slots(node)
             assigned = {
                 target.attr
                 for child in ast.walk(node)
@@ -187,7 +198,8 @@ class _Containers:
             for child in node.body:
                 if isinstance(child, (ast.Assign, ast.AnnAssign)):
                     targets = child.targets if isinstance(child, ast.Assign) else [child.target]
-                    if any(isinstance(t, ast.Name) and t.id in assigned for t in targets):
+                    names = {t.id for t in targets if isinstance(t, ast.Name)}
+                    if names & assigned or _said(self._lines, child):
                         self._note(child, node.name)
                 else:
                     self._look(child, node.name)
@@ -221,6 +233,9 @@ class _Containers:
         )
         for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
             name = target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
+            slots = self._slots.get(owner)
+            if slots is not None and isinstance(target, ast.Attribute) and name not in slots:
+                continue  # A base class has it, and says so.
             kept = keeps and (owner or name in self._changed or not self._is_table(value))
             if kept or _said(self._lines, node):
                 self._add(f"{owner}.{name}" if owner else name, node)

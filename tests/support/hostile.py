@@ -70,12 +70,12 @@ class Bench:
     def close(self) -> None:
         """Everybody goes."""
         wire = self.wire
-        for client in list(wire.worker.clients):
+        for client in list(wire.worker.connections.clients):
             client.abort()
-        for tunnel in list(wire.worker.tunnels):
+        for tunnel in list(wire.worker.connections.tunnels):
             tunnel.close()
         wire.settle()
-        wire.worker.close_access_log(5.0)
+        wire.worker.access_logs.close(5.0)
         assert wire.loop.failures == []
 
     def connected(self) -> Peer:
@@ -435,7 +435,7 @@ def _announcements(bench: Bench) -> Iterator[None]:
         b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
         b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x0f\xff",
     ):
-        announcement = Announcement(wire.worker, wire.facts)
+        announcement = Announcement(wire.worker.services, wire.facts)
         transport = wire.network.open(wire.loop, announcement, peer=CLIENT, own=("192.0.2.1", 8080))
         peer = wire.adopt(transport, "client")
         for byte in start[:-1]:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from random import Random
 from typing import cast
 
-from proxy.engine.listener import ClientConnection
+from proxy.engine.http1.server import ClientConnection
 from proxy.engine.listener_facts import ListenerFacts
 from proxy.engine.load import Board
 from proxy.engine.node import Node
@@ -303,7 +303,7 @@ class Wire:
         """A new connection to the listener."""
         own: Address | str = PROXY if isinstance(peer, tuple) else ""
         transport = self.network.open(
-            self.loop, ClientConnection(self.worker, self.facts), peer=peer, own=own
+            self.loop, ClientConnection(self.worker.services, self.facts), peer=peer, own=own
         )
         transport.lend(self.network.socket())
         self.settle()
@@ -353,24 +353,24 @@ class Wire:
             assert not peer.transport.taken, f"unexpected: {peer!r}"
         for waiting in self.network.accepted.values():
             assert not waiting, f"a connection nobody expected: {waiting}"
-        for client in list(self.worker.clients):
+        for client in list(self.worker.connections.clients):
             client.abort()
-        for tunnel in list(self.worker.tunnels):
+        for tunnel in list(self.worker.connections.tunnels):
             tunnel.close()
         self.settle()
         assert self.in_flight == 0
-        assert not self.worker.clients
-        assert not self.worker.tunnels
+        assert not self.worker.connections.clients
+        assert not self.worker.connections.tunnels
         assert self.worker.counters.client_connections == 0
         assert self.worker.counters.tunnels == 0
         self.serve()  # Every instance leaves, and so do their idle connections.
         open_ = [t for t in self.network.transports if not t.lost]
         assert not open_, [transport.get_protocol() for transport in open_]
-        assert len(self.worker.deadlines) == 0
-        assert len(self.worker.hangups) == 0
-        self.worker.hangups.close()
-        assert not self.worker.connector.dialling
-        assert not self.worker.unreachable._due
-        assert self.worker.unreachable._trying == 0
+        assert len(self.worker.services.deadlines) == 0
+        assert len(self.worker.services.hangups) == 0
+        self.worker.services.hangups.close()
+        assert not self.worker.services.connector.dialling
+        assert not self.worker.services.unreachable._due
+        assert self.worker.services.unreachable._trying == 0
         assert self.loop.failures == []
         os.close(self.board.fd)

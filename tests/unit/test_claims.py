@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.engine.http1.claims import is_claim
 from proxy.engine.http1.parser import parse_request
+from proxy.http.claims import is_claim
 
 PAGE = Path(__file__).parents[2] / "docs" / "behaviour.md"
 SECTION = re.compile(r"## What clients say of themselves\n(.*?)\n## ", re.DOTALL)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.engine.http1.client_address import FURTHEST, ClientAddresses, parse
 from proxy.engine.http1.parser import call_a_claim, parse_request
+from proxy.http.client_address import FURTHEST, ClientAddresses, parse
 from proxy.settings.declare import keys_of
 from proxy.settings.listener import ClientIpSettings
 from proxy.settings.tree import Scalar

@@ -10,13 +10,13 @@ import pytest
 
 from balancers.base import hash_key
 from proxy.control.statistics import Reported
-from proxy.engine.http1.properties import source_of
 from proxy.engine.load import SLOTS, Board, OtherRows
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool
 from proxy.engine.reports import Reports
 from proxy.engine.telemetry import KINDS, ServiceCounters, WorkerCounters
 from proxy.engine.worker import Worker
+from proxy.http.properties import source_of
 from proxy.messages import (
     DURATION_BOUNDS,
     KEPT_SERVICES,

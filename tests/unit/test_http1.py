@@ -9,27 +9,27 @@ from time import time
 
 import pytest
 
-from proxy.engine.http1.client_address import ClientAddresses
-from proxy.engine.http1.dates import http_date
-from proxy.engine.http1.messages import RequestHead
-from proxy.engine.http1.parser import parse_request, parse_response
-from proxy.engine.http1.properties import property_of, source_of
-from proxy.engine.http1.replies import problem
-from proxy.engine.http1.rewrite import (
+from proxy.engine.http1.heads import (
     BY_CHUNKS,
     BY_CLOSE,
     BY_LENGTH,
     NO_BODY,
-    ClientFacts,
     interim_head,
-    offered_upgrade,
+    own_answer,
     request_head,
     response_framing,
     response_head,
     switching_head,
 )
-from proxy.engine.http1.target import as_it_came, barest, readings, resolve
+from proxy.engine.http1.parser import parse_request, parse_response
+from proxy.engine.own_answers import problem
 from proxy.errors import BAD_REQUEST, FAULTS, METHOD_NOT_ALLOWED, Fault, Refused
+from proxy.http.client_address import ClientAddresses
+from proxy.http.dates import http_date
+from proxy.http.forwarding import ClientFacts, offered_upgrade
+from proxy.http.messages import RequestHead
+from proxy.http.properties import property_of, source_of
+from proxy.http.target import as_it_came, barest, readings, resolve
 from tests.support.sizes import deep_size
 
 
@@ -343,10 +343,8 @@ def test_a_date_is_that_of_its_second() -> None:
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_reply_for_every_fault(fault: Fault) -> None:
-    raw = problem(
-        fault, 'why "quoted" é', request_id="r", id_line=b"X-ID: r\r\n", head_only=False,
-        client_minor=1, keep_alive=not fault.closes,
-    )  # fmt: skip
+    answer = problem(fault, 'why "quoted" é', "r")
+    raw = own_answer(answer, b"X-ID: r\r\n", False, 1, not fault.closes)
     head, _, body = raw.partition(b"\r\n\r\n")
     response = parse_response(head + b"\r\n\r\n")
     assert response.status == fault.status
@@ -362,9 +360,7 @@ def test_a_reply_for_every_fault(fault: Fault) -> None:
     assert document["detail"] == 'why "quoted" é'
     if fault.status in (429, 503):
         assert int(response.fields.get(b"retry-after") or b"0") > 0
-    for_head = problem(
-        fault, "x", request_id="r", id_line=b"", head_only=True, client_minor=0, keep_alive=True
-    )
+    for_head = own_answer(answer, b"", True, 0, True)
     assert for_head.endswith(b"\r\n\r\n")
     assert b"\r\nConnection: keep-alive\r\n" in for_head
 

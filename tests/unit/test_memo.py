@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.engine.http1.memo import ENTRY, Memo
+from proxy.http.memo import ENTRY, Memo
 from tests.support.sizes import deep_size
 
 

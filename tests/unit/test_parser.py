@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 
 from proxy.engine.http1 import parser
-from proxy.engine.http1.memo import Memo
 from proxy.engine.http1.parser import (
     ANSWER_FIELDS,
     TooManyFields,
@@ -15,7 +14,6 @@ from proxy.engine.http1.parser import (
     parse_response,
     request_of,
 )
-from proxy.engine.http1.request_id import IdField
 from proxy.errors import (
     BAD_ANSWER,
     BAD_REQUEST,
@@ -24,6 +22,8 @@ from proxy.errors import (
     Fault,
     Refused,
 )
+from proxy.http.memo import Memo
+from proxy.http.request_id import IdField
 from tests.support.sizes import attributes_of, deep_size
 
 H = b"Host: h\r\n"

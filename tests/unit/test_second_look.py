@@ -7,10 +7,10 @@ from urllib.parse import quote
 
 import pytest
 
-from proxy.engine.http1.target import readings
 from proxy.engine.routing import Match, RouteTable
 from proxy.engine.second_look import Asked, ServiceNames, look_again
 from proxy.errors import BAD_REQUEST, NO_INSTANCE, NO_ROUTE, UNKNOWN_SERVICE, Fault, Refused
+from proxy.http.target import readings
 from proxy.settings.route import RouteSpec
 
 BY_HOST = RouteSpec(host="{service}.svc.local")

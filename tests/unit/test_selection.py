@@ -9,12 +9,13 @@ from random import Random
 import pytest
 
 from proxy.engine.load import Board
+from proxy.engine.next_attempt import next_attempt
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool
 from proxy.engine.selection import first_choice, next_choice
 from proxy.engine.worker import Worker
 from proxy.messages import PoolNode, PoolSnapshot
-from proxy.settings.service import QueueSettings, ServiceSettings
+from proxy.settings.service import QueueSettings, RetrySettings, ServiceSettings
 from tests.support.loop_and_network import SteppedLoop
 
 NOW = 100.0
@@ -126,3 +127,44 @@ def test_with_an_answer_in_hand_nobody_unreachable_is_asked(board: Board) -> Non
     scene = Scene(board, "ok gone gone2")
     assert scene.further("ok", answered=True) == {"none"}
     assert scene.further("ok") == {"gone", "gone2"}
+
+
+@pytest.mark.parametrize(
+    ("attempts", "stale_node", "stale", "budget", "node"),
+    [
+        (1, None, False, True, "ok"),
+        (2, None, False, True, None),  # retry.max_retries is 1.
+        (2, "other", False, True, "ok"),  # The attempt on a stale connection is not counted …
+        (3, "other", False, True, None),
+        (1, None, False, False, None),  # The budget is spent.
+        (1, "tried", True, False, "ok"),  # … and the one behind it is not paid for.
+    ],
+)
+def test_whether_there_is_a_further_attempt(
+    board: Board,
+    attempts: int,
+    stale_node: str | None,
+    stale: bool,
+    budget: bool,
+    node: str | None,
+) -> None:
+    scene = Scene(board, "ok tried other")
+    pool, nodes = scene.pool, scene.pool.nodes
+    while not budget and pool.policies.budget.spend(pool.requests):
+        pass
+    found = next_attempt(
+        pool, 0, (nodes["other"], nodes["tried"]), attempts, NOW,
+        stale_node=None if stale_node is None else nodes[stale_node], stale=stale, answered=False,
+    )  # fmt: skip
+    assert (None if found is None else found.id) == node
+    assert pool.counters.limited == ({} if budget or stale else {"retry.budget": 1})
+
+
+def test_no_further_attempt_where_retries_are_off(board: Board) -> None:
+    scene = Scene(board, "ok tried")
+    scene.pool.configure(ServiceSettings(retry=RetrySettings(max_retries=0)))
+    tried = (scene.pool.nodes["tried"],)
+    assert (
+        next_attempt(scene.pool, 0, tried, 1, NOW, stale_node=None, stale=False, answered=False)
+        is None
+    )

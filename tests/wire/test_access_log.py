@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from proxy.engine.exchange import Exchange
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.process import AccessLogSettings
 from proxy.settings.route import RouteSpec
@@ -34,7 +33,7 @@ class Logged:
 
     def lines(self) -> list[dict[str, Any]]:
         """Everything logged, in order. Ends the wire."""
-        log = self.wire.worker.access_log
+        log = self.wire.worker.access_logs.current
         assert log is not None
         self.wire.done()
         log.close(10.0)
@@ -293,7 +292,7 @@ def test_a_sample_is_a_share_and_failures_are_always_in_it(tmp_path: Path) -> No
 
 def test_lines_are_gathered_for_a_tenth_of_a_second(tmp_path: Path) -> None:
     logged = Logged(tmp_path, routes=ROUTES)
-    log = logged.wire.worker.access_log
+    log = logged.wire.worker.access_logs.current
     assert log is not None
     client = logged.wire.client()
     for _ in range(2):
@@ -311,7 +310,7 @@ def test_lines_that_nobody_takes_cost_little_more_than_themselves(tmp_path: Path
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     logged.wire.worker._log_access(AccessLogSettings(path=str(pipe)))
-    log = logged.wire.worker.access_log
+    log = logged.wire.worker.access_logs.current
     assert log is not None
     client = logged.wire.client()
     tracemalloc.start()
@@ -329,9 +328,9 @@ def test_lines_that_nobody_takes_cost_little_more_than_themselves(tmp_path: Path
     log.close(0.0)
 
 
-def test_without_an_access_log_exchanges_are_plain(tmp_path: Path) -> None:
+def test_without_an_access_log_nobody_records(tmp_path: Path) -> None:
     logged = Logged(tmp_path)
     logged.wire.worker._log_access(None)
-    assert logged.wire.worker.new_exchange is Exchange
-    assert logged.wire.worker.access_log is None
+    assert logged.wire.worker.services.new_recorder is None
+    assert logged.wire.worker.services.on_refused is None
     logged.wire.done()

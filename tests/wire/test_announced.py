@@ -16,7 +16,7 @@ LISTENER = ListenerSettings(proxy_protocol=True, trusted_proxies=("198.51.100.9/
 
 
 def connect(wire: Wire) -> Peer:
-    protocol = Announcement(wire.worker, wire.facts)
+    protocol = Announcement(wire.worker.services, wire.facts)
     transport = wire.network.open(wire.loop, protocol, peer=CLIENT, own=PROXY)
     wire.settle()
     return wire.adopt(transport, "client")
@@ -82,7 +82,7 @@ def test_who_hangs_up_before_the_announcement_is_let_go(make: Any, said: bytes) 
     client.eof()
     client.expect_nothing()
     assert client.closed
-    assert wire.facts.open == wire.worker.announcing == 0
+    assert wire.facts.open == wire.worker.connections.announcing == 0
     assert wire.worker.counters.service("").faults == {}
 
 
@@ -105,9 +105,9 @@ def test_who_says_nothing_counts_among_the_connections_of_the_listener(make: Any
 
 def test_who_says_nothing_takes_no_descriptor_that_others_need(make: Any) -> None:
     wire = make(listener=LISTENER)
-    wire.worker.descriptors = 5
+    wire.worker.connections.descriptors = 5
     silent = [connect(wire) for _ in range(3)]
     assert [one.closed for one in silent] == [False, False, True]
     for one in silent:
         one.reset()
-    assert wire.worker.announcing == 0
+    assert wire.worker.connections.announcing == 0

@@ -107,11 +107,11 @@ def test_nothing_grows_beyond_what_it_says(bench: Bench, name: str) -> None:
         wire = bench.wire
         most |= Counter(
             connection=len([t for t in wire.network.transports if not t.lost]),
-            request=sum(client.exchange is not None for client in wire.worker.clients),
+            request=sum(client.exchange is not None for client in wire.worker.connections.clients),
             instance=sum(len(pool.nodes) for pool in wire.worker.pools),
             service=len(list(wire.worker.pools)),
-            route=len(wire.worker.routes.routes),
-            tunnel=len(wire.worker.tunnels),
+            route=len(wire.worker.services.routes.routes),
+            tunnel=len(wire.worker.connections.tunnels),
             worker=wire.board.workers,
         )
         assert "\n".join(excesses(most)) == ""

@@ -115,7 +115,7 @@ def test_hash_keys_are_not_taken_from_claims_of_clients(make: Any) -> None:
         wire = make("a", "b", settings=hashing, listener=listener)
         client = wire.client()
         client.send(request("GET /", "X-Real-IP: 198.51.100.9"))
-        [connection] = wire.worker.clients
+        [connection] = wire.worker.connections.clients
         assert (connection.exchange.key >= 0) is keyed
         instance = wire.connected()
         instance.take()

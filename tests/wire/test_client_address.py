@@ -91,7 +91,7 @@ def test_the_field_that_names_clients_is_taken_from_whoever_is_not_trusted(make:
 
 def test_announced_proxies_and_local_ones_are_believed_too(make: Any) -> None:
     wire = limited(make, ListenerSettings(trusted_proxies=TRUSTED, proxy_protocol=True))
-    protocol = Announcement(wire.worker, wire.facts)
+    protocol = Announcement(wire.worker.services, wire.facts)
     transport = wire.network.open(wire.loop, protocol, peer=CLIENT, own=PROXY)
     client = wire.adopt(transport, "client")
     client.send(b"PROXY TCP6 ::ffff:10.0.0.7 ::1 5000 443\r\n")
@@ -117,7 +117,7 @@ def test_clients_are_hashed_each_by_itself(make: Any) -> None:
     keys = []
     for value in ("203.0.113.1", "203.0.113.2", "203.0.113.1:80"):
         client.send(request("GET /", said(value)))
-        [connection] = wire.worker.clients
+        [connection] = wire.worker.connections.clients
         keys.append(connection.exchange.key)
         instance = wire.connected()
         instance.take()

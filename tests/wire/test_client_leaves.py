@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.engine.listener import READ_AHEAD
+from proxy.engine.http1.server import READ_AHEAD
 from proxy.errors import CLIENT_GONE
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.service import QueueSettings, RetrySettings, ServiceSettings, Timeouts
@@ -147,7 +147,7 @@ def left(scene: Scene) -> None:
     scene.client.expect_nothing()
     assert all(peer.closed for peer in scene.instances)
     assert len(wire.pool.policies.queue) == 0
-    assert wire.in_flight == len(wire.worker.clients)
+    assert wire.in_flight == len(wire.worker.connections.clients)
     for node in wire.pool.nodes.values():
         assert set(node.outcomes) <= {CLIENT_GONE.code, "503"}, node
     [request] = wire.pool.counters.snapshot().requests
@@ -255,7 +255,7 @@ def test_clients_that_come_and_go_do_not_pile_up_connections(make: Any) -> None:
         client.send(GET)
         client.eof()
     assert len(wire.network.dialled) == 20
-    assert wire.worker.connector.dialling == 2
+    assert wire.worker.services.connector.dialling == 2
     wire.advance(2.1)
     assert all(wire.node(instance).unreachable for instance in ("a", "b"))
     assert wire.in_flight == 0

@@ -38,7 +38,7 @@ def test_those_who_are_served_notice_nothing(make: Any) -> None:
 
 def test_descriptors_are_kept_for_those_who_are_served(make: Any) -> None:
     wire = make()
-    wire.worker.descriptors = 2
+    wire.worker.connections.descriptors = 2
     client, instance = reached(wire, request("GET /"))
     instance.expect(forwarded("GET /"))
     assert wire.client().cut
@@ -51,7 +51,7 @@ def test_descriptors_are_kept_for_those_who_are_served(make: Any) -> None:
 def test_an_idle_connection_gives_way_to_one_that_is_needed(make: Any) -> None:
     """Whoever is let in can be served."""
     wire = make("a", "b")
-    wire.worker.descriptors = 2
+    wire.worker.connections.descriptors = 2
     client = wire.client()
     assert wire.client().cut
     instances = []
@@ -60,32 +60,32 @@ def test_an_idle_connection_gives_way_to_one_that_is_needed(make: Any) -> None:
         instance = wire.connected()  # In turn, so the idle one is never that which is wanted.
         instance.expect(forwarded("GET /"))
         answered(client, instance)
-        assert wire.worker.connector.open == 1
+        assert wire.worker.services.connector.open == 1
         instances.append(instance)
     assert [instance.closed for instance in instances] == [True, True, False]
 
 
 def test_with_descriptors_enough_idle_connections_stay(make: Any) -> None:
     wire = make("a", "b")
-    wire.worker.descriptors = 3
+    wire.worker.connections.descriptors = 3
     client = wire.client()
     for _ in range(2):
         client.send(request("GET /"))
         instance = wire.connected()
         instance.take()
         answered(client, instance)
-    assert wire.worker.connector.open == 2
+    assert wire.worker.services.connector.open == 2
 
 
 def test_upstream_connections_are_counted_until_they_are_gone(make: Any) -> None:
     wire = make()
     client, instance = asked(wire)
-    assert wire.worker.connector.open == 1
+    assert wire.worker.services.connector.open == 1
     instance.send(OK)
     client.take()
-    assert wire.worker.connector.open == 1
+    assert wire.worker.services.connector.open == 1
     instance.eof()
-    assert wire.worker.connector.open == 0
+    assert wire.worker.services.connector.open == 0
 
 
 def test_a_tunnel_is_no_longer_an_upstream_connection(make: Any) -> None:
@@ -93,7 +93,7 @@ def test_a_tunnel_is_no_longer_an_upstream_connection(make: Any) -> None:
     client, instance = asked(wire, request("GET /", "Connection: Upgrade", "Upgrade: x"))
     instance.send(b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
     client.take()
-    assert wire.worker.connector.open == 0
+    assert wire.worker.services.connector.open == 0
     assert wire.facts.open == 0
 
 

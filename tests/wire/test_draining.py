@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.engine.listener import LAST_CALL
+from proxy.engine.http1.server_connection import LAST_CALL
 from proxy.messages import Drain
 from tests.support.wire import OK, OK_RELAYED, OK_RELAYED_CLOSE, forwarded, request
 from tests.wire.conftest import MakeWire

@@ -7,7 +7,7 @@ from typing import Any
 
 from structlog.testing import capture_logs
 
-from proxy.engine.listener import ClientConnection
+from proxy.engine.http1.server import ClientConnection
 from proxy.settings.balancer import BalancerSpec
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import QueueSettings, RetrySettings, ServiceSettings
@@ -47,7 +47,7 @@ class BrokenTransport(FakeTransport):
 
 
 def broken_client(wire: Wire) -> tuple[Peer, BrokenTransport]:
-    protocol: Any = ClientConnection(wire.worker, wire.facts)
+    protocol: Any = ClientConnection(wire.worker.services, wire.facts)
     transport = BrokenTransport(wire.loop, protocol, peer=CLIENT, own=PROXY)
     wire.network.transports.append(transport)
     return wire.adopt(transport, "client"), transport

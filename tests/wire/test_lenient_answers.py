@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.engine.upstream.connection import MAX_HEAD
+from proxy.engine.http1.client import MAX_HEAD
 from proxy.settings.service import ServiceSettings
 from tests.support.wire import OK_RELAYED
 from tests.wire.scenes import asked

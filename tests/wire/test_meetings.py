@@ -451,7 +451,7 @@ class TestStopping:
         wire.worker.on_message(Drain(30.0, 2.0))
         wire.advance(0.5)
         client.eof()
-        assert not wire.worker.clients
+        assert not wire.worker.connections.clients
         late, instance = asked(wire)
         wire.advance(5.0)
         assert not late.closed

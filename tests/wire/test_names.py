@@ -275,17 +275,17 @@ class TestSeveralAddresses:
         assert len(wire.network.dialled) == 1
         wire.advance(0.02)
         assert len(wire.network.dialled) == 2
-        assert wire.worker.connector.dialling == 2
+        assert wire.worker.services.connector.dialling == 2
         wire.advance(DELAY)
         instance = wire.accepted_at("10.0.0.9")
-        assert wire.worker.connector.dialling == 0
+        assert wire.worker.services.connector.dialling == 0
         instance.expect(forwarded("GET /x"))
         answered(client, instance)
         wire.network.answer(("10.0.0.7", 80))
         wire.network.answer(("10.0.0.8", 80))
         wire.settle()
         assert not wire.network.accepted.get(("10.0.0.7", 80))
-        assert wire.worker.connector.open == 0
+        assert wire.worker.services.connector.open == 0
 
     def test_the_first_one_wins_if_it_is_the_first_to_answer(self, make: Any) -> None:
         wire, client = self.make(make, "10.0.0.8", "10.0.0.9")
@@ -317,7 +317,7 @@ class TestSeveralAddresses:
         assert lost.closed
         lost.expect_nothing()
         won.expect(forwarded("GET /x"))
-        assert wire.worker.connector.open == 1
+        assert wire.worker.services.connector.open == 1
         answered(client, won)
 
     def test_all_of_them_have_one_limit(self, make: Any) -> None:
@@ -332,7 +332,7 @@ class TestSeveralAddresses:
         wire.advance(0.02)
         client.expect_problem(504, "connect_timeout")
         assert len(wire.network.dialled) == 4
-        assert wire.worker.connector.dialling == 0
+        assert wire.worker.services.connector.dialling == 0
 
     def test_what_a_machine_without_ipv6_says_is_not_what_is_told(self, make: Any) -> None:
         wire, client = self.make(make, "2001:db8::1", "10.0.0.9")

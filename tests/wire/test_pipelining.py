@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.engine.listener import READ_AHEAD
+from proxy.engine.http1.server import READ_AHEAD
 from proxy.settings.listener import ListenerLimits, ListenerSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import Keepalive, ServiceSettings

@@ -291,7 +291,9 @@ class TestRoom:
         waiting = [wire.client() for _ in range(300)]
         for one in waiting:
             one.send(GET)
-        wire.configure(wire.worker.routes.routes, {"s": ServiceSettings(max_inflight=1000)})
+        wire.configure(
+            wire.worker.services.routes.routes, {"s": ServiceSettings(max_inflight=1000)}
+        )
         in_flight = [1]
 
         def turn() -> None:

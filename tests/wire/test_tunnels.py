@@ -36,8 +36,8 @@ def test_bytes_go_both_ways(make: Any) -> None:
     wire = make()
     client, a = tunnel(wire)
     assert wire.in_flight == 1
-    assert len(wire.worker.tunnels) == 1
-    assert not wire.worker.clients
+    assert len(wire.worker.connections.tunnels) == 1
+    assert not wire.worker.connections.clients
     client.send(b"GET / HTTP/1.1\r\n\r\n", b"\x00")
     a.expect(b"GET / HTTP/1.1\r\n\r\n\x00")
     a.send(b"HTTP/1.1 999\r\n\r\n")

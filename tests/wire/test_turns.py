@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from proxy.engine.exchange import Exchange
 from proxy.engine.http1.body import CHUNKS
-from proxy.engine.upstream.connection import MAX_INTERIM
+from proxy.engine.http1.client import MAX_INTERIM
 from proxy.settings.service import Keepalive, ServiceSettings, Timeouts
 from tests.support.wire import OK, OK_RELAYED, Peer, Wire, forwarded, request
 from tests.wire.scenes import CHUNKED, answered, asked, reached
@@ -208,11 +209,12 @@ def test_a_head_that_comes_byte_by_byte_behind_an_interim_answer(make: Any) -> N
 def test_a_body_that_comes_byte_by_byte_is_kept_in_one_piece(make: Any) -> None:
     wire = make("a", "b", settings=ServiceSettings(keepalive=Keepalive(max_idle=1)))
     client, a = asked(wire, request("PUT /", "Content-Length: 5000"))
-    exchange = next(iter(wire.worker.clients)).exchange
-    assert exchange is not None
+    exchange = next(iter(wire.worker.connections.clients)).exchange
+    assert isinstance(exchange, Exchange)
     for _ in range(4999):
         client.send(b"x")
-        assert len(exchange._kept) <= 65
+        assert exchange.body is not None
+        assert len(exchange.body.pieces) <= 65
     a.reset()
     b = wire.connected()
     client.send(b"y")

@@ -292,7 +292,7 @@ class TestBackInUse:
             client.expect(OK_RELAYED)
             client.send(GET)
         assert dials(wire) == 1
-        wire.worker.unreachable.add(wire.pool, wire.node("a"), "as another request found")
+        wire.worker.services.unreachable.add(wire.pool, wire.node("a"), "as another request found")
         wire.network.answer(wire.address("a"))
         wire.settle()
         assert not wire.node("a").unreachable
@@ -390,13 +390,13 @@ class TestMany:
         wire.worker.on_message(PoolsMessage(seq=9, snapshots=(PoolSnapshot("s", 9, nodes),)))
         for node in wire.pool.nodes.values():
             wire.network.hang((node.address, node.port))
-            wire.worker.unreachable.add(wire.pool, node, "no answer")
+            wire.worker.services.unreachable.add(wire.pool, node, "no answer")
         begun: list[int] = []
         for _ in range(400):
             before = len(wire.network.dialled)
             wire.advance(0.1)
             begun.append(len(wire.network.dialled) - before)
-            assert wire.worker.connector.dialling <= AT_ONCE
+            assert wire.worker.services.connector.dialling <= AT_ONCE
         assert len(set(wire.network.dialled)) == 500
         assert max(begun) <= AT_ONCE
         for address in list(wire.network.hanging):
@@ -420,7 +420,7 @@ class TestMany:
         for node in wire.pool.nodes.values():
             if node.id != "back":
                 wire.network.hang((node.address, node.port))
-            wire.worker.unreachable.add(wire.pool, node, "no answer")
+            wire.worker.services.unreachable.add(wire.pool, node, "no answer")
         wire.advance(AGAIN + LIMIT + 0.5)
         assert not wire.node("back").unreachable
         for waiting in wire.network.accepted.values():
@@ -439,7 +439,7 @@ class TestMany:
         pool = wire.pool
         built = [pool.balancer]
         for node in list(pool.nodes.values())[:1000]:
-            wire.worker.unreachable.add(pool, node, "no answer")
+            wire.worker.services.unreachable.add(pool, node, "no answer")
             picked = pool.pick(NO_KEY, ())
             assert picked is not None
             again = pool.pick_again(picked, NO_KEY, ()) if picked.unreachable else picked
@@ -451,8 +451,10 @@ class TestMany:
                 built.append(pool.balancer)
         assert 4 <= len(built) - 1 <= 6
         for _ in range(100):  # Now and then there is a connection: one of many dials.
-            wire.worker.unreachable.add(pool, pool.nodes["n2000@192.0.2.1:2000"], "no answer")
-            wire.worker.unreachable.reached(pool, pool.nodes["n2000@192.0.2.1:2000"])
+            wire.worker.services.unreachable.add(
+                pool, pool.nodes["n2000@192.0.2.1:2000"], "no answer"
+            )
+            wire.worker.services.unreachable.reached(pool, pool.nodes["n2000@192.0.2.1:2000"])
         assert pool.balancer is built[-1]
         wire.advance(0.1)
         picks = [pool.pick(NO_KEY, ()) for _ in range(2000)]
@@ -531,7 +533,9 @@ class TestKeptConnectionsThatWereClosed:
         wire, client, instances = self.warm(make, "a", "b")
         name = self.kill(wire, client, instances)
         other = "b" if name == "a" else "a"
-        wire.worker.unreachable.add(wire.pool, wire.node(other), "as another request found")
+        wire.worker.services.unreachable.add(
+            wire.pool, wire.node(other), "as another request found"
+        )
         del wire.network.errors[wire.address(name)]
         before = dials(wire, other)
         instances[name].eof()
@@ -543,7 +547,7 @@ class TestKeptConnectionsThatWereClosed:
     def test_the_only_one_there_is(self, make: Any) -> None:
         """Known to be unreachable, but for connections it had: it is dialled, not given up."""
         wire, client, instances = self.warm(make, "a")
-        wire.worker.unreachable.add(wire.pool, wire.node(), "as another request found")
+        wire.worker.services.unreachable.add(wire.pool, wire.node(), "as another request found")
         client.send(GET)
         instances["a"].expect(forwarded("GET /x"))
         instances["a"].eof()

@@ -12,7 +12,14 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from proxy.errors import BAD_REQUEST, TARGET_TOO_LONG, VERSION_NOT_SUPPORTED, Refused
+from proxy.errors import (
+    BAD_REQUEST,
+    HEAD_TOO_LARGE,
+    TARGET_TOO_LONG,
+    VERSION_NOT_SUPPORTED,
+    Refused,
+)
+from proxy.settings.listener import ListenerLimits
 
 TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """RFC 9110 §5.6.2."""
@@ -32,6 +39,7 @@ _SCHEMES: Final = (b"http://", b"https://")
 _SHAPE: Final = "the request line is not METHOD SP TARGET SP VERSION"
 _BARE: Final = "a line that does not end in CR LF"
 _LINE_END: Final = b"\r\n"
+_EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
 _VERSION: Final = b"HTTP/1.0\r\n"
 _DIGITS: Final = (5, 7)
 """Where in it."""
@@ -56,6 +64,33 @@ def refuse_hopeless(start: bytes, seen: int, longest_target: int) -> None:
     pattern, at = (_FROM_VALUE, max(colon, seen - 1)) if colon else (_FROM_LINE, line)
     if pattern.fullmatch(start, at) is None:
         raise Refused(BAD_REQUEST, _what_is_wrong(start, pattern, at))
+
+
+def first_refusal(head: bytes, refusal: Refused, longest_target: int) -> Refused:
+    """What would be found first if the bytes of a head that is refused had come one by one."""
+    try:
+        refuse_hopeless(head, 0, longest_target)
+    except Refused as first:
+        return first
+    return refusal
+
+
+def too_large(data: bytes, limits: ListenerLimits) -> Refused:
+    """What is wrong with the beginning of a head that is longer than it may be."""
+    line_end = data.find(_LINE_END)
+    if line_end < 0 or line_end > limits.target + 64:
+        detail = f"the request line is longer than {limits.target} bytes"
+        return Refused(TARGET_TOO_LONG, detail)
+    return Refused(HEAD_TOO_LARGE, f"the request head is longer than {limits.head} bytes")
+
+
+def without_empty_lines(data: bytes) -> bytes:
+    """RFC 9112 §2.2: those in front of a request are ignored. Only whole ones, or it would matter
+    how they were cut into reads. Mostly without a look at each: there may be 100,000 in a read."""
+    whole = (len(data) - len(data.lstrip(_LINE_END))) // 2
+    if data.startswith(_LINE_END * whole):
+        return data[2 * whole :]
+    return _EMPTY_LINES.sub(b"", data, 1)
 
 
 def _check_request_line(line: bytes, longest_target: int) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from typing import Final, Protocol
 
-from proxy.engine.http1.claims import hyphened, is_claim
 from proxy.errors import Fault, Refused
+from proxy.http.claims import hyphened, is_claim
 
 _NOTHING: Final[list[bytes]] = []  # ≤ 64 B
 
@@ -251,3 +251,9 @@ def chunk(pieces: list[bytes]) -> list[bytes]:
     if size == 0:
         return _NOTHING
     return [b"%x\r\n" % size, *pieces, b"\r\n"]
+
+
+def in_chunks(pieces: list[bytes], done: bool, trailers: bytes) -> list[bytes]:
+    """`pieces` as one chunk to write; `done`: with the end of the body, and these trailers."""
+    framed = chunk(pieces)
+    return [*framed, last_chunk(trailers)] if done else framed

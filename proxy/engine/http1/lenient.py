@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from proxy.engine.http1.messages import CRLF
 from proxy.engine.http1.parser import HEAD_END
+from proxy.http.messages import CRLF
 
 _END: Final = re.compile(rb"\n\r?\n")
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")

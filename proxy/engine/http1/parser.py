@@ -18,25 +18,7 @@ import re
 from typing import Final
 
 from proxy.engine.http1.beginnings import LONGEST_METHOD, TOKEN, check_form
-from proxy.engine.http1.claims import add_claim, hyphened, is_claim
-from proxy.engine.http1.memo import ENTRY, Memo
-from proxy.engine.http1.messages import (
-    CRLF,
-    Fields,
-    RequestFields,
-    RequestHead,
-    ResponseFields,
-    ResponseHead,
-)
-from proxy.engine.http1.request_id import IdField, acceptable
-from proxy.engine.http1.rewrite import (
-    BY_LENGTH,
-    TOKEN_BYTES,
-    WRITTEN_ANEW,
-    passed_fields,
-    relayed_fields,
-    strip_named,
-)
+from proxy.engine.http1.heads import BY_LENGTH, relayed_fields
 from proxy.errors import (
     BAD_ANSWER,
     BAD_REQUEST,
@@ -45,6 +27,18 @@ from proxy.errors import (
     Fault,
     Refused,
 )
+from proxy.http.claims import add_claim, hyphened, is_claim
+from proxy.http.forwarding import TOKEN_BYTES, WRITTEN_ANEW, passed_fields, strip_named
+from proxy.http.memo import ENTRY, Memo
+from proxy.http.messages import (
+    CRLF,
+    Fields,
+    RequestFields,
+    RequestHead,
+    ResponseFields,
+    ResponseHead,
+)
+from proxy.http.request_id import IdField, acceptable
 
 _METHODS: Final = frozenset(
     (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"CONNECT")

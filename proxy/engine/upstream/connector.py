@@ -8,13 +8,17 @@ from collections.abc import Callable
 from functools import partial
 from math import inf
 from socket import AF_INET6, SOCK_DGRAM, socket
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import structlog
 
 from proxy.destinations import Destinations
+from proxy.engine.deadlines import Deadlines
 from proxy.engine.flow import as_protocol
-from proxy.engine.upstream.connection import UpstreamConnection
+from proxy.engine.http1.client import UpstreamConnection
+from proxy.engine.http1.keepalive import Upstreams
+from proxy.engine.node import Node
+from proxy.engine.streams import UpstreamStream
 from proxy.errors import (
     CLOSED_EARLY,
     CONNECT_REFUSED,
@@ -30,11 +34,7 @@ from proxy.errors import (
 from proxy.names.base import Unresolved
 from proxy.names.cache import Name, Names
 from proxy.names.eyeballs import first_of
-
-if TYPE_CHECKING:
-    from proxy.engine.deadlines import Deadlines
-    from proxy.engine.node import Node
-    from proxy.settings.service import ServiceSettings
+from proxy.settings.service import ServiceSettings
 
 _log = structlog.get_logger()
 
@@ -51,7 +51,7 @@ a turn of the event loop. Much longer, and waiting would only make the shortage 
 class Dialler(Protocol):
     """Who waits for a connection."""
 
-    def on_connected(self, connection: UpstreamConnection) -> None:
+    def on_connected(self, node: Node, connection: UpstreamStream) -> None:
         """The connection is up and belongs to the caller."""
         ...
 
@@ -76,10 +76,8 @@ class Connector:
     ) -> None:
         """`make_room` is called before each connection: its chance to close something."""
         self._loop = loop
-        self.soon = loop.call_soon
-        """Call something in the loop's next turn."""
+        self._upstreams = Upstreams(deadlines, loop.call_soon)
         self._make_room = make_room
-        self._deadlines = deadlines
         self._names = names
         self.destinations = Destinations()
         """Where instances that are not the local file's may not lead."""
@@ -88,8 +86,6 @@ class Connector:
         """Those to which a connection is being made that nobody waits for any more."""
         self._beside = 0
         """Connections being made beside the first one of their dial."""
-        self.open = 0
-        """Connections to instances, but for those that have become tunnels."""
 
     def dial(
         self, node: Node, settings: ServiceSettings, waiter: Dialler, at_most: float = inf
@@ -153,7 +149,7 @@ class Connector:
             detail = f"{node.id} closed the connection as soon as it was open"
             waiter.on_connect_failed(node, CLOSED_EARLY, detail)
         else:
-            waiter.on_connected(connection)
+            waiter.on_connected(node, connection)
 
     def _permitted(self, addresses: tuple[str, ...], port: int) -> tuple[str, ...]:
         """Those to which an instance of the registry may lead. Raises `Refused` if none is."""
@@ -197,7 +193,7 @@ class Connector:
         tries = round(ROOM_LIMIT / ROOM_STEP)
         while True:  # ≤ 32
             self._make_room()
-            connection = UpstreamConnection(node, settings, self._deadlines, self)
+            connection = UpstreamConnection(node, settings, self._upstreams)
             try:
                 await self._loop.create_connection(
                     partial(as_protocol, connection), address, node.port
@@ -218,6 +214,11 @@ class Connector:
             else:
                 return connection
             await asyncio.sleep(ROOM_STEP)
+
+    @property
+    def open(self) -> int:
+        """Connections to instances, but for those that have become tunnels."""
+        return self._upstreams.open
 
     @property
     def dialling(self) -> int:

@@ -22,7 +22,7 @@ import structlog
 from proxy.engine.deadlines import TICK, Alarm, Deadlines
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool
-from proxy.engine.upstream.connection import UpstreamConnection
+from proxy.engine.streams import UpstreamStream
 from proxy.engine.upstream.connector import Connector
 from proxy.errors import Fault
 
@@ -106,7 +106,7 @@ class Unreachable:
                 self._try_later(pool, node)  # Nobody would use the connection.
         self._set_alarm(now)
 
-    def on_tried(self, pool: Pool, node: Node, connection: UpstreamConnection | None) -> None:
+    def on_tried(self, pool: Pool, node: Node, connection: UpstreamStream | None) -> None:
         """A try is over; None: there is no connection."""
         self._trying -= 1
         if connection is not None:
@@ -124,9 +124,9 @@ class _Try:
         self._owner = owner
         self._pool = pool
 
-    def on_connected(self, connection: UpstreamConnection) -> None:
+    def on_connected(self, node: Node, connection: UpstreamStream) -> None:
         """See `Dialler`."""
-        self._owner.on_tried(self._pool, connection.node, connection)
+        self._owner.on_tried(self._pool, node, connection)
 
     def on_connect_failed(self, node: Node, fault: Fault, detail: str) -> None:
         """See `Dialler`."""

@@ -1,28 +1,12 @@
-"""From heads to bytes: what a proxy must take out, put in, and decide about framing.
-
-Pure functions. Messages are serialised anew from what was parsed; nothing is passed on as it
-was received, so no instance can read a boundary that we did not write.
-"""
+"""What a proxy must take out of a request, and put in: the fields that say for whom it speaks."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from proxy.engine.http1.dates import http_date
-from proxy.engine.http1.messages import (
-    CRLF,
-    Fields,
-    RequestFields,
-    RequestHead,
-    ResponseFields,
-    ResponseHead,
-)
-
-if TYPE_CHECKING:
-    from proxy.engine.http1.client_address import ClientAddresses
-
-VIA_CLIENT: Final = b"Via: 1.1 fairlead\r\n"
+from proxy.http.client_address import ClientAddresses
+from proxy.http.messages import Fields, RequestFields, RequestHead
 
 _PROTOCOL: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
 """RFC 9110 §7.8. Anything else might be read as several protocols."""
@@ -225,32 +209,6 @@ def accepts_offer(offered: bytes, chosen: bytes | None) -> bool:
     return all(token.strip(b" \t").lower() in names for token in chosen.split(b","))
 
 
-def request_head(
-    request: RequestHead,
-    target: bytes,
-    set_host: str | None,
-    id_line: bytes,
-    extra: bytes,
-    facts: ClientFacts,
-) -> bytes:
-    """The head as the instance gets it. `id_line`, `extra`: field lines of this request alone."""
-    return b"%b %b HTTP/1.1\r\n%b%b%b\r\n" % (
-        request.method,
-        target,
-        facts.tail(request.fields, set_host),
-        extra,
-        id_line,
-    )
-
-
-def extra_lines(upgrade: bytes | None, prefix: bytes | None) -> bytes:
-    """What a head has beyond the usual: the upgrade it offers, the prefix it lost."""
-    lines = b""
-    if upgrade is not None:
-        lines = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade
-    return lines if prefix is None else b"%bX-Forwarded-Prefix: %b\r\n" % (lines, prefix)
-
-
 def forwarded_prefix(told: bytes | None, stripped: bytes) -> bytes | None:
     """What the instance's paths begin with for the client; None = with nothing. `told`: what a
     proxy in front says of itself. The two become one path: programs that take the last member of
@@ -258,89 +216,3 @@ def forwarded_prefix(told: bytes | None, stripped: bytes) -> bytes | None:
     if told is None or not stripped:
         return told or stripped or None
     return b"".join(member.strip(b" \t").rstrip(b"/") for member in told.split(b",")) + stripped
-
-
-# How a response body ends on the client's side.
-NO_BODY: Final = 0
-BY_LENGTH: Final = 1
-BY_CHUNKS: Final = 2
-BY_CLOSE: Final = 3
-
-
-def response_framing(response: ResponseHead, method: bytes, client_minor: int) -> int:
-    """How the client is told where the body ends (RFC 9112 §6.3)."""
-    status = response.status
-    if method == b"HEAD" or status == 204 or status == 304 or status < 200:
-        return NO_BODY
-    if response.fields.length is not None:
-        return BY_LENGTH
-    # Without a length, or chunked: a 1.1 client gets chunks and can tell a truncated answer
-    # from a complete one; a 1.0 client knows only the end of the connection.
-    return BY_CHUNKS if client_minor else BY_CLOSE
-
-
-def response_head(
-    response: ResponseHead,
-    id_line: bytes,
-    framing: int,
-    client_minor: int,
-    keep_alive: bool,
-    trailers: bool = False,
-) -> bytes:
-    """The head as the client gets it. `id_line` names the request; `keep_alive`: we mean to use
-    the connection again; `trailers`: the client takes them."""
-    fields = response.fields
-    head = response.status_line + id_line
-    if framing == BY_LENGTH and client_minor and keep_alive and fields.usual:
-        return head + fields.relayed
-    if response.status == 204 and fields.length is not None:
-        # RFC 9110 §8.6: a 204 has no Content-Length.
-        return head + relayed_fields(fields, BY_CLOSE, client_minor, keep_alive)
-    extra = b""
-    if trailers and framing == BY_CHUNKS and fields.trailer is not None:
-        extra = b"Trailer: %b\r\n" % fields.trailer
-    elif response.status == 426 and fields.upgrade is not None:
-        # RFC 9110 §15.5.22: the answer is about this field, which `Connection` must name.
-        extra = b"Upgrade: %b\r\nConnection: Upgrade\r\n" % fields.upgrade
-    return head + extra + relayed_fields(fields, framing, client_minor, keep_alive)
-
-
-def relayed_fields(
-    fields: ResponseFields, framing: int, client_minor: int, keep_alive: bool
-) -> bytes:
-    """Every field line of the answer to the client, with the empty line."""
-    extra = b""
-    if framing == BY_CHUNKS:
-        extra = b"Transfer-Encoding: chunked\r\n"
-    elif fields.length is not None and framing != BY_CLOSE:
-        # Also for HEAD and 304, where it is information about a body that is not sent.
-        extra = b"Content-Length: %d\r\n" % fields.length
-    if not keep_alive:
-        extra += b"Connection: close\r\n"
-    elif client_minor == 0:
-        extra += b"Connection: keep-alive\r\n"
-    if not fields.dated:
-        # RFC 9110 §6.6.1: whoever gets an answer without one and passes it on says when.
-        extra += b"Date: %b\r\n" % http_date()
-    for via in fields.via:  # ≤ 256
-        extra += b"Via: %b\r\n" % via
-    return b"".join((fields.plain, extra, VIA_CLIENT, CRLF))
-
-
-def interim_head(response: ResponseHead) -> bytes:
-    """A 1xx as the client gets it (RFC 9110 §15.2)."""
-    return b"".join((response.status_line, response.fields.plain, CRLF))
-
-
-def switching_head(response: ResponseHead, id_line: bytes) -> bytes:
-    """The 101 that turns the connection into a tunnel."""
-    return b"".join(
-        (
-            response.status_line,
-            id_line,
-            response.fields.plain,
-            b"Connection: Upgrade\r\nUpgrade: %b\r\n" % (response.fields.upgrade or b""),
-            VIA_CLIENT,
-            CRLF,
-        )
-    )

@@ -10,12 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from proxy.engine.http1.memo import ENTRY, Memo
-
-if TYPE_CHECKING:
-    from proxy.engine.http1.messages import RequestFields
+from proxy.http.memo import ENTRY, Memo
+from proxy.http.messages import RequestFields
 
 FURTHEST: Final = 32
 """Addresses of one field that are looked at, and the most that `hops` may be: nobody has as many

@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from proxy.engine.http1.messages import RequestHead
 from proxy.errors import BAD_REQUEST, METHOD_NOT_ALLOWED, Refused
+from proxy.http.messages import RequestHead
 
 _UNRESERVED: Final = frozenset(
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"

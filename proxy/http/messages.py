@@ -8,10 +8,10 @@ may be shared by any number of messages.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
-from proxy.engine.http1.memo import ENTRY
-from proxy.engine.http1.request_id import USUAL, IdField
+from proxy.http.memo import ENTRY
+from proxy.http.request_id import USUAL, IdField
 
 CRLF: Final = b"\r\n"
 _NONE: Final[dict[bytes, bytes]] = {}  # ≤ 64 B
@@ -144,3 +144,13 @@ class ResponseHead:
 
     def __repr__(self) -> str:
         return f"<{self.status_line.strip().decode('latin-1')}>"
+
+
+class OwnAnswer(NamedTuple):
+    """A whole answer that no instance gave."""
+
+    status: int
+    phrase: str
+    fields: tuple[tuple[bytes, bytes], ...]
+    """Those that no stream adds by itself: not the date, the length, the id, nor `Via`."""
+    content: bytes

@@ -10,8 +10,8 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from proxy.engine.http1.messages import RequestFields
-from proxy.engine.http1.target import barest
+from proxy.http.messages import RequestFields
+from proxy.http.target import barest
 
 Source = tuple[str, str]
 """Where to look, and the name of what is there; the name is empty where there is only one."""

@@ -1,0 +1,69 @@
+"""What one request owes its service's breaker, and an instance that it probes."""
+
+from __future__ import annotations
+
+from proxy.engine.node import Node
+from proxy.engine.pool import Pool
+from proxy.engine.resilience.breaker import Breaker
+from proxy.engine.resilience.policies import LIMIT_OF
+
+
+class Admission:
+    """Owns both debts of a request that was let in: each is paid once, or given up."""
+
+    __slots__ = ("_breaker", "_pool", "_turn", "probe")
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._breaker: Breaker | None = None
+        """Waits to hear what comes of this. Not always the pool's own: its settings may change."""
+        self._turn = 0
+        """The breaker's, in which this was admitted."""
+        self.probe: Node | None = None
+        """An instance on probation, to which this request goes to find out."""
+
+    def await_result(self, breaker: Breaker) -> None:
+        """The breaker has let the request in, and waits to hear of it."""
+        self._breaker = breaker
+        self._turn = breaker.opened
+
+    def report(self, failed: bool, now: float) -> None:
+        """Tell the breaker, as soon as it is known: an answer may last for hours after its head."""
+        breaker, self._breaker = self._breaker, None
+        if breaker is not None:
+            breaker.on_result(failed, now, self._turn)
+            self._pool.look_at_breaker()
+
+    def pass_probe(self) -> None:
+        """The instance has answered well: its probation is over, also as soon as it is known."""
+        if self.probe is not None:
+            self._pool.end_probation(self.probe)
+            self.end_probe()
+
+    def end_probe(self) -> None:
+        """The attempt has ended: another request may find out."""
+        if self.probe is not None:
+            self._pool.end_probe(self.probe)
+            self.probe = None
+
+    def abandon(self) -> None:
+        """The breaker learns nothing from this request."""
+        breaker, self._breaker = self._breaker, None
+        if breaker is not None:
+            breaker.on_abandoned(self._turn)
+
+
+def admit(pool: Pool, rate_value: bytes, now: float) -> Admission | None:
+    """Ask rate limit and breaker of the service. `rate_value`: what the limit is keyed on. None:
+    nobody waits to hear of the request. Raises `Refused`."""
+    policies = pool.policies
+    refusal = policies.admit(rate_value, now)
+    pool.look_at_breaker()
+    if refusal is not None:
+        pool.counters.held_back(LIMIT_OF[refusal.fault])
+        raise refusal
+    if policies.breaker is None:
+        return None
+    admission = Admission(pool)
+    admission.await_result(policies.breaker)
+    return admission

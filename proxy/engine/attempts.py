@@ -1,0 +1,312 @@
+"""How a request gets to an instance: the pick, the connection, the queue, and what is sent."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from proxy.engine.admission import Admission
+from proxy.engine.deadlines import NEVER, Alarm
+from proxy.engine.next_attempt import next_attempt
+from proxy.engine.node import Node
+from proxy.engine.recorder import Recorder
+from proxy.engine.replay import ReplayBuffer
+from proxy.engine.request_state import RequestState
+from proxy.engine.selection import first_choice
+from proxy.engine.services import Services
+from proxy.engine.streams import ClientStream, UpstreamStream
+from proxy.errors import NO_INSTANCE, QUEUE_FULL, QUEUE_TIMEOUT, Fault, Side
+from proxy.http.messages import RequestHead
+
+_IDEMPOTENT: Final = frozenset(
+    (b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE")
+)  # RFC 9110 §9.2.2
+_NOTHING: Final[list[bytes]] = []  # ≤ 64 B
+
+
+class Attempts(RequestState):
+    """Owns the attempts of one request, one after the other; `Exchange` says what comes of them."""
+
+    recorder: Recorder | None = None
+    upstream: UpstreamStream | None = None
+    """The stream of the attempt that is under way."""
+    dial: asyncio.Task[None] | None = None
+    """It waits for a connection to `last` that is being made."""
+    body: ReplayBuffer | None = None
+    replayable = True
+    """All of the body that came is here, and a second attempt would do no harm."""
+    waiting: Alarm | None = None
+    """The patience of one that waits in the queue."""
+
+    def __init__(self, services: Services, client: ClientStream, request: RequestHead) -> None:
+        self.client = client
+        self.request = request  # ≤ 256 KiB
+        self.services = services
+        self.began = services.now()
+        self.recorder = None if services.new_recorder is None else services.new_recorder()
+        # Class-level defaults that every request reads: on the instance they are found sooner.
+        self.upgrade = self.prefix = self.set_host = None
+        self.body = None
+        self.has_extras = False
+
+    # -- what the exchange decides
+
+    def _on_attempt_failed(
+        self, fault: Fault, detail: str, stale: bool = False, unsent: bool = False
+    ) -> None:
+        """There is no answer. `stale`: the connection had been idle, and was closed then, as far as
+        we know; `unsent`: there was none."""
+        raise NotImplementedError
+
+    def _answer_fault(
+        self, fault: Fault, detail: str, retry_after: float = 1.0, closes: bool = True
+    ) -> None:
+        """The proxy answers itself. `retry_after`: seconds, where the status has such a field;
+        `closes`: as the fault has it, unless it is known that nothing is in doubt."""
+        raise NotImplementedError
+
+    # -- to an instance
+
+    def _attempt(self, now: float) -> None:
+        """Pick an instance and get a connection to it."""
+        pool = self.pool
+        if pool.reads_load:
+            self.services.pools.others.refresh(now)
+        node = pool.pick(self.key, ())
+        if node is None:
+            self._answer_fault(NO_INSTANCE, f"{pool.service} has no usable instance")
+            return
+        if pool.limited or node.impaired:
+            if self.waiting is None and pool.limited and pool.has_queue():
+                node = None
+            else:
+                node = first_choice(pool, node, self.key, now)
+            if node is None:
+                self._enqueue()
+                return
+            if node.on_probation and pool.begin_probe(node, now):
+                self._probe(node)
+        self.node = self.last = node
+        self.attempts += 1
+        pool.requests += 1
+        pool.take(node)
+        if (
+            node.idle
+            and self.body_done
+            and self.upgrade is None
+            and self.request.method in _IDEMPOTENT
+        ):
+            # The one used last: it is the least likely to have been given up by the other
+            # side, and the rest can age out.
+            self._send(node.idle.pop(), now)
+        else:
+            self._send_once(node)
+
+    def _probe(self, node: Node) -> None:
+        """The instance is on probation, and this request finds out."""
+        if self.admission is None:
+            self.admission = Admission(self.pool)
+            self.has_extras = True
+        self.admission.probe = node
+
+    def _send_once(self, node: Node) -> None:
+        """A request that may have no second attempt gets a connection that is open as far as the
+        kernel knows; what the loop knows may be a moment old."""
+        while node.idle:  # ≤ connections
+            upstream = node.idle.pop()
+            if upstream.is_quiet():
+                self._send(upstream, self.services.now())
+                return
+            upstream.close()
+        self._dial(node)
+
+    def _dial(self, node: Node) -> None:
+        if not self.body_done:
+            self.client.hold_body()
+        self.dial = self.services.connector.dial(node, self.pool.settings, self)
+
+    def on_connected(self, node: Node, upstream: UpstreamStream) -> None:
+        """See `Dialler`."""
+        self.dial = None
+        try:
+            self.services.unreachable.reached(self.pool, node)
+            if self.finished:
+                upstream.park(self.services.now())
+                return
+            self.client.release_body()
+            self._send(upstream, self.services.now())
+        except Exception as error:
+            upstream.abort()
+            self.fail_inside(error)
+
+    def on_connect_failed(self, node: Node, fault: Fault, detail: str) -> None:
+        """See `Dialler`."""
+        self.dial = None
+        try:
+            if fault.side is Side.UPSTREAM:  # Not if it was us who had no descriptor, or no port.
+                self.services.unreachable.add(self.pool, node, detail)
+            if not self.finished:
+                self._on_attempt_failed(fault, detail, unsent=True)
+        except Exception as error:
+            self.fail_inside(error)
+
+    def on_dial_raised(self, node: Node, error: Exception) -> None:
+        """See `Dialler`."""
+        self.dial = None
+        self.fail_inside(error)
+
+    def _send(self, upstream: UpstreamStream, now: float) -> None:
+        self.upstream = upstream
+        body = self.body
+        upstream.begin(
+            self,
+            self.pool.settings,
+            _NOTHING if body is None else body.pieces,
+            self.body_done,
+            self.client.trailers,
+            now,
+        )
+        if not self.body_done:
+            self._set_clock(upstream)
+        if (
+            self.request.method not in _IDEMPOTENT
+            or (body is not None and body.too_large)
+            or self.upgrade is not None
+        ):
+            self.replayable = False
+            self.body = None
+
+    def _retry(self, reason: str, stale: bool = False, answered: bool = False) -> bool:
+        """Once more on another instance, if `next_attempt` knows one. `stale`: see
+        `_on_attempt_failed`; `answered`: there is an answer already."""
+        pool = self.pool
+        failed = self.last
+        assert failed is not None
+        if stale:
+            self.stale_node = failed
+        tried = (*self.tried, failed)
+        node = next_attempt(
+            pool,
+            self.key,
+            tried,
+            self.attempts,
+            self.services.now(),
+            stale_node=self.stale_node,
+            stale=stale,
+            answered=answered,
+        )
+        if node is None:
+            return False
+        self.tried = tried
+        pool.counters.retried(reason)
+        self.node = self.last = node
+        self.attempts += 1
+        pool.take(node)
+        if stale:
+            self._dial(node)
+        else:
+            self.client.release_body()  # Held while the attempt before was dialling.
+            self._send_once(node)
+        return True
+
+    def _give_back(self, outcome: str, against: bool = True) -> None:
+        node = self.node
+        if node is not None:
+            self.node = None
+            self.pool.give_back(node, outcome, against)
+
+    def _drop_upstream(self) -> None:
+        if self.upstream is not None:
+            self.upstream.abort()
+            self.upstream = None
+
+    # -- the queue
+
+    def _enqueue(self) -> None:
+        """Every usable instance has as many requests as it may have."""
+        pool, deadlines = self.pool, self.services.deadlines
+        policies = pool.policies
+        if self.waiting is not None:
+            policies.queue.requeue(self)  # It was called, but another worker was quicker.
+        elif pool.enqueue(self):
+            self.waiting = Alarm(self.on_queue_timeout)
+            self.has_extras = True
+            limit = policies.queue_limit
+            deadlines.arm(self.waiting, self.services.now() + limit if limit else NEVER)
+        else:
+            pool.counters.held_back("max_inflight")
+            detail = f"every instance of {pool.service} is busy, and so is the queue"
+            self._answer_fault(QUEUE_FULL, detail)
+            return
+        if not self.body_done:
+            self.client.hold_body()
+
+    def on_turn(self) -> None:
+        """See `Waiter`."""
+        try:
+            if not self.body_done:
+                self.client.release_body()
+            self._attempt(self.services.now())
+            if self.attempts:
+                self._end_waiting()
+        except Exception as error:
+            self.fail_inside(error)
+
+    def on_queue_timeout(self, now: float) -> None:
+        """`timeouts.queue` has passed."""
+        try:
+            self.pool.counters.held_back("timeouts.queue")
+            detail = f"every instance of {self.pool.service} stayed busy"
+            self._answer_fault(QUEUE_TIMEOUT, detail)
+        except Exception as error:
+            self.fail_inside(error)
+
+    def _end_waiting(self) -> None:
+        if self.waiting is not None:
+            self.services.deadlines.forget(self.waiting)
+            self.waiting = None
+
+    # -- the request's body
+
+    def on_request_body(self, pieces: list[bytes], done: bool) -> None:
+        """See `StreamEvents`."""
+        if self.recorder is not None:
+            self.recorder.on_request_body(pieces)
+        if done:
+            self.body_done = True
+        upstream = self.upstream
+        if self.replayable:
+            body = self.body
+            if body is None:
+                body = self.body = ReplayBuffer(pieces)
+            else:
+                body.keep(pieces)
+            if upstream is not None and body.too_large:
+                self._keep_no_body()
+        if upstream is not None:
+            upstream.send(pieces, done, self.client.trailers)
+            self._set_clock(upstream)
+
+    def _keep_no_body(self) -> None:
+        self.replayable = False
+        self.body = None
+
+    def _set_clock(self, upstream: UpstreamStream) -> None:
+        """The time for the answer is the instance's: it does not run while the client has yet to
+        send what the instance waits for."""
+        if self.client.owes_body:
+            upstream.expect_nothing()
+        else:
+            upstream.expect_answer()
+
+    def on_upstream_full(self) -> None:
+        """See `StreamEvents`."""
+        self.client.hold_body()
+        if self.upstream is not None and not self.body_done:
+            self._set_clock(self.upstream)
+
+    def on_upstream_drained(self) -> None:
+        """See `StreamEvents`."""
+        self.client.release_body()
+        if self.upstream is not None and not self.body_done:
+            self._set_clock(self.upstream)

@@ -1,0 +1,102 @@
+"""How many connections a worker has, and who gives way when there are too many."""
+
+from __future__ import annotations
+
+import asyncio
+
+from proxy.engine.fault_log import FaultLog
+from proxy.engine.node import Node
+from proxy.engine.pool import Pool
+from proxy.engine.pools import Pools
+from proxy.engine.streams import ClientStream
+from proxy.engine.telemetry import WorkerCounters
+from proxy.engine.tunnel import Tunnel
+from proxy.engine.upstream.connector import Connector
+from proxy.errors import NO_DESCRIPTOR
+from proxy.messages import UNROUTED
+
+
+class Connections:
+    """Owns the connections of clients, the tunnels, and the room for both."""
+
+    def __init__(
+        self, counters: WorkerCounters, faults: FaultLog, pools: Pools, descriptors: int
+    ) -> None:
+        """`descriptors`: connections, of clients and to instances, that this process may have."""
+        self._counters = counters
+        self._faults = faults
+        self._pools = pools
+        self.connector: Connector
+        """Who makes the connections to instances, and asks here for room."""
+        self.descriptors = descriptors
+        self.clients: set[ClientStream] = set()  # ≤ 1 KiB + 100 B per connection
+        self.announcing = 0
+        """Connections that have yet to say whose they are."""
+        self.tunnels: dict[Tunnel, tuple[Pool, Node]] = {}  # ≤ 1 KiB + 400 B per tunnel
+        self.draining = False
+        """The worker stops: answers end their connections."""
+        self.quiet = asyncio.Event()
+        """Set when nothing is in flight while draining."""
+
+    def on_client_connected(self, client: ClientStream) -> None:
+        """A connection was accepted."""
+        self.clients.add(client)
+        self._counters.client_connections += 1
+        self.make_room()
+        # Each needs a second one to an instance: whoever is let in is to be served as well.
+        if self.crowded:
+            self.shed(client, "the process has as many open as it may")
+        if self.draining:
+            client.drain()
+
+    @property
+    def crowded(self) -> bool:
+        """There are more connections of clients than can be served together."""
+        clients = len(self.clients) + len(self.tunnels) + self.announcing
+        return 2 * clients > self.descriptors
+
+    def shed(self, client: ClientStream, detail: str) -> None:
+        """One connection too many: close it, so that those that are served can go on. Closing
+        one that has asked nothing costs its client a retry; running out of descriptors in the
+        middle of a request would cost it the request."""
+        self._counters.service(UNROUTED).failed(NO_DESCRIPTOR.code)
+        address = client.facts.address.decode("ascii")
+        self._faults.refusal(NO_DESCRIPTOR, f"connection closed: {detail}", address)
+        client.abort()
+
+    def make_room(self) -> None:
+        """There is one connection more, or about to be: when that is one too many, an idle one
+        gives way. There is one, since no more clients are let in than can be served."""
+        connector = self.connector
+        in_use = self.announcing + len(self.clients) + 2 * len(self.tunnels)
+        in_use += connector.open + connector.dialling
+        if in_use <= self.descriptors:
+            return
+        for pool in self._pools:  # ≤ services
+            for node in pool.nodes.values():  # ≤ instances
+                if node.idle:
+                    node.idle.pop(0).close()
+                    return
+
+    def on_client_lost(self, client: ClientStream) -> None:
+        """A connection is closed, or has become a tunnel."""
+        if client in self.clients:
+            self.clients.discard(client)
+            self._counters.client_connections -= 1
+            self.note_quiet()
+
+    def on_tunnel_opened(self, tunnel: Tunnel, pool: Pool, node: Node) -> None:
+        """A connection and its upstream connection became a tunnel."""
+        self.tunnels[tunnel] = (pool, node)
+        self._counters.tunnels += 1
+
+    def on_tunnel_closed(self, tunnel: Tunnel) -> None:
+        """Both sides are gone."""
+        del self.tunnels[tunnel]
+        self._counters.tunnels -= 1
+        self.note_quiet()
+
+    def note_quiet(self) -> None:
+        """Something ended: perhaps it was the last that a worker waits for that stops."""
+        if self.draining and not self.clients and not self.tunnels:
+            self.quiet.set()

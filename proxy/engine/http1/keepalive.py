@@ -1,0 +1,150 @@
+"""Connections to instances between exchanges: open, idle, closed."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import select
+from collections.abc import Callable
+from math import inf
+from typing import Final, cast
+
+from proxy.engine.deadlines import Deadlines
+from proxy.engine.http1.second_descriptor import SecondDescriptor
+from proxy.engine.node import Node
+from proxy.engine.streams import StreamEvents, UpstreamStream
+from proxy.settings.service import ServiceSettings
+
+EXCESS: Final = 1.0
+"""Seconds that a connection beyond `keepalive.max_idle` stays for the next request. A thousand
+clients served in one turn of the loop need a thousand connections in the next turn, too: closing
+all but 64 of them in between would mean dialling at each request."""
+
+_TIMEOUT: Final = re.compile(rb"(?:^|,)[ \t]*timeout=(\d{1,9})[ \t]*(?:,|$)", re.IGNORECASE)
+
+
+class Upstreams:
+    """What all connections of a worker to instances share. Owns their number."""
+
+    __slots__ = ("deadlines", "open", "soon")
+
+    def __init__(self, deadlines: Deadlines, soon: Callable[..., object]) -> None:
+        """`soon`: calls a function in a turn of the loop to come."""
+        self.deadlines = deadlines
+        self.soon = soon
+        self.open = 0
+        """Those that are open, but for those that have become tunnels."""
+
+
+class KeptConnection(UpstreamStream):
+    """Owns the transport to one instance, and for how long it is kept while nothing is asked."""
+
+    __slots__ = ("_deadlines", "_dup", "_events", "_node", "_settings", "_upstreams", "_uses",
+                 "closed", "transport")  # fmt: skip
+
+    def __init__(self, node: Node, settings: ServiceSettings, upstreams: Upstreams) -> None:
+        super().__init__()
+        self._node = node
+        self._settings = settings
+        self._upstreams = upstreams
+        self._deadlines = upstreams.deadlines
+        self._uses = 0
+        self.closed = True
+        """Not open any more, or not yet."""
+        self.transport: asyncio.Transport
+        self._events: StreamEvents | None = None
+        """Who hears of the exchange that is under way."""
+        self._dup: SecondDescriptor | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "idle" if self._events is None else "busy"
+        return f"<{type(self).__name__} {self._node.key} {state} uses={self._uses}>"
+
+    @property
+    def reused(self) -> bool:
+        """See `UpstreamStream`."""
+        return self._uses > 1
+
+    def is_quiet(self) -> bool:
+        """See `UpstreamStream`. One system call."""
+        if self.transport.is_closing():
+            return False  # It failed in this turn of the loop, and we are told in the next.
+        sock = self.transport.get_extra_info("socket")
+        if sock is None:
+            return True
+        poller = select.poll()
+        poller.register(sock.fileno(), select.POLLIN)
+        return not poller.poll(0)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are not registered as such
+        self._upstreams.open += 1
+        self.closed = False
+
+    def disown(self) -> None:
+        """The connection was closed before anybody got it, perhaps before it was open."""
+        if not self.closed:
+            self.closed = True
+            self._upstreams.open -= 1
+
+    def park(self, now: float, limit: float | None = None) -> None:
+        """See `UpstreamStream`."""
+        node = self._node
+        keepalive = self._settings.keepalive
+        if self.closed or not node.admitted or not keepalive.max_idle:
+            self.close()
+            return
+        if limit is None:
+            limit = keepalive.idle
+            self._uses = 1  # It will have been idle like one that was used: see `reused`.
+        if len(node.idle) >= keepalive.max_idle:
+            limit = min(limit, EXCESS)
+        node.idle.append(self)
+        self.deadline = now + limit
+        if self.deadline < self.filed:
+            self._deadlines.file(self, self.deadline)
+
+    def close(self) -> None:
+        """See `UpstreamStream`."""
+        self._let_go()
+        if not self.closed:
+            self.closed = True
+            if self.transport.get_write_buffer_size():
+                # The rest of a request that was answered before it was read: `close` would
+                # wait for an instance that may never read it.
+                self.transport.abort()
+            else:
+                self.transport.close()
+
+    def abort(self) -> None:
+        """See `UpstreamStream`."""
+        self._let_go()
+        if not self.closed:
+            self.closed = True
+            self.transport.abort()
+
+    def _let_go(self) -> None:
+        """Nobody hears of this connection any more."""
+        self._events = None
+        self._deadlines.forget(self)
+        self._drop_dup()
+
+    def _drop_dup(self) -> None:
+        if self._dup is not None:
+            self._dup.close()
+            self._dup = None
+
+    def _drop_idle(self) -> None:
+        """The connection is of no use to the next exchange."""
+        try:
+            self._node.idle.remove(self)
+        except ValueError:
+            pass  # It was not idle: handed over, or closed by us.
+        self.close()
+
+
+def promised(keep_alive: bytes) -> float:
+    """`Keep-Alive: timeout=N` in seconds; infinite when it says nothing readable. We stop a
+    second earlier, so that the request and the instance's close do not cross."""
+    match = _TIMEOUT.search(keep_alive)
+    return inf if match is None else float(match[1])

@@ -1,0 +1,96 @@
+"""From a request to a pool, and to what an instance of it will get."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from balancers.base import NO_KEY, hash_key
+from proxy.engine.admission import admit
+from proxy.engine.request_state import RequestState
+from proxy.engine.routing import Match
+from proxy.engine.second_look import Asked, look_again
+from proxy.engine.services import Services
+from proxy.errors import EXPECTATION_FAILED, LOOP, NO_INSTANCE, Refused
+from proxy.http.forwarding import forwarded_prefix, offered_upgrade
+from proxy.http.messages import RequestFields
+from proxy.http.target import as_it_came, resolve
+
+_METHODS: Final = {
+    name.encode(): name
+    for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")
+}
+
+
+def prepare(state: RequestState, services: Services) -> None:
+    """Find route and pool, ask whether the request is let in, and say what the instance gets. What
+    is known of the request is set as soon as it is, so that a refusal can be told of. Raises
+    `Refused`."""
+    request, client = state.request, state.client
+    fields, facts = request.fields, client.facts
+    method = request.method
+    path, query, as_received, readings = resolve(request)
+    if readings is not None and facts.merge_slashes:
+        path, query, as_received, readings = resolve(request, True)
+    match = services.routes.match(
+        fields.host_name, path, _METHODS.get(method) or method.decode("ascii"), state.field
+    )
+    state.match = match
+    if match is None or readings:
+        state.match = match = _look_again(state, services, path, readings or ())
+    pool = services.pools.get(match.service)
+    if pool is None:
+        state.match = match = _look_again(state, services, path, ())
+        pool = services.pools.get(match.service)
+        if pool is None:
+            raise Refused(NO_INSTANCE, f"{match.service} has no instance")
+    state.pool = pool
+    state.routed = True
+    if fields.unusual:
+        _look_closer(fields, services.via_token)
+        if fields.upgrade is not None:
+            state.upgrade = offered_upgrade(request)
+    if pool.policies.guarded:
+        limited = pool.policies.rate_key is not None
+        value = state.value_of(pool.rate_source, path, query) if limited else None
+        state.admission = admit(pool, value or b"", state.began)
+        state.has_extras = state.admission is not None
+    if pool.uses_key:
+        value = state.value_of(pool.key_source, path, query)
+        state.key = hash_key(value) if value else NO_KEY
+    stripped = ""
+    spec = match.spec
+    if as_received and not match.changes_path:
+        state.target = request.target
+    elif spec.forward_path == "received":
+        state.target = as_it_came(request, path) + query
+    else:
+        if match.changes_path:
+            stripped = match.stripped(path)
+        state.target = match.rewrite(path).encode("ascii") + query
+    if spec.set_host is not None:
+        state.set_host = spec.set_host
+    if stripped or fields.unusual:
+        told = fields.claims.get(b"x-forwarded-prefix") if facts.trusted else None
+        state.prefix = forwarded_prefix(told, stripped.encode("ascii"))
+    given = fields.request_id
+    ids = client.ids
+    state.id_line = ids.new() if given is None else ids.line(given)
+
+
+def _look_again(
+    state: RequestState, services: Services, path: str, readings: tuple[str, ...]
+) -> Match:
+    """See `second_look.py`. Raises `Refused`."""
+    request = state.request
+    method = request.method.decode("ascii")
+    asked = Asked(request.fields.host_name, path, method, state.field, readings)
+    slashes = state.client.facts.encoded_slashes
+    return look_again(services.routes, services.pools.names, asked, state.match, slashes)
+
+
+def _look_closer(fields: RequestFields, via_token: bytes) -> None:
+    """What few requests have. Raises `Refused`."""
+    if fields.via and any(via_token in via for via in fields.via):
+        raise Refused(LOOP, "the request carries this proxy's own Via mark")
+    if fields.expect is not None and fields.expect.lower() != b"100-continue":
+        raise Refused(EXPECTATION_FAILED, "the only expectation understood is 100-continue")

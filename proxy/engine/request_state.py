@@ -1,0 +1,79 @@
+"""Where one request stands: what logs, recorders and the fault log may look at."""
+
+from __future__ import annotations
+
+from balancers.base import NO_KEY
+from proxy.engine.admission import Admission
+from proxy.engine.node import Node
+from proxy.engine.pool import Pool
+from proxy.engine.routing import Match
+from proxy.engine.streams import StreamEvents
+from proxy.engine.tunnel import Tunnel
+from proxy.http.properties import Source, field, property_of
+
+
+class RequestState(StreamEvents):
+    """What an exchange knows of its request, which `proxy/engine/exchange.py` alone changes.
+
+    Defaults stand on the class: what a plain GET does not need costs it nothing.
+    """
+
+    match: Match | None = None
+    """The route."""
+    pool: Pool
+    """Only of one that is routed."""
+    routed = False
+    """Route and pool are found."""
+    admission: Admission | None = None
+    """What it owes the breaker, and an instance that it probes; None = nothing."""
+    node: Node | None = None
+    """The instance on which the request counts as in flight."""
+    last: Node | None = None
+    """The instance of the latest attempt, also after it has ended."""
+    tried: tuple[Node, ...] = ()
+    """The instances of attempts that have ended."""
+    stale_node: Node | None = None
+    """One whose kept connection turned out to be closed, which says nothing against it."""
+    attempts = 0
+    key = NO_KEY
+    status = 0
+    """Status the client got; 0 = none yet."""
+    body_done = True
+    """The client has sent all of the request."""
+    finished = False
+    outcome = "ok"
+    """What the answer says of its instance."""
+    tunnel: Tunnel | None = None
+    failure: Exception | None = None
+    """What was raised inside, and ended it."""
+    has_extras = False
+    """An admission, a reserve, a place in the queue or a deadline is to be given back."""
+    began: float
+    """When the head was read."""
+    _id = b""  # ≤ 512 B
+
+    def name(self) -> None:
+        """Give the request its id, if it has none yet."""
+        if not self.id_line:
+            given = self.request.fields.request_id
+            ids = self.client.ids
+            self.id_line = ids.new() if given is None else ids.line(given)
+
+    @property
+    def request_id(self) -> bytes:
+        """The id that answer, log and access log have."""
+        if not self._id:
+            self._id = self.client.ids.value(self.id_line)
+        return self._id
+
+    def field(self, name: str) -> str | None:
+        """A request field by lower-case name, for routes that match on one."""
+        value = field(self.request.fields, name.encode("latin-1"), self.client.facts.trusted)
+        return None if value is None else value.decode("latin-1")
+
+    def value_of(self, source: Source, path: str, query: bytes) -> bytes | None:
+        """What a hash key or a rate limit is made of: see `properties.py`."""
+        facts = self.client.facts
+        if source[0] == "client_ip":
+            return facts.client(self.request.fields)
+        return property_of(source, self.request.fields, path, query, facts.trusted)

@@ -1,0 +1,68 @@
+"""What requests and connections of a worker share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from proxy.engine.connections import Connections
+from proxy.engine.deadlines import Deadlines
+from proxy.engine.fault_log import FaultLog
+from proxy.engine.hangups import Hangups
+from proxy.engine.pools import Pools
+from proxy.engine.recorder import Recorder
+from proxy.engine.routing import RouteTable
+from proxy.engine.streams import ClientStream, StreamEvents
+from proxy.engine.telemetry import WorkerCounters
+from proxy.engine.upstream.connector import Connector
+from proxy.engine.upstream.unreachable import Unreachable
+from proxy.errors import Fault
+from proxy.http.forwarding import ClientFacts
+from proxy.http.messages import RequestHead
+
+
+class Services:
+    """References to what a worker owns. A configuration replaces routes, mark and recorder."""
+
+    __slots__ = (
+        "connections", "connector", "counters", "deadlines", "faults", "hangups", "loop",
+        "new_exchange", "new_recorder", "now", "on_refused", "on_underscored", "pools", "routes",
+        "unreachable", "via_token",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        now: Callable[[], float],
+        deadlines: Deadlines,
+        hangups: Hangups,
+        pools: Pools,
+        connector: Connector,
+        unreachable: Unreachable,
+        connections: Connections,
+        counters: WorkerCounters,
+        faults: FaultLog,
+        new_exchange: Callable[[Services, ClientStream, RequestHead], StreamEvents],
+        on_underscored: Callable[[tuple[bytes, ...]], None],
+    ) -> None:
+        """`now`: seconds of a monotonic clock; `new_exchange`: what a request becomes;
+        `on_underscored` hears of the names of fields that were left out."""
+        self.loop = loop
+        self.now = now
+        self.deadlines = deadlines
+        self.hangups = hangups
+        self.pools = pools
+        self.connector = connector
+        self.unreachable = unreachable
+        self.connections = connections
+        self.counters = counters
+        self.faults = faults
+        self.new_exchange = new_exchange
+        self.on_underscored = on_underscored
+        self.routes = RouteTable(())  # ≤ 8 KiB + 8 KiB per route
+        self.via_token = b""  # ≤ 256 B
+        """What `Via` says of this proxy."""
+        self.new_recorder: Callable[[], Recorder] | None = None
+        """Makes who records a request; None = nobody does."""
+        self.on_refused: Callable[[Fault, ClientFacts, int, bytes], None] | None = None
+        """Hears of bytes that never became a request: fault, client, content sent, request id."""

@@ -1,0 +1,39 @@
+"""A 101: from here on the two connections of a request are a tunnel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from proxy.engine.request_state import RequestState
+from proxy.engine.services import Services
+from proxy.engine.streams import UpstreamStream
+from proxy.engine.tunnel import Tunnel
+from proxy.http.messages import ResponseHead
+
+
+def open_tunnel(
+    state: RequestState,
+    services: Services,
+    upstream: UpstreamStream,
+    response: ResponseHead,
+    on_closed: Callable[[], None],
+) -> None:
+    """Join the client's and the instance's transport, in flight on `state.node`; `on_closed` is
+    called at the end."""
+    node = state.node
+    assert node is not None  # Only an attempt that counts is answered.
+    client = state.client
+    pool = state.pool
+    instance, early = upstream.hand_over()
+    state.tunnel = tunnel = Tunnel(
+        client.switch(response, state.id_line),
+        instance,
+        services.deadlines,
+        services.hangups,
+        pool.settings.timeouts.tunnel_idle,
+        on_closed,
+    )
+    pool.counters.answered(state.request.method, 101, services.now() - state.began)
+    # In this order: between the two the worker must not look quiet.
+    services.connections.on_tunnel_opened(tunnel, pool, node)
+    tunnel.start(from_client=client.hand_over(), from_instance=early)

@@ -77,7 +77,7 @@ class Attempts(RequestState):
             self._answer_fault(NO_INSTANCE, f"{pool.service} has no usable instance")
             return
         if pool.limited or node.impaired:
-            if self.waiting is None and pool.limited and pool.has_queue():
+            if self.waiting is None and pool.limited and pool.policies.queue:
                 node = None
             else:
                 node = first_choice(pool, node, self.key, now)
@@ -228,7 +228,7 @@ class Attempts(RequestState):
         policies = pool.policies
         if self.waiting is not None:
             policies.queue.requeue(self)  # It was called, but another worker was quicker.
-        elif pool.enqueue(self):
+        elif pool.turns.enqueue(self):
             self.waiting = Alarm(self.on_queue_timeout)
             self.has_extras = True
             limit = policies.queue_limit

@@ -15,24 +15,15 @@ from balancers.base import Balancer, hash_key
 from balancers.round_robin import RoundRobin
 from proxy import catalog
 from proxy.engine.node import Node
+from proxy.engine.queue_turns import QueueTurns
 from proxy.engine.resilience.breaker import State
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.resilience.policies import Policies
-from proxy.engine.resilience.queue import Waiter
 from proxy.engine.telemetry import ServiceCounters
 from proxy.errors import FAULTS, Side
 from proxy.http.properties import source_of
 from proxy.messages import NodeStats, PolicyState, PoolSnapshot, Suspect
 from proxy.settings.service import ServiceSettings
-
-_LOOK_AGAIN: Final = 0.002
-"""Seconds between two looks for room that did not come about here while requests wait: short
-beside any request worth queueing for."""
-_CALLED: Final = 64
-"""Waiting requests that have their turn in one turn of the loop. More room than that comes about at
-once where a reload raises `max_inflight`, or an instance is new."""
-_LOOK: Final = 5e-6
-"""Seconds more for each node, of which there may be thousands: a look takes a seventh of that."""
 
 _PROBE: Final = 5.0
 """Seconds that an instance on probation is left alone with one request. That may be an upload which
@@ -96,10 +87,7 @@ class Pool:
         self.requests = 0
         """Requests for which an instance was picked, however often: what retries are earned by."""
         self.policies = Policies(hash_key(service.encode()), settings, shared.buckets)
-        self._looking = False
-        """The next look for room is arranged."""
-        self._freed = False
-        """So is one because a request of ours has ended."""
+        self.turns = QueueTurns(self.policies.queue, shared.later, self._has_any_room)
         self.newly_unreachable: set[Node] = set()  # ≤ 1 KiB + 100 B per instance
         """Who has become unreachable since the balancer was built."""
         self.on_probation: set[Node] = set()  # ≤ 1 KiB + 100 B per instance
@@ -115,8 +103,6 @@ class Pool:
         self.left_slots: list[int] = []  # ≤ 1 KiB + 64 B per instance
         """Columns that the latest snapshot's nodes are no longer in."""
         self._shared = shared
-        self._suspect = shared.suspect
-        self._breaker_turned = shared.breaker_turned
         self._row = shared.row
         self.balancer = self._build_balancer([])  # ≤ 8 KiB + 8 KiB per instance
         self.pick: Callable[[int, Collection[Node]], Node | None]
@@ -228,53 +214,12 @@ class Pool:
         in_flight = self._shared.total(node.slot) if node.slot else node.load
         return not self.limited or in_flight < self.policies.max_inflight
 
+    def _has_any_room(self) -> bool:
+        return any(node.usable and self.has_room(node) for node in self.nodes.values())
+
     def any_of(self, nodes: list[Node]) -> Node:
         """One of these, at random."""
         return self._shared.rng.choice(nodes)
-
-    def enqueue(self, waiter: Waiter) -> bool:
-        """Wait until some instance has room; False if the queue is full."""
-        if not self.policies.queue.enqueue(waiter):
-            return False
-        self._look_again()
-        return True
-
-    def has_queue(self) -> bool:
-        """Somebody came before and has no room yet: who comes now must not take what is freed."""
-        return bool(self.policies.queue)
-
-    def _look_again(self) -> None:
-        """What our own requests free is noticed at once, but what the other workers free, and who
-        is new in the pool, must be looked for."""
-        if not self._looking:
-            self._looking = True
-            self._shared.later(_LOOK_AGAIN + len(self.nodes) * _LOOK, self._look)
-
-    def _look(self) -> None:
-        self._looking = False
-        if self.policies.queue:
-            self._look_again()  # First: one who fails must not take the others' turn with it.
-            self._serve_queue()
-
-    def _on_freed(self) -> None:
-        self._freed = False
-        self._serve_queue()
-
-    def _serve_queue(self) -> None:
-        """Call up those for whom there is room, some of them in each turn of the loop."""
-        queue = self.policies.queue
-        for _ in range(_CALLED):  # ≤ _CALLED
-            if not any(node.usable and self.has_room(node) for node in self.nodes.values()):
-                return
-            waiter = queue.dequeue()
-            if waiter is None:
-                return
-            waiter.on_turn()
-            if queue.is_first(waiter):
-                return  # Another worker was quicker.
-        if queue and not self._freed:
-            self._freed = True
-            self._shared.later(0.0, self._on_freed)
 
     def tick(self, now: float) -> None:
         """A second has passed."""
@@ -293,11 +238,7 @@ class Pool:
             self._breaker = state
             if state is State.OPEN:
                 self.counters.tripped()
-            self._breaker_turned(self.service, state.value)
-
-    def report_turns_to(self, breaker_turned: Callable[[str, str], None]) -> None:
-        """Send word of the breaker's turns somewhere else."""
-        self._breaker_turned = breaker_turned
+            self._shared.breaker_turned(self.service, state.value)
 
     def policy_state(self) -> PolicyState:
         """Where its limits stand."""
@@ -331,10 +272,8 @@ class Pool:
         if self._alert:
             if self._follows_load:
                 self._tell_load(node)
-            if self.limited and self.policies.queue and not self._freed:
-                # In the loop's next turn: whoever gives back is in the middle of something.
-                self._freed = True
-                self._shared.later(0.0, self._on_freed)
+            if self.limited and self.policies.queue:
+                self.turns.on_freed()
 
     def _tell_load(self, node: Node) -> None:
         """A balancer may be somebody else's: what it raises must keep nobody from counting on."""
@@ -343,15 +282,11 @@ class Pool:
         except Exception as error:
             self._shared.raised(error, self.service)
 
-    def report_to(self, suspect: Callable[[Suspect], None]) -> None:
-        """Send reports of failing instances somewhere else."""
-        self._suspect = suspect
-
     def _note_failure(self, node: Node, outcome: str) -> None:
         node.failing += 1
         after = self.policies.suspect_after
         if after and (node.failing % after == 0 or (node.on_probation and node.probes > 0)):
-            self._suspect(
+            self._shared.suspect(
                 Suspect(service=self.service, key=node.key, reason=outcome, failures=node.failing)
             )
 
@@ -389,6 +324,7 @@ class Pool:
         self._rebuilding = False
         self.newly_unreachable.clear()
         nodes = list(self.nodes.values())
+        self.turns.nodes = len(nodes)
         for node in nodes:  # ≤ instances
             node.usable = node.admitted and not node.unreachable
         if not any(node.usable and node.weight for node in nodes):

@@ -107,8 +107,10 @@ class Worker:
         now: Callable[[], float] = monotonic,
         poller: Callable[[], select.epoll] = select.epoll,
         resolver: Resolver | None = None,
+        new_channel: Callable[..., Channel[ToWorker]] = Channel,
     ) -> None:
-        """`resolver`: of instances' names; by default this machine's."""
+        """`resolver`: of instances' names; by default this machine's. `new_channel`: makes the end
+        of the channel that the control process has the other one of."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.counters = counters = WorkerCounters()
         self.faults = FaultLog(counters)
@@ -164,7 +166,7 @@ class Worker:
         """For listeners without a field for it."""
         self._fields_named = Novelties(FIELDS_NAMED, LONGEST_FIELD_NAMED)
         """Of those that were left out."""
-        self._channel: Channel[ToWorker] = Channel(ToWorker, self.on_message, self._on_orphaned)
+        self._channel = new_channel(ToWorker, self.on_message, self._on_orphaned)
         self._reports = Reports(
             counters,
             self.pools,

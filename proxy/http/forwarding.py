@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from proxy.http.client_address import ClientAddresses
-from proxy.http.messages import Fields, RequestFields, RequestHead
+from proxy.http.messages import CRLF, Fields, RequestFields, RequestHead
 
 _PROTOCOL: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
 """RFC 9110 §7.8. Anything else might be read as several protocols."""
@@ -30,6 +30,33 @@ WRITTEN_ANEW: Final = (
 """Fields that say something of ours, whatever came."""
 
 _NOT_NAMES: Final = frozenset((b"close", b"keep-alive", b"upgrade", b"te"))
+
+
+_NOT_LISTS: Final = (b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port")
+"""Of several lines the last counts: a proxy adds its own behind what it was sent."""
+
+
+def take_claims(fields: RequestFields, lines: list[bytes], named: frozenset[bytes]) -> None:
+    """`lines`: those of the fields that only a trusted proxy may set; `named`: by `Connection`."""
+    values: dict[bytes, list[bytes]] = {}
+    passed = []
+    for line in lines:  # ≤ 256
+        name, _, value = line.partition(b": ")
+        lower = name.lower()
+        values.setdefault(lower, []).append(value)
+        if lower not in named and lower not in WRITTEN_ANEW:
+            passed.append(line + CRLF)
+    claims: dict[bytes, bytes] = {}
+    claims_named: dict[bytes, bytes] = {}
+    for name, several in values.items():  # ≤ 256
+        value = several[-1] if name in _NOT_LISTS else b", ".join(several)
+        if name in named:
+            claims_named[name] = value
+        else:
+            claims[name] = value
+    fields.claims = claims
+    fields.claims_named = claims_named
+    fields.claim_lines = b"".join(passed)
 
 
 def strip_named(fields: Fields) -> frozenset[bytes]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -234,3 +235,34 @@ def test_what_is_compiled_is_a_rule_with_reasons_for_exceptions() -> None:
     ]
     assert all((ROOT / path).exists() and why for path, why in exceptions.items())
     assert len(exceptions) <= 5
+
+
+DEFINITIONS = [
+    (path, node)
+    for path in SOURCES
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+]
+FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_a_file_has_no_more_than_500_lines(path: Path) -> None:
+    lines = len(path.read_text().splitlines())
+    assert lines <= 500
+
+
+def test_a_class_has_no_more_than_30_methods() -> None:
+    for path, node in DEFINITIONS:
+        if isinstance(node, ast.ClassDef):
+            methods = [item for item in node.body if isinstance(item, FUNCTION)]
+            assert len(methods) <= 30, f"{module_name(path)}.{node.name}: {len(methods)}"
+
+
+def test_half_of_all_functions_have_no_more_than_8_lines() -> None:
+    lines = [
+        (node.end_lineno or node.lineno) - node.lineno + 1
+        for _, node in DEFINITIONS
+        if isinstance(node, FUNCTION)
+    ]
+    assert median(lines) <= 8

@@ -19,8 +19,9 @@ import re
 import select
 from collections.abc import Callable
 from random import Random
-from typing import cast
+from typing import Any, cast
 
+from proxy.channel import Channel
 from proxy.engine.http1.server import ClientConnection
 from proxy.engine.listener_facts import ListenerFacts
 from proxy.engine.load import Board
@@ -28,7 +29,15 @@ from proxy.engine.node import Node
 from proxy.engine.pool import Pool
 from proxy.engine.worker import Worker
 from proxy.errors import FAULTS
-from proxy.messages import Configure, PoolNode, PoolSnapshot, WorkerConfig
+from proxy.messages import (
+    BreakerTurned,
+    Configure,
+    PoolNode,
+    PoolSnapshot,
+    Suspect,
+    ToWorker,
+    WorkerConfig,
+)
 from proxy.messages import Pools as PoolsMessage
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.route import RouteSpec
@@ -190,6 +199,18 @@ class Peer:
         return self.transport.is_reading()
 
 
+class NotedChannel(Channel[ToWorker]):
+    """A channel to nobody, which notes what would be said of instances and breakers."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.noted: list[Suspect | BreakerTurned] = []
+
+    def send(self, message: object) -> None:
+        if isinstance(message, (Suspect, BreakerTurned)):
+            self.noted.append(message)
+
+
 class Wire:
     """One worker with its configuration, its clients and its instances."""
 
@@ -208,12 +229,34 @@ class Wire:
         poller = cast(Callable[[], select.epoll], self.network.poller)
         self.resolver = ToldResolver(self.loop)
         self.worker = Worker(
-            self.loop, 0, self.board, [], Random(1), self.loop.time, poller, self.resolver
+            self.loop,
+            0,
+            self.board,
+            [],
+            Random(1),
+            self.loop.time,
+            poller,
+            self.resolver,
+            self._new_channel,
         )
         self.configure(routes, services or {"s": settings or ServiceSettings()}, listener)
         self.names = instances or ("a",)
         self.serve(*self.names)
         self.peers: list[Peer] = []
+
+    def _new_channel(self, *arguments: Any) -> Channel[ToWorker]:
+        self.channel = NotedChannel(*arguments)
+        return self.channel
+
+    def suspects(self) -> list[Suspect]:
+        """Instances that the worker has reported to the control process, in order."""
+        return [message for message in self.channel.noted if isinstance(message, Suspect)]
+
+    def breaker_states(self) -> list[str]:
+        """States that the worker has told of breakers, in order."""
+        return [
+            message.state for message in self.channel.noted if isinstance(message, BreakerTurned)
+        ]
 
     def configure(
         self,

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.engine.resilience.breaker import TRIALS
 from proxy.engine.resilience.retry import FLOOR
-from proxy.messages import Drain, PolicyState, Suspect
+from proxy.messages import Drain, PolicyState
 from proxy.settings.listener import ListenerSettings, ListenerTimeouts
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import (
@@ -27,12 +27,6 @@ UPGRADE = request("GET /x", "Connection: Upgrade", "Upgrade: x")
 BREAKER = BreakerSettings(failure_ratio=0.5, min_requests=2, window=10.0, open=5.0)
 STRICT = BreakerSettings(failure_ratio=0.5, min_requests=1, window=10.0, open=5.0)
 ROUTES = (RouteSpec(path_prefix="/", service="s"),)
-
-
-def reported(wire: Wire) -> list[Suspect]:
-    suspects: list[Suspect] = []
-    wire.pool.report_to(suspects.append)
-    return suspects
 
 
 class TestTheQueueAndTime:
@@ -117,7 +111,6 @@ class TestRetriesAndRoom:
 class TestWhatSpeaksAgainstAnInstance:
     def test_not_that_we_have_no_descriptor(self, make: Any) -> None:
         wire = make()
-        suspects = reported(wire)
         wire.network.refuse(wire.address("a"), OSError(errno.EMFILE, "Too many open files"))
         clients = [wire.client() for _ in range(5)]
         for client in clients:
@@ -125,7 +118,7 @@ class TestWhatSpeaksAgainstAnInstance:
         wire.advance(2.0)
         for client in clients:
             client.expect_problem(503, "no_descriptor")
-        assert suspects == []
+        assert wire.suspects() == []
 
     def test_not_a_client_that_does_not_read_until_the_total_limit(self, make: Any) -> None:
         wire = make(settings=ServiceSettings(timeouts=Timeouts(total=2.0)))
@@ -171,7 +164,6 @@ class TestWhatSpeaksAgainstAnInstance:
 
     def test_not_kept_connections_that_were_closed(self, make: Any) -> None:
         wire = make("a", settings=ServiceSettings(retry=RetrySettings(max_retries=0)))
-        suspects = reported(wire)
         pairs = [asked(wire) for _ in range(6)]
         for client, instance in pairs:
             answered(client, instance)
@@ -182,7 +174,7 @@ class TestWhatSpeaksAgainstAnInstance:
             instance.reset()
         for client, _ in pairs:
             client.expect_problem(502, "connection_terminated")
-        assert suspects == []
+        assert wire.suspects() == []
 
 
 class TestTheBudget:
@@ -394,11 +386,9 @@ class TestOtherSettings:
     def test_that_an_open_one_is_gone_is_told(
         self, make: Any, breaker: BreakerSettings | None
     ) -> None:
-        turns: list[str] = []
         wire = TestTheBreaker().opened(make)
-        wire.pool.report_turns_to(lambda service, state: turns.append(state))
         self.reload(wire, circuit_breaker=breaker)
-        assert turns == ["closed"]
+        assert wire.breaker_states() == ["open", "closed"]
 
 
 class TestBothSidesFull:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.messages import PolicyState, Suspect
+from proxy.messages import PolicyState
 from proxy.settings.service import (
     BreakerSettings,
     DrainSettings,
@@ -206,21 +206,20 @@ class TestReasons:
 
 class TestSuspects:
     def test_failures_in_a_row_are_reported(self, make: Any) -> None:
-        reports: list[Suspect] = []
         wire = make("a")
-        wire.pool.report_to(reports.append)
         for _ in range(11):
             client, bad = reached(wire)
             bad.expect(forwarded("GET /x"))
             bad.send(BAD)
             client.expect(BAD_RELAYED)
             bad.eof()
-        assert [(report.failures, report.reason) for report in reports] == [(5, "503"), (10, "503")]
+        assert [(report.failures, report.reason) for report in wire.suspects()] == [
+            (5, "503"),
+            (10, "503"),
+        ]
 
     def test_one_good_answer_clears_the_record(self, make: Any) -> None:
-        reports: list[Suspect] = []
         wire = make("a")
-        wire.pool.report_to(reports.append)
         for answer, relayed in (
             [(BAD, BAD_RELAYED)] * 4 + [(OK, OK_RELAYED)] + [(BAD, BAD_RELAYED)] * 4
         ):
@@ -229,7 +228,7 @@ class TestSuspects:
             peer.send(answer)
             client.expect(relayed)
             peer.eof()
-        assert reports == []
+        assert wire.suspects() == []
 
     def test_a_client_that_leaves_speaks_against_nobody(self, make: Any) -> None:
         wire = make("a")
@@ -302,7 +301,7 @@ class TestRoom:
 
         wire.loop.advance(0.1, turn)
         assert max(after - before for before, after in pairwise(in_flight)) == 64
-        assert not wire.pool.has_queue()
+        assert not wire.pool.policies.queue
         wire.settle()
         answered(client, instance)
         for one in waiting:
@@ -416,20 +415,18 @@ class TestBreaker:
         assert wire.pool.policy_state() == PolicyState("trying")
 
     def test_each_turn_is_told_once(self, make: Any) -> None:
-        turns: list[tuple[str, str]] = []
         breaker = BreakerSettings(failure_ratio=0.5, min_requests=2, window=10.0, open=5.0)
         wire = make("a", settings=ServiceSettings(circuit_breaker=breaker))
-        wire.pool.report_turns_to(lambda service, state: turns.append((service, state)))
         client = wire.client()
         for answer, relayed in [(BAD, BAD_RELAYED)] * 3 + [(OK, OK_RELAYED)] * 4:
-            wire.advance(6.0 if [state for _, state in turns][-1:] == ["open"] else 0.0)
+            wire.advance(6.0 if wire.breaker_states()[-1:] == ["open"] else 0.0)
             client.send(GET)
             instance = wire.connected()
             instance.expect(forwarded("GET /x"))
             instance.send(answer)
             client.expect(relayed)
             instance.eof()
-        assert [state for _, state in turns] == ["open", "trying", "open", "trying", "closed"]
+        assert wire.breaker_states() == ["open", "trying", "open", "trying", "closed"]
         assert wire.pool.counters.breaker_opened == 2
 
     def test_what_no_instance_was_asked_does_not_count(self, make: Any) -> None:

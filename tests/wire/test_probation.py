@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from proxy.messages import Suspect
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import (
     EjectionSettings,
@@ -19,14 +18,12 @@ from tests.support.wire import OK, OK_RELAYED, Peer, Wire, forwarded, request
 from tests.wire.scenes import BAD, GET, answered, asked, reached
 
 
-def returned(make: Any, *names: str, **options: Any) -> tuple[Wire, list[Suspect]]:
-    """A wire whose instance `a` was ejected and is back; what is told of suspects."""
-    wire = make(*names, **options)
-    suspects: list[Suspect] = []
-    wire.pool.report_to(suspects.append)
+def returned(make: Any, *names: str, **options: Any) -> Wire:
+    """A wire whose instance `a` was ejected and is back."""
+    wire: Wire = make(*names, **options)
     wire.serve(*names, a="ejected")
     wire.serve(*names)
-    return wire, suspects
+    return wire
 
 
 def under_way(wire: Wire) -> tuple[Peer, Peer]:
@@ -56,7 +53,7 @@ def answer(pairs: list[tuple[Peer, Peer]]) -> None:
 
 
 def test_it_gets_one_request_until_it_has_answered(make: Any) -> None:
-    wire, suspects = returned(make, "a", "b", "c")
+    wire = returned(make, "a", "b", "c")
     node = wire.node("a")
     assert node in wire.pool.news()
     assert wire.pool.stats_of(node).on_probation
@@ -72,14 +69,12 @@ def test_it_gets_one_request_until_it_has_answered(make: Any) -> None:
     assert {name: len(pairs) for name, pairs in more.items()} == {"a": 3, "b": 3, "c": 3}
     for pairs in more.values():
         answer(pairs)
-    assert suspects == []
+    assert wire.suspects() == []
 
 
 @pytest.mark.parametrize("how", ["503", "reset", "silence"])
 def test_if_that_fails_it_is_reported_at_once(make: Any, how: str) -> None:
-    wire, suspects = returned(
-        make, "a", "b", settings=ServiceSettings(timeouts=Timeouts(first_byte=1.0))
-    )
+    wire = returned(make, "a", "b", settings=ServiceSettings(timeouts=Timeouts(first_byte=1.0)))
     found = crowd(wire)
     client, instance = found["a"][0]
     if how == "503":
@@ -96,7 +91,7 @@ def test_if_that_fails_it_is_reported_at_once(make: Any, how: str) -> None:
         wire.advance(1.02)
         client.expect_problem(504, "http_response_timeout")
         found["b"].clear()
-    assert [(one.key, one.failures) for one in suspects] == [(wire.node("a").key, 1)]
+    assert [(one.key, one.failures) for one in wire.suspects()] == [(wire.node("a").key, 1)]
     # And until it is out, the next one is a trial again.
     more = crowd(wire, 4) if how != "silence" else {"a": [], "b": []}
     assert len(more["a"]) <= 1
@@ -106,8 +101,6 @@ def test_if_that_fails_it_is_reported_at_once(make: Any, how: str) -> None:
 
 def test_failures_from_before_are_not_those_of_a_trial(make: Any) -> None:
     wire = make("a", "b")
-    suspects: list[Suspect] = []
-    wire.pool.report_to(suspects.append)
     before = crowd(wire, 4)["a"]
     wire.serve("a", "b", a="ejected")
     wire.serve("a", "b")
@@ -115,7 +108,7 @@ def test_failures_from_before_are_not_those_of_a_trial(make: Any) -> None:
         instance.send(BAD)
         assert client.take().startswith(b"HTTP/1.1 503")
     assert len(before) == 2
-    assert suspects == []
+    assert wire.suspects() == []
     assert wire.node("a").on_probation
     for client in [peer for peer in wire.peers if peer.name == "client"]:
         client.reset()
@@ -124,7 +117,7 @@ def test_failures_from_before_are_not_those_of_a_trial(make: Any) -> None:
 def test_a_second_attempt_goes_to_those_that_are_well(make: Any) -> None:
     retry = RetrySettings(on=("connect", "503"), budget=1.0)
     for _ in range(8):
-        wire, _ = returned(make, "a", "b", "c", settings=ServiceSettings(retry=retry))
+        wire = returned(make, "a", "b", "c", settings=ServiceSettings(retry=retry))
         client, instance = under_way(wire)
         if instance.name == "a":
             answer([(client, instance)])
@@ -136,7 +129,7 @@ def test_a_second_attempt_goes_to_those_that_are_well(make: Any) -> None:
 
 
 def test_an_answer_that_goes_on_for_hours_is_an_answer(make: Any) -> None:
-    wire, _ = returned(make, "a", "b")
+    wire = returned(make, "a", "b")
     client, instance = crowd(wire, 2)["a"][0]
     instance.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
     assert client.take().endswith(b"\r\n\r\nabc")
@@ -146,7 +139,7 @@ def test_an_answer_that_goes_on_for_hours_is_an_answer(make: Any) -> None:
 
 
 def test_so_is_a_tunnel(make: Any) -> None:
-    wire, _ = returned(make, "a", "b")
+    wire = returned(make, "a", "b")
     while wire.node("a").on_probation:
         client, instance = asked(wire, request("GET /x", "Connection: Upgrade", "Upgrade: x"))
         instance.send(b"HTTP/1.1 101 OK\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
@@ -155,7 +148,7 @@ def test_so_is_a_tunnel(make: Any) -> None:
 
 
 def test_a_client_that_leaves_is_followed_by_another_trial(make: Any) -> None:
-    wire, suspects = returned(make, "a", "b")
+    wire = returned(make, "a", "b")
     first = crowd(wire, 4)
     first["a"][0][0].reset()
     assert wire.node("a").on_probation
@@ -163,12 +156,12 @@ def test_a_client_that_leaves_is_followed_by_another_trial(make: Any) -> None:
     assert len(second["a"]) == 1
     for pairs in (first["b"], second["a"], second["b"]):
         answer(pairs)
-    assert suspects == []
+    assert wire.suspects() == []
     assert not wire.node("a").impaired
 
 
 def test_with_nobody_else_it_gets_all(make: Any) -> None:
-    wire, _ = returned(make, "a", "b")
+    wire = returned(make, "a", "b")
     wire.serve("a")
     clients = [wire.client() for _ in range(5)]
     for client in clients:
@@ -182,7 +175,7 @@ def test_with_nobody_else_it_gets_all(make: Any) -> None:
 
 def test_out_again_before_its_trial_is_over(make: Any) -> None:
     """In another worker it has failed; the old trial is none of the new time's."""
-    wire, suspects = returned(make, "a", "b")
+    wire = returned(make, "a", "b")
     found = crowd(wire, 4)
     wire.serve("a", "b", a="ejected")
     assert not wire.node("a").impaired
@@ -191,14 +184,14 @@ def test_out_again_before_its_trial_is_over(make: Any) -> None:
     client, instance = found["a"][0]
     answer([(client, instance)])
     assert not wire.node("a").impaired
-    assert suspects == []
+    assert wire.suspects() == []
     for peer in [peer for peer in wire.peers if peer.name == "client"]:
         peer.reset()
 
 
 def test_where_ejection_is_off_nobody_is_tried_out(make: Any) -> None:
     settings = ServiceSettings(ejection=EjectionSettings(enabled=False))
-    wire, _ = returned(make, "a", "b", settings=settings)
+    wire = returned(make, "a", "b", settings=settings)
     found = crowd(wire, 4)
     assert len(found["a"]) == 2
     for pairs in found.values():
@@ -207,7 +200,7 @@ def test_where_ejection_is_off_nobody_is_tried_out(make: Any) -> None:
 
 def test_others_wait_for_room_rather_than_join_the_trial(make: Any) -> None:
     settings = ServiceSettings(max_inflight=2, queue=QueueSettings(size=9))
-    wire, _ = returned(make, "a", "b", settings=settings)
+    wire = returned(make, "a", "b", settings=settings)
     found = crowd(wire, 3)
     assert (len(found["a"]), len(found["b"])) == (1, 2)
     waiting = wire.client()
@@ -223,7 +216,7 @@ def test_others_wait_for_room_rather_than_join_the_trial(make: Any) -> None:
 
 def pending(make: Any) -> tuple[Wire, Peer, Peer]:
     """A wire with an upload that tries `a` out and is under way for hours."""
-    wire, _ = returned(make, "a", "b")
+    wire = returned(make, "a", "b")
     for _ in range(2):
         client, instance = reached(wire, request("POST /x", "Content-Length: 9", body=b"abc"))
         assert instance.take().endswith(b"\r\n\r\nabc")
@@ -251,7 +244,7 @@ def test_an_upload_that_goes_on_for_hours_is_not_waited_for(make: Any) -> None:
 
 
 def test_one_that_hangs_gets_one_more_now_and_then(make: Any) -> None:
-    wire, suspects = returned(make, "a", "b")
+    wire = returned(make, "a", "b")
     hanging = crowd(wire, 4)
     answer(hanging["b"])
     for count in (2, 3):
@@ -267,7 +260,7 @@ def test_one_that_hangs_gets_one_more_now_and_then(make: Any) -> None:
     answer(found["b"])
     _client, instance = hanging["a"][1]
     instance.reset()
-    assert [one.key for one in suspects] == [wire.node("a").key]
+    assert [one.key for one in wire.suspects()] == [wire.node("a").key]
     for peer in [peer for peer in wire.peers if peer.name == "client"]:
         peer.reset()
     assert not wire.node("a").probes
@@ -276,7 +269,7 @@ def test_one_that_hangs_gets_one_more_now_and_then(make: Any) -> None:
 
 
 def test_when_ejection_is_switched_off_nobody_is_tried_out_any_more(make: Any) -> None:
-    wire, _ = returned(make, "a", "b")
+    wire = returned(make, "a", "b")
     found = crowd(wire, 4)
     assert len(found["a"]) == 1
     settings = ServiceSettings(ejection=EjectionSettings(enabled=False))
@@ -290,7 +283,7 @@ def test_when_ejection_is_switched_off_nobody_is_tried_out_any_more(make: Any) -
 
 def test_rather_one_that_is_tried_out_than_one_that_is_gone(make: Any) -> None:
     settings = ServiceSettings(retry=RetrySettings(max_retries=0))
-    wire, _ = returned(make, "a", "b", settings=settings)
+    wire = returned(make, "a", "b", settings=settings)
     found = crowd(wire, 2)
     for client, instance in found["b"]:
         client.reset()
@@ -326,7 +319,7 @@ def test_one_that_was_out_when_this_worker_began_is_tried_out_too(make: Any) -> 
 
 @pytest.mark.parametrize("leaves", [True, False])
 def test_a_trial_that_hangs_while_it_is_dialled(make: Any, leaves: bool) -> None:
-    wire, suspects = returned(make, "a", "b")
+    wire = returned(make, "a", "b")
     wire.network.hang(wire.address("a"))
     clients = [wire.client() for _ in range(4)]
     for client in clients:
@@ -346,13 +339,13 @@ def test_a_trial_that_hangs_while_it_is_dialled(make: Any, leaves: bool) -> None
         assert wire.node("a").on_probation
         wire.advance(3.1)
         assert wire.node("a").unreachable
-        assert suspects == []
+        assert wire.suspects() == []
     else:
         wire.advance(3.1)  # It goes on to the other.
         instance = next(peer for peer in wire.peers if peer.transport.taken)
         instance.expect(forwarded("GET /x"))
         answer([(client, instance)])
-        assert [one.reason for one in suspects] == ["connect_timeout"]
+        assert [one.reason for one in wire.suspects()] == ["connect_timeout"]
     assert wire.node("a").on_probation
     assert not wire.node("a").probes
     wire.network.answer(wire.address("a"))
@@ -365,14 +358,14 @@ def test_a_trial_that_hangs_while_it_is_dialled(make: Any, leaves: bool) -> None
 def test_a_trial_that_fails_is_none_of_the_next_attempt(make: Any) -> None:
     """Its bad answer is kept, the other instance does no better, and so the client gets it."""
     settings = ServiceSettings(retry=RetrySettings(on=("connect", "503"), budget=1.0))
-    wire, suspects = returned(make, "a", "b", settings=settings)
+    wire = returned(make, "a", "b", settings=settings)
     while True:
         client, instance = under_way(wire)
         if instance.name == "a":
             break
         answer([(client, instance)])
     instance.send(BAD)
-    assert [one.key for one in suspects] == [wire.node("a").key]
+    assert [one.key for one in wire.suspects()] == [wire.node("a").key]
     assert not wire.node("a").probes
     kept = [peer for peer in wire.peers if peer.transport.taken]
     other = kept[0] if kept else wire.accepted("b")
@@ -381,4 +374,4 @@ def test_a_trial_that_fails_is_none_of_the_next_attempt(make: Any) -> None:
     assert client.take().startswith(b"HTTP/1.1 503 Busy")
     assert wire.node("a").on_probation
     assert not wire.node("a").probes
-    assert len(suspects) == 1
+    assert len(wire.suspects()) == 1

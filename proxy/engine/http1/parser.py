@@ -17,18 +17,17 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from proxy.engine.http1.beginnings import LONGEST_METHOD, TOKEN, check_form
 from proxy.engine.http1.heads import BY_LENGTH, relayed_fields
+from proxy.engine.http1.start_lines import StatusLine, split_request_line, split_status_line
 from proxy.errors import (
     BAD_ANSWER,
     BAD_REQUEST,
     CODING_NOT_SUPPORTED,
-    VERSION_NOT_SUPPORTED,
     Fault,
     Refused,
 )
 from proxy.http.claims import add_claim, hyphened, is_claim
-from proxy.http.forwarding import TOKEN_BYTES, WRITTEN_ANEW, passed_fields, strip_named
+from proxy.http.forwarding import TOKEN_BYTES, passed_fields, strip_named, take_claims
 from proxy.http.memo import ENTRY, Memo
 from proxy.http.messages import (
     CRLF,
@@ -40,13 +39,6 @@ from proxy.http.messages import (
 )
 from proxy.http.request_id import IdField, acceptable
 
-_METHODS: Final = frozenset(
-    (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"CONNECT")
-)
-_TARGET_BYTES: Final = bytes(range(0x21, 0x7F)).replace(b"#", b"")
-"""Visible ASCII without the fragment mark: see `beginnings`."""
-_VERSION: Final = re.compile(rb"HTTP/(\d)\.(\d)")
-_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _AUTHORITY: Final = re.compile(
     rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::(\d{0,5}))?"
 )  # RFC 3986 §3.2.2
@@ -117,8 +109,6 @@ HEAD_END: Final = b"\r\n\r\n"
 
 Special = tuple[int, bytes]
 """A field that means something to a proxy: its kind and its value."""
-StatusLine = tuple[int, int, bytes]
-"""Status, minor version, and the line as it goes to the client."""
 
 
 class _FieldReader:
@@ -275,7 +265,7 @@ def request_of(line: bytes, block: bytes, max_fields: int, ids: IdField) -> Requ
         fields = fields.elsewhere[1]
     if fields.count > max_fields:
         raise TooManyFields
-    method, target, minor = _split_request_line(line)
+    method, target, minor = split_request_line(line)
     if fields.hosts != 1 and (minor == 1 or fields.hosts > 1):
         # RFC 9112 §3.2: a server MUST answer 400 to a 1.1 request without exactly one Host.
         raise Refused(BAD_REQUEST, "several Host fields" if fields.hosts else "no Host field")
@@ -297,7 +287,7 @@ def parse_response(head: bytes, ids: IdField = _USUAL) -> ResponseHead:
     line, _, block = head.partition(CRLF)
     known = _status_lines.young.get(line)
     if known is None:
-        known = _status_lines.old.get(line) or _split_status_line(line)
+        known = _status_lines.old.get(line) or split_status_line(line)
         _status_lines.put(line, known, ENTRY + 2 * len(line))
     status, minor, status_line = known
     fields = _response_memo.young.get(block)
@@ -374,7 +364,7 @@ def _read_request_fields(block: bytes, ids: IdField, max_fields: int) -> Request
         fields.set_connection(_members(connection))
         named = strip_named(fields)
     if claims:
-        _take_claims(fields, claims, named)
+        take_claims(fields, claims, named)
     if given and ids.lower not in named:
         fields.request_id = acceptable(given)
     if not ids.usual:
@@ -453,70 +443,8 @@ def _check_coding(fields: Fields, value: bytes, fault: Fault) -> None:
         raise Refused(fault, "Transfer-Encoding is not exactly chunked")
 
 
-def _take_claims(fields: RequestFields, lines: list[bytes], named: frozenset[bytes]) -> None:
-    """`lines`: those of the fields that only a trusted proxy may set; `named`: by `Connection`."""
-    values: dict[bytes, list[bytes]] = {}
-    passed = []
-    for line in lines:  # ≤ 256
-        name, _, value = line.partition(b": ")
-        lower = name.lower()
-        values.setdefault(lower, []).append(value)
-        if lower not in named and lower not in WRITTEN_ANEW:
-            passed.append(line + CRLF)
-    claims: dict[bytes, bytes] = {}
-    claims_named: dict[bytes, bytes] = {}
-    for name, several in values.items():  # ≤ 256
-        value = several[-1] if name in _NOT_LISTS else b", ".join(several)
-        if name in named:
-            claims_named[name] = value
-        else:
-            claims[name] = value
-    fields.claims = claims
-    fields.claims_named = claims_named
-    fields.claim_lines = b"".join(passed)
-
-
-_NOT_LISTS: Final = (b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port")
-"""Of several lines the last counts: a proxy adds its own behind what it was sent."""
-
-
 class TooManyFields(Exception):
     """More field lines than the listener allows; the caller knows the limit."""
-
-
-def _split_request_line(line: bytes) -> tuple[bytes, bytes, int]:
-    """Method, target and minor version. Exactly one space between them (RFC 9112 §3)."""
-    try:
-        method, target, version = line.split(b" ")
-    except ValueError:
-        shape = "the request line is not METHOD SP TARGET SP VERSION"
-        raise Refused(BAD_REQUEST, shape) from None
-    if method not in _METHODS and not (len(method) <= LONGEST_METHOD and TOKEN.fullmatch(method)):
-        raise Refused(BAD_REQUEST, "the method is not a token, or too long")
-    if version == b"HTTP/1.1":
-        minor = 1
-    elif version == b"HTTP/1.0":
-        minor = 0
-    else:
-        match = _VERSION.fullmatch(version)
-        if match is None:
-            raise Refused(BAD_REQUEST, "the version is not HTTP/DIGIT.DIGIT")
-        if match[1] != b"1":
-            raise Refused(VERSION_NOT_SUPPORTED, f"{version.decode()} is not spoken here")
-        minor = 1  # RFC 9110 §2.5: a higher minor version is handled as the highest we know.
-    if target.translate(None, _TARGET_BYTES):
-        raise Refused(BAD_REQUEST, "the target holds bytes that no URI has")
-    if not target.startswith(b"/"):
-        check_form(method, target, True)
-    return method, target, minor
-
-
-def _split_status_line(line: bytes) -> StatusLine:
-    match = _STATUS_LINE.fullmatch(line)
-    if match is None:
-        raise Refused(BAD_ANSWER, "the status line is not HTTP/1.x SP CODE SP REASON")
-    reason = match[3] or b""
-    return int(match[2]), int(match[1]), b"HTTP/1.1 %b %b\r\n" % (match[2], reason)
 
 
 _NO_NAMES: Final[frozenset[bytes]] = frozenset()

@@ -35,8 +35,8 @@ from bench.processes import Server, StartError, cpu_ns, free_port
 from bench.results import machine, write
 from proxy.embedded_etcd import EmbeddedEtcd, EtcdFailed
 from proxy.registry.etcd.gateway import Gateway, delete_op, put_op
+from proxy.registry.etcd.options import Options as EtcdOptions
 from proxy.registry.etcd.provider import EtcdProvider
-from proxy.settings.registry import RegistrySettings
 
 PREFIX = b"/services/"
 BATCH = 100
@@ -192,7 +192,7 @@ async def _measure(plan: Plan) -> Result:
 
 async def _list(url: str) -> tuple[float, float]:
     """Seconds, and seconds of processor time, from an empty provider to all instances."""
-    provider = EtcdProvider(RegistrySettings(type="etcd", endpoints=(url,)))
+    provider = EtcdProvider(EtcdOptions(endpoints=(url,)))
     began, cpu = time.perf_counter(), time.process_time()
     stream = provider.watch()
     await anext(stream)

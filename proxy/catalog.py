@@ -21,7 +21,7 @@ BALANCERS: Mapping[str, str] = {
 
 PROVIDERS: Mapping[str, str] = {
     "etcd": "proxy.registry.etcd.provider:EtcdProvider",
-    "static": "proxy.registry.static:StaticProvider",
+    "static": "proxy.registry.static.provider:StaticProvider",
 }
 
 REGISTRATION_BACKENDS: Mapping[str, str] = {
@@ -51,6 +51,14 @@ MECHANISMS: Mapping[str, str] = {
 """Key in the configuration, of a service unless it says otherwise → where it is decided, without
 I/O and without a clock. Not plug-ins: nothing is loaded by this table, but a test sees to it that
 each of them is pure, is described, and has unit and property tests."""
+
+
+def registry_options(name: str) -> Any:
+    """The keys that a type of registry has in `registry:`, a subclass of `RegistryOptions`: the
+    `Options` in the module `options` beside its provider. KeyError for a name that is not in
+    `PROVIDERS`."""
+    package = PROVIDERS[name].partition(":")[0].rpartition(".")[0]
+    return import_module(f"{package}.options").Options
 
 
 def load(table: Mapping[str, str], name: str) -> Any:

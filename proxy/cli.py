@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from proxy.admin_client import AdminClient
     from proxy.settings.complaints import ConfigError
     from proxy.settings.file import Settings
-    from proxy.settings.registry import RegistrySettings
+    from proxy.settings.registry import RegistryOptions
 
 DEFAULT_FILE = "proxy.yaml"
 
@@ -270,22 +270,23 @@ def _registered(given: dict[str, Any]) -> int:
         raise click.UsageError(str(error)) from None
 
 
-def _registry(given: dict[str, Any]) -> RegistrySettings:
+def _registry(given: dict[str, Any]) -> RegistryOptions:
     """etcd as the options say, else as the file does, else on this machine."""
     import msgspec
 
-    from proxy.catalog import REGISTRATION_BACKENDS
-    from proxy.settings.registry import RegistrySettings, RegistryTls
+    from proxy.catalog import REGISTRATION_BACKENDS, registry_options
+    from proxy.settings.registry import RegistryTls
 
-    registry = RegistrySettings(type="etcd", endpoints=("http://127.0.0.1:2379",))
+    etcd = registry_options("etcd")
+    registry: RegistryOptions = etcd(endpoints=("http://127.0.0.1:2379",))
     file = given["file"]
     if given["endpoints"] is not None:
         urls = tuple(url.strip() for url in given["endpoints"].split(",") if url.strip())
-        registry = RegistrySettings(type="etcd", endpoints=urls)
+        registry = etcd(endpoints=urls)
     elif file is not None or Path(DEFAULT_FILE).exists():
         from_file = _load(file or DEFAULT_FILE).registry
         if from_file.type in REGISTRATION_BACKENDS:
-            registry = from_file
+            registry = from_file.options
         elif file is not None:
             allowed = " or ".join(map(repr, sorted(REGISTRATION_BACKENDS)))
             raise ValueError(f"{file}: registry.type: {from_file.type!r}; register needs {allowed}")

@@ -77,7 +77,7 @@ async def _run(file: Path | None, port: int | None, admin_port: int | None) -> i
         except EtcdFailed as error:
             raise StartError(str(error)) from error
         settings = _settings(file, etcd.url, port, admin_port)
-        if etcd.url not in settings.registry.endpoints:
+        if etcd.url not in settings.registry.options.addresses:
             raise StartError(
                 f"{file}: registry.endpoints: must hold ${{FAIRLEAD_ETCD}}, which stands for the"
                 " demo's own etcd"

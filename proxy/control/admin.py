@@ -80,7 +80,7 @@ class Admin:
             hosts=(*settings.hosts, settings.bind.rpartition(":")[0]),
             local=is_loopback(sock.getsockname()[0]),
         )
-        self._http = Registrations(supervisor.settings.registry)
+        self._http = Registrations(supervisor.settings.registry.options)
         self._totals: Shared[Totals] = Shared(supervisor.collector.collect, PACE)
         self._page: Shared[bytes] = Shared(self._metrics_page)
         """With 20,000 instances it has 20 MB."""

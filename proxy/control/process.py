@@ -43,7 +43,7 @@ from proxy.registry.decorators.failover_provider import FailoverProvider
 from proxy.registry.decorators.mass_loss_provider import MassLossProvider
 from proxy.registry.decorators.snapshot_provider import SnapshotProvider
 from proxy.settings.file import Settings
-from proxy.settings.registry import RegistrySettings
+from proxy.settings.registry import RegistryOptions
 from proxy.settings.service import for_worker
 from proxy.threads import in_thread
 
@@ -317,17 +317,18 @@ def _provider(
     """The registry, with what the settings put around it: backups, then the guard over
     whichever is in use, then the file that remembers what is served."""
 
-    def make(registry: RegistrySettings) -> Provider:
-        kind: type[Provider] = catalog.load(catalog.PROVIDERS, registry.type)
-        return kind(registry)  # type: ignore[call-arg]  # constructors are not in the ABC
+    def make(options: RegistryOptions) -> Provider:
+        kind: type[Provider] = catalog.load(catalog.PROVIDERS, options.type)
+        return kind(options)  # type: ignore[call-arg]  # constructors are not in the ABC
 
     def publish(kind: str, /, **fields: Any) -> None:
         events.publish(kind, time.time(), **fields)
 
     try:
-        provider = make(settings.registry)
+        provider = make(settings.registry.options)
         if settings.registry.backups:
-            registries = (settings.registry, *settings.registry.backups)
+            choices = (settings.registry, *settings.registry.backups)
+            registries = [choice.options for choice in choices]
             provider = FailoverProvider(registries, make, settings.registry, on_event=publish)
         if settings.registry.mass_loss_guard is not None:
             provider = MassLossProvider(

@@ -20,7 +20,7 @@ import structlog
 
 from proxy.catalog import REGISTRATION_BACKENDS
 from proxy.registry import records
-from proxy.settings.registry import RegistrySettings
+from proxy.settings.registry import RegistryOptions
 
 if TYPE_CHECKING:
     from proxy.register import Record, Registrar, Registration
@@ -276,7 +276,7 @@ class Registrations:
     task that ends those whose service fell silent."""
 
     def __init__(
-        self, registry: RegistrySettings, *, clock: Callable[[], float] = time.monotonic
+        self, registry: RegistryOptions, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Nothing is started before the first registration."""
         self._settings = registry

@@ -287,7 +287,7 @@ class Supervisor:
         log.warning(
             "registry_not_reached",
             provider=status.provider,
-            endpoints=list(self.settings.registry.endpoints),
+            endpoints=list(self.settings.registry.options.addresses),
             error=status.last_error,
             effect="requests are answered 503 until the registry answers; still trying",
         )

@@ -16,7 +16,8 @@ from __future__ import annotations
 from proxy.discovery.discovery import Callback, Discovery, NotReady
 from proxy.discovery.session import Balancing, BalancingMiddleware, DiscoverySession, NoInstance
 from proxy.membership import Instance
-from proxy.settings.registry import RegistrySettings, RegistryTls
+from proxy.registry.etcd.options import Options as EtcdOptions
+from proxy.settings.registry import RegistryTls
 from proxy.statuses import RegistryStatus
 
 __all__ = [
@@ -25,10 +26,10 @@ __all__ = [
     "Callback",
     "Discovery",
     "DiscoverySession",
+    "EtcdOptions",
     "Instance",
     "NoInstance",
     "NotReady",
-    "RegistrySettings",
     "RegistryStatus",
     "RegistryTls",
 ]

@@ -22,7 +22,7 @@ from proxy.control.judging import judge
 from proxy.discovery.metrics import DiscoveryMetrics
 from proxy.membership import Instance, Membership
 from proxy.registry.base import Provider
-from proxy.settings.registry import RegistrySettings
+from proxy.settings.registry import RegistryOptions
 from proxy.statuses import RegistryStatus
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ class _Subscription:
 class Discovery:
     """Owns the provider, the membership it last yielded, and the tasks of the callbacks.
 
-    `source`: endpoints of etcd (one URL or several), or `RegistrySettings` for anything else
-    that `registry:` of proxy.yaml can say (authentication, TLS), or a `Provider`.
+    `source`: endpoints of etcd (one URL or several), or the options of a registry
+    (`EtcdOptions`: authentication, TLS), or a `Provider`.
     `prefix`: of the keys, with endpoints only; `/services/` if not given.
     `metrics`: a prometheus registry that shows the library's metrics while it is open; one
     `Discovery` for each registry.
@@ -76,21 +76,20 @@ class Discovery:
 
     def __init__(
         self,
-        source: str | Sequence[str] | RegistrySettings | Provider,
+        source: str | Sequence[str] | RegistryOptions | Provider,
         *,
         prefix: str | None = None,
         metrics: CollectorRegistry | None = None,
     ) -> None:
-        self._settings: RegistrySettings | None = None
-        if isinstance(source, Provider | RegistrySettings):
+        self._settings: RegistryOptions | None = None
+        if isinstance(source, Provider | RegistryOptions):
             if prefix is not None:
                 raise TypeError("prefix: goes with endpoints; settings and providers have theirs")
-            self._settings = source if isinstance(source, RegistrySettings) else None
+            self._settings = source if isinstance(source, RegistryOptions) else None
         else:
             endpoints = (source,) if isinstance(source, str) else tuple(source)
-            self._settings = RegistrySettings(
-                type="etcd", endpoints=endpoints, prefix=prefix or "/services/"
-            )
+            etcd = catalog.registry_options("etcd")
+            self._settings = etcd(endpoints=endpoints, prefix=prefix or "/services/")
         self._provider = source if isinstance(source, Provider) else self._build()
         self._registry = metrics
         self.metrics = DiscoveryMetrics(lambda: self._services)
@@ -105,13 +104,7 @@ class Discovery:
 
     def _build(self) -> Provider:
         assert self._settings is not None
-        try:
-            kind = catalog.load(catalog.PROVIDERS, self._settings.type)
-        except KeyError:
-            allowed = ", ".join(sorted(catalog.PROVIDERS))
-            raise ValueError(
-                f"registry.type: {self._settings.type!r}: allowed are {allowed}"
-            ) from None
+        kind = catalog.load(catalog.PROVIDERS, self._settings.type)
         provider: Provider = kind(self._settings)
         return provider
 

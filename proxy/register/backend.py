@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import msgspec
 
 from proxy.catalog import REGISTRATION_BACKENDS, load
 from proxy.register.record import Health, Name
-from proxy.settings.registry import RegistrySettings
+from proxy.settings.registry import RegistryOptions
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -80,10 +80,10 @@ class RegistrationBackend(ABC):
     batch: ClassVar[int]
     """Names that one call of `find` or `write` may be about."""
 
-    def __init__(self, settings: RegistrySettings, url: str, limit: float) -> None:
-        """`url`: one of the settings' endpoints; ValueError for one that cannot be."""
+    def __init__(self, options: Any, url: str, limit: float) -> None:
+        """`options`: the registry's keys, as its `Options` has them; `url`: one of its addresses;
+        ValueError for one that cannot be."""
         self.url = url
-        self._settings = settings
         self._limit = limit
 
     @property
@@ -133,13 +133,13 @@ class RegistrationBackend(ABC):
         """Release connections. Safe to call at any time; a call after it connects anew."""
 
 
-def backends(settings: RegistrySettings, limit: float) -> list[RegistrationBackend]:
+def backends(options: RegistryOptions, limit: float) -> list[RegistrationBackend]:
     """One for each endpoint; `limit` seconds for each call. ValueError for settings that cannot
     work."""
-    if settings.type not in REGISTRATION_BACKENDS:
+    if options.type not in REGISTRATION_BACKENDS:
         allowed = " or ".join(map(repr, sorted(REGISTRATION_BACKENDS)))
-        raise ValueError(f"registry.type: {settings.type!r}; a registrar needs {allowed}")
-    if not settings.endpoints:
+        raise ValueError(f"registry.type: {options.type!r}; a registrar needs {allowed}")
+    if not options.addresses:
         raise ValueError("registry.endpoints: none given; allowed are http[s]://host[:port]")
-    kind: type[RegistrationBackend] = load(REGISTRATION_BACKENDS, settings.type)
-    return [kind(settings, url, limit) for url in settings.endpoints]
+    kind: type[RegistrationBackend] = load(REGISTRATION_BACKENDS, options.type)
+    return [kind(options, url, limit) for url in options.addresses]

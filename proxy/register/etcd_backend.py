@@ -9,8 +9,8 @@ from typing import ClassVar
 from proxy.register.backend import Found, Lease, Outcome, RegistrationBackend, Write
 from proxy.register.record import Name
 from proxy.registry.etcd.gateway import Gateway, delete_op, put_op, range_op, revision_is
+from proxy.registry.etcd.options import Options
 from proxy.registry.etcd.wire import EtcdError, LeaseNotFound, TxnReply
-from proxy.settings.registry import RegistrySettings
 
 
 class EtcdBackend(RegistrationBackend):
@@ -20,21 +20,22 @@ class EtcdBackend(RegistrationBackend):
     batch: ClassVar[int] = 100
     """etcd takes at most 128 operations in one transaction."""
 
-    def __init__(self, settings: RegistrySettings, url: str, limit: float) -> None:
-        super().__init__(settings, url, limit)
+    def __init__(self, options: Options, url: str, limit: float) -> None:
+        super().__init__(options, url, limit)
+        self._prefix = options.prefix if options.prefix.endswith("/") else options.prefix + "/"
         self._gateway = Gateway(
-            url, tls=settings.tls, username=settings.username, password=settings.password
+            url, tls=options.tls, username=options.username, password=options.password
         )
 
     @property
     def remedy(self) -> str:
         return (
-            f"check the user, its permission to read and write {self._settings.prefix}, the TLS"
+            f"check the user, its permission to read and write {self._prefix}, the TLS"
             " files, and that enable-grpc-gateway is on"
         )
 
     def key(self, name: Name) -> str:
-        return f"{self._settings.prefix}{name[0]}/{name[1]}"
+        return f"{self._prefix}{name[0]}/{name[1]}"
 
     async def grant(self, ttl: float) -> Lease:
         granted = await self._gateway.grant(math.ceil(ttl), timeout=self._limit)

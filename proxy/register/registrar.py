@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
+from proxy.catalog import registry_options
 from proxy.register.address import local_address
 from proxy.register.backend import backends
 from proxy.register.entry import DRAINING, Entry
@@ -26,7 +27,7 @@ from proxy.register.keeper import Keeper, call_limit
 from proxy.register.record import Record, checked
 from proxy.register.registration import Registration
 from proxy.register.reporter import HealthReporter, counting_on
-from proxy.settings.registry import RegistrySettings
+from proxy.settings.registry import RegistryOptions, RemoteOptions
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -63,7 +64,7 @@ class RegistrarStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _keepers: WeakKeyDictionary[
-    asyncio.AbstractEventLoop, dict[tuple[RegistrySettings, float], Keeper]
+    asyncio.AbstractEventLoop, dict[tuple[RegistryOptions, float], Keeper]
 ] = WeakKeyDictionary()
 
 
@@ -89,7 +90,7 @@ class Registrar:
         self,
         *records: Record,
         endpoints: Sequence[str] = (),
-        registry: RegistrySettings | None = None,
+        registry: RegistryOptions | None = None,
         ttl: float = DEFAULT_TTL,
         start_limit: float = START_LIMIT,
         leave_limit: float = LEAVE_LIMIT,
@@ -98,15 +99,12 @@ class Registrar:
         metrics: CollectorRegistry | None = None,
     ) -> None:
         if registry is None:
-            registry = RegistrySettings(
-                type="etcd", endpoints=tuple(endpoints) or (DEFAULT_ENDPOINT,)
-            )
+            etcd: type[RemoteOptions] = registry_options("etcd")
+            registry = etcd(endpoints=tuple(endpoints) or (DEFAULT_ENDPOINT,))
         elif endpoints:
             raise ValueError("endpoints and registry: give one of them")
         if not 1 <= ttl <= 86_400:
             raise ValueError(f"ttl: {ttl!r} is not between 1 and 86400 seconds")
-        if not registry.prefix.endswith("/"):
-            registry = msgspec.structs.replace(registry, prefix=registry.prefix + "/")
         backends(
             registry, call_limit(ttl)
         )  # What is wrong with them is found here, and not in a task.

@@ -23,7 +23,7 @@ from proxy.init import exit_code
 from proxy.register.record import Record, checked
 from proxy.register.registrar import Registrar
 from proxy.register.reporter import HealthReporter, checking
-from proxy.settings.registry import RegistrySettings
+from proxy.settings.registry import RegistryOptions
 
 log = structlog.get_logger()
 
@@ -42,7 +42,7 @@ class SidecarSettings(msgspec.Struct, frozen=True, kw_only=True):
     """All that the command line says."""
 
     record: Record
-    registry: RegistrySettings
+    registry: RegistryOptions
     ttl: float = 10.0
     check: str | None = None
     interval: float = 5.0

@@ -24,8 +24,8 @@ class BalancerSpec(msgspec.Struct, frozen=True, kw_only=True):
     type: Annotated[
         str,
         choice(tuple(catalog.BALANCERS), "a balancer"),
-        "`round_robin`, `weighted_round_robin`, `random`, `consistent_hash` or"
-        " `least_connections`. `balancer: random` is short for `balancer: {type: random}`.",
+        f"{', '.join(f'`{name}`' for name in catalog.BALANCERS)}. `balancer: random` is short for"
+        " `balancer: {type: random}`.",
     ] = "round_robin"
     key: Annotated[
         str,

@@ -13,8 +13,8 @@ rest is read all the same, so that a file's mistakes are told all at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -49,6 +49,16 @@ class Short:
 @dataclass(frozen=True)
 class Further:
     """The section has keys beyond those that are declared, which its rules read."""
+
+
+@dataclass(frozen=True)
+class Inline:
+    """The keys of another struct stand among those of the section: which struct, the value of the
+    key `by` says. The field holds that struct."""
+
+    by: str
+    choices: Callable[[], Mapping[str, type[msgspec.Struct]]]
+    """Value of `by` → struct."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +122,16 @@ def takes_further(section: type[msgspec.Struct]) -> bool:
     return any(isinstance(item, Further) for hint in hints.values() for item in get_args(hint))
 
 
+@cache
+def inline_of(section: type[msgspec.Struct]) -> tuple[str, Inline] | None:
+    """The field that holds inlined keys, and how they are chosen; None if there are none."""
+    for name, hint in get_type_hints(section, include_extras=True).items():
+        for item in get_args(hint):
+            if isinstance(item, Inline):
+                return name, item
+    return None
+
+
 def _key(info: msgspec.structs.FieldInfo, hint: object) -> Key | None:
     if get_origin(hint) is not Annotated:
         return None
@@ -160,6 +180,21 @@ def walk(section: type[msgspec.Struct], above: str = "") -> Iterator[tuple[str, 
         yield name, key
         if key.section is not None:
             yield from walk(key.section, name + (".*." if key.shape != "one" else "."))
+        inline = inline_of(section)
+        if inline is not None and inline[1].by == key.name:
+            yield from _walk_choices(inline[1].choices(), above)
+
+
+def _walk_choices(
+    choices: Mapping[str, type[msgspec.Struct]], above: str
+) -> Iterator[tuple[str, Key]]:
+    """The keys of all choices, each once, saying whose they are."""
+    found = {name: key for one in choices.values() for name, key in walk(one, above)}
+    for name, key in found.items():
+        having = [f"`{value}`" for value, one in choices.items() if key in keys_of(one).values()]
+        if having and len(having) < len(choices):
+            key = replace(key, meaning=f"Only for {', '.join(having)}: {key.meaning}")
+        yield name, key
 
 
 # ------------------------------------------------------------------------------- reading
@@ -198,7 +233,7 @@ def read_section(
     if not isinstance(tree, dict):
         report.complain(path, _wrong_shape(tree, "a mapping"))
         return None
-    keys = keys_of(section)
+    keys, others = _keys_for(section, tree)
     given = Given(path)
     for name, node in tree.items():
         place = (*path, name)
@@ -206,7 +241,9 @@ def read_section(
             continue
         key = keys.get(name)
         if key is None:
-            if takes_further(section):
+            if name in others:
+                report.complain(place, others[name])
+            elif takes_further(section):
                 given.further[name] = node
             else:
                 _unknown(name, sorted(keys), place, report)
@@ -223,6 +260,31 @@ def read_section(
             tail = f"; allowed: {allowed.allowed}" if allowed is not None else ""
             report.complain((*path, name), f"is missing{tail}")
     return None if missing else given
+
+
+def _keys_for(
+    section: type[msgspec.Struct], tree: Mapping[str, object]
+) -> tuple[Mapping[str, Key], Mapping[str, str]]:
+    """The keys that a mapping may have; and those that it may not, because of what chooses them,
+    with a complaint for each."""
+    keys = keys_of(section)
+    inline = inline_of(section)
+    if inline is None:
+        return keys, {}
+    by, choices = inline[1].by, inline[1].choices()
+    chosen = keys[by].default
+    read = keys[by].read
+    if by in tree and read is not None:
+        try:
+            chosen = read(tree[by])
+        except ValueError:
+            chosen = None  # That is complained about; what would follow from it is not.
+    inlined = {name: keys_of(choice) for name, choice in choices.items()}
+    allowed = inlined.values() if chosen is None else [inlined[str(chosen)]]
+    keys = {**keys, **{name: key for some in allowed for name, key in some.items()}}
+    message = f"has no meaning for {by} {chosen}; allowed: leave it out, or another {by}"
+    every = {name for some in inlined.values() for name in some}
+    return keys, dict.fromkeys(every - keys.keys(), message)
 
 
 def _unknown(name: str, known: list[str], place: Path, report: Report) -> None:
@@ -326,6 +388,10 @@ def _fields(section: type[msgspec.Struct], base: object, given: Given) -> dict[s
             continue
         inherited = key.default if base is None else getattr(base, name)
         fields[name] = _value(key, inherited, value)
+    if (inline := inline_of(section)) is not None:
+        name, how = inline
+        chosen = fields.get(how.by, keys_of(section)[how.by].default)
+        fields[name] = build(how.choices()[chosen], given)
     return fields
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from proxy import catalog
 from proxy.settings.balancer import balancer_parameters
-from proxy.settings.declare import Key, keys_of, takes_further, walk
+from proxy.settings.declare import Inline, Key, inline_of, keys_of, takes_further, walk
 from proxy.settings.file import File
 
 _TABLE: Final = re.compile(r"(<!-- keys: ([a-z_ ]+) -->\n\n)(?:\|.*\n)*")
@@ -127,16 +127,36 @@ def json_schema() -> dict[str, Any]:
 
 
 def _section(section: type[msgspec.Struct]) -> dict[str, Any]:
-    keys = keys_of(section)
-    schema: dict[str, Any] = {
-        "type": "object",
-        "properties": {
-            name: {"description": key.meaning, **_value(key)} for name, key in keys.items()
-        },
-        "additionalProperties": takes_further(section),
+    keys = dict(keys_of(section))
+    schema: dict[str, Any] = {"type": "object"}
+    inline = inline_of(section)
+    if inline is not None:
+        how = inline[1]
+        for choice in how.choices().values():
+            keys |= keys_of(choice)
+        schema["allOf"] = _choices(how, str(keys[how.by].default))
+    schema["properties"] = {
+        name: {"description": key.meaning, **_value(key)} for name, key in keys.items()
     }
+    schema["additionalProperties"] = takes_further(section)
     required = [name for name, key in keys.items() if key.required]
     return {**schema, "required": required} if required else schema
+
+
+def _choices(how: Inline, default: str) -> list[dict[str, Any]]:
+    """For each choice, the inlined keys of the others are refused."""
+    choices = {value: set(keys_of(choice)) for value, choice in how.choices().items()}
+    every = set().union(*choices.values())
+    return [
+        {
+            "if": {
+                "properties": {how.by: {"const": value}},
+                **({} if value == default else {"required": [how.by]}),
+            },
+            "then": {"properties": dict.fromkeys(sorted(every - names), False)},
+        }
+        for value, names in choices.items()
+    ]
 
 
 def _value(key: Key) -> dict[str, Any]:

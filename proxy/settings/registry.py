@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path as FilePath
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, ClassVar, Final, Self
 
 import msgspec
 
 from proxy import files
-from proxy.catalog import PROVIDERS
+from proxy.catalog import PROVIDERS, registry_options
 from proxy.settings.addresses import CIDR, ENDPOINT
 from proxy.settings.complaints import Report, dotted
-from proxy.settings.declare import Distinct, Given, Off
+from proxy.settings.declare import Distinct, Given, Inline, Off
 from proxy.settings.process import writable
-from proxy.settings.read import POSITIVE, SECRET, SHARE, TEXT, Read, choice, parse_text
+from proxy.settings.read import POSITIVE, SECRET, SHARE, TEXT, choice
 from proxy.settings.tree import Path
-
-R = TypeVar("R", bound="RegistrySettings")
 
 _LARGEST_PEM: Final = 1024 * 1024
 """Bytes that are looked at for a PEM block: more than any bundle of authorities has."""
-
-
-def _parse_prefix(text: str) -> str:
-    if not text.startswith("/") or not text.endswith("/"):
-        raise ValueError("does not begin and end with /")
-    return parse_text(text)
-
-
-_PREFIX: Final = Read(_parse_prefix, "key prefix", "a key prefix such as /services/")
 
 
 class RegistryTls(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,24 +35,41 @@ class RegistryTls(msgspec.Struct, frozen=True, kw_only=True):
     key: Annotated[str | None, TEXT, "PEM file with its private key; needs `cert`."] = None
 
 
-class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """One registry. What a provider's constructor takes."""
+_ACCESS: Final = ("username", "password", "tls")
+"""How one gets to a registry, which is the same one whoever asks it."""
 
-    type: Annotated[
-        str,
-        choice(tuple(PROVIDERS), "a registry type"),
-        "`etcd`, or `static` for a proxy whose services are all listed in this file.",
-    ] = "static"
+
+class RegistryOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys of one type of registry: what its provider and its registration backend get."""
+
+    type: ClassVar[str] = "static"
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where the registry is reached, for people."""
+        return ()
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """The same for two entries that mean the same registry."""
+        values = (getattr(self, name) for name in self.__struct_fields__ if name not in _ACCESS)
+        return (self.type, *(frozenset(v) if isinstance(v, tuple) else v for v in values))
+
+    def checked(self, given: Given, directory: FilePath, report: Report) -> Self:
+        """These options with the names of their files resolved, after complaints of keys that
+        contradict each other. `given`: the section that holds them."""
+        return self
+
+
+class RemoteOptions(RegistryOptions, frozen=True, kw_only=True):
+    """The keys of registries that are reached over HTTP."""
+
     endpoints: Annotated[
         tuple[str, ...],
         ENDPOINT,
         Distinct(),
-        "`http://host:port` or `https://host:port` of each member. Required for `etcd`, meaningless"
-        " for `static`.",
+        "`http://host:port` or `https://host:port` of each member. Required.",
     ] = ()
-    prefix: Annotated[
-        str, _PREFIX, "What registered keys begin with; begins and ends with `/`."
-    ] = "/services/"
     username: Annotated[str, TEXT, "User name for the registry."] = ""
     password: Annotated[str, SECRET, "Password of that user."] = ""
     tls: Annotated[
@@ -69,6 +77,46 @@ class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True):
         Off(),
         "Settings for `https://` endpoints. Host names are always checked.",
     ] = None
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """See `RegistryOptions`."""
+        return self.endpoints
+
+    def checked(self, given: Given, directory: FilePath, report: Report) -> Self:
+        """See `RegistryOptions`."""
+        if not self.endpoints and report.sound(given.at("endpoints"), given.at("type")):
+            missing = "is empty" if report.exists(given.at("endpoints")) else "is missing"
+            report.complain(
+                given.at("endpoints"),
+                f"{missing}; allowed for type {self.type}: at least one http://host:port",
+            )
+        if self.password and not self.username and report.sound(given.at("username")):
+            report.complain(
+                given.at("password"), "has no username; allowed: both of them, or neither"
+            )
+        if self.tls is None:
+            return self
+        tls = _checked_tls(self.tls, given.at("tls"), directory, report)
+        return msgspec.structs.replace(self, tls=tls)
+
+
+@cache
+def options_by_type() -> Mapping[str, type[RegistryOptions]]:
+    """Type of a registry → the struct of its keys."""
+    return {name: registry_options(name) for name in PROVIDERS}
+
+
+class RegistryChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """One registry: its type, and the keys which that has."""
+
+    type: Annotated[
+        str,
+        choice(tuple(PROVIDERS), "a registry type"),
+        f"{', '.join(f'`{name}`' for name in PROVIDERS)}; `static` is for a proxy whose services"
+        " are all listed in this file.",
+    ] = "static"
+    options: Annotated[RegistryOptions, Inline("type", options_by_type)] = RegistryOptions()
 
 
 class MassLossSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +127,7 @@ class MassLossSettings(msgspec.Struct, frozen=True, kw_only=True):
     hold: Annotated[float, POSITIVE, "How long the lost instances are retained."] = 600.0
 
 
-class Registry(RegistrySettings, frozen=True, kw_only=True):
+class Registry(RegistryChoice, frozen=True, kw_only=True):
     """`registry:` as a whole: the first registry, and what is done when it is down."""
 
     allow: Annotated[
@@ -91,9 +139,9 @@ class Registry(RegistrySettings, frozen=True, kw_only=True):
     ] = ()
 
     backups: Annotated[
-        tuple[RegistrySettings, ...],
-        "Registries that are used, in this order, while the ones before are down; mappings with the"
-        " keys `type` to `tls` of this section.",
+        tuple[RegistryChoice, ...],
+        "Registries that are used, in this order, while the ones before are down; mappings with"
+        " `type` and the keys that are only for that type.",
     ] = ()
     check_interval: Annotated[
         float,
@@ -128,9 +176,16 @@ def check_registry(
     snapshot = registry.snapshot
     if snapshot is not None:
         snapshot = writable(given.at("snapshot"), directory / snapshot, report)
-    resolved = _check_one(given, registry, directory, report)
+    if registry.type == "static":
+        for key in ("allow", "backups", "snapshot", "mass_loss_guard"):
+            if getattr(registry, key) and report.sound(given.at(key), given.at("type")):
+                report.complain(
+                    given.at(key),
+                    "has no meaning for type static; allowed: leave it out, or another type",
+                )
+    options = registry.options.checked(given, directory, report)
     backups = []
-    seen = {_identity(registry): "registry"}
+    seen = {registry.options.identity: "registry"}
     for place, backup in zip(given.get("backups") or (), registry.backups, strict=True):
         if report.sound(place.at("type")) and backup.type == "static":
             report.complain(
@@ -139,40 +194,17 @@ def check_registry(
                 " another type",
             )
             continue
-        first = seen.setdefault(_identity(backup), dotted(place.path))
+        first = seen.setdefault(backup.options.identity, dotted(place.path))
         if first != dotted(place.path):
             report.complain(place.path, f"is the same as {first}; allowed: another one")
-        backups.append(_check_one(place, backup, directory, report))
-    return msgspec.structs.replace(resolved, snapshot=snapshot, backups=tuple(backups))
+        checked = backup.options.checked(place, directory, report)
+        backups.append(msgspec.structs.replace(backup, options=checked))
+    return msgspec.structs.replace(
+        registry, options=options, snapshot=snapshot, backups=tuple(backups)
+    )
 
 
-def _identity(registry: RegistrySettings) -> tuple[object, ...]:
-    """What makes two registries the same one."""
-    return (registry.type, frozenset(registry.endpoints), registry.prefix)
-
-
-def _check_one(given: Given, registry: R, directory: FilePath, report: Report) -> R:
-    if registry.type == "static":
-        for key in ("endpoints", "username", "password", "tls", "allow", "backups", "snapshot",
-                    "mass_loss_guard"):  # fmt: skip
-            if getattr(registry, key, None) and report.sound(given.at(key), given.at("type")):
-                report.complain(
-                    given.at(key),
-                    "has no meaning for type static, which looks nothing up; allowed: leave it"
-                    " out, or another type",
-                )
-    elif not registry.endpoints and report.sound(given.at("endpoints"), given.at("type")):
-        missing = "is empty" if report.exists(given.at("endpoints")) else "is missing"
-        report.complain(
-            given.at("endpoints"),
-            f"{missing}; allowed for type {registry.type}: at least one http://host:port",
-        )
-    if registry.password and not registry.username and report.sound(given.at("username")):
-        report.complain(given.at("password"), "has no username; allowed: both of them, or neither")
-    tls = registry.tls
-    if tls is None:
-        return registry
-    place = given.at("tls")
+def _checked_tls(tls: RegistryTls, place: Path, directory: FilePath, report: Report) -> RegistryTls:
     for one, other in (("cert", "key"), ("key", "cert")):
         if getattr(tls, one) and not getattr(tls, other) and report.sound((*place, other)):
             report.complain(
@@ -183,7 +215,7 @@ def _check_one(given: Given, registry: R, directory: FilePath, report: Report) -
         for key in ("ca", "cert", "key")
         if (name := getattr(tls, key)) is not None
     }
-    return msgspec.structs.replace(registry, tls=msgspec.structs.replace(tls, **absolute))
+    return msgspec.structs.replace(tls, **absolute)
 
 
 def _pem(path: Path, file: FilePath, report: Report) -> str:

@@ -16,9 +16,9 @@ from proxy.registry.decorators.failover_provider import FailoverProvider
 from proxy.registry.decorators.mass_loss_provider import MassLossProvider
 from proxy.registry.decorators.snapshot_file import SnapshotFile
 from proxy.registry.decorators.snapshot_provider import SnapshotProvider
-from proxy.settings.registry import MassLossSettings, Registry, RegistrySettings
+from proxy.settings.registry import MassLossSettings, Registry
 from proxy.statuses import RegistryStatus
-from tests.support.manual_provider import ManualProvider, instance, save_snapshot
+from tests.support.manual_provider import ManualOptions, ManualProvider, instance, save_snapshot
 
 FAST = Registry(check_interval=0.02, check_timeout=0.01)
 
@@ -119,7 +119,7 @@ class TestFailover:
         by_endpoint = {f"http://{n}:1": store for n, store in enumerate(stores)}
         events: list[tuple[str, dict[str, Any]]] = []
         provider = FailoverProvider(
-            [RegistrySettings(type="manual", endpoints=(url,)) for url in by_endpoint],
+            [ManualOptions(endpoints=(url,)) for url in by_endpoint],
             lambda settings: StoreProvider(by_endpoint[settings.endpoints[0]]),
             FAST,
             on_event=lambda kind, **fields: events.append((kind, fields)),

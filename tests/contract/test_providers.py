@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
-from proxy.catalog import PROVIDERS, load
+from proxy.catalog import PROVIDERS, load, registry_options
 from proxy.embedded_etcd import free_port
 from proxy.membership import Membership
 from proxy.registry.base import Provider
-from proxy.settings.registry import RegistrySettings
+from proxy.settings.registry import RemoteOptions
 from tests.e2e.etcd_server import eventually
 
 
@@ -26,8 +27,11 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def provider(name: str) -> Provider:
     """Built outside any event loop, as the control process does, for a registry that is down."""
-    nobody_there = f"http://127.0.0.1:{free_port()}"
-    built: Provider = load(PROVIDERS, name)(RegistrySettings(type=name, endpoints=(nobody_there,)))
+    options = registry_options(name)()
+    if isinstance(options, RemoteOptions):
+        nobody_there = f"http://127.0.0.1:{free_port()}"
+        options = msgspec.structs.replace(options, endpoints=(nobody_there,))
+    built: Provider = load(PROVIDERS, name)(options)
     return built
 
 

@@ -9,12 +9,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from proxy.catalog import REGISTRATION_BACKENDS, load
+from proxy.catalog import REGISTRATION_BACKENDS, load, registry_options
 from proxy.embedded_etcd import free_port
 from proxy.register.backend import Lease, RegistrationBackend, Write, backends
 from proxy.register.record import Name, Record
 from proxy.registry.base import LeaseLost, RegistryError
-from proxy.settings.registry import RegistrySettings
+from proxy.registry.etcd.options import Options as EtcdOptions
+from proxy.registry.static.options import Options as StaticOptions
+from proxy.settings.registry import RegistryOptions
 from tests.support.memory_registry import MemoryBackend, MemoryRegistry
 
 A, B = ("users", "a"), ("users", "b")
@@ -173,7 +175,7 @@ def unreachable(request: pytest.FixtureRequest) -> RegistrationBackend:
         registry.down = {"memory://a"}
         return registry.backend()
     url = f"http://127.0.0.1:{free_port()}"
-    settings = RegistrySettings(type=request.param, endpoints=(url,))
+    settings = registry_options(request.param)(endpoints=(url,))
     kind: type[RegistrationBackend] = load(REGISTRATION_BACKENDS, request.param)
     backend = kind(settings, url, 1.0)
     assert (backend.name, backend.url, backend.host) == (request.param, url, "127.0.0.1")
@@ -208,13 +210,13 @@ def test_a_backend_says_what_it_calls_a_name_and_what_to_look_at(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (RegistrySettings(type="static"), "registry.type: 'static'; a registrar needs 'etcd'"),
-        (RegistrySettings(type="etcd"), "registry.endpoints: none given"),
-        (RegistrySettings(type="etcd", endpoints=("ftp://h",)), "ftp://h"),
+        (StaticOptions(), "registry.type: 'static'; a registrar needs 'etcd'"),
+        (EtcdOptions(), "registry.endpoints: none given"),
+        (EtcdOptions(endpoints=("ftp://h",)), "ftp://h"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_runs(
-    settings: RegistrySettings, words: str
+    settings: RegistryOptions, words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
         backends(settings, 1.0)

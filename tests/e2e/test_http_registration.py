@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from proxy.control.registrations import CONFIRM, MAX_REGISTRATIONS, Refusal, Registrations
-from proxy.settings.registry import RegistrySettings
+from proxy.registry.etcd.options import Options as EtcdOptions
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.origin import Origin
 from tests.e2e.running import RunningProxy, eventually, free_port
@@ -118,7 +118,7 @@ async def test_a_registration_from_put_to_delete(etcd: EtcdServer, tmp_path: Pat
 
 
 async def test_who_falls_silent_is_deregistered(etcd: EtcdServer) -> None:
-    registrations = Registrations(RegistrySettings(type="etcd", endpoints=(etcd.url,)))
+    registrations = Registrations(EtcdOptions(endpoints=(etcd.url,)))
     one, two = ("users", "users-1"), ("users", "users-2")
     try:
         await registrations.put(one, b'{"address": "127.0.0.1", "port": 80, "ttl": "2s"}')
@@ -223,9 +223,9 @@ async def test_a_restart_deregisters_nobody(etcd: EtcdServer, tmp_path: Path) ->
 
 async def test_the_last_to_be_told_has_the_instance(etcd: EtcdServer) -> None:
     """Two proxies, as two owners of registrations: a service moves from one to the other."""
-    settings = RegistrySettings(type="etcd", endpoints=(etcd.url,))
+    settings = EtcdOptions(endpoints=(etcd.url,))
     # One keeper serves all registrars of a process with the same settings: make them differ.
-    other = RegistrySettings(type="etcd", endpoints=(etcd.url, etcd.url))
+    other = EtcdOptions(endpoints=(etcd.url, etcd.url))
     old, new = Registrations(settings), Registrations(other)
     name = ("users", "users-1")
     try:
@@ -246,7 +246,7 @@ async def test_the_last_to_be_told_has_the_instance(etcd: EtcdServer) -> None:
 
 
 async def test_leaving_and_returning_at_once(etcd: EtcdServer) -> None:
-    registrations = Registrations(RegistrySettings(type="etcd", endpoints=(etcd.url,)))
+    registrations = Registrations(EtcdOptions(endpoints=(etcd.url,)))
     name = ("users", "users-1")
     body = b'{"address": "10.0.0.1", "port": 80}'
     try:
@@ -270,7 +270,7 @@ async def test_leaving_and_returning_at_once(etcd: EtcdServer) -> None:
 
 
 async def test_their_number_has_a_bound() -> None:
-    dead = RegistrySettings(type="etcd", endpoints=(f"http://127.0.0.1:{free_port()}",))
+    dead = EtcdOptions(endpoints=(f"http://127.0.0.1:{free_port()}",))
     registrations = Registrations(dead)
     body = b'{"address": "10.0.0.1", "port": 80}'
     try:

@@ -27,8 +27,9 @@ from proxy.register import (
     RegistryRefused,
     RegistryUnavailable,
 )
+from proxy.registry.etcd.options import Options as EtcdOptions
 from proxy.registry.etcd.provider import EtcdProvider
-from proxy.settings.registry import RegistrySettings, RegistryTls
+from proxy.settings.registry import RegistryTls
 from tests.e2e.certificates import Authority
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.running import eventually
@@ -363,7 +364,7 @@ async def test_independent_readers_agree_with_the_record(etcd: EtcdServer) -> No
         record = await asyncio.to_thread(read)
         assert record["metadata"] == {"weight": "3"}
         assert record["health"]["status"] == "unhealthy"
-        provider = EtcdProvider(RegistrySettings(type="etcd", endpoints=(etcd.url,)))
+        provider = EtcdProvider(EtcdOptions(endpoints=(etcd.url,)))
         try:
             async with asyncio.timeout(5):
                 membership = await anext(aiter(provider.watch()))
@@ -387,8 +388,8 @@ async def test_authentication(own: EtcdServer, own_client: EtcdClient) -> None:
     await own_client.call("/auth/user/add", {"name": "writer", "password": "geheim"})
     await own_client.call("/auth/user/grant", {"user": "writer", "role": "writer"})
 
-    def settings(user: str, password: str) -> RegistrySettings:
-        return RegistrySettings(type="etcd", endpoints=(own.url,), username=user, password=password)
+    def settings(user: str, password: str) -> EtcdOptions:
+        return EtcdOptions(endpoints=(own.url,), username=user, password=password)
 
     async with Registrar(A, registry=settings("writer", "geheim"), ttl=3) as registrar:
         await registrar.update_health("unhealthy", "x")
@@ -409,8 +410,8 @@ async def test_tls(tmp_path: Path) -> None:
     trusting = ssl.create_default_context(cafile=authority.ca)
     async with EtcdServer(tls_files=(cert, key), tls=trusting) as etcd:
 
-        def settings(ca: Path) -> RegistrySettings:
-            return RegistrySettings(type="etcd", endpoints=(etcd.url,), tls=RegistryTls(ca=str(ca)))
+        def settings(ca: Path) -> EtcdOptions:
+            return EtcdOptions(endpoints=(etcd.url,), tls=RegistryTls(ca=str(ca)))
 
         async with Registrar(A, registry=settings(authority.ca)) as registrar:
             assert registrar.registered

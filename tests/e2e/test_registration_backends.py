@@ -9,9 +9,9 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from proxy.catalog import REGISTRATION_BACKENDS
+from proxy.catalog import REGISTRATION_BACKENDS, registry_options
 from proxy.register.backend import RegistrationBackend, backends
-from proxy.settings.registry import RegistrySettings
+from proxy.settings.registry import RemoteOptions
 from tests.contract.test_registration_backends import (  # noqa: F401  # they are run here
     test_a_lease_that_is_revoked_takes_its_names_along_and_no_others,
     test_a_name_is_removed_at_the_revision_last_seen,
@@ -29,26 +29,26 @@ SERVERS: dict[str, Callable[[], Any]] = {"etcd": EtcdServer}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=sorted(REGISTRATION_BACKENDS))
-async def settings(request: pytest.FixtureRequest) -> AsyncIterator[RegistrySettings]:
+async def settings(request: pytest.FixtureRequest) -> AsyncIterator[RemoteOptions]:
     async with SERVERS[request.param]() as server:
-        yield RegistrySettings(type=request.param, endpoints=(server.url,))
+        yield registry_options(request.param)(endpoints=(server.url,))
 
 
 @pytest.fixture
-def own(settings: RegistrySettings, request: pytest.FixtureRequest) -> RegistrySettings:
+def own(settings: RemoteOptions, request: pytest.FixtureRequest) -> RemoteOptions:
     """A prefix for each test, so that it finds an empty registry."""
     return msgspec.structs.replace(settings, prefix=f"/{request.node.name}/")
 
 
 @pytest.fixture
-async def backend(own: RegistrySettings) -> AsyncIterator[RegistrationBackend]:
+async def backend(own: RemoteOptions) -> AsyncIterator[RegistrationBackend]:
     [one] = backends(own, 5.0)
     yield one
     await one.close()
 
 
 @pytest.fixture
-async def other(own: RegistrySettings) -> AsyncIterator[RegistrationBackend]:
+async def other(own: RemoteOptions) -> AsyncIterator[RegistrationBackend]:
     [one] = backends(own, 5.0)
     yield one
     await one.close()

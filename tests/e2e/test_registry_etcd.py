@@ -24,9 +24,10 @@ from structlog.testing import capture_logs
 
 from proxy.embedded_etcd import EmbeddedEtcd
 from proxy.membership import Instance, Membership
+from proxy.registry.etcd.options import Options as EtcdOptions
 from proxy.registry.etcd.provider import EtcdProvider
 from proxy.registry.followed import Timing
-from proxy.settings.registry import RegistrySettings, RegistryTls
+from proxy.settings.registry import RegistryTls
 from tests.e2e.certificates import Authority
 from tests.e2e.etcd_server import EtcdClient, EtcdCluster, EtcdServer, eventually
 from tests.e2e.tcp_fault import TcpFault
@@ -45,7 +46,7 @@ class Observed:
 
     def __init__(self, *urls: str, timing: Timing | None = None, **settings: Any) -> None:
         self.provider = EtcdProvider(
-            RegistrySettings(type="etcd", endpoints=urls, **settings),
+            EtcdOptions(endpoints=urls, **settings),
             timing=timing,
             rng=random.Random(7),
         )

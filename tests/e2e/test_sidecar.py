@@ -22,7 +22,8 @@ from proxy.cli import main
 from proxy.embedded_etcd import free_port
 from proxy.register import Record
 from proxy.register.sidecar import Sidecar, SidecarSettings
-from proxy.settings.registry import RegistrySettings
+from proxy.registry.etcd.options import Options as EtcdOptions
+from proxy.registry.static.options import Options as StaticOptions
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.running import alive, eventually
 
@@ -409,15 +410,15 @@ def test_a_command_line_that_is_none(options: list[str], words: str) -> None:
         ({"check": "htp://x"}, "allowed are http://"),
         ({"record": Record(service="users", id="a/b", port=80)}, "has a '/'"),
         ({"record": Record(service="users", address="10.0.0", port=80)}, "neither an IP address"),
-        ({"registry": RegistrySettings(type="etcd", endpoints=("127.0.0.1:1",))}, "endpoint"),
-        ({"registry": RegistrySettings(type="static")}, "registry.type"),
+        ({"registry": EtcdOptions(endpoints=("127.0.0.1:1",))}, "endpoint"),
+        ({"registry": StaticOptions()}, "registry.type"),
         ({"ttl": 0.0}, "ttl"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(change: dict[str, Any], words: str) -> None:
     good = SidecarSettings(
         record=Record(service="users", port=80),
-        registry=RegistrySettings(type="etcd", endpoints=("http://127.0.0.1:2379",)),
+        registry=EtcdOptions(endpoints=("http://127.0.0.1:2379",)),
     )
     with pytest.raises(ValueError, match=words):
         Sidecar(msgspec.structs.replace(good, **change))

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from proxy.membership import Instance, Membership
 from proxy.registry.base import Provider
 from proxy.registry.decorators.snapshot_file import SnapshotFile
+from proxy.settings.registry import RemoteOptions
 from proxy.statuses import RegistryStatus
 
 
@@ -18,6 +19,12 @@ def save_snapshot(path: Path, membership: Membership, saved_at: float) -> None:
     file = SnapshotFile(str(path))
     file.save(membership, saved_at)
     file.close()
+
+
+class ManualOptions(RemoteOptions, frozen=True, kw_only=True):
+    """Keys of a registry that tests make."""
+
+    type: ClassVar[str] = "manual"
 
 
 class ManualProvider(Provider):

@@ -9,7 +9,7 @@ from typing import ClassVar
 from proxy.register.backend import Found, Lease, Outcome, RegistrationBackend, Write
 from proxy.register.record import Name
 from proxy.registry.base import LeaseLost, Refused, RegistryError
-from proxy.settings.registry import RegistrySettings
+from proxy.settings.registry import RemoteOptions
 
 DELAY = 0.001
 """Seconds for each call."""
@@ -89,7 +89,7 @@ class MemoryBackend(RegistrationBackend):
     batch: ClassVar[int] = 3
 
     def __init__(self, registry: MemoryRegistry, url: str) -> None:
-        super().__init__(RegistrySettings(type="memory", endpoints=(url,)), url, 1.0)
+        super().__init__(RemoteOptions(endpoints=(url,)), url, 1.0)
         self._registry = registry
 
     @property

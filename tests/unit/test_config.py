@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from balancers.base import Balancer
 from proxy import catalog, cpus
 from proxy.membership import Instance
+from proxy.registry.etcd.options import Options as EtcdOptions
 from proxy.settings.balancer import BalancerSpec
 from proxy.settings.complaints import ConfigError
 from proxy.settings.file import Settings
@@ -21,7 +22,7 @@ from proxy.settings.listener import (
 )
 from proxy.settings.load import load, parse
 from proxy.settings.process import AccessLogSettings, AdminSettings, LogSettings, ShutdownSettings
-from proxy.settings.registry import MassLossSettings, Registry, RegistrySettings, RegistryTls
+from proxy.settings.registry import MassLossSettings, Registry, RegistryChoice, RegistryTls
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import (
     EjectionSettings,
@@ -64,7 +65,7 @@ routes:
 """
     assert settings(text) == Settings(
         workers=cpus.usable(),
-        registry=Registry(type="etcd", endpoints=("http://127.0.0.1:2379",)),
+        registry=Registry(type="etcd", options=EtcdOptions(endpoints=("http://127.0.0.1:2379",))),
         routes=(RouteSpec(path_prefix="/{service}", strip_prefix=True),),
     )
 
@@ -200,23 +201,30 @@ routes:
         log=LogSettings(level="debug", format="console"),
         registry=Registry(
             type="etcd",
-            endpoints=("https://a.example:2379", "https://[::1]:2379"),
-            prefix="/prod/services/",
-            username="proxy",
-            password="0123",
-            tls=RegistryTls(
-                ca=str(tmp_path / "ca.pem"),
-                cert=str(tmp_path / "c.pem"),
-                key=str(tmp_path / "c.key"),
+            options=EtcdOptions(
+                endpoints=("https://a.example:2379", "https://[::1]:2379"),
+                prefix="/prod/services/",
+                username="proxy",
+                password="0123",
+                tls=RegistryTls(
+                    ca=str(tmp_path / "ca.pem"),
+                    cert=str(tmp_path / "c.pem"),
+                    key=str(tmp_path / "c.key"),
+                ),
             ),
             backups=(
-                RegistrySettings(
+                RegistryChoice(
                     type="etcd",
-                    endpoints=("https://b.example:2379",),
-                    tls=RegistryTls(ca=str(tmp_path / "ca.pem")),
+                    options=EtcdOptions(
+                        endpoints=("https://b.example:2379",),
+                        tls=RegistryTls(ca=str(tmp_path / "ca.pem")),
+                    ),
                 ),
-                RegistrySettings(
-                    type="etcd", endpoints=("http://c.example:2379",), prefix="/prod/services/"
+                RegistryChoice(
+                    type="etcd",
+                    options=EtcdOptions(
+                        endpoints=("http://c.example:2379",), prefix="/prod/services/"
+                    ),
                 ),
             ),
             check_interval=20.0,
@@ -305,7 +313,9 @@ def test_a_section_of_comments_is_an_empty_section(text: str) -> None:
 
 def test_tls_settings_may_wait_for_https() -> None:
     text = "registry: {type: etcd, endpoints: ['http://a:1'], tls: {}}\n" + ROUTE
-    assert settings(text).registry.tls == RegistryTls()
+    assert settings(text).registry.options == EtcdOptions(
+        endpoints=("http://a:1",), tls=RegistryTls()
+    )
 
 
 def test_anchors_may_be_used() -> None:
@@ -489,7 +499,7 @@ class TestTheRepositorysOwnFile:
 
     def test_loads(self) -> None:
         built = load(self.path, {})
-        assert built.registry.endpoints == ("http://127.0.0.1:2379",)
+        assert built.registry.options.addresses == ("http://127.0.0.1:2379",)
         assert {name: one.balancer.type for name, one in built.services.items()} == {
             "users": "least_connections",
             "orders": "consistent_hash",
@@ -499,7 +509,7 @@ class TestTheRepositorysOwnFile:
 
     def test_the_demo_can_point_it_at_its_own_etcd(self) -> None:
         built = load(self.path, {"FAIRLEAD_ETCD": "http://127.0.0.1:12379"})
-        assert built.registry.endpoints == ("http://127.0.0.1:12379",)
+        assert built.registry.options.addresses == ("http://127.0.0.1:12379",)
 
 
 def test_complaints_can_be_told_apart() -> None:

@@ -548,7 +548,7 @@ proxy.yaml:1: registry.tls.ca: "none.pem" cannot be read (No such file or direct
 registry: {endpoints: ['http://a:1']}
 routes: [{service: a}]
 --->
-proxy.yaml:1: registry.endpoints: has no meaning for type static, which looks nothing up; allowed: leave it out, or another type
+proxy.yaml:1: registry.endpoints: has no meaning for type static; allowed: leave it out, or another type
 === balancer_name
 services: {a: {balancer: leastconn}}
 routes: [{service: a}]
@@ -955,8 +955,8 @@ proxy.yaml:1: registry.snapshot: "/" is a directory; allowed: a file
 registry: {mass_loss_guard: {}, backups: [{type: etcd, endpoints: ['http://b:1']}]}
 routes: [{service: a}]
 --->
-proxy.yaml:1: registry.backups: has no meaning for type static, which looks nothing up; allowed: leave it out, or another type
-proxy.yaml:1: registry.mass_loss_guard: has no meaning for type static, which looks nothing up; allowed: leave it out, or another type
+proxy.yaml:1: registry.backups: has no meaning for type static; allowed: leave it out, or another type
+proxy.yaml:1: registry.mass_loss_guard: has no meaning for type static; allowed: leave it out, or another type
 === health_checks
 defaults:
   health_check: {type: tcp, path: /x}
@@ -983,7 +983,7 @@ proxy.yaml:10: services.g.health_check.port: has no meaning for type exec; allow
 registry: {allow: [127.0.0.1]}
 routes: [{service: a}]
 --->
-proxy.yaml:1: registry.allow: has no meaning for type static, which looks nothing up; allowed: leave it out, or another type
+proxy.yaml:1: registry.allow: has no meaning for type static; allowed: leave it out, or another type
 === registry_allow
 registry: {type: etcd, endpoints: ["http://127.0.0.1:2379"], allow: [127.0.0.1, 169.254.0.0/8, link-local]}
 routes: [{service: a}]

@@ -24,7 +24,9 @@ def documents(name: str) -> list[Any]:
 def test_the_configuration_for_kubernetes_is_accepted() -> None:
     config = documents("kubernetes/fairlead.yaml")[0]["data"]["proxy.yaml"]
     settings = parse(config, "proxy.yaml", {"FAIRLEAD_ADMIN_TOKEN": "secret"})
-    assert settings.registry.endpoints == tuple(f"http://etcd-{n}.etcd:2379" for n in range(3))
+    assert settings.registry.options.addresses == tuple(
+        f"http://etcd-{n}.etcd:2379" for n in range(3)
+    )
 
 
 def test_pods_get_the_time_that_stopping_takes() -> None:

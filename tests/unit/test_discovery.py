@@ -13,9 +13,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from structlog.testing import capture_logs
 
 from balancers.base import hash_key
-from proxy.catalog import PROVIDERS
-from proxy.discovery import Discovery, Instance, NotReady, RegistrySettings
+from proxy.discovery import Discovery, Instance, NotReady
 from proxy.engine import pool as engine_pool
+from proxy.registry.static.options import Options as StaticOptions
 from tests.e2e.etcd_server import eventually
 from tests.support.manual_provider import ManualProvider, instance
 
@@ -244,17 +244,15 @@ async def test_metrics(provider: ManualProvider) -> None:
 def test_a_source_is_endpoints_settings_or_a_provider_and_nothing_else() -> None:
     assert Discovery("http://127.0.0.1:1").status().provider == "etcd"
     assert Discovery(["http://127.0.0.1:1", "http://127.0.0.1:2"], prefix="/x/").age is None
-    assert Discovery(RegistrySettings(type="static")).status().provider == "static"
+    assert Discovery(StaticOptions()).status().provider == "static"
     with pytest.raises(ValueError, match=r"127\.0\.0\.1:1"):
         Discovery("127.0.0.1:1")
-    with pytest.raises(ValueError, match="zoo.: allowed are " + ", ".join(sorted(PROVIDERS))):
-        Discovery(RegistrySettings(type="zoo"))
     with pytest.raises(TypeError, match="prefix"):
         Discovery(ManualProvider(), prefix="/x/")
 
 
 async def test_the_static_registry_says_that_nobody_is_there() -> None:
-    async with Discovery(RegistrySettings(type="static")) as discovery:
+    async with Discovery(StaticOptions()) as discovery:
         await discovery.wait_ready(5)
         assert discovery.services() == ()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from proxy.registry.etcd.gateway import Gateway, prefix_end
+from proxy.registry.etcd.options import Options as EtcdOptions
 from proxy.registry.etcd.provider import EtcdProvider
-from proxy.settings.registry import RegistrySettings
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from proxy.settings.registry import RegistrySettings
 )
 def test_endpoints_that_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match="http"):
-        EtcdProvider(RegistrySettings(type="etcd", endpoints=(url,)))
+        EtcdProvider(EtcdOptions(endpoints=(url,)))
 
 
 def test_a_password_in_an_endpoint_is_not_repeated() -> None:
@@ -36,7 +36,7 @@ def test_a_password_in_an_endpoint_is_not_repeated() -> None:
 
 def test_endpoints_are_needed() -> None:
     with pytest.raises(ValueError, match=r"registry\.endpoints"):
-        EtcdProvider(RegistrySettings(type="etcd"))
+        EtcdProvider(EtcdOptions())
 
 
 @pytest.mark.parametrize("url", ["http://h", "https://h:1", "http://[::1]:2379/", "http://h:2379"])

@@ -12,10 +12,10 @@ from proxy.membership import Membership
 from proxy.registry.base import Provider
 from proxy.registry.decorators.failover import RETURN_AFTER, ProbeSchedule
 from proxy.registry.decorators.failover_provider import FailoverProvider
-from proxy.settings.registry import Registry, RegistrySettings
+from proxy.settings.registry import Registry
 from proxy.statuses import RegistryStatus
 from tests.support.loop_and_network import START, SteppedLoop
-from tests.support.manual_provider import instance
+from tests.support.manual_provider import ManualOptions, instance
 
 INTERVAL, LIMIT = 10.0, 5.0
 HANGS = float("inf")
@@ -81,7 +81,7 @@ class Stepped:
         self.switched: list[tuple[float, int]] = []
         """(when, to which)"""
         self.provider = FailoverProvider(
-            [RegistrySettings(type="manual", endpoints=(url,)) for url in stores],
+            [ManualOptions(endpoints=(url,)) for url in stores],
             lambda settings: StoreProvider(stores[settings.endpoints[0]]),
             Registry(check_interval=interval, check_timeout=timeout),
             on_event=lambda kind, **fields: self.switched.append((self.now, fields["source"])),

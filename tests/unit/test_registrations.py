@@ -20,7 +20,7 @@ from proxy.control.registrations import (
 from proxy.register.backend import Found
 from proxy.register.entry import Entry
 from proxy.register.record import Record
-from proxy.settings.registry import RegistrySettings
+from proxy.registry.static.options import Options as StaticOptions
 
 NAME = ("users", "users-1")
 
@@ -159,7 +159,7 @@ def test_deadlines() -> None:
 
 
 async def test_a_registry_that_takes_no_registrations() -> None:
-    registrations = Registrations(RegistrySettings(type="static"))
+    registrations = Registrations(StaticOptions())
     with pytest.raises(Refusal, match=r"'static', which takes no registrations.*type: etcd"):
         await registrations.put(NAME, b"{}")
     with pytest.raises(Refusal, match="users/users-1 is not registered over HTTP here"):

@@ -20,7 +20,7 @@ from proxy.membership import Departure, Membership
 from proxy.registry.base import Provider
 from proxy.registry.decorators.base import Composed, OnEvent, to_nobody
 from proxy.registry.decorators.failover import FailoverPolicy, GracefulSwitch, ProbeSchedule
-from proxy.settings.registry import Registry, RegistrySettings
+from proxy.settings.registry import Registry, RegistryOptions
 from proxy.statuses import RegistrySource, RegistryStatus
 from proxy.waiting import set_within
 
@@ -56,8 +56,8 @@ class FailoverProvider(Composed):
 
     def __init__(
         self,
-        registries: Sequence[RegistrySettings],
-        make: Callable[[RegistrySettings], Provider],
+        registries: Sequence[RegistryOptions],
+        make: Callable[[RegistryOptions], Provider],
         settings: Registry,
         *,
         on_event: OnEvent = to_nobody,
@@ -94,7 +94,7 @@ class FailoverProvider(Composed):
             sources=tuple(
                 RegistrySource(
                     provider=registry.type,
-                    endpoints=registry.endpoints,
+                    endpoints=registry.addresses,
                     active=self._active is not None and index == self._active.index,
                     alive=self._policy.alive[index],
                 )
@@ -201,8 +201,8 @@ class FailoverProvider(Composed):
         self._switching.begin(membership, self._clock())
         self._switches += 1
         fields = {
-            "from_endpoints": list(self._registries[old.index].endpoints),
-            "to_endpoints": list(self._registries[new.index].endpoints),
+            "from_endpoints": list(self._registries[old.index].addresses),
+            "to_endpoints": list(self._registries[new.index].addresses),
             "source": new.index,
             "instances": sum(map(len, membership.services.values())),
             "kept": self._switching.retained,

@@ -24,6 +24,7 @@ from typing import ClassVar
 
 from proxy.membership import Departure
 from proxy.registry.etcd.gateway import Gateway, Watch, prefix_end
+from proxy.registry.etcd.options import Options
 from proxy.registry.etcd.view import Draft, View
 from proxy.registry.etcd.wire import (
     Compacted,
@@ -35,7 +36,6 @@ from proxy.registry.etcd.wire import (
     error_named,
 )
 from proxy.registry.followed import Followed, Resync, Timing, first_to_end
-from proxy.settings.registry import RegistrySettings
 from proxy.waiting import set_within
 
 _REPLACED = frozenset({"store_went_back", "cluster_changed", "reconcile"})
@@ -52,22 +52,20 @@ class EtcdProvider(Followed[Gateway]):
 
     def __init__(
         self,
-        settings: RegistrySettings,
+        options: Options,
         *,
         timing: Timing | None = None,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not settings.endpoints:
+        if not options.endpoints:
             raise ValueError("registry.endpoints: none given; allowed are http[s]://host[:port]")
-        prefix = settings.prefix if settings.prefix.endswith("/") else settings.prefix + "/"
+        prefix = options.prefix if options.prefix.endswith("/") else options.prefix + "/"
         self._view = View(prefix)
         super().__init__(
             [
-                Gateway(
-                    url, tls=settings.tls, username=settings.username, password=settings.password
-                )
-                for url in settings.endpoints
+                Gateway(url, tls=options.tls, username=options.username, password=options.password)
+                for url in options.endpoints
             ],
             self._view,
             timing=timing,

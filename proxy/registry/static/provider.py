@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from proxy.membership import Membership
 from proxy.registry.base import Provider
-from proxy.settings.registry import RegistrySettings
+from proxy.settings.registry import RegistryOptions
 from proxy.statuses import RegistryStatus
 
 
@@ -21,7 +21,7 @@ class StaticProvider(Provider):
 
     name: ClassVar[str] = "static"
 
-    def __init__(self, settings: RegistrySettings) -> None:
+    def __init__(self, options: RegistryOptions) -> None:
         self._closed = asyncio.Event()
 
     async def watch(self) -> AsyncIterator[Membership]:

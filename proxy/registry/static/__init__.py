@@ -1,0 +1,1 @@
+"""No registry: all instances stand in the file."""

@@ -25,7 +25,7 @@ def hash_key(value: bytes) -> int:
 
 
 class Node(Protocol):
-    """What a balancer may know of an instance.
+    """An instance as far as a balancer may know it.
 
     `id` and `key` never change: `id` is the name the instance is registered under, `key`
     adds its endpoint. Both are unique within a pool. `weight` and `usable` hold for one

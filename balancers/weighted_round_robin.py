@@ -59,8 +59,8 @@ class WeightedRoundRobin(Balancer):
         self._compare_heads()
 
     def _compare_heads(self) -> None:
-        """What the heads of the queues compare by: the current value and, as the last digit in
-        base `len(nodes)`, the place in order, so that the largest is unique."""
+        """Compute how the heads of the queues compare: by the current value and, as the last digit
+        in base `len(nodes)`, the place in order, so that the largest is unique."""
         base, rounds = len(self._nodes), self._rounds
         self._heads = [
             (weight * rounds - queue[0][0]) * base - queue[0][1] for weight, queue in self._queues

@@ -101,7 +101,7 @@ class Channel(asyncio.Protocol, Generic[Received]):
         max_frame: int = MAX_FRAME,
         max_unsent: int = MAX_UNSENT,
     ) -> None:
-        """`receives`: the union this side reads, `model.ToWorker` or `model.FromWorker`."""
+        """`receives`: the union this side reads, `messages.ToWorker` or `messages.FromWorker`."""
         self._decoder: msgspec.msgpack.Decoder[Received] = msgspec.msgpack.Decoder(receives)
         self._encoder = msgspec.msgpack.Encoder()
         self._framing = Framing(max_frame)

@@ -236,7 +236,7 @@ def register(**given: Any) -> None:
 
 
 def _registered(given: dict[str, Any]) -> int:
-    """What `register` does; the exit code."""
+    """Run `register`; the exit code."""
     from proxy import log
     from proxy.register import sidecar
     from proxy.register.record import Record

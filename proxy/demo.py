@@ -267,7 +267,7 @@ def examples(settings: Settings) -> list[str]:
 
 
 def _example(route: RouteSpec, url: str, number: int) -> str | None:
-    """None if the route leads to no sample service."""
+    """A command for a route; None if it leads to no sample service."""
     templated = list(SAMPLES)[number % len(SAMPLES)]
     service = route.service or templated
     if service not in SAMPLES:

@@ -41,8 +41,8 @@ METADATA: Final = tuple(
         ),
     )
 )
-"""Those of the same kind that are elsewhere, address by address: the networks around them have
-other uses."""
+"""Addresses of the same kind that are elsewhere, one by one: the networks around them have other
+uses."""
 _THIS_HOST: Final = (ip_network("127.0.0.0/8"), ip_network("0.0.0.0/8"))
 """RFC 1122 §3.2.1.3. Linux connects 0.0.0.0 to itself."""
 _IPV4_INSIDE: Final = tuple(

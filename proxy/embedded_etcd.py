@@ -226,6 +226,6 @@ if sys.platform == "linux":
 if os.getppid() == int(parent):  # else it went before the call took effect
     os.execv(command[0], command)
 """
-"""What the child runs before it becomes etcd, so that a parent which is killed leaves no server
-behind. A process of its own, since a `preexec_fn` would run between fork and exec, where a parent
-with threads must not run Python."""
+"""Code that the child runs before it becomes etcd, so that a parent which is killed leaves no
+server behind. A process of its own, since a `preexec_fn` would run between fork and exec, where a
+parent with threads must not run Python."""

@@ -61,7 +61,7 @@ Handler = Callable[..., Awaitable[web.StreamResponse]]
 """Takes the request, and the names in its path."""
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-"""What load balancers and orchestrators ask, which cannot send a token and call by any name."""
+"""Paths for load balancers and orchestrators, which cannot send a token and call by any name."""
 
 
 class Admin:

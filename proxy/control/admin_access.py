@@ -1,4 +1,4 @@
-"""Whom the admin server listens to: by Host, by origin, by token. Pure.
+"""Whether the admin server listens to a request: by Host, by origin, by token. Pure.
 
 A web page can make a visitor's browser send requests to any address, also to one that only the
 visitor can reach. Two things tell such a request apart:
@@ -43,7 +43,7 @@ class Access:
     hosts: Sequence[str] = ()
     """Names under which the server may be called, in lower case; `*.x` is all below x, `*` all."""
     local: bool = True
-    """Nobody but this machine reaches the server."""
+    """Whether only this machine can reach the server."""
 
 
 @dataclass(frozen=True, slots=True)

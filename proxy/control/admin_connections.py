@@ -57,7 +57,7 @@ PATIENCE = 2.0
 """Seconds after which a request that is still not answered may go when there is no more room."""
 
 HEAD_BYTES = 64 * 1024
-"""What a peer may send before its request begins."""
+"""Bytes that a peer may send before its request begins."""
 
 REASONS = ("no_room", "made_room", "slow_head", "slow_request", "large_head")
 """Why a connection is closed before its peer means to."""
@@ -68,10 +68,10 @@ PAUSE = 10.0
 
 @dataclass(slots=True, eq=False)
 class Guest:
-    """What is known of a connection."""
+    """A connection as the door knows it."""
 
     peer: str
-    """Its address; "" on a unix socket."""
+    """Address of the peer; "" on a unix socket."""
     since: float
     """When it began to wait, or its request began: monotonic seconds."""
     busy: bool = False

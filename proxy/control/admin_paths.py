@@ -1,4 +1,4 @@
-"""Which path of the admin API a request means. Pure.
+"""The path of the admin API that a request means. Pure.
 
 Paths are matched on the bytes of the request, segment by segment: a name of a service or an
 instance may hold any character, a brace, a percent sign or two dots too, and is decoded once.
@@ -23,12 +23,12 @@ class BadPath(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Found(Generic[Handler]):
-    """What a path leads to."""
+    """The handlers that a path leads to."""
 
     handlers: Mapping[str, Handler]
     """By method."""
     names: tuple[str, ...] = ()
-    """What stands in the place of each `{…}`."""
+    """Segments of the path in the place of each `{…}`."""
 
     @property
     def allow(self) -> str:
@@ -46,7 +46,8 @@ class Paths(Generic[Handler]):
         self._table = [(pattern.split("/"), handlers) for pattern, handlers in table.items()]
 
     def find(self, path: str) -> Found[Handler] | None:
-        """None for a path that is not there. BadPath for one that can be none."""
+        """The handlers of a path, or None if it is not there. Raises `BadPath` if it can be
+        none."""
         given = [_decoded(segment) for segment in path.split("/")]
         for pattern, handlers in self._table:
             if len(pattern) == len(given) and all(map(_fits, pattern, given)):

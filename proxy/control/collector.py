@@ -1,4 +1,4 @@
-"""What all workers have counted, together with what dead ones had."""
+"""Counts of all workers, together with those of dead ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Collector:
         self._workers = workers
         self._pools = pools
         self.retired = Retired()
-        """What dead workers had counted."""
+        """Counts of dead workers."""
         self._numbers = itertools.count(1)
         self._worker_changed = asyncio.Event()
 

@@ -46,7 +46,7 @@ class Ejected:
 
 @dataclass(frozen=True, slots=True)
 class PoolCounts:
-    """What a pool looks like when one of its instances is suspected."""
+    """Counts of a pool, one of whose instances is suspected."""
 
     total: int
     """Instances that do not drain, ready or not."""

@@ -1,4 +1,4 @@
-"""What happens, as it happens, for whoever listens: `GET /api/v1/events`.
+"""Events as they happen, for all who listen: `GET /api/v1/events`.
 
 Every listener has a buffer of its own with a bound. One that does not read loses the oldest
 events, is told how many, and costs nobody else anything.
@@ -65,7 +65,7 @@ class Listener:
         self._news.set()
 
     def take(self) -> tuple[list[bytes], int]:
-        """Everything that waits, oldest first, and how many were lost before it."""
+        """Take all events that wait, oldest first, and the number of those lost before them."""
         events, lost = list(self._waiting), self.lost
         self._waiting.clear()
         self.lost = self._size = 0

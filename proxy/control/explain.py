@@ -1,4 +1,4 @@
-"""What would become of a request: `GET /api/v1/explain` and `fairlead explain`.
+"""The way a request would go: `GET /api/v1/explain` and `fairlead explain`.
 
 The request is put together as bytes and read by the engine's own parser, target rules, route
 table and second look, so that the explanation cannot differ from what a worker does. Pure: the
@@ -170,7 +170,7 @@ def _read(
 
 
 def _own_answer(fault: Fault, detail: str) -> dict[str, Any]:
-    """What the proxy answers by itself."""
+    """An answer of the proxy itself."""
     return {
         "status": fault.status,
         "error": fault.error,
@@ -229,7 +229,8 @@ def _instance(member: Member, now: float) -> dict[str, Any]:
 
 
 def _key(word: str, target: Target) -> dict[str, Any]:
-    """What is hashed, and its value in this request; null = nothing to hash, a random pick."""
+    """The source of the hash key, and its value in this request; null = nothing to hash, a random
+    pick."""
     source = source_of(word)
     fields = target.request.fields
     if source[0] == "client_ip":

@@ -11,7 +11,7 @@ from proxy.messages import Status
 
 @dataclass(slots=True)
 class Overrides:
-    """What was found out about instances of one service, beside the registry's word.
+    """Overrides of the registry's word for instances of one service.
 
     Owned by `PoolRegistry`; kept for instances that left, because they may be back in a moment.
     """
@@ -64,10 +64,10 @@ def _because(reason: str, message: str) -> str:
 
 
 def panics(statuses: Iterable[Status], threshold: float = 0.0) -> bool:
-    """Nobody is ready, or a smaller share than `threshold`, but some would serve if health were
-    ignored: then it is ignored, because an instance that is wrongly believed dead serves better
-    than none, and few that are overrun serve worse than many of which some are dead. Those
-    that drain were taken out on purpose: they stay out and do not count."""
+    """Whether health is ignored: no instance is ready, or a smaller share than `threshold`, but
+    some would serve if it were. It is ignored because an instance that is wrongly believed dead
+    serves better than none, and few that are overrun serve worse than many of which some are dead.
+    Those that drain were taken out on purpose: they stay out and do not count."""
     ready = failing = 0
     for status in statuses:
         if status == "ready":

@@ -45,7 +45,7 @@ page: a third of the cost of a download. Whoever has set these variables keeps t
 
 
 class Launch(Protocol):
-    """What is needed to start a worker process."""
+    """A function that starts a worker process."""
 
     async def __call__(self, index: int, channel: socket.socket) -> Process: ...
 

@@ -42,7 +42,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scrape:
-    """Everything one scrape shows."""
+    """The facts that one scrape shows."""
 
     pools: Mapping[str, Pool]
     totals: Totals
@@ -334,7 +334,7 @@ def _write_pool(
 
 
 def _write_traffic(families: Mapping[str, list[str]], service: str, total: ServiceTotal) -> None:
-    """What was counted of one service, or of what met no route, by the workers."""
+    """Write the workers' counts for one service, or for requests that met no route."""
     of_service = f"{{service={_quoted(service)}"
 
     def write(family: str, labels: str, value: float, suffix: str = "") -> None:
@@ -372,9 +372,9 @@ def _quoted(text: str) -> str:
 
 
 def _add_process(found: dict[str, Metric], name: str, pid: int) -> None:
-    """What the system says of one process; nothing where it says nothing, or the process is gone.
-    The names are those that every Prometheus client has, but each process is a series: in a sum
-    the memory that they share would count several times, a limit that holds for each would mean
+    """Add the system's figures for one process; none where the system has none, or the process is
+    gone. The names are those that every Prometheus client has, but each process is a series: in a
+    sum the memory that they share would count several times, a limit that holds for each would mean
     nothing, and the CPU time would go back when a worker is replaced."""
     for family in ProcessCollector(registry=None, pid=lambda: pid).collect():
         shown = found.setdefault(
@@ -386,7 +386,7 @@ def _add_process(found: dict[str, Metric], name: str, pid: int) -> None:
 
 @cache
 def _build() -> dict[str, str]:
-    """What runs."""
+    """Versions of the proxy and of Python, and whether the data plane is compiled."""
     worker = find_spec("proxy.engine.worker")
     assert worker is not None
     return {

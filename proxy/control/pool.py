@@ -34,7 +34,7 @@ class Member:
 
 @dataclass(slots=True)
 class Tally:
-    """What was seen of one service in the registry, counted since the pool exists."""
+    """Counts of one service's changes in the registry, since the pool exists."""
 
     discoveries: int = 0
     """Times its set of instances was learnt anew: the first list and each change."""
@@ -67,7 +67,7 @@ class Pool:
 
     @property
     def local(self) -> bool:
-        """Its instances stand in the local file."""
+        """Whether the instances stand in the local file."""
         return self.static or self.fallback
 
     @property
@@ -83,7 +83,7 @@ class Pool:
 
 @dataclass(slots=True)
 class Changes:
-    """What one update of the pools did."""
+    """Effects of one update of the pools."""
 
     pools: list[str] = field(default_factory=list)
     """Services whose snapshot is a new one."""

@@ -1,4 +1,4 @@
-"""Who is ready, and with which weight: membership → `PoolSnapshot`, one per service.
+"""Readiness and weight of instances: membership → `PoolSnapshot`, one per service.
 
 The only place that decides the status of an instance. What others found out about it arrives as
 overrides (drained by the operator, failed its checks, ejected), which belong to the instance's
@@ -89,7 +89,7 @@ class PoolRegistry:
         return self._settings.get(service, self._defaults)
 
     def counts(self, service: str, keys: Collection[str]) -> dict[str, PoolCounts]:
-        """What ejections of these instances are decided by, in one walk over the pool; those
+        """Counts for decisions on ejections of these instances, in one walk over the pool; those
         that are not in it are left out."""
         pool = self._pools.get(service)
         total = ready = 0

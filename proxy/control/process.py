@@ -181,7 +181,7 @@ def _load_admin() -> type[Admin]:
 
 
 def _freeze() -> None:
-    """What exists now mostly stays: the collector need not look at it again. See
+    """Exempt from collection the objects that exist now, since they mostly stay. See
     docs/decisions/0007-garbage-collection.md."""
     gc.collect()
     gc.freeze()
@@ -229,7 +229,7 @@ class StopSignals:
         self.first = asyncio.Event()
         self.second = asyncio.Event()
         self.on_reopen: Callable[[], None] | None = None
-        """What SIGUSR1 asks for."""
+        """Called on SIGUSR1."""
 
     def __enter__(self) -> StopSignals:
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""What happens, as log lines and events: a table.
+"""Happenings as log lines and events: a table.
 
 Log lines that no event has a like of are written where they happen.
 """
@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 
 class Reaction(NamedTuple):
-    """What operators get to see of one kind of happening; "" = nothing."""
+    """The log line and the event for one kind of happening; "" = none."""
 
     level: str = ""
     line: str = ""

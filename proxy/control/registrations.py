@@ -37,8 +37,9 @@ sends heartbeats every ten seconds has registered again, with whichever proxy to
 CONFIRM = 2.0
 """Seconds a request waits for etcd. After that the answer is 202: known here, not yet there."""
 MAX_REGISTRATIONS = 1000
-"""One lease and a few transactions keep that many without effort; more services than that
-should have etcd within reach, and a client that makes up ids must not fill etcd."""
+"""Limit of registrations: one lease and a few transactions keep that many without effort; more
+services than that should have etcd within reach, and a client that makes up ids must not fill
+etcd."""
 MAX_BODY = 16 * 1024
 """Bytes. Every proxy holds every record; the usual one has 300."""
 
@@ -78,7 +79,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a body asks for."""
+    """The registration that a body asks for."""
 
     address: str
     port: int
@@ -132,7 +133,7 @@ def _bad_names(name: Name) -> Iterator[Complaint]:
 
 
 def _bad_fields(document: dict[str, Any]) -> Iterator[Complaint]:
-    """Each field on its own, so that one bad one does not hide the others."""
+    """Complaints about each field on its own, so that a bad one does not hide the others."""
     address = document.get("address")
     if address is None:
         yield Complaint("/address", "missing; an IP address or a host name is needed")
@@ -278,14 +279,14 @@ class Registrations:
     def __init__(
         self, registry: RegistryOptions, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Nothing is started before the first registration."""
+        """Start with no registration; no task is started before the first."""
         self._settings = registry
         self._clock = clock
         self._deadlines = Deadlines()
         self._kept: dict[Name, tuple[Wanted, Registration]] = {}
         self._registrar: Registrar | None = None
         self._stating = asyncio.Lock()
-        """One record at a time is handed over; nobody waits for etcd under it."""
+        """Held while a record is handed over: one at a time. No wait for etcd is under it."""
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.expired = 0
@@ -338,7 +339,7 @@ class Registrations:
         await self._end([name])
 
     def documents(self) -> list[dict[str, Any]]:
-        """All of them, sorted by name."""
+        """All registrations as documents, sorted by name."""
         return [
             self._document(name, self._deadlines.ttl(name), self._kept[name][1])
             for name in self._deadlines
@@ -430,7 +431,7 @@ class Registrations:
 
 
 def _stated(wanted: Wanted) -> tuple[object, ...]:
-    """What a record consists of; the TTL is not in it."""
+    """The content of a record; the TTL is not in it."""
     return (
         *(wanted.address, wanted.port, wanted.version),
         *(wanted.metadata, wanted.status, wanted.message),

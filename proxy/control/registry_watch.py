@@ -39,7 +39,7 @@ class RegistryWatch:
 
     @property
     def status(self) -> RegistryStatus:
-        """What the provider says of its registry, once there is one."""
+        """The state of the registry as the provider tells it, once there is one."""
         assert self._provider is not None, "before open()"
         return self._provider.status()
 
@@ -58,8 +58,8 @@ class RegistryWatch:
             self._provider = await self._next(provider)
 
     async def _next(self, failed: Provider) -> Provider:
-        """What made one fail may make it fail to close, and the next to be built: no descriptor,
-        say. That is no reason to stop serving what is known."""
+        """Close a provider that failed, and build the next. The reason of the failure may keep both
+        from succeeding: no descriptor, say. That is no reason to stop serving what is known."""
         try:
             await failed.close()
         except Exception:

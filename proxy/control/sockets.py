@@ -67,7 +67,7 @@ class Listening:
 
     name: str
     address: str
-    """What clients connect to, with the real port where 0 was asked for."""
+    """Address that clients connect to, with the real port where 0 was asked for."""
     sockets: tuple[socket.socket, ...]
     path: str | None = None
     inode: tuple[int, int] = field(default=(0, 0))
@@ -121,7 +121,7 @@ def listen_alone(bind: str) -> socket.socket:
 
 
 def descriptors() -> int:
-    """What this process may have of them; a large number where there is no limit."""
+    """Descriptors that this process may have; a large number where there is no limit."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 

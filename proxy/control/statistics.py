@@ -35,7 +35,7 @@ class ServiceTotal:
     tunnels_closed: int = 0
 
     def add(self, counted: ServiceStats | ServiceTotal) -> None:
-        """One worker's counts, or another sum."""
+        """Add one worker's counts, or another sum."""
         _add(self.requests, counted.requests)
         for position, count in enumerate(counted.duration_buckets):
             self.duration_buckets[position] += count
@@ -64,7 +64,7 @@ class NodeTotal:
         return sum(count for outcome, count in self.outcomes.items() if outcome != "ok")
 
     def add(self, counted: NodeStats | NodeTotal) -> None:
-        """One worker's counts, or another sum."""
+        """Add one worker's counts, or another sum."""
         self.picks += counted.picks
         self.unreachable += counted.unreachable
         self.on_probation += counted.on_probation
@@ -88,7 +88,7 @@ class Reported:
     names_outdated: float = 0.0
 
     def take(self, message: WorkerStats) -> None:
-        """One message. An instance that left and came back counts from 0 again."""
+        """Take over one message. An instance that left and came back counts from 0 again."""
         self.client_connections = message.client_connections
         self.tunnels = message.tunnels
         self.access_log_dropped = message.access_log_dropped
@@ -153,7 +153,7 @@ class Totals:
 
     @property
     def services(self) -> Iterable[str]:
-        """Everything that was counted for, services without a pool included."""
+        """Names of all services with counts, those without a pool included."""
         return dict.fromkeys(name for part in self._parts for name in part.services)
 
     @property
@@ -217,7 +217,7 @@ class Applies:
     worst: float = 0.0
 
     def add(self, seconds: float) -> None:
-        """One message was applied."""
+        """Count one message that was applied."""
         self.buckets[bisect_left(APPLY_BOUNDS, seconds)] += 1
         self.seconds += seconds
         self.worst = max(self.worst, seconds)

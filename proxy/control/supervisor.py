@@ -197,7 +197,7 @@ class Supervisor:
 
     @property
     def registry(self) -> RegistryStatus:
-        """What the provider says of its registry, once there is one."""
+        """The state of the registry as the provider tells it, once there is one."""
         return self._watch.status
 
     def _on_membership(self, membership: Membership) -> None:
@@ -231,7 +231,7 @@ class Supervisor:
             self._pace_changed.set()
 
     async def _pace(self) -> None:
-        """What happens because time passes: ejections end, newcomers get their weight."""
+        """Do the work of passing time: ejections end, newcomers get their weight."""
         while True:
             self._pace_changed.clear()
             times = (self.outliers.ejections.next_at, self.pools.next_step)
@@ -322,7 +322,7 @@ class Supervisor:
             )
 
     def missing(self) -> list[str]:
-        """What is not there yet of a ready proxy; empty = ready."""
+        """Reasons why the proxy is not ready; empty = ready."""
         reasons = []
         if self.stopping:
             reasons.append("stopping")

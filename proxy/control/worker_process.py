@@ -58,7 +58,7 @@ from proxy.messages import (
 log = structlog.get_logger()
 
 Notice = Suspect | BreakerTurned | FieldDropped
-"""What a worker says that concerns more than itself."""
+"""A worker's message that concerns more than itself."""
 
 SILENT_WARNING = 5
 """Seconds of silence after which operators are told: its clients have been waiting for as long."""
@@ -104,7 +104,7 @@ class WorkerProcess:
         self.knows_all = False
         """The worker applied a complete set."""
         self.stats = Reported()
-        """What the process has counted."""
+        """Counts of the process."""
         self.answered = 0
         """Number of the last `Collect` it answered."""
         self.silent_ticks = 0

@@ -57,7 +57,7 @@ class _Subscription:
     service: str
     callback: Callback
     seen: tuple[Instance, ...] | None
-    """What was known when it was registered, which is no change; None = nothing was."""
+    """Instances known at the registration, which are no change; None = nothing was known."""
     over: bool = False
 
 
@@ -177,13 +177,14 @@ class Discovery:
         return tuple(sorted(self._current()))
 
     def instances(self, service: str) -> tuple[Instance, ...]:
-        """Everybody registered, whatever their health, in the order of their ids; () for a
-        service that nobody registered. The identical tuple until something changes. NotReady
-        before the first list."""
+        """All registered instances, whatever their health, in the order of their ids; () for a
+        service that nobody registered. The identical tuple until something changes. NotReady before
+        the first list."""
         return self._current().get(service, ())
 
     def healthy(self, service: str) -> tuple[Instance, ...]:
-        """Those the proxy would call ready: healthy in the registry and of a weight above 0."""
+        """Instances that the proxy would call ready: healthy in the registry and of a weight above
+        0."""
         return tuple(
             instance for instance in self.instances(service) if judge(instance)[0] == "ready"
         )

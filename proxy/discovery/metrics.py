@@ -16,7 +16,7 @@ from proxy.membership import Instance
 from proxy.messages import Status
 
 STATUSES: tuple[Status, ...] = ("ready", "unhealthy", "draining")
-"""Of `model.Status`, those that follow from a record. Nobody ejects here."""
+"""Of `messages.Status`, those that follow from a record. Nobody ejects here."""
 
 Selections = dict[tuple[str, str, str], int]
 """(service, algorithm, instance id) → picks."""

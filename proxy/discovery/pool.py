@@ -85,11 +85,11 @@ class Pool:
         return cast(Node | None, self._balancer.pick(number, tried))
 
     def take(self, node: Node) -> None:
-        """One more in flight."""
+        """Count one more request to `node` as in flight."""
         self._moved(node, 1)
 
     def give_back(self, node: Node) -> None:
-        """One less in flight."""
+        """Count one request to `node` as no longer in flight."""
         self._moved(node, -1)
 
     def _moved(self, node: Node, by: int) -> None:

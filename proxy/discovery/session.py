@@ -25,7 +25,7 @@ from proxy.discovery.pool import Node, Pool, builder
 log = structlog.get_logger()
 
 Key = Callable[[aiohttp.ClientRequest], str | bytes | None]
-"""What of a request decides its instance; None = nothing, any instance."""
+"""The part of a request that decides its instance; None = nothing, any instance."""
 
 CONNECT_LIMIT = 3.0
 """Seconds to connect to one instance, as in the proxy: aiohttp's own 30 s would spend a user's

@@ -1,4 +1,4 @@
-"""What a line of the access log says: one request as bytes. Pure; `access_log.py` has the rest.
+"""Lines of the access log: one request as bytes. Pure; `access_log.py` has the rest.
 
 A line is made with one `%` from what the exchange has anyway. Requests repeat themselves, so what
 depends on the field block, the instance or the second alone is formatted once and remembered.
@@ -49,16 +49,16 @@ _TEXTS_ROOM = 512 * 1024
 
 
 class Entry(NamedTuple):
-    """What there is to say of one request."""
+    """Facts of one request."""
 
     began: float
     """Unix time."""
     client: bytes
     """Address."""
     trusted: bool
-    """What it says of those before it is believed."""
+    """Whether the client is believed in what it says of those before it."""
     request: RequestHead | None
-    """None: it could not be read."""
+    """Head of the request; None: it could not be read."""
     status: int
     received: int
     """Bytes of content from the client …"""
@@ -74,7 +74,7 @@ class Entry(NamedTuple):
     """The instance of the last attempt."""
     attempts: int
     fault: str
-    """Its code; empty = none."""
+    """Code of the fault; empty = none."""
     request_id: bytes
 
 

@@ -33,7 +33,7 @@ _entry = tuple.__new__
 BATCH = 256 * 1024
 """Bytes that are not gathered any longer: enough that waking the thread costs little for each."""
 _ROOM = bytes(BATCH + LONGEST)
-"""What a buffer begins with, so that it need not grow."""
+"""Initial content of a buffer, so that it need not grow."""
 SAY_AGAIN = 10.0
 """Seconds between two log lines about lines that were dropped."""
 
@@ -262,7 +262,7 @@ class AccessLogs:
             self.current = AccessLog(settings, self._loop, self._random)
 
     def recorder(self) -> AccessRecorder:
-        """Who records a request."""
+        """A new recorder of one request."""
         return AccessRecorder(self)
 
     def refused(self, fault: Fault, facts: ClientFacts, size: int, request_id: bytes) -> None:

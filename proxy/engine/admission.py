@@ -1,4 +1,4 @@
-"""What one request owes its service's breaker, and an instance that it probes."""
+"""Debts of one request to its service's breaker, and to an instance that it probes."""
 
 from __future__ import annotations
 

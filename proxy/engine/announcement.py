@@ -39,10 +39,10 @@ class Source(NamedTuple):
 
 
 class Announced(NamedTuple):
-    """What was said, and how many bytes that took."""
+    """The source that was announced, and how many bytes that took."""
 
     source: Source | None
-    """None: the sender speaks for itself (a health check)."""
+    """Address and port that the sender speaks for; None: it speaks for itself (a health check)."""
     length: int
 
 
@@ -130,7 +130,8 @@ class Announcement(Timed):
         self._leave()
 
     def eof_received(self) -> bool:
-        """Nothing was asked, nobody is told: balancers look whether a port is open like this."""
+        """Close the connection without an answer: balancers look whether a port is open like
+        this."""
         return False
 
     def _leave(self) -> None:

@@ -31,10 +31,10 @@ class Attempts(RequestState):
     upstream: UpstreamStream | None = None
     """The stream of the attempt that is under way."""
     dial: asyncio.Task[None] | None = None
-    """It waits for a connection to `last` that is being made."""
+    """Task that waits for a connection to `last` that is being made."""
     body: ReplayBuffer | None = None
     replayable = True
-    """All of the body that came is here, and a second attempt would do no harm."""
+    """Whether all of the body that came is here, and a second attempt would do no harm."""
     waiting: Alarm | None = None
     """The patience of one that waits in the queue."""
 

@@ -27,7 +27,7 @@ class Connections:
         self._faults = faults
         self._pools = pools
         self.connector: Connector
-        """Who makes the connections to instances, and asks here for room."""
+        """Maker of the connections to instances, which asks here for room."""
         self.descriptors = descriptors
         self.clients: set[ClientStream] = set()  # ≤ 1 KiB + 100 B per connection
         self.announcing = 0
@@ -56,9 +56,9 @@ class Connections:
         return 2 * clients > self.descriptors
 
     def shed(self, client: ClientStream, detail: str) -> None:
-        """One connection too many: close it, so that those that are served can go on. Closing
-        one that has asked nothing costs its client a retry; running out of descriptors in the
-        middle of a request would cost it the request."""
+        """Close one connection too many, so that those that are served can go on. Closing one that
+        has asked nothing costs its client a retry; running out of descriptors in the middle of a
+        request would cost it the request."""
         self._counters.service(UNROUTED).failed(NO_DESCRIPTOR.code)
         address = client.facts.address.decode("ascii")
         self._faults.refusal(NO_DESCRIPTOR, f"connection closed: {detail}", address)
@@ -91,12 +91,13 @@ class Connections:
         self._counters.tunnels += 1
 
     def on_tunnel_closed(self, tunnel: Tunnel) -> None:
-        """Both sides are gone."""
+        """Forget a tunnel, both sides of which are gone."""
         del self.tunnels[tunnel]
         self._counters.tunnels -= 1
         self.note_quiet()
 
     def note_quiet(self) -> None:
-        """Something ended: perhaps it was the last that a worker waits for that stops."""
+        """Note the end of a connection: perhaps it was the last that a stopping worker waits
+        for."""
         if self.draining and not self.clients and not self.tunnels:
             self.quiet.set()

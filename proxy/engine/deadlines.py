@@ -31,7 +31,7 @@ of them are a turn."""
 
 
 class Timed:
-    """Something with a deadline in seconds of the loop's clock; `NEVER` = none."""
+    """An item with a deadline in seconds of the loop's clock; `NEVER` = none."""
 
     __slots__ = ("deadline", "filed")
 
@@ -68,8 +68,8 @@ class Deadlines:
     ) -> None:
         self._loop = loop
         self._slots: dict[int, set[Timed] | None] = {}  # ≤ 1 MiB + 300 B per connection
-        """None where nothing is left. Its tick comes up all the same: to look for it in the heap
-        would cost more, and to enter it again each time would fill that."""
+        """Tick → items to look at then; None where none is left. Its tick comes up all the same: to
+        look for it in the heap would cost more, and to enter it again each time would fill that."""
         self._order: list[int] = []  # ≤ 256 KiB
         """The ticks, as a heap."""
         self._timer: asyncio.TimerHandle | None = None

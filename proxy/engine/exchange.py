@@ -41,7 +41,7 @@ from proxy.http.messages import OwnAnswer, ResponseHead
 from proxy.messages import UNROUTED
 
 _INSIDE: Final = "an error inside the proxy ended this request"
-"""All that a client learns; the log has the traceback."""
+"""The detail that a client learns; the log has the traceback."""
 
 
 class Exchange(Attempts):
@@ -125,7 +125,7 @@ class Exchange(Attempts):
             self.on_client_full()
 
     def _trailers(self) -> bytes:
-        """Those of an answer that is here whole."""
+        """Trailers of an answer that is here whole."""
         return self.trailers if self.upstream is None else self.upstream.trailers
 
     def on_body(self, pieces: list[bytes], done: bool) -> None:

@@ -54,7 +54,7 @@ class FaultLog:
         self._write(fault, detail, failure, client=client)
 
     def inside(self, error: Exception, service: str = UNROUTED) -> None:
-        """Something raised, and no request ends for it."""
+        """Count and log an error that was raised where no request ends for it."""
         self._counters.service(service).failed(INTERNAL.code)
         self._write(INTERNAL, "an error inside the proxy", error, service=service or None)
 

@@ -13,12 +13,11 @@ from typing import Final, cast
 from proxy.engine.hangups import Hangups, Watch
 
 PEER_FULL: Final = 1
-"""What would be read has nowhere to go: the other side's write buffer is full, or there is no
-other side yet."""
+"""A reason to stop: the other side's write buffer is full, or there is no other side yet."""
 AHEAD: Final = 2
 """Enough of the following pipelined requests is buffered."""
 BEHIND: Final = 4
-"""What was read last is more than one turn of the loop passes on."""
+"""A reason to stop: the latest read is more than one turn of the loop passes on."""
 
 
 def as_protocol(connection: object) -> asyncio.Protocol:
@@ -41,16 +40,16 @@ class ReadGate:
 
     @property
     def open(self) -> bool:
-        """Nobody holds the gate."""
+        """Whether no reason holds the gate."""
         return self._reasons == 0
 
     def holds(self, reason: int) -> bool:
-        """This one of the reasons is there."""
+        """Whether `reason` holds the gate."""
         return self._reasons & reason != 0
 
     @property
     def heard(self) -> int:
-        """What was heard of the peer since it was first not read: bits of `hangups`."""
+        """Bits of `hangups` heard of the peer since it was first not read."""
         return 0 if self._watch is None else self._watch.heard
 
     def hold(self, reason: int, on_hangup: Callable[[], None]) -> None:
@@ -70,7 +69,7 @@ class ReadGate:
             self._hangups.tell(self._watch)
 
     def release(self, reason: int) -> None:
-        """This reason is gone. Without effect if it was not held."""
+        """Give up `reason`, and read on if it was the last. Without effect if it was not held."""
         if self._reasons & reason:
             self._reasons &= ~reason
             if self._reasons == 0 and not self._transport.is_closing():

@@ -1,4 +1,4 @@
-"""Who hangs up while nobody reads what he says.
+"""Peers that hang up while nobody reads them.
 
 The event loop hears that a connection has ended by reading it. A connection whose reading is
 paused (see `ReadGate`), or which has ended in its direction and is kept for the other one, may be

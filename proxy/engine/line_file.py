@@ -74,7 +74,7 @@ class LineFile:
         """The last line in the file has no end."""
         self._retry_at = 0.0
         self.error = ""
-        """What went wrong last."""
+        """The latest failure to write or open; "" = none."""
         # Written by the loop only:
         self._handed_over = 0
         self._refused = 0
@@ -105,7 +105,7 @@ class LineFile:
         self._orders.put((lines, count))
 
     def reopen(self) -> None:
-        """What is handed over from now on goes to what the path names then."""
+        """Write the lines handed over from now on to the file that the path names then."""
         self._orders.put(_Order.REOPEN)
 
     def close(self, patience: float) -> None:
@@ -190,7 +190,8 @@ class LineFile:
             self._torn = data[at - 1] != ord("\n")
 
     def _await_room(self) -> None:
-        """Somebody has made our descriptor non-blocking, which they may share with us."""
+        """Wait for room in a descriptor that another process, which may share it, has made
+        non-blocking. Raises `TimeoutError`."""
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
         if not poll.poll(PATIENCE * 1000):

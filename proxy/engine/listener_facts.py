@@ -1,4 +1,4 @@
-"""What the configuration says of a listener, as its connections need it."""
+"""Facts of a listener's configuration, as its connections need them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from proxy.settings.listener import ListenerSettings
 
 
 class ListenerFacts:
-    """What all connections of one listener share. Built once per configuration."""
+    """Facts that all connections of one listener share. Built once per configuration."""
 
     def __init__(self, settings: ListenerSettings, via: bytes, workers: int, ids: IdField) -> None:
         self.settings = settings

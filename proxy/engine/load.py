@@ -101,7 +101,7 @@ class OtherRows:
             board.row_bytes(w) for w in range(board.workers) if w != worker
         ]  # ≤ 1 KiB per worker
         self._copies = [b""] * len(self._rows)
-        """What was seen last. What lies behind the end of a copy counts as 0."""
+        """The rows as last seen. A part behind the end of a copy counts as 0."""
         self._changed = changed
         self._due = 0.0
         self.used = 0

@@ -43,9 +43,9 @@ class Node:
         self.address = spec.address
         self.port = spec.port
         self.local = spec.local
-        """It stands in the local file, and may lead anywhere."""
+        """Whether the instance stands in the local file, and may lead anywhere."""
         self.name: Name | None = None
-        """What is known of its address, once it was dialled."""
+        """Addresses known for the node, once it was dialled."""
         self.slot = spec.slot
         self.weight = spec.weight
         self.status: Status = spec.status
@@ -60,7 +60,7 @@ class Node:
         self.load = 0
         """Requests and tunnels of all workers, the others' as of the last look."""
         self.unreachable = False
-        """It could not be connected to: see `Unreachable`."""
+        """Whether the instance could not be connected to: see `Unreachable`."""
         self.on_probation = False
         """The node is back from an ejection and has not answered since: it gets one request at a
         time, and goes again if that fails. A crowd would find out no more, and lose more."""

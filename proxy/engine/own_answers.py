@@ -15,8 +15,8 @@ _SECRETS: Final = (b"authorization", b"cookie", b"proxy-authorization")
 
 
 def problem(fault: Fault, detail: str, request_id: str, retry_after: float = 1.0) -> OwnAnswer:
-    """What a client gets for a fault. `retry_after`: seconds, for 429 and 503; by default the one
-    in which a registration becomes visible at the latest."""
+    """The answer of the proxy for a fault. `retry_after`: seconds, for 429 and 503; by default the
+    one in which a registration becomes visible at the latest."""
     content = msgspec.json.encode(
         {
             "type": "about:blank",

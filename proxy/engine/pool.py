@@ -43,7 +43,7 @@ NEUTRAL: Final = frozenset(
 
 
 class Shared:
-    """What every pool of a worker uses."""
+    """Values and callbacks that every pool of a worker uses."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Shared:
         raised: Callable[[Exception, str], None],
     ) -> None:
         self.row = row
-        """This worker's row of the board."""
+        """The worker's row of the board."""
         self.rng = rng
         self.buckets = buckets
         self.suspect = suspect
@@ -89,13 +89,13 @@ class Pool:
         self.policies = Policies(hash_key(service.encode()), settings, shared.buckets)
         self.turns = QueueTurns(self.policies.queue, shared.later, self._has_any_room)
         self.newly_unreachable: set[Node] = set()  # ≤ 1 KiB + 100 B per instance
-        """Who has become unreachable since the balancer was built."""
+        """Nodes that have become unreachable since the balancer was built."""
         self.on_probation: set[Node] = set()  # ≤ 1 KiB + 100 B per instance
-        """Who is back from an ejection, and has yet to answer."""
+        """Nodes that are back from an ejection, and have yet to answer."""
         self._rebuilding = False
-        """It will be built again in a moment."""
+        """Whether the balancer will be built again in a moment."""
         self._breaker = State.CLOSED
-        """What was last told of the breaker."""
+        """State of the breaker that was last told of."""
         self.counters = counters
         self.generation = -1
         self.nodes: dict[str, Node] = {}  # ≤ 1 KiB + 400 B per instance
@@ -155,7 +155,7 @@ class Pool:
         return node
 
     def configure(self, settings: ServiceSettings) -> None:
-        """Other settings, same nodes: nothing that was measured is lost."""
+        """Take over other settings for the same nodes: nothing that was measured is lost."""
         if settings == self.settings:
             return
         self.settings = settings
@@ -182,14 +182,15 @@ class Pool:
             self._shared.later(len(self.nodes) * _REBUILD, self._rebuild)
 
     def _begin_probation(self, node: Node) -> None:
-        """Its ejection is over, and nobody knows whether it is well."""
+        """Put a node on probation whose ejection is over: nobody knows whether it is well."""
         if self.policies.suspect_after:
             node.on_probation = True
             node.reassess()
             self.on_probation.add(node)
 
     def end_probation(self, node: Node) -> None:
-        """It has answered, or it does not matter any more."""
+        """End the probation of a node that has answered, or for which it does not matter any
+        more."""
         if node.on_probation:
             node.on_probation = False
             node.reassess()
@@ -205,7 +206,7 @@ class Pool:
         return True
 
     def end_probe(self, node: Node) -> None:
-        """It has found out, or never will."""
+        """End a probe that has found out, or never will."""
         node.probes -= 1
 
     def has_room(self, node: Node) -> bool:
@@ -218,7 +219,7 @@ class Pool:
         return any(node.usable and self.has_room(node) for node in self.nodes.values())
 
     def any_of(self, nodes: list[Node]) -> Node:
-        """One of these, at random."""
+        """A random one of these nodes."""
         return self._shared.rng.choice(nodes)
 
     def tick(self, now: float) -> None:
@@ -249,7 +250,7 @@ class Pool:
         return PolicyState(state, len(policies.queue))
 
     def take(self, node: Node) -> None:
-        """One more in flight on `node`."""
+        """Count one more request on `node` as picked and in flight."""
         node.picks += 1
         node.in_flight += 1
         node.load += 1
@@ -258,8 +259,8 @@ class Pool:
             self._tell_load(node)
 
     def give_back(self, node: Node, outcome: str, against: bool = True) -> None:
-        """One less in flight on `node`. `outcome`: `ok`, the code of a fault, or a status
-        that speaks against the instance; `against`: an error does so, too."""
+        """Count one request on `node` as no longer in flight. `outcome`: `ok`, the code of a fault,
+        or a status that speaks against the instance; `against`: an error does so, too."""
         node.in_flight -= 1
         node.load -= 1
         self._row[node.slot] -= 1
@@ -297,9 +298,9 @@ class Pool:
             self._tell_load(node)
 
     def news(self) -> list[Node]:
-        """Those whose counts may be others than `stats_of` last told, of the members and of
-        those that still have requests in flight. Costs a path of the request nothing: an
-        outcome follows a pick, or a request that was in flight when the node was told of."""
+        """Nodes whose counts may be others than `stats_of` last told, of the members and of those
+        that still have requests in flight. Costs a path of the request nothing: an outcome follows
+        a pick, or a request that was in flight when the node was told of."""
         news = [node for node in self.nodes.values() if node.picks != node.reported]
         if self._departed:
             # Those with nothing in flight are gone for good; the next snapshot forgets them.
@@ -353,7 +354,7 @@ class Pool:
         self.reads_load = balancer.reads_load
         self._follows_load = balancer.follows_load
         self._alert = self._follows_load or self.limited
-        """Somebody wants to hear when a request ends."""
+        """Whether the end of a request is to be told."""
         self.key_source = source_of(self.settings.balancer.key)
         self.rate_source = source_of(self.policies.rate_key or "")
 

@@ -89,7 +89,7 @@ def _look_again(
 
 
 def _look_closer(fields: RequestFields, via_token: bytes) -> None:
-    """What few requests have. Raises `Refused`."""
+    """Check for properties that few requests have. Raises `Refused`."""
     if fields.via and any(via_token in via for via in fields.via):
         raise Refused(LOOP, "the request carries this proxy's own Via mark")
     if fields.expect is not None and fields.expect.lower() != b"100-continue":

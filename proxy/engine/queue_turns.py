@@ -54,8 +54,8 @@ class QueueTurns:
             self._later(0.0, self._serve_freed)
 
     def _look_again(self) -> None:
-        """What our own requests free is noticed at once, but what the other workers free, and who
-        is new in the pool, must be looked for."""
+        """Arrange the next look for room. Room that own requests free is noticed at once, but that
+        of other workers, and of new nodes, must be looked for."""
         if not self._looking:
             self._looking = True
             self._later(_LOOK_AGAIN + self.nodes * _LOOK, self._look)

@@ -1,4 +1,4 @@
-"""Who is told of a request as it happens: the access log, and whoever else wants to record it."""
+"""Recorders of a request as it happens: the access log, and others."""
 
 from __future__ import annotations
 

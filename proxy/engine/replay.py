@@ -1,4 +1,4 @@
-"""What of a request's body is kept for a second attempt."""
+"""The part of a request's body that is kept for a second attempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker tells of its counters: what changed since it last told, in pieces.
+"""Reports of a worker's counters: those that changed since the last report, in pieces.
 
 Thousands of instances are told in some milliseconds, which is too long for a loop that serves. So
 only those are told that had a request since, and no more of them at a time than take half a

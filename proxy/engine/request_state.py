@@ -13,7 +13,7 @@ from proxy.http.properties import Source, field, property_of
 
 
 class RequestState(StreamEvents):
-    """What an exchange knows of its request, which `proxy/engine/exchange.py` alone changes.
+    """State of an exchange's request, which `proxy/engine/exchange.py` alone changes.
 
     Defaults stand on the class: what a plain GET does not need costs it nothing.
     """
@@ -25,7 +25,7 @@ class RequestState(StreamEvents):
     routed = False
     """Route and pool are found."""
     admission: Admission | None = None
-    """What it owes the breaker, and an instance that it probes; None = nothing."""
+    """Debts of the request to the breaker, and to an instance that it probes; None = none."""
     node: Node | None = None
     """The instance on which the request counts as in flight."""
     last: Node | None = None
@@ -33,7 +33,7 @@ class RequestState(StreamEvents):
     tried: tuple[Node, ...] = ()
     """The instances of attempts that have ended."""
     stale_node: Node | None = None
-    """One whose kept connection turned out to be closed, which says nothing against it."""
+    """Instance whose kept connection turned out to be closed, which says nothing against it."""
     attempts = 0
     key = NO_KEY
     status = 0
@@ -42,10 +42,10 @@ class RequestState(StreamEvents):
     """The client has sent all of the request."""
     finished = False
     outcome = "ok"
-    """What the answer says of its instance."""
+    """Verdict of the answer on its instance."""
     tunnel: Tunnel | None = None
     failure: Exception | None = None
-    """What was raised inside, and ended it."""
+    """Error that was raised inside, and ended the request."""
     has_extras = False
     """An admission, a reserve, a place in the queue or a deadline is to be given back."""
     began: float
@@ -72,7 +72,7 @@ class RequestState(StreamEvents):
         return None if value is None else value.decode("latin-1")
 
     def value_of(self, source: Source, path: str, query: bytes) -> bytes | None:
-        """What a hash key or a rate limit is made of: see `properties.py`."""
+        """Value for a hash key or a rate limit: see `properties.py`."""
         facts = self.client.facts
         if source[0] == "client_ip":
             return facts.client(self.request.fields)

@@ -40,8 +40,9 @@ _service_name: Final = re.compile(
     rf"(?:[A-Z0-9_-]|{_ESCAPE})[A-Z0-9._~:@+-]*(?:{_ESCAPE}[A-Z0-9._~:@+-]*)*",
     re.ASCII | re.IGNORECASE,
 ).fullmatch
-"""What a template may take for a service's name, as it stands in the request; what it means is
-found out in `second_look.py`. None begins with a dot, so that `/.well-known` goes elsewhere."""
+"""Whether a service's name, as it stands in the request, is one that a template may take; what it
+means is found out in `second_look.py`. No name begins with a dot, so that `/.well-known` goes
+elsewhere."""
 
 _LONGEST_HOST: Final = 512
 """Characters; a name in the DNS has 253, of which some may be escaped. Looking up the endings of
@@ -233,13 +234,13 @@ class _Ending:
     """The host patterns with one literal ending."""
 
     templates: dict[str, _Host] = field(default_factory=dict)
-    """What stands before `{service}`, with its dot or empty → routes."""
+    """Text before `{service}`, with its dot or empty → routes."""
     wildcard: _Host | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Considered:
-    """What became of one route for one request."""
+    """The verdict on one route for one request."""
 
     position: int
     """The route's place in the file, from 0."""
@@ -400,7 +401,8 @@ def _checked(spec: RouteSpec) -> RouteSpec:
 
 
 def _host_rank(pattern: str | None, host: str) -> tuple[int, int, int] | None:
-    """None = does not match; else the lower, the more specific."""
+    """The rank of a host pattern for `host`: the lower, the more specific; None = does not
+    match."""
     if pattern is None:
         return (2, 0, 0)
     pattern = pattern.lower().removesuffix(".")
@@ -425,8 +427,8 @@ def _is_under(host: str, ending: str) -> bool:
 
 
 def _path_rank(prefix: str | None, path: str) -> tuple[int, list[bool]] | None:
-    """None = does not match; else the lower, the more specific: how far it matches, then
-    where it has templates."""
+    """The rank of a prefix for `path`: the lower, the more specific: how far it matches, then where
+    it has templates. None = does not match."""
     if prefix is None:
         return (0, [])
     wanted, segments = prefix.removesuffix("/").split("/"), path.split("/")

@@ -1,5 +1,5 @@
-"""What few requests need after their route was looked up: a path that can be read in several ways,
-or a service's name in another spelling.
+"""The part of routing that few requests need after the look-up: for a path that can be read in
+several ways, or a service's name in another spelling.
 
 A request whose path is plain and whose service has exactly the name that it says never comes
 here. Workers and `fairlead explain` decide by the same function.
@@ -17,7 +17,8 @@ from proxy.http.target import bad_path, has_encoded_slash
 from proxy.http.target import readings as _readings
 
 _PLAIN: Final = ":@+~"
-"""What else than letters, digits and `-._` a service's name may have unescaped in a path."""
+"""Characters besides letters, digits and `-._` that a service's name may have unescaped in a
+path."""
 
 
 class ServiceNames:
@@ -36,7 +37,7 @@ class ServiceNames:
             self._by_lower[name.lower()] = (*alike, name)
 
     def discard(self, name: str) -> None:
-        """It does not any more."""
+        """Note that the service does not exist any more."""
         alike = tuple(one for one in self._by_lower.get(name.lower(), ()) if one != name)
         if alike:
             self._by_lower[name.lower()] = alike
@@ -50,7 +51,7 @@ class ServiceNames:
 
 
 class Asked(NamedTuple):
-    """What of a request its route depends on: see `RouteTable.match`."""
+    """The parts of a request that its route depends on: see `RouteTable.match`."""
 
     host: str
     path: str
@@ -93,8 +94,8 @@ def look_again(
 def _check_readings(
     found: Match | None, readings: tuple[str, ...], match: Callable[[str], Match | None]
 ) -> None:
-    """All of them must lead to the same route and service, or whoever writes a path gets round
-    what one of the routes is for."""
+    """Check that all readings lead to the same route and service: otherwise the writer of a path
+    gets round what one of the routes is for. Raises `Refused`."""
     for reading in readings:  # ≤ 17
         other = match(reading)
         if found is None or other is None:
@@ -109,8 +110,8 @@ def _check_readings(
 
 
 def _check_rewritten(prefix: str, path: str) -> None:
-    """All readings of the new path must stay below what the route's prefix became. As it was asked,
-    `/api/..%2F..%2Fapi` never left `/api`."""
+    """Check that all readings of the new path stay below what the route's prefix became. Raises
+    `Refused`. As it was asked, `/api/..%2F..%2Fapi` never left `/api`."""
     below = [one + "/" for one in (prefix, *_readings(prefix))]
     for reading in _readings(path):  # ≤ 17
         if not any((reading + "/").startswith(one) for one in below):

@@ -1,4 +1,4 @@
-"""Which instance an attempt gets.
+"""The choice of an instance for an attempt.
 
 The balancer chooses; these decisions are about whom it may choose among. An instance is *full* when
 all workers together have `max_inflight` requests on it, *on probation* when it is back from an
@@ -84,7 +84,7 @@ def _choice(pool: Pool, picked: Node, key: int, tried: Collection[Node], now: fl
 
 
 def _is_avoided(node: Node, further: bool, now: float) -> bool:
-    """Others are preferred, for a further attempt those that are known to be well."""
+    """Whether others are preferred, for a further attempt those that are known to be well."""
     return node.unreachable or (node.on_probation and (further or node.is_probed(now)))
 
 

@@ -1,4 +1,4 @@
-"""What requests and connections of a worker share."""
+"""References that requests and connections of a worker share."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Services:
         self.on_underscored = on_underscored
         self.routes = RouteTable(())  # ≤ 8 KiB + 8 KiB per route
         self.via_token = b""  # ≤ 256 B
-        """What `Via` says of this proxy."""
+        """Mark of this proxy in `Via`."""
         self.new_recorder: Callable[[], Recorder] | None = None
         """Makes who records a request; None = nobody does."""
         self.on_refused: Callable[[Fault, ClientFacts, int, bytes], None] | None = None

@@ -1,4 +1,4 @@
-"""What an exchange and the two sides it stands between ask of each other, in any version of HTTP.
+"""Interfaces of an exchange and the two sides it stands between, in any version of HTTP.
 
     client ⇄ ClientStream ⇄ Exchange (StreamEvents) ⇄ UpstreamStream ⇄ instance
 
@@ -96,7 +96,7 @@ class StreamEvents(Waiter):
     # -- from either
 
     def fail_inside(self, error: Exception) -> None:
-        """Something raised in a callback that was about this request, which ends with that."""
+        """End the request for an error that was raised in a callback about it."""
         raise NotImplementedError
 
 
@@ -117,12 +117,12 @@ class ClientStream(Timed):
 
     @property
     def owes_body(self) -> bool:
-        """It is the client's turn to send more of the body."""
+        """Whether it is the client's turn to send more of the body."""
         raise NotImplementedError
 
     @property
     def owes(self) -> bool:
-        """It is the client's turn: to send more of the body, or to read the answer."""
+        """Whether it is the client's turn: to send more of the body, or to read the answer."""
         raise NotImplementedError
 
     def inform(self, response: ResponseHead) -> None:
@@ -250,7 +250,8 @@ class UpstreamStream(Timed):
         raise NotImplementedError
 
     def close(self) -> None:
-        """Nothing is under way; whatever the instance still says is of no interest."""
+        """Close the connection, on which nothing is under way; the rest of the instance's words is
+        of no interest."""
         raise NotImplementedError
 
     def abort(self) -> None:

@@ -72,7 +72,7 @@ class ServiceCounters:
         self.faults[fault] = self.faults.get(fault, 0) + 1
 
     def retried(self, reason: str) -> None:
-        """One more attempt was made because of this."""
+        """Count one further attempt that was made for `reason`."""
         self.changes += 1
         self.retries[reason] = self.retries.get(reason, 0) + 1
 
@@ -117,7 +117,7 @@ class WorkerCounters:
         """Fields of requests that were left out because their name has a `_`."""
         self.services: dict[str, ServiceCounters] = {}  # ≤ KEPT_SERVICES * 400 + 400 B per service
         self._gone: dict[str, None] = {}  # ≤ KEPT_SERVICES * 400
-        """Those of them that have no pool any more, in the order in which they left."""
+        """Services in the table that have no pool any more, in the order in which they left."""
 
     def service(self, name: str) -> ServiceCounters:
         """The counters of a service; they outlive its pool."""

@@ -27,9 +27,9 @@ class _End:
         self.received = 0
         """Bytes from this side."""
         self.ended = False
-        """This side has said its last byte."""
+        """Whether the side has said its last byte."""
         self.reset = False
-        """This side is gone, and with it whatever it had not taken yet."""
+        """Whether the side is gone, and with it whatever it had not taken yet."""
 
     def data_received(self, data: bytes) -> None:
         self.tunnel.touch()
@@ -41,8 +41,8 @@ class _End:
         return self.tunnel.on_eof(self)
 
     def on_hangup(self) -> None:
-        """It has hung up, and is not read now or never again. What it has said before an end in
-        good order is still to be passed on."""
+        """Abort a side that is reset while it is not read now, or never again. What it has said
+        before an end in good order is still to be passed on."""
         if self.gate.heard & RESET and (self.ended or not self.gate.open):
             self.reset = True
             self.transport.abort()
@@ -90,7 +90,7 @@ class Tunnel(Timed):
         self._closed = closed
         self._closing = False
         self.leaving = False
-        """Its end is set, however busy it is."""
+        """Whether the end of the tunnel is set, however busy it is."""
         self._on_cut: Callable[[], None] | None = None
         self._lost = 0
 
@@ -115,7 +115,7 @@ class Tunnel(Timed):
         return self._client.received, self._instance.received
 
     def touch(self) -> None:
-        """Something went through."""
+        """Note that bytes went through, and put off the idle limit."""
         if self._idle and not self._closing and not self.leaving:
             self._deadlines.arm(self, self._deadlines.now() + self._idle)
 

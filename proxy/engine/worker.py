@@ -1,5 +1,4 @@
-"""What lives as long as a worker process: it accepts, serves, and does what the control process
-says.
+"""A worker process while it lives: it accepts, serves, and does what the control process says.
 
 A worker holds no configuration of its own and decides nothing about membership. When the channel
 ends, the control process is dead: the worker finishes quickly and goes too, so that no port stays
@@ -186,7 +185,7 @@ class Worker:
         self._loop.call_later(STATS_INTERVAL, self._report)
 
     def on_message(self, message: ToWorker) -> None:
-        """What the control process says."""
+        """Do what the control process says."""
         if isinstance(message, PoolsMessage):
             self._apply_pools(message)
         elif isinstance(message, Collect):
@@ -251,7 +250,7 @@ class Worker:
             self._accept()
 
     def _release(self, nodes: list[Node]) -> None:
-        """They left, or must not be used."""
+        """Close idle connections of nodes that left, or must not be used."""
         for node in nodes:  # ≤ instances
             self.services.connector.close_idle(node)
             if not node.present:
@@ -361,7 +360,7 @@ class Worker:
         return as_protocol(ClientConnection(self.services, facts))
 
     def listener(self, name: str) -> ListenerFacts:
-        """What new connections of a listener share; a reload may replace it."""
+        """Facts for new connections of a listener; a reload may replace them."""
         return self._listeners[name]
 
     def drain(self, grace: float, delay: float = 0.0) -> None:

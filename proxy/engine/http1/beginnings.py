@@ -67,7 +67,8 @@ def refuse_hopeless(start: bytes, seen: int, longest_target: int) -> None:
 
 
 def first_refusal(head: bytes, refusal: Refused, longest_target: int) -> Refused:
-    """What would be found first if the bytes of a head that is refused had come one by one."""
+    """The refusal that would be found first if the bytes of a head that is refused had come one by
+    one."""
     try:
         refuse_hopeless(head, 0, longest_target)
     except Refused as first:
@@ -76,7 +77,7 @@ def first_refusal(head: bytes, refusal: Refused, longest_target: int) -> Refused
 
 
 def too_large(data: bytes, limits: ListenerLimits) -> Refused:
-    """What is wrong with the beginning of a head that is longer than it may be."""
+    """The refusal of a head whose beginning is longer than it may be."""
     line_end = data.find(_LINE_END)
     if line_end < 0 or line_end > limits.target + 64:
         detail = f"the request line is longer than {limits.target} bytes"
@@ -160,7 +161,7 @@ def _check_version(version: bytes) -> None:
 
 
 def _no_method(line: bytes, end: int) -> str:
-    """What a line is whose byte at `end` ends no method."""
+    """A description of a line whose byte at `end` ends no method."""
     if line[:1] == b"\x16":
         return "a TLS handshake, and this listener speaks plain HTTP"
     if end == 0:

@@ -73,7 +73,7 @@ class LengthBody:
 
 
 class UntilCloseBody:
-    """Everything up to the end of the connection (responses only, RFC 9112 §6.3 rule 8)."""
+    """Body up to the end of the connection (responses only, RFC 9112 §6.3 rule 8)."""
 
     __slots__ = ("done",)
     behind = False

@@ -411,7 +411,7 @@ class UpstreamConnection(KeptConnection):
             self._fail_inside(events, error)
 
     def _fail_inside(self, events: StreamEvents, error: Exception) -> None:
-        """Something raised in a callback that was about the exchange of `events`."""
+        """Fail `events`, whose callback raised, and abort if its exchange is still under way."""
         events.fail_inside(error)
         if self._events is events:
             self.abort()

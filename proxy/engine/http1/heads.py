@@ -34,7 +34,7 @@ def request_head(
 
 
 def extra_lines(upgrade: bytes | None, prefix: bytes | None) -> bytes:
-    """What a head has beyond the usual: the upgrade it offers, the prefix it lost."""
+    """Lines of a head beyond the usual: the upgrade it offers, the prefix it lost."""
     lines = b""
     if upgrade is not None:
         lines = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade

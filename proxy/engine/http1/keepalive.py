@@ -24,7 +24,7 @@ _TIMEOUT: Final = re.compile(rb"(?:^|,)[ \t]*timeout=(\d{1,9})[ \t]*(?:,|$)", re
 
 
 class Upstreams:
-    """What all connections of a worker to instances share. Owns their number."""
+    """Values shared by all connections of a worker to instances. Owns the number of these."""
 
     __slots__ = ("deadlines", "open", "soon")
 
@@ -33,7 +33,7 @@ class Upstreams:
         self.deadlines = deadlines
         self.soon = soon
         self.open = 0
-        """Those that are open, but for those that have become tunnels."""
+        """Connections that are open, but for those that have become tunnels."""
 
 
 class KeptConnection(UpstreamStream):
@@ -53,7 +53,7 @@ class KeptConnection(UpstreamStream):
         """Not open any more, or not yet."""
         self.transport: asyncio.Transport
         self._events: StreamEvents | None = None
-        """Who hears of the exchange that is under way."""
+        """Hears of the exchange that is under way."""
         self._dup: SecondDescriptor | None = None
 
     def __repr__(self) -> str:
@@ -124,7 +124,7 @@ class KeptConnection(UpstreamStream):
             self.transport.abort()
 
     def _let_go(self) -> None:
-        """Nobody hears of this connection any more."""
+        """Let no one hear of this connection any more."""
         self._events = None
         self._deadlines.forget(self)
         self._drop_dup()

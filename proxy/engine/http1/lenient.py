@@ -57,8 +57,8 @@ def strict(head: bytes, lists: bool = True) -> bytes:
 
 
 def harmless(head: bytes) -> bytes:
-    """What `strict` makes of it without lists, and the last one of its connection: whatever else
-    comes over that, it must not be the answer to the next question."""
+    """The head as `strict` makes it without lists, and as the last one of its connection: whatever
+    else comes over that, it must not be the answer to the next question."""
     return strict(head, lists=False)[:-2] + b"Connection: close\r\n\r\n"
 
 

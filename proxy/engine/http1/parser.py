@@ -156,7 +156,7 @@ class _FieldReader:
         return plain, special
 
     def _read_line(self, line: bytes, plain: list[bytes], special: list[Special]) -> None:
-        """One that is not among the young ones."""
+        """Read a line that is not among the young ones."""
         size = ENTRY + 2 * len(line)
         serialised = self._plain.old.get(line)
         if serialised is None:

@@ -55,7 +55,7 @@ class RequestReader(ServerConnection):
         self._empty = 0
         """Bytes of empty lines since the last request."""
         self._whole = True
-        """All of the request is here. Where it never is, there is no further one."""
+        """Whether all of the request is here. Where it never is, there is no further one."""
         self._keep_alive = False
         """A further request may follow; known with the head of the answer."""
         self._body: BodyReader | None = None
@@ -189,7 +189,8 @@ class RequestReader(ServerConnection):
             exchange.start(False)
 
     def _on_body(self, data: bytes, start: bool = False) -> None:
-        """Some of the request's body; `start`: it came with the head, before the exchange ran."""
+        """Pass on a part of the request's body; `start`: it came with the head, before the exchange
+        ran."""
         body, exchange = self._body, self.exchange
         assert body is not None
         assert exchange is not None

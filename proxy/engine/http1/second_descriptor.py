@@ -1,4 +1,4 @@
-"""What an instance said before it reset a connection over which it was still sent a body.
+"""The answer of an instance that reset a connection over which it was still sent a body.
 
 An instance may refuse an upload, close, and reset what we still send. uvloop closes the socket when
 a write fails, and with it goes the answer that the kernel has for us: unless there is a second
@@ -38,7 +38,8 @@ class SecondDescriptor:
 
 
 def second_descriptor(transport: asyncio.Transport) -> SecondDescriptor | None:
-    """One of the transport's socket; None if that has none, or none are left."""
+    """A second descriptor of the transport's socket; None if that has no socket, or no descriptor
+    is left."""
     sock = transport.get_extra_info("socket")
     if sock is None or transport.is_closing():
         return None

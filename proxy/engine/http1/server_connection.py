@@ -34,7 +34,7 @@ answer it gets as long as a client that stalls."""
 
 
 class Phase(Enum):
-    """What the connection waits for, and so which limit runs."""
+    """The state of a connection: what it waits for, and so which limit runs."""
 
     IDLE = "idle"
     HEAD = "head"
@@ -43,7 +43,7 @@ class Phase(Enum):
     STALLED = "stalled"
     """The client does not read its answer."""
     LINGER = "linger"
-    """We are done and wait for the client: to read what was written, and to close."""
+    """The proxy is done and waits for the client: to read what was written, and to close."""
 
 
 class ServerConnection(ClientStream):
@@ -73,7 +73,7 @@ class ServerConnection(ClientStream):
         self.transport: asyncio.Transport
         self._gate: ReadGate
         self.exchange: StreamEvents | None = None
-        """Who hears of the request that is under way."""
+        """Hears of the request that is under way."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._phase.value} {self.exchange!r}>"
@@ -194,7 +194,8 @@ class ServerConnection(ClientStream):
         self._close(linger=True)
 
     def _fail_inside(self, error: Exception) -> None:
-        """Something raised in a callback of this connection."""
+        """Fail the request that is under way for an error in a callback, or abort the
+        connection."""
         if self.exchange is not None:
             self.exchange.fail_inside(error)
         else:

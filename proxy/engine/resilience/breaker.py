@@ -25,7 +25,7 @@ _SLICES: Final = 10
 
 
 class State(Enum):
-    """What a breaker does with requests."""
+    """The ways of a breaker with requests."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -71,8 +71,8 @@ class Breaker:
         return True
 
     def tick(self, now: float) -> None:
-        """What time alone does. To be called now and then, so that whoever looks at `state` is not
-        told of a breaker that has long ceased to refuse, for want of a request."""
+        """Do what time alone brings about. To be called now and then, so that whoever looks at
+        `state` is not told of a breaker that has long ceased to refuse, for want of a request."""
         if self.state is State.OPEN and now - self._opened >= self._open:
             self.state = State.TRYING
             self._trials = 0

@@ -83,15 +83,15 @@ class Policies:
         self._salt = service_key.to_bytes(8, "big")
         rate = settings.rate_limit
         self.rate_key = None if rate is None else rate.key
-        """What the rate limit is keyed on; None = no limit."""
+        """Property of the request that the rate limit is keyed on; None = no limit."""
         self._interval = 0.0 if rate is None else rate.per / rate.requests
         self._burst = 0.0 if rate is None else float(rate.burst or rate.requests)
         self.guarded = self.breaker is not None or rate is not None
-        """Some policy wants a say before a request goes on."""
+        """Whether a breaker or a rate limit is asked before a request goes on."""
 
     def admit(self, rate_value: bytes, now: float) -> Refused | None:
-        """None, or why the request is refused. `rate_value`: what the limit is keyed on.
-        The breaker, if there is one, waits to hear of each request that is admitted."""
+        """The refusal of the request, or None. `rate_value`: what the limit is keyed on. The
+        breaker, if there is one, waits to hear of each request that is admitted."""
         if self.rate_key is not None:
             key = self.buckets.key_of(self._salt, rate_value)
             wait = self.buckets.take(key, self._interval, self._burst, now)

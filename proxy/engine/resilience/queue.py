@@ -15,7 +15,7 @@ class Waiter:
     __slots__ = ()
 
     def on_turn(self) -> None:
-        """Some instance has room, and the request is not in the queue any more."""
+        """Take the turn: some instance has room, and the request is not in the queue any more."""
         raise NotImplementedError
 
 
@@ -50,7 +50,7 @@ class Queue:
         self._waiters.pop(waiter, None)  # It may have its turn in this very moment.
 
     def is_first(self, waiter: Waiter) -> bool:
-        """Nobody has waited longer."""
+        """Whether `waiter` has waited longest."""
         return bool(self._waiters) and next(iter(self._waiters)) is waiter
 
     def dequeue(self) -> Waiter | None:

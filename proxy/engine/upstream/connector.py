@@ -49,7 +49,7 @@ a turn of the event loop. Much longer, and waiting would only make the shortage 
 
 
 class Dialler(Protocol):
-    """Who waits for a connection."""
+    """A caller that waits for a connection."""
 
     def on_connected(self, node: Node, connection: UpstreamStream) -> None:
         """The connection is up and belongs to the caller."""
@@ -83,7 +83,7 @@ class Connector:
         """Where instances that are not the local file's may not lead."""
         self._dialling: set[asyncio.Task[None]] = set()  # ≤ 1 KiB + 4 KiB per request
         self._left: set[Node] = set()  # ≤ 1 KiB + 100 B per instance
-        """Those to which a connection is being made that nobody waits for any more."""
+        """Nodes to which a connection is being made that nobody waits for any more."""
         self._beside = 0
         """Connections being made beside the first one of their dial."""
 
@@ -100,11 +100,10 @@ class Connector:
         return task
 
     def leave(self, node: Node, dial: asyncio.Task[None]) -> None:
-        """Whoever waited for `dial`, to `node`, is gone. One such connection to each instance is
-        made all the same: the next request can use it, and that it cannot be made is worth
-        knowing, which clients less patient than `timeouts.connect` would never let us find out.
-        Others are given up, and hear nothing: clients that come and go must not take all
-        descriptors."""
+        """Leave `dial`, to `node`, whose waiter is gone. One such connection to each instance is
+        made all the same: the next request can use it, and that it cannot be made is worth knowing,
+        which clients less patient than `timeouts.connect` would never let us find out. Further ones
+        are given up, and hear nothing: clients that come and go must not take all descriptors."""
         if node in self._left:
             dial.cancel()
         else:
@@ -152,7 +151,8 @@ class Connector:
             waiter.on_connected(node, connection)
 
     def _permitted(self, addresses: tuple[str, ...], port: int) -> tuple[str, ...]:
-        """Those to which an instance of the registry may lead. Raises `Refused` if none is."""
+        """Addresses to which an instance of the registry may lead. Raises `Refused` if there are
+        none."""
         refusal = ""
         permitted = []
         for address in addresses:  # ≤ 16
@@ -264,7 +264,7 @@ def _words(error: Exception, limit: float) -> str:
 
 
 def _has_source(address: str) -> bool:
-    """This machine has an address from which packets to `address` would be. If it has, and a
+    """Whether this machine has an address from which packets to `address` would be. If so, and a
     connection could not be made for want of one, it is local ports that are used up."""
     if ":" not in address:
         return True  # There is always one, or there is no route.

@@ -49,7 +49,7 @@ class Unreachable:
         self._due: OrderedDict[Node, tuple[float, Pool]] = (
             OrderedDict()
         )  # ≤ 1 KiB + 400 B per instance
-        """Who is tried next, and when, in the order of time."""
+        """Nodes that are tried again, and when, in the order of time."""
         self._trying = 0
         self._alarm = Alarm(self._on_time)
 
@@ -63,7 +63,7 @@ class Unreachable:
         self._try_later(pool, node)
 
     def forget(self, node: Node) -> None:
-        """It is no member of its pool any more."""
+        """Drop the state of a node that has left its pool, or can be connected to again."""
         if node.unreachable:
             self._mark(node, False)
             self._due.pop(node, None)

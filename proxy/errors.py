@@ -18,7 +18,7 @@ from typing import Final
 
 
 class Side(Enum):
-    """Who caused it."""
+    """The party that caused a fault."""
 
     CLIENT = "client"
     UPSTREAM = "instance"
@@ -30,21 +30,21 @@ class Fault:
     """One way to fail."""
 
     code: str
-    """Its name; no other fault has it, and it never changes its meaning."""
+    """Name of the fault; no other has it, and it never changes its meaning."""
     error: str
     """RFC 9209 type."""
     status: int
-    """What the client gets."""
+    """Status that the client gets."""
     side: Side
     title: str
     """For the client, in a few words."""
     meaning: str
-    """For the operator: what has happened …"""
+    """For the operator: what has happened."""
     remedy: str
-    """… and what to do about it."""
+    """For the operator: what to do about the fault."""
     repeat: str = ""
-    """What of `retry.on` allows the request to be sent once more, on another instance; empty =
-    never. Where no connection came about, that is `connect` in any case."""
+    """Member of `retry.on` that allows the request to be sent once more, on another instance; empty
+    = never. Where no connection came about, `connect` does in any case."""
     closes: bool = False
     """The position in the client's byte stream is in doubt: answer and close."""
 
@@ -296,7 +296,7 @@ INTERNAL: Final = Fault(
 )  # fmt: skip
 
 FAULTS: Final = {fault.code: fault for fault in list(globals().values()) if type(fault) is Fault}
-"""All of them, by code."""
+"""Code → fault, of all faults."""
 
 
 class Refused(Exception):

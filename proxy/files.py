@@ -38,7 +38,7 @@ _WORDS = {
 
 
 class Refused(OSError):
-    """What is there is not opened; `strerror` says why."""
+    """A file that is not opened; `strerror` says why."""
 
     def __init__(self, words: str) -> None:
         super().__init__(errno.EINVAL, words)
@@ -52,11 +52,12 @@ class Place(NamedTuple):
     name: str
     """A name there, of no link when it was looked at."""
     found: os.stat_result | None
-    """What it stood for; None = nothing."""
+    """File that the name stood for; None = there was none."""
     exposed: bool
-    """Others than root and us may put something there."""
+    """Whether users other than root and us may put something there."""
     given: int | None = None
-    """It stands for what is open as this descriptor of ours: 1 or 2."""
+    """Descriptor of ours, 1 or 2, whose open file the name stands for; None = it stands for no such
+    file."""
 
 
 @contextlib.contextmanager
@@ -201,8 +202,8 @@ def _names(path: str) -> list[str]:
 
 
 def _exposes(directory: os.stat_result) -> str:
-    """What lets others than root and us put something into a directory; "" = nothing does. Its
-    group is trusted: what it could put there belongs to neither."""
+    """The reason why users other than root and us may put something into a directory; "" = none.
+    Its group is trusted: a file that it could put there belongs to neither."""
     if not _is_ours(directory):
         return f" in a directory of user {directory.st_uid}"
     if directory.st_mode & stat.S_IWOTH:
@@ -211,7 +212,8 @@ def _exposes(directory: os.stat_result) -> str:
 
 
 def _standard(process: int, name: str) -> int:
-    """Which of our descriptors this is, as /dev/stdout is 1."""
+    """The number of one of our descriptors, as /dev/stdout is 1. Raises `Refused` unless it is 1 or
+    2."""
     if process != os.getpid() or name not in ("1", "2"):
         raise Refused("is a descriptor other than /dev/stdout and /dev/stderr")
     return int(name)

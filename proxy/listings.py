@@ -1,4 +1,4 @@
-"""What the admin API's documents say, as lines for people. Pure.
+"""The admin API's documents as lines for people. Pure.
 
 What is in the registry was written by others and must not drive a terminal: no line holds
 characters that cannot be printed.
@@ -138,8 +138,8 @@ def explained(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _unusual(service: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """What is not as it should be with a service, of a document that has it: in a word or two for
-    a list, what it is about, and a sentence."""
+    """The oddities of a service, of a document that has it: in a word or two for a list, what it is
+    about, and a sentence."""
     if service.get("panic"):
         yield "PANIC", "panic", "too few instances are ready, so health is ignored"
     if service.get("source") == "fallback":
@@ -173,7 +173,7 @@ def _route_words(route: dict[str, Any]) -> str:
 
 
 def _doubts(row: dict[str, Any]) -> str:
-    """What there is to say of one that is ready, and yet avoided."""
+    """The reasons why an instance that is ready is avoided all the same; "" = none."""
     if workers := row["unreachable_from"]:
         return f"no connection from {count(workers, 'worker')}"
     if workers := row["on_probation_in"]:

@@ -114,13 +114,13 @@ def set_up(settings: LogSettings, *, stream: TextIO | None = None, **bound: Any)
 
 
 def _on_crash(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
-    """What ends the process is a line as well: written otherwise, it would keep a process that
-    nobody reads, with all its sockets, from ever ending."""
+    """Log the error that ends the process as a line as well: written otherwise, it would keep a
+    process that nobody reads, with all its sockets, from ever ending."""
     structlog.get_logger().error("crashed", error=kind.__name__, exc_info=error)
 
 
 class _Stream(Protocol):
-    """What structlog and the standard library need of a file."""
+    """A file as structlog and the standard library need it."""
 
     def write(self, text: str, /) -> object: ...
     def flush(self) -> object: ...
@@ -198,8 +198,8 @@ def environment(settings: LogSettings) -> dict[str, str]:
 
 
 def from_environment(environ: Mapping[str, str]) -> LogSettings:
-    """What `environment` wrote; the defaults where a variable is absent or
-    holds no value we know."""
+    """Settings that `environment` wrote; the defaults where a variable is absent or holds no value
+    we know."""
     default = LogSettings()
     given = {
         "level": environ.get(LEVEL_VARIABLE, default.level),

@@ -1,4 +1,4 @@
-"""Who is registered: instances, as a registry states them.
+"""Registered instances, as a registry states them.
 
 Frozen, like everything that is passed between the parts of the program.
 """
@@ -39,13 +39,14 @@ class Departure(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     health: str = "healthy"
     """The last statement; one that was draining had announced that it goes."""
     lease: int = 0
-    """What it hung on, which may have ended as well; 0 = nothing, so it was deleted."""
+    """Lease that the registration hung on, which may have ended as well; 0 = none, so it was
+    deleted."""
     revision: int = 0
     """When; 0 = not known, because it was found missing and not seen to go."""
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is registered, whole, at one revision. Providers yield these, never deltas.
+    """All registered instances at one revision. Providers yield these, never deltas.
 
     A service whose instances did not change since the provider's previous membership is the
     identical tuple object, so a reader finds what changed by `is`, without comparing members.
@@ -54,4 +55,5 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
     services: Mapping[str, tuple[Instance, ...]]
     revision: int = 0
     departures: tuple[Departure, ...] = ()
-    """What ended since the provider's previous membership, as far as it can tell how."""
+    """Registrations that ended since the provider's previous membership, as far as it can tell
+    how."""

@@ -1,4 +1,4 @@
-"""What the control process and its workers tell each other.
+"""Messages between the control process and its workers.
 
 Frozen: whoever needs a different value builds a new object and swaps it in by one assignment, so
 a reader never sees half an update. The structs are the wire format of the channel (msgpack through
@@ -41,7 +41,7 @@ class PoolSnapshot(msgspec.Struct, frozen=True):
     generation: int
     nodes: tuple[PoolNode, ...]
     panic: bool = False
-    """No instance is ready: health is ignored and all that are not drained are served."""
+    """Too few instances are ready: health is ignored and all that are not drained are served."""
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,7 +165,7 @@ class NodeStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     unreachable: bool = False
     """The worker cannot connect to it at present."""
     on_probation: bool = False
-    """It is back from an ejection, and the worker has yet to see it answer."""
+    """Whether the node is back from an ejection, and the worker has yet to see it answer."""
 
 
 class WorkerStats(msgspec.Struct, frozen=True, tag=True):
@@ -213,7 +213,7 @@ class BreakerTurned(msgspec.Struct, frozen=True, tag=True):
     state: str
     """`closed | open | trying`."""
     worker: int = 0
-    """Its index."""
+    """Index of the worker."""
 
 
 class FieldDropped(msgspec.Struct, frozen=True, tag=True):

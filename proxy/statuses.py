@@ -1,4 +1,4 @@
-"""What providers and decorators say of themselves; read by the admin API and the metrics."""
+"""Statuses of providers and decorators; read by the admin API and the metrics."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class OddRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RegistrySource(msgspec.Struct, frozen=True, kw_only=True):
-    """One of several registries, in the order in which they are preferred."""
+    """A registry among several, in the order in which they are preferred."""
 
     provider: str
     endpoints: tuple[str, ...] = ()
     active: bool = False
-    """Its instances are served."""
+    """Whether the instances of the registry are served."""
     alive: bool | None = None
-    """What the last check said; None = not checked yet."""
+    """Result of the last check; None = not checked yet."""
 
 
 class RetainedInstance(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +52,8 @@ class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     in_use: bool = False
-    """What is served comes from it, because no registry has answered since the start."""
+    """Whether what is served comes from the file, because no registry has answered since the
+    start."""
     age: float | None = None
     """Seconds since what it holds was true; None = nothing written or read yet."""
     error: str | None = None
@@ -62,7 +63,7 @@ class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RegistryStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What a provider says of itself; read by the admin API and the metrics."""
+    """Status of a provider; read by the admin API and the metrics."""
 
     provider: str
     connected: bool

@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 
 def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
-    """What `work` returns or raises, once a daemon thread of its own is done with it. Whoever gives
-    up waiting leaves the thread alone; how many there are is for the caller to bound. OSError when
-    there is no thread to be had."""
+    """A future of what `work` returns or raises, once a daemon thread of its own is done with it.
+    Whoever gives up waiting leaves the thread alone; how many there are is for the caller to bound.
+    OSError when there is no thread to be had."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 

@@ -53,7 +53,7 @@ class PoolCounts:
     ready: int
     """Instances that are ready, the suspect included."""
     is_ready: bool
-    """The suspect is."""
+    """Whether the suspect is ready."""
 
 
 @dataclass(slots=True)

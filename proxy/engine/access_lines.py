@@ -61,9 +61,9 @@ class Entry(NamedTuple):
     """Head of the request; None: it could not be read."""
     status: int
     received: int
-    """Bytes of content from the client …"""
+    """Bytes of content from the client."""
     sent: int
-    """… and to it."""
+    """Bytes of content to the client."""
     seconds: float
     first_byte: float
     """Seconds until the head of the instance's answer; below 0 = there was none."""

@@ -206,9 +206,9 @@ class AccessRecorder(Recorder):
     def __init__(self, logs: AccessLogs) -> None:
         self._logs = logs
         self.sent = 0
-        """Bytes of content to the client …"""
+        """Bytes of content to the client."""
         self.received = 0
-        """… and from it."""
+        """Bytes of content from the client."""
         self.answered_at = 0.0
         """When the head of the answer was here; 0 = it is not."""
 

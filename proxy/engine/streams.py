@@ -28,18 +28,18 @@ class StreamEvents(Waiter):
 
     client: ClientStream
     request: RequestHead
-    """As the client asked …"""
+    """Head of the request as the client sent it."""
     target = b""  # ≤ 64 KiB
-    """… and what any instance gets instead: path and query,"""
+    """Path and query that any instance gets."""
     set_host: str | None = None
-    """a host other than the client's,"""
+    """Host that the instance gets, if it is another than the client's."""
     id_line = b""  # ≤ 512 B
-    """the field line that names the request, which the client gets, too; empty where there is no
-    such field, or not yet,"""
+    """Field line that names the request, which the client gets, too; empty where there is no such
+    field, or not yet."""
     upgrade: bytes | None = None  # ≤ 64 KiB
-    """protocols that the client offers,"""
+    """Protocols that the client offers."""
     prefix: bytes | None = None  # ≤ 64 KiB
-    """and what the instance's paths begin with for the client."""
+    """Prefix of the instance's paths for the client."""
 
     # -- from the client's side
 
@@ -250,7 +250,7 @@ class UpstreamStream(Timed):
         raise NotImplementedError
 
     def close(self) -> None:
-        """Close the connection, on which nothing is under way; the rest of the instance's words is
+        """Close the connection: nothing is under way, and the rest of what the instance says is
         of no interest."""
         raise NotImplementedError
 

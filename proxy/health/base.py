@@ -43,7 +43,7 @@ class Endpoint(NamedTuple):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What one probe found."""
+    """The result of one probe."""
 
     ok: bool
     message: str
@@ -121,7 +121,8 @@ def checked_port(port: int) -> int:
 
 
 def in_words(error: Exception) -> str:
-    """What went wrong, without addresses and class names where the system has words for it."""
+    """The reason of an error, without addresses and class names where the system has words for
+    it."""
     if isinstance(error, OSError) and error.errno:
         # Resolvers count downwards, and bring their own words.
         words = os.strerror(error.errno) if error.errno > 0 else error.strerror

@@ -52,7 +52,7 @@ class Target:
     standing: Standing
     gone: bool = False
     message: str = ""
-    """What the last check said."""
+    """Message of the last check."""
 
 
 @dataclass(slots=True)

@@ -36,7 +36,8 @@ _ENDING: Final = re.compile(
     rb"(^|-)((client(-connection)?|connecting|real|originating|src|socket)-?ip(v[46])?"
     rb"|forwarded-(for|proto|host))$"
 )
-"""What networks put a name of their own in front of: `CF-Connecting-IP`, `X-Cluster-Client-IP`."""
+"""Endings of names that networks put a name of their own in front of: `CF-Connecting-IP`,
+`X-Cluster-Client-IP`."""
 _LONGEST_ENDING: Final = 32
 """Bytes, more than any of these has: a name as long as a head is not searched whole."""
 _configured: Final[set[bytes]] = set()  # ≤ 1 KiB + 256 B per listener

@@ -1,4 +1,4 @@
-"""Whose address counts: that of the client, also behind proxies that say whose it is.
+"""The address that counts: that of the client, also behind proxies that say whose it is.
 
 A trusted proxy appends whom it speaks for to a field. What stands at the right was written by
 who is near; what stands at the left may be anybody's invention. So the field is read from the
@@ -98,8 +98,8 @@ def _of_list(value: bytes) -> Iterator[bytes]:
 
 
 class ClientAddresses:
-    """Which peers of one listener are believed, and whom they speak for. Owns the addresses found
-    in the latest values of the field."""
+    """Trust in the peers of one listener, and the clients that they speak for. Owns the addresses
+    found in the latest values of the field."""
 
     __slots__ = ("_field", "_hops", "_networks", "_remembered", "_values")
 

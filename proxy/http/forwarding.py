@@ -1,4 +1,5 @@
-"""What a proxy must take out of a request, and put in: the fields that say for whom it speaks."""
+"""Changes that a proxy makes to a request: the fields taken out, and those that say for whom it
+speaks."""
 
 from __future__ import annotations
 
@@ -72,7 +73,7 @@ def strip_named(fields: Fields) -> frozenset[bytes]:
 
 
 def passed_fields(fields: RequestFields) -> bytes:
-    """What goes on to any instance from any client."""
+    """Field lines that go on to any instance from any client."""
     extra = b""
     if fields.chunked:
         extra = b"Transfer-Encoding: chunked\r\n"
@@ -92,7 +93,7 @@ def passed_fields(fields: RequestFields) -> bytes:
 
 
 class ClientFacts:
-    """What the forwarding fields say of one client connection.
+    """Facts of one client connection for the forwarding fields.
 
     Owns the fields of the latest request as they went on: mostly the next one's are the same,
     or at least its Host is.
@@ -124,7 +125,7 @@ class ClientFacts:
         self.merge_slashes = merge_slashes
         self.encoded_slashes = encoded_slashes
         self.trusted = addresses is not None
-        """What it says of those before it is believed."""
+        """Whether the peer is believed in what it says of those before it."""
         self._addresses = addresses
         self.scheme = scheme
         self._via = via
@@ -189,8 +190,8 @@ class ClientFacts:
         return tail
 
     def _element(self, host: bytes) -> bytes:
-        """What we know of this client, as RFC 7239 §4 writes it. An address with colons, and a
-        host with a port, are no tokens and therefore quoted (§6)."""
+        """The facts of the client as RFC 7239 §4 writes them. An address with colons, and a host
+        with a port, are no tokens and therefore quoted (§6)."""
         for_ = b'"[%b]"' % self.address if b":" in self.address else self.address
         asked = host if host.translate(None, TOKEN_BYTES) == b"" else b'"%b"' % host
         parts = [b"for=%b" % for_]
@@ -237,9 +238,9 @@ def accepts_offer(offered: bytes, chosen: bytes | None) -> bool:
 
 
 def forwarded_prefix(told: bytes | None, stripped: bytes) -> bytes | None:
-    """What the instance's paths begin with for the client; None = with nothing. `told`: what a
-    proxy in front says of itself. The two become one path: programs that take the last member of
-    a list for all there is would make wrong links of two."""
+    """The prefix of the instance's paths for the client; None = no prefix. `told`: the prefix that
+    a proxy in front says it took away. The two become one path: programs that take the last member
+    of a list for all there is would make wrong links of two."""
     if told is None or not stripped:
         return told or stripped or None
     return b"".join(member.strip(b" \t").rstrip(b"/") for member in told.split(b",")) + stripped

@@ -1,4 +1,4 @@
-"""What is remembered of messages that repeat themselves, bounded in bytes whatever peers send."""
+"""Memory of messages that repeat themselves, bounded in bytes whatever peers send."""
 
 from __future__ import annotations
 

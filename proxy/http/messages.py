@@ -19,7 +19,7 @@ _NO_NAMES: Final[frozenset[bytes]] = frozenset()
 
 
 class Fields:
-    """What requests and responses have in common. Frozen once it is parsed.
+    """Fields that requests and responses have in common. Frozen once parsed.
 
     Defaults stand on the class: a block pays only for what is special about it.
     """
@@ -44,7 +44,7 @@ class Fields:
         block, its lines, those that are plain joined, and with what goes before and behind them;
         and what each is an object of."""
         self.plain = CRLF.join(lines) + CRLF if lines else b""
-        """These lines with their ends, without those that `Connection` names."""
+        """Plain lines with their ends, without those that `Connection` names."""
         self.count = count
         """Field lines, all of them."""
 
@@ -61,7 +61,7 @@ class Fields:
         return (b"; " if name == b"cookie" else b", ").join(values) if values else None
 
     def set_connection(self, members: frozenset[bytes]) -> None:
-        """What `Connection` says, and what follows from it (RFC 9112 §9.3)."""
+        """Set the members of `Connection`, and what follows from them (RFC 9112 §9.3)."""
         self.connection = members
         self.memory += 96 * len(members)
         stays = b"close" not in members
@@ -84,18 +84,18 @@ class RequestFields(Fields):
     """Lower-case name of the field that holds it; empty = none does."""
     max_forwards: bytes | None = None
     claims: dict[bytes, bytes] = _NONE
-    """What only a trusted proxy may say (`claims.py`): lower-case name → value."""
+    """Fields that only a trusted proxy may say (`claims.py`): lower-case name → value."""
     claims_named: dict[bytes, bytes] = _NONE
-    """Those that `Connection` names as well: they are not passed on."""
+    """Claims that `Connection` names as well: they are not passed on."""
     claim_lines = b""
     """How they are passed on, without those that are written anew."""
     underscored: tuple[bytes, ...] = ()
     """Names of fields that were left out because of a `_`."""
     unusual = False
-    """Something in it needs a look: Via, Expect, Upgrade, Max-Forwards, X-Forwarded-Prefix, or a
+    """Whether a field needs a look: Via, Expect, Upgrade, Max-Forwards, X-Forwarded-Prefix, or a
     name that was left out. One question instead of six for each request."""
     passed = b""
-    """What goes on to the instance whatever the client: plain fields, framing, Via."""
+    """Field lines that go on to the instance whatever the client: plain fields, framing, Via."""
     elsewhere: tuple[IdField, RequestFields] | None = None
     """The same block as it is on a listener that names requests in another way."""
 
@@ -105,11 +105,11 @@ class ResponseFields(Fields):
 
     keep_alive: bytes | None = None
     dated = True
-    """It holds a Date."""
+    """Whether there is a Date."""
     usual = True
-    """Nothing in it depends on the answer or on the time, so that `relayed` will do …"""
+    """Whether no field depends on the answer or on the time, so that `relayed` will do."""
     relayed = b""
-    """… as the rest of the head for the usual client: 1.1, kept alive, body by length."""
+    """Rest of the head for the usual client: 1.1, kept alive, body by length."""
     elsewhere: tuple[IdField, ResponseFields] | None = None
     """As for requests."""
 
@@ -152,5 +152,5 @@ class OwnAnswer(NamedTuple):
     status: int
     phrase: str
     fields: tuple[tuple[bytes, bytes], ...]
-    """Those that no stream adds by itself: not the date, the length, the id, nor `Via`."""
+    """Fields that no stream adds by itself: not the date, the length, the id, nor `Via`."""
     content: bytes

@@ -1,4 +1,4 @@
-"""What of a request a hash key, a rate limit or a route may look at.
+"""Properties of a request that a hash key, a rate limit or a route may look at.
 
 In `proxy.yaml` it is one word, such as `client_ip`, `header:X-User-ID` or `cookie:session`; here
 it is a pair: where to look, and what for.

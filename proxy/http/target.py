@@ -56,10 +56,10 @@ _SLASHES: Final = re.compile("//+")
 
 
 def readings(path: str) -> tuple[str, ...]:
-    """What else programs make of a normalised path: they decode what stands for reserved
+    """Other paths that programs may make of a normalised path: they decode what stands for reserved
     characters, slashes above all, take parameters off its segments (`;x`, RFC 3986 §3.3), merge
     slashes, and resolve the dot segments that come about; each does some of these, in one order or
-    another. Nothing is decoded twice. Raises `Refused` if there is no end to it."""
+    another. Nothing is decoded twice. Raises `Refused` if there are more than `_MOST_READINGS`."""
     found = {path}
     new = [path]
     while new:  # ≤ _MOST_READINGS + 8
@@ -157,8 +157,8 @@ def _normalise(path: str, merge_slashes: bool) -> str:
 
 
 def _normal(digits: str) -> str:
-    """What an escape becomes. Slashes and backslashes go on as they came: some programs compare
-    these with a text of their own."""
+    """The normal form of an escape. Slashes and backslashes go on as they came: some programs
+    compare these with a text of their own."""
     char = chr(int(digits, 16))
     if char in _UNRESERVED:
         return char
@@ -207,4 +207,5 @@ _MOST_READINGS: Final = 16
 """Decoding, cutting and merging make eight of a path without dots in disguise. A path as long as
 a target may be must not cost a hundred times what others do."""
 _STEPS: Final = (_undisguised, _without_parameters, _merged, _resolved)
-"""Each does nothing the second time, so there is an end to what they make together."""
+"""Steps that make other readings. Each changes nothing the second time, so there is an end to what
+they make together."""

@@ -1,4 +1,4 @@
-"""What is known of host names, and when to ask again.
+"""Answers for host names, and when to ask again.
 
     unknown ──ask──▶ holds ──(in use, 90 % of its time is over)──ask──▶ holds
                        └──(not in use)──▶ lapsed ──(used)──ask──▶ holds
@@ -76,7 +76,7 @@ class Name:
         """The last good answer."""
         self.holds_until = inf if addresses else -inf
         self.failure: Unresolved | None = None
-        """What came of the last question, if it was no answer."""
+        """Error of the last question, if it had no answer."""
         self.denials = 0
         """In a row."""
         self.again_at = -inf
@@ -220,8 +220,8 @@ class Names:
         return len(self._known)
 
     def get(self, text: str) -> Name:
-        """What is known of `text`, a host name or an address, now and from now on: to be held for
-        as long as it is of interest. One that can be neither fails at once, always."""
+        """The entry for `text`, a host name or an address, now and from now on: to be held for as
+        long as it is of interest. For a text that can be neither it fails at once, always."""
         try:
             return Name(self, text, (str(ip_address(text)),))
         except ValueError:

@@ -114,7 +114,7 @@ class _Channel:
         open_.add(self)
 
     def remembers(self, name: str) -> bool:
-        """It was asked for `name` before, and has an answer that it might give again."""
+        """Whether `name` was asked for before, and has an answer that might be given again."""
         return name in self._asked
 
     def ask(self, name: str, told: Told) -> None:
@@ -142,7 +142,7 @@ class _Channel:
             self.close()
 
     def close(self) -> None:
-        """Nobody is told any more."""
+        """Close the channel; from now on no caller is told."""
         if self._closed:
             return
         # What is left is ended here and now: the library's thread, which destroys the channel, must
@@ -173,7 +173,7 @@ class _Channel:
             self._loop.call_soon(self.close)
 
     def _watch(self, fd: int, readable: bool, writable: bool) -> None:
-        """What c-ares wants to hear of one of its sockets."""
+        """Watch a socket of c-ares as it wants."""
         if self._closed:
             return
         for wanted, watched, add, remove, process in (

@@ -15,7 +15,7 @@ way (RFC 8305 §8, Connection Attempt Delay)."""
 _LEAST_TELLING: Final = frozenset(
     (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 )
-"""What a machine without IPv6 says to each IPv6 address: no news of the instance."""
+"""Errors of a machine without IPv6 for each IPv6 address: no news of the instance."""
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ RESOLVE_LIMIT = 2.0
 
 
 async def local_address(hosts: Sequence[str | None]) -> str:
-    """This machine's address on the way to these, which is the one that the others there see;
-    when that cannot be found out, the one on the default route. InvalidRecord when there is
+    """The address of this machine on the way to `hosts`, which is the one that the others there
+    see; when that cannot be found out, the one on the default route. InvalidRecord when there is
     none either. Nothing is sent: a datagram socket is connected, and asked for its end."""
     lookups = Lookups()
     candidates: list[str] = []

@@ -27,8 +27,8 @@ from proxy.settings.registry import RegistryOptions
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """What registrations hang on: they end when it does. A backend may extend it by what it needs
-    to renew it, such as the password of a session."""
+    """A lease that registrations hang on: they end when it does. A backend may extend it by what it
+    needs to renew it, such as the password of a session."""
 
     id: int
     """Not 0, and unlike that of any other lease in the registry."""
@@ -37,7 +37,7 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What the registry holds under a name."""
+    """The registry's entry under a name."""
 
     value: bytes
     """The record as JSON, whatever the registry makes of it."""
@@ -58,13 +58,13 @@ class Write(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of a write."""
+    """The outcome of a write."""
 
     done: bool
     revision: int = 0
     """Of what was written."""
     found: Found | None = None
-    """What there is, if it was not done; None = nothing."""
+    """The entry that stands there, if the write was not done; None = there is none."""
 
 
 class RegistrationBackend(ABC):
@@ -94,11 +94,11 @@ class RegistrationBackend(ABC):
     @property
     @abstractmethod
     def remedy(self) -> str:
-        """What to look at when it refuses, for an operator: `check …`."""
+        """Advice for an operator when the registry refuses: `check …`."""
 
     @abstractmethod
     def key(self, name: Name) -> str:
-        """What the registry calls it, for people."""
+        """The registry's word for `name`, for people."""
 
     @abstractmethod
     async def grant(self, ttl: float) -> Lease:
@@ -112,12 +112,12 @@ class RegistrationBackend(ABC):
 
     @abstractmethod
     async def owned(self, lease: Lease, names: Collection[Name]) -> Collection[Name]:
-        """Which of `names` the registry holds under the lease, by as few calls as it takes,
+        """Members of `names` that the registry holds under the lease, by as few calls as it takes,
         since it is asked after each renewal."""
 
     @abstractmethod
     async def find(self, names: Sequence[Name]) -> Sequence[Found | None]:
-        """What the registry holds under each of them; None: nothing."""
+        """The registry's entry under each of `names`; None: there is none."""
 
     @abstractmethod
     async def write(self, lease: Lease, writes: Sequence[Write]) -> Sequence[Outcome]:
@@ -134,7 +134,7 @@ class RegistrationBackend(ABC):
 
 
 def backends(options: RegistryOptions, limit: float) -> list[RegistrationBackend]:
-    """One for each endpoint; `limit` seconds for each call. ValueError for settings that cannot
+    """Backends, one for each endpoint; `limit` seconds for each call. ValueError for options that cannot
     work."""
     if options.type not in REGISTRATION_BACKENDS:
         allowed = " or ".join(map(repr, sorted(REGISTRATION_BACKENDS)))

@@ -33,12 +33,12 @@ class Entry:
         self.name = record.name
         self.record = record
         self.value = value
-        """What the key holds, or is to hold when it is missing."""
+        """Value that the key holds, or is to hold when it is missing."""
         self.revision = 0
         self.health: Health | None = None
         """A statement that is not written yet; the latest one only."""
         self.settled = False
-        """Nothing is to be done, as far as known."""
+        """Whether nothing is to be done, as far as known."""
         self.present = False
         """The key is there under our lease, as far as known."""
         self.joined = False
@@ -84,14 +84,14 @@ class Entry:
     # -------------------------------------------------------------------- what is known
 
     def lost_lease(self) -> None:
-        """What hung on a lease ends with it; what is left is found by the guard."""
+        """Take back what hung on a lease, which is lost; what is left is found by the guard."""
         self.revision = 0
         self.present = False
         self.settled = self.leaving
         self.taken = False
 
     def found(self, seen: Found | None, was_ours: Callable[[int], bool]) -> None:
-        """What the registry holds under the key; None: nothing."""
+        """Take over the registry's entry under the key; None: there is none."""
         self.taken = False
         self.settled = False
         # Edited under our lease, it has been there all the time; under a former one, it had been
@@ -113,7 +113,7 @@ class Entry:
     # ---------------------------------------------------------------------- what to write
 
     def plan(self) -> Write:
-        """What would settle the entry now."""
+        """The write that would settle the entry now."""
         if self.leaving:
             return Write(self.name, None, self.revision)
         value = self.value

@@ -1,4 +1,4 @@
-"""What a registrar raises. Each message says what is wrong and what to do about it."""
+"""Errors that a registrar raises. Each message says what is wrong and what to do about it."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class Keeper:
 
     @property
     def lease(self) -> int | None:
-        """Its id; None while there is none."""
+        """Id of the lease; None while there is none."""
         return None if self.life.lease is None else self.life.lease.id
 
     @property
@@ -89,7 +89,7 @@ class Keeper:
         return self.backends[self._rotation.current]
 
     def key(self, entry: Entry) -> str:
-        """What the registry calls it."""
+        """The registry's word for the key of `entry`."""
         return self.backend.key(entry.name)
 
     def add(self, entries: Iterable[Entry], metrics: RegistrationMetrics | None) -> None:
@@ -108,7 +108,7 @@ class Keeper:
         self.wake()
 
     def wake(self) -> None:
-        """Something is to be written."""
+        """Wake the task: there is an entry to write."""
         self._wake.set()
 
     async def until(self, condition: Callable[[], bool], limit: float) -> bool:

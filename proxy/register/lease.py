@@ -23,7 +23,7 @@ PAST = 8
 
 
 class Step(Enum):
-    """What to do next."""
+    """The next thing to do."""
 
     GRANT = "grant"
     KEEP_ALIVE = "keep_alive"

@@ -1,4 +1,4 @@
-"""What a registrar counts, on a Prometheus registry of the user's choice."""
+"""Counts of a registrar, on a Prometheus registry of the user's choice."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def timestamp(at: datetime) -> str:
 
 
 def complaints(record: Record) -> Iterator[str]:
-    """Everything that is wrong with a record whose address and id are filled in."""
+    """All faults of a record whose address and id are filled in."""
     for name, text in (("service", record.service), ("id", record.id)):
         if not text:
             yield f"{name}: is empty"

@@ -48,7 +48,7 @@ REPORT_LIMIT = 5.0
 
 
 class RegistrarStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What a registrar says of itself."""
+    """The state of a registrar, as it says itself."""
 
     registered: int
     """Instances that are in the registry, as far as known."""
@@ -116,7 +116,7 @@ class Registrar:
         self._keeper: Keeper | None = None
         self._metrics = None if metrics is None else counting_on(metrics)
         self.registrations: tuple[Registration, ...] = ()
-        """One for each record, in their order, while it is entered."""
+        """Registrations, one for each record, in their order, while it is entered."""
         self._reporter: HealthReporter | None = None
         if check is not None:
             self._reporter = HealthReporter(
@@ -222,7 +222,7 @@ class Registrar:
 
     @property
     def registered(self) -> bool:
-        """All are in the registry, as far as known."""
+        """Whether all records are in the registry, as far as known."""
         return bool(self.registrations) and all(one.registered for one in self.registrations)
 
     async def wait_registered(self, limit: float) -> bool:

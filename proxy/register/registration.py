@@ -20,7 +20,7 @@ class Registration:
 
     @property
     def record(self) -> Record:
-        """What is registered, address and id filled in."""
+        """The registered record, address and id filled in."""
         return self._entry.record
 
     @property
@@ -57,7 +57,7 @@ class Registration:
 
     @property
     def reported(self) -> bool:
-        """What was said is written, or is not to be written any more."""
+        """Whether what was said is written, or is not to be written any more."""
         return self._entry.health is None or self._entry.leaving
 
     def __repr__(self) -> str:

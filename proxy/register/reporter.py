@@ -52,7 +52,7 @@ Healthy = Literal["healthy", "unhealthy"]
 
 
 class Report(msgspec.Struct, frozen=True):
-    """Something to write. `status` None: nothing new, but seen."""
+    """A report to write. `status` None: nothing new, but seen."""
 
     status: Healthy | None
     message: str = ""
@@ -86,7 +86,7 @@ class Reporting:
 
     @property
     def healthy(self) -> bool | None:
-        """None before the first verdict."""
+        """The verdict; None before the first one."""
         return None if self._standing is None else self._standing.healthy
 
     def observe(self, verdict: Verdict, now: float) -> Report | None:
@@ -127,7 +127,7 @@ class Reporting:
 
 
 class Reportable(Protocol):
-    """What a reporter reports to: a `Registrar` or one `Registration`."""
+    """A `Registrar` or one `Registration`, to which a reporter reports."""
 
     def report(self, status: str, message: str = "") -> None: ...
     def seen(self) -> None: ...
@@ -271,7 +271,7 @@ class HealthReporter:
 
     @property
     def healthy(self) -> bool | None:
-        """None before the first verdict."""
+        """The verdict; None before the first one."""
         return self._reporting.healthy
 
     def start(self) -> None:

@@ -39,7 +39,7 @@ NOT_FOUND, NOT_EXECUTABLE = 127, 126
 
 
 class SidecarSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the command line says."""
+    """Settings on the command line."""
 
     record: Record
     registry: RegistryOptions
@@ -223,7 +223,7 @@ class _Command:
         return self._process.returncode is not None
 
     async def ended(self) -> int:
-        """Its return code, once it has ended; -n for signal n."""
+        """The return code of the command, once it has ended; -n for signal n."""
         return await self._process.wait()
 
     def send(self, number: signal.Signals) -> None:

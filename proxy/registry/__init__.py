@@ -1,1 +1,1 @@
-"""What the proxy knows of registries: providers that turn one into whole memberships."""
+"""Registries as the proxy knows them: providers that turn one into whole memberships."""

@@ -1,4 +1,5 @@
-"""Which complaints about records are logged: each once, and no more than a reader can follow."""
+"""The choice of complaints about records to log: each once, and no more than a reader can
+follow."""
 
 from __future__ import annotations
 

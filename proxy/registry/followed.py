@@ -295,7 +295,7 @@ class Followed(Provider, Generic[C]):
         self._contact = self._clock()
 
     def _listed(self, connection: C, reason: str, adopt: Callable[[], int]) -> None:
-        """All of a list is here: `adopt` takes it over, and says how much was different."""
+        """Take over a list that is here whole: `adopt` does it, and says how much was different."""
         retained = self._roster.retained
         different = adopt()
         if self._roster.retained > retained:

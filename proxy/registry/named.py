@@ -40,4 +40,5 @@ class MemberNames(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """What is known is to outlive connections; questions under way end by themselves."""
+        """Keep what is known, which is to outlive connections; questions under way end by
+        themselves."""

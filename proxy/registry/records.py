@@ -246,7 +246,8 @@ def _health(given: Any, odd: list[str]) -> tuple[str, str]:
 
 
 def _text(item: Any) -> str:
-    """Anything but text as JSON spells it, since registrars often write weight: 2."""
+    """The text of a value; of anything but text as JSON spells it, since registrars often write
+    weight: 2."""
     if isinstance(item, str):
         return item
     return "" if item is None else msgspec.json.encode(item).decode()

@@ -30,7 +30,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     revision: int
     """When it was last written; 0 where the registry does not tell."""
     lease: int
-    """What it hangs on; 0 = nothing."""
+    """Lease that the record hangs on; 0 = none."""
     instance: Instance | None
     reason: str = ""
     odd: str = ""
@@ -46,7 +46,7 @@ class Roster:
     def __init__(self, read: Read, service_of: Callable[[bytes], str]) -> None:
         """`service_of`: the service that a key is about, "" if there is none."""
         self.revision = 0
-        """Everything up to and including this revision is in here."""
+        """Revision up to and including which everything is in here."""
         self._read = read
         self._service_of = service_of
         self._entries: dict[bytes, Entry] = {}
@@ -64,7 +64,7 @@ class Roster:
     # ------------------------------------------------------------------------- changes
 
     def entry(self, key: bytes, value: bytes, revision: int = 0, lease: int = 0) -> Entry:
-        """What a record says. An unreadable value keeps the last good one; an unchanged value
+        """The entry of a record. An unreadable value keeps the last good one; an unchanged value
         keeps the object, so that a full list of known keys decodes nothing."""
         known = self._entries.get(key) or self._retained.get(key)
         if known is not None and known.value == value:
@@ -110,8 +110,8 @@ class Roster:
             self._dirty.add(service)
 
     def replace(self, entries: Mapping[bytes, Entry], revision: int, *, retain: bool) -> int:
-        """These are all there are, at `revision`; how many keys differed. With `retain` those
-        missing are retained instead of removed."""
+        """Take over the complete set of records, at `revision`; how many keys differed. With
+        `retain` those missing are retained instead of removed."""
         different = 0
         for key in [key for key in self._entries if key not in entries]:
             different += 1
@@ -137,7 +137,7 @@ class Roster:
 
     @property
     def entries(self) -> Mapping[bytes, Entry]:
-        """What the registry holds, by key."""
+        """Records that the registry holds, by key."""
         return self._entries
 
     @property

@@ -1,4 +1,4 @@
-"""Which endpoint of a registry is tried next, and when. Pure: chance is an argument."""
+"""The choice of a registry's endpoint to try next, and when. Pure: chance is an argument."""
 
 from __future__ import annotations
 

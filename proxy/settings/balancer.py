@@ -15,11 +15,11 @@ from proxy.settings.keys import SOURCE
 from proxy.settings.read import Read, choice, did_you_mean, parameter
 
 DEFAULT_KEY: Final = "client_ip"
-"""What a balancer that hashes hashes when the file does not say."""
+"""Hash key of a balancer that hashes when the file does not say."""
 
 
 class BalancerSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Which balancer, with which parameters, keyed on what of the request."""
+    """The balancer of a service: its type, its parameters, its hash key."""
 
     type: Annotated[
         str,

@@ -1,4 +1,4 @@
-"""What is said of a file that cannot be used: every complaint at once, each with its line."""
+"""Complaints about a file that cannot be used: all of them at once, each with its line."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Complaint(msgspec.Struct, frozen=True):
 
     file: str
     line: int | None
-    """None = the file as a whole."""
+    """Line of the complaint; None = the file as a whole."""
     path: str
     """`services.users.timeouts.connect`, `routes.0.host`; "" = the file as a whole."""
     message: str
-    """What is wrong; what is allowed."""
+    """Text of the complaint: what is wrong; what is allowed."""
 
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"

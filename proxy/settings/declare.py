@@ -1,5 +1,5 @@
-"""What a key of proxy.yaml is: a field of a frozen struct that is annotated with how it is read
-and what it means.
+"""Keys of proxy.yaml: each is a field of a frozen struct that is annotated with how it is read and
+what it means.
 
     connect: Annotated[float, UNLIMITED, "How long connecting to an instance may take."] = 3.0
 
@@ -202,7 +202,7 @@ def _walk_choices(
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What stands in the file for one section, as far as it is sound."""
+    """The sound part of a section as it stands in the file."""
 
     path: Path
     values: dict[str, Any] = field(default_factory=dict)
@@ -229,7 +229,8 @@ class _Unsound(Exception):
 def read_section(
     section: type[msgspec.Struct], tree: object, path: Path, report: Report
 ) -> Given | None:
-    """What is given of a section. None, after a complaint, if it is no mapping or lacks a key."""
+    """Read a section as it is given. None, after a complaint, if it is no mapping or lacks a
+    key."""
     if not isinstance(tree, dict):
         report.complain(path, _wrong_shape(tree, "a mapping"))
         return None

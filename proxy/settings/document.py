@@ -1,4 +1,4 @@
-"""What is declared, in other words: the tables of docs/configuration.md, and a JSON Schema.
+"""The declarations in other words: the tables of docs/configuration.md, and a JSON Schema.
 
 `python -m proxy.settings.document PAGE` writes the tables of a page anew: each stands behind a line
 `<!-- keys: NAME … -->` that names the keys at the top of the file which it is to hold.

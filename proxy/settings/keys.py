@@ -1,4 +1,4 @@
-"""What of a request a hash key or a limit may look at, as one word in proxy.yaml."""
+"""Properties of a request that a hash key or a limit may look at, as one word in proxy.yaml."""
 
 from __future__ import annotations
 

@@ -325,7 +325,7 @@ def _check_free(path: Path, bind: str, taken: list[tuple[str, str]], report: Rep
 
 
 def _collide(one: str, other: str) -> bool:
-    """Both binds cannot be had at once: the same, or one address is all addresses."""
+    """Whether two binds cannot be had at once: the same, or one address is all addresses."""
     if one.startswith("unix:") or other.startswith("unix:"):
         return one == other
     (host, port), (other_host, other_port) = map(split_bind, (one, other))

@@ -83,7 +83,7 @@ def _whole_file(name: str, message: str) -> ConfigError:
 
 
 def _settings(given: Given, directory: FilePath, report: Report) -> Settings:
-    """What is sound of a file, and the rules over it."""
+    """Settings made of the sound part of a file, and the rules over it."""
     file = build(File, given)
     check_listeners(given.get("listeners"), file.listeners, file.admin.bind, report)
     defaults = inherit(given.get("defaults") or Given(("defaults",)), "", PoolSettings(), report)

@@ -1,4 +1,4 @@
-"""What is the process's own: `admin:`, `log:`, `access_log:`, `shutdown:`."""
+"""Settings of the process itself: `admin:`, `log:`, `access_log:`, `shutdown:`."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def escaped(text: str) -> str:
-    """What a file says, fit for a terminal and for one line: what cannot be printed as Python
+    """The text of a file, fit for a terminal and for one line: what cannot be printed as Python
     writes it."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
@@ -47,7 +47,7 @@ def did_you_mean(word: str, known: Collection[str]) -> str:
 
 
 class Unspeakable(ValueError):
-    """What is wrong with a value that holds a secret, although its key does not say so."""
+    """An error in a value that holds a secret, although its key does not say so."""
 
 
 class Read(Generic[T]):
@@ -216,7 +216,7 @@ def parameter(
 
 
 def choice(names: Collection[str], noun: str) -> Read[str]:
-    """One of a closed list of words; `noun`: what they are, with its article."""
+    """A reader of one of a closed list of words; `noun`: what they are, with its article."""
 
     def parse(text: str) -> str:
         if text not in names:

@@ -21,7 +21,7 @@ METHODS: Final = (
     *("BIND", "REBIND", "UNBIND", "REPORT", "MKACTIVITY", "CHECKOUT", "MERGE", "MKCALENDAR"),
     *("M-SEARCH", "NOTIFY", "SUBSCRIBE", "UNSUBSCRIBE", "PURGE", "LINK", "UNLINK", "SOURCE"),
 )
-"""What the request parser knows; a route for any other method could never match. `CONNECT`
+"""Methods that the request parser knows; a route for any other method could never match. `CONNECT`
 is missing because it is always answered with 405."""
 
 _PATH: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
@@ -223,7 +223,7 @@ def _check_aim(place: Given, route: RouteSpec, report: Report) -> None:
 
 
 def _check_prefix(place: Given, route: RouteSpec, report: Report) -> None:
-    """What changes a prefix needs one."""
+    """Complain of keys that change a prefix and have none."""
     strip, rewrite = place.at("strip_prefix"), place.at("rewrite_prefix")
     if not report.sound(strip, rewrite):
         return
@@ -261,7 +261,7 @@ def _check_names(place: Given, fields: Mapping[str, str], report: Report) -> Non
 
 
 def _shadows(earlier: RouteSpec, later: RouteSpec) -> bool:
-    """Whatever `later` matches, `earlier` matches too. Both have the same host and prefix."""
+    """Whether `earlier` matches whatever `later` matches. Both have the same host and prefix."""
     fields = {name.lower(): value for name, value in later.headers.items()}
     if any(fields.get(name.lower()) != value for name, value in earlier.headers.items()):
         return False

@@ -222,7 +222,7 @@ class RateLimitSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DrainSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What becomes of tunnels to an instance that is drained or left."""
+    """Treatment of tunnels to an instance that is drained or left."""
 
     tunnels: Annotated[
         str,
@@ -235,7 +235,7 @@ class DrainSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker needs to know to serve one service."""
+    """Settings of one service that a worker needs to serve it."""
 
     balancer: Annotated[
         BalancerSpec, Short("type"), "How an instance is picked for each request."
@@ -313,7 +313,7 @@ class Service(PoolSettings, frozen=True, kw_only=True):
 
 
 def for_worker(settings: ServiceSettings) -> ServiceSettings:
-    """What a worker is told of a service's settings."""
+    """The part of a service's settings that a worker is told."""
     fields = ServiceSettings.__struct_fields__
     return ServiceSettings(**{name: getattr(settings, name) for name in fields})
 
@@ -371,7 +371,7 @@ _KEYS_OF_CHECKS: Final = {
 
 
 def _check_health_check(given: Given, check: HealthCheckSettings, report: Report) -> None:
-    """What the keys of one check mean together."""
+    """Check what the keys of one check mean together."""
     if not report.sound(given.at("type")):
         return
     for key, types in _KEYS_OF_CHECKS.items():

@@ -16,7 +16,7 @@ class Scalar:
     quoted: bool = False
     """Written in quotes or as a block: meant as text."""
     written: str | None = None
-    """What stands in the file, when variables were replaced in it."""
+    """Text in the file, when variables were replaced in it; None = none were."""
 
     @property
     def empty(self) -> bool:
@@ -29,13 +29,14 @@ class Scalar:
 
     @property
     def literal(self) -> bool:
-        """It may be read as a number or a switch: not in quotes, or from a variable."""
+        """Whether the value may be read as a number or a switch: not in quotes, or from a
+        variable."""
         return not self.quoted or self.written is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something wrong with the file as YAML."""
+    """An error in the file as YAML."""
 
     line: int | None
     path: Path

@@ -112,9 +112,9 @@ class ChunkedBody:
         self._state = self._SIZE_LINE
         self._remaining = 0
         self._buffer = b""  # ≤ 256 KiB + 1 KiB
-        """A line that is cut off; or, while `behind`, a read …"""
+        """A line that is cut off; or, while `behind`, a read that is not done yet."""
         self._at = 0
-        """… of which so much is done."""
+        """Bytes of `_buffer` that are done, while `behind`."""
         self._trailer_lines = 0
         self._trailer_size = 0
         self.trailers = b""  # ≤ 3 * _MAX_TRAILERS

@@ -56,9 +56,9 @@ class UpstreamConnection(KeptConnection):
         self._paused = False
         """The client does not read as fast as the instance writes."""
         self._more = False
-        """More was read than one turn of the loop passes on …"""
+        """More was read than one turn of the loop passes on."""
         self._due = False
-        """… and the next turn is arranged."""
+        """The next turn of the loop to pass on more is arranged."""
         self._ended_well = False
         """The connection is gone, by an end and not by an error."""
 

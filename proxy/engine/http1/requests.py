@@ -61,9 +61,9 @@ class RequestReader(ServerConnection):
         self._body: BodyReader | None = None
         self._received = 0
         self._behind = False
-        """More of it was read than one turn of the loop passes on …"""
+        """More of the body was read than one turn of the loop passes on."""
         self._due = False
-        """… and the next turn is arranged."""
+        """The next turn of the loop to pass on more is arranged."""
         self._invited = True
         """The client is to send the body: it did not ask for a 100 first, or has got it."""
 

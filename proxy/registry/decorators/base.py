@@ -1,4 +1,4 @@
-"""What providers that are made of other providers have in common."""
+"""Parts that providers made of other providers have in common."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Composed(Provider):
 
     @abstractmethod
     def _work(self) -> Sequence[Coroutine[Any, Any, None]]:
-        """What runs while this is watched."""
+        """Coroutines that run while this provider is watched."""
 
     @abstractmethod
     def _current(self) -> Membership | None:
-        """What is to be served; None = not known yet."""
+        """Membership to be served; None = not known yet."""
 
     async def watch(self) -> AsyncIterator[Membership]:
         tasks = [asyncio.create_task(work) for work in self._work()]

@@ -1,4 +1,4 @@
-"""Which of several registries is in use, and what is served over a switch. Pure.
+"""The choice among several registries, and the membership served over a switch. Pure.
 
 `now` is an argument (monotonic seconds).
 """
@@ -118,7 +118,7 @@ class GracefulSwitch:
         return self._until if self._retained else None
 
     def membership(self) -> Membership | None:
-        """What is served; the identical object while nothing changed."""
+        """Membership that is served; the identical object while nothing changed."""
         if self._stale and self._truth is not None:
             self._stale = False
             self._served = self._truth

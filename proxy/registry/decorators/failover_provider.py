@@ -75,9 +75,9 @@ class FailoverProvider(Composed):
         self._switching = GracefulSwitch()
         self._checked = [make(registry) for registry in registries]
         self._active: _Watched | None = None
-        """Whose instances are served."""
+        """Registry whose instances are served."""
         self._next: _Watched | None = None
-        """Who is asked for a first list, to be active then."""
+        """Registry that is asked for a first list, to be active then."""
         self._switches = 0
         self._hurry = asyncio.Event()
         """Set, and replaced, when all are to be checked at once."""

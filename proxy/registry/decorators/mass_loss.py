@@ -51,8 +51,8 @@ class _Loss:
     departure: Departure
     at: float
     judged: bool = False
-    """It was retained as part of a mass loss. It still counts for its window: the last of a pool
-    whose leases run out one by one is lost no less together with the others."""
+    """Whether the loss was retained as part of a mass loss. It still counts for its window: the
+    last of a pool whose leases run out one by one is lost no less together with the others."""
 
 
 @dataclass(slots=True)
@@ -66,7 +66,7 @@ class _Retained:
     """In the membership. One that was lost before the loss became a mass loss has been out
     for a while, so it must answer first."""
     certain: bool = False
-    """That its lease ended."""
+    """Whether it is certain that the lease ended."""
     failures: int = 0
     answers: int | None = None
     """Requests it had answered when it was last asked."""
@@ -157,7 +157,8 @@ class MassLossPolicy:
         return self._settings.window
 
     def membership(self) -> Membership:
-        """What the registry says, and the retained. The identical object while nothing changed."""
+        """Membership of the registry with the retained instances. The identical object while
+        nothing changed."""
         if self._changed:
             self._changed = False
             served = {
@@ -175,8 +176,8 @@ class MassLossPolicy:
         return [one.loss.departure for one in self._all() if not one.certain]
 
     def answered(self, departure: Departure, expired: bool | None) -> bool:
-        """What the registry says of a departure: True = its lease ended, None = cannot say.
-        True is returned if that let somebody go."""
+        """Take over the registry's answer on a departure: True = its lease ended, None = cannot
+        say. True is returned if that let an instance go."""
         one = self._retained.get(departure.service, {}).get(departure.id)
         if one is None or expired is None:
             return False
@@ -191,7 +192,7 @@ class MassLossPolicy:
         return self._release(departure.service, departure.id)
 
     def due(self, now: float) -> list[Instance]:
-        """Whom to ask whether they still answer; `probed` takes the results."""
+        """Instances to be asked whether they still answer; `probed` takes the results."""
         found = [one for one in self._all() if one.next_probe <= now]
         for one in found:
             one.next_probe = now + PROBE_INTERVAL

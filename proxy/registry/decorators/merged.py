@@ -1,4 +1,4 @@
-"""What is served where more instances are than the registry names. Pure."""
+"""Memberships with more instances than the registry names. Pure."""
 
 from __future__ import annotations
 

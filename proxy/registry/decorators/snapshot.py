@@ -27,7 +27,7 @@ class _File(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """What a file holds."""
+    """The content of a file."""
 
     saved_at: float
     """Seconds since 1970."""

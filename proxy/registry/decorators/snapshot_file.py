@@ -40,7 +40,7 @@ class SnapshotFile:
             self._held = -1
 
     def load(self) -> Snapshot | None:
-        """None if there is no file. SnapshotError if it cannot be used."""
+        """Read the file; None if there is none. SnapshotError if it cannot be used."""
         try:
             with files.locate(self._path) as place:
                 if place.found is None:
@@ -116,7 +116,7 @@ _READABLE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def _beside(place: files.Place) -> str:
-    """What the names of new files begin with, until they take the place of the old one."""
+    """The beginning of the names of new files, until they take the place of the old one."""
     return f".{place.name}.new."
 
 

@@ -73,7 +73,7 @@ class SnapshotProvider(Decorator):
         self._path = path
         self._file = SnapshotFile(path)
         self._busy: asyncio.Future[Any] | None = None
-        """What is done with the file at this moment; it may never be over."""
+        """Work on the file at this moment; it may never be over."""
         self._wall_clock = wall_clock
         self._aside = aside
         self._membership: Membership | None = None

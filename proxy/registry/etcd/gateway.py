@@ -91,7 +91,7 @@ class _Transport(AioClient):  # type: ignore[misc]  # etcd3-py is untyped
         """Asked nobody: only the path prefix depends on the version."""
 
     def _verify_version(self) -> None:
-        """Nothing to verify."""
+        """Skip the check of the version: there is nothing to verify."""
 
     def _get_prefix(self) -> None:
         self.api_prefix = "/v3"  # of every server since 3.4
@@ -194,7 +194,7 @@ class Gateway:
         return reply
 
     async def pages(self, key: bytes, end: bytes) -> AsyncGenerator[RangeReply, None]:
-        """All of [key, end) in pages of one revision: that of the first page's header."""
+        """Pages of [key, end), all of one revision: that of the first page's header."""
         reply = await self.range(key, end, limit=PAGE)
         revision = reply.header.revision
         yield reply
@@ -217,7 +217,7 @@ class Gateway:
         return reply
 
     async def time_to_live(self, lease: int, *, timeout: float = CALL_LIMIT) -> LeaseReply:
-        """What is left of a lease, and the keys under it; `ttl` is -1 when it is lost."""
+        """The rest of a lease's time, and the keys under it; `ttl` is -1 when it is lost."""
         reply: LeaseReply = await self._call(
             "/lease/timetolive", {"ID": lease, "keys": True}, decode_lease, timeout
         )
@@ -235,11 +235,10 @@ class Gateway:
         *,
         timeout: float = CALL_LIMIT,
     ) -> TxnReply:
-        """All of `success` if all of `compare` holds, else all of `failure`, at one revision.
-        The parts are as etcd's API spells them, with keys and values in bytes (see
-        `revision_is`, `lease_is`, `put_op`, `delete_op`, `range_op`); etcd takes at most 128
-        of each. One that timed out may have been applied: guard it so that it may be repeated.
-        """
+        """Do all of `success` if all of `compare` holds, else all of `failure`, at one revision.
+        The parts are as etcd's API spells them, with keys and values in bytes (see `revision_is`,
+        `lease_is`, `put_op`, `delete_op`, `range_op`); etcd takes at most 128 of each. One that
+        timed out may have been applied: guard it so that it may be repeated."""
         body = {"compare": compare, "success": success, "failure": failure}
         reply: TxnReply = await self._call("/kv/txn", body, decode_txn, timeout)
         return reply

@@ -120,7 +120,8 @@ class TxnReply(msgspec.Struct, frozen=True):
 
     @property
     def ranges(self) -> tuple[RangeReply, ...]:
-        """What the operations read, in their order; empty replies for those that wrote."""
+        """Replies of the operations that read, in their order; empty replies for those that
+        wrote."""
         return tuple(response.response_range for response in self.responses)
 
 
@@ -219,7 +220,8 @@ def _frame(line: bytes) -> WatchFrame:
 
 
 def error_from(status: int, body: bytes) -> EtcdError:
-    """What an error body means, by HTTP status (0 inside a stream) and whichever shape it has.
+    """The error that an error body means, by HTTP status (0 inside a stream) and whichever shape it
+    has.
 
     Unary calls of 3.4 and 3.5 say `{"error": text, "code": n}`, 3.6 says `{"message": text,
     "code": n}`, streams nest an object under `error` with `grpc_code` (3.4, 3.5) or `code`
@@ -248,7 +250,8 @@ def error_from(status: int, body: bytes) -> EtcdError:
 
 
 def error_named(text: str) -> EtcdError:
-    """What a message means when no code came with it: a watch's `cancel_reason`, mostly."""
+    """The error that a message means when no code came with it: a watch's `cancel_reason`,
+    mostly."""
     low = text.lower()
     for kind, phrases in _PHRASES.items():
         if any(phrase in low for phrase in phrases):

@@ -246,6 +246,43 @@ DEFINITIONS = [
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
+PRONOUN = re.compile(
+    r"(its?|they|them|theirs?|s?he|his|her|we|our|you|your|this|that|these|those|who(m|se|ever)?"
+    r"|(what|which)(ever)?|(some|every|no|any)(body|one|thing)|others)\b",
+    re.IGNORECASE,
+)
+STANDS_ALONE = re.compile(
+    r"(One|All|Each|Both|Some|Most|Several|Another|Either|Neither)([.,;:]|$)|"
+    r"(One|All|None|Each|Both|Some|Most|Several|Another|Either|Neither)"
+    r" (of|that|who|whom|whose|which|is|are|was|were|has|have|had|may|can|must|will|to|in|on|for)\b"
+)
+
+
+def docstrings(tree: ast.AST) -> Iterator[ast.Constant]:
+    """Of modules, classes and functions, and of attributes: behind an assignment."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        for before, item in zip([node, *body], body, strict=False) if type(body) is list else ():
+            match before, item:
+                case (
+                    ast.Module() | ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef()
+                    | ast.Assign() | ast.AnnAssign(),
+                    ast.Expr(ast.Constant(str()) as text),
+                ):  # fmt: skip
+                    yield text
+
+
+def test_no_docstring_begins_with_a_pronoun() -> None:
+    """An editor shows the name and the docstring alone: it must say what it is about."""
+    wrong = []
+    for path in SOURCES:
+        for text in docstrings(ast.parse(path.read_text())):
+            line = str(text.value).strip().partition("\n")[0]
+            if PRONOUN.match(line) or STANDS_ALONE.match(line):
+                wrong.append(f"{module_name(path)}:{text.lineno}: {line}")
+    assert not wrong, "\n".join(wrong)
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
 def test_a_file_has_no_more_than_500_lines(path: Path) -> None:
     lines = len(path.read_text().splitlines())

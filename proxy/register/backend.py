@@ -134,8 +134,8 @@ class RegistrationBackend(ABC):
 
 
 def backends(options: RegistryOptions, limit: float) -> list[RegistrationBackend]:
-    """Backends, one for each endpoint; `limit` seconds for each call. ValueError for options that cannot
-    work."""
+    """Backends, one for each endpoint; `limit` seconds for each call. ValueError for options that
+    cannot work."""
     if options.type not in REGISTRATION_BACKENDS:
         allowed = " or ".join(map(repr, sorted(REGISTRATION_BACKENDS)))
         raise ValueError(f"registry.type: {options.type!r}; a registrar needs {allowed}")

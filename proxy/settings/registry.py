@@ -56,7 +56,7 @@ class RegistryOptions(msgspec.Struct, frozen=True, kw_only=True):
         return (self.type, *(frozenset(v) if isinstance(v, tuple) else v for v in values))
 
     def checked(self, given: Given, directory: FilePath, report: Report) -> Self:
-        """These options with the names of their files resolved, after complaints of keys that
+        """Options with the names of their files resolved, after complaints of keys that
         contradict each other. `given`: the section that holds them."""
         return self
 

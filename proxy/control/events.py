@@ -32,7 +32,7 @@ class Event(msgspec.Struct, frozen=True):
     number: int
     """Grows by one with each event since the start."""
     kind: str
-    """`pools`, `ejected`, `reinstated`, `drained`, …; docs/behaviour.md lists them."""
+    """`pools`, `ejected`, `reinstated`, `drained`, …; docs/operations.md lists them."""
     time: float
     """Seconds since 1970."""
     fields: dict[str, Any]

@@ -133,9 +133,9 @@ class Registry(RegistryChoice, frozen=True, kw_only=True):
     allow: Annotated[
         tuple[str, ...],
         CIDR,
-        "Networks that the address of a registered instance may lie in although that is refused"
-        " otherwise: this machine on the admin listener's port, link-local and metadata services."
-        " See [where instances may not lead](behaviour.md#where-instances-may-not-lead).",
+        "Networks that the address of a registered instance may lie in although that is"
+        " [refused otherwise](limits.md#where-instances-may-not-lead): this machine on the admin"
+        " listener's port, link-local and metadata services.",
     ] = ()
 
     backups: Annotated[

@@ -18,6 +18,9 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*ROOT.glob("proxy/**/*.py"), *ROOT.glob("balancers/**/*.py")])
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 GLOSSARY = (ROOT / "docs/glossary.md").read_text()
+TOPICS = ("requests", "balancing", "resilience", "limits", "operations", "errors")
+BEHAVIOUR = "\n".join((ROOT / f"docs/{topic}.md").read_text() for topic in TOPICS)
+"""What the proxy does exactly, of all the pages that say it."""
 
 
 def module_name(path: Path) -> str:
@@ -119,22 +122,22 @@ def test_a_mechanism_is_pure_and_described_and_tested(key: str, entry: str) -> N
     assert not {name.partition(".")[0] for name in imports(path)} & IMPURE, "time is an argument"
     switch = key if key.startswith("registry.") else f"services.*.{key}"
     assert re.search(rf"`{re.escape(switch)}[`.]", (ROOT / "docs/configuration.md").read_text())
-    assert re.search(rf"`{re.escape(key)}[`.:]", (ROOT / "docs/behaviour.md").read_text())
+    assert re.search(rf"`{re.escape(key)}[`.:]", BEHAVIOUR)
     testing = [path for path, text in TESTS.items() if re.search(rf"\b{name}\b", text)]
     assert any(path.parent.name == "unit" for path in testing), "a unit test"
     assert any("from hypothesis" in TESTS[path] for path in testing), "a property test"
 
 
-def test_the_page_of_behaviour_names_tests_that_exist() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs/behaviour.md").read_text())
+def test_the_pages_of_behaviour_name_tests_that_exist() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)`", BEHAVIOUR)
     assert named
     assert not [name for name in named if not (ROOT / name).exists()]
 
 
-def test_the_page_of_behaviour_names_metrics_that_exist() -> None:
+def test_the_pages_of_behaviour_name_metrics_that_exist() -> None:
     source = (ROOT / "proxy/control/metrics.py").read_text()
-    page = (ROOT / "docs/behaviour.md").read_text()
-    for name in set(re.findall(r"`((?:fairlead|service|health)_\w+)`", page)) - {"health_check"}:
+    named = set(re.findall(r"`((?:fairlead|service|health)_\w+)`", BEHAVIOUR))
+    for name in named - {"health_check"}:
         assert f'"{name}"' in source or f'"{name.removesuffix("_total")}"' in source, name
 
 

@@ -89,8 +89,8 @@ QUEUE_TIMEOUT: Final = Fault(
 )  # fmt: skip
 BREAKER_OPEN: Final = Fault(
     "breaker_open", "connection_limit_reached", 503, _P, "The circuit breaker is open",
-    "More than `circuit_breaker.failure_ratio` of the service's requests failed, so it is left"
-    " alone for `circuit_breaker.open`.",
+    "The share of the service's requests that failed reached `circuit_breaker.failure_ratio`, so it"
+    " is left alone for `circuit_breaker.open`.",
     "Look for what failed before: the other faults of this service in"
     " `fairlead_proxy_errors_total`, and its 502, 503 and 504.",
 )  # fmt: skip

@@ -4,7 +4,7 @@ Whose address it is, which certificate it showed, who has logged in, and what it
 before somebody rewrote it: programs believe such fields, since a proxy is said to have set them.
 From whoever is no such proxy they are a claim about itself, and go no further. The names are
 those that nginx, HAProxy, Envoy, Traefik, Apache, the clouds and the content networks set, and
-those that common frameworks look for; docs/requests.md lists them by what they say.
+those that common frameworks look for; docs/forwarding.md lists them by what they say.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class ClientIpSettings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         _FIELD,
         "The field in which a trusted proxy names the client: any, also `Forwarded`, `X-Real-IP` or"
-        " one of your own ([whose address counts](requests.md#whose-address-counts)).",
+        " one of your own ([whose address counts](forwarding.md#whose-address-counts)).",
     ] = "X-Forwarded-For"
     hops: Annotated[
         int,
@@ -205,7 +205,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
         CIDR,
         "Networks, or single addresses, of proxies in front of this one. Only from these peers is"
         " believed what they say of the client: `X-Forwarded-*` fields are extended, [others of the"
-        " kind](requests.md#what-clients-say-of-themselves) pass; from all other peers they are"
+        " kind](forwarding.md#what-clients-say-of-themselves) pass; from all other peers they are"
         " replaced or left out.",
     ] = ()
     client_ip: Annotated[ClientIpSettings, "Where a trusted proxy says whom it speaks for."] = (
@@ -235,7 +235,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["abort", "half_close"],
         choice(("abort", "half_close"), "what a client's close may mean"),
         "What it means that a client ends its side of the connection before it has its answer:"
-        " `abort`, it [has left](requests.md#clients-that-leave), and its request with it;"
+        " `abort`, it [has left](forwarding.md#clients-that-leave), and its request with it;"
         " `half_close`, it only sends no more and waits for the answer.",
     ] = "abort"
     limits: Annotated[ListenerLimits, "Sizes a client may send."] = ListenerLimits()

@@ -168,7 +168,7 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
         Literal["normalised", "received"],
         choice(("normalised", "received"), "a way to forward paths"),
         "`normalised`: the instance gets the path as it is matched; `received`: byte for byte as it"
-        " came, for [signatures that cover the path](requests.md#the-path-as-it-was-received).",
+        " came, for [signatures that cover the path](forwarding.md#the-path-as-it-was-received).",
     ] = "normalised"
     service: Annotated[
         str | None,

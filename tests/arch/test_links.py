@@ -46,6 +46,6 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 def test_links_to_nowhere_are_seen() -> None:
     page = ROOT / "README.md"
-    assert leads_somewhere(page, "docs/requests.md#whose-address-counts")
-    assert not leads_somewhere(page, "docs/requests.md#whose-address-does-not")
+    assert leads_somewhere(page, "docs/forwarding.md#whose-address-counts")
+    assert not leads_somewhere(page, "docs/forwarding.md#whose-address-does-not")
     assert not leads_somewhere(page, "docs/no-such-page.md")

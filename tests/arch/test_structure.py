@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*ROOT.glob("proxy/**/*.py"), *ROOT.glob("balancers/**/*.py")])
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 GLOSSARY = (ROOT / "docs/glossary.md").read_text()
-TOPICS = ("requests", "balancing", "resilience", "limits", "operations", "errors")
+TOPICS = ("forwarding", "balancing", "resilience", "limits", "operations", "errors")
 BEHAVIOUR = "\n".join((ROOT / f"docs/{topic}.md").read_text() for topic in TOPICS)
 """What the proxy does exactly, of all the pages that say it."""
 

@@ -10,7 +10,7 @@ import pytest
 from proxy.engine.http1.parser import parse_request
 from proxy.http.claims import is_claim
 
-PAGE = Path(__file__).parents[2] / "docs" / "requests.md"
+PAGE = Path(__file__).parents[2] / "docs" / "forwarding.md"
 SECTION = re.compile(r"## What clients say of themselves\n(.*?)\n## ", re.DOTALL)
 
 

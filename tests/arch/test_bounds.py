@@ -14,12 +14,12 @@ LOOPS = list(bounds.loops())
 
 
 @pytest.mark.parametrize("place", [*CONTAINERS, *LOOPS], ids=str)
-def test_it_says_beside_itself_how_much_it_may_be(place: Place) -> None:
+def test_each_place_says_beside_itself_how_much_it_may_be(place: Place) -> None:
     assert place.said is not None, f"{place}: `# ≤ …`: see tests/support/bounds.py"
     assert place.bound(dict.fromkeys(NOUNS, 1)) > 0
 
 
-def test_they_are_found() -> None:
+def test_containers_and_loops_are_found() -> None:
     names = {place.name for place in CONTAINERS}
     assert {"_request_memo", "ServerConnection._buffer", "Deadlines._slots", "_pattern"} <= names
     assert {"ReplayBuffer.pieces", "Framing._buffer", "ServiceCounters._answers"} <= names

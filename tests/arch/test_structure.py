@@ -229,7 +229,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         pytest.fail(" -> ".join(error.args[1]))
 
 
-def test_what_is_compiled_is_a_rule_with_reasons_for_exceptions() -> None:
+def test_compiled_modules_are_a_rule_with_reasons_for_exceptions() -> None:
     tree = ast.parse((ROOT / "setup.py").read_text())
     [exceptions] = [
         ast.literal_eval(node.value)

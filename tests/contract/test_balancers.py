@@ -208,7 +208,7 @@ def test_a_balancer_that_reads_load_has_to_say_so(kind: type[Balancer]) -> None:
     serve(type(kind.__name__, (kind,), {"reads_load": True}))
 
 
-def test_who_hears_of_load_is_found_out() -> None:
+def test_balancers_that_hear_of_load_are_found_out() -> None:
     assert [kind.follows_load for kind in (AtPick, AtStart, AtNotice)] == [False, False, True]
     assert type("Child", (AtNotice,), {}).follows_load
 

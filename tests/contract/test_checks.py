@@ -75,7 +75,7 @@ def make(kind: str, parameters: dict[str, str], timeout: float = 5.0) -> Check:
 
 
 @pytest.mark.parametrize("kind", CHECKS)
-def test_it_bears_its_catalogue_name(kind: str) -> None:
+def test_a_check_bears_its_catalogue_name(kind: str) -> None:
     assert load(CHECKS, kind).name == kind
 
 
@@ -86,7 +86,7 @@ def test_settings_that_were_inherited_from_another_kind_do_not_matter(kind: str)
 
 
 @pytest.mark.parametrize("kind", CHECKS)
-def test_its_parameters_have_defaults_and_plain_types(kind: str) -> None:
+def test_parameters_have_defaults_and_plain_types(kind: str) -> None:
     parameters = inspect.signature(load(CHECKS, kind), eval_str=True).parameters.values()
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters)
     assert all(p.default is not p.empty for p in parameters)
@@ -122,7 +122,7 @@ async def test_probes_at_the_same_time_do_not_meet(kind: str, origin: Endpoint) 
 
 @pytest.mark.parametrize("kind", ["http", "tcp"])
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "no-such-host.invalid", "300.1.1.1"])
-async def test_nobody_there_is_a_verdict(kind: str, address: str) -> None:
+async def test_a_port_nobody_listens_on_is_a_verdict(kind: str, address: str) -> None:
     check = make(kind, GOOD[kind])
     verdict = await check.probe(Endpoint(address, free_port()))
     await check.close()

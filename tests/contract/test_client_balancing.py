@@ -34,7 +34,7 @@ def test_an_empty_pool_has_nobody(pool: Pool) -> None:
     assert pool.pick(b"key", ()) is None
 
 
-def test_everybody_gets_some(pool: Pool) -> None:
+def test_each_instance_gets_some(pool: Pool) -> None:
     pool.follow(members("abc"))
     assert {pick(pool, number).id for number in range(200)} == set("abc")
     assert {node.id for _ in range(200) if (node := pool.pick(None, ())) is not None} == set("abc")
@@ -63,7 +63,7 @@ def test_health_is_ignored_when_nobody_is_ready(pool: Pool) -> None:
     assert pool.pick(b"1", ()) is None
 
 
-def test_what_is_in_flight_survives_every_change(pool: Pool) -> None:
+def test_requests_in_flight_survive_every_change(pool: Pool) -> None:
     pool.follow(members("ab"))
     node = pick(pool, 1)
     pool.take(node)

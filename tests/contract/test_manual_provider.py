@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.contract.test_providers import (  # noqa: F401  # they are run here
+    test_a_provider_yields_nothing_that_it_does_not_know,
     test_cancelling_the_reader_ends_every_task,
     test_close_before_the_watch,
     test_close_ends_the_watch_and_every_task,
     test_status_before_the_first_contact,
-    test_yields_nothing_that_it_does_not_know,
 )
 from tests.support.manual_provider import ManualProvider
 

@@ -35,7 +35,7 @@ def provider(name: str) -> Provider:
     return built
 
 
-def test_is_a_provider_under_its_catalogue_name(name: str, provider: Provider) -> None:
+def test_a_provider_bears_its_catalogue_name(name: str, provider: Provider) -> None:
     assert isinstance(provider, Provider)
     assert provider.name == name
     assert provider.status().provider == name
@@ -50,7 +50,7 @@ def test_status_before_the_first_contact(provider: Provider) -> None:
     assert status.connected == (status.age is not None)
 
 
-async def test_yields_nothing_that_it_does_not_know(provider: Provider) -> None:
+async def test_a_provider_yields_nothing_that_it_does_not_know(provider: Provider) -> None:
     """An empty membership is a statement. Who is not connected cannot make it."""
     memberships: list[Membership] = []
 

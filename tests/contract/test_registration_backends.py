@@ -60,7 +60,7 @@ def other(registry: MemoryRegistry) -> RegistrationBackend:
     return registry.backend()
 
 
-async def test_what_is_written_is_found_and_owned_by_its_lease(
+async def test_a_written_record_is_found_and_owned_by_its_lease(
     backend: RegistrationBackend, other: RegistrationBackend
 ) -> None:
     lease = await backend.grant(TTL)
@@ -157,7 +157,7 @@ async def test_a_name_that_another_lease_took_over_is_not_owned(
     assert await stated(other, A) == json.loads(value(A, "2"))
 
 
-async def test_one_that_was_closed_connects_anew(backend: RegistrationBackend) -> None:
+async def test_a_closed_backend_connects_anew(backend: RegistrationBackend) -> None:
     lease = await backend.grant(TTL)
     await backend.close()
     await backend.close()

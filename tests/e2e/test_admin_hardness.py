@@ -96,7 +96,7 @@ def with_admin(tmp_path: Path, host: str, **more: Any) -> RunningProxy:
     return proxy
 
 
-async def test_who_may_look_and_who_may_change(tmp_path: Path) -> None:
+async def test_tokens_say_who_may_look_and_who_may_change(tmp_path: Path) -> None:
     more = {"token": "all", "read_token": "look", "hosts": ["*.example.com"]}
     async with with_admin(tmp_path, "127.0.0.1", **more) as proxy:
         look, all_ = "Authorization: Bearer look", "Authorization: Bearer all"

@@ -157,7 +157,7 @@ async def test_asking_a_running_proxy(tmp_path: Path) -> None:
         assert json.loads(output)["answer"]["status"] == 404
 
 
-async def test_what_is_not_as_it_should_be_is_shown(tmp_path: Path) -> None:
+async def test_services_in_trouble_are_shown_as_such(tmp_path: Path) -> None:
     """A service each: in panic, on its fallback, with an open breaker, and with a full queue."""
 
     async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -276,7 +276,7 @@ async def test_address_and_token_come_from_the_file(tmp_path: Path) -> None:
         assert code == 0
 
 
-async def test_what_others_registered_cannot_drive_the_terminal(tmp_path: Path) -> None:
+async def test_registered_text_cannot_drive_the_terminal(tmp_path: Path) -> None:
     row = {"id": "a\u001b[2J", "address": "x", "port": 1, "status": "ready", "weight": 1}
     row |= {"version": "\u0007", "inflight": 0, "requests": 0, "failures": 0, "reason": ""}
     row |= {"unreachable_from": 0, "on_probation_in": 0}

@@ -200,7 +200,7 @@ async def test_a_reset_while_the_instance_takes_nothing_more(site: Site) -> None
         gone.set()
 
 
-async def test_those_in_the_queue_never_reach_the_instance(site: Site) -> None:
+async def test_clients_that_leave_the_queue_never_reach_the_instance(site: Site) -> None:
     gate = Gate()
     site.origin.script = gate
     [first] = await asked(site, site.proxy.port, request("GET", "/queue/first"))

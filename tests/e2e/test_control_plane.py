@@ -79,7 +79,7 @@ async def metric(proxy: RunningProxy, name: str, **labels: str) -> float | None:
     return None
 
 
-async def test_what_is_registered_is_served_shown_and_counted(
+async def test_a_registered_instance_is_served_shown_and_counted(
     instance: int, tmp_path: Path
 ) -> None:
     async with (

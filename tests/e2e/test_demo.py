@@ -110,7 +110,7 @@ async def test_the_urls_it_prints_work_and_ctrl_c_leaves_nothing(tmp_path: Path)
         assert list(one.temporary.iterdir()) == []
 
 
-async def test_what_it_started_ends_with_it_even_if_it_is_killed(tmp_path: Path) -> None:
+async def test_processes_of_the_demo_end_with_it_even_if_it_is_killed(tmp_path: Path) -> None:
     async with running(tmp_path) as one:
         family = one.family()
         await one.stop(signal.SIGKILL)

@@ -160,7 +160,7 @@ async def test_more_clients_than_it_can_hold(tmp_path: Path) -> None:
         assert await proxy.worker_pids() == [worker]
 
 
-async def test_everybody_it_let_in_can_ask_at_the_same_time(tmp_path: Path) -> None:
+async def test_clients_that_were_let_in_can_all_ask_at_the_same_time(tmp_path: Path) -> None:
     """Also where the idle connections to other instances have taken the descriptors."""
     async with AsyncExitStack() as stack:
         origins = [await stack.enter_async_context(Origin(name)) for name in "abcdefgh"]
@@ -246,7 +246,7 @@ async def test_no_descriptor_is_left_at_all(tmp_path: Path) -> None:
         await eventually(lambda: "descriptors_free_again" in proxy.log(), 5, "the other log line")
 
 
-async def test_it_does_not_start_with_too_few_to_serve_anybody(tmp_path: Path) -> None:
+async def test_a_proxy_with_too_few_descriptors_does_not_start(tmp_path: Path) -> None:
     async with Origin("a") as origin:
         proxy = RunningProxy(static(origin), tmp_path, open_files=100)
         proxy.launch()

@@ -143,7 +143,7 @@ async def test_tries_are_limited_and_the_failure_is_aiohttps_own(fleet: Fleet) -
         assert middleware.in_flight("users") == {"x": 0, "y": 0, "z": 0}
 
 
-async def test_nothing_else_is_tried_again(fleet: Fleet) -> None:
+async def test_a_reset_or_an_error_status_is_not_tried_again(fleet: Fleet) -> None:
     async def reset(call: Call) -> None:
         await call.read()
         call.abort()
@@ -358,7 +358,7 @@ async def test_certificates_go_by_the_service(fleet: Fleet, tmp_path: Path) -> N
         await runner.cleanup()
 
 
-async def test_nobody_to_ask(fleet: Fleet) -> None:
+async def test_a_service_without_usable_instances_is_an_error_that_says_why(fleet: Fleet) -> None:
     async with DiscoverySession(
         fleet.discovery, services={"orders": "random"}, hosts=["*", "*.svc"]
     ) as session:

@@ -47,7 +47,7 @@ def test_a_package_of_the_same_name_is_named_in_one_line(
     assert "fairlead-proxy" in done.stderr
 
 
-def test_behind_ours_it_does_not_matter(tmp_path: Path) -> None:
+def test_a_foreign_proxy_behind_ours_does_not_matter(tmp_path: Path) -> None:
     (tmp_path / "proxy.py").write_text("import argparse\n")
     done = fairlead("version", path=(ROOT, tmp_path))
     assert (done.returncode, done.stdout) == (0, f"fairlead {proxy.__version__}\n")

@@ -117,7 +117,7 @@ async def test_a_registration_from_put_to_delete(etcd: EtcdServer, tmp_path: Pat
             assert (status, "not registered over HTTP here" in body["detail"]) == (404, True)
 
 
-async def test_who_falls_silent_is_deregistered(etcd: EtcdServer) -> None:
+async def test_an_instance_that_falls_silent_is_deregistered(etcd: EtcdServer) -> None:
     registrations = Registrations(EtcdOptions(endpoints=(etcd.url,)))
     one, two = ("users", "users-1"), ("users", "users-2")
     try:
@@ -141,7 +141,7 @@ async def test_who_falls_silent_is_deregistered(etcd: EtcdServer) -> None:
         await registrations.close()
 
 
-async def test_what_is_refused(etcd: EtcdServer, tmp_path: Path) -> None:
+async def test_refused_registrations_say_why(etcd: EtcdServer, tmp_path: Path) -> None:
     instance = {"id": "a", "address": "127.0.0.1", "port": 80}
     admin_port = free_port()
     proxy = RunningProxy(
@@ -269,7 +269,7 @@ async def test_leaving_and_returning_at_once(etcd: EtcdServer) -> None:
         await registrations.close()
 
 
-async def test_their_number_has_a_bound() -> None:
+async def test_the_number_of_registrations_has_a_bound() -> None:
     dead = EtcdOptions(endpoints=(f"http://127.0.0.1:{free_port()}",))
     registrations = Registrations(dead)
     body = b'{"address": "10.0.0.1", "port": 80}'

@@ -125,7 +125,7 @@ async def ask_until(proxy: RunningProxy, done: Any, what: str) -> None:
         await eventually(one, 10, what)
 
 
-async def test_one_that_is_gone_is_left_alone_until_it_is_back(
+async def test_an_instance_that_is_gone_is_left_alone_until_it_is_back(
     instances: list[Instance], tmp_path: Path
 ) -> None:
     gone = instances[0]
@@ -176,7 +176,7 @@ async def served_again(proxy: RunningProxy, requests: int) -> dict[str, Any] | N
     return row if row["requests"] > requests and not row["unreachable_from"] else None
 
 
-async def test_one_that_fails_is_ejected_and_comes_back(
+async def test_an_instance_that_fails_is_ejected_and_comes_back(
     instances: list[Instance], tmp_path: Path
 ) -> None:
     sick = instances[0]
@@ -255,7 +255,7 @@ async def _logged(proxy: RunningProxy, event: str) -> bool:
     return event in proxy.log()
 
 
-async def test_one_that_fails_its_checks_gets_nothing_until_it_passes(
+async def test_an_instance_that_fails_its_checks_gets_nothing_until_it_passes(
     instances: list[Instance], tmp_path: Path
 ) -> None:
     check = {"interval": "100ms", "timeout": "1s", "fall": 2, "rise": 2}

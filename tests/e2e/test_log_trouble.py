@@ -84,7 +84,7 @@ async def stops(proxy: RunningProxy, pids: list[int]) -> None:
     assert not any(map(alive, pids))
 
 
-async def test_nobody_reads_the_log(origin: Origin, tmp_path: Path) -> None:
+async def test_a_log_that_nobody_reads_holds_nothing_up(origin: Origin, tmp_path: Path) -> None:
     with pipe() as (_, writer):
         proxy = RunningProxy(config(origin), tmp_path, stderr=writer)
         async with proxy:
@@ -114,7 +114,7 @@ def test_a_crash_is_a_line_of_the_log() -> None:
     assert "Traceback" in lines[-1]["exception"]
 
 
-def test_nobody_reads_what_is_said_of_a_crash() -> None:
+def test_a_crash_whose_log_nobody_reads_ends_the_process() -> None:
     with pipe() as (_, writer):
         program = [sys.executable, "-c", CRASH.format(lines=500)]
         process = subprocess.Popen(program, stderr=writer)
@@ -174,7 +174,7 @@ async def test_the_disk_of_the_log_is_full(origin: Origin, tmp_path: Path) -> No
         os.close(full)
 
 
-async def test_there_are_no_standard_descriptors(origin: Origin, tmp_path: Path) -> None:
+async def test_a_proxy_without_standard_descriptors_serves(origin: Origin, tmp_path: Path) -> None:
     async with RunningProxy(config(origin), tmp_path, stderr=-1) as proxy:
         pids = await proxy.worker_pids()
         for pid in (proxy.pid, *pids):

@@ -77,7 +77,7 @@ async def resolving(
 
 
 class TestResolver:
-    async def test_both_families_with_the_time_they_hold(
+    async def test_addresses_of_both_families_come_with_the_time_they_hold(
         self, dns: ScriptedDns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         dns.says("web.test", "127.0.0.1", "127.0.0.2", "::1", ttl=77)
@@ -151,7 +151,7 @@ class TestResolver:
         assert dns.over_tcp
 
     @pytest.mark.parametrize("rcode", [SERVFAIL, REFUSED])
-    async def test_what_is_denied_is_told_from_what_failed(
+    async def test_a_denied_name_is_told_from_a_failed_question(
         self, dns: ScriptedDns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rcode: int
     ) -> None:
         dns.says("empty.test")

@@ -183,7 +183,7 @@ async def test_a_stop_in_the_middle_of_the_start(instance: int, tmp_path: Path) 
     assert "Traceback" not in proxy.log()
 
 
-async def test_what_does_not_finish_is_cut_after_the_grace(
+async def test_requests_that_do_not_finish_are_cut_after_the_grace(
     instance: int, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     shutdown = {"delay": "0s", "grace": "500ms"}

@@ -104,7 +104,7 @@ async def test_signals_are_handed_on_and_the_exit_code_is_kept(
     assert await proxy.wait() == 2
 
 
-async def test_if_the_process_that_was_started_is_killed_all_are_gone(
+async def test_processes_are_gone_if_the_one_that_was_started_is_killed(
     started_by: tuple[str, ...], tmp_path: Path
 ) -> None:
     async with Reaping(config("true"), tmp_path, started_by=started_by) as proxy:

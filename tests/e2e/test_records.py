@@ -68,7 +68,7 @@ async def test_sloppy_labels_cost_no_instance(etcd: EtcdServer, tmp_path: Path) 
             )
 
 
-async def test_what_is_refused_is_told_where_one_looks(etcd: EtcdServer, tmp_path: Path) -> None:
+async def test_a_refused_record_is_told_where_one_looks(etcd: EtcdServer, tmp_path: Path) -> None:
     key, reason = "/services/users/bad", 'port "http" is not a whole number from 1 to 65535'
     bad = json.dumps({"address": "127.0.0.1", "port": "http"})
     config = {

@@ -129,7 +129,7 @@ async def test_a_batch_lives_on_one_lease(etcd: EtcdServer, client: EtcdClient) 
     assert await client.get_all("/") == {}
 
 
-async def test_what_is_wrong_is_said_before_anything_is_written(
+async def test_mistakes_are_told_before_anything_is_written(
     etcd: EtcdServer, client: EtcdClient
 ) -> None:
     wrong = Record(service="users", id="x/y", address="10.0.0", port=0)

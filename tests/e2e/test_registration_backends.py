@@ -13,14 +13,14 @@ from proxy.catalog import REGISTRATION_BACKENDS, registry_options
 from proxy.register.backend import RegistrationBackend, backends
 from proxy.settings.registry import RemoteOptions
 from tests.contract.test_registration_backends import (  # noqa: F401  # they are run here
+    test_a_closed_backend_connects_anew,
     test_a_lease_that_is_revoked_takes_its_names_along_and_no_others,
     test_a_name_is_removed_at_the_revision_last_seen,
     test_a_name_that_another_lease_took_over_is_not_owned,
     test_a_write_for_another_revision_is_not_done_and_tells_what_there_is,
+    test_a_written_record_is_found_and_owned_by_its_lease,
     test_as_many_names_as_a_batch_may_hold,
     test_of_several_writes_each_tells_what_became_of_it,
-    test_one_that_was_closed_connects_anew,
-    test_what_is_written_is_found_and_owned_by_its_lease,
 )
 from tests.e2e.etcd_server import EtcdServer
 

@@ -120,7 +120,7 @@ class Observed:
 # ------------------------------------------------------------------------------ following
 
 
-async def test_follows_bursts_updates_deletes_and_leases() -> None:
+async def test_the_view_follows_bursts_updates_deletes_and_leases() -> None:
     async with EtcdServer() as etcd, EtcdClient(etcd.url) as client:
         await client.put_all(fleet("users", 3))
         async with Observed(etcd.url) as seen:
@@ -226,7 +226,7 @@ async def test_reconciliation_finds_nothing_while_the_store_changes() -> None:
 # -------------------------------------------------------------------------------- outages
 
 
-async def test_starts_without_a_registry_and_says_so_once() -> None:
+async def test_a_provider_starts_without_a_registry_and_says_so_once() -> None:
     etcd = EtcdServer()
     with capture_logs() as logs:
         async with Observed(etcd.url, timing=Timing(backoff_limit=0.5)) as seen:

@@ -106,7 +106,7 @@ class TestMassLoss:
             )
         assert not traffic.failed
 
-    async def test_one_that_stops_answering_is_let_go(
+    async def test_a_retained_instance_that_stops_answering_is_let_go(
         self, etcd: EtcdServer, fleet: Fleet, tmp_path: Path
     ) -> None:
         leases = await register(etcd, fleet, ttl=60)

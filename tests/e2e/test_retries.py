@@ -227,7 +227,7 @@ async def test_connections_that_ended_while_idle_are_not_used(site: Site) -> Non
 # -- instances that fail later than that
 
 
-async def test_what_a_broken_instance_does_has_its_own_name(site: Site) -> None:
+async def test_each_way_to_break_an_answer_has_its_own_name(site: Site) -> None:
     async def script(call: Call) -> None:
         match call.tail:
             case "hang-up":

@@ -142,7 +142,7 @@ def status_is(client: EtcdClient, status: str) -> Callable[[], Any]:
     ("script", "code"),
     [("exit 0", 0), ("exit 7", 7), ("kill -KILL $$", 137)],
 )
-async def test_its_code_is_that_of_the_command(
+async def test_the_exit_code_is_that_of_the_command(
     script: str, code: int, sidecar: RunningSidecar, client: EtcdClient, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -245,7 +245,7 @@ async def test_a_command_that_ignores_sigterm_is_killed_with_all_it_started(
     await eventually(lambda: not any(map(alive, pids)), 3, "none of them lives")
 
 
-async def test_what_a_shell_leaves_behind_is_stopped_too(
+async def test_children_a_shell_leaves_behind_are_stopped_too(
     sidecar: RunningSidecar, client: EtcdClient, tmp_path: Path
 ) -> None:
     """The shell ends with SIGTERM at once; its child is asked as well, and gets its time."""

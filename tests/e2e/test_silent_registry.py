@@ -95,7 +95,7 @@ async def test_on_the_backup_and_back(site: Make, after: float) -> None:
         assert (await here.registry())["switches"] == 2
 
 
-async def test_one_that_is_there_for_moments_is_left_once(site: Make) -> None:
+async def test_a_registry_that_is_there_for_moments_is_left_once(site: Make) -> None:
     async with site() as here:
         here.fault.freeze()
         await here.takes_over()
@@ -114,7 +114,7 @@ async def test_one_that_is_there_for_moments_is_left_once(site: Make) -> None:
         assert document["endpoint"] == here.backup.url
 
 
-async def test_one_that_is_slow_is_not_left(site: Make) -> None:
+async def test_a_slow_registry_is_not_left(site: Make) -> None:
     async with site() as here:
         # Each way, and a request may come in two pieces: up to 0.9 s of the limit of one.
         here.fault.delay = 0.3

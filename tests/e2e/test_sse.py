@@ -302,7 +302,7 @@ async def test_a_slow_upload_reaches_the_instance_as_it_is_sent(site: Site) -> N
     await judge(site, upload, "upload")
 
 
-async def test_both_directions_at_once(site: Site) -> None:
+async def test_lines_are_answered_while_the_request_goes_on(site: Site) -> None:
     """A conversation in one exchange: each line is answered while the request goes on."""
 
     async def answer_lines(call: Call) -> None:

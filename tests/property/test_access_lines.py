@@ -161,7 +161,7 @@ def test_only_a_trusted_peer_is_quoted_on_those_before_it() -> None:
         assert trusted["forwarded_for"] == "203.0.113.9, 10.1.1.1"
 
 
-def test_what_is_remembered_is_bounded_and_stays_right() -> None:
+def test_remembered_parts_of_lines_are_bounded_and_stay_right() -> None:
     lines = JsonLines(True)
     heads = [head(host=b"h%d" % number) for number in range(1500)]
     for number in [*range(1500), *range(1500)]:
@@ -227,7 +227,7 @@ def test_any_values_come_out_of_a_json_line_as_they_were(
 @given(st.binary(max_size=300))
 @example(b"GET /\x1b[2J HTTP/1.1\r\nHost: h\r\n\r\n")
 @example(b'GET /"} HTTP/1.1\r\nHost: h\r\nUser-Agent: "\\\xff\r\n\r\n')
-def test_whatever_the_parser_lets_through_is_one_plain_line(data: bytes) -> None:
+def test_a_head_the_parser_lets_through_is_one_plain_line(data: bytes) -> None:
     try:
         request = parse_request(data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n", 100)
     except Refused:

@@ -62,7 +62,7 @@ def test_the_sequence_is_that_of_nginx(weights: list[int], count: int) -> None:
 
 
 @given(st.data())
-def test_so_it_is_with_retries_and_through_changes_of_the_pool(data: st.DataObject) -> None:
+def test_picks_with_retries_and_changes_are_those_of_nginx(data: st.DataObject) -> None:
     everyone = [Instance(f"n{number}") for number in range(8)]
     pool = list(everyone)
     balancer, literal = WeightedRoundRobin(pool, Random(1)), Literal(pool)
@@ -88,7 +88,9 @@ def test_so_it_is_with_retries_and_through_changes_of_the_pool(data: st.DataObje
     st.lists(few_weights, min_size=10, max_size=40),
     st.lists(st.sets(st.integers(0, 39)), min_size=1, max_size=25),
 )
-def test_so_it_is_with_many_that_are_passed_over(weights: list[int], turns: list[set[int]]) -> None:
+def test_picks_are_those_of_nginx_with_many_that_are_passed_over(
+    weights: list[int], turns: list[set[int]]
+) -> None:
     nodes = [Instance(f"n{number}", weight) for number, weight in enumerate(weights)]
     balancer, literal = WeightedRoundRobin(nodes, Random(1)), Literal(nodes)
     for turn in turns:

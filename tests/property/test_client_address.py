@@ -33,7 +33,7 @@ def find(addresses: ClientAddresses, name: bytes, value: bytes) -> bytes:
 
 
 @given(anything, clients, proxies)
-def test_what_stands_left_of_the_client_is_not_looked_at(
+def test_entries_left_of_the_client_are_not_looked_at(
     said: bytes, client: tuple[bytes, bytes], via: list[bytes]
 ) -> None:
     written, address = client
@@ -42,7 +42,7 @@ def test_what_stands_left_of_the_client_is_not_looked_at(
 
 
 @given(anything, anything, clients, proxies)
-def test_not_in_elements_with_quotes_either(
+def test_quoted_elements_left_of_the_client_are_not_looked_at(
     said: bytes, host: bytes, client: tuple[bytes, bytes], via: list[bytes]
 ) -> None:
     written, address = client
@@ -53,7 +53,7 @@ def test_not_in_elements_with_quotes_either(
 
 
 @given(anything)
-def test_whatever_is_said_the_answer_is_an_address_in_one_spelling(said: bytes) -> None:
+def test_a_client_is_an_address_in_one_spelling_whatever_is_said(said: bytes) -> None:
     for addresses, name in ((ADDRESSES, b"x-forwarded-for"), (ELEMENTS, b"forwarded")):
         found = find(addresses, name, said).decode()
         assert str(ip_address(found)) == found

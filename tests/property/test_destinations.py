@@ -54,7 +54,7 @@ def test_link_local_and_metadata_addresses_are_refused_on_every_port(
         st.sampled_from([IPv4Address("0.0.0.0"), IPv6Address("::"), IPv6Address("::1")]),
     )
 )
-def test_this_machine_is_refused_on_the_port_of_the_admin_listener_alone(
+def test_addresses_of_this_machine_are_refused_on_the_admin_port_alone(
     address: IPv4Address | IPv6Address,
 ) -> None:
     spelled = [str(address), *(as_ipv6(address) if isinstance(address, IPv4Address) else ())]

@@ -12,7 +12,7 @@ thresholds = st.integers(1, 5)
 
 
 @given(thresholds, thresholds, st.booleans(), st.lists(st.booleans()))
-def test_it_changes_exactly_when_enough_results_in_a_row_contradict(
+def test_a_standing_changes_exactly_when_enough_results_in_a_row_contradict(
     fall: int, rise: int, healthy: bool, results: list[bool]
 ) -> None:
     standing = Standing(fall, rise, healthy=healthy)

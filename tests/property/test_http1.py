@@ -90,14 +90,14 @@ def test_a_chunked_body_is_the_same_however_it_is_cut(
 @example(b"1;" + b"x" * 254 + b"\r\nx\r\n0\r\n\r\n", [257])
 @example(b"1;" + b"x" * 255 + b"\r\nx\r\n0\r\n\r\n", [258])
 @example(b"0\r\nT: " + b"x" * 8189 + b"\r\n\r\n", [8196])
-def test_what_is_refused_does_not_depend_on_the_cuts(stream: bytes, where: list[int]) -> None:
+def test_refusals_do_not_depend_on_the_cuts(stream: bytes, where: list[int]) -> None:
     assert feed(ChunkedBody(BAD_REQUEST), pieces_of(stream, where)) == feed(
         ChunkedBody(BAD_REQUEST), [stream] if stream else []
     )
 
 
 @given(nearly_chunked)
-def test_whoever_else_reads_a_chunked_body_reads_the_same(stream: bytes) -> None:
+def test_other_readers_of_a_chunked_body_read_the_same(stream: bytes) -> None:
     """Wherever ours accepts, h11 finds the same payload and the same end."""
     payload, rest, done, refused = feed(ChunkedBody(BAD_REQUEST), [stream] if stream else [])
     if refused or not done:
@@ -220,7 +220,7 @@ def test_responses_are_understood_as_h11_does_or_refused(first: bytes, lines: li
 
 
 @given(request_line, st.lists(st.lists(line, max_size=4), min_size=1, max_size=4))
-def test_what_was_parsed_before_changes_nothing(first: bytes, blocks: list[list[bytes]]) -> None:
+def test_requests_parsed_before_change_nothing(first: bytes, blocks: list[list[bytes]]) -> None:
     def outcome(lines: list[bytes]) -> object:
         try:
             parsed = parse_request(head(first, lines), 128)

@@ -126,7 +126,7 @@ def test_panic_serves_somebody_and_ends_with_health(of: list[Status], threshold:
     st.sampled_from([0.5, 5.0, 60.0]),
     st.lists(st.tuples(keys, st.booleans(), st.floats(0.01, 3)), min_size=1, max_size=40),
 )
-def test_everybody_is_checked_once_an_interval_and_nobody_who_left(
+def test_instances_are_checked_once_an_interval_and_none_that_left(
     seed: int, interval: float, steps: list[tuple[set[str], bool, float]]
 ) -> None:
     schedule, rules, now = Schedule(Random(seed)), Rules(interval, 3, 2), 0.0

@@ -103,7 +103,7 @@ def test_families_take_turns_and_no_address_is_lost(addresses: list[str]) -> Non
 
 
 @given(st.text(max_size=300))
-def test_what_is_asked_for_is_a_host_name_in_ascii(text: str) -> None:
+def test_a_name_that_is_asked_for_is_a_host_name_in_ascii(text: str) -> None:
     name = host_name(text)
     if name:
         assert name.isascii()

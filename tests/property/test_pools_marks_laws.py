@@ -76,7 +76,7 @@ def shown(pools: PoolRegistry) -> Any:
 
 
 @given(steps)
-def test_whoever_listens_knows_who_is_on_fallback(history: list[tuple[str, Any]]) -> None:
+def test_a_listener_knows_which_services_are_on_fallback(history: list[tuple[str, Any]]) -> None:
     pools, known = book(PoolSettings(fallback=(instance("z"),))), False
     for at, (what, given_) in enumerate(history):
         changes = do(pools, what, given_, float(at))

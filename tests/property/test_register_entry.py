@@ -83,7 +83,7 @@ actions = st.sampled_from(
 
 
 @given(st.lists(actions, max_size=40))
-def test_it_settles_and_nobodys_word_is_lost(script: list[str]) -> None:
+def test_an_entry_settles_and_no_edit_of_others_is_lost(script: list[str]) -> None:
     key = Key()
     record = Record(service="users", id="a", address="10.0.0.1", port=80)
     entry = Entry(record, record.value(START))
@@ -149,7 +149,9 @@ def test_it_settles_and_nobodys_word_is_lost(script: list[str]) -> None:
 
 
 @given(st.lists(st.sampled_from(["step", "lost answer", "report"]), max_size=6), st.booleans())
-def test_it_leaves_nothing_behind_and_takes_nothing_along(script: list[str], taken: bool) -> None:
+def test_a_removed_entry_leaves_nothing_behind_and_takes_nothing_along(
+    script: list[str], taken: bool
+) -> None:
     key = Key()
     record = Record(service="users", id="a", address="10.0.0.1", port=80)
     entry = Entry(record, record.value(START))

@@ -40,7 +40,7 @@ fates = st.sampled_from(["answered", "answered", "lost on the way", "answer lost
     st.lists(st.tuples(fates, st.floats(0, MAX_DELAY), st.floats(0, 2)), max_size=60),
     st.booleans(),
 )
-def test_it_comes_back_from_anything(
+def test_a_lease_comes_back_from_anything(
     script: list[tuple[str, float, float]], unsettled: bool
 ) -> None:
     etcd, life, now = Etcd(), LeaseLife(TTL), 100.0

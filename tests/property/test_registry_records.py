@@ -30,7 +30,7 @@ PLACES = [
 
 
 @given(st.lists(st.tuples(st.sampled_from(PLACES), json_values), max_size=4), st.booleans())
-def test_what_is_not_essential_never_costs_the_instance(
+def test_odd_values_of_optional_fields_never_cost_the_instance(
     given: list[tuple[tuple[str, ...], Any]], ascii: bool
 ) -> None:
     record: dict[str, Any] = {"address": "10.0.0.5", "port": 8080}

@@ -37,7 +37,7 @@ def read(text: str, libyaml: bool) -> Document:
 
 @pytest.mark.skipif(not yaml.__with_libyaml__, reason="this PyYAML has no libyaml")
 @given(TEXTS)
-def test_both_parsers_read_the_same(text: str) -> None:
+def test_libyaml_and_the_python_parser_read_the_same(text: str) -> None:
     assert read(text, libyaml=True) == read(text, libyaml=False)
 
 

@@ -166,7 +166,7 @@ def test_changes_of_programs_and_of_pages_of_our_own(pairs: list[tuple[str, str]
     assert denied_origin("POST", fields(*pairs)) is None
 
 
-def test_what_curl_puts_by_default_is_taken() -> None:
+def test_a_put_as_curl_sends_it_by_default_is_taken() -> None:
     """A page cannot PUT elsewhere without a preflight, which is not answered."""
     form = fields(("Content-Type", "application/x-www-form-urlencoded"), ("Content-Length", "40"))
     assert denied_origin("PUT", form) is None
@@ -248,7 +248,7 @@ def test_addresses_that_only_this_machine_reaches(host: str, loopback: bool) -> 
 
 
 @pytest.mark.parametrize("name", ["Origin", "Sec-Fetch-Site"])
-def test_what_is_refused_is_told_whatever_its_bytes(name: str) -> None:
+def test_a_refused_origin_is_told_whatever_its_bytes(name: str) -> None:
     fields = CIMultiDictProxy(CIMultiDict([("Host", "127.0.0.1"), (name, "http://\udcff")]))
     denial = denied_origin("POST", fields)
     assert denial is not None

@@ -64,7 +64,7 @@ def test_arguments_that_are_no_utf_8_are_sent_as_they_are() -> None:
 
 @pytest.mark.parametrize("status", [200, 401, 404])
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"null", b"1", b"\xff"])
-def test_who_answers_something_else_is_no_admin_server(status: int, body: bytes) -> None:
+def test_a_server_that_answers_something_else_is_no_admin_server(status: int, body: bytes) -> None:
     with answering(status, body) as (url, _), pytest.raises(AdminError) as told:
         AdminClient(url).get("/", [])
     assert str(told.value) == f"{url} is no admin server: status {status}, no JSON object"

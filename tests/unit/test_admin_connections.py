@@ -28,7 +28,7 @@ def busy(peer: str, since: float) -> Guest:
     return Guest(peer, since, busy=True)
 
 
-def test_who_waits_longest_goes_first() -> None:
+def test_the_connection_that_waits_longest_goes_first() -> None:
     guests = [waiting("a", 90.0), waiting("b", 80.0), busy("c", 1.0)]
     assert first_to_go(guests, NOW) is guests[1]
 
@@ -113,7 +113,7 @@ class Greedy(asyncio.Transport):
     abort = close
 
 
-async def test_who_sends_requests_in_advance_is_read_no_faster_than_answered() -> None:
+async def test_requests_sent_in_advance_are_read_no_faster_than_answered() -> None:
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
         assert isinstance(connection, Connection)

@@ -46,7 +46,7 @@ def names(path: str) -> tuple[str, ...] | None:
         ("example.com:443", None),
     ],
 )
-def test_what_a_path_leads_to(path: str, expected: tuple[str, ...] | None) -> None:
+def test_a_path_leads_to_its_names(path: str, expected: tuple[str, ...] | None) -> None:
     assert names(path) == expected
 
 

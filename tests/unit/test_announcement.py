@@ -31,7 +31,7 @@ GOOD = [
 
 
 @pytest.mark.parametrize(("data", "source"), GOOD)
-def test_what_is_said(data: bytes, source: Source | None) -> None:
+def test_headers_of_the_proxy_protocol_are_read(data: bytes, source: Source | None) -> None:
     assert read(data + b"GET / HTTP/1.1\r\n") == Announced(source, len(data))
 
 
@@ -64,6 +64,6 @@ def test_any_cut_waits_for_more(data: bytes, source: Source | None) -> None:
         V2 + b"\x21\x11\xff\xff",
     ],
 )
-def test_what_is_refused(data: bytes) -> None:
+def test_broken_headers_of_the_proxy_protocol_are_refused(data: bytes) -> None:
     with pytest.raises(Refused):
         read(data)

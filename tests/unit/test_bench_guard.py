@@ -35,7 +35,7 @@ class TestFigures:
         assert processor(file) == "Some CPU 143"
         assert processor(tmp_path / "missing") == "unknown"
 
-    def test_they_are_stored_and_read(self, tmp_path: Path) -> None:
+    def test_figures_are_stored_and_read(self, tmp_path: Path) -> None:
         path = tmp_path / "guard.json"
         assert load(path) == {}
         store = {"python 3.12": {"get": Figure(1.0, 2.0)}, "python 3.11": {}}

@@ -38,7 +38,7 @@ RESULT: dict[str, Any] = {
 }
 
 
-def test_what_is_drawn() -> None:
+def test_each_scenario_becomes_a_group_of_bars() -> None:
     assert groups(RESULT) == [
         Group("small GET", (Bar("fairlead", 1.8), Bar("nginx", 1.0))),
         Group("with access log", (Bar("fairlead", 1.9), Bar("nginx", 1.0))),
@@ -72,7 +72,7 @@ def test_a_bar_that_is_too_long_ends_and_keeps_its_figure() -> None:
     assert "80.00 ▸" in [text.text for text in root.iter(f"{SVG}text")]
 
 
-def test_nothing_to_draw() -> None:
+def test_a_picture_of_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match="nothing to draw"):
         svg([], "")
 

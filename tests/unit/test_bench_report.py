@@ -305,6 +305,6 @@ class TestCommand:
         assert peer.command(setup) == ["-c", "serve 1 3 --workers=4"]
 
     @pytest.mark.parametrize("text", ["no-equals", "=program", "name=", "a b=program"])
-    def test_anything_else_is_refused(self, text: str) -> None:
+    def test_a_command_of_another_form_is_refused(self, text: str) -> None:
         with pytest.raises(ValueError, match="expected NAME=PROGRAM"):
             Command(text)

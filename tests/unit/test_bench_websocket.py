@@ -66,6 +66,6 @@ def test_echoes_whatever_way_the_frames_are_cut() -> None:
 
 
 @pytest.mark.parametrize("data", [b"\x88\x80\0\0\0\0", frame(b"x", masked=False), b"\x81\xfe"])
-def test_anything_else_is_refused(data: bytes) -> None:
+def test_frames_of_another_form_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="not a short masked text frame"):
         echoes(data)

@@ -57,7 +57,7 @@ async def pair(**limits: int) -> AsyncIterator[tuple[End, End]]:
             await end.reason()
 
 
-async def test_others_have_their_turn_between_thousands_of_messages() -> None:
+async def test_thousands_of_messages_leave_others_their_turn() -> None:
     async with pair() as (control, worker):
         for number in range(20 * AT_ONCE):
             control.channel.send(Collect(number=number))
@@ -70,7 +70,7 @@ async def test_others_have_their_turn_between_thousands_of_messages() -> None:
         assert received == list(range(20 * AT_ONCE))
 
 
-async def test_what_was_said_before_the_end_arrives_before_it() -> None:
+async def test_messages_sent_before_the_end_arrive_before_it() -> None:
     ours, theirs = socket.socketpair()
     worker = End(ToWorker)
     encode = msgspec.msgpack.encode
@@ -105,7 +105,7 @@ async def test_a_frame_larger_than_the_socket_buffer_arrives() -> None:
         assert await worker.next() == message
 
 
-async def test_both_ends_learn_of_a_close() -> None:
+async def test_a_close_reaches_both_ends() -> None:
     async with pair() as (control, worker):
         worker.channel.send(Applied(seq=1))
         worker.channel.close()
@@ -137,7 +137,7 @@ async def test_a_peer_that_does_not_read_is_given_up() -> None:
         (b"\xff\xff\xff\xff", "at most"),
     ],
 )
-async def test_what_is_no_message_closes_the_channel(raw: bytes, words: str) -> None:
+async def test_bytes_that_are_no_message_close_the_channel(raw: bytes, words: str) -> None:
     ours, theirs = socket.socketpair()
     end = End(FromWorker)
     await end.channel.open(ours)
@@ -158,7 +158,7 @@ async def test_an_end_inside_a_frame_is_an_error() -> None:
     assert end.messages.empty()
 
 
-async def test_nothing_is_delivered_after_the_callback_closed_the_channel() -> None:
+async def test_a_channel_its_callback_closed_delivers_nothing_more() -> None:
     ours, theirs = socket.socketpair()
     async with asyncio.timeout(5):
         seen: list[Any] = []

@@ -23,7 +23,7 @@ def documented() -> list[str]:
 
 
 @pytest.mark.parametrize("pattern", documented())
-def test_what_the_page_calls_a_claim_is_one(pattern: str) -> None:
+def test_fields_the_page_calls_claims_are_claims(pattern: str) -> None:
     for stands_for in ("x", "a-b", "Some-Thing9"):
         assert is_claim(pattern.replace("*", stands_for).lower().encode())
 
@@ -44,7 +44,7 @@ def test_the_page_names_all_that_was_asked_for() -> None:
         "X-Hub-Signature-256", "X-Forge", "Forward", "Clientele-IPs", "X-Tlsx", "Strip", "Date",
     ],
 )  # fmt: skip
-def test_what_clients_have_to_say_is_no_claim(name: str) -> None:
+def test_fields_clients_have_to_send_are_no_claims(name: str) -> None:
     assert not is_claim(name.lower().encode())
 
 

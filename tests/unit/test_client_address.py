@@ -61,7 +61,7 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("entry", GARBAGE)
-def test_what_is_no_address_ends_the_search(entry: bytes) -> None:
+def test_an_entry_that_is_no_address_ends_the_search(entry: bytes) -> None:
     assert parse(entry) is None
     assert find(b"6.6.6.6, " + entry) == PEER
     assert find(b"6.6.6.6, " + entry + b", 10.0.0.2") == b"10.0.0.2"
@@ -140,7 +140,7 @@ def test_the_forwarded_field(value: bytes, address: bytes) -> None:
     assert find(value, "Forwarded") == address
 
 
-def test_nobody_is_believed_without_networks_and_networks_may_be_spelled_as_mapped() -> None:
+def test_trust_needs_networks_which_may_be_spelled_as_mapped() -> None:
     assert not ClientAddresses((), "X-Forwarded-For", 0).trusts(parse(b"10.0.0.1"))
     mapped = ClientAddresses(("::ffff:10.0.0.0/104",), "X-Forwarded-For", 0)
     assert mapped.trusts(parse(b"10.0.0.1"))

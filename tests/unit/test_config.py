@@ -337,7 +337,7 @@ class TestInheritance:
             type="consistent_hash", key="host", params={"virtual_nodes": 10, "bounded_load": 2.0}
         )
 
-    def test_nothing_of_another_balancer(self) -> None:
+    def test_a_balancer_inherits_nothing_of_one_of_another_type(self) -> None:
         a = service(
             "defaults: {balancer: {type: consistent_hash, key: host, virtual_nodes: 10}}\n"
             "services: {a: {balancer: random}}\n"

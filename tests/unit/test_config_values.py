@@ -66,7 +66,7 @@ def test_sizes(count: int, unit: str) -> None:
 @example(".5s")
 @example("infs")
 @example("nan")
-def test_anything_else_is_no_duration(text: str) -> None:
+def test_a_text_of_another_form_is_no_duration(text: str) -> None:
     assert refused(parse_duration, text) or (text[0] in "0123456789" and text.isascii())
 
 
@@ -75,7 +75,7 @@ def test_anything_else_is_no_duration(text: str) -> None:
 @example("1k")
 @example("-1B")
 @example("٣KiB")
-def test_anything_else_is_no_size(text: str) -> None:
+def test_a_text_of_another_form_is_no_size(text: str) -> None:
     assert refused(parse_size, text) or (text[0] in "0123456789" and text.isascii())
 
 

@@ -80,7 +80,7 @@ def test_a_quota_of_version_2_is_rounded_up(
         ("", "100000\n", None),
     ],
 )
-def test_so_is_a_quota_of_version_1(
+def test_a_quota_of_version_1_limits(
     time: str, period: str, limit: int | None, tmp_path: Path
 ) -> None:
     own = "9:memory:/elsewhere\n4:cpu,cpuacct:/app\n1:name=systemd:/x"
@@ -99,9 +99,7 @@ def test_of_all_groups_around_the_smallest_quota_counts(tmp_path: Path) -> None:
     assert quota(tmp_path, "4:cpu:/pods/pod/app", [v1()], files) == 3
 
 
-def test_a_container_with_a_namespace_of_its_own_sees_its_group_as_the_root(
-    tmp_path: Path,
-) -> None:
+def test_a_container_with_a_namespace_of_its_own_sees_its_group_as_the_root(tmp_path: Path) -> None:
     files = {f"{UNIFIED}/cpu.max": "150000 100000"}
     assert quota(tmp_path, "0::/", [v2()], files) == 2
 
@@ -131,7 +129,7 @@ def test_a_strangers_group_that_is_mounted_somewhere_does_not_matter(tmp_path: P
     assert quota(tmp_path, "0::/app", mounts, files) == 3
 
 
-def test_both_versions_may_be_mounted(tmp_path: Path) -> None:
+def test_version_1_and_version_2_may_both_be_mounted(tmp_path: Path) -> None:
     own = "4:cpu,cpuacct:/app\n0::/unit"
     unified = "/sys/fs/cgroup/unified"
     mounts = [v1(), v2(place=unified)]
@@ -163,7 +161,7 @@ def test_a_place_may_have_a_space_in_its_name(tmp_path: Path) -> None:
         ("0::", [v2()]),
     ],
 )
-def test_what_cannot_be_read_limits_nothing(own: str, mounts: list[str], tmp_path: Path) -> None:
+def test_an_unreadable_quota_limits_nothing(own: str, mounts: list[str], tmp_path: Path) -> None:
     assert cpus.quota(tmp_path / "nowhere") is None
     assert quota(tmp_path, own, mounts, {}) is None
 

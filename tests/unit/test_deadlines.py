@@ -83,7 +83,7 @@ def test_a_cleared_deadline_is_not_called_and_leaves_the_wheel(
     assert len(wheel) == 0
 
 
-def test_what_is_forgotten_is_not_kept(loop: SteppedLoop, wheel: Deadlines) -> None:
+def test_a_forgotten_alarm_is_not_kept(loop: SteppedLoop, wheel: Deadlines) -> None:
     item = Item(loop)
     wheel.forget(item.alarm)
     wheel.arm(item.alarm, START + 1)
@@ -131,7 +131,7 @@ def test_an_item_may_arm_itself_again(loop: SteppedLoop, wheel: Deadlines) -> No
     assert len(item.calls) == 5
 
 
-def test_one_that_fails_does_not_take_the_others_along(loop: SteppedLoop, wheel: Deadlines) -> None:
+def test_a_failing_alarm_does_not_take_others_along(loop: SteppedLoop, wheel: Deadlines) -> None:
     def fail(item: Item, now: float) -> None:
         raise ValueError("a fault of ours")
 
@@ -166,7 +166,7 @@ def test_limits_of_hours_that_are_set_and_forgotten_leave_nothing(
     assert len(idle.calls) == 1
 
 
-def test_those_that_are_due_together_are_looked_at_over_several_turns(
+def test_alarms_due_together_are_looked_at_over_several_turns(
     loop: SteppedLoop, wheel: Deadlines
 ) -> None:
     at_once = LOOKS // 8  # One that has passed costs eight times a look.

@@ -42,7 +42,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_nothing_is_known_before_the_first_list(
+async def test_discovery_knows_nothing_before_the_first_list(
     provider: ManualProvider, discovery: Discovery
 ) -> None:
     provider.last_error = "http://10.0.0.1:2379: refused"
@@ -54,7 +54,7 @@ async def test_nothing_is_known_before_the_first_list(
     assert (discovery.ready, discovery.age) == (False, None)
 
 
-async def test_who_is_there(provider: ManualProvider, discovery: Discovery) -> None:
+async def test_discovery_lists_who_is_there(provider: ManualProvider, discovery: Discovery) -> None:
     provider.tell(A, B, SICK, LEAVING, instance("z", weight=0), ORDER)
     await discovery.wait_ready()
     assert discovery.services() == ("orders", "users")

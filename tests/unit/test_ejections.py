@@ -96,7 +96,7 @@ def test_no_more_than_the_share_is_out(ejections: Ejections) -> None:
     assert isinstance(ejections.suspect("other", "c", FOUR, RULES, 0.0), Ejected)
 
 
-def test_never_the_last_that_is_ready(ejections: Ejections) -> None:
+def test_the_last_instance_that_is_ready_is_never_ejected(ejections: Ejections) -> None:
     everybody = EjectionSettings(max_share=1.0)
     assert ejections.suspect("s", "a", PoolCounts(1, 1, True), everybody, 0.0) is Refusal.LAST
     assert ejections.suspect("s", "a", PoolCounts(9, 1, True), everybody, 0.0) is Refusal.LAST
@@ -120,7 +120,7 @@ def test_refusals_are_counted_by_the_rule_that_kept_somebody(ejections: Ejection
     assert sum(ejections.refused.values()) == 4
 
 
-def test_who_is_out_or_not_ready_is_not_ejected_again(ejections: Ejections) -> None:
+def test_an_instance_that_is_out_or_not_ready_is_not_ejected_again(ejections: Ejections) -> None:
     out(ejections.suspect("s", "a", FOUR, RULES, 0.0))
     assert ejections.suspect("s", "a", FOUR, RULES, 1.0) is Refusal.NOT_READY
     assert ejections.suspect("s", "b", PoolCounts(4, 3, False), RULES, 1.0) is Refusal.NOT_READY
@@ -132,7 +132,7 @@ def test_off(ejections: Ejections) -> None:
     assert ejections.suspect("s", "a", FOUR, off, 0.0) is Refusal.OFF
 
 
-def test_those_that_fell_together_come_back_apart(ejections: Ejections) -> None:
+def test_instances_that_fell_together_come_back_apart(ejections: Ejections) -> None:
     wide = EjectionSettings(max_share=1.0)
     times = {
         out(ejections.suspect("s", str(n), PoolCounts(100, 100 - n, True), wide, 0.0)).until

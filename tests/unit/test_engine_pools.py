@@ -123,7 +123,7 @@ def test_changes_of_others_are_reported_once_and_exactly() -> None:
         os.close(board.fd)
 
 
-def test_what_lies_beyond_the_used_mark_is_seen_when_the_mark_is_raised() -> None:
+def test_counts_beyond_the_used_mark_are_seen_when_the_mark_is_raised() -> None:
     board = Board.create(2)
     heard: list[tuple[int, int]] = []
     others = OtherRows(board, 0, lambda slot, delta: heard.append((slot, delta)))
@@ -164,7 +164,9 @@ def test_nodes_keep_their_identity_and_numbers_over_snapshots(side: Side) -> Non
         ("draining", False, False), ("draining", True, False),
     ],
 )  # fmt: skip
-def test_who_is_usable(side: Side, status: Status, panic: bool, usable: bool) -> None:
+def test_status_and_panic_say_whether_a_node_is_usable(
+    side: Side, status: Status, panic: bool, usable: bool
+) -> None:
     side.apply(spec("a", status=status), panic=panic)
     assert side.node("a").usable is usable
     assert (side.pool().pick(0, ()) is not None) is usable

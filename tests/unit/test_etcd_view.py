@@ -37,7 +37,7 @@ def ids(view: View, service: str = "a") -> list[str]:
     return [instance.id for instance in view.membership().services.get(service, ())]
 
 
-def test_resumes_behind_the_list_and_then_behind_the_last_event() -> None:
+def test_a_watch_resumes_behind_the_list_and_then_behind_the_last_event() -> None:
     view = listed(kv("a/1", 5), revision=10)
     assert view.resume == 11
     view.apply([put("a/2", 12), put("a/3", 13)])

@@ -84,7 +84,7 @@ def test_a_stream_cut_in_a_frame() -> None:
 
 
 @pytest.mark.parametrize("data", [b"<html>\n", b"[]\n", b"{}\n", b'{"result": 1}\n', b"[" * 9999])
-def test_what_is_not_a_frame(data: bytes) -> None:
+def test_a_line_that_is_no_frame_is_an_error(data: bytes) -> None:
     with pytest.raises(EtcdError):
         list(FrameReader().feed(data + b"\n"))
 

@@ -30,7 +30,7 @@ def test_each_listener_hears_what_happens_from_now_on() -> None:
         assert one.take() == ([], 0)
 
 
-def test_who_does_not_read_loses_the_oldest_and_is_told_how_many() -> None:
+def test_a_listener_that_does_not_read_loses_the_oldest_and_is_told_how_many() -> None:
     events = Events(buffer=3)
     with events.listen() as slow:
         for number in range(10):
@@ -40,7 +40,7 @@ def test_who_does_not_read_loses_the_oldest_and_is_told_how_many() -> None:
         assert lost == 7
 
 
-def test_what_waits_for_a_listener_has_a_bound_in_bytes() -> None:
+def test_events_waiting_for_a_listener_have_a_bound_in_bytes() -> None:
     events = Events(max_bytes=1000)
     with events.listen() as slow:
         for number in range(10):

@@ -271,7 +271,7 @@ def test_a_log_may_be_a_terminal_or_nothing() -> None:
     os.close(terminal)
 
 
-def test_what_an_operator_names_is_read_whatever_leads_there(tmp_path: Path) -> None:
+def test_a_file_an_operator_names_is_read_whatever_leads_there(tmp_path: Path) -> None:
     """Volumes of configuration are made of links, in directories that everybody may write to."""
     path = link_in_everybodys_directory(tmp_path)
     assert files.read(str(path), 100) == b"precious"
@@ -279,7 +279,7 @@ def test_what_an_operator_names_is_read_whatever_leads_there(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("prepare", [pipe, unix_socket, a_directory])
-def test_but_nothing_that_one_would_have_to_wait_for(prepare: Prepare, tmp_path: Path) -> None:
+def test_a_file_one_would_have_to_wait_for_is_refused(prepare: Prepare, tmp_path: Path) -> None:
     words = REFUSED[prepare].removesuffix(" that nobody reads")
     with pytest.raises(files.Refused) as caught:
         files.read(str(prepare(tmp_path)), 100)

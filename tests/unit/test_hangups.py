@@ -170,7 +170,7 @@ def test_a_descriptor_that_is_used_again_is_another_connection(bench: Bench) -> 
     assert len(bench.hangups) == 0
 
 
-def test_what_is_forgotten_is_not_heard(bench: Bench) -> None:
+def test_a_forgotten_peer_is_not_heard(bench: Bench) -> None:
     ours, peer = bench.pair()
     bench.hangups.forget(watched(bench, ours))
     peer.close()

@@ -99,7 +99,7 @@ async def stage(
 
 
 @pytest.mark.parametrize(("most", "at_a_time"), [(1 << 20, MAX_PROBES), (8, 8)])
-async def test_so_many_at_a_time_and_no_more(most: int, at_a_time: int) -> None:
+async def test_checks_run_so_many_at_a_time_and_no_more(most: int, at_a_time: int) -> None:
     async with stage(most=most) as on:
         on.update(at_a_time * 3)
         await on.check.until(at_a_time)
@@ -128,7 +128,7 @@ async def test_changes_of_standing_are_told_together() -> None:
         assert on.passed == []
 
 
-async def test_what_could_not_be_asked_says_nothing() -> None:
+async def test_a_check_that_could_not_be_made_says_nothing() -> None:
     async with stage() as on:
         on.update(1)
         for _ in range(5):
@@ -162,14 +162,14 @@ async def test_without_a_plan_nobody_is_checked_any_more() -> None:
         assert on.check.waiting == {}
 
 
-async def test_those_that_leave_are_named() -> None:
+async def test_instances_that_leave_are_named() -> None:
     async with stage() as on:
         on.update(3)
         assert on.update(1) == ["1", "2"]
         assert on.update(0) == ["0"]
 
 
-async def test_what_was_found_of_one_that_left_before_it_was_told_is_not_told() -> None:
+async def test_a_result_is_not_told_of_an_instance_that_left_before() -> None:
     """It may be back by then, with a standing of its own, and nobody would ever take it back."""
     async with stage() as on:
         on.update(2)

@@ -56,7 +56,7 @@ def test_an_interval_counts_from_the_beginning_of_a_check(schedule: Schedule) ->
     assert sum(waits) / len(waits) == pytest.approx(5.0, rel=0.02)
 
 
-def test_one_that_took_longer_than_the_interval_is_followed_at_once(schedule: Schedule) -> None:
+def test_a_check_that_took_longer_than_the_interval_is_followed_at_once(schedule: Schedule) -> None:
     schedule.update("s", RULES, candidates("a"), 0.0)
     schedule.done(only(schedule, 5.0), True, "", began=5.0, now=25.0)
     assert schedule.next_at == 25.0
@@ -77,7 +77,7 @@ def test_fall_and_rise_with_faster_checks_in_between(schedule: Schedule) -> None
     assert faster == [True, True, False, True, False, True, False]
 
 
-def test_it_starts_where_the_registry_says(schedule: Schedule) -> None:
+def test_a_standing_starts_where_the_registry_says(schedule: Schedule) -> None:
     schedule.update("s", RULES, candidates("a", healthy=False), 0.0)
     target = only(schedule, 5.0)
     assert not target.standing.healthy
@@ -97,7 +97,7 @@ def test_standings_survive_updates_and_other_rules(schedule: Schedule) -> None:
     assert not schedule.has("s", "b")
 
 
-def test_who_is_gone_is_not_checked_and_its_last_result_changes_nothing(
+def test_an_instance_that_is_gone_is_not_checked_and_its_last_result_changes_nothing(
     schedule: Schedule,
 ) -> None:
     schedule.update("s", Rules(5.0, 1, 1), candidates("a"), 0.0)
@@ -108,7 +108,7 @@ def test_who_is_gone_is_not_checked_and_its_last_result_changes_nothing(
     assert len(schedule) == 0
 
 
-def test_one_that_comes_back_is_checked_once_an_interval(schedule: Schedule) -> None:
+def test_an_instance_that_comes_back_is_checked_once_an_interval(schedule: Schedule) -> None:
     schedule.update("s", RULES, candidates("a"), 0.0)
     schedule.update("s", None, (), 1.0)
     schedule.update("s", RULES, candidates("a"), 2.0)

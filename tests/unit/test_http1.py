@@ -129,7 +129,7 @@ def test_options_about_the_server_as_a_whole() -> None:
         ("/p/%2F..", ("/", "/p/", "/p/..", "/p//..")),
     ],
 )
-def test_what_else_programs_make_of_a_path(path: str, others: tuple[str, ...]) -> None:
+def test_other_readings_of_a_path_are_all_found(path: str, others: tuple[str, ...]) -> None:
     assert set(readings(path)) >= set(others)
     assert bool(readings(path)) == bool(others)
     assert path not in readings(path)

@@ -107,7 +107,7 @@ def test_a_list_of_services_counts_the_records_that_are_refused(refused: int, la
         ({"on_probation_in": 2}, "on probation in 2 workers"),
     ],
 )
-def test_what_is_said_of_an_instance(fields: dict[str, Any], words: str) -> None:
+def test_a_line_says_in_words_what_holds_of_an_instance(fields: dict[str, Any], words: str) -> None:
     instance = Instance(service="users", id="one", address="10.0.0.1", port=80)
     row = status.instance(Member(instance, "ready", "", 1), None, lambda slot: 0, 0.0)
     _, line = listings.instances({"instances": [{**row, **fields}]})

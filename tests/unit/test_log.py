@@ -47,7 +47,7 @@ def test_json_lines_carry_event_level_time_and_what_is_bound(stream: io.StringIO
     assert line["timestamp"].endswith("Z")
 
 
-def test_what_libraries_log_is_rendered_alike(stream: io.StringIO) -> None:
+def test_lines_of_libraries_are_rendered_alike(stream: io.StringIO) -> None:
     log.set_up(LogSettings(), stream=stream, worker=2)
     logging.getLogger("aiohttp.server").error("broken %s", "pipe")
     line = json.loads(stream.getvalue())
@@ -127,7 +127,7 @@ class Collecting(str):
         return super().encode(*args, **named)
 
 
-def test_who_writes_may_be_interrupted_by_who_has_something_to_say(file: TakesNothing) -> None:
+def test_a_writer_may_be_interrupted_by_another_line(file: TakesNothing) -> None:
     log.set_up(LogSettings())
     threaded = log._standard_error()
     assert threaded is not None

@@ -201,7 +201,7 @@ def test_an_instance_that_answers_requests_is_retained_although_probes_fail() ->
     assert now - last <= LATELY + (MAX_FAILURES + 1) * PROBE_INTERVAL
 
 
-def test_nobody_is_retained_for_longer_than_hold() -> None:
+def test_instances_are_retained_no_longer_than_hold() -> None:
     registry = Registry("ab")
     registry.lose("ab", 0.0)
     assert registry.policy.step(599.9) == []

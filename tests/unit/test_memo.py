@@ -15,7 +15,7 @@ def look_up(memo: Memo[bytes, bytes], key: bytes) -> bool:
     return known is not None
 
 
-def test_it_never_holds_more_than_its_room() -> None:
+def test_a_memo_never_holds_more_than_its_room() -> None:
     memo: Memo[bytes, bytes] = Memo(100_000, 10_000)
     largest = 0
     for number in range(5000):
@@ -24,7 +24,7 @@ def test_it_never_holds_more_than_its_room() -> None:
     assert 40_000 < largest <= 100_000
 
 
-def test_what_is_asked_for_stays_and_what_is_not_goes() -> None:
+def test_entries_that_are_asked_for_stay_and_the_others_go() -> None:
     memo: Memo[bytes, bytes] = Memo(100_000, 10_000)
     look_up(memo, b"once")
     assert not look_up(memo, b"always")
@@ -35,7 +35,7 @@ def test_what_is_asked_for_stays_and_what_is_not_goes() -> None:
     assert not look_up(memo, b"once")
 
 
-def test_one_that_is_too_large_pushes_nobody_out() -> None:
+def test_an_entry_that_is_too_large_pushes_no_other_out() -> None:
     memo: Memo[bytes, bytes] = Memo(100_000, 10_000)
     look_up(memo, b"small")
     for _ in range(1000):
@@ -43,7 +43,7 @@ def test_one_that_is_too_large_pushes_nobody_out() -> None:
     assert look_up(memo, b"small")
 
 
-def test_it_forgets_when_it_is_told_to() -> None:
+def test_a_memo_forgets_when_it_is_told_to() -> None:
     memo: Memo[bytes, bytes] = Memo(100_000, 10_000)
     look_up(memo, b"x")
     memo.clear()

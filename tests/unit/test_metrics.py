@@ -123,7 +123,7 @@ def test_workers_are_summed() -> None:
 @pytest.mark.parametrize(
     ("name", "doubts"), [("unreachable", (True, False)), ("instances_on_probation", (False, True))]
 )
-def test_who_is_doubted_by_workers_that_live(name: str, doubts: tuple[bool, bool]) -> None:
+def test_doubts_of_workers_that_live_are_counted(name: str, doubts: tuple[bool, bool]) -> None:
     pools = book(instance("a"), instance("b"))
     name = "fairlead_" + name + '{service="users",upstream="%s"}'
     told = [NodeStats("users", "a@10.0.0.1:80", 5, {"connect_refused": 1}, *doubts)]
@@ -245,7 +245,7 @@ def test_instances_in_slow_start() -> None:
     assert samples(scrape(pools, Totals(Retired())))[name] == 0
 
 
-def test_what_was_seen_in_the_registry() -> None:
+def test_changes_seen_in_the_registry_are_counted() -> None:
     pools = book(instance("a"), instance("b", health="bad"))
     pools.apply(Membership(services={"users": (instance("a", weight=3),)}), 1.0)
     found = samples(scrape(pools, Totals(Retired())))

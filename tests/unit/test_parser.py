@@ -349,7 +349,7 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
 
 
 @pytest.mark.parametrize("flood", FLOODS)
-def test_what_is_remembered_is_bounded_in_bytes(flood: str) -> None:
+def test_remembered_heads_are_bounded_in_bytes(flood: str) -> None:
     # What is read for a listener that names requests otherwise is remembered beside the usual.
     other = IdField("X-Other", lambda: b"", lambda: b"")
     for number in range(4000):

@@ -128,7 +128,7 @@ async def test_a_large_service_is_not_divided() -> None:
         assert receiver.sizes == [3 * MESSAGE, 1]
 
 
-async def test_nothing_is_complete_before_the_last_message() -> None:
+async def test_pools_are_complete_with_the_last_message_and_not_before() -> None:
     book = book_of({f"s{number}": instances(f"s{number}", MESSAGE) for number in range(3)})
     async with joined(book, Applies()) as (life, receiver):
         for _ in range(3):

@@ -120,7 +120,7 @@ def test_only_services_with_another_tuple_are_looked_at() -> None:
     assert pools.snapshot("users") is before
 
 
-def test_what_workers_do_not_see_makes_no_new_snapshot() -> None:
+def test_changes_workers_do_not_see_make_no_new_snapshot() -> None:
     pools = book()
     pools.apply(membership(users=[instance(version="1")]), 0.0)
     before = pools.snapshot("users")
@@ -221,7 +221,7 @@ class TestSlots:
         pools.apply(membership(users=[instance(port=81)]), 1.0)
         assert pools.by_service["users"].members[0].slot == 2
 
-    def test_one_that_comes_back_gets_its_column_back(self) -> None:
+    def test_an_instance_that_comes_back_gets_its_column_back(self) -> None:
         slots = Slots(10, lambda slot: False)
         first = slots.take("users", "a", 0.0)
         slots.free("users", "a", 1.0)
@@ -246,7 +246,7 @@ class TestSlots:
         slots.free("users", "0", 0.0)
         assert slots.take("users", "4", SLOT_REST) == 1
 
-    def test_one_that_found_the_board_full_stays_uncounted(self) -> None:
+    def test_an_instance_that_found_the_board_full_stays_uncounted(self) -> None:
         pools = book(capacity=2)
         pools.apply(membership(users=[instance("a"), instance("b")]), 0.0)
         pools.apply(membership(users=[instance("b")]), 100.0)

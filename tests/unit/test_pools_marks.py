@@ -117,7 +117,7 @@ class TestMarks:
         pools.reinstate("other", "x")
         assert not pools.settle(2.0)
 
-    def test_what_an_ejection_is_decided_by(self) -> None:
+    def test_counts_say_by_what_an_ejection_is_decided(self) -> None:
         pools = book("a", "b", instance("c", health="bad"), instance("d", health="draining"))
         assert pools.counts("s", [key("a"), key("c"), "nobody"]) == {
             key("a"): PoolCounts(total=3, ready=2, is_ready=True),
@@ -159,7 +159,7 @@ def test_a_pool_panics_below_its_own_threshold() -> None:
 
 
 class TestSlowStart:
-    def test_whoever_is_there_at_the_start_is_not_new(self) -> None:
+    def test_an_instance_that_is_there_at_the_start_is_not_new(self) -> None:
         pools = book("a", "b", slow_start=30.0)
         assert weights(pools) == {"a": 1, "b": 1}
         assert pools.next_step is None
@@ -191,7 +191,7 @@ class TestSlowStart:
         pools.apply(membership("a", "b"), 100.0)
         assert weights(pools) == {"a": 1, "b": 1}
 
-    def test_one_that_is_back_is_new_however_it_was_out(self) -> None:
+    def test_an_instance_that_is_back_is_new_however_it_was_out(self) -> None:
         pools = book("a", "b", "c", "d", slow_start=30.0)
         pools.check("s", key("a"), "dead")
         pools.eject("s", key("b"), "reset", 9.0)
@@ -204,7 +204,7 @@ class TestSlowStart:
         tenth = SCALE // 10
         assert weights(pools) == {"a": tenth, "b": tenth, "c": SCALE, "d": tenth}
 
-    def test_one_that_is_ejected_half_way_begins_anew(self) -> None:
+    def test_an_instance_that_is_ejected_half_way_begins_anew(self) -> None:
         pools = book("a", slow_start=30.0)
         pools.apply(membership("a", "b"), 100.0)
         pools.eject("s", key("b"), "reset", 125.0)
@@ -228,7 +228,7 @@ class TestSlowStart:
         pools.settle(10.0)
         assert weights(pools) == {"a": 1, "b": 1}
 
-    def test_one_that_leaves_half_way_leaves_no_trace(self) -> None:
+    def test_an_instance_that_leaves_half_way_leaves_no_trace(self) -> None:
         pools = book("a", slow_start=30.0)
         pools.apply(membership("a", "b"), 100.0)
         pools.apply(membership("a"), 105.0)
@@ -292,17 +292,17 @@ class TestFallback:
         other = pools.apply(membership("b"), 4.0)
         assert (other.fallback_began, other.fallback_ended) == ([], [])
 
-    def test_one_that_ends_with_the_first_full_set_is_no_news(self) -> None:
+    def test_a_fallback_that_ends_with_the_first_full_set_is_no_news(self) -> None:
         changes = self.fallback_only().apply(membership("a"), 1.0)
         assert (changes.fallback_began, changes.fallback_ended) == ([], [])
 
     @pytest.mark.parametrize("first", [Membership(services={}), Membership(services={"s": ()})])
-    def test_one_that_lasts_beyond_the_first_full_set_is_told(self, first: Membership) -> None:
+    def test_a_fallback_lasting_beyond_the_first_full_set_is_told(self, first: Membership) -> None:
         pools = self.fallback_only()
         assert pools.apply(first, 1.0).fallback_began == ["s"]
         assert pools.apply(membership("a"), 2.0).fallback_ended == ["s"]
 
-    def test_one_that_is_served_before_the_registry_answers_is_told(self) -> None:
+    def test_a_fallback_that_is_served_before_the_registry_answers_is_told(self) -> None:
         pools = self.fallback_only()
         began = pools.serve_unknown(5.0)
         assert began.fallback_began == ["s"]

@@ -78,7 +78,7 @@ def stepped(request: pytest.FixtureRequest) -> Iterator[Stepped]:
     assert stepped.loop.failures == []
 
 
-def test_what_is_added_is_registered_and_stays_so(stepped: Stepped) -> None:
+def test_added_entries_are_registered_and_stay_so(stepped: Stepped) -> None:
     keeper = stepped.keeper()
     entries = stepped.add(keeper, *"abcdefg")  # more than one batch
     assert stepped.ids() == "abcdefg"
@@ -98,7 +98,7 @@ def test_a_store_that_forgot_everything_is_told_again(stepped: Stepped) -> None:
     assert all(keeper.registered(entry) for entry in entries)
 
 
-def test_one_that_is_missing_is_put_back_as_it_was_last_stated(stepped: Stepped) -> None:
+def test_a_missing_record_is_put_back_as_it_was_last_stated(stepped: Stepped) -> None:
     keeper = stepped.keeper()
     entry, _ = stepped.add(keeper, "a", "b")
     entry.report(Health("unhealthy", "disk full", START))
@@ -181,7 +181,7 @@ def test_a_stop_takes_its_own_along_and_nobody_elses(stepped: Stepped) -> None:
     assert stepped.ids() == "x"
 
 
-def test_what_is_removed_goes_and_the_rest_stays(stepped: Stepped) -> None:
+def test_a_removed_entry_goes_and_the_rest_stays(stepped: Stepped) -> None:
     keeper = stepped.keeper()
     first, *_ = stepped.add(keeper, *"abcd")
     stepped.run(keeper.remove([first], 1.0))

@@ -16,19 +16,19 @@ def held(now: float = 100.0) -> LeaseLife:
     return life
 
 
-def test_it_begins_by_granting() -> None:
+def test_a_life_begins_by_granting() -> None:
     life = LeaseLife(TTL)
     assert life.next(5.0, unsettled=True) == (Step.GRANT, 5.0)
     assert not life.alive(5.0)
 
 
-def test_what_is_unsettled_is_written_under_the_new_lease() -> None:
+def test_unsettled_entries_are_written_under_the_new_lease() -> None:
     life = held()
     assert life.next(100.0, unsettled=True) == (Step.SETTLE, 100.0)
     assert life.next(100.0, unsettled=False) == (Step.WAIT, 103.0)
 
 
-def test_it_is_kept_alive_every_third_of_the_ttl_and_checked_after_each() -> None:
+def test_a_lease_is_kept_alive_every_third_of_the_ttl_and_checked_after_each() -> None:
     life = held()
     for at in (103.0, 106.0, 109.0):
         assert life.next(at - 0.1, unsettled=False)[0] is Step.WAIT
@@ -85,7 +85,7 @@ def test_a_lost_lease_is_granted_anew_at_once() -> None:
     assert not life.was_ours(9)
 
 
-def test_one_that_is_ended_as_soon_as_it_is_granted_waits() -> None:
+def test_a_lease_that_is_ended_as_soon_as_it_is_granted_waits() -> None:
     life = held()
     life.lost(100.1)
     assert life.next(100.1, unsettled=True) == (Step.WAIT, 100.1 + CHURN)

@@ -76,7 +76,7 @@ def test_a_weight_in_the_metadata_wins() -> None:
         ({"status": ""}, "status: ''"),
     ],
 )
-def test_what_no_reader_would_accept_is_refused(change: dict[str, Any], words: str) -> None:
+def test_a_record_no_reader_would_accept_is_refused(change: dict[str, Any], words: str) -> None:
     fields = {"service": "users", "id": "a", "address": "10.0.0.5", "port": 80, **change}
     with pytest.raises(InvalidRecord) as refused:
         checked(Record(**fields))
@@ -106,7 +106,7 @@ def test_health_is_replaced_and_all_else_kept() -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"[]", b"1", b"{", b"\xff", b"[" * 5000])
-def test_what_is_no_record_is_not_changed(value: bytes) -> None:
+def test_a_value_that_is_no_record_is_not_changed(value: bytes) -> None:
     assert with_health(value, Health("healthy", "", AT)) is None
     assert status_of(value) == "healthy"
 

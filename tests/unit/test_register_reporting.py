@@ -57,7 +57,7 @@ def test_a_heartbeat_says_nothing_new() -> None:
     ]
 
 
-def test_it_asks_faster_while_it_matters() -> None:
+def test_a_reporter_asks_faster_while_it_matters() -> None:
     reporting = Reporting()
     rng = random.Random(1)
 
@@ -107,7 +107,7 @@ def test_forms_of_a_question(question: str, kind: str, endpoint: tuple[str, int]
         "http://[::1/",
     ],
 )
-def test_what_is_no_question_is_refused(question: str) -> None:
+def test_a_check_that_is_no_question_is_refused(question: str) -> None:
     with pytest.raises(ValueError, match=r"check|command"):
         checking(question, 1.0)
 

@@ -128,7 +128,7 @@ def test_every_reason_at_once() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b'"x"', b"\xff", b"[" * 5000])
-def test_not_an_object(body: bytes) -> None:
+def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
     refused = refusal(body)
     assert [complaint.pointer for complaint in refused.complaints] == [""]
 

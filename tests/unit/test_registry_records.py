@@ -231,7 +231,7 @@ def test_words_of_health(word: object, health: str) -> None:
         ({"metadata": {"weight": None}}, ""),
     ],
 )
-def test_what_is_told_of_a_record_that_is_used(fields: dict[str, Any], odd: str) -> None:
+def test_oddities_of_a_record_that_is_used_are_told(fields: dict[str, Any], odd: str) -> None:
     instance, told = both(**fields)
     assert (told, instance.health) == (odd, "healthy")
 

@@ -33,7 +33,7 @@ class TestRetryBudget:
         self.drain(budget, 0)
         assert [budget.spend(n) for n in range(1, 9)] == [False, False, False, True] * 2
 
-    def test_what_is_saved_is_forgotten(self) -> None:
+    def test_savings_are_forgotten(self) -> None:
         budget = RetryBudget(0.2)
         for _ in range(HORIZON + 1):
             budget.tick(1000)
@@ -71,7 +71,7 @@ class TestBreaker:
             assert breaker.admit(now)
             breaker.on_result(True, now, breaker.opened)
 
-    def test_it_stays_closed_below_the_number_of_requests(self) -> None:
+    def test_a_breaker_stays_closed_below_the_number_of_requests(self) -> None:
         breaker = self.make()
         for _ in range(19):
             assert breaker.admit(0.0)
@@ -82,7 +82,7 @@ class TestBreaker:
         assert breaker.state is State.OPEN
         assert breaker.opened == 1
 
-    def test_it_stays_closed_below_the_ratio(self) -> None:
+    def test_a_breaker_stays_closed_below_the_ratio(self) -> None:
         breaker = self.make()
         for turn in range(200):
             assert breaker.admit(0.0)
@@ -149,7 +149,7 @@ class TestBreaker:
         assert [breaker.admit(10.0) for _ in range(TRIALS)] == [True] * (TRIALS - 1) + [False]
 
     @given(st.lists(st.tuples(st.booleans(), st.floats(0, 3)), max_size=400))
-    def test_it_is_never_open_longer_than_told(self, steps: list[tuple[bool, float]]) -> None:
+    def test_a_breaker_is_open_no_longer_than_told(self, steps: list[tuple[bool, float]]) -> None:
         breaker = Breaker(ratio=0.3, min_requests=3, window=5.0, open=4.0)
         now, refused_since = 0.0, None
         for failed, wait in steps:
@@ -240,7 +240,7 @@ class TestQueue:
         assert not queue.enqueue(c)
         assert [queue.dequeue(), queue.dequeue(), queue.dequeue()] == [a, b, None]
 
-    def test_who_leaves_makes_room(self) -> None:
+    def test_a_waiter_that_leaves_makes_room(self) -> None:
         queue, (a, b, c) = Queue(2), (Waiter(), Waiter(), Waiter())
         queue.enqueue(a)
         queue.enqueue(b)
@@ -250,7 +250,7 @@ class TestQueue:
         assert len(queue) == 2
         assert queue.dequeue() == b
 
-    def test_who_leaves_is_not_searched_for_among_all_others(self) -> None:
+    def test_a_waiter_that_leaves_is_not_searched_for_among_all_others(self) -> None:
         # Thousands of clients that hang up together would hold everybody else up for seconds.
         compared = 0
 

@@ -271,7 +271,7 @@ def test_hosts_with_dotted_names_are_no_way_round_either() -> None:
     ],
 )
 @pytest.mark.parametrize("escape", ["%2F", "%5C", "%2f", "%5c"])
-def test_who_refuses_encoded_slashes(
+def test_encoded_slashes_are_refused_by_the_route_or_else_the_listener(
     prefix: str | None, own: Any, listener: str, fault: Fault | None, escape: str
 ) -> None:
     routes = [to("a", path_prefix=prefix, encoded_slashes=own)]

@@ -140,7 +140,7 @@ def test_with_an_answer_in_hand_nobody_unreachable_is_asked(board: Board) -> Non
         (1, "tried", True, False, "ok"),  # … and the one behind it is not paid for.
     ],
 )
-def test_whether_there_is_a_further_attempt(
+def test_a_further_attempt_needs_a_try_and_budget(
     board: Board,
     attempts: int,
     stale_node: str | None,

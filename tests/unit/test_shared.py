@@ -49,7 +49,7 @@ async def test_many_that_ask_at_once_share_a_run_and_those_during_it_the_next() 
     assert await third == 3
 
 
-async def test_who_leaves_takes_nothing_from_the_others() -> None:
+async def test_a_caller_that_leaves_takes_nothing_from_the_others() -> None:
     work = Work()
     shared = Shared(work)
     leaves, stays = asyncio.create_task(shared.get()), asyncio.create_task(shared.get())

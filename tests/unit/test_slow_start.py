@@ -9,7 +9,7 @@ from proxy.control.slow_start import SCALE, SlowStart, scaled
 WINDOW = 30.0
 
 
-def test_grows_linearly_from_a_tenth() -> None:
+def test_a_share_grows_linearly_from_a_tenth() -> None:
     ramp = SlowStart()
     ramp.observe({"old", "new"}, ["new"], 100.0)
     for age, share in [(0, 0.1), (1.5, 0.1), (3, 0.1), (6, 0.2), (15, 0.5), (29.9, 29.9 / 30)]:
@@ -38,7 +38,7 @@ def test_newcomers_are_measured_against_the_oldest() -> None:
     assert ramp.shares(["a", "b"], WINDOW, 30.0)["b"] == pytest.approx(just_before, abs=0.001)
 
 
-def test_who_leaves_is_forgotten_and_new_again_later() -> None:
+def test_an_instance_that_leaves_is_forgotten_and_new_again_later() -> None:
     ramp = SlowStart()
     ramp.observe({"old", "new"}, ["new"], 0.0)
     ramp.observe({"old"}, [], 10.0)

@@ -30,7 +30,7 @@ INSTANCE = Instance(
 MEMBERSHIP = Membership(services={"users": (INSTANCE,), "orders": ()}, revision=7)
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_a_saved_snapshot_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "pools.json"
     save_snapshot(path, MEMBERSHIP, 1_795_344_000.5)
     found = SnapshotFile(str(path)).load()
@@ -75,12 +75,12 @@ def test_a_changed_character_is_noticed() -> None:
         (encode(MEMBERSHIP, 1.0).replace(b'"format":1', b'"format":2'), "has format 2"),
     ],
 )
-def test_anything_else_is_refused_in_plain_words(content: bytes, words: str) -> None:
+def test_a_file_of_anything_else_is_refused_in_plain_words(content: bytes, words: str) -> None:
     with pytest.raises(SnapshotError, match=words):
         decode(content)
 
 
-def test_what_cannot_be_read_or_written_says_so(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_or_written_says_so(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match="cannot be read"):
         SnapshotFile(str(tmp_path)).load()
     with pytest.raises(SnapshotError, match="cannot be written"):
@@ -144,7 +144,7 @@ def test_proxies_that_begin_to_write_at_once_agree_after_one_turn(tmp_path: Path
             path.unlink()
 
 
-def test_what_a_killed_proxy_left_half_written_is_swept_up(tmp_path: Path) -> None:
+def test_files_a_killed_proxy_left_half_written_are_swept_up(tmp_path: Path) -> None:
     path = tmp_path / "pools.json"
     left, under_way, other = (
         tmp_path / name

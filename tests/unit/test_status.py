@@ -356,7 +356,7 @@ class TestExplain:
         assert [row["id"] for row in document["candidates"]] == ["a"]
         assert [row["id"] for row in document["others"]] == ["b"]
 
-    def test_what_stands_in_the_way(self) -> None:
+    def test_limits_in_the_way_of_a_request_are_told(self) -> None:
         worker = Reported()
         worker.states["users"] = PolicyState("open", 4)
         document = self.ask("http://users.example.com/", workers=(worker, Reported()))
@@ -390,7 +390,7 @@ class TestExplain:
         ("url", "fields"),
         [("/a b", ()), ("/", (("X-A", "b\r\nHost: evil"),)), ("http://[::1/x", ())],
     )
-    def test_what_is_no_single_request_is_an_error(
+    def test_a_question_that_is_no_single_request_is_an_error(
         self, url: str, fields: tuple[tuple[str, str], ...]
     ) -> None:
         with pytest.raises(ValueError, match=r"."):

@@ -111,7 +111,7 @@ EXACT: tuple[Over, ...] = (
 
 @pytest.mark.parametrize("t", SECONDS)
 @pytest.mark.parametrize("over", EXACT, ids=lambda over: over.__name__)
-def test_it_is_over_in_time(over: Over, t: float) -> None:
+def test_each_period_is_over_in_time(over: Over, t: float) -> None:
     assert 0.999 <= when(over, t) <= 1.1
 
 

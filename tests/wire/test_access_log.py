@@ -106,7 +106,7 @@ def test_bodies_both_ways_are_counted_without_their_framing(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("head", [b"200 OK\r\nContent-Length: 700", b"304 Not Modified"])
-def test_what_has_no_body_sends_none(tmp_path: Path, head: bytes) -> None:
+def test_an_answer_without_a_body_sends_no_bytes(tmp_path: Path, head: bytes) -> None:
     logged = Logged(tmp_path)
     client = logged.wire.client()
     client.send(request("HEAD /" if head[:1] == b"2" else "GET /"))
@@ -147,7 +147,7 @@ def test_the_request_id_is_the_one_of_the_answer(tmp_path: Path) -> None:
     ("sent", "status"),
     [(b"GET / HTTP/1.1\r\n\r\n", 400), (b"nonsense\x00\r\n\r\n", 400), (b"GET", 408)],
 )
-def test_what_never_became_a_request(tmp_path: Path, sent: bytes, status: int) -> None:
+def test_bytes_that_are_no_request_are_a_line(tmp_path: Path, sent: bytes, status: int) -> None:
     logged = Logged(tmp_path)
     client = logged.wire.client()
     client.send(sent)

@@ -127,7 +127,7 @@ def test_a_half_head_is_answered_and_closed_in_time(scene: Scene) -> None:
     assert peer.lost
 
 
-def test_who_says_nothing_is_closed_without_a_word(scene: Scene) -> None:
+def test_a_silent_peer_is_closed_without_a_word(scene: Scene) -> None:
     peer = scene.connect()
     scene.wait(HEAD)
     assert peer.lost
@@ -135,7 +135,7 @@ def test_who_says_nothing_is_closed_without_a_word(scene: Scene) -> None:
     assert closed(scene) == {}
 
 
-def test_one_that_drips_gets_no_more_time(scene: Scene) -> None:
+def test_a_peer_that_drips_gets_no_more_time(scene: Scene) -> None:
     peer = scene.connect()
     for byte in b"GET / HTTP"[: int(HEAD)]:
         scene.send(peer, bytes([byte]))
@@ -185,7 +185,7 @@ def test_a_head_has_a_bound_in_bytes(scene: Scene) -> None:
     ],
     ids=["field", "target", "no request", "tls", "length"],
 )
-def test_what_is_no_request_is_told_so_in_json(scene: Scene, bytes_: bytes, expected: int) -> None:
+def test_a_broken_request_is_refused_in_json(scene: Scene, bytes_: bytes, expected: int) -> None:
     peer = scene.connect()
     answer = scene.send(peer, bytes_)
     assert status(answer) == expected
@@ -246,7 +246,7 @@ def test_a_body_that_waits_to_be_asked_for_is_asked_for(scene: Scene) -> None:
     assert answer.endswith(b"\r\n\r\nbody")
 
 
-def test_who_does_not_read_its_answer_is_cut_off(scene: Scene) -> None:
+def test_a_peer_that_does_not_read_its_answer_is_cut_off(scene: Scene) -> None:
     scene.answer = b"x" * (FakeTransport.HIGH + 1)
     peer = scene.connect()
     peer.stall()
@@ -258,7 +258,7 @@ def test_who_does_not_read_its_answer_is_cut_off(scene: Scene) -> None:
     assert closed(scene) == {"slow_request": 1}
 
 
-def test_who_does_not_read_its_last_answer_is_cut_off(scene: Scene) -> None:
+def test_a_peer_that_does_not_read_its_last_answer_is_cut_off(scene: Scene) -> None:
     peer = scene.connect()
     peer.stall()
     scene.send(peer, b"GET /hea")

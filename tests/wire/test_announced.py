@@ -54,7 +54,7 @@ def test_a_sender_that_speaks_for_itself(make: Any) -> None:
     answered(client, instance)
 
 
-def test_who_does_not_announce_is_closed_without_a_word(make: Any) -> None:
+def test_a_client_that_does_not_announce_is_closed_without_a_word(make: Any) -> None:
     wire = make(listener=LISTENER)
     client = connect(wire)
     client.send(request("GET /"))
@@ -63,7 +63,7 @@ def test_who_does_not_announce_is_closed_without_a_word(make: Any) -> None:
     assert wire.worker.counters.service("").faults == {"bad_request": 1}
 
 
-def test_who_says_nothing_is_closed_in_time(make: Any) -> None:
+def test_a_silent_client_is_closed_in_time(make: Any) -> None:
     wire = make(listener=LISTENER)
     client = connect(wire)
     client.send(LINE[:9])
@@ -74,7 +74,7 @@ def test_who_says_nothing_is_closed_in_time(make: Any) -> None:
 
 
 @pytest.mark.parametrize("said", [b"", LINE[:9]])
-def test_who_hangs_up_before_the_announcement_is_let_go(make: Any, said: bytes) -> None:
+def test_a_client_that_hangs_up_before_the_announcement_is_let_go(make: Any, said: bytes) -> None:
     wire = make(listener=LISTENER)
     client = connect(wire)
     if said:
@@ -86,7 +86,7 @@ def test_who_hangs_up_before_the_announcement_is_let_go(make: Any, said: bytes) 
     assert wire.worker.counters.service("").faults == {}
 
 
-def test_who_says_nothing_counts_among_the_connections_of_the_listener(make: Any) -> None:
+def test_a_silent_client_counts_among_the_connections_of_the_listener(make: Any) -> None:
     limits = ListenerLimits(connections=4)  # Of two workers.
     wire = make(listener=ListenerSettings(proxy_protocol=True, limits=limits))
     silent = connect(wire)
@@ -103,7 +103,7 @@ def test_who_says_nothing_counts_among_the_connections_of_the_listener(make: Any
     fourth.reset()
 
 
-def test_who_says_nothing_takes_no_descriptor_that_others_need(make: Any) -> None:
+def test_a_silent_client_takes_no_descriptor_that_others_need(make: Any) -> None:
     wire = make(listener=LISTENER)
     wire.worker.connections.descriptors = 5
     silent = [connect(wire) for _ in range(3)]

@@ -47,13 +47,13 @@ def picks(wire: Wire, count: int) -> dict[str, int]:
     return found
 
 
-def test_one_that_only_reads_load_sees_the_requests_of_all_workers(make: Any) -> None:
+def test_a_balancer_that_only_reads_load_sees_the_requests_of_all_workers(make: Any) -> None:
     wire = make("a", "b")
     wire.pool._install(TwoChoices(list(wire.pool.nodes.values()), Random(1)))
     assert picks(wire, 40) == {"a": 0, "b": 40}
 
 
-def test_one_that_hears_of_each_change_sees_them_too(make: Any) -> None:
+def test_a_balancer_that_hears_of_each_change_sees_the_requests_of_all_workers(make: Any) -> None:
     balancer = BalancerSpec(type="least_connections")
     wire = make("a", "b", settings=ServiceSettings(balancer=balancer))
     assert picks(wire, 40) == {"a": 0, "b": 40}

@@ -101,7 +101,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 @pytest.mark.parametrize("name", DRILLS)
-def test_nothing_grows_beyond_what_it_says(bench: Bench, name: str) -> None:
+def test_containers_never_grow_beyond_what_they_say(bench: Bench, name: str) -> None:
     most: Counter[str] = Counter(dict.fromkeys(NOUNS, 1))
     for _ in DRILLS[name](bench):
         wire = bench.wire

@@ -155,7 +155,7 @@ def test_a_request(case: Question) -> None:
 
 
 @pytest.mark.parametrize("case", QUESTIONS, ids=lambda case: case.name)
-def test_what_follows_a_request_is_another_or_nothing(case: Question) -> None:
+def test_bytes_after_a_request_are_another_or_nothing(case: Question) -> None:
     if not case.late:  # It would be the rest of the first one, which is not complete.
         check(case, [case.raw + NEXT], [case.raw, NEXT])
 

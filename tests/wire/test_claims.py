@@ -50,7 +50,7 @@ def test_a_trusted_proxy_may_call_its_claims_hop_by_hop(make: Any) -> None:
 
 
 @pytest.mark.parametrize("listener", [ListenerSettings(), TRUSTING])
-def test_nobody_makes_claims_in_trailers(make: Any, listener: ListenerSettings) -> None:
+def test_trailers_make_no_claims(make: Any, listener: ListenerSettings) -> None:
     wire = make(listener=listener)
     client = wire.client()
     chunks = b"0\r\n%b\r\nProxy: said\r\nX_Real_IP: said\r\nX-Sum: 1\r\n\r\n" % (

@@ -278,7 +278,7 @@ def test_a_connection_that_nobody_waited_for_any_more_is_used(make: Any) -> None
     answered(client, peer)
 
 
-def test_what_was_answered_before_the_end_is_delivered(make: Any) -> None:
+def test_an_answer_from_before_the_end_is_delivered(make: Any) -> None:
     """The answer is complete: a client that reads slowly may end its side meanwhile."""
     scene = first_byte(make)
     client = scene.client

@@ -26,7 +26,7 @@ def test_a_listener_has_room_for_so_many(make: Any) -> None:
     assert not late.closed
 
 
-def test_those_who_are_served_notice_nothing(make: Any) -> None:
+def test_clients_that_are_served_notice_nothing_of_one_too_many(make: Any) -> None:
     wire = make(listener=limited(2))
     client = wire.client()
     client.send(request("GET /"))

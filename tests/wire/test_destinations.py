@@ -44,7 +44,7 @@ def guarded(make: Any, *addresses: str, port: int = ADMIN, **options: Any) -> Wi
     ],
 )
 @pytest.mark.parametrize("by_name", [False, True])
-def test_nothing_is_connected_to_it(make: Any, address: str, port: int, by_name: bool) -> None:
+def test_a_denied_address_is_not_dialled(make: Any, address: str, port: int, by_name: bool) -> None:
     wire = guarded(make, "web.test" if by_name else address, port=port)
     wire.resolver.says("web.test", address)
     client = wire.client()
@@ -127,7 +127,7 @@ def test_another_instance_is_tried_and_then_preferred(make: Any) -> None:
         ({}, "10.0.0.9", ADMIN),
     ],
 )
-def test_what_is_meant_is_connected_to(
+def test_an_allowed_address_is_connected_to(
     make: Any, options: dict[str, Any], address: str, port: int
 ) -> None:
     wire = guarded(make, address, port=port, **options)

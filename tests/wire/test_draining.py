@@ -61,7 +61,7 @@ def test_until_the_delay_is_over_connections_are_accepted(make: Any) -> None:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_what_is_under_way_is_finished(make: Any, streaming: bool) -> None:
+def test_requests_under_way_are_finished(make: Any, streaming: bool) -> None:
     wire = make()
     client, a = asked(wire)
     if streaming:

@@ -269,7 +269,7 @@ def test_a_connection_whose_peer_cannot_be_read(make: Any) -> None:
     others_are_served(wire)
 
 
-def test_what_raises_while_it_is_dialled(make: Any) -> None:
+def test_a_raise_while_dialling_ends_the_request_alone(make: Any) -> None:
     wire = make("a", "b")
     wire.network.refuse(wire.address("a"), ZeroDivisionError("dial"))
     wire.network.refuse(wire.address("b"), ZeroDivisionError("dial"))

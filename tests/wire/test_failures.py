@@ -89,7 +89,7 @@ def test_a_connection_that_is_closed_as_it_opens(make: Any) -> None:
     client.expect_problem(502, "connection_terminated")
 
 
-def test_one_that_is_closed_as_it_opens_is_no_reason_to_fail_with_another_left(make: Any) -> None:
+def test_a_connection_closed_as_it_opens_fails_no_request_with_others_left(make: Any) -> None:
     wire = make("a", "b")
     wire.network.slam(wire.address("a"))
     clients = [wire.client(), wire.client()]
@@ -195,7 +195,7 @@ def test_a_stale_connection_and_a_post(make: Any) -> None:
 
 @pytest.mark.parametrize("sign", ["eof", "data"])
 @pytest.mark.parametrize("request_line", ["POST /", "PATCH /"])
-def test_what_cannot_be_repeated_avoids_a_connection_that_is_closing(
+def test_an_unrepeatable_request_avoids_a_connection_that_is_closing(
     make: Any, request_line: str, sign: str
 ) -> None:
     """The instance has closed, and the loop has not said so yet: the kernel knows."""
@@ -220,7 +220,7 @@ def test_what_cannot_be_repeated_avoids_a_connection_that_is_closing(
     assert wire.pool.counters.retries == {}
 
 
-def test_what_cannot_be_repeated_avoids_a_connection_that_failed_in_this_turn(make: Any) -> None:
+def test_an_unrepeatable_request_avoids_a_connection_that_failed_in_this_turn(make: Any) -> None:
     """The loop says so in its next turn; until then the connection looks idle."""
     wire = make()
     stale = served(wire)
@@ -283,7 +283,7 @@ def test_a_fresh_connection_that_closes_where_once_is_enough(
     assert len(wire.network.dialled) == 1
 
 
-def test_nothing_is_repeated_after_an_interim_answer(make: Any) -> None:
+def test_a_request_is_not_repeated_after_an_interim_answer(make: Any) -> None:
     wire = make()
     stale = served(wire)
     client = wire.client()
@@ -490,7 +490,7 @@ def test_a_reset_in_a_body_until_close_looks_truncated(make: Any, version: str) 
     ],
 )
 @pytest.mark.parametrize("cut", [0, 4, 6])
-def test_what_follows_an_answer_never_meets_the_next_question(
+def test_bytes_after_an_answer_never_meet_the_next_question(
     make: Any, answer: bytes, cut: int
 ) -> None:
     wire = make()

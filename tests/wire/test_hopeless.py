@@ -102,7 +102,7 @@ CASES = {**{name: (*case, 400) for name, case in HOPELESS.items()}, **OTHERWISE}
 
 @pytest.mark.parametrize("rest", [b"", b"\r\n\r\n"], ids=["half", "whole"])
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_no_request_is_refused_at_once(make: Any, name: str, rest: bytes) -> None:
+def test_bytes_that_are_no_request_are_refused_at_once(make: Any, name: str, rest: bytes) -> None:
     """Whole and half, cut anywhere: with the byte that shows it, and for the same reason."""
     text, end, status = CASES[name]
     details = set()
@@ -130,7 +130,7 @@ def test_what_is_no_request_is_refused_at_once(make: Any, name: str, rest: bytes
         b"GET / HTTP/1.1\r\nA: b\r\n\r",
     ],
 )  # fmt: skip
-def test_what_may_become_one_is_waited_for(make: Any, start: bytes) -> None:
+def test_bytes_that_may_become_a_request_are_waited_for(make: Any, start: bytes) -> None:
     for pieces in cuts(start):
         client = make().client()
         client.send(*pieces)
@@ -153,7 +153,7 @@ def test_the_answer_says_what_it_is(make: Any, name: str, words: str) -> None:
 
 
 @pytest.mark.parametrize("before", [0, 1, 200])
-def test_what_is_beyond_the_limit_does_not_count(make: Any, before: int) -> None:
+def test_bytes_beyond_the_limit_do_not_count(make: Any, before: int) -> None:
     """It may have come with the same piece, or never been read."""
     line = b"GET / HTTP/1.1\r\nA: "
     limits = ListenerLimits(head=1024)
@@ -199,7 +199,7 @@ def refusal(start: bytes, seen: int = 0, longest: int = 20) -> tuple[int, str] |
 
 
 @given(starts, st.data())
-def test_what_was_looked_at_need_not_be_again(start: bytes, data: st.DataObject) -> None:
+def test_bytes_looked_at_once_need_not_be_again(start: bytes, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(start)))
     before = refusal(start[:cut])
     assert refusal(start, cut if before is None else 0) == refusal(start)

@@ -62,7 +62,7 @@ def cuts(text: bytes) -> list[list[bytes]]:
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
-def test_what_is_accepted(make: Any, name: str) -> None:
+def test_sloppy_answers_are_accepted_where_a_service_says_so(make: Any, name: str) -> None:
     for pieces in cuts(ACCEPTED[name]):
         client, instance = asked(make(settings=LENIENT))
         instance.send(*pieces)
@@ -71,7 +71,7 @@ def test_what_is_accepted(make: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_what_is_accepted_by_default(make: Any, name: str) -> None:
+def test_harmless_answers_are_accepted_by_default(make: Any, name: str) -> None:
     """Once: what else comes over that connection meets no other question."""
     for pieces in cuts(HARMLESS[name]):
         client, instance = asked(make())
@@ -81,7 +81,7 @@ def test_what_is_accepted_by_default(make: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({*ACCEPTED} - {*HARMLESS, "neither"}))
-def test_what_is_not_accepted_by_default(make: Any, name: str) -> None:
+def test_sloppy_answers_are_not_accepted_by_default(make: Any, name: str) -> None:
     """Lines that end in two ways, as where a value was given a line of its own; lists."""
     for pieces in cuts(ACCEPTED[name]):
         client, instance = asked(make())
@@ -114,7 +114,7 @@ def test_an_answer_is_not_split_by_what_an_instance_was_told(make: Any, answer: 
         assert instance.closed
 
 
-def test_what_follows_an_answer_in_bare_lf_is_nobodys(make: Any) -> None:
+def test_bytes_after_an_answer_in_bare_lf_reach_no_client(make: Any) -> None:
     """Whoever has a say in the status line has one in the answer to his own request at most."""
     client, instance = asked(make())
     instance.send(b"HTTP/1.1 404 a\nContent-Length: 0\n\n\r\n" + ACCEPTED["neither"])
@@ -124,7 +124,7 @@ def test_what_follows_an_answer_in_bare_lf_is_nobodys(make: Any) -> None:
 
 @pytest.mark.parametrize("settings", [LENIENT, ServiceSettings(), STRICT])
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused_all_the_same(make: Any, name: str, settings: ServiceSettings) -> None:
+def test_dangerous_answers_are_refused(make: Any, name: str, settings: ServiceSettings) -> None:
     for pieces in cuts(REFUSED[name]):
         client, instance = asked(make(settings=settings))
         for piece in pieces:

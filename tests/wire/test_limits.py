@@ -37,7 +37,7 @@ QUICK = ListenerSettings(timeouts=ListenerTimeouts(head=4.0, body=3.0, idle=10.0
     ],
 )
 @pytest.mark.parametrize("one_by_one", [False, True])
-def test_what_is_refused_closes_after_the_client_could_read_why(
+def test_a_refusal_closes_after_the_client_could_read_why(
     make: Any, sent: bytes, status: int, one_by_one: bool
 ) -> None:
     wire = make(listener=LIMITS)

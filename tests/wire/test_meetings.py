@@ -30,7 +30,7 @@ ROUTES = (RouteSpec(path_prefix="/", service="s"),)
 
 
 class TestTheQueueAndTime:
-    def test_who_waited_has_all_its_time_for_the_answer(self, make: Any) -> None:
+    def test_a_request_that_waited_has_all_its_time_for_the_answer(self, make: Any) -> None:
         wire = make(
             settings=ServiceSettings(
                 max_inflight=1,
@@ -51,7 +51,7 @@ class TestTheQueueAndTime:
         second.expect_nothing()
         answered(second, instance)
 
-    def test_who_comes_later_is_not_served_before(self, make: Any) -> None:
+    def test_a_request_that_comes_later_is_not_served_before(self, make: Any) -> None:
         wire = make(settings=ServiceSettings(max_inflight=1, queue=QueueSettings(size=2)))
         client, instance = asked(wire)
         second, third = wire.client(), wire.client()
@@ -109,7 +109,7 @@ class TestRetriesAndRoom:
 
 
 class TestWhatSpeaksAgainstAnInstance:
-    def test_not_that_we_have_no_descriptor(self, make: Any) -> None:
+    def test_our_own_want_of_descriptors_does_not(self, make: Any) -> None:
         wire = make()
         wire.network.refuse(wire.address("a"), OSError(errno.EMFILE, "Too many open files"))
         clients = [wire.client() for _ in range(5)]
@@ -120,7 +120,7 @@ class TestWhatSpeaksAgainstAnInstance:
             client.expect_problem(503, "no_descriptor")
         assert wire.suspects() == []
 
-    def test_not_a_client_that_does_not_read_until_the_total_limit(self, make: Any) -> None:
+    def test_a_client_that_does_not_read_until_the_total_limit_does_not(self, make: Any) -> None:
         wire = make(settings=ServiceSettings(timeouts=Timeouts(total=2.0)))
         client, instance = asked(wire)
         client.stall()
@@ -130,14 +130,14 @@ class TestWhatSpeaksAgainstAnInstance:
         assert wire.node().failing == 0
         client.take()
 
-    def test_not_a_client_that_does_not_send_until_the_total_limit(self, make: Any) -> None:
+    def test_a_client_that_does_not_send_until_the_total_limit_does_not(self, make: Any) -> None:
         wire = make(settings=ServiceSettings(timeouts=Timeouts(total=2.0)))
         client, _ = asked(wire, request("POST /x", "Content-Length: 9", body=b"abc"))
         wire.advance(2.1)
         client.expect_problem(504, "http_response_timeout", closing=True)
         assert wire.node().failing == 0
 
-    def test_not_a_client_that_pauses_in_its_body(self, make: Any) -> None:
+    def test_a_client_that_pauses_in_its_body_does_not(self, make: Any) -> None:
         wire = make(settings=ServiceSettings(timeouts=Timeouts(first_byte=2.0)))
         client, instance = asked(wire, request("POST /x", "Content-Length: 6", body=b"abc"))
         wire.advance(5.0)
@@ -147,7 +147,7 @@ class TestWhatSpeaksAgainstAnInstance:
         wire.advance(1.5)
         answered(client, instance)
 
-    def test_one_that_does_not_read_the_body(self, make: Any) -> None:
+    def test_an_instance_that_does_not_read_the_body_does(self, make: Any) -> None:
         wire = make(settings=ServiceSettings(timeouts=Timeouts(first_byte=2.0)))
         client = wire.client()
         wire.network.hang(wire.address("a"))
@@ -162,7 +162,7 @@ class TestWhatSpeaksAgainstAnInstance:
         client.expect_problem(504, "http_response_timeout", closing=True)
         instance.take()
 
-    def test_not_kept_connections_that_were_closed(self, make: Any) -> None:
+    def test_kept_connections_that_were_closed_do_not(self, make: Any) -> None:
         wire = make("a", settings=ServiceSettings(retry=RetrySettings(max_retries=0)))
         pairs = [asked(wire) for _ in range(6)]
         for client, instance in pairs:
@@ -178,7 +178,7 @@ class TestWhatSpeaksAgainstAnInstance:
 
 
 class TestTheBudget:
-    def test_what_no_instance_was_asked_earns_no_retry(self, make: Any) -> None:
+    def test_a_request_no_instance_was_asked_earns_no_retry(self, make: Any) -> None:
         limit = RateLimitSettings(requests=1, per=1000.0, burst=1)
         wire = make("a", "b", settings=ServiceSettings(rate_limit=limit))
         client, instance = asked(wire)
@@ -194,7 +194,7 @@ class TestTheBudget:
 
 
 class TestKeptConnections:
-    def test_one_that_was_never_used_is_no_newer_than_others(self, make: Any) -> None:
+    def test_a_connection_that_was_never_used_is_no_newer_than_others(self, make: Any) -> None:
         """Its client left while it was dialled; it was idle since, and may be closed like any."""
         wire = make()
         wire.network.hang(wire.address("a"))
@@ -233,7 +233,7 @@ class TestTheBreaker:
         instance.eof()
 
     @pytest.mark.parametrize("answer", [BAD, OK])
-    def test_what_was_asked_before_it_opened_is_no_trial(self, make: Any, answer: bytes) -> None:
+    def test_a_request_from_before_it_opened_is_no_trial(self, make: Any, answer: bytes) -> None:
         wire = make("a", settings=ServiceSettings(circuit_breaker=BREAKER))
         old = [asked(wire) for _ in range(TRIALS)]
         for _ in range(2):
@@ -247,7 +247,7 @@ class TestTheBreaker:
         assert wire.pool.policy_state() == PolicyState("trying")
         answered(client, trial)
 
-    def test_who_asked_before_and_left_makes_no_place_for_a_trial(self, make: Any) -> None:
+    def test_a_client_that_asked_before_and_left_makes_no_room_for_a_trial(self, make: Any) -> None:
         wire = make("a", settings=ServiceSettings(circuit_breaker=BREAKER))
         old, _ = asked(wire)
         for _ in range(2):
@@ -298,7 +298,7 @@ class TestTheBreaker:
         assert wire.pool.policy_state() == PolicyState("trying")
         self.ok(wire)
 
-    def test_that_we_have_no_descriptor_does_not_open_it(self, make: Any) -> None:
+    def test_our_own_want_of_descriptors_does_not_open_it(self, make: Any) -> None:
         wire = make("a", settings=ServiceSettings(circuit_breaker=BREAKER))
         wire.network.refuse(wire.address("a"), OSError(errno.EMFILE, "Too many open files"))
         for _ in range(3):
@@ -325,7 +325,7 @@ class TestOtherSettings:
         return wire, client, instance, second
 
     @pytest.mark.parametrize("size", [0, 1, 5])
-    def test_who_waits_goes_on_waiting(self, make: Any, size: int) -> None:
+    def test_a_waiting_request_goes_on_waiting(self, make: Any, size: int) -> None:
         wire, client, instance, second = self.queued(make)
         self.reload(wire, max_inflight=1, queue=QueueSettings(size=size))
         assert wire.pool.policy_state() == PolicyState("", waiting=1)
@@ -334,7 +334,7 @@ class TestOtherSettings:
         instance.expect(forwarded("GET /x"))
         answered(second, instance)
 
-    def test_who_waits_for_what_is_no_more_limited_goes_on(self, make: Any) -> None:
+    def test_a_request_waiting_for_a_limit_that_is_gone_goes_on(self, make: Any) -> None:
         wire, client, instance, second = self.queued(make)
         self.reload(wire)
         wire.advance(0.01)
@@ -343,7 +343,7 @@ class TestOtherSettings:
         for who, where in ((client, instance), (second, other)):
             answered(who, where)
 
-    def test_who_waited_and_left_is_not_called(self, make: Any) -> None:
+    def test_a_client_that_waited_and_left_is_not_called(self, make: Any) -> None:
         wire, client, instance, second = self.queued(make)
         self.reload(wire, max_inflight=1, queue=QueueSettings(size=5))
         second.reset()
@@ -383,7 +383,7 @@ class TestOtherSettings:
         assert wire.pool.policy_state() == PolicyState("closed")
 
     @pytest.mark.parametrize("breaker", [None, STRICT])
-    def test_that_an_open_one_is_gone_is_told(
+    def test_the_end_of_an_open_breaker_is_told(
         self, make: Any, breaker: BreakerSettings | None
     ) -> None:
         wire = TestTheBreaker().opened(make)
@@ -412,7 +412,7 @@ class TestBothSidesFull:
         for peer in (client, instance):
             peer.take()
 
-    def test_one_that_reads_again_goes_on(self, make: Any) -> None:
+    def test_a_client_that_reads_again_goes_on(self, make: Any) -> None:
         listener = ListenerSettings(timeouts=ListenerTimeouts(idle=5.0, body=5.0))
         wire = make(listener=listener)
         size = 200_001
@@ -454,7 +454,7 @@ class TestStopping:
 class TestAnswersInReserve:
     RETRY = RetrySettings(on=("connect", "reset", "first_byte", "502", "503", "504"))
 
-    def test_its_trailers_are_kept(self, make: Any) -> None:
+    def test_trailers_are_kept(self, make: Any) -> None:
         wire = make("a", "b", settings=ServiceSettings(retry=self.RETRY))
         client, bad = asked(wire, request("GET /x", "Connection: TE", "TE: trailers"))
         bad.send(

@@ -24,7 +24,7 @@ def test_a_get_and_its_answer(make: Any) -> None:
     assert wire.in_flight == 0
 
 
-def test_both_sides_are_kept_alive(make: Any) -> None:
+def test_connections_of_both_sides_are_kept_alive(make: Any) -> None:
     wire = make()
     client, a = reached(wire, request("GET /1"))
     for number in range(2, 6):
@@ -186,14 +186,14 @@ SPOOFED = (
 )  # fmt: skip
 
 
-def test_what_an_untrusted_peer_says_of_itself_is_replaced(make: Any) -> None:
+def test_fields_an_untrusted_peer_says_of_itself_are_replaced(make: Any) -> None:
     wire = make()
     client, a = reached(wire, request("GET /", *SPOOFED))
     a.expect(forwarded("GET /"))
     answered(client, a)
 
 
-def test_what_a_trusted_peer_says_is_appended_to(make: Any) -> None:
+def test_fields_a_trusted_peer_says_are_appended_to(make: Any) -> None:
     wire = make(listener=TRUSTING)
     client, a = reached(wire, request("GET /", *SPOOFED))
     a.expect(

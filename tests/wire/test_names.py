@@ -84,7 +84,7 @@ class TestLookedUp:
             one.expect_problem(502, "dns_failed")
         wire.serve(service="dead")
 
-    def test_its_requests_fail_within_the_limit_of_connecting(self, make: Any) -> None:
+    def test_requests_fail_within_the_limit_of_connecting(self, make: Any) -> None:
         settings = ServiceSettings(timeouts=Timeouts(connect=2.0))
         wire, client = named(make, settings=settings)
         client.send(GET)
@@ -98,7 +98,7 @@ class TestLookedUp:
         wire.resolver.fails("web.test")
         wire.settle()
 
-    def test_it_is_back_when_the_name_is_without_a_request(self, make: Any) -> None:
+    def test_an_instance_is_back_with_its_name_without_a_request(self, make: Any) -> None:
         wire, client = named(make)
         wire.resolver.fails("web.test")
         client.send(GET)
@@ -127,7 +127,7 @@ class TestLookedUp:
         "text",
         ["127.1", "0x7f000001", "2130706433", "127.0.0.1.", "010.0.0.1", "a b", "", "x" * 70],
     )
-    def test_what_is_neither_a_name_nor_an_address_is_never_asked_for(
+    def test_a_text_that_is_neither_name_nor_address_is_never_asked_for(
         self, make: Any, text: str
     ) -> None:
         wire, client = named(make, text, settings=ServiceSettings())
@@ -168,7 +168,7 @@ class TestKept:
         assert wire.resolver.questions == ["web.test"] * 2
         served_at(wire, client, "10.0.0.8")
 
-    def test_one_that_nobody_uses_is_not(self, make: Any) -> None:
+    def test_a_name_that_is_not_used_is_not_looked_up(self, make: Any) -> None:
         wire, client = named(make)
         wire.resolver.says("web.test", "10.0.0.9", ttl=30.0)
         served_at(wire, client, "10.0.0.9")
@@ -200,7 +200,7 @@ class TestKept:
         served_at(wire, client, "10.0.0.8")
         assert wire.worker.names.outdated() == 0.0
 
-    def test_who_comes_after_a_pause_waits_for_a_silent_one_a_moment_only(self, make: Any) -> None:
+    def test_a_request_after_a_pause_waits_a_moment_for_a_silent_server(self, make: Any) -> None:
         wire, client = named(make)
         wire.resolver.says("web.test", "10.0.0.9", ttl=5.0)
         served_at(wire, client, "10.0.0.9")
@@ -254,7 +254,7 @@ class TestSeveralAddresses:
             "2001:db8::1", "10.0.0.8", "2001:db8::2", "10.0.0.9", "2001:db8::3",
         ]  # fmt: skip
 
-    def test_one_that_is_refused_is_followed_at_once(self, make: Any) -> None:
+    def test_a_refused_address_is_followed_by_the_next_at_once(self, make: Any) -> None:
         wire, client = self.make(make, "10.0.0.8", "10.0.0.9")
         wire.network.refuse(("10.0.0.8", 80), REFUSED)
         served_at(wire, client, "10.0.0.9")
@@ -266,7 +266,7 @@ class TestSeveralAddresses:
             "10.0.0.8", "10.0.0.9", "10.0.0.9",
         ]  # fmt: skip
 
-    def test_one_that_is_silent_is_followed_after_a_quarter_of_a_second(self, make: Any) -> None:
+    def test_a_silent_address_is_followed_after_a_quarter_of_a_second(self, make: Any) -> None:
         wire, client = self.make(make, "10.0.0.7", "10.0.0.8", "10.0.0.9")
         wire.network.hang(("10.0.0.7", 80))
         wire.network.hang(("10.0.0.8", 80))
@@ -334,7 +334,7 @@ class TestSeveralAddresses:
         assert len(wire.network.dialled) == 4
         assert wire.worker.services.connector.dialling == 0
 
-    def test_what_a_machine_without_ipv6_says_is_not_what_is_told(self, make: Any) -> None:
+    def test_the_error_of_a_machine_without_ipv6_is_not_what_is_told(self, make: Any) -> None:
         wire, client = self.make(make, "2001:db8::1", "10.0.0.9")
         wire.network.refuse(("2001:db8::1", 80), OSError(errno.ENETUNREACH, "no way"))
         wire.network.refuse(("10.0.0.9", 80), REFUSED)

@@ -127,7 +127,7 @@ class TestBadAnswers:
         bad.send(BAD)
         client.expect(BAD_RELAYED)
 
-    def test_nobody_else_to_ask(self, make: Any) -> None:
+    def test_a_bad_answer_is_passed_on_where_no_other_instance_is_left(self, make: Any) -> None:
         wire = make("a", settings=ServiceSettings(retry=RETRY_ALL))
         client, bad = reached(wire)
         bad.expect(forwarded("GET /x"))
@@ -309,7 +309,7 @@ class TestRoom:
             peer.expect(forwarded("GET /x"))
             answered(one, peer)
 
-    def test_who_leaves_the_queue_is_not_served(self, make: Any) -> None:
+    def test_a_client_that_leaves_the_queue_is_not_served(self, make: Any) -> None:
         wire, client, instance = self.busy(make, 2)
         second = wire.client()
         second.send(GET)
@@ -345,7 +345,7 @@ class TestRoom:
         for client in clients[:2]:
             client.expect(OK_RELAYED)
 
-    def test_what_other_workers_have_in_flight_counts(self, make: Any) -> None:
+    def test_requests_in_flight_of_other_workers_count(self, make: Any) -> None:
         wire = make("a", settings=ServiceSettings(max_inflight=1, queue=QueueSettings(size=1)))
         theirs = wire.board.row(1)
         theirs[wire.node().slot] = 1
@@ -402,7 +402,7 @@ class TestBreaker:
         answered(client, instance)
         assert wire.pool.policy_state() == PolicyState("closed")
 
-    def test_it_ceases_to_be_open_without_a_request(self, make: Any) -> None:
+    def test_a_breaker_ceases_to_be_open_without_a_request(self, make: Any) -> None:
         breaker = BreakerSettings(failure_ratio=0.5, min_requests=1, window=10.0, open=5.0)
         wire = make("a", settings=ServiceSettings(circuit_breaker=breaker))
         client, instance = reached(wire)
@@ -429,7 +429,7 @@ class TestBreaker:
         assert wire.breaker_states() == ["open", "trying", "open", "trying", "closed"]
         assert wire.pool.counters.breaker_opened == 2
 
-    def test_what_no_instance_was_asked_does_not_count(self, make: Any) -> None:
+    def test_a_request_no_instance_was_asked_does_not_count(self, make: Any) -> None:
         """A full queue says that there is much to do, not that the service fails."""
         breaker = BreakerSettings(failure_ratio=0.5, min_requests=2, window=10.0, open=5.0)
         wire = make("a", settings=ServiceSettings(circuit_breaker=breaker, max_inflight=1))
@@ -500,7 +500,7 @@ class TestTunnelsOfInstancesThatLeave:
             {"event": "tunnels_to_stay", "log_level": "info", "service": "s", "count": 1},
         ]
 
-    def test_one_that_ends_by_itself_was_not_closed(self, make: Any) -> None:
+    def test_a_tunnel_that_ends_by_itself_was_not_closed(self, make: Any) -> None:
         wire, client, instance = self.tunnel(make, DrainSettings(tunnels="close", close_after=100))
         wire.serve("a", "b", **{instance.name: "draining"})
         wire.advance(10)

@@ -52,7 +52,7 @@ def answer(pairs: list[tuple[Peer, Peer]]) -> None:
         answered(client, instance)
 
 
-def test_it_gets_one_request_until_it_has_answered(make: Any) -> None:
+def test_an_instance_on_probation_gets_one_request_until_it_answers(make: Any) -> None:
     wire = returned(make, "a", "b", "c")
     node = wire.node("a")
     assert node in wire.pool.news()
@@ -73,7 +73,7 @@ def test_it_gets_one_request_until_it_has_answered(make: Any) -> None:
 
 
 @pytest.mark.parametrize("how", ["503", "reset", "silence"])
-def test_if_that_fails_it_is_reported_at_once(make: Any, how: str) -> None:
+def test_an_instance_that_fails_its_trial_is_reported_at_once(make: Any, how: str) -> None:
     wire = returned(make, "a", "b", settings=ServiceSettings(timeouts=Timeouts(first_byte=1.0)))
     found = crowd(wire)
     client, instance = found["a"][0]
@@ -138,7 +138,7 @@ def test_an_answer_that_goes_on_for_hours_is_an_answer(make: Any) -> None:
         peer.reset()
 
 
-def test_so_is_a_tunnel(make: Any) -> None:
+def test_a_tunnel_ends_the_probation(make: Any) -> None:
     wire = returned(make, "a", "b")
     while wire.node("a").on_probation:
         client, instance = asked(wire, request("GET /x", "Connection: Upgrade", "Upgrade: x"))
@@ -173,7 +173,7 @@ def test_with_nobody_else_it_gets_all(make: Any) -> None:
         answer([(client, instance)])
 
 
-def test_out_again_before_its_trial_is_over(make: Any) -> None:
+def test_an_instance_may_be_out_again_before_its_trial_is_over(make: Any) -> None:
     """In another worker it has failed; the old trial is none of the new time's."""
     wire = returned(make, "a", "b")
     found = crowd(wire, 4)
@@ -198,7 +198,7 @@ def test_where_ejection_is_off_nobody_is_tried_out(make: Any) -> None:
         answer(pairs)
 
 
-def test_others_wait_for_room_rather_than_join_the_trial(make: Any) -> None:
+def test_requests_wait_for_room_rather_than_join_the_trial(make: Any) -> None:
     settings = ServiceSettings(max_inflight=2, queue=QueueSettings(size=9))
     wire = returned(make, "a", "b", settings=settings)
     found = crowd(wire, 3)
@@ -243,7 +243,7 @@ def test_an_upload_that_goes_on_for_hours_is_not_waited_for(make: Any) -> None:
     assert instance.cut
 
 
-def test_one_that_hangs_gets_one_more_now_and_then(make: Any) -> None:
+def test_an_instance_that_hangs_gets_one_more_now_and_then(make: Any) -> None:
     wire = returned(make, "a", "b")
     hanging = crowd(wire, 4)
     answer(hanging["b"])
@@ -281,7 +281,7 @@ def test_when_ejection_is_switched_off_nobody_is_tried_out_any_more(make: Any) -
         answer(pairs)
 
 
-def test_rather_one_that_is_tried_out_than_one_that_is_gone(make: Any) -> None:
+def test_an_instance_that_is_tried_out_is_better_than_one_that_is_gone(make: Any) -> None:
     settings = ServiceSettings(retry=RetrySettings(max_retries=0))
     wire = returned(make, "a", "b", settings=settings)
     found = crowd(wire, 2)
@@ -306,7 +306,7 @@ def test_rather_one_that_is_tried_out_than_one_that_is_gone(make: Any) -> None:
     answer(found["a"])
 
 
-def test_one_that_was_out_when_this_worker_began_is_tried_out_too(make: Any) -> None:
+def test_an_instance_that_was_out_when_this_worker_began_is_tried_out_too(make: Any) -> None:
     wire = make("b")
     wire.serve("b", "c", c="ejected")
     wire.serve("b", "c")

@@ -212,7 +212,7 @@ def test_another_one_is_replaced(make: Any, fields: list[str]) -> None:
 
 
 @given(st.text(st.characters(min_codepoint=1, max_codepoint=255), max_size=140))
-def test_which_is_kept(given_: str) -> None:
+def test_ids_that_fit_are_kept(given_: str) -> None:
     value = given_.encode("latin-1")
     if re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", value):
         return  # Refused by itself.
@@ -256,7 +256,7 @@ class TestAnotherField:
         assert re.fullmatch(OURS, id_of(client.take(), b"x-trace"))
 
     @pytest.mark.parametrize("name", ["X-Real-IP", "x-envoy-id"])
-    def test_that_only_trusted_proxies_may_set_otherwise(self, make: Any, name: str) -> None:
+    def test_a_field_only_trusted_proxies_set_may_carry_the_id(self, make: Any, name: str) -> None:
         wire = make(listener=ListenerSettings(request_id_header=name))
         got, answered = served(wire, wire.client(), ask("GET /", f"{name}: mine"))
         for message in (got, answered):
@@ -276,7 +276,7 @@ class TestAnotherField:
 class TestOff:
     LISTENER = ListenerSettings(request_id_header=None)
 
-    def test_nothing_is_added_and_all_of_it_passes(self, make: Any) -> None:
+    def test_ids_pass_and_none_is_added(self, make: Any) -> None:
         wire = make(listener=self.LISTENER)
         client = wire.client()
         answer = b"HTTP/1.1 200 OK\r\nX-Request-ID: their own\r\nContent-Length: 0\r\n\r\n"

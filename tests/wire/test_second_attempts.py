@@ -117,7 +117,7 @@ def test_a_queue_in_front_of_a_busy_instance(make: Any) -> None:
         wire.advance(0.1)
 
 
-def test_those_who_leave_the_queue_leave_nothing(make: Any) -> None:
+def test_clients_that_leave_the_queue_leave_nothing(make: Any) -> None:
     wire = queueing(make)
     clients = [wire.client() for _ in range(3)]
     for client in clients:

@@ -172,7 +172,7 @@ class TestForwarded:
         assert sent.count(b"Forwarded: ") == 1
         answered(client, instance)
 
-    def test_what_a_trusted_peer_says_stands_before_it(self, make: Any) -> None:
+    def test_the_word_of_a_trusted_peer_stands_before_ours(self, make: Any) -> None:
         wire = make(listener=ListenerSettings(forwarded=True, trusted_proxies=("192.0.2.0/24",)))
         client, instance = reached(
             wire, request("GET /", "Forwarded: for=198.51.100.9;proto=https")

@@ -270,7 +270,7 @@ def seconds_until(wire: Wire, fired: Fired, t: float) -> float:
 
 @pytest.mark.parametrize("t", SECONDS)
 @pytest.mark.parametrize("begin", LIMITS, ids=lambda begin: begin.__name__)
-def test_it_fires_in_time(make: Any, begin: Begin, t: float) -> None:
+def test_each_limit_fires_in_time(make: Any, begin: Begin, t: float) -> None:
     wire, fired = begin(make, t)
     assert not fired()
     took = seconds_until(wire, fired, t)

@@ -49,7 +49,7 @@ def test_bytes_go_both_ways(make: Any) -> None:
     assert wire.pool.counters.snapshot().requests == {"GET 101": 1}
 
 
-def test_what_was_said_early_is_not_lost(make: Any) -> None:
+def test_bytes_sent_early_are_not_lost(make: Any) -> None:
     wire = make()
     client, a = tunnel(wire, early=b"from client", answer=b"from instance")
     a.expect(b"from client")
@@ -200,7 +200,7 @@ def test_a_side_that_never_reads_cannot_keep_a_tunnel(make: Any, how: str) -> No
          ("Connection: Upgrade", "Upgrade: a, b")),
     ],
 )  # fmt: skip
-def test_which_upgrades_are_offered(
+def test_upgrades_are_offered_on_without_h2c_http_and_tls(
     make: Any, fields: tuple[str, ...], sent: tuple[str, ...]
 ) -> None:
     wire = make()

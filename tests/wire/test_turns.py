@@ -50,7 +50,7 @@ def test_tiny_chunks_of_a_client_go_on_turn_by_turn(make: Any) -> None:
     answered(client, a)
 
 
-def test_others_are_served_in_between(make: Any) -> None:
+def test_other_clients_are_served_in_between(make: Any) -> None:
     wire = make()
     client, a = uploading(wire)
     client.transport.feed(TINY * MANY)
@@ -150,7 +150,7 @@ def test_tiny_chunks_wait_for_a_client_that_does_not_read(make: Any) -> None:
 
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("stalled", [True, False])
-def test_what_an_instance_said_before_its_reset_is_passed_on(
+def test_bytes_of_an_instance_before_its_reset_are_passed_on(
     make: Any, whole: bool, stalled: bool
 ) -> None:
     wire = make()

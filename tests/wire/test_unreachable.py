@@ -102,7 +102,7 @@ class TestAvoided:
             client.expect_problem(502, "connection_refused")
         assert 100 < len(wire.network.dialled) <= 100 * 1.2 + 3
 
-    def test_not_for_want_of_our_own_descriptors(self, make: Any) -> None:
+    def test_an_instance_is_not_avoided_for_want_of_our_own_descriptors(self, make: Any) -> None:
         wire = make("a")
         wire.network.refuse(wire.address("a"), OSError(errno.EMFILE, "Too many open files"))
         client = wire.client()
@@ -130,7 +130,7 @@ class TestAvoided:
         instances: dict[str, Peer] = {}
         assert {answer(wire, client, instances) for _ in range(9)} == {"b"}
 
-    def test_one_that_must_get_nothing_is_not_another_one(self, make: Any) -> None:
+    def test_an_instance_of_weight_0_is_no_other_one(self, make: Any) -> None:
         """The only one that is reachable has weight 0, so the other one is asked."""
         wire = make("a")
         nodes = tuple(
@@ -146,7 +146,7 @@ class TestAvoided:
             client.expect_problem(502, "connection_refused")
         assert dials(wire, "b") == 0
 
-    def test_it_is_the_last_resort_of_a_retry(self, make: Any) -> None:
+    def test_an_unreachable_instance_is_the_last_resort_of_a_retry(self, make: Any) -> None:
         wire, client, instances = discovered(make, "a", "b")
         wire.network.errors.clear()
         wire.network.refuse(wire.address("b"))
@@ -227,7 +227,7 @@ class TestLimitsAndQueue:
         b.expect(forwarded("GET /x"))
         answered(second, b)
 
-    def test_or_for_the_other_one_to_come_back(self, make: Any) -> None:
+    def test_a_request_waits_for_the_other_one_to_come_back(self, make: Any) -> None:
         wire, client, b, second = self.one_busy(make)
         wire.network.errors.clear()
         wire.advance(AGAIN + 0.02)
@@ -263,7 +263,7 @@ class TestBackInUse:
         assert {answer(wire, client, instances) for _ in range(2)} == {"a", "b"}
         assert dials(wire) == before
 
-    def test_that_connection_is_closed_where_none_are_kept(self, make: Any) -> None:
+    def test_the_connection_that_found_it_is_closed_where_none_are_kept(self, make: Any) -> None:
         wire, _, _ = discovered(
             make, "a", "b", settings=ServiceSettings(keepalive=Keepalive(max_idle=0))
         )
@@ -272,7 +272,7 @@ class TestBackInUse:
         assert not wire.node("a").unreachable
         assert wire.accepted("a").closed
 
-    def test_one_that_closes_what_it_accepts_is_not(self, make: Any) -> None:
+    def test_an_instance_that_closes_what_it_accepts_is_not(self, make: Any) -> None:
         wire, client, instances = discovered(make, "a", "b")
         wire.network.errors.clear()
         wire.network.slam(wire.address("a"))
@@ -300,7 +300,7 @@ class TestBackInUse:
         instance.expect(forwarded("GET /x"))
         answered(client, instance)
 
-    def test_it_may_be_lost_again(self, make: Any) -> None:
+    def test_an_instance_may_be_lost_again(self, make: Any) -> None:
         wire, client, instances = discovered(make, "a", "b")
         for _ in range(3):
             wire.network.errors.clear()
@@ -314,14 +314,14 @@ class TestBackInUse:
 
 
 class TestMembership:
-    def test_who_leaves_is_not_tried(self, make: Any) -> None:
+    def test_an_instance_that_leaves_is_not_tried(self, make: Any) -> None:
         wire, _, _ = discovered(make, "a", "b")
         wire.serve("b")
         before = dials(wire)
         wire.advance(5 * AGAIN)
         assert dials(wire) == before
 
-    def test_who_leaves_while_it_is_tried(self, make: Any) -> None:
+    def test_an_instance_may_leave_while_it_is_tried(self, make: Any) -> None:
         wire, _, _ = discovered(make, "a", "b")
         wire.network.errors.clear()
         wire.network.hang(wire.address("a"))
@@ -331,7 +331,7 @@ class TestMembership:
         wire.settle()
         assert wire.accepted("a").closed
 
-    def test_who_leaves_while_it_is_tried_in_vain(self, make: Any) -> None:
+    def test_an_instance_may_leave_while_it_is_tried_in_vain(self, make: Any) -> None:
         wire, _, _ = discovered(make, "a", "b")
         wire.network.hang(wire.address("a"))
         wire.advance(AGAIN + 0.02)
@@ -341,7 +341,7 @@ class TestMembership:
         wire.advance(5 * AGAIN)
         assert dials(wire) == before
 
-    def test_who_comes_back_is_given_another_chance(self, make: Any) -> None:
+    def test_an_instance_that_comes_back_is_given_another_chance(self, make: Any) -> None:
         wire, client, instances = discovered(make, "a", "b")
         wire.serve("b")
         wire.serve("a", "b")
@@ -351,7 +351,7 @@ class TestMembership:
         assert dials(wire) == before + 1
         assert wire.node("a").unreachable
 
-    def test_who_must_not_be_used_is_not_tried(self, make: Any) -> None:
+    def test_an_instance_that_must_not_be_used_is_not_tried(self, make: Any) -> None:
         wire, client, instances = discovered(make, "a", "b")
         wire.serve("a", "b", a="ejected")
         before = dials(wire)
@@ -376,7 +376,7 @@ class TestMembership:
 
 
 class TestMany:
-    def test_so_many_are_tried_at_a_time(self, make: Any) -> None:
+    def test_silent_instances_are_tried_so_many_at_a_time(self, make: Any) -> None:
         """Of 500 that are silent, 64; each in turn, and none is forgotten."""
         wire = make("a")
         nodes = tuple(
@@ -406,7 +406,7 @@ class TestMany:
             for transport in wire.network.accepted.pop(address):
                 wire.adopt(transport, str(address))
 
-    def test_those_that_are_silent_for_ever_do_not_keep_others_out(self, make: Any) -> None:
+    def test_instances_silent_for_ever_do_not_keep_others_out(self, make: Any) -> None:
         """Where requests wait for a connection without limit, tries do not."""
         names = [f"n{at}" for at in range(AT_ONCE)] + ["back"]
         wire = make("a", settings=ServiceSettings(timeouts=Timeouts(connect=0.0)))
@@ -553,7 +553,7 @@ class TestKeptConnectionsThatWereClosed:
         again.expect(forwarded("GET /x"))
         answered(client, again)
 
-    def test_not_without_end(self, make: Any) -> None:
+    def test_retries_have_an_end(self, make: Any) -> None:
         """All are gone: the kept connection, and one retry."""
         wire, client, instances = self.warm(make, "a", "b", "c")
         name = self.kill(wire, client, instances)
@@ -564,7 +564,7 @@ class TestKeptConnectionsThatWereClosed:
         client.expect_problem(502, "connection_refused")
         assert len(wire.network.dialled) - before == 2
 
-    def test_nor_where_retries_are_off(self, make: Any) -> None:
+    def test_a_request_fails_where_retries_are_off(self, make: Any) -> None:
         wire, client, instances = self.warm(
             make, "a", "b", settings=ServiceSettings(retry=RetrySettings(max_retries=0))
         )

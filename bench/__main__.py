@@ -12,7 +12,6 @@ import time
 from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from bench.load import LoadPlan
@@ -93,14 +92,13 @@ def _run(
     load_name = "wrk" if wrk else "built-in load generator"
     print(f"{load_name}; {rounds} interleaved rounds of {seconds:.1f} s, medians", flush=True)
     begun = time.monotonic()
-    rng = Random()
     results: list[dict[str, Any]] = []
     failures: list[str] = []
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         # The backend's workers may run as another user when we are root.
         directory.chmod(0o755)
-        backends = start_backends(stack, directory, core_plan(available, 1)[1], rng)
+        backends = start_backends(stack, directory, core_plan(available, 1)[1])
         for scenario in scenarios:
             cores, load_cores = core_plan(available, scenario.workers)
             measurement = Measurement(
@@ -110,7 +108,6 @@ def _run(
                 cores=cores,
                 directory=directory,
                 open_files=open_files,
-                rng=rng,
             )
             entered = contenders(scenario, peers)
             samples = measurement.run(entered, rounds, seconds)

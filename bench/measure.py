@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from tempfile import TemporaryDirectory
 
 from bench.load import LoadError, LoadPlan, handshake, switched
 from bench.peers import NGINX_HTTP, Nginx, Peer, Setup, nginx_base
-from bench.processes import Server, StartError, core_busy_seconds, free_port
+from bench.processes import Server, StartError, core_busy_seconds
 from bench.report import REFERENCE, Against, Sample
 from bench.scenarios import MIB, SCENARIOS, SMALL_BODY, Scenario, Variant
 from bench.websocket import frame
+from tests.support.processes import free_port
 
 WARM_UP = 0.3
 """Seconds of load before the first round, unmeasured: connections, caches, lazy imports."""
@@ -43,11 +43,9 @@ class Backends:
     echo: int
 
 
-def start_backends(
-    stack: ExitStack, directory: Path, cores: frozenset[int], rng: Random
-) -> Backends:
+def start_backends(stack: ExitStack, directory: Path, cores: frozenset[int]) -> Backends:
     """nginx for what it can serve, our own origin for the echo, and for all without nginx."""
-    echo = free_port(rng)
+    echo = free_port()
     origin = Server(
         "origin",
         [sys.executable, "-m", "bench.origin", str(echo)],
@@ -60,7 +58,7 @@ def start_backends(
     nginx = Nginx().find()
     if nginx is None:
         return Backends(plain=echo, echo=echo)
-    plain = free_port(rng)
+    plain = free_port()
     for name, size in (("1m", MIB), ("100m", 100 * MIB)):
         with (directory / name).open("wb") as file:
             file.truncate(size)
@@ -187,7 +185,6 @@ class Measurement:
         cores: frozenset[int],
         directory: Path,
         open_files: int,
-        rng: Random,
     ) -> None:
         self._scenario = scenario
         self._backend = backends.echo if scenario.echoed else backends.plain
@@ -195,7 +192,6 @@ class Measurement:
         self._cores = cores
         self._directory = directory
         self._open_files = open_files
-        self._rng = rng
         self._running: dict[str, _Running] = {}
         self.failures: list[str] = []
         """`peer: what went wrong`, for each peer that is missing from the result."""
@@ -238,8 +234,8 @@ class Measurement:
         )
         setup = Setup(
             directory=directory,
-            port=free_port(self._rng),
-            admin_port=free_port(self._rng),
+            port=free_port(),
+            admin_port=free_port(),
             backend_port=self._backend,
             workers=variant.workers,
             open_files=self._open_files,

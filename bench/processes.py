@@ -6,13 +6,13 @@ import ctypes
 import os
 import resource
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
+
+from tests.support.processes import Process
 
 READY_LIMIT = 20.0
 """Seconds a server may take to answer its first request; Go and C++ peers need under two."""
@@ -52,20 +52,6 @@ class Usage:
     @property
     def cpu_ns(self) -> int:
         return self.root_ns + self.children_ns
-
-
-def free_port(rng: Random) -> int:
-    """A loopback port nobody listens on, below the ephemeral range, so that no outgoing
-    connection of a load test can sit on it between now and the server's bind."""
-    for _ in range(200):
-        port = rng.randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise StartError("no free port between 20000 and 32000")
 
 
 def cpu_ns(pid: int) -> int:
@@ -140,7 +126,7 @@ def placed_on(cores: frozenset[int]) -> Callable[[], None]:
     return prepare
 
 
-class Server:
+class Server(Process):
     """Owns one server process tree, from start to the last of its processes."""
 
     def __init__(
@@ -153,28 +139,13 @@ class Server:
         cores: frozenset[int],
         environment: Mapping[str, str] | None = None,
     ) -> None:
+        super().__init__(command, log, environment, directory)
         self.name = name
-        self._log = log
-
-        with log.open("wb") as output:
-            try:
-                # A session of its own, so that every descendant can be found and stopped.
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    cwd=directory,
-                    env={**os.environ, **(environment or {})},
-                    start_new_session=True,
-                    preexec_fn=placed_on(cores),
-                )
-            except OSError as error:
-                raise StartError(f"{name}: cannot run {command[0]}: {error}") from error
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+        try:
+            # A session of its own, so that every descendant can be found and stopped.
+            self.launch(start_new_session=True, preexec_fn=placed_on(cores))
+        except OSError as error:
+            raise StartError(f"{name}: cannot run {command[0]}: {error}") from error
 
     def pids(self) -> set[int]:
         return process_tree(self.pid)
@@ -188,8 +159,7 @@ class Server:
                 probe()
                 return
             except (OSError, ValueError) as error:
-                if self._process.poll() is not None:
-                    code = self._process.returncode
+                if (code := self.returncode) is not None:
                     raise StartError(f"{self.name}: exit code {code}: {self.log_end()}") from error
                 if time.monotonic() > deadline:
                     message = f"{self.name}: not ready after {READY_LIMIT:.0f} s: {error}"
@@ -214,23 +184,24 @@ class Server:
 
     def log_end(self, limit: int = 400) -> str:
         """The last characters of what the server printed, on one line."""
-        text = self._log.read_text(errors="replace").strip()
+        text = self.log().strip()
         return " | ".join(text[-limit:].splitlines()) or "no output"
 
     def terminate(self) -> None:
         """Ask it to stop; `stop` waits for the end. Separate, so that several stop at once."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
+        if self.returncode is None:
+            self.signal(signal.SIGTERM)
 
     def stop(self) -> None:
         """Terminate, wait, and kill whatever is left of the tree."""
         tree = self.pids()
         self.terminate()
+        process = self._started()
         try:
-            self._process.wait(STOP_LIMIT)
+            process.wait(STOP_LIMIT)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(STOP_LIMIT)
+            process.kill()
+            process.wait(STOP_LIMIT)
         for pid in (tree | self.pids()) - {self.pid}:
             # Ids could have been reused since; only what is still in our session is ours.
             if (fields := _stat(pid)) and int(fields[3]) == self.pid:

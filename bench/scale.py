@@ -31,12 +31,13 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bench.processes import Server, StartError, cpu_ns, free_port
+from bench.processes import Server, StartError, cpu_ns
 from bench.results import machine, write
 from proxy.embedded_etcd import EmbeddedEtcd, EtcdFailed
 from proxy.registry.etcd.gateway import Gateway, delete_op, put_op
 from proxy.registry.etcd.options import Options as EtcdOptions
 from proxy.registry.etcd.provider import EtcdProvider
+from tests.support.processes import free_port
 
 PREFIX = b"/services/"
 BATCH = 100
@@ -178,12 +179,12 @@ def main(arguments: Sequence[str]) -> int:
 async def _measure(plan: Plan) -> Result:
     rng = Random(1)
     with TemporaryDirectory(prefix="bench-scale-") as name:
-        async with EmbeddedEtcd() as etcd, _gateway(etcd.url) as gateway, _origins(rng) as origins:
+        async with EmbeddedEtcd() as etcd, _gateway(etcd.url) as gateway, _origins() as origins:
             store = _Store(plan, gateway, rng)
             await store.fill()
             await store.move_probed(origins[0])
             list_s, list_cpu_s = await _list(etcd.url)
-            proxy = _Proxy(plan, etcd.url, Path(name), rng)
+            proxy = _Proxy(plan, etcd.url, Path(name))
             try:
                 return await _drive(plan, proxy, store, origins, list_s, list_cpu_s)
             finally:
@@ -401,8 +402,8 @@ class Applied:
 class _Proxy:
     """Owns the proxy under measurement."""
 
-    def __init__(self, plan: Plan, etcd: str, directory: Path, rng: Random) -> None:
-        self.port, self._admin = free_port(rng), free_port(rng)
+    def __init__(self, plan: Plan, etcd: str, directory: Path) -> None:
+        self.port, self._admin = free_port(), free_port()
         config = {
             "listeners": [{"name": "web", "bind": f"127.0.0.1:{self.port}"}],
             "admin": {"bind": f"127.0.0.1:{self._admin}"},
@@ -518,7 +519,7 @@ def _scrape(proxy: _Proxy) -> tuple[float, int, float]:
 
 
 @contextlib.asynccontextmanager
-async def _origins(rng: Random) -> AsyncIterator[list[int]]:
+async def _origins() -> AsyncIterator[list[int]]:
     """Two ports that answer with their own number and the id of the worker that asked."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -531,7 +532,7 @@ async def _origins(rng: Random) -> AsyncIterator[list[int]]:
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
         writer.close()
 
-    servers = [await asyncio.start_server(serve, "127.0.0.1", free_port(rng)) for _ in range(2)]
+    servers = [await asyncio.start_server(serve, "127.0.0.1", free_port()) for _ in range(2)]
     try:
         yield [server.sockets[0].getsockname()[1] for server in servers]
     finally:

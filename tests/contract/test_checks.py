@@ -17,12 +17,11 @@ import pytest
 from proxy.catalog import CHECKS, load
 from proxy.control.checks import build_check
 from proxy.destinations import Destinations
-from proxy.embedded_etcd import free_port
 from proxy.health.base import MAX_MESSAGE, Check, Endpoint
 from proxy.health.http import HttpCheck
 from proxy.settings.service import HealthCheckSettings
-from tests.e2e.running import alive, eventually
 from tests.e2e.scripted_dns import ScriptedDns
+from tests.support.processes import alive, eventually, free_port
 
 GOOD: dict[str, dict[str, str]] = {
     "http": {"path": "/"},

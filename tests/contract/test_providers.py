@@ -11,11 +11,10 @@ import msgspec
 import pytest
 
 from proxy.catalog import PROVIDERS, load, registry_options
-from proxy.embedded_etcd import free_port
 from proxy.membership import Membership
 from proxy.registry.base import Provider
 from proxy.settings.registry import RemoteOptions
-from tests.e2e.etcd_server import eventually
+from tests.support.processes import eventually, free_port
 
 
 @pytest.fixture(params=sorted(PROVIDERS))

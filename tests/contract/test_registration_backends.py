@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 import pytest
 
 from proxy.catalog import REGISTRATION_BACKENDS, load, registry_options
-from proxy.embedded_etcd import free_port
 from proxy.register.backend import Lease, RegistrationBackend, Write, backends
 from proxy.register.record import Name, Record
 from proxy.registry.base import LeaseLost, RegistryError
@@ -18,6 +17,7 @@ from proxy.registry.etcd.options import Options as EtcdOptions
 from proxy.registry.static.options import Options as StaticOptions
 from proxy.settings.registry import RegistryOptions
 from tests.support.memory_registry import MemoryBackend, MemoryRegistry
+from tests.support.processes import free_port
 
 A, B = ("users", "a"), ("users", "b")
 TTL = 10.0

@@ -13,7 +13,8 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.etcd_server import EtcdClient
-from tests.e2e.running import RunningProxy, eventually
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually
 
 Known = dict[tuple[str, str], tuple[str, int, str]]
 """Service and id → address, port, weight."""

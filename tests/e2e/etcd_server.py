@@ -10,7 +10,7 @@ import shutil
 import signal
 import ssl
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +19,7 @@ import aiohttp
 
 from proxy.embedded_etcd import EtcdFailed, EtcdProcess
 from tests.e2e.tcp_fault import TcpFault
+from tests.support.processes import free_port
 
 
 class EtcdServer(EtcdProcess):
@@ -43,7 +44,7 @@ class EtcdServer(EtcdProcess):
             Path(self._own) if self._own is not None else directory or Path(),
             scheme="http" if tls_files is None else "https",
             options=options,
-            **ports,
+            **{"client_port": free_port(), "peer_port": free_port(), **ports},
         )
         self.tls = tls
 
@@ -242,18 +243,6 @@ class EtcdClient:
         self._token = None
         body = {"name": user, "password": password}
         self._token = (await self.call("/auth/authenticate", body))["token"]
-
-
-async def eventually(
-    condition: Callable[[], bool], *, within: float = 10.0, what: Callable[[], object] = str
-) -> None:
-    """Wait until `condition()`; AssertionError with `what()` after `within` seconds."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + within
-    while not condition():
-        if loop.time() > deadline:
-            raise AssertionError(f"not within {within:g} s: {what()}")
-        await asyncio.sleep(0.02)
 
 
 def _b64(text: str | bytes) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Self
 
 import pytest
 
-from tests.e2e.running import eventually
+from tests.support.processes import AwaitedProcess, eventually, listens
 
 REPOSITORY = Path(__file__).parents[2]
 NODE = Path(__file__).parent / "node"
@@ -48,69 +46,39 @@ async def output(*command: str, within: float = 30, stdin: bytes | None = None) 
     return out
 
 
-class Program:
+class Program(AwaitedProcess):
     """Owns one server process that listens on a loopback port."""
 
     def __init__(
         self, command: Sequence[str], port: int, log: Path, environ: Mapping[str, str]
     ) -> None:
+        super().__init__(command, log, environ, REPOSITORY)
         self.port = port
-        self._command = command
-        self._log = log
-        self._environ = environ
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def launch(self) -> None:
-        """Start the process and return at once."""
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **self._environ},
-                cwd=REPOSITORY,
-            )
 
     async def __aenter__(self) -> Self:
         self.launch()
         try:
             await eventually(self._listening_or_gone, 20, f"{self._command} listens")
-            if self._gone():
-                raise AssertionError(self._log.read_text())
+            if self.returncode is not None:
+                raise AssertionError(self.log())
         except BaseException:
-            await self.stop()
+            await self.end()
             raise
         return self
 
-    def _gone(self) -> bool:
-        return self._process is not None and self._process.poll() is not None
-
     async def _listening_or_gone(self) -> bool:
-        if self._gone():
-            return True
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        except OSError:
-            return False
-        writer.transport.abort()
-        return True
+        return self.returncode is not None or await listens(self.port)
 
-    async def stop(self) -> None:
+    async def end(self) -> None:
         """End it, gently if it lets us."""
-        process = self._process
-        if process is None or process.poll() is not None:
-            return
-        process.terminate()
         try:
-            await eventually(lambda: process.poll() is not None, 5, "the exit")
+            await self.stop(5)
         except AssertionError:
-            process.kill()
-            await asyncio.to_thread(process.wait, 5)
+            await self.kill()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        await self.stop()
+        await self.end()
         if error is not None:
-            sys.stderr.write(self._log.read_text())
+            sys.stderr.write(self.log())

@@ -9,11 +9,13 @@ from collections import Counter
 from pathlib import Path
 
 from tests.e2e.raw_http import Client
-from tests.e2e.running import eventually
+from tests.support.processes import eventually
 
 
 class Load:
-    """Clients in a closed loop over kept connections; every answer is counted."""
+    """Clients in a closed loop over kept connections; every answer is counted. Apart from
+    `traffic.Traffic`, which keeps each request, needs two workers and forgives a close between
+    requests: here a close is a failure, and answers come as fast as they can."""
 
     def __init__(self, port: int, *, clients: int = 16, pace: float = 0.0) -> None:
         """`pace`: seconds that each client waits between two requests."""

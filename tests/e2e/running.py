@@ -5,129 +5,24 @@
         os.kill((await proxy.worker_pids())[0], signal.SIGKILL)
 
 The configuration is that of `proxy.yaml` as a dict; listeners, admin address, workers (1),
-registry (static) and a short `shutdown` are filled in where the test does not say. Nothing
-here sleeps for a fixed time: `eventually` waits for a condition with a deadline.
+registry (static) and a short `shutdown` are filled in where the test does not say.
 """
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import json
-import os
-import random
-import signal
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import aiohttp
 
-
-def _ports() -> Iterator[int]:
-    """Ports below the kernel's ephemeral range, each once in a long while: those of one test
-    process are nobody else's, so that nothing takes one between the look and the use."""
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    size = (32_000 - 15_000) // workers
-    start = random.randrange(size)
-    for step in itertools.count(start):
-        yield 15_000 + number * size + step % size
+from tests.support.processes import AwaitedProcess, children, eventually, free_port
 
 
-_PORTS: Final = _ports()
-
-
-def free_port() -> int:
-    """A loopback TCP port nobody listens on, from below the kernel's ephemeral range: no
-    outgoing connection of another test can take it in the meantime."""
-    for port in itertools.islice(_PORTS, 200):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError("no free port found")
-
-
-async def listens(port: int) -> bool:
-    """Somebody accepts connections on a loopback port."""
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
-
-
-async def eventually(
-    condition: Callable[[], Awaitable[Any] | Any], within: float, what: str, every: float = 0.02
-) -> Any:
-    """The first true value of `condition()`, which may be a coroutine function. AssertionError
-    naming `what` when there is none `within` seconds."""
-    deadline = time.monotonic() + within
-    while True:
-        value = condition()
-        if isinstance(value, Awaitable):
-            value = await value
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within} s: {what}")
-        await asyncio.sleep(every)
-
-
-def waited_for_cpu(pids: Iterable[int]) -> float:
-    """Seconds in which a process could have run and another one did, since it began; of the one
-    that had to wait longest, since they wait at the same time."""
-    return max(_scheduled(pid)[1] for pid in pids)
-
-
-class Slowdown:
-    """How many times longer than on an idle machine these processes have taken for what they did
-    since this was made. Where time is what a test is about, its limits are multiplied by that."""
-
-    def __init__(self, pids: Iterable[int]) -> None:
-        self._before = {pid: _scheduled(pid) for pid in pids}
-
-    @property
-    def factor(self) -> float:
-        """That of the process which is held up most; at least 1."""
-        factors = [1.0]
-        for pid, (ran, waited) in self._before.items():
-            now = _scheduled(pid)
-            if now[0] > ran:
-                factors.append(1.0 + (now[1] - waited) / (now[0] - ran))
-        return max(factors)
-
-
-def _scheduled(pid: int) -> tuple[float, float]:
-    """Seconds in which a process had a CPU, and in which it waited for one."""
-    fields = Path(f"/proc/{pid}/schedstat").read_text().split()
-    return int(fields[0]) / 1e9, int(fields[1]) / 1e9
-
-
-def alive(pid: int) -> bool:
-    """Is there such a process, zombies not counted?"""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
-
-
-def children(pid: int) -> list[int]:
-    """Process ids of a process's children in ascending order, zombies included."""
-    return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
-
-
-class RunningProxy:
+class RunningProxy(AwaitedProcess):
     """Owns one `fairlead run` process, its configuration file and its log file."""
 
     def __init__(
@@ -157,18 +52,16 @@ class RunningProxy:
         self.file = directory / f"proxy-{self.port}.yaml"
         # JSON is YAML, so no YAML writer is needed.
         self.file.write_text(json.dumps(self.config, indent=1))
-        self.log_file = directory / f"proxy-{self.port}.log"
-        self._command = [sys.executable, "-m", "proxy", "run", "-c", str(self.file)]
+        command = [sys.executable, "-m", "proxy", "run", "-c", str(self.file)]
         if open_files is not None:
             limited = f'ulimit -n {open_files}; exec "$@"'
-            self._command = ["/bin/sh", "-c", limited, "sh", *self._command]
+            command = ["/bin/sh", "-c", limited, "sh", *command]
         if stderr == -1:
             stderr = None
-            self._command = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *self._command]
-        self._command = [*started_by, *self._command]
-        self._environ = {**os.environ, **(environ or {})}
+            command = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
+        log_file = directory / f"proxy-{self.port}.log"
+        super().__init__([*started_by, *command], log_file, environ)
         self._stderr = stderr
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -180,34 +73,8 @@ class RunningProxy:
         """Base URL of the admin server, without a slash at the end."""
         return f"http://127.0.0.1:{self.admin_port}"
 
-    @property
-    def pid(self) -> int:
-        """Process id of the control process."""
-        return self._started().pid
-
-    def _started(self) -> subprocess.Popen[bytes]:
-        assert self._process is not None, "not started"
-        return self._process
-
-    @property
-    def returncode(self) -> int | None:
-        """Exit code, -N for signal N, None while it runs."""
-        return self._started().poll()
-
-    def log(self) -> str:
-        """What it wrote on standard error so far."""
-        return self.log_file.read_text() if self.log_file.exists() else ""
-
-    def launch(self) -> None:
-        """Start the process and return at once."""
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log if self._stderr is None else self._stderr,
-                env=self._environ,
-            )
+    def launch(self, **options: Any) -> None:
+        super().launch(**({} if self._stderr is None else {"stderr": self._stderr}), **options)
 
     async def start(self, within: float = 30.0) -> Self:
         """Start it and wait until /readyz answers 200. AssertionError with the log if it
@@ -258,29 +125,6 @@ class RunningProxy:
     def children(self) -> list[int]:
         """Process ids of its children in ascending order, zombies included."""
         return children(self.pid)
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the control process."""
-        self._started().send_signal(number)
-
-    async def wait(self, within: float = 15.0) -> int:
-        """Its exit code, once it is gone."""
-        process = self._started()
-        await eventually(lambda: process.poll() is not None, within, "the proxy's exit")
-        assert process.returncode is not None
-        return process.returncode
-
-    async def stop(self, within: float = 15.0) -> int:
-        """SIGTERM, and its exit code."""
-        if self.returncode is None:
-            self.signal(signal.SIGTERM)
-        return await self.wait(within)
-
-    async def kill(self) -> None:
-        """SIGKILL the control process, if it still runs."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            await self.wait()
 
     async def __aenter__(self) -> Self:
         return await self.start()

@@ -29,7 +29,8 @@ from bench import compiled
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.hostile import CLIENTS as HOSTILE
 from tests.e2e.raw_http import Client, read_head, request
-from tests.e2e.running import RunningProxy, eventually, free_port, listens
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually, free_port, listens
 
 INSTANCES = 8
 PATTERN = bytes(range(256)) * 4096
@@ -154,7 +155,8 @@ class Fleet:
 
 
 class Clients:
-    """Owns the honest clients and what they saw."""
+    """Owns the honest clients and what they saw. Apart from other loads since these ask for
+    everything in turn, bodies, tunnels and leaving early, and check each byte."""
 
     def __init__(self, port: int) -> None:
         self._port = port

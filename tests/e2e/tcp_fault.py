@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 from typing import Self
 
-from proxy.embedded_etcd import free_port
+from tests.support.processes import free_port
 
 Match = Callable[[bytes], bool]
 """Chooses connections by the first bytes that the client sent."""

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.running import RunningProxy, eventually
+from tests.e2e.running import RunningProxy
 from tests.e2e.test_cli import fairlead
 from tests.e2e.traffic import Fleet
+from tests.support.processes import eventually
 
 CLIENTS = 16
 
@@ -42,7 +43,8 @@ def proxy(fleet: Fleet, directory: Path, log: Any, **more: Any) -> RunningProxy:
 
 
 class Load:
-    """Owns clients that ask for `/0`, `/1`, `/2`, … as fast as they are answered."""
+    """Owns clients that ask for `/0`, `/1`, `/2`, … as fast as they are answered. Apart from
+    other loads since each request has a target of its own, by which its line is found."""
 
     def __init__(self, port: int) -> None:
         self.answered: dict[str, float] = {}

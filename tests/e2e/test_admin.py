@@ -14,7 +14,8 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 import proxy as package
-from tests.e2e.running import RunningProxy, eventually, free_port
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually, free_port
 
 CONFIG: dict[str, Any] = {
     "services": {

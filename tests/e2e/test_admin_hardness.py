@@ -13,7 +13,8 @@ import pytest
 
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.origin import Origin
-from tests.e2e.running import RunningProxy, eventually, free_port
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually, free_port
 
 NAMED = {"instances": [{"id": "a:b@c~d+e.f-g_h", "address": "127.0.0.1", "port": 1}]}
 CONFIG: dict[str, Any] = {"services": {"users": NAMED}, "routes": [{"service": "users"}]}

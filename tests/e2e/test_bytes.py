@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.e2e.running import RunningProxy, free_port
+from tests.e2e.running import RunningProxy
+from tests.support.processes import free_port
 from tests.support.raw_cases import NEXT, QUESTIONS, REPLIES, Arrival, Question, Reply
 from tests.support.strict_http import Message, Violation, read_answers, read_requests
 

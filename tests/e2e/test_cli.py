@@ -15,7 +15,8 @@ import aiohttp
 from aiohttp import web
 
 import proxy as package
-from tests.e2e.running import RunningProxy, eventually, free_port
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually, free_port
 
 ROOT = Path(__file__).parents[2]
 

@@ -30,8 +30,9 @@ import urllib3
 from tests.e2e.origin import Call, Gate, Origin
 from tests.e2e.programs import NODE, need, output
 from tests.e2e.raw_http import socket_buffers
-from tests.e2e.running import RunningProxy, eventually
+from tests.e2e.running import RunningProxy
 from tests.e2e.tcp_fault import TcpFault
+from tests.support.processes import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -15,7 +15,8 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
-from tests.e2e.running import RunningProxy, eventually, free_port
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually, free_port
 
 
 @pytest.fixture

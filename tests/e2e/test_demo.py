@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import shlex
 import signal
@@ -20,51 +19,34 @@ from proxy import demo
 from proxy.settings.file import Settings
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.route import RouteSpec
-from tests.e2e.running import alive, eventually, free_port
+from tests.support.processes import AwaitedProcess, alive, eventually, free_port
 
 ROOT = Path(__file__).parents[2]
 
 
-class RunningDemo:
+class RunningDemo(AwaitedProcess):
     """Owns one `fairlead demo` process and what it prints."""
 
     def __init__(self, directory: Path) -> None:
         self.port, self.admin_port = free_port(), free_port()
         self.temporary = directory / "tmp"
         self.temporary.mkdir()
-        self._output = directory / "output"
-        command = [sys.executable, "-m", "proxy", "demo"]
-        with self._output.open("wb") as output:
-            self.process = subprocess.Popen(
-                [*command, "--port", str(self.port), "--admin-port", str(self.admin_port)],
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={**os.environ, "TMPDIR": str(self.temporary)},
-            )
-
-    def output(self) -> str:
-        return self._output.read_text()
+        ports = ("--port", str(self.port), "--admin-port", str(self.admin_port))
+        command = (sys.executable, "-m", "proxy", "demo", *ports)
+        super().__init__(command, directory / "output", {"TMPDIR": str(self.temporary)}, ROOT)
+        self.launch()
 
     async def ready(self) -> None:
         await eventually(
-            lambda: "Ctrl-C stops" in self.output() or self.process.poll() is not None,
+            lambda: "Ctrl-C stops" in self.log() or self.returncode is not None,
             60,
             "the page of URLs",
         )
-        assert self.process.poll() is None, self.output()
+        assert self.returncode is None, self.log()
 
     def family(self) -> list[int]:
         """Process ids of everything it started."""
-        return list(_descendants(self.process.pid))
-
-    async def stop(self, number: signal.Signals) -> int:
-        self.process.send_signal(number)
-        await eventually(lambda: self.process.poll() is not None, 20, "the demo's exit")
-        code = self.process.returncode
-        assert code is not None
-        return code
+        return list(_descendants(self.pid))
 
 
 def _descendants(pid: int) -> Iterator[int]:
@@ -81,13 +63,12 @@ async def running(directory: Path) -> AsyncIterator[RunningDemo]:
         await one.ready()
         yield one
     finally:
-        if one.process.poll() is None:
-            await one.stop(signal.SIGINT)
+        await one.stop(20, signal.SIGINT)
 
 
 async def test_the_urls_it_prints_work_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     async with running(tmp_path) as one:
-        examples = re.findall(r"^  curl (.*/hello)$", one.output(), re.MULTILINE)
+        examples = re.findall(r"^  curl (.*/hello)$", one.log(), re.MULTILINE)
         assert len(examples) >= 3
         async with aiohttp.ClientSession() as session:
             for example in examples:
@@ -104,8 +85,8 @@ async def test_the_urls_it_prints_work_and_ctrl_c_leaves_nothing(tmp_path: Path)
         family = one.family()
         # Workers, instances and etcd.
         assert len(family) >= 1 + 6 + 1
-        assert await one.stop(signal.SIGINT) == 0, one.output()
-        assert "Traceback" not in one.output()
+        assert await one.stop(20, signal.SIGINT) == 0, one.log()
+        assert "Traceback" not in one.log()
         assert not any(map(alive, family))
         assert list(one.temporary.iterdir()) == []
 
@@ -113,14 +94,14 @@ async def test_the_urls_it_prints_work_and_ctrl_c_leaves_nothing(tmp_path: Path)
 async def test_processes_of_the_demo_end_with_it_even_if_it_is_killed(tmp_path: Path) -> None:
     async with running(tmp_path) as one:
         family = one.family()
-        await one.stop(signal.SIGKILL)
+        await one.stop(20, signal.SIGKILL)
         await eventually(lambda: not any(map(alive, family)), 10, "everything gone")
 
 
 async def test_a_signal_while_it_starts_is_heeded(tmp_path: Path) -> None:
     one = RunningDemo(tmp_path)
-    await eventually(lambda: "starting" in one.output(), 20, "the start")
-    assert await one.stop(signal.SIGTERM) == 0, one.output()
+    await eventually(lambda: "starting" in one.log(), 20, "the start")
+    assert await one.stop(20, signal.SIGTERM) == 0, one.log()
     assert list(one.temporary.iterdir()) == []
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from tests.e2e.origin import Gate, Origin, echo
 from tests.e2e.raw_http import Answer, Client, ask
-from tests.e2e.running import RunningProxy, eventually
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually
 
 OPEN_FILES = 192
 ROOM = (OPEN_FILES - 64 - 1) // 2

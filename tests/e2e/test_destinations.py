@@ -9,8 +9,9 @@ import aiohttp
 
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.origin import Origin
-from tests.e2e.running import RunningProxy, eventually
+from tests.e2e.running import RunningProxy
 from tests.e2e.scripted_dns import ScriptedDns
+from tests.support.processes import eventually
 
 LATE = 20
 

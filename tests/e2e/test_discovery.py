@@ -16,8 +16,8 @@ import pytest_asyncio
 
 from tests.e2e.discovering import DiscoveringProxy
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
-from tests.e2e.running import Slowdown, eventually
 from tests.e2e.traffic import Fleet, Sample, Traffic
+from tests.support.processes import Slowdown, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -21,9 +21,9 @@ import pytest_asyncio
 from proxy.embedded_etcd import EtcdFailed
 from tests.e2e.discovering import DiscoveringProxy
 from tests.e2e.etcd_server import EtcdClient, EtcdCluster, EtcdServer
-from tests.e2e.running import eventually
 from tests.e2e.tcp_fault import TcpFault
 from tests.e2e.traffic import Fleet, Traffic
+from tests.support.processes import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -13,10 +13,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from proxy.discovery import Balancing, Discovery, DiscoverySession, Instance, NotReady
-from proxy.embedded_etcd import free_port
-from tests.e2e.etcd_server import EtcdClient, EtcdServer, eventually
+from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.origin import Origin, origins
 from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually, free_port
 
 
 @pytest.fixture

@@ -23,11 +23,10 @@ from proxy.discovery import (
     Instance,
     NoInstance,
 )
-from proxy.embedded_etcd import free_port
 from tests.e2e.certificates import Authority
-from tests.e2e.etcd_server import eventually
 from tests.e2e.origin import Call, Gate, Origin, origins
 from tests.support.manual_provider import ManualProvider, instance
+from tests.support.processes import eventually, free_port
 
 
 class Fleet:

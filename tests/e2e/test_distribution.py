@@ -17,7 +17,8 @@ import pytest_asyncio
 
 from tests.e2e.origin import Call, Gate, Origin, echo, origins, switch
 from tests.e2e.raw_http import Client, request
-from tests.e2e.running import RunningProxy, eventually
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -17,84 +14,51 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy.embedded_etcd import free_port
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
-from tests.e2e.running import RunningProxy, eventually
+from tests.e2e.running import RunningProxy
+from tests.support.processes import AwaitedProcess, eventually, free_port
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-class Example:
-    """Owns one example's process."""
+class Example(AwaitedProcess):
+    """Owns one example's process, which registers itself or, with a `check`, has a side-car."""
 
-    def __init__(self, service: str, *, sidecar: bool, command: Sequence[str], check: str) -> None:
-        self.service = service
+    def __init__(
+        self, service: str, directory: Path, etcd: str, command: Sequence[str], check: str = ""
+    ) -> None:
         self.port = free_port()
-        self._sidecar = sidecar
-        self._command = command
-        self._check = check
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self, etcd: str, log: Path) -> None:
-        command = list(self._command)
-        if self._sidecar:
+        if check:
             command = [
                 *(sys.executable, "-m", "proxy", "register"),
-                *("--service", self.service, "--port", str(self.port), "--endpoints", etcd),
-                *("--check", self._check.format(port=self.port), "--drain-wait", "100ms"),
+                *("--service", service, "--port", str(self.port), "--endpoints", etcd),
+                *("--check", check.format(port=self.port), "--drain-wait", "100ms"),
                 *("--", *command),
             ]
         environ = {"PORT": str(self.port), "ETCD": etcd, "DRAIN_WAIT": "0.1"}
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                command,
-                stdout=out,
-                stderr=out,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **environ, "PYTHON": sys.executable},
-                cwd=EXAMPLES.parent,
-            )
+        environ["PYTHON"] = sys.executable
+        super().__init__(command, directory / f"{service}.log", environ, EXAMPLES.parent)
 
 
 def missing(*modules: str) -> bool:
     return any(find_spec(module) is None for module in modules)
 
 
-def examples() -> dict[str, Example]:
+def examples(directory: Path, etcd: str) -> dict[str, Example]:
     """Those that this machine can run, by service."""
-    found = [
-        Example(
-            "hello-aiohttp",
-            sidecar=False,
-            command=[sys.executable, str(EXAMPLES / "aiohttp_service.py")],
-            check="",
-        ),
-        Example(
-            "hello-shell",
-            sidecar=True,
-            command=["sh", str(EXAMPLES / "shell_service.sh")],
-            check="tcp://127.0.0.1:{port}",
-        ),
-    ]
+
+    def add(service: str, program: str, script: str, check: str = "") -> None:
+        command = [program, str(EXAMPLES / script)]
+        found[service] = Example(service, directory, etcd, command, check)
+
+    found: dict[str, Example] = {}
+    add("hello-aiohttp", sys.executable, "aiohttp_service.py")
+    add("hello-shell", "sh", "shell_service.sh", "tcp://127.0.0.1:{port}")
     if not missing("fastapi", "uvicorn"):
-        found.append(
-            Example(
-                "hello-fastapi",
-                sidecar=False,
-                command=[sys.executable, str(EXAMPLES / "fastapi_service.py")],
-                check="",
-            )
-        )
+        add("hello-fastapi", sys.executable, "fastapi_service.py")
     if shutil.which("node"):
-        found.append(
-            Example(
-                "hello-node",
-                sidecar=True,
-                command=["node", str(EXAMPLES / "node_service.js")],
-                check="http://127.0.0.1:{port}/health",
-            )
-        )
-    return {example.service: example for example in found}
+        add("hello-node", "node", "node_service.js", "http://127.0.0.1:{port}/health")
+    return found
 
 
 ANSWERS = {
@@ -114,16 +78,16 @@ def test_every_example_has_its_test() -> None:
 @pytest.mark.timeout(90)
 async def test_each_registers_is_served_and_leaves(tmp_path: Path) -> None:
     """All of them at once, through the real proxy, by the names they registered under."""
-    running = examples()
-    assert {"hello-aiohttp", "hello-shell"} <= set(running)
     async with EtcdServer() as etcd, EtcdClient(etcd.url) as client:
+        running = examples(tmp_path, etcd.url)
+        assert {"hello-aiohttp", "hello-shell"} <= set(running)
         config = {
             "registry": {"type": "etcd", "endpoints": [etcd.url]},
             "routes": [{"path_prefix": "/{service}", "strip_prefix": True}],
         }
         try:
-            for service, example in running.items():
-                example.start(etcd.url, tmp_path / f"{service}.log")
+            for example in running.values():
+                example.launch()
             async with (
                 RunningProxy(config, tmp_path) as proxy,
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session,
@@ -147,13 +111,8 @@ async def test_each_registers_is_served_and_leaves(tmp_path: Path) -> None:
                     service: example.port for service, example in running.items()
                 }
                 for example in running.values():
-                    assert example.process is not None
-                    example.process.send_signal(signal.SIGTERM)
-                codes = {
-                    service: await asyncio.to_thread(example.process.wait, 15)
-                    for service, example in running.items()
-                    if example.process is not None
-                }
+                    example.signal(signal.SIGTERM)
+                codes = {service: await example.wait() for service, example in running.items()}
                 # uvicorn ends by the signal it was sent, once it has shut down.
                 assert {code for name, code in codes.items() if name != "hello-fastapi"} == {0}
                 assert codes.get("hello-fastapi", 0) in (0, -signal.SIGTERM)
@@ -163,9 +122,7 @@ async def test_each_registers_is_served_and_leaves(tmp_path: Path) -> None:
             raise
         finally:
             for example in running.values():
-                if example.process is not None and example.process.poll() is None:
-                    example.process.kill()
-                    example.process.wait()
+                await example.kill()
 
 
 def _show_logs(directory: Path) -> None:

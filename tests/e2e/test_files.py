@@ -15,9 +15,10 @@ import pytest_asyncio
 
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.mute_files import MuteFiles, can_mount
-from tests.e2e.running import RunningProxy, eventually
+from tests.e2e.running import RunningProxy
 from tests.e2e.test_cli import fairlead
 from tests.e2e.traffic import Fleet, Traffic
+from tests.support.processes import eventually
 
 mounting = pytest.mark.skipif(not can_mount(), reason="only root may mount, and FUSE is needed")
 

@@ -20,7 +20,8 @@ import pytest_asyncio
 from proxy.errors import FAULTS
 from tests.e2e.origin import Call, Origin, echo
 from tests.e2e.raw_http import Answer, Client, ask, request
-from tests.e2e.running import RunningProxy, eventually, free_port
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually, free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -23,7 +23,8 @@ import pytest
 import pytest_asyncio
 
 from tests.e2e.hostile import CLIENTS, GET
-from tests.e2e.running import RunningProxy, eventually, free_port, listens
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually, free_port, listens
 
 SECONDS = float(os.environ.get("FAIRLEAD_DRILL_SECONDS", "0.5"))
 PATIENCE = 20.0

@@ -16,7 +16,8 @@ from proxy.control.registrations import CONFIRM, MAX_REGISTRATIONS, Refusal, Reg
 from proxy.registry.etcd.options import Options as EtcdOptions
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.origin import Origin
-from tests.e2e.running import RunningProxy, eventually, free_port
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually, free_port
 
 KEY = "/services/users/users-1"
 PATH = "/api/v1/services/users/instances/users-1"

@@ -12,7 +12,8 @@ import pytest
 
 from tests.e2e.origin import Origin
 from tests.e2e.raw_http import ask
-from tests.e2e.running import RunningProxy, eventually
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually
 
 CLIENTS = 10_000
 BUDGET = 150.0

@@ -15,9 +15,10 @@ import pytest
 from aiohttp import web
 
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
-from tests.e2e.running import RunningProxy, eventually
+from tests.e2e.running import RunningProxy
 from tests.e2e.test_cli import fairlead
 from tests.e2e.traffic import Fleet, Traffic
+from tests.support.processes import eventually
 
 
 class Instance:

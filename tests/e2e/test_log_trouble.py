@@ -21,7 +21,8 @@ import pytest
 
 from tests.e2e.origin import Origin
 from tests.e2e.raw_http import Client, request
-from tests.e2e.running import RunningProxy, alive, eventually, free_port
+from tests.e2e.running import RunningProxy
+from tests.support.processes import alive, eventually, free_port
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import pytest
 
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.redeploying import Instances, Load
-from tests.e2e.running import RunningProxy, eventually, free_port
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually, free_port
 
 OUTAGE = 60.0
 NAMES = ("a", "b", "c", "d")

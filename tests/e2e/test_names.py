@@ -20,8 +20,9 @@ from proxy.names.base import Answer, Unresolved
 from proxy.names.cares import CaresResolver
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.origin import Origin
-from tests.e2e.running import RunningProxy, eventually
+from tests.e2e.running import RunningProxy
 from tests.e2e.scripted_dns import AAAA, REFUSED, SERVFAIL, ScriptedDns, silent_socket
+from tests.support.processes import eventually
 
 RESOLV_CONF = """
 import asyncio, pathlib, subprocess

@@ -18,7 +18,8 @@ import pytest
 from aiohttp import web
 
 from proxy import cpus
-from tests.e2e.running import RunningProxy, alive, eventually, free_port
+from tests.e2e.running import RunningProxy
+from tests.support.processes import alive, eventually, free_port
 
 
 @pytest.fixture

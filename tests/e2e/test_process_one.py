@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.running import RunningProxy, alive, children, eventually
+from tests.e2e.running import RunningProxy
+from tests.support.processes import alive, children, eventually
 
 AS_PROCESS_1 = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child=SIGKILL")
 BECOME = (

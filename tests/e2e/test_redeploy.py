@@ -13,7 +13,8 @@ import pytest
 from tests.e2e.etcd_server import EtcdServer
 from tests.e2e.origin import Call, Origin, echo
 from tests.e2e.redeploying import Instances, Load
-from tests.e2e.running import RunningProxy, eventually
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually
 
 ROUNDS = 3
 

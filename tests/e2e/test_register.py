@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from proxy.embedded_etcd import etcd_binary, free_port
+from proxy.embedded_etcd import etcd_binary
 from proxy.register import (
     HealthReporter,
     InvalidRecord,
@@ -32,8 +32,8 @@ from proxy.registry.etcd.provider import EtcdProvider
 from proxy.settings.registry import RegistryTls
 from tests.e2e.certificates import Authority
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
-from tests.e2e.running import eventually
 from tests.e2e.tcp_fault import TcpFault
+from tests.support.processes import eventually, free_port
 
 KEY = "/services/users/a"
 A = Record(service="users", id="a", address="10.0.0.1", port=80, metadata={"zone": "x"})

@@ -29,8 +29,9 @@ from proxy.registry.etcd.provider import EtcdProvider
 from proxy.registry.followed import Timing
 from proxy.settings.registry import RegistryTls
 from tests.e2e.certificates import Authority
-from tests.e2e.etcd_server import EtcdClient, EtcdCluster, EtcdServer, eventually
+from tests.e2e.etcd_server import EtcdClient, EtcdCluster, EtcdServer
 from tests.e2e.tcp_fault import TcpFault
+from tests.support.processes import eventually
 
 
 def record(port: int = 8080, **fields: Any) -> str:

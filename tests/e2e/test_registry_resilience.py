@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
-from tests.e2e.running import RunningProxy, eventually
+from tests.e2e.running import RunningProxy
 from tests.e2e.traffic import Fleet, Traffic
+from tests.support.processes import eventually
 
 NAMES = ("a", "b", "c", "d")
 GUARD = {"share": 0.5, "window": "30s", "hold": "10m"}

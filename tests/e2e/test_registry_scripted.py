@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from proxy.registry.followed import Timing
-from tests.e2e.etcd_server import eventually
 from tests.e2e.scripted_etcd import ScriptedEtcd
 from tests.e2e.test_registry_etcd import Observed, record
+from tests.support.processes import eventually
 
 FAST = Timing(probe=0.05, catch_up=0.2, backoff_limit=0.1, hold=0.3)
 A, B, C = (f"/services/users/{name}" for name in "abc")

@@ -17,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.origin import Call, Origin, echo, origins
 from tests.e2e.raw_http import Answer, Client, ask, request
-from tests.e2e.running import RunningProxy, eventually, free_port
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually, free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -22,8 +22,9 @@ import pytest_asyncio
 
 from tests.e2e.programs import NODE, Program, need
 from tests.e2e.raw_http import Answer, Client, request
-from tests.e2e.running import RunningProxy, free_port
+from tests.e2e.running import RunningProxy
 from tests.e2e.served import HELLO, LARGE, PIECES, REFUSED
+from tests.support.processes import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

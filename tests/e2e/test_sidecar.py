@@ -19,66 +19,34 @@ import pytest_asyncio
 from click.testing import CliRunner
 
 from proxy.cli import main
-from proxy.embedded_etcd import free_port
 from proxy.register import Record
 from proxy.register.sidecar import Sidecar, SidecarSettings
 from proxy.registry.etcd.options import Options as EtcdOptions
 from proxy.registry.static.options import Options as StaticOptions
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
-from tests.e2e.running import alive, eventually
+from tests.support.processes import AwaitedProcess, alive, eventually, free_port
 
 KEY = "/services/users/a"
 
 
-class RunningSidecar:
+class RunningSidecar(AwaitedProcess):
     """Owns one `fairlead register` process and its log."""
 
     def __init__(self, directory: Path, etcd: str) -> None:
-        self._directory = directory
+        super().__init__((), directory / "sidecar.log", {"PYTHONUNBUFFERED": "1"})
         self._etcd = etcd
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log = directory / "sidecar.log"
 
     def start(self, *options: str, command: tuple[str, ...] = (), first: bool = False) -> None:
         """`first`: as process 1 of a PID namespace of its own."""
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *(UNSHARE if first else ()),
-                    *(sys.executable, "-m", "proxy", "register"),
-                    *("--service", "users", "--id", "a", "--port", "80", "--address", "10.0.0.1"),
-                    *("--endpoints", self._etcd, "--ttl", "3s", "--drain-wait", "300ms"),
-                    *options,
-                    *(("--", *command) if command else ()),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    def send(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    async def ended(self, within: float = 10.0) -> int:
-        """Its exit code, once it is gone."""
-        process = self._process
-        assert process is not None
-        try:
-            await eventually(lambda: process.poll() is not None, within, "the side-car's end")
-        except AssertionError as late:
-            raise AssertionError(f"{late}\n{self.log()}") from None
-        assert process.returncode is not None
-        return process.returncode
-
-    def log(self) -> str:
-        return self._log.read_text(errors="replace")
+        self._command = [
+            *(UNSHARE if first else ()),
+            *(sys.executable, "-m", "proxy", "register"),
+            *("--service", "users", "--id", "a", "--port", "80", "--address", "10.0.0.1"),
+            *("--endpoints", self._etcd, "--ttl", "3s", "--drain-wait", "300ms"),
+            *options,
+            *(("--", *command) if command else ()),
+        ]
+        self.launch()
 
     def events(self) -> list[str]:
         """Names of the side-car's own log lines, in order."""
@@ -87,11 +55,6 @@ class RunningSidecar:
 
     async def logged(self, event: str, within: float = 10.0) -> None:
         await eventually(lambda: event in self.events(), within, f"{event} in the log")
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
 
 
 UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child=SIGKILL")
@@ -112,10 +75,10 @@ async def client(etcd: EtcdServer) -> AsyncIterator[EtcdClient]:
 
 
 @pytest.fixture
-def sidecar(etcd: EtcdServer, tmp_path: Path) -> Any:
+async def sidecar(etcd: EtcdServer, tmp_path: Path) -> AsyncIterator[RunningSidecar]:
     running = RunningSidecar(tmp_path, etcd.url)
     yield running
-    running.kill()
+    await running.kill()
 
 
 async def record_at(client: EtcdClient) -> dict[str, Any] | None:
@@ -151,7 +114,7 @@ async def test_the_exit_code_is_that_of_the_command(
     await eventually(registered(client), 10, "registered")
     start = time.monotonic()
     await asyncio.to_thread(gate.write_text, "go\n")
-    assert await sidecar.ended() == code
+    assert await sidecar.wait() == code
     assert time.monotonic() - start < 3  # No draining for what is gone already.
     assert await client.get_all("/") == {}
     assert "draining" not in sidecar.events()
@@ -162,7 +125,7 @@ async def test_a_command_that_cannot_be_started(
     command: str, code: int, sidecar: RunningSidecar, client: EtcdClient
 ) -> None:
     sidecar.start(command=(command,))
-    assert await sidecar.ended() == code
+    assert await sidecar.wait() == code
     assert sidecar.events() == ["command_not_started"]
     assert await client.get_all("/") == {}
 
@@ -183,7 +146,7 @@ async def test_sigterm_while_healthy_goes_in_order(
     found = await record_at(client)
     assert found is not None
     assert (found["version"], found["metadata"]) == ("1.2", {"zone": "eu", "weight": "3"})
-    sidecar.send(signal.SIGTERM)
+    sidecar.signal(signal.SIGTERM)
     await eventually(status_is(client, "draining"), 3, "draining")
     assert not note.exists()
 
@@ -191,7 +154,7 @@ async def test_sigterm_while_healthy_goes_in_order(
         return await record_at(client) is None
 
     await eventually(gone, 3, "deregistered")
-    assert await sidecar.ended() == 5
+    assert await sidecar.wait() == 5
     assert note.exists()
     events = sidecar.events()
     order = ["command_started", "registered", "stopping", "draining", "deregistered"]
@@ -202,15 +165,15 @@ async def test_sigterm_while_starting(sidecar: RunningSidecar, client: EtcdClien
     """Never well so far: nobody was sent here, and still it leaves in order."""
     sidecar.start("--check", "exec:false", command=("sleep", "60"))
     await sidecar.logged("command_started")
-    sidecar.send(signal.SIGTERM)
-    assert await sidecar.ended() == 143
+    sidecar.signal(signal.SIGTERM)
+    assert await sidecar.wait() == 143
     assert await client.get_all("/") == {}
 
 
 async def test_sigterm_before_it_is_up(sidecar: RunningSidecar, client: EtcdClient) -> None:
     sidecar.start(command=("sleep", "60"))
-    sidecar.send(signal.SIGTERM)
-    assert await sidecar.ended() in (143, -signal.SIGTERM)
+    sidecar.signal(signal.SIGTERM)
+    assert await sidecar.wait() in (143, -signal.SIGTERM)
     assert await client.get_all("/") == {}
 
 
@@ -222,12 +185,12 @@ async def test_a_second_signal_skips_what_it_waits_for(
         command=("/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.05; done"),
     )
     await eventually(registered(client), 10, "registered")
-    sidecar.send(signal.SIGTERM)
+    sidecar.signal(signal.SIGTERM)
     await sidecar.logged("draining")
-    sidecar.send(signal.SIGINT)
+    sidecar.signal(signal.SIGINT)
     await sidecar.logged("deregistered")
-    sidecar.send(signal.SIGTERM)
-    assert await sidecar.ended() == 137
+    sidecar.signal(signal.SIGTERM)
+    assert await sidecar.wait() == 137
 
 
 async def test_a_command_that_ignores_sigterm_is_killed_with_all_it_started(
@@ -238,8 +201,8 @@ async def test_a_command_that_ignores_sigterm_is_killed_with_all_it_started(
     sidecar.start(*("--stop-timeout", "300ms"), command=("/bin/sh", "-c", f"({inner}) & {inner}"))
     await eventually(registered(client), 10, "registered")
     await eventually(lambda: note.exists() and len(note.read_text().split()) == 2, 5, "both run")
-    sidecar.send(signal.SIGTERM)
-    assert await sidecar.ended() == 137
+    sidecar.signal(signal.SIGTERM)
+    assert await sidecar.wait() == 137
     assert "command_killed" in sidecar.events()
     pids = {int(pid) for pid in note.read_text().split()}
     await eventually(lambda: not any(map(alive, pids)), 3, "none of them lives")
@@ -254,8 +217,8 @@ async def test_children_a_shell_leaves_behind_are_stopped_too(
     sidecar.start(command=("/bin/sh", "-c", f"({child}) & echo up > {note}; wait"))
     await eventually(registered(client), 10, "registered")
     await eventually(note.exists, 3, "the child runs")
-    sidecar.send(signal.SIGTERM)
-    assert await sidecar.ended() == 143
+    sidecar.signal(signal.SIGTERM)
+    assert await sidecar.wait() == 143
     assert note.read_text().split() == ["up", "clean"]
 
 
@@ -270,12 +233,12 @@ async def test_other_signals_are_the_commands_own(
     await eventually(registered(client), 10, "registered")
     await eventually(note.exists, 3, "the traps are set")
     for name in numbers:
-        sidecar.send(signal.Signals[f"SIG{name}"])
+        sidecar.signal(signal.Signals[f"SIG{name}"])
         await eventually(lambda name=name: name in note.read_text(), 3, name)  # type: ignore[misc]
     assert await record_at(client) is not None
     # To its end: killing the side-car would leave a command that traps signals behind.
-    sidecar.send(signal.SIGTERM)
-    assert await sidecar.ended() == 143
+    sidecar.signal(signal.SIGTERM)
+    assert await sidecar.wait() == 143
 
 
 # ----------------------------------------------------------------------- without a command
@@ -286,9 +249,9 @@ async def test_without_a_command_it_registers_somebody_elses_instance(
 ) -> None:
     sidecar.start()
     await eventually(registered(client), 10, "registered")
-    sidecar.send(signal.SIGINT)
+    sidecar.signal(signal.SIGINT)
     await eventually(status_is(client, "draining"), 3, "draining")
-    assert await sidecar.ended() == 0
+    assert await sidecar.wait() == 0
     assert await client.get_all("/") == {}
 
 
@@ -325,11 +288,11 @@ async def test_the_command_runs_while_etcd_is_down_and_is_registered_when_it_com
             await eventually(registered(client), 5, "registered")
             await etcd.kill()
             start = time.monotonic()
-            sidecar.send(signal.SIGTERM)
-            assert await sidecar.ended() == 143
+            sidecar.signal(signal.SIGTERM)
+            assert await sidecar.wait() == 143
             assert time.monotonic() - start < 6
     finally:
-        sidecar.kill()
+        await sidecar.kill()
 
 
 async def test_sigterm_while_etcd_is_down(tmp_path: Path) -> None:
@@ -337,10 +300,10 @@ async def test_sigterm_while_etcd_is_down(tmp_path: Path) -> None:
     try:
         sidecar.start("--drain-wait", "1m", command=("sleep", "60"))
         await sidecar.logged("registrar_disconnected")
-        sidecar.send(signal.SIGTERM)
-        assert await sidecar.ended(3) == 143
+        sidecar.signal(signal.SIGTERM)
+        assert await sidecar.wait(3) == 143
     finally:
-        sidecar.kill()
+        await sidecar.kill()
 
 
 # ---------------------------------------------------------------------------- process 1
@@ -368,7 +331,7 @@ async def test_as_process_1_it_reaps_orphans_and_keeps_the_code(
     count = "grep -h '^State:.Z' /proc/[0-9]*/status | wc -l"
     script = f"{orphans}; sleep 0.5; {count} > {note}; echo $PPID >> {note}; exit 9"
     sidecar.start(command=("/bin/sh", "-c", script), first=True)
-    assert await sidecar.ended() == 9
+    assert await sidecar.wait() == 9
     zombies, parent = note.read_text().split()
     assert (zombies, parent) == ("0", "2")  # the side-car itself is the child of process 1
     assert await client.get_all("/") == {}
@@ -381,7 +344,7 @@ async def test_as_process_1_it_leaves_in_order(sidecar: RunningSidecar, client: 
     # `unshare` hands no signals on, so it goes to process 1 itself.
     os.kill(only_child(sidecar.pid), signal.SIGTERM)
     await eventually(status_is(client, "draining"), 3, "draining")
-    assert await sidecar.ended() == 143
+    assert await sidecar.wait() == 143
     assert await client.get_all("/") == {}
 
 
@@ -426,6 +389,6 @@ def test_settings_that_cannot_work_are_refused(change: dict[str, Any], words: st
 
 async def test_settings_that_cannot_work_start_nothing(sidecar: RunningSidecar) -> None:
     sidecar.start("--check", "htp://x", command=("echo", "started"))
-    assert await sidecar.ended() == 2
+    assert await sidecar.wait() == 2
     assert "allowed are http://" in sidecar.log()
     assert "started" not in sidecar.log()

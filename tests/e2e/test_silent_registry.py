@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
-from tests.e2e.running import RunningProxy, eventually
+from tests.e2e.running import RunningProxy
 from tests.e2e.tcp_fault import TcpFault
 from tests.e2e.traffic import Fleet, Traffic
+from tests.support.processes import eventually
 
 NAMES = ("a", "b", "c")
 INTERVAL, LIMIT = 2.0, 1.0

@@ -26,7 +26,8 @@ import pytest_asyncio
 
 from tests.e2e.origin import Call, Origin, Script, echo
 from tests.e2e.raw_http import Client, request
-from tests.e2e.running import RunningProxy, eventually, waited_for_cpu
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually, waited_for_cpu
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

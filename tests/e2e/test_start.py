@@ -23,8 +23,9 @@ import pytest
 
 from proxy.membership import Instance, Membership
 from tests.e2e.origin import Origin
-from tests.e2e.running import RunningProxy, eventually, waited_for_cpu
+from tests.e2e.running import RunningProxy
 from tests.support.manual_provider import save_snapshot
+from tests.support.processes import eventually, waited_for_cpu
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,8 @@ import pytest
 
 from tests.e2e.origin import Call, Gate, Origin, echo
 from tests.e2e.raw_http import Client, Ended, ask, request
-from tests.e2e.running import RunningProxy, eventually
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually
 
 
 @pytest.fixture

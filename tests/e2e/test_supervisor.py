@@ -29,7 +29,7 @@ from proxy.registry.base import Provider
 from proxy.settings.file import Settings
 from proxy.settings.service import PoolSettings
 from proxy.statuses import RegistryStatus
-from tests.e2e.running import Slowdown, alive, eventually
+from tests.support.processes import Slowdown, alive, eventually
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,8 @@ import pytest_asyncio
 
 from tests.e2e.origin import Call, Origin, echo, switch, websocket
 from tests.e2e.raw_http import Client, request, socket_buffers
-from tests.e2e.running import RunningProxy, eventually, free_port
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually, free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

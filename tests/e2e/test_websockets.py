@@ -21,7 +21,8 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError
 
 from tests.e2e.programs import NODE, Program, need, output
-from tests.e2e.running import RunningProxy, eventually, free_port
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually, free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -135,8 +135,9 @@ class Traffic:
     """Owns the client connections, what each is doing, and the record of all requests.
 
     Clients are closed loops over keep-alive connections: each sends its next request `pace`
-    seconds after the answer to the one before. Entered once both of two workers have answered:
-    there are more clients than asked for if the kernel gives all of these to one of them.
+    seconds after the answer to the one before. Apart from `bench.load`, which measures: that is a
+    process of its own and keeps nothing but latencies. Entered once both of two workers have
+    answered: there are more clients than asked for if the kernel gives all to one of them.
     """
 
     def __init__(self, port: int, target: str, *, clients: int = 16, pace: float = 0.02) -> None:

@@ -16,8 +16,8 @@ from balancers.base import hash_key
 from proxy.discovery import Discovery, Instance, NotReady
 from proxy.engine import pool as engine_pool
 from proxy.registry.static.options import Options as StaticOptions
-from tests.e2e.etcd_server import eventually
 from tests.support.manual_provider import ManualProvider, instance
+from tests.support.processes import eventually
 
 A, B, C = (instance(name, port=port) for name, port in (("a", 81), ("b", 82), ("c", 83)))
 SICK = instance("s", health="unhealthy")

@@ -122,11 +122,6 @@ class Channel(asyncio.Protocol, Generic[Received]):
         await loop.create_unix_connection(lambda: self, sock=sock)
 
     @property
-    def unsent(self) -> int:
-        """Bytes the peer has not taken yet."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
-
-    @property
     def closed(self) -> bool:
         return self._closing or self._transport is None
 

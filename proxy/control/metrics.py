@@ -73,16 +73,8 @@ class Scrape:
     """Process ids of the control process and of the workers that run, by name."""
 
 
-def render(scrape: Scrape) -> bytes:
-    """The text exposition format, in one go."""
-    page = Page(scrape)
-    for _ in page.steps():
-        pass
-    return page.text()
-
-
 class Page:
-    """Owns one scrape's text while it is being written.
+    """Owns one scrape's text, in the text exposition format, while it is being written.
 
     Most of it are samples of services and instances, hundreds of thousands where there are many
     instances. The library takes ten microseconds for each, so those are written here, and service

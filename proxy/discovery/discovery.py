@@ -95,7 +95,6 @@ class Discovery:
         self.metrics = DiscoveryMetrics(lambda: self._services)
         """Counted always, shown where the user wants it."""
         self._services: Mapping[str, tuple[Instance, ...]] = {}
-        self._last: Membership | None = None
         self._known = asyncio.Event()
         self._closed = False
         self._watchers: set[_Watcher] = set()

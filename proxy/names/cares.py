@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -46,18 +45,9 @@ HOSTS: Final = "CARES_HOSTS"
 class CaresResolver(Resolver):
     """Owns the channels with questions under way, of which the newest takes new ones."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        servers: Sequence[str] = (),
-    ) -> None:
-        """`servers`: `address` or `address:port`; none: those that the environment names, or else
-        resolv.conf."""
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._servers = tuple(servers) or tuple(
-            filter(None, os.environ.get(SERVERS, "").split(","))
-        )
+        self._servers = tuple(filter(None, os.environ.get(SERVERS, "").split(",")))
         self._channels: set[_Channel] = set()  # ≤ 1 KiB + 400 B per name
         self._newest: _Channel | None = None
         self._files: tuple[object, ...] = ()

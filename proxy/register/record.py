@@ -146,13 +146,6 @@ def is_readable(value: bytes) -> bool:
     return _object(value) is not None
 
 
-def status_of(value: bytes) -> str:
-    """The status a value states, as readers understand it."""
-    health = (_object(value) or {}).get("health")
-    status = health.get("status") if isinstance(health, dict) else None
-    return status if isinstance(status, str) else "healthy"
-
-
 def _object(value: bytes) -> dict[str, Any] | None:
     try:
         document = msgspec.json.decode(value)

@@ -66,19 +66,11 @@ class Reporting:
     The message is that of the last verdict in agreement with the standing.
     """
 
-    def __init__(
-        self,
-        fall: int = 3,
-        rise: int = 2,
-        *,
-        heartbeat: float = HEARTBEAT,
-        message_gap: float = MESSAGE_GAP,
-    ) -> None:
+    def __init__(self, fall: int = 3, rise: int = 2, *, heartbeat: float = HEARTBEAT) -> None:
         Standing(fall, rise)  # ValueError for thresholds that are none
         self._fall = fall
         self._rise = rise
         self._heartbeat = heartbeat
-        self._message_gap = message_gap
         self._standing: Standing | None = None
         self._said: Report | None = None
         self._said_at = 0.0
@@ -105,7 +97,7 @@ class Reporting:
             message = said.message
         if said is None or status != said.status:
             return self._say(Report(status, message), now)
-        if message != said.message and now - self._said_at >= self._message_gap:
+        if message != said.message and now - self._said_at >= MESSAGE_GAP:
             return self._say(Report(status, message), now)
         if now - self._said_at >= self._heartbeat:
             self._said_at = now

@@ -8,7 +8,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.control.metrics import Scrape, render
+from proxy.control.metrics import Page, Scrape
 from proxy.control.pools import PoolRegistry
 from proxy.control.slots import Slots
 from proxy.control.statistics import Reported, Retired, Totals
@@ -76,7 +76,10 @@ def scrape(pools: PoolRegistry, totals: Totals, **more: Any) -> str:
         "admin_closed": {"slow_head": 1},
         "processes": {"control": os.getpid()},
     }
-    return render(Scrape(**{**given, **more})).decode()
+    page = Page(Scrape(**{**given, **more}))
+    for _ in page.steps():
+        pass
+    return page.text().decode()
 
 
 def samples(text: str) -> dict[str, float]:

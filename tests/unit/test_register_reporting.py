@@ -42,7 +42,7 @@ def test_only_changes_are_written() -> None:
 
 
 def test_a_message_alone_is_written_now_and_then() -> None:
-    reporting = Reporting(message_gap=10.0)
+    reporting = Reporting()
     written = [reporting.observe(Verdict(True, f"load {now}"), float(now)) for now in range(25)]
     assert [now for now, report in enumerate(written) if report is not None] == [0, 10, 20]
     assert written[20] == Report("healthy", "load 20")

@@ -237,7 +237,7 @@ class Gateway:
     ) -> TxnReply:
         """Do all of `success` if all of `compare` holds, else all of `failure`, at one revision.
         The parts are as etcd's API spells them, with keys and values in bytes (see `revision_is`,
-        `lease_is`, `put_op`, `delete_op`, `range_op`); etcd takes at most 128 of each. One that
+        `put_op`, `delete_op`, `range_op`); etcd takes at most 128 of each. One that
         timed out may have been applied: guard it so that it may be repeated."""
         body = {"compare": compare, "success": success, "failure": failure}
         reply: TxnReply = await self._call("/kv/txn", body, decode_txn, timeout)
@@ -428,12 +428,6 @@ def _named(path: str, error: EtcdError) -> EtcdError:
 def revision_is(key: bytes, revision: int) -> dict[str, Any]:
     """Compare: the key was last written at `revision`; 0 = there is no such key."""
     return {"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": revision}
-
-
-def lease_is(key: bytes, lease: int) -> dict[str, Any]:
-    """Compare: the key is under `lease`; 0 = under none. False for a key that is not there,
-    except with 0."""
-    return {"key": key, "target": "LEASE", "result": "EQUAL", "lease": lease}
 
 
 def put_op(key: bytes, value: bytes, lease: int) -> dict[str, Any]:

@@ -53,7 +53,6 @@ class BadTlsFiles(EtcdError, Refused):
 
 class Header(msgspec.Struct, frozen=True, gc=False):
     cluster_id: int = 0
-    member_id: int = 0
     revision: int = 0
 
 

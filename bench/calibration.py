@@ -64,7 +64,7 @@ class _Turn:
 
     def _finish(self) -> int:
         whole = b"\r\n".join((self.parts[:4], *self.kept))
-        self.desk.give_back(self.key, self.cost)
+        self.desk.release(self.key, self.cost)
         return len(whole)
 
 
@@ -83,7 +83,7 @@ class _Desk:
         self.total += 1
         return self.total
 
-    def give_back(self, key: bytes, cost: int) -> None:
+    def release(self, key: bytes, cost: int) -> None:
         self.counts[key] -= 1
         if cost > self.total:
             raise AssertionError("more was given back than taken")

@@ -88,7 +88,7 @@ class Pool:
         """Count one more request to `node` as in flight."""
         self._moved(node, 1)
 
-    def give_back(self, node: Node) -> None:
+    def release(self, node: Node) -> None:
         """Count one request to `node` as no longer in flight."""
         self._moved(node, -1)
 

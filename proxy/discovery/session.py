@@ -237,13 +237,13 @@ async def _counted(
     try:
         response = await handler(request)
     except BaseException:  # cancellation is one
-        pool.give_back(node)
+        pool.release(node)
         raise
     connection = response.connection
     if connection is None:  # A short answer was read whole with its head.
-        pool.give_back(node)
+        pool.release(node)
     else:
-        connection.add_callback(lambda: pool.give_back(node))
+        connection.add_callback(lambda: pool.release(node))
     return response
 
 

@@ -209,11 +209,11 @@ class Attempts(RequestState):
             self._send_once(node)
         return True
 
-    def _give_back(self, outcome: str, against: bool = True) -> None:
+    def _release(self, outcome: str, against: bool = True) -> None:
         node = self.node
         if node is not None:
             self.node = None
-            self.pool.give_back(node, outcome, against)
+            self.pool.release(node, outcome, against)
 
     def _drop_upstream(self) -> None:
         if self.upstream is not None:

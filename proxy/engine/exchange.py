@@ -153,7 +153,7 @@ class Exchange(Attempts):
         if not self._retry(reason, answered=True):
             self.upstream = upstream
             return False
-        pool.give_back(node, reason)
+        pool.release(node, reason)
         if self.admission is not None:
             self.admission.end_probe()
         self._drop_held()
@@ -236,7 +236,7 @@ class Exchange(Attempts):
     ) -> None:
         """Decide: once more, an error, or (too late for either) a cut. `stale`: the connection
         had been idle, and was closed then, as far as we know; `unsent`: there was none."""
-        self._give_back(fault.code, against=not stale)
+        self._release(fault.code, against=not stale)
         if self.admission is not None:
             self.admission.end_probe()
         if self.status:
@@ -329,13 +329,13 @@ class Exchange(Attempts):
         detail = "the request took longer than its total limit"
         if self.client.owes:
             # It is not the instance that we wait for.
-            self._give_back(CLIENT_GONE.code)
+            self._release(CLIENT_GONE.code)
             if self.admission is not None:
                 self.admission.abandon()
         if self.status:
             self._break_off(TOTAL_TIMEOUT, detail)
         elif self.held is not None and self.held.done:
-            self._give_back(TOTAL_TIMEOUT.code)
+            self._release(TOTAL_TIMEOUT.code)
             self._drop_upstream()
             self._relay_held()
         else:
@@ -372,9 +372,9 @@ class Exchange(Attempts):
         """Give back everything that was counted. Runs exactly once."""
         assert not self.finished, self
         self.finished = True
-        self._give_back(outcome)
+        self._release(outcome)
         if self.has_extras:
-            self._give_back_extras()
+            self._release_rest()
         if self.tunnel is None:
             # How long a tunnel stays open is not how long its request took.
             counters = self.pool.counters if self.routed else self._counters()
@@ -382,7 +382,7 @@ class Exchange(Attempts):
         if self.recorder is not None:
             self.recorder.on_finished(self, outcome, now)
 
-    def _give_back_extras(self) -> None:
+    def _release_rest(self) -> None:
         """Give back what only some requests take."""
         if self.admission is not None:
             self.admission.end_probe()

@@ -42,7 +42,7 @@ NEUTRAL: Final = frozenset(
 """Outcomes that are the client's doing or our own, and say nothing of the instance."""
 
 
-class Shared:
+class PoolContext:
     """Values and callbacks that every pool of a worker uses."""
 
     def __init__(
@@ -80,7 +80,7 @@ class Pool:
         service: str,
         settings: ServiceSettings,
         counters: ServiceCounters,
-        shared: Shared,
+        shared: PoolContext,
     ) -> None:
         self.service = service
         self.settings = settings
@@ -256,9 +256,9 @@ class Pool:
         node.load += 1
         self._row[node.slot] += 1
         if self._follows_load:
-            self._tell_load(node)
+            self._report_load(node)
 
-    def give_back(self, node: Node, outcome: str, against: bool = True) -> None:
+    def release(self, node: Node, outcome: str, against: bool = True) -> None:
         """Count one request on `node` as no longer in flight. `outcome`: `ok`, the code of a fault,
         or a status that speaks against the instance; `against`: an error does so, too."""
         node.in_flight -= 1
@@ -272,11 +272,11 @@ class Pool:
             self._note_failure(node, outcome)
         if self._alert:
             if self._follows_load:
-                self._tell_load(node)
+                self._report_load(node)
             if self.limited and self.policies.queue:
                 self.turns.on_freed()
 
-    def _tell_load(self, node: Node) -> None:
+    def _report_load(self, node: Node) -> None:
         """A balancer may be somebody else's: what it raises must keep nobody from counting on."""
         try:
             self.balancer.load_changed(node)
@@ -295,17 +295,17 @@ class Pool:
         """The other workers' sum for `node` is different now."""
         node.load += delta
         if self._follows_load and node.present:
-            self._tell_load(node)
+            self._report_load(node)
 
-    def news(self) -> list[Node]:
+    def changed_nodes(self) -> list[Node]:
         """Nodes whose counts may be others than `stats_of` last told, of the members and of those
         that still have requests in flight. Costs a path of the request nothing: an outcome follows
         a pick, or a request that was in flight when the node was told of."""
-        news = [node for node in self.nodes.values() if node.picks != node.reported]
+        changed = [node for node in self.nodes.values() if node.picks != node.reported]
         if self._departed:
             # Those with nothing in flight are gone for good; the next snapshot forgets them.
-            news += [node for node in self._departed.values() if node.in_flight]
-        return news
+            changed += [node for node in self._departed.values() if node.in_flight]
+        return changed
 
     def stats_of(self, node: Node) -> NodeStats:
         """The counts of a node, which are told with this."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from proxy.engine.load import OtherRows
 from proxy.engine.node import Node
-from proxy.engine.pool import Pool, Shared
+from proxy.engine.pool import Pool, PoolContext
 from proxy.engine.second_look import ServiceNames
 from proxy.engine.telemetry import WorkerCounters
 from proxy.messages import PoolSnapshot
@@ -16,7 +16,7 @@ from proxy.settings.service import ServiceSettings
 class Pools:
     """Owns every pool of this worker and the way from a column of the board to its node."""
 
-    def __init__(self, counters: WorkerCounters, shared: Shared, others: OtherRows) -> None:
+    def __init__(self, counters: WorkerCounters, shared: PoolContext, others: OtherRows) -> None:
         self._counters = counters
         self._shared = shared
         self.others = others

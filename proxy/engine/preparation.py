@@ -49,7 +49,7 @@ def prepare(state: RequestState, services: Services) -> None:
         _look_closer(fields, services.via_token)
         if fields.upgrade is not None:
             state.upgrade = offered_upgrade(request)
-    if pool.policies.guarded:
+    if pool.policies.has_admission:
         limited = pool.policies.rate_key is not None
         value = state.value_of(pool.rate_source, path, query) if limited else None
         state.admission = admit(pool, value or b"", state.began)

@@ -104,7 +104,7 @@ class Reports:
                 if len(states) >= PIECE:
                     yield self._message(number, services, nodes, states, more=True)
                     services, nodes, states = {}, [], {}
-            for node in pool.news():  # ≤ PIECE
+            for node in pool.changed_nodes():  # ≤ PIECE
                 nodes.append(pool.stats_of(node))
                 if len(nodes) >= PIECE:
                     yield self._message(number, services, nodes, states, more=True)

@@ -25,7 +25,6 @@ import structlog
 from proxy.channel import Channel
 from proxy.destinations import Destinations
 from proxy.engine.access_log import AccessLogs
-from proxy.engine.announcement import Announcement
 from proxy.engine.connections import Connections
 from proxy.engine.deadlines import Deadlines
 from proxy.engine.exchange import Exchange
@@ -33,11 +32,12 @@ from proxy.engine.fault_log import FaultLog
 from proxy.engine.flow import as_protocol
 from proxy.engine.hangups import Hangups
 from proxy.engine.http1.server import ClientConnection
-from proxy.engine.listener_facts import ListenerFacts
+from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.load import Board, OtherRows
 from proxy.engine.node import Node
-from proxy.engine.pool import Pool, Shared
+from proxy.engine.pool import Pool, PoolContext
 from proxy.engine.pools import Pools
+from proxy.engine.proxy_protocol import ProxyProtocol
 from proxy.engine.reports import Reports
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.routing import RouteTable
@@ -113,7 +113,7 @@ class Worker:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.counters = counters = WorkerCounters()
         self.faults = FaultLog(counters)
-        shared = Shared(
+        shared = PoolContext(
             board.row(index),
             rng,
             BucketTable(board.buckets),
@@ -158,7 +158,7 @@ class Worker:
         """There was no descriptor left a moment ago."""
         self._sockets = sockets
         self._servers: list[asyncio.Server] = []  # ≤ 1 KiB per listener
-        self._listeners: dict[str, ListenerFacts] = {}  # ≤ 1 KiB + 64 KiB per listener
+        self._listeners: dict[str, ListenerConfig] = {}  # ≤ 1 KiB + 64 KiB per listener
         self._opening: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
         self._next_id = _request_ids(rng, b"", b"").__next__
@@ -206,7 +206,7 @@ class Worker:
         services.via_token = b"fairlead (%b)" % token
         via = b"Via: 1.1 %b\r\n" % services.via_token
         self._listeners = {
-            settings.name: ListenerFacts(
+            settings.name: ListenerConfig(
                 settings, via, self._workers, self._ids_of(settings.request_id_header)
             )
             for settings in config.listeners
@@ -356,10 +356,10 @@ class Worker:
     def _connection(self, name: str) -> asyncio.Protocol:
         facts = self.listener(name)
         if facts.settings.proxy_protocol:
-            return as_protocol(Announcement(self.services, facts))
+            return as_protocol(ProxyProtocol(self.services, facts))
         return as_protocol(ClientConnection(self.services, facts))
 
-    def listener(self, name: str) -> ListenerFacts:
+    def listener(self, name: str) -> ListenerConfig:
         """Facts for new connections of a listener; a reload may replace them."""
         return self._listeners[name]
 

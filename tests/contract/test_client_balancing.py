@@ -73,7 +73,7 @@ def test_requests_in_flight_survive_every_change(pool: Pool) -> None:
     pool.follow(members("abc", version="2"))  # and came back.
     assert {one.id: one.load for one in pool.nodes}[node.id] == 1
     pool.follow(members("c"))
-    pool.give_back(node)
+    pool.release(node)
     pool.follow(members("abc"))
     assert [one.load for one in pool.nodes] == [0, 0, 0]
 
@@ -84,5 +84,5 @@ def test_the_same_id_on_another_endpoint_starts_from_nothing(pool: Pool) -> None
     pool.take(node)
     pool.follow(members("a", port=81))
     assert [(one.key, one.load) for one in pool.nodes] == [("a@127.0.0.1:81", 0)]
-    pool.give_back(node)
+    pool.release(node)
     assert pick(pool, 1).load == 0

@@ -91,7 +91,7 @@ class Telling(RuleBasedStateMachine):
     def end(self, outcome: str) -> None:
         if self.requests:
             pool, node = self.requests.pop()
-            pool.give_back(node, outcome)
+            pool.release(node, outcome)
             pool.counters.answered(b"GET", 200, 0.0)
 
     @rule(service=st.sampled_from(SERVICES), who=st.integers(0, 3))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from proxy.engine.announcement import Announcement
+from proxy.engine.proxy_protocol import ProxyProtocol
 from proxy.settings.balancer import BalancerSpec
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.process import AccessLogSettings
@@ -435,7 +435,7 @@ def _announcements(bench: Bench) -> Iterator[None]:
         b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
         b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x0f\xff",
     ):
-        announcement = Announcement(wire.worker.services, wire.facts)
+        announcement = ProxyProtocol(wire.worker.services, wire.facts)
         transport = wire.network.open(wire.loop, announcement, peer=CLIENT, own=("192.0.2.1", 8080))
         peer = wire.adopt(transport, "client")
         for byte in start[:-1]:

@@ -23,7 +23,7 @@ from typing import Any, cast
 
 from proxy.channel import Channel
 from proxy.engine.http1.server import ClientConnection
-from proxy.engine.listener_facts import ListenerFacts
+from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.load import Board
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool
@@ -339,7 +339,7 @@ class Wire:
         return next(node for node in self.pool.nodes.values() if node.id == name)
 
     @property
-    def facts(self) -> ListenerFacts:
+    def facts(self) -> ListenerConfig:
         return self.worker.listener("web")
 
     def client(self, peer: Address | str | None = CLIENT) -> Peer:

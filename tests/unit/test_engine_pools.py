@@ -151,7 +151,7 @@ def test_nodes_keep_their_identity_and_numbers_over_snapshots(side: Side) -> Non
     assert side.apply(spec("b", 2), spec("a", 1, weight=5), spec("c", 3)) == []
     assert side.node("a") is a
     assert (a.weight, a.in_flight, a.load) == (5, 1, 1)
-    side.pool().give_back(a, "ok")
+    side.pool().release(a, "ok")
     assert a.outcomes == {"ok": 1}
     assert side.board.total(1) == 0
 
@@ -180,11 +180,11 @@ def test_a_departed_node_finishes_and_is_gone(side: Side) -> None:
     assert side.apply(spec("b", 2)) == [a]
     assert not a.usable
     assert pool.pick(0, ()) is side.node("b")
-    assert {node.key for node in pool.news()} == {a.key, "b@10.0.0.1:80"}
+    assert {node.key for node in pool.changed_nodes()} == {a.key, "b@10.0.0.1:80"}
     assert side.board.total(1) == 1
-    pool.give_back(a, "ok")
+    pool.release(a, "ok")
     assert side.board.total(1) == 0
-    assert {node.key for node in pool.news()} == {"b@10.0.0.1:80"}
+    assert {node.key for node in pool.changed_nodes()} == {"b@10.0.0.1:80"}
 
 
 def test_a_departed_node_that_returns_is_the_same(side: Side) -> None:
@@ -276,7 +276,7 @@ def test_settings_change_and_nothing_measured_is_lost(side: Side) -> None:
     side.pools.configure(ServiceSettings(), {"s": keyed})
     assert pool.uses_key
     assert pool.key_source == ("header", "x-user")
-    pool.give_back(a, "ok")
+    pool.release(a, "ok")
     assert a.in_flight == 0
 
 
@@ -292,7 +292,7 @@ def test_a_service_that_goes_leaves_only_its_name_if_the_file_has_it(side: Side)
     assert [node.id for node in side.pools.remove("kept")] == ["a"]
     assert side.pool("kept").pick(0, ()) is None
     assert side.pools.remove("never") == []
-    pool.give_back(a, "ok")
+    pool.release(a, "ok")
     assert side.board.total(2) == 0
 
 

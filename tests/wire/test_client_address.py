@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.engine.announcement import Announcement
+from proxy.engine.proxy_protocol import ProxyProtocol
 from proxy.settings.balancer import BalancerSpec
 from proxy.settings.listener import ClientIpSettings, ListenerSettings
 from proxy.settings.service import RateLimitSettings, ServiceSettings
@@ -91,7 +91,7 @@ def test_the_field_that_names_clients_is_taken_from_whoever_is_not_trusted(make:
 
 def test_announced_proxies_and_local_ones_are_believed_too(make: Any) -> None:
     wire = limited(make, ListenerSettings(trusted_proxies=TRUSTED, proxy_protocol=True))
-    protocol = Announcement(wire.worker.services, wire.facts)
+    protocol = ProxyProtocol(wire.worker.services, wire.facts)
     transport = wire.network.open(wire.loop, protocol, peer=CLIENT, own=PROXY)
     client = wire.adopt(transport, "client")
     client.send(b"PROXY TCP6 ::ffff:10.0.0.7 ::1 5000 443\r\n")

@@ -55,12 +55,12 @@ def answer(pairs: list[tuple[Peer, Peer]]) -> None:
 def test_an_instance_on_probation_gets_one_request_until_it_answers(make: Any) -> None:
     wire = returned(make, "a", "b", "c")
     node = wire.node("a")
-    assert node in wire.pool.news()
+    assert node in wire.pool.changed_nodes()
     assert wire.pool.stats_of(node).on_probation
     found = crowd(wire)
     assert len(found["a"]) == 1
     answer(found["a"])
-    assert node in wire.pool.news()
+    assert node in wire.pool.changed_nodes()
     assert not wire.pool.stats_of(node).on_probation
     assert not wire.node("a").impaired
     for name in "bc":

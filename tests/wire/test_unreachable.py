@@ -476,7 +476,7 @@ class TestTold:
         assert told[0]["service"] == "s"
         assert told[0]["instance"] == "a"
         assert "refused" in told[0]["detail"]
-        assert node in wire.pool.news()
+        assert node in wire.pool.changed_nodes()
         assert not wire.pool.stats_of(node).unreachable
         wire.accepted("a")
 

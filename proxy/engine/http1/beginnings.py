@@ -45,7 +45,7 @@ _DIGITS: Final = (5, 7)
 """Where in it."""
 
 
-def refuse_hopeless(start: bytes, seen: int, longest_target: int) -> None:
+def reject_early(start: bytes, seen: int, longest_target: int) -> None:
     """The beginning of a request, behind empty lines. Raises `Refused` if nothing that may follow
     makes a request of it. `seen`: so many bytes of it were looked at before; a head that comes
     byte by byte must not be searched whole for each."""
@@ -70,7 +70,7 @@ def first_refusal(head: bytes, refusal: Refused, longest_target: int) -> Refused
     """The refusal that would be found first if the bytes of a head that is refused had come one by
     one."""
     try:
-        refuse_hopeless(head, 0, longest_target)
+        reject_early(head, 0, longest_target)
     except Refused as first:
         return first
     return refusal

@@ -8,7 +8,7 @@ from proxy.engine.deadlines import NEVER
 from proxy.engine.flow import AHEAD, BEHIND, PEER_FULL
 from proxy.engine.http1.beginnings import (
     first_refusal,
-    refuse_hopeless,
+    reject_early,
     too_large,
     without_empty_lines,
 )
@@ -21,7 +21,7 @@ from proxy.engine.http1.parser import (
     request_of,
 )
 from proxy.engine.http1.server_connection import READ_AHEAD, Phase, ServerConnection
-from proxy.engine.listener_facts import ListenerFacts
+from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.services import Services
 from proxy.engine.streams import StreamEvents
 from proxy.errors import (
@@ -48,7 +48,7 @@ class RequestReader(ServerConnection):
     def __init__(
         self,
         services: Services,
-        listener: ListenerFacts,
+        listener: ListenerConfig,
         announced: tuple[str, int] | None = None,
     ) -> None:
         super().__init__(services, listener, announced)
@@ -143,7 +143,7 @@ class RequestReader(ServerConnection):
         limits = self._listener.limits
         try:
             # What is beyond the limit does not count: it may have come with this piece or not.
-            refuse_hopeless(data[: limits.head + 1], seen, limits.target)
+            reject_early(data[: limits.head + 1], seen, limits.target)
             if len(data) > limits.head:
                 raise too_large(data, limits)
         except Refused as refusal:

@@ -23,7 +23,7 @@ from proxy.engine.http1.heads import (
 from proxy.engine.http1.parser import HEAD_END
 from proxy.engine.http1.requests import RequestReader
 from proxy.engine.http1.server_connection import READ_AHEAD, Phase
-from proxy.engine.listener_facts import ListenerFacts
+from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.services import Services
 from proxy.engine.streams import StreamEvents
 from proxy.errors import BAD_REQUEST, BODY_TIMEOUT, HEAD_TIMEOUT
@@ -44,7 +44,7 @@ class ClientConnection(RequestReader):
     def __init__(
         self,
         services: Services,
-        listener: ListenerFacts,
+        listener: ListenerConfig,
         announced: tuple[str, int] | None = None,
     ) -> None:
         super().__init__(services, listener, announced)

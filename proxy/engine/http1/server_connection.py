@@ -11,7 +11,7 @@ from proxy.engine.endings import cut
 from proxy.engine.flow import AHEAD, BEHIND, PEER_FULL, ReadGate
 from proxy.engine.hangups import RESET
 from proxy.engine.http1.heads import own_answer
-from proxy.engine.listener_facts import ListenerFacts
+from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.own_answers import problem
 from proxy.engine.services import Services
 from proxy.engine.streams import ClientStream, StreamEvents
@@ -55,10 +55,10 @@ class ServerConnection(ClientStream):
     def __init__(
         self,
         services: Services,
-        listener: ListenerFacts,
+        listener: ListenerConfig,
         announced: tuple[str, int] | None = None,
     ) -> None:
-        """`announced`: see `ListenerFacts.client`."""
+        """`announced`: see `ListenerConfig.client`."""
         super().__init__()
         self.services = services
         self._announced = announced

@@ -39,7 +39,7 @@ class Policies:
 
     __slots__ = (
         "_breaker_settings", "_burst", "_interval", "_methods", "_on", "_salt", "breaker",
-        "buckets", "budget", "guarded", "max_inflight", "max_retries", "queue", "queue_limit",
+        "buckets", "budget", "has_admission", "max_inflight", "max_retries", "queue", "queue_limit",
         "rate_key", "retry_statuses", "suspect_after",
     )  # fmt: skip
 
@@ -86,7 +86,7 @@ class Policies:
         """Property of the request that the rate limit is keyed on; None = no limit."""
         self._interval = 0.0 if rate is None else rate.per / rate.requests
         self._burst = 0.0 if rate is None else float(rate.burst or rate.requests)
-        self.guarded = self.breaker is not None or rate is not None
+        self.has_admission = self.breaker is not None or rate is not None
         """Whether a breaker or a rate limit is asked before a request goes on."""
 
     def admit(self, rate_value: bytes, now: float) -> Refused | None:

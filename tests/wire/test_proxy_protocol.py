@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.engine.announcement import Announcement
+from proxy.engine.proxy_protocol import ProxyProtocol
 from proxy.settings.listener import ListenerLimits, ListenerSettings
 from tests.support.wire import CLIENT, PROXY, Peer, Wire, forwarded, request
 from tests.wire.scenes import answered
@@ -16,7 +16,7 @@ LISTENER = ListenerSettings(proxy_protocol=True, trusted_proxies=("198.51.100.9/
 
 
 def connect(wire: Wire) -> Peer:
-    protocol = Announcement(wire.worker.services, wire.facts)
+    protocol = ProxyProtocol(wire.worker.services, wire.facts)
     transport = wire.network.open(wire.loop, protocol, peer=CLIENT, own=PROXY)
     wire.settle()
     return wire.adopt(transport, "client")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.engine.announcement import Announced, Source, read
+from proxy.engine.proxy_protocol import ProxyHeader, Source, read
 from proxy.errors import Refused
 
 V2 = b"\r\n\r\n\x00\r\nQUIT\n"
@@ -32,7 +32,7 @@ GOOD = [
 
 @pytest.mark.parametrize(("data", "source"), GOOD)
 def test_headers_of_the_proxy_protocol_are_read(data: bytes, source: Source | None) -> None:
-    assert read(data + b"GET / HTTP/1.1\r\n") == Announced(source, len(data))
+    assert read(data + b"GET / HTTP/1.1\r\n") == ProxyHeader(source, len(data))
 
 
 @pytest.mark.parametrize(("data", "source"), GOOD)

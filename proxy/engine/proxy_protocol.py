@@ -15,7 +15,7 @@ from typing import NamedTuple, cast
 from proxy.engine.deadlines import Timed
 from proxy.engine.flow import as_protocol
 from proxy.engine.http1.server import ClientConnection
-from proxy.engine.listener_facts import ListenerFacts
+from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.services import Services
 from proxy.errors import BAD_REQUEST, HEAD_TIMEOUT, NO_DESCRIPTOR, Fault, Refused
 from proxy.messages import UNROUTED
@@ -38,7 +38,7 @@ class Source(NamedTuple):
     port: int
 
 
-class Announced(NamedTuple):
+class ProxyHeader(NamedTuple):
     """The source that was announced, and how many bytes that took."""
 
     source: Source | None
@@ -46,7 +46,7 @@ class Announced(NamedTuple):
     length: int
 
 
-def read(data: bytes) -> Announced | None:
+def read(data: bytes) -> ProxyHeader | None:
     """The announcement that `data` begins with; None while it is cut off. Raises `Refused`."""
     if data.startswith(_V2[: len(data)]):
         return _read_v2(data)
@@ -55,7 +55,7 @@ def read(data: bytes) -> Announced | None:
     raise Refused(BAD_REQUEST, "the connection does not begin with the PROXY protocol")
 
 
-def _read_v1(data: bytes) -> Announced | None:
+def _read_v1(data: bytes) -> ProxyHeader | None:
     end = data.find(b"\r\n", 0, _V1_LONGEST)
     if end < 0:
         if len(data) >= _V1_LONGEST:
@@ -65,7 +65,7 @@ def _read_v1(data: bytes) -> Announced | None:
     if match is None:
         raise Refused(BAD_REQUEST, "the PROXY line is malformed")
     if match[1]:
-        return Announced(None, end + 2)
+        return ProxyHeader(None, end + 2)
     try:
         source = ip_address(match[3].decode())
         ip_address(match[4].decode())
@@ -74,10 +74,10 @@ def _read_v1(data: bytes) -> Announced | None:
     port = int(match[6])
     if source.version != int(match[2]) or port > 65535 or int(match[5]) > 65535:
         raise Refused(BAD_REQUEST, "the PROXY line contradicts itself")
-    return Announced(Source(str(source), port), end + 2)
+    return ProxyHeader(Source(str(source), port), end + 2)
 
 
-def _read_v2(data: bytes) -> Announced | None:
+def _read_v2(data: bytes) -> ProxyHeader | None:
     if len(data) < 16:
         return None
     version, command = data[12] >> 4, data[12] & 0x0F
@@ -89,7 +89,7 @@ def _read_v2(data: bytes) -> Announced | None:
     if len(data) < end:
         return None
     if command == 0 or family not in (0x11, 0x21):
-        return Announced(None, end)  # LOCAL, or not TCP over IP: what we see is what there is.
+        return ProxyHeader(None, end)  # LOCAL, or not TCP over IP: what we see is what there is.
     size = 4 if family == 0x11 else 16
     if length < 2 * size + 4:
         raise Refused(BAD_REQUEST, "the PROXY header is shorter than its addresses")
@@ -98,15 +98,15 @@ def _read_v2(data: bytes) -> Announced | None:
         IPv4Address(packed) if family == 0x11 else IPv6Address(packed)
     )
     port = int.from_bytes(data[16 + 2 * size + 2 : 16 + 2 * size + 4], "big")
-    return Announced(Source(str(source), port), end)
+    return ProxyHeader(Source(str(source), port), end)
 
 
-class Announcement(Timed):
+class ProxyProtocol(Timed):
     """Owns a connection until it has said whose it is; then a `ClientConnection` does."""
 
     __slots__ = ("_buffer", "_listener", "_services", "_transport")
 
-    def __init__(self, services: Services, listener: ListenerFacts) -> None:
+    def __init__(self, services: Services, listener: ListenerConfig) -> None:
         super().__init__()
         self._services = services
         self._listener = listener

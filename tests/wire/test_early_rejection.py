@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.engine.http1.beginnings import refuse_hopeless
+from proxy.engine.http1.beginnings import reject_early
 from proxy.engine.http1.parser import parse_request
 from proxy.errors import Refused
 from proxy.settings.listener import ListenerLimits, ListenerSettings, ListenerTimeouts
@@ -192,7 +192,7 @@ starts = st.lists(st.sampled_from(PARTS), max_size=12).map(b"".join)
 
 def refusal(start: bytes, seen: int = 0, longest: int = 20) -> tuple[int, str] | None:
     try:
-        refuse_hopeless(start, seen, longest)
+        reject_early(start, seen, longest)
     except Refused as refused:
         return refused.fault.status, refused.detail
     return None

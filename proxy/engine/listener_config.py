@@ -14,7 +14,7 @@ from proxy.http.request_id import IdField
 from proxy.settings.listener import ListenerSettings
 
 
-class ListenerFacts:
+class ListenerConfig:
     """Facts that all connections of one listener share. Built once per configuration."""
 
     def __init__(self, settings: ListenerSettings, via: bytes, workers: int, ids: IdField) -> None:

@@ -198,6 +198,8 @@ class Attempts(RequestState):
         if node is None:
             return False
         self.tried = tried
+        if answered:
+            self._release(reason)  # Before anything may raise that is about the next one.
         pool.counters.retried(reason)
         self.node = self.last = node
         self.attempts += 1

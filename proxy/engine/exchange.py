@@ -1,16 +1,23 @@
 """The life of one request. Read this file first; `docs/request.md` tells the same on one page.
 
     start ─▶ prepare ─▶ _attempt ─▶ on_connected ─▶ _send ─▶ on_answer ─▶ on_body … ─▶ _complete
-                          ▲  │ no connection, or a reused one that was closed
-                          └──┘ _retry (another instance)
+                          ▲  │ no connection, no answer, or one that is kept in reserve
+                          └──┘ _retry
 
-An exchange is driven by callbacks of its client's stream and of its upstream stream; it has no
-task and no timer of its own. Whatever happens, it ends exactly once: in `_complete` (the answer
-was relayed), `_reply` (the proxy answered), `_break_off` (the answer was cut), or
-`on_client_gone`; each goes through `_finish`, where everything that was counted is given back.
+The steps up to `_send` and `_retry` are in the base class (`attempts.py`). Which instance a first
+attempt gets is the balancer's choice, unless that is full, on probation or unreachable; a second
+attempt gets one that was not tried before and has room, and only after a kept connection turned
+out to be closed, and if there is no such other one, the same instance anew: `selection.py` has
+both as tables. Whether there is a further attempt is `next_attempt.py`.
 
-HTTP/2 plugs in behind the two streams (`streams.py`). Which instance an attempt gets is decided in
-`selection.py`, and whether there is a further one in `next_attempt.py`.
+An exchange is driven by callbacks of its client's stream, of its upstream stream, of the connector
+and of the queue; it has no task, and its limits are alarms on the worker's wheel. Whatever
+happens, it ends exactly once: in `_complete` (the answer was relayed), `_reply` (the proxy
+answered), `_break_off` (the answer was cut), `on_client_gone` or `_on_tunnel_closed`; each goes
+through `_finish`, where all is given back that is still counted. The instance of an attempt that
+ended before was released when that ended: in `_on_attempt_failed`, or in `_retry`.
+
+HTTP/2 plugs in behind the two streams (`streams.py`).
 """
 
 from __future__ import annotations
@@ -48,8 +55,6 @@ class Exchange(Attempts):
     """Owns one request from its head to the last byte of its answer."""
 
     held: HeldResponse | None = None
-    trailers = b""  # ≤ 32 KiB
-    """Of an answer in reserve that came whole."""
     total: Alarm | None = None
     """The deadline over all attempts."""
 
@@ -98,13 +103,15 @@ class Exchange(Attempts):
             if self.upstream is not None:
                 self._set_clock(self.upstream)
 
-    def on_answer(self, response: ResponseHead, pieces: list[bytes], done: bool) -> None:
+    def on_answer(
+        self, response: ResponseHead, pieces: list[bytes], done: bool, trailers: bytes
+    ) -> None:
         """See `StreamEvents`."""
         if self.recorder is not None:
             self.recorder.on_answer(self.services.now(), pieces)
         status = response.status
         if status in BAD_STATUSES:
-            if self._set_aside(response, pieces, done):
+            if self._set_aside(response, pieces, done, trailers):
                 return
             self.outcome = str(status)
         if self.has_extras:
@@ -117,48 +124,43 @@ class Exchange(Attempts):
         self.body = None
         self.status = status
         client = self.client
-        trailers = self._trailers() if done and response.fields.chunked else b""
         client.answer(response, self.id_line, pieces, done, trailers)
         if done:
             self._complete()
         elif client.full:
             self.on_client_full()
 
-    def _trailers(self) -> bytes:
-        """Trailers of an answer that is here whole."""
-        return self.trailers if self.upstream is None else self.upstream.trailers
-
-    def on_body(self, pieces: list[bytes], done: bool) -> None:
+    def on_body(self, pieces: list[bytes], done: bool, trailers: bytes) -> None:
         """See `StreamEvents`."""
         if self.recorder is not None:
             self.recorder.on_body(pieces)
-        self.client.send(pieces, done, self._trailers() if done else b"")
+        self.client.send(pieces, done, trailers)
         if done:
             self._complete()
 
-    def _set_aside(self, response: ResponseHead, pieces: list[bytes], done: bool) -> bool:
+    def _set_aside(
+        self, response: ResponseHead, pieces: list[bytes], done: bool, trailers: bytes
+    ) -> bool:
         """An answer that speaks against its instance: if the service wants that, ask another
         one, and keep this answer in case no better one comes. False: relay it."""
-        pool, node, upstream = self.pool, self.node, self.upstream
-        policies = pool.policies
-        if response.status not in policies.retry_statuses or node is None:
-            return False  # Nothing to hope for, or it was set aside before.
-        assert upstream is not None
+        policies, upstream = self.pool.policies, self.upstream
+        if response.status not in policies.retry_statuses:
+            return False
+        if self.node is None or upstream is None:
+            return False  # The instance was released before: this is the reserve, relayed.
         if not policies.may_repeat_answer(self.request.method, self.replayable):
             return False
         if not self.body_done:
             return False  # The connection still expects the rest, which only one can get.
-        reason = str(response.status)
-        self.upstream = None
-        if not self._retry(reason, answered=True):
+        self.upstream = None  # The next attempt sets its own.
+        if not self._retry(str(response.status), answered=True):
             self.upstream = upstream
             return False
-        pool.release(node, reason)
         if self.admission is not None:
             self.admission.end_probe()
         self._drop_held()
         self.has_extras = True
-        self.held = HeldResponse(upstream, response, pieces, done)
+        self.held = HeldResponse(upstream, response, pieces, done, trailers)
         if done:
             upstream.release(self.services.now())
         else:
@@ -173,8 +175,7 @@ class Exchange(Attempts):
         assert held is not None
         self.held = None
         self.upstream = held.upstream
-        self.trailers = held.trailers
-        self.on_answer(held.response, held.pieces, held.done)
+        self.on_answer(held.response, held.pieces, held.done, held.trailers)
         if self.upstream is not None and not self.client.full:
             self.upstream.resume_reading()
 

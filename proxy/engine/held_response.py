@@ -12,14 +12,19 @@ class HeldResponse:
     __slots__ = ("done", "pieces", "response", "trailers", "upstream")
 
     def __init__(
-        self, upstream: UpstreamStream, response: ResponseHead, pieces: list[bytes], done: bool
+        self,
+        upstream: UpstreamStream,
+        response: ResponseHead,
+        pieces: list[bytes],
+        done: bool,
+        trailers: bytes,
     ) -> None:
         """`done`: the answer is here whole."""
         self.upstream: UpstreamStream | None = None if done else upstream
         self.response = response  # ≤ 256 KiB
         self.pieces = pieces  # ≤ 512 KiB
         self.done = done
-        self.trailers = upstream.trailers if done else b""  # ≤ 32 KiB
+        self.trailers = trailers  # ≤ 32 KiB
 
     def discard(self) -> None:
         """A better one came, or nobody wants any."""

@@ -13,7 +13,8 @@ from proxy.http.properties import Source, field, property_of
 
 
 class RequestState(StreamEvents):
-    """State of an exchange's request, which `proxy/engine/exchange.py` alone changes.
+    """State of a request, which its exchange changes (with `attempts.py`, `preparation.py` and
+    `upgrade.py`), and others may look at.
 
     Defaults stand on the class: what a plain GET does not need costs it nothing.
     """

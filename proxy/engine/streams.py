@@ -73,11 +73,14 @@ class StreamEvents(Waiter):
         """A 1xx answer; more answers follow, but for 101."""
         raise NotImplementedError
 
-    def on_answer(self, response: ResponseHead, pieces: list[bytes], done: bool) -> None:
-        """The head of the final answer, with as much of the content as came along."""
+    def on_answer(
+        self, response: ResponseHead, pieces: list[bytes], done: bool, trailers: bytes
+    ) -> None:
+        """The head of the final answer, with as much of the content as came along. `done`: that
+        is all, but for `trailers`, which are field lines."""
         raise NotImplementedError
 
-    def on_body(self, pieces: list[bytes], done: bool) -> None:
+    def on_body(self, pieces: list[bytes], done: bool, trailers: bytes) -> None:
         """More of the answer's content; `done` with the last of it."""
         raise NotImplementedError
 
@@ -191,11 +194,6 @@ class UpstreamStream(Timed):
     """The instance's side of one attempt at a time."""
 
     __slots__ = ()
-
-    @property
-    def trailers(self) -> bytes:
-        """The trailer fields of the answer, as field lines, once it is complete."""
-        raise NotImplementedError
 
     @property
     def reused(self) -> bool:

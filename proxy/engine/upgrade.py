@@ -24,9 +24,11 @@ def open_tunnel(
     assert node is not None  # Only an attempt that counts is answered.
     client = state.client
     pool = state.pool
+    # The client first: as long as this may raise, the instance's side is its stream's to end.
+    transport = client.switch(response, state.id_line)
     instance, early = upstream.hand_over()
     state.tunnel = tunnel = Tunnel(
-        client.switch(response, state.id_line),
+        transport,
         instance,
         services.deadlines,
         services.hangups,

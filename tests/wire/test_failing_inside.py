@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 from structlog.testing import capture_logs
 
@@ -23,7 +23,7 @@ from tests.support.wire import (
     forwarded,
     request,
 )
-from tests.wire.scenes import GET, answered, reached, served
+from tests.wire.scenes import BAD, GET, SWITCH, UPGRADE, answered, asked, reached, served
 
 
 def faulty(wire: Wire, *raising: str) -> Faulty:
@@ -110,6 +110,17 @@ class TestAPickThatRaises:
         instance.reset()
         client.expect_problem(500, "internal", closing=True)
         assert wire.in_flight == 0
+
+    def test_beside_an_answer_in_reserve_leaves_nothing_counted(self, make: Any) -> None:
+        retry = RetrySettings(on=("503",))
+        wire = make("a", "b", settings=ServiceSettings(retry=retry))
+        client, instance = asked(wire)
+        other = wire.node("b" if instance.name == "a" else "a")
+        other.idle.append(cast(Any, object()))  # No connection: whatever is asked of it raises.
+        instance.send(BAD)
+        client.expect_problem(500, "internal", closing=True)
+        assert wire.in_flight == 0
+        assert instance.closed
 
     def test_for_one_who_waited_in_line(self, make: Any) -> None:
         wire = make(settings=ServiceSettings(max_inflight=1, queue=QueueSettings(size=3)))
@@ -280,3 +291,16 @@ def test_a_raise_while_dialling_ends_the_request_alone(make: Any) -> None:
     assert len(wire.network.dialled) == 1  # It says nothing of the instance.
     assert not any(node.unreachable for node in wire.pool.nodes.values())
     assert [type(line["exc_info"]) for line in logs] == [ZeroDivisionError]
+
+
+def test_a_switch_that_cannot_be_written_leaves_no_connection_open(make: Any) -> None:
+    wire = make()
+    client, transport = broken_client(wire)
+    client.send(request("GET /x", *UPGRADE))
+    instance = wire.connected()
+    instance.take()
+    transport.room = 0
+    instance.send(SWITCH)
+    assert client.cut
+    assert instance.closed
+    assert wire.worker.services.connector.open == 0

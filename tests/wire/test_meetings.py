@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from proxy.engine.exchange import Exchange
+from proxy.engine.http1.client import UpstreamConnection
+from proxy.engine.http1.second_descriptor import SecondDescriptor
 from proxy.engine.resilience.breaker import TRIALS
 from proxy.engine.resilience.retry import FLOOR
 from proxy.messages import Drain, PolicyState
@@ -464,6 +469,34 @@ class TestAnswersInReserve:
         worse.take()
         worse.reset()
         assert client.take().endswith(b"\r\n4\r\nbusy\r\n0\r\nA: b\r\n\r\n")
+
+    @pytest.mark.parametrize("better", [True, False])
+    def test_the_rest_is_left_in_the_kernel(self, make: Any, tmp_path: Path, better: bool) -> None:
+        """The instance answered, and reset an upload: what it said is in a second descriptor, and
+        more than one read."""
+        wire = make("a", "b", settings=ServiceSettings(retry=self.RETRY))
+        client, bad = asked(wire, request("PUT /x", "Content-Length: 2"))
+        [connection] = wire.worker.connections.clients
+        client.send(b"hi")
+        bad.take()
+        said = tmp_path / "said"
+        said.write_bytes(b"HTTP/1.1 503 Busy\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000)
+        exchange = connection.exchange
+        assert isinstance(exchange, Exchange)
+        upstream = exchange.upstream
+        assert isinstance(upstream, UpstreamConnection)
+        upstream._dup = SecondDescriptor(os.open(said, os.O_RDONLY))
+        bad.reset()
+        other = wire.connected()
+        assert other.take().endswith(b"hi")
+        client.expect_nothing()
+        if better:
+            answered(client, other)
+        else:
+            other.reset()
+            head, _, content = client.take().partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 Busy")
+            assert content == b"x" * 100_000
 
     @pytest.mark.parametrize("cut", [len(BAD), len(BAD) - 2], ids=["whole", "half"])
     def test_at_the_total_limit_it_is_the_answer(self, make: Any, cut: int) -> None:

@@ -62,11 +62,6 @@ class UpstreamConnection(KeptConnection):
         self._ended_well = False
         """The connection is gone, by an end and not by an error."""
 
-    @property
-    def trailers(self) -> bytes:
-        """See `UpstreamStream`."""
-        return b"" if self._reader is None else self._reader.trailers
-
     # -- one exchange
 
     def begin(
@@ -166,7 +161,8 @@ class UpstreamConnection(KeptConnection):
 
     def pause_reading(self) -> None:
         """See `UpstreamStream`."""
-        if not self._paused and (self._more or not self.closed):
+        # Also one that is gone, as long as there is something left of what it said.
+        if not self._paused and (self._more or self._dup is not None or not self.closed):
             self._paused = True
             if not self.closed:
                 self.transport.pause_reading()
@@ -281,10 +277,10 @@ class UpstreamConnection(KeptConnection):
         length = head.fields.length
         if events.request.method == b"HEAD" or status == 204 or status == 304 or length == 0:
             self._pending = data[end:]
-            events.on_answer(head, [], True)
+            events.on_answer(head, [], True, b"")
         elif length == len(data) - end:
             # The usual small answer: head and body in one read, so one write to the client.
-            events.on_answer(head, [data[end:]], True)
+            events.on_answer(head, [data[end:]], True, b"")
         else:
             self._begin_body(events, head, data[end:])
 
@@ -311,7 +307,7 @@ class UpstreamConnection(KeptConnection):
         self._reader = reader
         if not reader.done:
             self._expect_more(self._deadlines.now())
-        events.on_answer(head, pieces, reader.done)
+        events.on_answer(head, pieces, reader.done, reader.trailers)
         if reader.behind and self._events is events:
             self._fall_behind()
 
@@ -319,11 +315,11 @@ class UpstreamConnection(KeptConnection):
         assert self._reader is not None
         pieces, self._pending = self._reader.feed(data)
         if self._reader.done:
-            events.on_body(pieces, True)
+            events.on_body(pieces, True, self._reader.trailers)
         else:
             if not self._paused:
                 self._expect_more(self._deadlines.now())
-            events.on_body(pieces, False)
+            events.on_body(pieces, False, b"")
             if self._reader.behind and self._events is events:
                 self._fall_behind()
 
@@ -349,6 +345,8 @@ class UpstreamConnection(KeptConnection):
             self._drop_idle()
             return
         self._ended_well = error is None
+        if self._paused and self._dup is not None:
+            self._more = True  # What the kernel holds waits until the client keeps up.
         if not self._more:
             try:
                 self._on_end(events)
@@ -361,7 +359,7 @@ class UpstreamConnection(KeptConnection):
             return
         self._deadlines.forget(self)
         if isinstance(self._reader, UntilCloseBody) and self._ended_well:
-            events.on_body([], True)
+            events.on_body([], True, b"")
         elif self._head is None and not self._pending:
             self._fail(CLOSED_EARLY, f"{self._node.id} closed the connection before it answered")
         else:

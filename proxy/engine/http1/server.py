@@ -146,7 +146,9 @@ class ClientConnection(RequestReader):
         if self.exchange is not events:
             return
         self.exchange = None
-        if not self._keep_alive:
+        self._framing = NO_BODY
+        keep_alive, self._keep_alive = self._keep_alive, False
+        if not keep_alive:
             request = events.request
             # A client that did not know that this was the last answer may have sent more.
             unaware = request.fields.keeps_alive[request.minor]

@@ -129,7 +129,9 @@ class HealthCheckSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How the control process checks every instance of a service."""
 
     type: Annotated[
-        str, choice(tuple(catalog.CHECKS), "a kind of check"), "`http`, `tcp` or `exec`."
+        str,
+        choice(tuple(catalog.CHECKS), "a kind of check"),
+        f"Kind of check: {', '.join(f'`{name}`' for name in catalog.CHECKS)}.",
     ] = "http"
     path: Annotated[str, PATH, "Only `http`: the path to ask for."] = "/health"
     interval: Annotated[

@@ -17,6 +17,7 @@ from proxy import catalog
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*ROOT.glob("proxy/**/*.py"), *ROOT.glob("balancers/**/*.py")])
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
 GLOSSARY = (ROOT / "docs/glossary.md").read_text()
 TOPICS = ("forwarding", "balancing", "resilience", "limits", "operations", "errors")
 BEHAVIOUR = "\n".join((ROOT / f"docs/{topic}.md").read_text() for topic in TOPICS)
@@ -122,7 +123,9 @@ def test_a_mechanism_is_pure_and_described_and_tested(key: str, entry: str) -> N
     assert not {name.partition(".")[0] for name in imports(path)} & IMPURE, "time is an argument"
     switch = key if key.startswith("registry.") else f"services.*.{key}"
     assert re.search(rf"`{re.escape(switch)}[`.]", (ROOT / "docs/configuration.md").read_text())
-    assert re.search(rf"`{re.escape(key)}[`.:]", BEHAVIOUR)
+    described = "".join((ROOT / f"docs/{page}.md").read_text() for page in ("resilience", "limits"))
+    assert re.search(rf"`{re.escape(key)}[`.:]", described)
+    assert re.search(rf"^\| .*`{re.escape(key)}`.*\|", OPERATIONS, re.MULTILINE), "where it shows"
     testing = [path for path, text in TESTS.items() if re.search(rf"\b{name}\b", text)]
     assert any(path.parent.name == "unit" for path in testing), "a unit test"
     assert any("from hypothesis" in TESTS[path] for path in testing), "a property test"

@@ -9,10 +9,12 @@ from msgspec.structs import replace
 
 from balancers.base import Balancer
 from proxy import catalog, cpus
+from proxy.catalog import CHECKS
 from proxy.membership import Instance
 from proxy.registry.etcd.options import Options as EtcdOptions
 from proxy.settings.balancer import BalancerSpec
 from proxy.settings.complaints import ConfigError
+from proxy.settings.declare import keys_of
 from proxy.settings.file import Settings
 from proxy.settings.listener import (
     ClientIpSettings,
@@ -25,6 +27,7 @@ from proxy.settings.process import AccessLogSettings, AdminSettings, LogSettings
 from proxy.settings.registry import MassLossSettings, Registry, RegistryChoice, RegistryTls
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import (
+    _KEYS_OF_CHECKS,
     EjectionSettings,
     HealthCheckSettings,
     Keepalive,
@@ -518,3 +521,9 @@ def test_complaints_can_be_told_apart() -> None:
     first, second = caught.value.complaints
     assert (first.file, first.line, first.path) == ("proxy.yaml", 1, "routes")
     assert (second.file, second.line, second.path) == ("proxy.yaml", 1, "workers")
+
+
+def test_every_key_of_a_check_says_for_which_kinds_it_has_a_meaning() -> None:
+    common = {"type", "interval", "timeout", "fall", "rise"}
+    assert set(keys_of(HealthCheckSettings)) == common | set(_KEYS_OF_CHECKS)
+    assert all(set(kinds) <= set(CHECKS) for kinds in _KEYS_OF_CHECKS.values())

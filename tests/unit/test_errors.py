@@ -13,6 +13,8 @@ from proxy.errors import FAULTS, Fault, Side
 ROOT = Path(__file__).parents[2]
 
 PROMISED = {
+    "destination_denied": (502, "destination_ip_prohibited"),
+    "coding_not_supported": (501, "http_request_error"),
     "no_route": (404, "destination_not_found"),
     "unknown_service": (404, "destination_not_found"),
     "no_instance": (503, "destination_unavailable"),
@@ -53,6 +55,10 @@ PROMISED = {
 def test_a_code_keeps_its_status_and_its_type(code: str) -> None:
     fault = FAULTS[code]
     assert (fault.status, fault.error) == PROMISED[code]
+
+
+def test_every_fault_is_promised() -> None:
+    assert set(PROMISED) == set(FAULTS)
 
 
 def test_each_fault_has_a_code_of_its_own_and_is_called_after_it() -> None:

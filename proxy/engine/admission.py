@@ -60,7 +60,7 @@ def admit(pool: Pool, rate_value: bytes, now: float) -> Admission | None:
     refusal = policies.admit(rate_value, now)
     pool.look_at_breaker()
     if refusal is not None:
-        pool.counters.held_back(LIMIT_OF[refusal.fault])
+        pool.counters.rejected(LIMIT_OF[refusal.fault])
         raise refusal
     if policies.breaker is None:
         return None

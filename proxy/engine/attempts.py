@@ -236,7 +236,7 @@ class Attempts(RequestState):
             limit = policies.queue_limit
             deadlines.arm(self.waiting, self.services.now() + limit if limit else NEVER)
         else:
-            pool.counters.held_back("max_inflight")
+            pool.counters.rejected("max_inflight")
             detail = f"every instance of {pool.service} is busy, and so is the queue"
             self._answer_fault(QUEUE_FULL, detail)
             return
@@ -257,7 +257,7 @@ class Attempts(RequestState):
     def on_queue_timeout(self, now: float) -> None:
         """`timeouts.queue` has passed."""
         try:
-            self.pool.counters.held_back("timeouts.queue")
+            self.pool.counters.rejected("timeouts.queue")
             detail = f"every instance of {self.pool.service} stayed busy"
             self._answer_fault(QUEUE_TIMEOUT, detail)
         except Exception as error:

@@ -38,5 +38,5 @@ def next_attempt(
     node = next_choice(pool, key, tried, now, stale=known, answered=answered)
     if node is None or stale or policies.budget.spend(pool.requests):
         return node
-    pool.counters.held_back("retry.budget")
+    pool.counters.rejected("retry.budget")
     return None

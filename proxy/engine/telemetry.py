@@ -76,7 +76,7 @@ class ServiceCounters:
         self.changes += 1
         self.retries[reason] = self.retries.get(reason, 0) + 1
 
-    def held_back(self, limit: str) -> None:
+    def rejected(self, limit: str) -> None:
         """A limit refused a request or a retry; `limit`: its key in `proxy.yaml`."""
         self.changes += 1
         self.limited[limit] = self.limited.get(limit, 0) + 1

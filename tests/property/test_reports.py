@@ -102,7 +102,7 @@ class Telling(RuleBasedStateMachine):
             before = len(pool.policies.queue)
             pool.policies.queue.leave(waiter)
             if len(pool.policies.queue) == before and not pool.policies.queue.enqueue(waiter):
-                pool.counters.held_back("max_inflight")
+                pool.counters.rejected("max_inflight")
 
     @rule(service=st.sampled_from(SERVICES), bad=st.booleans(), wait=st.floats(0, 2))
     def guarded(self, service: str, bad: bool, wait: float) -> None:

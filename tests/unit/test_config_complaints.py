@@ -7,9 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from proxy.catalog import BALANCERS, PROVIDERS
+from proxy.catalog import BALANCERS, CHECKS, PROVIDERS
 from proxy.settings.complaints import ConfigError
+from proxy.settings.declare import keys_of
+from proxy.settings.file import File
+from proxy.settings.listener import ListenerSettings
 from proxy.settings.load import load, parse
+from proxy.settings.process import AccessLogSettings
+from proxy.settings.route import RouteSpec
+from proxy.settings.service import PoolSettings, Timeouts
+
+SECTIONS = (AccessLogSettings, File, ListenerSettings, PoolSettings, RouteSpec, Timeouts)
+NAMES = {
+    "%BALANCERS": tuple(BALANCERS),
+    "%CHECKS": tuple(CHECKS),
+    "%PROVIDERS": tuple(PROVIDERS),
+    **{f"%KEYS:{section.__name__}": tuple(sorted(keys_of(section))) for section in SECTIONS},
+}
+"""Words of the table below for what a new plug-in, or a new key, adds to."""
 
 ENVIRON = {"WORDS": "two words", "MAPPING": "{bind: 127.0.0.1:1}", "EMPTY": ""}
 
@@ -46,7 +61,7 @@ routes: [{service: a, headers: {"X-\uD800": b}}]
 services: {"\u202Eb": {}}
 listeners: [{bind: "unix:/\uD800"}]
 --->
-proxy.yaml:1: a\n\x1b[2J: is not a known key; allowed: access_log, admin, defaults, listeners, log, registry, routes, services, shutdown, workers
+proxy.yaml:1: a\n\x1b[2J: is not a known key; allowed: %KEYS:File
 proxy.yaml:2: routes.0.headers.X-\ud800: "X-\ud800" is not a field name; allowed: a name such as X-Beta
 proxy.yaml:3: services.\u202eb: is not a usable name; allowed: 1 to 128 letters, digits and . _ ~ : @ + -, as in a registry key
 proxy.yaml:4: listeners.0.bind: "unix:/\ud800" holds characters that cannot be printed; allowed: host:port, [IPv6]:port or unix:/path
@@ -94,30 +109,30 @@ proxy.yaml:1: has a key that is a list or a mapping; allowed: text
 lissteners: []
 routes: [{service: a}]
 --->
-proxy.yaml:1: lissteners: is not a known key (did you mean "listeners"?); allowed: access_log, admin, defaults, listeners, log, registry, routes, services, shutdown, workers
+proxy.yaml:1: lissteners: is not a known key (did you mean "listeners"?); allowed: %KEYS:File
 === unknown_key_far_from_all
 zzz: 1
 routes: [{service: a}]
 --->
-proxy.yaml:1: zzz: is not a known key; allowed: access_log, admin, defaults, listeners, log, registry, routes, services, shutdown, workers
+proxy.yaml:1: zzz: is not a known key; allowed: %KEYS:File
 === unknown_key_below
 services:
   a:
     timeouts: {conect: 3s}
 routes: [{service: a}]
 --->
-proxy.yaml:3: services.a.timeouts.conect: is not a known key (did you mean "connect"?); allowed: connect, first_byte, idle, queue, total, tunnel_idle
+proxy.yaml:3: services.a.timeouts.conect: is not a known key (did you mean "connect"?); allowed: %KEYS:Timeouts
 === unknown_key_in_defaults
 defaults:
   instances: []
 routes: [{service: a}]
 --->
-proxy.yaml:2: defaults.instances: is not a known key (did you mean "fallback_instances"?); allowed: balancer, circuit_breaker, drain, ejection, fallback_instances, health_check, keepalive, lenient_answers, max_inflight, panic_threshold, queue, rate_limit, retry, slow_start, timeouts
+proxy.yaml:2: defaults.instances: is not a known key (did you mean "fallback_instances"?); allowed: %KEYS:PoolSettings
 === unknown_key_in_route
 routes:
   - {service: a, path: /a}
 --->
-proxy.yaml:2: routes.0.path: is not a known key (did you mean "path_prefix"?); allowed: encoded_slashes, forward_path, headers, host, methods, path_prefix, rewrite_prefix, service, set_host, strip_prefix
+proxy.yaml:2: routes.0.path: is not a known key (did you mean "path_prefix"?); allowed: %KEYS:RouteSpec
 === client_close
 listeners:
   - {client_close: half-close}
@@ -129,7 +144,7 @@ listeners:
   - {1: 2}
 routes: [{service: a}]
 --->
-proxy.yaml:2: listeners.0.1: is not a known key; allowed: bind, client_close, client_ip, encoded_slashes, forwarded, limits, merge_slashes, mode, name, owner, proxy_protocol, request_id_header, timeouts, tls, trusted_proxies
+proxy.yaml:2: listeners.0.1: is not a known key; allowed: %KEYS:ListenerSettings
 === empty_section
 admin:
 routes: [{service: a}]
@@ -908,7 +923,7 @@ proxy.yaml:2: access_log.path: "/nowhere" is no directory; allowed: a file in on
 proxy.yaml:3: access_log.format: "clf" is not an access log format; allowed: json, common, combined
 proxy.yaml:4: access_log.sample: "1.5" is out of range; allowed: a number from 0 to 1
 proxy.yaml:5: access_log.query: "1" is not a switch; allowed: true or false
-proxy.yaml:6: access_log.level: is not a known key; allowed: format, path, query, sample
+proxy.yaml:6: access_log.level: is not a known key; allowed: %KEYS:AccessLogSettings
 === access_log_in_a_directory
 access_log: {path: /}
 routes: [{service: a}]
@@ -973,7 +988,7 @@ routes: [{service: a}]
 proxy.yaml:2: defaults.health_check.path: has no meaning for type tcp; allowed: only for http
 proxy.yaml:4: services.a.health_check.command: is missing; allowed for type exec: a line for the shell
 proxy.yaml:5: services.b.health_check.command: has no meaning for type tcp; allowed: only for exec
-proxy.yaml:6: services.c.health_check.type: "ping" is not a kind of check; allowed: http, tcp, exec
+proxy.yaml:6: services.c.health_check.type: "ping" is not a kind of check; allowed: %CHECKS
 proxy.yaml:7: services.d.health_check.expect: "999" is not a list of status codes; allowed: 200, 200-299 or 200,204
 proxy.yaml:8: services.e.health_check.host: "a b" is not a host name; allowed: upstream.internal or host:port
 proxy.yaml:8: services.e.health_check.port: "65536" is out of range; allowed: a whole number from 0 to 65535 (0 = the instance's own)
@@ -1039,8 +1054,7 @@ def cases() -> list[object]:
     for case in TABLE.split("\n=== ")[1:]:
         name, _, rest = case.partition("\n")
         text, _, expected = rest.partition("--->\n")
-        # A new plug-in changes no case.
-        for word, names in (("%BALANCERS", BALANCERS), ("%PROVIDERS", PROVIDERS)):
+        for word, names in NAMES.items():
             expected = expected.replace(word, ", ".join(names))
         params.append(pytest.param(text, expected.splitlines(), id=name))
     return params

@@ -13,11 +13,15 @@ both as tables. Whether there is a further attempt is `next_attempt.py`.
 An exchange is driven by callbacks of its client's stream, of its upstream stream, of the connector
 and of the queue; it has no task, and its limits are alarms on the worker's wheel. Whatever
 happens, it ends exactly once: in `_complete` (the answer was relayed), `_reply` (the proxy
-answered), `_break_off` (the answer was cut), `on_client_gone` or `_on_tunnel_closed`; each goes
-through `_finish`, where all is given back that is still counted. The instance of an attempt that
-ended before was released when that ended: in `_on_attempt_failed`, or in `_retry`.
+answered), `_break_off` (the answer was cut), `on_client_gone`, `_on_tunnel_closed`, or, if one of
+these raised, `fail_inside`; each goes through `_finish`, where all is given back that is still
+counted: the request in flight (`_release`), and in `_release_rest` the probe, the answer in
+reserve, the place in the queue, the total limit and what the breaker waits to hear. An instance is
+released earlier where its attempt ended earlier: in `_on_attempt_failed`, `_retry` or
+`_end_for_total`.
 
-HTTP/2 plugs in behind the two streams (`streams.py`).
+HTTP/2 plugs in behind the two streams (`streams.py`), and where an attempt comes by its stream
+(`Attempts._attempt`).
 """
 
 from __future__ import annotations
@@ -394,7 +398,7 @@ class Exchange(Attempts):
         if self.total is not None:
             self.services.deadlines.forget(self.total)
         if self.admission is not None:
-            self.admission.abandon()  # The client left or is at fault, or no instance was asked.
+            self.admission.abandon()  # Unless it has heard: the client left, or no instance was asked.
 
     def _counters(self) -> ServiceCounters:
         return self.pool.counters if self.routed else self.services.counters.service(UNROUTED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from balancers.base import NO_KEY
 from proxy.engine.admission import Admission
 from proxy.engine.deadlines import NEVER, Alarm
 from proxy.engine.next_attempt import next_attempt
@@ -46,8 +47,11 @@ class Attempts(RequestState):
         self.recorder = None if services.new_recorder is None else services.new_recorder()
         # Class-level defaults that every request reads: on the instance they are found sooner.
         self.upgrade = self.prefix = self.set_host = None
-        self.body = None
-        self.has_extras = False
+        self.body = self.tunnel = None
+        self.has_extras = self.finished = False
+        self.attempts = 0
+        self.key = NO_KEY
+        self.outcome = "ok"
 
     # -- what the exchange decides
 

@@ -398,7 +398,8 @@ class Exchange(Attempts):
         if self.total is not None:
             self.services.deadlines.forget(self.total)
         if self.admission is not None:
-            self.admission.abandon()  # Unless it has heard: the client left, or no instance was asked.
+            # Unless it has heard: the client left or is at fault, or no instance was asked.
+            self.admission.abandon()
 
     def _counters(self) -> ServiceCounters:
         return self.pool.counters if self.routed else self.services.counters.service(UNROUTED)

@@ -45,6 +45,9 @@ class Fields:
         and what each is an object of."""
         self.plain = CRLF.join(lines) + CRLF if lines else b""
         """Plain lines with their ends, without those that `Connection` names."""
+        # On the instance as well: every message is asked for these, and finds them sooner there.
+        self.length = None
+        self.chunked = False
         self.count = count
         """Field lines, all of them."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from pathlib import Path
@@ -29,8 +30,13 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path, typing: bool = True) -> Iterator[str]:
+@cache
+def imports(path: Path, typing: bool = True) -> tuple[str, ...]:
     """Modules that `path` imports; `typing`: those under TYPE_CHECKING, too."""
+    return tuple(_imports(path, typing))
+
+
+def _imports(path: Path, typing: bool) -> Iterator[str]:
     pending: list[ast.AST] = [ast.parse(path.read_text())]
     while pending:
         node = pending.pop()

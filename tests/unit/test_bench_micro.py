@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent.parent
 
 
+@pytest.mark.drill
 def test_micro_benchmarks_run() -> None:
     command = [sys.executable, "-m", "pytest", "bench/micro", "-p", "no:cacheprovider"]
     run = subprocess.run(

@@ -348,11 +348,13 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
 }
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("flood", FLOODS)
 def test_remembered_heads_are_bounded_in_bytes(flood: str) -> None:
     # What is read for a listener that names requests otherwise is remembered beside the usual.
     other = IdField("X-Other", lambda: b"", lambda: b"")
-    for number in range(4000):
+    # Some times more than there is room for.
+    for number in range(1000 if len(FLOODS[flood](0)) > 800 else 4000):
         block = FLOODS[flood](number)
         host = b"Host: " + (b"h%d" % number).ljust(300, b"h") + b"\r\n"
         request_of(b"GET / HTTP/1.1", host + block + b"\r\n", 128, other)

@@ -27,6 +27,8 @@ from tests.support.sizes import attributes_of, deep_size
 if worker.__file__.endswith(".so"):
     pytest.skip("the source is not what runs", allow_module_level=True)
 
+pytestmark = pytest.mark.drill
+
 LINES = 12_000
 """Of our source, in one callback: one to two milliseconds. A plain request takes 300."""
 UNSAID = 8 * 1024

@@ -1,4 +1,4 @@
-"""One service as the control process knows it: its instances, the verdicts, the snapshot."""
+"""A service as the control process knows it: its instances, the verdicts, the snapshot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from proxy.messages import PoolNode, PoolSnapshot, Status
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One instance of a pool with the verdict on it."""
+    """An instance of a pool with the verdict on it."""
 
     instance: Instance
     status: Status
@@ -47,7 +47,7 @@ class Tally:
 
 @dataclass(slots=True)
 class Pool:
-    """One service as the control process knows it. Only `PoolRegistry` writes to it."""
+    """A service as the control process knows it. Only `PoolRegistry` writes to it."""
 
     service: str
     static: bool

@@ -23,7 +23,7 @@ from proxy.messages import (
 
 @dataclass(slots=True)
 class ServiceTotal:
-    """One service over several workers; the fields are those of `messages.ServiceStats`."""
+    """A service over several workers; the fields are those of `messages.ServiceStats`."""
 
     requests: dict[str, int] = field(default_factory=dict)
     duration_buckets: list[int] = field(default_factory=lambda: [0] * (len(DURATION_BOUNDS) + 1))

@@ -1,4 +1,4 @@
-"""One worker process as the control process sees it: the dialogue (`messages.ToWorker`,
+"""A worker process as the control process sees it: the dialogue (`messages.ToWorker`,
 `messages.FromWorker`) from start to exit.
 
     worker                      control process
@@ -75,7 +75,7 @@ PARTING = 2.0
 
 
 class WorkerProcess:
-    """One worker process from start to exit.
+    """A worker process from start to exit.
 
     Owns its channel and the state of the dialogue; nothing in here survives the process.
     """

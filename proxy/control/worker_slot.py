@@ -96,7 +96,7 @@ class WorkerSlot:
                     pass
 
     async def _live(self) -> None:
-        """One process, from start to exit."""
+        """A process, from start to exit."""
         try:
             ours, theirs = socket.socketpair()
             try:

@@ -43,6 +43,7 @@ class RegistryOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The keys of one type of registry: what its provider and its registration backend get."""
 
     type: ClassVar[str] = "static"
+    """Value of `registry.type` that chooses these keys; the base, without keys, has the default."""
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.engine.exchange import Exchange
+from proxy.engine.http1.answers import MAX_HEAD
 from proxy.engine.http1.client import UpstreamConnection
 from proxy.engine.http1.second_descriptor import SecondDescriptor
 from proxy.engine.resilience.breaker import TRIALS
@@ -32,6 +33,20 @@ UPGRADE = request("GET /x", "Connection: Upgrade", "Upgrade: x")
 BREAKER = BreakerSettings(failure_ratio=0.5, min_requests=2, window=10.0, open=5.0)
 STRICT = BreakerSettings(failure_ratio=0.5, min_requests=1, window=10.0, open=5.0)
 ROUTES = (RouteSpec(path_prefix="/", service="s"),)
+
+
+def said_before_the_reset(wire: Wire, path: Path, said: bytes) -> int:
+    """Put what an instance said into the second descriptor of the one exchange, as a file of which
+    each read gets a piece. Returns the descriptor."""
+    [connection] = wire.worker.connections.clients
+    exchange = connection.exchange
+    assert isinstance(exchange, Exchange)
+    upstream = exchange.upstream
+    assert isinstance(upstream, UpstreamConnection)
+    (path / "said").write_bytes(said)
+    descriptor = os.open(path / "said", os.O_RDONLY)
+    upstream._dup = SecondDescriptor(descriptor)
+    return descriptor
 
 
 class TestTheQueueAndTime:
@@ -456,6 +471,25 @@ class TestStopping:
         assert wire.worker.stopped.is_set()
 
 
+def test_the_rest_of_an_answer_stays_in_the_kernel_while_its_client_does_not_read(
+    make: Any, tmp_path: Path
+) -> None:
+    """The instance answered an upload and reset it: what it said is in a second descriptor."""
+    wire = make()
+    client, instance = asked(wire, request("PUT /x", "Content-Length: 2"))
+    client.send(b"h")
+    instance.take()
+    size = 2_000_000
+    descriptor = said_before_the_reset(
+        wire, tmp_path, b"HTTP/1.1 413 No\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
+    )
+    client.stall()
+    instance.reset()
+    assert 0 < os.lseek(descriptor, 0, os.SEEK_CUR) <= 4 * MAX_HEAD
+    client.read_on()
+    assert client.take().endswith(b"\r\n\r\n" + b"x" * size)
+
+
 class TestAnswersInReserve:
     RETRY = RetrySettings(on=("connect", "reset", "first_byte", "502", "503", "504"))
 
@@ -476,16 +510,13 @@ class TestAnswersInReserve:
         more than one read."""
         wire = make("a", "b", settings=ServiceSettings(retry=self.RETRY))
         client, bad = asked(wire, request("PUT /x", "Content-Length: 2"))
-        [connection] = wire.worker.connections.clients
         client.send(b"hi")
         bad.take()
-        said = tmp_path / "said"
-        said.write_bytes(b"HTTP/1.1 503 Busy\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000)
-        exchange = connection.exchange
-        assert isinstance(exchange, Exchange)
-        upstream = exchange.upstream
-        assert isinstance(upstream, UpstreamConnection)
-        upstream._dup = SecondDescriptor(os.open(said, os.O_RDONLY))
+        said_before_the_reset(
+            wire,
+            tmp_path,
+            b"HTTP/1.1 503 Busy\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000,
+        )
         bad.reset()
         other = wire.connected()
         assert other.take().endswith(b"hi")

@@ -345,8 +345,6 @@ class UpstreamConnection(KeptConnection):
             self._drop_idle()
             return
         self._ended_well = error is None
-        if self._paused and self._dup is not None:
-            self._more = True  # What the kernel holds waits until the client keeps up.
         if not self._more:
             try:
                 self._on_end(events)
@@ -355,8 +353,12 @@ class UpstreamConnection(KeptConnection):
 
     def _on_end(self, events: StreamEvents) -> None:
         """The connection is gone, and what was read is passed on."""
-        if self._dup is not None and self._read_the_rest(events):
-            return
+        if self._dup is not None:
+            if self._paused:
+                self._more = True  # What the kernel holds waits until the client keeps up.
+                return
+            if self._read_the_rest(events):
+                return
         self._deadlines.forget(self)
         if isinstance(self._reader, UntilCloseBody) and self._ended_well:
             events.on_body([], True, b"")

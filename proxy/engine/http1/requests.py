@@ -129,8 +129,8 @@ class RequestReader(ServerConnection):
             exchange.start(True)
 
     def _is_endless(self, size: int, rest: bytes) -> bool:
-        """So many bytes of empty lines came before `rest`: refuse more of them than a head may be
-        long. As long as they go on there is no head whose limit could end it."""
+        """Whether `size` more bytes of empty lines, before `rest`, are too many: more than a head
+        may be long, which is refused. As long as they go on no limit of a head could end it."""
         limit = self._listener.limits.head
         empty = self._empty + size
         self._empty = empty if len(rest) < 2 else 0

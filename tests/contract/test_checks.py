@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import inspect
 import os
 import threading
@@ -127,7 +128,7 @@ async def test_a_port_nobody_listens_on_is_a_verdict(kind: str, address: str) ->
     await check.close()
     assert not verdict.ok
     if address == "127.0.0.1":
-        assert verdict.message == "Connection refused"
+        assert verdict.message == os.strerror(errno.ECONNREFUSED)
     assert 0 < len(verdict.message) <= MAX_MESSAGE
     assert verdict.message.isprintable()
 
@@ -167,7 +168,8 @@ async def test_http_is_judged_by_status(expect: str, good: bool, origin: Endpoin
     check = make("http", {"path": "/", "expect": expect})
     verdict = await check.probe(origin)
     await check.close()
-    assert (verdict.ok, verdict.message) == (good, "HTTP 200")
+    assert verdict.ok == good
+    assert "200" in verdict.message
 
 
 @pytest.mark.parametrize(
@@ -269,7 +271,8 @@ async def test_names_that_nobody_resolves_hold_up_nobody(
     assert (await check.probe(Endpoint("here.test", origin.port))).ok
     assert {probe.result().message for probe in probes if probe.done()} == set()
     verdicts = await asyncio.gather(*probes)
-    assert {verdict.message for verdict in verdicts} == {"no answer within 0.5 s"}
+    assert not any(verdict.ok for verdict in verdicts)
+    assert all("0.5 s" in verdict.message for verdict in verdicts)
     # Python waits for threads that are no daemons before it ends.
     assert all(thread.daemon for thread in threading.enumerate() if thread not in others)
     for name in names:
@@ -299,8 +302,7 @@ async def test_a_registered_endpoint_may_not_lead_anywhere(
     for address in ("127.0.0.1", "web.test", "::ffff:127.0.0.1"):
         verdict = await check.probe(Endpoint(address, origin.port))
         assert not verdict.ok
-        assert "refused to registered instances" in verdict.message
-        assert "Connection refused" not in verdict.message
+        assert "registry.allow" in verdict.message
     assert (await check.probe(Endpoint("web.test", origin.port, local=True))).ok
     await check.close()
 
@@ -311,7 +313,8 @@ async def test_another_port_of_the_instance_may_be_asked(kind: str, origin: Endp
     assert (await check.probe(Endpoint(origin.address, free_port()))).ok
     check.destinations = Destinations(admin_port=origin.port)
     verdict = await check.probe(Endpoint(origin.address, free_port()))
-    assert "refused to registered instances" in verdict.message
+    assert not verdict.ok
+    assert "registry.allow" in verdict.message
     await check.close()
     with pytest.raises(ValueError, match="port"):
         load(CHECKS, kind)(port=65536)

@@ -364,7 +364,6 @@ class TestSnapshot:
 
         await read.until(lambda: error() is not None)
         assert read.count == 0
-        assert "is not a snapshot" in str(error())
         inner.tell(instance("a"))
         await read.until(lambda: read.ids() == "a")
         await read.until(lambda: error() is None)
@@ -377,9 +376,9 @@ class TestSnapshot:
         read = reader(provider)
         inner.tell(instance("a"))
 
-        def error() -> str:
+        def failed() -> bool:
             snapshot = provider.status().snapshot
-            return "" if snapshot is None else str(snapshot.error)
+            return snapshot is not None and snapshot.failures > 0 and snapshot.error is not None
 
-        await read.until(lambda: "cannot be written" in error())
+        await read.until(failed)
         assert read.ids() == "a"

@@ -210,8 +210,8 @@ def test_a_backend_says_what_it_calls_a_name_and_what_to_look_at(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (StaticOptions(), "registry.type: 'static'; a registrar needs 'etcd'"),
-        (EtcdOptions(), "registry.endpoints: none given"),
+        (StaticOptions(), "registry.type: 'static'.*'etcd'"),
+        (EtcdOptions(), "registry.endpoints"),
         (EtcdOptions(endpoints=("ftp://h",)), "ftp://h"),
     ],
 )

@@ -74,7 +74,7 @@ def test_other_addresses_are_refused_to_nobody(address: IPv4Address) -> None:
 def test_addresses_of_this_machines_interfaces_are_its_own_in_every_spelling() -> None:
     own = destinations(own=("10.0.0.7", "2001:db8::7"))
     for spelling in ("10.0.0.7", "2001:db8::7", *as_ipv6(IPv4Address("10.0.0.7"))):
-        assert "admin listener" in own.refusal(spelling, ADMIN)
+        assert own.refusal(spelling, ADMIN)
         assert not own.refusal(spelling, 80)
     assert not own.refusal("10.0.0.8", ADMIN)
 

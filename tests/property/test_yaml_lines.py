@@ -45,4 +45,4 @@ def test_libyaml_and_the_python_parser_read_the_same(text: str) -> None:
 def test_deep_nesting_is_a_problem_and_not_the_end_of_the_process(opening: str) -> None:
     document = yaml_lines.read(opening * 100_000, {})
     assert document.root is None
-    assert "nested too deeply" in document.problems[0].message
+    assert len(document.problems) == 1

@@ -37,7 +37,10 @@ def answering(status: int, body: bytes) -> Iterator[tuple[str, list[tuple[str, s
 
 @pytest.mark.parametrize(
     "url",
-    ["", "x", "http://", "ftp://a", "unix:/x", "http://a b", "http://\u2603", "http://a/b c"],
+    [
+        *("", "x", "localhost:9900", "http://", "http:///x", "ftp://a", "unix:/x"),
+        *("http://a b", "http://\u2603", "http://a/b c"),
+    ],
 )
 def test_an_address_that_is_none_is_told(url: str) -> None:
     with pytest.raises(ValueError, match="is not a URL like http"):

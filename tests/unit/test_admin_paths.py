@@ -52,7 +52,7 @@ def test_a_path_leads_to_its_names(path: str, expected: tuple[str, ...] | None) 
 
 @pytest.mark.parametrize("name", ["%FF", "a%C3", "%C3%28", "\udcff", "%ED%A0%80", "%", "%4", "%zz"])
 def test_names_that_there_cannot_be(name: str) -> None:
-    with pytest.raises(BadPath, match="in the path"):
+    with pytest.raises(BadPath):
         PATHS.find(f"/services/{name}")
 
 

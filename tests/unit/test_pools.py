@@ -71,7 +71,7 @@ def test_an_address_that_is_refused_is_unhealthy_and_says_why() -> None:
     pools.apply(membership(users=[loopback, named]), 0.0)
     refused, unknown = pools.by_service["users"].members
     assert refused.status == "unhealthy"
-    assert "refused to registered instances" in refused.reason
+    assert "registry.allow" in refused.reason
     assert unknown.status == "ready", "a name is not known before it is resolved"
     assert statuses(pools, "own") == statuses(pools, "new") == {"a": "ready"}
     local = {name: pool.snapshot.nodes[0].local for name, pool in pools.by_service.items()}

@@ -103,9 +103,13 @@ class TestMarks:
         pools = book(instance("a", health="bad"), "b")
         pools.check("s", key("a"), "HTTP 500")
         pools.settle(1.0)
-        assert shown(pools)["a"] == ("unhealthy", "'bad' in the registry")
+        status, reason = shown(pools)["a"]
+        assert status == "unhealthy"
+        assert "'bad'" in reason
         pools.apply(membership("a", "b"), 2.0)
-        assert shown(pools)["a"] == ("unhealthy", "fails its checks: HTTP 500")
+        status, reason = shown(pools)["a"]
+        assert status == "unhealthy"
+        assert "HTTP 500" in reason
         pools.check("s", key("a"), None)
         pools.settle(3.0)
         assert shown(pools)["a"] == ("ready", "")

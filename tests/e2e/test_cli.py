@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import subprocess
@@ -91,7 +92,7 @@ async def test_check_of_a_good_file_is_one_line(tmp_path: Path) -> None:
 async def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     code, _, errors = await fairlead("run", "-c", "none.yaml", cwd=tmp_path)
     assert code == 2
-    assert errors.startswith("none.yaml: there is no such file")
+    assert errors.startswith("none.yaml: ")
     assert errors.count("\n") == 1
 
 
@@ -100,16 +101,16 @@ async def test_asking_a_proxy_that_does_not_run_is_one_line(tmp_path: Path) -> N
     for arguments in (["services"], ["instances", "users"], ["explain", "/"]):
         code, output, errors = await fairlead(*arguments, "--admin", url, cwd=tmp_path)
         assert (code, output) == (1, "")
-        assert errors == (
-            f"Error: no answer from the admin server at {url}: Connection refused"
-            " (is the proxy running? another address is given with --admin)\n"
-        )
+        assert errors.startswith("Error: ")
+        assert errors.count("\n") == 1
+        for told in (url, os.strerror(errno.ECONNREFUSED), "--admin"):
+            assert told in errors
 
 
 async def test_an_admin_url_that_is_none(tmp_path: Path) -> None:
     code, _, errors = await fairlead("services", "--admin", "localhost:9900", cwd=tmp_path)
     assert code == 2
-    assert "'localhost:9900' is not a URL like http://127.0.0.1:9900" in errors
+    assert "'localhost:9900'" in errors
 
 
 async def test_asking_a_running_proxy(tmp_path: Path) -> None:
@@ -131,11 +132,12 @@ async def test_asking_a_running_proxy(tmp_path: Path) -> None:
         code, output, _ = await fairlead("services", "--json", *where, cwd=tmp_path)
         assert (code, json.loads(output)["services"][0]["name"]) == (0, "users")
         code, output, _ = await fairlead("instances", "users", "--json", *where, cwd=tmp_path)
-        assert (code, json.loads(output)["instances"][1]["reason"]) == (0, "weight 0")
+        assert (code, json.loads(output)["instances"][1]["status"]) == (0, "draining")
 
         code, output, errors = await fairlead("instances", "ghost", *where, cwd=tmp_path)
         assert (code, output) == (1, "")
-        assert errors == f"Error: {proxy.admin} answered 404: no service 'ghost'\n"
+        assert errors.startswith(f"Error: {proxy.admin} answered 404: ")
+        assert errors.endswith("'ghost'\n")
 
         code, output, _ = await fairlead(
             "explain", "--method", "PUT", "--header", "X-A: 1", "/users/7?x=1", *where, cwd=tmp_path
@@ -153,7 +155,7 @@ async def test_asking_a_running_proxy(tmp_path: Path) -> None:
         ]
         code, output, _ = await fairlead("explain", "/nowhere", *where, cwd=tmp_path)
         assert code == 0
-        assert output.splitlines()[-1] == "answer     404 no_route: no route matches"
+        assert output.splitlines()[-1].startswith("answer     404 no_route: ")
         code, output, _ = await fairlead("explain", "--json", "/nowhere", *where, cwd=tmp_path)
         assert json.loads(output)["answer"]["status"] == 404
 
@@ -268,7 +270,7 @@ async def test_address_and_token_come_from_the_file(tmp_path: Path) -> None:
         # To another address than the file's, the file's token is not sent.
         where = ("services", "--admin", f"http://127.0.0.1:{port}")
         code, _, errors = await fairlead(*where, cwd=tmp_path, environ=environ)
-        assert (code, "asks for a token" in errors) == (1, True)
+        assert (code, "FAIRLEAD_ADMIN_TOKEN" in errors) == (1, True)
         code, _, _ = await fairlead(*where, "--token", "s3cret", cwd=tmp_path)
         assert code == 0
         code, _, _ = await fairlead(

@@ -119,10 +119,10 @@ async def test_a_busy_port_is_one_clear_line(tmp_path: Path) -> None:
     server.close()
     await server.wait_closed()
     assert process.returncode == 1
-    assert output.decode().splitlines()[-1] == (
-        f"Error: admin: 127.0.0.1:{port}: the address is in use by another process;"
-        " --admin-port N chooses another port"
-    )
+    last = output.decode().splitlines()[-1]
+    assert last.startswith(f"Error: admin: 127.0.0.1:{port}: ")
+    for told in ("in use", "--admin-port"):
+        assert told in last
 
 
 @pytest.mark.parametrize(

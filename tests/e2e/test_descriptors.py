@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import socket
@@ -156,7 +157,7 @@ async def test_more_clients_than_it_can_hold(tmp_path: Path) -> None:
                 assert not await answers(proxy)
             await eventually(lambda: answers(proxy), 10, "new clients are served again")
         assert held.failures == []
-        assert "the process has as many open as it may" in proxy.log()
+        assert '"no_descriptor"' in proxy.log()
         assert "Traceback" not in proxy.log()
         assert await proxy.worker_pids() == [worker]
 
@@ -243,7 +244,7 @@ async def test_no_descriptor_is_left_at_all(tmp_path: Path) -> None:
         # It was our own want, which says nothing against the instance.
         _, service = await proxy.get("/api/v1/services/s")
         assert [row["status"] for row in service["instances"]] == ["ready"]
-        assert "Too many open files" in proxy.log()
+        assert os.strerror(errno.EMFILE) in proxy.log()
         await eventually(lambda: "descriptors_free_again" in proxy.log(), 5, "the other log line")
 
 
@@ -252,5 +253,6 @@ async def test_a_proxy_with_too_few_descriptors_does_not_start(tmp_path: Path) -
         proxy = RunningProxy(static(origin), tmp_path, open_files=100)
         proxy.launch()
         assert await proxy.wait() == 1
-        assert "the limit on open files is 100 (ulimit -Hn), and 128 are needed" in proxy.log()
+        for told in ("100 (ulimit -Hn)", "128"):
+            assert told in proxy.log()
         assert "Traceback" not in proxy.log()

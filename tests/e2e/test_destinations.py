@@ -69,10 +69,7 @@ async def test_a_record_opens_neither_the_admin_listener_nor_a_metadata_service(
 
             async def told(service: str) -> bool:
                 [instance] = (await proxy.get(f"/api/v1/services/{service}"))[1]["instances"]
-                return (
-                    instance["status"] == "unhealthy"
-                    and "refused to registered instances" in instance["reason"]
-                )
+                return instance["status"] == "unhealthy" and "registry.allow" in instance["reason"]
 
             for service in ("literal", "named", "meta", "meta-named"):
                 await eventually(lambda service=service: told(service), LATE, service)

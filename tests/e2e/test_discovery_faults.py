@@ -361,7 +361,7 @@ async def unreachable_at_start(directory: Path, figures: Figures) -> None:
         status, body = await proxy.get("/readyz")
         assert status == 503
         assert body["ready"] is False
-        assert "no full set of instances is known yet" in body["missing"]
+        assert body["missing"]
 
         # Named in the file or found by a template: nobody can know yet who there is.
         for path in ("/orders/1", "/users/1"):
@@ -439,7 +439,7 @@ async def wrong_password(directory: Path, figures: Figures) -> None:
             status, body = await proxy.get("/readyz")
             assert status == 503
             assert body["missing"]
-            assert "invalid user ID or password" in (await proxy.registry())["last_error"]
+            assert line["error"] in (await proxy.registry())["last_error"]
             assert "wrong-secret" not in proxy.log()
             assert "Traceback" not in proxy.log()
             assert len(proxy.events("registry_lost")) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -103,7 +104,7 @@ async def test_the_cache_outlives_an_outage(etcd: EtcdServer, writer: EtcdClient
 async def test_a_start_without_etcd() -> None:
     etcd = EtcdServer()
     async with Discovery(etcd.url) as discovery:
-        with pytest.raises(NotReady, match=r"no answer within 0\.2 s: http://127"):
+        with pytest.raises(NotReady, match=re.escape(etcd.url)):
             await discovery.wait_ready(0.2)
         async with etcd:
             await discovery.wait_ready(10)

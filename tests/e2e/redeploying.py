@@ -6,34 +6,23 @@ import asyncio
 import signal
 import sys
 from collections import Counter
+from itertools import repeat
 from pathlib import Path
 
-from tests.e2e.raw_http import Client
+from tests.e2e.raw_http import request
+from tests.support.load import PATIENCE, Client, Load
 from tests.support.processes import eventually
 
 
-class Load:
-    """Clients in a closed loop over kept connections; every answer is counted. Apart from
-    `traffic.Traffic`, which keeps each request, needs two workers and forgives a close between
-    requests: here a close is a failure, and answers come as fast as they can."""
+class CountingLoad(Load):
+    """Owns the count of each instance's answers. A connection that is closed is a failure, also
+    between two requests. Paced, since how many meet a bad instance before all workers know of it
+    grows with the rate."""
 
-    def __init__(self, port: int, *, clients: int = 16, pace: float = 0.0) -> None:
-        """`pace`: seconds that each client waits between two requests."""
-        self.port = port
-        self._clients = clients
-        self._pace = pace
+    def __init__(self, port: int, *, clients: int = 16, pace: float = 0.001) -> None:
+        super().__init__(port, repeat(request("GET", "/")), clients=clients, pace=pace)
         self.answers: Counter[str] = Counter()
         self.failures: list[str] = []
-        self._stop = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-
-    async def __aenter__(self) -> Load:
-        self._tasks = [asyncio.create_task(self._client()) for _ in range(self._clients)]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._stop.set()
-        await asyncio.gather(*self._tasks)
 
     @property
     def total(self) -> int:
@@ -43,21 +32,18 @@ class Load:
         """Wait until this instance has answered more than so many requests."""
         await eventually(lambda: self.answers[name] > more_than, within, f"{name} in use")
 
-    async def _client(self) -> None:
-        while not self._stop.is_set():
-            async with await Client.connect(self.port) as client:
-                while not self._stop.is_set():
-                    try:
-                        answer = await client.ask("GET", "/")
-                    except Exception as error:
-                        self.failures.append(repr(error))
-                        break
-                    if answer.status == 200:
-                        self.answers[answer.body.decode()] += 1
-                    else:
-                        self.failures.append(f"{answer.status} {answer.body[:200]!r}")
-                    if self._pace:
-                        await asyncio.sleep(self._pace)
+    def on_answer(self, client: Client) -> None:
+        took = client.ended - client.began
+        if client.status == 200 and took < PATIENCE:
+            self.answers[client.body.decode()] += 1
+        else:
+            self.failures.append(f"{client.status} {client.body[:200]!r} after {took:.3f} s")
+
+    def on_failure(self, client: Client, error: BaseException) -> None:
+        self.failures.append(repr(error))
+
+    def on_close(self, client: Client) -> None:
+        self.failures.append("closed between requests")
 
 
 class Instances:

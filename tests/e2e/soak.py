@@ -155,8 +155,8 @@ class Fleet:
 
 
 class Clients:
-    """Owns the honest clients and what they saw. Apart from other loads since these ask for
-    everything in turn, bodies, tunnels and leaving early, and check each byte."""
+    """Owns the honest clients and what they saw. No `tests.support.load`, which knows answers only:
+    these have tunnels, leave early, and read framing strictly."""
 
     def __init__(self, port: int) -> None:
         self._port = port

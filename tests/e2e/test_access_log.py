@@ -8,20 +8,20 @@ import itertools
 import json
 import os
 import signal
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
 
+from tests.e2e.raw_http import request
 from tests.e2e.running import RunningProxy
 from tests.e2e.test_cli import fairlead
 from tests.e2e.traffic import Fleet
+from tests.support.load import Client, Load
 from tests.support.processes import eventually
-
-CLIENTS = 16
 
 
 @pytest.fixture
@@ -43,47 +43,34 @@ def proxy(fleet: Fleet, directory: Path, log: Any, **more: Any) -> RunningProxy:
     return RunningProxy(config, directory)
 
 
-class Load:
-    """Owns clients that ask for `/0`, `/1`, `/2`, … as fast as they are answered. Apart from
-    other loads since each request has a target of its own, by which its line is found."""
+class NumberedLoad(Load):
+    """Owns what became of requests for `/0`, `/1`, `/2`, …: each has a target of its own, by which
+    its line is found."""
 
     def __init__(self, port: int) -> None:
+        super().__init__(port, (request("GET", f"/{n}") for n in itertools.count()))
         self.answered: dict[str, float] = {}
         """Target → when its answer was here."""
         self.cut: set[str] = set()
         """Targets whose connection ended before."""
-        self._port = port
-        self._numbers = itertools.count()
-        self._running = True
-        self._tasks = [asyncio.create_task(self._client()) for _ in range(CLIENTS)]
 
     async def reach(self, count: int) -> None:
         """Wait until so many more were answered."""
         wanted = len(self.answered) + count
         await eventually(lambda: len(self.answered) >= wanted, 30, f"{wanted} answers")
 
-    async def stop(self) -> None:
-        self._running = False
-        await asyncio.gather(*self._tasks)
+    def on_answer(self, client: Client) -> None:
+        assert client.status == 200, client.body
+        self.answered[_target(client)] = client.ended
 
-    async def _client(self) -> None:
-        while self._running:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-            try:
-                while self._running:
-                    target = f"/{next(self._numbers)}"
-                    self.cut.add(target)
-                    writer.write(f"GET {target} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
-                    await reader.readexactly(length)
-                    assert head.startswith(b"HTTP/1.1 200 "), head
-                    self.answered[target] = time.time()
-                    self.cut.discard(target)
-            except (asyncio.IncompleteReadError, ConnectionError):
-                pass
-            finally:
-                writer.close()
+    def on_failure(self, client: Client, error: BaseException) -> None:
+        if not client.request or not isinstance(error, ConnectionError):
+            raise error
+        self.cut.add(_target(client))
+
+
+def _target(client: Client) -> str:
+    return client.request.split()[1].decode()
 
 
 def read(files: Iterable[Path]) -> list[dict[str, Any]]:
@@ -106,15 +93,13 @@ async def test_rotation_under_load_loses_no_line(fleet: Fleet, tmp_path: Path) -
     file = tmp_path / "access.log"
     files = [file, *(tmp_path / f"access.log.{n}" for n in range(5))]
     running = proxy(fleet, tmp_path, {"path": str(file)})
-    async with running:
-        load = Load(running.port)
+    async with running, NumberedLoad(running.port) as load:
         for moved in files[1:]:
             await load.reach(400)
             file.rename(moved)
             running.signal(signal.SIGUSR1)
             await eventually(file.exists, 5, "a new file")
         await load.reach(400)
-        await load.stop()
     # It has stopped, so everything is written.
     lines = read(files)
     assert Counter(line["target"] for line in lines) == Counter(load.answered.keys())
@@ -128,12 +113,10 @@ async def test_standard_output_takes_whole_lines_of_all_workers(
     fleet: Fleet, tmp_path: Path
 ) -> None:
     running = proxy(fleet, tmp_path, {"path": "-"})
-    async with running:
-        load = Load(running.port)
+    async with running, NumberedLoad(running.port) as load:
         await load.reach(3000)
         running.signal(signal.SIGUSR1)  # Nothing to reopen.
         await load.reach(500)
-        await load.stop()
     lines = list(of_requests(running.log()))
     assert Counter(line["target"] for line in lines) == Counter(load.answered.keys())
     assert len(workers_in(lines)) == 2
@@ -144,17 +127,15 @@ async def test_a_killed_worker_takes_only_the_last_moment_with_it(
 ) -> None:
     file = tmp_path / "access.log"
     running = proxy(fleet, tmp_path, {"path": str(file)})
-    async with running:
-        load = Load(running.port)
+    async with running, NumberedLoad(running.port) as load:
         await load.reach(2000)
         victim, _ = await running.worker_pids()
         os.kill(victim, signal.SIGKILL)
-        killed = time.time()
+        killed = monotonic()
         await load.reach(1000)
         await eventually(lambda: _ready(running), 10, "the replacement")
-        replaced = time.time()
+        replaced = monotonic()
         await load.reach(500)
-        await load.stop()
     lines = read([file])
     logged = {line["target"] for line in lines}
     missing = set(load.answered) - logged
@@ -172,10 +153,8 @@ async def _ready(running: RunningProxy) -> bool:
 async def test_a_sample_of_a_tenth(fleet: Fleet, tmp_path: Path) -> None:
     file = tmp_path / "access.log"
     running = proxy(fleet, tmp_path, {"path": str(file), "format": "combined", "sample": 0.1})
-    async with running:
-        load = Load(running.port)
+    async with running, NumberedLoad(running.port) as load:
         await load.reach(3000)
-        await load.stop()
     count = len(file.read_text().splitlines())
     # A deviation of six times the standard one comes once in five hundred million runs.
     expected = len(load.answered) * 0.1
@@ -185,9 +164,8 @@ async def test_a_sample_of_a_tenth(fleet: Fleet, tmp_path: Path) -> None:
 async def test_a_full_disk_harms_no_request(fleet: Fleet, tmp_path: Path) -> None:
     running = proxy(fleet, tmp_path, {"path": "/dev/full"})
     async with running:
-        load = Load(running.port)
-        await load.reach(500)
-        await load.stop()  # Fails if any was not answered 200.
+        async with NumberedLoad(running.port) as load:
+            await load.reach(500)
         assert not load.cut
 
         async def counted() -> bool:
@@ -267,7 +245,6 @@ async def test_sigusr1_without_an_access_log_changes_nothing(fleet: Fleet, tmp_p
         await eventually(lambda: "signal_ignored" in running.log(), 5, "that it was seen")
         for pid in await running.worker_pids():
             os.kill(pid, signal.SIGUSR1)  # As `systemctl kill` does.
-        load = Load(running.port)
-        await load.reach(50)
-        await load.stop()
+        async with NumberedLoad(running.port) as load:
+            await load.reach(50)
         assert not any(row["restarts"] for row in await running.workers())

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
-from tests.e2e.redeploying import Instances, Load
+from tests.e2e.redeploying import CountingLoad, Instances
 from tests.e2e.running import RunningProxy
 from tests.support.processes import eventually, free_port
 
@@ -75,7 +75,7 @@ async def test_a_minute_without_etcd_during_a_rolling_redeploy(tmp_path: Path) -
                     return await shown(proxy) == {name: (ports[name], "ready") for name in names}
 
                 await eventually(lambda: are(*NAMES), 10, "all of them")
-                async with Load(proxy.port, clients=8, pace=0.1) as load:
+                async with CountingLoad(proxy.port, clients=8, pace=0.1) as load:
                     await eventually(lambda: len(load.answers) == 4, 10, "answers of all")
                     watcher = Watcher(proxy)
                     try:
@@ -116,7 +116,9 @@ async def test_a_minute_without_etcd_during_a_rolling_redeploy(tmp_path: Path) -
     assert document["differences"] == 0
 
 
-async def redeploy(instances: Instances, ports: dict[str, int], load: Load, *, until: float) -> int:
+async def redeploy(
+    instances: Instances, ports: dict[str, int], load: CountingLoad, *, until: float
+) -> int:
     """One after the other is stopped and started again on its port. Rounds that were made."""
     rounds = 0
     while monotonic() < until:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.etcd_server import EtcdServer
 from tests.e2e.origin import Call, Origin, echo
-from tests.e2e.redeploying import Instances, Load
+from tests.e2e.redeploying import CountingLoad, Instances
 from tests.e2e.running import RunningProxy
 from tests.support.processes import eventually
 
@@ -36,7 +36,7 @@ async def test_a_rolling_redeploy(etcd: EtcdServer, tmp_path: Path, number: sign
     instances = Instances(etcd.url, ttl=2)
     try:
         await asyncio.gather(*(instances.start(f"i{n}-0") for n in range(4)))
-        async with RunningProxy(config, tmp_path) as proxy, Load(proxy.port) as load:
+        async with RunningProxy(config, tmp_path) as proxy, CountingLoad(proxy.port) as load:
             for turn in range(1, ROUNDS + 1):
                 for n in range(4):
                     # The new one is up before the old one goes, as deployments do it.
@@ -63,7 +63,7 @@ async def test_two_of_four_killed_at_once(etcd: EtcdServer, tmp_path: Path) -> N
     instances = Instances(etcd.url, ttl=10)
     try:
         await asyncio.gather(*(instances.start(f"i{n}") for n in range(4)))
-        async with RunningProxy(config, tmp_path) as proxy, Load(proxy.port) as load:
+        async with RunningProxy(config, tmp_path) as proxy, CountingLoad(proxy.port) as load:
             for n in range(4):
                 await load.shows(f"i{n}", more_than=20, within=10)
             await asyncio.gather(*(instances.stop(f"i{n}", signal.SIGKILL) for n in range(2)))
@@ -109,7 +109,7 @@ async def test_one_of_four_that_fails(tmp_path: Path, script: Any) -> None:
     async with Origin("a") as a, Origin("b") as b, Origin("c") as c, Origin("bad") as bad:
         bad.script = script
         config = static(a, b, c, bad, **settings)
-        async with RunningProxy(config, tmp_path) as proxy, Load(proxy.port) as load:
+        async with RunningProxy(config, tmp_path) as proxy, CountingLoad(proxy.port) as load:
             await asyncio.sleep(2)  # "After the first two seconds": the time is the subject.
             failed, total = len(load.failures), load.total
             await eventually(lambda: load.total >= total + 2000, 30, "2,000 more requests")
@@ -136,7 +136,7 @@ async def test_one_of_four_that_is_slow_gets_little(tmp_path: Path) -> None:
         for origin in (a, b, c):
             origin.script = quick
         config = static(a, b, c, sick, balancer="least_connections")
-        async with RunningProxy(config, tmp_path) as proxy, Load(proxy.port) as load:
+        async with RunningProxy(config, tmp_path) as proxy, CountingLoad(proxy.port) as load:
             await eventually(lambda: load.total >= 3000, 40, "3,000 requests")
         assert load.failures == []
         assert len(sick.calls) <= 0.1 * load.total
@@ -147,7 +147,7 @@ async def test_a_retry_storm_is_impossible(tmp_path: Path) -> None:
         a.script = b.script = busy
         retry = {"max_retries": 3, "on": ["connect", "reset", "503"]}
         async with RunningProxy(static(a, b, retry=retry), tmp_path) as proxy:
-            async with Load(proxy.port) as load:
+            async with CountingLoad(proxy.port) as load:
                 await eventually(lambda: load.total >= 2000, 40, "2,000 requests")
             requests = load.total
             assert load.answers == {}

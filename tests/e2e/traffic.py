@@ -17,18 +17,16 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable
-from itertools import pairwise
+from itertools import pairwise, repeat
 from time import monotonic
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-PATIENCE = 10.0
-"""Seconds a request may take."""
+from tests.support.load import Client, Load
+
 WAIT = 60.0
 """Seconds a test may wait for traffic to show something, on a machine that others use, too."""
 
 _REQUEST_ID = re.compile(rb"\r\nx-request-id: *([0-9a-f]+)-", re.IGNORECASE)
-_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class Fleet:
@@ -131,22 +129,18 @@ class Absence(NamedTuple):
     until: float
 
 
-class Traffic:
-    """Owns the client connections, what each is doing, and the record of all requests.
+class Traffic(Load):
+    """Owns the record of all requests of clients that each send the next one `pace` seconds after
+    an answer. The proxy may close a connection in between, but it must take the next request.
 
-    Clients are closed loops over keep-alive connections: each sends its next request `pace`
-    seconds after the answer to the one before. Apart from `bench.load`, which measures: that is a
-    process of its own and keeps nothing but latencies. Entered once both of two workers have
-    answered: there are more clients than asked for if the kernel gives all to one of them.
+    Entered once both of two workers have answered: there are more clients than asked for if the
+    kernel gives all to one of them.
     """
 
     def __init__(self, port: int, target: str, *, clients: int = 16, pace: float = 0.02) -> None:
-        self.port = port
-        self.pace = pace
-        self.request = f"GET {target} HTTP/1.1\r\nHost: test\r\n\r\n".encode()
+        request = f"GET {target} HTTP/1.1\r\nHost: test\r\n\r\n".encode()
+        super().__init__(port, repeat(request), clients=clients, pace=pace)
         self.samples: list[Sample] = []
-        self.running = True
-        self._clients = [_Client(self) for _ in range(clients)]
         self._gone: dict[str, float] = {}
         self._absences: list[Absence] = []
 
@@ -203,7 +197,7 @@ class Traffic:
         """Who answered the first `size` requests of each worker that began after `since`. As many
         more as there are clients are taken, since they do not end in the order in which they
         were picked for."""
-        size += len(self._clients)
+        size += len(self.clients)
 
         def rounds() -> dict[str, list[str]]:
             by_worker: dict[str, list[str]] = {worker: [] for worker in self.workers}
@@ -276,120 +270,39 @@ class Traffic:
         ]
         assert not late, late[:5]
 
-    # ------------------------------------------------------------------ start and stop
+    # ------------------------------------------------------------------ as a load
+
+    def on_answer(self, client: Client) -> None:
+        if client.status == 200:
+            instance, _, worker = client.body.decode().partition(" ")
+        else:
+            instance, worker = json.loads(client.body)["detail"], ""
+        self.samples.append(Sample(client.began, client.ended, client.status, instance, worker))
+
+    def on_failure(self, client: Client, error: BaseException) -> None:
+        self.samples.append(Sample(client.began, monotonic(), 0, repr(error), ""))
 
     async def __aenter__(self) -> Self:
+        await super().__aenter__()
         try:
-            await asyncio.gather(*(client.connect() for client in self._clients))
             while len(self.workers) < 2:
                 # The kernel may have given all connections to the same worker.
+                assert len(self.clients) < 100, self.failed[:5]
                 began = monotonic()
                 await self.until(
-                    lambda began=began: len(self.since(began)) > len(self._clients), "answers"
+                    lambda began=began: len(self.since(began)) > len(self.clients), "answers"
                 )
                 if len(self.workers) < 2:
-                    self._clients.append(_Client(self))
-                    await self._clients[-1].connect()
-        except BaseException as error:
-            await self.__aexit__(type(error), error, None)
+                    self.add()
+        except BaseException:
+            await self.close()
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self.running = False
-        began = monotonic()
-        try:
-            while any(client.waiting for client in self._clients):
-                late = monotonic() - began > PATIENCE
-                assert not late, "a request was never answered"
-                await asyncio.sleep(0.005)
-        finally:
-            for client in self._clients:
-                client.close()
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        await super().__aexit__(kind, error, trace)
         if error is None:
             self.check_absences()
-
-
-class _Client(asyncio.Protocol):
-    """One closed loop."""
-
-    transport: asyncio.Transport | None = None
-
-    def __init__(self, traffic: Traffic) -> None:
-        self._traffic = traffic
-        self._loop = asyncio.get_running_loop()
-        self._received = b""
-        self._began = 0.0
-        self._next: asyncio.Handle | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self.waiting = False
-        """For an answer."""
-
-    async def connect(self) -> None:
-        await self._loop.create_connection(lambda: self, "127.0.0.1", self._traffic.port)
-
-    def close(self) -> None:
-        if self._next is not None:
-            self._next.cancel()
-        if self._connecting is not None:
-            self._connecting.cancel()
-        if self.transport is not None:
-            self.transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self._send()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if self.waiting:
-            self._note(0, f"connection lost: {error}", "")
-        if self._next is not None:
-            self._next.cancel()
-        if self._traffic.running:
-            self._connecting = self._loop.create_task(self._reconnect())
-
-    async def _reconnect(self) -> None:
-        """The proxy may close a connection between two requests, but it must take the next."""
-        self._began = monotonic()
-        try:
-            await self.connect()
-        except OSError as error:
-            self._note(0, f"not connected: {error}", "")
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head, blank, body = self._received.partition(b"\r\n\r\n")
-        if not blank:
-            return
-        length = _LENGTH.search(head)
-        assert length is not None, head
-        if len(body) < int(length[1]):
-            return
-        self._received = b""
-        status = int(head[9:12])
-        if status == 200:
-            instance, _, worker = body.decode().partition(" ")
-            self._note(200, instance, worker)
-        else:
-            self._note(status, json.loads(body)["detail"], "")
-        if self._traffic.running:
-            pace = self._traffic.pace
-            later = self._loop.call_later(pace, self._send) if pace else None
-            self._next = later or self._loop.call_soon(self._send)
-
-    def _send(self) -> None:
-        transport = self.transport
-        if self._traffic.running and transport is not None and not transport.is_closing():
-            self.waiting = True
-            self._began = monotonic()
-            transport.write(self._traffic.request)
-
-    def _note(self, status: int, instance: str, worker: str) -> None:
-        self.waiting = False
-        self._traffic.samples.append(Sample(self._began, monotonic(), status, instance, worker))
 
 
 def _few(names: Iterable[str]) -> str:

@@ -20,15 +20,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import cast
 
-import httptools
 import msgspec
 import uvloop
 
 from bench.processes import placed_on
 from bench.scenarios import SCENARIOS, TRACE_HEADER, TRACE_ID, Scenario
 from bench.websocket import FIELDS, KEY, accept, frame
+from tests.support.load import Client, Load
 
 END_LIMIT = 20.0
 """Seconds the load may take to finish after it was told to stop."""
@@ -179,118 +180,64 @@ class LoadPlan:
 # ------------------------------------------------------------------- the generator of our own
 
 
-class _Totals:
+class _Load(Load):
     """Owns the counts of one run."""
 
-    def __init__(self) -> None:
+    def __init__(self, scenario: Scenario, port: int) -> None:
+        super().__init__(port, _requests(scenario, port), clients=scenario.connections)
+        self.scenario = scenario
         self.latencies: list[float] = []
-        self.bytes = 0
         self.errors = 0
-        self.stopping = False
+
+    def client(self) -> Client:
+        return _Chatter(self) if self.scenario.websocket else _Client(self)
+
+    def on_answer(self, client: Client) -> None:
+        self.latencies.append(client.ended - client.began)
+        if client.status >= 400:
+            self.errors += 1
+
+    def on_failure(self, client: Client, error: BaseException) -> None:
+        self.errors += 1
 
 
-class _Client(asyncio.Protocol):
-    """Owns one connection: sends the request, waits for the answer, sends it again."""
+class _Client(Client):
+    """A client that keeps nothing of an answer's body: what is None is never called."""
 
-    def __init__(self, requests: Iterator[bytes], totals: _Totals) -> None:
-        self._requests = requests
-        self._totals = totals
-        self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpResponseParser(self)
-        self._sent = 0.0
-        self._answering = False
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are none of asyncio's classes, only shaped like them.
-        self._transport = cast(asyncio.Transport, transport)
-        self._send()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._answering and not self._totals.stopping:
-            self._totals.errors += 1
-        self._transport = None
-        if not self.closed.done():
-            self.closed.set_result(None)
-
-    def data_received(self, data: bytes) -> None:
-        self._totals.bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError:
-            self.close()
-
-    def on_message_complete(self) -> None:
-        self._answering = False
-        self._totals.latencies.append(time.perf_counter() - self._sent)
-        if self._parser.get_status_code() >= 400:
-            self._totals.errors += 1
-        if self._totals.stopping or not self._parser.should_keep_alive():
-            self.close()
-        else:
-            self._send()
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-    def _send(self) -> None:
-        self._answering = True
-        self._sent = time.perf_counter()
-        if self._transport is not None:
-            self._transport.write(next(self._requests))
+    on_message_begin = on_body = None
 
 
-class _Chatter(asyncio.Protocol):
+class _Chatter(Client):
     """Owns one WebSocket: shakes hands, sends a message, waits for its echo, sends it again."""
 
-    def __init__(self, scenario: Scenario, port: int, totals: _Totals) -> None:
-        self._hello = handshake(scenario, port)
-        self._message = frame(scenario.body, masked=True)
-        self._echo = frame(scenario.body, masked=False)
-        self._totals = totals
-        self._transport: asyncio.Transport | None = None
-        self._pending = b""
-        self._open = False
-        self._sent = 0.0
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def __init__(self, load: _Load) -> None:
+        super().__init__(load)
+        self._hello = handshake(load.scenario, load.port)
+        self._echo = frame(load.scenario.body, masked=False)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.write(self._hello)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self._totals.stopping:
-            self._totals.errors += 1
-        self._transport = None
-        if not self.closed.done():
-            self.closed.set_result(None)
+        self.transport = cast(asyncio.Transport, transport)
+        self._pending = b""
+        self._open = False
+        self.asking = True
+        self.transport.write(self._hello)
 
     def data_received(self, data: bytes) -> None:
-        totals = self._totals
-        totals.bytes += len(data)
+        self.load.received += len(data)
         if self._pending:
             data = self._pending + data
             self._pending = b""
         if data == self._echo and self._open:
-            totals.latencies.append(time.perf_counter() - self._sent)
-            self._send()
+            self.ended = monotonic()
+            self.load.on_answer(self)
+            self.ask()
         elif self._echo.startswith(data) if self._open else b"\r\n\r\n" not in data:
             self._pending = data
         elif not self._open and switched(data):
             self._open = True
-            self._send()
+            self.ask()
         else:
             self.close()  # Which is counted as an error.
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-    def _send(self) -> None:
-        if self._transport is not None and not self._totals.stopping:
-            self._sent = time.perf_counter()
-            self._transport.write(self._message)
 
 
 def handshake(scenario: Scenario, port: int) -> bytes:
@@ -326,54 +273,30 @@ def request_bytes(scenario: Scenario, port: int, trace: int = 0) -> bytes:
 
 
 def _requests(scenario: Scenario, port: int) -> Iterator[bytes]:
+    if scenario.websocket:
+        return itertools.repeat(frame(scenario.body, masked=True))
     if not scenario.traced:
         return itertools.repeat(request_bytes(scenario, port))
     return (request_bytes(scenario, port, trace) for trace in itertools.count(time.time_ns()))
 
 
 async def _run(scenario: Scenario, port: int, seconds: float) -> Mapping[str, float]:
-    loop = asyncio.get_running_loop()
-    totals = _Totals()
-    requests = _requests(scenario, port)
-    live: set[_Client | _Chatter] = set()
-
-    def make() -> _Client | _Chatter:
-        if scenario.websocket:
-            return _Chatter(scenario, port, totals)
-        return _Client(requests, totals)
-
-    async def client() -> None:
-        while not totals.stopping:
-            try:
-                _, protocol = await asyncio.wait_for(
-                    loop.create_connection(make, "127.0.0.1", port),
-                    REQUEST_LIMIT,
-                )
-            except OSError:
-                totals.errors += 1
-                await asyncio.sleep(0.01)
-                continue
-            live.add(protocol)
-            await protocol.closed
-            live.discard(protocol)
-
-    started = time.perf_counter()
-    tasks = [loop.create_task(client()) for _ in range(scenario.connections)]
-    await asyncio.sleep(seconds)
-    seconds = time.perf_counter() - started
-    totals.stopping = True
-    for protocol in live:
-        protocol.close()
-    await asyncio.wait(tasks, timeout=5.0)
-    ordered = sorted(totals.latencies)
-    return {
-        "requests": len(ordered),
-        "bytes": totals.bytes,
-        "seconds": seconds,
-        "p50_us": percentile(ordered, 0.50) * 1e6,
-        "p99_us": percentile(ordered, 0.99) * 1e6,
-        "errors": totals.errors,
-    }
+    load = _Load(scenario, port)
+    started = monotonic()
+    async with load:
+        await asyncio.sleep(seconds)
+        seconds = monotonic() - started
+        ordered = sorted(load.latencies)
+        summary = {
+            "requests": len(ordered),
+            "bytes": load.received,
+            "seconds": seconds,
+            "p50_us": percentile(ordered, 0.50) * 1e6,
+            "p99_us": percentile(ordered, 0.99) * 1e6,
+            "errors": load.errors,
+        }
+        await load.close()
+    return summary
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:

@@ -72,6 +72,37 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
     config: WorkerConfig
 
 
+class CertificatePair(msgspec.Struct, frozen=True):
+    """One certificate with its chain, and its key."""
+
+    cert: bytes
+    """PEM, the certificate itself first."""
+    key: bytes
+    """PEM, not encrypted."""
+    names: tuple[str, ...]
+    """DNS names, in lower case and their xn-- form, `*.example.com` for a wildcard, and IP
+    addresses, of the certificate's subjectAltName."""
+    kind: str
+    """Type of the key: `ec`, `rsa`, `ed25519` or `ed448`."""
+
+
+class ListenerCertificates(msgspec.Struct, frozen=True, tag=True):
+    """Certificates of a TLS listener for new connections, from here on. Sent for each such listener
+    after `Configure` and before `Pools`, and again when something changes; those of all listeners
+    have `MAX_CERTIFICATES` bytes at most."""
+
+    listener: str
+    generation: int
+    pairs: tuple[CertificatePair, ...]
+    """The first is the default."""
+    client_ca: bytes = b""
+    """PEM; empty = none."""
+    ticket_keys: bytes = b""
+    """80 bytes; empty = each worker has its own."""
+    session_context: bytes = b""
+    """Up to 32 bytes; a session is resumed only where they are the same."""
+
+
 class Pools(msgspec.Struct, frozen=True, tag=True):
     """Changed pools, and services that are gone. `complete`: the first full set is now known."""
 
@@ -105,7 +136,11 @@ class ReopenAccessLog(msgspec.Struct, frozen=True, tag=True):
     """The file of the access log was moved away: go on in a new one."""
 
 
-ToWorker = Configure | Pools | Accept | Drain | Collect | ReopenAccessLog
+ToWorker = Configure | ListenerCertificates | Pools | Accept | Drain | Collect | ReopenAccessLog
+
+MAX_CERTIFICATES: Final = 32 * 1024 * 1024
+"""Bytes of PEM of all listeners together: 6,000 certificates with their chains, and half of what
+the channel takes for a peer that does not read."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True):
@@ -224,7 +259,28 @@ class FieldDropped(msgspec.Struct, frozen=True, tag=True):
     """In lower case, cut at `LONGEST_FIELD_NAMED` characters."""
 
 
-FromWorker = Hello | Applied | Accepting | WorkerStats | Suspect | BreakerTurned | FieldDropped
+class CertificatesApplied(msgspec.Struct, frozen=True, tag=True):
+    """A generation of a listener's certificates is in effect, or is not, and the one before it
+    stays."""
+
+    listener: str
+    generation: int
+    error: str = ""
+    """Empty = in effect."""
+    contexts: int = 0
+    """OpenSSL contexts that the worker has for the listener, of older generations, too."""
+
+
+FromWorker = (
+    Hello
+    | Applied
+    | Accepting
+    | WorkerStats
+    | Suspect
+    | BreakerTurned
+    | FieldDropped
+    | CertificatesApplied
+)
 
 FIELDS_NAMED = 64
 """Names of fields that are told of as left out: an operator finds the program that has one among

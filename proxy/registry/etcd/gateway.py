@@ -43,6 +43,7 @@ from proxy.registry.etcd.wire import (
 )
 from proxy.registry.named import MemberNames
 from proxy.settings.registry import RegistryTls
+from proxy.tls.certificates import LARGEST_PEM
 
 CALL_LIMIT = 5.0
 """Seconds for a unary call. etcd gives up on its own requests after 7 s or so; whoever waits
@@ -399,24 +400,20 @@ class Gateway:
 
 def _tls_context(tls: RegistryTls) -> ssl.SSLContext:
     """Host names are checked, whatever else is configured."""
-    for file in filter(None, (tls.ca, tls.cert, tls.key)):
-        try:
-            files.read(file, 0)
-        except files.Refused as error:
-            # A named pipe would hold up whoever loads it.
-            raise BadTlsFiles(f"registry.tls: {file} {error.strerror}") from None
-        except OSError:
-            pass  # Said below, with what it is.
+    # It takes a while to load, which many registries do not need.
+    from proxy.tls.contexts import client_context, load_pair, reason
+
     try:
-        context = ssl.create_default_context(cafile=tls.ca)
+        context = client_context(None if tls.ca is None else files.read(tls.ca, LARGEST_PEM))
     except OSError as error:  # of which ssl.SSLError is one
-        raise BadTlsFiles(f"registry.tls.ca: cannot load {tls.ca}: {error}") from None
+        raise BadTlsFiles(f"registry.tls.ca: cannot load {tls.ca}: {reason(error)}") from None
     if tls.cert:
         try:
-            context.load_cert_chain(tls.cert, tls.key)
+            cert, key = (files.read(one, LARGEST_PEM) for one in (tls.cert, tls.key or tls.cert))
+            load_pair(context, cert, key)
         except OSError as error:
             raise BadTlsFiles(
-                f"registry.tls: cannot load cert {tls.cert} with key {tls.key}: {error}"
+                f"registry.tls: cannot load cert {tls.cert} with key {tls.key}: {reason(error)}"
             ) from None
     return context
 

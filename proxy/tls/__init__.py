@@ -1,0 +1,1 @@
+"""TLS, for whoever needs it: contexts, names, certificates. Imports nothing of the proxy."""

@@ -257,9 +257,7 @@ def read_section(
     for name in missing:
         # A key that stands in the file is missing only because it was complained about.
         if not report.exists((*path, name)):
-            allowed = keys[name].read
-            tail = f"; allowed: {allowed.allowed}" if allowed is not None else ""
-            report.complain((*path, name), f"is missing{tail}")
+            report.complain((*path, name), f"is missing; allowed: {_allowed(keys[name])}")
     return None if missing else given
 
 
@@ -360,6 +358,12 @@ def _item(key: Key, node: object, place: Path, report: Report) -> Any:
     except ValueError as error:
         report.complain(place, str(error))
         raise _Unsound from None
+
+
+def _allowed(key: Key) -> str:
+    if key.read is not None:
+        return key.read.allowed
+    return "a list" if key.shape == "list" else "a mapping"
 
 
 def _wrong_shape(node: object, expected: str) -> str:

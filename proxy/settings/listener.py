@@ -6,15 +6,17 @@ import grp
 import pwd
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path as FilePath
 from typing import Annotated, Final, Literal
 
 import msgspec
 
 from proxy.settings.addresses import BIND, CIDR, split_bind
 from proxy.settings.complaints import Report, dotted
-from proxy.settings.declare import Given, NotBuilt, Off
+from proxy.settings.declare import Given, Off
 from proxy.settings.keys import ENCODED_SLASHES, parse_field_name
-from proxy.settings.read import DURATION, POSITIVE, SWITCH, TEXT, Read, choice, integer, size
+from proxy.settings.listener_tls import ListenerTls, checked_tls
+from proxy.settings.read import DURATION, POSITIVE, SWITCH, Read, choice, integer, size
 from proxy.settings.tree import Path
 
 
@@ -130,6 +132,12 @@ class ListenerLimits(msgspec.Struct, frozen=True, kw_only=True):
         "Most client connections at the same time, in all workers together; further ones are"
         " closed at once. 0 = as many as the limit on open files allows.",
     ] = 0
+    handshakes: Annotated[
+        int,
+        integer(0, 10_000_000, "0 = a quarter of the room"),
+        "Most TLS handshakes at the same time, in each worker; further connections are closed at"
+        " once. 0 = a quarter of the connections that a worker has room for.",
+    ] = 0
 
 
 class ListenerTimeouts(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,31 +158,9 @@ class ListenerTimeouts(msgspec.Struct, frozen=True, kw_only=True):
         "How long a connection is still read after an answer that ends it early (413, 414, 431),"
         " so that the client can read that answer.",
     ] = 2.0
-
-
-class Certificate(msgspec.Struct, frozen=True, kw_only=True):
-    """One certificate and its key."""
-
-    cert: Annotated[str, TEXT, "PEM file with the certificate and its chain."]
-    key: Annotated[str, TEXT, "PEM file with the private key."]
-
-
-class ListenerTls(msgspec.Struct, frozen=True, kw_only=True):
-    """`tls:` of a listener."""
-
-    certificates: Annotated[
-        tuple[Certificate, ...], "Certificates, chosen by the name that the client asks for."
-    ]
-    client_ca: Annotated[
-        str | None,
-        TEXT,
-        "PEM file; when given, clients must show a certificate that it signed.",
-    ] = None
-    min_version: Annotated[
-        str,
-        choice(("1.2", "1.3"), "a TLS version"),
-        "Oldest version of TLS: `1.2` or `1.3`.",
-    ] = "1.2"
+    handshake: Annotated[
+        float, POSITIVE, "How long a TLS handshake may take, from the connection on."
+    ] = 10.0
 
 
 class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -252,23 +238,25 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
         "Tell instances of the client in the `Forwarded` field of RFC 7239, too; appended to what"
         " a trusted proxy says.",
     ] = False
-    tls: Annotated[ListenerTls | None, Off(), NotBuilt(), "Serve HTTPS."] = None
+    tls: Annotated[ListenerTls | None, Off(), "Serve HTTPS ([tls.md](tls.md))."] = None
 
 
 def check_listeners(
     given: Sequence[Given] | None,
     listeners: Sequence[ListenerSettings],
     admin_bind: str,
+    directory: FilePath,
     report: Report,
-) -> None:
-    """Complain of what no listener can see alone: names and addresses that clash. `given`: None =
-    the file has no such key."""
+) -> tuple[ListenerSettings, ...]:
+    """The listeners with the names of their files resolved, after complaints of what none can see
+    alone: names and addresses that clash. `given`: None = the file has no such key."""
     if given is None:
-        return
+        return tuple(listeners)
     if not given and report.sound(("listeners",)):
         report.complain(("listeners",), "is empty; allowed: at least one listener")
     names: dict[str, Path] = {}
     binds = [(admin_bind, "admin.bind")] if report.sound(("admin", "bind")) else []
+    resolved = []
     for place, listener in zip(given, listeners, strict=True):
         if report.sound(place.at("name")):
             first = names.setdefault(listener.name, place.path)
@@ -298,6 +286,11 @@ def check_listeners(
                 f"is larger than the head that holds it; allowed: up to {limits.head} bytes,"
                 " or a larger limits.head",
             )
+        if listener.tls is not None:
+            tls = checked_tls(listener.tls, place.get("tls"), directory, report)
+            listener = msgspec.structs.replace(listener, tls=tls)
+        resolved.append(listener)
+    return tuple(resolved)
 
 
 def _check_file(place: Given, listener: ListenerSettings, report: Report) -> None:

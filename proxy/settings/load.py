@@ -85,13 +85,15 @@ def _whole_file(name: str, message: str) -> ConfigError:
 def _settings(given: Given, directory: FilePath, report: Report) -> Settings:
     """Settings made of the sound part of a file, and the rules over it."""
     file = build(File, given)
-    check_listeners(given.get("listeners"), file.listeners, file.admin.bind, report)
+    listeners = check_listeners(
+        given.get("listeners"), file.listeners, file.admin.bind, directory, report
+    )
     defaults = inherit(given.get("defaults") or Given(("defaults",)), "", PoolSettings(), report)
     own: Mapping[str, Given] = given.get("services") or {}
     services = {name: inherit(section, name, defaults, report) for name, section in own.items()}
     check_routes(given.get("routes"), file.routes, report)
     return Settings(
-        listeners=file.listeners,
+        listeners=listeners,
         admin=file.admin,
         workers=file.workers or cpus.usable(),
         log=file.log,

@@ -22,6 +22,7 @@ from proxy.settings.listener import (
     ListenerSettings,
     ListenerTimeouts,
 )
+from proxy.settings.listener_tls import Certificate, ListenerTls
 from proxy.settings.load import load, parse
 from proxy.settings.process import AccessLogSettings, AdminSettings, LogSettings, ShutdownSettings
 from proxy.settings.registry import MassLossSettings, Registry, RegistryChoice, RegistryTls
@@ -92,6 +93,19 @@ listeners:
     timeouts: {head: 5s, body: 20s, idle: 1m, linger: 500ms}
     proxy_protocol: false
     tls: off
+  - name: https
+    bind: 127.0.0.1:8443
+    limits: {handshakes: 20}
+    timeouts: {handshake: 3s}
+    tls:
+      certificates: [{cert: a.pem, key: /etc/a.key}, {directory: certs}]
+      unknown_names: refuse
+      min_version: "1.3"
+      ciphers: ECDHE+AESGCM
+      client_ca: clients.pem
+      client_auth: request
+      forward_client_cert: rfc9440
+      tickets: false
   - {name: local, bind: "[::1]:8081", client_ip: {header: X-Real-IP, hops: 1}}
   - {name: side, bind: "unix:/run/fairlead.sock", mode: 0660, owner: "root:33"}
 admin:
@@ -184,6 +198,25 @@ routes:
                 trusted_proxies=("10.0.0.0/8", "fd00::/8", "192.0.2.1/32"),
                 limits=ListenerLimits(head=65536, fields=200, target=16384, body=10485760),
                 timeouts=ListenerTimeouts(head=5.0, body=20.0, idle=60.0, linger=0.5),
+            ),
+            ListenerSettings(
+                name="https",
+                bind="127.0.0.1:8443",
+                limits=ListenerLimits(handshakes=20),
+                timeouts=ListenerTimeouts(handshake=3.0),
+                tls=ListenerTls(
+                    certificates=(
+                        Certificate(cert=str(tmp_path / "a.pem"), key="/etc/a.key"),
+                        Certificate(directory=str(tmp_path / "certs")),
+                    ),
+                    unknown_names="refuse",
+                    min_version="1.3",
+                    ciphers="ECDHE+AESGCM",
+                    client_ca=str(tmp_path / "clients.pem"),
+                    client_auth="request",
+                    forward_client_cert="rfc9440",
+                    tickets=False,
+                ),
             ),
             ListenerSettings(
                 name="local",

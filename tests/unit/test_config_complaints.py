@@ -904,12 +904,47 @@ routes:
   - {path_prefix: /a, methods: [GET], headers: {X: 1}, service: b}
 --->
 proxy.yaml:3: routes.1: can never match, because routes.0 takes all its requests; allowed: move it up, or give it other conditions
-=== not_built_listener_tls
+=== listener_tls
 listeners:
-  - tls: {certificates: [{cert: a.pem, key: a.key}]}
+  - name: a
+    bind: 127.0.0.1:1
+    tls:
+      certificates:
+        - {cert: a.pem}
+        - {key: a.pem}
+        - {cert: a.pem, key: a.key, directory: certs}
+        - {}
+        - {cert: a.pem, key: a.key, ca: b}
+        - a.pem
+      unknown_names: drop
+      min_version: SSLv3
+      ciphers: RC4-FOO
+      client_auth: request
+      forward_client_cert: xfcc
+      tickets: 1
+  - {name: b, bind: "127.0.0.1:2", tls: {certificates: []}}
+  - {name: c, bind: "127.0.0.1:3", tls: {}}
+  - {name: d, bind: "127.0.0.1:4", tls: yes}
+  - {name: e, bind: "127.0.0.1:5", limits: {handshakes: -1}, timeouts: {handshake: 0}}
 routes: [{service: a}]
 --->
-proxy.yaml:2: listeners.0.tls: is not available in this version; allowed: leave it out, or write off
+proxy.yaml:6: listeners.0.tls.certificates.0: is not one certificate; allowed: cert and key, or directory
+proxy.yaml:7: listeners.0.tls.certificates.1: is not one certificate; allowed: cert and key, or directory
+proxy.yaml:8: listeners.0.tls.certificates.2: is not one certificate; allowed: cert and key, or directory
+proxy.yaml:9: listeners.0.tls.certificates.3: is not one certificate; allowed: cert and key, or directory
+proxy.yaml:10: listeners.0.tls.certificates.4.ca: is not a known key; allowed: cert, directory, key
+proxy.yaml:11: listeners.0.tls.certificates.5: is "a.pem"; allowed: a mapping
+proxy.yaml:12: listeners.0.tls.unknown_names: "drop" is not a way to treat unknown names; allowed: default, refuse
+proxy.yaml:13: listeners.0.tls.min_version: "SSLv3" is not a TLS version; allowed: 1.2, 1.3
+proxy.yaml:14: listeners.0.tls.ciphers: "RC4-FOO" holds no cipher that this OpenSSL has; allowed: modern, compatible, or a list of ciphers in OpenSSL's words
+proxy.yaml:15: listeners.0.tls.client_auth: needs client_ca beside it; allowed: both, or neither
+proxy.yaml:16: listeners.0.tls.forward_client_cert: needs client_ca beside it; allowed: both, or neither
+proxy.yaml:17: listeners.0.tls.tickets: "1" is not a switch; allowed: true or false
+proxy.yaml:18: listeners.1.tls.certificates: is empty; allowed: at least one certificate
+proxy.yaml:19: listeners.2.tls.certificates: is missing; allowed: a list
+proxy.yaml:20: listeners.3.tls: "yes" is not a mapping; allowed: a mapping, or off
+proxy.yaml:21: listeners.4.limits.handshakes: "-1" is out of range; allowed: a whole number from 0 to 10000000 (0 = a quarter of the room)
+proxy.yaml:21: listeners.4.timeouts.handshake: "0" is too short; allowed: a duration such as 250ms, 3s, 2m or 1h, more than 0
 === access_log
 access_log:
   path: /nowhere/access.log

@@ -239,6 +239,14 @@ BODY_TOO_LARGE: Final = Fault(
     "Raise the listener's limit, if such uploads are meant.",
     closes=True,
 )  # fmt: skip
+HANDSHAKE_FAILED: Final = Fault(
+    "handshake_failed", "tls_protocol_error", 400, _C, "No TLS with the client",
+    "A client's TLS handshake with a listener failed, or did not end within `timeouts.handshake`."
+    " In logs and metrics only: there is nobody to answer.",
+    "The `detail` says why. Old clients without TLS 1.2, scanners, and clients that do not trust"
+    " the certificate (`alert ... unknown ca`) show up here.",
+    closes=True,
+)  # fmt: skip
 HEAD_TIMEOUT: Final = Fault(
     "head_timeout", "http_request_error", 408, _C, "Request head too slow",
     "A head was begun and not finished within the listener's `timeouts.head`.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from proxy.engine.deadlines import Timed
 from proxy.engine.fault_log import FaultLog
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool
@@ -14,6 +15,16 @@ from proxy.engine.tunnel import Tunnel
 from proxy.engine.upstream.connector import Connector
 from proxy.errors import NO_DESCRIPTOR
 from proxy.messages import UNROUTED
+
+
+class Arrival(Timed):
+    """A connection on which HTTP has yet to begin."""
+
+    __slots__ = ()
+
+    def drain(self) -> None:
+        """The worker stops: it waits for this for a moment only."""
+        raise NotImplementedError
 
 
 class Connections:
@@ -30,8 +41,8 @@ class Connections:
         """Maker of the connections to instances, which asks here for room."""
         self.descriptors = descriptors
         self.clients: set[ClientStream] = set()  # ≤ 1 KiB + 100 B per connection
-        self.announcing = 0
-        """Connections that have yet to say whose they are."""
+        self.arrivals: set[Arrival] = set()  # ≤ 1 KiB + 100 B per connection
+        """Connections on which HTTP has yet to begin."""
         self.tunnels: dict[Tunnel, tuple[Pool, Node]] = {}  # ≤ 1 KiB + 400 B per tunnel
         self.draining = False
         """The worker stops: answers end their connections."""
@@ -52,7 +63,7 @@ class Connections:
     @property
     def crowded(self) -> bool:
         """There are more connections of clients than can be served together."""
-        clients = len(self.clients) + len(self.tunnels) + self.announcing
+        clients = len(self.clients) + len(self.tunnels) + len(self.arrivals)
         return 2 * clients > self.descriptors
 
     def shed(self, client: ClientStream, detail: str) -> None:
@@ -68,7 +79,7 @@ class Connections:
         """There is one connection more, or about to be: when that is one too many, an idle one
         gives way. There is one, since no more clients are let in than can be served."""
         connector = self.connector
-        in_use = self.announcing + len(self.clients) + 2 * len(self.tunnels)
+        in_use = len(self.arrivals) + len(self.clients) + 2 * len(self.tunnels)
         in_use += connector.open + connector.dialling
         if in_use <= self.descriptors:
             return
@@ -99,5 +110,5 @@ class Connections:
     def note_quiet(self) -> None:
         """Note the end of a connection: perhaps it was the last that a stopping worker waits
         for."""
-        if self.draining and not self.clients and not self.tunnels:
+        if self.draining and not self.clients and not self.tunnels and not self.arrivals:
             self.quiet.set()

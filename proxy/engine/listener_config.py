@@ -7,6 +7,7 @@ from ipaddress import IPv4Address
 from math import ceil, inf
 
 from proxy.engine.http1.parser import call_a_claim
+from proxy.engine.tls.certificates import ServerCertificates
 from proxy.http.client_address import ClientAddresses
 from proxy.http.client_address import parse as parse_address
 from proxy.http.forwarding import ClientFacts
@@ -17,7 +18,15 @@ from proxy.settings.listener import ListenerSettings
 class ListenerConfig:
     """Facts that all connections of one listener share. Built once per configuration."""
 
-    def __init__(self, settings: ListenerSettings, via: bytes, workers: int, ids: IdField) -> None:
+    def __init__(
+        self,
+        settings: ListenerSettings,
+        via: bytes,
+        workers: int,
+        ids: IdField,
+        certificates: ServerCertificates | None = None,
+    ) -> None:
+        """`certificates`: what a listener with TLS proves itself with."""
         self.settings = settings
         self.ids = ids
         self.limits = settings.limits
@@ -26,7 +35,10 @@ class ListenerConfig:
         self.room = ceil(settings.limits.connections / workers) or inf
         """Connections that this worker may have open on the listener. The kernel spreads them
         evenly, so each worker keeps its share of the limit."""
+        self.certificates = certificates
         self.open = 0
+        self.handshakes = 0
+        """TLS handshakes under way, which count as open, too."""
         self.half_close = settings.client_close == "half_close"
         """A client that has said its last byte may still read, and is served."""
         named = settings.client_ip
@@ -59,6 +71,7 @@ class ListenerConfig:
             port,
             addresses,
             self.via,
+            b"http" if self.certificates is None else b"https",
             forwarded=self.settings.forwarded,
             merge_slashes=self.settings.merge_slashes,
             encoded_slashes=self.settings.encoded_slashes,

@@ -10,15 +10,13 @@ from __future__ import annotations
 import asyncio
 import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
-from proxy.engine.deadlines import Timed
-from proxy.engine.flow import as_protocol
-from proxy.engine.http1.server import ClientConnection
+from proxy.engine.arrival import CountedArrival
 from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.services import Services
-from proxy.errors import BAD_REQUEST, HEAD_TIMEOUT, NO_DESCRIPTOR, Fault, Refused
-from proxy.messages import UNROUTED
+from proxy.engine.tls.server import new_connection
+from proxy.errors import BAD_REQUEST, HEAD_TIMEOUT, Refused
 
 _V1 = re.compile(
     rb"PROXY (?:(UNKNOWN)[^\r\n]*|TCP([46]) ([0-9A-Fa-f:.]+) ([0-9A-Fa-f:.]+) (\d{1,5}) (\d{1,5}))"
@@ -101,43 +99,25 @@ def _read_v2(data: bytes) -> ProxyHeader | None:
     return ProxyHeader(Source(str(source), port), end)
 
 
-class ProxyProtocol(Timed):
-    """Owns a connection until it has said whose it is; then a `ClientConnection` does."""
+class ProxyProtocol(CountedArrival):
+    """Owns a connection until it has said whose it is."""
 
-    __slots__ = ("_buffer", "_listener", "_services", "_transport")
+    __slots__ = ("_buffer",)
 
     def __init__(self, services: Services, listener: ListenerConfig) -> None:
-        super().__init__()
-        self._services = services
-        self._listener = listener
+        super().__init__(services, listener)
         self._buffer = b""  # ≤ _V2_LONGEST + 256 KiB
-        self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        listener, services = self._listener, self._services
-        connections = services.connections
-        if listener.timeouts.head:
-            services.deadlines.arm(self, services.now() + listener.timeouts.head)
-        # Whoever says nothing holds a descriptor like everybody else.
-        listener.open += 1
-        connections.announcing += 1
-        connections.make_room()
-        if listener.open > listener.room or connections.crowded:
-            self._refuse(NO_DESCRIPTOR, "connection closed: there are as many as there may be")
+        self._arrive(transport, self._listener.timeouts.head)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._leave()
+        self._lose()
 
     def eof_received(self) -> bool:
         """Close the connection without an answer: balancers look whether a port is open like
         this."""
         return False
-
-    def _leave(self) -> None:
-        self._services.deadlines.forget(self)
-        self._services.connections.announcing -= 1
-        self._listener.open -= 1
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -149,22 +129,13 @@ class ProxyProtocol(Timed):
         if announced is None:
             return
         self._leave()
-        client = ClientConnection(self._services, self._listener, announced.source)
-        self._transport.set_protocol(as_protocol(client))
-        client.connection_made(self._transport)
+        protocol = new_connection(self._services, self._listener, announced.source)
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
         rest = self._buffer[announced.length :]
         if rest and not self._transport.is_closing():
-            client.data_received(rest)
+            protocol.data_received(rest)
 
     def on_deadline(self, now: float) -> None:
         """See `Timed`."""
         self._refuse(HEAD_TIMEOUT, "no complete PROXY announcement in time")
-
-    def _refuse(self, fault: Fault, detail: str) -> None:
-        """Close without a word: whoever is at the other end may not even speak HTTP."""
-        services = self._services
-        services.deadlines.forget(self)
-        services.counters.service(UNROUTED).failed(fault.code)
-        peer = self._transport.get_extra_info("peername")
-        services.faults.refusal(fault, detail, str(peer[0]) if peer else "unknown")
-        self._transport.abort()

@@ -14,6 +14,7 @@ from proxy.engine.recorder import Recorder
 from proxy.engine.routing import RouteTable
 from proxy.engine.streams import ClientStream, StreamEvents
 from proxy.engine.telemetry import WorkerCounters
+from proxy.engine.tls.handshakes import Handshakes
 from proxy.engine.upstream.connector import Connector
 from proxy.engine.upstream.unreachable import Unreachable
 from proxy.errors import Fault
@@ -25,9 +26,9 @@ class Services:
     """References to what a worker owns. A configuration replaces routes, mark and recorder."""
 
     __slots__ = (
-        "connections", "connector", "counters", "deadlines", "faults", "hangups", "loop",
-        "new_exchange", "new_recorder", "now", "on_refused", "on_underscored", "pools", "routes",
-        "unreachable", "via_token",
+        "connections", "connector", "counters", "deadlines", "faults", "handshakes", "hangups",
+        "loop", "new_exchange", "new_recorder", "now", "on_refused", "on_underscored", "pools",
+        "routes", "unreachable", "via_token",
     )  # fmt: skip
 
     def __init__(
@@ -48,6 +49,7 @@ class Services:
         """`now`: seconds of a monotonic clock; `new_exchange`: what a request becomes;
         `on_underscored` hears of the names of fields that were left out."""
         self.loop = loop
+        self.handshakes = Handshakes(loop.call_soon)
         self.now = now
         self.deadlines = deadlines
         self.hangups = hangups

@@ -108,7 +108,7 @@ class ServiceCounters:
 class WorkerCounters:
     """Owns the counts that belong to no service, and the table of those that do."""
 
-    __slots__ = ("_gone", "client_connections", "services", "tunnels", "underscored")
+    __slots__ = ("_gone", "client_connections", "handshakes", "services", "tunnels", "underscored")
 
     def __init__(self) -> None:
         self.client_connections = 0
@@ -116,8 +116,15 @@ class WorkerCounters:
         self.underscored = 0
         """Fields of requests that were left out because their name has a `_`."""
         self.services: dict[str, ServiceCounters] = {}  # ≤ KEPT_SERVICES * 400 + 400 B per service
+        self.handshakes: dict[str, dict[str, int]] = {}  # ≤ 2 KiB per listener
+        """Listener → result → handshakes of clients."""
         self._gone: dict[str, None] = {}  # ≤ KEPT_SERVICES * 400
         """Services in the table that have no pool any more, in the order in which they left."""
+
+    def handshake(self, listener: str, result: str) -> None:
+        """A handshake of a client is over."""
+        counts = self.handshakes.setdefault(listener, {})
+        counts[result] = counts.get(result, 0) + 1
 
     def service(self, name: str) -> ServiceCounters:
         """The counters of a service; they outlive its pool."""

@@ -31,7 +31,6 @@ from proxy.engine.exchange import Exchange
 from proxy.engine.fault_log import FaultLog
 from proxy.engine.flow import as_protocol
 from proxy.engine.hangups import Hangups
-from proxy.engine.http1.server import ClientConnection
 from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.load import Board, OtherRows
 from proxy.engine.node import Node
@@ -43,6 +42,8 @@ from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.routing import RouteTable
 from proxy.engine.services import Services
 from proxy.engine.telemetry import WorkerCounters
+from proxy.engine.tls.certificates import ServerCertificates
+from proxy.engine.tls.server import new_connection
 from proxy.engine.upstream.connector import Connector
 from proxy.engine.upstream.unreachable import Unreachable
 from proxy.errors import NO_DESCRIPTOR
@@ -59,11 +60,13 @@ from proxy.messages import (
     Accepting,
     Applied,
     BreakerTurned,
+    CertificatesApplied,
     Collect,
     Configure,
     Drain,
     FieldDropped,
     Hello,
+    ListenerCertificates,
     ReopenAccessLog,
     Suspect,
     ToWorker,
@@ -159,6 +162,8 @@ class Worker:
         self._sockets = sockets
         self._servers: list[asyncio.Server] = []  # ≤ 1 KiB per listener
         self._listeners: dict[str, ListenerConfig] = {}  # ≤ 1 KiB + 64 KiB per listener
+        self._certificates: dict[str, ServerCertificates] = {}  # ≤ 1 KiB + 32 KiB per name
+        """Of each listener with TLS."""
         self._opening: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
         self._next_id = _request_ids(rng, b"", b"").__next__
@@ -192,6 +197,8 @@ class Worker:
             self._reports.report(message.number)
         elif isinstance(message, Configure):
             self._configure(message.config)
+        elif isinstance(message, ListenerCertificates):
+            self._take_certificates(message)
         elif isinstance(message, Accept):
             self.pools.names.complete = False
             self._accept()
@@ -205,9 +212,18 @@ class Worker:
         services = self.services
         services.via_token = b"fairlead (%b)" % token
         via = b"Via: 1.1 %b\r\n" % services.via_token
+        self._certificates = {
+            listener.name: ServerCertificates(listener.tls)
+            for listener in config.listeners
+            if listener.tls is not None
+        }
         self._listeners = {
             settings.name: ListenerConfig(
-                settings, via, self._workers, self._ids_of(settings.request_id_header)
+                settings,
+                via,
+                self._workers,
+                self._ids_of(settings.request_id_header),
+                self._certificates.get(settings.name),
             )
             for settings in config.listeners
         }
@@ -215,6 +231,20 @@ class Worker:
         self.pools.configure(config.defaults, config.services)
         services.routes = RouteTable(config.routes)
         self._log_access(config.access_log)
+
+    def _take_certificates(self, message: ListenerCertificates) -> None:
+        certificates = self._certificates.get(message.listener)
+        if certificates is None:
+            return
+        error = ""
+        try:
+            certificates.apply(message)
+        except (OSError, ValueError) as failure:
+            error = str(failure)
+            _log.error("certificates_refused", listener=message.listener, error=error)
+        self._channel.send(
+            CertificatesApplied(message.listener, message.generation, error, certificates.alive)
+        )
 
     def _log_access(self, settings: AccessLogSettings | None) -> None:
         self.access_logs.configure(settings)
@@ -357,7 +387,7 @@ class Worker:
         facts = self.listener(name)
         if facts.settings.proxy_protocol:
             return as_protocol(ProxyProtocol(self.services, facts))
-        return as_protocol(ClientConnection(self.services, facts))
+        return new_connection(self.services, facts)
 
     def listener(self, name: str) -> ListenerConfig:
         """Facts for new connections of a listener; a reload may replace them."""
@@ -378,6 +408,8 @@ class Worker:
         connections.quiet.clear()
         for client in list(connections.clients):  # ≤ connections
             client.drain()
+        for arrival in list(connections.arrivals):  # ≤ connections
+            arrival.drain()
         for tunnel in list(connections.tunnels):  # ≤ tunnels
             tunnel.stop_after(grace)
         connections.note_quiet()

@@ -17,21 +17,26 @@ from __future__ import annotations
 import os
 import re
 import select
+import ssl
 from collections.abc import Callable
 from random import Random
 from typing import Any, cast
 
+from msgspec.structs import replace
+
 from proxy.channel import Channel
-from proxy.engine.http1.server import ClientConnection
 from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.load import Board
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool
+from proxy.engine.tls.server import new_connection
 from proxy.engine.worker import Worker
 from proxy.errors import FAULTS
 from proxy.messages import (
     BreakerTurned,
+    CertificatePair,
     Configure,
+    ListenerCertificates,
     PoolNode,
     PoolSnapshot,
     Suspect,
@@ -40,6 +45,7 @@ from proxy.messages import (
 )
 from proxy.messages import Pools as PoolsMessage
 from proxy.settings.listener import ListenerSettings
+from proxy.settings.listener_tls import Certificate, ListenerTls
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import ServiceSettings
 from tests.support.loop_and_network import (
@@ -49,6 +55,7 @@ from tests.support.loop_and_network import (
     SteppedLoop,
     ToldResolver,
 )
+from tests.support.tls_far_end import TlsFarEnd, authority, client_side
 
 CLIENT: Address = ("192.0.2.7", 40000)
 PROXY: Address = ("192.0.2.1", 8080)
@@ -106,7 +113,7 @@ def forwarded(
 class Peer:
     """The far end of one connection, in the test's hands."""
 
-    def __init__(self, wire: Wire, transport: FakeTransport, name: str) -> None:
+    def __init__(self, wire: Wire, transport: FakeTransport | TlsFarEnd, name: str) -> None:
         self.wire = wire
         self.transport = transport
         self.name = name
@@ -149,7 +156,11 @@ class Peer:
 
     def expect(self, wanted: bytes) -> None:
         """Exactly this was received since the last look."""
-        assert self.take() == wanted
+        assert self.take() == self.wire.as_forwarded(wanted)
+
+    def got(self, wanted: bytes) -> bool:
+        """Whether exactly this was received since the last look."""
+        return self.take() == self.wire.as_forwarded(wanted)
 
     def expect_nothing(self) -> None:
         assert self.take() == b""
@@ -222,7 +233,10 @@ class Wire:
         services: dict[str, ServiceSettings] | None = None,
         listener: ListenerSettings | None = None,
         late_pause: bool = False,
+        tls: bool = False,
     ) -> None:
+        """`tls`: clients speak it."""
+        self.tls = tls
         self.network = Network(late_pause=late_pause)
         self.loop = SteppedLoop(self.network)
         self.board = Board.create(2)
@@ -266,10 +280,14 @@ class Wire:
         admin_port: int = 0,
         allow: tuple[str, ...] = (),
     ) -> None:
+        listener = listener or ListenerSettings()
+        if self.tls and listener.tls is None:
+            files = Certificate(cert="c.pem", key="c.key")
+            listener = replace(listener, tls=ListenerTls(certificates=(files,)))
         self.worker.on_message(
             Configure(
                 WorkerConfig(
-                    listeners=(listener or ListenerSettings(),),
+                    listeners=(listener,),
                     routes=routes,
                     services=services,
                     via_token=TOKEN,
@@ -277,6 +295,14 @@ class Wire:
                     allow=allow,
                 )
             )
+        )
+        if listener.tls is not None:
+            self.prove(authority()[1])
+
+    def prove(self, *pairs: CertificatePair, **more: bytes) -> None:
+        """Certificates for the listener."""
+        self.worker.on_message(
+            ListenerCertificates(listener="web", generation=1, pairs=pairs, **more)
         )
 
     def serve(self, *names: str, service: str = "s", panic: bool = False, **status: str) -> None:
@@ -343,14 +369,41 @@ class Wire:
         return self.worker.listener("web")
 
     def client(self, peer: Address | str | None = CLIENT) -> Peer:
-        """A new connection to the listener."""
+        """A new connection to the listener, with TLS if that is what it speaks."""
+        client = self.silent_client(peer)
+        return self.secure(client)
+
+    def silent_client(self, peer: Address | str | None = CLIENT) -> Peer:
+        """A new connection to the listener, on which nothing was said yet."""
         own: Address | str = PROXY if isinstance(peer, tuple) else ""
         transport = self.network.open(
-            self.loop, ClientConnection(self.worker.services, self.facts), peer=peer, own=own
+            self.loop, new_connection(self.worker.services, self.facts), peer=peer, own=own
         )
         transport.lend(self.network.socket())
         self.settle()
         return self.adopt(transport, "client")
+
+    def secure(self, client: Peer, context: ssl.SSLContext | None = None, **options: Any) -> Peer:
+        """Let the client shake hands, if the listener speaks TLS; `options`: of `TlsFarEnd`.
+        Raises what OpenSSL does."""
+        if self.facts.certificates is not None and not client.closed:
+            assert isinstance(client.transport, FakeTransport)
+            client.transport = TlsFarEnd(client.transport, context or client_side(), **options)
+            client.transport.shake(self.settle)
+        return client
+
+    @property
+    def scheme(self) -> str:
+        """What clients speak."""
+        return "http" if self.facts.certificates is None else "https"
+
+    def as_forwarded(self, wanted: bytes) -> bytes:
+        """What was expected of a client without TLS, of one with it."""
+        if self.facts.certificates is None:
+            return wanted
+        return wanted.replace(
+            b"\r\nX-Forwarded-Proto: http\r\n", b"\r\nX-Forwarded-Proto: https\r\n"
+        )
 
     def accepted(self, name: str = "a") -> Peer:
         """The next connection that the proxy made to an instance."""

@@ -26,8 +26,15 @@ def connect(wire: Wire) -> Peer:
 def test_the_announced_address_is_the_clients(make: Any, cut: int) -> None:
     wire = make(listener=LISTENER)
     client = connect(wire)
-    data = LINE + request("GET /")
-    client.send(data[:cut], data[cut:]) if cut else client.send(data)
+    if wire.tls:
+        first = LINE[:cut]
+        if first:
+            client.send(first)
+        wire.secure(client, before=LINE[cut:])  # With the beginning of the handshake.
+        client.send(request("GET /"))
+    else:
+        data = LINE + request("GET /")
+        client.send(data[:cut], data[cut:]) if cut else client.send(data)
     instance = wire.accepted()
     instance.expect(forwarded("GET /", for_="198.51.100.7", port="443"))
     answered(client, instance)
@@ -39,7 +46,8 @@ def test_the_announced_address_is_the_clients(make: Any, cut: int) -> None:
 def test_trust_goes_by_the_announced_address(make: Any) -> None:
     wire = make(listener=LISTENER)
     client = connect(wire)
-    client.send(LINE.replace(b"100.7 ", b"100.9 ") + request("GET /", "X-Forwarded-For: 6.6.6.6"))
+    client.send(LINE.replace(b"100.7 ", b"100.9 "))
+    wire.secure(client).send(request("GET /", "X-Forwarded-For: 6.6.6.6"))
     instance = wire.accepted()
     instance.expect(forwarded("GET /", for_="6.6.6.6, 198.51.100.9", port="443"))
     answered(client, instance)
@@ -48,7 +56,8 @@ def test_trust_goes_by_the_announced_address(make: Any) -> None:
 def test_a_sender_that_speaks_for_itself(make: Any) -> None:
     wire = make(listener=LISTENER)
     client = connect(wire)
-    client.send(b"PROXY UNKNOWN\r\n" + request("GET /"))
+    client.send(b"PROXY UNKNOWN\r\n")
+    wire.secure(client).send(request("GET /"))
     instance = wire.accepted()
     instance.expect(forwarded("GET /"))
     answered(client, instance)
@@ -82,7 +91,7 @@ def test_a_client_that_hangs_up_before_the_announcement_is_let_go(make: Any, sai
     client.eof()
     client.expect_nothing()
     assert client.closed
-    assert wire.facts.open == wire.worker.connections.announcing == 0
+    assert wire.facts.open == len(wire.worker.connections.arrivals) == 0
     assert wire.worker.counters.service("").faults == {}
 
 
@@ -100,6 +109,7 @@ def test_a_silent_client_counts_among_the_connections_of_the_listener(make: Any)
     fourth = connect(wire)
     assert not fourth.closed
     assert wire.facts.open == 2
+    talking.reset()
     fourth.reset()
 
 
@@ -110,4 +120,4 @@ def test_a_silent_client_takes_no_descriptor_that_others_need(make: Any) -> None
     assert [one.closed for one in silent] == [False, False, True]
     for one in silent:
         one.reset()
-    assert wire.worker.connections.announcing == 0
+    assert wire.worker.connections.arrivals == set()

@@ -31,7 +31,7 @@ def answer(wire: Wire, client: Peer, instances: dict[str, Peer]) -> str:
     for name in wire.names:
         if wire.network.accepted.get(wire.address(name)):
             instances[name] = wire.accepted(name)
-    name = next(name for name, peer in instances.items() if peer.take() == forwarded("GET /x"))
+    name = next(name for name, peer in instances.items() if peer.got(forwarded("GET /x")))
     instances[name].send(OK)
     client.expect(OK_RELAYED)
     return name
@@ -498,7 +498,7 @@ class TestKeptConnectionsThatWereClosed:
         for name in wire.names:
             wire.network.refuse(wire.address(name))
         client.send(GET)
-        return next(name for name, peer in instances.items() if peer.take() == forwarded("GET /x"))
+        return next(name for name, peer in instances.items() if peer.got(forwarded("GET /x")))
 
     def test_two_instances_killed_at_once(self, make: Any) -> None:
         """The first attempt meets the one, the second one the other."""

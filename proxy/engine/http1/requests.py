@@ -135,7 +135,7 @@ class RequestReader(ServerConnection):
         empty = self._empty + size
         self._empty = empty if len(rest) < 2 else 0
         if empty > limit:
-            self._refuse(BAD_REQUEST, f"more than {limit} bytes of empty lines")
+            self.refuse(BAD_REQUEST, f"more than {limit} bytes of empty lines")
         return empty > limit
 
     def _on_part(self, data: bytes, seen: int) -> None:
@@ -147,7 +147,7 @@ class RequestReader(ServerConnection):
             if len(data) > limits.head:
                 raise too_large(data, limits)
         except Refused as refusal:
-            self._refuse(refusal.fault, refusal.detail)
+            self.refuse(refusal.fault, refusal.detail)
             return
         self._buffer = data
         # Half an empty line is no beginning of a request yet.
@@ -161,9 +161,9 @@ class RequestReader(ServerConnection):
             error = Refused(HEAD_TOO_LARGE, f"more than {limits.fields} fields")
         if isinstance(error, Refused):
             refusal = first_refusal(head, error, limits.target)
-            self._refuse(refusal.fault, refusal.detail)
+            self.refuse(refusal.fault, refusal.detail)
         else:
-            self._refuse(INTERNAL, "an error inside the proxy", error)
+            self.refuse(INTERNAL, "an error inside the proxy", error)
 
     def _read_ahead(self, rest: bytes) -> None:
         """The beginning of the next requests, behind the present one."""

@@ -225,7 +225,7 @@ class ClientConnection(RequestReader):
         phase = self._phase
         timeouts = self._listener.timeouts
         if phase is Phase.HEAD:
-            self._refuse(HEAD_TIMEOUT, f"no complete request head within {timeouts.head:g} s")
+            self.refuse(HEAD_TIMEOUT, f"no complete request head within {timeouts.head:g} s")
         elif phase is Phase.BODY and self.exchange is not None:
             self._body = None
             detail = f"nothing of the request body for {timeouts.body:g} s"

@@ -178,7 +178,7 @@ class ServerConnection(ClientStream):
 
     # -- the end
 
-    def _refuse(self, fault: Fault, detail: str, failure: Exception | None = None) -> None:
+    def refuse(self, fault: Fault, detail: str, failure: Exception | None = None) -> None:
         """Answer bytes that never became a request. `failure`: what was raised about them."""
         services = self.services
         counters = services.counters.service(UNROUTED)

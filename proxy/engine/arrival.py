@@ -1,0 +1,67 @@
+"""Connections of clients before HTTP begins on them."""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from typing import cast
+
+from proxy.engine.connections import Arrival
+from proxy.engine.http1.server_connection import LAST_CALL
+from proxy.engine.listener_config import ListenerConfig
+from proxy.engine.services import Services
+from proxy.errors import NO_DESCRIPTOR, Fault
+from proxy.messages import UNROUTED
+
+
+class CountedArrival(Arrival):
+    """Owns that a connection counts until a client's stream has it."""
+
+    __slots__ = ("_listener", "_services", "_transport")
+
+    def __init__(self, services: Services, listener: ListenerConfig) -> None:
+        super().__init__()
+        self._services = services
+        self._listener = listener
+        self._transport: asyncio.Transport
+
+    def _arrive(self, transport: asyncio.BaseTransport, limit: float) -> None:
+        """The connection is accepted; `limit`: seconds until something must have come of it."""
+        self._transport = cast(asyncio.Transport, transport)
+        listener, services = self._listener, self._services
+        connections = services.connections
+        services.deadlines.arm(self, services.now() + (limit or inf))
+        # Whoever says nothing holds a descriptor like everybody else.
+        listener.open += 1
+        connections.arrivals.add(self)
+        connections.make_room()
+        if listener.open > listener.room or connections.crowded:
+            self._refuse(NO_DESCRIPTOR, "connection closed: there are as many as there may be")
+
+    def drain(self) -> None:
+        """See `Arrival`."""
+        services = self._services
+        services.deadlines.arm(self, min(self.deadline, services.now() + LAST_CALL))
+
+    def _leave(self) -> None:
+        """The connection is somebody else's from here on."""
+        self._services.deadlines.forget(self)
+        self._services.connections.arrivals.discard(self)
+        self._listener.open -= 1
+
+    def _lose(self) -> None:
+        """The connection is gone: perhaps the last that a stopping worker waits for."""
+        self._leave()
+        self._services.connections.note_quiet()
+
+    def _refuse(self, fault: Fault, detail: str) -> None:
+        """Close without a word: whoever is at the other end may not even speak HTTP."""
+        self._note(fault, detail)
+        self._transport.abort()
+
+    def _note(self, fault: Fault, detail: str) -> None:
+        services = self._services
+        services.deadlines.forget(self)
+        services.counters.service(UNROUTED).failed(fault.code)
+        peer = self._transport.get_extra_info("peername")
+        services.faults.refusal(fault, detail, str(peer[0]) if peer else "unknown")

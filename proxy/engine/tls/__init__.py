@@ -1,0 +1,1 @@
+"""TLS between a TCP transport and the protocol that speaks above it."""

@@ -1,0 +1,257 @@
+"""TLS over one TCP connection, of a client or to an instance.
+
+    uvloop's transport ⇄ TlsConnection (SSLObject over two memory BIOs) ⇄ protocol above
+
+Below it is a protocol of the event loop, above it a transport, with all that a TCP transport
+does: an end in one direction, reading that is held, an abort, a buffer whose size one may ask for.
+Neither asyncio's nor uvloop's own TLS can do that (decision 0022).
+
+An end is only an end if the peer says so (close_notify, RFC 8446 §6.1). A FIN without that may be
+anybody's who stands between; what it means is said where it is received (`eof_received`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Final, Protocol, cast
+
+from proxy.engine.tls.handshakes import Handshakes
+from proxy.engine.tls.transport import RECORD, TlsTransport
+
+SLICE: Final = 32 * 1024
+"""Bytes taken in at a time, since a memory BIO never becomes smaller: uvloop reads up to 256 KiB
+at once."""
+_UNREAD: Final = 64 * 1024
+"""Bytes of answers to the TLS messages of a peer, key updates for example, that wait because it
+does not read. No peer in its right mind comes near it."""
+
+
+class Secured(Protocol):
+    """A party that waits for a handshake."""
+
+    def on_open(self, connection: TlsConnection) -> None:
+        """The TCP connection is there."""
+        ...
+
+    def on_secured(self, connection: TlsConnection) -> None:
+        """The handshake is done: `connection.speak` says who is above from here on."""
+        ...
+
+    def on_not_secured(self, connection: TlsConnection, error: Exception | None) -> None:
+        """There will be no handshake: it has failed, or the connection is gone (an `OSError` that
+        is no `ssl.SSLError`; None: it ended). What there was to say to the peer is written, and
+        `connection.transport` is the caller's to close."""
+        ...
+
+
+class TlsConnection(TlsTransport):
+    """Owns the handshake, and what was received and not yet passed on."""
+
+    __slots__ = ("_ended", "_handshakes", "_queued", "_soon", "_waiter")
+
+    def __init__(
+        self,
+        wrap: Callable[[ssl.MemoryBIO, ssl.MemoryBIO], ssl.SSLObject],
+        waiter: Secured,
+        handshakes: Handshakes,
+        soon: Callable[..., object],
+    ) -> None:
+        """`wrap`: see `TlsTransport`; `soon`: calls a function in a turn of the loop to come."""
+        super().__init__(wrap)
+        self._waiter: Secured | None = waiter
+        self._handshakes = handshakes
+        self._soon = soon
+        self._queued = False
+        """The handshake waits for its turn among the others."""
+        self._ended = False
+        """The peer has said its last byte, and said so."""
+
+    def __repr__(self) -> str:
+        state = "secured" if self._secured else "shaking hands"
+        return f"<{type(self).__name__} {state} above={self._above!r}>"
+
+    # -- what happens to the TCP connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are not registered as such
+        if self._waiter is not None:
+            self._waiter.on_open(self)
+        if not self.ssl.server_side:
+            self._want_step()  # The client speaks first.
+
+    def data_received(self, data: bytes) -> None:
+        if not self._secured:
+            self._rest += data
+            self._want_step()
+        elif self._rest or self._paused:
+            self._rest += data
+        else:
+            self._take(data)
+
+    def eof_received(self) -> bool:
+        """True = the other direction goes on."""
+        if not self._secured or self._closing:
+            return False
+        if self._ended:
+            return True
+        self._error = ConnectionAbortedError("the connection ended without a close_notify")
+        return self._framed and bool(self._above.eof_received())
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._error = error = self._error or error
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            self._closing = True
+            waiter.on_not_secured(self, error)
+        elif self._above is not None:
+            self._lose()
+
+    def _lose(self) -> None:
+        if self._rest and not self.ssl.server_side and not self._closing:
+            self._paused = False  # What came before the end is the instance's answer.
+            self._go_on()
+        self._closing = True
+        self._rest = b""
+        above, self._above = self._above, None  # Both go now, and not with the garbage.
+        above.connection_lost(self._error)
+
+    def pause_writing(self) -> None:
+        if self._above is not None:
+            self._above.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._above is not None:
+            self._above.resume_writing()
+
+    # -- the handshake
+
+    def _want_step(self) -> None:
+        if not self._queued and self._waiter is not None:
+            self._queued = True
+            self.transport.pause_reading()
+            self._handshakes.want(self._step)
+
+    def _step(self) -> None:
+        self._queued = False
+        waiter = self._waiter
+        if waiter is None:
+            return  # The connection is gone.
+        try:
+            done = self._shake()
+        except (ssl.SSLError, ssl.CertificateError) as error:
+            self._waiter = None
+            self._flush()  # The alert.
+            waiter.on_not_secured(self, error)
+            return
+        self._flush()
+        if done:
+            self._waiter = None
+            self._secured = True
+            waiter.on_secured(self)
+        elif not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _shake(self) -> bool:
+        """Whether the handshake is done, with what is here."""
+        while True:  # ≤ 16
+            if self._rest:
+                self._incoming.write(self._rest[:SLICE])
+                self._rest = self._rest[SLICE:]
+            try:
+                self.ssl.do_handshake()
+                return True
+            except ssl.SSLWantReadError:
+                if not self._rest:
+                    return False
+
+    def speak(self, above: object) -> None:
+        """From here on `above`, a protocol of asyncio, has what is said under TLS."""
+        self._above = above
+        self._above.connection_made(self)
+        self._go_on()  # The peer may have said something behind its handshake.
+
+    # -- reading
+
+    def _take(self, data: bytes) -> None:
+        """Decrypt and pass on, as far as the protocol above wants it."""
+        if len(data) <= SLICE:
+            self._incoming.write(data)
+            self._pass_on()
+            return
+        start = 0
+        while start < len(data):  # ≤ 16
+            if self._paused or self._closing:
+                self._rest = data[start:]
+                return
+            self._incoming.write(data[start : start + SLICE])
+            start += SLICE
+            self._pass_on()
+
+    def _go_on(self) -> None:
+        """See `TlsTransport`."""
+        if self._paused or self._closing:
+            return
+        data, self._rest = self._rest, b""
+        if data or self._incoming.pending:
+            self._take(data)
+        elif self._ended:
+            self._tell_end()
+        if not self._paused and not self._closing and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _go_on_soon(self) -> None:
+        """See `TlsTransport`."""
+        if self._rest or self._ended:
+            self._soon(self._go_on)
+        else:
+            self.transport.resume_reading()
+
+    def _pass_on(self) -> None:
+        """Pass on what there is of whole records."""
+        try:
+            data = self._decrypt()
+        except ssl.SSLError as error:
+            self._fail(error)
+            return
+        if self._outgoing.pending:
+            self._answer_peer()
+        if data:
+            self._above.data_received(data)
+        if self._ended:
+            self._tell_end()
+
+    def _tell_end(self) -> None:
+        if not self._paused and not self._closing:
+            # As uvloop does it: who reads on hears of it again.
+            self.pause_reading()
+            if not self._above.eof_received():
+                self.close()
+
+    def _decrypt(self) -> bytes:
+        incoming, read = self._incoming, self.ssl.read
+        if self._ended:
+            incoming.read()  # Nothing counts behind a close_notify.
+            return b""
+        pieces: list[bytes] = []  # ≤ SLICE
+        # To read until it says that there is no more would be an exception each time, which costs
+        # more than all the rest.
+        while incoming.pending:  # ≤ 2048
+            try:
+                piece = read(RECORD)
+            except ssl.SSLWantReadError:
+                break  # A part of a record, or nothing for us.
+            except ssl.SSLZeroReturnError:
+                piece = b""  # We have said our end, too.
+            if not piece:
+                self._ended = True
+                break
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _answer_peer(self) -> None:
+        """Send what TLS itself has to say to what was received, such as a new key."""
+        self._flush()
+        if self.transport.get_write_buffer_size() > _UNREAD and not self._closing:
+            self._fail(ssl.SSLError("the peer asks and does not read"))

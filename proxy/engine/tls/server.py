@@ -1,0 +1,108 @@
+"""Handshakes of clients, and what a new connection of a listener begins with."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Final
+
+from proxy.engine.arrival import CountedArrival
+from proxy.engine.flow import as_protocol
+from proxy.engine.http1.server import ClientConnection
+from proxy.engine.listener_config import ListenerConfig
+from proxy.engine.services import Services
+from proxy.engine.tls.connection import TlsConnection
+from proxy.errors import BAD_REQUEST, HANDSHAKE_FAILED, NO_DESCRIPTOR
+
+_PLAIN: Final = frozenset(("HTTP_REQUEST", "HTTPS_PROXY_REQUEST"))
+"""Reasons that OpenSSL gives for a client that speaks HTTP without TLS."""
+_ALERT: Final = ("ALERT", "SSLV3_ALERT", "TLSV1_ALERT", "TLSV13_ALERT")
+"""How its words begin for what the other side has said, and not we."""
+
+
+def new_connection(
+    services: Services, listener: ListenerConfig, announced: tuple[str, int] | None = None
+) -> asyncio.Protocol:
+    """The protocol of a connection that was accepted, behind what was `announced` in front of it:
+    see `ListenerConfig.client`."""
+    if listener.certificates is None:
+        return as_protocol(ClientConnection(services, listener, announced))
+    return as_protocol(ServerHandshake(services, listener, announced).connection)
+
+
+class ServerHandshake(CountedArrival):
+    """Owns a client's connection until its handshake is over."""
+
+    __slots__ = ("_announced", "_counted", "connection")
+
+    def __init__(
+        self,
+        services: Services,
+        listener: ListenerConfig,
+        announced: tuple[str, int] | None,
+    ) -> None:
+        super().__init__(services, listener)
+        self._announced = announced
+        self._counted = False
+        certificates = listener.certificates
+        assert certificates is not None
+        self.connection = TlsConnection(
+            certificates.wrap, self, services.handshakes, services.loop.call_soon
+        )
+
+    def on_open(self, connection: TlsConnection) -> None:
+        """See `Secured`."""
+        listener = self._listener
+        listener.handshakes += 1
+        self._arrive(connection.transport, listener.timeouts.handshake)
+        # A quarter of the clients there is room for: each needs a connection to an instance, too.
+        most = listener.limits.handshakes or self._services.connections.descriptors // 8 + 1
+        if listener.handshakes > most and not connection.transport.is_closing():
+            self._count("too_many")
+            self._refuse(NO_DESCRIPTOR, "connection closed: too many handshakes are under way")
+
+    def _leave(self) -> None:
+        self._listener.handshakes -= 1
+        super()._leave()
+
+    def on_secured(self, connection: TlsConnection) -> None:
+        """See `Secured`."""
+        self._leave()
+        self._count("resumed" if connection.ssl.session_reused else "full")
+        connection.speak(ClientConnection(self._services, self._listener, self._announced))
+
+    def on_not_secured(self, connection: TlsConnection, error: Exception | None) -> None:
+        """See `Secured`."""
+        if not isinstance(error, ssl.SSLError):
+            self._lose()
+            self._count("closed")  # Mostly by somebody who looks whether the port is open.
+            return
+        if error.reason in _PLAIN:
+            self._leave()
+            self._count("plain_http")
+            self._answer_plainly()
+            return
+        self._lose()
+        reason = str(error.reason or error)
+        self._count("alert" if reason.startswith(_ALERT) else "refused")
+        self._note(HANDSHAKE_FAILED, f"no TLS: {reason.lower().replace('_', ' ')}")
+        self._transport.close()
+
+    def on_deadline(self, now: float) -> None:
+        """See `Timed`."""
+        self._count("timeout")
+        limit = self._listener.timeouts.handshake
+        self._refuse(HANDSHAKE_FAILED, f"no handshake within {limit:g} s")
+
+    def _answer_plainly(self) -> None:
+        """The client speaks HTTP without TLS, and can read an answer in the same."""
+        client = ClientConnection(self._services, self._listener, self._announced)
+        self._transport.set_protocol(as_protocol(client))
+        client.connection_made(self._transport)
+        if not self._transport.is_closing():
+            client.refuse(BAD_REQUEST, "plain HTTP on a port that speaks TLS: try https://")
+
+    def _count(self, result: str) -> None:
+        if not self._counted:
+            self._counted = True
+            self._services.counters.handshake(self._listener.settings.name, result)

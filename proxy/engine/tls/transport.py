@@ -1,0 +1,174 @@
+"""The transport that a protocol above TLS writes to."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Any, Final
+
+RECORD: Final = 16 * 1024
+"""Bytes of content in the largest record (RFC 8446 §5.1). Writing is done in such pieces, and each
+goes out before the next is made: a memory BIO keeps for ever the largest size it ever had."""
+_SMALL: Final = 4 * 1024
+"""Pieces up to here are joined into a record with their neighbours."""
+
+
+class TlsTransport:
+    """Owns the TLS state of one connection, and what is said by us under it."""
+
+    __slots__ = ("_above", "_closing", "_context", "_error", "_framed", "_incoming", "_outgoing",
+                 "_paused", "_rest", "_said_end", "_secured", "ssl", "transport")  # fmt: skip
+
+    def __init__(self, wrap: Callable[[ssl.MemoryBIO, ssl.MemoryBIO], ssl.SSLObject]) -> None:
+        """`wrap`: makes the TLS state over what is received and what is to be sent."""
+        self._incoming = ssl.MemoryBIO()  # ≤ 64 KiB
+        self._outgoing = ssl.MemoryBIO()  # ≤ 256 KiB
+        self.ssl = wrap(self._incoming, self._outgoing)
+        self._context = self.ssl.context
+        """The context that the handshake began with, whichever the name led to. OpenSSL may ask its
+        callback for the name once more, after a HelloRetryRequest, and does not keep it alive."""
+        self.transport: asyncio.Transport
+        """The TCP connection."""
+        self._above: Any = None
+        self._framed = True
+        """Whether what is said above TLS tells itself where it ends."""
+        self._secured = False
+        self._paused = False
+        """The protocol above does not want more."""
+        self._rest = b""  # ≤ 512 KiB
+        """Received, and not decrypted yet."""
+        self._said_end = False
+        self._closing = False
+        self._error: Exception | None = None
+
+    def _go_on(self) -> None:
+        """Pass on what was held back, and read on."""
+        raise NotImplementedError
+
+    # -- writing
+
+    def write(self, data: bytes) -> None:
+        """See `asyncio.Transport`."""
+        if self._said_end or self._closing or not data:
+            return
+        try:
+            if len(data) <= RECORD:
+                self.ssl.write(data)
+                self.transport.write(self._outgoing.read())
+            else:
+                self._write_large(data)
+        except ssl.SSLError as error:
+            self._fail(error)
+
+    def _write_large(self, data: bytes) -> None:
+        view = memoryview(data)
+        write, read, send = self.ssl.write, self._outgoing.read, self.transport.write
+        for start in range(0, len(data), RECORD):  # ≤ 4096
+            write(view[start : start + RECORD])
+            send(read())
+
+    def writelines(self, pieces: list[bytes]) -> None:
+        """See `asyncio.Transport`. Small pieces share a record."""
+        small: list[bytes] = []
+        size = 0
+        for piece in pieces:  # ≤ 4096
+            if len(piece) <= _SMALL:
+                small.append(piece)
+                size += len(piece)
+                if size <= RECORD - _SMALL:
+                    continue
+                piece = b""
+            self.write(b"".join(small))
+            small, size = [], 0
+            self.write(piece)
+        self.write(b"".join(small))
+
+    def can_write_eof(self) -> bool:
+        """See `asyncio.Transport`."""
+        return True
+
+    def write_eof(self) -> None:
+        """Say that this was the last byte, under TLS and below it, and read on."""
+        if not self._closing:
+            self._say_end()
+            self.transport.write_eof()
+
+    def get_write_buffer_size(self) -> int:
+        """See `asyncio.Transport`."""
+        return self.transport.get_write_buffer_size()
+
+    def _say_end(self) -> None:
+        if self._said_end or not self._secured:
+            return
+        self._said_end = True
+        try:
+            self.ssl.unwrap()
+        except ssl.SSLError:
+            pass  # The peer has not said it yet, and nobody waits for that.
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._outgoing.pending and not self.transport.is_closing():
+            self.transport.write(self._outgoing.read())
+
+    # -- the end
+
+    def close(self) -> None:
+        """Say so, and close when everything is written. Nobody waits for the peer to say the
+        same."""
+        if not self._closing:
+            self._closing = True
+            self._say_end()
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Close at once, without a word: the peer must not take this for the end."""
+        self._closing = True
+        self._rest = b""
+        self.transport.abort()
+
+    def is_closing(self) -> bool:
+        """See `asyncio.Transport`."""
+        return self._closing or self.transport.is_closing()
+
+    def _fail(self, error: Exception) -> None:
+        """Close for bytes that cannot be decrypted, or not encrypted."""
+        self._error = error
+        self._closing = True
+        self._rest = b""
+        self._flush()  # The alert.
+        if self.transport.get_write_buffer_size() > RECORD:
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    # -- reading, and who reads
+
+    def pause_reading(self) -> None:
+        """See `asyncio.Transport`."""
+        self._paused = True
+        self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """See `asyncio.Transport`."""
+        if self._paused:
+            self._paused = False
+            self._go_on_soon()
+
+    def _go_on_soon(self) -> None:
+        raise NotImplementedError
+
+    def is_reading(self) -> bool:
+        """See `asyncio.Transport`."""
+        return not self._paused and not self.is_closing()
+
+    def get_extra_info(self, name: str, default: object = None) -> Any:
+        """See `asyncio.BaseTransport`; `tls` is this connection."""
+        return self if name == "tls" else self.transport.get_extra_info(name, default)
+
+    def set_protocol(self, above: object) -> None:
+        """See `asyncio.BaseTransport`. Of what `above` hears nothing says that it is complete but
+        the end."""
+        self._above = above
+        self._framed = False

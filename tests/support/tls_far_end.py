@@ -1,0 +1,133 @@
+"""The far end of a connection that speaks TLS, for tests that talk of what is said under it."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from proxy.messages import CertificatePair
+from tests.support.certificates import Authority
+from tests.support.loop_and_network import FakeTransport
+
+NAMES = ("h", "*.example.com", "127.0.0.1")
+
+
+@cache
+def authority() -> tuple[bytes, CertificatePair]:
+    """PEM of an authority, and a certificate of it for `NAMES`."""
+    authority = Authority()
+    made = authority.issue(*NAMES)
+    return authority.ca, CertificatePair(made.cert, made.key, NAMES, "ec")
+
+
+@cache
+def client_side() -> ssl.SSLContext:
+    """A client's context that believes `authority`."""
+    context = ssl.create_default_context(cadata=authority()[0].decode())
+    context.check_hostname = False
+    return context
+
+
+class TlsFarEnd:
+    """A `FakeTransport` as it is used by a peer that speaks TLS: what it feeds is encrypted, what
+    it has taken is decrypted, and its end is a close_notify with a FIN behind it.
+
+    Owns the peer's TLS state.
+    """
+
+    def __init__(
+        self, raw: FakeTransport, context: ssl.SSLContext, before: bytes = b"", **options: Any
+    ) -> None:
+        """`before`: sent in front of the handshake; `options`: of `ssl.SSLContext.wrap_bio`."""
+        self.raw = raw
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.ssl = context.wrap_bio(self._incoming, self._outgoing, **options)
+        self._before = before
+        self._taken = bytearray()
+        self._secured = False
+        self.said_end = False
+        """We have said close_notify."""
+        self.heard_end = False
+        """The proxy has."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.raw, name)
+
+    def get_protocol(self) -> Any:
+        """See `FakeTransport`: what is above TLS."""
+        return self.raw.get_protocol()._above
+
+    def shake(self, settle: Callable[[], None]) -> None:
+        """The handshake, with nothing left to be said. Raises what OpenSSL does."""
+        for _ in range(8):
+            self._receive()
+            try:
+                self.ssl.do_handshake()
+                self._secured = True
+            except ssl.SSLWantReadError:
+                pass
+            finally:
+                self._send()
+            settle()
+            if self._secured:
+                break
+        self.raw.pauses.clear()
+
+    def encrypt(self, data: bytes) -> bytes:
+        """What goes over the wire for it."""
+        if data:
+            self.ssl.write(data)
+        return self._outgoing.read()
+
+    def feed(self, *pieces: bytes) -> None:
+        """See `FakeTransport`."""
+        self.raw.feed(*[self.encrypt(piece) for piece in pieces])
+
+    def feed_eof(self) -> None:
+        """See `FakeTransport`."""
+        if not self.said_end:
+            self.said_end = True
+            self._receive()
+            self._read()
+            try:
+                self.ssl.unwrap()
+            except ssl.SSLError:
+                pass
+        self._send()
+        self.raw.feed_eof()
+
+    @property
+    def taken(self) -> bytearray:
+        """See `FakeTransport`."""
+        self._receive()
+        self._read()
+        return self._taken
+
+    @property
+    def ended(self) -> bool:
+        """See `FakeTransport`; an end that was not said under TLS is none."""
+        self._receive()
+        self._read()
+        return self.raw.ended and (self.heard_end or self.raw.aborted)
+
+    def _receive(self) -> None:
+        self._incoming.write(bytes(self.raw.taken))
+        self.raw.taken.clear()
+
+    def _send(self) -> None:
+        data, self._before = self._before + self._outgoing.read(), b""
+        if data and not self.raw.lost:
+            self.raw.feed(data)
+
+    def _read(self) -> None:
+        while self._secured and not self.heard_end:
+            try:
+                piece = self.ssl.read(65536)
+            except ssl.SSLWantReadError:
+                return
+            except ssl.SSLZeroReturnError:
+                piece = b""
+            self.heard_end = not piece
+            self._taken += piece

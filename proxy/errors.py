@@ -10,7 +10,7 @@ fault once, where they first appear (`upstream/connector.py`, `http1/parser.py`)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from http import HTTPStatus
 from pathlib import Path
@@ -207,6 +207,21 @@ TOTAL_TIMEOUT: Final = Fault(
     "All attempts together took longer than `timeouts.total`.",
     "Find out what the instances wait for; is the limit long enough for two attempts?",
 )  # fmt: skip
+TLS_FAILED: Final = Fault(
+    "tls_failed", "tls_protocol_error", 502, _U, "No TLS with the instance",
+    "The instance's TLS handshake failed: its certificate is not for the expected name, or not"
+    " signed by an authority that is trusted (`tls_certificate_error`), it sent an alert"
+    " (`tls_alert_received`), or it does not speak TLS on this port (`tls_protocol_error`).",
+    "The `detail` says why. `services.*.tls` has the authorities (`ca`), the expected name"
+    " (`server_name`) and the certificate that is shown (`cert`).",
+    repeat="connect",
+)  # fmt: skip
+TLS_TYPES: Final = {
+    error: replace(TLS_FAILED, error=error)
+    for error in ("tls_protocol_error", "tls_certificate_error", "tls_alert_received")
+}
+"""The same by the type that fits best, which answers and the log say. What is counted, and what is
+done about it, is the same for all."""
 LOOP: Final = Fault(
     "loop", "proxy_loop_detected", 502, _P, "The request came back to this proxy",
     "The request carries this proxy's own `Via` mark: some instance is, or leads to, the proxy.",
@@ -240,7 +255,7 @@ BODY_TOO_LARGE: Final = Fault(
     closes=True,
 )  # fmt: skip
 HANDSHAKE_FAILED: Final = Fault(
-    "handshake_failed", "tls_protocol_error", 400, _C, "No TLS with the client",
+    "handshake_failed", "http_request_error", 400, _C, "No TLS with the client",
     "A client's TLS handshake with a listener failed, or did not end within `timeouts.handshake`."
     " In logs and metrics only: there is nobody to answer.",
     "The `detail` says why. Old clients without TLS 1.2, scanners, and clients that do not trust"

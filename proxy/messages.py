@@ -32,6 +32,8 @@ class PoolNode(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Column of the shared in-flight board (`engine/load.py`); 0 = not counted across workers."""
     local: bool = False
     """Stands in the local file: its address may lead anywhere, which a registry's may not."""
+    server_name: str | None = None
+    """Name that the instance must prove under TLS; None: it is spoken to without."""
 
 
 class PoolSnapshot(msgspec.Struct, frozen=True):
@@ -103,6 +105,14 @@ class ListenerCertificates(msgspec.Struct, frozen=True, tag=True):
     """Up to 32 bytes; a session is resumed only where they are the same."""
 
 
+class UpstreamFiles(msgspec.Struct, frozen=True, tag=True):
+    """The files that `tls:` of services name, by their names; sent before `Pools` if there are any,
+    and again when one of them changes."""
+
+    generation: int
+    contents: dict[str, bytes]
+
+
 class Pools(msgspec.Struct, frozen=True, tag=True):
     """Changed pools, and services that are gone. `complete`: the first full set is now known."""
 
@@ -136,7 +146,16 @@ class ReopenAccessLog(msgspec.Struct, frozen=True, tag=True):
     """The file of the access log was moved away: go on in a new one."""
 
 
-ToWorker = Configure | ListenerCertificates | Pools | Accept | Drain | Collect | ReopenAccessLog
+ToWorker = (
+    Configure
+    | ListenerCertificates
+    | UpstreamFiles
+    | Pools
+    | Accept
+    | Drain
+    | Collect
+    | ReopenAccessLog
+)
 
 MAX_CERTIFICATES: Final = 32 * 1024 * 1024
 """Bytes of PEM of all listeners together: 6,000 certificates with their chains, and half of what

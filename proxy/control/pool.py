@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from proxy.control.slow_start import SCALE, SlowStart, scaled
 from proxy.membership import Instance
 from proxy.messages import PoolNode, PoolSnapshot, Status
+from proxy.settings.upstream_tls import UpstreamTls
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +103,11 @@ class Changes:
         return bool(self.pools or self.gone)
 
 
-def node_of(member: Member, local: bool, shares: Mapping[str, float] | None = None) -> PoolNode:
-    """`local`: as in `PoolNode`; `shares`: of those that have not their full weight yet, by key."""
+def node_of(
+    member: Member, local: bool, tls: UpstreamTls, shares: Mapping[str, float] | None = None
+) -> PoolNode:
+    """`local`: as in `PoolNode`; `tls`: of the service; `shares`: of those that have not their full
+    weight yet, by key."""
     instance = member.instance
     weight = instance.weight
     if shares:
@@ -117,4 +121,5 @@ def node_of(member: Member, local: bool, shares: Mapping[str, float] | None = No
         status=member.status,
         slot=member.slot,
         local=local,
+        server_name=tls.name_of(instance),
     )

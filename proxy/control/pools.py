@@ -292,6 +292,7 @@ class PoolRegistry:
         }
         members: list[Member] = []
         nodes: list[PoolNode] = []
+        tls = self.settings(pool.service).tls
         for instance in instances:
             old = known.pop(instance.id, None)
             if (
@@ -307,7 +308,7 @@ class PoolRegistry:
                 status, reason = judge(instance, found, self._refusal(pool, instance))
                 until = found.ejected[instance.key][1] if status == "ejected" else None
                 member = Member(instance, status, reason, slot, until)
-                node = node_of(member, pool.local)
+                node = node_of(member, pool.local, tls)
             members.append(member)
             nodes.append(node)
         for _, node in known.values():
@@ -315,7 +316,7 @@ class PoolRegistry:
         shares = self._newcomers(pool, members, now)
         if shares or pool.scaled:
             pool.scaled = bool(shares)
-            nodes = [node_of(member, pool.local, shares) for member in members]
+            nodes = [node_of(member, pool.local, tls, shares) for member in members]
         pool.source = instances
         pool.members = tuple(members)
         if before.generation and before.nodes == tuple(nodes):

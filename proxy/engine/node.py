@@ -30,6 +30,8 @@ class Node:
         "present",
         "probes",
         "reported",
+        "server_name",
+        "session",
         "slot",
         "status",
         "unreachable",
@@ -44,6 +46,10 @@ class Node:
         self.port = spec.port
         self.local = spec.local
         """Whether the instance stands in the local file, and may lead anywhere."""
+        self.server_name = spec.server_name
+        """Name that the instance must prove under TLS; None: it is spoken to without."""
+        self.session: tuple[object, object] | None = None
+        """Latest TLS session, and the context that it is for."""
         self.name: Name | None = None
         """Addresses known for the node, once it was dialled."""
         self.slot = spec.slot

@@ -122,6 +122,10 @@ class Pool:
             node.present = True
             node.weight = spec.weight
             node.local = spec.local
+            if node.server_name != spec.server_name:
+                node.server_name = spec.server_name
+                node.session = None
+                leaving.append(node)
             if node.status == "ejected" and spec.status == "ready":
                 self._begin_probation(node)
             elif node.on_probation and spec.status != "ready":

@@ -36,6 +36,7 @@ class Services:
         loop: asyncio.AbstractEventLoop,
         now: Callable[[], float],
         deadlines: Deadlines,
+        handshakes: Handshakes,
         hangups: Hangups,
         pools: Pools,
         connector: Connector,
@@ -49,7 +50,7 @@ class Services:
         """`now`: seconds of a monotonic clock; `new_exchange`: what a request becomes;
         `on_underscored` hears of the names of fields that were left out."""
         self.loop = loop
-        self.handshakes = Handshakes(loop.call_soon)
+        self.handshakes = handshakes
         self.now = now
         self.deadlines = deadlines
         self.hangups = hangups

@@ -43,6 +43,7 @@ from proxy.engine.routing import RouteTable
 from proxy.engine.services import Services
 from proxy.engine.telemetry import WorkerCounters
 from proxy.engine.tls.certificates import ServerCertificates
+from proxy.engine.tls.handshakes import Handshakes
 from proxy.engine.tls.server import new_connection
 from proxy.engine.upstream.connector import Connector
 from proxy.engine.upstream.unreachable import Unreachable
@@ -70,6 +71,7 @@ from proxy.messages import (
     ReopenAccessLog,
     Suspect,
     ToWorker,
+    UpstreamFiles,
     WorkerConfig,
 )
 from proxy.messages import Pools as PoolsMessage
@@ -132,12 +134,14 @@ class Worker:
         )
         self.names = Names(loop, resolver)
         deadlines = Deadlines(loop, now)
-        connector = Connector(loop, deadlines, self.connections.make_room, self.names)
+        handshakes = Handshakes(loop.call_soon)
+        connector = Connector(loop, deadlines, self.connections.make_room, self.names, handshakes)
         self.connections.connector = connector
         self.services = Services(
             loop,
             now,
             deadlines,
+            handshakes,
             Hangups(loop, poller),
             self.pools,
             connector,
@@ -199,6 +203,8 @@ class Worker:
             self._configure(message.config)
         elif isinstance(message, ListenerCertificates):
             self._take_certificates(message)
+        elif isinstance(message, UpstreamFiles):
+            self.services.connector.contexts.use(message.contents)
         elif isinstance(message, Accept):
             self.pools.names.complete = False
             self._accept()

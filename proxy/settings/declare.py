@@ -37,6 +37,8 @@ class Off:
 
     off: Mapping[str, object] = field(default_factory=dict)
     on: Mapping[str, object] = field(default_factory=dict)
+    words: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """Other words than `off`, and the fields that each sets."""
 
 
 @dataclass(frozen=True)
@@ -306,7 +308,10 @@ def _read(key: Key, node: object, place: Path, report: Report) -> Any:
         )
         raise _Unsound
     if key.off is not None and isinstance(node, Scalar) and node.literal and not node.empty:
-        report.complain(place, f"{shown(node)} is not a mapping; allowed: a mapping, or off")
+        if node.text in key.off.words:
+            return node.text
+        words = ", ".join(("a mapping", *key.off.words))
+        report.complain(place, f"{shown(node)} is not a mapping; allowed: {words}, or off")
         raise _Unsound
     if key.short is not None and isinstance(node, Scalar) and not node.empty:
         assert key.section is not None
@@ -410,6 +415,9 @@ def _value(key: Key, inherited: Any, value: Any) -> Any:
     if value is None:
         assert key.off is not None
         return msgspec.structs.replace(inherited, **key.off.off) if key.off.off else None
+    if isinstance(value, str):
+        assert key.off is not None
+        return msgspec.structs.replace(inherited, **key.off.words[value])
     built = build(key.section, value) if inherited is None else overlay(inherited, value)
     if key.off is not None and key.off.on:
         return msgspec.structs.replace(built, **key.off.on)

@@ -69,7 +69,7 @@ def default(name: str, key: Key) -> str:
     value = key.default
     if key.required or name == "routes":  # An empty list of routes is refused by a rule.
         return "required"
-    if name in ("workers", "services.*.lenient_answers"):
+    if name in ("workers", "services.*.lenient_answers", "services.*.tls"):
         return "`auto`"
     if value is None:
         return "`off`" if key.off is not None else "none"
@@ -175,6 +175,8 @@ def _value(key: Key) -> dict[str, Any]:
     others: list[Mapping[str, Any]] = []
     if key.off is not None or key.off_word:
         others.append(_OFF)
+    if key.off is not None and key.off.words:
+        others.append({"enum": list(key.off.words)})
     if key.short is not None and key.section is not None:
         others.append(_value(keys_of(key.section)[key.short.key]))
     if key.may_be_empty:

@@ -26,7 +26,7 @@ from proxy.settings.process import (
 from proxy.settings.read import shown
 from proxy.settings.registry import check_registry
 from proxy.settings.route import check_routes
-from proxy.settings.service import PoolSettings, inherit, steady
+from proxy.settings.service import PoolSettings, finished, inherit
 from proxy.settings.tree import Scalar
 
 MAX_FILE: Final = 1024 * 1024
@@ -101,7 +101,7 @@ def _settings(given: Given, directory: FilePath, report: Report) -> Settings:
         registry=check_registry(given.get("registry"), file.registry, directory, report),
         shutdown=file.shutdown,
         routes=file.routes,
-        defaults=steady(defaults),
-        services={name: steady(service) for name, service in services.items()},
+        defaults=finished(defaults, directory),
+        services={name: finished(service, directory) for name, service in services.items()},
         static=static_instances(own, report),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path as FilePath
 from typing import Annotated, Final
 
 import msgspec
@@ -27,6 +28,7 @@ from proxy.settings.read import (
     parse_switch,
 )
 from proxy.settings.route import METHOD, PATH, SET_HOST
+from proxy.settings.upstream_tls import UpstreamTls, checked_upstream_tls, resolved_upstream_tls
 
 RETRY_REASONS: Final = ("connect", "reset", "first_byte", "502", "503", "504")
 
@@ -269,6 +271,12 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain: Annotated[DrainSettings, "What becomes of tunnels when an instance leaves."] = (
         DrainSettings()
     )
+    tls: Annotated[
+        UpstreamTls,
+        Off(off={"mode": "off"}, on={"mode": "on"}, words={"auto": {"mode": "auto"}}),
+        "[TLS to instances](tls.md#to-instances): `auto`, to those whose `metadata.scheme` is"
+        " `https`, verified; a mapping, to all of them, whatever a registry says; `off`, to none.",
+    ] = UpstreamTls()
     lenient_answers: Annotated[
         bool | None,
         _LENIENCE,
@@ -334,6 +342,8 @@ def inherit(given: Given, service: str, inherited: PoolSettings, report: Report)
     check = given.get("health_check")
     if check is not None and settings.health_check is not None:
         _check_health_check(check, settings.health_check, report)
+    if isinstance(tls := given.get("tls"), Given):
+        checked_upstream_tls(settings.tls, tls, report)
     if settings.slow_start and given.get("slow_start") and service and is_keyed(settings):
         report.complain(
             given.at("slow_start"),
@@ -349,8 +359,10 @@ def is_keyed(settings: ServiceSettings) -> bool:
     return balancer.uses_key
 
 
-def steady(settings: PoolSettings) -> PoolSettings:
-    """The settings without an inherited slow start, where weights must not change."""
+def finished(settings: PoolSettings, directory: FilePath) -> PoolSettings:
+    """The settings with the names of their files resolved, and without an inherited slow start
+    where weights must not change."""
+    settings = msgspec.structs.replace(settings, tls=resolved_upstream_tls(settings.tls, directory))
     return msgspec.structs.replace(settings, slow_start=0.0) if is_keyed(settings) else settings
 
 

@@ -207,6 +207,17 @@ class SteppedLoop(asyncio.AbstractEventLoop):
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         self.failures.append(context)
 
+    def run_in_executor(
+        self, executor: object, function: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """At once: stepped time has no other thread."""
+        future = self.create_future()
+        try:
+            future.set_result(function(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
     async def create_connection(
         self,
         protocol_factory: Callable[[], asyncio.Protocol],

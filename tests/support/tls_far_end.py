@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from proxy.messages import CertificatePair
+from proxy.tls.contexts import ServerPolicy, server_context
 from tests.support.certificates import Authority
 from tests.support.loop_and_network import FakeTransport
 
@@ -28,6 +29,12 @@ def client_side() -> ssl.SSLContext:
     context = ssl.create_default_context(cadata=authority()[0].decode())
     context.check_hostname = False
     return context
+
+
+@cache
+def server_side() -> ssl.SSLContext:
+    """An instance's context, with the certificate of `authority`."""
+    return server_context([authority()[1]], ServerPolicy())
 
 
 class TlsFarEnd:
@@ -62,18 +69,25 @@ class TlsFarEnd:
     def shake(self, settle: Callable[[], None]) -> None:
         """The handshake, with nothing left to be said. Raises what OpenSSL does."""
         for _ in range(8):
-            self._receive()
-            try:
-                self.ssl.do_handshake()
-                self._secured = True
-            except ssl.SSLWantReadError:
-                pass
-            finally:
-                self._send()
-            settle()
             if self._secured:
                 break
+            self.step()
+            settle()
         self.raw.pauses.clear()
+
+    def step(self) -> bool:
+        """As much of the handshake as can be done with what is here. True if anything was."""
+        if self._secured or (self.ssl.server_side and not self.raw.taken):
+            return False
+        self._receive()
+        try:
+            self.ssl.do_handshake()
+            self._secured = True
+        except ssl.SSLWantReadError:
+            pass
+        finally:
+            self._send()
+        return True
 
     def encrypt(self, data: bytes) -> bytes:
         """What goes over the wire for it."""

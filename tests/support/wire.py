@@ -41,6 +41,7 @@ from proxy.messages import (
     PoolSnapshot,
     Suspect,
     ToWorker,
+    UpstreamFiles,
     WorkerConfig,
 )
 from proxy.messages import Pools as PoolsMessage
@@ -48,6 +49,7 @@ from proxy.settings.listener import ListenerSettings
 from proxy.settings.listener_tls import Certificate, ListenerTls
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import ServiceSettings
+from proxy.settings.upstream_tls import UpstreamTls
 from tests.support.loop_and_network import (
     Address,
     FakeTransport,
@@ -55,11 +57,12 @@ from tests.support.loop_and_network import (
     SteppedLoop,
     ToldResolver,
 )
-from tests.support.tls_far_end import TlsFarEnd, authority, client_side
+from tests.support.tls_far_end import TlsFarEnd, authority, client_side, server_side
 
 CLIENT: Address = ("192.0.2.7", 40000)
 PROXY: Address = ("192.0.2.1", 8080)
 TOKEN = "t0k3n"
+TO_INSTANCES = UpstreamTls(mode="on", ca="ca")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 OK_RELAYED = (
     b"HTTP/1.1 200 OK\r\nX-Request-ID: r1\r\nContent-Length: 2\r\nVia: 1.1 fairlead\r\n\r\nhi"
@@ -120,6 +123,12 @@ class Peer:
 
     def __repr__(self) -> str:
         return f"<Peer {self.name} {bytes(self.transport.taken[:60])!r}>"
+
+    @property
+    def raw(self) -> FakeTransport:
+        """The connection below TLS, if there is that."""
+        transport = self.transport
+        return transport.raw if isinstance(transport, TlsFarEnd) else transport
 
     def send(self, *pieces: bytes) -> None:
         """Each piece arrives as one read."""
@@ -235,8 +244,9 @@ class Wire:
         late_pause: bool = False,
         tls: bool = False,
     ) -> None:
-        """`tls`: clients speak it."""
+        """`tls`: clients and instances speak it."""
         self.tls = tls
+        self._far_ends: dict[FakeTransport, TlsFarEnd] = {}
         self.network = Network(late_pause=late_pause)
         self.loop = SteppedLoop(self.network)
         self.board = Board.create(2)
@@ -281,6 +291,8 @@ class Wire:
         allow: tuple[str, ...] = (),
     ) -> None:
         listener = listener or ListenerSettings()
+        if self.tls:
+            services = {name: replace(one, tls=TO_INSTANCES) for name, one in services.items()}
         if self.tls and listener.tls is None:
             files = Certificate(cert="c.pem", key="c.key")
             listener = replace(listener, tls=ListenerTls(certificates=(files,)))
@@ -288,6 +300,7 @@ class Wire:
             Configure(
                 WorkerConfig(
                     listeners=(listener,),
+                    defaults=ServiceSettings(tls=TO_INSTANCES if self.tls else UpstreamTls()),
                     routes=routes,
                     services=services,
                     via_token=TOKEN,
@@ -298,6 +311,8 @@ class Wire:
         )
         if listener.tls is not None:
             self.prove(authority()[1])
+        if self.tls:
+            self.worker.on_message(UpstreamFiles(generation=1, contents={"ca": authority()[0]}))
 
     def prove(self, *pairs: CertificatePair, **more: bytes) -> None:
         """Certificates for the listener."""
@@ -319,6 +334,7 @@ class Wire:
                 1,
                 status.get(name, "ready"),
                 ord(name[0]) - 96,
+                server_name="h" if self.tls else None,
             )
             for name in names
         )
@@ -337,7 +353,17 @@ class Wire:
         pool = self.worker.pools.get(service)
         generation = 1 if pool is None else pool.generation + 1
         nodes = tuple(
-            PoolNode(f"{one}@{one}:{port}", one, one, port, 1, "ready", slot, local)
+            PoolNode(
+                f"{one}@{one}:{port}",
+                one,
+                one,
+                port,
+                1,
+                "ready",
+                slot,
+                local,
+                "h" if self.tls else None,
+            )
             for slot, one in enumerate(addresses, 1)
         )
         self.worker.on_message(
@@ -349,7 +375,7 @@ class Wire:
         """The next connection that the proxy made to an address."""
         waiting = self.network.accepted.get((address, port))
         assert waiting, f"nobody connected to {address}; dialled: {self.network.dialled}"
-        return self.adopt(waiting.popleft(), address)
+        return self._adopt_instance(waiting.popleft(), address)
 
     @staticmethod
     def address(name: str) -> Address:
@@ -409,7 +435,12 @@ class Wire:
         """The next connection that the proxy made to an instance."""
         waiting = self.network.accepted.get(self.address(name))
         assert waiting, f"nobody connected to {name}; dialled: {self.network.dialled}"
-        return self.adopt(waiting.popleft(), name)
+        return self._adopt_instance(waiting.popleft(), name)
+
+    def _adopt_instance(self, transport: FakeTransport, name: str) -> Peer:
+        far_end = self._far_ends.pop(transport, None)
+        transport.pauses.clear()
+        return self.adopt(far_end or transport, name)
 
     def connected(self) -> Peer:
         """The next connection that the proxy made to any instance."""
@@ -418,7 +449,7 @@ class Wire:
     def expect_no_dial(self, name: str = "a") -> None:
         assert not self.network.accepted.get(self.address(name))
 
-    def adopt(self, transport: FakeTransport, name: str) -> Peer:
+    def adopt(self, transport: FakeTransport | TlsFarEnd, name: str) -> Peer:
         """The far end of a connection, under the wire's watch."""
         peer = Peer(self, transport, name)
         self.peers.append(peer)
@@ -426,8 +457,20 @@ class Wire:
 
     def settle(self) -> None:
         """Until nothing moves."""
-        while self.loop.run_ready() or self.network.deliver():
+        while self.loop.run_ready() or self.network.deliver() or self._shake_hands():
             pass
+
+    def _shake_hands(self) -> bool:
+        """Instances that speak TLS do so by themselves. True if any did anything."""
+        moved = False
+        for waiting in self.network.accepted.values() if self.tls else ():
+            for transport in waiting:
+                if transport not in self._far_ends:
+                    self._far_ends[transport] = TlsFarEnd(
+                        transport, server_side(), server_side=True
+                    )
+                moved = self._far_ends[transport].step() or moved
+        return moved
 
     def advance(self, seconds: float) -> None:
         self.loop.advance(seconds, self.settle)

@@ -35,6 +35,8 @@ PROMISED = {
     "first_byte_timeout": (504, "http_response_timeout"),
     "idle_timeout": (504, "http_response_timeout"),
     "total_timeout": (504, "http_response_timeout"),
+    "tls_failed": (502, "tls_protocol_error"),
+    "handshake_failed": (400, "http_request_error"),
     "bad_request": (400, "http_request_error"),
     "head_too_large": (431, "http_request_error"),
     "target_too_long": (414, "http_request_error"),

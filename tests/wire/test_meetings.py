@@ -45,7 +45,7 @@ def said_before_the_reset(wire: Wire, path: Path, said: bytes) -> int:
     assert isinstance(upstream, UpstreamConnection)
     (path / "said").write_bytes(said)
     descriptor = os.open(path / "said", os.O_RDONLY)
-    upstream._dup = SecondDescriptor(descriptor)
+    upstream._dup = SecondDescriptor(descriptor, None)
     return descriptor
 
 

@@ -326,8 +326,8 @@ def test_a_trial_that_hangs_while_it_is_dialled(make: Any, leaves: bool) -> None
         client.send(GET)
     assert wire.node("a").probes == wire.node("a").in_flight == 1
     for _ in clients:
-        if waiting := wire.network.accepted.get(wire.address("b")):
-            instance = wire.adopt(waiting.popleft(), "b")
+        if wire.network.accepted.get(wire.address("b")):
+            instance = wire.accepted("b")
             instance.expect(forwarded("GET /x"))
             instance.send(OK)
     served = [client for client in clients if client.take() == OK_RELAYED]

@@ -11,7 +11,7 @@ from proxy.engine.http1.body import CHUNKS
 from proxy.engine.http1.client import MAX_INTERIM
 from proxy.settings.service import Keepalive, ServiceSettings, Timeouts
 from tests.support.wire import OK, OK_RELAYED, Peer, Wire, forwarded, request
-from tests.wire.scenes import CHUNKED, answered, asked, reached
+from tests.wire.scenes import CHUNKED, answered, asked, reached, served
 
 TINY = b"1\r\nx\r\n"
 END = b"0\r\n\r\n"
@@ -53,13 +53,13 @@ def test_tiny_chunks_of_a_client_go_on_turn_by_turn(make: Any) -> None:
 def test_other_clients_are_served_in_between(make: Any) -> None:
     wire = make()
     client, a = uploading(wire)
-    client.transport.feed(TINY * MANY)
+    b = served(wire)
     other = wire.client()
+    client.transport.feed(TINY * MANY)
     client.transport.feed(TINY * MANY)  # Not read before the first ones are passed on.
     other.transport.feed(request("GET /other"))
     for _ in range(3):
         wire.loop.run_turn()
-    b = wire.accepted()
     b.expect(forwarded("GET /other"))
     b.transport.feed(OK)
     other.expect(OK_RELAYED)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+from collections.abc import Callable
 from typing import Final
 
 _LAST: Final = 16
@@ -19,17 +20,25 @@ _LAST: Final = 16
 class SecondDescriptor:
     """Owns another descriptor of a transport's socket."""
 
-    __slots__ = ("_fd",)
+    __slots__ = ("_decrypt", "_fd")
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, decrypt: Callable[[bytes], bytes] | None) -> None:
+        """`decrypt`: bytes of the socket → what was said in them, under TLS."""
         self._fd = fd
+        self._decrypt = decrypt
 
     def read(self, most: int) -> bytes:
         """Up to `most` bytes that came before the end of the connection; empty = that was all."""
-        try:
-            return os.read(self._fd, most)
-        except OSError:
-            return b""
+        while True:  # ≤ 64
+            try:
+                data = os.read(self._fd, most)
+            except OSError:
+                return b""
+            if not data or self._decrypt is None:
+                return data
+            said = self._decrypt(data)
+            if said:
+                return said
 
     def close(self) -> None:
         """Call before, or together with, closing the transport: the last of the two to be closed
@@ -52,4 +61,5 @@ def second_descriptor(transport: asyncio.Transport) -> SecondDescriptor | None:
         # The lowest one that was free: the last ones are for connections.
         os.close(fd)
         return None
-    return SecondDescriptor(fd)
+    tls = transport.get_extra_info("tls")
+    return SecondDescriptor(fd, None if tls is None else tls.decrypt_rest)

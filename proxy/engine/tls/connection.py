@@ -49,7 +49,7 @@ class Secured(Protocol):
 class TlsConnection(TlsTransport):
     """Owns the handshake, and what was received and not yet passed on."""
 
-    __slots__ = ("_ended", "_handshakes", "_queued", "_soon", "_waiter")
+    __slots__ = ("_ended", "_handshakes", "_queued", "_soon", "_waiter", "on_first")
 
     def __init__(
         self,
@@ -65,6 +65,8 @@ class TlsConnection(TlsTransport):
         self._soon = soon
         self._queued = False
         """The handshake waits for its turn among the others."""
+        self.on_first: Callable[[TlsConnection], None] | None = None
+        """Called when the peer has said something under TLS for the first time."""
         self._ended = False
         """The peer has said its last byte, and said so."""
 
@@ -218,6 +220,9 @@ class TlsConnection(TlsTransport):
         if self._outgoing.pending:
             self._answer_peer()
         if data:
+            if self.on_first is not None:
+                on_first, self.on_first = self.on_first, None
+                on_first(self)
             self._above.data_received(data)
         if self._ended:
             self._tell_end()
@@ -249,6 +254,15 @@ class TlsConnection(TlsTransport):
                 break
             pieces.append(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def decrypt_rest(self, data: bytes) -> bytes:
+        """Decrypt what the kernel still had of a connection that is gone; empty where it holds no
+        whole record, or none that is sound."""
+        self._incoming.write(data)
+        try:
+            return self._decrypt()
+        except ssl.SSLError:
+            return b""
 
     def _answer_peer(self) -> None:
         """Send what TLS itself has to say to what was received, such as a new key."""

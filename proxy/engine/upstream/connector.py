@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ssl
 from collections.abc import Callable
 from functools import partial
 from math import inf
@@ -19,6 +20,8 @@ from proxy.engine.http1.client import UpstreamConnection
 from proxy.engine.http1.keepalive import Upstreams
 from proxy.engine.node import Node
 from proxy.engine.streams import UpstreamStream
+from proxy.engine.tls.client import ClientContexts, ClientHandshake
+from proxy.engine.tls.handshakes import Handshakes
 from proxy.errors import (
     CLOSED_EARLY,
     CONNECT_REFUSED,
@@ -27,6 +30,7 @@ from proxy.errors import (
     DNS_FAILED,
     NO_DESCRIPTOR,
     NO_PORT,
+    TLS_FAILED,
     UNREACHABLE,
     Fault,
     Refused,
@@ -73,9 +77,13 @@ class Connector:
         deadlines: Deadlines,
         make_room: Callable[[], None],
         names: Names,
+        handshakes: Handshakes,
     ) -> None:
         """`make_room` is called before each connection: its chance to close something."""
         self._loop = loop
+        self._handshakes = handshakes
+        self.contexts = ClientContexts(loop)
+        """TLS contexts, by the policy of a service."""
         self._upstreams = Upstreams(deadlines, loop.call_soon)
         self._make_room = make_room
         self._names = names
@@ -191,13 +199,19 @@ class Connector:
         self, node: Node, settings: ServiceSettings, address: str
     ) -> UpstreamConnection:
         tries = round(ROOM_LIMIT / ROOM_STEP)
+        context = None
+        if node.server_name is not None:
+            context = await self.contexts.get(settings.tls)
         while True:  # ≤ 32
             self._make_room()
             connection = UpstreamConnection(node, settings, self._upstreams)
             try:
-                await self._loop.create_connection(
-                    partial(as_protocol, connection), address, node.port
-                )
+                if context is None:
+                    await self._loop.create_connection(
+                        partial(as_protocol, connection), address, node.port
+                    )
+                else:
+                    await self._secure(node, context, connection, address)
             except OSError as error:
                 if error.errno == errno.EADDRNOTAVAIL and not _has_source(address):
                     raise OSError(
@@ -214,6 +228,24 @@ class Connector:
             else:
                 return connection
             await asyncio.sleep(ROOM_STEP)
+
+    async def _secure(
+        self, node: Node, context: ssl.SSLContext, connection: UpstreamConnection, address: str
+    ) -> None:
+        """Connect, and let `connection` have what is said under TLS."""
+        try:
+            handshake = ClientHandshake(node, context, connection, self._handshakes, self._loop)
+        except ValueError as error:
+            detail = f"{node.server_name!r} is no name that could be asked for: {error}"
+            raise Refused(TLS_FAILED, detail) from None
+        try:
+            await self._loop.create_connection(
+                partial(as_protocol, handshake.tls), address, node.port
+            )
+            await handshake.done
+        except BaseException:
+            handshake.abandon()
+            raise
 
     @property
     def open(self) -> int:

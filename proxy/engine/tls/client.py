@@ -1,0 +1,138 @@
+"""TLS to instances: contexts, sessions, and the handshake of one connection."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from typing import Final
+
+from proxy.engine.http1.client import UpstreamConnection
+from proxy.engine.node import Node
+from proxy.engine.tls.connection import TlsConnection
+from proxy.engine.tls.handshakes import Handshakes
+from proxy.errors import CLOSED_EARLY, TLS_FAILED, TLS_TYPES, Refused
+from proxy.settings.upstream_tls import UpstreamTls
+from proxy.tls.contexts import client_context
+
+_POLICIES: Final = 1000
+"""Contexts that are kept: one for each different `tls:` of the file."""
+
+
+class ClientContexts:
+    """Owns the contexts for connections to instances, one for each policy."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._contents: Mapping[str, bytes] = {}  # ≤ 1 MiB per service
+        self._contexts: dict[UpstreamTls, ssl.SSLContext] = {}  # ≤ _POLICIES * 1024 * 1024
+
+    def use(self, contents: Mapping[str, bytes]) -> None:
+        """Read these in the place of files from now on; by name. Connections from before go on."""
+        self._contents = contents
+        self._contexts.clear()
+
+    async def get(self, tls: UpstreamTls) -> ssl.SSLContext:
+        """The context for a policy. `Refused` when there can be none."""
+        context = self._contexts.get(tls)
+        if context is None:
+            contents = self._contents
+            try:
+                # The system's authorities take 35 ms, in which nobody would be served.
+                context = await self._loop.run_in_executor(None, _make, tls, contents)
+            except (KeyError, OSError, ValueError) as error:
+                detail = f"its tls settings cannot be used: {error}"
+                raise Refused(TLS_FAILED, detail) from None
+            if contents is self._contents:
+                if len(self._contexts) >= _POLICIES:
+                    self._contexts.clear()
+                self._contexts[tls] = context
+        return context
+
+
+def _make(tls: UpstreamTls, contents: Mapping[str, bytes]) -> ssl.SSLContext:
+    context = client_context(
+        contents[tls.ca] if tls.ca else None,
+        contents[tls.cert] if tls.cert else b"",
+        contents[tls.key] if tls.cert else b"",
+        verify=tls.verify,
+        min_version=tls.min_version,
+    )
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class ClientHandshake:
+    """Owns a connection to an instance until its handshake is over."""
+
+    def __init__(
+        self,
+        node: Node,
+        context: ssl.SSLContext,
+        connection: UpstreamConnection,
+        handshakes: Handshakes,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._node = node
+        self._context = context
+        self._connection = connection
+        self._open = False
+        self.done: asyncio.Future[None] = loop.create_future()
+        """The handshake is; or `Refused`."""
+        self.tls = TlsConnection(self._wrap, self, handshakes, loop.call_soon)
+
+    def _wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
+        kept = self._node.session
+        session = kept[1] if kept is not None and kept[0] is self._context else None
+        return self._context.wrap_bio(
+            incoming,
+            outgoing,
+            False,
+            self._node.server_name,
+            session,  # type: ignore[arg-type]
+        )
+
+    def on_open(self, connection: TlsConnection) -> None:
+        """See `Secured`."""
+        self._open = True
+
+    def on_secured(self, connection: TlsConnection) -> None:
+        """See `Secured`."""
+        if self.done.done():  # Nobody waits for it any more.
+            connection.transport.abort()
+            return
+        connection.on_first = self._keep_session
+        connection.speak(self._connection)
+        self.done.set_result(None)
+
+    def _keep_session(self, connection: TlsConnection) -> None:
+        """Keep what the next handshake with the instance can resume. Not before it has said
+        something: a server of TLS 1.3 sends that behind the handshake."""
+        self._node.session = (self._context, connection.ssl.session)
+
+    def on_not_secured(self, connection: TlsConnection, error: Exception | None) -> None:
+        """See `Secured`."""
+        if not connection.transport.is_closing():
+            connection.transport.close()
+        self._node.session = None
+        if not self.done.done():
+            self.done.set_exception(_refusal(error))
+
+    def abandon(self) -> None:
+        """Close what nobody waits for any more."""
+        self._connection.disown()
+        if self._open and not self.tls.is_closing():
+            self.tls.abort()
+
+
+def _refusal(error: Exception | None) -> Refused:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Refused(
+            TLS_TYPES["tls_certificate_error"], f"its certificate: {error.verify_message}"
+        )
+    if isinstance(error, ssl.SSLError):
+        reason = str(error.reason or error)
+        kind = "tls_alert_received" if "ALERT" in reason else "tls_protocol_error"
+        said = reason.lower().replace("_", " ")
+        return Refused(TLS_TYPES[kind], f"no TLS: {said}")
+    return Refused(CLOSED_EARLY, "it closed the connection in the TLS handshake")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -71,11 +72,28 @@ def check(file: str) -> None:
     """Check the configuration and print everything that is wrong with it."""
     # Here the complaints are what was asked for, so they are output and not errors.
     settings = _load(file, complaints_are_output=True)
+    _check_certificates(file, settings)
     click.echo(
         f"{file}: good: {count(len(settings.listeners), 'listener')},"
         f" {count(len(settings.routes), 'route')},"
         f" {count(len(settings.services), 'service')} by name"
     )
+
+
+def _check_certificates(file: str, settings: Settings) -> None:
+    """Say what is wrong with certificates; the exit code is 2 then. Warnings are errors' output."""
+    if not any(listener.tls for listener in settings.listeners):
+        return
+    from proxy.control.certificate_files import remarks
+    from proxy.settings.load import located
+
+    found = list(remarks(settings, time.time()))
+    for only_warns in (True, False):
+        some = [(one.place, one.message) for one in found if one.only_warns is only_warns]
+        for line in located(Path(file), os.environ, some):
+            click.echo(f"warning: {line}" if only_warns else line, err=only_warns)
+    if any(not one.only_warns for one in found):
+        raise SystemExit(2)
 
 
 @main.command()

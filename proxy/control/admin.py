@@ -97,6 +97,7 @@ class Admin:
                 "/api/v1/routes": {"GET": self._routes},
                 "/api/v1/registry": {"GET": self._registry},
                 "/api/v1/workers": {"GET": self._workers},
+                "/api/v1/certificates": {"GET": self._certificates},
                 "/api/v1/explain": {"GET": self._explain},
                 "/api/v1/events": {"GET": self._events},
                 "/api/v1/registrations": {"GET": self._registrations},
@@ -229,6 +230,7 @@ class Admin:
                 workers=len(lives),
                 applies={worker.index: worker.applies for worker in supervisor.workers},
                 log_dropped=log_setup.lost(),
+                certificates=supervisor.certificates.samples(),
                 admin_connections=len(self._door.guests),
                 admin_closed=self._door.closed,
                 processes={
@@ -341,6 +343,10 @@ class Admin:
         supervisor = self._supervisor
         await self._totals.get()
         return _json(status.workers(supervisor.workers, time.monotonic()))
+
+    async def _certificates(self, request: web.BaseRequest) -> web.Response:
+        supervisor = self._supervisor
+        return _json(status.certificates(supervisor.certificates.listeners, supervisor.workers))
 
     async def _explain(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor

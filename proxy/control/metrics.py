@@ -69,6 +69,8 @@ class Scrape:
     """To the admin server, open now."""
     admin_closed: Mapping[str, int] = field(default_factory=dict)
     """Reason → connections that the admin server closed early."""
+    certificates: Iterable[tuple[str, Mapping[str, str], float]] = ()
+    """Samples of certificates: name, labels, value."""
     processes: Mapping[str, int] = field(default_factory=dict)
     """Process ids of the control process and of the workers that run, by name."""
 
@@ -95,6 +97,9 @@ class Page:
         for service in scrape.totals.services:
             _write_traffic(families, service, scrape.totals.service(service))
             yield
+        for name, labels, value in scrape.certificates:
+            shown = ",".join(f"{label}={_quoted(text)}" for label, text in labels.items())
+            families[name].append(f"{name}{{{shown}}} {value}\n")
         for name, pid in scrape.processes.items():
             _add_process(self._processes, name, pid)
             yield
@@ -255,10 +260,13 @@ _MANY = {
         "counter",
         "Answers the proxy made itself or had to cut off, by fault and its RFC 9209 error type.",
     ),
-    "fairlead_retries_total": (
+    "fairlead_retries_total": ("counter", "Attempts beyond the first, by reason."),
+    "fairlead_certificate_expiry_timestamp_seconds": ("gauge", "When a certificate expires."),
+    "fairlead_certificate_loads_total": (
         "counter",
-        "Attempts beyond the first, by reason.",
+        "Pairs of certificate and key that were loaded, failed, or were refused by a worker.",
     ),
+    "fairlead_tls_generation": ("gauge", "How often a listener's certificates, or keys, changed."),
 }
 """Families with samples of each service or instance: name → type and help."""
 

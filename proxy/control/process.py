@@ -27,6 +27,7 @@ import uvloop
 
 from proxy import catalog
 from proxy import log as log_setup
+from proxy.control.certificates import CertificateError, Certificates
 from proxy.control.events import Events
 from proxy.control.launch import ProcessLaunch, module_command
 from proxy.control.pools import PoolRegistry
@@ -117,6 +118,7 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
     the exit code; StartError when it cannot start."""
     with ExitStack() as opened:
         await _check_access_log(settings)
+        certificates = await _read_certificates(settings)
         listening = _open_listeners(settings, opened)
         admin_socket = _open_admin(settings, opened)
         admin_port = admin_socket.getsockname()[1]
@@ -151,6 +153,7 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
             ),
             events=events,
             destinations=destinations,
+            certificates=certificates,
         )
         admin: Admin | None = None
         try:
@@ -280,6 +283,15 @@ async def _check_access_log(settings: Settings) -> None:
         raise StartError(f"access_log: {path} has not opened in {OPEN_LIMIT:g} s") from None
     except OSError as error:
         raise StartError(f"access_log: cannot open {path}: {error.strerror or error}") from error
+
+
+async def _read_certificates(settings: Settings) -> Certificates:
+    certificates = Certificates(settings)
+    try:
+        await certificates.start()
+    except CertificateError as error:
+        raise StartError(str(error)) from None
+    return certificates
 
 
 def _open_listeners(settings: Settings, opened: ExitStack) -> list[Listening]:

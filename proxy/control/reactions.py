@@ -42,6 +42,13 @@ REACTIONS: Mapping[str, Reaction] = {
     "breaker_opened": Reaction(event="breaker_opened"),
     "breaker_closed": Reaction(event="breaker_closed"),
     "worker_died": Reaction(event="worker_died"),
+    "certificates_changed": Reaction("info", "certificates_changed", "certificates_changed"),
+    "certificate_unusable": Reaction("warning", "certificate_unusable", "certificate_unusable"),
+    "certificate_usable": Reaction("info", "certificate_usable", "certificate_usable"),
+    "certificate_expires_soon": Reaction(
+        "warning", "certificate_expires_soon", "certificate_expires_soon"
+    ),
+    "certificate_expired": Reaction("error", "certificate_expired", "certificate_expired"),
 }
 
 OF_CHANGES = ("panic_began", "panic_ended", "fallback_began", "fallback_ended", "gone")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
+from proxy.control.certificate_files import Item
+from proxy.control.certificates import ListenerFiles, State
 from proxy.control.pool import Member, Pool
 from proxy.control.slow_start import SCALE
 from proxy.control.statistics import NodeTotal, Reported, Totals
@@ -16,6 +19,7 @@ from proxy.settings.file import Settings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import ServiceSettings
 from proxy.statuses import InvalidRecord, OddRecord, RegistryStatus
+from proxy.tls.certificates import CertificateFacts
 
 Inflight = Callable[[int], int]
 """Requests in flight in all workers, by board column."""
@@ -212,6 +216,55 @@ def worker(one: WorkerSlot, now: float) -> dict[str, Any]:
         "tunnels": stats.tunnels,
         "requests": sum(sum(counted.requests.values()) for counted in stats.services.values()),
     }
+
+
+def certificates(
+    listeners: Iterable[ListenerFiles], workers: Iterable[WorkerSlot]
+) -> dict[str, Any]:
+    """`GET /api/v1/certificates`. `workers`: generation that each has in effect."""
+    lives = {one.index: one.current for one in workers if one.current is not None}
+    return {
+        "listeners": [
+            {
+                "listener": one.name,
+                "generation": 0 if one.message is None else one.message.generation,
+                "workers": {
+                    str(index): told.generation
+                    for index, life in lives.items()
+                    if (told := life.certificates.get(one.name)) is not None and not told.error
+                },
+                "certificates": [
+                    _certificate(item, state)
+                    for item, state in one.states.items()
+                    if item.kind == "pair"
+                ],
+                "problems": [
+                    {"file": item.files[0], "problem": state.problem}
+                    for item, state in one.states.items()
+                    if state.problem
+                ],
+            }
+            for one in listeners
+        ]
+    }
+
+
+def _certificate(item: Item, state: State) -> dict[str, Any]:
+    """One pair, as it is in use; null = it never could be used. `problem`: with its files now."""
+    facts = state.content if isinstance(state.content, CertificateFacts) else None
+    shown = ("names", "kind", "subject", "fingerprint")
+    return {
+        "file": item.files[0],
+        "key": item.files[1],
+        **{name: getattr(facts, name, None) for name in shown},
+        "not_before": None if facts is None else _date(facts.not_before),
+        "not_after": None if facts is None else _date(facts.not_after),
+        "problem": state.problem,
+    }
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 def readiness(missing: list[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@
     workers ─▶ Suspect ─▶ Outliers ─▶ PoolRegistry.eject ─┼─▶ WorkerProcess.update ─▶ channel
     operator ─▶ PoolRegistry.drain ─┤
     time ─▶ PoolRegistry.step ─┘
+    files ─▶ Certificates ─▶ WorkerProcess.certify ─▶ channel
 
 The loss of anything below it is survived: a worker that dies is replaced, a provider that
 fails is built anew, and the pools stay as they were.
@@ -21,6 +22,7 @@ from typing import Any
 
 import structlog
 
+from proxy.control.certificates import Certificates
 from proxy.control.checks import Checks
 from proxy.control.collector import Collector
 from proxy.control.events import Events
@@ -36,7 +38,15 @@ from proxy.destinations import Destinations
 from proxy.engine.load import Board
 from proxy.log import Novelties
 from proxy.membership import Membership
-from proxy.messages import FIELDS_NAMED, LONGEST_FIELD_NAMED, FieldDropped, Suspect, WorkerConfig
+from proxy.messages import (
+    FIELDS_NAMED,
+    LONGEST_FIELD_NAMED,
+    CertificatesApplied,
+    FieldDropped,
+    ListenerCertificates,
+    Suspect,
+    WorkerConfig,
+)
 from proxy.registry.base import Provider
 from proxy.settings.file import Settings
 from proxy.statuses import RegistryStatus
@@ -76,9 +86,11 @@ class Supervisor:
         events: Events | None = None,
         rng: Random | None = None,
         destinations: Destinations | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
         """`provider` builds a provider; called by `start` and after a provider failed.
-        `destinations`: where checks of the registry's instances may not lead."""
+        `destinations`: where checks of the registry's instances may not lead. `certificates`:
+        started already."""
         rng = rng or Random()
         self.settings = settings
         self.config = config
@@ -96,6 +108,7 @@ class Supervisor:
             destinations or Destinations(),
             rng,
         )
+        self.certificates = certificates or Certificates(settings)
         self.stopping = False
         self.started_at = time.monotonic()
         self.workers = [
@@ -103,7 +116,7 @@ class Supervisor:
                 index,
                 launch,
                 pools,
-                config=lambda: self.config,
+                config=lambda: (self.config, self.certificates.messages),
                 accept_anyway=lambda: self._waited and not pools.complete,
                 on_change=self._on_worker_change,
                 on_notice=self._on_notice,
@@ -144,6 +157,7 @@ class Supervisor:
             self._own(self._pace(), "pace"),
             self._own(self.checks.run(), "checks"),
             self._own(self._accept_in_time(), "first set"),
+            self._own(self.certificates.run(self._certify, self._reactions.tell), "certificates"),
         ]
         self.checks.follow(self.pools.by_service)
 
@@ -279,6 +293,10 @@ class Supervisor:
         for process in self._running():
             process.reopen_access_log()
 
+    def _certify(self, message: ListenerCertificates) -> None:
+        for process in self._running():
+            process.certify(message)
+
     async def _accept_in_time(self) -> None:
         await asyncio.sleep(ACCEPT_ANYWAY)
         if self.pools.complete:
@@ -306,6 +324,8 @@ class Supervisor:
             self.outliers.suspect(notice)
         elif isinstance(notice, FieldDropped):
             self._on_field_dropped(notice.name)
+        elif isinstance(notice, CertificatesApplied):
+            self.certificates.refused(notice.listener)
         elif notice.state != "trying":
             what = "breaker_opened" if notice.state == "open" else "breaker_closed"
             self._reactions.tell(what, service=notice.service, worker=notice.worker)

@@ -4,11 +4,13 @@
     worker                      control process
       Hello(pid)          ─▶
                           ◀─    Configure(config)
+                          ◀─    ListenerCertificates …     of each TLS listener, and changes
                           ◀─    Pools(1, snapshots, complete?) …
       Applied(1)          ─▶
       Accepting           ─▶                             once a complete set, or Accept, came
                           ◀─    Pools(2, changed, removed) …
       WorkerStats(0)      ─▶                             each second: also the sign of life
+      CertificatesApplied ─▶                             they are in effect, or cannot be used
       Suspect(instance)   ─▶                             it fails in live traffic
       BreakerTurned       ─▶                             a circuit breaker opened or closed
       FieldDropped        ─▶                             a client's field was left out
@@ -28,7 +30,7 @@ from __future__ import annotations
 import asyncio
 import time
 from asyncio.subprocess import Process
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import structlog
@@ -41,12 +43,14 @@ from proxy.messages import (
     Accepting,
     Applied,
     BreakerTurned,
+    CertificatesApplied,
     Collect,
     Configure,
     Drain,
     FieldDropped,
     FromWorker,
     Hello,
+    ListenerCertificates,
     Pools,
     PoolSnapshot,
     ReopenAccessLog,
@@ -57,8 +61,11 @@ from proxy.messages import (
 
 log = structlog.get_logger()
 
-Notice = Suspect | BreakerTurned | FieldDropped
-"""A worker's message that concerns more than itself."""
+Notice = Suspect | BreakerTurned | FieldDropped | CertificatesApplied
+"""A worker's message that concerns more than itself; of the last kind, only what it refused."""
+
+Beginning = tuple[WorkerConfig, Sequence[ListenerCertificates]]
+"""The part of a dialogue that comes before the pools."""
 
 SILENT_WARNING = 5
 """Seconds of silence after which operators are told: its clients have been waiting for as long."""
@@ -86,7 +93,7 @@ class WorkerProcess:
         process: Process,
         pools: PoolRegistry,
         applies: Applies,
-        config: Callable[[], WorkerConfig],
+        config: Callable[[], Beginning],
         accept_anyway: Callable[[], bool],
         on_change: Callable[[], None],
         on_notice: Callable[[Notice], None],
@@ -109,6 +116,8 @@ class WorkerProcess:
         """Number of the last `Collect` it answered."""
         self.silent_ticks = 0
         """Seconds since it said anything."""
+        self.certificates: dict[str, CertificatesApplied] = {}
+        """By listener, the last it said of its certificates."""
         self._pools = pools
         self._config = config
         self._accept_anyway = accept_anyway
@@ -199,6 +208,11 @@ class WorkerProcess:
         if self._greeted:
             self.channel.send(ReopenAccessLog())
 
+    def certify(self, certificates: ListenerCertificates) -> None:
+        """Serve with these from here on. One that has not said hello will be told then."""
+        if self._greeted:
+            self.channel.send(certificates)
+
     def collect(self, number: int) -> bool:
         """Ask for statistics; False if it cannot answer yet."""
         if not self._greeted or self.channel.closed:
@@ -239,7 +253,9 @@ class WorkerProcess:
         match message:
             case Hello():
                 self._greeted = True
-                self.channel.send(Configure(self._config()))
+                config, certificates = self._config()
+                for first in (Configure(config), *certificates):
+                    self.channel.send(first)
                 self._dirty = dict.fromkeys(self._pools.by_service)
                 self._send_pools()
                 if self._accept_anyway():
@@ -259,6 +275,17 @@ class WorkerProcess:
                 if message.more:
                     return
                 self.answered = max(self.answered, message.number)
+            case CertificatesApplied(listener, generation, error):
+                self.certificates[listener] = message
+                if error:
+                    log.error(
+                        "certificates_refused",
+                        worker=self.index,
+                        listener=listener,
+                        generation=generation,
+                        error=error,
+                    )
+                    self._on_notice(message)
             case Suspect() | BreakerTurned() | FieldDropped():
                 self._on_notice(message)
                 return

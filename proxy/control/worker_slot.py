@@ -12,8 +12,7 @@ import structlog
 from proxy.control.launch import Launch, describe_exit
 from proxy.control.pools import PoolRegistry
 from proxy.control.statistics import Applies
-from proxy.control.worker_process import SILENT_WARNING, Notice, WorkerProcess
-from proxy.messages import WorkerConfig
+from proxy.control.worker_process import SILENT_WARNING, Beginning, Notice, WorkerProcess
 
 log = structlog.get_logger()
 
@@ -49,7 +48,7 @@ class WorkerSlot:
         index: int,
         launch: Launch,
         pools: PoolRegistry,
-        config: Callable[[], WorkerConfig],
+        config: Callable[[], Beginning],
         accept_anyway: Callable[[], bool],
         on_change: Callable[[], None],
         on_notice: Callable[[Notice], None],

@@ -9,7 +9,7 @@ and the commands read files; workers get their part ready-made over the channel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path as FilePath
 from typing import Final
 
@@ -27,11 +27,14 @@ from proxy.settings.read import shown
 from proxy.settings.registry import check_registry
 from proxy.settings.route import check_routes
 from proxy.settings.service import PoolSettings, finished, inherit
-from proxy.settings.tree import Scalar
+from proxy.settings.tree import Path, Scalar
 
 MAX_FILE: Final = 1024 * 1024
 """Bytes; room for 15,000 static instances. PyYAML needs a second for that much, and some ten
 without libyaml; nobody waits longer for a start."""
+
+Remarks = Iterable[tuple[Path, str]]
+"""Places and what is to be said of them."""
 
 
 def load(path: FilePath, environ: Mapping[str, str]) -> Settings:
@@ -56,6 +59,15 @@ def load(path: FilePath, environ: Mapping[str, str]) -> Settings:
         message = f"not text: the byte 0x{content[error.start]:02x} is not UTF-8; allowed: UTF-8"
         raise ConfigError([Complaint(name, line, "", message)]) from None
     return parse(text, name, environ)
+
+
+def located(path: FilePath, environ: Mapping[str, str], remarks: Remarks) -> list[str]:
+    """Remarks about places of a file that was loaded, each in its line."""
+    document = yaml_lines.read(files.read(str(path), MAX_FILE).decode("utf-8-sig"), environ)
+    report = Report(str(path), document)
+    for place, message in remarks:
+        report.complain(place, message)
+    return [str(complaint) for complaint in report.error().complaints]
 
 
 def parse(text: str, file_name: str, environ: Mapping[str, str]) -> Settings:

@@ -176,6 +176,8 @@ def test_every_owner_says_what_it_owns() -> None:
         "proxy.register.lease:LeaseLife",
         "proxy.register.entry:Entry",
         "proxy.control.ejections:Ejections",
+        "proxy.control.certificates:Certificates",
+        "proxy.control.certificates:ListenerFiles",
         "proxy.control.events:Events",
         "proxy.control.slow_start:SlowStart",
         "proxy.health.monitor:Monitor",

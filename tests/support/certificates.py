@@ -40,8 +40,8 @@ class Made(NamedTuple):
 @cache
 def private_key(kind: str, number: int) -> Any:
     """A key; the same one for the same number, since RSA ones take a while."""
-    if kind == "rsa":
-        return rsa.generate_private_key(65537, 2048)
+    if kind in ("rsa", "rsa1024"):
+        return rsa.generate_private_key(65537, 2048 if kind == "rsa" else 1024)
     if kind == "dsa":
         return dsa.generate_private_key(2048)
     if kind == "ed25519":

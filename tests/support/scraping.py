@@ -75,6 +75,15 @@ def scrape(pools: PoolRegistry, totals: Totals, **more: Any) -> str:
         "workers": 2,
         "admin_closed": {"slow_head": 1},
         "processes": {"control": os.getpid()},
+        "certificates": [
+            ("fairlead_tls_generation", {"listener": "https"}, 1),
+            ("fairlead_certificate_loads_total", {"listener": "https", "result": "loaded"}, 2),
+            (
+                "fairlead_certificate_expiry_timestamp_seconds",
+                {"listener": "https", "certificate": "a.example"},
+                1.79e9,
+            ),
+        ],
     }
     page = Page(Scrape(**{**given, **more}))
     for _ in page.steps():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
 from typing import cast
@@ -16,9 +16,21 @@ from proxy.channel import Channel
 from proxy.control.pools import PoolRegistry
 from proxy.control.slots import Slots
 from proxy.control.statistics import Applies
-from proxy.control.worker_process import MESSAGE, SERVICE_SIZE, WorkerProcess
+from proxy.control.worker_process import MESSAGE, SERVICE_SIZE, Notice, WorkerProcess
 from proxy.membership import Instance, Membership
-from proxy.messages import Applied, Hello, Pools, PoolSnapshot, ToWorker, WorkerConfig
+from proxy.messages import (
+    Applied,
+    CertificatesApplied,
+    Configure,
+    Hello,
+    ListenerCertificates,
+    Pools,
+    PoolSnapshot,
+    ToWorker,
+    WorkerConfig,
+)
+
+SENT = ListenerCertificates("https", 1, ())
 
 
 class NoProcess:
@@ -38,6 +50,8 @@ class Receiver:
         self.complete = False
         self.revision = 0
         self.came = asyncio.Event()
+        self.before: list[ToWorker] = []
+        """What came in front of the first pools, and is no pools."""
         self.channel: Channel[ToWorker] = Channel(ToWorker, self.on_message, lambda error: None)
 
     def on_message(self, message: ToWorker) -> None:
@@ -45,6 +59,8 @@ class Receiver:
             self.waiting.append(message)
             assert len(self.waiting) == 1, "one at a time"
             self.came.set()
+        elif not self.came.is_set():
+            self.before.append(message)
 
     def apply(self) -> None:
         message = self.waiting.pop()
@@ -62,7 +78,9 @@ class Receiver:
 
 @asynccontextmanager
 async def joined(
-    book: PoolRegistry, applies: Applies
+    book: PoolRegistry,
+    applies: Applies,
+    on_notice: Callable[[Notice], None] = lambda notice: None,
 ) -> AsyncIterator[tuple[WorkerProcess, Receiver]]:
     ours, theirs = socket.socketpair()
     life = WorkerProcess(
@@ -70,10 +88,10 @@ async def joined(
         cast(Process, NoProcess()),
         book,
         applies,
-        config=WorkerConfig,
+        config=lambda: (WorkerConfig(), (SENT,)),
         accept_anyway=lambda: False,
         on_change=lambda: None,
-        on_notice=lambda notice: None,
+        on_notice=on_notice,
     )
     receiver = Receiver()
     await life.channel.open(ours)
@@ -108,6 +126,27 @@ async def settled(life: WorkerProcess, receiver: Receiver, book: PoolRegistry) -
             await asyncio.sleep(0)
     assert receiver.pools == {name: pool.snapshot for name, pool in book.by_service.items()}
     assert receiver.complete
+
+
+async def test_certificates_come_between_the_configuration_and_the_pools() -> None:
+    book = book_of({"s": instances("s", 1)})
+    async with joined(book, Applies()) as (life, receiver):
+        await receiver.came.wait()
+        assert receiver.before == [Configure(WorkerConfig()), SENT]
+        await settled(life, receiver, book)
+
+
+async def test_certificates_that_a_worker_refuses_are_noticed() -> None:
+    book = book_of({})
+    notices: asyncio.Queue[Notice] = asyncio.Queue()
+    async with joined(book, Applies(), notices.put_nowait) as (life, receiver):
+        await settled(life, receiver, book)
+        good, bad = CertificatesApplied("https", 1), CertificatesApplied("https", 2, "too bad")
+        for told in (good, bad):
+            receiver.channel.send(told)
+        assert await asyncio.wait_for(notices.get(), 10) == bad
+        assert life.certificates == {"https": bad}
+        assert notices.empty()
 
 
 async def test_many_instances_come_in_small_messages() -> None:

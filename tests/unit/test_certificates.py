@@ -1,0 +1,488 @@
+"""Files of certificates and what becomes of them, in stepped time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from proxy.control import status
+from proxy.control.certificate_files import Look, remarks
+from proxy.control.certificates import (
+    HOUR,
+    NEW_SECRET,
+    PATIENCE,
+    PAUSE,
+    CertificateError,
+    Certificates,
+    ticket_keys,
+)
+from proxy.messages import MAX_CERTIFICATES, ListenerCertificates
+from proxy.settings.file import Settings
+from proxy.settings.listener import ListenerSettings
+from proxy.settings.listener_tls import Certificate, ListenerTls
+from proxy.settings.load import load, located
+from proxy.tls.certificates import CertificateFacts
+from tests.support.certificates import DAY, LONG_AGO, NOW, Authority, Made
+
+AUTHORITY = Authority()
+A = AUTHORITY.issue("a.example")
+B = AUTHORITY.issue("b.example", number=1)
+RENEWED = AUTHORITY.issue("a.example", number=2)
+
+
+def put(file: Path, content: bytes) -> None:
+    """As those do who know how: a new file takes the place of the old one."""
+    new = file.with_name(f".{file.name}")
+    new.write_bytes(content)
+    new.rename(file)
+
+
+def put_pair(directory: Path, name: str, made: Made) -> None:
+    put(directory / f"{name}.key", made.key)
+    put(directory / f"{name}.pem", made.cert)
+
+
+class Stage:
+    """A proxy's TLS listeners, and the clock."""
+
+    def __init__(self, *tls: ListenerTls, now: float = NOW) -> None:
+        names = ("https", "other")[: len(tls)]
+        self.settings = Settings(
+            listeners=(
+                ListenerSettings(name="web"),
+                *(ListenerSettings(name=n, tls=t) for n, t in zip(names, tls, strict=True)),
+            )
+        )
+        self.certificates = Certificates(self.settings)
+        self.now = now
+        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.certificates.begin(self.looks(), now)
+
+    def looks(self) -> list[Look]:
+        return [one.looking()() for one in self.certificates.listeners]
+
+    def look(self, after: float = PAUSE) -> list[ListenerCertificates]:
+        self.now += after
+        messages, happened = self.certificates.step(self.looks(), self.now)
+        self.told += happened
+        return messages
+
+    def what(self) -> list[str]:
+        """Everything that was told since the last call."""
+        told, self.told = self.told, []
+        return [what for what, _ in told]
+
+    @property
+    def message(self) -> ListenerCertificates:
+        return self.certificates.messages[0]
+
+    def names(self) -> list[str]:
+        return [name for pair in self.message.pairs for name in pair.names]
+
+
+def pair_of(directory: Path, name: str) -> Certificate:
+    return Certificate(cert=f"{directory / name}.pem", key=f"{directory / name}.key")
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> ListenerTls:
+    """A pair, and a directory with another one."""
+    certs = tmp_path / "certs"
+    certs.mkdir()
+    put_pair(tmp_path, "a", A)
+    put_pair(certs, "b", B)
+    return ListenerTls(
+        certificates=(pair_of(tmp_path, "a"), Certificate(directory=str(certs))),
+    )
+
+
+# ------------------------------------------------------------------------------- renewal
+
+
+def test_files_become_the_first_generation(tls: ListenerTls) -> None:
+    stage = Stage(tls)
+    message = stage.message
+    assert (message.listener, message.generation, message.client_ca) == ("https", 1, b"")
+    assert [(pair.cert, pair.key) for pair in message.pairs] == [(A.cert, A.key), (B.cert, B.key)]
+    assert stage.names() == ["a.example", "b.example"]
+    assert (len(message.ticket_keys), len(message.session_context)) == (80, 32)
+
+
+def test_files_that_stay_as_they_are_send_nothing(tls: ListenerTls, tmp_path: Path) -> None:
+    stage = Stage(tls)
+    os.utime(tmp_path / "a.pem")
+    assert [stage.look() for _ in range(3)] == [[], [], []]
+    assert stage.what() == []
+    assert stage.certificates.listeners[0].loads == {"loaded": 3}  # It was touched.
+
+
+def test_a_renewed_pair_is_a_new_generation(tls: ListenerTls, tmp_path: Path) -> None:
+    stage = Stage(tls)
+    put_pair(tmp_path, "a", RENEWED)
+    [message] = stage.look()
+    assert (message.generation, message.pairs[0].cert) == (2, RENEWED.cert)
+    assert message.ticket_keys == stage.certificates.messages[0].ticket_keys
+    assert stage.told == [
+        ("certificates_changed", {"listener": "https", "generation": 2, "certificates": 2})
+    ]
+
+
+def test_a_pair_of_which_half_is_renewed_keeps_its_old_value(
+    tls: ListenerTls, tmp_path: Path
+) -> None:
+    stage = Stage(tls)
+    put(tmp_path / "a.pem", RENEWED.cert)
+    assert [stage.look() for _ in range(PATIENCE)] == [[]] * PATIENCE
+    assert stage.message.pairs[0].cert == A.cert
+    put(tmp_path / "a.key", RENEWED.key)
+    assert len(stage.look()) == 1
+    assert stage.what() == ["certificates_changed"]
+
+
+def test_a_pair_that_stays_unusable_is_told_of_each_hour(tls: ListenerTls, tmp_path: Path) -> None:
+    stage = Stage(tls)
+    (tmp_path / "a.key").unlink()
+    for _ in range(PATIENCE):
+        stage.look()
+    assert stage.what() == []
+    stage.look()
+    fields = {
+        "listener": "https",
+        "file": str(tmp_path / "a.pem"),
+        "problem": "key cannot be read (No such file or directory)",
+    }
+    assert stage.told == [("certificate_unusable", fields)]
+    assert stage.look(HOUR - 1) == []
+    assert stage.what() == ["certificate_unusable"]
+    stage.look(1)
+    assert stage.what() == ["certificate_unusable"]
+    put(tmp_path / "a.key", A.key)
+    assert stage.look() == []
+    assert stage.what() == ["certificate_usable"]
+    assert stage.certificates.listeners[0].states.values()
+    assert not any(state.problem for state in stage.certificates.listeners[0].states.values())
+
+
+def test_a_link_that_is_swapped_is_noticed(tmp_path: Path) -> None:
+    """As Kubernetes does it: the files are links through `..data`, which is renamed."""
+    for name, made in (("one", A), ("two", RENEWED)):
+        (tmp_path / name).mkdir()
+        put_pair(tmp_path / name, "tls", made)
+    (tmp_path / "..data").symlink_to("one")
+    for ending in ("pem", "key"):
+        (tmp_path / f"tls.{ending}").symlink_to(f"..data/tls.{ending}")
+    stage = Stage(ListenerTls(certificates=(Certificate(directory=str(tmp_path)),)))
+    assert stage.message.pairs[0].cert == A.cert
+    (tmp_path / "new").symlink_to("two")
+    (tmp_path / "new").rename(tmp_path / "..data")
+    assert [message.pairs[0].cert for message in stage.look()] == [RENEWED.cert]
+
+
+# --------------------------------------------------------------------------- directories
+
+
+def test_a_directory_gains_and_loses_pairs(tls: ListenerTls, tmp_path: Path) -> None:
+    stage = Stage(tls)
+    put_pair(tmp_path / "certs", "a", AUTHORITY.issue("c.example"))
+    (tmp_path / "certs/README").write_text("not a certificate")
+    (tmp_path / "certs/.hidden.pem").write_text("not a certificate")
+    assert len(stage.look()) == 1
+    assert stage.names() == ["a.example", "c.example", "b.example"]
+    (tmp_path / "certs/b.pem").unlink()
+    assert len(stage.look()) == 1
+    assert stage.names() == ["a.example", "c.example"]
+
+
+def test_a_bad_pair_of_a_directory_harms_no_other(tls: ListenerTls, tmp_path: Path) -> None:
+    certs = tmp_path / "certs"
+    put(certs / "0.pem", A.cert)
+    stage = Stage(tls)
+    put_pair(certs, "b", RENEWED)
+    put(certs / "c.pem", b"nothing")
+    put(certs / "c.key", b"nothing")
+    assert len(stage.look()) == 1
+    assert stage.names() == ["a.example", "a.example"]
+    for _ in range(PATIENCE):
+        stage.look()
+    about = [(what, fields.get("problem")) for what, fields in stage.told[1:]]
+    assert about == [
+        ("certificate_unusable", "key cannot be read (No such file or directory)"),
+        ("certificate_unusable", "cert holds no certificate in PEM"),
+    ]
+
+
+@pytest.mark.parametrize("how", ["empty", "gone"])
+def test_a_directory_that_is_away_keeps_its_pairs(
+    tls: ListenerTls, tmp_path: Path, how: str
+) -> None:
+    stage = Stage(tls)
+    (tmp_path / "certs").rename(tmp_path / "away")
+    if how == "empty":
+        (tmp_path / "certs").mkdir()
+    assert [stage.look() for _ in range(PATIENCE + 1)] == [[]] * (PATIENCE + 1)
+    assert stage.names() == ["a.example", "b.example"]
+    assert set(stage.what()) == {"certificate_unusable"}
+    if how == "empty":
+        (tmp_path / "certs").rmdir()
+    (tmp_path / "away").rename(tmp_path / "certs")
+    assert stage.look() == []
+    assert set(stage.what()) == {"certificate_usable"}
+
+
+# ------------------------------------------------------------------------------- sessions
+
+
+def clients(tmp_path: Path, **more: Any) -> ListenerTls:
+    (tmp_path / "ca.pem").write_bytes(AUTHORITY.ca)
+    put_pair(tmp_path, "a", A)
+    ca = str(tmp_path / "ca.pem")
+    return ListenerTls(certificates=(pair_of(tmp_path, "a"),), client_ca=ca, **more)
+
+
+def test_ticket_keys_live_twelve_hours(tls: ListenerTls) -> None:
+    stage = Stage(tls)
+    old = stage.message
+    assert stage.look(NEW_SECRET - 1) == []
+    [new] = stage.look(1)
+    assert new.ticket_keys != old.ticket_keys
+    assert (new.generation, new.pairs, new.session_context) == (2, old.pairs, old.session_context)
+    assert stage.what() == []  # A matter of course.
+
+
+def test_ticket_keys_are_those_of_the_policy(tmp_path: Path) -> None:
+    strict, lax = clients(tmp_path), clients(tmp_path, client_auth="request")
+    stage = Stage(strict, lax)
+    one, other = stage.certificates.messages
+    assert one.client_ca == other.client_ca == AUTHORITY.ca
+    assert one.ticket_keys != other.ticket_keys
+    assert one.session_context != other.session_context
+    put(tmp_path / "ca.pem", Authority("others").ca)
+    assert len(stage.look()) == 2
+    for old, new in zip((one, other), stage.certificates.messages, strict=True):
+        assert (new.ticket_keys, new.session_context) != (old.ticket_keys, old.session_context)
+        assert new.ticket_keys != old.ticket_keys
+    put(tmp_path / "ca.pem", b"nothing")
+    assert stage.look() == []
+
+
+def test_ticket_keys_differ_in_every_part() -> None:
+    one, other = ticket_keys(b"s", b"policy"), ticket_keys(b"s", b"other")
+    assert len(one) == 80
+    for part in (slice(0, 16), slice(16, 48), slice(48, 80)):
+        assert one[part] != other[part]
+
+
+def test_without_tickets_there_are_no_keys(tmp_path: Path) -> None:
+    stage = Stage(clients(tmp_path, tickets=False))
+    assert stage.message.ticket_keys == b""
+    assert stage.look(NEW_SECRET) == []
+
+
+# --------------------------------------------------------------------------------- expiry
+
+
+def test_an_end_that_is_near_is_told_of_each_day_and_an_end_each_hour(tmp_path: Path) -> None:
+    put_pair(tmp_path, "a", AUTHORITY.issue("a.example", not_after=NOW + 20 * DAY))
+    stage = Stage(ListenerTls(certificates=(pair_of(tmp_path, "a"),)))
+    stage.look(5 * DAY)
+    assert stage.what() == []
+    stage.look(DAY + 1)
+    assert stage.told == [
+        (
+            "certificate_expires_soon",
+            {
+                "listener": "https",
+                "file": str(tmp_path / "a.pem"),
+                "names": ("a.example",),
+                "days": 14.0,
+            },
+        )
+    ]
+    stage.what()
+    for after, told in ((DAY - 1, []), (1, ["certificate_expires_soon"])):
+        stage.look(after)
+        assert stage.what() == told
+    stage.look(13 * DAY)
+    assert stage.what() == ["certificate_expired"]
+    for after, told in ((HOUR - 1, []), (1, ["certificate_expired"])):
+        stage.look(after)
+        assert stage.what() == told
+    assert stage.names() == ["a.example"]  # It is served all the same.
+
+
+# ---------------------------------------------------------------------------------- start
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "said"),
+    [
+        (b"", A.key, "cert is empty"),
+        (A.cert, B.key, "key is not that of the certificate"),
+        (A.cert, b"#" * (1024 * 1024 + 1), "key is larger than 1048576 bytes"),
+        (None, A.key, "cert cannot be read (No such file or directory)"),
+    ],
+)
+def test_a_start_without_a_pair_is_refused(
+    tmp_path: Path, cert: bytes | None, key: bytes, said: str
+) -> None:
+    put(tmp_path / "a.key", key)
+    if cert is not None:
+        put(tmp_path / "a.pem", cert)
+    files = f"{tmp_path / 'a.pem'} with {tmp_path / 'a.key'}"
+    with pytest.raises(CertificateError) as refused:
+        Stage(ListenerTls(certificates=(pair_of(tmp_path, "a"),)))
+    assert str(refused.value) == f"listener https: {files}: {said}"
+
+
+def test_a_start_needs_one_good_pair_of_a_directory(tls: ListenerTls, tmp_path: Path) -> None:
+    put(tmp_path / "certs/b.key", A.key)
+    assert len(Stage(tls).message.pairs) == 1
+    alone = ListenerTls(certificates=tls.certificates[1:])
+    with pytest.raises(CertificateError, match="key is not that of the certificate"):
+        Stage(alone)
+    for path in (tmp_path / "certs").iterdir():
+        path.unlink()
+    with pytest.raises(CertificateError, match="certs: holds no certificate, which"):
+        Stage(alone)
+
+
+def test_a_key_that_openssl_finds_too_short_is_refused(tmp_path: Path) -> None:
+    put_pair(tmp_path, "a", AUTHORITY.issue("a.example", kind="rsa1024"))
+    with pytest.raises(CertificateError, match="key too small"):
+        Stage(ListenerTls(certificates=(pair_of(tmp_path, "a"),)))
+
+
+def test_more_than_can_be_sent_changes_nothing(tls: ListenerTls, tmp_path: Path) -> None:
+    stage = Stage(tls)
+    listener = stage.certificates.listeners[0]
+    [item] = [item for item in listener.states if item.files[0].endswith("b.pem")]
+    facts = listener.states[item].content
+    assert isinstance(facts, CertificateFacts)
+    listener.states[item].content = replace(facts, cert=bytes(MAX_CERTIFICATES))
+    assert [stage.look() for _ in range(3)] == [[], [], []]
+    assert stage.what() == ["certificate_unusable"]
+    assert stage.message.pairs[1].cert == B.cert
+
+
+# -------------------------------------------------------------------------------- the loop
+
+
+def test_the_loop_sends_and_tells(tls: ListenerTls, tmp_path: Path) -> None:
+    sent: list[ListenerCertificates] = []
+    told: list[str] = []
+
+    put_pair(tmp_path / "certs", "b", AUTHORITY.issue("b.example", not_after=LONG_AGO + DAY))
+
+    async def run() -> None:
+        certificates = Certificates(Stage(tls).settings)
+        await certificates.start()
+        put_pair(tmp_path, "a", RENEWED)
+        came = asyncio.Event()
+
+        def send(message: ListenerCertificates) -> None:
+            sent.append(message)
+            came.set()
+
+        task = asyncio.create_task(
+            certificates.run(send, lambda what, **_: told.append(what), pause=0.0)
+        )
+        await came.wait()
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())
+    assert [message.generation for message in sent] == [2]
+    assert told == ["certificate_expired", "certificates_changed"]
+
+
+# ------------------------------------------------------------------------- what is shown
+
+
+def test_metrics_and_documents_show_what_is_in_use(tls: ListenerTls, tmp_path: Path) -> None:
+    put_pair(tmp_path / "certs", "b", AUTHORITY.issue(kind="rsa", not_after=NOW + DAY))
+    put_pair(tmp_path / "certs", "c", AUTHORITY.issue("a.example", not_after=NOW + 2 * DAY))
+    stage = Stage(tls)
+    put(tmp_path / "a.key", b"")
+    stage.look()
+    stage.certificates.refused("https")
+    samples = [
+        (name.removeprefix("fairlead_"), *labels.values(), value)
+        for name, labels, value in stage.certificates.samples()
+    ]
+    expiry = "certificate_expiry_timestamp_seconds"
+    assert samples == [
+        ("tls_generation", "https", 1),
+        ("certificate_loads_total", "https", "loaded", 3),
+        ("certificate_loads_total", "https", "failed", 1),
+        ("certificate_loads_total", "https", "refused", 1),
+        (expiry, "https", "a.example", NOW + 2 * DAY),
+        (expiry, "https", str(tmp_path / "certs/b.pem"), NOW + DAY),
+    ]
+    [document] = status.certificates(stage.certificates.listeners, ())["listeners"]
+    assert (document["listener"], document["generation"], document["workers"]) == ("https", 1, {})
+    assert document["problems"] == [{"file": str(tmp_path / "a.pem"), "problem": "key is empty"}]
+    first = document["certificates"][0]
+    assert (first["names"], first["kind"], first["problem"]) == (
+        ("a.example",),
+        "ec",
+        "key is empty",
+    )
+    assert document["certificates"][1]["not_after"] == "2026-09-22T14:13:20+00:00"
+
+
+# ----------------------------------------------------------------------------- the command
+
+FILE = """listeners:
+  - tls:
+      certificates:
+        - {cert: a.pem, key: a.key}
+        - directory: certs
+      client_ca: none.pem
+routes:
+  - {host: a.example, service: a}
+  - {host: "{service}.b.example"}
+  - {host: "*.wild.example", service: b}
+  - {service: c}
+"""
+
+
+def said(path: Path, warnings: bool) -> Sequence[str]:
+    found = [one for one in remarks(load(path, {}), NOW) if one.only_warns is warnings]
+    lines = located(path, {}, [(one.place, one.message) for one in found])
+    return [line.replace(str(path.parent), "DIR") for line in lines]
+
+
+def test_the_check_names_each_problem_in_its_line(tmp_path: Path) -> None:
+    path, certs = tmp_path / "proxy.yaml", tmp_path / "certs"
+    path.write_text(FILE)
+    certs.mkdir()
+    put_pair(tmp_path, "a", AUTHORITY.issue("a.example", "*.wild.example", not_after=NOW - 2 * DAY))
+    put_pair(certs, "early", AUTHORITY.issue("c.example", not_before=NOW + HOUR))
+    put_pair(certs, "good", AUTHORITY.issue(not_after=NOW + 3 * DAY))
+    put(certs / "lone.pem", A.cert)
+    assert said(path, warnings=False) == [
+        'DIR/proxy.yaml:4: listeners.0.tls.certificates.0: "DIR/a.pem" with "DIR/a.key": expired'
+        " on 2026-09-19 14:13 UTC; allowed: a valid certificate",
+        'DIR/proxy.yaml:5: listeners.0.tls.certificates.1: "DIR/certs/early.pem" with'
+        ' "DIR/certs/early.key": is not valid before 2026-09-21 15:13 UTC; allowed:'
+        " a valid certificate",
+        'DIR/proxy.yaml:5: listeners.0.tls.certificates.1: "DIR/certs/lone.pem" with'
+        ' "DIR/certs/lone.key": key cannot be read (No such file or directory); allowed: a PEM file'
+        " with a certificate, and one with its key",
+        'DIR/proxy.yaml:6: listeners.0.tls.client_ca: "DIR/none.pem": cannot be read (No such file'
+        " or directory); allowed: a readable PEM file with certificates",
+    ]
+    good = '"DIR/certs/good.pem" with "DIR/certs/good.key"'
+    assert said(path, warnings=True) == [
+        f"DIR/proxy.yaml:5: listeners.0.tls.certificates.1: {good}: expires in 3 days",
+        f"DIR/proxy.yaml:5: listeners.0.tls.certificates.1: {good}: has no subjectAltName, so it is"
+        " for no name",
+        'DIR/proxy.yaml:9: routes.1.host: "{service}.b.example" is in no certificate',
+    ]

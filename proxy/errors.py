@@ -275,6 +275,13 @@ BODY_TIMEOUT: Final = Fault(
     "Raise the limit for clients on very slow lines; else nothing.",
     closes=True,
 )  # fmt: skip
+MISDIRECTED: Final = Fault(
+    "misdirected", "http_request_error", 421, _C, "This connection is not for that host",
+    "The request's host is not in the certificate of its connection, on a listener with"
+    " `client_ca` or `unknown_names: refuse`, where another host may have other demands.",
+    "Nothing: the client asks again over a connection of its own for that host. Does the"
+    " certificate have all names of its routes?",
+)  # fmt: skip
 METHOD_NOT_ALLOWED: Final = Fault(
     "method_not_allowed", "http_request_error", 405, _C, "CONNECT is not served here",
     "CONNECT asks for a forward proxy, which this is not.",

@@ -80,11 +80,15 @@ class Exchange(Attempts):
                 self._reply(answer, "ok", closes=False)
                 return
         try:
-            prepare(self, self.services)
+            answer = prepare(self, self.services)
         except Refused as refusal:
             self._answer_fault(
                 refusal.fault, refusal.detail, refusal.retry_after, closes=refusal.closes
             )
+            return
+        if answer is not None:
+            self.name()
+            self._reply(answer, "ok", closes=False)
             return
         limit = self.pool.settings.timeouts.total
         if limit:

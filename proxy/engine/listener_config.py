@@ -6,6 +6,7 @@ import asyncio
 from ipaddress import IPv4Address
 from math import ceil, inf
 
+from proxy.engine.edge import Edge
 from proxy.engine.http1.parser import call_a_claim
 from proxy.engine.tls.certificates import ServerCertificates
 from proxy.http.client_address import ClientAddresses
@@ -41,15 +42,35 @@ class ListenerConfig:
         """TLS handshakes under way, which count as open, too."""
         self.half_close = settings.client_close == "half_close"
         """A client that has said its last byte may still read, and is served."""
+        self.hsts = b"" if settings.hsts is None else settings.hsts.line
+        """A field line for all answers."""
+        redirect = settings.redirect_to_https
+        self._redirecting = None if redirect is None else Edge(redirect)
         named = settings.client_ip
         call_a_claim(named.header.lower().encode("ascii"))
         self._addresses = ClientAddresses(settings.trusted_proxies, named.header, named.hops)
+
+    def edge(self, transport: asyncio.Transport) -> Edge | None:
+        """Demands on the requests of a connection."""
+        if self.certificates is None:
+            return self._redirecting
+        return self.certificates.edge(transport.get_extra_info("tls"))
 
     def client(
         self, transport: asyncio.Transport, announced: tuple[str, int] | None
     ) -> ClientFacts:
         """The facts of a new connection. `announced`: the address it comes from and the port it
         was made to, where somebody in front of us said so."""
+        facts = self._client(transport, announced)
+        if self.certificates is not None:
+            lines = self.certificates.shown(transport.get_extra_info("tls"))
+            if lines:
+                facts.show(lines)
+        return facts
+
+    def _client(
+        self, transport: asyncio.Transport, announced: tuple[str, int] | None
+    ) -> ClientFacts:
         peer = transport.get_extra_info("peername")
         if announced is not None:
             return self._facts(*announced)

@@ -12,7 +12,7 @@ from proxy.engine.second_look import Asked, look_again
 from proxy.engine.services import Services
 from proxy.errors import EXPECTATION_FAILED, LOOP, NO_INSTANCE, Refused
 from proxy.http.forwarding import forwarded_prefix, offered_upgrade
-from proxy.http.messages import RequestFields
+from proxy.http.messages import OwnAnswer, RequestFields
 from proxy.http.target import as_it_came, resolve
 
 _METHODS: Final = {
@@ -21,16 +21,20 @@ _METHODS: Final = {
 }
 
 
-def prepare(state: RequestState, services: Services) -> None:
+def prepare(state: RequestState, services: Services) -> OwnAnswer | None:
     """Find route and pool, ask whether the request is let in, and say what the instance gets. What
-    is known of the request is set as soon as it is, so that a refusal can be told of. Raises
-    `Refused`."""
+    is known of the request is set as soon as it is, so that a refusal can be told of. Returns the
+    answer to one that goes no further. Raises `Refused`."""
     request, client = state.request, state.client
     fields, facts = request.fields, client.facts
     method = request.method
     path, query, as_received, readings = resolve(request)
     if readings is not None and facts.merge_slashes:
         path, query, as_received, readings = resolve(request, True)
+    if client.edge is not None:
+        answer = client.edge.answer(fields.host_name, path, query)
+        if answer is not None:
+            return answer
     match = services.routes.match(
         fields.host_name, path, _METHODS.get(method) or method.decode("ascii"), state.field
     )
@@ -75,6 +79,7 @@ def prepare(state: RequestState, services: Services) -> None:
     given = fields.request_id
     ids = client.ids
     state.id_line = ids.new() if given is None else ids.line(given)
+    return None
 
 
 def _look_again(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 
 from proxy.engine.deadlines import Timed
+from proxy.engine.edge import Edge
 from proxy.engine.resilience.queue import Waiter
 from proxy.errors import Fault
 from proxy.http.forwarding import ClientFacts
@@ -106,13 +107,15 @@ class StreamEvents(Waiter):
 class ClientStream(Timed):
     """The client's side of one request at a time."""
 
-    __slots__ = ("facts", "full", "ids", "trailers")
+    __slots__ = ("edge", "facts", "full", "ids", "trailers")
 
     def __init__(self) -> None:
         super().__init__()
         self.facts: ClientFacts
         self.ids: IdField
         """How requests are named."""
+        self.edge: Edge | None = None
+        """Demands on requests before they are routed."""
         self.full = False
         """The client does not read as fast as we write."""
         self.trailers = b""  # ≤ 32 KiB

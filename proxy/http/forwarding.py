@@ -7,6 +7,7 @@ import re
 from typing import Final
 
 from proxy.http.client_address import ClientAddresses
+from proxy.http.client_cert import FIELDS
 from proxy.http.messages import CRLF, Fields, RequestFields, RequestHead
 
 _PROTOCOL: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
@@ -100,8 +101,22 @@ class ClientFacts:
     """
 
     __slots__ = (
-        "_addresses", "_after", "_before", "_fields", "_forwarded", "_host", "_set_host", "_tail",
-        "_via", "address", "encoded_slashes", "merge_slashes", "port", "scheme", "trusted",
+        "_addresses",
+        "_after",
+        "_before",
+        "_fields",
+        "_forwarded",
+        "_host",
+        "_set_host",
+        "_shown",
+        "_tail",
+        "_via",
+        "address",
+        "encoded_slashes",
+        "merge_slashes",
+        "port",
+        "scheme",
+        "trusted",
     )  # fmt: skip
 
     def __init__(
@@ -128,6 +143,7 @@ class ClientFacts:
         """Whether the peer is believed in what it says of those before it."""
         self._addresses = addresses
         self.scheme = scheme
+        self._shown = b""  # ≤ 256 KiB
         self._via = via
         self._fields: RequestFields | None = None  # ≤ _REMEMBERED
         self._host: bytes | None = None  # ≤ _REMEMBERED
@@ -135,6 +151,11 @@ class ClientFacts:
         self._after = b""  # ≤ _REMEMBERED
         self._set_host: str | None = None
         self._tail = b""  # ≤ _REMEMBERED
+
+    def show(self, lines: bytes) -> None:
+        """Tell instances of the client's certificate, in these field lines. Whatever a trusted
+        proxy says in them is of another client."""
+        self._shown = lines
 
     def client(self, fields: RequestFields) -> bytes:
         """The address of the client that a request is from."""
@@ -167,7 +188,7 @@ class ClientFacts:
             asked = claims.get(b"x-forwarded-host") or asked
             port = claims.get(b"x-forwarded-port") or port
             elements = claims.get(b"forwarded")
-            lines.append(fields.claim_lines)
+            lines.append(_without_shown(fields) if self._shown else fields.claim_lines)
         if self._forwarded:
             element = self._element(host)
             elements = element if elements is None else elements + b", " + element
@@ -175,7 +196,7 @@ class ClientFacts:
             lines.append(b"Forwarded: %b\r\n" % elements)
         lines.append(
             b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\n"
-            b"X-Forwarded-Port: %b\r\n%b" % (for_, proto, asked, port, self._via)
+            b"X-Forwarded-Port: %b\r\n%b%b" % (for_, proto, asked, port, self._shown, self._via)
         )
         before = b"Host: %b\r\n" % out
         after = b"".join(lines)
@@ -198,6 +219,12 @@ class ClientFacts:
         if host:
             parts.append(b"host=%b" % asked)
         return b";".join((*parts, b"proto=%b" % self.scheme))
+
+
+def _without_shown(fields: RequestFields) -> bytes:
+    """The claims but for those of certificates."""
+    lines = fields.claim_lines.splitlines(keepends=True)
+    return b"".join([one for one in lines if one.partition(b":")[0].lower() not in FIELDS])
 
 
 def _one_less(max_forwards: bytes) -> bytes:

@@ -99,6 +99,8 @@ class Key:
     may_be_empty: bool = False
     distinct: bool = False
     not_built: NotBuilt | None = None
+    attribute: str = ""
+    """Name of the struct's field, where the key's is a word of Python."""
 
     @property
     def required(self) -> bool:
@@ -111,7 +113,7 @@ def keys_of(section: type[msgspec.Struct]) -> Mapping[str, Key]:
     """The keys of a section by name, in the order of their declaration."""
     hints = get_type_hints(section, include_extras=True)
     return {
-        info.name: key
+        info.encode_name: key
         for info in msgspec.structs.fields(section)
         if (key := _key(info, hints[info.name])) is not None
     }
@@ -150,6 +152,7 @@ def _key(info: msgspec.structs.FieldInfo, hint: object) -> Key | None:
     section = _struct_in(inner)
     return Key(
         name=info.encode_name,
+        attribute=info.name,
         meaning=meaning,
         shape="mapping" if origin is dict else "list" if get_args(inner)[-1:] == (...,) else "one",
         read=next((item for item in metadata if isinstance(item, Read)), None),
@@ -396,8 +399,8 @@ def _fields(section: type[msgspec.Struct], base: object, given: Given) -> dict[s
         key = keys_of(section).get(name)
         if key is None:
             continue
-        inherited = key.default if base is None else getattr(base, name)
-        fields[name] = _value(key, inherited, value)
+        inherited = key.default if base is None else getattr(base, key.attribute)
+        fields[key.attribute] = _value(key, inherited, value)
     if (inline := inline_of(section)) is not None:
         name, how = inline
         chosen = fields.get(how.by, keys_of(section)[how.by].default)

@@ -14,6 +14,7 @@ import msgspec
 from proxy.settings.addresses import BIND, CIDR, split_bind
 from proxy.settings.complaints import Report, dotted
 from proxy.settings.declare import Given, Off
+from proxy.settings.edge import Hsts, Redirect, check_edge
 from proxy.settings.keys import ENCODED_SLASHES, parse_field_name
 from proxy.settings.listener_tls import ListenerTls, checked_tls
 from proxy.settings.read import DURATION, POSITIVE, SWITCH, Read, choice, integer, size
@@ -239,6 +240,17 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
         " a trusted proxy says.",
     ] = False
     tls: Annotated[ListenerTls | None, Off(), "Serve HTTPS ([tls.md](tls.md))."] = None
+    hsts: Annotated[
+        Hsts | None,
+        Off(),
+        "Tell browsers to use nothing but TLS, in `Strict-Transport-Security`, on all answers but"
+        " those of instances that say it themselves.",
+    ] = None
+    redirect_to_https: Annotated[
+        Redirect | None,
+        Off(),
+        "Send all clients to the same address under https. The host is kept, the port replaced.",
+    ] = None
 
 
 def check_listeners(
@@ -286,6 +298,7 @@ def check_listeners(
                 f"is larger than the head that holds it; allowed: up to {limits.head} bytes,"
                 " or a larger limits.head",
             )
+        check_edge(place, listener.tls is not None, report)
         if listener.tls is not None:
             tls = checked_tls(listener.tls, place.get("tls"), directory, report)
             listener = msgspec.structs.replace(listener, tls=tls)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import ssl
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -21,6 +22,9 @@ CIPHERS: Final = {
     "compatible": f"{_MODERN}:ECDHE+AES:!AESCCM",
 }
 """Suites of TLS 1.2 by the words of the settings; those of TLS 1.3 are all good."""
+
+_DER: Final = 2
+"""Encoding of a certificate (`_ssl.ENCODING_DER`)."""
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -108,6 +112,21 @@ def client_context(
     if cert:
         load_pair(context, cert, key)
     return context
+
+
+def peer_certificates(connection: ssl.SSLObject) -> list[bytes]:
+    """The certificates that the other side has shown, as DER, its own first; empty = none. Of a
+    session that was resumed only its own is known."""
+    own = connection.getpeercert(binary_form=True)
+    if own is None:
+        return []
+    internal: Any = connection
+    if sys.version_info >= (3, 13):
+        chain = internal.get_unverified_chain()
+    else:
+        found = internal._sslobj.get_unverified_chain() or ()
+        chain = [one.public_bytes(_DER) for one in found]
+    return [own, *(one for one in chain if one != own)]
 
 
 def trust(context: ssl.SSLContext, ca: bytes) -> None:

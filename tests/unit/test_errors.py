@@ -36,6 +36,7 @@ PROMISED = {
     "idle_timeout": (504, "http_response_timeout"),
     "total_timeout": (504, "http_response_timeout"),
     "tls_failed": (502, "tls_protocol_error"),
+    "misdirected": (421, "http_request_error"),
     "handshake_failed": (400, "http_request_error"),
     "bad_request": (400, "http_request_error"),
     "head_too_large": (431, "http_request_error"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ssl
 from collections.abc import Iterator
 from functools import cache
@@ -11,9 +12,11 @@ import pytest
 
 from proxy.engine.tls.connection import SLICE
 from proxy.messages import CertificatePair
+from proxy.settings.edge import Hsts, Redirect
 from proxy.settings.listener import ListenerLimits, ListenerSettings, ListenerTimeouts
 from proxy.settings.listener_tls import Certificate, ListenerTls
-from tests.support.certificates import Authority
+from proxy.tls.contexts import load_pair
+from tests.support.certificates import Authority, Made
 from tests.support.tls_far_end import TlsFarEnd, authority, client_side
 from tests.support.wire import OK, OK_RELAYED, Peer, Wire, forwarded, request
 from tests.wire.conftest import making
@@ -304,3 +307,180 @@ def test_a_tls_end_is_passed_on_behind_an_answer(make: Any) -> None:
     assert b"Connection: close" in client.take()
     assert client.saw_end
     assert client.transport.heard_end
+
+
+# -- clients with certificates
+
+
+def with_client_ca(**tls: Any) -> ListenerSettings:
+    return listener(tls={"client_ca": "ca", **tls})
+
+
+def showing(certificate: Made | None) -> ssl.SSLContext:
+    context = client_context()
+    if certificate is not None:
+        load_pair(context, certificate.cert, certificate.key)
+    return context
+
+
+@cache
+def clients() -> tuple[Authority, Made, Made]:
+    """An authority for clients, one of its clients, and one of somebody else's."""
+    ours = Authority("clients")
+    return ours, ours.issue("client.example"), Authority("others").issue("client.example")
+
+
+def refuses(wire: Wire, context: ssl.SSLContext, **options: Any) -> bool:
+    """Whether a client is let go without an answer. Under TLS 1.3 it hears of that late."""
+    try:
+        client = wire.secure(wire.silent_client(), context, **options)
+        client.send(GET)
+        client.take()
+    except ssl.SSLError:
+        return True
+    return False
+
+
+@VERSIONS
+@pytest.mark.parametrize("auth", ["require", "request"])
+def test_clients_without_a_good_certificate_are_refused(
+    make: Any, version: ssl.TLSVersion, auth: str
+) -> None:
+    authority_, good, bad = clients()
+    wire = make(listener=with_client_ca(client_auth=auth))
+    wire.prove(authority()[1], client_ca=authority_.ca)
+    contexts = [showing(one) for one in (bad, None, good)]
+    for context in contexts:
+        context.minimum_version = context.maximum_version = version
+    assert refuses(wire, contexts[0])
+    assert refuses(wire, contexts[1]) == (auth == "require")
+    if auth == "request":
+        assert wire.accepted().take()
+    client = wire.secure(wire.silent_client(), contexts[2])
+    serve(wire, client)
+
+
+@VERSIONS
+def test_a_ticket_of_an_open_listener_does_not_open_one_that_asks_for_certificates(
+    make: Any, version: ssl.TLSVersion
+) -> None:
+    open_, strict = make(), make(listener=with_client_ca())
+    open_.prove(authority()[1], ticket_keys=KEYS, session_context=b"open")
+    strict.prove(
+        authority()[1], client_ca=clients()[0].ca, ticket_keys=KEYS, session_context=b"strict"
+    )
+    context = client_context(minimum_version=version, maximum_version=version)
+    client = open_.secure(open_.silent_client(), context)
+    serve(open_, client)
+    session = client.transport.ssl.session
+    assert refuses(strict, context, session=session)
+
+
+def test_instances_are_told_of_the_certificate_and_not_of_what_clients_say_of_theirs(
+    make: Any,
+) -> None:
+    authority_, good, _ = clients()
+    trusting = {"trusted_proxies": ("192.0.2.0/24",)}
+    wire = make(listener=listener(
+        tls={"client_ca": "ca", "forward_client_cert": "rfc9440"}, **trusting
+    ))  # fmt: skip
+    wire.prove(authority()[1], client_ca=authority_.ca)
+    client = wire.secure(wire.silent_client(), showing(good))
+    spoofed = (
+        "Client-Cert: :AAAA:",
+        "client-cert-chain: :AAAA:",
+        "X-Forwarded-Client-Cert: Hash=0",
+    )
+    client.send(request("GET /x", *spoofed))
+    instance = wire.accepted()
+    sent = instance.take()
+    own = base64.b64encode(ssl.PEM_cert_to_DER_cert(good.cert.decode().split("-----END")[0] + _END))
+    assert sent.count(b"\r\nClient-Cert: ") == 1
+    assert b"\r\nClient-Cert: :%b:\r\n" % own in sent
+    assert b":AAAA:" not in sent
+    assert b"Hash=0" not in sent
+    answered(client, instance)
+
+
+def test_xfcc_names_the_client(make: Any) -> None:
+    authority_, good, _ = clients()
+    wire = make(listener=with_client_ca(forward_client_cert="xfcc"))
+    wire.prove(authority()[1], client_ca=authority_.ca)
+    client = wire.secure(wire.silent_client(), showing(good))
+    client.send(request("GET /x"))
+    instance = wire.accepted()
+    sent = instance.take()
+    assert b';Subject="CN=client.example";DNS=client.example\r\n' in sent
+    answered(client, instance)
+
+
+# -- hosts, HSTS, redirects
+
+
+@pytest.mark.parametrize(
+    "tls", [{"unknown_names": "refuse"}, {"client_ca": "ca", "client_auth": "request"}]
+)
+def test_a_host_that_the_certificate_does_not_cover_is_misdirected(
+    make: Any, tls: dict[str, Any]
+) -> None:
+    wire = make(listener=listener(tls=tls))
+    wire.prove(authority()[1], client_ca=clients()[0].ca if "client_ca" in tls else b"")
+    client = wire.client()
+    client.send(request("GET /", host="other.example"))
+    client.expect_problem(421, "misdirected")
+    client.send(request("GET /", host="A.Example.COM:8443"))
+    instance = wire.accepted()
+    assert instance.take()
+    answered(client, instance)
+
+
+def test_hsts_is_on_every_answer_and_an_instance_may_say_it_itself(make: Any) -> None:
+    hsts = Hsts(max_age=60.0, include_subdomains=True, preload=True)
+    wire = make(listener=listener(hsts=hsts))
+    line = b"\r\nStrict-Transport-Security: max-age=60; includeSubDomains; preload\r\n"
+    client, instance = asked(wire)
+    instance.send(OK)
+    assert line in client.take()
+    client.send(GET)
+    instance.take()
+    own = b"\r\nstrict-transport-security: max-age=1\r\n"
+    instance.send(OK.replace(b"\r\n", own, 1))
+    answer = client.take()
+    assert own in answer
+    assert answer.lower().count(b"strict-transport") == 1
+    client.send(b"nonsense\r\n\r\n")
+    assert line in client.take()
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "location"),
+    [
+        ("/a%2fb/%41?c=%41", "h", b"https://h/a%2fb/A?c=%41"),
+        ("/", "h:8080", b"https://h/"),
+        ("/../x/", "[2001:db8::7]:80", b"https://[2001:db8::7]/x/"),
+        ("//evil.example/", "h", b"https://h//evil.example/"),
+        ("http://h/abs", "h", b"https://h/abs"),
+    ],
+)
+def test_a_redirect_keeps_host_and_target(
+    make: Any, target: str, host: str, location: bytes
+) -> None:
+    wire = make(tls=False, listener=ListenerSettings(redirect_to_https=Redirect()))
+    client = wire.client()
+    client.send(request(f"POST {target}", "Content-Length: 2", host=host, body=b"hi"))
+    answer = client.take()
+    assert answer.startswith(b"HTTP/1.1 308 Permanent Redirect\r\n")
+    assert b"\r\nLocation: %b\r\n" % location in answer
+
+
+def test_a_redirect_has_exceptions_a_port_and_a_status(make: Any) -> None:
+    redirect = Redirect(port=8443, status=302, excepted=("/.well-known/acme-challenge/", "/x"))
+    wire = make(tls=False, listener=ListenerSettings(redirect_to_https=redirect))
+    client = wire.client()
+    for target in ("/xy", "/.well-known/acme-challenge"):
+        client.send(request(f"GET {target}"))
+        assert b"\r\nLocation: https://h:8443%b\r\n" % target.encode() in client.take()
+    client.send(request("GET /x/y"))
+    instance = wire.accepted()
+    instance.expect(forwarded("GET /x/y"))
+    answered(client, instance)

@@ -108,6 +108,11 @@ def relayed_fields(
     return b"".join((fields.plain, extra, VIA_CLIENT, CRLF))
 
 
+def says_hsts(response: ResponseHead) -> bool:
+    """Whether the instance says itself for how long browsers are to use TLS (RFC 6797 §6.1)."""
+    return b"\nstrict-transport-security:" in b"\n" + response.fields.plain.lower()
+
+
 def interim_head(response: ResponseHead) -> bytes:
     """A 1xx as the client gets it (RFC 9110 §15.2)."""
     return b"".join((response.status_line, response.fields.plain, CRLF))

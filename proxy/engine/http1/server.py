@@ -18,6 +18,7 @@ from proxy.engine.http1.heads import (
     own_answer,
     response_framing,
     response_head,
+    says_hsts,
     switching_head,
 )
 from proxy.engine.http1.parser import HEAD_END
@@ -78,6 +79,8 @@ class ClientConnection(RequestReader):
             and not self.services.connections.draining
             and request.fields.keeps_alive[request.minor]
         )
+        if self._listener.hsts and not says_hsts(response):
+            id_line += self._listener.hsts
         head = response_head(
             response, id_line, framing, request.minor, self._keep_alive, takes_trailers
         )
@@ -121,7 +124,13 @@ class ClientConnection(RequestReader):
             and request.fields.keeps_alive[request.minor]
         )
         self.transport.write(
-            own_answer(answer, id_line, head_only, request.minor, self._keep_alive)
+            own_answer(
+                answer,
+                id_line + self._listener.hsts,
+                head_only,
+                request.minor,
+                self._keep_alive,
+            )
         )
         return 0 if head_only else len(answer.content)
 

@@ -109,6 +109,7 @@ class ServerConnection(ClientStream):
 
     def _begin(self) -> None:
         self.facts = self._listener.client(self.transport, self._announced)
+        self.edge = self._listener.edge(self.transport)
         # A connection that never says anything is as slow as one that dribbles.
         self._wait(Phase.IDLE, self._listener.timeouts.head)
         connections = self.services.connections
@@ -188,7 +189,7 @@ class ServerConnection(ClientStream):
         id_line = self.ids.new()
         request_id = self.ids.value(id_line)
         answer = problem(fault, detail, request_id.decode("ascii"))
-        self.transport.write(own_answer(answer, id_line, False, 1, False))
+        self.transport.write(own_answer(answer, id_line + self._listener.hsts, False, 1, False))
         if services.on_refused is not None:
             services.on_refused(fault, self.facts, len(answer.content), request_id)
         self._close(linger=True)

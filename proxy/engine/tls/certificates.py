@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ssl
-from typing import Final
-from weakref import WeakSet
+from typing import Any, Final
+from weakref import WeakKeyDictionary, WeakSet
 
+from proxy.engine.edge import Edge
+from proxy.engine.tls.transport import TlsTransport
+from proxy.http.client_cert import rfc9440, xfcc
 from proxy.messages import CertificatePair, ListenerCertificates
 from proxy.settings.listener_tls import ListenerTls
-from proxy.tls.contexts import ServerPolicy, server_context
+from proxy.tls.contexts import ServerPolicy, peer_certificates, server_context
 from proxy.tls.names import NameTable
 
 _UNKNOWN: Final = int(ssl.AlertDescription.ALERT_DESCRIPTION_UNRECOGNIZED_NAME)
@@ -22,12 +25,18 @@ class Generation:
     both are freed with the last connection that began under them.
     """
 
-    __slots__ = ("_begun", "_contexts", "_names", "_pairs", "_policy", "_refuses", "_strict")
+    __slots__ = ("_contexts", "_edges", "_names", "_pairs", "_policy", "_refuses")
 
     def __init__(
-        self, pairs: tuple[CertificatePair, ...], policy: ServerPolicy, refuses: bool
+        self,
+        pairs: tuple[CertificatePair, ...],
+        policy: ServerPolicy,
+        refuses: bool,
+        edges: WeakKeyDictionary[ssl.SSLContext, Edge],
     ) -> None:
-        """`refuses`: clients that ask for a name that no certificate has."""
+        """`refuses`: clients that ask for a name that no certificate has; `edges`: what each
+        context demands of requests."""
+        self._edges = edges
         self._pairs = pairs
         self._policy = policy
         self._refuses = refuses
@@ -62,17 +71,27 @@ class Generation:
         return context
 
     def _make(self, chosen: tuple[int, ...]) -> ssl.SSLContext:
-        return server_context([self._pairs[index] for index in chosen], self._policy)
+        pairs = [self._pairs[index] for index in chosen]
+        context = server_context(pairs, self._policy)
+        names = [pair.names for pair in pairs]
+        # One connection may carry requests for all names of its certificate, and what is demanded
+        # of clients is the same for them.
+        if any(names) and (self._refuses or self._policy.client_ca):
+            self._edges[context] = Edge(names=NameTable(names))
+        return context
 
 
 class ServerCertificates:
     """Owns the generation that new connections of one listener get."""
 
-    __slots__ = ("_context", "_generations", "settings")
+    __slots__ = ("_context", "_edges", "_generations", "settings")
 
     def __init__(self, settings: ListenerTls) -> None:
         self.settings = settings
         self._context: ssl.SSLContext | None = None
+        self._edges: WeakKeyDictionary[ssl.SSLContext, Edge] = (
+            WeakKeyDictionary()
+        )  # ≤ 8 KiB per name
         self._generations: WeakSet[ssl.SSLContext] = WeakSet()  # ≤ 1 KiB + 1 KiB per connection
 
     def apply(self, message: ListenerCertificates) -> None:
@@ -90,13 +109,30 @@ class ServerCertificates:
             alpn=("http/1.1",),
         )
         refuses = settings.unknown_names == "refuse"
-        self._context = context = Generation(message.pairs, policy, refuses).begin()
+        self._context = context = Generation(message.pairs, policy, refuses, self._edges).begin()
         self._generations.add(context)
 
     @property
     def alive(self) -> int:
         """Generations that some connection still has."""
         return len(self._generations)
+
+    def edge(self, connection: TlsTransport | None) -> Edge | None:
+        """Demands on the requests of a connection; None = not one that speaks TLS."""
+        return None if connection is None else self._edges.get(connection.ssl.context)
+
+    def shown(self, connection: TlsTransport | None) -> bytes:
+        """Field lines of the certificate that the client has shown, if instances are told."""
+        how = self.settings.forward_client_cert
+        if how == "off" or connection is None:
+            return b""
+        certificates = peer_certificates(connection.ssl)
+        if not certificates:
+            return b""
+        if how == "rfc9440":
+            return rfc9440(certificates)
+        parsed: dict[str, Any] = connection.ssl.getpeercert() or {}
+        return xfcc(certificates, parsed)
 
     def wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
         """The state of a new connection."""

@@ -12,10 +12,10 @@ import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
+from proxy.engine.accepting import new_connection
 from proxy.engine.arrival import CountedArrival
 from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.services import Services
-from proxy.engine.tls.server import new_connection
 from proxy.errors import BAD_REQUEST, HEAD_TIMEOUT, Refused
 
 _V1 = re.compile(

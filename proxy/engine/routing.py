@@ -31,6 +31,7 @@ from operator import itemgetter
 from typing import Final, NamedTuple
 
 from proxy.settings.route import RouteSpec
+from proxy.tls.names import NameTable
 
 SERVICE: Final = "{service}"
 
@@ -257,11 +258,21 @@ class RouteTable:
         self._exact: dict[str, _Host] = {}  # ≤ 1 KiB + 8 KiB per route
         self._endings: dict[str, _Ending] = {}  # ≤ 1 KiB + 8 KiB per route
         self._any: _Host | None = None
+        names = [spec for spec in self.routes if spec.sni is not None]
+        self._names = NameTable([(str(spec.sni),) for spec in names])
+        self._services = [spec.service for spec in names]  # ≤ 1 KiB per route
         for position, spec in enumerate(self.routes):  # ≤ routes
+            if spec.sni is not None:
+                continue
             try:
                 self._host(_checked(spec).host).add(_Route(position, spec))
             except ValueError as error:
                 raise ValueError(f"routes[{position}]: {error}") from None
+
+    def passthrough(self, name: str) -> str | None:
+        """The service that gets connections for this name (SNI) as they are; None: no such."""
+        found = self._names.find(name)
+        return self._services[found[0]] if found else None
 
     def _host(self, pattern: str | None) -> _Host:
         """Where the routes of a host pattern are kept."""
@@ -346,6 +357,10 @@ class RouteTable:
         candidates = []
         others = []
         for position, spec in enumerate(self.routes):  # ≤ explain
+            if spec.sni is not None:
+                reason = f"is for TLS connections to {spec.sni} as a whole"
+                others.append(Considered(position, spec, False, reason))
+                continue
             host_rank = _host_rank(spec.host, host)
             path_rank = _path_rank(spec.path_prefix, path)
             if host_rank is None:

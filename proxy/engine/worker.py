@@ -24,6 +24,7 @@ import structlog
 
 from proxy.channel import Channel
 from proxy.destinations import Destinations
+from proxy.engine.accepting import new_connection
 from proxy.engine.access_log import AccessLogs
 from proxy.engine.connections import Connections
 from proxy.engine.deadlines import Deadlines
@@ -44,7 +45,6 @@ from proxy.engine.services import Services
 from proxy.engine.telemetry import WorkerCounters
 from proxy.engine.tls.certificates import ServerCertificates
 from proxy.engine.tls.handshakes import Handshakes
-from proxy.engine.tls.server import new_connection
 from proxy.engine.upstream.connector import Connector
 from proxy.engine.upstream.unreachable import Unreachable
 from proxy.errors import NO_DESCRIPTOR

@@ -240,6 +240,12 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
         " a trusted proxy says.",
     ] = False
     tls: Annotated[ListenerTls | None, Off(), "Serve HTTPS ([tls.md](tls.md))."] = None
+    tls_passthrough: Annotated[
+        bool,
+        SWITCH,
+        "TLS connections whose name has a route with `sni` go to an instance as they are; others"
+        " are for `tls` of this listener, or refused if there is none.",
+    ] = False
     hsts: Annotated[
         Hsts | None,
         Off(),

@@ -103,6 +103,11 @@ def _parse_set_host(text: str) -> str:
     return f"{parse_host_name(host)}:{parse_port(port, 1)}"
 
 
+def _parse_sni(text: str) -> str:
+    below = text.removeprefix("*.")
+    return text[: len(text) - len(below)] + parse_host_name(below).removesuffix(".")
+
+
 def _parse_field_value(text: str) -> str:
     if not text.isprintable() or not text.isascii():
         raise ValueError("is not printable ASCII")
@@ -123,6 +128,7 @@ _HOST_PATTERN: Final = Read(
 _PATH_PREFIX: Final = Read(
     _parse_path_prefix, "path prefix", "a path such as /orders or /svc/{service}"
 )
+_SNI: Final = Read(_parse_sni, "host pattern", "db.example.com or *.example.com")
 SET_HOST: Final = Read(_parse_set_host, "host", "upstream.internal or host:port")
 _FIELD_VALUE: Final = Read(_parse_field_value, "text", "the exact value of the field")
 
@@ -130,6 +136,13 @@ _FIELD_VALUE: Final = Read(_parse_field_value, "text", "the exact value of the f
 class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One line of `routes:` as it stands in the file."""
 
+    sni: Annotated[
+        str | None,
+        _SNI,
+        "The name that a TLS client asks for, or `*.example.com` for the names one label below:"
+        " its connection goes to `service` as it is, on listeners with `tls_passthrough`. Beside it"
+        " only `service`.",
+    ] = None
     host: Annotated[
         str | None,
         _HOST_PATTERN,
@@ -187,6 +200,9 @@ def check_routes(
         report.complain(("routes",), f"{missing}; allowed: at least one route")
     earlier: dict[tuple[str | None, str | None], list[tuple[Path, RouteSpec]]] = {}
     for place, route in zip(given or (), routes, strict=True):
+        if route.sni is not None:
+            _check_sni(place, route, report)
+            continue
         _check_aim(place, route, report)
         _check_prefix(place, route, report)
         _check_names(place, route.headers, report)
@@ -204,6 +220,14 @@ def check_routes(
                     )
                     break
             peers.append((place.path, route))
+
+
+def _check_sni(place: Given, route: RouteSpec, report: Report) -> None:
+    """A route of connections knows nothing of the requests on them."""
+    for key in set(place.values) - {"sni", "service"}:
+        report.complain(place.at(key), "has no meaning beside sni; allowed: sni and service alone")
+    if route.service is None and place.path not in report.misspelt:
+        report.complain(place.path, "leads nowhere; allowed: a service beside sni")
 
 
 def _check_aim(place: Given, route: RouteSpec, report: Report) -> None:

@@ -25,11 +25,11 @@ from typing import Any, cast
 from msgspec.structs import replace
 
 from proxy.channel import Channel
+from proxy.engine.accepting import new_connection
 from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.load import Board
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool
-from proxy.engine.tls.server import new_connection
 from proxy.engine.worker import Worker
 from proxy.errors import FAULTS
 from proxy.messages import (

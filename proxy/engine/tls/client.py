@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Mapping
 from typing import Final
 
-from proxy.engine.http1.client import UpstreamConnection
+from proxy.engine.http1.keepalive import KeptConnection
 from proxy.engine.node import Node
 from proxy.engine.tls.connection import TlsConnection
 from proxy.engine.tls.handshakes import Handshakes
@@ -69,7 +69,7 @@ class ClientHandshake:
         self,
         node: Node,
         context: ssl.SSLContext,
-        connection: UpstreamConnection,
+        connection: KeptConnection,
         handshakes: Handshakes,
         loop: asyncio.AbstractEventLoop,
     ) -> None:

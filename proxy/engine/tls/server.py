@@ -1,8 +1,7 @@
-"""Handshakes of clients, and what a new connection of a listener begins with."""
+"""Handshakes of clients."""
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from typing import Final
 
@@ -18,16 +17,6 @@ _PLAIN: Final = frozenset(("HTTP_REQUEST", "HTTPS_PROXY_REQUEST"))
 """Reasons that OpenSSL gives for a client that speaks HTTP without TLS."""
 _ALERT: Final = ("ALERT", "SSLV3_ALERT", "TLSV1_ALERT", "TLSV13_ALERT")
 """How its words begin for what the other side has said, and not we."""
-
-
-def new_connection(
-    services: Services, listener: ListenerConfig, announced: tuple[str, int] | None = None
-) -> asyncio.Protocol:
-    """The protocol of a connection that was accepted, behind what was `announced` in front of it:
-    see `ListenerConfig.client`."""
-    if listener.certificates is None:
-        return as_protocol(ClientConnection(services, listener, announced))
-    return as_protocol(ServerHandshake(services, listener, announced).connection)
 
 
 class ServerHandshake(CountedArrival):

@@ -17,7 +17,7 @@ from proxy.destinations import Destinations
 from proxy.engine.deadlines import Deadlines
 from proxy.engine.flow import as_protocol
 from proxy.engine.http1.client import UpstreamConnection
-from proxy.engine.http1.keepalive import Upstreams
+from proxy.engine.http1.keepalive import KeptConnection, Upstreams
 from proxy.engine.node import Node
 from proxy.engine.streams import UpstreamStream
 from proxy.engine.tls.client import ClientContexts, ClientHandshake
@@ -96,13 +96,19 @@ class Connector:
         """Connections being made beside the first one of their dial."""
 
     def dial(
-        self, node: Node, settings: ServiceSettings, waiter: Dialler, at_most: float = inf
+        self,
+        node: Node,
+        settings: ServiceSettings,
+        waiter: Dialler,
+        at_most: float = inf,
+        make: type[KeptConnection] = UpstreamConnection,
     ) -> asyncio.Task[None]:
         """Connect in the background; `waiter` hears of the result exactly once, after
         `timeouts.connect` or `at_most` seconds at the latest. Looking up the name of the instance,
-        and trying all of its addresses, is one attempt. Returns what `leave` wants."""
+        and trying all of its addresses, is one attempt. `make`: kind of the connection; only the
+        usual one has TLS. Returns what `leave` wants."""
         limit = min(settings.timeouts.connect or inf, at_most)
-        task = self._loop.create_task(self._dial(node, settings, waiter, limit))
+        task = self._loop.create_task(self._dial(node, settings, waiter, limit, make))
         self._dialling.add(task)
         task.add_done_callback(self._dialled)
         return task
@@ -127,7 +133,12 @@ class Connector:
             _log.error("dialling_failed_inside", exc_info=error)
 
     async def _dial(
-        self, node: Node, settings: ServiceSettings, waiter: Dialler, limit: float
+        self,
+        node: Node,
+        settings: ServiceSettings,
+        waiter: Dialler,
+        limit: float,
+        make: type[KeptConnection],
     ) -> None:
         name = node.name
         if name is None:
@@ -139,9 +150,9 @@ class Connector:
                 if not node.local:
                     addresses = self._permitted(addresses, node.port)
                 if len(addresses) == 1:
-                    connection = await self._connect(node, settings, addresses[0])
+                    connection = await self._connect(node, settings, make, addresses[0])
                 else:
-                    connection = await self._race(node, settings, name, addresses)
+                    connection = await self._race(node, settings, make, name, addresses)
         except Exception as error:
             if not addresses and isinstance(error, TimeoutError):
                 error = Unresolved(f"no name server has answered within {limit:g} s")
@@ -174,37 +185,42 @@ class Connector:
         return addresses if not refusal else tuple(permitted)
 
     async def _race(
-        self, node: Node, settings: ServiceSettings, name: Name, addresses: tuple[str, ...]
-    ) -> UpstreamConnection:
+        self,
+        node: Node,
+        settings: ServiceSettings,
+        make: type[KeptConnection],
+        name: Name,
+        addresses: tuple[str, ...],
+    ) -> KeptConnection:
         """The first connection to one of several addresses."""
-        dial = partial(self._connect_beside, node, settings)
+        dial = partial(self._connect_beside, node, settings, make)
         self._beside -= 1  # The task of the dial stands for one of them.
         try:
-            address, connection = await first_of(addresses, dial, UpstreamConnection.close)
+            address, connection = await first_of(addresses, dial, KeptConnection.close)
         finally:
             self._beside += 1
         name.prefer(address)
         return connection
 
     async def _connect_beside(
-        self, node: Node, settings: ServiceSettings, address: str
-    ) -> UpstreamConnection:
+        self, node: Node, settings: ServiceSettings, make: type[KeptConnection], address: str
+    ) -> KeptConnection:
         self._beside += 1
         try:
-            return await self._connect(node, settings, address)
+            return await self._connect(node, settings, make, address)
         finally:
             self._beside -= 1
 
     async def _connect(
-        self, node: Node, settings: ServiceSettings, address: str
-    ) -> UpstreamConnection:
+        self, node: Node, settings: ServiceSettings, make: type[KeptConnection], address: str
+    ) -> KeptConnection:
         tries = round(ROOM_LIMIT / ROOM_STEP)
         context = None
-        if node.server_name is not None:
+        if node.server_name is not None and make is UpstreamConnection:
             context = await self.contexts.get(settings.tls)
         while True:  # ≤ 32
             self._make_room()
-            connection = UpstreamConnection(node, settings, self._upstreams)
+            connection = make(node, settings, self._upstreams)
             try:
                 if context is None:
                     await self._loop.create_connection(
@@ -230,7 +246,7 @@ class Connector:
             await asyncio.sleep(ROOM_STEP)
 
     async def _secure(
-        self, node: Node, context: ssl.SSLContext, connection: UpstreamConnection, address: str
+        self, node: Node, context: ssl.SSLContext, connection: KeptConnection, address: str
     ) -> None:
         """Connect, and let `connection` have what is said under TLS."""
         try:

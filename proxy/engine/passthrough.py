@@ -1,0 +1,166 @@
+"""Connections that go to an instance as they are: TLS that is not ended here.
+
+The instance is chosen, tried and counted as for a request, and there is another attempt where no
+connection came about. From then on it is a tunnel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from balancers.base import NO_KEY, hash_key
+from proxy.engine.arrival import CountedArrival
+from proxy.engine.listener_config import ListenerConfig
+from proxy.engine.next_attempt import next_attempt
+from proxy.engine.node import Node
+from proxy.engine.pool import Pool
+from proxy.engine.selection import first_choice
+from proxy.engine.services import Services
+from proxy.engine.streams import UpstreamStream
+from proxy.engine.tunnel import Tunnel
+from proxy.engine.upstream.raw import RawConnection
+from proxy.errors import CLIENT_GONE, NO_INSTANCE, QUEUE_FULL, Fault, Side
+
+
+class Passthrough(CountedArrival):
+    """Owns a client's connection until it is a tunnel, and the attempts to make it one."""
+
+    __slots__ = ("_attempts", "_dial", "_early", "_key", "_last", "_node", "_pool", "_tried",
+                 "_tunnel")  # fmt: skip
+
+    def __init__(
+        self, services: Services, listener: ListenerConfig, pool: Pool, key: bytes, early: bytes
+    ) -> None:
+        """`key`: the client's address; `early`: what the client has said already."""
+        super().__init__(services, listener)
+        self._pool = pool
+        self._key = hash_key(key) if pool.uses_key else NO_KEY
+        self._early = early  # ≤ 512 KiB
+        self._attempts = 0
+        self._node: Node | None = None
+        """The instance on which the connection counts."""
+        self._last: Node | None = None
+        self._tried: tuple[Node, ...] = ()
+        self._dial: asyncio.Task[None] | None = None
+        self._tunnel: Tunnel | None = None
+
+    # -- the client's connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._arrive(transport, 0.0)
+        if self._transport.is_closing():
+            return
+        self._transport.pause_reading()
+        pool, now = self._pool, self._services.now()
+        if pool.reads_load:
+            self._services.pools.others.refresh(now)
+        pool.requests += 1
+        node = pool.pick(self._key, ())
+        if node is None:
+            self._give_up(NO_INSTANCE, f"{pool.service} has no usable instance")
+            return
+        if pool.limited or node.impaired:
+            node = first_choice(pool, node, self._key, now)
+            if node is None:
+                pool.counters.rejected("max_inflight")
+                self._give_up(QUEUE_FULL, f"every instance of {pool.service} is busy")
+                return
+        self._try(node)
+
+    def data_received(self, data: bytes) -> None:
+        self._early += data  # Read before it was paused.
+
+    def eof_received(self) -> bool:
+        """The client has left."""
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._dial is not None and self._last is not None:
+            self._services.connector.leave(self._last, self._dial)
+            self._dial = None
+        self._release(CLIENT_GONE.code)
+        self._lose()
+
+    def on_deadline(self, now: float) -> None:
+        """See `Timed`: the worker stops."""
+        self._transport.abort()
+
+    # -- attempts
+
+    def _try(self, node: Node) -> None:
+        self._node = self._last = node
+        self._attempts += 1
+        self._pool.take(node)
+        connector = self._services.connector
+        self._dial = connector.dial(node, self._pool.settings, self, make=RawConnection)
+
+    def on_connected(self, node: Node, connection: UpstreamStream) -> None:
+        """See `Dialler`."""
+        self._dial = None
+        self._services.unreachable.reached(self._pool, node)
+        if self._node is None or self._transport.is_closing():
+            connection.close()  # The client has left.
+            return
+        self._become_tunnel(node, connection)
+
+    def on_connect_failed(self, node: Node, fault: Fault, detail: str) -> None:
+        """See `Dialler`."""
+        self._dial = None
+        if fault.side is Side.UPSTREAM:
+            self._services.unreachable.add(self._pool, node, detail)
+        if self._node is None:
+            return
+        self._release(fault.code)
+        self._tried = (*self._tried, node)
+        pool = self._pool
+        if pool.policies.may_repeat(fault, b"CONNECT", False, True, True):
+            other = next_attempt(
+                pool, self._key, self._tried, self._attempts, self._services.now(),
+                stale_node=None, stale=False, answered=False,
+            )  # fmt: skip
+            if other is not None:
+                pool.counters.retried(fault.code)
+                self._try(other)
+                return
+        self._give_up(fault, detail)
+
+    def on_dial_raised(self, node: Node, error: Exception) -> None:
+        """See `Dialler`."""
+        self._dial = None
+        self._services.faults.inside(error, self._pool.service)
+        self._transport.abort()
+
+    def _give_up(self, fault: Fault, detail: str) -> None:
+        self._pool.counters.failed(fault.code)
+        self._note(fault, detail)
+        self._transport.abort()
+
+    def _release(self, outcome: str) -> None:
+        if self._node is not None:
+            node, self._node = self._node, None
+            self._pool.release(node, outcome)
+
+    # -- the tunnel
+
+    def _become_tunnel(self, node: Node, connection: UpstreamStream) -> None:
+        services, pool = self._services, self._pool
+        instance, said = connection.hand_over()
+        self._tunnel = tunnel = Tunnel(
+            self._transport,
+            instance,
+            services.deadlines,
+            services.hangups,
+            pool.settings.timeouts.tunnel_idle,
+            self._on_tunnel_closed,
+        )
+        # In this order: between the two the worker must not look quiet.
+        services.connections.on_tunnel_opened(tunnel, pool, node)
+        self._leave()
+        early, self._early = self._early, b""
+        tunnel.start(from_client=early, from_instance=said)
+
+    def _on_tunnel_closed(self) -> None:
+        assert self._tunnel is not None
+        self._services.connections.on_tunnel_closed(self._tunnel)
+        self._tunnel = None
+        self._release("ok")

@@ -1,0 +1,45 @@
+"""A connection to an instance that carries no HTTP of ours: bytes of a client, as they are."""
+
+from __future__ import annotations
+
+import asyncio
+
+from proxy.engine.http1.keepalive import KeptConnection
+
+
+class RawConnection(KeptConnection):
+    """Owns the transport until a tunnel does, and what the instance has said by then."""
+
+    __slots__ = ("_said",)
+
+    _said: bytes
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._said = b""  # ≤ 512 KiB
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._said += data
+        self.transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        """Give up an instance that has said its last byte before its first one was passed on."""
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.closed:
+            self.closed = True
+            self._upstreams.open -= 1
+
+    def park(self, now: float, limit: float | None = None) -> None:
+        """See `UpstreamStream`. Nobody else can use it."""
+        self.close()
+
+    def on_deadline(self, now: float) -> None:
+        """See `Timed`."""
+
+    def hand_over(self) -> tuple[asyncio.Transport, bytes]:
+        """See `UpstreamStream`."""
+        self._let_go()
+        self._upstreams.open -= 1
+        return self.transport, self._said

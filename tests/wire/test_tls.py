@@ -84,6 +84,18 @@ def test_plain_http_is_told_so_in_plain_http(make: Any, asked_for: str) -> None:
     client.eof()
 
 
+def test_plain_http_with_a_body_is_read_until_the_client_has_its_answer(make: Any) -> None:
+    wire = make()
+    client = wire.silent_client()
+    client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999\r\n\r\n")
+    client.expect_problem(400, "bad_request", closing=True)
+    client.send(bytes(9999))
+    assert client.read
+    client.eof()
+    assert client.closed
+    assert not client.cut
+
+
 @pytest.mark.parametrize("garbage", [b"SSH-2.0-x\r\n", b"\0" * 600, b"\x80\x2e\x01\0\x02", b"x"])
 def test_garbage_is_closed(make: Any, garbage: bytes) -> None:
     wire = make()

@@ -87,6 +87,7 @@ class ServerHandshake(CountedArrival):
         """The client speaks HTTP without TLS, and can read an answer in the same."""
         client = ClientConnection(self._services, self._listener, self._announced)
         self._transport.set_protocol(as_protocol(client))
+        self._transport.resume_reading()  # A handshake is not read on while it waits for its turn.
         client.connection_made(self._transport)
         if not self._transport.is_closing():
             client.refuse(BAD_REQUEST, "plain HTTP on a port that speaks TLS: try https://")

@@ -19,6 +19,7 @@ import uvloop
 
 from proxy import log as log_setup
 from proxy.engine.load import Board
+from proxy.engine.tls.certificates import without_names
 from proxy.engine.worker import LAST_LINES, Worker
 
 
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--socket", action="append", default=[], metavar="NAME=FD")
     arguments = parser.parse_args(argv)
     log_setup.set_up(log_setup.from_environment(os.environ), worker=arguments.index)
+    sys.unraisablehook = without_names(sys.unraisablehook)
     return uvloop.run(_run(arguments))
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import ssl
+import sys
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import pytest
 
+from proxy.engine.tls.certificates import without_names
 from proxy.engine.tls.connection import SLICE
 from proxy.messages import CertificatePair
 from proxy.settings.edge import Hsts, Redirect
@@ -223,6 +225,33 @@ def test_the_name_that_is_asked_for_chooses(make: Any) -> None:
         "a.other.example": "other.example", "a.b.other.example": "h",
     }  # fmt: skip
     assert {name: seen(wire, name) for name in names} == names
+
+
+def test_a_name_that_is_not_ascii_is_refused_and_told_once(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", without_names(told.append))
+    wire = make()
+    client = begin(wire, server_hostname="other.example")
+    client.transport.raw.feed(hello(client).replace(b"other.example", b"\xff\xfe\xfder.example"))
+    wire.settle()
+    client.take()  # An alert.
+    assert client.closed
+    assert handshakes(wire) == {"refused": 1}
+    assert told == []
+
+
+def test_other_errors_that_nobody_can_catch_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", without_names(told.append))
+
+    class Failing:
+        def __del__(self) -> None:
+            b"\xff".decode("ascii")
+
+    Failing()
+    assert isinstance(told[0].exc_value, UnicodeDecodeError)
 
 
 def test_an_unknown_name_may_be_refused(make: Any) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ssl
-from typing import Any, Final
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, WeakSet
 
 from proxy.engine.edge import Edge
@@ -14,8 +16,28 @@ from proxy.settings.listener_tls import ListenerTls
 from proxy.tls.contexts import ServerPolicy, peer_certificates, server_context
 from proxy.tls.names import NameTable
 
+if TYPE_CHECKING:
+    Hook = Callable[[sys.UnraisableHookArgs], object]
+
 _UNKNOWN: Final = int(ssl.AlertDescription.ALERT_DESCRIPTION_UNRECOGNIZED_NAME)
 _INTERNAL: Final = int(ssl.AlertDescription.ALERT_DESCRIPTION_INTERNAL_ERROR)
+
+
+def without_names(hook: Hook) -> Hook:
+    """A `sys.unraisablehook`: `hook`, but for names that clients ask for and that are not ASCII.
+    `ssl` fails such a handshake before our callback is called, and says so on stderr besides, so
+    that a client could fill the log."""
+
+    def tell(unraisable: sys.UnraisableHookArgs) -> None:
+        error = unraisable.exc_value
+        name = error.object if isinstance(error, UnicodeDecodeError) else None
+        # Python 3.14 has words for it instead of the name.
+        if name is None or (
+            unraisable.object != name and "servername" not in (unraisable.err_msg or "")
+        ):
+            hook(unraisable)
+
+    return tell
 
 
 class Generation:

@@ -193,6 +193,20 @@ def test_a_worker_that_stops_waits_for_a_handshake_for_a_moment(make: Any) -> No
     assert wire.worker.connections.quiet.is_set()
 
 
+def test_clients_that_are_gone_before_their_turn_delay_nobody(make: Any) -> None:
+    wire = make()
+    client, *peers = [begin(wire) for _ in range(50)]
+    for peer in peers:
+        peer.transport.raw.feed(hello(peer))
+        peer.transport.raw.abort()
+        peer.transport.raw.deliver_lost()
+    client.transport.raw.feed(hello(client))
+    wire.loop.run_turn()
+    assert client.transport.raw.taken
+    assert len(wire.worker.services.handshakes) == 0
+    client.reset()
+
+
 # -- which certificate
 
 

@@ -106,6 +106,7 @@ class TlsConnection(TlsTransport):
         waiter, self._waiter = self._waiter, None
         if waiter is not None:
             self._closing = True
+            self._handshakes.forget(self)
             waiter.on_not_secured(self, error)
         elif self._above is not None:
             self._lose()
@@ -133,13 +134,13 @@ class TlsConnection(TlsTransport):
         if not self._queued and self._waiter is not None:
             self._queued = True
             self.transport.pause_reading()
-            self._handshakes.want(self._step)
+            self._handshakes.want(self, self._step)
 
     def _step(self) -> None:
         self._queued = False
         waiter = self._waiter
-        if waiter is None:
-            return  # The connection is gone.
+        if waiter is None or self.transport.is_closing():
+            return  # Somebody has given up on it, which is told as its loss.
         try:
             done = self._shake()
         except (ssl.SSLError, ssl.CertificateError) as error:

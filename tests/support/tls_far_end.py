@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _ssl
+import ctypes
 import ssl
 from collections.abc import Callable
 from functools import cache
@@ -11,6 +13,11 @@ from proxy.messages import CertificatePair
 from proxy.tls.contexts import ServerPolicy, server_context
 from tests.support.certificates import Authority
 from tests.support.loop_and_network import FakeTransport
+
+_OPENSSL = ctypes.CDLL(_ssl.__file__)
+_OPENSSL.SSL_key_update.argtypes = (ctypes.c_void_p, ctypes.c_int)
+_OPENSSL.SSL_renegotiate.argtypes = (ctypes.c_void_p,)
+_OPENSSL.SSL_do_handshake.argtypes = (ctypes.c_void_p,)
 
 NAMES = ("h", "*.example.com", "127.0.0.1")
 
@@ -95,6 +102,36 @@ class TlsFarEnd:
             self.ssl.write(data)
         return self._outgoing.read()
 
+    def key_update(self, times: int = 1) -> bytes:
+        """What goes over the wire for so many new keys of ours, each with the wish for one of the
+        proxy's (RFC 8446 §4.6.3). `ssl` cannot say that."""
+        for _ in range(times):
+            assert _OPENSSL.SSL_key_update(self._pointer, 1) == 1
+            self.ssl.do_handshake()
+        return self._outgoing.read()
+
+    def renegotiate(self) -> bytes:
+        """What goes over the wire for a wish for a new handshake, in TLS 1.2. Without the answer
+        nothing goes on for this end."""
+        assert _OPENSSL.SSL_renegotiate(self._pointer) == 1
+        _OPENSSL.SSL_do_handshake(self._pointer)
+        return self._outgoing.read()
+
+    @property
+    def _pointer(self) -> ctypes.c_void_p:
+        # Behind the head of the object, and the reference to a socket.
+        at = id(self.ssl._sslobj) + object.__basicsize__ + ctypes.sizeof(ctypes.c_void_p)
+        return ctypes.c_void_p.from_address(at)
+
+    def end(self) -> bytes:
+        """What goes over the wire for a close_notify."""
+        self.said_end = True
+        try:
+            self.ssl.unwrap()
+        except ssl.SSLError:
+            pass
+        return self._outgoing.read()
+
     def feed(self, *pieces: bytes) -> None:
         """See `FakeTransport`."""
         self.raw.feed(*[self.encrypt(piece) for piece in pieces])
@@ -102,13 +139,10 @@ class TlsFarEnd:
     def feed_eof(self) -> None:
         """See `FakeTransport`."""
         if not self.said_end:
-            self.said_end = True
             self._receive()
             self._read()
-            try:
-                self.ssl.unwrap()
-            except ssl.SSLError:
-                pass
+            if not self.raw.lost:
+                self.raw.feed(self.end())
         self._send()
         self.raw.feed_eof()
 

@@ -49,7 +49,8 @@ class Secured(Protocol):
 class TlsConnection(TlsTransport):
     """Owns the handshake, and what was received and not yet passed on."""
 
-    __slots__ = ("_ended", "_handshakes", "_queued", "_soon", "_waiter", "on_first")
+    __slots__ = ("_answers", "_ended", "_gone", "_handshakes", "_queued", "_soon", "_told",
+                 "_unreadable", "_waiter", "on_first")  # fmt: skip
 
     def __init__(
         self,
@@ -69,6 +70,14 @@ class TlsConnection(TlsTransport):
         """Called when the peer has said something under TLS for the first time."""
         self._ended = False
         """The peer has said its last byte, and said so."""
+        self._told = False
+        """The protocol above knows that."""
+        self._unreadable: ssl.SSLError | None = None
+        """An error in what was read last: nothing can be read behind it."""
+        self._answers = 0
+        """Bytes of answers to TLS messages of the peer that it may not have read yet."""
+        self._gone = False
+        """The TCP connection is no more."""
 
     def __repr__(self) -> str:
         state = "secured" if self._secured else "shaking hands"
@@ -99,9 +108,16 @@ class TlsConnection(TlsTransport):
         if self._ended:
             return True
         self._error = ConnectionAbortedError("the connection ended without a close_notify")
-        return self._framed and bool(self._above.eof_received())
+        if not self._framed:
+            self.abort()  # At once, whatever the peer has not read.
+        elif self._above.eof_received():
+            return True
+        else:
+            self.close()
+        return False
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._gone = True
         self._error = error = self._error or error
         waiter, self._waiter = self._waiter, None
         if waiter is not None:
@@ -112,13 +128,26 @@ class TlsConnection(TlsTransport):
             self._lose()
 
     def _lose(self) -> None:
-        if self._rest and not self.ssl.server_side and not self._closing:
-            self._paused = False  # What came before the end is the instance's answer.
-            self._go_on()
+        if not self.ssl.server_side and not self._closing:
+            self._pass_on_all()
         self._closing = True
         self._rest = b""
         above, self._above = self._above, None  # Both go now, and not with the garbage.
         above.connection_lost(self._error)
+
+    def _pass_on_all(self) -> None:
+        """Pass on what came before the end of the connection, however slow the protocol above is:
+        it is the instance's answer."""
+        while not self._closing and not self._told and self._holds_some:  # ≤ 20
+            self._paused = False
+            self._go_on()
+        if self._told and self._closing:
+            self._error = None  # Nothing was missing, and nothing was to follow.
+
+    @property
+    def _holds_some(self) -> bool:
+        """Whether something waits for the protocol above to read on, which may be the end."""
+        return bool(self._rest) or self._ended or self._incoming.pending > 0
 
     def pause_writing(self) -> None:
         if self._above is not None:
@@ -173,7 +202,11 @@ class TlsConnection(TlsTransport):
         """From here on `above`, a protocol of asyncio, has what is said under TLS."""
         self._above = above
         self._above.connection_made(self)
-        self._go_on()  # The peer may have said something behind its handshake.
+        if self._gone:
+            self._closing = True
+            self._soon(self._lose)
+        else:
+            self._go_on()  # The peer may have said something behind its handshake.
 
     # -- reading
 
@@ -206,30 +239,32 @@ class TlsConnection(TlsTransport):
 
     def _go_on_soon(self) -> None:
         """See `TlsTransport`."""
-        if self._rest or self._ended:
+        if self._holds_some:
             self._soon(self._go_on)
         else:
             self.transport.resume_reading()
 
     def _pass_on(self) -> None:
         """Pass on what there is of whole records."""
-        try:
-            data = self._decrypt()
-        except ssl.SSLError as error:
-            self._fail(error)
-            return
-        if self._outgoing.pending:
-            self._answer_peer()
+        data = self._decrypt()
         if data:
             if self.on_first is not None:
                 on_first, self.on_first = self.on_first, None
                 on_first(self)
             self._above.data_received(data)
+        if self._closing:
+            return
+        if self._unreadable is not None:
+            self._fail(self._unreadable)
+            return
+        if self._outgoing.pending:
+            self._answer_peer()
         if self._ended:
             self._tell_end()
 
     def _tell_end(self) -> None:
         if not self._paused and not self._closing:
+            self._told = True
             # As uvloop does it: who reads on hears of it again.
             self.pause_reading()
             if not self._above.eof_received():
@@ -250,6 +285,9 @@ class TlsConnection(TlsTransport):
                 break  # A part of a record, or nothing for us.
             except ssl.SSLZeroReturnError:
                 piece = b""  # We have said our end, too.
+            except ssl.SSLError as error:
+                self._unreadable = error
+                break
             if not piece:
                 self._ended = True
                 break
@@ -260,13 +298,13 @@ class TlsConnection(TlsTransport):
         """Decrypt what the kernel still had of a connection that is gone; empty where it holds no
         whole record, or none that is sound."""
         self._incoming.write(data)
-        try:
-            return self._decrypt()
-        except ssl.SSLError:
-            return b""
+        return self._decrypt()
 
     def _answer_peer(self) -> None:
         """Send what TLS itself has to say to what was received, such as a new key."""
+        # What is above writes is its own affair: that it waits is no reason.
+        waiting = min(self._answers, self.transport.get_write_buffer_size())
+        self._answers = waiting + self._outgoing.pending
         self._flush()
-        if self.transport.get_write_buffer_size() > _UNREAD and not self._closing:
+        if self._answers > _UNREAD and not self._closing:
             self._fail(ssl.SSLError("the peer asks and does not read"))

@@ -52,24 +52,30 @@ class TlsTransport:
         """See `asyncio.Transport`."""
         if self._said_end or self._closing or not data:
             return
+        if len(data) > RECORD:
+            self.writelines([data])
+            return
         try:
-            if len(data) <= RECORD:
-                self.ssl.write(data)
-                self.transport.write(self._outgoing.read())
-            else:
-                self._write_large(data)
+            self.ssl.write(data)
         except ssl.SSLError as error:
             self._fail(error)
-
-    def _write_large(self, data: bytes) -> None:
-        view = memoryview(data)
-        write, read, send = self.ssl.write, self._outgoing.read, self.transport.write
-        for start in range(0, len(data), RECORD):  # ≤ 4096
-            write(view[start : start + RECORD])
-            send(read())
+        else:
+            self.transport.write(self._outgoing.read())
 
     def writelines(self, pieces: list[bytes]) -> None:
         """See `asyncio.Transport`. Small pieces share a record."""
+        if self._said_end or self._closing:
+            return
+        records: list[bytes] = []
+        try:
+            self._encrypt(pieces, records)
+        except ssl.SSLError as error:
+            self._fail(error)
+        else:
+            # All at once: the protocol above may be told to pause, and close, from within.
+            self.transport.writelines(records)
+
+    def _encrypt(self, pieces: list[bytes], records: list[bytes]) -> None:
         small: list[bytes] = []
         size = 0
         for piece in pieces:  # ≤ 4096
@@ -79,10 +85,17 @@ class TlsTransport:
                 if size <= RECORD - _SMALL:
                     continue
                 piece = b""
-            self.write(b"".join(small))
+            self._encrypt_one(b"".join(small), records)
             small, size = [], 0
-            self.write(piece)
-        self.write(b"".join(small))
+            self._encrypt_one(piece, records)
+        self._encrypt_one(b"".join(small), records)
+
+    def _encrypt_one(self, data: bytes, records: list[bytes]) -> None:
+        view = memoryview(data)
+        write, read = self.ssl.write, self._outgoing.read
+        for start in range(0, len(data), RECORD):  # ≤ 4096
+            write(view[start : start + RECORD])
+            records.append(read())
 
     def can_write_eof(self) -> bool:
         """See `asyncio.Transport`."""
@@ -106,11 +119,14 @@ class TlsTransport:
             self.ssl.unwrap()
         except ssl.SSLError:
             pass  # The peer has not said it yet, and nobody waits for that.
-        self._flush()
+        if not self.transport.is_closing():
+            self.transport.write(self._outgoing.read())
 
     def _flush(self) -> None:
-        if self._outgoing.pending and not self.transport.is_closing():
-            self.transport.write(self._outgoing.read())
+        """Send what TLS itself has to say, unless our end is said already."""
+        data = self._outgoing.read()
+        if data and not self._said_end and not self.transport.is_closing():
+            self.transport.write(data)
 
     # -- the end
 
@@ -138,8 +154,8 @@ class TlsTransport:
         self._closing = True
         self._rest = b""
         self._flush()  # The alert.
-        if self.transport.get_write_buffer_size() > RECORD:
-            self.transport.abort()
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # A peer that does not read could put off the end for ever.
         else:
             self.transport.close()
 

@@ -108,6 +108,7 @@ def client_context(
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     openssl.limit_groups(context)
+    context.options |= ssl.OP_NO_RENEGOTIATION  # In the middle of what is said, for nothing.
     context.minimum_version = _VERSIONS[min_version]
     if cert:
         load_pair(context, cert, key)

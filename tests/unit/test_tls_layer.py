@@ -13,6 +13,7 @@ from tests.support.tls_layer import Above, Layer
 
 VERSIONS = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 SIDES = pytest.mark.parametrize("server_side", [True, False])
+ALERT = 21
 BAD_RECORD = b"\x17\x03\x03\x00\x20" + bytes(32)
 
 
@@ -234,3 +235,14 @@ def test_handshakes_of_connections_that_are_gone_wait_for_no_turn() -> None:
     assert done == ["there"]
     loop.run_ready()
     assert done == ["there"]
+
+
+def test_an_instance_that_wants_to_renegotiate_is_told_no() -> None:
+    layer = Layer(False, version=ssl.TLSVersion.TLSv1_2)
+    layer.raw.feed(layer.far.renegotiate())
+    layer.settle()
+    assert layer.raw.taken[0] == ALERT
+    layer.feed(b"on")
+    layer.connection.write(b"and on")
+    assert layer.above.heard == b"on"
+    assert layer.above.lost == []

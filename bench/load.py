@@ -1,5 +1,5 @@
 """The load: `wrk` where it is installed, else a generator of our own (`python -m bench.load`),
-which is also the one for WebSockets.
+which is also the one for WebSockets, and for TLS handshakes: wrk resumes whatever it can.
 
 Both run as a process of their own on the load's cores, keep one request in flight on each
 connection, and print one line `BENCH {json}` that `parse_summary` reads.
@@ -14,6 +14,7 @@ import json
 import math
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -21,11 +22,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import uvloop
 
+from bench.certificates import NAME
 from bench.processes import placed_on
 from bench.scenarios import SCENARIOS, TRACE_HEADER, TRACE_ID, Scenario
 from bench.websocket import FIELDS, KEY, accept, frame
@@ -133,7 +135,7 @@ class LoadPlan:
 
     def run(self, scenario: Scenario, port: int, seconds: float) -> Summary:
         """Load one proxy for about `seconds` (wrk ends on its next 100 ms)."""
-        if self.wrk is None or scenario.websocket:
+        if self.wrk is None or scenario.websocket or scenario.handshakes:
             command, limit = self._own(scenario, port, seconds), seconds + END_LIMIT
         else:
             command, limit = self._wrk(self.wrk, scenario, port, seconds), seconds
@@ -170,7 +172,7 @@ class LoadPlan:
             wrk, "--threads", str(min(len(self.cores), 4)),
             "--connections", str(scenario.connections), "--duration", str(math.ceil(seconds) + 1),
             "--timeout", str(REQUEST_LIMIT), "--script", str(script),
-            f"http://127.0.0.1:{port}{scenario.path}",
+            f"http{'s' * bool(scenario.tls)}://127.0.0.1:{port}{scenario.path}",
         )  # fmt: skip
 
     def _own(self, scenario: Scenario, port: int, seconds: float) -> Sequence[str]:
@@ -188,6 +190,9 @@ class _Load(Load):
         self.scenario = scenario
         self.latencies: list[float] = []
         self.errors = 0
+        self.resumed = 0
+        if scenario.tls:
+            self.tls, self.name = client_tls(), NAME
 
     def client(self) -> Client:
         return _Chatter(self) if self.scenario.websocket else _Client(self)
@@ -196,9 +201,35 @@ class _Load(Load):
         self.latencies.append(client.ended - client.began)
         if client.status >= 400:
             self.errors += 1
+        if self.scenario.handshakes == "resumed":
+            assert client.transport is not None
+            assert isinstance(self.tls, Resuming)
+            tls: ssl.SSLObject = client.transport.get_extra_info("ssl_object")
+            self.resumed += bool(tls.session_reused)
+            self.tls.session = tls.session
 
     def on_failure(self, client: Client, error: BaseException) -> None:
         self.errors += 1
+
+
+class Resuming(ssl.SSLContext):
+    """A client's context whose new connections offer `session`, if there is one; asyncio has no
+    parameter for that."""
+
+    session: ssl.SSLSession | None = None
+
+    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        """See `ssl.SSLContext`."""
+        return super().wrap_bio(*arguments, **options, session=self.session)
+
+
+def client_tls() -> Resuming:
+    """A context for TLS 1.3 that takes any certificate."""
+    context = Resuming(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 class _Client(Client):
@@ -293,10 +324,18 @@ async def _run(scenario: Scenario, port: int, seconds: float) -> Mapping[str, fl
             "seconds": seconds,
             "p50_us": percentile(ordered, 0.50) * 1e6,
             "p99_us": percentile(ordered, 0.99) * 1e6,
-            "errors": load.errors,
+            "errors": load.errors + _unwanted(load),
         }
         await load.close()
     return summary
+
+
+def _unwanted(load: _Load) -> int:
+    """Full handshakes where sessions should have been resumed. The first of each client has none
+    to resume."""
+    if load.scenario.handshakes != "resumed":
+        return 0
+    return max(0, len(load.latencies) - load.scenario.connections - load.resumed)
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:

@@ -8,12 +8,13 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.load import LoadError, LoadPlan, handshake, switched
-from bench.peers import NGINX_HTTP, Nginx, Peer, Setup, nginx_base
+from bench.certificates import Certificates
+from bench.load import LoadError, LoadPlan, client_tls, handshake, switched
+from bench.peers import NGINX_HTTP, Nginx, Peer, Setup, nginx_base, nginx_tls
 from bench.processes import Server, StartError, core_busy_seconds
 from bench.report import REFERENCE, Against, Sample
 from bench.scenarios import MIB, SCENARIOS, SMALL_BODY, Scenario, Variant
@@ -41,10 +42,15 @@ class Backends:
     plain: int
     """Small answers and downloads."""
     echo: int
+    tls: int
+    """Small answers over TLS; 0 = there is none."""
 
 
-def start_backends(stack: ExitStack, directory: Path, cores: frozenset[int]) -> Backends:
-    """nginx for what it can serve, our own origin for the echo, and for all without nginx."""
+def start_backends(
+    stack: ExitStack, directory: Path, cores: frozenset[int], certificates: Certificates
+) -> Backends:
+    """nginx for what it can serve, our own origin for the echo, and without nginx for all but
+    TLS."""
     echo = free_port()
     origin = Server(
         "origin",
@@ -57,12 +63,14 @@ def start_backends(stack: ExitStack, directory: Path, cores: frozenset[int]) -> 
     origin.wait_ready(lambda: check_answer(SCENARIOS["small_get"], echo))
     nginx = Nginx().find()
     if nginx is None:
-        return Backends(plain=echo, echo=echo)
-    plain = free_port()
+        return Backends(plain=echo, echo=echo, tls=0)
+    plain, tls = free_port(), free_port()
     for name, size in (("1m", MIB), ("100m", 100 * MIB)):
         with (directory / name).open("wb") as file:
             file.truncate(size)
-    (directory / "backend.conf").write_text(_backend_conf(directory, plain))
+    (directory / "backend.conf").write_text(
+        _backend_conf(directory, plain, tls, certificates.of("ec"))
+    )
     server = Server(
         "backend",
         [nginx, "-p", str(directory), "-e", "stderr", "-c", "backend.conf"],
@@ -72,10 +80,10 @@ def start_backends(stack: ExitStack, directory: Path, cores: frozenset[int]) -> 
     )
     stack.callback(server.stop)
     server.wait_ready(lambda: check_answer(SCENARIOS["small_get"], plain))
-    return Backends(plain=plain, echo=echo)
+    return Backends(plain=plain, echo=echo, tls=tls)
 
 
-def _backend_conf(directory: Path, port: int) -> str:
+def _backend_conf(directory: Path, port: int, tls: int, certificate: Path) -> str:
     body = SMALL_BODY.decode().replace("'", "\\'")
     return f"""\
 {nginx_base(1)}
@@ -85,6 +93,8 @@ http {{
   sendfile on;
   server {{
     listen 127.0.0.1:{port} backlog=4096;
+    listen 127.0.0.1:{tls} ssl backlog=4096;
+    {nginx_tls(certificate)}
     default_type application/octet-stream;
     root {directory};
     location = /small {{ default_type application/json; return 200 '{body}'; }}
@@ -100,7 +110,11 @@ def check_answer(scenario: Scenario, port: int) -> None:
     if scenario.websocket:
         _check_echo(scenario, port)
         return
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_LIMIT)
+    connection = (
+        http.client.HTTPSConnection("127.0.0.1", port, timeout=PROBE_LIMIT, context=client_tls())
+        if scenario.tls
+        else http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_LIMIT)
+    )
     try:
         headers = dict(scenario.headers)
         connection.request(scenario.method, scenario.path, scenario.body or None, headers)
@@ -181,13 +195,21 @@ class Measurement:
         scenario: Scenario,
         *,
         backends: Backends,
+        certificates: Certificates,
         load: LoadPlan,
         cores: frozenset[int],
         directory: Path,
         open_files: int,
     ) -> None:
         self._scenario = scenario
-        self._backend = backends.echo if scenario.echoed else backends.plain
+        self._backend = (
+            backends.tls
+            if scenario.tls_to_instances
+            else backends.echo
+            if scenario.echoed
+            else backends.plain
+        )
+        self._certificates = certificates
         self._load = load
         self._cores = cores
         self._directory = directory
@@ -242,6 +264,10 @@ class Measurement:
             # With fewer, those that must be told would dial anew for most requests.
             idle=max(64, self._scenario.connections),
             websocket=self._scenario.websocket,
+            certificate=self._certificates.of(tls) if (tls := self._scenario.tls) else None,
+            instance_authority=(
+                self._certificates.authority if self._scenario.tls_to_instances else None
+            ),
             access_log=variant.access_log,
         )
         try:
@@ -259,7 +285,8 @@ class Measurement:
         running = self._running[name]
         server, port = running.server, running.port
         try:
-            server.wait_ready(lambda: check_answer(SCENARIOS["small_get"], port))
+            first = replace(SCENARIOS["small_get"], tls=self._scenario.tls)
+            server.wait_ready(lambda: check_answer(first, port))
             running.rest_rss = server.usage().rss
             check_answer(self._scenario, port)
             self._load.run(self._scenario, port, max(WARM_UP, self._scenario.least_seconds / 3))

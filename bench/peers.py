@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from bench import compiled
+from bench.certificates import NAME, key_of
 from bench.processes import Server
 
 VERSION_LIMIT = 10.0
@@ -41,6 +42,10 @@ class Setup:
     """Idle connections to the backend worth keeping, where a number must be given."""
     websocket: bool = False
     """Upgrades must pass, where that has to be said."""
+    certificate: Path | None = None
+    """The listener speaks TLS 1.3 with it, over X25519 or P-256, and lets sessions be resumed."""
+    instance_authority: Path | None = None
+    """The backend speaks TLS, and must prove with this that it is `NAME`."""
     access_log: bool = False
     """A line for each request into `ACCESS_LOG`, in the format and with the buffering that are
     the product's defaults."""
@@ -136,15 +141,22 @@ class Fairlead(Peer):
 
     def files(self, setup: Setup) -> Mapping[str, str]:
         log = f"access_log: {{path: {ACCESS_LOG}, format: json}}" if setup.access_log else ""
+        tls = to_instances = ""
+        if setup.certificate:
+            pair = f"{{cert: {setup.certificate}, key: {key_of(setup.certificate)}}}"
+            tls = f', tls: {{certificates: [{pair}], min_version: "1.3"}}'
+        if setup.instance_authority:
+            to_instances = f"tls: {{mode: on, ca: {setup.instance_authority}, server_name: {NAME}}}"
         return {
             "fairlead.yaml": f"""\
 {log}
-listeners: [{{bind: "127.0.0.1:{setup.port}"}}]
+listeners: [{{bind: "127.0.0.1:{setup.port}"{tls}}}]
 admin: {{bind: "127.0.0.1:{setup.admin_port}"}}
 workers: {setup.workers}
 services:
   bench:
     balancer: round_robin
+    {to_instances}
     instances: [{{id: a, address: 127.0.0.1, port: {setup.backend_port}}}]
 routes: [{{path_prefix: /, service: bench}}]
 """
@@ -195,6 +207,16 @@ NGINX_HTTP = """\
 """
 
 
+def nginx_tls(certificate: Path) -> str:
+    """Directives of a server that speaks TLS 1.3."""
+    return f"""\
+ssl_certificate {certificate};
+    ssl_certificate_key {key_of(certificate)};
+    ssl_protocols TLSv1.3;
+    ssl_ecdh_curve X25519:prime256v1;
+    """
+
+
 class Nginx(Peer):
     name = "nginx"
     version_arguments = ("-v",)
@@ -210,6 +232,18 @@ class Nginx(Peer):
         options = " reuseport" if setup.workers > 1 else ""
         log = f"{ACCESS_LOG} combined" if setup.access_log else "off"
         connection, fields = '""', ""
+        scheme, tls = "http", ""
+        if setup.certificate:
+            options += " ssl"
+            tls = f"{nginx_tls(setup.certificate)}ssl_session_tickets on;"
+        if setup.instance_authority:
+            scheme = "https"
+            fields = f"""\
+proxy_ssl_protocols TLSv1.3;
+      proxy_ssl_verify on;
+      proxy_ssl_trusted_certificate {setup.instance_authority};
+      proxy_ssl_name {NAME};
+      proxy_ssl_server_name on;"""
         if setup.websocket:
             connection = "$upgrade_or_keep"
             fields = "proxy_set_header Upgrade $http_upgrade;"
@@ -227,8 +261,9 @@ http {{
   }}
   server {{
     listen 127.0.0.1:{setup.port} backlog=4096{options};
+    {tls}
     location / {{
-      proxy_pass http://backend;
+      proxy_pass {scheme}://backend;
       proxy_http_version 1.1;
       proxy_set_header Connection {connection};
       {fields}
@@ -258,6 +293,14 @@ class Haproxy(Peer):
         # It writes no files itself; what it prints goes to one.
         target = "log stdout format raw local0 info" if setup.access_log else ""
         log = "log global\n  option httplog" if setup.access_log else ""
+        tls = to_instances = ""
+        if setup.certificate:
+            tls = f" ssl crt {setup.certificate} ssl-min-ver TLSv1.3 curves X25519:P-256"
+        if setup.instance_authority:
+            to_instances = (
+                f" ssl ssl-min-ver TLSv1.3 verify required ca-file {setup.instance_authority}"
+                f" sni str({NAME}) verifyhost {NAME}"
+            )
         return {
             "haproxy.cfg": f"""\
 global
@@ -274,10 +317,10 @@ defaults
   option forwardfor
   http-reuse always
 frontend web
-  bind 127.0.0.1:{setup.port} backlog 4096
+  bind 127.0.0.1:{setup.port} backlog 4096{tls}
   default_backend bench
 backend bench
-  server a 127.0.0.1:{setup.backend_port}
+  server a 127.0.0.1:{setup.backend_port}{to_instances}
 """
         }
 
@@ -294,21 +337,39 @@ class Caddy(Peer):
 
     def files(self, setup: Setup) -> Mapping[str, str]:
         log = f"log {{\n    output file {ACCESS_LOG}\n  }}" if setup.access_log else ""
+        scheme, tls, to_instances = "http", "", ""
+        if setup.certificate:
+            scheme = "https"
+            tls = f"""\
+tls {setup.certificate} {key_of(setup.certificate)} {{
+    protocols tls1.3
+    curves x25519 secp256r1
+  }}"""
+        if setup.instance_authority:
+            to_instances = f"""\
+tls
+      tls_server_name {NAME}
+      tls_trust_pool file {setup.instance_authority}"""
         return {
             "Caddyfile": f"""\
 {{
   admin off
   auto_https off
+  servers {{
+    protocols h1 h2
+  }}
   log {{
     level ERROR
   }}
 }}
-http://:{setup.port} {{
+{scheme}://:{setup.port} {{
   bind 127.0.0.1
   {log}
+  {tls}
   reverse_proxy 127.0.0.1:{setup.backend_port} {{
     transport http {{
       keepalive_idle_conns_per_host {setup.idle}
+      {to_instances}
     }}
   }}
 }}
@@ -332,6 +393,17 @@ _ENVOY_EXTENSIONS = "type.googleapis.com/envoy.extensions"
 _ENVOY_API = f"{_ENVOY_EXTENSIONS}.filters"
 
 
+def _envoy_tls(side: str, common: str, own: str = "") -> str:
+    """The transport socket of one side, `Downstream` or `Upstream`."""
+    versions = "tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3"
+    return (
+        f"{{name: tls, typed_config: {{"
+        f'"@type": {_ENVOY_EXTENSIONS}.transport_sockets.tls.v3.{side}TlsContext, {own}'
+        f"common_tls_context: {{tls_params: {{{versions}, ecdh_curves: [X25519, P-256]}}, "
+        f"{common}}}}}}}"
+    )
+
+
 class Envoy(Peer):
     name = "envoy"
 
@@ -345,6 +417,22 @@ class Envoy(Peer):
             config = f'{{"@type": {sink}, path: {ACCESS_LOG}}}'
             options.append(f"access_log: [{{name: file, typed_config: {config}}}]")
         more = "\n          ".join(options)
+        tls = to_instances = ""
+        if setup.certificate:
+            pair = (
+                f"{{certificate_chain: {{filename: {setup.certificate}}}, "
+                f"private_key: {{filename: {key_of(setup.certificate)}}}}}"
+            )
+            tls = f"transport_socket: {_envoy_tls('Downstream', f'tls_certificates: [{pair}]')}"
+        if setup.instance_authority:
+            name = f"{{san_type: DNS, matcher: {{exact: {NAME}}}}}"
+            validation = (
+                f"validation_context: {{trusted_ca: {{filename: {setup.instance_authority}}}, "
+                f"match_typed_subject_alt_names: [{name}]}}"
+            )
+            to_instances = (
+                f"transport_socket: {_envoy_tls('Upstream', validation, f'sni: {NAME}, ')}"
+            )
         return {
             "envoy.yaml": f"""\
 static_resources:
@@ -352,7 +440,8 @@ static_resources:
   - name: web
     address: {{socket_address: {{address: 127.0.0.1, port_value: {setup.port}}}}}
     filter_chains:
-    - filters:
+    - {tls}
+      filters:
       - name: envoy.filters.network.http_connection_manager
         typed_config:
           "@type": {_ENVOY_API}.network.http_connection_manager.v3.HttpConnectionManager
@@ -373,6 +462,7 @@ static_resources:
   clusters:
   - name: bench
     type: STATIC
+    {to_instances}
     circuit_breakers:
       thresholds:
       - {{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000}}
@@ -397,18 +487,31 @@ class Traefik(Peer):
     version_arguments = ("version",)
 
     def files(self, setup: Setup) -> Mapping[str, str]:
+        scheme, tls, on, to_instances = "http", "", "", ""
+        if setup.certificate:
+            on = ", tls: {}"
+            pair = f"{{certFile: {setup.certificate}, keyFile: {key_of(setup.certificate)}}}"
+            tls = f"""\
+tls:
+  stores: {{default: {{defaultCertificate: {pair}}}}}
+  options: {{default: {{minVersion: VersionTLS13, curvePreferences: [X25519, CurveP256]}}}}
+"""
+        if setup.instance_authority:
+            scheme = "https"
+            to_instances = f", rootCAs: [{setup.instance_authority}], serverName: {NAME}"
         return {
             "routes.yaml": f"""\
+{tls}
 http:
   routers:
-    bench: {{rule: "PathPrefix(`/`)", service: bench, entryPoints: [web]}}
+    bench: {{rule: "PathPrefix(`/`)", service: bench, entryPoints: [web]{on}}}
   services:
     bench:
       loadBalancer:
         serversTransport: bench
-        servers: [{{url: "http://127.0.0.1:{setup.backend_port}"}}]
+        servers: [{{url: "{scheme}://127.0.0.1:{setup.backend_port}"}}]
   serversTransports:
-    bench: {{maxIdleConnsPerHost: {setup.idle}}}
+    bench: {{maxIdleConnsPerHost: {setup.idle}{to_instances}}}
 """
         }
 

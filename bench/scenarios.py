@@ -73,6 +73,13 @@ class Scenario:
     compared with the first."""
     websocket: bool = False
     """The connections are WebSockets; `body` is one text message, sent again when it is back."""
+    tls: Literal["", "ec", "rsa"] = ""
+    """The proxy's listener speaks TLS 1.3, with a certificate of this kind."""
+    handshakes: Literal["", "full", "resumed"] = ""
+    """Where each request has a new connection: it resumes the newest session that any client has
+    been given, or none."""
+    tls_to_instances: bool = False
+    """The proxy speaks TLS to the backend, and looks at its certificate."""
     traced: bool = False
     """Each request carries a trace id of its own, so no two field blocks are the same."""
     unit: Unit = "request"
@@ -144,6 +151,26 @@ SCENARIOS: dict[str, Scenario] = {
         Scenario(
             "websocket", "WebSocket messages of 64 bytes, echoed, one in flight on each tunnel",
             path="/ws", body=MESSAGE, answer=len(MESSAGE), websocket=True, unit="message",
+        ),
+        Scenario("tls_get", "small GET over TLS 1.3", tls="ec"),
+        Scenario(
+            "tls_download_1m", "download of 1 MiB over TLS 1.3", path="/1m", answer=MIB,
+            connections=8, unit="MiB", tls="ec",
+        ),
+        Scenario(
+            "tls_handshake", "full handshake and one small GET, P-256", headers=_CLOSE, tls="ec",
+            handshakes="full",
+        ),
+        Scenario(
+            "tls_handshake_rsa", "full handshake and one small GET, RSA 2048", headers=_CLOSE,
+            tls="rsa", handshakes="full",
+        ),
+        Scenario(
+            "tls_resumed", "resumed session and one small GET", headers=_CLOSE, tls="ec",
+            handshakes="resumed",
+        ),
+        Scenario(
+            "tls_to_instances", "small GET, to the instance over TLS 1.3", tls_to_instances=True,
         ),
         Scenario(
             "workers", "small GET with 1, 2 and 4 workers on the same cores",

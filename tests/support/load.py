@@ -14,6 +14,7 @@ subclass says what is kept of answers, and whether a close between two requests 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Iterator
 from time import monotonic
 from typing import Self, cast
@@ -53,7 +54,10 @@ class Client(asyncio.Protocol):
             self.began, self.request = monotonic(), b""
             try:
                 async with asyncio.timeout(PATIENCE):
-                    await loop.create_connection(lambda: self, "127.0.0.1", load.port)
+                    await loop.create_connection(
+                        lambda: self, "127.0.0.1", load.port, ssl=load.tls,
+                        server_hostname=load.name,
+                    )  # fmt: skip
             except OSError as error:
                 load.on_failure(self, error)
                 await asyncio.sleep(0.01)
@@ -129,6 +133,10 @@ class Client(asyncio.Protocol):
 
 class Load:
     """Owns clients, each with one request in flight at a time."""
+
+    tls: ssl.SSLContext | None = None
+    """For clients that speak TLS, and the name that they ask for."""
+    name: str | None = None
 
     def __init__(
         self, port: int, requests: Iterator[bytes], *, clients: int = 16, pace: float = 0.0

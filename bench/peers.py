@@ -146,7 +146,7 @@ class Fairlead(Peer):
             pair = f"{{cert: {setup.certificate}, key: {key_of(setup.certificate)}}}"
             tls = f', tls: {{certificates: [{pair}], min_version: "1.3"}}'
         if setup.instance_authority:
-            to_instances = f"tls: {{mode: on, ca: {setup.instance_authority}, server_name: {NAME}}}"
+            to_instances = f"tls: {{ca: {setup.instance_authority}, server_name: {NAME}}}"
         return {
             "fairlead.yaml": f"""\
 {log}

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 RECORD: Final = 16 * 1024
 """Bytes of content in the largest record (RFC 8446 §5.1). Writing is done in such pieces, and each
-goes out before the next is made: a memory BIO keeps for ever the largest size it ever had."""
+leaves the memory BIO before the next is made: that keeps for ever the largest size it ever had."""
 _SMALL: Final = 4 * 1024
 """Pieces up to here are joined into a record with their neighbours."""
 

@@ -82,8 +82,6 @@ def check(file: str) -> None:
 
 def _check_certificates(file: str, settings: Settings) -> None:
     """Say what is wrong with certificates; the exit code is 2 then. Warnings are errors' output."""
-    if not any(listener.tls for listener in settings.listeners):
-        return
     from proxy.control.certificate_files import remarks
     from proxy.settings.load import located
 

@@ -90,8 +90,8 @@ class CertificatePair(msgspec.Struct, frozen=True):
 
 class ListenerCertificates(msgspec.Struct, frozen=True, tag=True):
     """Certificates of a TLS listener for new connections, from here on. Sent for each such listener
-    after `Configure` and before `Pools`, and again when something changes; those of all listeners
-    have `MAX_CERTIFICATES` bytes at most."""
+    after `Configure` and before `Pools`, and again when something changes; those of all listeners,
+    and the files of `UpstreamFiles`, have `MAX_CERTIFICATES` bytes at most."""
 
     listener: str
     generation: int
@@ -111,6 +111,9 @@ class UpstreamFiles(msgspec.Struct, frozen=True, tag=True):
 
     generation: int
     contents: dict[str, bytes]
+
+
+CertificateMessage = ListenerCertificates | UpstreamFiles
 
 
 class Pools(msgspec.Struct, frozen=True, tag=True):

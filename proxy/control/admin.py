@@ -346,7 +346,7 @@ class Admin:
 
     async def _certificates(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor
-        return _json(status.certificates(supervisor.certificates.listeners, supervisor.workers))
+        return _json(status.certificates(supervisor.certificates, supervisor.workers))
 
     async def _explain(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor

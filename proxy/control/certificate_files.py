@@ -15,7 +15,9 @@ from typing import Literal, NamedTuple
 from proxy import files
 from proxy.settings.file import Settings
 from proxy.settings.listener_tls import Certificate, ListenerTls
+from proxy.settings.service import PoolSettings
 from proxy.settings.tree import Path
+from proxy.settings.upstream_tls import UpstreamTls
 from proxy.tls import openssl
 from proxy.tls.certificates import LARGEST_PEM, CertificateFacts, read_authorities, read_pair
 from proxy.tls.contexts import ServerPolicy, server_context
@@ -53,25 +55,69 @@ class Reading(NamedTuple):
 
 
 class Look(NamedTuple):
-    """The state of a listener's files at one time."""
+    """The state of the files of one section at one time."""
 
     entries: tuple[tuple[Item, ...], ...]
-    """Pairs of each entry of `certificates`, in their order."""
+    """Pairs of each entry of `Named.certificates`, in their order."""
     readings: tuple[Reading, ...]
 
 
+class Named(NamedTuple):
+    """The files that a section of proxy.yaml names, each with its place."""
+
+    certificates: tuple[tuple[Path, Certificate], ...] = ()
+    authorities: tuple[tuple[Path, str], ...] = ()
+
+
+def named_by_listener(index: int, tls: ListenerTls) -> Named:
+    """The files of a listener."""
+    place = ("listeners", index, "tls")
+    certificates = enumerate(tls.certificates)
+    return Named(
+        tuple(((*place, "certificates", at), one) for at, one in certificates),
+        () if tls.client_ca is None else (((*place, "client_ca"), tls.client_ca),),
+    )
+
+
+def named_by_services(settings: Settings) -> dict[str, Named]:
+    """The files for TLS to instances, by the service that names them, or `defaults`. Those that
+    services inherit are not theirs."""
+    sections: dict[tuple[str, ...], PoolSettings] = {("defaults",): settings.defaults}
+    sections |= {("services", name): one for name, one in settings.services.items()}
+    found: dict[str, Named] = {}
+    seen: set[tuple[str, ...]] = set()
+    for path, section in sections.items():
+        named = _named_by_service((*path, "tls"), section.tls, seen)
+        if any(named):
+            others = found.get(path[-1], Named())  # A service may be called that.
+            found[path[-1]] = Named(
+                others.certificates + named.certificates, others.authorities + named.authorities
+            )
+    return found
+
+
+def _named_by_service(place: Path, tls: UpstreamTls, seen: set[tuple[str, ...]]) -> Named:
+    new = {(tls.cert, tls.key), (tls.ca,)} - seen - {("", ""), ("",)}
+    if tls.mode == "off":
+        return Named()
+    seen |= new
+    pair = Certificate(cert=tls.cert, key=tls.key)
+    return Named(
+        (((*place, "cert"), pair),) if (tls.cert, tls.key) in new else (),
+        (((*place, "ca"), tls.ca),) if (tls.ca,) in new else (),
+    )
+
+
 def look(
-    place: Path,
-    tls: ListenerTls,
+    named: Named,
     before: Sequence[Sequence[Item]] = (),
     known: Mapping[Item, Stamp] | None = None,
 ) -> Look:
-    """Look at all files of a listener. `before`: the entries of the last look, which stay for a
+    """Look at all files of a section. `before`: the entries of the last look, which stay for a
     directory that cannot be listed, or is empty; `known`: stamps of what needs no reading."""
     entries: list[tuple[Item, ...]] = []
     readings: list[Reading | None] = []
-    for index, one in enumerate(tls.certificates):
-        at = (*place, "certificates", index)
+    for index, (at, one) in enumerate(named.certificates):
         if one.directory:
             listed = _listed(at, one)
             if isinstance(listed, Reading):
@@ -83,8 +129,7 @@ def look(
         else:
             entries.append((Item(at, "pair", (one.cert, one.key)),))
     items = [*chain(*entries)]
-    if tls.client_ca is not None:
-        items.append(Item((*place, "client_ca"), "authorities", (tls.client_ca,)))
+    items += [Item(at, "authorities", (file,)) for at, file in named.authorities]
     readings += [_unless_known(item, known) for item in items]
     return Look(tuple(entries), tuple(one for one in readings if one is not None))
 
@@ -173,18 +218,22 @@ def remarks(settings: Settings, now: float) -> Iterator[Remark]:
     for index, listener in enumerate(settings.listeners):
         if listener.tls is None:
             continue
-        found = look(("listeners", index, "tls"), listener.tls)
+        found = look(named_by_listener(index, listener.tls))
         pairs = [one for one in found.readings if isinstance(one.content, CertificateFacts)]
         for reading in found.readings:
             yield from _remarks(reading, now)
         tables.append(NameTable([one.content.names for one in pairs]))  # type: ignore[union-attr]
         if (reason := openssl.unavailable()) and len(tables) == 1:
             yield Remark(("listeners", index, "tls"), f"works less well here: {reason}", True)
+    for named in named_by_services(settings).values():
+        for reading in look(named).readings:
+            yield from _remarks(reading, now, for_names=False)
     for index, host in uncovered(settings, tables):
         yield Remark(("routes", index, "host"), f'"{host}" is in no certificate', True)
 
 
-def _remarks(reading: Reading, now: float) -> Iterator[Remark]:
+def _remarks(reading: Reading, now: float, *, for_names: bool = True) -> Iterator[Remark]:
+    """`for_names`: a certificate is looked for by its names."""
     place, facts = reading.item.place, reading.content
     named = " with ".join(f'"{file}"' for file in reading.item.files)
     if reading.problem:
@@ -198,7 +247,7 @@ def _remarks(reading: Reading, now: float) -> Iterator[Remark]:
         yield Remark(place, f"{named}: is not valid before {_date(facts.not_before)}; {_VALID}")
     elif days * DAY < SOON:
         yield Remark(place, f"{named}: expires in {days:.0f} days", True)
-    if not facts.names:
+    if for_names and not facts.names:
         yield Remark(place, f"{named}: has no subjectAltName, so it is for no name", True)
 
 

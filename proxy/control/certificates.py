@@ -1,4 +1,4 @@
-"""Certificates of TLS listeners: files become messages to workers, generation after generation.
+"""Certificates of TLS: files become messages to workers, generation after generation.
 
 Files are looked at every few seconds. A pair that cannot be used, because its certificate was
 renewed and its key not yet, say, keeps its last good value, and harms no other one.
@@ -11,23 +11,31 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
 
 import structlog
 from msgspec.structs import replace
 
-from proxy.control.certificate_files import SOON, Item, Look, Stamp, look, uncovered
-from proxy.messages import MAX_CERTIFICATES, CertificatePair, ListenerCertificates
+from proxy.control.certificate_files import (
+    Look,
+    Named,
+    named_by_listener,
+    named_by_services,
+    uncovered,
+)
+from proxy.control.watched_files import HOUR, Happening, WatchedFiles
+from proxy.messages import (
+    MAX_CERTIFICATES,
+    CertificateMessage,
+    CertificatePair,
+    ListenerCertificates,
+    UpstreamFiles,
+)
 from proxy.settings.file import Settings
-from proxy.settings.listener import ListenerSettings
+from proxy.settings.listener_tls import ListenerTls
 from proxy.threads import in_thread
 from proxy.tls import openssl
-from proxy.tls.certificates import CertificateFacts
 from proxy.tls.names import NameTable
 
 log = structlog.get_logger()
@@ -36,18 +44,12 @@ PAUSE = 5.0
 """Seconds between two looks at the files: a renewal waits for nobody, and a thousand pairs take
 some twenty milliseconds of a thread."""
 
-PATIENCE = 2
-"""Looks for which a pair may be unusable before it is told of: certificate and key are renamed one
-after the other."""
-
 START_LIMIT = 30.0
 """Seconds for the first look: a thousand pairs take two, and a file system whose server is gone is
 not waited for."""
 
 LATE = 30.0
 """Seconds after which a look is told of as late. There is no other one until it ends."""
-
-HOUR, DAY = 3600.0, 86_400.0
 
 NEW_SECRET = 12 * HOUR
 """Life of ticket keys. Whoever gets hold of one can read what was said in TLS 1.2 sessions that
@@ -61,103 +63,18 @@ class CertificateError(Exception):
     """The certificates of a listener cannot be used. The text is one line for the operator."""
 
 
-class Happening(NamedTuple):
-    """A thing to be told of, by its name in `reactions.REACTIONS`."""
+class ListenerFiles(WatchedFiles):
+    """Owns what is known of the files of one listener, or of the admin server, and the message made
+    of it."""
 
-    what: str
-    fields: dict[str, Any]
-
-
-@dataclass(slots=True)
-class State:
-    """Knowledge of one item."""
-
-    stamp: Stamp | None = None
-    content: CertificateFacts | bytes | None = None
-    """Last good value."""
-    problem: str = ""
-    looks: int = 0
-    """How many in a row found a problem."""
-    told: dict[str, float] = field(default_factory=dict)
-    """When it was last told of, by what was told."""
-
-    def is_due(self, what: str, every: float, now: float) -> bool:
-        """Note that something is told of, unless it was in the last `every` seconds."""
-        if now - self.told.get(what, -every) < every:
-            return False
-        self.told[what] = now
-        return True
-
-
-class ListenerFiles:
-    """Owns what is known of one listener's files, and the message made of it."""
-
-    def __init__(self, index: int, settings: ListenerSettings) -> None:
-        assert settings.tls is not None
-        self.name = settings.name
-        self.tls = settings.tls
-        self.place = ("listeners", index, "tls")
-        self.states: dict[Item, State] = {}
+    def __init__(self, name: str, named: Named, tls: ListenerTls) -> None:
+        """`name`: the listener's; empty for the admin server."""
+        super().__init__(named, listener=name)
+        self.title = f"listener {name}" if name else "admin"
+        self.name = name
+        self.tls = tls
         self.message: ListenerCertificates | None = None
         """The last one that could be made."""
-        self.loads: Counter[str] = Counter()
-        """Result → pairs, or files of authorities, that were read."""
-        self.whole = State()
-        """The certificates taken together."""
-        self._entries: tuple[tuple[Item, ...], ...] = ()
-
-    def looking(self) -> Callable[[], Look]:
-        """A look at the files, to be done in a thread."""
-        known = {
-            item: state.stamp
-            for item, state in self.states.items()
-            if state.stamp is not None and not state.problem
-        }
-        return partial(look, self.place, self.tls, self._entries, known)
-
-    def take(self, found: Look, now: float) -> Iterator[Happening]:
-        """Take the result of a look. `now`: seconds since 1970."""
-        self._entries = found.entries
-        present = {*chain(*found.entries)}
-        for item in [*self.states]:
-            if item.kind == "pair" and item not in present:
-                del self.states[item]
-        for item, stamp, content, problem in found.readings:
-            state = self.states.setdefault(item, State())
-            if item.kind != "directory":
-                self.loads["failed" if problem else "loaded"] += 1
-            if problem:
-                state.problem = problem
-                continue
-            state.stamp, state.content, state.problem, state.looks = stamp, content, "", 0
-            if state.told.pop("certificate_unusable", None) is not None:
-                yield self._about(item, "certificate_usable")
-        for item, state in self.states.items():
-            yield from self._remarks(item, state, now)
-
-    def _remarks(self, item: Item, state: State, now: float) -> Iterator[Happening]:
-        if state.problem:
-            state.looks += 1
-            if state.looks > PATIENCE and state.is_due("certificate_unusable", HOUR, now):
-                yield self._about(item, "certificate_unusable", problem=state.problem)
-        if not isinstance(state.content, CertificateFacts):
-            return
-        rest = state.content.not_after - now
-        what, every = (
-            ("certificate_expired", HOUR) if rest <= 0 else ("certificate_expires_soon", DAY)
-        )
-        if rest < SOON and state.is_due(what, every, now):
-            yield self._about(item, what, names=state.content.names[:5], days=round(rest / DAY, 1))
-
-    def _about(self, item: Item, what: str, **more: Any) -> Happening:
-        return Happening(what, {"listener": self.name, "file": item.files[0], **more})
-
-    def oversized(self, now: float) -> Iterator[Happening]:
-        """There are more certificates than can be sent, so those from before stay."""
-        if self.whole.is_due("certificate_unusable", HOUR, now):
-            problem = f"more than {MAX_CERTIFICATES} bytes of certificates"
-            fields = {"listener": self.name, "file": "", "problem": problem}
-            yield Happening("certificate_unusable", fields)
 
     def news(self, before: ListenerCertificates | None) -> Iterator[Happening]:
         """A message was made. The first one, and new ticket keys, are no news."""
@@ -165,28 +82,7 @@ class ListenerFiles:
         assert now is not None
         if before and (before.pairs, before.client_ca) != (now.pairs, now.client_ca):
             fields = {"generation": now.generation, "certificates": len(now.pairs)}
-            yield Happening("certificates_changed", {"listener": self.name, **fields})
-
-    def ends(self) -> Mapping[str, float]:
-        """First name of a certificate, or its file if it has none → when it expires, the earliest
-        of several."""
-        ends: dict[str, float] = {}
-        for item, facts in self.pairs():
-            label = next(iter(facts.names), item.files[0])
-            ends[label] = min(facts.not_after, ends.get(label, facts.not_after))
-        return ends
-
-    def pairs(self) -> Iterator[tuple[Item, CertificateFacts]]:
-        """The pairs that can be used, in the order of the settings."""
-        for item in chain(*self._entries):
-            content = self.states[item].content
-            if isinstance(content, CertificateFacts):
-                yield item, content
-
-    @property
-    def size(self) -> int:
-        """Bytes of the pairs that can be used."""
-        return sum(len(facts.cert) + len(facts.key) for _, facts in self.pairs())
+            yield Happening("certificates_changed", {**self.owner_told, **fields})
 
     def build(self, secret: bytes) -> bool:
         """Make the message anew; False if nothing is new, or there is nothing to serve with."""
@@ -194,9 +90,8 @@ class ListenerFiles:
             CertificatePair(facts.cert, facts.key, facts.names, facts.kind)
             for _, facts in self.pairs()
         )
-        authorities = [s.content for i, s in self.states.items() if i.kind == "authorities"]
-        client_ca = authorities[0] if authorities else b""
-        if not pairs or not isinstance(client_ca, bytes):
+        client_ca = next((pem for _, pem in self.authorities), b"")
+        if not pairs or bool(client_ca) != (self.tls.client_ca is not None):
             return False
         policy = self._policy(client_ca)
         keys = ticket_keys(secret, policy) if self.tls.tickets else b""
@@ -222,15 +117,49 @@ def ticket_keys(secret: bytes, policy: bytes) -> bytes:
     return b"".join(blocks)[: openssl.TICKET_KEYS]
 
 
+class ServiceFiles(WatchedFiles):
+    """Owns what is known of the files that one service, or `defaults`, names for TLS to instances.
+
+    A worker reads them by their names, as a file may be named for several things.
+    """
+
+    def __init__(self, name: str, named: Named) -> None:
+        super().__init__(named, service=name)
+        self.title = "defaults" if name == "defaults" else f"service {name}"
+        self.name = name
+
+    @property
+    def contents(self) -> dict[str, bytes]:
+        """Name of a file → what is of use in it."""
+        parts = [(item.files[0], facts.cert) for item, facts in self.pairs()]
+        parts += [(item.files[1], facts.key) for item, facts in self.pairs()]
+        return joined(parts + [(item.files[0], pem) for item, pem in self.authorities])
+
+
+def joined(parts: Iterable[tuple[str, bytes]]) -> dict[str, bytes]:
+    """By name; of a name that stands there several times all that is different."""
+    contents: dict[str, bytes] = {}
+    for name, part in parts:
+        before = contents.get(name, b"")
+        contents[name] = before if part in before else before + part
+    return contents
+
+
 class Certificates:
-    """Owns the files of all TLS listeners, and the secret that ticket keys are made of."""
+    """Owns the files of all TLS listeners, of TLS to instances and of the admin server, and the
+    secret that ticket keys are made of."""
 
     def __init__(self, settings: Settings) -> None:
         self.listeners = [
-            ListenerFiles(index, one)
+            ListenerFiles(one.name, named_by_listener(index, one.tls), one.tls)
             for index, one in enumerate(settings.listeners)
             if one.tls is not None
         ]
+        self.services = [
+            ServiceFiles(name, named) for name, named in named_by_services(settings).items()
+        ]
+        self.upstream = UpstreamFiles(0, {})
+        """The message with the files of services; generation 0 = there are none."""
         self._settings = settings
         self._untold: list[Happening] = []
         """Happenings of the first look, at which nobody listens yet."""
@@ -238,14 +167,22 @@ class Certificates:
         self._secret_since = 0.0
 
     @property
-    def messages(self) -> list[ListenerCertificates]:
+    def sections(self) -> list[ListenerFiles | ServiceFiles]:
+        """Sections of proxy.yaml that name files, in the order in which these are looked at."""
+        return [*self.listeners, *self.services]
+
+    @property
+    def messages(self) -> list[CertificateMessage]:
         """The messages for a new worker."""
-        return [one.message for one in self.listeners if one.message is not None]
+        upstream = [self.upstream] if self.upstream.generation else []
+        return [*(one.message for one in self.listeners if one.message is not None), *upstream]
 
     async def start(self) -> None:
         """Look for the first time. CertificateError if something that the settings name cannot be
         used, or a listener has nothing to serve with; single pairs of a directory may be bad."""
-        if not self.listeners:
+        if services := list(unverified(self._settings)):
+            log.warning("upstream_not_verified", services=services)
+        if not self.sections:
             return
         try:
             async with asyncio.timeout(START_LIMIT):
@@ -254,52 +191,84 @@ class Certificates:
             why = str(error) or f"not read in {START_LIMIT:g} s"
             raise CertificateError(f"certificates: {why}") from None
         self.begin(found, time.time())
-        tables = [NameTable([pair.names for pair in one.pairs]) for one in self.messages]
+        tables = [
+            NameTable([pair.names for pair in one.message.pairs])
+            for one in self.listeners
+            if one.message is not None
+        ]
         hosts = [host for _, host in uncovered(self._settings, tables)]
         if hosts:
             log.warning("hosts_without_certificate", hosts=hosts[:HOSTS_NAMED], number=len(hosts))
-        if reason := openssl.unavailable():
+        if self.listeners and (reason := openssl.unavailable()):
             log.warning("tls_reduced", reason=reason)
 
     def begin(self, found: Sequence[Look], now: float) -> None:
         """Take the result of the first look; see `start`."""
         self._untold = self.step(found, now)[1]
-        for listener, one in zip(self.listeners, found, strict=True):
+        for section, one in zip(self.sections, found, strict=True):
             bad = [reading for reading in one.readings if reading.problem]
-            if listener.message is None or not all(reading.item.optional for reading in bad):
-                problems = [f"{' with '.join(r.item.files)}: {r.problem}" for r in bad]
-                problems = problems or [f"more than {MAX_CERTIFICATES} bytes of certificates"]
-                raise CertificateError(f"listener {listener.name}: {'; '.join(problems)}")
+            problems = [f"{' with '.join(r.item.files)}: {r.problem}" for r in bad]
+            if section.whole.told:
+                problems.append(f"more than {MAX_CERTIFICATES} bytes of certificates")
+            nothing = isinstance(section, ListenerFiles) and section.message is None
+            if nothing or section.whole.told or not all(reading.item.optional for reading in bad):
+                raise CertificateError(f"{section.title}: {'; '.join(problems)}")
 
     def step(
         self, found: Sequence[Look], now: float
-    ) -> tuple[list[ListenerCertificates], list[Happening]]:
+    ) -> tuple[list[CertificateMessage], list[Happening]]:
         """Take the results of a look: messages to send, and things to tell of. `now`: seconds since
         1970."""
         if now - self._secret_since >= NEW_SECRET:
             self._secret, self._secret_since = secrets.token_bytes(64), now
-        messages: list[ListenerCertificates] = []
         happened: list[Happening] = []
-        for listener, one in zip(self.listeners, found, strict=True):
+        for section, one in zip(self.sections, found, strict=True):
+            happened += section.take(one, now)
+        if sum(section.size for section in self.sections) > MAX_CERTIFICATES:
+            for section in self.sections:
+                happened += section.oversized(now)
+            return [], happened
+        messages: list[CertificateMessage] = []
+        for listener in self.listeners:
             before = listener.message
-            happened += listener.take(one, now)
-            if sum(other.size for other in self.listeners) > MAX_CERTIFICATES:
-                happened += listener.oversized(now)
-            elif listener.build(self._secret) and listener.message is not None:
+            if listener.build(self._secret) and listener.message is not None:
                 messages.append(listener.message)
                 happened += listener.news(before)
+        before_all = self.upstream
+        if self._build_upstream():
+            messages.append(self.upstream)
+            happened += self._news(before_all)
         return messages, happened
+
+    def _build_upstream(self) -> bool:
+        """Make the message for TLS to instances anew; False if nothing is new."""
+        contents = joined(chain(*(one.contents.items() for one in self.services)))
+        if contents == self.upstream.contents:
+            return False
+        self.upstream = UpstreamFiles(self.upstream.generation + 1, contents)
+        return True
+
+    def _news(self, before: UpstreamFiles) -> Iterator[Happening]:
+        """Tell, service by service, which files changed. That they are there is no news."""
+        after = self.upstream
+        for one in self.services if before.generation else ():
+            files = [
+                file for file in one.contents if before.contents.get(file) != after.contents[file]
+            ]
+            if files:
+                fields = {"generation": after.generation, "files": files}
+                yield Happening("certificates_changed", {**one.owner_told, **fields})
 
     async def run(
         self,
-        send: Callable[[ListenerCertificates], None],
+        send: Callable[[CertificateMessage], None],
         tell: Callable[..., None],
         pause: float = PAUSE,
     ) -> None:
         """Look again and again. `send`: to all workers; `tell`: as `Reactions.tell`."""
         for what, fields in self._untold:
             tell(what, **fields)
-        while self.listeners:
+        while self.sections:
             await asyncio.sleep(pause)
             looking = self._look()
             # No other one is begun while it hangs, so there is one thread.
@@ -316,7 +285,7 @@ class Certificates:
                 tell(what, **fields)
 
     def _look(self) -> asyncio.Future[list[Look]]:
-        looks = [listener.looking() for listener in self.listeners]
+        looks = [section.looking() for section in self.sections]
         return in_thread(lambda: [one() for one in looks], "look at certificates")
 
     def refused(self, listener: str) -> None:
@@ -328,11 +297,14 @@ class Certificates:
     def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
         """Samples of metrics: name, labels, value."""
         for listener in self.listeners:
-            labels = {"listener": listener.name}
             if listener.message is not None:
+                labels = {"listener": listener.name}
                 yield "fairlead_tls_generation", labels, listener.message.generation
-            for result, count in listener.loads.items():
-                yield "fairlead_certificate_loads_total", {**labels, "result": result}, count
-            for certificate, end in listener.ends().items():
-                series = {**labels, "certificate": certificate}
-                yield "fairlead_certificate_expiry_timestamp_seconds", series, end
+        yield from chain(*(section.samples() for section in self.sections))
+
+
+def unverified(settings: Settings) -> Iterator[str]:
+    """Services, or `defaults`, to whose instances TLS is spoken without verifying anything."""
+    for name, one in (("defaults", settings.defaults), *settings.services.items()):
+        if one.tls.mode != "off" and not one.tls.verify:
+            yield name

@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 
 from proxy.control.certificate_files import Item
-from proxy.control.certificates import ListenerFiles, State
+from proxy.control.certificates import Certificates
 from proxy.control.pool import Member, Pool
 from proxy.control.slow_start import SCALE
 from proxy.control.statistics import NodeTotal, Reported, Totals
+from proxy.control.watched_files import State, WatchedFiles
 from proxy.control.worker_slot import WorkerSlot
 from proxy.settings.file import Settings
 from proxy.settings.route import RouteSpec
@@ -218,9 +219,7 @@ def worker(one: WorkerSlot, now: float) -> dict[str, Any]:
     }
 
 
-def certificates(
-    listeners: Iterable[ListenerFiles], workers: Iterable[WorkerSlot]
-) -> dict[str, Any]:
+def certificates(all_: Certificates, workers: Iterable[WorkerSlot]) -> dict[str, Any]:
     """`GET /api/v1/certificates`. `workers`: generation that each has in effect."""
     lives = {one.index: one.current for one in workers if one.current is not None}
     return {
@@ -233,19 +232,27 @@ def certificates(
                     for index, life in lives.items()
                     if (told := life.certificates.get(one.name)) is not None and not told.error
                 },
-                "certificates": [
-                    _certificate(item, state)
-                    for item, state in one.states.items()
-                    if item.kind == "pair"
-                ],
-                "problems": [
-                    {"file": item.files[0], "problem": state.problem}
-                    for item, state in one.states.items()
-                    if state.problem
-                ],
+                **_files(one),
             }
-            for one in listeners
-        ]
+            for one in all_.listeners
+        ],
+        "services": {
+            "generation": all_.upstream.generation,
+            "files": [{"service": one.name, **_files(one)} for one in all_.services],
+        },
+    }
+
+
+def _files(one: WatchedFiles) -> dict[str, Any]:
+    return {
+        "certificates": [
+            _certificate(item, state) for item, state in one.states.items() if item.kind == "pair"
+        ],
+        "problems": [
+            {"file": item.files[0], "problem": state.problem}
+            for item, state in one.states.items()
+            if state.problem
+        ],
     }
 
 

@@ -41,9 +41,9 @@ from proxy.membership import Membership
 from proxy.messages import (
     FIELDS_NAMED,
     LONGEST_FIELD_NAMED,
+    CertificateMessage,
     CertificatesApplied,
     FieldDropped,
-    ListenerCertificates,
     Suspect,
     WorkerConfig,
 )
@@ -293,7 +293,7 @@ class Supervisor:
         for process in self._running():
             process.reopen_access_log()
 
-    def _certify(self, message: ListenerCertificates) -> None:
+    def _certify(self, message: CertificateMessage) -> None:
         for process in self._running():
             process.certify(message)
 

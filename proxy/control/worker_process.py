@@ -5,6 +5,7 @@
       Hello(pid)          ─▶
                           ◀─    Configure(config)
                           ◀─    ListenerCertificates …     of each TLS listener, and changes
+                          ◀─    UpstreamFiles              of TLS to instances, and changes
                           ◀─    Pools(1, snapshots, complete?) …
       Applied(1)          ─▶
       Accepting           ─▶                             once a complete set, or Accept, came
@@ -43,6 +44,7 @@ from proxy.messages import (
     Accepting,
     Applied,
     BreakerTurned,
+    CertificateMessage,
     CertificatesApplied,
     Collect,
     Configure,
@@ -50,7 +52,6 @@ from proxy.messages import (
     FieldDropped,
     FromWorker,
     Hello,
-    ListenerCertificates,
     Pools,
     PoolSnapshot,
     ReopenAccessLog,
@@ -64,7 +65,7 @@ log = structlog.get_logger()
 Notice = Suspect | BreakerTurned | FieldDropped | CertificatesApplied
 """A worker's message that concerns more than itself; of the last kind, only what it refused."""
 
-Beginning = tuple[WorkerConfig, Sequence[ListenerCertificates]]
+Beginning = tuple[WorkerConfig, Sequence[CertificateMessage]]
 """The part of a dialogue that comes before the pools."""
 
 SILENT_WARNING = 5
@@ -208,8 +209,8 @@ class WorkerProcess:
         if self._greeted:
             self.channel.send(ReopenAccessLog())
 
-    def certify(self, certificates: ListenerCertificates) -> None:
-        """Serve with these from here on. One that has not said hello will be told then."""
+    def certify(self, certificates: CertificateMessage) -> None:
+        """Use these from here on. One that has not said hello will be told then."""
         if self._greeted:
             self.channel.send(certificates)
 

@@ -178,6 +178,7 @@ def test_every_owner_says_what_it_owns() -> None:
         "proxy.control.ejections:Ejections",
         "proxy.control.certificates:Certificates",
         "proxy.control.certificates:ListenerFiles",
+        "proxy.control.watched_files:WatchedFiles",
         "proxy.control.events:Events",
         "proxy.control.slow_start:SlowStart",
         "proxy.health.monitor:Monitor",

@@ -77,10 +77,14 @@ def scrape(pools: PoolRegistry, totals: Totals, **more: Any) -> str:
         "processes": {"control": os.getpid()},
         "certificates": [
             ("fairlead_tls_generation", {"listener": "https"}, 1),
-            ("fairlead_certificate_loads_total", {"listener": "https", "result": "loaded"}, 2),
+            (
+                "fairlead_certificate_loads_total",
+                {"listener": "https", "service": "", "result": "loaded"},
+                2,
+            ),
             (
                 "fairlead_certificate_expiry_timestamp_seconds",
-                {"listener": "https", "certificate": "a.example"},
+                {"listener": "https", "service": "", "certificate": "a.example"},
                 1.79e9,
             ),
         ],

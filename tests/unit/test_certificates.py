@@ -14,19 +14,25 @@ from msgspec.structs import replace
 from proxy.control import status
 from proxy.control.certificate_files import Look, remarks
 from proxy.control.certificates import (
-    HOUR,
     NEW_SECRET,
-    PATIENCE,
     PAUSE,
     CertificateError,
     Certificates,
     ticket_keys,
+    unverified,
 )
-from proxy.messages import MAX_CERTIFICATES, ListenerCertificates
+from proxy.control.watched_files import HOUR, PATIENCE
+from proxy.messages import (
+    MAX_CERTIFICATES,
+    CertificateMessage,
+    UpstreamFiles,
+)
 from proxy.settings.file import Settings
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.listener_tls import Certificate, ListenerTls
 from proxy.settings.load import load, located
+from proxy.settings.service import PoolSettings
+from proxy.settings.upstream_tls import UpstreamTls
 from proxy.tls.certificates import CertificateFacts
 from tests.support.certificates import DAY, LONG_AGO, NOW, Authority, Made
 
@@ -51,13 +57,16 @@ def put_pair(directory: Path, name: str, made: Made) -> None:
 class Stage:
     """A proxy's TLS listeners, and the clock."""
 
-    def __init__(self, *tls: ListenerTls, now: float = NOW) -> None:
+    def __init__(
+        self, *tls: ListenerTls, now: float = NOW, services: dict[str, UpstreamTls] | None = None
+    ) -> None:
         names = ("https", "other")[: len(tls)]
         self.settings = Settings(
             listeners=(
                 ListenerSettings(name="web"),
                 *(ListenerSettings(name=n, tls=t) for n, t in zip(names, tls, strict=True)),
-            )
+            ),
+            services={name: PoolSettings(tls=one) for name, one in (services or {}).items()},
         )
         self.certificates = Certificates(self.settings)
         self.now = now
@@ -65,9 +74,9 @@ class Stage:
         self.certificates.begin(self.looks(), now)
 
     def looks(self) -> list[Look]:
-        return [one.looking()() for one in self.certificates.listeners]
+        return [one.looking()() for one in self.certificates.sections]
 
-    def look(self, after: float = PAUSE) -> list[ListenerCertificates]:
+    def look(self, after: float = PAUSE) -> list[Any]:
         self.now += after
         messages, happened = self.certificates.step(self.looks(), self.now)
         self.told += happened
@@ -79,7 +88,7 @@ class Stage:
         return [what for what, _ in told]
 
     @property
-    def message(self) -> ListenerCertificates:
+    def message(self) -> Any:
         return self.certificates.messages[0]
 
     def names(self) -> list[str]:
@@ -127,7 +136,7 @@ def test_a_renewed_pair_is_a_new_generation(tls: ListenerTls, tmp_path: Path) ->
     put_pair(tmp_path, "a", RENEWED)
     [message] = stage.look()
     assert (message.generation, message.pairs[0].cert) == (2, RENEWED.cert)
-    assert message.ticket_keys == stage.certificates.messages[0].ticket_keys
+    assert message.ticket_keys == stage.message.ticket_keys
     assert stage.told == [
         ("certificates_changed", {"listener": "https", "generation": 2, "certificates": 2})
     ]
@@ -258,13 +267,17 @@ def test_ticket_keys_live_twelve_hours(tls: ListenerTls) -> None:
 def test_ticket_keys_are_those_of_the_policy(tmp_path: Path) -> None:
     strict, lax = clients(tmp_path), clients(tmp_path, client_auth="request")
     stage = Stage(strict, lax)
-    one, other = stage.certificates.messages
+    one, other = (files.message for files in stage.certificates.listeners)
+    assert one is not None
+    assert other is not None
     assert one.client_ca == other.client_ca == AUTHORITY.ca
     assert one.ticket_keys != other.ticket_keys
     assert one.session_context != other.session_context
     put(tmp_path / "ca.pem", Authority("others").ca)
     assert len(stage.look()) == 2
-    for old, new in zip((one, other), stage.certificates.messages, strict=True):
+    for old, files in zip((one, other), stage.certificates.listeners, strict=True):
+        new = files.message
+        assert new is not None
         assert (new.ticket_keys, new.session_context) != (old.ticket_keys, old.session_context)
         assert new.ticket_keys != old.ticket_keys
     put(tmp_path / "ca.pem", b"nothing")
@@ -282,6 +295,91 @@ def test_without_tickets_there_are_no_keys(tmp_path: Path) -> None:
     stage = Stage(clients(tmp_path, tickets=False))
     assert stage.message.ticket_keys == b""
     assert stage.look(NEW_SECRET) == []
+
+
+# --------------------------------------------------------------------------- to instances
+
+
+def to_instances(directory: Path, **more: Any) -> UpstreamTls:
+    """A pair and an authority, which are put there."""
+    put_pair(directory, "proxy", A)
+    put(directory / "ca.pem", AUTHORITY.ca)
+    names = {"ca": "ca.pem", "cert": "proxy.pem", "key": "proxy.key"}
+    return UpstreamTls(
+        mode="on", **{key: str(directory / name) for key, name in names.items()}, **more
+    )
+
+
+def test_files_of_services_are_told_by_their_names(tmp_path: Path) -> None:
+    tls = to_instances(tmp_path)
+    stage = Stage(services={"s": tls, "inherits": tls})
+    assert stage.certificates.messages == [
+        UpstreamFiles(1, {tls.cert: A.cert, tls.key: A.key, tls.ca: AUTHORITY.ca})
+    ]
+    assert [one.name for one in stage.certificates.services] == ["s"]
+    assert [stage.look(), stage.what()] == [[], []]
+
+
+def test_a_file_of_several_things_is_told_with_all_of_them(tmp_path: Path) -> None:
+    file = str(tmp_path / "all.pem")
+    put(Path(file), A.key + A.cert)
+    stage = Stage(services={"s": UpstreamTls(mode="on", ca=file, cert=file, key=file)})
+    assert stage.message.contents == {file: A.cert + A.key}
+
+
+def test_without_tls_no_file_is_read(tmp_path: Path) -> None:
+    none = UpstreamTls(mode="off", ca=str(tmp_path / "none.pem"))
+    assert Stage(services={"s": none, "t": UpstreamTls()}).certificates.messages == []
+
+
+def test_renewed_files_of_services_are_a_new_generation(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    tls, other = to_instances(tmp_path), to_instances(tmp_path / "other")
+    stage = Stage(services={"s": tls, "other": other})
+    put(tmp_path / "proxy.pem", RENEWED.cert)
+    assert stage.look() == []
+    put(tmp_path / "proxy.key", RENEWED.key)
+    [message] = stage.look()
+    assert (message.generation, message.contents[tls.cert]) == (2, RENEWED.cert)
+    fields = {"service": "s", "generation": 2, "files": [tls.cert, tls.key]}
+    assert stage.told == [("certificates_changed", fields)]
+
+
+def test_a_file_of_a_service_that_breaks_keeps_its_last_good_value(tmp_path: Path) -> None:
+    tls = to_instances(tmp_path)
+    stage = Stage(services={"s": tls})
+    put(tmp_path / "ca.pem", b"")
+    assert [stage.look() for _ in range(PATIENCE + 1)] == [[]] * (PATIENCE + 1)
+    fields = {"service": "s", "file": tls.ca, "problem": "is empty"}
+    assert stage.told == [("certificate_unusable", fields)]
+    assert stage.message.contents[tls.ca] == AUTHORITY.ca
+    document = status.certificates(stage.certificates, ())["services"]
+    assert document["generation"] == 1
+    [files] = document["files"]
+    assert files["service"] == "s"
+    assert files["problems"] == [{"file": tls.ca, "problem": "is empty"}]
+    assert [one["names"] for one in files["certificates"]] == [("a.example",)]
+    assert [labels for _, labels, _ in stage.certificates.samples()] == [
+        {"listener": "", "service": "s", "result": "loaded"},
+        {"listener": "", "service": "s", "result": "failed"},
+        {"listener": "", "service": "s", "certificate": "a.example"},
+    ]
+
+
+def test_a_start_without_a_file_of_a_service_is_refused(tmp_path: Path) -> None:
+    tls = to_instances(tmp_path)
+    (tmp_path / "ca.pem").unlink()
+    with pytest.raises(CertificateError) as refused:
+        Stage(services={"s": tls})
+    why = "cannot be read (No such file or directory)"
+    assert str(refused.value) == f"service s: {tls.ca}: {why}"
+
+
+def test_services_that_verify_nothing_are_named() -> None:
+    bad = PoolSettings(tls=UpstreamTls(mode="on", verify=False))
+    off = PoolSettings(tls=UpstreamTls(mode="off", verify=False))
+    services = {"s": bad, "off": off, "t": PoolSettings()}
+    assert list(unverified(Settings(services=services, defaults=bad))) == ["defaults", "s"]
 
 
 # --------------------------------------------------------------------------------- expiry
@@ -374,7 +472,7 @@ def test_more_than_can_be_sent_changes_nothing(tls: ListenerTls, tmp_path: Path)
 
 
 def test_the_loop_sends_and_tells(tls: ListenerTls, tmp_path: Path) -> None:
-    sent: list[ListenerCertificates] = []
+    sent: list[CertificateMessage] = []
     told: list[str] = []
 
     put_pair(tmp_path / "certs", "b", AUTHORITY.issue("b.example", not_after=LONG_AGO + DAY))
@@ -385,7 +483,7 @@ def test_the_loop_sends_and_tells(tls: ListenerTls, tmp_path: Path) -> None:
         put_pair(tmp_path, "a", RENEWED)
         came = asyncio.Event()
 
-        def send(message: ListenerCertificates) -> None:
+        def send(message: CertificateMessage) -> None:
             sent.append(message)
             came.set()
 
@@ -419,13 +517,13 @@ def test_metrics_and_documents_show_what_is_in_use(tls: ListenerTls, tmp_path: P
     expiry = "certificate_expiry_timestamp_seconds"
     assert samples == [
         ("tls_generation", "https", 1),
-        ("certificate_loads_total", "https", "loaded", 3),
-        ("certificate_loads_total", "https", "failed", 1),
-        ("certificate_loads_total", "https", "refused", 1),
-        (expiry, "https", "a.example", NOW + 2 * DAY),
-        (expiry, "https", str(tmp_path / "certs/b.pem"), NOW + DAY),
+        ("certificate_loads_total", "https", "", "loaded", 3),
+        ("certificate_loads_total", "https", "", "failed", 1),
+        ("certificate_loads_total", "https", "", "refused", 1),
+        (expiry, "https", "", "a.example", NOW + 2 * DAY),
+        (expiry, "https", "", str(tmp_path / "certs/b.pem"), NOW + DAY),
     ]
-    [document] = status.certificates(stage.certificates.listeners, ())["listeners"]
+    [document] = status.certificates(stage.certificates, ())["listeners"]
     assert (document["listener"], document["generation"], document["workers"]) == ("https", 1, {})
     assert document["problems"] == [{"file": str(tmp_path / "a.pem"), "problem": "key is empty"}]
     first = document["certificates"][0]
@@ -445,6 +543,9 @@ FILE = """listeners:
         - {cert: a.pem, key: a.key}
         - directory: certs
       client_ca: none.pem
+defaults: {tls: {ca: none.pem, cert: a.pem, key: a.key}}
+services:
+  s: {tls: {ca: bad.pem}}
 routes:
   - {host: a.example, service: a}
   - {host: "{service}.b.example"}
@@ -467,6 +568,7 @@ def test_the_check_names_each_problem_in_its_line(tmp_path: Path) -> None:
     put_pair(certs, "early", AUTHORITY.issue("c.example", not_before=NOW + HOUR))
     put_pair(certs, "good", AUTHORITY.issue(not_after=NOW + 3 * DAY))
     put(certs / "lone.pem", A.cert)
+    put(tmp_path / "bad.pem", A.key)
     assert said(path, warnings=False) == [
         'DIR/proxy.yaml:4: listeners.0.tls.certificates.0: "DIR/a.pem" with "DIR/a.key": expired'
         " on 2026-09-19 14:13 UTC; allowed: a valid certificate",
@@ -478,11 +580,17 @@ def test_the_check_names_each_problem_in_its_line(tmp_path: Path) -> None:
         " with a certificate, and one with its key",
         'DIR/proxy.yaml:6: listeners.0.tls.client_ca: "DIR/none.pem": cannot be read (No such file'
         " or directory); allowed: a readable PEM file with certificates",
+        'DIR/proxy.yaml:7: defaults.tls.ca: "DIR/none.pem": cannot be read (No such file or'
+        " directory); allowed: a readable PEM file with certificates",
+        'DIR/proxy.yaml:7: defaults.tls.cert: "DIR/a.pem" with "DIR/a.key": expired on 2026-09-19'
+        " 14:13 UTC; allowed: a valid certificate",
+        'DIR/proxy.yaml:9: services.s.tls.ca: "DIR/bad.pem": holds no certificate; allowed: a'
+        " readable PEM file with certificates",
     ]
     good = '"DIR/certs/good.pem" with "DIR/certs/good.key"'
     assert said(path, warnings=True) == [
         f"DIR/proxy.yaml:5: listeners.0.tls.certificates.1: {good}: expires in 3 days",
         f"DIR/proxy.yaml:5: listeners.0.tls.certificates.1: {good}: has no subjectAltName, so it is"
         " for no name",
-        'DIR/proxy.yaml:9: routes.1.host: "{service}.b.example" is in no certificate',
+        'DIR/proxy.yaml:12: routes.1.host: "{service}.b.example" is in no certificate',
     ]

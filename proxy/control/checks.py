@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -18,6 +21,9 @@ from proxy.health.monitor import Finding, Monitor, Passed, Plan
 from proxy.health.schedule import Candidate, Rules
 from proxy.membership import Instance
 from proxy.settings.service import HealthCheckSettings
+from proxy.settings.upstream_tls import UpstreamTls
+from proxy.threads import in_thread
+from proxy.tls.contexts import upstream_context
 
 CHECK_DESCRIPTORS = 4
 """At most one part in so many of this process's descriptors is for checks under way: where few are
@@ -34,9 +40,11 @@ class Checks:
         on_changes: Callable[[Changes], None],
         on_passed: Passed,
         destinations: Destinations,
+        contents: Callable[[], Mapping[str, bytes]],
         rng: Random,
     ) -> None:
-        """`destinations`: where checks of the registry's instances may not lead."""
+        """`destinations`: where checks of the registry's instances may not lead; `contents`: see
+        `Contexts`."""
         self._pools = pools
         self._reactions = reactions
         self._on_changes = on_changes
@@ -48,7 +56,8 @@ class Checks:
             most=descriptors() // CHECK_DESCRIPTORS,
             rng=rng,
         )
-        self._plans: dict[HealthCheckSettings, Plan] = {}
+        self._contexts = Contexts(contents)
+        self._plans: dict[tuple[HealthCheckSettings, UpstreamTls], Plan] = {}
         self._looked_at: dict[str, tuple[Instance, ...]] = {}
         """Service → the instances that the monitor was told of."""
 
@@ -66,14 +75,17 @@ class Checks:
         await self._monitor.close()
 
     def _plan(self, service: str) -> Plan | None:
-        wanted = self._pools.settings(service).health_check
+        settings = self._pools.settings(service)
+        wanted = settings.health_check
         if wanted is None:
             return None
-        if wanted not in self._plans:
+        key = (wanted, settings.tls)
+        if key not in self._plans:
             check = build_check(wanted)
             check.destinations = self._destinations
-            self._plans[wanted] = Plan(check, Rules(wanted.interval, wanted.fall, wanted.rise))
-        return self._plans[wanted]
+            check.context = partial(self._contexts.get, settings.tls)
+            self._plans[key] = Plan(check, Rules(wanted.interval, wanted.fall, wanted.rise))
+        return self._plans[key]
 
     def follow(self, services: Iterable[str]) -> None:
         """The instances of these services may be other ones now."""
@@ -81,6 +93,7 @@ class Checks:
             pool = self._pools.by_service.get(service)
             instances = () if pool is None else pool.source
             local = pool is not None and pool.local
+            name_of = self._pools.settings(service).tls.name_of
             if self._looked_at.get(service) is instances:
                 continue
             self._looked_at[service] = instances
@@ -96,7 +109,7 @@ class Checks:
                 (
                     Candidate(
                         instance.key,
-                        Endpoint(instance.address, instance.port, local),
+                        Endpoint(instance.address, instance.port, local, name_of(instance)),
                         _well(instance),
                     )
                     for instance in instances
@@ -117,6 +130,25 @@ class Checks:
                 message=finding.message,
             )
         self._on_changes(self._pools.settle(time.monotonic()))
+
+
+class Contexts:
+    """Owns the TLS contexts of checks, one for each policy: made anew once a file has changed."""
+
+    def __init__(self, contents: Callable[[], Mapping[str, bytes]]) -> None:
+        """`contents`: of the files that policies name; another object when they change."""
+        self._contents = contents
+        self._made: dict[UpstreamTls, tuple[object, asyncio.Future[ssl.SSLContext]]] = {}
+
+    async def get(self, tls: UpstreamTls) -> ssl.SSLContext:
+        """The context for a policy."""
+        contents = self._contents()
+        before, made = self._made.get(tls, (None, None))
+        if made is None or before is not contents or (made.done() and made.exception()):
+            # The system's authorities take 35 ms, in which nothing else would happen.
+            made = in_thread(partial(upstream_context, tls, contents), "make a TLS context")
+            self._made[tls] = contents, made
+        return await asyncio.shield(made)
 
 
 def _well(instance: Instance) -> bool:

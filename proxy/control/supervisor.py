@@ -96,6 +96,7 @@ class Supervisor:
         self.config = config
         self.pools = pools
         self.board = board
+        self.certificates = certificates or Certificates(settings)
         self.events = events or Events()
         self._reactions = Reactions(self.events)
         self._pace_changed = asyncio.Event()
@@ -106,9 +107,9 @@ class Supervisor:
             self._apply,
             self.outliers.passed,
             destinations or Destinations(),
+            lambda: self.certificates.upstream.contents,
             rng,
         )
-        self.certificates = certificates or Certificates(settings)
         self.stopping = False
         self.started_at = time.monotonic()
         self.workers = [

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import ssl
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import msgspec
@@ -36,6 +38,8 @@ class Endpoint(NamedTuple):
     port: int
     local: bool = False
     """Stands in the local file, and may lead anywhere; what a registry names may not."""
+    server_name: str | None = None
+    """Name that it must prove under TLS; None: it is spoken to without."""
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if ":" in self.address else self.address
@@ -69,6 +73,8 @@ class Check(ABC):
     destinations: Destinations | None = None
     """Where an endpoint may not lead unless it is `local`; set by whoever checks instances that
     others have registered."""
+    context: Callable[[], Awaitable[ssl.SSLContext]] | None = None
+    """How TLS is spoken with endpoints that have a `server_name`; set by whoever has such."""
 
     def __init__(self, *, timeout: float = 1.0) -> None:
         """`timeout`: seconds for a probe, everything included."""
@@ -123,6 +129,10 @@ def checked_port(port: int) -> int:
 def in_words(error: Exception) -> str:
     """The reason of an error, without addresses and class names where the system has words for
     it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS: {str(error.reason or error).lower().replace('_', ' ')}"
     if isinstance(error, OSError) and error.errno:
         # Resolvers count downwards, and bring their own words.
         words = os.strerror(error.errno) if error.errno > 0 else error.strerror

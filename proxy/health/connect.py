@@ -26,7 +26,8 @@ async def connect(
 ) -> Connection:
     """A connection to the first address that takes one (RFC 8305). OSError when none does, or when
     none may be connected to. `destinations`: what an endpoint that is not the local file's may not
-    lead to; None = it may lead anywhere. `limit`: bytes that the reader holds."""
+    lead to; None = it may lead anywhere. `tls`: with it the endpoint must prove its `server_name`,
+    or its address. `limit`: bytes that the reader holds."""
     addresses = await lookups.addresses(endpoint.address)
     if destinations is not None and not endpoint.local:
         refusals = {one: destinations.refusal(one, endpoint.port) for one in addresses}
@@ -40,7 +41,7 @@ async def connect(
             endpoint.port,
             limit=limit,
             ssl=tls,
-            server_hostname=endpoint.address if tls is not None else None,
+            server_hostname=(endpoint.server_name or endpoint.address) if tls else None,
         )
 
     if len(addresses) == 1:

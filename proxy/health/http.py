@@ -47,8 +47,8 @@ class HttpCheck(Check):
     ) -> None:
         """`expect`: statuses and ranges, `200-299,304`. `host`: the Host field; "" = the
         endpoint. `port`: another one of the instance, for its management; 0 = the endpoint's.
-        `https`: the certificate is not verified, since a probe goes to an address that no
-        certificate names, and sends no secret."""
+        `https`: the certificate of an endpoint without a `server_name` is not verified: a service
+        that asks itself goes to an address that no certificate names, and sends no secret."""
         super().__init__(timeout=timeout)
         if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
             raise ValueError(f"path: {path!r} is not an absolute path in visible ASCII")
@@ -69,18 +69,21 @@ class HttpCheck(Check):
     async def _ask(self, endpoint: Endpoint) -> tuple[bool, str]:
         if self._port:
             endpoint = endpoint._replace(port=self._port)
+        tls = self._tls
+        if endpoint.server_name is not None and self.context is not None:
+            tls = await self.context()
         reader, writer = await connect(
             self._lookups,
             endpoint,
             destinations=self.destinations,
-            tls=self._tls,
+            tls=tls,
             limit=MAX_HEAD,
         )
         try:
-            writer.write(self._request(endpoint))
+            writer.write(self._request(endpoint, 80 if tls is None else 443))
             status = await _answer(reader)
         finally:
-            if self._tls is None:
+            if tls is None:
                 writer.close()
             else:
                 writer.transport.abort()  # Nobody waits for the other side's farewell.
@@ -89,8 +92,7 @@ class HttpCheck(Check):
     async def close(self) -> None:
         self._lookups.close()
 
-    def _request(self, endpoint: Endpoint) -> bytes:
-        default = 80 if self._tls is None else 443
+    def _request(self, endpoint: Endpoint, default: int) -> bytes:
         shown = str(endpoint)
         host = self._host or shown.removesuffix(f":{default}")
         return (

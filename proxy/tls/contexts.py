@@ -6,13 +6,16 @@ import os
 import re
 import ssl
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
 from proxy.tls import openssl
+
+if TYPE_CHECKING:
+    from proxy.settings.upstream_tls import UpstreamTls
 
 _MODERN: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 CIPHERS: Final = {
@@ -112,6 +115,20 @@ def client_context(
     context.minimum_version = _VERSIONS[min_version]
     if cert:
         load_pair(context, cert, key)
+    return context
+
+
+def upstream_context(tls: UpstreamTls, contents: Mapping[str, bytes]) -> ssl.SSLContext:
+    """A context for connections to instances. `contents`: of the files that are named. OSError or
+    KeyError when there can be none."""
+    context = client_context(
+        contents[tls.ca] if tls.ca else None,
+        contents[tls.cert] if tls.cert else b"",
+        contents[tls.key] if tls.cert else b"",
+        verify=tls.verify,
+        min_version=tls.min_version,
+    )
+    context.set_alpn_protocols(["http/1.1"])
     return context
 
 

@@ -11,17 +11,29 @@ import inspect
 import os
 import threading
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 
 from proxy.catalog import CHECKS, load
-from proxy.control.checks import build_check
+from proxy.control.checks import Checks, Contexts, build_check
+from proxy.control.events import Events
+from proxy.control.pools import PoolRegistry
+from proxy.control.reactions import Reactions
+from proxy.control.slots import Slots
 from proxy.destinations import Destinations
-from proxy.health.base import MAX_MESSAGE, Check, Endpoint
+from proxy.health.base import MAX_MESSAGE, Check, Endpoint, Verdict
 from proxy.health.http import HttpCheck
-from proxy.settings.service import HealthCheckSettings
+from proxy.membership import Instance
+from proxy.settings.service import HealthCheckSettings, PoolSettings
+from proxy.settings.upstream_tls import UpstreamTls
+from proxy.tls.contexts import ServerPolicy, server_context
 from tests.e2e.scripted_dns import ScriptedDns
+from tests.support.certificates import Authority
 from tests.support.processes import alive, eventually, free_port
 
 GOOD: dict[str, dict[str, str]] = {
@@ -334,6 +346,132 @@ async def test_http_sends_the_host_it_is_told() -> None:
             assert (await HttpCheck(host=host, port=port).probe(Endpoint(address, 1))).ok
     hosts = [head.split(b"\r\n")[1] for head in heads]
     assert hosts == [b"Host: users.internal", b"Host: 127.0.0.1:%d" % port]
+
+
+# ------------------------------------------------------------------------------------ TLS
+
+AUTHORITY = Authority()
+PAIR = AUTHORITY.issue("users.internal", "127.0.0.1")
+SHOWN = AUTHORITY.issue("proxy", number=1)
+FILES = {"ca": AUTHORITY.ca, "other": Authority("other").ca, "cert": SHOWN.cert, "key": SHOWN.key}
+
+
+@asynccontextmanager
+async def over_tls(**policy: Any) -> AsyncIterator[tuple[Endpoint, list[bytes]]]:
+    """Answers 204 under TLS; the heads that came."""
+    heads = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, EOFError):
+            heads.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+
+    context = server_context([PAIR], ServerPolicy(**policy))
+    async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context) as server:
+        yield Endpoint(*server.sockets[0].getsockname()), heads
+
+
+async def asked(endpoint: Endpoint, tls: UpstreamTls, name: str = "users.internal") -> Verdict:
+    check = make("http", {})
+    check.context = partial(Contexts(lambda: FILES).get, tls)
+    verdict = await check.probe(endpoint._replace(server_name=name))
+    await check.close()
+    return verdict
+
+
+@pytest.mark.parametrize(
+    ("tls", "name", "message"),
+    [
+        ({"ca": "ca"}, "users.internal", "HTTP 204"),
+        ({"ca": "ca"}, "127.0.0.1", "HTTP 204"),
+        ({"verify": False}, "others.internal", "HTTP 204"),
+        ({"ca": "ca"}, "others.internal", "its certificate: Hostname mismatch, certificate is not"),
+        ({"ca": "other"}, "users.internal", "its certificate: self-signed certificate in"),
+        ({}, "users.internal", "its certificate: "),
+        ({"ca": "none"}, "users.internal", "'none'"),
+    ],
+)
+async def test_http_over_tls_believes_what_requests_do(
+    tls: dict[str, Any], name: str, message: str
+) -> None:
+    async with over_tls() as (endpoint, _):
+        verdict = await asked(endpoint, UpstreamTls(mode="on", **tls), name)
+    assert verdict.message.startswith(message)
+    assert verdict.ok is message.startswith("HTTP")
+
+
+async def test_http_over_tls_shows_the_certificate_of_the_proxy() -> None:
+    shows = UpstreamTls(mode="on", ca="ca", cert="cert", key="key")
+    async with over_tls(client_ca=AUTHORITY.ca) as (endpoint, heads):
+        assert (await asked(endpoint, shows)).ok
+        verdict = await asked(endpoint, UpstreamTls(mode="on", ca="ca"))
+    assert not verdict.ok
+    assert [head.split(b"\r\n")[1] for head in heads] == [b"Host: %b" % str(endpoint).encode()]
+
+
+async def test_http_over_tls_finds_out_that_there_is_none() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        endpoint = Endpoint(*server.sockets[0].getsockname())
+        verdict = await asked(endpoint, UpstreamTls(mode="on", ca="ca"))
+    assert not verdict.ok
+    assert verdict.message.startswith("no TLS: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("users.internal", ""), ("{instance}.internal", "certificate")]
+)
+async def test_instances_are_checked_under_the_name_that_requests_expect(
+    name: str, why: str
+) -> None:
+    tls = UpstreamTls(mode="on", ca="ca", server_name=name)
+    check = HealthCheckSettings(interval=0.05, fall=1, rise=1, timeout=5.0)
+    async with over_tls() as (endpoint, heads):
+        instance = Instance(service="s", id="x", address=endpoint.address, port=endpoint.port)
+        pools = PoolRegistry(
+            {"s": (instance,)},
+            Slots(8, lambda slot: True),
+            0.0,
+            settings={"s": PoolSettings(health_check=check, tls=tls)},
+        )
+        checks = Checks(
+            pools,
+            Reactions(Events()),
+            lambda changes: None,
+            lambda service, key, began: None,
+            Destinations(),
+            lambda: FILES,
+            Random(1),
+        )
+        checks.follow(["s"])
+        task = asyncio.create_task(checks.run())
+        status = "unhealthy" if why else "ready"
+        await eventually(
+            lambda: checks.counts.get("s") and pools.by_service["s"].members[0].status == status,
+            10,
+            "what a check found",
+        )
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await checks.close()
+    [member] = pools.by_service["s"].members
+    assert why in str(member.told(0.0))
+    assert bool(heads) is not bool(why)
+
+
+async def test_contexts_are_made_once_until_a_file_changes() -> None:
+    contents = [FILES, {**FILES, "ca": FILES["other"]}]
+    contexts = Contexts(lambda: contents[0])
+    tls = UpstreamTls(mode="on", ca="ca")
+    first, again = await asyncio.gather(contexts.get(tls), contexts.get(tls))
+    assert first is again
+    assert await contexts.get(UpstreamTls(mode="on", ca="ca", verify=False)) is not first
+    del contents[0]
+    assert await contexts.get(tls) is not first
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from proxy.engine.tls.connection import TlsConnection
 from proxy.engine.tls.handshakes import Handshakes
 from proxy.errors import CLOSED_EARLY, TLS_FAILED, TLS_TYPES, Refused
 from proxy.settings.upstream_tls import UpstreamTls
-from proxy.tls.contexts import client_context
+from proxy.tls.contexts import upstream_context
 
 _POLICIES: Final = 1000
 """Contexts that are kept: one for each different `tls:` of the file."""
@@ -39,7 +39,7 @@ class ClientContexts:
             contents = self._contents
             try:
                 # The system's authorities take 35 ms, in which nobody would be served.
-                context = await self._loop.run_in_executor(None, _make, tls, contents)
+                context = await self._loop.run_in_executor(None, upstream_context, tls, contents)
             except (KeyError, OSError, ValueError) as error:
                 detail = f"its tls settings cannot be used: {error}"
                 raise Refused(TLS_FAILED, detail) from None
@@ -48,18 +48,6 @@ class ClientContexts:
                     self._contexts.clear()
                 self._contexts[tls] = context
         return context
-
-
-def _make(tls: UpstreamTls, contents: Mapping[str, bytes]) -> ssl.SSLContext:
-    context = client_context(
-        contents[tls.ca] if tls.ca else None,
-        contents[tls.cert] if tls.cert else b"",
-        contents[tls.key] if tls.cert else b"",
-        verify=tls.verify,
-        min_version=tls.min_version,
-    )
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 class ClientHandshake:

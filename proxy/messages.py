@@ -248,6 +248,8 @@ class WorkerStats(msgspec.Struct, frozen=True, tag=True):
     """The rest follows, in messages of the same number."""
     states: dict[str, PolicyState] = {}
     """By service; of a service that was never told of, `PolicyState()`."""
+    handshakes: dict[str, dict[str, int]] = {}
+    """Listener → result → TLS handshakes of clients."""
 
 
 class Suspect(msgspec.Struct, frozen=True, tag=True):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
+from itertools import chain
 from typing import get_args
 
 from prometheus_client import (
@@ -97,7 +98,7 @@ class Page:
         for service in scrape.totals.services:
             _write_traffic(families, service, scrape.totals.service(service))
             yield
-        for name, labels, value in scrape.certificates:
+        for name, labels, value in chain(scrape.certificates, _handshakes(scrape.totals)):
             shown = ",".join(f"{label}={_quoted(text)}" for label, text in labels.items())
             families[name].append(f"{name}{{{shown}}} {value}\n")
         for name, pid in scrape.processes.items():
@@ -267,6 +268,7 @@ _MANY = {
         "Pairs of certificate and key that were loaded, failed, or were refused by a worker.",
     ),
     "fairlead_tls_generation": ("gauge", "How often a listener's certificates, or keys, changed."),
+    "fairlead_tls_handshakes_total": ("counter", "TLS handshakes of clients, by how they ended."),
 }
 """Families with samples of each service or instance: name → type and help."""
 
@@ -362,6 +364,13 @@ def _write_traffic(families: Mapping[str, list[str]], service: str, total: Servi
         write("fairlead_breaker_opened_total", "", total.breaker_opened)
     if total.tunnels_closed:
         write("fairlead_tunnels_closed_total", "", total.tunnels_closed)
+
+
+def _handshakes(totals: Totals) -> Iterator[tuple[str, dict[str, str], int]]:
+    for listener, counts in totals.handshakes.items():
+        for result, count in counts.items():
+            labels = {"listener": listener, "result": result}
+            yield "fairlead_tls_handshakes_total", labels, count
 
 
 def _quoted(text: str) -> str:

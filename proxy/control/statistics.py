@@ -86,6 +86,7 @@ class Reported:
     underscored: int = 0
     name_failures: int = 0
     names_outdated: float = 0.0
+    handshakes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def take(self, message: WorkerStats) -> None:
         """Take over one message. An instance that left and came back counts from 0 again."""
@@ -96,6 +97,7 @@ class Reported:
         self.underscored = message.underscored
         self.name_failures = message.name_failures
         self.names_outdated = message.names_outdated
+        self.handshakes = message.handshakes
         self.services.update(message.services)
         self.states.update(message.states)
         for node in message.nodes:
@@ -122,6 +124,7 @@ class Retired:
     log_dropped: int = 0
     underscored: int = 0
     name_failures: int = 0
+    handshakes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def plus(self, dead: Reported, known: Container[tuple[str, str]]) -> Retired:
         """With those of one more worker. Instances that are not in `known`, (service, node
@@ -141,6 +144,7 @@ class Retired:
             log_dropped=both.log_dropped,
             underscored=both.underscored,
             name_failures=both.name_failures,
+            handshakes=both.handshakes,
         )
 
 
@@ -171,6 +175,15 @@ class Totals:
     @property
     def name_failures(self) -> int:
         return sum(part.name_failures for part in self._parts)
+
+    @property
+    def handshakes(self) -> Mapping[str, Mapping[str, int]]:
+        """Listener → result → TLS handshakes of clients."""
+        total: dict[str, dict[str, int]] = {}
+        for part in self._parts:
+            for listener, counts in part.handshakes.items():
+                _add(total.setdefault(listener, {}), counts)
+        return total
 
     @property
     def names_outdated(self) -> float:

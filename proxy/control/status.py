@@ -220,18 +220,28 @@ def worker(one: WorkerSlot, now: float) -> dict[str, Any]:
 
 
 def certificates(all_: Certificates, workers: Iterable[WorkerSlot]) -> dict[str, Any]:
-    """`GET /api/v1/certificates`. `workers`: generation that each has in effect."""
-    lives = {one.index: one.current for one in workers if one.current is not None}
+    """`GET /api/v1/certificates`. `workers`: generation that each has in effect; `contexts`: how
+    many generations each still has, as connections outlive them."""
+    lives = {str(one.index): one.current for one in workers if one.current is not None}
+    told = {
+        listener.name: {
+            index: life.certificates[listener.name]
+            for index, life in lives.items()
+            if listener.name in life.certificates
+        }
+        for listener in all_.listeners
+    }
     return {
         "listeners": [
             {
                 "listener": one.name,
                 "generation": 0 if one.message is None else one.message.generation,
                 "workers": {
-                    str(index): told.generation
-                    for index, life in lives.items()
-                    if (told := life.certificates.get(one.name)) is not None and not told.error
+                    index: applied.generation
+                    for index, applied in told[one.name].items()
+                    if not applied.error
                 },
+                "contexts": {index: applied.contexts for index, applied in told[one.name].items()},
                 **_files(one),
             }
             for one in all_.listeners

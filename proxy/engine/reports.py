@@ -133,4 +133,5 @@ class Reports:
             underscored=self._counters.underscored,
             name_failures=self._names.failures,
             names_outdated=self._names.outdated(),
+            handshakes={name: dict(counts) for name, counts in self._counters.handshakes.items()},
         )

@@ -247,7 +247,6 @@ class Worker:
             certificates.apply(message)
         except (OSError, ValueError) as failure:
             error = str(failure)
-            _log.error("certificates_refused", listener=message.listener, error=error)
         self._channel.send(
             CertificatesApplied(message.listener, message.generation, error, certificates.alive)
         )

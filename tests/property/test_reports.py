@@ -120,6 +120,10 @@ class Telling(RuleBasedStateMachine):
         if pool is not None:
             pool.counters.tunnel_closed()
 
+    @rule(listener=st.sampled_from(NAMES), result=st.sampled_from(("full", "resumed")))
+    def handshake(self, listener: str, result: str) -> None:
+        self.worker.counters.handshake(listener, result)
+
     @rule(number=st.integers(0, 5))
     def report(self, number: int) -> None:
         self.reports.report(number)
@@ -159,6 +163,7 @@ class Telling(RuleBasedStateMachine):
         self.complete()
 
     def complete(self) -> None:
+        assert self.told.handshakes == self.worker.counters.handshakes
         for pool in self.worker.pools:
             for key, node in pool.nodes.items():
                 counted = NodeStats(

@@ -45,7 +45,10 @@ def report(requests: int, *ids: str, number: int = 0) -> WorkerStats:
         for id_ in ids
     ]
     states = {"users": PolicyState("open", 3)}
-    return WorkerStats(number, 3, 1, {"users": service}, nodes, states=states)
+    handshakes = {"https": {"full": 3}}
+    return WorkerStats(
+        number, 3, 1, {"users": service}, nodes, states=states, handshakes=handshakes
+    )
 
 
 def total(retired: Retired, messages: Iterable[WorkerStats]) -> Totals:

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from proxy.control.watched_files import HOUR, PATIENCE
 from proxy.messages import (
     MAX_CERTIFICATES,
     CertificateMessage,
+    CertificatesApplied,
     UpstreamFiles,
 )
 from proxy.settings.file import Settings
@@ -523,8 +525,17 @@ def test_metrics_and_documents_show_what_is_in_use(tls: ListenerTls, tmp_path: P
         (expiry, "https", "", "a.example", NOW + 2 * DAY),
         (expiry, "https", "", str(tmp_path / "certs/b.pem"), NOW + DAY),
     ]
-    [document] = status.certificates(stage.certificates, ())["listeners"]
-    assert (document["listener"], document["generation"], document["workers"]) == ("https", 1, {})
+    applied = [
+        CertificatesApplied("https", 1, contexts=2),
+        CertificatesApplied("https", 2, "too bad", contexts=3),
+    ]
+    workers: Any = [
+        SimpleNamespace(index=index, current=SimpleNamespace(certificates={"https": one}))
+        for index, one in enumerate(applied)
+    ]
+    [document] = status.certificates(stage.certificates, workers)["listeners"]
+    assert (document["listener"], document["generation"]) == ("https", 1)
+    assert (document["workers"], document["contexts"]) == ({"0": 1}, {"0": 2, "1": 3})
     assert document["problems"] == [{"file": str(tmp_path / "a.pem"), "problem": "key is empty"}]
     first = document["certificates"][0]
     assert (first["names"], first["kind"], first["problem"]) == (

@@ -57,6 +57,7 @@ PROMISED = {
     "fairlead_certificate_expiry_timestamp_seconds": ("listener", "service", "certificate"),
     "fairlead_certificate_loads_total": ("listener", "service", "result"),
     "fairlead_tls_generation": ("listener",),
+    "fairlead_tls_handshakes_total": ("listener", "result"),
     "fairlead_config_reloads_total": ("result",),
     "fairlead_admin_connections": (),
     "fairlead_admin_connections_closed_total": ("reason",),
@@ -106,6 +107,11 @@ def test_every_sample_has_exactly_the_promised_labels() -> None:
             assert set(sample.labels) - {"le"} == set(PROMISED[name]), sample
             seen.add(name)
     assert seen == set(PROMISED) - NOT_COUNTED_YET
+
+
+def test_handshakes_are_summed() -> None:
+    found = samples(scrape(book(), total(Retired(), [report(5), report(7)])))
+    assert found['fairlead_tls_handshakes_total{listener="https",result="full"}'] == 6
 
 
 def test_workers_are_summed() -> None:

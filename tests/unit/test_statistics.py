@@ -32,6 +32,14 @@ def test_a_count_of_a_worker_outlives_the_worker(name: str) -> None:
     assert getattr(Totals(Retired().plus(dead, ()), [live]), name) == 4
 
 
+def test_handshakes_outlive_the_worker() -> None:
+    dead, live = Reported(), Reported()
+    dead.take(WorkerStats(1, 0, 0, {}, [], handshakes={"a": {"full": 1}, "b": {"alert": 1}}))
+    live.take(WorkerStats(1, 0, 0, {}, [], handshakes={"a": {"full": 2, "resumed": 1}}))
+    totals = Totals(Retired().plus(dead, ()), [live])
+    assert totals.handshakes == {"a": {"full": 3, "resumed": 1}, "b": {"alert": 1}}
+
+
 @pytest.mark.parametrize("name", counters(ServiceStats))
 def test_a_count_of_a_service_is_summed_over_workers(name: str) -> None:
     count: dict[str, Any] = {name: 2}

@@ -26,7 +26,8 @@ from proxy.tls.names import NameTable
 DAY = 86_400.0
 SOON = 14 * DAY
 """Seconds before its end in which a certificate is warned about. Those of public authorities are
-renewed thirty days before it, so something does not work by then."""
+renewed thirty days before it, so something does not work by then. Of those that live for days it is
+a fifth of their life."""
 
 Stamp = tuple[tuple[int, ...] | None, ...]
 """Size, time of change and inode of each file; None = it is not there. A new file under the old
@@ -126,6 +127,8 @@ def look(
             else:
                 readings.append(_unless_known(Item(at, "directory", (one.directory,)), known))
             entries.append(listed)
+        elif one.acme:
+            entries.append(_obtained(at, one, before[index] if before else ()))
         else:
             entries.append((Item(at, "pair", (one.cert, one.key)),))
     items = [*chain(*entries)]
@@ -148,6 +151,12 @@ def _listed(at: Path, one: Certificate) -> tuple[Item, ...] | Reading:
     if not stems:
         return Reading(directory, (), None, "holds no certificate, which is a NAME.pem")
     return tuple(Item(at, "pair", (f"{one}.pem", f"{one}.key"), optional=True) for one in stems)
+
+
+def _obtained(at: Path, one: Certificate, before: Sequence[Item]) -> tuple[Item, ...]:
+    """The files that are there already; one that has gone keeps its last good value."""
+    items = (Item(at, "pair", (file, file), optional=True) for file in one.files)
+    return tuple(item for item in items if item in before or os.path.exists(item.files[0]))
 
 
 def _unless_known(item: Item, known: Mapping[Item, Stamp] | None) -> Reading | None:
@@ -245,10 +254,15 @@ def _remarks(reading: Reading, now: float, *, for_names: bool = True) -> Iterato
         yield Remark(place, f"{named}: expired on {_date(facts.not_after)}; {_VALID}")
     elif facts.not_before > now:
         yield Remark(place, f"{named}: is not valid before {_date(facts.not_before)}; {_VALID}")
-    elif days * DAY < SOON:
+    elif days * DAY < soon_before(facts):
         yield Remark(place, f"{named}: expires in {days:.0f} days", True)
     if for_names and not facts.names:
         yield Remark(place, f"{named}: has no subjectAltName, so it is for no name", True)
+
+
+def soon_before(facts: CertificateFacts) -> float:
+    """Seconds before the end of a certificate in which it is warned about."""
+    return min(SOON, (facts.not_after - facts.not_before) / 5)
 
 
 def _date(seconds: float) -> str:
@@ -267,6 +281,8 @@ def uncovered(settings: Settings, tables: Sequence[NameTable]) -> Iterator[tuple
     """Hosts of routes, and their index, that are in no certificate of any listener."""
     if not tables:
         return
+    if settings.acme is not None:
+        tables = (*tables, NameTable([(domain,) for domain in settings.acme.domains]))
     for index, route in enumerate(settings.routes):
         host = route.host or ""
         # Any label stands for a wildcard, and for the name of a service.

@@ -76,6 +76,11 @@ class ListenerFiles(WatchedFiles):
         self.message: ListenerCertificates | None = None
         """The last one that could be made."""
 
+    @property
+    def lacks_all(self) -> bool:
+        """There is nothing to serve with, and nothing that is yet to be obtained."""
+        return self.message is None and not any(one.acme for one in self.tls.certificates)
+
     def news(self, before: ListenerCertificates | None) -> Iterator[Happening]:
         """A message was made. The first one, and new ticket keys, are no news."""
         now = self.message
@@ -210,7 +215,7 @@ class Certificates:
             problems = [f"{' with '.join(r.item.files)}: {r.problem}" for r in bad]
             if section.whole.told:
                 problems.append(f"more than {MAX_CERTIFICATES} bytes of certificates")
-            nothing = isinstance(section, ListenerFiles) and section.message is None
+            nothing = isinstance(section, ListenerFiles) and section.lacks_all
             if nothing or section.whole.told or not all(reading.item.optional for reading in bad):
                 raise CertificateError(f"{section.title}: {'; '.join(problems)}")
 

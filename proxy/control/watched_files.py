@@ -9,7 +9,7 @@ from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
-from proxy.control.certificate_files import SOON, Item, Look, Named, Stamp, look
+from proxy.control.certificate_files import Item, Look, Named, Stamp, look, soon_before
 from proxy.messages import MAX_CERTIFICATES
 from proxy.tls.certificates import CertificateFacts
 
@@ -105,10 +105,11 @@ class WatchedFiles:
         if not isinstance(state.content, CertificateFacts):
             return
         rest = state.content.not_after - now
+        soon = rest < soon_before(state.content)
         what, every = (
             ("certificate_expired", HOUR) if rest <= 0 else ("certificate_expires_soon", DAY)
         )
-        if rest < SOON and state.is_due(what, every, now):
+        if soon and state.is_due(what, every, now):
             yield self._about(item, what, names=state.content.names[:5], days=round(rest / DAY, 1))
 
     def _about(self, item: Item, what: str, **more: Any) -> Happening:

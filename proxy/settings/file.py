@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 
 from proxy.membership import Instance
+from proxy.settings.acme import AcmeSettings
 from proxy.settings.declare import MayBeEmpty, Off
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.process import (
@@ -42,6 +43,11 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
         Off(),
         "One line for each request ([access-log.md](access-log.md)).",
     ] = None
+    acme: Annotated[
+        AcmeSettings | None,
+        Off(),
+        "Obtain certificates from a server that speaks ACME ([tls.md](tls.md#acme)).",
+    ] = None
     registry: Annotated[Registry, "Where instances are looked up."] = Registry()
     shutdown: Annotated[ShutdownSettings, "How the proxy stops."] = ShutdownSettings()
     defaults: Annotated[PoolSettings, MayBeEmpty(), "What every service inherits, key by key."] = (
@@ -62,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Resolved: `auto` is the number of CPUs this process may use."""
     log: LogSettings = LogSettings()
     access_log: AccessLogSettings | None = None
+    acme: AcmeSettings | None = None
     registry: Registry = Registry()
     shutdown: ShutdownSettings = ShutdownSettings()
     routes: tuple[RouteSpec, ...] = ()

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from proxy.settings.acme import AcmeSettings
 from proxy.settings.addresses import BIND, CIDR, split_bind
 from proxy.settings.complaints import Report, dotted
 from proxy.settings.declare import Given, Off
@@ -263,6 +264,7 @@ def check_listeners(
     given: Sequence[Given] | None,
     listeners: Sequence[ListenerSettings],
     admin_bind: str,
+    acme: AcmeSettings | None,
     directory: FilePath,
     report: Report,
 ) -> tuple[ListenerSettings, ...]:
@@ -306,7 +308,7 @@ def check_listeners(
             )
         check_edge(place, listener.tls is not None, report)
         if listener.tls is not None:
-            tls = checked_tls(listener.tls, place.get("tls"), directory, report)
+            tls = checked_tls(listener.tls, place.get("tls"), acme, directory, report)
             listener = msgspec.structs.replace(listener, tls=tls)
         resolved.append(listener)
     return tuple(resolved)

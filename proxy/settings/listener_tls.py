@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from proxy.settings.acme import AcmeSettings
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Given
 from proxy.settings.read import SWITCH, TEXT, Read, choice
@@ -27,8 +28,12 @@ _CIPHERS: Final = Read(
 )
 
 
+_KINDS: Final = ({"cert", "key"}, {"directory"}, {"acme"})
+"""Keys of an entry of `certificates`."""
+
+
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
-    """One certificate and its key, or a directory of such."""
+    """One certificate and its key, a directory of such, or those that ACME obtains."""
 
     cert: Annotated[
         str,
@@ -42,6 +47,14 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
         "Instead of these, a directory: each `NAME.pem` in it is a certificate with its chain, and"
         " `NAME.key` its key. Pairs that are added or removed later count, too.",
     ] = ""
+    acme: Annotated[
+        bool,
+        SWITCH,
+        "Instead of these, the certificates that [`acme`](#acme) obtains, in the order of its"
+        " `domains`; until the first is there, clients are refused.",
+    ] = False
+    files: tuple[str, ...] = ()
+    """With `acme`: each has a certificate and its key."""
 
 
 class ListenerTls(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,7 +111,9 @@ class ListenerTls(msgspec.Struct, frozen=True, kw_only=True):
     ] = True
 
 
-def checked_tls(tls: ListenerTls, given: Given, directory: FilePath, report: Report) -> ListenerTls:
+def checked_tls(
+    tls: ListenerTls, given: Given, acme: AcmeSettings | None, directory: FilePath, report: Report
+) -> ListenerTls:
     """The settings with the names of their files resolved, after complaints of keys that
     contradict each other."""
     places = given.get("certificates")
@@ -106,20 +121,25 @@ def checked_tls(tls: ListenerTls, given: Given, directory: FilePath, report: Rep
         report.complain(given.at("certificates"), "is empty; allowed: at least one certificate")
     for place, one in zip(places, tls.certificates, strict=True):
         given_keys = {key for key in one.__struct_fields__ if getattr(one, key)}
-        if given_keys not in ({"cert", "key"}, {"directory"}) and report.sound(place.path):
-            message = "is not one certificate; allowed: cert and key, or directory"
+        if given_keys not in _KINDS and report.sound(place.path):
+            message = "is not one certificate; allowed: cert and key, directory, or acme"
             report.complain(place.path, message)
+        elif one.acme and acme is None and report.sound(("acme",)):
+            report.complain(place.at("acme"), "needs acme at the top of the file; allowed: both")
     for key in ("client_auth", "forward_client_cert"):
         is_off = getattr(tls, key) in ("off", "require")
         if tls.client_ca is None and not is_off and report.sound(given.at("client_ca")):
             report.complain(given.at(key), "needs client_ca beside it; allowed: both, or neither")
     return msgspec.structs.replace(
         tls,
-        certificates=tuple(_resolved(one, directory) for one in tls.certificates),
+        certificates=tuple(_resolved(one, acme, directory) for one in tls.certificates),
         client_ca=tls.client_ca and str(directory / tls.client_ca),
     )
 
 
-def _resolved(one: Certificate, directory: FilePath) -> Certificate:
-    names = {key: getattr(one, key) for key in one.__struct_fields__}
-    return Certificate(**{key: str(directory / name) for key, name in names.items() if name})
+def _resolved(one: Certificate, acme: AcmeSettings | None, directory: FilePath) -> Certificate:
+    if one.acme and acme is not None:
+        return msgspec.structs.replace(one, files=tuple(map(acme.file, acme.domains)))
+    names = {key: getattr(one, key) for key in ("cert", "key", "directory")}
+    resolved = {key: str(directory / name) for key, name in names.items() if name}
+    return msgspec.structs.replace(one, **resolved)

@@ -15,6 +15,7 @@ from typing import Final
 
 from proxy import cpus, files
 from proxy.settings import yaml_lines
+from proxy.settings.acme import check_acme
 from proxy.settings.complaints import Complaint, ConfigError, Report
 from proxy.settings.declare import Given, build, read_section
 from proxy.settings.file import File, Settings
@@ -97,8 +98,9 @@ def _whole_file(name: str, message: str) -> ConfigError:
 def _settings(given: Given, directory: FilePath, report: Report) -> Settings:
     """Settings made of the sound part of a file, and the rules over it."""
     file = build(File, given)
+    acme = check_acme(given.get("acme"), file.acme, directory, report)
     listeners = check_listeners(
-        given.get("listeners"), file.listeners, file.admin.bind, directory, report
+        given.get("listeners"), file.listeners, file.admin.bind, acme, directory, report
     )
     defaults = inherit(given.get("defaults") or Given(("defaults",)), "", PoolSettings(), report)
     own: Mapping[str, Given] = given.get("services") or {}
@@ -110,6 +112,7 @@ def _settings(given: Given, directory: FilePath, report: Report) -> Settings:
         workers=file.workers or cpus.usable(),
         log=file.log,
         access_log=resolve_access_log(file.access_log, directory, report),
+        acme=acme,
         registry=check_registry(given.get("registry"), file.registry, directory, report),
         shutdown=file.shutdown,
         routes=file.routes,

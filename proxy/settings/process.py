@@ -8,10 +8,14 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from proxy import files
 from proxy.settings.addresses import TCP_BIND, parse_host_name
 from proxy.settings.complaints import Report
 from proxy.settings.read import DURATION, SHARE, SWITCH, TEXT, Read, choice
 from proxy.settings.tree import Path
+
+_LARGEST_PEM: Final = 1024 * 1024
+"""Bytes that are looked at for a PEM block: more than any bundle of authorities has."""
 
 
 def _parse_token(text: str) -> str:
@@ -161,4 +165,19 @@ def writable(path: Path, file: FilePath, report: Report) -> str:
         report.complain(
             path, f"cannot be looked for ({error.strerror}); allowed: a file in a directory"
         )
+    return str(file)
+
+
+def readable_pem(path: Path, file: FilePath, report: Report) -> str:
+    """The name of a file, after a complaint if it is no PEM file that can be read."""
+    problem = ""
+    try:
+        if b"-----BEGIN " not in files.read(str(file), _LARGEST_PEM):
+            problem = "holds no PEM block"
+    except files.Refused as error:
+        problem = str(error.strerror)
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+    if problem:
+        report.complain(path, f'"{file}" {problem}; allowed: a readable PEM file')
     return str(file)

@@ -9,17 +9,13 @@ from typing import Annotated, ClassVar, Final, Self
 
 import msgspec
 
-from proxy import files
 from proxy.catalog import PROVIDERS, registry_options
 from proxy.settings.addresses import CIDR, ENDPOINT
 from proxy.settings.complaints import Report, dotted
 from proxy.settings.declare import Distinct, Given, Inline, Off
-from proxy.settings.process import writable
+from proxy.settings.process import readable_pem, writable
 from proxy.settings.read import POSITIVE, SECRET, SHARE, TEXT, choice
 from proxy.settings.tree import Path
-
-_LARGEST_PEM: Final = 1024 * 1024
-"""Bytes that are looked at for a PEM block: more than any bundle of authorities has."""
 
 
 class RegistryTls(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,22 +208,8 @@ def _checked_tls(tls: RegistryTls, place: Path, directory: FilePath, report: Rep
                 (*place, one), f"needs {other} beside it; allowed: both of them, or neither"
             )
     absolute = {
-        key: _pem((*place, key), directory / name, report)
+        key: readable_pem((*place, key), directory / name, report)
         for key in ("ca", "cert", "key")
         if (name := getattr(tls, key)) is not None
     }
     return msgspec.structs.replace(tls, **absolute)
-
-
-def _pem(path: Path, file: FilePath, report: Report) -> str:
-    problem = ""
-    try:
-        if b"-----BEGIN " not in files.read(str(file), _LARGEST_PEM):
-            problem = "holds no PEM block"
-    except files.Refused as error:
-        problem = str(error.strerror)
-    except OSError as error:
-        problem = f"cannot be read ({error.strerror})"
-    if problem:
-        report.complain(path, f'"{file}" {problem}; allowed: a readable PEM file')
-    return str(file)

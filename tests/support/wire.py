@@ -309,7 +309,7 @@ class Wire:
                 )
             )
         )
-        if listener.tls is not None:
+        if listener.tls is not None and not listener.tls.certificates[0].acme:
             self.prove(authority()[1])
         if self.tls:
             self.worker.on_message(UpstreamFiles(generation=1, contents={"ca": authority()[0]}))

@@ -195,6 +195,57 @@ def test_a_link_that_is_swapped_is_noticed(tmp_path: Path) -> None:
     assert [message.pairs[0].cert for message in stage.look()] == [RENEWED.cert]
 
 
+# ---------------------------------------------------------------------------------- ACME
+
+
+def obtained(directory: Path, *names: str) -> ListenerTls:
+    """A listener whose certificates are obtained; `names`: of the files."""
+    files = tuple(str(directory / f"{name}.pem") for name in names)
+    return ListenerTls(certificates=(Certificate(acme=True, files=files),))
+
+
+def test_certificates_that_are_yet_to_be_obtained_are_waited_for(tmp_path: Path) -> None:
+    stage = Stage(obtained(tmp_path, "a", "b"))
+    assert stage.certificates.messages == []
+    assert stage.look(HOUR) == []
+    put(tmp_path / "b.pem", B.key + B.cert)
+    [message] = stage.look()
+    assert (message.generation, stage.names()) == (1, ["b.example"])
+    put(tmp_path / "a.pem", A.key + A.cert)
+    put(tmp_path / "c.pem", RENEWED.key + RENEWED.cert)  # Of a name that is no longer wanted.
+    [message] = stage.look()
+    assert (message.generation, stage.names()) == (2, ["a.example", "b.example"])
+    assert stage.what() == ["certificates_changed"]
+
+
+def test_a_certificate_that_was_obtained_and_is_gone_keeps_its_last_good_value(
+    tmp_path: Path,
+) -> None:
+    put(tmp_path / "a.pem", A.key + A.cert)
+    stage = Stage(obtained(tmp_path, "a"))
+    (tmp_path / "a.pem").unlink()
+    assert [stage.look() for _ in range(PATIENCE + 1)] == [[]] * (PATIENCE + 1)
+    assert stage.what() == ["certificate_unusable"]
+    put(tmp_path / "a.pem", RENEWED.key + RENEWED.cert)
+    [message] = stage.look()
+    assert message.pairs[0].cert == RENEWED.cert
+
+
+def test_a_spoilt_file_of_what_was_obtained_is_no_reason_not_to_start(tmp_path: Path) -> None:
+    put(tmp_path / "a.pem", b"")
+    assert Stage(obtained(tmp_path, "a")).certificates.messages == []
+
+
+def test_a_certificate_that_lives_for_days_is_warned_about_late(tmp_path: Path) -> None:
+    made = AUTHORITY.issue("a.example", not_before=NOW, not_after=NOW + 10 * DAY)
+    put(tmp_path / "a.pem", made.key + made.cert)
+    stage = Stage(obtained(tmp_path, "a"))
+    stage.look(7.9 * DAY)
+    assert stage.what() == []
+    stage.look(0.2 * DAY)
+    assert stage.what() == ["certificate_expires_soon"]
+
+
 # --------------------------------------------------------------------------- directories
 
 

@@ -928,11 +928,11 @@ listeners:
   - {name: e, bind: "127.0.0.1:5", limits: {handshakes: -1}, timeouts: {handshake: 0}}
 routes: [{service: a}]
 --->
-proxy.yaml:6: listeners.0.tls.certificates.0: is not one certificate; allowed: cert and key, or directory
-proxy.yaml:7: listeners.0.tls.certificates.1: is not one certificate; allowed: cert and key, or directory
-proxy.yaml:8: listeners.0.tls.certificates.2: is not one certificate; allowed: cert and key, or directory
-proxy.yaml:9: listeners.0.tls.certificates.3: is not one certificate; allowed: cert and key, or directory
-proxy.yaml:10: listeners.0.tls.certificates.4.ca: is not a known key; allowed: cert, directory, key
+proxy.yaml:6: listeners.0.tls.certificates.0: is not one certificate; allowed: cert and key, directory, or acme
+proxy.yaml:7: listeners.0.tls.certificates.1: is not one certificate; allowed: cert and key, directory, or acme
+proxy.yaml:8: listeners.0.tls.certificates.2: is not one certificate; allowed: cert and key, directory, or acme
+proxy.yaml:9: listeners.0.tls.certificates.3: is not one certificate; allowed: cert and key, directory, or acme
+proxy.yaml:10: listeners.0.tls.certificates.4.ca: is not a known key; allowed: acme, cert, directory, key
 proxy.yaml:11: listeners.0.tls.certificates.5: is "a.pem"; allowed: a mapping
 proxy.yaml:12: listeners.0.tls.unknown_names: "drop" is not a way to treat unknown names; allowed: default, refuse
 proxy.yaml:13: listeners.0.tls.min_version: "SSLv3" is not a TLS version; allowed: 1.2, 1.3
@@ -945,6 +945,40 @@ proxy.yaml:19: listeners.2.tls.certificates: is missing; allowed: a list
 proxy.yaml:20: listeners.3.tls: "yes" is not a mapping; allowed: a mapping, or off
 proxy.yaml:21: listeners.4.limits.handshakes: "-1" is out of range; allowed: a whole number from 0 to 10000000 (0 = a quarter of the room)
 proxy.yaml:21: listeners.4.timeouts.handshake: "0" is too short; allowed: a duration such as 250ms, 3s, 2m or 1h, more than 0
+=== acme
+acme:
+  directory: http://ca.example/directory
+  domains: ["*.a.example", 10.0.0.1, B.example, b.example]
+  eab: {kid: a, hmac_key: "?"}
+  email: ops
+  challenges: [dns-01]
+  storage: {path: nowhere/acme}
+listeners:
+  - tls: {certificates: [{acme: true, directory: certs}, {acme: false}, {acme: true}]}
+routes: [{service: a}]
+--->
+proxy.yaml:2: acme.directory: "http://ca.example/directory" does not begin with https://; allowed: an https:// URL
+proxy.yaml:3: acme.domains.0: "*.a.example" is a wildcard, whose proof is in the DNS (dns-01): not supported; allowed: a host name such as www.example.com
+proxy.yaml:3: acme.domains.1: "10.0.0.1" is an address; allowed: a host name such as www.example.com
+proxy.yaml:3: acme.domains.3: "b.example" stands here a second time; allowed: each one once
+proxy.yaml:4: acme.eab.hmac_key: the value is not base64url; allowed: base64url, as the server gives it
+proxy.yaml:5: acme.email: "ops" is not an address of mail; allowed: an address such as ops@example.com
+proxy.yaml:6: acme.challenges.0: "dns-01" is not a kind of challenge; allowed: http-01
+proxy.yaml:9: listeners.0.tls.certificates.0: is not one certificate; allowed: cert and key, directory, or acme
+proxy.yaml:9: listeners.0.tls.certificates.1: is not one certificate; allowed: cert and key, directory, or acme
+=== acme_of_nothing
+acme: {directory: "https://ca.example/directory", domains: [], challenges: [], ca: none.pem, storage: {path: nowhere/acme}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: acme.ca: "none.pem" cannot be read (No such file or directory); allowed: a readable PEM file
+proxy.yaml:1: acme.challenges: is empty; allowed: at least one kind of challenge
+proxy.yaml:1: acme.domains: is empty; allowed: at least one name
+proxy.yaml:1: acme.storage.path: "nowhere" is no directory; allowed: a directory in one that exists
+=== acme_that_is_not_there
+listeners: [{tls: {certificates: [{acme: true}]}}]
+routes: [{service: a}]
+--->
+proxy.yaml:1: listeners.0.tls.certificates.0.acme: needs acme at the top of the file; allowed: both
 === access_log
 access_log:
   path: /nowhere/access.log

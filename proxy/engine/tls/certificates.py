@@ -135,6 +135,11 @@ class ServerCertificates:
         self._generations.add(context)
 
     @property
+    def ready(self) -> bool:
+        """Whether there is a certificate."""
+        return self._context is not None
+
+    @property
     def alive(self) -> int:
         """Generations that some connection still has."""
         return len(self._generations)
@@ -158,6 +163,6 @@ class ServerCertificates:
 
     def wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
         """The state of a new connection."""
-        context = self._context
-        assert context is not None  # Sent before the worker accepts.
+        # Without a certificate, which ACME has yet to bring, OpenSSL refuses with an alert.
+        context = self._context or server_context((), ServerPolicy())
         return context.wrap_bio(incoming, outgoing, server_side=True)

@@ -74,6 +74,9 @@ class ServerHandshake(CountedArrival):
         self._lose()
         reason = str(error.reason or error)
         self._count("alert" if reason.startswith(_ALERT) else "refused")
+        certificates = self._listener.certificates
+        if certificates is not None and not certificates.ready:
+            reason = "there is no certificate yet"
         self._note(HANDSHAKE_FAILED, f"no TLS: {reason.lower().replace('_', ' ')}")
         self._transport.close()
 

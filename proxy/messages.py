@@ -116,6 +116,17 @@ class UpstreamFiles(msgspec.Struct, frozen=True, tag=True):
 CertificateMessage = ListenerCertificates | UpstreamFiles
 
 
+class AcmeChallenges(msgspec.Struct, frozen=True, tag=True):
+    """Answer servers that speak ACME so from here on, and no more as was sent before. Sent before
+    `Pools` if there was one, and at each change."""
+
+    number: int
+    tokens: dict[str, str]
+    """Token of http-01 → key authorization."""
+    certificates: dict[str, CertificatePair]
+    """Name → certificate that answers tls-alpn-01."""
+
+
 class Pools(msgspec.Struct, frozen=True, tag=True):
     """Changed pools, and services that are gone. `complete`: the first full set is now known."""
 
@@ -153,6 +164,7 @@ ToWorker = (
     Configure
     | ListenerCertificates
     | UpstreamFiles
+    | AcmeChallenges
     | Pools
     | Accept
     | Drain
@@ -295,6 +307,12 @@ class CertificatesApplied(msgspec.Struct, frozen=True, tag=True):
     """OpenSSL contexts that the worker has for the listener, of older generations, too."""
 
 
+class AcmeApplied(msgspec.Struct, frozen=True, tag=True):
+    """The `AcmeChallenges` with this number are answered."""
+
+    number: int
+
+
 FromWorker = (
     Hello
     | Applied
@@ -304,6 +322,7 @@ FromWorker = (
     | BreakerTurned
     | FieldDropped
     | CertificatesApplied
+    | AcmeApplied
 )
 
 FIELDS_NAMED = 64

@@ -6,12 +6,14 @@
                           ◀─    Configure(config)
                           ◀─    ListenerCertificates …     of each TLS listener, and changes
                           ◀─    UpstreamFiles              of TLS to instances, and changes
+                          ◀─    AcmeChallenges             to be answered, and changes
                           ◀─    Pools(1, snapshots, complete?) …
       Applied(1)          ─▶
       Accepting           ─▶                             once a complete set, or Accept, came
                           ◀─    Pools(2, changed, removed) …
       WorkerStats(0)      ─▶                             each second: also the sign of life
       CertificatesApplied ─▶                             they are in effect, or cannot be used
+      AcmeApplied         ─▶                             they are answered
       Suspect(instance)   ─▶                             it fails in live traffic
       BreakerTurned       ─▶                             a circuit breaker opened or closed
       FieldDropped        ─▶                             a client's field was left out
@@ -42,6 +44,8 @@ from proxy.control.statistics import Applies, Reported
 from proxy.messages import (
     Accept,
     Accepting,
+    AcmeApplied,
+    AcmeChallenges,
     Applied,
     BreakerTurned,
     CertificateMessage,
@@ -65,7 +69,7 @@ log = structlog.get_logger()
 Notice = Suspect | BreakerTurned | FieldDropped | CertificatesApplied
 """A worker's message that concerns more than itself; of the last kind, only what it refused."""
 
-Beginning = tuple[WorkerConfig, Sequence[CertificateMessage]]
+Beginning = tuple[WorkerConfig, Sequence[CertificateMessage | AcmeChallenges]]
 """The part of a dialogue that comes before the pools."""
 
 SILENT_WARNING = 5
@@ -119,6 +123,8 @@ class WorkerProcess:
         """Seconds since it said anything."""
         self.certificates: dict[str, CertificatesApplied] = {}
         """By listener, the last it said of its certificates."""
+        self.challenges = 0
+        """Number of the last `AcmeChallenges` that it answers."""
         self._pools = pools
         self._config = config
         self._accept_anyway = accept_anyway
@@ -209,10 +215,11 @@ class WorkerProcess:
         if self._greeted:
             self.channel.send(ReopenAccessLog())
 
-    def certify(self, certificates: CertificateMessage) -> None:
-        """Use these from here on. One that has not said hello will be told then."""
+    def certify(self, message: CertificateMessage | AcmeChallenges) -> None:
+        """Use these certificates, or answer these challenges, from here on. One that has not said
+        hello will be told then."""
         if self._greeted:
-            self.channel.send(certificates)
+            self.channel.send(message)
 
     def collect(self, number: int) -> bool:
         """Ask for statistics; False if it cannot answer yet."""
@@ -254,8 +261,8 @@ class WorkerProcess:
         match message:
             case Hello():
                 self._greeted = True
-                config, certificates = self._config()
-                for first in (Configure(config), *certificates):
+                config, further = self._config()
+                for first in (Configure(config), *further):
                     self.channel.send(first)
                 self._dirty = dict.fromkeys(self._pools.by_service)
                 self._send_pools()
@@ -287,6 +294,8 @@ class WorkerProcess:
                         error=error,
                     )
                     self._on_notice(message)
+            case AcmeApplied(number):
+                self.challenges = number
             case Suspect() | BreakerTurned() | FieldDropped():
                 self._on_notice(message)
                 return

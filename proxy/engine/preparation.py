@@ -31,6 +31,10 @@ def prepare(state: RequestState, services: Services) -> OwnAnswer | None:
     path, query, as_received, readings = resolve(request)
     if readings is not None and facts.merge_slashes:
         path, query, as_received, readings = resolve(request, True)
+    if services.challenges is not None:
+        answer = services.challenges.answer(method, path)
+        if answer is not None:
+            return answer
     if client.edge is not None:
         answer = client.edge.answer(fields.host_name, path, query)
         if answer is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from proxy.engine.challenges import Challenges
 from proxy.engine.connections import Connections
 from proxy.engine.deadlines import Deadlines
 from proxy.engine.fault_log import FaultLog
@@ -26,9 +27,9 @@ class Services:
     """References to what a worker owns. A configuration replaces routes, mark and recorder."""
 
     __slots__ = (
-        "connections", "connector", "counters", "deadlines", "faults", "handshakes", "hangups",
-        "loop", "new_exchange", "new_recorder", "now", "on_refused", "on_underscored", "pools",
-        "routes", "unreachable", "via_token",
+        "challenges", "connections", "connector", "counters", "deadlines", "faults",
+        "handshakes", "hangups", "loop", "new_exchange", "new_recorder", "now", "on_refused",
+        "on_underscored", "pools", "routes", "unreachable", "via_token",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +63,8 @@ class Services:
         self.faults = faults
         self.new_exchange = new_exchange
         self.on_underscored = on_underscored
+        self.challenges: Challenges | None = None
+        """Of servers that speak ACME; None = there are none."""
         self.routes = RouteTable(())  # ≤ 8 KiB + 8 KiB per route
         self.via_token = b""  # ≤ 256 B
         """Mark of this proxy in `Via`."""

@@ -26,6 +26,7 @@ from proxy.channel import Channel
 from proxy.destinations import Destinations
 from proxy.engine.accepting import new_connection
 from proxy.engine.access_log import AccessLogs
+from proxy.engine.challenges import Challenges
 from proxy.engine.connections import Connections
 from proxy.engine.deadlines import Deadlines
 from proxy.engine.exchange import Exchange
@@ -59,6 +60,8 @@ from proxy.messages import (
     UNROUTED,
     Accept,
     Accepting,
+    AcmeApplied,
+    AcmeChallenges,
     Applied,
     BreakerTurned,
     CertificatesApplied,
@@ -205,6 +208,10 @@ class Worker:
             self._take_certificates(message)
         elif isinstance(message, UpstreamFiles):
             self.services.connector.contexts.use(message.contents)
+        elif isinstance(message, AcmeChallenges):
+            there_are = message.tokens or message.certificates
+            self.services.challenges = Challenges(message) if there_are else None
+            self._channel.send(AcmeApplied(message.number))
         elif isinstance(message, Accept):
             self.pools.names.complete = False
             self._accept()

@@ -13,7 +13,7 @@ import pytest
 
 from proxy.engine.tls.certificates import without_names
 from proxy.engine.tls.connection import SLICE
-from proxy.messages import CertificatePair
+from proxy.messages import AcmeChallenges, CertificatePair
 from proxy.settings.edge import Hsts, Redirect
 from proxy.settings.listener import ListenerLimits, ListenerSettings, ListenerTimeouts
 from proxy.settings.listener_tls import Certificate, ListenerTls
@@ -526,6 +526,55 @@ def test_a_redirect_keeps_host_and_target(
     answer = client.take()
     assert answer.startswith(b"HTTP/1.1 308 Permanent Redirect\r\n")
     assert b"\r\nLocation: %b\r\n" % location in answer
+
+
+def challenge(wire: Wire, **tokens: str) -> None:
+    """The control process wants these challenges to be answered."""
+    wire.worker.on_message(AcmeChallenges(number=1, tokens=tokens, certificates={}))
+
+
+def test_challenges_are_answered_before_all_else(make: Any) -> None:
+    wire = make(tls=False, listener=ListenerSettings(redirect_to_https=Redirect()))
+    challenge(wire, token="token.thumbprint")
+    client = wire.client()
+    client.send(request("GET /.well-known/acme-challenge/token"))
+    answer = client.take()
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b"\r\n\r\ntoken.thumbprint")
+    for line in ("GET /.well-known/acme-challenge/other", "POST /.well-known/acme-challenge/token"):
+        client.send(request(line))
+        assert client.take().startswith(b"HTTP/1.1 308 ")
+    challenge(wire)
+    client.send(request("GET /.well-known/acme-challenge/token"))
+    assert client.take().startswith(b"HTTP/1.1 308 ")
+    assert wire.worker.services.challenges is None
+
+
+def test_challenges_of_others_go_where_routes_say(make: Any) -> None:
+    wire = make(tls=False)
+    challenge(wire, token="token.thumbprint")
+    client = wire.client()
+    client.send(request("GET /.well-known/acme-challenge/other"))
+    instance = wire.accepted()
+    instance.expect(forwarded("GET /.well-known/acme-challenge/other"))
+    answered(client, instance)
+
+
+@pytest.mark.parametrize("name", ["h", None])
+def test_a_listener_without_a_certificate_yet_refuses_with_an_alert(
+    make: Any, name: str | None
+) -> None:
+    waiting = ListenerTls(certificates=(Certificate(acme=True),))
+    wire = make(listener=ListenerSettings(tls=waiting))
+    client = begin(wire, server_hostname=name)
+    with pytest.raises(ssl.SSLError, match="ALERT"):
+        client.transport.shake(wire.settle)
+    assert client.closed
+    assert handshakes(wire) == {"refused": 1}
+    assert wire.worker.counters.service("").faults == {"handshake_failed": 1}
+    wire.prove(authority()[1])
+    wire.client()
+    assert handshakes(wire) == {"refused": 1, "full": 1}
 
 
 def test_a_redirect_has_exceptions_a_port_and_a_status(make: Any) -> None:

@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -230,7 +231,10 @@ class Admin:
                 workers=len(lives),
                 applies={worker.index: worker.applies for worker in supervisor.workers},
                 log_dropped=log_setup.lost(),
-                certificates=supervisor.certificates.samples(),
+                certificates=chain(
+                    supervisor.certificates.samples(),
+                    () if supervisor.acme is None else supervisor.acme.samples(),
+                ),
                 admin_connections=len(self._door.guests),
                 admin_closed=self._door.closed,
                 processes={
@@ -346,7 +350,9 @@ class Admin:
 
     async def _certificates(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor
-        return _json(status.certificates(supervisor.certificates, supervisor.workers))
+        names = {} if supervisor.acme is None else supervisor.acme.names
+        document = status.certificates(supervisor.certificates, supervisor.workers)
+        return _json({**document, "acme": status.acme(names)})
 
     async def _explain(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor

@@ -73,15 +73,16 @@ class Collector:
                 for process in asked
             )
 
-        await self._until(answered, limit)
+        await self.until(answered, limit)
         return self.totals()
 
-    async def _until(self, condition: Callable[[], bool], limit: float) -> None:
-        """Wait for news of workers until the condition holds or the time is up."""
+    async def until(self, condition: Callable[[], bool], limit: float) -> bool:
+        """Wait for news of workers until the condition holds, or the time is up: False."""
         deadline = time.monotonic() + limit
         while not condition():
             self._worker_changed.clear()
             try:
                 await asyncio.wait_for(self._worker_changed.wait(), deadline - time.monotonic())
             except TimeoutError:
-                return
+                return False
+        return True

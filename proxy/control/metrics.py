@@ -267,6 +267,10 @@ _MANY = {
         "counter",
         "Pairs of certificate and key that were loaded, failed, or were refused by a worker.",
     ),
+    "fairlead_acme_orders_total": (
+        "counter",
+        "Orders of certificates that were issued, or failed.",
+    ),
     "fairlead_tls_generation": ("gauge", "How often a listener's certificates, or keys, changed."),
     "fairlead_tls_handshakes_total": ("counter", "TLS handshakes of clients, by how they ended."),
 }

@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ import uvloop
 
 from proxy import catalog
 from proxy import log as log_setup
+from proxy.control.acme import Acme, StorageError
 from proxy.control.certificates import CertificateError, Certificates
 from proxy.control.events import Events
 from proxy.control.launch import ProcessLaunch, module_command
@@ -118,6 +119,7 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
     the exit code; StartError when it cannot start."""
     with ExitStack() as opened:
         await _check_access_log(settings)
+        acme = await _open_acme(settings)
         certificates = await _read_certificates(settings)
         listening = _open_listeners(settings, opened)
         admin_socket = _open_admin(settings, opened)
@@ -154,6 +156,7 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
             events=events,
             destinations=destinations,
             certificates=certificates,
+            acme=acme,
         )
         admin: Admin | None = None
         try:
@@ -283,6 +286,24 @@ async def _check_access_log(settings: Settings) -> None:
         raise StartError(f"access_log: {path} has not opened in {OPEN_LIMIT:g} s") from None
     except OSError as error:
         raise StartError(f"access_log: cannot open {path}: {error.strerror or error}") from error
+
+
+async def _open_acme(settings: Settings) -> Acme | None:
+    if settings.acme is None:
+        return None
+    acme = Acme(settings.acme, _obtain)
+    try:
+        await acme.start()
+    except StorageError as error:
+        raise StartError(f"acme: {error}") from None
+    return acme
+
+
+def _obtain(*given: Any) -> Awaitable[bytes]:
+    # Loads all of aiohttp's client, which must not delay the start of the workers.
+    from proxy.control.acme_client import obtain
+
+    return obtain(*given)
 
 
 async def _read_certificates(settings: Settings) -> Certificates:

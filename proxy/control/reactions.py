@@ -42,6 +42,8 @@ REACTIONS: Mapping[str, Reaction] = {
     "breaker_opened": Reaction(event="breaker_opened"),
     "breaker_closed": Reaction(event="breaker_closed"),
     "worker_died": Reaction(event="worker_died"),
+    "acme_issued": Reaction("info", "acme_issued", "acme_issued"),
+    "acme_failed": Reaction("warning", "acme_failed", "acme_failed"),
     "certificates_changed": Reaction("info", "certificates_changed", "certificates_changed"),
     "certificate_unusable": Reaction("warning", "certificate_unusable", "certificate_unusable"),
     "certificate_usable": Reaction("info", "certificate_usable", "certificate_usable"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from proxy.control.acme import Standing
 from proxy.control.certificate_files import Item
 from proxy.control.certificates import Certificates
 from proxy.control.pool import Member, Pool
@@ -278,6 +279,20 @@ def _certificate(item: Item, state: State) -> dict[str, Any]:
         "not_after": None if facts is None else _date(facts.not_after),
         "problem": state.problem,
     }
+
+
+def acme(names: Mapping[str, Standing]) -> list[dict[str, Any]]:
+    """`acme` of the same: the names that certificates are obtained for."""
+    return [
+        {
+            "name": name,
+            "not_after": _date(one.not_after) if one.not_after else None,
+            "next_order": _date(one.due) if one.due else None,
+            "failures": one.failures,
+            "problem": one.problem,
+        }
+        for name, one in names.items()
+    ]
 
 
 def _date(seconds: float) -> str:

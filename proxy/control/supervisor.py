@@ -6,6 +6,7 @@
     operator ─▶ PoolRegistry.drain ─┤
     time ─▶ PoolRegistry.step ─┘
     files ─▶ Certificates ─▶ WorkerProcess.certify ─▶ channel
+    time ─▶ Acme ─▶ files
 
 The loss of anything below it is survived: a worker that dies is replaced, a provider that
 fails is built anew, and the pools stay as they were.
@@ -22,6 +23,7 @@ from typing import Any
 
 import structlog
 
+from proxy.control.acme import Acme, Challenges
 from proxy.control.certificates import Certificates
 from proxy.control.checks import Checks
 from proxy.control.collector import Collector
@@ -41,6 +43,7 @@ from proxy.membership import Membership
 from proxy.messages import (
     FIELDS_NAMED,
     LONGEST_FIELD_NAMED,
+    AcmeChallenges,
     CertificateMessage,
     CertificatesApplied,
     FieldDropped,
@@ -63,6 +66,10 @@ FORGET_TICKS = 60
 LAUNCH_LIMIT = 0.25
 """Seconds by which starting the worker processes may hold up the rest of the start. It takes
 some five milliseconds each; one that takes longer is started meanwhile."""
+
+CHALLENGE_LIMIT = 10.0
+"""Seconds for all workers to have taken a challenge, those that are starting included. Nobody but
+the order waits for it."""
 
 KILL_AFTER_GRACE = 2.0
 """Seconds a worker has beyond its grace to cut what is left and exit."""
@@ -87,10 +94,11 @@ class Supervisor:
         rng: Random | None = None,
         destinations: Destinations | None = None,
         certificates: Certificates | None = None,
+        acme: Acme | None = None,
     ) -> None:
         """`provider` builds a provider; called by `start` and after a provider failed.
-        `destinations`: where checks of the registry's instances may not lead. `certificates`:
-        started already."""
+        `destinations`: where checks of the registry's instances may not lead. `certificates`
+        and `acme`: started already."""
         rng = rng or Random()
         self.settings = settings
         self.config = config
@@ -110,6 +118,9 @@ class Supervisor:
             lambda: self.certificates.upstream.contents,
             rng,
         )
+        self.acme = acme
+        self._challenges: tuple[AcmeChallenges, ...] = ()
+        """The last, if there was one."""
         self.stopping = False
         self.started_at = time.monotonic()
         self.workers = [
@@ -117,7 +128,7 @@ class Supervisor:
                 index,
                 launch,
                 pools,
-                config=lambda: (self.config, self.certificates.messages),
+                config=lambda: (self.config, (*self.certificates.messages, *self._challenges)),
                 accept_anyway=lambda: self._waited and not pools.complete,
                 on_change=self._on_worker_change,
                 on_notice=self._on_notice,
@@ -160,6 +171,10 @@ class Supervisor:
             self._own(self._accept_in_time(), "first set"),
             self._own(self.certificates.run(self._certify, self._reactions.tell), "certificates"),
         ]
+        if self.acme is not None:
+            self._tasks.append(
+                self._own(self.acme.run(self._challenge, self._reactions.tell), "acme")
+            )
         self.checks.follow(self.pools.by_service)
 
     def _own(self, work: Any, name: str) -> asyncio.Task[None]:
@@ -294,9 +309,20 @@ class Supervisor:
         for process in self._running():
             process.reopen_access_log()
 
-    def _certify(self, message: CertificateMessage) -> None:
+    def _certify(self, message: CertificateMessage | AcmeChallenges) -> None:
         for process in self._running():
             process.certify(message)
+
+    async def _challenge(self, challenges: Challenges) -> bool:
+        """Let all workers answer these; False if some do not by the time limit."""
+        number = sum(one.number for one in self._challenges) + 1
+        message = AcmeChallenges(number, *challenges)
+        self._challenges = (message,)
+        self._certify(message)
+        return await self.collector.until(
+            lambda: all(process.challenges >= number for process in self._running()),
+            CHALLENGE_LIMIT,
+        )
 
     async def _accept_in_time(self) -> None:
         await asyncio.sleep(ACCEPT_ANYWAY)

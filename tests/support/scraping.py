@@ -85,6 +85,7 @@ def scrape(pools: PoolRegistry, totals: Totals, **more: Any) -> str:
                 {"listener": "https", "service": "", "result": "loaded"},
                 2,
             ),
+            ("fairlead_acme_orders_total", {"name": "a.example", "result": "issued"}, 1),
             (
                 "fairlead_certificate_expiry_timestamp_seconds",
                 {"listener": "https", "service": "", "certificate": "a.example"},

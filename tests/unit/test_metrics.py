@@ -58,6 +58,7 @@ PROMISED = {
     "fairlead_certificate_loads_total": ("listener", "service", "result"),
     "fairlead_tls_generation": ("listener",),
     "fairlead_tls_handshakes_total": ("listener", "result"),
+    "fairlead_acme_orders_total": ("name", "result"),
     "fairlead_config_reloads_total": ("result",),
     "fairlead_admin_connections": (),
     "fairlead_admin_connections_closed_total": ("reason",),

@@ -1,0 +1,210 @@
+"""Certificates that are obtained by ACME: when each is due, and where they are kept.
+
+A certificate and its key are one file, so that one rename renews both; the files are watched as
+those of operators are (`certificates.py`), and workers get them from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import structlog
+
+from proxy import files
+from proxy.messages import CertificatePair
+from proxy.settings.acme import AcmeSettings
+from proxy.threads import in_thread
+from proxy.tls.acme import AccountKey, new_key
+from proxy.tls.certificates import LARGEST_PEM, CertificateFacts, read_pair
+
+log = structlog.get_logger()
+
+HOUR = 3600.0
+"""Seconds between two looks at the files, which somebody may have removed."""
+
+SHARE, SPREAD = 1 / 3, 1 / 60
+"""Share of a certificate's life that is left when it is renewed: thirty days of ninety, two of
+six. Some earlier, so that those which were obtained together are not renewed together."""
+
+FIRST_WAIT, LONGEST_WAIT = 60.0, 6 * HOUR
+"""Seconds between an order that failed and the next for its name: they double. Public authorities
+take five failures an hour."""
+
+FILES_LIMIT = 30.0
+"""Seconds for what is read or written: a file system whose server is gone is not waited for."""
+
+Challenges = tuple[dict[str, str], dict[str, CertificatePair]]
+"""Token → answer, and name → certificate: what workers are to answer."""
+Publish = Callable[[Challenges], Awaitable[bool]]
+"""Lets all workers answer these challenges and no others; False if some have not taken them."""
+Obtain = Callable[[AcmeSettings, AccountKey, str, str, Publish], Awaitable[bytes]]
+"""As `acme_client.obtain`."""
+
+
+class AcmeError(Exception):
+    """No certificate came of an order; the text is one line. `wait`: seconds for which the server
+    wants to be left alone."""
+
+    def __init__(self, text: str, wait: float = 0.0) -> None:
+        super().__init__(text)
+        self.wait = wait
+
+
+class StorageError(Exception):
+    """The storage cannot be used. The text is one line for the operator."""
+
+
+@dataclass(slots=True)
+class Standing:
+    """State of one name."""
+
+    not_after: float = 0.0
+    """End of its certificate; 0 = there is none."""
+    renewal: float = 0.0
+    """Time for a new one."""
+    retry: float = 0.0
+    """No order before this time: the last one failed."""
+    failures: int = 0
+    """Orders in a row."""
+    problem: str = ""
+    """Of the last order."""
+    unwritten: bytes = b""
+    """A certificate that was obtained, and could not be written: it is not ordered again."""
+    orders: Counter[str] = field(default_factory=Counter)
+    """By result."""
+
+    @property
+    def due(self) -> float:
+        """Time of the next order, in seconds since 1970."""
+        return max(self.renewal, self.retry)
+
+    def found(self, facts: CertificateFacts | None, rng: Random) -> None:
+        """The certificate in the file is this one, or there is none."""
+        if facts is None:
+            self.not_after = self.renewal = 0.0
+        elif facts.not_after != self.not_after:
+            self.not_after = facts.not_after
+            share = SHARE + rng.uniform(0.0, SPREAD)
+            self.renewal = facts.not_after - share * (facts.not_after - facts.not_before)
+
+    def succeeded(self) -> None:
+        """An order brought a certificate."""
+        self.orders["issued"] += 1
+        self.failures, self.retry, self.problem = 0, 0.0, ""
+
+    def failed(self, problem: str, wait: float, now: float) -> float:
+        """An order failed: seconds until the next, `wait` at least."""
+        self.orders["failed"] += 1
+        pause = max(wait, min(FIRST_WAIT * 2.0 ** min(self.failures, 20), LONGEST_WAIT))
+        self.failures += 1
+        self.problem, self.retry = problem, now + pause
+        return pause
+
+
+class Acme:
+    """Owns the account's key, and the state of each name. One order at a time."""
+
+    def __init__(
+        self,
+        settings: AcmeSettings,
+        obtain: Obtain,
+        now: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        rng: Random | None = None,
+    ) -> None:
+        self.names = {domain: Standing() for domain in settings.domains}
+        self._settings = settings
+        self._obtain = obtain
+        self._now = now
+        self._sleep = sleep
+        self._rng = rng or Random()
+        self._key: AccountKey
+
+    async def start(self) -> None:
+        """Make the storage and the account's key if they are not there. Raises `StorageError`."""
+        try:
+            self._key = await self._in_time(self._open)
+        except (OSError, ValueError) as error:
+            place = self._settings.place
+            why = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise StorageError(f"{place}: {str(why) or 'does not answer'}") from None
+
+    def _open(self) -> AccountKey:
+        place = self._settings.place
+        for directory in (place.parent, place, place / "certificates"):
+            if not directory.is_dir():
+                directory.mkdir(mode=0o700)
+        file = str(place / "account.key")
+        if not os.path.exists(file):
+            files.replace(file, new_key())
+        return AccountKey(files.read(file, LARGEST_PEM))
+
+    @staticmethod
+    async def _in_time(work: Callable[[], Any]) -> Any:
+        async with asyncio.timeout(FILES_LIMIT):
+            return await in_thread(work, "files of acme")
+
+    async def run(self, publish: Publish, tell: Callable[..., None]) -> None:
+        """Order what is due, for ever. `tell`: as `Reactions.tell`."""
+        while True:
+            await self._look()
+            domain = min(self.names, key=lambda name: self.names[name].due)
+            wait = self.names[domain].due - self._now()
+            if wait > 0:
+                await self._sleep(min(wait, HOUR))
+            else:
+                await self._order(domain, publish, tell)
+
+    async def _look(self) -> None:
+        """See which certificates there are."""
+        try:
+            found = await self._in_time(lambda: {name: self._read(name) for name in self.names})
+        except OSError as error:
+            log.warning("certificates_not_read", reason=str(error) or "the files do not answer")
+            return
+        for name, facts in found.items():
+            self.names[name].found(facts, self._rng)
+
+    def _read(self, domain: str) -> CertificateFacts | None:
+        try:
+            content = files.read(self._settings.file(domain), LARGEST_PEM)
+            return read_pair(content, content)
+        except (OSError, ValueError):
+            return None
+
+    async def _order(self, domain: str, publish: Publish, tell: Callable[..., None]) -> None:
+        name = self.names[domain]
+        kinds = self._settings.challenges
+        kind = kinds[name.failures % len(kinds)]
+        try:
+            if not name.unwritten:
+                name.unwritten = await self._obtain(
+                    self._settings, self._key, domain, kind, publish
+                )
+            await self._in_time(lambda: files.replace(self._settings.file(domain), name.unwritten))
+            name.found(read_pair(name.unwritten, name.unwritten), self._rng)
+            name.unwritten = b""
+            if name.renewal <= self._now():
+                raise ValueError("the certificate is due at once: the clock, or its life is wrong")
+        except Exception as error:
+            problem = str(error) or type(error).__name__
+            pause = name.failed(
+                problem, error.wait if isinstance(error, AcmeError) else 0.0, self._now()
+            )
+            tell("acme_failed", name=domain, problem=problem, retry_in=round(pause))
+        else:
+            name.succeeded()
+            tell("acme_issued", name=domain, renewal_in=round(name.renewal - self._now()))
+
+    def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
+        """Samples of metrics: name, labels, value."""
+        for domain, name in self.names.items():
+            for result, count in name.orders.items():
+                yield "fairlead_acme_orders_total", {"name": domain, "result": result}, count

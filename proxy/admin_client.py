@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import ssl
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -24,8 +26,9 @@ class AdminError(Exception):
 class AdminClient:
     """Asks one admin server."""
 
-    def __init__(self, url: str, token: str = "") -> None:
-        """ValueError if `url` is no http or https URL with a host, or `token` cannot be sent."""
+    def __init__(self, url: str, token: str = "", context: ssl.SSLContext | None = None) -> None:
+        """`context`: for TLS; None = the system's authorities are believed. ValueError if `url` is
+        no http or https URL with a host, or `token` cannot be sent."""
         parts = urlsplit(url)
         host = parts.hostname or ""
         sendable = re.fullmatch("[!-~]+", host) and re.fullmatch("[!-~]*", parts.path)
@@ -36,6 +39,7 @@ class AdminClient:
             raise ValueError("the token holds characters that cannot be sent")
         self.url = url.rstrip("/")
         self._secure = parts.scheme == "https"
+        self._context = context
         self._host = host
         self._port = parts.port
         self._prefix = parts.path.rstrip("/")
@@ -51,8 +55,13 @@ class AdminClient:
         return self._ask("POST", path)
 
     def _ask(self, method: str, path: str) -> Any:
-        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-        connection = kind(self._host, self._port, timeout=TIMEOUT)
+        connection = (
+            http.client.HTTPSConnection(
+                self._host, self._port, timeout=TIMEOUT, context=self._context
+            )
+            if self._secure
+            else http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT)
+        )
         headers = {"Accept": "application/json"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
@@ -62,6 +71,8 @@ class AdminClient:
             status, body = answer.status, answer.read(MAX_ANSWER)
         except (OSError, http.client.HTTPException) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            if isinstance(error, ssl.SSLCertVerificationError):
+                reason = f"its certificate: {error.verify_message}"
             raise AdminError(
                 f"no answer from the admin server at {self.url}: {reason}"
                 " (is the proxy running? another address is given with --admin)"
@@ -87,9 +98,31 @@ def segment(name: str) -> str:
     return quote(name, safe="", errors="surrogateescape")
 
 
-def url_of(bind: str) -> str:
+def url_of(bind: str, *, secure: bool = False) -> str:
     """Where a local client reaches a server that listens on `bind`."""
     host, _, port = bind.rpartition(":")
     # An unspecified address is every address of this machine, the loopback one included.
     host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-    return f"http://{host}:{port}"
+    return f"{'https' if secure else 'http'}://{host}:{port}"
+
+
+def believing(ca: str) -> ssl.SSLContext:
+    """A context that believes the authorities in this file. OSError if it cannot be used."""
+    return ssl.create_default_context(cafile=ca)
+
+
+def believing_only(cert: str, key: str, *, shows: bool) -> ssl.SSLContext:
+    """A context for the server whose certificate this file has, under whatever name it is called;
+    `shows`: it asks for a certificate, and is shown its own. OSError or ValueError if a file cannot
+    be used."""
+    text = Path(cert).read_text("ascii", "replace")
+    leaf = re.search("-----BEGIN CERTIFICATE.*?-----END CERTIFICATE-----", text, re.DOTALL)
+    if leaf is None:
+        raise ValueError(f"{cert} holds no certificate")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(cadata=leaf[0])
+    if shows:
+        context.load_cert_chain(cert, key, password="")
+    return context

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -318,7 +319,15 @@ def _registry(given: dict[str, Any]) -> RegistryOptions:
 
 
 def admin_options(command: Any) -> Any:
-    """`--admin`, `--token`, `-c`: where the admin server is and how to be let in."""
+    """`--admin`, `--admin-ca`, `--token`, `-c`: where the admin server is, whom to believe that it
+    is, and how to be let in. The command gets a `client` for them."""
+
+    @wraps(command)
+    def asking(
+        *, admin: str | None, admin_ca: str | None, token: str | None, file: str, **others: Any
+    ) -> None:
+        command(client=_client(admin, admin_ca, token, file), **others)
+
     for option in (
         click.option(
             "-c",
@@ -326,29 +335,38 @@ def admin_options(command: Any) -> Any:
             "file",
             default=DEFAULT_FILE,
             metavar="FILE",
-            help="Take address and token from this file's admin section  [default: proxy.yaml,"
-            " if there is one].",
+            help="Take address, certificate and token from this file's admin section  [default:"
+            " proxy.yaml, if there is one].",
         ),
         click.option("--token", envvar="FAIRLEAD_ADMIN_TOKEN", help="Bearer token."),
+        click.option(
+            "--admin-ca",
+            metavar="PEM",
+            help="Authority of the admin server's certificate  [default: the system's].",
+        ),
         click.option("--admin", metavar="URL", help="Admin server of the proxy."),
     ):
-        command = option(command)
-    return command
+        asking = option(asking)
+    return asking
 
 
-def _client(admin: str | None, token: str | None, file: str) -> AdminClient:
-    from proxy import admin_client
+def _client(admin: str | None, ca: str | None, token: str | None, file: str) -> AdminClient:
+    from proxy import admin_client as asked
 
     try:
+        context = None if ca is None else asked.believing(ca)
         if admin is not None:
             # The file's token is for the file's address: it goes nowhere else.
-            return admin_client.AdminClient(admin, token or "")
+            return asked.AdminClient(admin, token or "", context)
         if file == DEFAULT_FILE and not Path(file).exists():
-            return admin_client.AdminClient(admin_client.DEFAULT_URL, token or "")
+            return asked.AdminClient(asked.DEFAULT_URL, token or "")
         settings = _load(file).admin
-        url = admin_client.url_of(settings.bind)
-        return admin_client.AdminClient(url, token or settings.token or settings.read_token)
-    except ValueError as error:
+        if (tls := settings.tls) is not None and context is None:
+            shows = tls.client_ca is not None
+            context = asked.believing_only(tls.cert, tls.key, shows=shows)
+        url = asked.url_of(settings.bind, secure=tls is not None)
+        return asked.AdminClient(url, token or settings.token or settings.read_token, context)
+    except (OSError, ValueError) as error:
         raise click.UsageError(str(error)) from None
 
 
@@ -370,9 +388,9 @@ def _get(client: AdminClient, path: str, query: list[tuple[str, str]] | None = N
 @main.command()
 @admin_options
 @json_option
-def services(admin: str | None, token: str | None, file: str, as_json: bool) -> None:
+def services(client: AdminClient, as_json: bool) -> None:
     """List the services the running proxy knows."""
-    document = _get(_client(admin, token, file), "/api/v1/services")
+    document = _get(client, "/api/v1/services")
     if as_json:
         click.echo(json.dumps(document, indent=2))
         return
@@ -384,11 +402,11 @@ def services(admin: str | None, token: str | None, file: str, as_json: bool) -> 
 @click.argument("service")
 @admin_options
 @json_option
-def instances(service: str, admin: str | None, token: str | None, file: str, as_json: bool) -> None:
+def instances(service: str, client: AdminClient, as_json: bool) -> None:
     """List the instances of SERVICE with their status."""
 
     path = f"/api/v1/services/{_segment(service)}"
-    document = _get(_client(admin, token, file), path)
+    document = _get(client, path)
     if as_json:
         click.echo(json.dumps(document, indent=2))
         return
@@ -399,9 +417,9 @@ def instances(service: str, admin: str | None, token: str | None, file: str, as_
 @main.command()
 @admin_options
 @json_option
-def registry(admin: str | None, token: str | None, file: str, as_json: bool) -> None:
+def registry(client: AdminClient, as_json: bool) -> None:
     """Tell what the running proxy knows of its registry, and which records it cannot read."""
-    document = _get(_client(admin, token, file), "/api/v1/registry")
+    document = _get(client, "/api/v1/registry")
     if as_json:
         click.echo(json.dumps(document, indent=2))
         return
@@ -419,14 +437,12 @@ def explain(
     url: str,
     method: str,
     headers: tuple[str, ...],
-    admin: str | None,
-    token: str | None,
-    file: str,
+    client: AdminClient,
     as_json: bool,
 ) -> None:
     """Tell what would become of a request for URL: route, service, balancer, instances."""
     query = [("method", method), ("url", url), *(("header", header) for header in headers)]
-    document = _get(_client(admin, token, file), "/api/v1/explain", query)
+    document = _get(client, "/api/v1/explain", query)
     if as_json:
         click.echo(json.dumps(document, indent=2))
         return
@@ -437,17 +453,17 @@ def explain(
 @main.command()
 @click.argument("instance", metavar="SERVICE/ID")
 @admin_options
-def drain(instance: str, admin: str | None, token: str | None, file: str) -> None:
+def drain(instance: str, client: AdminClient) -> None:
     """Send no new requests to an instance; those in flight finish."""
-    _set_drain("drain", instance, _client(admin, token, file))
+    _set_drain("drain", instance, client)
 
 
 @main.command()
 @click.argument("instance", metavar="SERVICE/ID")
 @admin_options
-def undrain(instance: str, admin: str | None, token: str | None, file: str) -> None:
+def undrain(instance: str, client: AdminClient) -> None:
     """Send requests to an instance again."""
-    _set_drain("undrain", instance, _client(admin, token, file))
+    _set_drain("undrain", instance, client)
 
 
 def _set_drain(verb: str, instance: str, client: AdminClient) -> None:

@@ -25,14 +25,14 @@ import msgspec
 import uvloop
 
 from proxy import log as log_setup
-from proxy.admin_client import url_of
+from proxy.admin_client import believing_only, url_of
 from proxy.control.launch import describe_exit, module_command
 from proxy.control.process import StartError, StopSignals, raise_file_limit, serve
 from proxy.control.sockets import BindError, listen_alone, parse_bind
 from proxy.embedded_etcd import EmbeddedEtcd, EtcdFailed
 from proxy.settings.file import Settings
 from proxy.settings.load import load, parse
-from proxy.settings.process import LogSettings, ShutdownSettings
+from proxy.settings.process import AdminSettings, LogSettings, ShutdownSettings
 from proxy.settings.route import RouteSpec
 
 SAMPLES: Mapping[str, Sequence[int]] = {"users": (1, 1), "orders": (1, 1), "catalog": (3, 1)}
@@ -202,20 +202,25 @@ def _signal(send: Any) -> None:
 
 async def _announce(settings: Settings, etcd: str, samples: Samples) -> None:
     """Print what to try once every sample service is known, or what is missing."""
-    admin = url_of(settings.admin.bind)
-    missing = await _wait_until_known(admin, settings.admin.token)
+    admin = url_of(settings.admin.bind, secure=settings.admin.tls is not None)
+    missing = await _wait_until_known(admin, settings.admin)
     if missing:
         click.echo(f"after {READY_LIMIT:g} s still missing: {', '.join(missing)}")
     click.echo(_page(settings, admin, etcd, samples.pids))
 
 
-async def _wait_until_known(admin: str, token: str) -> list[str]:
+async def _wait_until_known(admin: str, settings: AdminSettings) -> list[str]:
     """Services that do not have all their instances ready in time; [] = all well."""
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    headers = {"Authorization": f"Bearer {settings.token}"} if settings.token else {}
+    tls = settings.tls
+    context = tls and believing_only(tls.cert, tls.key, shows=tls.client_ca is not None)
     limit = aiohttp.ClientTimeout(total=2.0)
     deadline = time.monotonic() + READY_LIMIT
     missing = list(SAMPLES)
-    async with aiohttp.ClientSession(timeout=limit, headers=headers) as session:
+    connector = aiohttp.TCPConnector(ssl=context or True)
+    async with aiohttp.ClientSession(
+        timeout=limit, headers=headers, connector=connector
+    ) as session:
         while missing and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
             try:

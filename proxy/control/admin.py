@@ -32,6 +32,7 @@ from proxy.control.admin_access import (
 )
 from proxy.control.admin_connections import Connection, Door, read_body, room
 from proxy.control.admin_paths import BadPath, Paths, split_target
+from proxy.control.admin_tls import SecureSite
 from proxy.control.explain import explain
 from proxy.control.registrations import MAX_BODY, Refusal, Registrations
 from proxy.control.shared import Shared
@@ -109,6 +110,8 @@ class Admin:
             }
         )
         self._door = Door(self._serve, room(descriptors()))
+        files = supervisor.certificates.admin
+        self._site = None if files is None else SecureSite(self._door, sock, files)
         # Answers take milliseconds; whoever still reads after a second is left alone.
         self._runner = web.ServerRunner(self._door, handle_signals=False, shutdown_timeout=1.0)
 
@@ -116,10 +119,15 @@ class Admin:
         """Begin to answer."""
         await self._runner.setup()
         # uvloop accepts one in each turn, so who is too many waits in the kernel.
-        await web.SockSite(self._runner, self._socket, backlog=BACKLOG).start()
+        if self._site is None:
+            await web.SockSite(self._runner, self._socket, backlog=BACKLOG).start()
+        else:
+            self._site.start()
 
     async def close(self) -> None:
         """Stop answering and close the socket."""
+        if self._site is not None:
+            await self._site.close()
         await self._runner.cleanup()
         await self._page.close()
         await self._totals.close()

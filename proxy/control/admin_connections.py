@@ -5,6 +5,8 @@ the process that follows the registry.
     accepted ─▶ waits for a head ─▶ has a request ─▶ waits for a head ─▶ …
                    HEAD seconds       REQUEST           IDLE, and HEAD from the first byte on
 
+Under TLS a handshake of HEAD seconds comes first (`admin_tls.py`).
+
 When there is no more room, somebody goes: `first_to_go`.
 """
 
@@ -59,7 +61,7 @@ PATIENCE = 2.0
 HEAD_BYTES = 64 * 1024
 """Bytes that a peer may send before its request begins."""
 
-REASONS = ("no_room", "made_room", "slow_head", "slow_request", "large_head")
+REASONS = ("no_room", "made_room", "slow_head", "slow_request", "large_head", "no_handshake")
 """Why a connection is closed before its peer means to."""
 
 PAUSE = 10.0
@@ -175,13 +177,25 @@ class Connection(web.RequestHandler):
         """The last request has been answered, and nothing came since."""
         self._timer: asyncio.TimerHandle | None = None
         self._entered = False
+        self._give_up: Callable[[], object] | None = None
+        """Ends the handshake that comes first."""
+
+    def arrive(self, peer: object, give_up: Callable[[], object] | None = None) -> bool:
+        """The connection is there, and as long as its handshake is not done, `give_up` ends it.
+        False = there is no room for it."""
+        self._guest.peer = str(peer[0]) if isinstance(peer, tuple) else ""
+        self._give_up = give_up
+        self._entered = self._door.enter(self._guest, self)
+        return self._entered
+
+    def not_secured(self, *, told: bool) -> None:
+        """There was no handshake; `told`: that is not what the peer meant."""
+        if self._door.guests.pop(self._guest, None) is not None and told:
+            self._door.count("no_handshake", self._guest)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._wire = cast(asyncio.Transport, transport)
-        peer = transport.get_extra_info("peername")
-        self._guest.peer = str(peer[0]) if isinstance(peer, tuple) else ""
-        self._entered = self._door.enter(self._guest, self)
-        if not self._entered:
+        if not self._entered and not self.arrive(transport.get_extra_info("peername")):
             self._wire.abort()
             return
         super().connection_made(transport)
@@ -235,6 +249,8 @@ class Connection(web.RequestHandler):
         """Close at once, whatever is not sent yet."""
         if self._wire is not None:
             self._wire.abort()
+        elif self._give_up is not None:
+            self._give_up()
 
     def handle_error(
         self,

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 from proxy import files
 from proxy.settings.file import Settings
 from proxy.settings.listener_tls import Certificate, ListenerTls
+from proxy.settings.process import AdminTls
 from proxy.settings.service import PoolSettings
 from proxy.settings.tree import Path
 from proxy.settings.upstream_tls import UpstreamTls
@@ -76,6 +77,15 @@ def named_by_listener(index: int, tls: ListenerTls) -> Named:
     certificates = enumerate(tls.certificates)
     return Named(
         tuple(((*place, "certificates", at), one) for at, one in certificates),
+        () if tls.client_ca is None else (((*place, "client_ca"), tls.client_ca),),
+    )
+
+
+def named_by_admin(tls: AdminTls) -> Named:
+    """The files of the admin server."""
+    place = ("admin", "tls")
+    return Named(
+        (((*place, "cert"), Certificate(cert=tls.cert, key=tls.key)),),
         () if tls.client_ca is None else (((*place, "client_ca"), tls.client_ca),),
     )
 
@@ -234,9 +244,11 @@ def remarks(settings: Settings, now: float) -> Iterator[Remark]:
         tables.append(NameTable([one.content.names for one in pairs]))  # type: ignore[union-attr]
         if (reason := openssl.unavailable()) and len(tables) == 1:
             yield Remark(("listeners", index, "tls"), f"works less well here: {reason}", True)
-    for named in named_by_services(settings).values():
-        for reading in look(named).readings:
-            yield from _remarks(reading, now, for_names=False)
+    others = [*named_by_services(settings).values()]
+    if settings.admin.tls is not None:
+        others.append(named_by_admin(settings.admin.tls))
+    for reading in chain(*(look(named).readings for named in others)):
+        yield from _remarks(reading, now, for_names=False)
     for index, host in uncovered(settings, tables):
         yield Remark(("routes", index, "host"), f'"{host}" is in no certificate', True)
 

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from proxy.control.certificate_files import (
     Look,
     Named,
+    named_by_admin,
     named_by_listener,
     named_by_services,
     uncovered,
@@ -163,6 +164,11 @@ class Certificates:
         self.services = [
             ServiceFiles(name, named) for name, named in named_by_services(settings).items()
         ]
+        self.admin: ListenerFiles | None = None
+        """Of the admin server; its message is for this process alone."""
+        if (tls := settings.admin.tls) is not None:
+            server = ListenerTls(certificates=(), client_ca=tls.client_ca, tickets=False)
+            self.admin = ListenerFiles("", named_by_admin(tls), server)
         self.upstream = UpstreamFiles(0, {})
         """The message with the files of services; generation 0 = there are none."""
         self._settings = settings
@@ -174,7 +180,8 @@ class Certificates:
     @property
     def sections(self) -> list[ListenerFiles | ServiceFiles]:
         """Sections of proxy.yaml that name files, in the order in which these are looked at."""
-        return [*self.listeners, *self.services]
+        admin = [] if self.admin is None else [self.admin]
+        return [*self.listeners, *self.services, *admin]
 
     @property
     def messages(self) -> list[CertificateMessage]:
@@ -234,11 +241,14 @@ class Certificates:
                 happened += section.oversized(now)
             return [], happened
         messages: list[CertificateMessage] = []
-        for listener in self.listeners:
-            before = listener.message
-            if listener.build(self._secret) and listener.message is not None:
-                messages.append(listener.message)
-                happened += listener.news(before)
+        for section in self.sections:
+            if not isinstance(section, ListenerFiles):
+                continue
+            before = section.message
+            if section.build(self._secret) and section.message is not None:
+                happened += section.news(before)
+                if section is not self.admin:
+                    messages.append(section.message)
         before_all = self.upstream
         if self._build_upstream():
             messages.append(self.upstream)

@@ -431,7 +431,7 @@ def _process_families(scrape: Scrape) -> Iterator[Metric]:
     closed = _counter(
         "fairlead_admin_connections_closed_total",
         "Connections that the admin server closed early: there was no_room, one made_room for"
-        " another, or a slow_head, a slow_request, a large_head.",
+        " another, or a slow_head, a slow_request, a large_head, no_handshake.",
         "reason",
     )
     for why, times in scrape.admin_closed.items():

@@ -11,7 +11,7 @@ import msgspec
 
 from proxy.control.acme import Standing
 from proxy.control.certificate_files import Item
-from proxy.control.certificates import Certificates
+from proxy.control.certificates import Certificates, ListenerFiles
 from proxy.control.pool import Member, Pool
 from proxy.control.slow_start import SCALE
 from proxy.control.statistics import NodeTotal, Reported, Totals
@@ -236,7 +236,7 @@ def certificates(all_: Certificates, workers: Iterable[WorkerSlot]) -> dict[str,
         "listeners": [
             {
                 "listener": one.name,
-                "generation": 0 if one.message is None else one.message.generation,
+                "generation": _generation(one),
                 "workers": {
                     index: applied.generation
                     for index, applied in told[one.name].items()
@@ -251,7 +251,14 @@ def certificates(all_: Certificates, workers: Iterable[WorkerSlot]) -> dict[str,
             "generation": all_.upstream.generation,
             "files": [{"service": one.name, **_files(one)} for one in all_.services],
         },
+        "admin": None
+        if all_.admin is None
+        else {"generation": _generation(all_.admin), **_files(all_.admin)},
     }
+
+
+def _generation(one: ListenerFiles) -> int:
+    return 0 if one.message is None else one.message.generation
 
 
 def _files(one: WatchedFiles) -> dict[str, Any]:

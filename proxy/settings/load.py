@@ -21,9 +21,7 @@ from proxy.settings.declare import Given, build, read_section
 from proxy.settings.file import File, Settings
 from proxy.settings.instances import static_instances
 from proxy.settings.listener import check_listeners
-from proxy.settings.process import (
-    resolve_access_log,
-)
+from proxy.settings.process import resolve_access_log, resolve_admin
 from proxy.settings.read import shown
 from proxy.settings.registry import check_registry
 from proxy.settings.route import check_routes
@@ -108,7 +106,7 @@ def _settings(given: Given, directory: FilePath, report: Report) -> Settings:
     check_routes(given.get("routes"), file.routes, report)
     return Settings(
         listeners=listeners,
-        admin=file.admin,
+        admin=resolve_admin(file.admin, directory),
         workers=file.workers or cpus.usable(),
         log=file.log,
         access_log=resolve_access_log(file.access_log, directory, report),

@@ -11,6 +11,7 @@ import msgspec
 from proxy import files
 from proxy.settings.addresses import TCP_BIND, parse_host_name
 from proxy.settings.complaints import Report
+from proxy.settings.declare import Off
 from proxy.settings.read import DURATION, SHARE, SWITCH, TEXT, Read, choice
 from proxy.settings.tree import Path
 
@@ -39,6 +40,21 @@ def _parse_admin_host(text: str) -> str:
 _HOST: Final = Read(_parse_admin_host, "host pattern", "a host name, *.example.com or * for any")
 
 
+class AdminTls(msgspec.Struct, frozen=True, kw_only=True):
+    """`admin.tls:`."""
+
+    cert: Annotated[
+        str, TEXT, "PEM file with the certificate and its chain, the certificate first."
+    ]
+    key: Annotated[str, TEXT, "PEM file with its private key, not encrypted."]
+    client_ca: Annotated[
+        str | None,
+        TEXT,
+        "PEM file with authorities; when given, clients must show a certificate that one of them"
+        " signed, probes and scrapers, too.",
+    ] = None
+
+
 class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`admin:`."""
 
@@ -62,6 +78,9 @@ class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
         "Names under which the server may be called, besides addresses, `localhost` and the one in"
         " `admin.bind`: `proxy.example.com`, `*.example.com` for all names below, `*` for any.",
     ] = ()
+    tls: Annotated[
+        AdminTls | None, Off(), "Serve HTTPS, and nothing else ([tls.md](tls.md#the-admin-server))."
+    ] = None
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +157,15 @@ WORKERS: Final = Read(
     "auto, or a whole number from 1 to 256",
     json={"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 256}]},
 )
+
+
+def resolve_admin(admin: AdminSettings, directory: FilePath) -> AdminSettings:
+    """The settings with the names of their files resolved."""
+    if admin.tls is None:
+        return admin
+    named = {name: getattr(admin.tls, name) for name in admin.tls.__struct_fields__}
+    files = {name: str(directory / file) for name, file in named.items() if file is not None}
+    return msgspec.structs.replace(admin, tls=AdminTls(**files))
 
 
 def resolve_access_log(

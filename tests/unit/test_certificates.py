@@ -33,6 +33,7 @@ from proxy.settings.file import Settings
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.listener_tls import Certificate, ListenerTls
 from proxy.settings.load import load, located
+from proxy.settings.process import AdminSettings, AdminTls
 from proxy.settings.service import PoolSettings
 from proxy.settings.upstream_tls import UpstreamTls
 from proxy.tls.certificates import CertificateFacts
@@ -380,6 +381,30 @@ def test_a_file_of_several_things_is_told_with_all_of_them(tmp_path: Path) -> No
     assert stage.message.contents == {file: A.cert + A.key}
 
 
+def test_the_admin_server_is_told_of_in_this_process_alone(tmp_path: Path) -> None:
+    put_pair(tmp_path, "a", A)
+    tls = AdminTls(cert=str(tmp_path / "a.pem"), key=str(tmp_path / "a.key"))
+    certificates = Certificates(Settings(admin=AdminSettings(tls=tls)))
+    certificates.begin([one.looking()() for one in certificates.sections], NOW)
+    assert certificates.messages == []
+    assert certificates.admin is not None
+    assert certificates.admin.message is not None
+    assert certificates.admin.message.pairs[0].cert == A.cert
+    document = status.certificates(certificates, ())["admin"]
+    assert (document["generation"], document["certificates"][0]["names"]) == (1, ("a.example",))
+    assert [labels for _, labels, _ in certificates.samples()] == [
+        {"listener": "", "service": "", "result": "loaded"},
+        {"listener": "", "service": "", "certificate": "a.example"},
+    ]
+    put(tmp_path / "a.pem", b"")
+    for _ in range(PATIENCE + 1):
+        found = [one.looking()() for one in certificates.sections]
+        messages, happened = certificates.step(found, NOW)
+        assert messages == []
+    [(what, fields)] = happened
+    assert (what, fields["server"]) == ("certificate_unusable", "admin")
+
+
 def test_without_tls_no_file_is_read(tmp_path: Path) -> None:
     none = UpstreamTls(mode="off", ca=str(tmp_path / "none.pem"))
     assert Stage(services={"s": none, "t": UpstreamTls()}).certificates.messages == []
@@ -608,6 +633,7 @@ FILE = """listeners:
 defaults: {tls: {ca: none.pem, cert: a.pem, key: a.key}}
 services:
   s: {tls: {ca: bad.pem}}
+admin: {tls: {cert: a.pem, key: none.pem}}
 routes:
   - {host: a.example, service: a}
   - {host: "{service}.b.example"}
@@ -648,11 +674,13 @@ def test_the_check_names_each_problem_in_its_line(tmp_path: Path) -> None:
         " 14:13 UTC; allowed: a valid certificate",
         'DIR/proxy.yaml:9: services.s.tls.ca: "DIR/bad.pem": holds no certificate; allowed: a'
         " readable PEM file with certificates",
+        'DIR/proxy.yaml:10: admin.tls.cert: "DIR/a.pem" with "DIR/none.pem": key cannot be read (No'
+        " such file or directory); allowed: a PEM file with a certificate, and one with its key",
     ]
     good = '"DIR/certs/good.pem" with "DIR/certs/good.key"'
     assert said(path, warnings=True) == [
         f"DIR/proxy.yaml:5: listeners.0.tls.certificates.1: {good}: expires in 3 days",
         f"DIR/proxy.yaml:5: listeners.0.tls.certificates.1: {good}: has no subjectAltName, so it is"
         " for no name",
-        'DIR/proxy.yaml:12: routes.1.host: "{service}.b.example" is in no certificate',
+        'DIR/proxy.yaml:13: routes.1.host: "{service}.b.example" is in no certificate',
     ]

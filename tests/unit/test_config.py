@@ -24,7 +24,13 @@ from proxy.settings.listener import (
 )
 from proxy.settings.listener_tls import Certificate, ListenerTls
 from proxy.settings.load import load, parse
-from proxy.settings.process import AccessLogSettings, AdminSettings, LogSettings, ShutdownSettings
+from proxy.settings.process import (
+    AccessLogSettings,
+    AdminSettings,
+    AdminTls,
+    LogSettings,
+    ShutdownSettings,
+)
 from proxy.settings.registry import MassLossSettings, Registry, RegistryChoice, RegistryTls
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import (
@@ -109,7 +115,8 @@ listeners:
   - {name: local, bind: "[::1]:8081", client_ip: {header: X-Real-IP, hops: 1}}
   - {name: side, bind: "unix:/run/fairlead.sock", mode: 0660, owner: "root:33"}
 admin:
-  {bind: "localhost:9901", token: "${TOKEN}", read_token: look, hosts: [A.b, "*.C.d", "*"]}
+  {bind: "localhost:9901", token: "${TOKEN}", read_token: look, hosts: [A.b, "*.C.d", "*"],
+   tls: {cert: a.pem, key: keys/a.key, client_ca: ca.pem}}
 workers: 3
 log: {level: debug, format: console}
 access_log: off
@@ -232,6 +239,11 @@ routes:
             token="s3cret",
             read_token="look",
             hosts=("a.b", "*.c.d", "*"),
+            tls=AdminTls(
+                cert=str(tmp_path / "a.pem"),
+                key=str(tmp_path / "keys/a.key"),
+                client_ca=str(tmp_path / "ca.pem"),
+            ),
         ),
         workers=3,
         log=LogSettings(level="debug", format="console"),

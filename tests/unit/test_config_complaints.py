@@ -214,6 +214,12 @@ admin: {bind: {host: a}}
 routes: [{service: a}]
 --->
 proxy.yaml:1: admin.bind: is a mapping; allowed: host:port, [IPv6]:port
+=== admin_tls
+admin: {tls: {cert: a.pem, client_ca: []}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: admin.tls.client_ca: is a list; allowed: text
+proxy.yaml:1: admin.tls.key: is missing; allowed: text
 === admin_hosts
 admin: {hosts: ["a:80", "*.", "a.*", "a_b!", "10.0.0", "*x"], read_token: "a b"}
 routes: [{service: a}]

@@ -62,6 +62,7 @@ def test_a_child_looks_into_the_current_directory_only_if_we_do(
 )
 def test_where_a_local_client_reaches_a_server(bind: str, url: str) -> None:
     assert url_of(bind) == url
+    assert url_of(bind, secure=True) == url.replace("http:", "https:")
     assert AdminClient(url).url == url
 
 

@@ -1,0 +1,36 @@
+"""Files of TLS to instances that change while connections are there."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from proxy.messages import UpstreamFiles
+from tests.support.certificates import Authority
+from tests.wire.conftest import making
+from tests.wire.scenes import GET, answered, served
+
+
+@pytest.fixture
+def make() -> Iterator[Any]:
+    yield from making(True)
+
+
+def test_new_files_are_for_new_connections(make: Any) -> None:
+    wire = make()
+    kept = served(wire)
+    contents = {"ca": Authority("another").ca}
+    wire.worker.on_message(UpstreamFiles(generation=2, contents=contents))
+    client = wire.client()
+    client.send(GET)
+    kept.take()
+    answered(client, kept)
+    kept.eof()
+    with pytest.raises(ssl.SSLError, match="UNKNOWN_CA"):  # The instance is told.
+        client.send(GET)
+    wire.accepted()
+    wire.settle()
+    assert b"error=tls_certificate_error;" in client.take()

@@ -37,6 +37,7 @@ COMMANDS = {
     "instructions": "bench.instructions",
     "plot": "bench.plot",
     "scale": "bench.scale",
+    "tls-memory": "bench.tls_memory",
 }
 """What else this program does, by the first argument → the module whose `main` gets the rest."""
 START_COST = 1.0

@@ -8,7 +8,7 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,6 +113,12 @@ def _field_kib(path: str, name: str) -> int:
         if line.startswith(name):
             return int(line.split()[1])
     return 0
+
+
+def private_dirty(pids: Iterable[int]) -> int:
+    """Bytes that these processes have written and nobody shares."""
+    rollups = (f"/proc/{pid}/smaps_rollup" for pid in pids)
+    return sum(_field_kib(path, "Private_Dirty:") for path in rollups) * _KIB
 
 
 def placed_on(cores: frozenset[int]) -> Callable[[], None]:

@@ -16,6 +16,7 @@ import cProfile
 import gc
 import os
 import pstats
+import ssl
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,17 +32,27 @@ import msgspec
 import balancers
 import proxy
 from bench.calibration import units
-from bench.load import request_bytes
+from bench.load import client_tls, request_bytes
 from bench.scenarios import ECHO_BODY, SCENARIOS, SMALL_BODY
-from proxy.engine.http1.server import ClientConnection
+from proxy.engine.accepting import new_connection
 from proxy.engine.load import Board
 from proxy.engine.worker import Worker
 from proxy.log import set_up as set_up_log
-from proxy.messages import Configure, PoolNode, Pools, PoolSnapshot, WorkerConfig
+from proxy.messages import (
+    CertificatePair,
+    Configure,
+    ListenerCertificates,
+    PoolNode,
+    Pools,
+    PoolSnapshot,
+    WorkerConfig,
+)
 from proxy.settings.listener import ListenerSettings
+from proxy.settings.listener_tls import ListenerTls
 from proxy.settings.process import LogSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import Keepalive, ServiceSettings
+from tests.support.certificates import Authority
 
 CONNECTIONS = 16
 """Client connections with one request in flight each: enough that caches are not those of a
@@ -83,6 +94,7 @@ WORKLOADS: dict[str, Workload] = {
                  _answer(SMALL_BODY)),
         Workload("traced", "small GET, a trace id of its own in each", "traced_get",
                  _answer(SMALL_BODY)),
+        Workload("tls_get", "small GET over TLS", "tls_get", _answer(SMALL_BODY)),
         Workload("post", "POST of 16 KiB, echoed", "post_16k", _answer(ECHO_BODY)),
     )
 }  # fmt: skip
@@ -130,6 +142,38 @@ class _Transport(asyncio.Transport):
     abort = close
 
 
+class _Far(_Transport):
+    """The far end of it speaks TLS.
+
+    Owns that end's TLS state. It reads nothing once hands are shaken.
+    """
+
+    def __init__(self, written: Callable[[], object]) -> None:
+        super().__init__(written, "192.0.2.1")
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._ssl = client_tls().wrap_bio(self._incoming, self._outgoing)
+
+    def write(self, data: Any) -> None:
+        self._incoming.write(data)
+        super().write(data)
+
+    def shake(self, protocol: asyncio.Protocol, turn: Callable[[], None]) -> None:
+        """The handshake; `turn`: lets the proxy's end go on."""
+        for _ in range(2):
+            try:
+                self._ssl.do_handshake()
+            except ssl.SSLWantReadError:
+                pass
+            protocol.data_received(self._outgoing.read())
+            turn()
+
+    def encrypt(self, data: bytes) -> bytes:
+        """What goes over the wire for it, once."""
+        self._incoming.read()
+        self._ssl.write(data)
+        return self._outgoing.read()
+
+
 class _Loop(asyncio.SelectorEventLoop):
     """Connects to nobody: whoever dials gets a transport that counts."""
 
@@ -149,32 +193,54 @@ class _Loop(asyncio.SelectorEventLoop):
 class Plane:
     """Owns a worker, its clients and its connections to one instance."""
 
-    def __init__(self, listener: ListenerSettings | None = None) -> None:
+    def __init__(self, listener: ListenerSettings | None = None, *, tls: bool = False) -> None:
+        """`tls`: clients speak it."""
+        self._tls = tls
+        self._far: list[_Far] = []
         self._asked: list[asyncio.Protocol] = []
         """Connections to the instance that a request was written to and not yet answered."""
         self._loop = _Loop(self._asked)
         self._board = Board.create(1)
+        listener = listener or ListenerSettings(tls=ListenerTls(certificates=()) if tls else None)
         self.worker = Worker(self._loop, 0, self._board, [], Random(1), monotonic)
         self.worker.on_message(
             Configure(
                 WorkerConfig(
-                    listeners=(listener or ListenerSettings(),),
+                    listeners=(listener,),
                     routes=(RouteSpec(path_prefix="/", service="bench"),),
                     services={"bench": ServiceSettings(keepalive=KEEPALIVE)},
                     via_token="t0k3n",
                 )
             )
         )
+        if tls:
+            made = Authority().issue("bench.test")
+            pair = CertificatePair(made.cert, made.key, made.names, made.kind)
+            self.worker.on_message(ListenerCertificates("web", 1, (pair,)))
         node = PoolNode("a@10.0.0.1:80", "a", "10.0.0.1", 80, 1, "ready", 1)
         snapshot = PoolSnapshot("bench", 1, (node,))
         self.worker.on_message(Pools(seq=1, snapshots=(snapshot,)))
         self._answered = 0
         self.clients = [self._client() for _ in range(CONNECTIONS)]
 
-    def _client(self) -> ClientConnection:
-        client = ClientConnection(self.worker.services, self.worker.listener("web"))
-        client.connection_made(_Transport(self._on_answer, "192.0.2.1"))
+    def _client(self) -> asyncio.Protocol:
+        # With TLS or without, data goes in at the same place.
+        client = new_connection(self.worker.services, self.worker.listener("web"))
+        if self._tls:
+            far = _Far(self._on_answer)
+            client.connection_made(far)
+            far.shake(client, lambda: self._loop.run_until_complete(asyncio.sleep(0)))
+            self._far.append(far)
+        else:
+            client.connection_made(_Transport(self._on_answer, "192.0.2.1"))
         return client
+
+    def wire(self, requests: Sequence[bytes]) -> Sequence[bytes]:
+        """What goes over the wire for requests, which are the next to be served. Not before: a
+        client's records are counted."""
+        if not self._tls:
+            return requests
+        return [self._far[at % CONNECTIONS].encrypt(one) for at, one in enumerate(requests)]
 
     def _on_answer(self) -> None:
         self._answered += 1
@@ -192,7 +258,7 @@ class Plane:
 
     def prepare(self, requests: Sequence[bytes], answer: bytes) -> None:
         """Serve some while connections are dialled, then check that all of them go through."""
-        for client, request in zip(self.clients, requests, strict=False):
+        for client, request in zip(self.clients, self.wire(requests[:CONNECTIONS]), strict=True):
             client.data_received(request)
         while len(self._asked) < CONNECTIONS:
             self._loop.run_until_complete(asyncio.sleep(0))
@@ -204,7 +270,7 @@ class Plane:
     def check(self, requests: Sequence[bytes], answer: bytes) -> None:
         """Serve some, and see that each of them is answered by the instance."""
         before = self._answered
-        self.serve(requests, answer)
+        self.serve(self.wire(requests), answer)
         if self._answered - before != len(requests) or self.worker.counters.service("bench").faults:
             raise RuntimeError("not every request was answered by the instance")
 
@@ -263,9 +329,14 @@ def requests_of(workload: Workload) -> Iterator[list[bytes]]:
         yield [request_bytes(scenario, 8080, begin + number) for number in range(BLOCK)]
 
 
+def plane_of(workload: Workload) -> Plane:
+    """What a workload goes through."""
+    return Plane(tls=bool(SCENARIOS[workload.scenario].tls))
+
+
 def measure(workload: Workload, seconds: float) -> Cost:
     """Blocks of requests and of calibration in turn for about `seconds`."""
-    plane = Plane()
+    plane = plane_of(workload)
     blocks = requests_of(workload)
     calibrate = units(wide=SCENARIOS[workload.scenario].traced)
     try:
@@ -279,15 +350,16 @@ def measure(workload: Workload, seconds: float) -> Cost:
         until = monotonic() + seconds
         while monotonic() < until or not served:
             requests = next(blocks)
+            wire = plane.wire(requests)
             begun = thread_time_ns()
-            plane.serve(requests, workload.answer)
+            plane.serve(wire, workload.answer)
             middle = thread_time_ns()
             calibrate(UNITS)
             ended = thread_time_ns()
             served.append(middle - begun)
             calibrated.append(ended - middle)
         plane.check(requests, workload.answer)
-        bytecodes = count_bytecodes(lambda: plane.serve(requests, workload.answer)) / BLOCK
+        bytecodes = count_bytecodes(lambda: plane.serve(plane.wire(requests), workload.answer))
     finally:
         gc.unfreeze()
         plane.close()
@@ -297,7 +369,7 @@ def measure(workload: Workload, seconds: float) -> Cost:
         units=lower_quartile([a / b for a, b in zip(served, calibrated, strict=True)])
         / BLOCK
         * UNITS,
-        bytecodes=bytecodes,
+        bytecodes=bytecodes / BLOCK,
     )
 
 
@@ -308,16 +380,17 @@ def mark() -> None:
 
 def serve_between_marks(workload: Workload, blocks: int) -> int:
     """So many blocks of requests between two marks. Returns the number of requests."""
-    plane = Plane()
+    plane = plane_of(workload)
     made = requests_of(workload)
     try:
         for _ in range(8):
             plane.prepare(next(made), workload.answer)
         requests = [next(made) for _ in range(blocks)]
+        wire = [plane.wire(block) for block in requests]
         gc.collect()
         gc.disable()
         mark()
-        for block in requests:
+        for block in wire:
             plane.serve(block, workload.answer)
         mark()
         plane.check(requests[-1], workload.answer)
@@ -378,7 +451,7 @@ def variant() -> str:
 def profile(workload: Workload, requests: int) -> str:
     """Where the time goes, function by function. The profiler's own cost falls on every call, so
     small functions look dearer than they are."""
-    plane = Plane()
+    plane = plane_of(workload)
     blocks = requests_of(workload)
     profiler = cProfile.Profile()
     try:
@@ -386,8 +459,9 @@ def profile(workload: Workload, requests: int) -> str:
             plane.prepare(next(blocks), workload.answer)
         for _ in range(max(1, requests // BLOCK)):
             block = next(blocks)
+            wire = plane.wire(block)
             profiler.enable()
-            plane.serve(block, workload.answer)
+            plane.serve(wire, workload.answer)
             profiler.disable()
         plane.check(block, workload.answer)
     finally:

@@ -9,7 +9,7 @@ import pytest
 from balancers.base import hash_key
 from bench import instructions
 from bench.guard import Figure, better, findings, key, lines, load, merge, processor, save
-from bench.inprocess import WORKLOADS, Cost, Plane, Report, count_bytecodes, requests_of
+from bench.inprocess import WORKLOADS, Cost, Report, count_bytecodes, plane_of, requests_of
 
 
 def report(units: float, bytecodes: float = 1500.0, python: str = "3.11") -> Report:
@@ -92,7 +92,7 @@ class TestCounting:
     def test_every_workload_goes_through(self, name: str) -> None:
         workload = WORKLOADS[name]
         blocks = requests_of(workload)
-        plane = Plane()
+        plane = plane_of(workload)
         try:
             plane.prepare(next(blocks), workload.answer)
             plane.check(next(blocks), workload.answer)

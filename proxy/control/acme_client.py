@@ -20,10 +20,11 @@ import msgspec
 import proxy
 from proxy import files
 from proxy.control.acme import AcmeError, Challenges, Publish
+from proxy.messages import CertificatePair
 from proxy.registry.named import MemberNames
 from proxy.settings.acme import AcmeSettings
 from proxy.threads import in_thread
-from proxy.tls.acme import AccountKey, b64, new_key, request
+from proxy.tls.acme import AccountKey, b64, challenge_pair, new_key, request
 from proxy.tls.certificates import LARGEST_PEM, read_pair
 from proxy.tls.contexts import client_context
 
@@ -174,7 +175,7 @@ class _Conversation:
         if challenge is None:
             raise AcmeError(f"the server offers no {kind} for {domain}")
         try:
-            if not await publish(self._answer(challenge)):
+            if not await publish(self._answer(challenge, domain)):
                 raise AcmeError("not all workers have taken the challenge in time")
             await self._post(challenge.url, {})
             authorization = await self._until(url, _Authorization, ("pending",))
@@ -185,8 +186,11 @@ class _Conversation:
             why = errors[0] if errors else "nobody says why"
             raise AcmeError(f"the authorization is {authorization.status}: {why}")
 
-    def _answer(self, challenge: _Challenge) -> Challenges:
-        return {challenge.token: self._key.authorize(challenge.token)}, {}
+    def _answer(self, challenge: _Challenge, domain: str) -> Challenges:
+        text = self._key.authorize(challenge.token)
+        if challenge.type == "http-01":
+            return {challenge.token: text}, {}
+        return {}, {domain: CertificatePair(*challenge_pair(domain, text), (domain,), "ec")}
 
     async def _until(self, url: str, kind: type[T], pending: tuple[str, ...]) -> T:
         """Ask until the state is another one."""

@@ -17,8 +17,11 @@ def new_connection(
 ) -> asyncio.Protocol:
     """The protocol of a connection that was accepted, behind what was `announced` in front of it:
     see `ListenerConfig.client`."""
+    challenges = services.challenges
     if listener.settings.tls_passthrough:
         return as_protocol(Peek(services, listener, announced))
     if listener.certificates is not None:
+        if challenges is not None and challenges.in_tls:
+            return as_protocol(Peek(services, listener, announced))
         return as_protocol(ServerHandshake(services, listener, announced).connection)
     return as_protocol(ClientConnection(services, listener, announced))

@@ -110,12 +110,12 @@ class AcmeSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     email: Annotated[str, _EMAIL, "Where the server's operator reaches you."] = ""
     challenges: Annotated[
-        tuple[Literal["http-01"], ...],
-        choice(("http-01",), "a kind of challenge"),
+        tuple[Literal["http-01", "tls-alpn-01"], ...],
+        choice(("http-01", "tls-alpn-01"), "a kind of challenge"),
         Distinct(),
         "Ways to prove that names lead here, tried in turn: `http-01` needs port 80 of the names to"
-        " lead to a listener here.",
-    ] = ("http-01",)
+        " lead to a listener here, `tls-alpn-01` port 443 to one with `tls`.",
+    ] = ("http-01", "tls-alpn-01")
     storage: Annotated[AcmeStorage, "Where things are kept."] = AcmeStorage()
 
     @property

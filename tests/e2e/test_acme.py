@@ -95,6 +95,21 @@ async def test_a_certificate_is_obtained_by_http_and_kept(tmp_path: Path) -> Non
         assert (await proxy.standing())["not_after"] == standing["not_after"]
 
 
+async def test_a_certificate_is_obtained_by_tls(tmp_path: Path) -> None:
+    async with site(tmp_path, challenges=["tls-alpn-01"], life=30) as proxy:
+        root, first = await proxy.served()
+
+        async def renewed() -> bool:
+            # A client is never shown what is for the server's eyes.
+            served = await proxy.certificate(root)
+            assert served is not None, proxy.log()
+            return served != first
+
+        await eventually(renewed, 60, proxy.log)
+        _, metrics = await proxy.get("/metrics")
+        assert 'fairlead_tls_handshakes_total{listener="https",result="challenge"}' in metrics
+
+
 async def test_a_certificate_is_renewed_while_it_is_served(tmp_path: Path) -> None:
     async with site(tmp_path, life=30) as proxy:
         root, first = await proxy.served()

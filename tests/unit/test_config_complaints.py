@@ -969,7 +969,7 @@ proxy.yaml:3: acme.domains.1: "10.0.0.1" is an address; allowed: a host name suc
 proxy.yaml:3: acme.domains.3: "b.example" stands here a second time; allowed: each one once
 proxy.yaml:4: acme.eab.hmac_key: the value is not base64url; allowed: base64url, as the server gives it
 proxy.yaml:5: acme.email: "ops" is not an address of mail; allowed: an address such as ops@example.com
-proxy.yaml:6: acme.challenges.0: "dns-01" is not a kind of challenge; allowed: http-01
+proxy.yaml:6: acme.challenges.0: "dns-01" is not a kind of challenge; allowed: http-01, tls-alpn-01
 proxy.yaml:9: listeners.0.tls.certificates.0: is not one certificate; allowed: cert and key, directory, or acme
 proxy.yaml:9: listeners.0.tls.certificates.1: is not one certificate; allowed: cert and key, directory, or acme
 === acme_of_nothing

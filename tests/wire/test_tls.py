@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import ssl
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from proxy.engine.tls.certificates import without_names
 from proxy.engine.tls.connection import SLICE
@@ -17,6 +19,7 @@ from proxy.messages import AcmeChallenges, CertificatePair
 from proxy.settings.edge import Hsts, Redirect
 from proxy.settings.listener import ListenerLimits, ListenerSettings, ListenerTimeouts
 from proxy.settings.listener_tls import Certificate, ListenerTls
+from proxy.tls.acme import challenge_pair
 from proxy.tls.contexts import load_pair
 from tests.support.certificates import Authority, Made
 from tests.support.tls_far_end import TlsFarEnd, authority, client_side
@@ -558,6 +561,58 @@ def test_challenges_of_others_go_where_routes_say(make: Any) -> None:
     instance = wire.accepted()
     instance.expect(forwarded("GET /.well-known/acme-challenge/other"))
     answered(client, instance)
+
+
+@cache
+def for_acme(*protocols: str) -> ssl.SSLContext:
+    """A context of a client that offers these protocols, and believes everybody."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols([*protocols])
+    return context
+
+
+def shown(client: Peer) -> bytes:
+    return client.transport.ssl.getpeercert(binary_form=True)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+def test_a_hello_for_the_challenge_alone_gets_its_certificate(make: Any, is_first: bool) -> None:
+    settings = ListenerSettings(tls=ListenerTls(certificates=(Certificate(acme=True),)))
+    wire = make(listener=settings if is_first else listener())
+    pair = CertificatePair(*challenge_pair("h", "token.thumbprint"), ("h",), "ec")
+    wire.worker.on_message(AcmeChallenges(number=1, tokens={}, certificates={"h": pair}))
+    client = begin(wire, for_acme("acme-tls/1"), server_hostname="h")
+    client.transport.shake(wire.settle)
+    certificate = x509.load_der_x509_certificate(shown(client))
+    [identifier] = [
+        one for one in certificate.extensions if one.oid.dotted_string == "1.3.6.1.5.5.7.1.31"
+    ]
+    assert identifier.critical
+    digest = hashlib.sha256(b"token.thumbprint").digest()
+    assert identifier.value.public_bytes() == b"\x04\x20" + digest
+    assert client.transport.ssl.selected_alpn_protocol() == "acme-tls/1"
+    wire.settle()
+    assert client.closed
+    assert handshakes(wire) == {"challenge": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "protocols"),
+    [("h", ()), ("h", ("acme-tls/1", "http/1.1")), ("other.example", ("acme-tls/1",))],
+)
+def test_other_hellos_get_what_they_always_get(
+    make: Any, name: str, protocols: tuple[str, ...]
+) -> None:
+    wire = make()
+    pair = CertificatePair(*challenge_pair("h", "token.thumbprint"), ("h",), "ec")
+    wire.worker.on_message(AcmeChallenges(number=1, tokens={}, certificates={"h": pair}))
+    client = begin(wire, for_acme(*protocols), server_hostname=name)
+    client.transport.shake(wire.settle)
+    assert shown(client) == ssl.PEM_cert_to_DER_cert(authority()[1].cert.decode().split("\n\n")[0])
+    serve(wire, client)
+    assert handshakes(wire) == {"full": 1}
 
 
 @pytest.mark.parametrize("name", ["h", None])

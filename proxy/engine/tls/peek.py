@@ -10,7 +10,7 @@ from proxy.engine.flow import as_protocol
 from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.passthrough import Passthrough
 from proxy.engine.services import Services
-from proxy.engine.tls.server import ServerHandshake
+from proxy.engine.tls.server import ChallengeHandshake, ServerHandshake
 from proxy.errors import HANDSHAKE_FAILED
 from proxy.tls.hello import Hello, read_hello
 
@@ -69,7 +69,10 @@ class Peek(CountedArrival):
         if listener.settings.tls_passthrough:
             service = services.routes.passthrough(hello.server_name)
         data, self._buffer = self._buffer, b""
-        if service is not None:
+        challenge = None if services.challenges is None else services.challenges.context(hello)
+        if challenge is not None:
+            self._hand_on(ChallengeHandshake(services, listener, challenge).connection, data)
+        elif service is not None:
             self._pass_through(service, data)
         elif listener.certificates is not None:
             handshake = ServerHandshake(services, listener, self._announced)

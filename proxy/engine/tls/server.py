@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from proxy.engine.arrival import CountedArrival
@@ -29,15 +31,16 @@ class ServerHandshake(CountedArrival):
         services: Services,
         listener: ListenerConfig,
         announced: tuple[str, int] | None,
+        wrap: Callable[[ssl.MemoryBIO, ssl.MemoryBIO], ssl.SSLObject] | None = None,
     ) -> None:
+        """`wrap`: see `TlsTransport`; by default that of the listener's certificates."""
         super().__init__(services, listener)
         self._announced = announced
         self._counted = False
-        certificates = listener.certificates
-        assert certificates is not None
-        self.connection = TlsConnection(
-            certificates.wrap, self, services.handshakes, services.loop.call_soon
-        )
+        if wrap is None:
+            assert listener.certificates is not None
+            wrap = listener.certificates.wrap
+        self.connection = TlsConnection(wrap, self, services.handshakes, services.loop.call_soon)
 
     def on_open(self, connection: TlsConnection) -> None:
         """See `Secured`."""
@@ -99,3 +102,22 @@ class ServerHandshake(CountedArrival):
         if not self._counted:
             self._counted = True
             self._services.counters.handshake(self._listener.settings.name, result)
+
+
+class ChallengeHandshake(ServerHandshake):
+    """Owns the connection of an ACME server that looks whether a name leads here. All it wants is
+    the handshake (RFC 8737 §3)."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, services: Services, listener: ListenerConfig, context: ssl.SSLContext
+    ) -> None:
+        """`context`: answers the challenge."""
+        super().__init__(services, listener, None, partial(context.wrap_bio, server_side=True))
+
+    def on_secured(self, connection: TlsConnection) -> None:
+        """See `Secured`."""
+        self._lose()
+        self._count("challenge")
+        connection.close()

@@ -20,6 +20,7 @@ import structlog
 from proxy import files
 from proxy.messages import CertificatePair
 from proxy.settings.acme import AcmeSettings
+from proxy.settings.read import escaped
 from proxy.threads import in_thread
 from proxy.tls.acme import AccountKey, new_key
 from proxy.tls.certificates import LARGEST_PEM, CertificateFacts, read_pair
@@ -44,6 +45,9 @@ Challenges = tuple[dict[str, str], dict[str, CertificatePair]]
 """Token → answer, and name → certificate: what workers are to answer."""
 Publish = Callable[[Challenges], Awaitable[bool]]
 """Lets all workers answer these challenges and no others; False if some have not taken them."""
+LONGEST_PROBLEM = 500
+"""Characters of what a server says is wrong."""
+
 Obtain = Callable[[AcmeSettings, AccountKey, str, str, Publish], Awaitable[bytes]]
 """As `acme_client.obtain`."""
 
@@ -154,7 +158,10 @@ class Acme:
     async def run(self, publish: Publish, tell: Callable[..., None]) -> None:
         """Order what is due, for ever. `tell`: as `Reactions.tell`."""
         while True:
-            await self._look()
+            if not await self._look():
+                # Nothing is ordered that may be there already.
+                await self._sleep(FIRST_WAIT)
+                continue
             domain = min(self.names, key=lambda name: self.names[name].due)
             wait = self.names[domain].due - self._now()
             if wait > 0:
@@ -162,21 +169,22 @@ class Acme:
             else:
                 await self._order(domain, publish, tell)
 
-    async def _look(self) -> None:
-        """See which certificates there are."""
+    async def _look(self) -> bool:
+        """See which certificates there are; False if the files cannot be read."""
         try:
             found = await self._in_time(lambda: {name: self._read(name) for name in self.names})
         except OSError as error:
             log.warning("certificates_not_read", reason=str(error) or "the files do not answer")
-            return
+            return False
         for name, facts in found.items():
             self.names[name].found(facts, self._rng)
+        return True
 
     def _read(self, domain: str) -> CertificateFacts | None:
         try:
             content = files.read(self._settings.file(domain), LARGEST_PEM)
             return read_pair(content, content)
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
             return None
 
     async def _order(self, domain: str, publish: Publish, tell: Callable[..., None]) -> None:
@@ -194,7 +202,7 @@ class Acme:
             if name.renewal <= self._now():
                 raise ValueError("the certificate is due at once: the clock, or its life is wrong")
         except Exception as error:
-            problem = str(error) or type(error).__name__
+            problem = escaped(str(error) or type(error).__name__)[:LONGEST_PROBLEM]
             pause = name.failed(
                 problem, error.wait if isinstance(error, AcmeError) else 0.0, self._now()
             )

@@ -53,7 +53,7 @@ class _Problem(msgspec.Struct):
     detail: str = ""
 
     def __str__(self) -> str:
-        return f"{self.type.removeprefix(_URN)}: {self.detail}"[:500]
+        return f"{self.type.removeprefix(_URN)}: {self.detail}"
 
 
 class _Directory(msgspec.Struct, rename="camel"):
@@ -95,6 +95,8 @@ async def obtain(
             return await _Conversation(session, settings, key).order(domain, kind, publish)
     except TimeoutError:
         raise AcmeError("the server does not answer in time") from None
+    except KeyError as error:
+        raise AcmeError(f"an answer of the server lacks {error.args[0]}") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
         # A request that is cut off, a certificate that does not verify, JSON that is none.
         raise AcmeError(str(error) or type(error).__name__) from error
@@ -232,7 +234,7 @@ class _Conversation:
             self._nonce = response.headers.get("Replay-Nonce", self._nonce)
             body = await _content(response)
         if response.status >= 300:
-            raise _error(response.status, response.headers, body, url)
+            raise error_from(response.status, response.headers, body, url)
         return response.headers, body
 
 
@@ -249,7 +251,8 @@ async def _content(response: aiohttp.ClientResponse) -> bytes:
     return content
 
 
-def _error(status: int, headers: Mapping[str, str], body: bytes, url: str) -> AcmeError:
+def error_from(status: int, headers: Mapping[str, str], body: bytes, url: str) -> AcmeError:
+    """The error that an answer tells of, which may be a problem document (RFC 8555 §6.7)."""
     wait = retry_after(headers, time.time())
     try:
         problem = msgspec.json.decode(body, type=_Problem)

@@ -176,6 +176,7 @@ def test_every_owner_says_what_it_owns() -> None:
         "proxy.register.lease:LeaseLife",
         "proxy.register.entry:Entry",
         "proxy.control.ejections:Ejections",
+        "proxy.control.acme:Acme",
         "proxy.control.certificates:Certificates",
         "proxy.control.certificates:ListenerFiles",
         "proxy.control.watched_files:WatchedFiles",

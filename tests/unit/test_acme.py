@@ -23,7 +23,7 @@ from proxy.control.acme import (
     StorageError,
 )
 from proxy.control.acme_client import LONGEST_WAIT as LONGEST_SAID
-from proxy.control.acme_client import retry_after
+from proxy.control.acme_client import RATE_LIMITED, error_from, retry_after
 from proxy.settings.acme import AcmeSettings, AcmeStorage
 from proxy.tls.acme import AccountKey
 from proxy.tls.certificates import read_pair
@@ -183,6 +183,14 @@ async def test_a_server_that_wants_to_be_left_alone_is(stage: Stage) -> None:
     assert await stage.run(6 * DAY) == [0.0, 3 * DAY, 6 * DAY]
 
 
+async def test_a_problem_drives_no_terminal(stage: Stage) -> None:
+    stage.failing = AcmeError("\x1b[2J\n" + "x" * 1000)
+    await stage.run(1.0)
+    problem = stage.acme.names["a.example"].problem
+    assert problem.isprintable()
+    assert len(problem) == 500
+
+
 async def test_a_name_that_fails_holds_up_no_other(tmp_path: Path) -> None:
     stage = Stage(tmp_path / "acme", "a.example", "b.example")
     await stage.acme.start()
@@ -227,6 +235,13 @@ def modes_below(directory: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mode & 0o777 for path in directory.rglob("*")}
 
 
+async def test_files_that_cannot_be_read_are_not_ordered(stage: Stage) -> None:
+    stage.file().mkdir()
+    assert await stage.run(HOUR) == []
+    stage.file().rmdir()
+    assert len(await stage.run(HOUR)) == 1
+
+
 async def test_the_storage_is_for_its_owner(stage: Stage, tmp_path: Path) -> None:
     await stage.run(DAY)
     assert modes_below(tmp_path) == {
@@ -256,6 +271,34 @@ async def test_a_storage_that_cannot_be_used_is_told_of(tmp_path: Path, made: st
         (stage.settings.place / "account.key").write_text("no key")
     with pytest.raises(StorageError, match=str(stage.settings.place)):
         await stage.acme.start()
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "text", "wait"),
+    [
+        ({}, b"<html>", "https://ca.example/x answers 503", 0.0),
+        ({"Retry-After": "7"}, b"", "https://ca.example/x answers 503", 7.0),
+        ({}, b'{"type": "about:blank", "detail": "no"}', "about:blank: no", 0.0),
+        ({}, b'{"type": "urn:ietf:params:acme:error:dns", "detail": "no"}', "dns: no", 0.0),
+        (
+            {},
+            b'{"type": "urn:ietf:params:acme:error:rateLimited", "detail": "no"}',
+            "rateLimited: no",
+            RATE_LIMITED,
+        ),
+        (
+            {"Retry-After": "90"},
+            b'{"type": "urn:ietf:params:acme:error:rateLimited", "detail": "no"}',
+            "rateLimited: no",
+            90.0,
+        ),
+    ],
+)
+def test_an_error_says_what_the_server_does(
+    headers: dict[str, str], body: bytes, text: str, wait: float
+) -> None:
+    error = error_from(503, headers, body, "https://ca.example/x")
+    assert (str(error), error.wait) == (text, wait)
 
 
 @pytest.mark.parametrize(

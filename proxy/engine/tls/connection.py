@@ -49,8 +49,8 @@ class Secured(Protocol):
 class TlsConnection(TlsTransport):
     """Owns the handshake, and what was received and not yet passed on."""
 
-    __slots__ = ("_answers", "_ended", "_gone", "_handshakes", "_queued", "_soon", "_told",
-                 "_unreadable", "_waiter", "on_first")  # fmt: skip
+    __slots__ = ("_answers", "_ended", "_gone", "_handshakes", "_partial", "_queued", "_soon",
+                 "_told", "_unreadable", "_waiter", "on_first")  # fmt: skip
 
     def __init__(
         self,
@@ -72,6 +72,8 @@ class TlsConnection(TlsTransport):
         """The peer has said its last byte, and said so."""
         self._told = False
         """The protocol above knows that."""
+        self._partial = True
+        """OpenSSL may hold a part of a record."""
         self._unreadable: ssl.SSLError | None = None
         """An error in what was read last: nothing can be read behind it."""
         self._answers = 0
@@ -271,17 +273,21 @@ class TlsConnection(TlsTransport):
                 self.close()
 
     def _decrypt(self) -> bytes:
-        incoming, read = self._incoming, self.ssl.read
+        incoming, read = self._incoming, self._raw.read
         if self._ended:
             incoming.read()  # Nothing counts behind a close_notify.
             return b""
         pieces: list[bytes] = []  # ≤ SLICE
         # To read until it says that there is no more would be an exception each time, which costs
         # more than all the rest.
-        while incoming.pending:  # ≤ 2048
+        while waiting := incoming.pending:  # ≤ 2048
             try:
-                piece = read(RECORD)
+                # Room for all that can come of what waits: less to allocate than a whole record.
+                # Behind a part of one, more may come of it.
+                piece = read(RECORD if self._partial else waiting)
+                self._partial = False
             except ssl.SSLWantReadError:
+                self._partial = True
                 break  # A part of a record, or nothing for us.
             except ssl.SSLZeroReturnError:
                 piece = b""  # We have said our end, too.

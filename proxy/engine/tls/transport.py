@@ -17,14 +17,17 @@ _SMALL: Final = 4 * 1024
 class TlsTransport:
     """Owns the TLS state of one connection, and what is said by us under it."""
 
-    __slots__ = ("_above", "_closing", "_context", "_error", "_framed", "_incoming", "_outgoing",
-                 "_paused", "_rest", "_said_end", "_secured", "ssl", "transport")  # fmt: skip
+    __slots__ = ("_above", "_closing", "_context", "_error", "_framed", "_incoming",
+                 "_outgoing", "_paused", "_raw", "_rest", "_said_end", "_secured", "ssl",
+                 "transport")  # fmt: skip
 
     def __init__(self, wrap: Callable[[ssl.MemoryBIO, ssl.MemoryBIO], ssl.SSLObject]) -> None:
         """`wrap`: makes the TLS state over what is received and what is to be sent."""
         self._incoming = ssl.MemoryBIO()  # ≤ 64 KiB
         self._outgoing = ssl.MemoryBIO()  # ≤ 256 KiB
         self.ssl = wrap(self._incoming, self._outgoing)
+        self._raw: Any = self.ssl._sslobj  # type: ignore[attr-defined]
+        """The object below, whose methods read and write without a Python frame around them."""
         self._context = self.ssl.context
         """The context that the handshake began with, whichever the name led to. OpenSSL may ask its
         callback for the name once more, after a HelloRetryRequest, and does not keep it alive."""
@@ -56,7 +59,7 @@ class TlsTransport:
             self.writelines([data])
             return
         try:
-            self.ssl.write(data)
+            self._raw.write(data)
         except ssl.SSLError as error:
             self._fail(error)
         else:
@@ -92,7 +95,7 @@ class TlsTransport:
 
     def _encrypt_one(self, data: bytes, records: list[bytes]) -> None:
         view = memoryview(data)
-        write, read = self.ssl.write, self._outgoing.read
+        write, read = self._raw.write, self._outgoing.read
         for start in range(0, len(data), RECORD):  # ≤ 4096
             write(view[start : start + RECORD])
             records.append(read())

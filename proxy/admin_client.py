@@ -50,17 +50,17 @@ class AdminClient:
         asked = urlencode(query, errors="surrogateescape")  # An argument may be no UTF-8.
         return self._ask("GET", path + (f"?{asked}" if asked else ""))
 
-    def post(self, path: str) -> Any:
-        """The decoded JSON answer. AdminError if there is none."""
-        return self._ask("POST", path)
+    def post(self, path: str, timeout: float = TIMEOUT) -> Any:
+        """The decoded JSON answer. AdminError if there is none. `timeout`: seconds per step."""
+        return self._ask("POST", path, timeout)
 
-    def _ask(self, method: str, path: str) -> Any:
+    def _ask(self, method: str, path: str, timeout: float = TIMEOUT) -> Any:
         connection = (
             http.client.HTTPSConnection(
-                self._host, self._port, timeout=TIMEOUT, context=self._context
+                self._host, self._port, timeout=timeout, context=self._context
             )
             if self._secure
-            else http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT)
+            else http.client.HTTPConnection(self._host, self._port, timeout=timeout)
         )
         headers = {"Accept": "application/json"}
         if self._token:
@@ -87,7 +87,7 @@ class AdminClient:
             raise AdminError(f"{self.url} is no admin server: status {status}, no JSON object")
         if status == 401:
             raise AdminError(f"{self.url} asks for a token (--token or FAIRLEAD_ADMIN_TOKEN)")
-        if status != 200:
+        if status != 200 and "result" not in document:
             what = document.get("detail") or document.get("title") or ""
             raise AdminError(f"{self.url} answered {status}: {what}")
         return document

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from proxy.settings.complaints import ConfigError
     from proxy.settings.file import Settings
     from proxy.settings.registry import RegistryOptions
+
+RELOAD_TIMEOUT = 60.0
+"""Seconds: a large file, and workers that take it one after the other."""
 
 DEFAULT_FILE = "proxy.yaml"
 
@@ -61,7 +65,7 @@ def run(file: str) -> None:
     from proxy.control import process
 
     try:
-        code = process.run(settings)
+        code = process.run(settings, Path(file))
     except process.StartError as error:
         raise click.ClickException(str(error)) from None
     raise SystemExit(code)
@@ -385,17 +389,19 @@ def _get(client: AdminClient, path: str, query: list[tuple[str, str]] | None = N
         raise click.ClickException(str(error)) from None
 
 
+def _show(document: Any, lines: Iterable[str], as_json: bool) -> None:
+    """An answer as it came, or for people."""
+    for line in (json.dumps(document, indent=2),) if as_json else lines:
+        click.echo(line)
+
+
 @main.command()
 @admin_options
 @json_option
 def services(client: AdminClient, as_json: bool) -> None:
     """List the services the running proxy knows."""
     document = _get(client, "/api/v1/services")
-    if as_json:
-        click.echo(json.dumps(document, indent=2))
-        return
-    for line in listings.services(document):
-        click.echo(line)
+    _show(document, listings.services(document), as_json)
 
 
 @main.command()
@@ -407,11 +413,7 @@ def instances(service: str, client: AdminClient, as_json: bool) -> None:
 
     path = f"/api/v1/services/{_segment(service)}"
     document = _get(client, path)
-    if as_json:
-        click.echo(json.dumps(document, indent=2))
-        return
-    for line in listings.instances(document):
-        click.echo(line)
+    _show(document, listings.instances(document), as_json)
 
 
 @main.command()
@@ -420,11 +422,7 @@ def instances(service: str, client: AdminClient, as_json: bool) -> None:
 def registry(client: AdminClient, as_json: bool) -> None:
     """Tell what the running proxy knows of its registry, and which records it cannot read."""
     document = _get(client, "/api/v1/registry")
-    if as_json:
-        click.echo(json.dumps(document, indent=2))
-        return
-    for line in listings.registry(document):
-        click.echo(line)
+    _show(document, listings.registry(document), as_json)
 
 
 @main.command()
@@ -443,11 +441,7 @@ def explain(
     """Tell what would become of a request for URL: route, service, balancer, instances."""
     query = [("method", method), ("url", url), *(("header", header) for header in headers)]
     document = _get(client, "/api/v1/explain", query)
-    if as_json:
-        click.echo(json.dumps(document, indent=2))
-        return
-    for line in listings.explained(document):
-        click.echo(listings.printable(line))
+    _show(document, map(listings.printable, listings.explained(document)), as_json)
 
 
 @main.command()
@@ -479,3 +473,20 @@ def _set_drain(verb: str, instance: str, client: AdminClient) -> None:
     except AdminError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"{instance}: {verb}ed")
+
+
+@main.command()
+@click.option("--dry-run", is_flag=True, help="Only print what would change.")
+@admin_options
+@json_option
+def reload(dry_run: bool, client: AdminClient, as_json: bool) -> None:
+    """Let the running proxy read its configuration again; print what changed."""
+    from proxy.admin_client import AdminError
+
+    try:
+        document = client.post("/api/v1/reload" + "?dry_run=1" * dry_run, RELOAD_TIMEOUT)
+    except AdminError as error:
+        raise click.ClickException(str(error)) from None
+    _show(document, listings.reloaded(document, dry_run), as_json)
+    if document["complaints"]:
+        raise SystemExit(2 if document["result"] == "refused" else 1)

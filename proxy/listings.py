@@ -62,6 +62,23 @@ def instances(document: dict[str, Any]) -> Iterator[str]:
     yield from _records(document)
 
 
+def reloaded(document: dict[str, Any], dry_run: bool) -> Iterator[str]:
+    """`fairlead reload`."""
+    for complaint in document["complaints"]:
+        yield printable(complaint)
+    if document["complaints"]:
+        yield "the configuration from before serves on"
+        return
+    for one in document["changes"]:
+        before, after = one["before"], one["after"]
+        what = f"{before} → {after}" if before and after else "added" if after else "removed"
+        yield printable(f"{one['key']}: {what}{'  (needs a restart)' * one['needs_restart']}")
+    if not document["changes"]:
+        yield "nothing has changed"
+    elif dry_run:
+        yield "nothing was put in force (--dry-run)"
+
+
 def registry(document: dict[str, Any]) -> Iterator[str]:
     """`fairlead registry`."""
     where = document["endpoint"] or "no endpoint"

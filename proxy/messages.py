@@ -191,6 +191,14 @@ class Applied(msgspec.Struct, frozen=True, tag=True):
     """How long it held the worker's loop, decoding included."""
 
 
+class Configured(msgspec.Struct, frozen=True, tag=True):
+    """The configuration of this generation is in effect, or is not, and the one before it stays."""
+
+    generation: int
+    error: str = ""
+    """Empty = in effect."""
+
+
 class Accepting(msgspec.Struct, frozen=True, tag=True):
     """The worker accepts connections on all its listeners."""
 
@@ -323,6 +331,7 @@ FromWorker = (
     | FieldDropped
     | CertificatesApplied
     | AcmeApplied
+    | Configured
 )
 
 FIELDS_NAMED = 64

@@ -35,6 +35,7 @@ from proxy.control.admin_paths import BadPath, Paths, split_target
 from proxy.control.admin_tls import SecureSite
 from proxy.control.explain import explain
 from proxy.control.registrations import MAX_BODY, Refusal, Registrations
+from proxy.control.reload import Reloads
 from proxy.control.shared import Shared
 from proxy.control.sockets import descriptors
 from proxy.control.statistics import Totals
@@ -82,6 +83,8 @@ class Admin:
             hosts=(*settings.hosts, settings.bind.rpartition(":")[0]),
             local=is_loopback(sock.getsockname()[0]),
         )
+        self.reloads: Reloads | None = None
+        """Reloads the configuration; None = it was read from no file."""
         self._http = Registrations(supervisor.settings.registry.options)
         self._totals: Shared[Totals] = Shared(supervisor.collector.collect, PACE)
         self._page: Shared[bytes] = Shared(self._metrics_page)
@@ -100,6 +103,7 @@ class Admin:
                 "/api/v1/registry": {"GET": self._registry},
                 "/api/v1/workers": {"GET": self._workers},
                 "/api/v1/certificates": {"GET": self._certificates},
+                "/api/v1/reload": {"POST": self._reload},
                 "/api/v1/explain": {"GET": self._explain},
                 "/api/v1/events": {"GET": self._events},
                 "/api/v1/registrations": {"GET": self._registrations},
@@ -239,9 +243,10 @@ class Admin:
                 workers=len(lives),
                 applies={worker.index: worker.applies for worker in supervisor.workers},
                 log_dropped=log_setup.lost(),
-                certificates=chain(
+                samples=chain(
                     supervisor.certificates.samples(),
                     () if supervisor.acme is None else supervisor.acme.samples(),
+                    () if self.reloads is None else self.reloads.samples(),
                 ),
                 admin_connections=len(self._door.guests),
                 admin_closed=self._door.closed,
@@ -361,6 +366,13 @@ class Admin:
         names = {} if supervisor.acme is None else supervisor.acme.names
         document = status.certificates(supervisor.certificates, supervisor.workers)
         return _json({**document, "acme": status.acme(names)})
+
+    async def _reload(self, request: web.BaseRequest) -> web.Response:
+        if self.reloads is None:
+            raise Refusal(409, "the configuration was read from no file")
+        outcome = await self.reloads.reload(request.query.get("dry_run", "") in ("1", "true"))
+        # The old configuration serves on: what is wrong is the file, not the question.
+        return _json(outcome, 422 if outcome.complaints else 200)
 
     async def _explain(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor

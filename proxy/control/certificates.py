@@ -189,6 +189,17 @@ class Certificates:
         upstream = [self.upstream] if self.upstream.generation else []
         return [*(one.message for one in self.listeners if one.message is not None), *upstream]
 
+    def successor(self, settings: Settings) -> Certificates:
+        """The same for another configuration, which goes on where this one is; to be started."""
+        new = Certificates(settings)
+        new._secret, new._secret_since = self._secret, self._secret_since
+        new.upstream = self.upstream
+        known = {one.name: one for one in self.listeners}
+        for one in new.listeners:
+            if (old := known.get(one.name)) is not None:
+                one.message, one.loads = old.message, old.loads
+        return new
+
     async def start(self) -> None:
         """Look for the first time. CertificateError if something that the settings name cannot be
         used, or a listener has nothing to serve with; single pairs of a directory may be bad."""

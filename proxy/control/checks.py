@@ -87,6 +87,12 @@ class Checks:
             self._plans[key] = Plan(check, Rules(wanted.interval, wanted.fall, wanted.rise))
         return self._plans[key]
 
+    def configure(self) -> None:
+        """Services may be checked in another way now, or not any more. What is known of an instance
+        that goes on being checked is kept."""
+        self._looked_at.clear()
+        self.follow(self._pools.by_service)
+
     def follow(self, services: Iterable[str]) -> None:
         """The instances of these services may be other ones now."""
         for service in services:

@@ -70,8 +70,8 @@ class Scrape:
     """To the admin server, open now."""
     admin_closed: Mapping[str, int] = field(default_factory=dict)
     """Reason → connections that the admin server closed early."""
-    certificates: Iterable[tuple[str, Mapping[str, str], float]] = ()
-    """Samples of certificates: name, labels, value."""
+    samples: Iterable[tuple[str, Mapping[str, str], float]] = ()
+    """Further ones, of certificates and reloads: name, labels, value."""
     processes: Mapping[str, int] = field(default_factory=dict)
     """Process ids of the control process and of the workers that run, by name."""
 
@@ -98,7 +98,7 @@ class Page:
         for service in scrape.totals.services:
             _write_traffic(families, service, scrape.totals.service(service))
             yield
-        for name, labels, value in chain(scrape.certificates, _handshakes(scrape.totals)):
+        for name, labels, value in chain(scrape.samples, _handshakes(scrape.totals)):
             shown = ",".join(f"{label}={_quoted(text)}" for label, text in labels.items())
             families[name].append(f"{name}{{{shown}}} {value}\n")
         for name, pid in scrape.processes.items():
@@ -271,6 +271,9 @@ _MANY = {
         "counter",
         "Orders of certificates that were issued, or failed.",
     ),
+    "fairlead_config_reloads_total": ("counter", "Reloads of the configuration, by result."),
+    "fairlead_config_last_reload_success": ("gauge", "1: the latest reload was put in force."),
+    "fairlead_config_hash": ("gauge", "1; a digest of the configuration in force."),
     "fairlead_tls_generation": ("gauge", "How often a listener's certificates, or keys, changed."),
     "fairlead_tls_handshakes_total": ("counter", "TLS handshakes of clients, by how they ended."),
 }
@@ -482,13 +485,6 @@ def _process_families(scrape: Scrape) -> Iterator[Metric]:
         worst.add_metric([str(worker)], seen.worst)
     yield applies
     yield worst
-    # The name is promised to dashboards, so it is there; a sample of 0 would say that reloads are
-    # counted and there was none, when a changed file is only read by a restart.
-    yield _counter(
-        "fairlead_config_reloads_total",
-        "Reloads of the configuration, by result; this version has none, so there is no sample.",
-        "result",
-    )
 
 
 def _cumulative(buckets: Iterable[int], bounds: Iterable[float]) -> Iterator[tuple[str, int]]:

@@ -60,6 +60,8 @@ class PoolRegistry:
         self._pools: dict[str, Pool] = {}
         self._on_fallback: set[str] = set()
         """Services that were told of as served by their fallback."""
+        self._listed: Mapping[str, tuple[Instance, ...]] = {}
+        """The registry's latest view, of all services."""
         self._generations = itertools.count(1)
         self.complete = False
         """The first full set of the registry is known."""
@@ -167,6 +169,7 @@ class PoolRegistry:
     def apply(self, membership: Membership, now: float) -> Changes:
         """Take over a whole membership; also forget pools that were empty for long."""
         changes = Changes()
+        self._listed = membership.services
         for service, instances in membership.services.items():
             pool = self._pools.get(service)
             if pool is None:
@@ -188,6 +191,39 @@ class PoolRegistry:
         self.complete = True
         self.revision = membership.revision
         self._forget(now, changes)
+        return changes
+
+    def configure(
+        self,
+        static: Mapping[str, tuple[Instance, ...]],
+        settings: Mapping[str, PoolSettings],
+        defaults: PoolSettings,
+        now: float,
+    ) -> Changes:
+        """Take over another configuration; see `__init__`. Nothing that was found out about an
+        instance is lost, and none that stays is missing in between."""
+        changes = Changes()
+        old_settings, old_defaults = self._settings, self._defaults
+        self._settings, self._defaults = settings, defaults
+        for service in {**self._pools, **settings, **static}:
+            pool = self._pools.get(service)
+            was_static = pool is not None and pool.static
+            same = settings.get(service, defaults) == old_settings.get(service, old_defaults)
+            if same and was_static == (service in static) and not was_static:
+                continue
+            if pool is None:
+                pool = Pool(service, static=False)
+            pool.static = service in static
+            listed = static[service] if pool.static else self._listed.get(service, ())
+            if listed or self.settings(service).fallback or pool.source:
+                self._pools[service] = pool
+                pool.fallback = pool.fallback and not pool.static
+                concerned = {member.instance.key for member in pool.members}
+                if pool.static or (listed and listed == pool.source and not pool.fallback):
+                    self._renew(pool, listed, now, changes, concerned)
+                    pool.empty_since = None
+                else:
+                    self._learn(pool, listed, now, changes, concerned)
         return changes
 
     def serve_unknown(self, now: float) -> Changes:
@@ -232,7 +268,12 @@ class PoolRegistry:
         changes.gone += expired
 
     def _learn(
-        self, pool: Pool, instances: tuple[Instance, ...], now: float, changes: Changes
+        self,
+        pool: Pool,
+        instances: tuple[Instance, ...],
+        now: float,
+        changes: Changes,
+        concerned: Collection[str] = (),
     ) -> None:
         """The registry's view of one service is another tuple than before."""
         known = () if pool.fallback else pool.source
@@ -246,7 +287,7 @@ class PoolRegistry:
         elif pool.service in self._on_fallback:
             self._on_fallback.remove(pool.service)
             changes.fallback_ended.append(pool.service)
-        self._renew(pool, instances, now, changes)
+        self._renew(pool, instances, now, changes, concerned)
         pool.empty_since = None if instances else now
 
     def _tell_fallbacks(self, changes: Changes) -> None:
@@ -319,16 +360,16 @@ class PoolRegistry:
             nodes = [node_of(member, pool.local, tls, shares) for member in members]
         pool.source = instances
         pool.members = tuple(members)
-        if before.generation and before.nodes == tuple(nodes):
+        panic = panics(
+            (member.status for member in members), self.settings(pool.service).panic_threshold
+        )
+        if before.generation and before.nodes == tuple(nodes) and before.panic == panic:
             return False
         pool.snapshot = PoolSnapshot(
             service=pool.service,
             generation=next(self._generations),
             nodes=tuple(nodes),
-            panic=panics(
-                (member.status for member in members),
-                self.settings(pool.service).panic_threshold,
-            ),
+            panic=panic,
         )
         return True
 

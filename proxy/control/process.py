@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -32,6 +33,7 @@ from proxy.control.certificates import CertificateError, Certificates
 from proxy.control.events import Events
 from proxy.control.launch import ProcessLaunch, module_command
 from proxy.control.pools import PoolRegistry
+from proxy.control.reload import Reloads
 from proxy.control.slots import Slots
 from proxy.control.sockets import BindError, Listening, close_all, listen, listen_alone
 from proxy.control.supervisor import Supervisor
@@ -72,15 +74,16 @@ class StartError(Exception):
     """The proxy cannot start. The text is one line for the operator."""
 
 
-def run(settings: Settings) -> int:
-    """Run until told to stop; the exit code. StartError when it cannot start."""
+def run(settings: Settings, file: FilePath | None = None) -> int:
+    """Run until told to stop; the exit code. StartError when it cannot start. `file`: what the
+    settings were read from, and are read from again."""
     fill_standard_descriptors()
     log_setup.set_up(settings.log)
     raise_file_limit()
 
     async def main() -> int:
         with StopSignals() as signals:
-            return await serve(settings, signals)
+            return await serve(settings, signals, file)
 
     return uvloop.run(main())
 
@@ -114,9 +117,9 @@ def raise_file_limit() -> None:
         log.warning("file_limit_not_raised", limit=soft, wanted=wanted, error=str(error))
 
 
-async def serve(settings: Settings, signals: StopSignals) -> int:
+async def serve(settings: Settings, signals: StopSignals, file: FilePath | None = None) -> int:
     """The life of the control process inside its event loop, until `signals` end it. Returns
-    the exit code; StartError when it cannot start."""
+    the exit code; StartError when it cannot start. `file`: as for `run`."""
     with ExitStack() as opened:
         await _check_access_log(settings)
         acme = await _open_acme(settings)
@@ -128,9 +131,14 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
         board = Board.create(settings.workers)
         opened.callback(board.close)
         events = Events()
+        token = secrets.token_hex(8)
+
+        def config_of(settings: Settings, generation: int) -> WorkerConfig:
+            return _worker_config(settings, generation, token, admin_port)
+
         supervisor = Supervisor(
             settings,
-            _worker_config(settings, admin_port),
+            config_of(settings, 1),
             PoolRegistry(
                 settings.static,
                 Slots(SLOTS, board.idle),
@@ -168,10 +176,12 @@ async def serve(settings: Settings, signals: StopSignals) -> int:
             # In a thread, because the registry is being asked meanwhile.
             admin_type = await asyncio.to_thread(_load_admin)
             admin = admin_type(supervisor, admin_socket, settings.admin)
+            if file is not None:
+                admin.reloads = Reloads(file, os.environ, supervisor, config_of)
+                signals.on_reload = admin.reloads.begin
             await admin.start()
-            if settings.access_log is not None:
-                signals.on_reopen = supervisor.reopen_access_log
-            return await _until_stopped(supervisor, signals, settings, listening)
+            signals.on_reopen = supervisor.reopen_access_log
+            return await _until_stopped(supervisor, signals, listening)
         finally:
             await supervisor.kill()
             await supervisor.close()
@@ -196,7 +206,6 @@ def _freeze() -> None:
 async def _until_stopped(
     supervisor: Supervisor,
     signals: StopSignals,
-    settings: Settings,
     listening: Sequence[Listening],
 ) -> int:
     failure = asyncio.create_task(supervisor.failed())
@@ -208,7 +217,7 @@ async def _until_stopped(
         code = 1 if failure.done() else 0
         # From here on /readyz says 503: whoever sends requests gets time to stop doing so.
         supervisor.stopping = True
-        shutdown = settings.shutdown
+        shutdown = supervisor.settings.shutdown
         log.info("stopping", delay=shutdown.delay, grace=shutdown.grace)
         # The workers close theirs when they have accepted the last. A socket that stayed open
         # here would go on taking connections that nobody accepts.
@@ -236,13 +245,15 @@ class StopSignals:
         self.second = asyncio.Event()
         self.on_reopen: Callable[[], None] | None = None
         """Called on SIGUSR1."""
+        self.on_reload: Callable[[], None] | None = None
+        """Called on SIGHUP."""
 
     def __enter__(self) -> StopSignals:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
-        for number in (signal.SIGHUP, signal.SIGUSR2):
-            loop.add_signal_handler(number, self._not_available, number)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGUSR2, self._not_available, signal.SIGUSR2)
         loop.add_signal_handler(signal.SIGUSR1, self._reopen)
         return self
 
@@ -256,9 +267,16 @@ class StopSignals:
         log.info("signal", signal=number.name)
         (self.second if self.first.is_set() else self.first).set()
 
+    def _reload(self) -> None:
+        if self.on_reload is None:
+            log.warning("signal_ignored", signal="SIGHUP", reason="there is no file to read yet")
+        else:
+            log.info("signal", signal="SIGHUP")
+            self.on_reload()
+
     def _reopen(self) -> None:
         if self.on_reopen is None:
-            log.info("signal_ignored", signal="SIGUSR1", reason="there is no access log")
+            log.info("signal_ignored", signal="SIGUSR1", reason="nothing is open yet")
         else:
             log.info("signal", signal="SIGUSR1")
             self.on_reopen()
@@ -379,14 +397,16 @@ def _provider(
         raise StartError(f"registry: {error}") from error
 
 
-def _worker_config(settings: Settings, admin_port: int) -> WorkerConfig:
+def _worker_config(
+    settings: Settings, generation: int, token: str, admin_port: int
+) -> WorkerConfig:
     return WorkerConfig(
-        generation=1,
+        generation=generation,
         listeners=settings.listeners,
         routes=settings.routes,
         defaults=for_worker(settings.defaults),
         services={name: for_worker(own) for name, own in settings.services.items()},
-        via_token=secrets.token_hex(8),
+        via_token=token,
         access_log=settings.access_log,
         admin_port=admin_port,
         allow=settings.registry.allow,

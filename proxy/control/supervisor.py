@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
+import msgspec
 import structlog
 
 from proxy.control.acme import Acme, Challenges
@@ -62,6 +63,9 @@ clients get an answer (503) and do not hang in an accept queue."""
 
 FORGET_TICKS = 60
 """Seconds between two looks at whether those that were ejected are still there."""
+
+CONFIGURE_LIMIT = 10.0
+"""Seconds in which a worker must have taken another configuration."""
 
 LAUNCH_LIMIT = 0.25
 """Seconds by which starting the worker processes may hold up the rest of the start. It takes
@@ -141,6 +145,9 @@ class Supervisor:
         self._waited = False
         self._tasks: list[asyncio.Task[None]] = []
         self._keepers: list[asyncio.Task[None]] = []
+        self._files: asyncio.Task[None] | None = None
+        self._configured = asyncio.Event()
+        """A worker has answered something, or has died."""
         self._failed = asyncio.Event()
         self._announced = False
         self.on_ready: Callable[[], None] = lambda: None
@@ -169,13 +176,69 @@ class Supervisor:
             self._own(self._pace(), "pace"),
             self._own(self.checks.run(), "checks"),
             self._own(self._accept_in_time(), "first set"),
-            self._own(self.certificates.run(self._certify, self._reactions.tell), "certificates"),
         ]
         if self.acme is not None:
             self._tasks.append(
                 self._own(self.acme.run(self._challenge, self._reactions.tell), "acme")
             )
+        self._follow_files()
         self.checks.follow(self.pools.by_service)
+
+    def _follow_files(self) -> None:
+        """Watch the files of the certificates in force, and none that were before."""
+        if self._files is not None:
+            self._files.cancel()
+        work = self.certificates.run(self._certify, self._reactions.tell)
+        self._files = self._own(work, "certificates")
+
+    async def reconfigure(
+        self, settings: Settings, config: WorkerConfig, certificates: Certificates
+    ) -> str:
+        """Put another configuration in force in every worker, or in none. `certificates`: started
+        already. Returns the reason why it could not be; "" = it is."""
+        before = self.config, self.certificates
+        self.config, self.certificates = config, certificates
+        error = await self._configure_workers()
+        if error:
+            self.config, self.certificates = before
+            # A generation of its own: workers must answer for it, not for the one before.
+            generation = config.generation + 1
+            self.config = msgspec.structs.replace(self.config, generation=generation)
+            if again := await self._configure_workers():
+                log.error("config_not_taken_back", error=again)
+            return error
+        self.settings = settings
+        self._follow_files()
+        now = time.monotonic()
+        changes = self.pools.configure(settings.static, settings.services, settings.defaults, now)
+        self._apply(changes)
+        self.checks.configure()
+        self._apply(self.pools.settle(now))
+        return ""
+
+    async def _configure_workers(self) -> str:
+        """Give all workers the configuration; the first reason why one cannot take it."""
+        generation = self.config.generation
+        asked = list(self._running())
+        for process in asked:
+            process.configure(self.config, self.certificates.messages)
+        try:
+            async with asyncio.timeout(CONFIGURE_LIMIT):
+                while True:
+                    self._configured.clear()
+                    # One that has died has taken nothing; its successor begins with the new one.
+                    waiting = {*self._running()} & {*asked}
+                    if all(process.has_answered(generation) for process in waiting):
+                        break
+                    await self._configured.wait()
+        except TimeoutError:
+            return f"a worker has not answered within {CONFIGURE_LIMIT:g} s"
+        errors = [
+            one.configured.error
+            for one in asked
+            if one.configured.error and one.has_answered(generation)
+        ]
+        return errors[0] if errors else ""
 
     def _own(self, work: Any, name: str) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)
@@ -216,7 +279,7 @@ class Supervisor:
 
     async def close(self) -> None:
         """Stop watching and release the provider. The workers must be gone."""
-        tasks = [*self._tasks, *self._keepers]
+        tasks = [*self._tasks, *self._keepers, *([self._files] if self._files else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -386,6 +449,7 @@ class Supervisor:
         return reasons
 
     def _on_worker_change(self) -> None:
+        self._configured.set()
         self.collector.on_change()
         if not self._announced and not self.missing():
             self._announced = True
@@ -394,6 +458,7 @@ class Supervisor:
             self.on_ready()
 
     def _on_worker_exit(self, process: WorkerProcess) -> None:
+        self._configured.set()
         self.collector.retire(process)
         self.board.clear_row(process.index)
         if not process.draining:

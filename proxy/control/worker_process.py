@@ -52,6 +52,7 @@ from proxy.messages import (
     CertificatesApplied,
     Collect,
     Configure,
+    Configured,
     Drain,
     FieldDropped,
     FromWorker,
@@ -121,6 +122,8 @@ class WorkerProcess:
         """Number of the last `Collect` it answered."""
         self.silent_ticks = 0
         """Seconds since it said anything."""
+        self.configured = Configured(0)
+        """The last it said of its configuration."""
         self.certificates: dict[str, CertificatesApplied] = {}
         """By listener, the last it said of its certificates."""
         self.challenges = 0
@@ -159,6 +162,17 @@ class WorkerProcess:
         return "waiting" if self._greeted else "starting"
 
     # -------------------------------------------------------------------- towards it
+
+    def configure(self, config: WorkerConfig, files: Iterable[CertificateMessage]) -> None:
+        """Take another configuration. One that has not said hello will get the one in force."""
+        if self._greeted:
+            self.channel.send(Configure(config))
+            for message in files:
+                self.channel.send(message)
+
+    def has_answered(self, generation: int) -> bool:
+        """Whether it is known what the worker made of a configuration."""
+        return self.configured.generation >= generation
 
     def update(self, services: Iterable[str]) -> None:
         """Tell of services that changed or are gone; what they are now is read from the pools when
@@ -275,6 +289,8 @@ class WorkerProcess:
                 if self._sent_complete and seq >= self._sent_complete:
                     self.knows_all = True
                 self._flush()
+            case Configured():
+                self.configured = message
             case Accepting():
                 self.accepting = True
                 log.info("worker_accepting", worker=self.index, pid=self.pid)

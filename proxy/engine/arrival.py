@@ -32,10 +32,10 @@ class CountedArrival(Arrival):
         connections = services.connections
         services.deadlines.arm(self, services.now() + (limit or inf))
         # Whoever says nothing holds a descriptor like everybody else.
-        listener.open += 1
+        listener.counts.open += 1
         connections.arrivals.add(self)
         connections.make_room()
-        if listener.open > listener.room or connections.crowded:
+        if listener.counts.open > listener.room or connections.crowded:
             self._refuse(NO_DESCRIPTOR, "connection closed: there are as many as there may be")
 
     def drain(self) -> None:
@@ -47,7 +47,7 @@ class CountedArrival(Arrival):
         """The connection is somebody else's from here on."""
         self._services.deadlines.forget(self)
         self._services.connections.arrivals.discard(self)
-        self._listener.open -= 1
+        self._listener.counts.open -= 1
 
     def _lose(self) -> None:
         """The connection is gone: perhaps the last that a stopping worker waits for."""

@@ -16,6 +16,17 @@ from proxy.http.request_id import IdField
 from proxy.settings.listener import ListenerSettings
 
 
+class ListenerCounts:
+    """Owns the counts of one listener's connections, whichever configuration they began under."""
+
+    __slots__ = ("handshakes", "open")
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.handshakes = 0
+        """TLS handshakes under way, which count as open, too."""
+
+
 class ListenerConfig:
     """Facts that all connections of one listener share. Built once per configuration."""
 
@@ -26,8 +37,10 @@ class ListenerConfig:
         workers: int,
         ids: IdField,
         certificates: ServerCertificates | None = None,
+        counts: ListenerCounts | None = None,
     ) -> None:
-        """`certificates`: what a listener with TLS proves itself with."""
+        """`certificates`: what a listener with TLS proves itself with; `counts`: those of the
+        configuration before."""
         self.settings = settings
         self.ids = ids
         self.limits = settings.limits
@@ -37,9 +50,7 @@ class ListenerConfig:
         """Connections that this worker may have open on the listener. The kernel spreads them
         evenly, so each worker keeps its share of the limit."""
         self.certificates = certificates
-        self.open = 0
-        self.handshakes = 0
-        """TLS handshakes under way, which count as open, too."""
+        self.counts = counts or ListenerCounts()
         self.half_close = settings.client_close == "half_close"
         """A client that has said its last byte may still read, and is served."""
         self.hsts = b"" if settings.hsts is None else settings.hsts.line

@@ -14,9 +14,8 @@ import resource
 import select
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import count
 from random import Random
 from time import monotonic, perf_counter
 
@@ -34,6 +33,7 @@ from proxy.engine.fault_log import FaultLog
 from proxy.engine.flow import as_protocol
 from proxy.engine.hangups import Hangups
 from proxy.engine.listener_config import ListenerConfig
+from proxy.engine.listeners import Listeners
 from proxy.engine.load import Board, OtherRows
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool, PoolContext
@@ -44,13 +44,10 @@ from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.routing import RouteTable
 from proxy.engine.services import Services
 from proxy.engine.telemetry import WorkerCounters
-from proxy.engine.tls.certificates import ServerCertificates
 from proxy.engine.tls.handshakes import Handshakes
 from proxy.engine.upstream.connector import Connector
 from proxy.engine.upstream.unreachable import Unreachable
 from proxy.errors import NO_DESCRIPTOR
-from proxy.http.messages import CRLF
-from proxy.http.request_id import IdField
 from proxy.log import Novelties
 from proxy.log import lost as lost_lines
 from proxy.messages import (
@@ -67,6 +64,7 @@ from proxy.messages import (
     CertificatesApplied,
     Collect,
     Configure,
+    Configured,
     Drain,
     FieldDropped,
     Hello,
@@ -163,18 +161,13 @@ class Worker:
         self._loop = loop
         self._index = index
         self._rng = rng
-        self._workers = board.workers
         self._exhausted = False
         """There was no descriptor left a moment ago."""
         self._sockets = sockets
         self._servers: list[asyncio.Server] = []  # ≤ 1 KiB per listener
-        self._listeners: dict[str, ListenerConfig] = {}  # ≤ 1 KiB + 64 KiB per listener
-        self._certificates: dict[str, ServerCertificates] = {}  # ≤ 1 KiB + 32 KiB per name
-        """Of each listener with TLS."""
+        self._listeners = Listeners(rng, board.workers)
         self._opening: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
-        self._next_id = _request_ids(rng, b"", b"").__next__
-        """For listeners without a field for it."""
         self._fields_named = Novelties(FIELDS_NAMED, LONGEST_FIELD_NAMED)
         """Of those that were left out."""
         self._channel = new_channel(ToWorker, self.on_message, self._on_orphaned)
@@ -221,32 +214,25 @@ class Worker:
             self.access_logs.reopen()
 
     def _configure(self, config: WorkerConfig) -> None:
-        token = config.via_token.encode("ascii")
+        try:
+            routes = RouteTable(config.routes)
+            listeners = self._listeners.prepare(config)
+        except Exception as error:
+            # The one before stays, whole: nothing was changed yet.
+            _log.error("configuration_refused", exc_info=error)
+            self._channel.send(Configured(config.generation, f"{type(error).__name__}: {error}"))
+            return
         services = self.services
-        services.via_token = b"fairlead (%b)" % token
-        via = b"Via: 1.1 %b\r\n" % services.via_token
-        self._certificates = {
-            listener.name: ServerCertificates(listener.tls)
-            for listener in config.listeners
-            if listener.tls is not None
-        }
-        self._listeners = {
-            settings.name: ListenerConfig(
-                settings,
-                via,
-                self._workers,
-                self._ids_of(settings.request_id_header),
-                self._certificates.get(settings.name),
-            )
-            for settings in config.listeners
-        }
+        services.via_token = b"fairlead (%b)" % config.via_token.encode("ascii")
+        self._listeners.use(listeners)
         services.connector.destinations = Destinations(config.admin_port, config.allow)
         self.pools.configure(config.defaults, config.services)
-        services.routes = RouteTable(config.routes)
+        services.routes = routes
         self._log_access(config.access_log)
+        self._channel.send(Configured(config.generation))
 
     def _take_certificates(self, message: ListenerCertificates) -> None:
-        certificates = self._certificates.get(message.listener)
+        certificates = self._listeners.certificates(message.listener)
         if certificates is None:
             return
         error = ""
@@ -263,12 +249,6 @@ class Worker:
         logs = settings is not None
         self.services.new_recorder = self.access_logs.recorder if logs else None
         self.services.on_refused = self.access_logs.refused if logs else None
-
-    def _ids_of(self, header: str | None) -> IdField:
-        if header is None:
-            return IdField(None, bytes, self._next_id)
-        start = header.encode("ascii") + b": "
-        return IdField(header, _request_ids(self._rng, start, CRLF).__next__, self._next_id)
 
     def _apply_pools(self, message: PoolsMessage) -> None:
         for snapshot in message.snapshots:  # ≤ services
@@ -480,14 +460,3 @@ class Worker:
             name = self._fields_named.take(raw.decode("latin-1").lower())
             if name:
                 self._channel.send(FieldDropped(name=name))
-
-
-def _request_ids(rng: Random, start: bytes, end: bytes) -> Iterator[bytes]:
-    """Ids between `start` and `end`, unique for all practical purposes: 64 random bits and a count
-    in hexadecimal, whose last digits are only formatted once."""
-    prefix = b"%b%016x-" % (start, rng.getrandbits(64))
-    ends = [b"%02x%b" % (number, end) for number in range(256)]
-    for high in count():  # ≤ 1
-        begin = b"%b%x" % (prefix, high)
-        for end in ends:  # ≤ requests
-            yield begin + end

@@ -73,7 +73,7 @@ class Read(Generic[T]):
         self.kind = kind
         self.allowed = allowed
         self._literal = literal
-        self._secret = secret
+        self.secret = secret
         self.json: Mapping[str, Any] = json or {"type": "string"}
 
     def __call__(self, value: object) -> T:
@@ -82,7 +82,7 @@ class Read(Generic[T]):
             raise ValueError(f"is {shown(value)}; allowed: {self.allowed}")
         if value.empty:
             raise ValueError(f"is empty; allowed: {self.allowed}, or leave the key out")
-        subject = "the value" if self._secret else shown(value)
+        subject = "the value" if self.secret else shown(value)
         if self._literal and not value.literal:
             raise ValueError(f"{subject} is text; allowed: {self.allowed}, without quotes")
         try:

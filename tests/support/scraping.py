@@ -78,7 +78,7 @@ def scrape(pools: PoolRegistry, totals: Totals, **more: Any) -> str:
         "workers": 2,
         "admin_closed": {"slow_head": 1},
         "processes": {"control": os.getpid()},
-        "certificates": [
+        "samples": [
             ("fairlead_tls_generation", {"listener": "https"}, 1),
             (
                 "fairlead_certificate_loads_total",

@@ -60,6 +60,8 @@ PROMISED = {
     "fairlead_tls_handshakes_total": ("listener", "result"),
     "fairlead_acme_orders_total": ("name", "result"),
     "fairlead_config_reloads_total": ("result",),
+    "fairlead_config_last_reload_success": (),
+    "fairlead_config_hash": ("hash",),
     "fairlead_admin_connections": (),
     "fairlead_admin_connections_closed_total": ("reason",),
     "fairlead_workers": (),
@@ -84,6 +86,8 @@ NOT_COUNTED_YET = {
     "fairlead_ejections_total",
     "fairlead_ejections_refused_total",
     "fairlead_config_reloads_total",
+    "fairlead_config_last_reload_success",
+    "fairlead_config_hash",
     "fairlead_registry_source_active",
     "fairlead_registry_snapshot_age_seconds",
 }
@@ -291,10 +295,10 @@ def test_registry_gauges() -> None:
     assert "fairlead_registry_age_seconds" not in down
 
 
-def test_reloads_are_not_counted_while_there_are_none() -> None:
-    text = scrape(book(), Totals(Retired()))
-    assert "# TYPE fairlead_config_reloads_total counter" in text
-    assert not re.search(r"^fairlead_config_reloads", text, re.MULTILINE)
+def test_reloads_are_counted_by_result() -> None:
+    more = [("fairlead_config_reloads_total", {"result": "changed"}, 2.0)]
+    found = samples(scrape(book(), Totals(Retired()), samples=more))
+    assert found['fairlead_config_reloads_total{result="changed"}'] == 2
 
 
 def test_label_values_are_escaped() -> None:

@@ -15,6 +15,7 @@ from proxy.destinations import Destinations
 from proxy.membership import Instance, Membership
 from proxy.messages import Status
 from proxy.settings.service import PoolSettings
+from proxy.settings.upstream_tls import UpstreamTls
 
 
 def instance(id_: str = "a", **fields: Any) -> Instance:
@@ -283,3 +284,64 @@ def test_a_change_of_one_service_looks_at_no_instance_of_the_others() -> None:
     # A look or two at each service, and none at its ten instances.
     more = calls_for_one_change(500) - calls_for_one_change(50)
     assert more < 5 * 450
+
+
+class TestConfiguring:
+    """Another configuration, for pools that are in use."""
+
+    def configured(
+        self,
+        of: PoolRegistry,
+        static: dict[str, tuple[Instance, ...]] | None = None,
+        **settings: PoolSettings,
+    ) -> list[str]:
+        return of.configure(static or {}, settings, PoolSettings(), 5.0).pools
+
+    def test_the_same_changes_nothing(self) -> None:
+        of = book({"fixed": (instance(service="fixed"),)})
+        of.apply(membership(users=[instance()]), 1.0)
+        assert self.configured(of, {"fixed": (instance(service="fixed"),)}) == []
+
+    def test_static_instances_come_change_and_go(self) -> None:
+        of = book()
+        of.apply(membership(users=[instance("r")]), 1.0)
+        assert self.configured(of, {"users": (instance("s"), instance("t"))}) == ["users"]
+        assert statuses(of) == {"s": "ready", "t": "ready"}
+        of.apply(membership(users=[instance("other")]), 2.0)
+        assert self.configured(of, {"users": (instance("t"),)}) == ["users"]
+        assert statuses(of) == {"t": "ready"}
+        assert self.configured(of) == ["users"]
+        assert statuses(of) == {"other": "ready"}  # The registry's word counts again.
+
+    def test_findings_about_instances_are_kept(self) -> None:
+        of = book()
+        of.apply(membership(users=[instance("a"), instance("b")]), 1.0)
+        of.drain("users", "a")
+        of.eject("users", instance("b").key, "test", 99.0)
+        of.settle(2.0)
+        self.configured(of, users=PoolSettings(panic_threshold=0.5))
+        assert statuses(of) == {"a": "draining", "b": "ejected"}
+
+    def test_a_threshold_shows_although_no_instance_changed(self) -> None:
+        of = book()
+        of.apply(membership(users=[instance("a"), instance("b", health="unhealthy")]), 1.0)
+        assert not of.by_service["users"].snapshot.panic
+        assert self.configured(of, users=PoolSettings(panic_threshold=0.9)) == ["users"]
+        assert of.by_service["users"].snapshot.panic
+
+    def test_tls_of_a_service_reaches_its_instances(self) -> None:
+        of = book()
+        of.apply(membership(users=[instance("a")]), 1.0)
+        tls = UpstreamTls(mode="on", server_name="{service}.internal")
+        assert self.configured(of, users=PoolSettings(tls=tls)) == ["users"]
+        [node] = of.by_service["users"].snapshot.nodes
+        assert node.server_name == "users.internal"
+
+    def test_a_fallback_serves_where_nobody_is(self) -> None:
+        of = book()
+        of.apply(membership(), 1.0)
+        fallback = PoolSettings(fallback=(instance("f"),))
+        assert self.configured(of, users=fallback) == ["users"]
+        assert statuses(of) == {"f": "ready"}
+        assert self.configured(of) == ["users"]
+        assert statuses(of) == {}

@@ -94,7 +94,7 @@ def test_a_tunnel_is_no_longer_an_upstream_connection(make: Any) -> None:
     instance.send(b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
     client.take()
     assert wire.worker.services.connector.open == 0
-    assert wire.facts.open == 0
+    assert wire.facts.counts.open == 0
 
 
 def test_a_descriptor_is_waited_for(make: Any) -> None:

@@ -91,7 +91,7 @@ def test_a_client_that_hangs_up_before_the_announcement_is_let_go(make: Any, sai
     client.eof()
     client.expect_nothing()
     assert client.closed
-    assert wire.facts.open == len(wire.worker.connections.arrivals) == 0
+    assert wire.facts.counts.open == len(wire.worker.connections.arrivals) == 0
     assert wire.worker.counters.service("").faults == {}
 
 
@@ -108,7 +108,7 @@ def test_a_silent_client_counts_among_the_connections_of_the_listener(make: Any)
     silent.reset()
     fourth = connect(wire)
     assert not fourth.closed
-    assert wire.facts.open == 2
+    assert wire.facts.counts.open == 2
     talking.reset()
     fourth.reset()
 

@@ -109,7 +109,7 @@ def test_garbage_is_closed(make: Any, garbage: bytes) -> None:
     client.take()  # An alert, perhaps.
     assert client.closed
     assert handshakes(wire) == {"refused": 1}
-    assert wire.facts.open == 0
+    assert wire.facts.counts.open == 0
     assert wire.worker.counters.service("").faults == {"handshake_failed": 1}
 
 
@@ -135,7 +135,7 @@ def test_half_a_hello_has_until_the_limit(make: Any) -> None:
     wire.advance(0.2)
     assert client.cut
     assert handshakes(wire) == {"timeout": 1}
-    assert wire.facts.handshakes == wire.facts.open == 0
+    assert wire.facts.counts.handshakes == wire.facts.counts.open == 0
 
 
 def test_a_hello_may_come_byte_by_byte(make: Any) -> None:

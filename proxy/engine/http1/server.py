@@ -142,7 +142,7 @@ class ClientConnection(RequestReader):
     def hand_over(self) -> bytes:
         """See `ClientStream`."""
         self._gate.leave()
-        self._listener.open -= 1
+        self._listener.counts.open -= 1
         self.services.deadlines.forget(self)
         self.services.connections.on_client_lost(self)
         data, self._buffer = self._buffer, b""

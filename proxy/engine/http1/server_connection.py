@@ -101,7 +101,7 @@ class ServerConnection(ClientStream):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are not registered as such
         self._gate = ReadGate(self.transport, self.services.hangups)
-        self._listener.open += 1
+        self._listener.counts.open += 1
         try:
             self._begin()
         except Exception as error:
@@ -113,12 +113,12 @@ class ServerConnection(ClientStream):
         # A connection that never says anything is as slow as one that dribbles.
         self._wait(Phase.IDLE, self._listener.timeouts.head)
         connections = self.services.connections
-        if self._listener.open > self._listener.room:
+        if self._listener.counts.open > self._listener.room:
             connections.shed(self, f"the listener has its {self._listener.limits.connections}")
         connections.on_client_connected(self)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._listener.open -= 1
+        self._listener.counts.open -= 1
         self.services.deadlines.forget(self)
         self.services.connections.on_client_lost(self)
         self._gate.leave()

@@ -106,20 +106,25 @@ class Generation:
 class ServerCertificates:
     """Owns the generation that new connections of one listener get."""
 
-    __slots__ = ("_context", "_edges", "_generations", "settings")
+    __slots__ = ("_context", "_edges", "_generations", "_next", "settings")
 
     def __init__(self, settings: ListenerTls) -> None:
-        self.settings = settings
+        self.settings = self._next = settings
         self._context: ssl.SSLContext | None = None
         self._edges: WeakKeyDictionary[ssl.SSLContext, Edge] = (
             WeakKeyDictionary()
         )  # ≤ 8 KiB per name
         self._generations: WeakSet[ssl.SSLContext] = WeakSet()  # ≤ 1 KiB + 1 KiB per connection
 
+    def configure(self, settings: ListenerTls) -> None:
+        """Follow other settings from the next `apply` on, which is about to come: what they ask of
+        clients needs what they name."""
+        self._next = settings
+
     def apply(self, message: ListenerCertificates) -> None:
         """Use these for new connections. Raises `ValueError` or `OSError` when they cannot be
         used; what was in use before goes on."""
-        settings = self.settings
+        settings = self._next
         policy = ServerPolicy(
             min_version=settings.min_version,
             ciphers=settings.ciphers,
@@ -133,6 +138,7 @@ class ServerCertificates:
         refuses = settings.unknown_names == "refuse"
         self._context = context = Generation(message.pairs, policy, refuses, self._edges).begin()
         self._generations.add(context)
+        self.settings = settings
 
     @property
     def ready(self) -> bool:

@@ -45,16 +45,16 @@ class ServerHandshake(CountedArrival):
     def on_open(self, connection: TlsConnection) -> None:
         """See `Secured`."""
         listener = self._listener
-        listener.handshakes += 1
+        listener.counts.handshakes += 1
         self._arrive(connection.transport, listener.timeouts.handshake)
         # A quarter of the clients there is room for: each needs a connection to an instance, too.
         most = listener.limits.handshakes or self._services.connections.descriptors // 8 + 1
-        if listener.handshakes > most and not connection.transport.is_closing():
+        if listener.counts.handshakes > most and not connection.transport.is_closing():
             self._count("too_many")
             self._refuse(NO_DESCRIPTOR, "connection closed: too many handshakes are under way")
 
     def _leave(self) -> None:
-        self._listener.handshakes -= 1
+        self._listener.counts.handshakes -= 1
         super()._leave()
 
     def on_secured(self, connection: TlsConnection) -> None:

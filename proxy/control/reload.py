@@ -1,0 +1,129 @@
+"""Reloads: a changed configuration takes the place of the one in force, whole or not at all.
+
+read and check ─▶ difference ─▶ certificates ─▶ every worker ─▶ pools, checks ─▶ in force
+    │ complaints       │ --dry-run     │ unusable      │ one refuses: all take back the old one
+    ▼                  ▼               ▼               ▼
+                          the old configuration serves on
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from proxy.control.certificates import CertificateError
+from proxy.control.supervisor import Supervisor
+from proxy.messages import WorkerConfig
+from proxy.settings.changes import Change, changes, taken
+from proxy.settings.complaints import ConfigError
+from proxy.settings.file import Settings
+from proxy.settings.load import load
+from proxy.threads import in_thread
+
+log = structlog.get_logger()
+
+RESULTS = ("changed", "unchanged", "refused", "failed")
+"""Results of reloads: `refused`: the file is bad; `failed`: it could not be put in force."""
+
+KEYS_TOLD = 20
+"""Keys in one line of the log."""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """The result of one reload."""
+
+    result: str
+    changes: tuple[Change, ...] = ()
+    complaints: tuple[str, ...] = ()
+    """Reasons why the old configuration serves on."""
+
+
+class Reloads:
+    """Owns the turn of reloads, one after the other, and their counts."""
+
+    def __init__(
+        self,
+        file: Path,
+        environ: Mapping[str, str],
+        supervisor: Supervisor,
+        config_of: Callable[[Settings, int], WorkerConfig],
+    ) -> None:
+        """`config_of`: the part of a configuration that workers get, by its generation."""
+        self._file = file
+        self._environ = environ
+        self._supervisor = supervisor
+        self._config_of = config_of
+        self._turn = asyncio.Lock()
+        self._hashed: tuple[Settings, str] | None = None
+        self._begun: set[asyncio.Task[Outcome]] = set()
+        self.counts: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))
+        self.succeeded = True
+        """Whether the latest one put in force what the file says, as far as it can be."""
+
+    def begin(self) -> None:
+        """Reload in a task of its own; the log tells what came of it."""
+        task = asyncio.get_running_loop().create_task(self.reload())
+        self._begun.add(task)
+        task.add_done_callback(self._begun.discard)
+
+    def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
+        """Samples of metrics: name, labels, value."""
+        for result, count in self.counts.items():
+            yield "fairlead_config_reloads_total", {"result": result}, count
+        yield "fairlead_config_last_reload_success", {}, float(self.succeeded)
+        yield "fairlead_config_hash", {"hash": self.hash}, 1.0
+
+    @property
+    def hash(self) -> str:
+        """A digest of the configuration in force."""
+        settings = self._supervisor.settings
+        if self._hashed is None or self._hashed[0] is not settings:
+            content = msgspec.msgpack.encode(settings, enc_hook=repr)
+            self._hashed = settings, hashlib.sha256(content).hexdigest()[:16]
+        return self._hashed[1]
+
+    async def reload(self, dry_run: bool = False) -> Outcome:
+        """Read the file and put it in force; `dry_run`: only say what would change."""
+        async with self._turn:
+            outcome = await self._reload(dry_run)
+        if dry_run:
+            return outcome
+        self.counts[outcome.result] += 1
+        self.succeeded = outcome.result in ("changed", "unchanged")
+        if self.succeeded:
+            log.info(
+                "config_reloaded",
+                changed=[str(one) for one in outcome.changes[:KEYS_TOLD]],
+                number=len(outcome.changes),
+            )
+        else:
+            log.error("config_not_reloaded", result=outcome.result, errors=outcome.complaints)
+        return outcome
+
+    async def _reload(self, dry_run: bool) -> Outcome:
+        supervisor = self._supervisor
+        try:
+            settings = await in_thread(lambda: load(self._file, self._environ), "read the file")
+        except ConfigError as error:
+            return Outcome("refused", complaints=tuple(map(str, error.complaints)))
+        before = supervisor.settings
+        found = tuple(changes(before, settings))
+        settings = taken(before, settings)
+        if dry_run or settings == before:
+            return Outcome("unchanged" if settings == before else "changed", found)
+        if supervisor.stopping:
+            return Outcome("failed", found, ("the proxy is stopping",))
+        certificates = supervisor.certificates.successor(settings)
+        try:
+            await certificates.start()
+        except CertificateError as error:
+            return Outcome("refused", found, (str(error),))
+        config = self._config_of(settings, supervisor.config.generation + 1)
+        reason = await supervisor.reconfigure(settings, config, certificates)
+        return Outcome("failed" if reason else "changed", found, (reason,) if reason else ())

@@ -1,0 +1,118 @@
+"""The difference between two configurations, key by key, and what of it a running proxy takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from proxy.settings.declare import keys_of
+from proxy.settings.file import Settings
+
+_FIXED: Final = ("workers", "admin", "log", "registry", "acme")
+"""Keys at the top that a running proxy does not take."""
+_BOUND: Final = ("bind", "mode", "owner")
+"""Keys of a listener that are its socket's."""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One key whose value is another one."""
+
+    key: str
+    """As in `services.users.timeouts.connect`."""
+    before: str
+    """The value; empty = it was not there."""
+    after: str
+    """The value; empty = it is there no more."""
+    needs_restart: bool = False
+
+    def __str__(self) -> str:
+        text = f"{self.key}: {self.before or 'added'} → {self.after or 'removed'}"
+        if not self.before:
+            text = f"{self.key}: added" + (f" ({self.after})" if self.after != _THERE else "")
+        elif not self.after:
+            text = f"{self.key}: removed"
+        return text + " (needs a restart)" * self.needs_restart
+
+
+_THERE: Final = "…"
+"""A value that is not shown: secret, or many lines."""
+
+
+def changes(before: Settings, after: Settings) -> list[Change]:
+    """All keys that differ, in the order of the settings."""
+    found = []
+    for name in Settings.__struct_fields__:
+        old, new = getattr(before, name), getattr(after, name)
+        if name == "listeners":
+            old, new = ({one.name: one for one in some} for some in (old, new))
+        for key, left, right in _differences(name, old, new):
+            found.append(Change(key, left, right, _is_fixed(key, left, right)))
+    return found
+
+
+def taken(before: Settings, after: Settings) -> Settings:
+    """The part of `after` that a running proxy takes, and the rest as `before` has it."""
+    old = {one.name: one for one in before.listeners}
+    new = {one.name: one for one in after.listeners}
+    listeners = tuple(
+        msgspec.structs.replace(new.get(name, one), **{key: getattr(one, key) for key in _BOUND})
+        for name, one in old.items()
+    )
+    fixed = {name: getattr(before, name) for name in _FIXED}
+    return msgspec.structs.replace(after, listeners=listeners, **fixed)
+
+
+def _is_fixed(key: str, before: str, after: str) -> bool:
+    parts = key.split(".")
+    if parts[0] == "listeners":
+        return len(parts) == 2 or parts[2] in _BOUND
+    return parts[0] in _FIXED
+
+
+def _differences(key: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]:
+    if old == new:
+        return
+    if isinstance(old, msgspec.Struct) and type(old) is type(new):
+        secret = _secrets(type(old))
+        for name in old.__struct_fields__:
+            left, right = getattr(old, name), getattr(new, name)
+            if name in secret and left != right:
+                yield f"{key}.{name}", _THERE * bool(left), _THERE * bool(right)
+            else:
+                yield from _differences(f"{key}.{name}", left, right)
+    elif isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in {**old, **new}:
+            yield from _differences(f"{key}.{name}", old.get(name), new.get(name))
+    elif _are_sections(old) and _are_sections(new):
+        for index in range(max(len(old), len(new))):
+            left, right = ((some[index : index + 1] or (None,))[0] for some in (old, new))
+            yield from _differences(f"{key}.{index}", left, right)
+    else:
+        yield key, _shown(old), _shown(new)
+
+
+def _are_sections(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(one, msgspec.Struct) for one in value)
+
+
+def _secrets(section: type[msgspec.Struct]) -> set[str]:
+    return {
+        key.attribute
+        for key in keys_of(section).values()
+        if key.read is not None and key.read.secret
+    }
+
+
+def _shown(value: Any) -> str:
+    """A value in few words."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float, str)):
+        return f"{value:g}" if isinstance(value, float) else str(value) or '""'
+    if isinstance(value, tuple) and all(isinstance(one, (int, str)) for one in value):
+        return f"[{', '.join(map(str, value))}]"
+    return f"{len(value)} of them" if isinstance(value, tuple) else _THERE

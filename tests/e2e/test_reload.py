@@ -1,0 +1,137 @@
+"""Reloads of a running proxy: what changes, what stays, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.origin import Call, Gate, Origin, origins
+from tests.e2e.raw_http import Client, request
+from tests.e2e.redeploying import CountingLoad
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually
+
+
+async def name(call: Call) -> None:
+    await call.reply(call.origin.name.encode())
+
+
+def config(*instances: Origin, **more: Any) -> dict[str, Any]:
+    service = {"instances": [one.instance for one in instances], **more.pop("service", {})}
+    return {
+        "workers": 2,
+        "services": {"users": service},
+        "routes": [{"path_prefix": "/", "service": "users"}],
+        **more,
+    }
+
+
+def rewrite(proxy: RunningProxy, changed: dict[str, Any]) -> None:
+    proxy.file.write_text(json.dumps({**proxy.config, **changed}))
+
+
+async def reload(proxy: RunningProxy, *options: str) -> tuple[int, str]:
+    """`fairlead reload` as an operator runs it: exit code, and what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "proxy", "reload", "--admin", proxy.admin, *options,
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    said, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, said.decode()
+
+
+async def test_instances_change_under_load_and_nothing_is_lost(tmp_path: Path) -> None:
+    async with origins("one", "two", script=name) as (one, two):
+        async with (
+            RunningProxy(config(one), tmp_path) as proxy,
+            CountingLoad(proxy.port) as load,
+        ):
+            await load.shows("one", more_than=20, within=20)
+            for round_ in range(5):
+                new = (two, one)[round_ % 2]
+                rewrite(proxy, config(new))
+                code, said = await reload(proxy)
+                assert code == 0, said
+                assert "static.users" in said
+                since = load.answers[new.name]
+                await load.shows(new.name, more_than=since + 20, within=20)
+        assert load.failures == []
+
+
+async def test_a_request_in_flight_and_an_idle_connection_are_not_touched(tmp_path: Path) -> None:
+    async with origins("one", script=name) as (one,), RunningProxy(config(one), tmp_path) as proxy:
+        async with (
+            await Client.connect(proxy.port) as idle,
+            await Client.connect(proxy.port) as busy,
+        ):
+            assert (await idle.ask("GET", "/")).status == 200
+            one.script = gate = Gate()
+            await busy.send(request("GET", "/slow"))
+            await eventually(lambda: one.calls and one.calls[-1].target == "/slow", 5, "it")
+            more = {"limits": {"fields": 9}}
+            listeners = [{**proxy.config["listeners"][0], **more}]
+            rewrite(proxy, config(one, service={"max_inflight": 7}, listeners=listeners))
+            code, said = await reload(proxy)
+            assert code == 0
+            assert "listeners.web.limits.fields: 128 → 9" in said
+            assert "services.users.max_inflight: 0 → 7" in said
+            gate.open()
+            assert (await busy.answer()).status == 200
+            assert (await idle.ask("GET", "/")).status == 200
+        async with await Client.connect(proxy.port) as fresh:
+            fields = [(f"X-{n}", "1") for n in range(9)]
+            assert (await fresh.ask("GET", "/", fields)).status == 431
+
+
+async def test_a_bad_file_is_refused_with_its_lines_and_the_old_one_serves_on(
+    tmp_path: Path,
+) -> None:
+    async with origins("one", script=name) as (one,), RunningProxy(config(one), tmp_path) as proxy:
+        rewrite(proxy, {"routes": [{"path_prefix": "no slash", "service": "users"}], "x": 1})
+        code, said = await reload(proxy)
+        assert code == 2
+        assert "routes.0.path_prefix" in said
+        assert f"{proxy.file}:1: x: " in said
+        async with await Client.connect(proxy.port) as client:
+            assert (await client.ask("GET", "/")).status == 200
+        assert '"event": "config_not_reloaded"' in proxy.log()
+
+
+async def test_a_dry_run_says_and_does_nothing(tmp_path: Path) -> None:
+    async with origins("one", script=name) as (one,), RunningProxy(config(one), tmp_path) as proxy:
+        rewrite(proxy, {"routes": [{"path_prefix": "/x", "service": "users"}], "workers": 3})
+        code, said = await reload(proxy, "--dry-run")
+        assert code == 0
+        assert "routes.0.path_prefix: / → /x" in said
+        assert "workers: 2 → 3  (needs a restart)" in said
+        async with await Client.connect(proxy.port) as client:
+            assert (await client.ask("GET", "/")).status == 200
+
+
+async def test_a_hang_up_reloads_and_a_worker_that_dies_begins_with_the_new_file(
+    tmp_path: Path,
+) -> None:
+    async with (
+        origins("one", "two", script=name) as (one, two),
+        RunningProxy(config(one), tmp_path) as proxy,
+    ):
+        rewrite(proxy, config(two))
+        proxy.signal(signal.SIGHUP)
+        await eventually(lambda: '"event": "config_reloaded"' in proxy.log(), 5, "the reload")
+        for pid in await proxy.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: proxy.log().count('"worker_died"') == 2, 5, "the deaths")
+        await eventually(lambda: _ready(proxy), 10, "the new ones")
+        for _ in range(4):
+            async with await Client.connect(proxy.port) as client:
+                assert (await client.ask("GET", "/")).body == b"two"
+
+
+async def _ready(proxy: RunningProxy) -> bool:
+    return await proxy.readyz() == 200

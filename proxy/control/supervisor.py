@@ -179,7 +179,7 @@ class Supervisor:
         ]
         if self.acme is not None:
             self._tasks.append(
-                self._own(self.acme.run(self._challenge, self._reactions.tell), "acme")
+                self._own(self.acme.run(self.challenge, self._reactions.tell), "acme")
             )
         self._follow_files()
         self.checks.follow(self.pools.by_service)
@@ -376,15 +376,15 @@ class Supervisor:
         for process in self._running():
             process.certify(message)
 
-    async def _challenge(self, challenges: Challenges) -> bool:
-        """Let all workers answer these; False if some do not by the time limit."""
+    async def challenge(self, challenges: Challenges, limit: float = CHALLENGE_LIMIT) -> bool:
+        """Let all workers answer these; False if some have not said within `limit` seconds that
+        they do."""
         number = sum(one.number for one in self._challenges) + 1
         message = AcmeChallenges(number, *challenges)
         self._challenges = (message,)
         self._certify(message)
         return await self.collector.until(
-            lambda: all(process.challenges >= number for process in self._running()),
-            CHALLENGE_LIMIT,
+            lambda: all(process.challenges >= number for process in self._running()), limit
         )
 
     async def _accept_in_time(self) -> None:

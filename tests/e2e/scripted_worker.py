@@ -25,6 +25,8 @@ from proxy.channel import Channel
 from proxy.messages import (
     Accept,
     Accepting,
+    AcmeApplied,
+    AcmeChallenges,
     Applied,
     Collect,
     Configure,
@@ -81,6 +83,8 @@ class ScriptedWorker:
         match message:
             case Configure():
                 pass
+            case AcmeChallenges(number):
+                self.channel.send(AcmeApplied(number))
             case Pools(seq, snapshots, removed, complete):
                 for snapshot in snapshots:
                     self.pools[snapshot.service] = [node.key for node in snapshot.nodes]

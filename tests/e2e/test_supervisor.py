@@ -226,6 +226,30 @@ async def test_a_killed_worker_is_replaced_and_no_connection_is_refused() -> Non
         assert after.service("users").requests["GET 200"] == served + 20
 
 
+async def test_a_challenge_is_not_told_of_before_all_workers_know_it() -> None:
+    async with stage("good", workers=2) as on:
+        on.provider.memberships.put_nowait(membership(users=1))
+        await on.ready()
+        assert await on.supervisor.challenge(({"a": "b"}, {}))
+        victim = on.pids()[0]
+        os.kill(victim, signal.SIGSTOP)
+        assert not await on.supervisor.challenge(({"c": "d"}, {}), 0.3)
+        waiting = asyncio.create_task(on.supervisor.challenge(({"e": "f"}, {})))
+        os.kill(victim, signal.SIGCONT)
+        assert await waiting
+        # One that starts later knows it before it accepts.
+        os.kill(victim, signal.SIGKILL)
+        await eventually(lambda: on.supervisor.workers[0].restarts, 5, "the death")
+        await on.ready()
+
+        async def learnt() -> object:
+            answer = await on.ask()
+            return answer["index"] == 0 and answer["messages"]
+
+        messages = await eventually(learnt, 10, "an answer of it")
+        assert messages[:3] == ["Configure", "AcmeChallenges", "Pools"]
+
+
 async def test_counters_of_an_instance_that_left_are_not_kept_for_ever() -> None:
     async with stage("good") as on:
         on.provider.memberships.put_nowait(membership(users=2))

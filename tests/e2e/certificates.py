@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import ssl
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
@@ -28,11 +30,19 @@ class Authority:
         self.ca = directory / f"{name}.pem"
         self.ca.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, *hosts: str) -> tuple[Path, Path]:
-        """Certificate and key files for these DNS names and IP addresses."""
-        key = ec.generate_private_key(ec.SECP256R1())
+    def issue(
+        self, *hosts: str, kind: str = "ec", days: int = 1, stem: str = ""
+    ) -> tuple[Path, Path]:
+        """Certificate and key files for these DNS names and IP addresses, in the directory by the
+        name `stem`, else the first of them. `kind`: `ec` or `rsa`; `days`: until it expires, less
+        than 0 = it has."""
+        key = (
+            rsa.generate_private_key(65537, 2048)
+            if kind == "rsa"
+            else ec.generate_private_key(ec.SECP256R1())
+        )
         certificate = (
-            self._builder(_name(hosts[0]), key.public_key())
+            self._builder(_name(hosts[0]), key.public_key(), days)
             .add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(sign_certificates=False), critical=True)
@@ -44,8 +54,8 @@ class Authority:
             )
             .sign(self._key, hashes.SHA256())
         )
-        stem = self._directory / hosts[0].replace(":", "_")
-        cert_file, key_file = stem.with_suffix(".crt"), stem.with_suffix(".key")
+        stem = stem or hosts[0].replace(":", "_")
+        cert_file, key_file = (self._directory / f"{stem}.{end}" for end in ("crt", "key"))
         cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         key_file.write_bytes(
             key.private_bytes(
@@ -56,9 +66,23 @@ class Authority:
         )
         return cert_file, key_file
 
-    def _builder(
-        self, subject: x509.Name, key: ec.EllipticCurvePublicKey
-    ) -> x509.CertificateBuilder:
+    def client(self, *shown: Path, **options: Any) -> ssl.SSLContext:
+        """A context that believes this authority, and shows a certificate (its file and that of
+        its key). `options`: attributes of it."""
+        context = ssl.create_default_context(cafile=self.ca)
+        if shown:
+            context.load_cert_chain(*shown)
+        for name, value in options.items():
+            setattr(context, name, value)
+        return context
+
+    def server(self, *hosts: str, **options: Any) -> ssl.SSLContext:
+        """A context with a certificate for these hosts. `options`: of `issue`."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self.issue(*hosts, **options))
+        return context
+
+    def _builder(self, subject: x509.Name, key: Any, days: int = 1) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC)
         day = datetime.timedelta(days=1)
         return (
@@ -67,8 +91,8 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - day)
-            .not_valid_after(now + day)
+            .not_valid_before(now - day * (2 if days < 0 else 1))
+            .not_valid_after(now + day * days)
             # Python 3.13 verifies strictly: RFC 5280 section 4.2.1.1 and 4.2.1.2.
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), False)
             .add_extension(

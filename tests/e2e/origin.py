@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -160,7 +161,9 @@ async def switch(call: Call) -> None:
 class Origin:
     """Owns one listening socket and everything that came in over it."""
 
-    def __init__(self, name: str = "one", script: Script = echo) -> None:
+    def __init__(
+        self, name: str = "one", script: Script = echo, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.name = name
         self.script = script
         """What is done with each call; may be changed at any time."""
@@ -171,9 +174,12 @@ class Origin:
         """Called after each change of `in_flight`."""
         self.connections = 0
         """Connections accepted so far."""
+        self.resumed = 0
+        """Connections that resumed a session of TLS."""
         self.open = 0
         """Connections open now."""
         self.violations: list[str] = []
+        self._tls = tls
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         # Bound at once and listening only in `start`, so that the port is known, nobody else's,
@@ -194,7 +200,7 @@ class Origin:
     async def start(self) -> Self:
         """Start listening."""
         self._server = await asyncio.start_server(
-            self._accepted, sock=self._socket, limit=LARGEST_HEAD
+            self._accepted, sock=self._socket, limit=LARGEST_HEAD, ssl=self._tls
         )
         return self
 
@@ -232,6 +238,8 @@ class Origin:
         self._tasks.add(task)
         self._writers.add(writer)
         self.connections += 1
+        tls = writer.get_extra_info("ssl_object")
+        self.resumed += tls is not None and tls.session_reused
         self.open += 1
         try:
             await self._serve(self.connections - 1, reader, writer)

@@ -153,21 +153,27 @@ class SecureProxy(RunningProxy):
         *,
         tls: Mapping[str, Any] | None = None,
         listeners: Mapping[str, Mapping[str, Any]] | None = None,
+        environ: Mapping[str, str] | None = None,
         **more: Any,
     ) -> None:
-        """`tls`: more of the listener's; `listeners`: others with the same certificate, by name,
-        and what they have. `more`: of `https`."""
+        """`tls`: more of the listener's; `listeners`: others with the same, by name, and what they
+        have; `tls` None = without. `more`: of `https`."""
         self.authority = Authority(directory)
         cert, key = self.authority.issue(NAME, "127.0.0.1")
         own = {"certificates": [{"cert": str(cert), "key": str(key)}], **(tls or {})}
         self.ports = {name: free_port() for name in ("web", "https", *(listeners or {}))}
-        of = {"web": {}, "https": {"tls": own, **more}}
-        of |= {name: {"tls": own, **one} for name, one in (listeners or {}).items()}
+        of: dict[str, dict[str, Any]] = {"web": {}, "https": {"tls": own, **more}}
+        for name, one in (listeners or {}).items():
+            of[name] = {**one}
+            if one.get("tls", {}) is not None:
+                of[name]["tls"] = {**own, **one.get("tls", {})}
+            else:
+                del of[name]["tls"]
         found = [
             {"name": name, "bind": f"127.0.0.1:{port}", **of[name]}
             for name, port in self.ports.items()
         ]
-        super().__init__({"listeners": found, **config}, directory)
+        super().__init__({"listeners": found, **config}, directory, environ=environ)
         self.port = self.ports["web"]
         self.cert, self.key = cert, key
 
@@ -176,10 +182,10 @@ class SecureProxy(RunningProxy):
         """Port of the listener with TLS."""
         return self.ports["https"]
 
-    async def secure(self, name: str = "https", **options: Any) -> SecureClient:
+    async def secure(self, listener: str = "https", **options: Any) -> SecureClient:
         """A client of a listener that believes its authority. `options`: of `connect_to`."""
         context = options.pop("context", None) or self.authority.client()
-        return await SecureClient.connect_to(self.ports[name], context, **options)
+        return await SecureClient.connect_to(self.ports[listener], context, **options)
 
     async def refused(self) -> int:
         """Handshakes of clients that have failed, as scraped."""

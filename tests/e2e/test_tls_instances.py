@@ -1,0 +1,249 @@
+"""TLS to instances, through the real proxy: who is believed, and when an answer is complete."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.e2e.certificates import Authority
+from tests.e2e.origin import Call, Origin, echo
+from tests.e2e.raw_http import Client, request
+from tests.e2e.secure import SecureProxy
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+NAME = "s.internal"
+BODY = bytes(range(256)) * 200
+BAD = {
+    "wrong": "tls_certificate_error",
+    "unknown": "tls_certificate_error",
+    "expired": "tls_certificate_error",
+    "plain": "tls_protocol_error",
+    "alert": "tls_alert_received",
+}
+"""Instance that is not believed → what is said of it (RFC 9209 section 2.3)."""
+SAYS = {
+    "plain": b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+    "alert": b"\x15\x03\x03\0\x02\x02\x46",  # Fatal, protocol_version: RFC 8446 section 6.
+}
+"""Instance that speaks no TLS → what it says to a hello. asyncio's says nothing."""
+
+
+@dataclass
+class Site:
+    proxy: SecureProxy
+    origins: dict[str, Origin]
+
+    @property
+    def good(self) -> Origin:
+        return self.origins["good"]
+
+    async def failed(self, service: str) -> float:
+        """Attempts whose handshake failed."""
+        _, text = await self.proxy.get("/metrics")
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == "fairlead_upstream_attempts_total"
+            and (sample.labels["service"], sample.labels["outcome"]) == (service, "tls_failed")
+        )
+
+
+@asynccontextmanager
+async def _saying(words: bytes) -> AsyncIterator[dict[str, Any]]:
+    """An instance that says this to whatever comes, and closes."""
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1 << 16)
+        writer.write(words)
+        writer.close()
+
+    server = await asyncio.start_server(say, "127.0.0.1", 0)
+    async with server:
+        yield {"id": "saying", "address": "127.0.0.1", "port": server.sockets[0].getsockname()[1]}
+
+
+def _contexts(authority: Authority, other: Authority) -> dict[str, ssl.SSLContext]:
+    two = authority.server(NAME, stem="two")
+    two.maximum_version = ssl.TLSVersion.TLSv1_2
+    asking = authority.server(NAME, stem="asking")
+    asking.verify_mode = ssl.CERT_REQUIRED
+    asking.load_verify_locations(cafile=authority.ca)
+    return {
+        "good": authority.server(NAME, "127.0.0.1", stem="good"),
+        "wrong": authority.server("other.internal"),
+        "unknown": other.server(NAME, stem="unknown"),
+        "expired": authority.server(NAME, days=-1, stem="expired"),
+        "two": two,
+        "asking": asking,
+    }
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    directory = tmp_path_factory.mktemp("proxy")
+    authority, other = Authority(directory, "internal"), Authority(directory, "other")
+    cert, key = authority.issue("proxy.internal")
+    async with AsyncExitStack() as stack:
+        found = {
+            name: await stack.enter_async_context(Origin(name, tls=context))
+            for name, context in _contexts(authority, other).items()
+        }
+        instances = {name: origin.instance for name, origin in found.items()}
+        for name, words in SAYS.items():
+            instances[name] = await stack.enter_async_context(_saying(words))
+        tls = {"ca": str(authority.ca), "server_name": NAME}
+        # Whether instances that fail are left out is another matter: here they are asked.
+        always = {"ejection": False, "circuit_breaker": False, "tls": tls}
+        good = instances["good"]
+        services = {name: {**always, "instances": [one]} for name, one in instances.items()}
+        for name in BAD:
+            services[f"good-or-{name}"] = {**always, "instances": [instances[name], good]}
+        services["asking"]["tls"] = {**tls, "cert": str(cert), "key": str(key)}
+        services["shy"] = {**always, "instances": [instances["asking"]]}
+        https = {**good, "metadata": {"scheme": "https"}}
+        services["auto"] = {"instances": [https]}
+        proxy = SecureProxy(
+            {"services": services, "routes": [{"path_prefix": "/{service}"}]},
+            directory,
+            environ={"SSL_CERT_FILE": str(authority.ca)},
+        )
+        yield Site(await stack.enter_async_context(proxy), found)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def site(running: Site) -> AsyncIterator[Site]:
+    for origin in running.origins.values():
+        origin.calls.clear()
+        origin.script = echo
+    yield running
+
+
+# -- who is believed
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_an_instance_that_is_not_who_it_should_be_gets_nothing(site: Site, name: str) -> None:
+    async with await site.proxy.secure() as client:
+        answer = await client.ask("POST", f"/{name}/x", body=b"secret")
+    assert answer.status == 502
+    assert answer["Proxy-Status"] == f'fairlead; error={BAD[name]}; details="tls_failed"'
+    assert name in SAYS or site.origins[name].calls == []
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_another_instance_is_asked(site: Site, name: str) -> None:
+    async with await site.proxy.secure() as client:
+        for _ in range(4):
+            answer = await client.ask("POST", f"/good-or-{name}/x", body=b"secret")
+            assert (answer.status, answer["X-Origin"]) == (200, "good")
+    assert await site.failed(f"good-or-{name}") >= 1
+
+
+async def test_an_instance_is_believed_by_the_systems_authorities(site: Site) -> None:
+    async with await site.proxy.secure() as client:
+        assert (await client.ask("GET", "/auto/x")).status == 200
+
+
+async def test_an_instance_that_asks_for_a_certificate_gets_one(site: Site) -> None:
+    async with await site.proxy.secure() as client:
+        assert (await client.ask("GET", "/asking/x")).status == 200
+        assert (await client.ask("GET", "/shy/x")).status == 502
+    [call] = site.origins["asking"].calls
+    shown = call.writer.get_extra_info("peercert")
+    assert shown["subject"] == ((("commonName", "proxy.internal"),),)
+
+
+@pytest.mark.parametrize("name", ["good", "two"], ids=["TLS 1.3", "TLS 1.2"])
+async def test_sessions_are_resumed(site: Site, name: str) -> None:
+    async def once(call: Call) -> None:
+        call.closing = True
+        await call.reply(await call.read())
+
+    origin = site.origins[name]
+    origin.script = once
+    before, connections = origin.resumed, origin.connections
+    async with await site.proxy.secure() as client:
+        for _ in range(20):
+            assert (await client.ask("GET", f"/{name}/x")).status == 200
+    assert origin.connections - connections >= 20
+    assert origin.resumed - before >= 19
+
+
+# -- when an answer is complete
+
+
+async def _answer(call: Call, said: bool) -> None:
+    """An answer of the kind that the path says; `said`: its end is, under TLS."""
+    await call.read()
+    kind = call.tail
+    call.closing = True
+    head = b"HTTP/1.1 200 OK\r\n"
+    if kind == "length":
+        await call.write(head + b"Content-Length: %d\r\n\r\n" % (len(BODY) + 1) + BODY)
+    elif kind == "chunks":
+        chunked = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(BODY)
+        await call.write(head + chunked + BODY + b"\r\n")
+    else:
+        await call.write(head + b"Connection: close\r\n\r\n" + BODY)
+    if not said:
+        call.writer.transport.abort()  # A FIN, since nothing is left to be read.
+
+
+async def _cut(call: Call) -> None:
+    await _answer(call, said=False)
+
+
+async def _said(call: Call) -> None:
+    await _answer(call, said=True)
+
+
+async def _client(site: Site, secure: bool) -> Client:
+    return await (site.proxy.secure() if secure else Client.connect(site.proxy.port))
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["over TCP", "over TLS"])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("kind", ["length", "chunks", "close"])
+async def test_an_answer_that_is_cut_short_is_cut_short_for_the_client(
+    site: Site, kind: str, version: str, secure: bool
+) -> None:
+    site.good.script = _cut
+    asked = request("GET", f"/good/{kind}").replace(b"HTTP/1.1", f"HTTP/{version}".encode())
+    async with await _client(site, secure) as client:
+        await client.send(asked)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await client.answer()
+    assert len(site.good.calls) == 1
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["over TCP", "over TLS"])
+@pytest.mark.parametrize("kind", ["length", "chunks"])
+async def test_an_end_that_is_said_too_early_is_none(site: Site, kind: str, secure: bool) -> None:
+    site.good.script = _said
+    async with await _client(site, secure) as client:
+        await client.send(request("GET", f"/good/{kind}"))
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await client.answer()
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["over TCP", "over TLS"])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_an_answer_whose_end_is_said_is_complete(
+    site: Site, version: str, secure: bool
+) -> None:
+    site.good.script = _said
+    asked = request("GET", "/good/close").replace(b"HTTP/1.1", f"HTTP/{version}".encode())
+    async with await _client(site, secure) as client:
+        await client.send(asked)
+        answer = await client.answer()
+        assert (answer.status, answer.body) == (200, BODY)

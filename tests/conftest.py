@@ -37,9 +37,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if name == "drill"
     ]
     if lines:
-        title = (
-            "answer times of an honest client beside hostile peers, ms: median, 95 of 100, worst"
-        )
+        title = "measured; answer times beside hostile peers, ms: median, 95 of 100, worst"
         terminalreporter.section(title)
         for line in lines:
             terminalreporter.write_line(line)

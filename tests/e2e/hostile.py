@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -130,6 +131,28 @@ def _ask(path: bytes) -> Callable[[int, float], None]:
     return run
 
 
+def _hello() -> bytes:
+    """What a client of TLS says first."""
+    context = ssl.create_default_context()
+    outgoing = ssl.MemoryBIO()
+    try:
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="h").do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    return outgoing.read()
+
+
+def _silent_crowds(port: int, until: float, words: bytes) -> None:
+    """Two hundred connections at once that say this and no more; and again."""
+    while monotonic() < until:
+        socks = [_connect(port) for _ in range(200)]
+        for sock in socks:
+            sock.sendall(words)
+        sleep(0.2)
+        for sock in socks:
+            sock.close()
+
+
 Kind = Callable[[int, float], None]
 
 CLIENTS: dict[str, Kind] = {
@@ -170,6 +193,12 @@ CLIENTS: dict[str, Kind] = {
     "answers that are not HTTP": _ask(b"garbage"),
 }
 """What a client does, or makes the hostile instance do, until a time of the monotonic clock."""
+TLS_CLIENTS: dict[str, Kind] = {
+    "two hundred that say nothing": lambda p, u: _silent_crowds(p, u, b""),
+    "two hundred halves of a hello": lambda p, u: _silent_crowds(p, u, _hello()[:200]),
+    "two hundred hellos and nothing more": lambda p, u: _silent_crowds(p, u, _hello()),
+}
+"""The same of what is done to a listener with TLS."""
 
 
 # -- the instance
@@ -238,7 +267,7 @@ def main() -> None:
     kind, port = sys.argv[1], int(sys.argv[2])
     if kind == "instance":
         _listen()
-    CLIENTS[kind](port, monotonic() + float(sys.argv[3]))
+    (CLIENTS | TLS_CLIENTS)[kind](port, monotonic() + float(sys.argv[3]))
 
 
 if __name__ == "__main__":

@@ -50,6 +50,6 @@ async def test_one_session_is_resumed_by_all_workers(
             answer = await client.ask("GET", "/s/x", host=NAME)
             worker = (answer["X-Request-ID"] or "").partition("-")[0]
             (resumed if client.tls.session_reused else full)[worker] += 1
-    record_property("resumed", f"{resumed.total()} of {CONNECTIONS}, {version.name}")
+    record_property("drill", f"resumed: {resumed.total()} of {CONNECTIONS}, {version.name}")
     assert len(resumed) == WORKERS, (resumed, full)
     assert resumed.total() >= 0.99 * CONNECTIONS, (resumed, full)

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from tests.e2e.certificates import Authority
 from tests.e2e.raw_http import LARGEST_HEAD, PATIENCE, Client
 from tests.e2e.running import RunningProxy
@@ -187,12 +189,13 @@ class SecureProxy(RunningProxy):
         context = options.pop("context", None) or self.authority.client()
         return await SecureClient.connect_to(self.ports[listener], context, **options)
 
-    async def refused(self) -> int:
-        """Handshakes of clients that have failed, as scraped."""
+    async def handshakes(self, listener: str = "https") -> dict[str, int]:
+        """Result → handshakes of a listener's clients, as scraped."""
         _, text = await self.get("/metrics")
-        lines = [
-            line
-            for line in text.splitlines()
-            if line.startswith("fairlead_proxy_errors_total{") and '"handshake_failed"' in line
-        ]
-        return sum(int(float(line.split()[-1])) for line in lines)
+        return {
+            sample.labels["result"]: int(sample.value)
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == "fairlead_tls_handshakes_total"
+            and sample.labels["listener"] == listener
+        }

@@ -96,7 +96,7 @@ async def test_a_certificate_is_obtained_by_http_and_kept(tmp_path: Path) -> Non
 
 
 async def test_a_certificate_is_obtained_by_tls(tmp_path: Path) -> None:
-    async with site(tmp_path, challenges=["tls-alpn-01"], life=30) as proxy:
+    async with site(tmp_path, challenges=["tls-alpn-01"], life=45) as proxy:
         root, first = await proxy.served()
 
         async def renewed() -> bool:
@@ -111,7 +111,7 @@ async def test_a_certificate_is_obtained_by_tls(tmp_path: Path) -> None:
 
 
 async def test_a_certificate_is_renewed_while_it_is_served(tmp_path: Path) -> None:
-    async with site(tmp_path, life=30) as proxy:
+    async with site(tmp_path, life=45) as proxy:
         root, first = await proxy.served()
         seen = [first]
 

@@ -31,17 +31,17 @@ class Authority:
         self.ca.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def issue(
-        self, *hosts: str, kind: str = "ec", days: int = 1, stem: str = ""
+        self, *hosts: str, kind: str = "ec", days: int = 1, stem: str = "", revoked_at: str = ""
     ) -> tuple[Path, Path]:
         """Certificate and key files for these DNS names and IP addresses, in the directory by the
         name `stem`, else the first of them. `kind`: `ec` or `rsa`; `days`: until it expires, less
-        than 0 = it has."""
+        than 0 = it has; `revoked_at`: where it says that a list of what is revoked is."""
         key = (
             rsa.generate_private_key(65537, 2048)
             if kind == "rsa"
             else ec.generate_private_key(ec.SECP256R1())
         )
-        certificate = (
+        builder = (
             self._builder(_name(hosts[0]), key.public_key(), days)
             .add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -52,8 +52,12 @@ class Authority:
                 ),
                 critical=False,
             )
-            .sign(self._key, hashes.SHA256())
         )
+        if revoked_at:
+            places = [x509.UniformResourceIdentifier(revoked_at)]
+            point = x509.DistributionPoint(places, None, None, None)
+            builder = builder.add_extension(x509.CRLDistributionPoints([point]), False)
+        certificate = builder.sign(self._key, hashes.SHA256())
         stem = stem or hosts[0].replace(":", "_")
         cert_file, key_file = (self._directory / f"{stem}.{end}" for end in ("crt", "key"))
         cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

@@ -181,6 +181,7 @@ async def serve(settings: Settings, signals: StopSignals, file: FilePath | None 
                 signals.on_reload = admin.reloads.begin
             await admin.start()
             signals.on_reopen = supervisor.reopen_access_log
+            signals.has_log = lambda: supervisor.settings.access_log is not None
             return await _until_stopped(supervisor, signals, listening)
         finally:
             await supervisor.kill()
@@ -244,7 +245,8 @@ class StopSignals:
         self.first = asyncio.Event()
         self.second = asyncio.Event()
         self.on_reopen: Callable[[], None] | None = None
-        """Called on SIGUSR1."""
+        """Called on SIGUSR1, if `has_log()`."""
+        self.has_log: Callable[[], bool] = lambda: False
         self.on_reload: Callable[[], None] | None = None
         """Called on SIGHUP."""
 
@@ -275,8 +277,8 @@ class StopSignals:
             self.on_reload()
 
     def _reopen(self) -> None:
-        if self.on_reopen is None:
-            log.info("signal_ignored", signal="SIGUSR1", reason="nothing is open yet")
+        if self.on_reopen is None or not self.has_log():
+            log.info("signal_ignored", signal="SIGUSR1", reason="there is no access log")
         else:
             log.info("signal", signal="SIGUSR1")
             self.on_reopen()

@@ -23,7 +23,6 @@ from proxy.messages import WorkerConfig
 from proxy.settings.changes import Change, changes, taken
 from proxy.settings.complaints import ConfigError
 from proxy.settings.file import Settings
-from proxy.settings.load import load
 from proxy.threads import in_thread
 
 log = structlog.get_logger()
@@ -107,6 +106,8 @@ class Reloads:
         return outcome
 
     async def _reload(self, dry_run: bool) -> Outcome:
+        from proxy.settings.load import load  # The parser of YAML, which is not needed before.
+
         supervisor = self._supervisor
         try:
             settings = await in_thread(lambda: load(self._file, self._environ), "read the file")

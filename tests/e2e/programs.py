@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,9 +27,15 @@ def need(program: str) -> str:
     return path
 
 
-async def output(*command: str, within: float = 30, stdin: bytes | None = None) -> bytes:
+async def output(
+    *command: str,
+    within: float = 30,
+    stdin: bytes | None = None,
+    statuses: Collection[int] = (0,),
+) -> bytes:
     """What a command wrote on standard output. AssertionError with its standard error when it
-    fails or takes longer than `within` seconds; it is killed then."""
+    ends with another status than these, or takes longer than `within` seconds; it is killed
+    then."""
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
@@ -42,7 +48,7 @@ async def output(*command: str, within: float = 30, stdin: bytes | None = None) 
         process.kill()
         out, error = await process.communicate()
         raise AssertionError(f"{command} took more than {within} s: {out!r} {error!r}") from None
-    assert process.returncode == 0, (command, process.returncode, out, error)
+    assert process.returncode in statuses, (command, process.returncode, out, error)
     return out
 
 

@@ -79,15 +79,17 @@ async def test_the_offer_is_what_it_was(proxy: SecureProxy) -> None:
 @pytest.mark.drill
 async def test_testssl_finds_nothing(proxy: SecureProxy, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
-    # Protocols, ciphers, forward secrecy, preferences, certificates, fields of answers, attacks.
+    # Protocols, ciphers, forward secrecy, preferences, certificates, fields of answers, attacks. It
+    # counts in its status what it could not try: on a busy machine resumption in TLS 1.3, since
+    # its client is gone before there is a ticket.
     what = ["-p", "-s", "-f", "-P", "-S", "-h", "-U"]
     await output(
         need("testssl"), "--quiet", "--color", "0", "--warnings", "off", "--nodns", "none",
         f"--add-ca={proxy.authority.ca}", "--jsonfile", str(found), *what, "--ip", "127.0.0.1",
-        f"127.0.0.1:{proxy.https}", within=400,
+        f"127.0.0.1:{proxy.https}", within=400, statuses=range(10),
     )  # fmt: skip
     findings = json.loads(found.read_text())
-    assert len(findings) > 60
+    assert findings[-1]["id"] == "scanTime"
     assert [one for one in findings if one["severity"] not in HARMLESS] == []
     offered = {one["id"]: one["finding"] for one in findings}
     assert offered["ALPN"] == "http/1.1"

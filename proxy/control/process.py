@@ -179,6 +179,7 @@ async def serve(settings: Settings, signals: StopSignals, file: FilePath | None 
             if file is not None:
                 admin.reloads = Reloads(file, os.environ, supervisor, config_of)
                 signals.on_reload = admin.reloads.begin
+                supervisor.own(admin.reloads.watch(), "watch of the file")
             await admin.start()
             signals.on_reopen = supervisor.reopen_access_log
             signals.has_log = lambda: supervisor.settings.access_log is not None

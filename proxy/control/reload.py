@@ -30,6 +30,9 @@ log = structlog.get_logger()
 RESULTS = ("changed", "unchanged", "refused", "failed")
 """Results of reloads: `refused`: the file is bad; `failed`: it could not be put in force."""
 
+PAUSE = 2.0
+"""Seconds between two looks at a file that is watched."""
+
 KEYS_TOLD = 20
 """Keys in one line of the log."""
 
@@ -70,6 +73,25 @@ class Reloads:
         task = asyncio.get_running_loop().create_task(self.reload())
         self._begun.add(task)
         task.add_done_callback(self._begun.discard)
+
+    async def watch(self, pause: float = PAUSE) -> None:
+        """Reload whenever the file is another one than before, while the configuration in force
+        says so. One that was changed while it was read is read again: its stamp differs then."""
+        seen = await in_thread(self._stamp, "look at the file")
+        while True:
+            await asyncio.sleep(pause)
+            stamp = await in_thread(self._stamp, "look at the file")
+            if stamp not in (seen, None) and self._supervisor.settings.watch:
+                await self.reload()
+            seen = stamp or seen
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        """Size, time of change and inode; None: it is not there, as between two renames."""
+        try:
+            found = self._file.stat()
+        except OSError:
+            return None
+        return found.st_size, found.st_mtime_ns, found.st_ino
 
     def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
         """Samples of metrics: name, labels, value."""

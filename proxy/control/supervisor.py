@@ -240,6 +240,10 @@ class Supervisor:
         ]
         return errors[0] if errors else ""
 
+    def own(self, work: Any, name: str) -> None:
+        """Run `work` until `close`; the process stops if it fails."""
+        self._tasks.append(self._own(work, name))
+
     def _own(self, work: Any, name: str) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)
         task.add_done_callback(self._task_done)

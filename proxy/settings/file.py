@@ -17,6 +17,7 @@ from proxy.settings.process import (
     LogSettings,
     ShutdownSettings,
 )
+from proxy.settings.read import SWITCH
 from proxy.settings.registry import Registry
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import PoolSettings, Service
@@ -37,6 +38,12 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
         " process may use (its affinity), at most the CPU quota of its cgroup and of all around it,"
         " rounded up.",
     ] = None
+    watch: Annotated[
+        bool,
+        SWITCH,
+        "Reload when this file changes on disk, two seconds later at most"
+        " ([operations](operations.md#changing-the-configuration)).",
+    ] = False
     log: Annotated[LogSettings, "The log."] = LogSettings()
     access_log: Annotated[
         AccessLogSettings | None,
@@ -66,6 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin: AdminSettings = AdminSettings()
     workers: int = 1
     """Resolved: `auto` is the number of CPUs this process may use."""
+    watch: bool = False
     log: LogSettings = LogSettings()
     access_log: AccessLogSettings | None = None
     acme: AcmeSettings | None = None

@@ -108,6 +108,7 @@ def _settings(given: Given, directory: FilePath, report: Report) -> Settings:
         listeners=listeners,
         admin=resolve_admin(file.admin, directory),
         workers=file.workers or cpus.usable(),
+        watch=file.watch,
         log=file.log,
         access_log=resolve_access_log(file.access_log, directory, report),
         acme=acme,

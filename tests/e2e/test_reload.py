@@ -133,5 +133,24 @@ async def test_a_hang_up_reloads_and_a_worker_that_dies_begins_with_the_new_file
                 assert (await client.ask("GET", "/")).body == b"two"
 
 
+async def test_a_file_that_is_watched_is_taken_when_it_changes_and_a_bad_one_is_told_of_once(
+    tmp_path: Path,
+) -> None:
+    async with (
+        origins("one", "two", script=name) as (one, two),
+        RunningProxy(config(one, watch=True), tmp_path) as proxy,
+    ):
+        rewrite(proxy, {"nonsense": 1})
+        refused = '"event": "config_not_reloaded"'
+        await eventually(lambda: refused in proxy.log(), 10, "the complaint")
+        new = tmp_path / "new"
+        new.write_text(json.dumps({**proxy.config, **config(two)}))
+        new.rename(proxy.file)
+        await eventually(lambda: '"event": "config_reloaded"' in proxy.log(), 10, "the reload")
+        assert proxy.log().count(refused) == 1
+        async with await Client.connect(proxy.port) as client:
+            assert (await client.ask("GET", "/")).body == b"two"
+
+
 async def _ready(proxy: RunningProxy) -> bool:
     return await proxy.readyz() == 200

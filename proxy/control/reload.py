@@ -30,6 +30,9 @@ log = structlog.get_logger()
 RESULTS = ("changed", "unchanged", "refused", "failed")
 """Results of reloads: `refused`: the file is bad; `failed`: it could not be put in force."""
 
+READ_LIMIT = 30.0
+"""Seconds to read the file: a file system whose server is gone is not waited for."""
+
 PAUSE = 2.0
 """Seconds between two looks at a file that is watched."""
 
@@ -112,7 +115,12 @@ class Reloads:
     async def reload(self, dry_run: bool = False) -> Outcome:
         """Read the file and put it in force; `dry_run`: only say what would change."""
         async with self._turn:
-            outcome = await self._reload(dry_run)
+            try:
+                outcome = await self._reload(dry_run)
+            except Exception as error:
+                # A reload that fails for a reason of ours must not end a proxy that serves.
+                log.exception("config_reload_failed_inside")
+                outcome = Outcome("failed", complaints=(f"{type(error).__name__}: {error}",))
         if dry_run:
             return outcome
         self.counts[outcome.result] += 1
@@ -132,9 +140,13 @@ class Reloads:
 
         supervisor = self._supervisor
         try:
-            settings = await in_thread(lambda: load(self._file, self._environ), "read the file")
+            async with asyncio.timeout(READ_LIMIT):
+                settings = await in_thread(lambda: load(self._file, self._environ), "read the file")
         except ConfigError as error:
             return Outcome("refused", complaints=tuple(map(str, error.complaints)))
+        except TimeoutError:
+            reason = f"{self._file} was not read within {READ_LIMIT:g} s"
+            return Outcome("failed", complaints=(reason,))
         before = supervisor.settings
         found = tuple(changes(before, settings))
         settings = taken(before, settings)

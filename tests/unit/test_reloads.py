@@ -1,0 +1,31 @@
+"""Reloads that go wrong for a reason of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from proxy.control.reload import Reloads
+from proxy.settings.load import parse
+
+
+async def test_an_error_inside_is_a_failed_reload_and_no_end_of_the_proxy(tmp_path: Path) -> None:
+    file = tmp_path / "proxy.yaml"
+    text = "registry: {type: static}\nroutes: [{path_prefix: /, service: a}]\n"
+    file.write_text(text.replace("/,", "/x,"))
+
+    def broken(_: object) -> None:
+        raise RuntimeError("a bug")
+
+    supervisor: Any = SimpleNamespace(
+        settings=parse(text, str(file), {}),
+        stopping=False,
+        certificates=SimpleNamespace(successor=broken),
+    )
+    reloads = Reloads(file, {}, supervisor, broken)  # type: ignore[arg-type]
+    outcome = await reloads.reload()
+    assert outcome.result == "failed"
+    assert reloads.counts["failed"] == 1
+    assert not reloads.succeeded
+    assert (await reloads.reload(dry_run=True)).result == "changed"  # Nobody waits for the turn.

@@ -25,29 +25,30 @@ class ClientContexts:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._contents: Mapping[str, bytes] = {}  # ≤ 1 MiB per service
-        self._contexts: dict[UpstreamTls, ssl.SSLContext] = {}  # ≤ _POLICIES * 1024 * 1024
+        self._made: dict[
+            UpstreamTls, asyncio.Future[ssl.SSLContext]
+        ] = {}  # ≤ _POLICIES * 1024 * 1024
 
     def use(self, contents: Mapping[str, bytes]) -> None:
         """Read these in the place of files from now on; by name. Connections from before go on."""
         self._contents = contents
-        self._contexts.clear()
+        self._made.clear()
 
     async def get(self, tls: UpstreamTls) -> ssl.SSLContext:
         """The context for a policy. `Refused` when there can be none."""
-        context = self._contexts.get(tls)
-        if context is None:
-            contents = self._contents
-            try:
-                # The system's authorities take 35 ms, in which nobody would be served.
-                context = await self._loop.run_in_executor(None, upstream_context, tls, contents)
-            except (KeyError, OSError, ValueError) as error:
-                detail = f"its tls settings cannot be used: {error}"
-                raise Refused(TLS_FAILED, detail) from None
-            if contents is self._contents:
-                if len(self._contexts) >= _POLICIES:
-                    self._contexts.clear()
-                self._contexts[tls] = context
-        return context
+        made = self._made.get(tls)
+        if made is None or (made.done() and made.exception() is not None):
+            if len(self._made) >= _POLICIES:
+                self._made.clear()
+            # The system's authorities take 35 ms, in which nobody would be served; and a crowd
+            # that dials at once waits for the same one.
+            made = self._loop.run_in_executor(None, upstream_context, tls, self._contents)
+            self._made[tls] = made
+        try:
+            return await asyncio.shield(made)  # Whoever gives up takes it from nobody else.
+        except (KeyError, OSError, ValueError) as error:
+            detail = f"its tls settings cannot be used: {error}"
+            raise Refused(TLS_FAILED, detail) from None
 
 
 class ClientHandshake:

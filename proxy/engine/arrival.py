@@ -38,6 +38,14 @@ class CountedArrival(Arrival):
         if listener.counts.open > listener.room or connections.crowded:
             self._refuse(NO_DESCRIPTOR, "connection closed: there are as many as there may be")
 
+    def connection_lost(self, error: Exception | None) -> None:
+        self._lose()
+
+    def eof_received(self) -> bool:
+        """Close the connection without an answer: balancers look whether a port is open like
+        this."""
+        return False
+
     def drain(self) -> None:
         """See `Arrival`."""
         services = self._services

@@ -70,10 +70,6 @@ class Passthrough(CountedArrival):
     def data_received(self, data: bytes) -> None:
         self._early += data  # Read before it was paused.
 
-    def eof_received(self) -> bool:
-        """The client has left."""
-        return False
-
     def connection_lost(self, error: Exception | None) -> None:
         if self._dial is not None and self._last is not None:
             self._services.connector.leave(self._last, self._dial)
@@ -101,7 +97,11 @@ class Passthrough(CountedArrival):
         if self._node is None or self._transport.is_closing():
             connection.close()  # The client has left.
             return
-        self._become_tunnel(node, connection)
+        try:
+            self._become_tunnel(node, connection)
+        except Exception as error:
+            connection.abort()
+            self._fail_inside(error)
 
     def on_connect_failed(self, node: Node, fault: Fault, detail: str) -> None:
         """See `Dialler`."""
@@ -110,6 +110,13 @@ class Passthrough(CountedArrival):
             self._services.unreachable.add(self._pool, node, detail)
         if self._node is None:
             return
+        try:
+            self._try_another(node, fault, detail)
+        except Exception as error:
+            self._fail_inside(error)
+
+    def _try_another(self, node: Node, fault: Fault, detail: str) -> None:
+        """Once more on another instance, if there is one that may be asked."""
         self._release(fault.code)
         self._tried = (*self._tried, node)
         pool = self._pool
@@ -127,6 +134,10 @@ class Passthrough(CountedArrival):
     def on_dial_raised(self, node: Node, error: Exception) -> None:
         """See `Dialler`."""
         self._dial = None
+        self._fail_inside(error)
+
+    def _fail_inside(self, error: Exception) -> None:
+        """End the connection for an error of ours: nobody else would, ever."""
         self._services.faults.inside(error, self._pool.service)
         self._transport.abort()
 

@@ -111,14 +111,6 @@ class ProxyProtocol(CountedArrival):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._arrive(transport, self._listener.timeouts.head)
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self._lose()
-
-    def eof_received(self) -> bool:
-        """Close the connection without an answer: balancers look whether a port is open like
-        this."""
-        return False
-
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         try:

@@ -168,3 +168,20 @@ def test_early_words_of_an_instance_are_kept(make: Any) -> None:
     assert instance.take()
     client.raw.abort()
     wire.settle()
+
+
+def test_an_error_inside_ends_the_connection_and_gives_back_what_was_counted(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = make("a", "b", routes=ROUTES, listener=LISTENER)
+    wire.network.refuse(wire.address("a"), REFUSED)
+    wire.network.refuse(wire.address("b"), REFUSED)
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("proxy.engine.passthrough.next_attempt", broken)
+    client = asking(wire, "db.example.com")
+    assert client.cut
+    assert wire.in_flight == 0
+    assert wire.pool.counters.faults == {"internal": 1}

@@ -220,8 +220,8 @@ TLS_TYPES: Final = {
     error: replace(TLS_FAILED, error=error)
     for error in ("tls_protocol_error", "tls_certificate_error", "tls_alert_received")
 }
-"""The same by the type that fits best, which answers and the log say. What is counted, and what is
-done about it, is the same for all."""
+"""`TLS_FAILED` by the type that fits best, which answers and the log say. Counts, and what is done
+about it, are those of one fault."""
 LOOP: Final = Fault(
     "loop", "proxy_loop_detected", 502, _P, "The request came back to this proxy",
     "The request carries this proxy's own `Via` mark: some instance is, or leads to, the proxy.",

@@ -75,7 +75,7 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
 
 
 class CertificatePair(msgspec.Struct, frozen=True):
-    """One certificate with its chain, and its key."""
+    """A certificate with its chain, and its key."""
 
     cert: bytes
     """PEM, the certificate itself first."""

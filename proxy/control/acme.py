@@ -49,7 +49,8 @@ LONGEST_PROBLEM = 500
 """Characters of what a server says is wrong."""
 
 Obtain = Callable[[AcmeSettings, AccountKey, str, str, Publish], Awaitable[bytes]]
-"""As `acme_client.obtain`."""
+"""Settings, account key, name, kind of challenge and publisher → key and certificate, PEM; in use
+`acme_client.obtain`."""
 
 
 class AcmeError(Exception):

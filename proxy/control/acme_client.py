@@ -1,5 +1,5 @@
-"""One order of a certificate from a server that speaks ACME (RFC 8555), from its directory to the
-PEM. Nothing is kept between orders: the account is found by its key.
+"""Orders of certificates from a server that speaks ACME (RFC 8555), each from its directory
+to the PEM. Nothing is kept between orders: the account is found by its key.
 
     newAccount ─ newOrder ─ a challenge for the name ─▶ all workers answer it ─▶ the server may look
     ─ its authorization is valid ─ finalize with a request ─ the order is valid ─ certificate

@@ -36,7 +36,7 @@ name has another inode, whatever its clock says."""
 
 
 class Item(NamedTuple):
-    """One thing to be read."""
+    """A pair, a file of authorities or a directory, and where proxy.yaml names it."""
 
     place: Path
     """The place in proxy.yaml that names it."""

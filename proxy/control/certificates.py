@@ -190,7 +190,7 @@ class Certificates:
         return [*(one.message for one in self.listeners if one.message is not None), *upstream]
 
     def successor(self, settings: Settings) -> Certificates:
-        """The same for another configuration, which goes on where this one is; to be started."""
+        """Certificates for another configuration, going on where these are; to be started."""
         new = Certificates(settings)
         new._secret, new._secret_since = self._secret, self._secret_since
         new.upstream = self.upstream

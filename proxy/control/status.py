@@ -275,7 +275,7 @@ def _files(one: WatchedFiles) -> dict[str, Any]:
 
 
 def _certificate(item: Item, state: State) -> dict[str, Any]:
-    """One pair, as it is in use; null = it never could be used. `problem`: with its files now."""
+    """A pair, as it is in use; null = it never could be used. `problem`: with its files now."""
     facts = state.content if isinstance(state.content, CertificateFacts) else None
     shown = ("names", "kind", "subject", "fingerprint")
     return {

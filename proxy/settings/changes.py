@@ -17,7 +17,7 @@ _BOUND: Final = ("bind", "mode", "owner")
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One key whose value is another one."""
+    """A key whose value is another one than before."""
 
     key: str
     """As in `services.users.timeouts.connect`."""

@@ -114,6 +114,8 @@ class Faulty(Balancer):
         """Of `pick` and `load_changed`."""
         self.times = -1
         """So often, and then no more; below 0 = always."""
+        self.spared = 0
+        """So often not, before."""
 
     def pick(self, key: int, tried: Collection[Node]) -> Node | None:
         self._raise_in("pick")
@@ -125,6 +127,10 @@ class Faulty(Balancer):
         self._raise_in("load_changed")
 
     def _raise_in(self, hook: str) -> None:
-        if hook in self.raising and self.times != 0:
+        if hook not in self.raising:
+            return
+        if self.spared:
+            self.spared -= 1
+        elif self.times != 0:
             self.times -= 1
             raise ZeroDivisionError(hook)

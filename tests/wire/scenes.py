@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+from random import Random
 
 from proxy.settings.listener import ListenerSettings
+from tests.support.balancer_nodes import Faulty
 from tests.support.wire import OK, OK_RELAYED, Peer, Wire, request
 
 GET = request("GET /x")
@@ -19,6 +21,16 @@ REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
 HALF_CLOSE = ListenerSettings(client_close="half_close")
 TRUSTING = ListenerSettings(trusted_proxies=("192.0.2.0/24",))
 """The proxies that it trusts, among them every client of a wire."""
+
+
+def faulty(wire: Wire, *raising: str, service: str = "s") -> Faulty:
+    """The pool gets a balancer of somebody else's that raises where it is told to."""
+    pool = wire.worker.pools.get(service)
+    assert pool is not None
+    balancer = Faulty(list(pool.nodes.values()), Random(1))
+    balancer.raising = raising
+    pool._install(balancer)
+    return balancer
 
 
 def reached(wire: Wire, *data: bytes, at: str | None = None) -> tuple[Peer, Peer]:

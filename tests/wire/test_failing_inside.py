@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from random import Random
 from typing import Any, cast
 
 from structlog.testing import capture_logs
@@ -11,7 +10,6 @@ from proxy.engine.http1.server import ClientConnection
 from proxy.settings.balancer import BalancerSpec
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import QueueSettings, RetrySettings, ServiceSettings
-from tests.support.balancer_nodes import Faulty
 from tests.support.loop_and_network import FakeTransport
 from tests.support.wire import (
     CLIENT,
@@ -23,15 +21,7 @@ from tests.support.wire import (
     forwarded,
     request,
 )
-from tests.wire.scenes import BAD, GET, SWITCH, UPGRADE, answered, asked, reached, served
-
-
-def faulty(wire: Wire, *raising: str) -> Faulty:
-    """The pool gets a balancer of somebody else's that raises where it is told to."""
-    balancer = Faulty(list(wire.pool.nodes.values()), Random(1))
-    balancer.raising = raising
-    wire.pool._install(balancer)
-    return balancer
+from tests.wire.scenes import BAD, GET, SWITCH, UPGRADE, answered, asked, faulty, reached, served
 
 
 class BrokenTransport(FakeTransport):
@@ -204,11 +194,9 @@ class TestLoadChangedThatRaises:
         )
         wire = make(routes=routes, services={"s": ServiceSettings(), "t": ServiceSettings()})
         wire.serve("b", service="t")
+        balancer = faulty(wire, "load_changed", service="t")
         other = wire.worker.pools.get("t")
         assert other is not None
-        balancer = Faulty(list(other.nodes.values()), Random(1))
-        balancer.raising = ("load_changed",)
-        other._install(balancer)
         faulty(wire)  # It looks at the load, and so learns of that of all services.
         wire.board.row(1)[2] = 3
         client = wire.client()

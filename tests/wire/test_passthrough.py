@@ -15,7 +15,7 @@ from proxy.settings.service import RetrySettings, ServiceSettings
 from tests.support.tls_far_end import TlsFarEnd, client_side, server_side
 from tests.support.wire import OK, Peer, Wire, request
 from tests.wire.conftest import making
-from tests.wire.scenes import REFUSED, answered
+from tests.wire.scenes import REFUSED, answered, faulty
 
 ROUTES = (
     RouteSpec(path_prefix="/", service="s"),
@@ -170,17 +170,11 @@ def test_early_words_of_an_instance_are_kept(make: Any) -> None:
     wire.settle()
 
 
-def test_an_error_inside_ends_the_connection_and_gives_back_what_was_counted(
-    make: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_inside_ends_the_connection_and_gives_back_what_was_counted(make: Any) -> None:
     wire = make("a", "b", routes=ROUTES, listener=LISTENER)
     wire.network.refuse(wire.address("a"), REFUSED)
     wire.network.refuse(wire.address("b"), REFUSED)
-
-    def broken(*_: object, **__: object) -> None:
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr("proxy.engine.passthrough.next_attempt", broken)
+    faulty(wire, "pick").spared = 1
     client = asking(wire, "db.example.com")
     assert client.cut
     assert wire.in_flight == 0

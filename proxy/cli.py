@@ -10,27 +10,19 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import proxy
-from proxy import listings
+from proxy import cli_admin
+from proxy.cli_config import DEFAULT_FILE, complain, load_or_complain
 from proxy.listings import count
 
 if TYPE_CHECKING:
-    from proxy.admin_client import AdminClient
-    from proxy.settings.complaints import ConfigError
     from proxy.settings.file import Settings
     from proxy.settings.registry import RegistryOptions
-
-RELOAD_TIMEOUT = 60.0
-"""Seconds: a large file, and workers that take it one after the other."""
-
-DEFAULT_FILE = "proxy.yaml"
 
 config_option = click.option(
     "-c",
@@ -41,7 +33,6 @@ config_option = click.option(
     metavar="FILE",
     help="Configuration file.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,15 +49,28 @@ def version() -> None:
 
 @main.command()
 @config_option
-def run(file: str) -> None:
+@click.option("--parent", type=int, hidden=True, help="Descriptor of the way to the parent.")
+def run(file: str, parent: int | None) -> None:
     """Run the proxy in the foreground; it logs on standard error."""
-    _split_if_first()
-    settings = _load(file)
-    from proxy.control import process
+    if parent is None:
+        from proxy import parent as process_of_life
 
+        raise SystemExit(process_of_life.tend(["run", "--config", file]))
+    from proxy.control import process
+    from proxy.control.openings import StartError
+    from proxy.control.parent_link import ParentError, ParentLink
+    from proxy.settings.complaints import ConfigError
+    from proxy.settings.load import load
+
+    link = ParentLink(parent)
     try:
-        code = process.run(settings, Path(file))
-    except process.StartError as error:
+        link.begin()
+        code = process.run(load(Path(file), os.environ), Path(file), link)
+    except ConfigError as error:
+        link.failed("; ".join(map(str, error.complaints)))
+        complain(error)
+    except (ParentError, StartError) as error:
+        link.failed(str(error))
         raise click.ClickException(str(error)) from None
     raise SystemExit(code)
 
@@ -76,7 +80,7 @@ def run(file: str) -> None:
 def check(file: str) -> None:
     """Check the configuration and print everything that is wrong with it."""
     # Here the complaints are what was asked for, so they are output and not errors.
-    settings = _load(file, complaints_are_output=True)
+    settings = load_or_complain(file, complaints_are_output=True)
     _check_certificates(file, settings)
     click.echo(
         f"{file}: good: {count(len(settings.listeners), 'listener')},"
@@ -121,14 +125,14 @@ def demo(file: str | None, port: int | None, admin_port: int | None) -> None:
     """Run the proxy with its own etcd and three sample services, until Ctrl-C."""
     _split_if_first()
     from proxy import demo as demonstration
-    from proxy.control.process import StartError
+    from proxy.control.openings import StartError
     from proxy.settings.complaints import ConfigError
 
     path = Path(file or DEFAULT_FILE)
     try:
         code = demonstration.run(path if file or path.exists() else None, port, admin_port)
     except ConfigError as error:
-        _complain(error)
+        complain(error)
     except StartError as error:
         raise click.ClickException(str(error)) from None
     raise SystemExit(code)
@@ -141,23 +145,6 @@ def _split_if_first() -> None:
     code = init.split_if_first()
     if code is not None:
         raise SystemExit(code)
-
-
-def _load(file: str, complaints_are_output: bool = False) -> Settings:
-    """The settings in the file. If it has faults, all are printed, and the exit code is 2."""
-    from proxy.settings.complaints import ConfigError
-    from proxy.settings.load import load
-
-    try:
-        return load(Path(file), os.environ)
-    except ConfigError as error:
-        _complain(error, to_errors=not complaints_are_output)
-
-
-def _complain(error: ConfigError, to_errors: bool = True) -> NoReturn:
-    for complaint in error.complaints:
-        click.echo(str(complaint), err=to_errors)
-    raise SystemExit(2) from None
 
 
 # --------------------------------------------------------------------- the service's side
@@ -305,7 +292,7 @@ def _registry(given: dict[str, Any]) -> RegistryOptions:
         urls = tuple(url.strip() for url in given["endpoints"].split(",") if url.strip())
         registry = etcd(endpoints=urls)
     elif file is not None or Path(DEFAULT_FILE).exists():
-        from_file = _load(file or DEFAULT_FILE).registry
+        from_file = load_or_complain(file or DEFAULT_FILE).registry
         if from_file.type in REGISTRATION_BACKENDS:
             registry = from_file.options
         elif file is not None:
@@ -319,174 +306,5 @@ def _registry(given: dict[str, Any]) -> RegistryOptions:
     return msgspec.structs.replace(registry, **changes)
 
 
-# ------------------------------------------------------------------- asking a running proxy
-
-
-def admin_options(command: Any) -> Any:
-    """`--admin`, `--admin-ca`, `--token`, `-c`: where the admin server is, whom to believe that it
-    is, and how to be let in. The command gets a `client` for them."""
-
-    @wraps(command)
-    def asking(
-        *, admin: str | None, admin_ca: str | None, token: str | None, file: str, **others: Any
-    ) -> None:
-        command(client=_client(admin, admin_ca, token, file), **others)
-
-    for option in (
-        click.option(
-            "-c",
-            "--config",
-            "file",
-            default=DEFAULT_FILE,
-            metavar="FILE",
-            help="Take address, certificate and token from this file's admin section  [default:"
-            " proxy.yaml, if there is one].",
-        ),
-        click.option("--token", envvar="FAIRLEAD_ADMIN_TOKEN", help="Bearer token."),
-        click.option(
-            "--admin-ca",
-            metavar="PEM",
-            help="Authority of the admin server's certificate  [default: the system's].",
-        ),
-        click.option("--admin", metavar="URL", help="Admin server of the proxy."),
-    ):
-        asking = option(asking)
-    return asking
-
-
-def _client(admin: str | None, ca: str | None, token: str | None, file: str) -> AdminClient:
-    from proxy import admin_client as asked
-
-    try:
-        context = None if ca is None else asked.believing(ca)
-        if admin is not None:
-            # The file's token is for the file's address: it goes nowhere else.
-            return asked.AdminClient(admin, token or "", context)
-        if file == DEFAULT_FILE and not Path(file).exists():
-            return asked.AdminClient(asked.DEFAULT_URL, token or "")
-        settings = _load(file).admin
-        if (tls := settings.tls) is not None and context is None:
-            shows = tls.client_ca is not None
-            context = asked.believing_only(tls.cert, tls.key, shows=shows)
-        url = asked.url_of(settings.bind, secure=tls is not None)
-        return asked.AdminClient(url, token or settings.token or settings.read_token, context)
-    except (OSError, ValueError) as error:
-        raise click.UsageError(str(error)) from None
-
-
-def _segment(name: str) -> str:
-    from proxy.admin_client import segment
-
-    return segment(name)
-
-
-def _get(client: AdminClient, path: str, query: list[tuple[str, str]] | None = None) -> Any:
-    from proxy.admin_client import AdminError
-
-    try:
-        return client.get(path, query or [])
-    except AdminError as error:
-        raise click.ClickException(str(error)) from None
-
-
-def _show(document: Any, lines: Iterable[str], as_json: bool) -> None:
-    """An answer as it came, or for people."""
-    for line in (json.dumps(document, indent=2),) if as_json else lines:
-        click.echo(line)
-
-
-@main.command()
-@admin_options
-@json_option
-def services(client: AdminClient, as_json: bool) -> None:
-    """List the services the running proxy knows."""
-    document = _get(client, "/api/v1/services")
-    _show(document, listings.services(document), as_json)
-
-
-@main.command()
-@click.argument("service")
-@admin_options
-@json_option
-def instances(service: str, client: AdminClient, as_json: bool) -> None:
-    """List the instances of SERVICE with their status."""
-
-    path = f"/api/v1/services/{_segment(service)}"
-    document = _get(client, path)
-    _show(document, listings.instances(document), as_json)
-
-
-@main.command()
-@admin_options
-@json_option
-def registry(client: AdminClient, as_json: bool) -> None:
-    """Tell what the running proxy knows of its registry, and which records it cannot read."""
-    document = _get(client, "/api/v1/registry")
-    _show(document, listings.registry(document), as_json)
-
-
-@main.command()
-@click.argument("url")
-@click.option("--method", default="GET", show_default=True, metavar="M", help="Request method.")
-@click.option("--header", "headers", multiple=True, metavar="K:V", help="Request header field.")
-@admin_options
-@json_option
-def explain(
-    url: str,
-    method: str,
-    headers: tuple[str, ...],
-    client: AdminClient,
-    as_json: bool,
-) -> None:
-    """Tell what would become of a request for URL: route, service, balancer, instances."""
-    query = [("method", method), ("url", url), *(("header", header) for header in headers)]
-    document = _get(client, "/api/v1/explain", query)
-    _show(document, map(listings.printable, listings.explained(document)), as_json)
-
-
-@main.command()
-@click.argument("instance", metavar="SERVICE/ID")
-@admin_options
-def drain(instance: str, client: AdminClient) -> None:
-    """Send no new requests to an instance; those in flight finish."""
-    _set_drain("drain", instance, client)
-
-
-@main.command()
-@click.argument("instance", metavar="SERVICE/ID")
-@admin_options
-def undrain(instance: str, client: AdminClient) -> None:
-    """Send requests to an instance again."""
-    _set_drain("undrain", instance, client)
-
-
-def _set_drain(verb: str, instance: str, client: AdminClient) -> None:
-
-    from proxy.admin_client import AdminError
-
-    service, slash, id_ = instance.partition("/")
-    if not (service and slash and id_):
-        raise click.UsageError(f"{instance!r} is not of the form SERVICE/ID")
-    path = f"/api/v1/services/{_segment(service)}/instances/{_segment(id_)}/{verb}"
-    try:
-        client.post(path)
-    except AdminError as error:
-        raise click.ClickException(str(error)) from None
-    click.echo(f"{instance}: {verb}ed")
-
-
-@main.command()
-@click.option("--dry-run", is_flag=True, help="Only print what would change.")
-@admin_options
-@json_option
-def reload(dry_run: bool, client: AdminClient, as_json: bool) -> None:
-    """Let the running proxy read its configuration again; print what changed."""
-    from proxy.admin_client import AdminError
-
-    try:
-        document = client.post("/api/v1/reload" + "?dry_run=1" * dry_run, RELOAD_TIMEOUT)
-    except AdminError as error:
-        raise click.ClickException(str(error)) from None
-    _show(document, listings.reloaded(document, dry_run), as_json)
-    if document["complaints"]:
-        raise SystemExit(2 if document["result"] == "refused" else 1)
+for command in cli_admin.COMMANDS:
+    main.add_command(command)

@@ -27,7 +27,9 @@ import uvloop
 from proxy import log as log_setup
 from proxy.admin_client import believing_only, url_of
 from proxy.control.launch import describe_exit, module_command
-from proxy.control.process import StartError, StopSignals, raise_file_limit, serve
+from proxy.control.openings import StartError
+from proxy.control.process import raise_file_limit, serve
+from proxy.control.signals import Signals
 from proxy.control.sockets import BindError, listen_alone, parse_bind
 from proxy.embedded_etcd import EmbeddedEtcd, EtcdFailed
 from proxy.settings.file import Settings
@@ -65,7 +67,7 @@ def run(file: Path | None, port: int | None, admin_port: int | None) -> int:
 
 async def _run(file: Path | None, port: int | None, admin_port: int | None) -> int:
     async with AsyncExitStack() as stack:
-        signals = stack.enter_context(StopSignals())
+        signals = stack.enter_context(Signals())
         # Before anything is started, so that a mistake costs no time; the address of the
         # registry does not matter yet.
         settings = _settings(file, "http://127.0.0.1:2379", port, admin_port)

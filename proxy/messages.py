@@ -61,6 +61,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Port of the admin listener, to which no registry may lead."""
     allow: tuple[str, ...] = ()
     """`registry.allow`."""
+    tripped: tuple[str, ...] = ()
+    """Services whose circuit breaker was not closed in the processes before."""
 
 
 # -------------------------------------------------------------------------------- messages
@@ -148,6 +150,8 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
 
     grace: float
     delay: float = 0.0
+    kept: tuple[str, ...] = ()
+    """Listeners at whose sockets another process goes on accepting."""
 
 
 class Collect(msgspec.Struct, frozen=True, tag=True):

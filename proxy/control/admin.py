@@ -7,12 +7,10 @@ Errors are `application/problem+json` (RFC 9457).
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from itertools import chain
 from typing import Any
 
 import msgspec
@@ -21,7 +19,6 @@ from aiohttp import web
 from aiohttp.http import HttpVersion10, HttpVersion11
 
 import proxy
-from proxy import log as log_setup
 from proxy.control import events, metrics, status
 from proxy.control.admin_access import (
     Access,
@@ -34,6 +31,7 @@ from proxy.control.admin_connections import Connection, Door, read_body, room
 from proxy.control.admin_paths import BadPath, Paths, split_target
 from proxy.control.admin_tls import SecureSite
 from proxy.control.explain import explain
+from proxy.control.metrics_page import MetricsPage
 from proxy.control.registrations import MAX_BODY, Refusal, Registrations
 from proxy.control.reload import Reloads
 from proxy.control.shared import Shared
@@ -48,10 +46,6 @@ log = structlog.get_logger()
 HEARTBEAT = 15.0
 """Seconds of silence after which a listener for events gets a comment: half the idle limit of
 the strictest common proxies, and the way to learn that a listener is gone."""
-
-SCRAPE_SLICE = 0.002
-"""Seconds of a scrape between two turns of the loop: with 20,000 instances it takes a quarter of a
-second, in which the pools change."""
 
 WRITE_LIMIT = 10.0
 """Seconds a listener may take to read what was sent to it; then it is cut off."""
@@ -85,10 +79,20 @@ class Admin:
         )
         self.reloads: Reloads | None = None
         """Reloads the configuration; None = it was read from no file."""
+        self.upgrade: Callable[[str], Awaitable[str]] | None = None
+        """Lets a successor be started, see `ParentLink`; None = nobody is there to do it."""
+        self._http_site: web.SockSite | None = None
         self._http = Registrations(supervisor.settings.registry.options)
         self._totals: Shared[Totals] = Shared(supervisor.collector.collect, PACE)
-        self._page: Shared[bytes] = Shared(self._metrics_page)
-        """With 20,000 instances it has 20 MB."""
+        self.metrics = MetricsPage(
+            supervisor,
+            self._totals.get,
+            lambda: {
+                "admin_connections": len(self._door.guests),
+                "admin_closed": self._door.closed,
+                "samples": () if self.reloads is None else self.reloads.samples(),
+            },
+        )
         instance = "/api/v1/services/{service}/instances/{id}"
         self._paths: Paths[Handler] = Paths(
             {
@@ -104,6 +108,7 @@ class Admin:
                 "/api/v1/workers": {"GET": self._workers},
                 "/api/v1/certificates": {"GET": self._certificates},
                 "/api/v1/reload": {"POST": self._reload},
+                "/api/v1/upgrade": {"POST": self._upgrade},
                 "/api/v1/explain": {"GET": self._explain},
                 "/api/v1/events": {"GET": self._events},
                 "/api/v1/registrations": {"GET": self._registrations},
@@ -124,16 +129,24 @@ class Admin:
         await self._runner.setup()
         # uvloop accepts one in each turn, so who is too many waits in the kernel.
         if self._site is None:
-            await web.SockSite(self._runner, self._socket, backlog=BACKLOG).start()
+            self._http_site = web.SockSite(self._runner, self._socket, backlog=BACKLOG)
+            await self._http_site.start()
         else:
             self._site.start()
+
+    async def stop_accepting(self) -> None:
+        """Leave new connections to another process; those there are go on."""
+        if self._site is not None:
+            await self._site.close()
+        elif self._http_site is not None:
+            await self._http_site.stop()
 
     async def close(self) -> None:
         """Stop answering and close the socket."""
         if self._site is not None:
             await self._site.close()
         await self._runner.cleanup()
-        await self._page.close()
+        await self.metrics.close()
         await self._totals.close()
         await self._http.close()
 
@@ -219,53 +232,8 @@ class Admin:
         return _json(status.readiness(missing), 503 if missing else 200)
 
     async def _metrics(self, request: web.BaseRequest) -> web.Response:
-        page = await self._page.get()
+        page = await self.metrics.get()
         return web.Response(body=page, headers={"Content-Type": metrics.CONTENT_TYPE})
-
-    async def _metrics_page(self) -> bytes:
-        supervisor = self._supervisor
-        totals = await self._totals.get()
-        lives = [worker.current for worker in supervisor.workers if worker.current is not None]
-        page = metrics.Page(
-            metrics.Scrape(
-                pools=supervisor.pools.by_service,
-                totals=totals,
-                ejections=supervisor.outliers.ejections.totals,
-                refused_ejections=supervisor.outliers.ejections.refused,
-                checks=supervisor.checks.counts,
-                registry=supervisor.registry,
-                balancer_of=lambda service: (
-                    status.settings_of(supervisor.settings, service).balancer.type
-                ),
-                inflight=supervisor.board.total,
-                client_connections=sum(life.stats.client_connections for life in lives),
-                tunnels=sum(life.stats.tunnels for life in lives),
-                workers=len(lives),
-                applies={worker.index: worker.applies for worker in supervisor.workers},
-                log_dropped=log_setup.lost(),
-                samples=chain(
-                    supervisor.certificates.samples(),
-                    () if supervisor.acme is None else supervisor.acme.samples(),
-                    () if self.reloads is None else self.reloads.samples(),
-                ),
-                admin_connections=len(self._door.guests),
-                admin_closed=self._door.closed,
-                processes={
-                    "control": os.getpid(),
-                    **{
-                        f"worker-{worker.index}": worker.current.pid
-                        for worker in supervisor.workers
-                        if worker.current is not None
-                    },
-                },
-            )
-        )
-        pause_at = time.perf_counter() + SCRAPE_SLICE
-        for _ in page.steps():
-            if time.perf_counter() >= pause_at:
-                await asyncio.sleep(0)
-                pause_at = time.perf_counter() + SCRAPE_SLICE
-        return page.text()
 
     async def _services(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor
@@ -373,6 +341,14 @@ class Admin:
         outcome = await self.reloads.reload(request.query.get("dry_run", "") in ("1", "true"))
         # The old configuration serves on: what is wrong is the file, not the question.
         return _json(outcome, 422 if outcome.complaints else 200)
+
+    async def _upgrade(self, request: web.BaseRequest) -> web.Response:
+        if self.upgrade is None:
+            raise Refusal(409, "there is no parent process that could start a successor")
+        reason = await self.upgrade(request.query.get("env_file", ""))
+        if reason:
+            raise Refusal(409, f"not upgraded: {reason}")
+        return _json({"upgraded": True})
 
     async def _explain(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor

@@ -174,8 +174,8 @@ class Certificates:
         self._settings = settings
         self._untold: list[Happening] = []
         """Happenings of the first look, at which nobody listens yet."""
-        self._secret = b""
-        self._secret_since = 0.0
+        self.secret = (b"", 0.0)
+        """Secret of the ticket keys, and since when it is: seconds since 1970."""
 
     @property
     def sections(self) -> list[ListenerFiles | ServiceFiles]:
@@ -192,7 +192,7 @@ class Certificates:
     def successor(self, settings: Settings) -> Certificates:
         """Certificates for another configuration, going on where these are; to be started."""
         new = Certificates(settings)
-        new._secret, new._secret_since = self._secret, self._secret_since
+        new.secret = self.secret
         new.upstream = self.upstream
         known = {one.name: one for one in self.listeners}
         for one in new.listeners:
@@ -242,8 +242,8 @@ class Certificates:
     ) -> tuple[list[CertificateMessage], list[Happening]]:
         """Take the results of a look: messages to send, and things to tell of. `now`: seconds since
         1970."""
-        if now - self._secret_since >= NEW_SECRET:
-            self._secret, self._secret_since = secrets.token_bytes(64), now
+        if now - self.secret[1] >= NEW_SECRET:
+            self.secret = secrets.token_bytes(64), now
         happened: list[Happening] = []
         for section, one in zip(self.sections, found, strict=True):
             happened += section.take(one, now)
@@ -256,7 +256,7 @@ class Certificates:
             if not isinstance(section, ListenerFiles):
                 continue
             before = section.message
-            if section.build(self._secret) and section.message is not None:
+            if section.build(self.secret[0]) and section.message is not None:
                 happened += section.news(before)
                 if section is not self.admin:
                     messages.append(section.message)

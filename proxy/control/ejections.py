@@ -14,6 +14,8 @@ from enum import Enum
 from math import floor
 from random import Random
 
+import msgspec
+
 from proxy.settings.service import EjectionSettings
 
 JITTER = 0.1
@@ -54,6 +56,20 @@ class PoolCounts:
     """Instances that are ready, the suspect included."""
     is_ready: bool
     """Whether the suspect is ready."""
+
+
+class Ejection(msgspec.Struct, frozen=True, array_like=True):
+    """An instance that was ejected, as another process of this machine remembers it; times are
+    monotonic seconds."""
+
+    service: str
+    key: str
+    count: int
+    until: float
+    base: float
+    out: bool
+    ended: float
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -113,6 +129,23 @@ class Ejections:
         if len(out) >= allowed(counts.total, settings.max_share):
             return Refusal.SHARE
         return None
+
+    def kept(self) -> list[Ejection]:
+        """Ejections that are remembered, without reasons."""
+        return [
+            Ejection(*of, one.count, one.until, one.base, one.out, one.ended)
+            for of, one in self._records.items()
+        ]
+
+    def restore(self, one: Ejection) -> bool:
+        """Remember what another process did, unless something is known already; False then."""
+        of = (one.service, one.key)
+        if of in self._records:
+            return False
+        self._records[of] = _Record(one.count, one.until, one.base, one.out, one.ended)
+        if one.out:
+            self._out.setdefault(one.service, set()).add(one.key)
+        return True
 
     def passed(self, service: str, key: str, now: float) -> bool:
         """An active check, begun after the ejection, was passed: the ejection is over. True if

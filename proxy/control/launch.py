@@ -62,7 +62,8 @@ class ProcessLaunch:
         sockets: Mapping[str, Sequence[socket.socket]],
         environ: Mapping[str, str],
     ) -> None:
-        """`board`: descriptor of the in-flight board; `sockets`: by listener, one per worker;
+        """`board`: descriptor of the in-flight board; `sockets`: by listener, one per worker
+        at least;
         `environ`: added to this process's environment."""
         self._program = tuple(program)
         self._workers = workers
@@ -73,7 +74,11 @@ class ProcessLaunch:
     async def __call__(self, index: int, channel: socket.socket) -> Process:
         """Start worker `index` with its end of the channel. OSError when there is no process
         to be had."""
-        own = [(name, sockets[index].fileno()) for name, sockets in self._sockets.items()]
+        own = [
+            (name, sock.fileno())
+            for name, sockets in self._sockets.items()
+            for sock in sockets[index :: self._workers]
+        ]
         arguments = [
             *("--index", str(index), "--workers", str(self._workers)),
             *("--channel", str(channel.fileno()), "--board", str(self._board)),

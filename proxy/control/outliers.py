@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 
-from proxy.control.ejections import KEPT_BY, Ejected, Ejections, PoolCounts, Refusal
+import msgspec
+
+from proxy.control.ejections import KEPT_BY, Ejected, Ejection, Ejections, PoolCounts, Refusal
 from proxy.control.pool import Changes
 from proxy.control.pools import PoolRegistry
 from proxy.control.reactions import Reactions, id_in
@@ -98,6 +100,24 @@ class Outliers:
             reason=suspect.reason,
             because=why.value,
         )
+
+    def kept(self) -> list[Ejection]:
+        """Ejections, with the reasons of those that go on."""
+        overrides = self._pools.overrides
+        return [
+            msgspec.structs.replace(one, reason=overrides[one.service].ejected[one.key][0])
+            if one.out
+            else one
+            for one in self.ejections.kept()
+        ]
+
+    def restore(self, kept: Iterable[Ejection], now: float) -> None:
+        """Go on with what another process remembered; to be followed by `PoolRegistry.settle`."""
+        for one in kept:
+            if self.ejections.restore(one) and one.out:
+                self._pools.eject(one.service, one.key, one.reason, one.until)
+                self._ejected_at[one.service, one.key] = now
+        self._on_ejected()
 
     def passed(self, service: str, key: str, began: float) -> None:
         """An instance passed a check that began then, which ends an ejection from before."""

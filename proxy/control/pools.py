@@ -52,7 +52,8 @@ class PoolRegistry:
         self._destinations = destinations or Destinations()
         self._settings = settings or {}
         self._defaults = defaults or PoolSettings()
-        self._overrides: dict[str, Overrides] = {}
+        self.overrides: dict[str, Overrides] = {}
+        """By service; for reading."""
         self._dirty: dict[str, set[str]] = {}
         """Services with overrides that their pool does not show yet → ids and keys concerned."""
         self._steps: set[str] = set()
@@ -60,8 +61,8 @@ class PoolRegistry:
         self._pools: dict[str, Pool] = {}
         self._on_fallback: set[str] = set()
         """Services that were told of as served by their fallback."""
-        self._listed: Mapping[str, tuple[Instance, ...]] = {}
-        """The registry's latest view, of all services."""
+        self.listed: Mapping[str, tuple[Instance, ...]] = {}
+        """The registry's latest view, of all services; for reading."""
         self._generations = itertools.count(1)
         self.complete = False
         """The first full set of the registry is known."""
@@ -131,7 +132,7 @@ class PoolRegistry:
 
     def drained(self, service: str, id_: str) -> bool:
         """Whether the operator has taken out who has this id."""
-        return id_ in self._overrides.get(service, NO_OVERRIDES).drained
+        return id_ in self.overrides.get(service, NO_OVERRIDES).drained
 
     def check(self, service: str, key: str, unhealthy: str | None) -> None:
         """The verdict of active checks: None = healthy or not checked, else what they say."""
@@ -150,7 +151,7 @@ class PoolRegistry:
 
     def _overriding(self, service: str, whom: str) -> Overrides:
         self._dirty.setdefault(service, set()).add(whom)
-        return self._overrides.setdefault(service, Overrides())
+        return self.overrides.setdefault(service, Overrides())
 
     def settle(self, now: float) -> Changes:
         """Show in the pools the overrides that were set."""
@@ -159,8 +160,8 @@ class PoolRegistry:
             pool = self._pools.get(service)
             if pool is not None:
                 self._renew(pool, pool.source, now, changes, concerned)
-            if not self._overrides.get(service):
-                self._overrides.pop(service, None)
+            if not self.overrides.get(service):
+                self.overrides.pop(service, None)
         self._dirty.clear()
         return changes
 
@@ -169,7 +170,7 @@ class PoolRegistry:
     def apply(self, membership: Membership, now: float) -> Changes:
         """Take over a whole membership; also forget pools that were empty for long."""
         changes = Changes()
-        self._listed = membership.services
+        self.listed = membership.services
         for service, instances in membership.services.items():
             pool = self._pools.get(service)
             if pool is None:
@@ -214,7 +215,7 @@ class PoolRegistry:
             if pool is None:
                 pool = Pool(service, static=False)
             pool.static = service in static
-            listed = static[service] if pool.static else self._listed.get(service, ())
+            listed = static[service] if pool.static else self.listed.get(service, ())
             if listed or self.settings(service).fallback or pool.source:
                 self._pools[service] = pool
                 pool.fallback = pool.fallback and not pool.static
@@ -325,7 +326,7 @@ class PoolRegistry:
     ) -> bool:
         """Judge the instances of one service that are new, read differently or are `concerned` (by
         id or key); True if that gave a new snapshot."""
-        found = self._overrides.get(pool.service, NO_OVERRIDES)
+        found = self.overrides.get(pool.service, NO_OVERRIDES)
         before = pool.snapshot
         known = {
             member.instance.id: (member, node)

@@ -14,8 +14,6 @@ import gc
 import os
 import resource
 import secrets
-import signal
-import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,17 +23,22 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 import uvloop
+from msgspec.structs import replace
 
 from proxy import catalog
 from proxy import log as log_setup
 from proxy.control.acme import Acme, StorageError
 from proxy.control.certificates import CertificateError, Certificates
 from proxy.control.events import Events
+from proxy.control.handover import Predecessor, Successor, restore
 from proxy.control.launch import ProcessLaunch, module_command
+from proxy.control.openings import StartError, hold, open_admin, open_listeners
+from proxy.control.parent_link import ParentLink
 from proxy.control.pools import PoolRegistry
 from proxy.control.reload import Reloads
+from proxy.control.signals import Signals
 from proxy.control.slots import Slots
-from proxy.control.sockets import BindError, Listening, close_all, listen, listen_alone
+from proxy.control.sockets import Listening, close_all
 from proxy.control.supervisor import Supervisor
 from proxy.destinations import Destinations
 from proxy.engine.line_file import STDOUT, open_for_append
@@ -65,25 +68,25 @@ FEWEST_FILES = 128
 some thirty clients. With less it would start, be ready, and close every connection."""
 
 
+ORPHAN_GRACE = 3.0
+"""Seconds to finish what is in flight once the parent is dead."""
+
 OPEN_LIMIT = 5.0
 """Seconds for the access log to open at the start: a disk that sleeps wakes up in them, and a file
 system whose server is gone is not waited for."""
 
 
-class StartError(Exception):
-    """The proxy cannot start. The text is one line for the operator."""
-
-
-def run(settings: Settings, file: FilePath | None = None) -> int:
+def run(settings: Settings, file: FilePath | None = None, parent: ParentLink | None = None) -> int:
     """Run until told to stop; the exit code. StartError when it cannot start. `file`: what the
-    settings were read from, and are read from again."""
+    settings were read from, and are read from again. `parent`: the one that has started this
+    process, if that is there to replace it."""
     fill_standard_descriptors()
     log_setup.set_up(settings.log)
     raise_file_limit()
 
     async def main() -> int:
-        with StopSignals() as signals:
-            return await serve(settings, signals, file)
+        with Signals() as signals:
+            return await serve(settings, signals, file, parent)
 
     return uvloop.run(main())
 
@@ -117,15 +120,29 @@ def raise_file_limit() -> None:
         log.warning("file_limit_not_raised", limit=soft, wanted=wanted, error=str(error))
 
 
-async def serve(settings: Settings, signals: StopSignals, file: FilePath | None = None) -> int:
+async def serve(
+    settings: Settings,
+    signals: Signals,
+    file: FilePath | None = None,
+    parent: ParentLink | None = None,
+) -> int:
     """The life of the control process inside its event loop, until `signals` end it. Returns
-    the exit code; StartError when it cannot start. `file`: as for `run`."""
+    the exit code; StartError when it cannot start. `file` and `parent`: as for `run`."""
+    held = [] if parent is None else parent.held
+    predecessor: Predecessor | None = None
     with ExitStack() as opened:
         await _check_access_log(settings)
         acme = await _open_acme(settings)
-        certificates = await _read_certificates(settings)
-        listening = _open_listeners(settings, opened)
-        admin_socket = _open_admin(settings, opened)
+        parts: dict[str, Any] = {}
+        if parent is not None and parent.state is not None:
+            predecessor = Predecessor()
+            opened.callback(predecessor.close)
+            parts = await predecessor.ask(parent.state)
+        certificates = await _read_certificates(settings, parts.get("ticket_secret"))
+        listening = open_listeners(settings, held, opened)
+        admin_socket = open_admin(settings, held, opened)
+        if parent is not None:
+            hold(parent, settings, listening, admin_socket)
         admin_port = admin_socket.getsockname()[1]
         destinations = Destinations(admin_port, settings.registry.allow)
         board = Board.create(settings.workers)
@@ -138,7 +155,7 @@ async def serve(settings: Settings, signals: StopSignals, file: FilePath | None 
 
         supervisor = Supervisor(
             settings,
-            config_of(settings, 1),
+            replace(config_of(settings, 1), tripped=tuple(parts.get("tripped", ()))),
             PoolRegistry(
                 settings.static,
                 Slots(SLOTS, board.idle),
@@ -167,12 +184,23 @@ async def serve(settings: Settings, signals: StopSignals, file: FilePath | None 
             acme=acme,
         )
         admin: Admin | None = None
+        successor = Successor(supervisor)
         try:
+            restore(supervisor, parts, time.monotonic(), first=True)
             await supervisor.start_workers()
             # The registry's client, and then the HTTP server, are half of all that this process
             # loads. The workers load at the same time, on other cores.
             supervisor.start()
-            supervisor.on_ready = _freeze
+            ready = asyncio.Event()
+
+            def on_ready() -> None:
+                _freeze()
+                supervisor.config = replace(supervisor.config, tripped=())
+                ready.set()
+                if parent is not None:
+                    parent.ready()
+
+            supervisor.on_ready = on_ready
             # In a thread, because the registry is being asked meanwhile.
             admin_type = await asyncio.to_thread(_load_admin)
             admin = admin_type(supervisor, admin_socket, settings.admin)
@@ -180,11 +208,23 @@ async def serve(settings: Settings, signals: StopSignals, file: FilePath | None 
                 admin.reloads = Reloads(file, os.environ, supervisor, config_of)
                 signals.on_reload = admin.reloads.begin
                 supervisor.own(admin.reloads.watch(), "watch of the file")
-            await admin.start()
+            if parent is not None:
+                parent.listen()
+                opened.callback(parent.close)
+                parent.on_successor = successor.meet
+                admin.upgrade = parent.upgrade
+            if predecessor is None:
+                await admin.start()
+            else:
+                predecessor.supervisor = supervisor
+                supervisor.own(_take_admin(admin, predecessor, ready), "admin")
             signals.on_reopen = supervisor.reopen_access_log
             signals.has_log = lambda: supervisor.settings.access_log is not None
-            return await _until_stopped(supervisor, signals, listening)
+            if parent is not None and await _until_retired(parent, supervisor, signals):
+                return await _retire(supervisor, signals, listening, admin, successor)
+            return await _until_stopped(supervisor, signals, listening, parent)
         finally:
+            await successor.close()
             await supervisor.kill()
             await supervisor.close()
             if admin is not None:
@@ -205,21 +245,84 @@ def _freeze() -> None:
     gc.freeze()
 
 
+async def _take_admin(admin: Admin, predecessor: Predecessor, ready: asyncio.Event) -> None:
+    """Answer at the admin address once the predecessor does no more."""
+    await ready.wait()
+    await predecessor.counts()
+    admin.metrics.before = lambda: predecessor.page
+    await admin.start()
+
+
+async def _until_retired(parent: ParentLink, supervisor: Supervisor, signals: Signals) -> bool:
+    """Wait for the end of this process's service; True if a successor has taken over."""
+    events = (signals.first, parent.retire, parent.gone)
+    tasks: list[asyncio.Task[Any]] = [asyncio.create_task(one.wait()) for one in events]
+    tasks.append(asyncio.create_task(supervisor.failed()))
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return parent.retire.is_set()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _retire(
+    supervisor: Supervisor,
+    signals: Signals,
+    listening: Sequence[Listening],
+    admin: Admin,
+    successor: Successor,
+) -> int:
+    """Finish what is in flight, beside the successor, and tell it what has been counted."""
+    supervisor.stopping = True
+    grace = supervisor.settings.shutdown.grace
+    log.info("retiring", grace=grace)
+    for one in listening:
+        one.leave()
+    drained = asyncio.create_task(
+        supervisor.drain(grace, kept=tuple(one.name for one in listening))
+    )
+    second = asyncio.create_task(signals.second.wait())
+    try:
+        await admin.stop_accepting()
+        successor.tell_state()
+        successor.tell_counts(await admin.metrics.get())
+        await asyncio.wait([drained, second], return_when=asyncio.FIRST_COMPLETED)
+        if second.done():
+            await supervisor.kill()
+        successor.tell_counts(await admin.metrics.get())
+    finally:
+        drained.cancel()
+        second.cancel()
+        await asyncio.gather(drained, second, return_exceptions=True)
+    log.info("retired")
+    return 0
+
+
 async def _until_stopped(
     supervisor: Supervisor,
-    signals: StopSignals,
+    signals: Signals,
     listening: Sequence[Listening],
+    parent: ParentLink | None,
 ) -> int:
     failure = asyncio.create_task(supervisor.failed())
     first = asyncio.create_task(signals.first.wait())
     second = asyncio.create_task(signals.second.wait())
     tasks: list[asyncio.Task[Any]] = [failure, first, second]
+    # A proxy without a parent has none to lose.
+    gone = asyncio.create_task((asyncio.Event() if parent is None else parent.gone).wait())
+    tasks.append(gone)
     try:
-        await asyncio.wait([failure, first], return_when=asyncio.FIRST_COMPLETED)
-        code = 1 if failure.done() else 0
+        await asyncio.wait([failure, first, gone], return_when=asyncio.FIRST_COMPLETED)
+        code = 0 if first.done() else 1
         # From here on /readyz says 503: whoever sends requests gets time to stop doing so.
         supervisor.stopping = True
         shutdown = supervisor.settings.shutdown
+        if gone.done():
+            # Who killed the process that was started means this one: its port is to be free soon.
+            log.error("parent_gone")
+            shutdown = replace(shutdown, delay=0.0, grace=min(shutdown.grace, ORPHAN_GRACE))
         log.info("stopping", delay=shutdown.delay, grace=shutdown.grace)
         # The workers close theirs when they have accepted the last. A socket that stayed open
         # here would go on taking connections that nobody accepts.
@@ -237,56 +340,6 @@ async def _until_stopped(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-class StopSignals:
-    """Owns the signal handlers while the control process runs."""
-
-    def __init__(self) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-        self.on_reopen: Callable[[], None] | None = None
-        """Called on SIGUSR1, if `has_log()`."""
-        self.has_log: Callable[[], bool] = lambda: False
-        self.on_reload: Callable[[], None] | None = None
-        """Called on SIGHUP."""
-
-    def __enter__(self) -> StopSignals:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop, number)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
-        loop.add_signal_handler(signal.SIGUSR2, self._not_available, signal.SIGUSR2)
-        loop.add_signal_handler(signal.SIGUSR1, self._reopen)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
-            loop.remove_signal_handler(number)
-        loop.remove_signal_handler(signal.SIGUSR1)
-
-    def _stop(self, number: signal.Signals) -> None:
-        log.info("signal", signal=number.name)
-        (self.second if self.first.is_set() else self.first).set()
-
-    def _reload(self) -> None:
-        if self.on_reload is None:
-            log.warning("signal_ignored", signal="SIGHUP", reason="there is no file to read yet")
-        else:
-            log.info("signal", signal="SIGHUP")
-            self.on_reload()
-
-    def _reopen(self) -> None:
-        if self.on_reopen is None or not self.has_log():
-            log.info("signal_ignored", signal="SIGUSR1", reason="there is no access log")
-        else:
-            log.info("signal", signal="SIGUSR1")
-            self.on_reopen()
-
-    def _not_available(self, number: signal.Signals) -> None:
-        # Their default action would end the process, and with it all connections.
-        log.warning("signal_ignored", signal=number.name, reason="not available in this version")
 
 
 async def _check_access_log(settings: Settings) -> None:
@@ -327,39 +380,17 @@ def _obtain(*given: Any) -> Awaitable[bytes]:
     return obtain(*given)
 
 
-async def _read_certificates(settings: Settings) -> Certificates:
+async def _read_certificates(
+    settings: Settings, secret: tuple[bytes, float] | None
+) -> Certificates:
+    """`secret`: of a predecessor's ticket keys."""
     certificates = Certificates(settings)
+    certificates.secret = secret or certificates.secret
     try:
         await certificates.start()
     except CertificateError as error:
         raise StartError(str(error)) from None
     return certificates
-
-
-def _open_listeners(settings: Settings, opened: ExitStack) -> list[Listening]:
-    result = []
-    for listener in settings.listeners:
-        try:
-            one = listen(
-                listener.name, listener.bind, settings.workers, listener.mode, listener.owner
-            )
-        except BindError as error:
-            raise StartError(f"listener {listener.name}: cannot listen on {error}") from error
-        opened.callback(one.close)
-        log.info("listening", listener=one.name, address=one.address)
-        result.append(one)
-    return result
-
-
-def _open_admin(settings: Settings, opened: ExitStack) -> socket.socket:
-    try:
-        sock = listen_alone(settings.admin.bind)
-    except BindError as error:
-        raise StartError(f"admin: cannot listen on {error}") from error
-    opened.callback(sock.close)
-    host, port = sock.getsockname()[:2]
-    log.info("admin_listening", address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-    return sock
 
 
 def _provider(

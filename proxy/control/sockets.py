@@ -62,8 +62,8 @@ def parse_bind(text: str) -> Address:
 
 @dataclass(slots=True)
 class Listening:
-    """The sockets of one listener. `sockets[i]` belongs to worker i; for a unix listener it
-    is the same object for each."""
+    """The sockets of one listener. `sockets[i]` belongs to worker i modulo their number, of which
+    there is one for each at least; for a unix listener it is the same object for each."""
 
     name: str
     address: str
@@ -73,13 +73,95 @@ class Listening:
     inode: tuple[int, int] = field(default=(0, 0))
     """Device and inode of the socket file that this process made."""
 
-    def close(self) -> None:
-        """Close the sockets, and remove the socket file if it is still ours."""
+    def leave(self) -> None:
+        """Close our sockets, where another process goes on listening."""
         for sock in self.sockets:
             sock.close()
+
+    def close(self) -> None:
+        """Close the sockets, and remove the socket file if it is still ours."""
+        self.leave()
         if self.path is not None and _inode(self.path) == self.inode:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)
+
+
+@dataclass(slots=True)
+class Held:
+    """Sockets that listen already: a predecessor's, or the service manager's."""
+
+    kind: str
+    """`listener`, `admin`, or `passed` by the service manager."""
+    name: str
+    bind: str
+    """As in the configuration that they were made for."""
+    sockets: list[socket.socket] = field(default_factory=list)
+
+
+def find_held(held: list[Held], kind: str, name: str, bind: str) -> Held | None:
+    """Take out of `held` what listens on that address: what a predecessor made for it, under
+    whatever name; else what was passed under the name; else what was passed for the address."""
+    address = parse_bind(bind)
+    ours = [one for one in held if one.kind == kind and one.bind == bind and one.sockets]
+    passed = [one for one in held if one.kind == "passed" and one.sockets]
+    found = [
+        *(one for one in ours if one.name == name),
+        *ours,
+        *(one for one in passed if one.name == name),
+        *(one for one in passed if _is_at(one.sockets[0], address)),
+    ]
+    if not found:
+        return None
+    held.remove(found[0])
+    return found[0]
+
+
+def _is_at(sock: socket.socket, address: Address) -> bool:
+    if address.path is not None or sock.family == socket.AF_UNIX:
+        return bool(sock.getsockname() == address.path)
+    try:
+        return bool(sock.getsockname()[:2] == _resolve(address)[1][:2])
+    except OSError:
+        return False
+
+
+def adopt(held: Held, name: str, count: int) -> Listening:
+    """A listener of what listens already, with a socket per worker at least where a predecessor
+    made one for each; those of the service manager, and unix sockets, are for all. OSError when
+    there is no further socket to be had."""
+    sockets = held.sockets
+    for sock in sockets:
+        sock.setblocking(False)
+        sock.listen(BACKLOG)
+    where = sockets[0].getsockname()
+    if sockets[0].family == socket.AF_UNIX:
+        path = os.fsdecode(where)
+        ours = held.kind != "passed"  # The file of another one's socket is its own to remove.
+        inode = _inode(path) if ours else (-1, -1)
+        return Listening(name, f"unix:{path}", (sockets[0],) * count, path, inode)
+    if held.kind == "passed":
+        return Listening(name, _shown(where), (sockets[0],) * count)
+    made = [_neighbour(sockets[0].family, where) for _ in range(count - len(sockets))]
+    for sock in made:
+        sock.listen(BACKLOG)
+    return Listening(name, _shown(where), (*sockets, *made))
+
+
+def _neighbour(family: int, where: tuple[str, int]) -> socket.socket:
+    """One more socket at an address, bound and not yet listening."""
+    sock = _tcp_socket(socket.AddressFamily(family))
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(where)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _shown(where: tuple[str, int]) -> str:
+    host, port = where[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def listen(
@@ -181,10 +263,7 @@ def _listen_tcp(name: str, address: Address, count: int) -> Listening:
     sockets: list[socket.socket] = []
     try:
         for _ in range(count):
-            sock = _tcp_socket(family)
-            sockets.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sock.bind(where)
+            sockets.append(_neighbour(family, where))
         # Listening only when all are bound, so that the kernel hands a connection to one of
         # the final set.
         for sock in sockets:
@@ -193,9 +272,7 @@ def _listen_tcp(name: str, address: Address, count: int) -> Listening:
         for sock in sockets:
             sock.close()
         raise
-    host, port = sockets[0].getsockname()[:2]
-    shown = f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
-    return Listening(name, shown, tuple(sockets))
+    return Listening(name, _shown(sockets[0].getsockname()), tuple(sockets))
 
 
 def _listen_unix(

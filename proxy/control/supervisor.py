@@ -112,11 +112,11 @@ class Supervisor:
         self.events = events or Events()
         self._reactions = Reactions(self.events)
         self._pace_changed = asyncio.Event()
-        self.outliers = Outliers(pools, self._reactions, self._apply, self._pace_changed.set, rng)
+        self.outliers = Outliers(pools, self._reactions, self.apply, self._pace_changed.set, rng)
         self.checks = Checks(
             pools,
             self._reactions,
-            self._apply,
+            self.apply,
             self.outliers.passed,
             destinations or Destinations(),
             lambda: self.certificates.upstream.contents,
@@ -141,7 +141,7 @@ class Supervisor:
             for index in range(settings.workers)
         ]
         self.collector = Collector(self.workers, pools)
-        self._watch = RegistryWatch(provider, self._on_membership)
+        self._watch = RegistryWatch(provider, self.take_membership)
         self._waited = False
         self._tasks: list[asyncio.Task[None]] = []
         self._keepers: list[asyncio.Task[None]] = []
@@ -211,9 +211,9 @@ class Supervisor:
         self._follow_files()
         now = time.monotonic()
         changes = self.pools.configure(settings.static, settings.services, settings.defaults, now)
-        self._apply(changes)
+        self.apply(changes)
         self.checks.configure()
-        self._apply(self.pools.settle(now))
+        self.apply(self.pools.settle(now))
         return ""
 
     async def _configure_workers(self) -> str:
@@ -259,12 +259,13 @@ class Supervisor:
         """Return if something failed that must not; the process should stop then."""
         await self._failed.wait()
 
-    async def drain(self, grace: float, delay: float = 0.0) -> bool:
+    async def drain(self, grace: float, delay: float = 0.0, kept: tuple[str, ...] = ()) -> bool:
         """Let all workers accept for `delay` seconds more and finish; kill those that do not
-        within `grace` and a little; wait until they are gone. True if none had to be killed."""
+        within `grace` and a little; wait until they are gone. `kept`: see `Drain`. True if none had
+        to be killed."""
         self.stopping = True
         for worker in self.workers:
-            worker.drain(grace, delay)
+            worker.drain(grace, delay, kept)
         await asyncio.wait(self._keepers, timeout=delay + grace + KILL_AFTER_GRACE)
         late = [worker.index for worker in self.workers if worker.current is not None]
         if late:
@@ -297,7 +298,8 @@ class Supervisor:
         """The state of the registry as the provider tells it, once there is one."""
         return self._watch.status
 
-    def _on_membership(self, membership: Membership) -> None:
+    def take_membership(self, membership: Membership) -> None:
+        """Take over what the registry says, or what a predecessor knew of it."""
         first = not self.pools.complete
         changes = self.pools.apply(membership, time.monotonic())
         if first:
@@ -316,9 +318,10 @@ class Supervisor:
                 updated=changes.updated,
                 revision=membership.revision,
             )
-        self._apply(changes)
+        self.apply(changes)
 
-    def _apply(self, changes: Changes) -> None:
+    def apply(self, changes: Changes) -> None:
+        """Let workers know of changes of the pools, and whoever else is concerned."""
         # Workers first: what follows takes time, and they serve meanwhile.
         for process in self._running():
             process.update((*changes.pools, *changes.gone))
@@ -341,7 +344,7 @@ class Supervisor:
                 pass
             now = time.monotonic()
             self.outliers.step(now)
-            self._apply(self.pools.step(now))
+            self.apply(self.pools.step(now))
 
     async def _tick(self) -> None:
         ticks = itertools.count(1)
@@ -349,7 +352,7 @@ class Supervisor:
             await asyncio.sleep(1.0)
             for worker in self.workers:
                 worker.tick()
-            self._apply(self.pools.expire(time.monotonic()))
+            self.apply(self.pools.expire(time.monotonic()))
             self.outliers.step(time.monotonic())
             if next(ticks) % FORGET_TICKS == 0:
                 self.outliers.forget()
@@ -368,7 +371,7 @@ class Supervisor:
         else:
             self.pools.undrain(service, id_)
         self._reactions.tell("drained" if on else "undrained", service=service, instance=id_)
-        self._apply(self.pools.settle(time.monotonic()))
+        self.apply(self.pools.settle(time.monotonic()))
         return True
 
     def reopen_access_log(self) -> None:
@@ -406,7 +409,7 @@ class Supervisor:
         self._waited = True
         for process in self._running():
             process.accept()
-        self._apply(self.pools.serve_unknown(time.monotonic()))
+        self.apply(self.pools.serve_unknown(time.monotonic()))
 
     # --------------------------------------------------------------------- the workers
 

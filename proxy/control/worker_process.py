@@ -242,12 +242,12 @@ class WorkerProcess:
         self.channel.send(Collect(number))
         return True
 
-    def drain(self, grace: float, delay: float) -> None:
-        """Stop accepting after `delay`, finish, exit. One that has not said hello has nothing to
-        finish."""
+    def drain(self, grace: float, delay: float, kept: tuple[str, ...] = ()) -> None:
+        """Stop accepting after `delay`, finish, exit; see `Drain`. One that has not said hello has
+        nothing to finish."""
         self.draining = True
         if self._greeted:
-            self.channel.send(Drain(grace, delay))
+            self.channel.send(Drain(grace, delay, kept))
         else:
             self.kill()
 

@@ -155,11 +155,12 @@ class WorkerSlot:
             life.silent_ticks = 0
             life.kill()
 
-    def drain(self, grace: float, delay: float) -> None:
-        """Let the process finish within `grace` seconds after `delay`; it is not replaced."""
+    def drain(self, grace: float, delay: float, kept: tuple[str, ...] = ()) -> None:
+        """Let the process finish within `grace` seconds after `delay`; it is not replaced. `kept`:
+        see `Drain`."""
         self._final.set()
         if self.current is not None:
-            self.current.drain(grace, delay)
+            self.current.drain(grace, delay, kept)
 
     def kill(self) -> None:
         """End the process at once; it is not replaced."""

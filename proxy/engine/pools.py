@@ -27,14 +27,22 @@ class Pools:
         """Not complete while the first full set is not known: others may well exist."""
         self._by_slot: dict[int, tuple[Pool, Node]] = {}  # ≤ 1 KiB + 400 B per instance
         self._defaults = ServiceSettings()
+        self._tripped: frozenset[str] = frozenset()  # ≤ services
         self._settings: dict[str, ServiceSettings] = {}  # ≤ 1 KiB + 8 KiB per service
 
     def __iter__(self) -> Iterator[Pool]:
         return iter(self._by_name.values())
 
-    def configure(self, defaults: ServiceSettings, services: dict[str, ServiceSettings]) -> None:
+    def configure(
+        self,
+        defaults: ServiceSettings,
+        services: dict[str, ServiceSettings],
+        tripped: tuple[str, ...] = (),
+    ) -> None:
         """New settings for services known and to come. A service of the file exists without
-        instances too: its answer is 503, not 404."""
+        instances too: its answer is 503, not 404. Circuit breakers of those that are `tripped`
+        begin as `trying`."""
+        self._tripped = frozenset(tripped)
         self._defaults = defaults
         self._settings = services
         for name in services:  # ≤ services
@@ -88,4 +96,6 @@ class Pools:
                 self._counters.service(service),
                 self._shared,
             )
+            if service in self._tripped and pool.policies.breaker is not None:
+                pool.policies.breaker.resume()
         return pool

@@ -209,7 +209,7 @@ class Worker:
             self.pools.names.complete = False
             self._accept()
         elif isinstance(message, Drain):
-            self.drain(message.grace, message.delay)
+            self.drain(message.grace, message.delay, frozenset(message.kept))
         elif isinstance(message, ReopenAccessLog):
             self.access_logs.reopen()
 
@@ -226,7 +226,7 @@ class Worker:
         services.via_token = b"fairlead (%b)" % config.via_token.encode("ascii")
         self._listeners.use(listeners)
         services.connector.destinations = Destinations(config.admin_port, config.allow)
-        self.pools.configure(config.defaults, config.services)
+        self.pools.configure(config.defaults, config.services, config.tripped)
         services.routes = routes
         self._log_access(config.access_log)
         self._channel.send(Configured(config.generation))
@@ -385,16 +385,17 @@ class Worker:
         """Facts for new connections of a listener; a reload may replace them."""
         return self._listeners[name]
 
-    def drain(self, grace: float, delay: float = 0.0) -> None:
+    def drain(self, grace: float, delay: float = 0.0, kept: frozenset[str] = frozenset()) -> None:
         """Answer `Connection: close` at once, stop accepting after `delay` seconds, answer what
-        was asked, and exit within `grace` seconds after that."""
+        was asked, and exit within `grace` seconds after that. `kept`: listeners at whose sockets
+        another process goes on accepting."""
         if not self.connections.draining:
             self.connections.draining = True
-            self._draining = self._loop.create_task(self._drain(grace, delay))
+            self._draining = self._loop.create_task(self._drain(grace, delay, kept))
 
-    async def _drain(self, grace: float, delay: float) -> None:
+    async def _drain(self, grace: float, delay: float, kept: frozenset[str]) -> None:
         await asyncio.sleep(delay)
-        await self._stop_accepting()
+        await self._stop_accepting(kept)
         services, connections = self.services, self.connections
         # It may have been so for a moment while connections were accepted.
         connections.quiet.clear()
@@ -435,21 +436,25 @@ class Worker:
         except TimeoutError:
             pass  # Somebody does not read what a tunnel had written before.
 
-    async def _stop_accepting(self) -> None:
+    async def _stop_accepting(self, kept: frozenset[str]) -> None:
         """Close the listening sockets without resetting those who wait in them: with a backlog
-        of nothing no more may join, and those who have are accepted before the end."""
+        of nothing no more may join, and those who have are accepted before the end. At those
+        that are `kept` another process accepts them."""
         if not self._servers:
             return
-        for _, sock in self._sockets:  # ≤ listeners
+        ending = [sock for name, sock in self._sockets if name not in kept]
+        for sock in ending:  # ≤ listeners
             sock.listen(0)
-        await asyncio.sleep(LAST_ACCEPTS)
+        if ending:
+            await asyncio.sleep(LAST_ACCEPTS)
         for server in self._servers:  # ≤ listeners
             server.close()
 
     def _on_orphaned(self, error: Exception | None) -> None:
         if not self.stopped.is_set():
             _log.warning("control_process_gone", error=None if error is None else str(error))
-            self.drain(ORPHAN_GRACE)
+            # Whoever comes after the control process may have the sockets by now.
+            self.drain(ORPHAN_GRACE, kept=frozenset(name for name, _ in self._sockets))
 
     def _on_underscored(self, names: tuple[bytes, ...]) -> None:
         """Fields of a request were left out: CGI-like programs would take them for others."""

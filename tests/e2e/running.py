@@ -122,9 +122,14 @@ class RunningProxy(AwaitedProcess):
         """Process ids of the workers, by index; those being replaced are left out."""
         return [row["pid"] for row in await self.workers() if row["pid"] is not None]
 
+    @property
+    def control(self) -> int:
+        """Process id of the control process; the last one that was started."""
+        return children(self.pid)[-1]
+
     def children(self) -> list[int]:
-        """Process ids of its children in ascending order, zombies included."""
-        return children(self.pid)
+        """Process ids of the control process's children in ascending order, zombies included."""
+        return children(self.control)
 
     async def __aenter__(self) -> Self:
         return await self.start()

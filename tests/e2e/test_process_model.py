@@ -9,7 +9,6 @@ import signal
 import socket
 import stat
 from collections.abc import AsyncIterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +109,8 @@ async def test_a_worker_that_dies_while_there_are_no_descriptors_is_replaced_lat
 ) -> None:
     async with RunningProxy(config(instance, workers=2), tmp_path) as proxy:
         victim, other = await proxy.worker_pids()
-        limits = resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+        limits = resource.prlimit(proxy.control, resource.RLIMIT_NOFILE)
+        resource.prlimit(proxy.control, resource.RLIMIT_NOFILE, (3, limits[1]))
         os.kill(victim, signal.SIGKILL)
         await eventually(
             lambda: proxy.log().count('"worker_not_started"') >= 3 or proxy.returncode is not None,
@@ -119,7 +118,7 @@ async def test_a_worker_that_dies_while_there_are_no_descriptors_is_replaced_lat
             "some attempts",
         )
         assert alive(other)
-        resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, limits)
+        resource.prlimit(proxy.control, resource.RLIMIT_NOFILE, limits)
         await eventually(lambda: _is_ready(proxy), 10, "the replacement")
         assert len(await proxy.worker_pids()) == 2
         assert await fetch(session, proxy.url + "/users/1") == 200
@@ -219,15 +218,6 @@ async def test_a_second_signal_stops_at_once(
         assert not any(map(alive, pids))
         with pytest.raises(aiohttp.ClientError):
             await slow
-
-
-async def test_signals_of_later_versions_do_not_stop_it(
-    instance: int, session: aiohttp.ClientSession, tmp_path: Path
-) -> None:
-    async with RunningProxy(config(instance), tmp_path) as proxy:
-        proxy.signal(signal.SIGUSR2)
-        await eventually(partial(_logged, proxy, "SIGUSR2"), 5, "the log line")
-        assert await fetch(session, proxy.url + "/users/1") == 200
 
 
 def _logged(proxy: RunningProxy, word: str) -> bool:

@@ -57,6 +57,10 @@ class Breaker:
         self.opened = 0
         """How often it has opened; so also the turn in which requests are admitted now."""
 
+    def resume(self) -> None:
+        """Go on where another breaker of the service was open: a few requests will tell."""
+        self.state = State.TRYING
+
     def admit(self, now: float) -> bool:
         """May a request go on? Each True must be followed by one `on_result` or `on_abandoned`,
         with what `opened` is now."""

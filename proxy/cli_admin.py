@@ -1,0 +1,218 @@
+"""Commands that ask a running proxy, through its admin server."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from proxy import listings
+from proxy.cli_config import DEFAULT_FILE, load_or_complain
+
+if TYPE_CHECKING:
+    from proxy.admin_client import AdminClient
+
+COMMANDS: list[click.Command] = []
+
+RELOAD_TIMEOUT = 60.0
+"""Seconds: a large file, and workers that take it one after the other; for an upgrade, another
+proxy that starts."""
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+def command(function: Any) -> click.Command:
+    """A command of this module."""
+    made = click.command()(function)
+    COMMANDS.append(made)
+    return made
+
+
+def admin_options(command: Any) -> Any:
+    """`--admin`, `--admin-ca`, `--token`, `-c`: where the admin server is, whom to believe that it
+    is, and how to be let in. The command gets a `client` for them."""
+
+    @wraps(command)
+    def asking(
+        *, admin: str | None, admin_ca: str | None, token: str | None, file: str, **others: Any
+    ) -> None:
+        command(client=_client(admin, admin_ca, token, file), **others)
+
+    for option in (
+        click.option(
+            "-c",
+            "--config",
+            "file",
+            default=DEFAULT_FILE,
+            metavar="FILE",
+            help="Take address, certificate and token from this file's admin section  [default:"
+            " proxy.yaml, if there is one].",
+        ),
+        click.option("--token", envvar="FAIRLEAD_ADMIN_TOKEN", help="Bearer token."),
+        click.option(
+            "--admin-ca",
+            metavar="PEM",
+            help="Authority of the admin server's certificate  [default: the system's].",
+        ),
+        click.option("--admin", metavar="URL", help="Admin server of the proxy."),
+    ):
+        asking = option(asking)
+    return asking
+
+
+def _client(admin: str | None, ca: str | None, token: str | None, file: str) -> AdminClient:
+    from proxy import admin_client as asked
+
+    try:
+        context = None if ca is None else asked.believing(ca)
+        if admin is not None:
+            # The file's token is for the file's address: it goes nowhere else.
+            return asked.AdminClient(admin, token or "", context)
+        if file == DEFAULT_FILE and not Path(file).exists():
+            return asked.AdminClient(asked.DEFAULT_URL, token or "")
+        settings = load_or_complain(file).admin
+        if (tls := settings.tls) is not None and context is None:
+            shows = tls.client_ca is not None
+            context = asked.believing_only(tls.cert, tls.key, shows=shows)
+        url = asked.url_of(settings.bind, secure=tls is not None)
+        return asked.AdminClient(url, token or settings.token or settings.read_token, context)
+    except (OSError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _segment(name: str) -> str:
+    from proxy.admin_client import segment
+
+    return segment(name)
+
+
+def _get(client: AdminClient, path: str, query: list[tuple[str, str]] | None = None) -> Any:
+    from proxy.admin_client import AdminError
+
+    try:
+        return client.get(path, query or [])
+    except AdminError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _show(document: Any, lines: Iterable[str], as_json: bool) -> None:
+    """An answer as it came, or for people."""
+    for line in (json.dumps(document, indent=2),) if as_json else lines:
+        click.echo(line)
+
+
+@command
+@admin_options
+@json_option
+def services(client: AdminClient, as_json: bool) -> None:
+    """List the services the running proxy knows."""
+    document = _get(client, "/api/v1/services")
+    _show(document, listings.services(document), as_json)
+
+
+@command
+@click.argument("service")
+@admin_options
+@json_option
+def instances(service: str, client: AdminClient, as_json: bool) -> None:
+    """List the instances of SERVICE with their status."""
+
+    path = f"/api/v1/services/{_segment(service)}"
+    document = _get(client, path)
+    _show(document, listings.instances(document), as_json)
+
+
+@command
+@admin_options
+@json_option
+def registry(client: AdminClient, as_json: bool) -> None:
+    """Tell what the running proxy knows of its registry, and which records it cannot read."""
+    document = _get(client, "/api/v1/registry")
+    _show(document, listings.registry(document), as_json)
+
+
+@command
+@click.argument("url")
+@click.option("--method", default="GET", show_default=True, metavar="M", help="Request method.")
+@click.option("--header", "headers", multiple=True, metavar="K:V", help="Request header field.")
+@admin_options
+@json_option
+def explain(
+    url: str,
+    method: str,
+    headers: tuple[str, ...],
+    client: AdminClient,
+    as_json: bool,
+) -> None:
+    """Tell what would become of a request for URL: route, service, balancer, instances."""
+    query = [("method", method), ("url", url), *(("header", header) for header in headers)]
+    document = _get(client, "/api/v1/explain", query)
+    _show(document, map(listings.printable, listings.explained(document)), as_json)
+
+
+@command
+@click.argument("instance", metavar="SERVICE/ID")
+@admin_options
+def drain(instance: str, client: AdminClient) -> None:
+    """Send no new requests to an instance; those in flight finish."""
+    _set_drain("drain", instance, client)
+
+
+@command
+@click.argument("instance", metavar="SERVICE/ID")
+@admin_options
+def undrain(instance: str, client: AdminClient) -> None:
+    """Send requests to an instance again."""
+    _set_drain("undrain", instance, client)
+
+
+def _set_drain(verb: str, instance: str, client: AdminClient) -> None:
+
+    from proxy.admin_client import AdminError
+
+    service, slash, id_ = instance.partition("/")
+    if not (service and slash and id_):
+        raise click.UsageError(f"{instance!r} is not of the form SERVICE/ID")
+    path = f"/api/v1/services/{_segment(service)}/instances/{_segment(id_)}/{verb}"
+    try:
+        client.post(path)
+    except AdminError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{instance}: {verb}ed")
+
+
+@command
+@click.option("--dry-run", is_flag=True, help="Only print what would change.")
+@admin_options
+@json_option
+def reload(dry_run: bool, client: AdminClient, as_json: bool) -> None:
+    """Let the running proxy read its configuration again; print what changed."""
+    from proxy.admin_client import AdminError
+
+    try:
+        document = client.post("/api/v1/reload" + "?dry_run=1" * dry_run, RELOAD_TIMEOUT)
+    except AdminError as error:
+        raise click.ClickException(str(error)) from None
+    _show(document, listings.reloaded(document, dry_run), as_json)
+    if document["complaints"]:
+        raise SystemExit(2 if document["result"] == "refused" else 1)
+
+
+@command
+@click.option("--env-file", metavar="FILE", help="Further variables of its environment.")
+@admin_options
+def upgrade(env_file: str | None, client: AdminClient) -> None:
+    """Let the running proxy be replaced by what is installed now, on the same sockets."""
+    from proxy.admin_client import AdminError, segment
+
+    query = "" if env_file is None else "?env_file=" + segment(os.path.abspath(env_file))
+    try:
+        client.post("/api/v1/upgrade" + query, RELOAD_TIMEOUT)
+    except AdminError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo("upgraded")

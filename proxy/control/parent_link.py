@@ -1,0 +1,155 @@
+"""The parent process, as a control process knows it; see `proxy/parent.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import structlog
+
+from proxy import packets
+from proxy.control.sockets import Held
+
+log = structlog.get_logger()
+
+BEGIN_LIMIT = 10.0
+"""Seconds for all that the parent has to pass on."""
+
+MOST_ANSWERS = 16
+"""Upgrades asked for whose answers are waited for."""
+
+
+class ParentError(Exception):
+    """The parent is gone, or said nothing of use."""
+
+
+class ParentLink:
+    """Owns this process's end of the pair, and what came through it at the start."""
+
+    def __init__(self, descriptor: int) -> None:
+        """`descriptor`: of the end, inherited."""
+        self._end = socket.socket(fileno=descriptor)
+        self._end.setblocking(False)
+        self._end.set_inheritable(False)
+        self.held: list[Held] = []
+        """Sockets that a predecessor listened on, or that the service manager has opened."""
+        self.state: socket.socket | None = None
+        """The way to a predecessor that serves."""
+        self.on_successor: Callable[[socket.socket], None] = lambda end: end.close()
+        """A successor is being started, and will ask through this."""
+        self.retire = asyncio.Event()
+        """Set when the successor has taken over."""
+        self.gone = asyncio.Event()
+        """Set when the parent is dead, so that nobody will tell this process anything."""
+        self._answers: list[asyncio.Future[str]] = []
+
+    def begin(self) -> None:
+        """Take what the parent passes on. ParentError if it does not."""
+        deadline = time.monotonic() + BEGIN_LIMIT
+        while select.select([self._end], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            try:
+                found = packets.receive(self._end)
+            except OSError as error:
+                raise ParentError(f"the parent process is gone: {error.strerror}") from None
+            if found is None:
+                raise ParentError("the parent process is gone")
+            message, descriptors = found
+            if "begin" in message:
+                if message["begin"] and descriptors:
+                    self.state = socket.socket(fileno=descriptors[0])
+                return
+            kind, name = str(message.get("held")), str(message.get("name"))
+            if not self.held or (self.held[-1].kind, self.held[-1].name) != (kind, name):
+                self.held.append(Held(kind, name, str(message.get("bind"))))
+            self.held[-1].sockets += [socket.socket(fileno=one) for one in descriptors]
+        raise ParentError(f"the parent process has said nothing for {BEGIN_LIMIT:g} s")
+
+    def listen(self) -> None:
+        """Hear what the parent says, in the running loop."""
+        asyncio.get_running_loop().add_reader(self._end.fileno(), self._on_readable)
+
+    def close(self) -> None:
+        """Hear no more of it."""
+        asyncio.get_running_loop().remove_reader(self._end.fileno())
+        self._end.close()
+
+    # -- to the parent
+
+    def hold(self, kind: str, name: str, bind: str, sockets: Iterable[socket.socket]) -> None:
+        """Let the parent hold these for whoever takes our place, instead of what it had under that
+        kind and name."""
+        numbers = list(dict.fromkeys(sock.fileno() for sock in sockets))
+        for start in range(0, len(numbers), packets.DESCRIPTORS):
+            part = numbers[start : start + packets.DESCRIPTORS]
+            self._send({"hold": kind, "name": name, "bind": bind, "anew": not start}, part)
+
+    def forget(self, kind: str, name: str) -> None:
+        """Let go of what is held under that name: nothing listens there any more."""
+        self._send({"forget": kind, "name": name})
+
+    def ready(self) -> None:
+        """Tell the parent that this process serves."""
+        self._send({"ready": True})
+
+    def failed(self, reason: str) -> None:
+        """Tell the parent why this process cannot start."""
+        self._send({"failed": reason})
+
+    def notify(self, text: str) -> None:
+        """Tell the service manager, in the words of sd_notify(3)."""
+        self._send({"notify": text})
+
+    async def upgrade(self, env_file: str) -> str:
+        """Let the parent start a successor; the reason why it does not serve, or "" when it does.
+        `env_file`: variables that are added to its environment."""
+        if len(self._answers) >= MOST_ANSWERS:
+            return "an upgrade is under way"
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._answers.append(answer)
+        self._send({"upgrade": True, "env_file": env_file})
+        return await answer
+
+    def _send(self, message: dict[str, object], descriptors: Sequence[int] = ()) -> None:
+        try:
+            packets.send(self._end, message, descriptors)
+        except OSError as error:
+            log.error("parent_not_reached", message=next(iter(message)), error=error.strerror)
+
+    # -- from the parent
+
+    def _on_readable(self) -> None:
+        try:
+            found = packets.receive(self._end)
+        except BlockingIOError:
+            return
+        except OSError:
+            found = None
+        if found is None:
+            asyncio.get_running_loop().remove_reader(self._end.fileno())
+            self.gone.set()
+            self._answered("the parent process is gone")
+            return
+        message, descriptors = found
+        if "successor" in message and descriptors:
+            log.info("upgrading", successor=message["successor"])
+            self.on_successor(socket.socket(fileno=descriptors.pop(0)))
+        elif "upgraded" in message:
+            self._answered("" if message["upgraded"] else str(message.get("reason")))
+        elif "not_upgraded" in message:
+            log.error("not_upgraded", reason=message["not_upgraded"])
+        elif "retire" in message:
+            self.retire.set()
+        packets.close(descriptors)
+
+    def _answered(self, reason: str) -> None:
+        """The parent answers in the order in which it was asked."""
+        if reason:
+            log.error("not_upgraded", reason=reason)
+        while self._answers:
+            answer = self._answers.pop(0)
+            if not answer.done():
+                answer.set_result(reason)
+                return

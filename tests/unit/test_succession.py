@@ -1,0 +1,356 @@
+"""Decisions of the parent process: who serves, who takes over, and who is told what."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy import packets
+from proxy.parent import passed_names
+from proxy.succession import MOST_RETIRED, READY_LIMIT, Parent, read_env
+
+
+class Child:
+    """The far end of a control process that is none."""
+
+    def __init__(self, pid: int, descriptor: int, environ: Mapping[str, str]) -> None:
+        self.pid = pid
+        self.environ = environ
+        self.end = socket.socket(fileno=socket.dup(descriptor))
+        self.descriptors: list[int] = []
+
+    def told(self) -> list[dict[str, Any]]:
+        """Messages since the last time."""
+        found = []
+        while True:
+            try:
+                packet = packets.receive(self.end)
+            except BlockingIOError:
+                return found
+            if packet is None:
+                return found
+            found.append(packet[0])
+            self.descriptors += packet[1]
+
+
+class House:
+    """A parent whose children are scripted, and whose time is a number."""
+
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        self.time = 0.0
+        self.killed: list[tuple[int, int]] = []
+        self.children: dict[int, Child] = {}
+        self._pids = count(100)
+        self.parent = Parent(
+            self._spawn,
+            environ or {"A": "1"},
+            lambda pid, number: self.killed.append((pid, number)),
+            lambda: self.time,
+        )
+
+    def _spawn(self, descriptor: int, environ: Mapping[str, str]) -> int:
+        pid = next(self._pids)
+        self.children[pid] = Child(pid, descriptor, environ)
+        return pid
+
+    def say(self, pid: int, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
+        packets.send(self.children[pid].end, message, descriptors)
+        control = next(one for one in self.parent.links().values() if one.pid == pid)
+        self.parent.on_message(control)
+
+    def end(self, pid: int, code: int) -> None:
+        self.children[pid].end.close()
+        self.parent.on_end(pid, code)
+
+    def serving(self, listener: socket.socket | None = None) -> int:
+        """A control process that is ready, and listens."""
+        self.parent.start()
+        pid = max(self.children)
+        if listener is not None:
+            told = {"hold": "listener", "name": "web", "bind": "x", "anew": True}
+            self.say(pid, told, (listener.fileno(),))
+        self.say(pid, {"ready": True})
+        self.children[pid].told()
+        return pid
+
+    def upgrade(self) -> int:
+        """The process id of the successor."""
+        self.parent.on_signal(signal.SIGUSR2)
+        assert self.parent.successor is not None
+        return self.parent.successor.pid
+
+    def close(self) -> None:
+        for child in self.children.values():
+            child.end.close()
+            packets.close(child.descriptors)
+        for link in self.parent.links():
+            link.close()
+
+
+@pytest.fixture
+def house() -> Any:
+    made = House()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def listener() -> Any:
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        yield made
+
+
+def test_a_successor_gets_the_sockets_and_a_way_to_the_one_that_serves(
+    house: House, listener: socket.socket
+) -> None:
+    old = house.serving(listener)
+    new = house.upgrade()
+    held, begin = house.children[new].told()
+    assert (held["held"], held["name"], held["bind"]) == ("listener", "web", "x")
+    assert begin["begin"] is True
+    [successor] = house.children[old].told()
+    assert successor["successor"] == new
+    with socket.socket(fileno=house.children[new].descriptors.pop(0)) as same:
+        assert same.getsockname() == listener.getsockname()
+    ours, theirs = house.children[old].descriptors.pop(), house.children[new].descriptors.pop()
+    with socket.socket(fileno=ours) as here, socket.socket(fileno=theirs) as there:
+        here.send(b"state")
+        assert there.recv(9) == b"state"
+
+
+def test_the_one_that_serves_retires_when_its_successor_is_ready(house: House) -> None:
+    old = house.serving()
+    new = house.upgrade()
+    house.children[old].told()
+    house.say(new, {"ready": True})
+    assert house.children[old].told() == [{"retire": True}]
+    assert house.parent.serving is not None
+    assert house.parent.serving.pid == new
+    house.end(old, 0)
+    assert house.parent.code is None
+    house.end(new, 3)
+    assert house.parent.code == 3
+    assert house.parent.over
+
+
+def test_the_asker_of_an_upgrade_hears_of_it_before_it_retires(house: House) -> None:
+    old = house.serving()
+    house.say(old, {"upgrade": True})
+    new = max(house.children)
+    house.say(new, {"ready": True})
+    first, *rest = house.children[old].told()
+    assert first == {"successor": new}
+    assert rest == [{"upgraded": True, "pid": new}, {"retire": True}]
+
+
+@pytest.mark.parametrize(
+    ("last_words", "code", "reason"),
+    [
+        ({"failed": "proxy.yaml:3: no"}, 2, "proxy.yaml:3: no"),
+        (None, 127, "it ended: exit status 127"),
+        (None, -signal.SIGSEGV, "it ended: signal SIGSEGV"),
+    ],
+)
+def test_a_successor_that_ends_leaves_the_one_that_serves(
+    house: House, last_words: dict[str, Any] | None, code: int, reason: str
+) -> None:
+    old = house.serving()
+    house.say(old, {"upgrade": True})
+    house.children[old].told()
+    new = max(house.children)
+    if last_words is not None:
+        packets.send(house.children[new].end, last_words)  # Read when it has ended.
+    house.end(new, code)
+    assert house.children[old].told() == [{"upgraded": False, "reason": reason}]
+    assert house.parent.serving is not None
+    assert house.parent.serving.pid == old
+    assert house.upgrade() > new
+
+
+def test_a_successor_that_hangs_is_killed(house: House) -> None:
+    old = house.serving()
+    new = house.upgrade()
+    house.children[old].told()
+    house.time += READY_LIMIT
+    assert house.parent.wait() == 0
+    house.parent.tick()
+    assert house.killed == [(new, signal.SIGKILL)]
+    [told] = house.children[old].told()
+    assert str(int(READY_LIMIT)) in told["not_upgraded"]
+    house.end(new, -signal.SIGKILL)
+    assert house.parent.links().keys() == {house.parent.serving.link}  # type: ignore[union-attr]
+
+
+def test_upgrades_are_done_one_at_a_time(house: House) -> None:
+    old = house.serving()
+    house.upgrade()
+    house.children[old].told()
+    house.say(old, {"upgrade": True})
+    [told] = house.children[old].told()
+    assert told["upgraded"] is False
+    assert len(house.children) == 2
+
+
+def test_an_upgrade_is_refused_while_many_have_yet_to_finish(house: House) -> None:
+    house.serving()
+    for _ in range(MOST_RETIRED):
+        house.say(house.upgrade(), {"ready": True})
+    house.parent.on_signal(signal.SIGUSR2)
+    assert house.parent.successor is None
+
+
+def test_a_control_process_that_is_killed_is_replaced_on_the_same_sockets(
+    house: House, listener: socket.socket
+) -> None:
+    old = house.serving(listener)
+    house.end(old, -signal.SIGKILL)
+    house.parent.tick()
+    new = max(house.children)
+    assert new > old
+    held, begin = house.children[new].told()
+    assert (held["name"], begin["begin"]) == ("web", False)
+
+
+def test_a_crash_loop_is_slowed_down(house: House) -> None:
+    waits = []
+    for _ in range(8):
+        pid = house.serving()
+        house.end(pid, -signal.SIGSEGV)
+        waits.append(house.parent.wait())
+    assert waits[0] == 0
+    assert waits[1:3] == [0.2, 0.4]
+    assert waits[-1] == 1.0
+
+
+def test_a_crash_during_an_upgrade_makes_the_successor_serve(
+    house: House,
+) -> None:
+    old = house.serving()
+    new = house.upgrade()
+    house.end(old, -signal.SIGKILL)
+    house.parent.tick()
+    assert len(house.children) == 2
+    house.say(new, {"ready": True})
+    assert house.parent.serving is not None
+    assert house.parent.serving.pid == new
+    assert house.parent.wait() is None
+
+
+def test_a_crash_of_both_starts_another_one(house: House, listener: socket.socket) -> None:
+    old = house.serving(listener)
+    new = house.upgrade()
+    house.end(old, -signal.SIGKILL)
+    house.end(new, -signal.SIGKILL)
+    house.parent.tick()
+    third = max(house.children)
+    assert third > new
+    assert [told.get("name") for told in house.children[third].told()] == ["web", None]
+
+
+def test_a_control_process_that_never_was_ready_is_not_replaced(house: House) -> None:
+    house.parent.start()
+    house.end(100, -signal.SIGKILL)
+    assert house.parent.code == 128 + signal.SIGKILL
+
+
+def test_a_stop_goes_to_all_and_ends_an_upgrade(house: House) -> None:
+    first = house.serving()
+    second = house.upgrade()
+    house.say(second, {"ready": True})
+    third = house.upgrade()
+    house.parent.on_signal(signal.SIGTERM)
+    assert sorted(house.killed) == [
+        (first, signal.SIGTERM),
+        (second, signal.SIGTERM),
+        (third, signal.SIGKILL),
+    ]
+    house.end(second, 0)
+    assert not house.parent.over
+    house.end(first, 0)
+    house.end(third, -signal.SIGKILL)
+    assert house.parent.over
+    assert house.parent.code == 0
+
+
+def test_a_stop_lets_go_of_the_sockets(house: House, listener: socket.socket) -> None:
+    house.serving(listener)
+    port = listener.getsockname()[1]
+    listener.close()
+    house.parent.on_signal(signal.SIGTERM)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+def test_a_reload_is_for_the_one_that_serves_and_a_new_log_for_all(house: House) -> None:
+    old = house.serving()
+    new = house.upgrade()
+    house.say(new, {"ready": True})
+    house.parent.on_signal(signal.SIGHUP)
+    house.parent.on_signal(signal.SIGUSR1)
+    assert house.killed == [(new, signal.SIGHUP), (new, signal.SIGUSR1), (old, signal.SIGUSR1)]
+
+
+def test_variables_of_a_file_are_for_the_successor_and_those_after_it(
+    house: House, tmp_path: Path
+) -> None:
+    file = tmp_path / "env"
+    file.write_text("# of today\n\nB=2=3\n")
+    old = house.serving()
+    house.say(old, {"upgrade": True, "env_file": str(file)})
+    new = max(house.children)
+    assert house.children[new].environ == {"A": "1", "B": "2=3"}
+    house.say(new, {"ready": True})
+    assert house.children[house.upgrade()].environ == {"A": "1", "B": "2=3"}
+
+
+@pytest.mark.parametrize("content", ["B", "=2", "1B=2", "B C=2"])
+def test_a_line_that_is_no_variable_is_named(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "env"
+    file.write_text(f"A=1\n{content}\n")
+    with pytest.raises(ValueError, match="line 2: "):
+        read_env(str(file))
+
+
+def test_a_missing_file_of_variables_refuses_the_upgrade(house: House, tmp_path: Path) -> None:
+    old = house.serving()
+    house.say(old, {"upgrade": True, "env_file": str(tmp_path / "none")})
+    [told] = house.children[old].told()
+    assert "none" in told["reason"]
+
+
+def test_the_service_manager_hears_the_one_that_serves(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        house = House({"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        old = house.serving()
+        assert "NOTIFY_SOCKET" not in house.children[old].environ
+        house.say(old, {"notify": "READY=1"})
+        assert manager.recv(99) == b"READY=1"
+        new = house.upgrade()
+        house.say(new, {"notify": "READY=1"})
+        with pytest.raises(BlockingIOError):
+            manager.recv(99)
+        house.close()
+
+
+@pytest.mark.parametrize(
+    ("environ", "names"),
+    [
+        ({}, []),
+        ({"LISTEN_PID": "7", "LISTEN_FDS": "2"}, ["unknown", "unknown"]),
+        ({"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "web:"}, ["web", "unknown"]),
+        ({"LISTEN_PID": "8", "LISTEN_FDS": "2"}, []),
+        ({"LISTEN_PID": "7", "LISTEN_FDS": "many"}, []),
+    ],
+)
+def test_sockets_are_passed_to_the_process_that_is_named(
+    environ: dict[str, str], names: list[str]
+) -> None:
+    assert passed_names(environ, 7) == names

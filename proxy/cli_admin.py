@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
 COMMANDS: list[click.Command] = []
 
-RELOAD_TIMEOUT = 60.0
-"""Seconds: a large file, and workers that take it one after the other; for an upgrade, another
-proxy that starts."""
+LONG = 3600.0
+"""Seconds: the proxy has a limit for each step, and says when one took too long."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
@@ -92,10 +91,18 @@ def _segment(name: str) -> str:
 
 
 def _get(client: AdminClient, path: str, query: list[tuple[str, str]] | None = None) -> Any:
+    return _answer(lambda: client.get(path, query or []))
+
+
+def _post(client: AdminClient, path: str, *limit: float) -> Any:
+    return _answer(lambda: client.post(path, *limit))
+
+
+def _answer(ask: Callable[[], Any]) -> Any:
     from proxy.admin_client import AdminError
 
     try:
-        return client.get(path, query or [])
+        return ask()
     except AdminError as error:
         raise click.ClickException(str(error)) from None
 
@@ -172,17 +179,10 @@ def undrain(instance: str, client: AdminClient) -> None:
 
 
 def _set_drain(verb: str, instance: str, client: AdminClient) -> None:
-
-    from proxy.admin_client import AdminError
-
     service, slash, id_ = instance.partition("/")
     if not (service and slash and id_):
         raise click.UsageError(f"{instance!r} is not of the form SERVICE/ID")
-    path = f"/api/v1/services/{_segment(service)}/instances/{_segment(id_)}/{verb}"
-    try:
-        client.post(path)
-    except AdminError as error:
-        raise click.ClickException(str(error)) from None
+    _post(client, f"/api/v1/services/{_segment(service)}/instances/{_segment(id_)}/{verb}")
     click.echo(f"{instance}: {verb}ed")
 
 
@@ -192,12 +192,7 @@ def _set_drain(verb: str, instance: str, client: AdminClient) -> None:
 @json_option
 def reload(dry_run: bool, client: AdminClient, as_json: bool) -> None:
     """Let the running proxy read its configuration again; print what changed."""
-    from proxy.admin_client import AdminError
-
-    try:
-        document = client.post("/api/v1/reload" + "?dry_run=1" * dry_run, RELOAD_TIMEOUT)
-    except AdminError as error:
-        raise click.ClickException(str(error)) from None
+    document = _post(client, "/api/v1/reload" + "?dry_run=1" * dry_run, LONG)
     _show(document, listings.reloaded(document, dry_run), as_json)
     if document["complaints"]:
         raise SystemExit(2 if document["result"] == "refused" else 1)
@@ -208,11 +203,16 @@ def reload(dry_run: bool, client: AdminClient, as_json: bool) -> None:
 @admin_options
 def upgrade(env_file: str | None, client: AdminClient) -> None:
     """Let the running proxy be replaced by what is installed now, on the same sockets."""
-    from proxy.admin_client import AdminError, segment
-
-    query = "" if env_file is None else "?env_file=" + segment(os.path.abspath(env_file))
-    try:
-        client.post("/api/v1/upgrade" + query, RELOAD_TIMEOUT)
-    except AdminError as error:
-        raise click.ClickException(str(error)) from None
+    query = "" if env_file is None else "?env_file=" + _segment(os.path.abspath(env_file))
+    _post(client, "/api/v1/upgrade" + query, LONG)
     click.echo("upgraded")
+
+
+@command
+@admin_options
+def restart_workers(client: AdminClient) -> None:
+    """Replace all workers, one after the other; no request is lost."""
+    document = _post(client, "/api/v1/restart-workers", LONG)
+    if document["error"]:
+        raise click.ClickException(f"{document['error']}; the one from before serves on")
+    click.echo("all workers are new")

@@ -54,6 +54,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     routes: tuple[RouteSpec, ...] = ()
     defaults: ServiceSettings = ServiceSettings()
     services: dict[str, ServiceSettings] = {}
+    workers: int = 1
+    """Processes that share the limits of a listener."""
     via_token: str = ""
     """Random for each running proxy: a request that carries it came back to us."""
     access_log: AccessLogSettings | None = None
@@ -150,8 +152,15 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
 
     grace: float
     delay: float = 0.0
-    kept: tuple[str, ...] = ()
-    """Listeners at whose sockets another process goes on accepting."""
+    shared: bool = False
+    """Other workers go on accepting from the same sockets, which are left as they are."""
+
+
+class Rows(msgspec.Struct, frozen=True, tag=True):
+    """Rows of the board in which workers count. Sent before `Pools`, and at each change, to the
+    others before a new worker is started."""
+
+    alive: tuple[int, ...]
 
 
 class Collect(msgspec.Struct, frozen=True, tag=True):
@@ -172,6 +181,7 @@ ToWorker = (
     | Pools
     | Accept
     | Drain
+    | Rows
     | Collect
     | ReopenAccessLog
 )
@@ -295,8 +305,6 @@ class BreakerTurned(msgspec.Struct, frozen=True, tag=True):
     service: str
     state: str
     """`closed | open | trying`."""
-    worker: int = 0
-    """Index of the worker."""
 
 
 class FieldDropped(msgspec.Struct, frozen=True, tag=True):

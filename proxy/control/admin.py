@@ -106,6 +106,7 @@ class Admin:
                 "/api/v1/routes": {"GET": self._routes},
                 "/api/v1/registry": {"GET": self._registry},
                 "/api/v1/workers": {"GET": self._workers},
+                "/api/v1/restart-workers": {"POST": self._restart_workers},
                 "/api/v1/certificates": {"GET": self._certificates},
                 "/api/v1/reload": {"POST": self._reload},
                 "/api/v1/upgrade": {"POST": self._upgrade},
@@ -349,6 +350,14 @@ class Admin:
         if reason:
             raise Refusal(409, f"not upgraded: {reason}")
         return _json({"upgraded": True})
+
+    async def _restart_workers(self, request: web.BaseRequest) -> web.Response:
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        connection.stream()  # It takes as long as it takes: each step has a limit of its own.
+        # Whoever asked may leave: what has begun is brought to an end.
+        error = await asyncio.shield(asyncio.ensure_future(self._supervisor.restart_workers()))
+        return _json({"result": "failed" if error else "restarted", "error": error})
 
     async def _explain(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from proxy.control.pools import PoolRegistry
 from proxy.control.statistics import Retired, Totals
@@ -29,6 +29,10 @@ class Collector:
         self._numbers = itertools.count(1)
         self._worker_changed = asyncio.Event()
 
+    def _processes(self) -> Iterator[WorkerProcess]:
+        """Processes that live: those that finish count on."""
+        return (process for worker in self._workers for process in worker.processes)
+
     def on_change(self) -> None:
         """A worker said something, or is gone."""
         self._worker_changed.set()
@@ -41,15 +45,14 @@ class Collector:
     def forget(self) -> None:
         """Drop what live workers counted for those that left. Call every now and then."""
         known = self._pools.identities()
-        for worker in self._workers:
-            if worker.current is not None:
-                worker.current.stats.forget(known, self._pools.by_service)
+        for process in self._processes():
+            process.stats.forget(known, self._pools.by_service)
 
     def totals(self) -> Totals:
         """The workers' counters as they were last reported, with those of dead workers."""
         return Totals(
             self.retired,
-            [worker.current.stats for worker in self._workers if worker.current is not None],
+            [process.stats for process in self._processes()],
         )
 
     def answers(self, instance: Instance) -> int:
@@ -61,17 +64,10 @@ class Collector:
         """Fresh counters of all workers; of those that do not answer within `limit` seconds
         what they reported last."""
         number = next(self._numbers)
-        asked = [
-            worker.current
-            for worker in self._workers
-            if worker.current is not None and worker.current.collect(number)
-        ]
+        asked = [process for process in self._processes() if process.collect(number)]
 
         def answered() -> bool:
-            return all(
-                process.answered >= number or process.process.returncode is not None
-                for process in asked
-            )
+            return all(process.answered >= number or process.gone for process in asked)
 
         await self.until(answered, limit)
         return self.totals()

@@ -47,7 +47,7 @@ page: a third of the cost of a download. Whoever has set these variables keeps t
 class Launch(Protocol):
     """A function that starts a worker process."""
 
-    async def __call__(self, index: int, channel: socket.socket) -> Process: ...
+    async def __call__(self, index: int, row: int, channel: socket.socket) -> Process: ...
 
 
 class ProcessLaunch:
@@ -71,16 +71,16 @@ class ProcessLaunch:
         self._sockets = sockets
         self._environ = environment_of_workers(os.environ, environ)
 
-    async def __call__(self, index: int, channel: socket.socket) -> Process:
-        """Start worker `index` with its end of the channel. OSError when there is no process
-        to be had."""
+    async def __call__(self, index: int, row: int, channel: socket.socket) -> Process:
+        """Start worker `index` with its row of the board and its end of the channel. OSError
+        when there is no process to be had."""
         own = [
             (name, sock.fileno())
             for name, sockets in self._sockets.items()
             for sock in sockets[index :: self._workers]
         ]
         arguments = [
-            *("--index", str(index), "--workers", str(self._workers)),
+            *("--index", str(index), "--row", str(row)),
             *("--channel", str(channel.fileno()), "--board", str(self._board)),
         ]
         for name, fd in own:

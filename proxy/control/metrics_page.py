@@ -53,7 +53,7 @@ class MetricsPage:
         supervisor = self._supervisor
         totals = await self._totals()
         further = self._further()
-        lives = [worker.current for worker in supervisor.workers if worker.current is not None]
+        lives = list(supervisor.crew.processes())
         page = metrics.Page(
             metrics.Scrape(
                 pools=supervisor.pools.by_service,
@@ -68,7 +68,7 @@ class MetricsPage:
                 inflight=supervisor.board.total,
                 client_connections=sum(life.stats.client_connections for life in lives),
                 tunnels=sum(life.stats.tunnels for life in lives),
-                workers=len(lives),
+                workers=sum(1 for _ in supervisor.crew.current()),
                 applies={worker.index: worker.applies for worker in supervisor.workers},
                 log_dropped=log_setup.lost(),
                 samples=chain(
@@ -77,14 +77,7 @@ class MetricsPage:
                     further.pop("samples"),
                 ),
                 **further,
-                processes={
-                    "control": os.getpid(),
-                    **{
-                        f"worker-{worker.index}": worker.current.pid
-                        for worker in supervisor.workers
-                        if worker.current is not None
-                    },
-                },
+                processes={"control": os.getpid(), **status.pids(supervisor.workers)},
             )
         )
         pause_at = time.perf_counter() + SCRAPE_SLICE

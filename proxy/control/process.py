@@ -42,7 +42,7 @@ from proxy.control.sockets import Listening, close_all
 from proxy.control.supervisor import Supervisor
 from proxy.destinations import Destinations
 from proxy.engine.line_file import STDOUT, open_for_append
-from proxy.engine.load import SLOTS, Board
+from proxy.engine.load import ROWS, SLOTS, Board
 from proxy.membership import Instance
 from proxy.messages import WorkerConfig
 from proxy.registry.base import Provider
@@ -145,7 +145,7 @@ async def serve(
             hold(parent, settings, listening, admin_socket)
         admin_port = admin_socket.getsockname()[1]
         destinations = Destinations(admin_port, settings.registry.allow)
-        board = Board.create(settings.workers)
+        board = Board.create(ROWS)
         opened.callback(board.close)
         events = Events()
         token = secrets.token_hex(8)
@@ -280,9 +280,7 @@ async def _retire(
     log.info("retiring", grace=grace)
     for one in listening:
         one.leave()
-    drained = asyncio.create_task(
-        supervisor.drain(grace, kept=tuple(one.name for one in listening))
-    )
+    drained = asyncio.create_task(supervisor.drain(grace, shared=True))
     second = asyncio.create_task(signals.second.wait())
     try:
         await admin.stop_accepting()
@@ -440,6 +438,7 @@ def _worker_config(
         routes=settings.routes,
         defaults=for_worker(settings.defaults),
         services={name: for_worker(own) for name, own in settings.services.items()},
+        workers=settings.workers,
         via_token=token,
         access_log=settings.access_log,
         admin_port=admin_port,

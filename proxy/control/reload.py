@@ -50,7 +50,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Reloads:
-    """Owns the turn of reloads, one after the other, and their counts."""
+    """Owns the counts of reloads, which are made one after the other."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Reloads:
         self._environ = environ
         self._supervisor = supervisor
         self._config_of = config_of
-        self._turn = asyncio.Lock()
+        self._turn = supervisor.turn
         self._hashed: tuple[Settings, str] | None = None
         self._begun: set[asyncio.Task[Outcome]] = set()
         self.counts: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))

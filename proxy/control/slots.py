@@ -1,9 +1,12 @@
-"""The columns of the in-flight board, by instance. Pure: `now` is an argument."""
+"""The columns of the in-flight board, by instance, and its rows. Pure: `now` is an argument."""
 
 from __future__ import annotations
 
+import errno
 import itertools
 from collections.abc import Callable
+
+from proxy.engine.load import Board
 
 SLOT_REST = 5.0
 """Seconds a freed board column stays unused. A worker that has not applied the removal yet may
@@ -63,3 +66,33 @@ class Slots:
         slot = self._held.pop((service, key), 0)
         if slot:
             self._resting[(service, key)] = (slot, now)
+
+
+class Rows:
+    """Owns which rows of the board are in use: each worker process has one to itself, from before
+    its start until it is gone."""
+
+    def __init__(self, board: Board, changed: Callable[[], None]) -> None:
+        """`changed` is called whenever `board.alive` is another one."""
+        self._board = board
+        self._capacity = len(board.alive)
+        self._changed = changed
+        board.alive = ()
+
+    def take(self) -> int:
+        """A row for a process that is about to start. OSError when there is none."""
+        alive = self._board.alive
+        row = next((row for row in range(self._capacity) if row not in alive), None)
+        if row is None:
+            raise OSError(errno.EAGAIN, f"{self._capacity} workers run or finish already")
+        self._use((*alive, row))
+        return row
+
+    def free(self, row: int) -> None:
+        """The process is gone, and whatever it had in flight."""
+        self._board.clear_row(row)
+        self._use(tuple(one for one in self._board.alive if one != row))
+
+    def _use(self, alive: tuple[int, ...]) -> None:
+        self._board.alive = alive
+        self._changed()

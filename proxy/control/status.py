@@ -16,6 +16,7 @@ from proxy.control.pool import Member, Pool
 from proxy.control.slow_start import SCALE
 from proxy.control.statistics import NodeTotal, Reported, Totals
 from proxy.control.watched_files import State, WatchedFiles
+from proxy.control.worker_process import WorkerProcess
 from proxy.control.worker_slot import WorkerSlot
 from proxy.settings.file import Settings
 from proxy.settings.route import RouteSpec
@@ -195,19 +196,36 @@ def registry(status: RegistryStatus, complete: bool) -> dict[str, Any]:
 
 
 def workers(all_: Iterable[WorkerSlot], now: float) -> dict[str, Any]:
-    """`GET /api/v1/workers`."""
-    return {"workers": [worker(one, now) for one in all_]}
+    """`GET /api/v1/workers`: the worker of each index, and behind it a successor that starts or a
+    predecessor that finishes."""
+    return {
+        "workers": [
+            worker(one, life, now)
+            for one in all_
+            for life in (one.current, *(life for life in one.processes if life is not one.current))
+        ]
+    }
 
 
-def worker(one: WorkerSlot, now: float) -> dict[str, Any]:
-    """One worker; `pid` is null while it is being replaced. Ages in seconds."""
-    life = one.current
+def pids(all_: Iterable[WorkerSlot]) -> dict[str, int]:
+    """Process ids by the names that metrics have for workers: `worker-0`, and beside it
+    `worker-0-draining` or `worker-0-successor`."""
+    return {
+        f"worker-{one.index}"
+        + ("" if life is one.current else "-draining" if life.draining else "-successor"): life.pid
+        for one in all_
+        for life in one.processes
+    }
+
+
+def worker(one: WorkerSlot, life: WorkerProcess | None, now: float) -> dict[str, Any]:
+    """One worker process; `pid` is null while it is being replaced. Ages in seconds."""
     stats = Reported() if life is None else life.stats
     return {
         "index": one.index,
         "pid": None if life is None else life.pid,
         "state": "restarting" if life is None else life.state,
-        "ready": one.ready,
+        "ready": life is not None and life.ready,
         "age": None if life is None else round(now - life.started_at, 3),
         "silent": None if life is None else life.silent_ticks,
         "restarts": one.restarts,

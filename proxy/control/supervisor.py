@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -35,8 +35,10 @@ from proxy.control.pool import Changes
 from proxy.control.pools import PoolRegistry
 from proxy.control.reactions import Reactions
 from proxy.control.registry_watch import RegistryWatch
+from proxy.control.slots import Rows as BoardRows
 from proxy.control.worker_process import Notice, WorkerProcess
 from proxy.control.worker_slot import WorkerSlot
+from proxy.control.workers import Workers
 from proxy.destinations import Destinations
 from proxy.engine.load import Board
 from proxy.log import Novelties
@@ -48,6 +50,7 @@ from proxy.messages import (
     CertificateMessage,
     CertificatesApplied,
     FieldDropped,
+    Rows,
     Suspect,
     WorkerConfig,
 )
@@ -64,19 +67,9 @@ clients get an answer (503) and do not hang in an accept queue."""
 FORGET_TICKS = 60
 """Seconds between two looks at whether those that were ejected are still there."""
 
-CONFIGURE_LIMIT = 10.0
-"""Seconds in which a worker must have taken another configuration."""
-
-LAUNCH_LIMIT = 0.25
-"""Seconds by which starting the worker processes may hold up the rest of the start. It takes
-some five milliseconds each; one that takes longer is started meanwhile."""
-
 CHALLENGE_LIMIT = 10.0
 """Seconds for all workers to have taken a challenge, those that are starting included. Nobody but
 the order waits for it."""
-
-KILL_AFTER_GRACE = 2.0
-"""Seconds a worker has beyond its grace to cut what is left and exit."""
 
 
 class Supervisor:
@@ -127,12 +120,17 @@ class Supervisor:
         """The last, if there was one."""
         self.stopping = False
         self.started_at = time.monotonic()
+        rows = BoardRows(board, lambda: self._tell(self._rows()))
         self.workers = [
             WorkerSlot(
                 index,
                 launch,
+                rows,
                 pools,
-                config=lambda: (self.config, (*self.certificates.messages, *self._challenges)),
+                config=lambda: (
+                    self.config,
+                    (self._rows(), *self.certificates.messages, *self._challenges),
+                ),
                 accept_anyway=lambda: self._waited and not pools.complete,
                 on_change=self._on_worker_change,
                 on_notice=self._on_notice,
@@ -140,14 +138,15 @@ class Supervisor:
             )
             for index in range(settings.workers)
         ]
+        self._free_row = rows.free
         self.collector = Collector(self.workers, pools)
+        self.crew = Workers(self.workers, self._own, self.collector.until)
+        self.turn = asyncio.Lock()
+        """Held by a reload or a restart while it changes the workers."""
         self._watch = RegistryWatch(provider, self.take_membership)
         self._waited = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._keepers: list[asyncio.Task[None]] = []
         self._files: asyncio.Task[None] | None = None
-        self._configured = asyncio.Event()
-        """A worker has answered something, or has died."""
         self._failed = asyncio.Event()
         self._announced = False
         self.on_ready: Callable[[], None] = lambda: None
@@ -159,13 +158,7 @@ class Supervisor:
     async def start_workers(self) -> None:
         """Start the worker processes. They take a while to load, so call this before all that
         takes this process a while; `start` is next."""
-        self._keepers = [
-            self._own(worker.keep(), f"worker {worker.index}") for worker in self.workers
-        ]
-        tried = [asyncio.create_task(worker.tried.wait()) for worker in self.workers]
-        await asyncio.wait(tried, timeout=LAUNCH_LIMIT)
-        for task in tried:
-            task.cancel()
+        await self.crew.start()
 
     def start(self) -> None:
         """Build the provider, start the watch and what else is to be done."""
@@ -188,7 +181,7 @@ class Supervisor:
         """Watch the files of the certificates in force, and none that were before."""
         if self._files is not None:
             self._files.cancel()
-        work = self.certificates.run(self._certify, self._reactions.tell)
+        work = self.certificates.run(self._tell, self._reactions.tell)
         self._files = self._own(work, "certificates")
 
     async def reconfigure(
@@ -198,13 +191,13 @@ class Supervisor:
         already. Returns the reason why it could not be; "" = it is."""
         before = self.config, self.certificates
         self.config, self.certificates = config, certificates
-        error = await self._configure_workers()
+        error = await self.crew.configure(self.config, self.certificates)
         if error:
             self.config, self.certificates = before
             # A generation of its own: workers must answer for it, not for the one before.
             generation = config.generation + 1
             self.config = msgspec.structs.replace(self.config, generation=generation)
-            if again := await self._configure_workers():
+            if again := await self.crew.configure(self.config, self.certificates):
                 log.error("config_not_taken_back", error=again)
             return error
         self.settings = settings
@@ -216,29 +209,14 @@ class Supervisor:
         self.apply(self.pools.settle(now))
         return ""
 
-    async def _configure_workers(self) -> str:
-        """Give all workers the configuration; the first reason why one cannot take it."""
-        generation = self.config.generation
-        asked = list(self._running())
-        for process in asked:
-            process.configure(self.config, self.certificates.messages)
-        try:
-            async with asyncio.timeout(CONFIGURE_LIMIT):
-                while True:
-                    self._configured.clear()
-                    # One that has died has taken nothing; its successor begins with the new one.
-                    waiting = {*self._running()} & {*asked}
-                    if all(process.has_answered(generation) for process in waiting):
-                        break
-                    await self._configured.wait()
-        except TimeoutError:
-            return f"a worker has not answered within {CONFIGURE_LIMIT:g} s"
-        errors = [
-            one.configured.error
-            for one in asked
-            if one.configured.error and one.has_answered(generation)
-        ]
-        return errors[0] if errors else ""
+    async def restart_workers(self) -> str:
+        """Replace all workers, one after the other; "" or the reason why one could not be."""
+        async with self.turn:
+            if self.stopping:
+                return "the proxy is stopping"
+            error = await self.crew.restart(self.settings.shutdown.grace)
+        log.info("workers_restarted", error=error)
+        return error
 
     def own(self, work: Any, name: str) -> None:
         """Run `work` until `close`; the process stops if it fails."""
@@ -259,35 +237,23 @@ class Supervisor:
         """Return if something failed that must not; the process should stop then."""
         await self._failed.wait()
 
-    async def drain(self, grace: float, delay: float = 0.0, kept: tuple[str, ...] = ()) -> bool:
-        """Let all workers accept for `delay` seconds more and finish; kill those that do not
-        within `grace` and a little; wait until they are gone. `kept`: see `Drain`. True if none had
-        to be killed."""
+    async def drain(self, grace: float, delay: float = 0.0, *, shared: bool = False) -> bool:
+        """Let all workers accept for `delay` seconds more and finish: see `Workers.drain`."""
         self.stopping = True
-        for worker in self.workers:
-            worker.drain(grace, delay, kept)
-        await asyncio.wait(self._keepers, timeout=delay + grace + KILL_AFTER_GRACE)
-        late = [worker.index for worker in self.workers if worker.current is not None]
-        if late:
-            log.warning("workers_killed_after_grace", workers=late, grace=grace)
-        await self.kill()
-        return not late
+        return await self.crew.drain(grace, delay, shared)
 
     async def kill(self) -> None:
         """End all workers at once and wait until they are gone."""
         self.stopping = True
-        for worker in self.workers:
-            worker.kill()
-        # A killed process is gone at once; the limit is for one stuck inside the kernel.
-        if self._keepers:
-            await asyncio.wait(self._keepers, timeout=KILL_AFTER_GRACE)
+        await self.crew.kill()
 
     async def close(self) -> None:
         """Stop watching and release the provider. The workers must be gone."""
-        tasks = [*self._tasks, *self._keepers, *([self._files] if self._files else [])]
+        tasks = [*self._tasks, *([self._files] if self._files else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.crew.close()
         await self.checks.close()
         await self._watch.close()
 
@@ -323,7 +289,7 @@ class Supervisor:
     def apply(self, changes: Changes) -> None:
         """Let workers know of changes of the pools, and whoever else is concerned."""
         # Workers first: what follows takes time, and they serve meanwhile.
-        for process in self._running():
+        for process in self.crew.processes():
             process.update((*changes.pools, *changes.gone))
         self._reactions.tell_changes(changes)
         if changes:
@@ -376,12 +342,15 @@ class Supervisor:
 
     def reopen_access_log(self) -> None:
         """Let all workers go on in a new file: the old one was moved away."""
-        for process in self._running():
+        for process in self.crew.processes():
             process.reopen_access_log()
 
-    def _certify(self, message: CertificateMessage | AcmeChallenges) -> None:
-        for process in self._running():
-            process.certify(message)
+    def _tell(self, message: CertificateMessage | AcmeChallenges | Rows) -> None:
+        for process in self.crew.processes():
+            process.tell(message)
+
+    def _rows(self) -> Rows:
+        return Rows(tuple(self.board.alive))
 
     async def challenge(self, challenges: Challenges, limit: float = CHALLENGE_LIMIT) -> bool:
         """Let all workers answer these; False if some have not said within `limit` seconds that
@@ -389,9 +358,9 @@ class Supervisor:
         number = sum(one.number for one in self._challenges) + 1
         message = AcmeChallenges(number, *challenges)
         self._challenges = (message,)
-        self._certify(message)
+        self._tell(message)
         return await self.collector.until(
-            lambda: all(process.challenges >= number for process in self._running()), limit
+            lambda: all(process.challenges >= number for process in self.crew.current()), limit
         )
 
     async def _accept_in_time(self) -> None:
@@ -407,16 +376,13 @@ class Supervisor:
             effect="requests are answered 503 until the registry answers; still trying",
         )
         self._waited = True
-        for process in self._running():
+        for process in self.crew.current():
             process.accept()
         self.apply(self.pools.serve_unknown(time.monotonic()))
 
     # --------------------------------------------------------------------- the workers
 
-    def _running(self) -> Iterator[WorkerProcess]:
-        return (worker.current for worker in self.workers if worker.current is not None)
-
-    def _on_notice(self, notice: Notice) -> None:
+    def _on_notice(self, worker: int, notice: Notice) -> None:
         if isinstance(notice, Suspect):
             self.outliers.suspect(notice)
         elif isinstance(notice, FieldDropped):
@@ -425,7 +391,7 @@ class Supervisor:
             self.certificates.refused(notice.listener)
         elif notice.state != "trying":
             what = "breaker_opened" if notice.state == "open" else "breaker_closed"
-            self._reactions.tell(what, service=notice.service, worker=notice.worker)
+            self._reactions.tell(what, service=notice.service, worker=worker)
 
     def _on_field_dropped(self, name: str) -> None:
         """Name a field in the log once, though all workers tell of it."""
@@ -456,7 +422,6 @@ class Supervisor:
         return reasons
 
     def _on_worker_change(self) -> None:
-        self._configured.set()
         self.collector.on_change()
         if not self._announced and not self.missing():
             self._announced = True
@@ -465,8 +430,7 @@ class Supervisor:
             self.on_ready()
 
     def _on_worker_exit(self, process: WorkerProcess) -> None:
-        self._configured.set()
         self.collector.retire(process)
-        self.board.clear_row(process.index)
+        self._free_row(process.row)
         if not process.draining:
             self._reactions.tell("worker_died", worker=process.index, pid=process.pid)

@@ -4,6 +4,7 @@
     worker                      control process
       Hello(pid)          ─▶
                           ◀─    Configure(config)
+                          ◀─    Rows(alive)                of the board, and changes
                           ◀─    ListenerCertificates …     of each TLS listener, and changes
                           ◀─    UpstreamFiles              of TLS to instances, and changes
                           ◀─    AcmeChallenges             to be answered, and changes
@@ -20,7 +21,7 @@
                           ◀─    ReopenAccessLog
                           ◀─    Collect(n)
       WorkerStats(n)      ─▶
-                          ◀─    Drain(grace)
+                          ◀─    Drain(grace)               also when a successor accepts
       (exit)
 
 At most one `Pools` is under way to a worker, and it is small: what changes meanwhile, and what
@@ -60,6 +61,7 @@ from proxy.messages import (
     Pools,
     PoolSnapshot,
     ReopenAccessLog,
+    Rows,
     Suspect,
     WorkerConfig,
     WorkerStats,
@@ -70,7 +72,7 @@ log = structlog.get_logger()
 Notice = Suspect | BreakerTurned | FieldDropped | CertificatesApplied
 """A worker's message that concerns more than itself; of the last kind, only what it refused."""
 
-Beginning = tuple[WorkerConfig, Sequence[CertificateMessage | AcmeChallenges]]
+Beginning = tuple[WorkerConfig, Sequence[Rows | CertificateMessage | AcmeChallenges]]
 """The part of a dialogue that comes before the pools."""
 
 SILENT_WARNING = 5
@@ -86,6 +88,9 @@ SERVICE_SIZE = 6
 PARTING = 2.0
 """Seconds a worker has to exit once its channel is closed, before it is killed."""
 
+KILL_AFTER_GRACE = 2.0
+"""Seconds a worker has beyond its grace to cut what is left and exit."""
+
 
 class WorkerProcess:
     """A worker process from start to exit.
@@ -96,6 +101,7 @@ class WorkerProcess:
     def __init__(
         self,
         index: int,
+        row: int,
         process: Process,
         pools: PoolRegistry,
         applies: Applies,
@@ -105,6 +111,8 @@ class WorkerProcess:
         on_notice: Callable[[Notice], None],
     ) -> None:
         self.index = index
+        self.row = row
+        """Of the board."""
         self._applies = applies
         self.process = process
         self.started_at = time.monotonic()
@@ -146,6 +154,10 @@ class WorkerProcess:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    @property
+    def gone(self) -> bool:
+        return self.process.returncode is not None
 
     @property
     def ready(self) -> bool:
@@ -229,9 +241,8 @@ class WorkerProcess:
         if self._greeted:
             self.channel.send(ReopenAccessLog())
 
-    def certify(self, message: CertificateMessage | AcmeChallenges) -> None:
-        """Use these certificates, or answer these challenges, from here on. One that has not said
-        hello will be told then."""
+    def tell(self, message: CertificateMessage | AcmeChallenges | Rows) -> None:
+        """Pass on what all workers are told. One that has not said hello will be told then."""
         if self._greeted:
             self.channel.send(message)
 
@@ -242,14 +253,22 @@ class WorkerProcess:
         self.channel.send(Collect(number))
         return True
 
-    def drain(self, grace: float, delay: float, kept: tuple[str, ...] = ()) -> None:
-        """Stop accepting after `delay`, finish, exit; see `Drain`. One that has not said hello has
-        nothing to finish."""
+    def drain(self, grace: float, delay: float, shared: bool = False) -> None:
+        """Stop accepting after `delay`, finish, exit. One that has not said hello has nothing to
+        finish. If others go on accepting from its sockets (`shared`), nobody waits for it, and it
+        is killed if it is late."""
         self.draining = True
-        if self._greeted:
-            self.channel.send(Drain(grace, delay, kept))
-        else:
+        if not self._greeted:
             self.kill()
+            return
+        self.channel.send(Drain(grace, delay, shared))
+        if shared:
+            limit = delay + grace + KILL_AFTER_GRACE
+            self._parting = asyncio.get_running_loop().call_later(limit, self._kill_late)
+
+    def _kill_late(self) -> None:
+        log.warning("worker_killed_after_grace", worker=self.index, pid=self.pid)
+        self.kill()
 
     def kill(self) -> None:
         """End the process at once. Safe when it is gone."""

@@ -18,7 +18,7 @@ from random import Random
 import uvloop
 
 from proxy import log as log_setup
-from proxy.engine.load import Board
+from proxy.engine.load import ROWS, Board
 from proxy.engine.tls.certificates import without_names
 from proxy.engine.worker import LAST_LINES, Worker
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the worker process; its exit code."""
     parser = argparse.ArgumentParser(prog="python -m proxy.engine")
     parser.add_argument("--index", type=int, required=True)
-    parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("--row", type=int, required=True)
     parser.add_argument("--channel", type=int, required=True)
     parser.add_argument("--board", type=int, required=True)
     parser.add_argument("--socket", action="append", default=[], metavar="NAME=FD")
@@ -39,14 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def _run(arguments: argparse.Namespace) -> int:
     loop = asyncio.get_running_loop()
-    board = Board(arguments.board, arguments.workers)
+    board = Board(arguments.board, ROWS)
     sockets = []
     for entry in arguments.socket:
         name, _, fd = entry.rpartition("=")
         sock = socket.socket(fileno=int(fd))
         sock.setblocking(False)
         sockets.append((name, sock))
-    worker = Worker(loop, arguments.index, board, sockets, Random())
+    worker = Worker(loop, arguments.row, board, sockets, Random())
     # Ctrl-C reaches the whole group, and systemd's SIGTERM the whole unit: it is for the control
     # process to decide what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

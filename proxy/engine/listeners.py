@@ -16,9 +16,8 @@ from proxy.messages import WorkerConfig
 class Listeners:
     """Owns the facts of all listeners, as the configuration in force has them."""
 
-    def __init__(self, rng: Random, workers: int) -> None:
+    def __init__(self, rng: Random) -> None:
         self._rng = rng
-        self._workers = workers
         self._by_name: dict[str, ListenerConfig] = {}  # ≤ 1 KiB + 64 KiB per listener
         self._next_id = _request_ids(rng, b"", b"").__next__
         """For listeners without a field for it."""
@@ -46,7 +45,7 @@ class Listeners:
             listeners[settings.name] = ListenerConfig(
                 settings,
                 via,
-                self._workers,
+                config.workers,
                 self._ids(settings.request_id_header),
                 certificates,
                 None if before is None else before.counts,

@@ -1,23 +1,29 @@
 """Requests in flight per instance, across worker processes.
 
-The board is one shared anonymous file: a row per worker, a column ("slot") per instance,
+The board is one shared anonymous file: a row per worker process, a column ("slot") per instance,
 32-bit counters. A worker writes only its own row, so no lock and no atomic operation is
-needed: its own counts are exact, the others' are as old as its last look. Slots are assigned
-by the control process (`control/pools.py`); slot 0 belongs to nobody, so instances beyond the
-board's capacity write there harmlessly and are counted within one worker only.
+needed: its own counts are exact, the others' are as old as its last look. Rows and slots are
+assigned by the control process (`control/slots.py`); slot 0 belongs to nobody, so instances
+beyond the board's capacity write there harmlessly and are counted within one worker only. There
+are more rows than workers, since one that finishes and its successor count at the same time;
+those in which nobody counts are looked at by nobody.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from proxy.engine.resilience import limits
 
 SLOTS = 1 << 16
 """Columns: more instances than one proxy is asked to hold (the plan's scale is 20,000), at
 256 KiB per worker, of which only touched pages cost memory."""
+
+ROWS = 1 << 10
+"""Four times the most workers that may be configured: each may have a predecessor that finishes,
+and those that a reload took away may do so, too."""
 
 _ITEM = 4
 _LEAF = 32
@@ -27,10 +33,11 @@ _LEAF = 32
 class Board:
     """Owns the mapping of the shared file. Rows are memoryviews of signed 32-bit counters."""
 
-    def __init__(self, fd: int, workers: int) -> None:
+    def __init__(self, fd: int, rows: int) -> None:
         self.fd = fd
-        self.workers = workers
-        rows = workers * SLOTS * _ITEM
+        self.alive: Sequence[int] = range(rows)  # ≤ 64 B per worker
+        """Rows in which somebody may count."""
+        rows *= SLOTS * _ITEM
         self._map = mmap.mmap(fd, rows + limits.SIZE)
         self._memory = memoryview(self._map)
         self._bytes = self._memory[:rows]
@@ -39,37 +46,36 @@ class Board:
         """Room for the rate limits, which workers share like the board."""
 
     @classmethod
-    def create(cls, workers: int) -> Board:
+    def create(cls, rows: int) -> Board:
         """A new board, all zero but for a new secret of the rate limits. The file has no name and
         goes with its last user."""
         fd = os.memfd_create("fairlead-load", os.MFD_CLOEXEC)
-        os.ftruncate(fd, workers * SLOTS * _ITEM + limits.SIZE)
-        board = cls(fd, workers)
+        os.ftruncate(fd, rows * SLOTS * _ITEM + limits.SIZE)
+        board = cls(fd, rows)
         board.buckets[: limits.SECRET] = os.urandom(limits.SECRET)
         return board
 
-    def row(self, worker: int) -> memoryview[int]:
+    def row(self, row: int) -> memoryview[int]:
         """The counters of one worker; only that worker may write to them."""
-        return self._cells[worker * SLOTS : (worker + 1) * SLOTS]
+        return self._cells[row * SLOTS : (row + 1) * SLOTS]
 
-    def row_bytes(self, worker: int) -> memoryview[int]:
+    def row_bytes(self, row: int) -> memoryview[int]:
         """The same row as raw bytes, for cheap comparison."""
-        return self._bytes[worker * SLOTS * _ITEM : (worker + 1) * SLOTS * _ITEM]
+        return self._bytes[row * SLOTS * _ITEM : (row + 1) * SLOTS * _ITEM]
 
     def total(self, slot: int) -> int:
         """In flight on one instance in all workers."""
         cells = self._cells
-        return sum(cells[slot + row * SLOTS] for row in range(self.workers))
+        return sum(cells[slot + row * SLOTS] for row in self.alive)
 
     def idle(self, slot: int) -> bool:
         """No worker counts anything in this column, so it may go to another instance."""
         cells = self._cells
-        return all(cells[slot + row * SLOTS] == 0 for row in range(self.workers))
+        return all(cells[slot + row * SLOTS] == 0 for row in self.alive)
 
-    def clear_row(self, worker: int) -> None:
-        """Forget what a dead worker had in flight. Call before its replacement starts."""
-        start = worker * SLOTS * _ITEM
-        self._bytes[start : start + SLOTS * _ITEM] = bytes(SLOTS * _ITEM)
+    def clear_row(self, row: int) -> None:
+        """Forget what a dead worker had in flight, and give its memory back."""
+        self._map.madvise(mmap.MADV_REMOVE, row * SLOTS * _ITEM, SLOTS * _ITEM)
 
     def close(self) -> None:
         """Unmap and close. The board must not be used afterwards."""
@@ -95,17 +101,30 @@ class OtherRows:
     a quarter of a nanosecond for each byte, so looking takes a twentieth of the time at most:
     with 20,000 instances the copy may be 0.4 ms old, with a hundred 2 µs."""
 
-    def __init__(self, board: Board, worker: int, changed: Callable[[int, int], None]) -> None:
-        """`changed(slot, delta)` hears by how much the other workers' sum moved."""
-        self._rows = [
-            board.row_bytes(w) for w in range(board.workers) if w != worker
-        ]  # ≤ 1 KiB per worker
-        self._copies = [b""] * len(self._rows)
+    def __init__(self, board: Board, own: int, changed: Callable[[int, int], None]) -> None:
+        """`own`: this worker's row; `changed(slot, delta)` hears by how much the other workers' sum
+        moved."""
+        self._board = board
+        self._own = own
+        self._numbers: list[int] = []  # ≤ 1 KiB per worker
+        self._rows: list[memoryview[int]] = []  # ≤ 1 KiB per worker
+        self._copies: list[bytes] = []  # ≤ 512 KiB per worker
         """The rows as last seen. A part behind the end of a copy counts as 0."""
         self._changed = changed
         self._due = 0.0
         self.used = 0
         """Bytes of each row that are in use; the engine raises it as slots come up."""
+        self.follow(board.alive)
+
+    def follow(self, alive: Sequence[int]) -> None:
+        """From here on these rows are looked at. What those counted that are gone is over."""
+        copies = dict(zip(self._numbers, self._copies, strict=True))
+        self._board.alive = alive
+        self._numbers = [row for row in alive if row != self._own]
+        self._rows = [self._board.row_bytes(row) for row in self._numbers]
+        self._copies = [copies.pop(row, b"") for row in self._numbers]
+        for copy in copies.values():  # ≤ workers
+            self._report(copy, bytes(len(copy)), 0)
 
     def refresh(self, now: float) -> None:
         """Bring the copy up to date, unless that was done a moment ago."""

@@ -70,6 +70,7 @@ from proxy.messages import (
     Hello,
     ListenerCertificates,
     ReopenAccessLog,
+    Rows,
     Suspect,
     ToWorker,
     UpstreamFiles,
@@ -105,7 +106,7 @@ class Worker:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        index: int,
+        row: int,
         board: Board,
         sockets: Sequence[tuple[str, socket.socket]],
         rng: Random,
@@ -114,13 +115,13 @@ class Worker:
         resolver: Resolver | None = None,
         new_channel: Callable[..., Channel[ToWorker]] = Channel,
     ) -> None:
-        """`resolver`: of instances' names; by default this machine's. `new_channel`: makes the end
-        of the channel that the control process has the other one of."""
+        """`row`: of the board. `resolver`: of instances' names; by default this machine's.
+        `new_channel`: makes this end of the channel to the control process."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.counters = counters = WorkerCounters()
         self.faults = FaultLog(counters)
         shared = PoolContext(
-            board.row(index),
+            board.row(row),
             rng,
             BucketTable(board.buckets),
             self._on_suspect,
@@ -129,7 +130,7 @@ class Worker:
             self._on_breaker,
             self.faults.inside,
         )
-        self.pools = Pools(counters, shared, OtherRows(board, index, self._slot_changed))
+        self.pools = Pools(counters, shared, OtherRows(board, row, self._slot_changed))
         self.connections = Connections(
             counters, self.faults, self.pools, soft - RESERVED - len(sockets)
         )
@@ -159,13 +160,12 @@ class Worker:
         self.failed = False
         """The worker stops because it cannot do its work."""
         self._loop = loop
-        self._index = index
         self._rng = rng
         self._exhausted = False
         """There was no descriptor left a moment ago."""
         self._sockets = sockets
         self._servers: list[asyncio.Server] = []  # ≤ 1 KiB per listener
-        self._listeners = Listeners(rng, board.workers)
+        self._listeners = Listeners(rng)
         self._opening: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
         self._fields_named = Novelties(FIELDS_NAMED, LONGEST_FIELD_NAMED)
@@ -209,7 +209,9 @@ class Worker:
             self.pools.names.complete = False
             self._accept()
         elif isinstance(message, Drain):
-            self.drain(message.grace, message.delay, frozenset(message.kept))
+            self.drain(message.grace, message.delay, message.shared)
+        elif isinstance(message, Rows):
+            self.pools.others.follow(message.alive)
         elif isinstance(message, ReopenAccessLog):
             self.access_logs.reopen()
 
@@ -313,7 +315,7 @@ class Worker:
     def _on_breaker(self, service: str, state: str) -> None:
         write = _log.warning if state == "open" else _log.info
         write("breaker_turned", service=service, state=state)
-        self._channel.send(BreakerTurned(service=service, state=state, worker=self._index))
+        self._channel.send(BreakerTurned(service=service, state=state))
 
     def _slot_changed(self, slot: int, delta: int) -> None:
         self.pools.slot_changed(slot, delta)
@@ -385,17 +387,16 @@ class Worker:
         """Facts for new connections of a listener; a reload may replace them."""
         return self._listeners[name]
 
-    def drain(self, grace: float, delay: float = 0.0, kept: frozenset[str] = frozenset()) -> None:
+    def drain(self, grace: float, delay: float = 0.0, shared: bool = False) -> None:
         """Answer `Connection: close` at once, stop accepting after `delay` seconds, answer what
-        was asked, and exit within `grace` seconds after that. `kept`: listeners at whose sockets
-        another process goes on accepting."""
+        was asked, and exit within `grace` seconds after that. `shared`: see `Drain`."""
         if not self.connections.draining:
             self.connections.draining = True
-            self._draining = self._loop.create_task(self._drain(grace, delay, kept))
+            self._draining = self._loop.create_task(self._drain(grace, delay, shared))
 
-    async def _drain(self, grace: float, delay: float, kept: frozenset[str]) -> None:
+    async def _drain(self, grace: float, delay: float, shared: bool) -> None:
         await asyncio.sleep(delay)
-        await self._stop_accepting(kept)
+        await self._stop_accepting(shared)
         services, connections = self.services, self.connections
         # It may have been so for a moment while connections were accepted.
         connections.quiet.clear()
@@ -436,16 +437,15 @@ class Worker:
         except TimeoutError:
             pass  # Somebody does not read what a tunnel had written before.
 
-    async def _stop_accepting(self, kept: frozenset[str]) -> None:
+    async def _stop_accepting(self, shared: bool) -> None:
         """Close the listening sockets without resetting those who wait in them: with a backlog
-        of nothing no more may join, and those who have are accepted before the end. At those
-        that are `kept` another process accepts them."""
+        of nothing no more may join, and those who have are accepted before the end. If they are
+        `shared`, those who wait are somebody else's."""
         if not self._servers:
             return
-        ending = [sock for name, sock in self._sockets if name not in kept]
-        for sock in ending:  # ≤ listeners
-            sock.listen(0)
-        if ending:
+        if not shared:
+            for _, sock in self._sockets:  # ≤ listeners
+                sock.listen(0)
             await asyncio.sleep(LAST_ACCEPTS)
         for server in self._servers:  # ≤ listeners
             server.close()
@@ -454,7 +454,7 @@ class Worker:
         if not self.stopped.is_set():
             _log.warning("control_process_gone", error=None if error is None else str(error))
             # Whoever comes after the control process may have the sockets by now.
-            self.drain(ORPHAN_GRACE, kept=frozenset(name for name, _ in self._sockets))
+            self.drain(ORPHAN_GRACE, shared=True)
 
     def _on_underscored(self, names: tuple[bytes, ...]) -> None:
         """Fields of a request were left out: CGI-like programs would take them for others."""

@@ -7,6 +7,8 @@ real one cannot be made to do. Scripts:
     mute     says hello and nothing afterwards
     crash    exits with status 3 at once
     deaf     as `good`, but does not react to Drain
+    barren   as `good`, but crashes, if it is neither of the first two processes
+    slow     as `good`, but `mute`, if it is neither of the first two processes
     suspect  as `good`, but worker 0 finds fault with the first of several instances; answers
              also say when it did, and when it learnt that the instance is ejected
 """
@@ -142,10 +144,15 @@ def main() -> None:
     if script == "crash":
         sys.exit(3)
     parser = argparse.ArgumentParser()
-    for name in ("--index", "--workers", "--channel", "--board"):
+    for name in ("--index", "--row", "--channel", "--board"):
         parser.add_argument(name, type=int, required=True)
     parser.add_argument("--socket", action="append", default=[])
     options = parser.parse_args()
+    # A successor has another row of the board than those beside which it starts.
+    if script == "barren" and options.row > 1:
+        sys.exit(3)
+    if script == "slow" and options.row > 1:
+        script = "mute"
     sockets = [socket.socket(fileno=int(one.partition("=")[2])) for one in options.socket]
 
     async def run() -> None:

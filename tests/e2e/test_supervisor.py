@@ -22,7 +22,7 @@ from proxy.control.pools import PoolRegistry
 from proxy.control.slots import Slots
 from proxy.control.sockets import close_all, listen
 from proxy.control.supervisor import Supervisor
-from proxy.engine.load import SLOTS, Board
+from proxy.engine.load import ROWS, SLOTS, Board
 from proxy.membership import Instance, Membership
 from proxy.messages import WorkerConfig
 from proxy.registry.base import Provider
@@ -106,7 +106,7 @@ async def stage(
     script: str, workers: int = 1, pools: dict[str, PoolSettings] | None = None
 ) -> AsyncIterator[Stage]:
     settings = Settings(workers=workers)
-    board = Board.create(workers)
+    board = Board.create(ROWS)
     listening = listen("web", "127.0.0.1:0", workers)
     provider = HandFed()
     supervisor = Supervisor(
@@ -116,7 +116,6 @@ async def stage(
         board,
         ProcessLaunch(
             program=[sys.executable, str(ROOT / "tests/e2e/scripted_worker.py")],
-            workers=workers,
             board=board.fd,
             sockets={"web": listening.sockets},
             environ={"WORKER_SCRIPT": script, "PYTHONPATH": str(ROOT)},
@@ -247,7 +246,7 @@ async def test_a_challenge_is_not_told_of_before_all_workers_know_it() -> None:
             return answer["index"] == 0 and answer["messages"]
 
         messages = await eventually(learnt, 10, "an answer of it")
-        assert messages[:3] == ["Configure", "AcmeChallenges", "Pools"]
+        assert messages[:4] == ["Configure", "Rows", "AcmeChallenges", "Pools"]
 
 
 async def test_counters_of_an_instance_that_left_are_not_kept_for_ever() -> None:
@@ -283,7 +282,7 @@ async def test_a_silent_worker_is_killed_and_replaced() -> None:
             for _ in range(29):
                 worker.tick()
         assert [(line["event"], line["silent"]) for line in lines] == [("worker_silent", 5)]
-        assert status.worker(worker, 0.0)["silent"] == 29
+        assert status.worker(worker, life, 0.0)["silent"] == 29
         worker.tick()
         assert worker.current is life
         worker.tick()
@@ -364,3 +363,37 @@ async def test_no_worker_outlives_kill(script: str) -> None:
         pids = on.pids()
         await on.supervisor.kill()
         assert not any(map(alive, pids))
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [("barren", "the successor has ended: exit status 3"), ("slow", "not accepted within 1 s")],
+)
+async def test_a_successor_that_does_not_come_leaves_the_worker_as_it_is(
+    script: str, reason: str
+) -> None:
+    async with stage(script, workers=2) as on:
+        on.provider.memberships.put_nowait(membership(users=1))
+        await on.ready()
+        before = on.pids()
+        said = await on.supervisor.crew.restart(1.0, limit=1.0)
+        assert said.startswith("worker 0: ")
+        assert reason in said
+        assert on.pids() == before
+        await eventually(lambda: len(on.supervisor.board.alive) == 2, 5, "its row is free")
+        assert (await on.ask())["pid"] in before
+        on.provider.memberships.put_nowait(membership(users=2))
+        await eventually(lambda: on.supervisor.missing() == [], 5, "all is well")
+
+
+async def test_two_restarts_are_made_one_after_the_other_and_leave_nothing_behind() -> None:
+    async with stage("good", workers=2) as on:
+        on.provider.memberships.put_nowait(membership(users=1))
+        await on.ready()
+        before = on.pids()
+        both = (on.supervisor.restart_workers(), on.supervisor.restart_workers())
+        assert await asyncio.gather(*both) == ["", ""]
+        assert not {*on.pids()} & {*before}
+        assert all(worker.restarts == 0 for worker in on.supervisor.workers)
+        await eventually(lambda: len(on.supervisor.board.alive) == 2, 5, "the rows are free")
+        assert on.supervisor.missing() == []

@@ -303,6 +303,7 @@ class Wire:
                     defaults=ServiceSettings(tls=TO_INSTANCES if self.tls else UpstreamTls()),
                     routes=routes,
                     services=services,
+                    workers=2,
                     via_token=TOKEN,
                     admin_port=admin_port,
                     allow=allow,

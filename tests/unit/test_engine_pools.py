@@ -9,6 +9,7 @@ from random import Random
 import pytest
 
 from balancers.base import hash_key
+from proxy.control.slots import Rows
 from proxy.control.statistics import Reported
 from proxy.engine.load import SLOTS, Board, OtherRows
 from proxy.engine.node import Node
@@ -119,6 +120,47 @@ def test_changes_of_others_are_reported_once_and_exactly() -> None:
                 sums[slot] += delta
             assert [a + b for a, b in zip(before, sums, strict=True)] == truth
             assert [others.known(slot) for slot in range(4000)] == truth
+    finally:
+        os.close(board.fd)
+
+
+def test_rows_that_come_are_counted_and_what_rows_had_that_go_is_over() -> None:
+    board = Board.create(4)
+    board.alive = (1, 2)
+    heard: list[tuple[int, int]] = []
+    others = OtherRows(board, 1, lambda slot, delta: heard.append((slot, delta)))
+    others.used = 400
+    try:
+        for row in range(4):
+            board.row(row)[7] = 1
+        others.refresh(1.0)
+        assert heard == [(7, 1)]
+        assert board.total(7) == 2
+        others.follow((1, 2, 3))
+        others.refresh(2.0)
+        assert heard == [(7, 1)] * 2
+        others.follow((1, 3))
+        assert heard == [(7, 1)] * 2 + [(7, -1)]
+        assert others.known(7) == 1
+        assert board.total(7) == 2
+    finally:
+        os.close(board.fd)
+
+
+def test_rows_are_taken_by_one_process_each_and_cleared_when_it_is_gone() -> None:
+    board = Board.create(2)
+    told: list[tuple[int, ...]] = []
+    rows = Rows(board, lambda: told.append(tuple(board.alive)))
+    try:
+        assert [rows.take(), rows.take()] == [0, 1]
+        with pytest.raises(OSError, match="2 workers"):
+            rows.take()
+        board.row(0)[3] = board.row(1)[3] = 5
+        rows.free(0)
+        assert board.total(3) == 5
+        assert rows.take() == 0
+        assert board.row(0)[3] == 0
+        assert told == [(0,), (0, 1), (1,), (1, 0)]
     finally:
         os.close(board.fd)
 

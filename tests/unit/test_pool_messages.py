@@ -85,6 +85,7 @@ async def joined(
     ours, theirs = socket.socketpair()
     life = WorkerProcess(
         0,
+        0,
         cast(Process, NoProcess()),
         book,
         applies,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ async def test_an_error_inside_is_a_failed_reload_and_no_end_of_the_proxy(tmp_pa
     supervisor: Any = SimpleNamespace(
         settings=parse(text, str(file), {}),
         stopping=False,
+        turn=asyncio.Lock(),
         certificates=SimpleNamespace(successor=broken),
     )
     reloads = Reloads(file, {}, supervisor, broken)  # type: ignore[arg-type]

@@ -114,7 +114,7 @@ def test_containers_never_grow_beyond_what_they_say(bench: Bench, name: str) -> 
             service=len(list(wire.worker.pools)),
             route=len(wire.worker.services.routes.routes),
             tunnel=len(wire.worker.connections.tunnels),
-            worker=wire.board.workers,
+            worker=len(wire.board.alive),
         )
         assert "\n".join(excesses(most)) == ""
 

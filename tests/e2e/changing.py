@@ -1,0 +1,122 @@
+"""Everybody who may be there while a running proxy changes: clients with connections of their own,
+clients that keep theirs, a slow request, and a WebSocket.
+
+    async with Crowd(proxy.port, origin) as crowd:
+        ...
+        await crowd.served()
+    assert crowd.failures == []
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import AsyncExitStack
+from itertools import repeat
+from typing import Self
+
+from tests.e2e.origin import Call, Gate, Origin, websocket
+from tests.e2e.raw_http import Client, request
+from tests.e2e.running import RunningProxy
+from tests.support import load
+from tests.support.processes import eventually
+
+UPGRADE = (("Connection", "Upgrade"), ("Upgrade", "websocket"))
+CLOSE = (("Connection", "close"),)
+
+
+async def command(proxy: RunningProxy, *words: str) -> tuple[int, str]:
+    """A command as an operator gives it: exit code, and what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "proxy", *words, "--admin", proxy.admin,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    said, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, said.decode()
+
+
+class Crowd(load.Load):
+    """Owns the clients, what went wrong with them, and how many were sent away in good order."""
+
+    def __init__(self, port: int, origin: Origin, *, kept: int = 4, fresh: int = 4) -> None:
+        """`kept`: clients that keep their connections; `fresh`: those with one for each request."""
+        super().__init__(port, repeat(request("GET", "/")), clients=kept, pace=0.001)
+        self.fresh = Fresh(port, repeat(request("GET", "/", CLOSE)), clients=fresh, pace=0.001)
+        self.fresh.failures = self.failures = []
+        self.answers = 0
+        self.sent_away = 0
+        """Connections that were kept and closed by the proxy, which had said so."""
+        self._said_so: set[load.Client] = set()
+        self._origin = origin
+        self._gate = Gate()
+        self._stack = AsyncExitStack()
+        origin.script = self._script
+
+    async def _script(self, call: Call) -> None:
+        script = {"slow": self._gate, "ws": websocket}.get(call.tail)
+        await (call.reply(b"ok") if script is None else script(call))
+
+    async def __aenter__(self) -> Self:
+        self.slow = await self._stack.enter_async_context(await Client.connect(self.port))
+        await self.slow.send(request("GET", "/slow"))
+        self.socket = await self._stack.enter_async_context(await Client.connect(self.port))
+        await self.socket.send(request("GET", "/ws", UPGRADE))
+        assert (await self.socket.answer()).status == 101
+        await super().__aenter__()
+        await self.fresh.__aenter__()
+        await self.served()
+        return self
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        await self.fresh.__aexit__(kind, error, trace)
+        await super().__aexit__(kind, error, trace)
+        await self._stack.aclose()
+
+    async def served(self, more: int = 100) -> None:
+        """Wait until so many more requests were answered, of either kind."""
+        for one in (self, self.fresh):
+            target = one.answers + more
+            await eventually(lambda one=one, to=target: one.answers >= to, 20, "requests served")  # type: ignore[misc]
+
+    async def socket_echoes(self) -> None:
+        """Assert that the WebSocket is there."""
+        await self.socket.send(b"hello")
+        assert await self.socket.exactly(5) == b"hello"
+
+    async def slow_ends(self) -> None:
+        """Let the slow request end and assert that it is answered."""
+        self._gate.open()
+        assert (await self.slow.answer()).status == 200
+
+    def on_answer(self, client: load.Client) -> None:
+        if client.status != 200:
+            self.failures.append(f"{client.status} {client.body[:200]!r}")
+        self.answers += 1
+        if not client._parser.should_keep_alive():
+            self._said_so.add(client)
+
+    def on_failure(self, client: load.Client, error: BaseException) -> None:
+        self.failures.append(repr(error))
+
+    def on_close(self, client: load.Client) -> None:
+        if client in self._said_so:
+            self._said_so.discard(client)
+            self.sent_away += 1
+        else:
+            self.failures.append("closed between requests")
+
+
+class Fresh(load.Load):
+    """Owns clients with a connection for each request."""
+
+    failures: list[str]
+    answers = 0
+
+    def on_answer(self, client: load.Client) -> None:
+        if client.status != 200:
+            self.failures.append(f"{client.status} {client.body[:200]!r}")
+        self.answers += 1
+
+    def on_failure(self, client: load.Client, error: BaseException) -> None:
+        self.failures.append(f"fresh: {error!r}")

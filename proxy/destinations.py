@@ -77,10 +77,15 @@ class Destinations:
         allow: Iterable[str] = (),
         is_own: Callable[[str], bool] | None = None,
     ) -> None:
-        """`admin_port`: of the admin listener, 0 = none; `allow`: networks, as CIDR."""
+        """See `use`."""
+        self._is_own = is_own or is_own_address
+        self.use(admin_port, allow)
+
+    def use(self, admin_port: int, allow: Iterable[str]) -> None:
+        """Judge by these from here on. `admin_port`: of the admin listener, 0 = none; `allow`:
+        networks, as CIDR."""
         self._admin_port = admin_port
         self._allow = tuple(ip_network(network) for network in allow)
-        self._is_own = is_own or is_own_address
 
     def refusal(self, address: str, port: int) -> str:
         """Why nobody may connect to `address`, an IP address as text; empty: they may."""

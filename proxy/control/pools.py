@@ -63,6 +63,9 @@ class PoolRegistry:
         """Services that were told of as served by their fallback."""
         self.listed: Mapping[str, tuple[Instance, ...]] = {}
         """The registry's latest view, of all services; for reading."""
+        self._to_registry: set[str] = set()
+        """Services that stand in the configuration no more, and whose instances from there are
+        served until the registry has told all."""
         self._generations = itertools.count(1)
         self.complete = False
         """The first full set of the registry is known."""
@@ -171,6 +174,9 @@ class PoolRegistry:
         """Take over a whole membership; also forget pools that were empty for long."""
         changes = Changes()
         self.listed = membership.services
+        for service in self._to_registry:
+            self._pools[service].static = False
+        self._to_registry.clear()
         for service, instances in membership.services.items():
             pool = self._pools.get(service)
             if pool is None:
@@ -200,17 +206,27 @@ class PoolRegistry:
         settings: Mapping[str, PoolSettings],
         defaults: PoolSettings,
         now: float,
+        other_destinations: bool = False,
+        other_registry: bool = False,
     ) -> Changes:
         """Take over another configuration; see `__init__`. Nothing that was found out about an
-        instance is lost, and none that stays is missing in between."""
+        instance is lost, and none that stays is missing in between. `other_destinations`: the
+        registry's instances may lead elsewhere now; `other_registry`: one that has not told all
+        yet, which is the next that `apply` hears of."""
         changes = Changes()
         old_settings, old_defaults = self._settings, self._defaults
         self._settings, self._defaults = settings, defaults
+        self._to_registry.clear()
+        if other_registry:
+            self._to_registry.update(
+                name for name, pool in self._pools.items() if pool.static and name not in static
+            )
+        static = {**static, **{name: self._pools[name].source for name in self._to_registry}}
         for service in {**self._pools, **settings, **static}:
             pool = self._pools.get(service)
             was_static = pool is not None and pool.static
             same = settings.get(service, defaults) == old_settings.get(service, old_defaults)
-            if same and was_static == (service in static) and not was_static:
+            if same and not (was_static or service in static or other_destinations):
                 continue
             if pool is None:
                 pool = Pool(service, static=False)

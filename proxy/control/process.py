@@ -16,7 +16,7 @@ import resource
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import ExitStack
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,6 @@ import structlog
 import uvloop
 from msgspec.structs import replace
 
-from proxy import catalog
 from proxy import log as log_setup
 from proxy.control.acme import Acme, StorageError
 from proxy.control.certificates import CertificateError, Certificates
@@ -35,6 +34,7 @@ from proxy.control.launch import ProcessLaunch, module_command
 from proxy.control.openings import StartError, hold, open_admin, open_listeners
 from proxy.control.parent_link import ParentLink
 from proxy.control.pools import PoolRegistry
+from proxy.control.provider import ProviderError, build_provider
 from proxy.control.reload import Reloads
 from proxy.control.signals import Signals
 from proxy.control.slots import Slots
@@ -43,14 +43,8 @@ from proxy.control.supervisor import Supervisor
 from proxy.destinations import Destinations
 from proxy.engine.line_file import STDOUT, open_for_append
 from proxy.engine.load import ROWS, SLOTS, Board
-from proxy.membership import Instance
 from proxy.messages import WorkerConfig
-from proxy.registry.base import Provider
-from proxy.registry.decorators.failover_provider import FailoverProvider
-from proxy.registry.decorators.mass_loss_provider import MassLossProvider
-from proxy.registry.decorators.snapshot_provider import SnapshotProvider
 from proxy.settings.file import Settings
-from proxy.settings.registry import RegistryOptions
 from proxy.settings.service import for_worker
 from proxy.threads import in_thread
 
@@ -172,11 +166,12 @@ async def serve(
                 sockets={one.name: one.sockets for one in listening},
                 environ=log_setup.environment(settings.log),
             ),
-            lambda: _provider(
-                settings,
+            lambda registry: build_provider(
+                registry,
                 events,
                 lambda instance: supervisor.collector.answers(instance),
                 destinations,
+                lambda: supervisor.pools.complete,
             ),
             events=events,
             destinations=destinations,
@@ -190,7 +185,10 @@ async def serve(
             await supervisor.start_workers()
             # The registry's client, and then the HTTP server, are half of all that this process
             # loads. The workers load at the same time, on other cores.
-            supervisor.start()
+            try:
+                supervisor.start()
+            except ProviderError as error:
+                raise StartError(str(error)) from error
             ready = asyncio.Event()
 
             def on_ready() -> None:
@@ -389,44 +387,6 @@ async def _read_certificates(
     except CertificateError as error:
         raise StartError(str(error)) from None
     return certificates
-
-
-def _provider(
-    settings: Settings,
-    events: Events,
-    answers: Callable[[Instance], int],
-    destinations: Destinations,
-) -> Provider:
-    """The registry, with what the settings put around it: backups, then the guard over
-    whichever is in use, then the file that remembers what is served."""
-
-    def make(options: RegistryOptions) -> Provider:
-        kind: type[Provider] = catalog.load(catalog.PROVIDERS, options.type)
-        return kind(options)  # type: ignore[call-arg]  # constructors are not in the ABC
-
-    def publish(kind: str, /, **fields: Any) -> None:
-        events.publish(kind, time.time(), **fields)
-
-    try:
-        provider = make(settings.registry.options)
-        if settings.registry.backups:
-            choices = (settings.registry, *settings.registry.backups)
-            registries = [choice.options for choice in choices]
-            provider = FailoverProvider(registries, make, settings.registry, on_event=publish)
-        if settings.registry.mass_loss_guard is not None:
-            provider = MassLossProvider(
-                provider,
-                settings.registry.mass_loss_guard,
-                answers=answers,
-                on_event=publish,
-                destinations=destinations,
-            )
-        if settings.registry.snapshot is not None:
-            provider = SnapshotProvider(provider, settings.registry.snapshot, on_event=publish)
-        return provider
-    except (OSError, ValueError) as error:
-        # A certificate that cannot be read, for example.
-        raise StartError(f"registry: {error}") from error
 
 
 def _worker_config(

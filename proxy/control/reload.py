@@ -1,8 +1,8 @@
 """Reloads: a changed configuration takes the place of the one in force, whole or not at all.
 
-read and check ─▶ difference ─▶ certificates ─▶ every worker ─▶ pools, checks ─▶ in force
-    │ complaints       │ --dry-run     │ unusable      │ one refuses: all take back the old one
-    ▼                  ▼               ▼               ▼
+read and check ─▶ difference ─▶ successors ─▶ every worker ─▶ pools, checks ─▶ in force
+    │ complaints       │ --dry-run    │ unusable     │ one refuses: all take back the old one
+    ▼                  ▼              ▼              ▼
                           the old configuration serves on
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from proxy.control.certificates import CertificateError
+from proxy.control.successors import Successors, Unusable
 from proxy.control.supervisor import Supervisor
 from proxy.messages import WorkerConfig
 from proxy.settings.changes import Change, changes, taken
@@ -154,11 +154,15 @@ class Reloads:
             return Outcome("unchanged" if settings == before else "changed", found)
         if supervisor.stopping:
             return Outcome("failed", found, ("the proxy is stopping",))
-        certificates = supervisor.certificates.successor(settings)
+        successors = Successors(supervisor, settings)
         try:
-            await certificates.start()
-        except CertificateError as error:
+            await successors.prepare()
+            config = self._config_of(settings, supervisor.config.generation + 1)
+            reason = await supervisor.reconfigure(
+                settings, config, successors.certificates, successors.take
+            )
+        except Unusable as error:
             return Outcome("refused", found, (str(error),))
-        config = self._config_of(settings, supervisor.config.generation + 1)
-        reason = await supervisor.reconfigure(settings, config, certificates)
+        finally:
+            await successors.close()
         return Outcome("failed" if reason else "changed", found, (reason,) if reason else ())

@@ -34,7 +34,7 @@ from proxy.control.outliers import Outliers
 from proxy.control.pool import Changes
 from proxy.control.pools import PoolRegistry
 from proxy.control.reactions import Reactions
-from proxy.control.registry_watch import RegistryWatch
+from proxy.control.registry_watch import Build, RegistryWatch
 from proxy.control.slots import Rows as BoardRows
 from proxy.control.worker_process import Notice, WorkerProcess
 from proxy.control.worker_slot import WorkerSlot
@@ -54,7 +54,6 @@ from proxy.messages import (
     Suspect,
     WorkerConfig,
 )
-from proxy.registry.base import Provider
 from proxy.settings.file import Settings
 from proxy.statuses import RegistryStatus
 
@@ -85,7 +84,7 @@ class Supervisor:
         pools: PoolRegistry,
         board: Board,
         launch: Launch,
-        provider: Callable[[], Provider],
+        build: Build,
         *,
         events: Events | None = None,
         rng: Random | None = None,
@@ -93,15 +92,16 @@ class Supervisor:
         certificates: Certificates | None = None,
         acme: Acme | None = None,
     ) -> None:
-        """`provider` builds a provider; called by `start` and after a provider failed.
-        `destinations`: where checks of the registry's instances may not lead. `certificates`
-        and `acme`: started already."""
+        """`build` builds a provider; called by `start`, after a provider failed and for another
+        registry. `destinations`: where the registry's instances may not lead, in all of this
+        process. `certificates` and `acme`: started already."""
         rng = rng or Random()
         self.settings = settings
         self.config = config
         self.pools = pools
         self.board = board
         self.certificates = certificates or Certificates(settings)
+        self._destinations = destinations or Destinations()
         self.events = events or Events()
         self._reactions = Reactions(self.events)
         self._pace_changed = asyncio.Event()
@@ -111,7 +111,7 @@ class Supervisor:
             self._reactions,
             self.apply,
             self.outliers.passed,
-            destinations or Destinations(),
+            self._destinations,
             lambda: self.certificates.upstream.contents,
             rng,
         )
@@ -143,7 +143,7 @@ class Supervisor:
         self.crew = Workers(self.workers, self._own, self.collector.until)
         self.turn = asyncio.Lock()
         """Held by a reload or a restart while it changes the workers."""
-        self._watch = RegistryWatch(provider, self.take_membership)
+        self.watch = RegistryWatch(build, self.take_membership, self._own)
         self._waited = False
         self._tasks: list[asyncio.Task[None]] = []
         self._files: asyncio.Task[None] | None = None
@@ -162,9 +162,9 @@ class Supervisor:
 
     def start(self) -> None:
         """Build the provider, start the watch and what else is to be done."""
-        self._watch.open()
+        registry = self.settings.registry
+        self.watch.follow(registry, self.watch.build(registry))
         self._tasks = [
-            self._own(self._watch.run(), "registry watch"),
             self._own(self._tick(), "tick"),
             self._own(self._pace(), "pace"),
             self._own(self.checks.run(), "checks"),
@@ -185,10 +185,15 @@ class Supervisor:
         self._files = self._own(work, "certificates")
 
     async def reconfigure(
-        self, settings: Settings, config: WorkerConfig, certificates: Certificates
+        self,
+        settings: Settings,
+        config: WorkerConfig,
+        certificates: Certificates,
+        take: Callable[[], None],
     ) -> str:
         """Put another configuration in force in every worker, or in none. `certificates`: started
-        already. Returns the reason why it could not be; "" = it is."""
+        already; `take` does what else is to be done, once every worker has it. Returns the reason
+        why it could not be; "" = it is."""
         before = self.config, self.certificates
         self.config, self.certificates = config, certificates
         error = await self.crew.configure(self.config, self.certificates)
@@ -202,8 +207,18 @@ class Supervisor:
             return error
         self.settings = settings
         self._follow_files()
+        take()
         now = time.monotonic()
-        changes = self.pools.configure(settings.static, settings.services, settings.defaults, now)
+        destinations = config.admin_port, config.allow
+        self._destinations.use(*destinations)
+        changes = self.pools.configure(
+            settings.static,
+            settings.services,
+            settings.defaults,
+            now,
+            other_destinations=destinations != (before[0].admin_port, before[0].allow),
+            other_registry=self.watch.awaited,
+        )
         self.apply(changes)
         self.checks.configure()
         self.apply(self.pools.settle(now))
@@ -255,14 +270,14 @@ class Supervisor:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.crew.close()
         await self.checks.close()
-        await self._watch.close()
+        await self.watch.close()
 
     # ------------------------------------------------------------------ changes of pools
 
     @property
     def registry(self) -> RegistryStatus:
         """The state of the registry as the provider tells it, once there is one."""
-        return self._watch.status
+        return self.watch.status
 
     def take_membership(self, membership: Membership) -> None:
         """Take over what the registry says, or what a predecessor knew of it."""

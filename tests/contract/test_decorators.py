@@ -351,6 +351,21 @@ class TestSnapshot:
         assert snapshot is not None
         assert not snapshot.in_use
 
+    async def test_the_file_is_not_used_where_something_newer_is_served(
+        self, reader: Read, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "pools.json"
+        save_snapshot(path, Membership(services={"users": (instance("old"),)}), 900.0)
+        asked: list[bool] = []
+        inner = ManualProvider()
+        inner.last_error = "refused"  # Or the file would have its time.
+        provider = SnapshotProvider(inner, str(path), known=lambda: not asked.append(True))
+        read = reader(provider)
+        await read.until(lambda: bool(asked))
+        inner.tell(instance("a"))
+        await read.until(lambda: read.ids() == "a")
+        assert read.count == 1
+
     async def test_a_damaged_file_is_ignored(self, reader: Read, tmp_path: Path) -> None:
         path = tmp_path / "pools.json"
         path.write_text("{}")

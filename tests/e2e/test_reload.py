@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.origin import Call, Gate, Origin, origins
+from tests.e2e.origin import Gate, Origin, origins
 from tests.e2e.raw_http import Client, request
 from tests.e2e.redeploying import CountingLoad
+from tests.e2e.reloading import name, reload, rewrite
 from tests.e2e.running import RunningProxy
 from tests.support.processes import eventually
-
-
-async def name(call: Call) -> None:
-    await call.reply(call.origin.name.encode())
 
 
 def config(*instances: Origin, **more: Any) -> dict[str, Any]:
@@ -29,21 +24,6 @@ def config(*instances: Origin, **more: Any) -> dict[str, Any]:
         "routes": [{"path_prefix": "/", "service": "users"}],
         **more,
     }
-
-
-def rewrite(proxy: RunningProxy, changed: dict[str, Any]) -> None:
-    proxy.file.write_text(json.dumps({**proxy.config, **changed}))
-
-
-async def reload(proxy: RunningProxy, *options: str) -> tuple[int, str]:
-    """`fairlead reload` as an operator runs it: exit code, and what it printed."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "proxy", "reload", "--admin", proxy.admin, *options,
-        stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    said, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, said.decode()
 
 
 async def test_instances_change_under_load_and_nothing_is_lost(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from proxy.membership import Instance, Membership
 from proxy.messages import WorkerConfig
 from proxy.registry.base import Provider
 from proxy.settings.file import Settings
+from proxy.settings.registry import Registry
 from proxy.settings.service import PoolSettings
 from proxy.statuses import RegistryStatus
 from tests.support.processes import Slowdown, alive, eventually
@@ -115,12 +116,13 @@ async def stage(
         PoolRegistry({}, Slots(SLOTS, board.idle), 0.0, settings=pools),
         board,
         ProcessLaunch(
+            workers=workers,
             program=[sys.executable, str(ROOT / "tests/e2e/scripted_worker.py")],
             board=board.fd,
             sockets={"web": listening.sockets},
             environ={"WORKER_SCRIPT": script, "PYTHONPATH": str(ROOT)},
         ),
-        lambda: provider,
+        lambda registry: provider,
     )
     await supervisor.start_workers()
     supervisor.start()
@@ -333,7 +335,7 @@ async def test_a_provider_that_cannot_be_closed_or_built_is_tried_again(
         await on.ready()
         builds = 0
 
-        def build() -> HandFed:
+        def build(registry: Registry) -> HandFed:
             nonlocal builds
             builds += 1
             if builds < 3:
@@ -344,7 +346,7 @@ async def test_a_provider_that_cannot_be_closed_or_built_is_tried_again(
             raise OSError(errno.EMFILE, "Too many open files")
 
         with monkeypatch.context() as broken:
-            broken.setattr(on.supervisor._watch, "_build", build)
+            broken.setattr(on.supervisor.watch._served, "_build", build)
             broken.setattr(on.provider, "close", close)
             on.provider.memberships.put_nowait(RuntimeError("a bug"))
             await eventually(lambda: builds == 3, 5, "the third attempt")

@@ -81,6 +81,31 @@ def test_an_address_that_is_refused_is_unhealthy_and_says_why() -> None:
     assert statuses(pools, "new") == {"a": "unhealthy"}, "the registry's, no longer the file's"
 
 
+def test_a_service_that_leaves_the_file_for_another_registry_is_served_from_it_until_then() -> None:
+    static = {"users": (instance(),), "gone": (instance(),)}
+    pools = PoolRegistry(static, Slots(100, lambda slot: True), 0.0)
+    pools.apply(membership(), 0.0)
+    assert not pools.configure({}, {}, PoolSettings(), 1.0, other_registry=True)
+    assert statuses(pools) == statuses(pools, "gone") == {"a": "ready"}
+    pools.apply(membership(users=[instance("b")]), 2.0)
+    assert (statuses(pools), statuses(pools, "gone")) == ({"b": "ready"}, {})
+    pools.configure(static, {}, PoolSettings(), 3.0)
+    pools.configure({}, {}, PoolSettings(), 4.0)
+    assert statuses(pools) == {"b": "ready"}, "it has told all"
+
+
+def test_instances_are_judged_anew_where_they_may_lead_elsewhere() -> None:
+    destinations = Destinations(admin_port=9900)
+    pools = PoolRegistry({}, Slots(100, lambda slot: True), 0.0, destinations=destinations)
+    pools.apply(membership(users=[instance(address="127.0.0.1", port=9900)]), 0.0)
+    slot = pools.by_service["users"].snapshot.nodes[0].slot
+    destinations.use(9900, ["127.0.0.0/8"])
+    assert not pools.configure({}, {}, PoolSettings(), 0.0)
+    assert pools.configure({}, {}, PoolSettings(), 0.0, other_destinations=True).pools == ["users"]
+    assert statuses(pools) == {"a": "ready"}
+    assert pools.by_service["users"].snapshot.nodes[0].slot == slot
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

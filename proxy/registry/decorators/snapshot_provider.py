@@ -64,16 +64,19 @@ class SnapshotProvider(Decorator):
         path: str,
         *,
         on_event: OnEvent = to_nobody,
+        known: Callable[[], bool] = lambda: False,
         wall_clock: Callable[[], float] = time.time,
         aside: Callable[[Callable[[], Any], str], asyncio.Future[Any]] = in_thread,
     ) -> None:
-        """`on_event(kind, **fields)` hears when the file is used. `wall_clock`: since 1970.
-        `aside` does what may never end."""
+        """`on_event(kind, **fields)` hears when the file is used. `known`: instances are served
+        already, than which the file is older. `wall_clock`: since 1970. `aside` does what may
+        never end."""
         super().__init__(inner, on_event)
         self._path = path
         self._file = SnapshotFile(path)
         self._busy: asyncio.Future[Any] | None = None
         """Work on the file at this moment; it may never be over."""
+        self._known = known
         self._wall_clock = wall_clock
         self._aside = aside
         self._membership: Membership | None = None
@@ -126,6 +129,8 @@ class SnapshotProvider(Decorator):
 
     async def _restore(self) -> None:
         """Serve what the file holds if nobody has said anything in time."""
+        if self._known():
+            return
         for _ in range(round(PATIENCE / LOOK)):
             if await set_within(self._heard, LOOK):
                 return

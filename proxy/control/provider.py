@@ -1,0 +1,61 @@
+"""The provider that the settings ask for: a registry, with what is put around it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from proxy import catalog
+from proxy.control.events import Events
+from proxy.destinations import Destinations
+from proxy.membership import Instance
+from proxy.registry.base import Provider
+from proxy.registry.decorators.failover_provider import FailoverProvider
+from proxy.registry.decorators.mass_loss_provider import MassLossProvider
+from proxy.registry.decorators.snapshot_provider import SnapshotProvider
+from proxy.settings.registry import Registry, RegistryOptions
+
+
+class ProviderError(Exception):
+    """There is no provider for these settings. The text is one line for the operator."""
+
+
+def build_provider(
+    registry: Registry,
+    events: Events,
+    answers: Callable[[Instance], int],
+    destinations: Destinations,
+    known: Callable[[], bool],
+) -> Provider:
+    """The registry: with backups, then the guard over whichever is in use, then the file that
+    remembers what is served. `answers`: as for `MassLossProvider`; `known`: something is served
+    already, which the file would be older than."""
+
+    def make(options: RegistryOptions) -> Provider:
+        kind: type[Provider] = catalog.load(catalog.PROVIDERS, options.type)
+        return kind(options)  # type: ignore[call-arg]  # constructors are not in the ABC
+
+    def publish(kind: str, /, **fields: Any) -> None:
+        events.publish(kind, time.time(), **fields)
+
+    try:
+        provider = make(registry.options)
+        if registry.backups:
+            choices = (registry, *registry.backups)
+            registries = [choice.options for choice in choices]
+            provider = FailoverProvider(registries, make, registry, on_event=publish)
+        if registry.mass_loss_guard is not None:
+            provider = MassLossProvider(
+                provider,
+                registry.mass_loss_guard,
+                answers=answers,
+                on_event=publish,
+                destinations=destinations,
+            )
+        if registry.snapshot is not None:
+            provider = SnapshotProvider(provider, registry.snapshot, on_event=publish, known=known)
+        return provider
+    except (OSError, ValueError) as error:
+        # A certificate that cannot be read, for example.
+        raise ProviderError(f"registry: {error}") from error

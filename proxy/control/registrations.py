@@ -346,6 +346,32 @@ class Registrations:
             if name in self._kept
         ]
 
+    async def follow(self, registry: RegistryOptions) -> None:
+        """Keep all of them in another registry from here on. In the one before they run out by
+        themselves, as after a stop: other proxies may still use it."""
+        async with self._stating:
+            if registry == self._settings:
+                return
+            self._settings = registry
+            before, self._registrar = self._registrar, None
+            if before is None:
+                return
+            try:
+                if registry.type in REGISTRATION_BACKENDS:
+                    records = [_record(name, wanted) for name, (wanted, _) in self._kept.items()]
+                    added = await (await self._running()).add(*records, limit=0)
+                    self._kept = {
+                        name: (self._kept[name][0], registration)
+                        for name, registration in zip(self._kept, added, strict=True)
+                    }
+                    return
+                log.warning("http_registrations_dropped", number=len(self._kept))
+                for name in self._kept:
+                    self._deadlines.drop(name)
+                self._kept.clear()
+            finally:
+                await before.__aexit__(None, None, None)
+
     async def close(self) -> None:
         """Stop keeping the lease, without ending it: see the top of this file."""
         if self._task is not None:
@@ -380,7 +406,8 @@ class Registrations:
                 registry=self._settings, ttl=LEASE_TTL, start_limit=0, leave_limit=0
             )
             await self._registrar.__aenter__()
-            self._task = asyncio.create_task(self._expire(), name="http registrations")
+            if self._task is None:
+                self._task = asyncio.create_task(self._expire(), name="http registrations")
         return self._registrar
 
     async def _expire(self) -> None:

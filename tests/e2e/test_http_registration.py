@@ -14,6 +14,7 @@ import pytest
 
 from proxy.control.registrations import CONFIRM, MAX_REGISTRATIONS, Refusal, Registrations
 from proxy.registry.etcd.options import Options as EtcdOptions
+from proxy.registry.static.options import Options as StaticOptions
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.origin import Origin
 from tests.e2e.running import RunningProxy
@@ -285,5 +286,26 @@ async def test_the_number_of_registrations_has_a_bound() -> None:
         assert refused.value.status == 503
         await registrations.delete(("users", "u0"))
         assert len(registrations.documents()) == MAX_REGISTRATIONS - 1
+    finally:
+        await registrations.close()
+
+
+async def test_registrations_go_along_to_another_registry(etcd: EtcdServer) -> None:
+    registrations = Registrations(EtcdOptions(endpoints=(etcd.url,)))
+    name = ("users", "users-1")
+    try:
+        async with EtcdServer() as other:
+            await registrations.put(name, b'{"address": "10.0.0.1", "port": 80}')
+            await registrations.follow(EtcdOptions(endpoints=(other.url,)))
+            await eventually(
+                lambda: registrations.heartbeat(name)["state"] == "registered", 5, "registered"
+            )
+            assert list(await stored(other)) == [KEY]
+            assert list(await stored(etcd)) == [KEY]  # Its lease runs out.
+        await registrations.follow(StaticOptions())
+        with pytest.raises(Refusal) as unknown:
+            registrations.heartbeat(name)
+        assert unknown.value.status == 404
+        assert registrations.documents() == []
     finally:
         await registrations.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -20,25 +21,18 @@ from aiohttp.http import HttpVersion10, HttpVersion11
 
 import proxy
 from proxy.control import events, metrics, status
-from proxy.control.admin_access import (
-    Access,
-    denied_caller,
-    denied_origin,
-    denied_token,
-    is_loopback,
-)
-from proxy.control.admin_connections import Connection, Door, read_body, room
+from proxy.control.admin_access import Access, denied_caller, denied_origin, denied_token
+from proxy.control.admin_connections import Connection, read_body
+from proxy.control.admin_front import Front
 from proxy.control.admin_paths import BadPath, Paths, split_target
-from proxy.control.admin_tls import SecureSite
 from proxy.control.explain import explain
 from proxy.control.metrics_page import MetricsPage
 from proxy.control.registrations import MAX_BODY, Refusal, Registrations
 from proxy.control.reload import Reloads
 from proxy.control.shared import Shared
-from proxy.control.sockets import descriptors
 from proxy.control.statistics import Totals
 from proxy.control.supervisor import Supervisor
-from proxy.messages import BACKLOG
+from proxy.settings.file import Settings
 from proxy.settings.process import AdminSettings
 
 log = structlog.get_logger()
@@ -54,6 +48,13 @@ PACE = 0.01
 """Seconds from one question to the workers for their counters to the next: however many ask the
 admin server, a worker answers a hundred times a second at most."""
 
+LAST_ANSWERS = 1.0
+"""Seconds for requests that are there when everything ends. Answers take milliseconds; whoever
+still reads after a second is left alone."""
+
+FINISH = 5.0
+"""Seconds for requests that are there when another address takes over, or other rules do."""
+
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 """Takes the request, and the names in its path."""
 
@@ -62,34 +63,26 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 
 
 class Admin:
-    """Owns the admin HTTP server; reads the supervisor."""
+    """Owns the admin HTTP server and its socket; reads the supervisor."""
 
-    def __init__(
-        self, supervisor: Supervisor, sock: socket.socket, settings: AdminSettings
-    ) -> None:
-        """`sock`: listening already, owned by the caller."""
+    def __init__(self, supervisor: Supervisor, sock: socket.socket) -> None:
+        """`sock`: listening already."""
         self._supervisor = supervisor
-        self._socket = sock
-        self._access = Access(
-            token=settings.token,
-            read_token=settings.read_token,
-            # Who wrote a name into `bind` calls it by that.
-            hosts=(*settings.hosts, settings.bind.rpartition(":")[0]),
-            local=is_loopback(sock.getsockname()[0]),
-        )
+        self.sock = sock
         self.reloads: Reloads | None = None
         """Reloads the configuration; None = it was read from no file."""
         self.upgrade: Callable[[str], Awaitable[str]] | None = None
         """Lets a successor be started, see `ParentLink`; None = nobody is there to do it."""
-        self._http_site: web.SockSite | None = None
+        self.on_moved: Callable[[str, socket.socket], None] = lambda bind, sock: None
+        """Hears of another address."""
         self._http = Registrations(supervisor.settings.registry.options)
         self._totals: Shared[Totals] = Shared(supervisor.collector.collect, PACE)
         self.metrics = MetricsPage(
             supervisor,
             self._totals.get,
             lambda: {
-                "admin_connections": len(self._door.guests),
-                "admin_closed": self._door.closed,
+                "admin_connections": len(self._front.door.guests),
+                "admin_closed": self._front.door.closed,
                 "samples": () if self.reloads is None else self.reloads.samples(),
             },
         )
@@ -119,54 +112,69 @@ class Admin:
                 f"{instance}/heartbeat": {"POST": self._heartbeat},
             }
         )
-        self._door = Door(self._serve, room(descriptors()))
-        files = supervisor.certificates.admin
-        self._site = None if files is None else SecureSite(self._door, sock, files)
-        # Answers take milliseconds; whoever still reads after a second is left alone.
-        self._runner = web.ServerRunner(self._door, handle_signals=False, shutdown_timeout=1.0)
+        self._settings = supervisor.settings.admin
+        self._front = self._new_front(sock, self._settings)
+        self._leaving: dict[asyncio.Task[None], Front] = {}
+        """Fronts that finish what they have."""
+
+    def _new_front(
+        self, sock: socket.socket, settings: AdminSettings, closed: Counter[str] | None = None
+    ) -> Front:
+        return Front(
+            self._serve, sock, settings, lambda: self._supervisor.certificates.admin, closed
+        )
 
     async def start(self) -> None:
         """Begin to answer."""
-        await self._runner.setup()
-        # uvloop accepts one in each turn, so who is too many waits in the kernel.
-        if self._site is None:
-            self._http_site = web.SockSite(self._runner, self._socket, backlog=BACKLOG)
-            await self._http_site.start()
-        else:
-            self._site.start()
+        await self._front.start()
+
+    async def follow(self, settings: Settings, sock: socket.socket) -> None:
+        """Go on with another configuration, which the supervisor has by now. `sock`: as for
+        `__init__`, or the one that there is."""
+        await self._http.follow(settings.registry.options)
+        if sock is self.sock and settings.admin == self._settings:
+            return
+        before = self._front
+        front = self._new_front(sock, settings.admin, before.door.closed)
+        await front.start()
+        if sock is not self.sock:
+            self.on_moved(settings.admin.bind, sock)
+            self.sock.close()
+        self.sock, self._settings, self._front = sock, settings.admin, front
+        task = asyncio.create_task(before.close(FINISH), name="admin connections from before")
+        self._leaving[task] = before
+        task.add_done_callback(self._leaving.pop)
 
     async def stop_accepting(self) -> None:
         """Leave new connections to another process; those there are go on."""
-        if self._site is not None:
-            await self._site.close()
-        elif self._http_site is not None:
-            await self._http_site.stop()
+        await self._front.stop_accepting()
 
     async def close(self) -> None:
         """Stop answering and close the socket."""
-        if self._site is not None:
-            await self._site.close()
-        await self._runner.cleanup()
+        for front in self._leaving.values():
+            front.abort()
+        await asyncio.gather(*self._leaving, self._front.close(LAST_ANSWERS))
+        self.sock.close()
         await self.metrics.close()
         await self._totals.close()
         await self._http.close()
 
     # ------------------------------------------------------------------------ a request
 
-    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _serve(self, access: Access, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
         assert isinstance(connection, Connection)
         with connection.serving(request):
-            response = await self._answer(request)
+            response = await self._answer(access, request)
             # Written here already, so that the limit of the request holds for it.
             await response.prepare(request)
             await response.write_eof()
         return response
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _answer(self, access: Access, request: web.BaseRequest) -> web.StreamResponse:
         """The answer, whatever happens."""
         try:
-            return await self._handle(request)
+            return await self._handle(access, request)
         except Refusal as refusal:
             return _problem(refusal)
         except ConnectionError:
@@ -175,12 +183,12 @@ class Admin:
             log.exception("admin_request_failed", method=request.method, path=request.raw_path)
             return _problem(Refusal(500, "the log has the details"))
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _handle(self, access: Access, request: web.BaseRequest) -> web.StreamResponse:
         if request.version not in (HttpVersion10, HttpVersion11):
             raise Refusal(505, "HTTP/1.1 and HTTP/1.0 are spoken here")
         authority, path = split_target(request.raw_path)
         if path not in OPEN_PATHS:
-            self._admit(request, authority)
+            _admit(access, request, authority)
         try:
             found = self._paths.find(path)
         except BadPath as error:
@@ -196,28 +204,6 @@ class Admin:
                 405, f"{method[:20]} is not for this path", headers={"Allow": found.allow}
             )
         return await handler(request, *found.names)
-
-    def _admit(self, request: web.BaseRequest, authority: str | None) -> None:
-        """Refusal for who may not ask this."""
-        hosts = request.headers.getall("Host", [])
-        # HTTP/1.0 has no Host field, and no browser speaks it.
-        if len(hosts) > 1 or not (hosts or request.version == HttpVersion10):
-            raise Refusal(400, f"{len(hosts)} Host fields; exactly one is needed")
-        authorities = hosts if authority is None else [*hosts, authority]
-        method = request.method
-        for denial in (
-            denied_caller(authorities, self._access),
-            denied_token(method, request.headers.get("Authorization", ""), self._access),
-            denied_origin(method, request.headers),
-        ):
-            if denial is not None:
-                raise Refusal(
-                    denial.status,
-                    denial.detail,
-                    headers={"WWW-Authenticate": 'Bearer realm="fairlead"'}
-                    if denial.status == 401
-                    else {},
-                )
 
     # ------------------------------------------------------------------------- documents
 
@@ -387,6 +373,29 @@ class Admin:
         except ValueError as error:
             raise Refusal(400, str(error)) from None
         return _json(document)
+
+
+def _admit(access: Access, request: web.BaseRequest, authority: str | None) -> None:
+    """Refusal for who may not ask this."""
+    hosts = request.headers.getall("Host", [])
+    # HTTP/1.0 has no Host field, and no browser speaks it.
+    if len(hosts) > 1 or not (hosts or request.version == HttpVersion10):
+        raise Refusal(400, f"{len(hosts)} Host fields; exactly one is needed")
+    authorities = hosts if authority is None else [*hosts, authority]
+    method = request.method
+    for denial in (
+        denied_caller(authorities, access),
+        denied_token(method, request.headers.get("Authorization", ""), access),
+        denied_origin(method, request.headers),
+    ):
+        if denial is not None:
+            raise Refusal(
+                denial.status,
+                denial.detail,
+                headers={"WWW-Authenticate": 'Bearer realm="fairlead"'}
+                if denial.status == 401
+                else {},
+            )
 
 
 def _json(document: Any, status_: int = 200) -> web.Response:

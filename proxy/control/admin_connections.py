@@ -119,7 +119,9 @@ class Door(web.Server):
         most: int,
         *,
         clock: Callable[[], float] = time.monotonic,
+        closed: Counter[str] | None = None,
     ) -> None:
+        """`most`: connections; `closed`: counts to go on with."""
         # Its own limit for idle connections is there too, but does not tell a slow head from none.
         super().__init__(
             handler,
@@ -131,7 +133,7 @@ class Door(web.Server):
         self.most = most
         self.clock = clock
         self.guests: dict[Guest, Connection] = {}
-        self.closed = Counter(dict.fromkeys(REASONS, 0))
+        self.closed = Counter(dict.fromkeys(REASONS, 0)) if closed is None else closed
         """Reason → connections."""
         self._told_at = -PAUSE
 

@@ -9,14 +9,19 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
 
 import structlog
 
 from proxy.control.admin_connections import HEAD, LINGER, Door
 from proxy.control.certificates import ListenerFiles
+from proxy.messages import ListenerCertificates
 from proxy.tls.contexts import ServerPolicy, server_context
 
 log = structlog.get_logger()
+
+Files = Callable[[], ListenerFiles | None]
+"""The files in force; a reload makes them anew."""
 
 PAUSE = 1.0
 """Seconds without accepting, once that has failed: for want of a descriptor, most likely."""
@@ -25,16 +30,14 @@ PAUSE = 1.0
 class SecureSite:
     """Owns the task that accepts connections, and those that wait for handshakes."""
 
-    def __init__(
-        self, door: Door, sock: socket.socket, files: ListenerFiles, limit: float = HEAD
-    ) -> None:
+    def __init__(self, door: Door, sock: socket.socket, files: Files, limit: float = HEAD) -> None:
         """`sock`: listening already, owned by the caller. `limit`: seconds for a handshake."""
         self._limit = limit
         self._door = door
         self._socket = sock
         self._files = files
-        self._context: tuple[int, ssl.SSLContext] | None = None
-        """With the generation of its certificates."""
+        self._context: tuple[ListenerCertificates, ssl.SSLContext] | None = None
+        """With its certificates."""
         self._handshakes: set[asyncio.Task[None]] = set()
         self._accepting: asyncio.Task[None] | None = None
 
@@ -89,9 +92,11 @@ class SecureSite:
 
     def _current(self) -> ssl.SSLContext:
         """The context with the certificates that are there now."""
-        message = self._files.message
-        assert message is not None  # Or the proxy had not started.
-        if self._context is None or self._context[0] != message.generation:
+        files = self._files()
+        message = None if files is None else files.message
+        if message is None:
+            raise ValueError("there is no certificate any more")  # This site is about to close.
+        if self._context is None or self._context[0] is not message:
             policy = ServerPolicy(client_ca=message.client_ca, tickets=False, alpn=("http/1.1",))
-            self._context = message.generation, server_context(message.pairs, policy)
+            self._context = message, server_context(message.pairs, policy)
         return self._context[1]

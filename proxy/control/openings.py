@@ -16,8 +16,8 @@ from proxy.control.sockets import (
     adopt,
     find_held,
     listen,
-    listen_alone,
 )
+from proxy.control.successors import Unusable, bind_admin
 from proxy.settings.file import Settings
 
 log = structlog.get_logger()
@@ -69,12 +69,11 @@ def hold(
 
 
 def open_admin(settings: Settings, held: list[Held], opened: ExitStack) -> socket.socket:
+    """The admin server's socket. `held`: as for `open_listeners`."""
     found = find_held(held, "admin", "admin", settings.admin.bind)
     try:
-        sock = listen_alone(settings.admin.bind) if found is None else found.sockets[0]
-    except BindError as error:
-        raise StartError(f"admin: cannot listen on {error}") from error
+        sock = bind_admin(settings.admin.bind) if found is None else found.sockets[0]
+    except Unusable as error:
+        raise StartError(str(error)) from error
     opened.callback(sock.close)
-    host, port = sock.getsockname()[:2]
-    log.info("admin_listening", address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     return sock

@@ -144,12 +144,12 @@ async def serve(
         events = Events()
         token = secrets.token_hex(8)
 
-        def config_of(settings: Settings, generation: int) -> WorkerConfig:
+        def config_of(settings: Settings, generation: int, admin_port: int) -> WorkerConfig:
             return _worker_config(settings, generation, token, admin_port)
 
         supervisor = Supervisor(
             settings,
-            replace(config_of(settings, 1), tripped=tuple(parts.get("tripped", ()))),
+            replace(config_of(settings, 1, admin_port), tripped=tuple(parts.get("tripped", ()))),
             PoolRegistry(
                 settings.static,
                 Slots(SLOTS, board.idle),
@@ -201,9 +201,9 @@ async def serve(
             supervisor.on_ready = on_ready
             # In a thread, because the registry is being asked meanwhile.
             admin_type = await asyncio.to_thread(_load_admin)
-            admin = admin_type(supervisor, admin_socket, settings.admin)
+            admin = admin_type(supervisor, admin_socket)
             if file is not None:
-                admin.reloads = Reloads(file, os.environ, supervisor, config_of)
+                admin.reloads = Reloads(file, os.environ, supervisor, admin, config_of)
                 signals.on_reload = admin.reloads.begin
                 supervisor.own(admin.reloads.watch(), "watch of the file")
             if parent is not None:
@@ -211,6 +211,7 @@ async def serve(
                 opened.callback(parent.close)
                 parent.on_successor = successor.meet
                 admin.upgrade = parent.upgrade
+                admin.on_moved = lambda bind, sock: parent.hold("admin", "admin", bind, [sock])
             if predecessor is None:
                 await admin.start()
             else:

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from proxy.control.successors import Successors, Unusable
+from proxy.control.successors import AdminServer, Successors, Unusable
 from proxy.control.supervisor import Supervisor
 from proxy.messages import WorkerConfig
 from proxy.settings.changes import Change, changes, taken
@@ -57,12 +57,15 @@ class Reloads:
         file: Path,
         environ: Mapping[str, str],
         supervisor: Supervisor,
-        config_of: Callable[[Settings, int], WorkerConfig],
+        admin: AdminServer,
+        config_of: Callable[[Settings, int, int], WorkerConfig],
     ) -> None:
-        """`config_of`: the part of a configuration that workers get, by its generation."""
+        """`config_of`: the part of a configuration that workers get, by its generation and the
+        port of the admin server."""
         self._file = file
         self._environ = environ
         self._supervisor = supervisor
+        self._admin = admin
         self._config_of = config_of
         self._turn = supervisor.turn
         self._hashed: tuple[Settings, str] | None = None
@@ -154,13 +157,16 @@ class Reloads:
             return Outcome("unchanged" if settings == before else "changed", found)
         if supervisor.stopping:
             return Outcome("failed", found, ("the proxy is stopping",))
-        successors = Successors(supervisor, settings)
+        successors = Successors(supervisor, self._admin, settings)
         try:
             await successors.prepare()
-            config = self._config_of(settings, supervisor.config.generation + 1)
+            generation = supervisor.config.generation + 1
+            config = self._config_of(settings, generation, successors.admin_port)
             reason = await supervisor.reconfigure(
                 settings, config, successors.certificates, successors.take
             )
+            if not reason:
+                await successors.finish()
         except Unusable as error:
             return Outcome("refused", found, (str(error),))
         finally:

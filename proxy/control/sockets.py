@@ -183,15 +183,21 @@ def listen(
         raise BindError(f"{bind}: {_reason(error, address)}") from error
 
 
-def listen_alone(bind: str) -> socket.socket:
-    """One TCP socket that shares its address with nobody (the admin server's)."""
+def listen_alone(bind: str, beside: socket.socket | None = None) -> socket.socket:
+    """One TCP socket that shares its address with nobody (the admin server's). `beside`: the one in
+    use, which is the answer if the address is its own, and does not take the port of others."""
     address = parse_bind(bind)
     if address.path is not None:
         raise BindError(f"{bind}: a host and a port are needed here")
     try:
         family, where = _resolve(address)
+        if beside is not None and beside.getsockname()[:2] == where[:2]:
+            return beside
         sock = _tcp_socket(family)
         try:
+            # From 127.0.0.1 to 0.0.0.0 with the same port, say.
+            for one in () if beside is None else (beside, sock):
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind(where)
             sock.listen(BACKLOG)
         except OSError:

@@ -3,36 +3,76 @@ before anything is touched."""
 
 from __future__ import annotations
 
+import socket
+from typing import Protocol
+
 import msgspec
+import structlog
 
 from proxy.control.certificates import CertificateError, Certificates
 from proxy.control.provider import ProviderError
 from proxy.control.registry_watch import close_provider
+from proxy.control.sockets import BindError, listen_alone
 from proxy.control.supervisor import Supervisor
 from proxy.registry.base import Provider
 from proxy.settings.file import Settings
 from proxy.settings.registry import Registry
+
+log = structlog.get_logger()
 
 
 class Unusable(Exception):
     """A configuration cannot be put in force. The text is one line for the operator."""
 
 
+class AdminServer(Protocol):
+    """The admin server, as a reload changes it."""
+
+    sock: socket.socket
+
+    async def follow(self, settings: Settings, sock: socket.socket, /) -> None:
+        """Go on with another configuration."""
+
+
+def bind_admin(bind: str, beside: socket.socket | None = None) -> socket.socket:
+    """The admin server's socket; see `listen_alone`. Raises `Unusable`."""
+    try:
+        sock = listen_alone(bind, beside)
+    except BindError as error:
+        raise Unusable(f"admin: cannot listen on {error}") from error
+    if sock is not beside:
+        host, port = sock.getsockname()[:2]
+        shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        log.info("admin_listening", address=shown)
+    return sock
+
+
 class Successors:
     """Owns what is ready, until it is taken or given up."""
 
-    def __init__(self, supervisor: Supervisor, settings: Settings) -> None:
+    def __init__(self, supervisor: Supervisor, admin: AdminServer, settings: Settings) -> None:
         self._supervisor = supervisor
+        self._admin = admin
         self._settings = settings
         self.certificates: Certificates = supervisor.certificates.successor(settings)
         self._provider: Provider | None = None
         """Of another registry; None = it stays."""
+        self._socket = admin.sock
+        """For the admin server; the one that there is if it stays."""
+
+    @property
+    def admin_port(self) -> int:
+        """Port of the admin server."""
+        port: int = self._socket.getsockname()[1]
+        return port
 
     async def prepare(self) -> None:
         """Make everything ready. Raises `Unusable`; `close` is to be called then, too."""
         before, settings = self._supervisor.settings, self._settings
         try:
             await self.certificates.start()
+            if settings.admin.bind != before.admin.bind:
+                self._socket = bind_admin(settings.admin.bind, self._admin.sock)
             if _watched(settings.registry) != _watched(before.registry):
                 self._provider = self._supervisor.watch.build(settings.registry)
         except (CertificateError, ProviderError) as error:
@@ -44,10 +84,16 @@ class Successors:
         if provider is not None:
             self._supervisor.watch.follow(self._settings.registry, provider)
 
+    async def finish(self) -> None:
+        """Do what takes time, once it has been taken."""
+        await self._admin.follow(self._settings, self._socket)
+
     async def close(self) -> None:
         """Release what was not taken."""
         if self._provider is not None:
             await close_provider(self._provider)
+        if self._socket is not self._admin.sock:
+            self._socket.close()
 
 
 def _watched(registry: Registry) -> Registry:

@@ -94,7 +94,7 @@ async def served(file: Path, most: int = 10, limit: float = 10.0) -> AsyncIterat
     await runner.setup()
     port = certificates._settings.admin.bind.rpartition(":")[2]
     with socket.create_server(("127.0.0.1", int(port))) as sock:
-        site = SecureSite(door, sock, certificates.admin, limit)
+        site = SecureSite(door, sock, lambda: certificates.admin, limit)
         site.start()
         watching = asyncio.create_task(
             certificates.run(lambda message: None, lambda what, **_: None, pause=0.01)

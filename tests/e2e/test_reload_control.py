@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
+import socket
+import ssl
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.certificates import Authority
 from tests.e2e.discovering import DiscoveringProxy
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
-from tests.e2e.origin import Call, origins
-from tests.e2e.raw_http import ask
+from tests.e2e.origin import Call, Origin, origins
+from tests.e2e.raw_http import Client, ask, request
 from tests.e2e.redeploying import CountingLoad
 from tests.e2e.reloading import name, reload, rewrite
+from tests.e2e.running import RunningProxy
 from tests.support.processes import eventually, free_port
 
 EJECTION = {"defaults": {"ejection": {"base": "5m", "consecutive_failures": 2}}}
@@ -55,13 +62,33 @@ class Site(DiscoveringProxy):
         document = await self.document("/api/v1/services/users")
         return {row["id"]: row["status"] for row in document["instances"]}
 
-    async def reloads(self, changed: dict[str, Any]) -> str:
-        """Change the file, have it taken; what was printed."""
-        rewrite(self, changed)
-        code, said = await reload(self)
-        assert code == 0, said
-        assert "needs a restart" not in said
-        return said
+
+def static(*instances: Origin) -> dict[str, Any]:
+    """Instances in the file."""
+    return {
+        "workers": 2,
+        "services": {"users": {"instances": [one.instance for one in instances]}},
+        "routes": [{"service": "users"}],
+    }
+
+
+@asynccontextmanager
+async def alone(directory: Path) -> AsyncIterator[RunningProxy]:
+    """A proxy with one instance, which stands in its file."""
+    async with (
+        origins("one", script=name) as (one,),
+        RunningProxy(static(one), directory) as proxy,
+    ):
+        yield proxy
+
+
+async def takes(proxy: RunningProxy, changed: dict[str, Any], *options: str) -> str:
+    """Change the file, have it taken; what was printed."""
+    rewrite(proxy, changed)
+    code, said = await reload(proxy, *options)
+    assert code == 0, said
+    assert "needs a restart" not in said
+    return said
 
 
 async def test_another_registry_takes_over_under_load_and_what_is_known_stays(
@@ -84,7 +111,7 @@ async def test_another_registry_takes_over_under_load_and_what_is_known_stays(
                 member = "/api/v1/services/users/instances/drained"
                 drained = await ask(proxy.admin_port, "POST", f"{member}/drain", host="localhost")
                 assert drained.status == 200
-                said = await proxy.reloads(registry(other.url))
+                said = await takes(proxy, registry(other.url))
                 assert f"registry.options.endpoints: [{etcd.url}] → [{other.url}]" in said
                 await load.shows("new", more_than=20, within=20)
                 since = load.answers["both"]
@@ -109,14 +136,14 @@ async def test_a_registry_that_does_not_answer_changes_nothing_and_can_be_taken_
         async with Site(tmp_path, etcd.url) as proxy:
             async with CountingLoad(proxy.port, clients=4, pace=0.01) as load:
                 nowhere = f"http://127.0.0.1:{free_port()}"
-                await proxy.reloads(registry(nowhere))
+                await takes(proxy, registry(nowhere))
                 document = await proxy.registry()
                 assert not document["connected"]
                 assert await proxy.metric("fairlead_registry_up") == 0.0
                 assert await proxy.readyz() == 200
                 since = load.answers["a"]
                 await load.shows("a", more_than=since + 20, within=20)
-                await proxy.reloads({})
+                await takes(proxy, {})
                 await eventually(proxy.connected, 20, "the old registry")
                 await register(etcd, b=two.port)
                 await load.shows("b", more_than=20, within=20)
@@ -131,10 +158,10 @@ async def test_another_prefix_is_taken_and_one_where_nobody_is_is_doubted(
         await register(etcd, "/others/", b=two.port)
         async with Site(tmp_path, etcd.url) as proxy:
             async with CountingLoad(proxy.port, clients=4, pace=0.01) as load:
-                await proxy.reloads(registry(etcd.url, prefix="/otters/"))
+                await takes(proxy, registry(etcd.url, prefix="/otters/"))
                 await eventually(lambda: proxy.events("registry_empty"), 20, "the doubt")
                 assert await proxy.statuses() == {"a": "ready"}
-                await proxy.reloads(registry(etcd.url, prefix="/others/"))
+                await takes(proxy, registry(etcd.url, prefix="/others/"))
                 await load.shows("b", more_than=20, within=20)
             assert load.failures == []
             assert await proxy.statuses() == {"b": "ready"}
@@ -150,9 +177,9 @@ async def test_no_registry_any_more_leaves_what_the_file_has(
             async with CountingLoad(proxy.port, clients=4, pace=0.01) as load:
                 await load.shows("a", more_than=5, within=20)
                 services = {"users": {"instances": [two.instance]}}
-                await proxy.reloads({"registry": {"type": "static"}, "services": services})
+                await takes(proxy, {"registry": {"type": "static"}, "services": services})
                 await load.shows("b", more_than=20, within=20)
-                await proxy.reloads(registry(etcd.url, snapshot=snapshot))
+                await takes(proxy, registry(etcd.url, snapshot=snapshot))
                 since = load.answers["a"]
                 await load.shows("a", more_than=since + 20, within=20)
             assert load.failures == []
@@ -165,9 +192,9 @@ async def test_networks_that_are_allowed_are_so_in_all_processes(
     async with Site(tmp_path, etcd.url) as proxy:
         await register(etcd, a=proxy.admin_port)
         await eventually(lambda: _is(proxy, "a", "unhealthy"), 10, "the refusal")
-        await proxy.reloads(registry(etcd.url, allow=["127.0.0.0/8"]))
+        await takes(proxy, registry(etcd.url, allow=["127.0.0.0/8"]))
         assert (await ask(proxy.port, "GET", "/healthz", host="localhost")).status == 200
-        await proxy.reloads({})
+        await takes(proxy, {})
         assert await proxy.statuses() == {"a": "unhealthy"}
 
 
@@ -188,3 +215,97 @@ async def test_options_that_cannot_be_used_are_refused_and_nothing_is_touched(
             assert "registry.tls.ca" in said
             assert await proxy.connected()
             assert (await proxy.registry())["endpoint"] == etcd.url
+
+
+# ------------------------------------------------------------------------------ the admin server
+
+
+async def test_the_admin_server_moves_and_answers_who_asked_for_it(tmp_path: Path) -> None:
+    async with alone(tmp_path) as proxy:
+        async with CountingLoad(proxy.port, clients=4, pace=0.01) as load:
+            async with await Client.connect(proxy.admin_port) as idle:
+                assert (await idle.ask("GET", "/healthz")).status == 200
+                before, proxy.admin_port = proxy.admin_port, free_port()
+                rewrite(proxy, {"admin": {"bind": f"127.0.0.1:{proxy.admin_port}"}})
+                answer = await ask(before, "POST", "/api/v1/reload", host="localhost")
+                assert (answer.status, json.loads(answer.body)["result"]) == (200, "changed")
+                assert await idle.is_closed()
+            assert {row["ready"] for row in await proxy.workers()} == {True}
+            with pytest.raises(ConnectionRefusedError):
+                await Client.connect(before)
+            since = load.answers["one"]
+            await load.shows("one", more_than=since + 20, within=20)
+        assert load.failures == []
+
+
+async def test_the_admin_server_takes_the_same_port_of_another_address(tmp_path: Path) -> None:
+    async with alone(tmp_path) as proxy:
+        for host in ("0.0.0.0", "127.0.0.1", "localhost"):
+            bind = {"bind": f"{host}:{proxy.admin_port}", "token": "t"}
+            await takes(proxy, {"admin": bind}, "--token", "t")
+            assert await proxy.readyz() == 200
+
+
+async def test_an_admin_address_that_cannot_be_had_refuses_the_whole_reload(tmp_path: Path) -> None:
+    async with alone(tmp_path) as proxy:
+        access_log = {"access_log": {"path": str(tmp_path / "access.log")}}
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            where = f"127.0.0.1:{taken.getsockname()[1]}"
+            rewrite(proxy, {"admin": {"bind": where}, **access_log})
+            code, said = await reload(proxy)
+            why = f"admin: cannot listen on {where}: the address is in use by another process"
+            assert (code, why in said) == (2, True), said
+        # What was refused is not in force in part: it is still a change.
+        assert "access_log: added" in await takes(proxy, access_log)
+
+
+async def test_tokens_and_hosts_of_the_admin_server_are_those_of_the_file(tmp_path: Path) -> None:
+    async with alone(tmp_path) as proxy:
+        rules = {**proxy.config["admin"], "token": "t", "hosts": ["x.example"]}
+        async with await Client.connect(proxy.admin_port) as listening:
+            await listening.send(request("GET", "/api/v1/events", host="localhost"))
+            await listening.read_head()
+            await takes(proxy, {"admin": rules})
+            assert (await ask(proxy.admin_port, "GET", "/", host="x.example")).status == 401
+            known = [("Authorization", "Bearer t")]
+            answer = await ask(proxy.admin_port, "GET", "/", known, host="x.example")
+            assert answer.status == 200
+            # A stream does not go on under the rules from before.
+            await listening.rest()
+        await takes(proxy, {}, "--token", "t")
+        assert (await ask(proxy.admin_port, "GET", "/", host="localhost")).status == 200
+
+
+async def test_the_admin_server_turns_to_tls_on_its_address_and_back(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("127.0.0.1")
+    async with alone(tmp_path) as proxy:
+        tls = {"cert": str(cert), "key": str(key)}
+        secure = {"admin": {**proxy.config["admin"], "tls": tls}}
+        await takes(proxy, secure)
+        first = await certificate(proxy.admin_port, authority.client())
+        # After a reload of something else renewals are noticed all the same.
+        rewrite(proxy, {**secure, "log": {"level": "debug"}})
+        proxy.signal(signal.SIGHUP)
+        await eventually(lambda: proxy.log().count('"config_reloaded"') == 2, 10, "it")
+        authority.issue("127.0.0.1")
+
+        async def renewed() -> bool:
+            return await certificate(proxy.admin_port, authority.client()) != first
+
+        await eventually(renewed, 20, "the new certificate")
+        rewrite(proxy, {})
+        proxy.signal(signal.SIGHUP)
+        await eventually(lambda: _ready(proxy), 10, "plain again")
+
+
+async def certificate(port: int, context: ssl.SSLContext) -> bytes:
+    """The one that is shown to a client."""
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    writer.close()
+    tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
+    return tls.getpeercert(binary_form=True) or b""
+
+
+async def _ready(proxy: RunningProxy) -> bool:
+    return await proxy.readyz() == 200

@@ -23,9 +23,10 @@ async def test_an_error_inside_is_a_failed_reload_and_no_end_of_the_proxy(tmp_pa
         settings=parse(text, str(file), {}),
         stopping=False,
         turn=asyncio.Lock(),
+        sock=None,
         certificates=SimpleNamespace(successor=broken),
     )
-    reloads = Reloads(file, {}, supervisor, broken)  # type: ignore[arg-type]
+    reloads = Reloads(file, {}, supervisor, supervisor, broken)  # type: ignore[arg-type]
     outcome = await reloads.reload()
     assert outcome.result == "failed"
     assert reloads.counts["failed"] == 1

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any
 
 import msgspec
 import structlog
@@ -28,7 +27,7 @@ from proxy.control.admin_paths import BadPath, Paths, split_target
 from proxy.control.explain import explain
 from proxy.control.metrics_page import MetricsPage
 from proxy.control.registrations import MAX_BODY, Refusal, Registrations
-from proxy.control.reload import Reloads
+from proxy.control.running_changes import RunningChanges, json_answer
 from proxy.control.shared import Shared
 from proxy.control.statistics import Totals
 from proxy.control.supervisor import Supervisor
@@ -69,10 +68,7 @@ class Admin:
         """`sock`: listening already."""
         self._supervisor = supervisor
         self.sock = sock
-        self.reloads: Reloads | None = None
-        """Reloads the configuration; None = it was read from no file."""
-        self.upgrade: Callable[[str], Awaitable[str]] | None = None
-        """Lets a successor be started, see `ParentLink`; None = nobody is there to do it."""
+        self.changes = RunningChanges(supervisor)
         self.on_moved: Callable[[str, socket.socket], None] = lambda bind, sock: None
         """Hears of another address."""
         self._http = Registrations(supervisor.settings.registry.options)
@@ -83,7 +79,7 @@ class Admin:
             lambda: {
                 "admin_connections": len(self._front.door.guests),
                 "admin_closed": self._front.door.closed,
-                "samples": () if self.reloads is None else self.reloads.samples(),
+                "samples": self.changes.samples(),
             },
         )
         instance = "/api/v1/services/{service}/instances/{id}"
@@ -99,10 +95,10 @@ class Admin:
                 "/api/v1/routes": {"GET": self._routes},
                 "/api/v1/registry": {"GET": self._registry},
                 "/api/v1/workers": {"GET": self._workers},
-                "/api/v1/restart-workers": {"POST": self._restart_workers},
+                "/api/v1/restart-workers": {"POST": self.changes.restart_workers},
                 "/api/v1/certificates": {"GET": self._certificates},
-                "/api/v1/reload": {"POST": self._reload},
-                "/api/v1/upgrade": {"POST": self._upgrade},
+                "/api/v1/reload": {"POST": self.changes.reload},
+                "/api/v1/upgrade": {"POST": self.changes.upgrade},
                 "/api/v1/explain": {"GET": self._explain},
                 "/api/v1/events": {"GET": self._events},
                 "/api/v1/registrations": {"GET": self._registrations},
@@ -209,14 +205,14 @@ class Admin:
 
     async def _index(self, request: web.BaseRequest) -> web.Response:
         paths = [path for path in self._paths.patterns if path not in ("*", "/")]
-        return _json({"name": "fairlead", "version": proxy.__version__, "paths": paths})
+        return json_answer({"name": "fairlead", "version": proxy.__version__, "paths": paths})
 
     async def _healthz(self, request: web.BaseRequest) -> web.Response:
-        return _json({"alive": True})
+        return json_answer({"alive": True})
 
     async def _readyz(self, request: web.BaseRequest) -> web.Response:
         missing = self._supervisor.missing()
-        return _json(status.readiness(missing), 503 if missing else 200)
+        return json_answer(status.readiness(missing), 503 if missing else 200)
 
     async def _metrics(self, request: web.BaseRequest) -> web.Response:
         page = await self.metrics.get()
@@ -226,7 +222,7 @@ class Admin:
         supervisor = self._supervisor
         totals = await self._totals.get()
         pools, registry = supervisor.pools.by_service, supervisor.registry
-        return _json(status.services(pools, supervisor.settings, totals, registry))
+        return json_answer(status.services(pools, supervisor.settings, totals, registry))
 
     async def _service(self, request: web.BaseRequest, name: str) -> web.Response:
         supervisor = self._supervisor
@@ -237,7 +233,9 @@ class Admin:
         totals = await self._totals.get()
         settings = status.settings_of(supervisor.settings, name)
         now = time.monotonic()
-        return _json(status.service(pool, settings, totals, supervisor.board.total, now, registry))
+        return json_answer(
+            status.service(pool, settings, totals, supervisor.board.total, now, registry)
+        )
 
     async def _drain(self, request: web.BaseRequest, service: str, id_: str) -> web.Response:
         return self._set_drain(service, id_, True)
@@ -248,7 +246,7 @@ class Admin:
     def _set_drain(self, service: str, id_: str, on: bool) -> web.Response:
         if not self._supervisor.drain_instance(service, id_, on):
             raise Refusal(404, f"no instance {id_!r} of a service {service!r}")
-        return _json({"service": service, "instance": id_, "drained": on})
+        return json_answer({"service": service, "instance": id_, "drained": on})
 
     async def _register(self, request: web.BaseRequest, service: str, id_: str) -> web.Response:
         if service in self._supervisor.settings.static:
@@ -259,17 +257,17 @@ class Admin:
             )
         new, document = await self._http.put((service, id_), await read_body(request, MAX_BODY))
         known = document["state"] == "registered"
-        return _json(document, 202 if not known else 201 if new else 200)
+        return json_answer(document, 202 if not known else 201 if new else 200)
 
     async def _deregister(self, request: web.BaseRequest, service: str, id_: str) -> web.Response:
         await self._http.delete((service, id_))
         return web.Response(status=204)
 
     async def _heartbeat(self, request: web.BaseRequest, service: str, id_: str) -> web.Response:
-        return _json(self._http.heartbeat((service, id_)))
+        return json_answer(self._http.heartbeat((service, id_)))
 
     async def _registrations(self, request: web.BaseRequest) -> web.Response:
-        return _json({"registrations": self._http.documents()})
+        return json_answer({"registrations": self._http.documents()})
 
     async def _events(self, request: web.BaseRequest) -> web.StreamResponse:
         response = web.StreamResponse(
@@ -305,45 +303,22 @@ class Admin:
             await response.write(text)
 
     async def _routes(self, request: web.BaseRequest) -> web.Response:
-        return _json(status.routes(self._supervisor.settings.routes))
+        return json_answer(status.routes(self._supervisor.settings.routes))
 
     async def _registry(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor
-        return _json(status.registry(supervisor.registry, supervisor.pools.complete))
+        return json_answer(status.registry(supervisor.registry, supervisor.pools.complete))
 
     async def _workers(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor
         await self._totals.get()
-        return _json(status.workers(supervisor.workers, time.monotonic()))
+        return json_answer(status.workers(supervisor.workers, time.monotonic()))
 
     async def _certificates(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor
         names = {} if supervisor.acme is None else supervisor.acme.names
         document = status.certificates(supervisor.certificates, supervisor.workers)
-        return _json({**document, "acme": status.acme(names)})
-
-    async def _reload(self, request: web.BaseRequest) -> web.Response:
-        if self.reloads is None:
-            raise Refusal(409, "the configuration was read from no file")
-        outcome = await self.reloads.reload(request.query.get("dry_run", "") in ("1", "true"))
-        # The old configuration serves on: what is wrong is the file, not the question.
-        return _json(outcome, 422 if outcome.complaints else 200)
-
-    async def _upgrade(self, request: web.BaseRequest) -> web.Response:
-        if self.upgrade is None:
-            raise Refusal(409, "there is no parent process that could start a successor")
-        reason = await self.upgrade(request.query.get("env_file", ""))
-        if reason:
-            raise Refusal(409, f"not upgraded: {reason}")
-        return _json({"upgraded": True})
-
-    async def _restart_workers(self, request: web.BaseRequest) -> web.Response:
-        connection = request.protocol
-        assert isinstance(connection, Connection)
-        connection.stream()  # It takes as long as it takes: each step has a limit of its own.
-        # Whoever asked may leave: what has begun is brought to an end.
-        error = await asyncio.shield(asyncio.ensure_future(self._supervisor.restart_workers()))
-        return _json({"result": "failed" if error else "restarted", "error": error})
+        return json_answer({**document, "acme": status.acme(names)})
 
     async def _explain(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor
@@ -372,7 +347,7 @@ class Admin:
             )
         except ValueError as error:
             raise Refusal(400, str(error)) from None
-        return _json(document)
+        return json_answer(document)
 
 
 def _admit(access: Access, request: web.BaseRequest, authority: str | None) -> None:
@@ -396,12 +371,6 @@ def _admit(access: Access, request: web.BaseRequest, authority: str | None) -> N
                 if denial.status == 401
                 else {},
             )
-
-
-def _json(document: Any, status_: int = 200) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(document), status=status_, content_type="application/json"
-    )
 
 
 def _problem(refusal: Refusal) -> web.Response:

@@ -203,14 +203,14 @@ async def serve(
             admin_type = await asyncio.to_thread(_load_admin)
             admin = admin_type(supervisor, admin_socket)
             if file is not None:
-                admin.reloads = Reloads(file, os.environ, supervisor, admin, config_of)
-                signals.on_reload = admin.reloads.begin
-                supervisor.own(admin.reloads.watch(), "watch of the file")
+                admin.changes.reloads = Reloads(file, os.environ, supervisor, admin, config_of)
+                signals.on_reload = admin.changes.reloads.begin
+                supervisor.own(admin.changes.reloads.watch(), "watch of the file")
             if parent is not None:
                 parent.listen()
                 opened.callback(parent.close)
                 parent.on_successor = successor.meet
-                admin.upgrade = parent.upgrade
+                admin.changes.start_successor = parent.upgrade
                 admin.on_moved = lambda bind, sock: parent.hold("admin", "admin", bind, [sock])
             if predecessor is None:
                 await admin.start()

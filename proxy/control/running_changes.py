@@ -1,0 +1,63 @@
+"""Changes of the running proxy as a whole, as operators ask the admin server for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from proxy.control.admin_connections import Connection
+from proxy.control.registrations import Refusal
+from proxy.control.reload import Reloads
+from proxy.control.supervisor import Supervisor
+
+
+def json_answer(document: Any, status: int = 200) -> web.Response:
+    """An answer with a JSON document."""
+    return web.Response(
+        body=msgspec.json.encode(document), status=status, content_type="application/json"
+    )
+
+
+class RunningChanges:
+    """Owns the ways to change a proxy that runs, as far as there are any."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self.reloads: Reloads | None = None
+        """Reloads the configuration; None = it was read from no file."""
+        self.start_successor: Callable[[str], Awaitable[str]] | None = None
+        """Upgrades, see `ParentLink.upgrade`; None = there is no parent."""
+
+    def samples(self) -> Iterable[tuple[str, Mapping[str, str], float]]:
+        """Samples of metrics: name, labels, value."""
+        return () if self.reloads is None else self.reloads.samples()
+
+    async def reload(self, request: web.BaseRequest) -> web.Response:
+        """`POST /api/v1/reload`."""
+        if self.reloads is None:
+            raise Refusal(409, "the configuration was read from no file")
+        outcome = await self.reloads.reload(request.query.get("dry_run", "") in ("1", "true"))
+        # The old configuration serves on: what is wrong is the file, not the question.
+        return json_answer(outcome, 422 if outcome.complaints else 200)
+
+    async def upgrade(self, request: web.BaseRequest) -> web.Response:
+        """`POST /api/v1/upgrade`."""
+        if self.start_successor is None:
+            raise Refusal(409, "there is no parent process that could start a successor")
+        reason = await self.start_successor(request.query.get("env_file", ""))
+        if reason:
+            raise Refusal(409, f"not upgraded: {reason}")
+        return json_answer({"upgraded": True})
+
+    async def restart_workers(self, request: web.BaseRequest) -> web.Response:
+        """`POST /api/v1/restart-workers`."""
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        connection.stream()  # It takes as long as it takes: each step has a limit of its own.
+        # Whoever asked may leave: what has begun is brought to an end.
+        error = await asyncio.shield(asyncio.ensure_future(self._supervisor.restart_workers()))
+        return json_answer({"result": "failed" if error else "restarted", "error": error})

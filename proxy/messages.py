@@ -12,7 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 from proxy.settings.listener import ListenerSettings
-from proxy.settings.process import AccessLogSettings
+from proxy.settings.process import AccessLogSettings, LogSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import ServiceSettings
 
@@ -59,6 +59,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     via_token: str = ""
     """Random for each running proxy: a request that carries it came back to us."""
     access_log: AccessLogSettings | None = None
+    log: LogSettings | None = None
+    """None: the log stays as it is."""
     admin_port: int = 0
     """Port of the admin listener, to which no registry may lead."""
     allow: tuple[str, ...] = ()

@@ -127,7 +127,10 @@ class Admin:
     async def follow(self, settings: Settings, sock: socket.socket) -> None:
         """Go on with another configuration, which the supervisor has by now. `sock`: as for
         `__init__`, or the one that there is."""
-        await self._http.follow(settings.registry.options)
+        try:
+            await self._http.follow(settings.registry.options)
+        except Exception:
+            log.exception("http_registrations_not_moved")
         if sock is self.sock and settings.admin == self._settings:
             return
         before = self._front

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 
@@ -60,16 +60,15 @@ class ProcessLaunch:
         workers: int,
         board: int,
         sockets: Mapping[str, Sequence[socket.socket]],
-        environ: Mapping[str, str],
+        environ: Callable[[], Mapping[str, str]],
     ) -> None:
         """`board`: descriptor of the in-flight board; `sockets`: by listener, one per worker
-        at least;
-        `environ`: added to this process's environment."""
+        at least; `environ`: added to this process's environment, at each start anew."""
         self._program = tuple(program)
         self._workers = workers
         self._board = board
         self._sockets = sockets
-        self._environ = environment_of_workers(os.environ, environ)
+        self._environ = environ
 
     async def __call__(self, index: int, row: int, channel: socket.socket) -> Process:
         """Start worker `index` with its row of the board and its end of the channel. OSError
@@ -90,7 +89,7 @@ class ProcessLaunch:
             *arguments,
             stdin=DEVNULL,
             pass_fds=[channel.fileno(), self._board, *(fd for _, fd in own)],
-            env=self._environ,
+            env=environment_of_workers(os.environ, self._environ()),
             # Ctrl-C in a terminal goes to the whole foreground group. A worker must not see
             # it: the control process alone decides in which order things stop.
             start_new_session=True,

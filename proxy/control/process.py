@@ -147,7 +147,7 @@ async def serve(
         def config_of(settings: Settings, generation: int, admin_port: int) -> WorkerConfig:
             return _worker_config(settings, generation, token, admin_port)
 
-        supervisor = Supervisor(
+        supervisor: Supervisor = Supervisor(
             settings,
             replace(config_of(settings, 1, admin_port), tripped=tuple(parts.get("tripped", ()))),
             PoolRegistry(
@@ -164,7 +164,7 @@ async def serve(
                 workers=settings.workers,
                 board=board.fd,
                 sockets={one.name: one.sockets for one in listening},
-                environ=log_setup.environment(settings.log),
+                environ=lambda: log_setup.environment(supervisor.settings.log),
             ),
             lambda registry: build_provider(
                 registry,
@@ -402,6 +402,7 @@ def _worker_config(
         workers=settings.workers,
         via_token=token,
         access_log=settings.access_log,
+        log=settings.log,
         admin_port=admin_port,
         allow=settings.registry.allow,
     )

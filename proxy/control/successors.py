@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 import structlog
 
+from proxy import log as log_setup
 from proxy.control.certificates import CertificateError, Certificates
 from proxy.control.provider import ProviderError
 from proxy.control.registry_watch import close_provider
@@ -80,6 +81,7 @@ class Successors:
 
     def take(self) -> None:
         """Put it in the place of what is in use."""
+        log_setup.set_up(self._settings.log)
         provider, self._provider = self._provider, None
         if provider is not None:
             self._supervisor.watch.follow(self._settings.registry, provider)

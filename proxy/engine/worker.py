@@ -48,7 +48,7 @@ from proxy.engine.tls.handshakes import Handshakes
 from proxy.engine.upstream.connector import Connector
 from proxy.engine.upstream.unreachable import Unreachable
 from proxy.errors import NO_DESCRIPTOR
-from proxy.log import Novelties
+from proxy.log import Novelties, set_up
 from proxy.log import lost as lost_lines
 from proxy.messages import (
     BACKLOG,
@@ -224,6 +224,8 @@ class Worker:
             _log.error("configuration_refused", exc_info=error)
             self._channel.send(Configured(config.generation, f"{type(error).__name__}: {error}"))
             return
+        if config.log is not None:
+            set_up(config.log, worker=self._index)
         services = self.services
         services.via_token = b"fairlead (%b)" % config.via_token.encode("ascii")
         self._listeners.use(listeners)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
 import signal
 import socket
 import ssl
@@ -309,3 +311,45 @@ async def certificate(port: int, context: ssl.SSLContext) -> bytes:
 
 async def _ready(proxy: RunningProxy) -> bool:
     return await proxy.readyz() == 200
+
+
+# ---------------------------------------------------------------------------------------- the log
+
+
+async def test_the_log_is_another_one_in_every_process_and_in_those_to_come(tmp_path: Path) -> None:
+    async with alone(tmp_path) as proxy:
+        before = len(proxy.log())
+        await takes(proxy, {"log": {"level": "debug", "format": "console"}})
+        for index in (0, 1):
+            line = re.compile(rf"\[debug +\] pools_applied .*worker={index}\b")
+
+            async def said(line: re.Pattern[str] = line) -> bool:
+                await move(proxy)
+                return line.search(proxy.log()[before:]) is not None
+
+            await eventually(said, 10, "a line of each worker")
+        os.kill((await proxy.worker_pids())[1], signal.SIGKILL)
+        died = re.compile(r"\[error +\] worker_died ")
+        await eventually(lambda: died.search(proxy.log()[before:]), 10, "a line of this process")
+        await eventually(lambda: _ready(proxy), 10, "the next one")
+        assert '"worker": 1' not in proxy.log()[before:]
+        await takes(proxy, {"log": {"level": "error"}})
+        quiet = len(proxy.log())
+        await move(proxy)
+        await takes(proxy, {"log": {"level": "info"}})
+        events = [json.loads(line)["event"] for line in proxy.log()[quiet:].splitlines()]
+        assert events == ["config_reloaded"]
+
+
+async def move(proxy: RunningProxy) -> None:
+    """Something that each worker has a line for at the level `debug`."""
+    for what in ("drain", "undrain"):
+        path = f"/api/v1/services/users/instances/{await only(proxy)}/{what}"
+        assert (await ask(proxy.admin_port, "POST", path, host="localhost")).status == 200
+
+
+async def only(proxy: RunningProxy) -> str:
+    """The id of the only instance."""
+    _, document = await proxy.get("/api/v1/services/users")
+    id_: str = document["instances"][0]["id"]
+    return id_

@@ -120,7 +120,7 @@ async def stage(
             program=[sys.executable, str(ROOT / "tests/e2e/scripted_worker.py")],
             board=board.fd,
             sockets={"web": listening.sockets},
-            environ={"WORKER_SCRIPT": script, "PYTHONPATH": str(ROOT)},
+            environ=lambda: {"WORKER_SCRIPT": script, "PYTHONPATH": str(ROOT)},
         ),
         lambda registry: provider,
     )

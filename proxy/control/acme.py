@@ -16,6 +16,7 @@ from random import Random
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from proxy import files
 from proxy.messages import CertificatePair
@@ -131,6 +132,16 @@ class Acme:
         self._sleep = sleep
         self._rng = rng or Random()
         self._key: AccountKey
+
+    def successor(self, settings: AcmeSettings) -> Acme:
+        """Orders by another configuration, to be started. Names that stay go on where they are; if
+        there is more that differs, what failed is tried again at once."""
+        new = Acme(settings, self._obtain, self._now, self._sleep, self._rng)
+        same = replace(settings, domains=()) == replace(self._settings, domains=())
+        for domain in new.names.keys() & self.names.keys():
+            known = self.names[domain]
+            new.names[domain] = known if same else Standing(orders=known.orders)
+        return new
 
     async def start(self) -> None:
         """Make the storage and the account's key if they are not there. Raises `StorageError`."""

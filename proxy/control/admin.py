@@ -319,7 +319,8 @@ class Admin:
 
     async def _certificates(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor
-        names = {} if supervisor.acme is None else supervisor.acme.names
+        acme = supervisor.orders.acme
+        names = {} if acme is None else acme.names
         document = status.certificates(supervisor.certificates, supervisor.workers)
         return json_answer({**document, "acme": status.acme(names)})
 

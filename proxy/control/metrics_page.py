@@ -53,6 +53,7 @@ class MetricsPage:
         supervisor = self._supervisor
         totals = await self._totals()
         further = self._further()
+        acme = supervisor.orders.acme
         lives = list(supervisor.crew.processes())
         page = metrics.Page(
             metrics.Scrape(
@@ -73,7 +74,7 @@ class MetricsPage:
                 log_dropped=log_setup.lost(),
                 samples=chain(
                     supervisor.certificates.samples(),
-                    () if supervisor.acme is None else supervisor.acme.samples(),
+                    () if acme is None else acme.samples(),
                     further.pop("samples"),
                 ),
                 **further,

@@ -16,7 +16,7 @@ import resource
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,6 @@ import uvloop
 from msgspec.structs import replace
 
 from proxy import log as log_setup
-from proxy.control.acme import Acme, StorageError
 from proxy.control.certificates import CertificateError, Certificates
 from proxy.control.events import Events
 from proxy.control.handover import Predecessor, Successor, restore
@@ -39,6 +38,7 @@ from proxy.control.reload import Reloads
 from proxy.control.signals import Signals
 from proxy.control.slots import Slots
 from proxy.control.sockets import Listening, close_all
+from proxy.control.successors import Unusable, open_acme
 from proxy.control.supervisor import Supervisor
 from proxy.destinations import Destinations
 from proxy.engine.line_file import STDOUT, open_for_append
@@ -126,7 +126,10 @@ async def serve(
     predecessor: Predecessor | None = None
     with ExitStack() as opened:
         await _check_access_log(settings)
-        acme = await _open_acme(settings)
+        try:
+            acme = await open_acme(settings.acme)
+        except Unusable as error:
+            raise StartError(str(error)) from error
         parts: dict[str, Any] = {}
         if parent is not None and parent.state is not None:
             predecessor = Predecessor()
@@ -357,24 +360,6 @@ async def _check_access_log(settings: Settings) -> None:
         raise StartError(f"access_log: {path} has not opened in {OPEN_LIMIT:g} s") from None
     except OSError as error:
         raise StartError(f"access_log: cannot open {path}: {error.strerror or error}") from error
-
-
-async def _open_acme(settings: Settings) -> Acme | None:
-    if settings.acme is None:
-        return None
-    acme = Acme(settings.acme, _obtain)
-    try:
-        await acme.start()
-    except StorageError as error:
-        raise StartError(f"acme: {error}") from None
-    return acme
-
-
-def _obtain(*given: Any) -> Awaitable[bytes]:
-    # Loads all of aiohttp's client, which must not delay the start of the workers.
-    from proxy.control.acme_client import obtain
-
-    return obtain(*given)
 
 
 async def _read_certificates(

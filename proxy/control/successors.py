@@ -4,18 +4,21 @@ before anything is touched."""
 from __future__ import annotations
 
 import socket
-from typing import Protocol
+from collections.abc import Awaitable
+from typing import Any, Protocol
 
 import msgspec
 import structlog
 
 from proxy import log as log_setup
+from proxy.control.acme import Acme, StorageError
 from proxy.control.certificates import CertificateError, Certificates
 from proxy.control.provider import ProviderError
 from proxy.control.registry_watch import close_provider
 from proxy.control.sockets import BindError, listen_alone
 from proxy.control.supervisor import Supervisor
 from proxy.registry.base import Provider
+from proxy.settings.acme import AcmeSettings
 from proxy.settings.file import Settings
 from proxy.settings.registry import Registry
 
@@ -48,6 +51,26 @@ def bind_admin(bind: str, beside: socket.socket | None = None) -> socket.socket:
     return sock
 
 
+async def open_acme(settings: AcmeSettings | None, before: Acme | None = None) -> Acme | None:
+    """Orders of certificates by these settings, started, if there are any. `before`: those in use.
+    Raises `Unusable`."""
+    if settings is None:
+        return None
+    acme = Acme(settings, _obtain) if before is None else before.successor(settings)
+    try:
+        await acme.start()
+    except StorageError as error:
+        raise Unusable(f"acme: {error}") from None
+    return acme
+
+
+def _obtain(*given: Any) -> Awaitable[bytes]:
+    # Loads all of aiohttp's client, which must not delay the start of the workers.
+    from proxy.control.acme_client import obtain
+
+    return obtain(*given)
+
+
 class Successors:
     """Owns what is ready, until it is taken or given up."""
 
@@ -58,6 +81,8 @@ class Successors:
         self.certificates: Certificates = supervisor.certificates.successor(settings)
         self._provider: Provider | None = None
         """Of another registry; None = it stays."""
+        self._acme = supervisor.orders.acme
+        """Orders certificates; the one that there is if it stays."""
         self._socket = admin.sock
         """For the admin server; the one that there is if it stays."""
 
@@ -72,6 +97,8 @@ class Successors:
         before, settings = self._supervisor.settings, self._settings
         try:
             await self.certificates.start()
+            if settings.acme != before.acme:
+                self._acme = await open_acme(settings.acme, self._acme)
             if settings.admin.bind != before.admin.bind:
                 self._socket = bind_admin(settings.admin.bind, self._admin.sock)
             if _watched(settings.registry) != _watched(before.registry):
@@ -82,6 +109,8 @@ class Successors:
     def take(self) -> None:
         """Put it in the place of what is in use."""
         log_setup.set_up(self._settings.log)
+        if self._acme is not self._supervisor.orders.acme:
+            self._supervisor.orders.use(self._acme)
         provider, self._provider = self._provider, None
         if provider is not None:
             self._supervisor.watch.follow(self._settings.registry, provider)

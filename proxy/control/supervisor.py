@@ -6,7 +6,7 @@
     operator ─▶ PoolRegistry.drain ─┤
     time ─▶ PoolRegistry.step ─┘
     files ─▶ Certificates ─▶ WorkerProcess.certify ─▶ channel
-    time ─▶ Acme ─▶ files
+    time ─▶ AcmeOrders ─▶ Acme ─▶ files
 
 The loss of anything below it is survived: a worker that dies is replaced, a provider that
 fails is built anew, and the pools stay as they were.
@@ -24,7 +24,8 @@ from typing import Any
 import msgspec
 import structlog
 
-from proxy.control.acme import Acme, Challenges
+from proxy.control.acme import Acme
+from proxy.control.acme_orders import AcmeOrders
 from proxy.control.certificates import Certificates
 from proxy.control.checks import Checks
 from proxy.control.collector import Collector
@@ -65,10 +66,6 @@ clients get an answer (503) and do not hang in an accept queue."""
 
 FORGET_TICKS = 60
 """Seconds between two looks at whether those that were ejected are still there."""
-
-CHALLENGE_LIMIT = 10.0
-"""Seconds for all workers to have taken a challenge, those that are starting included. Nobody but
-the order waits for it."""
 
 
 class Supervisor:
@@ -115,9 +112,7 @@ class Supervisor:
             lambda: self.certificates.upstream.contents,
             rng,
         )
-        self.acme = acme
-        self._challenges: tuple[AcmeChallenges, ...] = ()
-        """The last, if there was one."""
+        self.orders = AcmeOrders(acme, self.own, self._tell, self._challenged, self._reactions.tell)
         self.stopping = False
         self.started_at = time.monotonic()
         rows = BoardRows(board, lambda: self._tell(self._rows()))
@@ -129,7 +124,7 @@ class Supervisor:
                 pools,
                 config=lambda: (
                     self.config,
-                    (self._rows(), *self.certificates.messages, *self._challenges),
+                    (self._rows(), *self.certificates.messages, *self.orders.challenges),
                 ),
                 accept_anyway=lambda: self._waited and not pools.complete,
                 on_change=self._on_worker_change,
@@ -170,10 +165,7 @@ class Supervisor:
             self._own(self.checks.run(), "checks"),
             self._own(self._accept_in_time(), "first set"),
         ]
-        if self.acme is not None:
-            self._tasks.append(
-                self._own(self.acme.run(self.challenge, self._reactions.tell), "acme")
-            )
+        self.orders.use(self.orders.acme)
         self._follow_files()
         self.checks.follow(self.pools.by_service)
 
@@ -233,9 +225,11 @@ class Supervisor:
         log.info("workers_restarted", error=error)
         return error
 
-    def own(self, work: Any, name: str) -> None:
+    def own(self, work: Any, name: str) -> asyncio.Task[None]:
         """Run `work` until `close`; the process stops if it fails."""
+        self._tasks = [task for task in self._tasks if not task.done()]
         self._tasks.append(self._own(work, name))
+        return self._tasks[-1]
 
     def _own(self, work: Any, name: str) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)
@@ -367,13 +361,8 @@ class Supervisor:
     def _rows(self) -> Rows:
         return Rows(tuple(self.board.alive))
 
-    async def challenge(self, challenges: Challenges, limit: float = CHALLENGE_LIMIT) -> bool:
-        """Let all workers answer these; False if some have not said within `limit` seconds that
-        they do."""
-        number = sum(one.number for one in self._challenges) + 1
-        message = AcmeChallenges(number, *challenges)
-        self._challenges = (message,)
-        self._tell(message)
+    async def _challenged(self, number: int, limit: float) -> bool:
+        """Wait until all workers answer the challenges of this number."""
         return await self.collector.until(
             lambda: all(process.challenges >= number for process in self.crew.current()), limit
         )

@@ -46,7 +46,7 @@ async def _run(arguments: argparse.Namespace) -> int:
         sock = socket.socket(fileno=int(fd))
         sock.setblocking(False)
         sockets.append((name, sock))
-    worker = Worker(loop, arguments.row, board, sockets, Random())
+    worker = Worker(loop, arguments.row, board, sockets, Random(), index=arguments.index)
     # Ctrl-C reaches the whole group, and systemd's SIGTERM the whole unit: it is for the control
     # process to decide what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

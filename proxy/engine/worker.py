@@ -114,6 +114,7 @@ class Worker:
         poller: Callable[[], select.epoll] = select.epoll,
         resolver: Resolver | None = None,
         new_channel: Callable[..., Channel[ToWorker]] = Channel,
+        index: int = 0,
     ) -> None:
         """`row`: of the board. `resolver`: of instances' names; by default this machine's.
         `new_channel`: makes this end of the channel to the control process."""

@@ -10,7 +10,7 @@ import msgspec
 from proxy.settings.declare import keys_of
 from proxy.settings.file import Settings
 
-_FIXED: Final = ("workers", "acme")
+_FIXED: Final = ("workers",)
 """Keys at the top that a running proxy does not take."""
 _BOUND: Final = ("bind", "mode", "owner")
 """Keys of a listener that are its socket's."""

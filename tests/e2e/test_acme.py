@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.pebble import HMAC_KEY, KID, Pebble
+from tests.e2e.reloading import reload, rewrite
 from tests.e2e.running import RunningProxy
 from tests.support.processes import eventually, free_port
 
@@ -39,11 +40,11 @@ class Site(RunningProxy):
             directory,
         )
 
-    async def certificate(self, context: ssl.SSLContext) -> bytes | None:
-        """The certificate that is served for `NAME`; None while there is none."""
+    async def certificate(self, context: ssl.SSLContext, name: str = NAME) -> bytes | None:
+        """The certificate that is served for a name; None while there is none."""
         try:
             _, writer = await asyncio.open_connection(
-                "127.0.0.1", self.secure, ssl=context, server_hostname=NAME
+                "127.0.0.1", self.secure, ssl=context, server_hostname=name
             )
         except (ssl.SSLError, ConnectionError):
             return None
@@ -148,3 +149,37 @@ async def test_a_server_that_is_gone_does_not_keep_the_proxy_from_starting(tmp_p
     async with Site(tmp_path, pebble, free_port(), free_port(), NAME) as proxy:
         await eventually(lambda: "acme_failed" in proxy.log(), 30, proxy.log)
         assert (await proxy.standing())["failures"] == 1
+
+
+async def test_a_reload_adds_names_removes_them_and_turns_it_off_and_on(tmp_path: Path) -> None:
+    other = "other.example.test"
+    async with site(tmp_path) as proxy:
+        root, first = await proxy.served()
+        proxy.pebble.dns.says(other, "127.0.0.1")
+        acme = proxy.config["acme"]
+
+        async def takes(**changed: Any) -> None:
+            rewrite(proxy, changed)
+            code, said = await reload(proxy)
+            assert (code, "needs a restart" in said) == (0, False), said
+
+        async def names() -> list[str]:
+            _, document = await proxy.get("/api/v1/certificates")
+            return [one["name"] for one in document["acme"]]
+
+        await takes(acme={**acme, "domains": [other, NAME]})
+        # What is there is served on, and not ordered again.
+        assert await proxy.certificate(root) == first
+        assert await eventually(lambda: proxy.certificate(root, other), 60, proxy.log) != first
+        assert await proxy.certificate(root) == first
+        await takes(acme={**acme, "domains": [other]})
+        assert await names() == [other]
+        # Of the names that are left only this one has a certificate.
+        assert await proxy.certificate(root) is None
+        assert await proxy.certificate(root, other) is not None
+        plain = [{**one, "tls": False} for one in proxy.config["listeners"]]
+        await takes(acme=False, listeners=plain)
+        assert await names() == []
+        await takes()
+        assert await eventually(lambda: proxy.certificate(root), 20, proxy.log) == first
+        assert "acme_failed" not in proxy.log()

@@ -353,3 +353,21 @@ async def only(proxy: RunningProxy) -> str:
     _, document = await proxy.get("/api/v1/services/users")
     id_: str = document["instances"][0]["id"]
     return id_
+
+
+# ----------------------------------------------------------------------------------------- ACME
+
+
+async def test_a_storage_of_certificates_that_cannot_be_had_refuses_the_reload(
+    tmp_path: Path,
+) -> None:
+    async with alone(tmp_path) as proxy:
+        (tmp_path / "acme").mkdir()
+        place = tmp_path / "acme" / "127.0.0.1-1-dir"
+        place.write_text("no directory")
+        acme = {"directory": "https://127.0.0.1:1/dir", "domains": ["x.test"]}
+        rewrite(proxy, {"acme": acme})
+        code, said = await reload(proxy)
+        assert (code, f"acme: {place}" in said) == (2, True), said
+        place.unlink()
+        assert "acme: added" in await takes(proxy, {"acme": acme})

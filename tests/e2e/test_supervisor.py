@@ -231,11 +231,11 @@ async def test_a_challenge_is_not_told_of_before_all_workers_know_it() -> None:
     async with stage("good", workers=2) as on:
         on.provider.memberships.put_nowait(membership(users=1))
         await on.ready()
-        assert await on.supervisor.challenge(({"a": "b"}, {}))
+        assert await on.supervisor.orders.publish(({"a": "b"}, {}))
         victim = on.pids()[0]
         os.kill(victim, signal.SIGSTOP)
-        assert not await on.supervisor.challenge(({"c": "d"}, {}), 0.3)
-        waiting = asyncio.create_task(on.supervisor.challenge(({"e": "f"}, {})))
+        assert not await on.supervisor.orders.publish(({"c": "d"}, {}), 0.3)
+        waiting = asyncio.create_task(on.supervisor.orders.publish(({"e": "f"}, {})))
         os.kill(victim, signal.SIGCONT)
         assert await waiting
         # One that starts later knows it before it accepts.

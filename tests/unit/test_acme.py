@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from proxy.control import status
 from proxy.control.acme import (
@@ -314,3 +315,21 @@ def test_an_error_says_what_the_server_does(
 )
 def test_a_time_to_wait_is_read(said: str, seconds: float) -> None:
     assert retry_after({"Retry-After": said}, NOW) == seconds
+
+
+async def test_names_that_stay_go_on_where_they_are_under_another_configuration(
+    stage: Stage,
+) -> None:
+    stage.failing = AcmeError("no")
+    await stage.run(10)
+    domains = replace(stage.settings, domains=("b.example", "a.example"))
+    stage.acme = stage.acme.successor(domains)
+    await stage.acme.start()
+    assert await stage.run(FIRST_WAIT - 20) == [10.0]
+    assert stage.orders[-1][1] == "b.example"
+    # What was wrong may be mended by what else has changed; the counts go on.
+    stage.acme = stage.acme.successor(replace(domains, email="ops@a.example"))
+    await stage.acme.start()
+    assert len(await stage.run(1)) == 2
+    assert stage.acme.names["a.example"].failures == 1
+    assert stage.acme.names["a.example"].orders["failed"] == 2

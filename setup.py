@@ -22,7 +22,7 @@ INTERPRETED = {
 
 COMPILED = sorted(
     path.as_posix()
-    for folder in ("proxy/engine", "proxy/http")
+    for folder in ("proxy/engine", "proxy/http", "proxy/http2")
     for path in Path(folder).rglob("*.py")
     if path.name != "__init__.py" and path.as_posix() not in INTERPRETED
 )

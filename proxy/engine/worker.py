@@ -117,7 +117,9 @@ class Worker:
         index: int = 0,
     ) -> None:
         """`row`: of the board. `resolver`: of instances' names; by default this machine's.
-        `new_channel`: makes this end of the channel to the control process."""
+        `new_channel`: makes this end of the channel to the control process. `index`: by which the
+        log calls it."""
+        self._index = index
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.counters = counters = WorkerCounters()
         self.faults = FaultLog(counters)

@@ -107,7 +107,7 @@ def _spawn(arguments: Sequence[str], descriptor: int, environ: Mapping[str, str]
                 os.setpgid(0, 0)
                 os.set_inheritable(descriptor, True)
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
-                os.execve(command[0], command, _own_environ(environ, os.getppid()))
+                os.execve(command[0], command, own_environ(environ, os.getppid()))
             except BaseException as error:
                 complain(f"cannot run {command[0]}: {error}")
             finally:
@@ -117,7 +117,7 @@ def _spawn(arguments: Sequence[str], descriptor: int, environ: Mapping[str, str]
     return pid
 
 
-def _own_environ(environ: Mapping[str, str], parent: int) -> dict[str, str]:
+def own_environ(environ: Mapping[str, str], parent: int) -> dict[str, str]:
     """Without what the service manager says to the parent alone: see sd_watchdog_enabled(3)."""
     own = {name: value for name, value in environ.items() if not name.startswith("LISTEN_")}
     meant = own.pop("WATCHDOG_PID", str(parent)) == str(parent)

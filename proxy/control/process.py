@@ -35,6 +35,7 @@ from proxy.control.parent_link import ParentLink
 from proxy.control.pools import PoolRegistry
 from proxy.control.provider import ProviderError, build_provider
 from proxy.control.reload import Reloads
+from proxy.control.service_manager import ServiceManager, from_environment
 from proxy.control.signals import Signals
 from proxy.control.slots import Slots
 from proxy.control.sockets import Listening, close_all
@@ -61,6 +62,9 @@ FEWEST_FILES = 128
 """Half of it is what a worker keeps for other things than connections; the rest is enough for
 some thirty clients. With less it would start, be ready, and close every connection."""
 
+
+ACCEPT_LIMIT = 10.0
+"""Seconds after which a service manager is told why the workers do not accept yet."""
 
 ORPHAN_GRACE = 3.0
 """Seconds to finish what is in flight once the parent is dead."""
@@ -122,6 +126,7 @@ async def serve(
 ) -> int:
     """The life of the control process inside its event loop, until `signals` end it. Returns
     the exit code; StartError when it cannot start. `file` and `parent`: as for `run`."""
+    manager = from_environment(os.environ, None if parent is None else parent.notify)
     held = [] if parent is None else parent.held
     predecessor: Predecessor | None = None
     with ExitStack() as opened:
@@ -197,16 +202,19 @@ async def serve(
             def on_ready() -> None:
                 _freeze()
                 supervisor.config = replace(supervisor.config, tripped=())
+                manager.status("serving")
                 ready.set()
                 if parent is not None:
                     parent.ready()
 
             supervisor.on_ready = on_ready
+            supervisor.own(_tell(manager, supervisor), "service manager")
             # In a thread, because the registry is being asked meanwhile.
             admin_type = await asyncio.to_thread(_load_admin)
             admin = admin_type(supervisor, admin_socket)
             if file is not None:
                 admin.changes.reloads = Reloads(file, os.environ, supervisor, admin, config_of)
+                admin.changes.reloads.manager = manager
                 signals.on_reload = admin.changes.reloads.begin
                 supervisor.own(admin.changes.reloads.watch(), "watch of the file")
             if parent is not None:
@@ -224,7 +232,7 @@ async def serve(
             signals.has_log = lambda: supervisor.settings.access_log is not None
             if parent is not None and await _until_retired(parent, supervisor, signals):
                 return await _retire(supervisor, signals, listening, admin, successor)
-            return await _until_stopped(supervisor, signals, listening, parent)
+            return await _until_stopped(supervisor, signals, listening, parent, manager)
         finally:
             await successor.close()
             await supervisor.kill()
@@ -245,6 +253,20 @@ def _freeze() -> None:
     docs/decisions/0007-garbage-collection.md."""
     gc.collect()
     gc.freeze()
+
+
+async def _tell(manager: ServiceManager, supervisor: Supervisor) -> None:
+    """Tell the service manager that all workers accept, also where the registry does not answer
+    and clients get a 503 for now; then that all of them live."""
+    workers = supervisor.workers
+
+    def accept() -> bool:
+        return all(one.current is not None and one.current.accepting for one in workers)
+
+    while not await supervisor.collector.until(accept, ACCEPT_LIMIT):
+        manager.status("; ".join(supervisor.missing()))
+    manager.ready("; ".join(("serving", *supervisor.missing())))
+    await manager.keep_alive(lambda: all(one.alive for one in workers))
 
 
 async def _take_admin(admin: Admin, predecessor: Predecessor, ready: asyncio.Event) -> None:
@@ -305,6 +327,7 @@ async def _until_stopped(
     signals: Signals,
     listening: Sequence[Listening],
     parent: ParentLink | None,
+    manager: ServiceManager,
 ) -> int:
     failure = asyncio.create_task(supervisor.failed())
     first = asyncio.create_task(signals.first.wait())
@@ -324,6 +347,7 @@ async def _until_stopped(
             log.error("parent_gone")
             shutdown = replace(shutdown, delay=0.0, grace=min(shutdown.grace, ORPHAN_GRACE))
         log.info("stopping", delay=shutdown.delay, grace=shutdown.grace)
+        manager.stopping(f"finishing what is in flight, for {shutdown.grace:g} s at most")
         # The workers close theirs when they have accepted the last. A socket that stayed open
         # here would go on taking connections that nobody accepts.
         close_all(listening)

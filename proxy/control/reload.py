@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from proxy.control.service_manager import ServiceManager
 from proxy.control.successors import AdminServer, Successors, Unusable
 from proxy.control.supervisor import Supervisor
 from proxy.messages import WorkerConfig
@@ -48,6 +49,13 @@ class Outcome(msgspec.Struct, frozen=True):
     complaints: tuple[str, ...] = ()
     """Reasons why the old configuration serves on."""
 
+    @property
+    def summary(self) -> str:
+        """One line of it."""
+        if self.complaints:
+            return f"reload {self.result}: {'; '.join(self.complaints)}"
+        return f"serving; reloaded, keys changed: {len(self.changes)}"
+
 
 class Reloads:
     """Owns the counts of reloads, which are made one after the other."""
@@ -70,6 +78,8 @@ class Reloads:
         self._turn = supervisor.turn
         self._hashed: tuple[Settings, str] | None = None
         self._begun: set[asyncio.Task[Outcome]] = set()
+        self.manager = ServiceManager(lambda text: None)
+        """Hears of each reload."""
         self.counts: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))
         self.succeeded = True
         """Whether the latest one put in force what the file says, as far as it can be."""
@@ -118,14 +128,17 @@ class Reloads:
     async def reload(self, dry_run: bool = False) -> Outcome:
         """Read the file and put it in force; `dry_run`: only say what would change."""
         async with self._turn:
+            if not dry_run:
+                self.manager.reloading()
             try:
                 outcome = await self._reload(dry_run)
             except Exception as error:
                 # A reload that fails for a reason of ours must not end a proxy that serves.
                 log.exception("config_reload_failed_inside")
                 outcome = Outcome("failed", complaints=(f"{type(error).__name__}: {error}",))
-        if dry_run:
-            return outcome
+            if dry_run:
+                return outcome
+            self.manager.reloaded(outcome.summary)
         self.counts[outcome.result] += 1
         self.succeeded = outcome.result in ("changed", "unchanged")
         if self.succeeded:

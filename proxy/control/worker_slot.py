@@ -99,6 +99,11 @@ class WorkerSlot:
     def ready(self) -> bool:
         return self.current is not None and self.current.ready
 
+    @property
+    def alive(self) -> bool:
+        """There is a process, and it has said something lately."""
+        return self.current is not None and self.current.silent_ticks < SILENT_WARNING
+
     async def keep(self) -> None:
         """Keep the worker running until `drain` or `kill`, then until its exit."""
         early_deaths = 0

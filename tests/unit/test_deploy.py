@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from proxy.control.worker_process import KILL_AFTER_GRACE
+from proxy.control.worker_process import SILENT_WARNING
+from proxy.control.worker_slot import SILENT_TICKS
 from proxy.demo import BUILT_IN
 from proxy.settings.load import parse
+from proxy.settings.process import ShutdownSettings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -34,6 +39,17 @@ def test_pods_get_the_time_that_stopping_takes() -> None:
     settings = parse(config["data"]["proxy.yaml"], "proxy.yaml", {"FAIRLEAD_ADMIN_TOKEN": "x"})
     patience = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert patience > settings.shutdown.delay + settings.shutdown.grace
+
+
+def test_systemd_gives_the_time_that_stopping_and_replacing_a_worker_take() -> None:
+    unit = ConfigParser(strict=False, interpolation=None)
+    unit.read(DEPLOY / "systemd/fairlead.service")
+    service = unit["Service"]
+    stopping = ShutdownSettings()
+    assert service.getint("TimeoutStopSec") > stopping.delay + stopping.grace + KILL_AFTER_GRACE
+    # The last sign of life may have come half of the time before the first that did not.
+    silent = service.getint("WatchdogSec") / 2 - SILENT_WARNING + SILENT_TICKS
+    assert service.getint("WatchdogSec") > silent + 10, "the worker that takes its place starts"
 
 
 @pytest.mark.parametrize("group", documents("prometheus/rules.yaml")[0]["groups"])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from proxy import packets
-from proxy.parent import passed_names
+from proxy.parent import own_environ, passed_names
 from proxy.succession import MOST_RETIRED, READY_LIMIT, Parent, read_env
 
 
@@ -324,11 +324,13 @@ def test_a_missing_file_of_variables_refuses_the_upgrade(house: House, tmp_path:
     assert "none" in told["reason"]
 
 
-def test_the_service_manager_hears_the_one_that_serves(tmp_path: Path) -> None:
+@pytest.mark.parametrize("abstract", [True, False])
+def test_the_service_manager_hears_the_one_that_serves(abstract: bool, tmp_path: Path) -> None:
+    address = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "notify"))
+        manager.bind(f"\0{address}" if abstract else address)
         manager.setblocking(False)
-        house = House({"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        house = House({"NOTIFY_SOCKET": f"@{address}" if abstract else address})
         old = house.serving()
         assert "NOTIFY_SOCKET" not in house.children[old].environ
         house.say(old, {"notify": "READY=1"})
@@ -338,6 +340,31 @@ def test_the_service_manager_hears_the_one_that_serves(tmp_path: Path) -> None:
         with pytest.raises(BlockingIOError):
             manager.recv(99)
         house.close()
+
+
+def test_a_service_manager_that_does_not_listen_is_no_harm(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    house = House({"NOTIFY_SOCKET": str(tmp_path / "none")})
+    pid = house.serving()
+    house.say(pid, {"notify": "READY=1"})
+    house.say(pid, {"notify": "WATCHDOG=1"})
+    assert capfd.readouterr().err.count("\n") == 1
+    house.close()
+
+
+@pytest.mark.parametrize(
+    ("environ", "watchdog"),
+    [
+        ({"WATCHDOG_USEC": "1", "WATCHDOG_PID": "7"}, {"WATCHDOG_USEC": "1"}),
+        ({"WATCHDOG_USEC": "1", "LISTEN_FDS": "1"}, {"WATCHDOG_USEC": "1"}),
+        ({"WATCHDOG_USEC": "1", "WATCHDOG_PID": "8"}, {}),
+    ],
+)
+def test_the_watchdog_of_the_parent_is_the_control_process_s(
+    environ: dict[str, str], watchdog: dict[str, str]
+) -> None:
+    assert own_environ(environ, 7) == watchdog
 
 
 @pytest.mark.parametrize(

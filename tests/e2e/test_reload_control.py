@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,39 @@ async def test_no_registry_any_more_leaves_what_the_file_has(
                 await load.shows("a", more_than=since + 20, within=20)
             assert load.failures == []
             await eventually(Path(snapshot).exists, 10, "the snapshot")
+
+
+async def test_many_other_registries_and_admin_servers_leave_no_descriptor(
+    tmp_path: Path, etcd: EtcdServer
+) -> None:
+    async with origins("a", "b", script=name) as (one, two):
+        await register(etcd, a=one.port)
+        await register(etcd, "/others/", b=two.port)
+        prefixes = {"b": "/others/", "a": "/services/"}
+        async with Site(tmp_path, etcd.url) as proxy:
+            ports = [free_port(), proxy.admin_port]
+
+            async def turn() -> None:
+                for id_, prefix in prefixes.items():
+                    before, proxy.admin_port = proxy.admin_port, ports[id_ == "a"]
+                    admin = {"admin": {"bind": f"127.0.0.1:{proxy.admin_port}"}}
+                    rewrite(proxy, {**registry(etcd.url, prefix=prefix), **admin})
+                    answer = await ask(before, "POST", "/api/v1/reload", host="localhost")
+                    assert answer.status == 200, answer.body
+                    await eventually(partial(_is, proxy, id_, "ready"), 10, id_)
+
+            async def descriptors() -> float:
+                return await proxy.metric("process_open_fds", "control") or 0.0
+
+            await turn()
+            first = await descriptors()
+            for _ in range(10):
+                await turn()
+
+            async def no_more() -> bool:
+                return await descriptors() <= first
+
+            await eventually(no_more, 10, "as many as before")
 
 
 async def test_networks_that_are_allowed_are_so_in_all_processes(

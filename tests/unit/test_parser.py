@@ -22,6 +22,7 @@ from proxy.errors import (
     Fault,
     Refused,
 )
+from proxy.http import fields
 from proxy.http.memo import Memo
 from proxy.http.request_id import IdField
 from tests.support.sizes import attributes_of, deep_size
@@ -360,7 +361,8 @@ def test_remembered_heads_are_bounded_in_bytes(flood: str) -> None:
         request_of(b"GET / HTTP/1.1", host + block + b"\r\n", 128, other)
         status = b"HTTP/1.1 200 " + (b"%d" % number).ljust(number % 600, b"x") + b"\r\n"
         parse_response(status + block + b"\r\n", other)
-    memos = [value for value in vars(parser).values() if isinstance(value, Memo)]
+    owners = (*vars(parser).values(), *vars(fields).values())
+    memos = [value for value in owners if isinstance(value, Memo)]
     for reader in (parser._request_reader, parser._response_reader):
         memos += [value for _, value in attributes_of(reader) if isinstance(value, Memo)]
     assert len(memos) >= 10

@@ -1,5 +1,5 @@
-"""Request targets: the four forms of RFC 9112 §3.2, and the one spelling a path is matched and
-forwarded in.
+"""Methods and request targets: the four forms of RFC 9112 §3.2, and the one spelling in which a
+path is matched and forwarded.
 
 Routes are matched on the same path that the instance gets. Anything else is a way around a
 route: a proxy that matches `/public/../admin` as `/public` and passes it on as it came has
@@ -15,6 +15,14 @@ from typing import Final
 from proxy.errors import BAD_REQUEST, METHOD_NOT_ALLOWED, Refused
 from proxy.http.messages import RequestHead
 
+TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""RFC 9110 §5.6.2."""
+LONGEST_METHOD: Final = 64
+"""Bytes. The longest of the registered ones has 17. Without a bound a line of letters would be a
+method for as long as it comes."""
+TARGET_BYTES: Final = bytes(range(0x21, 0x7F)).replace(b"#", b"")
+"""Visible ASCII without the fragment mark. RFC 9112 §3.2 wants less; what is left out here
+(quotes, brackets, …) is sent by real browsers and is unambiguous."""
 _UNRESERVED: Final = frozenset(
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 )  # RFC 3986 §2.3

@@ -19,13 +19,9 @@ from proxy.errors import (
     VERSION_NOT_SUPPORTED,
     Refused,
 )
+from proxy.http.target import LONGEST_METHOD, TOKEN
 from proxy.settings.listener import ListenerLimits
 
-TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""RFC 9110 §5.6.2."""
-LONGEST_METHOD: Final = 64
-"""Bytes. The longest of the registered ones has 17. Without a bound a line of letters would be a
-method for as long as it comes."""
 _VALUE: Final = rb"[\t\x20-\x7e\x80-\xff]*+"
 _NAME: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _FIELDS: Final = rb"(?:%b:%b\r\n)*+(?:\r\n?|%b(?::%b\r?)?)?" % (_NAME, _VALUE, _NAME, _VALUE)
@@ -33,8 +29,7 @@ _FIELDS: Final = rb"(?:%b:%b\r\n)*+(?:\r\n?|%b(?::%b\r?)?)?" % (_NAME, _VALUE, _
 _FROM_LINE: Final = re.compile(_FIELDS)
 _FROM_VALUE: Final = re.compile(rb"%b(?:\r(?:\n%b)?)?" % (_VALUE, _FIELDS))
 _TARGET: Final = re.compile(rb"[\x21\x22\x24-\x7e]*")
-"""Visible ASCII without the fragment mark. RFC 9112 §3.2 wants less; what is left out here
-(quotes, brackets, …) is sent by real browsers and is unambiguous."""
+"""`TARGET_BYTES`."""
 _SCHEMES: Final = (b"http://", b"https://")
 _SHAPE: Final = "the request line is not METHOD SP TARGET SP VERSION"
 _BARE: Final = "a line that does not end in CR LF"

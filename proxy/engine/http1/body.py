@@ -11,7 +11,7 @@ import re
 from typing import Final, Protocol
 
 from proxy.errors import Fault, Refused
-from proxy.http.claims import hyphened, is_claim
+from proxy.http.trailers import passed_trailer
 
 _NOTHING: Final[list[bytes]] = []  # ≤ 64 B
 
@@ -180,7 +180,8 @@ class ChunkedBody:
                 elif not _TRAILER.fullmatch(line):
                     raise Refused(self._fault, "a trailer is not a field line")
                 else:
-                    self.trailers += _passed(line, self._named)
+                    name, _, value = line.partition(b":")
+                    self.trailers += passed_trailer(name, value.strip(b" \t"), self._named)
         return self._joined(pieces), b""
 
     @staticmethod
@@ -208,35 +209,6 @@ class ChunkedBody:
             if self._trailer_size > _MAX_TRAILERS or self._trailer_lines > _MAX_TRAILER_LINES:
                 raise Refused(self._fault, "the trailers are too long, or too many")
         return line, end + 1
-
-
-_FORBIDDEN: Final = frozenset(
-    (
-        # Framing, routing, and what a proxy takes out of heads for the same reasons.
-        b"transfer-encoding", b"content-length", b"host", b"trailer", b"te", b"connection",
-        b"keep-alive", b"proxy-connection", b"upgrade", b"via", b"expect", b"max-forwards",
-        b"x-request-id", b"proxy",
-        # Who asks, and under which conditions: decided before the body is read.
-        b"authorization", b"proxy-authorization", b"proxy-authenticate", b"www-authenticate",
-        b"cookie", b"set-cookie", b"range", b"if-match", b"if-none-match", b"if-range",
-        b"if-modified-since", b"if-unmodified-since",
-        # What the body is: too late behind it.
-        b"content-encoding", b"content-type", b"content-range", b"content-location",
-        b"cache-control", b"age", b"expires", b"date", b"location", b"retry-after", b"vary",
-    )
-)  # fmt: skip
-"""RFC 9110 §6.5.1: fields that would change what was decided when the head was read. Some
-servers merge trailers into the head."""
-
-
-def _passed(line: bytes, named: frozenset[bytes]) -> bytes:
-    """A trailer as it goes on, written anew like every field; nothing if it ends here."""
-    name, _, value = line.partition(b":")
-    lower = name.lower()
-    means = hyphened(lower)
-    if means in _FORBIDDEN or b"_" in lower or means in named or lower in named or is_claim(means):
-        return b""
-    return b"%b: %b\r\n" % (name, value.strip(b" \t"))
 
 
 def last_chunk(trailers: bytes) -> bytes:

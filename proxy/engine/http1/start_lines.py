@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from proxy.engine.http1.beginnings import LONGEST_METHOD, TOKEN, check_form
+from proxy.engine.http1.beginnings import check_form
 from proxy.errors import BAD_ANSWER, BAD_REQUEST, VERSION_NOT_SUPPORTED, Refused
+from proxy.http.target import LONGEST_METHOD, TARGET_BYTES, TOKEN
 
 _METHODS: Final = frozenset(
     (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"CONNECT")
 )
-_TARGET_BYTES: Final = bytes(range(0x21, 0x7F)).replace(b"#", b"")
-"""Visible ASCII without the fragment mark: see `beginnings`."""
 _VERSION: Final = re.compile(rb"HTTP/(\d)\.(\d)")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?")
 
@@ -40,7 +39,7 @@ def split_request_line(line: bytes) -> tuple[bytes, bytes, int]:
         if match[1] != b"1":
             raise Refused(VERSION_NOT_SUPPORTED, f"{version.decode()} is not spoken here")
         minor = 1  # RFC 9110 §2.5: a higher minor version is handled as the highest we know.
-    if target.translate(None, _TARGET_BYTES):
+    if target.translate(None, TARGET_BYTES):
         raise Refused(BAD_REQUEST, "the target holds bytes that no URI has")
     if not target.startswith(b"/"):
         check_form(method, target, True)

@@ -40,3 +40,8 @@ class GoAway(Exception):
         self.code = code
         self.reason = reason or name_of(code)
         """Word for metrics; there are few."""
+
+
+class Malformed(Exception):
+    """A head or trailers that the peer must not send: their stream ends with PROTOCOL_ERROR
+    (RFC 9113 §8.1.1)."""

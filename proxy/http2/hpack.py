@@ -109,6 +109,11 @@ class Decoder:
                 None
             )
 
+    def forget_kinds(self) -> None:
+        """Forget what was noted on the fields of the dynamic table."""
+        for field in self._dynamic:  # ≤ 128
+            field.kind = -1
+
     def _decode(self, block: bytes) -> list[Field]:
         fields: list[Field] = []
         static = self._static

@@ -20,6 +20,21 @@ def frame(kind: int, flags: int = 0, stream: int = 0, content: bytes = b"") -> b
     )
 
 
+def merged(heard: list[Frame]) -> list[Frame]:
+    """DATA of one frame in one: in how many pieces they come depends on the cuts."""
+    result: list[Frame] = []
+    for one in heard:
+        last = result[-1] if result else ()
+        if one[0] == "data" and last[:2] == one[:2] and not last[4] and one[3]:
+            _, stream, piece, counted, _ = last
+            assert isinstance(piece, bytes)
+            assert isinstance(counted, int)
+            result[-1] = ("data", stream, piece + one[2], counted + one[3], one[4])  # type: ignore[operator]
+        else:
+            result.append(one)
+    return result
+
+
 SETTINGS = frame(4)
 START = PREFACE + SETTINGS
 PING = frame(6, 0, 0, b"01234567")

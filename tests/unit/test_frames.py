@@ -17,22 +17,8 @@ from tests.support.frame_cases import (
     Frame,
     FrameCase,
     frame,
+    merged,
 )
-
-
-def merged(heard: list[Frame]) -> list[Frame]:
-    """DATA of one frame in one: in how many pieces they come depends on the cuts."""
-    result: list[Frame] = []
-    for one in heard:
-        last = result[-1] if result else ()
-        if one[0] == "data" and last[:2] == one[:2] and not last[4] and one[3]:
-            _, stream, piece, counted, _ = last
-            assert isinstance(piece, bytes)
-            assert isinstance(counted, int)
-            result[-1] = ("data", stream, piece + one[2], counted + one[3], one[4])  # type: ignore[operator]
-        else:
-            result.append(one)
-    return result
 
 
 def play(case: FrameCase, pieces: list[bytes]) -> None:

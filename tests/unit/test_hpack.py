@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from proxy.http2 import huffman
@@ -205,3 +207,16 @@ def test_a_field_is_written_so_that_no_table_keeps_it() -> None:
     assert encode(b":status", b"201") == b"\x18\x03201"
     assert encode(b"authorization", b"x") == b"\x1f\x08\x01x"
     assert encode(b"x-name", b"") == b"\x10\x06x-name\x00"
+
+
+def test_a_block_of_references_to_a_large_field_takes_no_memory() -> None:
+    """CVE-2016-6581: each byte of it is worth three thousand."""
+    reader = decoder(max_size=4096)
+    reader.decode(b"\x40\x01a" + encode(b"", b"v" * 3000)[2:])
+    block = b"\xbe" * 30_000
+    tracemalloc.start()
+    with pytest.raises(BlockError):
+        reader.decode(block)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 * 1024

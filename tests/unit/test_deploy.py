@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from proxy.control.worker_process import KILL_AFTER_GRACE
-from proxy.control.worker_process import SILENT_WARNING
+from proxy.control.worker_process import KILL_AFTER_GRACE, SILENT_WARNING
 from proxy.control.worker_slot import SILENT_TICKS
 from proxy.demo import BUILT_IN
 from proxy.settings.load import parse

@@ -75,12 +75,13 @@ class Listening:
 
     def leave(self) -> None:
         """Close our sockets, where another process goes on listening."""
-        for sock in self.sockets:
-            sock.close()
+        self.path = None
+        self.close()
 
     def close(self) -> None:
         """Close the sockets, and remove the socket file if it is still ours."""
-        self.leave()
+        for sock in self.sockets:
+            sock.close()
         if self.path is not None and _inode(self.path) == self.inode:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)

@@ -170,7 +170,7 @@ async def test_another_prefix_is_taken_and_one_where_nobody_is_is_doubted(
             assert await proxy.statuses() == {"b": "ready"}
 
 
-async def test_no_registry_any_more_leaves_what_the_file_has(
+async def test_a_registry_goes_and_another_one_comes_with_all_that_can_be_around_it(
     tmp_path: Path, etcd: EtcdServer
 ) -> None:
     async with origins("a", "b", script=name) as (one, two):
@@ -182,11 +182,22 @@ async def test_no_registry_any_more_leaves_what_the_file_has(
                 services = {"users": {"instances": [two.instance]}}
                 await takes(proxy, {"registry": {"type": "static"}, "services": services})
                 await load.shows("b", more_than=20, within=20)
-                await takes(proxy, registry(etcd.url, snapshot=snapshot))
+                around = {"snapshot": snapshot, "mass_loss_guard": {}, "backups": [
+                    {"type": "etcd", "endpoints": [f"http://127.0.0.1:{free_port()}"]}
+                ]}  # fmt: skip
+                await takes(proxy, registry(etcd.url, **around))
                 since = load.answers["a"]
                 await load.shows("a", more_than=since + 20, within=20)
+                await eventually(Path(snapshot).exists, 10, "the snapshot")
+                assert len((await proxy.registry())["sources"]) == 2
+                # The same file, which the next provider writes then.
+                await takes(proxy, registry(etcd.url, snapshot=snapshot, check_interval="5s"))
+                replaced = lambda: len(proxy.events("registry_replaced")) == 3  # noqa: E731
+                await eventually(replaced, 10, "the next provider")
+                os.unlink(snapshot)
+                await register(etcd, a=two.port)
+                await eventually(Path(snapshot).exists, 10, "the snapshot of the next one")
             assert load.failures == []
-            await eventually(Path(snapshot).exists, 10, "the snapshot")
 
 
 async def test_many_other_registries_and_admin_servers_leave_no_descriptor(

@@ -180,6 +180,7 @@ async def serve(
                 lambda instance: supervisor.collector.answers(instance),
                 destinations,
                 lambda: supervisor.pools.complete,
+                lambda: supervisor.watch.in_use,
             ),
             events=events,
             destinations=destinations,

@@ -27,10 +27,11 @@ def build_provider(
     answers: Callable[[Instance], int],
     destinations: Destinations,
     known: Callable[[], bool],
+    in_use: Callable[[], Provider | None],
 ) -> Provider:
     """The registry: with backups, then the guard over whichever is in use, then the file that
-    remembers what is served. `answers`: as for `MassLossProvider`; `known`: something is served
-    already, which the file would be older than."""
+    remembers what is served. `answers` and `in_use`: as for `MassLossProvider`; `known`: something
+    is served already, which the file would be older than."""
 
     def make(options: RegistryOptions) -> Provider:
         kind: type[Provider] = catalog.load(catalog.PROVIDERS, options.type)
@@ -52,6 +53,7 @@ def build_provider(
                 answers=answers,
                 on_event=publish,
                 destinations=destinations,
+                before=in_use,
             )
         if registry.snapshot is not None:
             provider = SnapshotProvider(provider, registry.snapshot, on_event=publish, known=known)

@@ -130,6 +130,11 @@ class RegistryWatch:
         await asyncio.gather(*self._ending)
 
     @property
+    def in_use(self) -> Provider | None:
+        """The provider whose memberships are served, if there is one yet."""
+        return None if self._served is None else self._served.provider
+
+    @property
     def awaited(self) -> bool:
         """Whether the registry that the settings name has yet to tell all."""
         return self._next is not None
@@ -145,7 +150,8 @@ class RegistryWatch:
         instances = sum(map(len, membership.services.values()))
         if source is self._next:
             addresses = list(source.registry.options.addresses)
-            if self._knows_somebody and not instances and not source.is_final:
+            retained = len(source.provider.status().retained)
+            if self._knows_somebody and instances == retained and not source.is_final:
                 # A prefix that is misspelt, or a registry that is about to be filled.
                 effect = "the instances of the one before are served until it names somebody"
                 log.warning("registry_empty", endpoints=addresses, effect=effect)

@@ -245,6 +245,26 @@ class TestMassLoss:
         assert provider.status().retained_total == 2
         assert events == ["mass_loss", "hold_ended"]
 
+    async def test_the_provider_that_takes_its_place_goes_on_with_those_that_are_retained(
+        self, reader: Read
+    ) -> None:
+        inner, check = LeaseProvider(), Answers()
+        first = MassLossProvider(inner, self.settings, check=check)
+        read = reader(first)
+        inner.tell(*self.both)
+        await read.until(lambda: read.ids() == "ab")
+        inner.lose(departures=self.ends)
+        await read.until(lambda: len(first.status().retained) == 2)
+        next_inner = LeaseProvider()
+        around = SnapshotProvider(first, "unused")
+        second = MassLossProvider(next_inner, self.settings, check=check, before=lambda: around)
+        read = reader(second)
+        next_inner.tell(instance("c", port=3))
+        await read.until(lambda: read.ids() == "abc")
+        assert second.status().retained_total == 2
+        check.silent = {1}
+        await read.until(lambda: read.ids() == "bc")
+
     async def test_an_instance_that_answers_requests_is_retained_although_it_takes_no_probe(
         self, reader: Read
     ) -> None:

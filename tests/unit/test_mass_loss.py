@@ -209,6 +209,25 @@ def test_instances_are_retained_no_longer_than_hold() -> None:
     assert registry.served() == ""
 
 
+def test_another_policy_goes_on_with_the_losses_of_one_and_neither_moves_the_other() -> None:
+    first, second = Registry("abcd"), Registry("")
+    first.lose("ab", 100.0)
+    second.policy = MassLossPolicy(SETTINGS)
+    second.policy.adopt(first.policy)
+    second.members = {"c": instance("c"), "d": instance("d")}
+    second.say(101.0)
+    assert second.served() == "abcd"
+    assert second.policy.total == 2
+    assert second.policy.probed(second.policy.due(101.0)[0], False) is False
+    # The window goes on, too: what is lost now is lost together with those.
+    assert second.lose("c", 110.0) == ["c"]
+    first.members["a"] = instance("a")
+    first.say(111.0)
+    assert (first.served(), second.served()) == ("abcd", "abcd")
+    assert [one.id for one in second.policy.retained(111.0)] == ["a", "b", "c"]
+    assert second.policy.step(100.0 + SETTINGS.hold) == [("s", "a"), ("s", "b")]
+
+
 def test_an_instance_that_registers_again_is_no_longer_retained() -> None:
     registry = Registry("ab")
     registry.lose("ab", 0.0)

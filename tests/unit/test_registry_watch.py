@@ -7,11 +7,13 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from proxy.control.registry_watch import RegistryWatch
 from proxy.membership import Membership
 from proxy.settings.registry import Registry
+from proxy.statuses import RegistryStatus, RetainedInstance
 from tests.support.manual_provider import ManualOptions, ManualProvider, instance
 
 
@@ -21,6 +23,10 @@ class Holding(ManualProvider):
     def __init__(self) -> None:
         super().__init__()
         self.descriptor = os.open(os.devnull, os.O_RDONLY)
+        self.retained: tuple[RetainedInstance, ...] = ()
+
+    def status(self) -> RegistryStatus:
+        return replace(super().status(), retained=self.retained)
 
     async def close(self) -> None:
         if not self.closed:
@@ -102,6 +108,19 @@ async def test_a_registry_that_names_nobody_is_doubted_until_it_does() -> None:
         second.tell()  # By now it is believed.
         await settled()
         assert one.said == [["a"], ["b"], []]
+
+
+async def test_a_registry_that_names_only_those_that_are_held_is_doubted_as_well() -> None:
+    async with watched() as one:
+        second = one.follow()
+        second.retained = (RetainedInstance(service="users", id="a", why="", age=1.0),)
+        second.tell(instance("a"))
+        await settled()
+        assert not one.providers[0].closed
+        second.tell(instance("a"), instance("b"))
+        await settled()
+        assert one.providers[0].closed
+        assert one.said == [["a"], ["a", "b"]]
 
 
 async def test_no_registry_at_all_is_believed() -> None:

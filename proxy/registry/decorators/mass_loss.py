@@ -16,6 +16,7 @@ first, and one that stops answering is let go in seconds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from math import inf
 
@@ -87,6 +88,11 @@ class MassLossPolicy:
         self._merged = Merged()
         self._changed = True
         self._current = self._truth
+
+    def adopt(self, before: MassLossPolicy) -> None:
+        """Go on retaining whom another one retains, before the first `update`. Both go on alone."""
+        self.total = before.total
+        self._losses, self._retained = deepcopy((before._losses, before._retained))
 
     # -------------------------------------------------------------------------- the truth
 

@@ -53,11 +53,14 @@ class MassLossProvider(Decorator):
         on_event: OnEvent = to_nobody,
         clock: Callable[[], float] = time.monotonic,
         destinations: Destinations | None = None,
+        before: Callable[[], Provider | None] = lambda: None,
     ) -> None:
         """`answers`: how many requests an instance has answered so far, as far as is known.
         `on_event(kind, **fields)` hears of mass losses and of those that are let go.
-        `destinations`: where instances may not lead."""
+        `destinations`: where instances may not lead. `before`: the provider in use, whose place
+        this one takes with its first membership."""
         super().__init__(inner, on_event)
+        self._before = before
         self._policy = MassLossPolicy(settings)
         self._check = check or TcpCheck(timeout=1.0)
         self._check.destinations = destinations
@@ -90,6 +93,10 @@ class MassLossProvider(Decorator):
 
     async def _follow(self) -> None:
         async for membership in self._inner.watch():
+            if not self._known and (before := guard_of(self._before())) is not None:
+                self._policy.adopt(before._policy)
+                self._to_ask.set()
+                self._to_probe.set()
             suspicious = self._policy.update(membership, self._clock())
             self._known = True
             self._changed.set()
@@ -156,3 +163,10 @@ class MassLossProvider(Decorator):
             log.info("registry_hold_ended", instances=ids[:SHOWN], **fields)
             self._on_event("hold_ended", instances=ids[:SHOWN], **fields)
         self._changed.set()
+
+
+def guard_of(provider: Provider | None) -> MassLossProvider | None:
+    """The guard in a provider, if there is one."""
+    while isinstance(provider, Decorator) and not isinstance(provider, MassLossProvider):
+        provider = provider._inner
+    return provider if isinstance(provider, MassLossProvider) else None

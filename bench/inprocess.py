@@ -202,7 +202,7 @@ class Plane:
         self._loop = _Loop(self._asked)
         self._board = Board.create(1)
         listener = listener or ListenerSettings(tls=ListenerTls(certificates=()) if tls else None)
-        self.worker = Worker(self._loop, 0, self._board, [], Random(1), monotonic)
+        self.worker = Worker(self._loop, 0, self._board, None, Random(1), monotonic)
         self.worker.on_message(
             Configure(
                 WorkerConfig(

@@ -11,8 +11,11 @@ closes its end, and the other side learns it through `on_closed`.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any, Generic, TypeVar, cast
 
@@ -33,6 +36,35 @@ a worker has clients to serve in between."""
 _LENGTH = 4
 
 Received = TypeVar("Received")
+
+
+_NUMBER = struct.Struct(">I")
+
+AT_A_TIME = 250
+"""Descriptors in one datagram; the kernel takes 253."""
+
+
+def send_sockets(to: socket.socket, sockets: Mapping[int, socket.socket]) -> None:
+    """Give sockets with their numbers away, over one end of a pair of datagram sockets beside the
+    channel. The message that names them comes after them, so that reading them never waits.
+    OSError when the other end does not read."""
+    items = list(sockets.items())
+    for start in range(0, len(items), AT_A_TIME):  # ≤ 256
+        part = items[start : start + AT_A_TIME]
+        numbers = b"".join(_NUMBER.pack(number) for number, _ in part)
+        socket.send_fds(to, [numbers], [sock.fileno() for _, sock in part])
+
+
+def receive_sockets(sent: socket.socket) -> dict[int, socket.socket]:
+    """Sockets of one datagram, by their numbers. OSError when there is none, or no descriptor for
+    one of them."""
+    numbers, descriptors, _, _ = socket.recv_fds(
+        sent, AT_A_TIME * _NUMBER.size, AT_A_TIME, socket.MSG_CMSG_CLOEXEC
+    )
+    found = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    if len(found) * _NUMBER.size != len(numbers):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return dict(zip((number for (number,) in _NUMBER.iter_unpack(numbers)), found, strict=True))
 
 
 class ChannelError(Exception):

@@ -72,7 +72,7 @@ def reloaded(document: dict[str, Any], dry_run: bool) -> Iterator[str]:
     for one in document["changes"]:
         before, after = one["before"], one["after"]
         what = f"{before} → {after}" if before and after else "added" if after else "removed"
-        yield printable(f"{one['key']}: {what}{'  (needs a restart)' * one['needs_restart']}")
+        yield printable(f"{one['key']}: {what}")
     if not document["changes"]:
         yield "nothing has changed"
     elif dry_run:

@@ -78,6 +78,9 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
     """First message after the hello, and again at each reload."""
 
     config: WorkerConfig
+    sockets: dict[int, str] = {}
+    """Number of each listening socket → listener whose connections come by it. Descriptors of those
+    that are new were sent beside the channel before. Of others nothing changes until `Release`."""
 
 
 class CertificatePair(msgspec.Struct, frozen=True):
@@ -148,6 +151,21 @@ class Accept(msgspec.Struct, frozen=True, tag=True):
     """Start accepting, full set known or not (the control process has waited long enough)."""
 
 
+class Open(msgspec.Struct, frozen=True, tag=True):
+    """Accept from all sockets, if you accept at all. Sent behind a `Configure` that brought new
+    ones, and the certificates for them."""
+
+
+class Release(msgspec.Struct, frozen=True, tag=True):
+    """Accept no more from these sockets."""
+
+    sockets: tuple[int, ...]
+    last: bool = False
+    """The sockets end, for all workers: clients that wait in them are accepted first. Connections
+    of a listener that is gone have `grace` seconds to finish."""
+    grace: float = 0.0
+
+
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """Say `Connection: close` from now on; stop accepting after `delay` seconds; finish what is in
     flight for at most `grace` seconds after that; exit."""
@@ -182,6 +200,8 @@ ToWorker = (
     | AcmeChallenges
     | Pools
     | Accept
+    | Open
+    | Release
     | Drain
     | Rows
     | Collect
@@ -216,7 +236,10 @@ class Configured(msgspec.Struct, frozen=True, tag=True):
 
 
 class Accepting(msgspec.Struct, frozen=True, tag=True):
-    """The worker accepts connections on all its listeners."""
+    """The worker accepts connections from these sockets, which are all it has. Told again whenever
+    that changes."""
+
+    sockets: tuple[int, ...] = ()
 
 
 class ServiceStats(msgspec.Struct, frozen=True, array_like=True, gc=False):

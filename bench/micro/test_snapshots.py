@@ -24,7 +24,7 @@ SERVICES, EACH = 500, 10
 def worker() -> Iterator[Worker]:
     board = Board.create(2)
     loop = SteppedLoop()
-    yield Worker(loop, 0, board, [], Random(1), loop.time)
+    yield Worker(loop, 0, board, None, Random(1), loop.time)
     os.close(board.fd)
 
 
@@ -64,7 +64,7 @@ def test_all_new(benchmark: BenchmarkFixture) -> None:
     def fresh() -> tuple[tuple[Worker], dict[str, object]]:
         boards.append(Board.create(2))
         loop = SteppedLoop()
-        return (Worker(loop, 0, boards[-1], [], Random(1), loop.time),), {}
+        return (Worker(loop, 0, boards[-1], None, Random(1), loop.time),), {}
 
     benchmark.group = "snapshots applied beside 5,000 instances"
     benchmark.pedantic(

@@ -315,7 +315,7 @@ class Admin:
     async def _workers(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor
         await self._totals.get()
-        return json_answer(status.workers(supervisor.workers, time.monotonic()))
+        return json_answer(status.workers(supervisor.crew.places, time.monotonic()))
 
     async def _certificates(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 
 from proxy.control.pools import PoolRegistry
 from proxy.control.statistics import Retired, Totals
 from proxy.control.worker_process import WorkerProcess
-from proxy.control.worker_slot import WorkerSlot
 from proxy.membership import Instance
 
 COLLECT_LIMIT = 0.5
@@ -21,17 +20,16 @@ shown with figures of at most that age."""
 class Collector:
     """Owns what dead workers had counted, and the questions to the live ones."""
 
-    def __init__(self, workers: Sequence[WorkerSlot], pools: PoolRegistry) -> None:
-        self._workers = workers
+    def __init__(
+        self, processes: Callable[[], Iterable[WorkerProcess]], pools: PoolRegistry
+    ) -> None:
+        """`processes`: those that live; who finishes counts on."""
+        self._processes = processes
         self._pools = pools
         self.retired = Retired()
         """Counts of dead workers."""
         self._numbers = itertools.count(1)
         self._worker_changed = asyncio.Event()
-
-    def _processes(self) -> Iterator[WorkerProcess]:
-        """Processes that live: those that finish count on."""
-        return (process for worker in self._workers for process in worker.processes)
 
     def on_change(self) -> None:
         """A worker said something, or is gone."""

@@ -47,7 +47,9 @@ page: a third of the cost of a download. Whoever has set these variables keeps t
 class Launch(Protocol):
     """A function that starts a worker process."""
 
-    async def __call__(self, index: int, row: int, channel: socket.socket) -> Process: ...
+    async def __call__(
+        self, index: int, row: int, channel: socket.socket, descriptors: socket.socket
+    ) -> Process: ...
 
 
 class ProcessLaunch:
@@ -57,38 +59,28 @@ class ProcessLaunch:
         self,
         *,
         program: Sequence[str],
-        workers: int,
         board: int,
-        sockets: Mapping[str, Sequence[socket.socket]],
         environ: Callable[[], Mapping[str, str]],
     ) -> None:
-        """`board`: descriptor of the in-flight board; `sockets`: by listener, one per worker
-        at least; `environ`: added to this process's environment, at each start anew."""
+        """`board`: descriptor of the in-flight board; `environ`: added to this process's
+        environment, at each start anew."""
         self._program = tuple(program)
-        self._workers = workers
         self._board = board
-        self._sockets = sockets
         self._environ = environ
 
-    async def __call__(self, index: int, row: int, channel: socket.socket) -> Process:
-        """Start worker `index` with its row of the board and its end of the channel. OSError
-        when there is no process to be had."""
-        own = [
-            (name, sock.fileno())
-            for name, sockets in self._sockets.items()
-            for sock in sockets[index :: self._workers]
-        ]
-        arguments = [
-            *("--index", str(index), "--row", str(row)),
-            *("--channel", str(channel.fileno()), "--board", str(self._board)),
-        ]
-        for name, fd in own:
-            arguments += ["--socket", f"{name}={fd}"]
+    async def __call__(
+        self, index: int, row: int, channel: socket.socket, descriptors: socket.socket
+    ) -> Process:
+        """Start worker `index` with its row of the board and its ends of the channel and of the
+        pair beside it. OSError when there is no process to be had."""
+        inherited = {"channel": channel.fileno(), "descriptors": descriptors.fileno()}
+        numbers = {"index": index, "row": row, "board": self._board, **inherited}
+        arguments = [word for name, n in numbers.items() for word in (f"--{name}", str(n))]
         return await asyncio.create_subprocess_exec(
             *self._program,
             *arguments,
             stdin=DEVNULL,
-            pass_fds=[channel.fileno(), self._board, *(fd for _, fd in own)],
+            pass_fds=[self._board, *inherited.values()],
             env=environment_of_workers(os.environ, self._environ()),
             # Ctrl-C in a terminal goes to the whole foreground group. A worker must not see
             # it: the control process alone decides in which order things stop.

@@ -78,7 +78,7 @@ class MetricsPage:
                     further.pop("samples"),
                 ),
                 **further,
-                processes={"control": os.getpid(), **status.pids(supervisor.workers)},
+                processes={"control": os.getpid(), **status.pids(supervisor.crew.places)},
             )
         )
         pause_at = time.perf_counter() + SCRAPE_SLICE

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from proxy import packets
-from proxy.control.sockets import Held
+from proxy.control.held_sockets import Held
+from proxy.control.sockets import Listening
 
 log = structlog.get_logger()
 
@@ -45,6 +46,8 @@ class ParentLink:
         self.gone = asyncio.Event()
         """Set when the parent is dead, so that nobody will tell this process anything."""
         self._answers: list[asyncio.Future[str]] = []
+        self._listeners: set[str] = set()
+        """Names of those whose sockets the parent holds."""
 
     def begin(self) -> None:
         """Take what the parent passes on. ParentError if it does not."""
@@ -86,9 +89,24 @@ class ParentLink:
             part = numbers[start : start + packets.DESCRIPTORS]
             self._send({"hold": kind, "name": name, "bind": bind, "anew": not start}, part)
 
-    def forget(self, kind: str, name: str) -> None:
-        """Let go of what is held under that name: nothing listens there any more."""
-        self._send({"forget": kind, "name": name})
+    def hold_listeners(self, listening: Iterable[Listening]) -> None:
+        """Let the parent hold the sockets of these listeners, and of no others."""
+        names = set()
+        for one in listening:
+            self.hold("listener", one.name, one.bind, one.sockets)
+            names.add(one.name)
+        for name in self._listeners - names:
+            self._send({"forget": "listener", "name": name})
+        self._listeners = names
+
+    def close_unused(self) -> None:
+        """Close what was held for us and is of no use."""
+        for left in self.held:
+            if left.kind == "passed":
+                log.warning("socket_not_used", name=left.name, reason="no listener is called so")
+            for sock in left.sockets:
+                sock.close()
+        self.held.clear()
 
     def ready(self) -> None:
         """Tell the parent that this process serves."""

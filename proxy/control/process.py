@@ -16,7 +16,6 @@ import resource
 import secrets
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ from proxy.control.certificates import CertificateError, Certificates
 from proxy.control.events import Events
 from proxy.control.handover import Predecessor, Successor, restore
 from proxy.control.launch import ProcessLaunch, module_command
-from proxy.control.openings import StartError, hold, open_admin, open_listeners
+from proxy.control.openings import StartError, open_admin, open_listeners
 from proxy.control.parent_link import ParentLink
 from proxy.control.pools import PoolRegistry
 from proxy.control.provider import ProviderError, build_provider
@@ -38,7 +37,6 @@ from proxy.control.reload import Reloads
 from proxy.control.service_manager import ServiceManager, from_environment
 from proxy.control.signals import Signals
 from proxy.control.slots import Slots
-from proxy.control.sockets import Listening, close_all
 from proxy.control.successors import Unusable, open_acme
 from proxy.control.supervisor import Supervisor
 from proxy.destinations import Destinations
@@ -141,10 +139,12 @@ async def serve(
             opened.callback(predecessor.close)
             parts = await predecessor.ask(parent.state)
         certificates = await _read_certificates(settings, parts.get("ticket_secret"))
-        listening = open_listeners(settings, held, opened)
+        listeners = open_listeners(settings, held, opened)
         admin_socket = open_admin(settings, held, opened)
         if parent is not None:
-            hold(parent, settings, listening, admin_socket)
+            parent.hold("admin", "admin", settings.admin.bind, [admin_socket])
+            parent.hold_listeners(listeners.current)
+            parent.close_unused()
         admin_port = admin_socket.getsockname()[1]
         destinations = Destinations(admin_port, settings.registry.allow)
         board = Board.create(ROWS)
@@ -169,11 +169,10 @@ async def serve(
             board,
             ProcessLaunch(
                 program=module_command("proxy.engine"),
-                workers=settings.workers,
                 board=board.fd,
-                sockets={one.name: one.sockets for one in listening},
                 environ=lambda: log_setup.environment(supervisor.settings.log),
             ),
+            listeners,
             lambda registry: build_provider(
                 registry,
                 events,
@@ -224,6 +223,7 @@ async def serve(
                 parent.on_successor = successor.meet
                 admin.changes.start_successor = parent.upgrade
                 admin.on_moved = lambda bind, sock: parent.hold("admin", "admin", bind, [sock])
+                supervisor.on_configured = lambda: parent.hold_listeners(listeners.current)
             if predecessor is None:
                 await admin.start()
             else:
@@ -232,8 +232,8 @@ async def serve(
             signals.on_reopen = supervisor.reopen_access_log
             signals.has_log = lambda: supervisor.settings.access_log is not None
             if parent is not None and await _until_retired(parent, supervisor, signals):
-                return await _retire(supervisor, signals, listening, admin, successor)
-            return await _until_stopped(supervisor, signals, listening, parent, manager)
+                return await _retire(supervisor, signals, admin, successor)
+            return await _until_stopped(supervisor, signals, parent, manager)
         finally:
             await successor.close()
             await supervisor.kill()
@@ -259,15 +259,15 @@ def _freeze() -> None:
 async def _tell(manager: ServiceManager, supervisor: Supervisor) -> None:
     """Tell the service manager that all workers accept, also where the registry does not answer
     and clients get a 503 for now; then that all of them live."""
-    workers = supervisor.workers
 
     def accept() -> bool:
+        workers = supervisor.workers
         return all(one.current is not None and one.current.accepting for one in workers)
 
     while not await supervisor.collector.until(accept, ACCEPT_LIMIT):
         manager.status("; ".join(supervisor.missing()))
     manager.ready("; ".join(("serving", *supervisor.missing())))
-    await manager.keep_alive(lambda: all(one.alive for one in workers))
+    await manager.keep_alive(lambda: all(one.alive for one in supervisor.workers))
 
 
 async def _take_admin(admin: Admin, predecessor: Predecessor, ready: asyncio.Event) -> None:
@@ -293,19 +293,14 @@ async def _until_retired(parent: ParentLink, supervisor: Supervisor, signals: Si
 
 
 async def _retire(
-    supervisor: Supervisor,
-    signals: Signals,
-    listening: Sequence[Listening],
-    admin: Admin,
-    successor: Successor,
+    supervisor: Supervisor, signals: Signals, admin: Admin, successor: Successor
 ) -> int:
     """Finish what is in flight, beside the successor, and tell it what has been counted."""
     supervisor.stopping = True
     supervisor.orders.use(None)
     grace = supervisor.settings.shutdown.grace
     log.info("retiring", grace=grace)
-    for one in listening:
-        one.leave()
+    supervisor.crew.listeners.leave()
     drained = asyncio.create_task(supervisor.drain(grace, shared=True))
     second = asyncio.create_task(signals.second.wait())
     try:
@@ -327,7 +322,6 @@ async def _retire(
 async def _until_stopped(
     supervisor: Supervisor,
     signals: Signals,
-    listening: Sequence[Listening],
     parent: ParentLink | None,
     manager: ServiceManager,
 ) -> int:
@@ -352,7 +346,7 @@ async def _until_stopped(
         manager.stopping(f"finishing what is in flight, for {shutdown.grace:g} s at most")
         # The workers close theirs when they have accepted the last. A socket that stayed open
         # here would go on taking connections that nobody accepts.
-        close_all(listening)
+        supervisor.crew.listeners.close()
         drained = asyncio.create_task(supervisor.drain(shutdown.grace, shutdown.delay))
         tasks.append(drained)
         await asyncio.wait([drained, second], return_when=asyncio.FIRST_COMPLETED)

@@ -21,7 +21,7 @@ from proxy.control.service_manager import ServiceManager
 from proxy.control.successors import AdminServer, Successors, Unusable
 from proxy.control.supervisor import Supervisor
 from proxy.messages import WorkerConfig
-from proxy.settings.changes import Change, changes, taken
+from proxy.settings.changes import Change, changes
 from proxy.settings.complaints import ConfigError
 from proxy.settings.file import Settings
 from proxy.threads import in_thread
@@ -165,7 +165,6 @@ class Reloads:
             return Outcome("failed", complaints=(reason,))
         before = supervisor.settings
         found = tuple(changes(before, settings))
-        settings = taken(before, settings)
         if dry_run or settings == before:
             return Outcome("unchanged" if settings == before else "changed", found)
         if supervisor.stopping:
@@ -176,7 +175,11 @@ class Reloads:
             generation = supervisor.config.generation + 1
             config = self._config_of(settings, generation, successors.admin_port)
             reason = await supervisor.reconfigure(
-                settings, config, successors.certificates, successors.take
+                settings,
+                config,
+                successors.certificates,
+                successors.listening,
+                successors.take,
             )
             if not reason:
                 await successors.finish()

@@ -4,7 +4,8 @@ One socket per worker and TCP listener, all bound to the same address with SO_RE
 that the kernel spreads connections and workers never contend for one accept queue. The
 control process keeps every socket open: when a worker dies, the connections in its queue wait
 for its replacement instead of being reset. A unix listener has one socket that all workers
-share, because a path can be bound only once.
+share, because a path can be bound only once. So do they share the sockets of workers that a
+reload has taken away: one that were closed would reset who waits in it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 from proxy.messages import BACKLOG
 
@@ -62,16 +63,66 @@ def parse_bind(text: str) -> Address:
 
 @dataclass(slots=True)
 class Listening:
-    """The sockets of one listener. `sockets[i]` belongs to worker i modulo their number, of which
-    there is one for each at least; for a unix listener it is the same object for each."""
+    """The sockets of one listener. `sockets[i]` belongs to worker i; a unix listener, and one that
+    the service manager listens for, has one."""
 
     name: str
+    bind: str
+    """As in the configuration."""
     address: str
     """Address that clients connect to, with the real port where 0 was asked for."""
     sockets: tuple[socket.socket, ...]
     path: str | None = None
     inode: tuple[int, int] = field(default=(0, 0))
     """Device and inode of the socket file that this process made."""
+    mode: int | None = None
+    owner: tuple[int, int] | None = None
+    passed: bool = False
+    """The socket is the service manager's."""
+
+    @property
+    def single(self) -> bool:
+        """All workers accept from one socket."""
+        return self.path is not None or self.passed
+
+    def of(self, index: int, workers: int) -> list[socket.socket]:
+        """Sockets that a worker accepts from: its own, and those that all share."""
+        if self.single:
+            return list(self.sockets)
+        return [sock for n, sock in enumerate(self.sockets) if n == index or n >= workers]
+
+    def begin(self) -> None:
+        """Let connections come. BindError when they cannot."""
+        try:
+            for sock in self.sockets:
+                sock.listen(BACKLOG)
+        except OSError as error:
+            raise BindError(f"{self.bind}: {error.strerror or error}") from error
+
+    def widened(self, count: int) -> Listening:
+        """With `count` sockets at least; those that are new are not listened on. BindError."""
+        sockets = list(self.sockets)
+        try:
+            while not self.single and len(sockets) < count:
+                sock = _tcp_socket(sockets[0].family)
+                sockets.append(sock)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                sock.bind(sockets[0].getsockname())
+        except OSError as error:
+            for sock in sockets[len(self.sockets) :]:
+                sock.close()
+            raise BindError(f"{self.bind}: {_reason(error, parse_bind(self.bind))}") from error
+        return replace(self, sockets=tuple(sockets))
+
+    def permit(self) -> None:
+        """Give the socket file its mode and owner, which it had others of. BindError."""
+        if self.path is None or inode_of(self.path) != self.inode:
+            return
+        try:
+            os.chown(self.path, *(self.owner or (os.geteuid(), os.getegid())))
+            os.chmod(self.path, _usual_mode() if self.mode is None else self.mode)
+        except OSError as error:
+            raise BindError(f"{self.bind}: {error.strerror or error}") from error
 
     def leave(self) -> None:
         """Close our sockets, where another process goes on listening."""
@@ -82,87 +133,31 @@ class Listening:
         """Close the sockets, and remove the socket file if it is still ours."""
         for sock in self.sockets:
             sock.close()
-        if self.path is not None and _inode(self.path) == self.inode:
+        if self.path is not None and inode_of(self.path) == self.inode:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)
 
 
-@dataclass(slots=True)
-class Held:
-    """Sockets that listen already: a predecessor's, or the service manager's."""
-
-    kind: str
-    """`listener`, `admin`, or `passed` by the service manager."""
-    name: str
-    bind: str
-    """As in the configuration that they were made for."""
-    sockets: list[socket.socket] = field(default_factory=list)
-
-
-def find_held(held: list[Held], kind: str, name: str, bind: str) -> Held | None:
-    """Take out of `held` what listens on that address: what a predecessor made for it, under
-    whatever name; else what was passed under the name; else what was passed for the address."""
+def reserve(
+    name: str,
+    bind: str,
+    count: int,
+    mode: int | None = None,
+    owner: tuple[int, int] | None = None,
+    *,
+    alone: bool = True,
+) -> Listening:
+    """Sockets of one listener for `count` workers, to `begin` with, non-blocking, not inherited by
+    children unless passed on. `mode` and `owner` (user and group id, -1 = ours) are for a unix
+    socket's file. `alone`: nobody listens on the address, this process included. BindError when
+    the address cannot be had."""
     address = parse_bind(bind)
-    ours = [one for one in held if one.kind == kind and one.bind == bind and one.sockets]
-    passed = [one for one in held if one.kind == "passed" and one.sockets]
-    found = [
-        *(one for one in ours if one.name == name),
-        *ours,
-        *(one for one in passed if one.name == name),
-        *(one for one in passed if _is_at(one.sockets[0], address)),
-    ]
-    if not found:
-        return None
-    held.remove(found[0])
-    return found[0]
-
-
-def _is_at(sock: socket.socket, address: Address) -> bool:
-    if address.path is not None or sock.family == socket.AF_UNIX:
-        return bool(sock.getsockname() == address.path)
     try:
-        return bool(sock.getsockname()[:2] == _resolve(address)[1][:2])
-    except OSError:
-        return False
-
-
-def adopt(held: Held, name: str, count: int) -> Listening:
-    """A listener of what listens already, with a socket per worker at least where a predecessor
-    made one for each; those of the service manager, and unix sockets, are for all. OSError when
-    there is no further socket to be had."""
-    sockets = held.sockets
-    for sock in sockets:
-        sock.setblocking(False)
-        sock.listen(BACKLOG)
-    where = sockets[0].getsockname()
-    if sockets[0].family == socket.AF_UNIX:
-        path = os.fsdecode(where)
-        ours = held.kind != "passed"  # The file of another one's socket is its own to remove.
-        inode = _inode(path) if ours else (-1, -1)
-        return Listening(name, f"unix:{path}", (sockets[0],) * count, path, inode)
-    if held.kind == "passed":
-        return Listening(name, _shown(where), (sockets[0],) * count)
-    made = [_neighbour(sockets[0].family, where) for _ in range(count - len(sockets))]
-    for sock in made:
-        sock.listen(BACKLOG)
-    return Listening(name, _shown(where), (*sockets, *made))
-
-
-def _neighbour(family: int, where: tuple[str, int]) -> socket.socket:
-    """One more socket at an address, bound and not yet listening."""
-    sock = _tcp_socket(socket.AddressFamily(family))
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind(where)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _shown(where: tuple[str, int]) -> str:
-    host, port = where[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        if address.path is not None:
+            return _listen_unix(name, address, mode, owner)
+        return _bind_tcp(name, address, count, alone)
+    except OSError as error:
+        raise BindError(f"{bind}: {_reason(error, address)}") from error
 
 
 def listen(
@@ -172,16 +167,10 @@ def listen(
     mode: int | None = None,
     owner: tuple[int, int] | None = None,
 ) -> Listening:
-    """Sockets of one listener for `count` workers, listening already, non-blocking, not
-    inherited by children unless passed on. `mode` and `owner` (user and group id, -1 = ours) are
-    for a unix socket's file. BindError when the address cannot be had."""
-    address = parse_bind(bind)
-    try:
-        if address.path is not None:
-            return _listen_unix(name, address.path, count, mode, owner)
-        return _listen_tcp(name, address, count)
-    except OSError as error:
-        raise BindError(f"{bind}: {_reason(error, address)}") from error
+    """Sockets as of `reserve`, listening already."""
+    listening = reserve(name, bind, count, mode, owner)
+    listening.begin()
+    return listening
 
 
 def listen_alone(bind: str, beside: socket.socket | None = None) -> socket.socket:
@@ -191,7 +180,7 @@ def listen_alone(bind: str, beside: socket.socket | None = None) -> socket.socke
     if address.path is not None:
         raise BindError(f"{bind}: a host and a port are needed here")
     try:
-        family, where = _resolve(address)
+        family, where = resolve(address)
         if beside is not None and beside.getsockname()[:2] == where[:2]:
             return beside
         sock = _tcp_socket(family)
@@ -215,12 +204,6 @@ def descriptors() -> int:
     return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
-def close_all(listening: Iterable[Listening]) -> None:
-    """Close every listener's sockets."""
-    for one in listening:
-        one.close()
-
-
 def _reason(error: OSError, address: Address) -> str:
     if isinstance(error, socket.gaierror):
         # Its numbers are not those of errno.
@@ -235,7 +218,8 @@ def _reason(error: OSError, address: Address) -> str:
     return error.strerror or str(error)
 
 
-def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[str, int]]:
+def resolve(address: Address) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    """Where to bind. OSError when the host has no address."""
     found = socket.getaddrinfo(
         address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
@@ -257,41 +241,51 @@ def _tcp_socket(family: socket.AddressFamily) -> socket.socket:
     return sock
 
 
-def _listen_tcp(name: str, address: Address, count: int) -> Listening:
-    family, where = _resolve(address)
+def _bind_tcp(name: str, address: Address, count: int, alone: bool) -> Listening:
+    family, where = resolve(address)
     # SO_REUSEPORT would let a second proxy of the same user share the port without a word,
     # and each would get half of the requests. A socket without it conflicts as one expects.
     # Two proxies that start in the same millisecond can still pass both; their admin port,
     # which is never shared, stops one of them.
-    with _tcp_socket(family) as probe:
-        probe.bind(where)
-        if where[1] == 0:
-            where = (where[0], probe.getsockname()[1], *where[2:])
-    sockets: list[socket.socket] = []
+    if alone:
+        with _tcp_socket(family) as probe:
+            probe.bind(where)
+    first = _tcp_socket(family)
     try:
-        for _ in range(count):
-            sockets.append(_neighbour(family, where))
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        first.bind(where)
+    except OSError:
+        first.close()
+        raise
+    shown = shown_address(first)
+    try:
         # Listening only when all are bound, so that the kernel hands a connection to one of
         # the final set.
-        for sock in sockets:
-            sock.listen(BACKLOG)
-    except OSError:
-        for sock in sockets:
-            sock.close()
+        return Listening(name, address.text, shown, (first,)).widened(count)
+    except BindError:
+        first.close()
         raise
-    return Listening(name, _shown(sockets[0].getsockname()), tuple(sockets))
+
+
+def shown_address(sock: socket.socket) -> str:
+    """`host:port`, `[v6]:port` or `unix:/path`, with the real port."""
+    where = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{os.fsdecode(where)}"
+    return f"[{where[0]}]:{where[1]}" if ":" in where[0] else f"{where[0]}:{where[1]}"
 
 
 def _listen_unix(
-    name: str, path: str, count: int, mode: int | None, owner: tuple[int, int] | None
+    name: str, address: Address, mode: int | None, owner: tuple[int, int] | None
 ) -> Listening:
+    path = str(address.path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         with _sole_starter(path):
             _remove_stale(path)
             _bind_unix(sock, path, mode)
-            inode = _inode(path)
+            inode = inode_of(path)
             try:
                 if owner is not None:
                     _give(path, owner)
@@ -303,7 +297,7 @@ def _listen_unix(
     except OSError:
         sock.close()
         raise
-    return Listening(name, f"unix:{path}", (sock,) * count, path, inode)
+    return Listening(name, address.text, address.text, (sock,), path, inode, mode, owner)
 
 
 @contextlib.contextmanager
@@ -343,6 +337,13 @@ def _bind_unix(sock: socket.socket, path: str, mode: int | None) -> None:
         os.umask(before)
 
 
+def _usual_mode() -> int:
+    """The mode of a socket file as the umask has it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o777 & ~mask
+
+
 def _give(path: str, owner: tuple[int, int]) -> None:
     try:
         os.chown(path, *owner, follow_symlinks=False)
@@ -375,7 +376,8 @@ def _remove_stale(path: str) -> None:
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def _inode(path: str) -> tuple[int, int]:
+def inode_of(path: str) -> tuple[int, int]:
+    """Device and inode; zeros if there is no such file."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:

@@ -212,7 +212,7 @@ def pids(all_: Iterable[WorkerSlot]) -> dict[str, int]:
     `worker-0-draining` or `worker-0-successor`."""
     return {
         f"worker-{one.index}"
-        + ("" if life is one.current else "-draining" if life.draining else "-successor"): life.pid
+        + ("-draining" if life.draining else "" if life is one.current else "-successor"): life.pid
         for one in all_
         for life in one.processes
     }

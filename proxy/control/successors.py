@@ -4,7 +4,7 @@ before anything is touched."""
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -15,7 +15,7 @@ from proxy.control.acme import Acme, StorageError
 from proxy.control.certificates import CertificateError, Certificates
 from proxy.control.provider import ProviderError
 from proxy.control.registry_watch import close_provider
-from proxy.control.sockets import BindError, listen_alone
+from proxy.control.sockets import BindError, Listening, listen_alone
 from proxy.control.supervisor import Supervisor
 from proxy.registry.base import Provider
 from proxy.settings.acme import AcmeSettings
@@ -79,6 +79,8 @@ class Successors:
         self._admin = admin
         self._settings = settings
         self.certificates: Certificates = supervisor.certificates.successor(settings)
+        self.listening: Sequence[Listening] = ()
+        """Sockets of its listeners."""
         self._provider: Provider | None = None
         """Of another registry; None = it stays."""
         self._acme = supervisor.orders.acme
@@ -103,7 +105,11 @@ class Successors:
                 self._socket = bind_admin(settings.admin.bind, self._admin.sock)
             if _watched(settings.registry) != _watched(before.registry):
                 self._provider = self._supervisor.watch.build(settings.registry)
-        except (CertificateError, ProviderError) as error:
+            # Last: what was not taken in the end is closed by whoever puts back what was before.
+            self.listening = await self._supervisor.crew.listeners.prepare_in_time(
+                settings.listeners, settings.workers
+            )
+        except (BindError, CertificateError, ProviderError) as error:
             raise Unusable(str(error)) from None
 
     def take(self) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -31,12 +31,14 @@ from proxy.control.checks import Checks
 from proxy.control.collector import Collector
 from proxy.control.events import Events
 from proxy.control.launch import Launch
+from proxy.control.listeners import Listeners
 from proxy.control.outliers import Outliers
 from proxy.control.pool import Changes
 from proxy.control.pools import PoolRegistry
 from proxy.control.reactions import Reactions
 from proxy.control.registry_watch import Build, RegistryWatch
 from proxy.control.slots import Rows as BoardRows
+from proxy.control.sockets import Listening
 from proxy.control.worker_process import Notice, WorkerProcess
 from proxy.control.worker_slot import WorkerSlot
 from proxy.control.workers import Workers
@@ -81,6 +83,7 @@ class Supervisor:
         pools: PoolRegistry,
         board: Board,
         launch: Launch,
+        listeners: Listeners,
         build: Build,
         *,
         events: Events | None = None,
@@ -116,14 +119,16 @@ class Supervisor:
         self.stopping = False
         self.started_at = time.monotonic()
         rows = BoardRows(board, lambda: self._tell(self._rows()))
-        self.workers = [
-            WorkerSlot(
+
+        def place(index: int) -> WorkerSlot:
+            return WorkerSlot(
                 index,
                 launch,
                 rows,
                 pools,
                 config=lambda: (
                     self.config,
+                    self.crew.sockets(index),
                     (self._rows(), *self.certificates.messages, *self.orders.challenges),
                 ),
                 accept_anyway=lambda: self._waited and not pools.complete,
@@ -131,11 +136,13 @@ class Supervisor:
                 on_notice=self._on_notice,
                 on_exit=self._on_worker_exit,
             )
-            for index in range(settings.workers)
-        ]
+
         self._free_row = rows.free
-        self.collector = Collector(self.workers, pools)
-        self.crew = Workers(self.workers, self._own, self.collector.until)
+        self.collector = Collector(lambda: self.crew.processes(), pools)
+        self.crew = Workers(
+            place, settings.workers, listeners, self._own, lambda *what: self.collector.until(*what)
+        )
+        self.workers = self.crew.slots
         self.turn = asyncio.Lock()
         """Held by a reload or a restart while it changes the workers."""
         self.watch = RegistryWatch(build, self.take_membership, self._own)
@@ -144,6 +151,8 @@ class Supervisor:
         self._files: asyncio.Task[None] | None = None
         self._failed = asyncio.Event()
         self._announced = False
+        self.on_configured: Callable[[], None] = lambda: None
+        """Called when another configuration is in force."""
         self.on_ready: Callable[[], None] = lambda: None
         """Called once, when everything is there for the first time."""
         self._fields_named = Novelties(FIELDS_NAMED, LONGEST_FIELD_NAMED)
@@ -181,39 +190,44 @@ class Supervisor:
         settings: Settings,
         config: WorkerConfig,
         certificates: Certificates,
+        listening: Sequence[Listening],
         take: Callable[[], None],
     ) -> str:
         """Put another configuration in force in every worker, or in none. `certificates`: started
-        already; `take` does what else is to be done, once every worker has it. Returns the reason
-        why it could not be; "" = it is."""
-        before = self.config, self.certificates
+        already; `listening`: its sockets; `take` does what else is to be done, once every worker
+        has it. Returns the reason why it could not be; "" = it is."""
+        crew, grace = self.crew, settings.shutdown.grace
+        before, sockets = (self.config, self.certificates), crew.listeners.current
         self.config, self.certificates = config, certificates
-        error = await self.crew.configure(self.config, self.certificates)
+        now = config, certificates.messages
+        error = await crew.change(now, listening, settings.workers, grace)
         if error:
             self.config, self.certificates = before
             # A generation of its own: workers must answer for it, not for the one before.
             generation = config.generation + 1
             self.config = msgspec.structs.replace(self.config, generation=generation)
-            if again := await self.crew.configure(self.config, self.certificates):
+            now = self.config, self.certificates.messages
+            if again := await crew.change(now, sockets, self.settings.workers, grace):
                 log.error("config_not_taken_back", error=again)
             return error
         self.settings = settings
         self._follow_files()
         take()
-        now = time.monotonic()
+        at = time.monotonic()
         destinations = config.admin_port, config.allow
         self._destinations.use(*destinations)
         changes = self.pools.configure(
             settings.static,
             settings.services,
             settings.defaults,
-            now,
+            at,
             other_destinations=destinations != (before[0].admin_port, before[0].allow),
             other_registry=self.watch.awaited,
         )
         self.apply(changes)
         self.checks.configure()
-        self.apply(self.pools.settle(now))
+        self.apply(self.pools.settle(at))
+        self.on_configured()
         return ""
 
     async def restart_workers(self) -> str:
@@ -325,7 +339,7 @@ class Supervisor:
         ticks = itertools.count(1)
         while True:
             await asyncio.sleep(1.0)
-            for worker in self.workers:
+            for worker in self.crew.places:
                 worker.tick()
             self.apply(self.pools.expire(time.monotonic()))
             self.outliers.step(time.monotonic())

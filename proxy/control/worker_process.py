@@ -3,7 +3,8 @@
 
     worker                      control process
       Hello(pid)          ─▶
-                          ◀─    Configure(config)
+                          ◀─    Configure(config, sockets) descriptors come before it, beside the
+                                                           channel
                           ◀─    Rows(alive)                of the board, and changes
                           ◀─    ListenerCertificates …     of each TLS listener, and changes
                           ◀─    UpstreamFiles              of TLS to instances, and changes
@@ -21,6 +22,9 @@
                           ◀─    ReopenAccessLog
                           ◀─    Collect(n)
       WorkerStats(n)      ─▶
+                          ◀─    Open                       new sockets, after a Configure
+                          ◀─    Release(sockets)
+      Accepting           ─▶                             each time
                           ◀─    Drain(grace)               also when a successor accepts
       (exit)
 
@@ -32,14 +36,15 @@ messages and never a queue, and is never held for long.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from asyncio.subprocess import Process
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Literal
 
 import structlog
 
-from proxy.channel import Channel
+from proxy.channel import Channel, send_sockets
 from proxy.control.pools import PoolRegistry
 from proxy.control.statistics import Applies, Reported
 from proxy.messages import (
@@ -58,8 +63,10 @@ from proxy.messages import (
     FieldDropped,
     FromWorker,
     Hello,
+    Open,
     Pools,
     PoolSnapshot,
+    Release,
     ReopenAccessLog,
     Rows,
     Suspect,
@@ -72,7 +79,10 @@ log = structlog.get_logger()
 Notice = Suspect | BreakerTurned | FieldDropped | CertificatesApplied
 """A worker's message that concerns more than itself; of the last kind, only what it refused."""
 
-Beginning = tuple[WorkerConfig, Sequence[Rows | CertificateMessage | AcmeChallenges]]
+Listened = Mapping[int, tuple[str, socket.socket]]
+"""Listening sockets by number, with the names of their listeners."""
+
+Beginning = tuple[WorkerConfig, Listened, Sequence[Rows | CertificateMessage | AcmeChallenges]]
 """The part of a dialogue that comes before the pools."""
 
 SILENT_WARNING = 5
@@ -109,7 +119,9 @@ class WorkerProcess:
         accept_anyway: Callable[[], bool],
         on_change: Callable[[], None],
         on_notice: Callable[[Notice], None],
+        descriptors: socket.socket,
     ) -> None:
+        """`descriptors`: takes sockets to the worker."""
         self.index = index
         self.row = row
         """Of the board."""
@@ -117,6 +129,11 @@ class WorkerProcess:
         self.process = process
         self.started_at = time.monotonic()
         self.accepting = False
+        self.open: Set[int] = frozenset()
+        """Numbers of the sockets that it accepts from."""
+        self.held: set[int] = set()
+        """Numbers of the sockets that it was given."""
+        self._descriptors = descriptors
         self.draining = False
         self.applied = 0
         """Number of the last `Pools` in effect."""
@@ -175,12 +192,38 @@ class WorkerProcess:
 
     # -------------------------------------------------------------------- towards it
 
-    def configure(self, config: WorkerConfig, files: Iterable[CertificateMessage]) -> None:
+    def configure(
+        self,
+        config: WorkerConfig,
+        sockets: Listened,
+        further: Iterable[Rows | CertificateMessage | AcmeChallenges],
+    ) -> None:
         """Take another configuration. One that has not said hello will get the one in force."""
-        if self._greeted:
-            self.channel.send(Configure(config))
-            for message in files:
-                self.channel.send(message)
+        if not self._greeted:
+            return
+        new = {number: sock for number, (_, sock) in sockets.items() if number not in self.held}
+        try:
+            send_sockets(self._descriptors, new)
+        except OSError as error:
+            # It reads nothing, or the system is out of what that takes.
+            log.error("worker_not_configured", worker=self.index, pid=self.pid, error=str(error))
+            self.kill()
+            return
+        self.held |= new.keys()
+        names = {number: name for number, (name, _) in sockets.items()}
+        for message in (Configure(config, names), *further):
+            self.channel.send(message)
+
+    def open_sockets(self) -> None:
+        """Accept from all sockets that it has, if it accepts."""
+        self.channel.send(Open())
+
+    def release(self, numbers: Set[int], last: bool, grace: float) -> None:
+        """Accept no more from these: see `Release`."""
+        mine = self.held & numbers
+        if mine:
+            self.held -= mine
+            self.channel.send(Release(tuple(mine), last, grace))
 
     def has_answered(self, generation: int) -> bool:
         """Whether it is known what the worker made of a configuration."""
@@ -280,6 +323,7 @@ class WorkerProcess:
     def close(self) -> None:
         """The process is gone: release what belongs to it."""
         self.channel.close()
+        self._descriptors.close()
         if self._parting is not None:
             self._parting.cancel()
 
@@ -294,9 +338,7 @@ class WorkerProcess:
         match message:
             case Hello():
                 self._greeted = True
-                config, further = self._config()
-                for first in (Configure(config), *further):
-                    self.channel.send(first)
+                self.configure(*self._config())
                 self._dirty = dict.fromkeys(self._pools.by_service)
                 self._send_pools()
                 if self._accept_anyway():
@@ -310,9 +352,10 @@ class WorkerProcess:
                 self._flush()
             case Configured():
                 self.configured = message
-            case Accepting():
-                self.accepting = True
-                log.info("worker_accepting", worker=self.index, pid=self.pid)
+            case Accepting(sockets):
+                if not self.accepting:
+                    log.info("worker_accepting", worker=self.index, pid=self.pid)
+                self.accepting, self.open = True, frozenset(sockets)
             case WorkerStats():
                 self.stats.take(message)
                 if message.more:

@@ -7,6 +7,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 
 import structlog
 
@@ -49,6 +50,15 @@ def restart_delay(early_deaths: int) -> float:
     if early_deaths <= 1:
         return 0.0
     return min(LONGEST_DELAY, 0.05 * 2.0 ** min(early_deaths - 2, 10))
+
+
+_STREAM, _DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
+
+
+def _pair(ours: ExitStack, theirs: ExitStack, kind: int) -> tuple[socket.socket, socket.socket]:
+    one, other = socket.socketpair(type=kind)
+    one.setblocking(False)
+    return ours.enter_context(one), theirs.enter_context(other)
 
 
 class WorkerSlot:
@@ -166,13 +176,10 @@ class WorkerSlot:
         try:
             row = self._rows.take()
             try:
-                ours, theirs = socket.socketpair()
-                try:
-                    with theirs:
-                        process = await self._launch(self.index, row, theirs)
-                except BaseException:
-                    ours.close()
-                    raise
+                with ExitStack() as ours, ExitStack() as theirs:
+                    ends = [_pair(ours, theirs, kind) for kind in (_STREAM, _DATAGRAM)]
+                    process = await self._launch(self.index, row, *(end for _, end in ends))
+                    ours.pop_all()
             except BaseException:
                 self._rows.free(row)
                 raise
@@ -190,9 +197,10 @@ class WorkerSlot:
             self._accept_anyway,
             self._on_change,
             lambda notice: self._on_notice(self.index, notice),
+            ends[1][0],
         )
         self.processes.append(life)
-        self._lives.create_task(self._live(life, ours))
+        self._lives.create_task(self._live(life, ends[0][0]))
         return life
 
     async def _live(self, life: WorkerProcess, channel: socket.socket) -> None:
@@ -233,7 +241,7 @@ class WorkerSlot:
 
     def drain(self, grace: float, delay: float, shared: bool = False) -> None:
         """Let the process finish within `grace` seconds after `delay`; it is not replaced.
-        `shared`: see `Drain`."""
+        `shared`: others go on accepting from its sockets."""
         self._final.set()
         for life in self.processes:
             if not life.draining:

@@ -29,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--index", type=int, required=True)
     parser.add_argument("--row", type=int, required=True)
     parser.add_argument("--channel", type=int, required=True)
+    parser.add_argument("--descriptors", type=int, required=True)
     parser.add_argument("--board", type=int, required=True)
-    parser.add_argument("--socket", action="append", default=[], metavar="NAME=FD")
     arguments = parser.parse_args(argv)
     log_setup.set_up(log_setup.from_environment(os.environ), worker=arguments.index)
     sys.unraisablehook = without_names(sys.unraisablehook)
@@ -40,13 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def _run(arguments: argparse.Namespace) -> int:
     loop = asyncio.get_running_loop()
     board = Board(arguments.board, ROWS)
-    sockets = []
-    for entry in arguments.socket:
-        name, _, fd = entry.rpartition("=")
-        sock = socket.socket(fileno=int(fd))
-        sock.setblocking(False)
-        sockets.append((name, sock))
-    worker = Worker(loop, arguments.row, board, sockets, Random(), index=arguments.index)
+    descriptors = socket.socket(fileno=arguments.descriptors)
+    descriptors.setblocking(False)
+    worker = Worker(loop, arguments.row, board, descriptors, Random(), index=arguments.index)
     # Ctrl-C reaches the whole group, and systemd's SIGTERM the whole unit: it is for the control
     # process to decide what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

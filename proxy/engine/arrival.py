@@ -23,6 +23,7 @@ class CountedArrival(Arrival):
         super().__init__()
         self._services = services
         self._listener = listener
+        self.counts = listener.counts
         self._transport: asyncio.Transport
 
     def _arrive(self, transport: asyncio.BaseTransport, limit: float) -> None:

@@ -6,6 +6,7 @@ import asyncio
 
 from proxy.engine.deadlines import Timed
 from proxy.engine.fault_log import FaultLog
+from proxy.engine.listener_counts import ListenerCounts
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool
 from proxy.engine.pools import Pools
@@ -16,14 +17,21 @@ from proxy.engine.upstream.connector import Connector
 from proxy.errors import NO_DESCRIPTOR
 from proxy.messages import UNROUTED
 
+Opened = tuple[Pool, Node, ListenerCounts]
+"""Where a tunnel leads, and by which listener its client came."""
+
 
 class Arrival(Timed):
     """A connection on which HTTP has yet to begin."""
 
-    __slots__ = ()
+    __slots__ = ("counts",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: ListenerCounts
 
     def drain(self) -> None:
-        """The worker stops: it waits for this for a moment only."""
+        """The worker stops, or the listener is gone: this is waited for for a moment only."""
         raise NotImplementedError
 
 
@@ -43,9 +51,9 @@ class Connections:
         self.clients: set[ClientStream] = set()  # ≤ 1 KiB + 100 B per connection
         self.arrivals: set[Arrival] = set()  # ≤ 1 KiB + 100 B per connection
         """Connections on which HTTP has yet to begin."""
-        self.tunnels: dict[Tunnel, tuple[Pool, Node]] = {}  # ≤ 1 KiB + 400 B per tunnel
+        self.tunnels: dict[Tunnel, Opened] = {}  # ≤ 1 KiB + 400 B per tunnel
         self.draining = False
-        """The worker stops: answers end their connections."""
+        """The worker stops."""
         self.quiet = asyncio.Event()
         """Set when nothing is in flight while draining."""
 
@@ -57,7 +65,7 @@ class Connections:
         # Each needs a second one to an instance: whoever is let in is to be served as well.
         if self.crowded:
             self.shed(client, "the process has as many open as it may")
-        if self.draining:
+        if client.counts.leaving:
             client.drain()
 
     @property
@@ -96,9 +104,11 @@ class Connections:
             self._counters.client_connections -= 1
             self.note_quiet()
 
-    def on_tunnel_opened(self, tunnel: Tunnel, pool: Pool, node: Node) -> None:
-        """A connection and its upstream connection became a tunnel."""
-        self.tunnels[tunnel] = (pool, node)
+    def on_tunnel_opened(
+        self, tunnel: Tunnel, pool: Pool, node: Node, counts: ListenerCounts
+    ) -> None:
+        """A connection and its upstream connection became a tunnel; `counts`: of its listener."""
+        self.tunnels[tunnel] = (pool, node, counts)
         self._counters.tunnels += 1
 
     def on_tunnel_closed(self, tunnel: Tunnel) -> None:
@@ -106,6 +116,32 @@ class Connections:
         del self.tunnels[tunnel]
         self._counters.tunnels -= 1
         self.note_quiet()
+
+    def leave(self, grace: float, counts: ListenerCounts | None = None) -> None:
+        """Let connections finish within `grace` seconds: those of one listener, or all."""
+        for client in list(self.clients):  # ≤ connections
+            if counts is None or client.counts is counts:
+                client.drain()
+        for arrival in list(self.arrivals):  # ≤ connections
+            if counts is None or arrival.counts is counts:
+                arrival.drain()
+        for tunnel, opened in list(self.tunnels.items()):  # ≤ tunnels
+            if counts is None or opened[2] is counts:
+                tunnel.stop_after(grace)
+
+    def cut(self, counts: ListenerCounts | None = None) -> int:
+        """End what is left of the connections of one listener, or of all; how many there were."""
+        clients = [one for one in self.clients if counts is None or one.counts is counts]
+        tunnels = [
+            tunnel
+            for tunnel, opened in self.tunnels.items()
+            if counts is None or opened[2] is counts
+        ]
+        for client in clients:  # ≤ connections
+            client.abort()
+        for tunnel in tunnels:  # ≤ tunnels
+            tunnel.close()
+        return len(clients) + len(tunnels)
 
     def note_quiet(self) -> None:
         """Note the end of a connection: perhaps it was the last that a stopping worker waits

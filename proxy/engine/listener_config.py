@@ -8,23 +8,13 @@ from math import ceil, inf
 
 from proxy.engine.edge import Edge
 from proxy.engine.http1.parser import call_a_claim
+from proxy.engine.listener_counts import ListenerCounts
 from proxy.engine.tls.certificates import ServerCertificates
 from proxy.http.client_address import ClientAddresses
 from proxy.http.client_address import parse as parse_address
 from proxy.http.forwarding import ClientFacts
 from proxy.http.request_id import IdField
 from proxy.settings.listener import ListenerSettings
-
-
-class ListenerCounts:
-    """Owns the counts of one listener's connections, whichever configuration they began under."""
-
-    __slots__ = ("handshakes", "open")
-
-    def __init__(self) -> None:
-        self.open = 0
-        self.handshakes = 0
-        """TLS handshakes under way, which count as open, too."""
 
 
 class ListenerConfig:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
 from random import Random
 
 from proxy.engine.listener_config import ListenerConfig
+from proxy.engine.listener_counts import ListenerCounts
 from proxy.engine.tls.certificates import ServerCertificates
 from proxy.http.messages import CRLF
 from proxy.http.request_id import IdField
@@ -25,14 +26,19 @@ class Listeners:
     def __getitem__(self, name: str) -> ListenerConfig:
         return self._by_name[name]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
     def certificates(self, name: str) -> ServerCertificates | None:
         """Certificates of a listener with TLS, if there is one of that name."""
         listener = self._by_name.get(name)
         return None if listener is None else listener.certificates
 
-    def prepare(self, config: WorkerConfig) -> dict[str, ListenerConfig]:
+    def prepare(
+        self, config: WorkerConfig, renamed: Mapping[str, ListenerCounts]
+    ) -> dict[str, ListenerConfig]:
         """Facts of all listeners for another configuration, for `use`; they go on where those of
-        the one in force are."""
+        the one in force are. `renamed`: counts of those that had other names."""
         via = b"Via: 1.1 fairlead (%b)\r\n" % config.via_token.encode("ascii")
         listeners = {}
         for settings in config.listeners:  # ≤ listeners
@@ -48,9 +54,14 @@ class Listeners:
                 config.workers,
                 self._ids(settings.request_id_header),
                 certificates,
-                None if before is None else before.counts,
+                renamed.get(settings.name) if before is None else before.counts,
             )
         return listeners
+
+    def leave(self) -> None:
+        """Let all answers end their connections from here on."""
+        for listener in self._by_name.values():  # ≤ listeners
+            listener.counts.leaving = True
 
     def use(self, listeners: dict[str, ListenerConfig]) -> None:
         """Put in force what `prepare` has made."""

@@ -165,7 +165,7 @@ class Passthrough(CountedArrival):
             self._on_tunnel_closed,
         )
         # In this order: between the two the worker must not look quiet.
-        services.connections.on_tunnel_opened(tunnel, pool, node)
+        services.connections.on_tunnel_opened(tunnel, pool, node, self.counts)
         self._leave()
         early, self._early = self._early, b""
         tunnel.start(from_client=early, from_instance=said)

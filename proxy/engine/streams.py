@@ -16,6 +16,7 @@ import asyncio
 
 from proxy.engine.deadlines import Timed
 from proxy.engine.edge import Edge
+from proxy.engine.listener_counts import ListenerCounts
 from proxy.engine.resilience.queue import Waiter
 from proxy.errors import Fault
 from proxy.http.forwarding import ClientFacts
@@ -107,10 +108,12 @@ class StreamEvents(Waiter):
 class ClientStream(Timed):
     """The client's side of one request at a time."""
 
-    __slots__ = ("edge", "facts", "full", "ids", "trailers")
+    __slots__ = ("counts", "edge", "facts", "full", "ids", "trailers")
 
     def __init__(self) -> None:
         super().__init__()
+        self.counts: ListenerCounts
+        """The listener's, which also say whether it is left."""
         self.facts: ClientFacts
         self.ids: IdField
         """How requests are named."""

@@ -37,5 +37,5 @@ def open_tunnel(
     )
     pool.counters.answered(state.request.method, 101, services.now() - state.began)
     # In this order: between the two the worker must not look quiet.
-    services.connections.on_tunnel_opened(tunnel, pool, node)
+    services.connections.on_tunnel_opened(tunnel, pool, node, client.counts)
     tunnel.start(from_client=client.hand_over(), from_instance=early)

@@ -14,10 +14,10 @@ import resource
 import select
 import socket
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Coroutine
 from random import Random
 from time import monotonic, perf_counter
+from typing import Any
 
 import structlog
 
@@ -33,6 +33,7 @@ from proxy.engine.fault_log import FaultLog
 from proxy.engine.flow import as_protocol
 from proxy.engine.hangups import Hangups
 from proxy.engine.listener_config import ListenerConfig
+from proxy.engine.listener_counts import ListenerCounts
 from proxy.engine.listeners import Listeners
 from proxy.engine.load import Board, OtherRows
 from proxy.engine.node import Node
@@ -43,6 +44,7 @@ from proxy.engine.reports import Reports
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.routing import RouteTable
 from proxy.engine.services import Services
+from proxy.engine.sockets import Sockets
 from proxy.engine.telemetry import WorkerCounters
 from proxy.engine.tls.handshakes import Handshakes
 from proxy.engine.upstream.connector import Connector
@@ -51,7 +53,6 @@ from proxy.errors import NO_DESCRIPTOR
 from proxy.log import Novelties, set_up
 from proxy.log import lost as lost_lines
 from proxy.messages import (
-    BACKLOG,
     FIELDS_NAMED,
     LONGEST_FIELD_NAMED,
     UNROUTED,
@@ -69,12 +70,13 @@ from proxy.messages import (
     FieldDropped,
     Hello,
     ListenerCertificates,
+    Open,
+    Release,
     ReopenAccessLog,
     Rows,
     Suspect,
     ToWorker,
     UpstreamFiles,
-    WorkerConfig,
 )
 from proxy.messages import Pools as PoolsMessage
 from proxy.names.base import Resolver
@@ -92,12 +94,15 @@ RESERVED = 64
 """Descriptors kept for what is not a connection: log, channel, event loop, twenty in all, and
 some to spare for answers kept in reserve and uploads that are listened to. Each listener has one
 more."""
-LAST_ACCEPTS = 0.05
-"""Seconds in which a full backlog is accepted, many times over."""
 LAST_ENDS = 0.2
 """Seconds for connections that were cut to end, which takes them some turns of the loop."""
 LAST_LINES = 1.0
 """Seconds at the end for the access log: the control process waits two beyond the grace."""
+
+
+def _room(sockets: int) -> int:
+    """Connections that a process with so many listening sockets may have."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED - sockets
 
 
 class Worker:
@@ -108,7 +113,7 @@ class Worker:
         loop: asyncio.AbstractEventLoop,
         row: int,
         board: Board,
-        sockets: Sequence[tuple[str, socket.socket]],
+        descriptors: socket.socket | None,
         rng: Random,
         now: Callable[[], float] = monotonic,
         poller: Callable[[], select.epoll] = select.epoll,
@@ -116,11 +121,10 @@ class Worker:
         new_channel: Callable[..., Channel[ToWorker]] = Channel,
         index: int = 0,
     ) -> None:
-        """`row`: of the board. `resolver`: of instances' names; by default this machine's.
-        `new_channel`: makes this end of the channel to the control process. `index`: by which the
-        log calls it."""
+        """`row`: of the board; `descriptors`: see `Sockets`. `resolver`: of instances' names; by
+        default this machine's. `new_channel`: makes this end of the channel to the control
+        process. `index`: by which the log calls it."""
         self._index = index
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.counters = counters = WorkerCounters()
         self.faults = FaultLog(counters)
         shared = PoolContext(
@@ -134,9 +138,7 @@ class Worker:
             self.faults.inside,
         )
         self.pools = Pools(counters, shared, OtherRows(board, row, self._slot_changed))
-        self.connections = Connections(
-            counters, self.faults, self.pools, soft - RESERVED - len(sockets)
-        )
+        self.connections = Connections(counters, self.faults, self.pools, _room(0))
         self.names = Names(loop, resolver)
         deadlines = Deadlines(loop, now)
         handshakes = Handshakes(loop.call_soon)
@@ -166,10 +168,12 @@ class Worker:
         self._rng = rng
         self._exhausted = False
         """There was no descriptor left a moment ago."""
-        self._sockets = sockets
-        self._servers: list[asyncio.Server] = []  # ≤ 1 KiB per listener
+        self._sockets = Sockets(loop, descriptors, self._connection)
         self._listeners = Listeners(rng)
-        self._opening: asyncio.Task[None] | None = None
+        self._accepts = False
+        """The worker was told to accept."""
+        self._changes: set[asyncio.Task[None]] = set()  # ≤ 64 KiB
+        """Changes of what is accepted from that are under way."""
         self._draining: asyncio.Task[None] | None = None
         self._fields_named = Novelties(FIELDS_NAMED, LONGEST_FIELD_NAMED)
         """Of those that were left out."""
@@ -199,7 +203,7 @@ class Worker:
         elif isinstance(message, Collect):
             self._reports.report(message.number)
         elif isinstance(message, Configure):
-            self._configure(message.config)
+            self._configure(message)
         elif isinstance(message, ListenerCertificates):
             self._take_certificates(message)
         elif isinstance(message, UpstreamFiles):
@@ -211,6 +215,11 @@ class Worker:
         elif isinstance(message, Accept):
             self.pools.names.complete = False
             self._accept()
+        elif isinstance(message, Open):
+            if self._accepts:
+                self._change(self._open())
+        elif isinstance(message, Release):
+            self._change(self._release(message))
         elif isinstance(message, Drain):
             self.drain(message.grace, message.delay, message.shared)
         elif isinstance(message, Rows):
@@ -218,10 +227,14 @@ class Worker:
         elif isinstance(message, ReopenAccessLog):
             self.access_logs.reopen()
 
-    def _configure(self, config: WorkerConfig) -> None:
+    def _configure(self, message: Configure) -> None:
+        config, sockets = message.config, message.sockets
         try:
             routes = RouteTable(config.routes)
-            listeners = self._listeners.prepare(config)
+            self._sockets.receive(sockets)
+            kept = [listener.name for listener in config.listeners]
+            renamed = self._sockets.renamed(sockets, kept)
+            listeners = self._listeners.prepare(config, renamed)
         except Exception as error:
             # The one before stays, whole: nothing was changed yet.
             _log.error("configuration_refused", exc_info=error)
@@ -232,6 +245,8 @@ class Worker:
         services = self.services
         services.via_token = b"fairlead (%b)" % config.via_token.encode("ascii")
         self._listeners.use(listeners)
+        self._sockets.use(sockets, listeners)
+        self.connections.descriptors = _room(len(self._sockets))
         services.connector.destinations = Destinations(config.admin_port, config.allow)
         self.pools.configure(config.defaults, config.services, config.tripped)
         services.routes = routes
@@ -259,9 +274,9 @@ class Worker:
 
     def _apply_pools(self, message: PoolsMessage) -> None:
         for snapshot in message.snapshots:  # ≤ services
-            self._release(self.pools.apply(snapshot))
+            self._leave(self.pools.apply(snapshot))
         for service in message.removed:  # ≤ services
-            self._release(self.pools.remove(service))
+            self._leave(self.pools.remove(service))
         if self.connections.tunnels:
             self._review_tunnels()
         seconds = perf_counter() - self._channel.began
@@ -278,7 +293,7 @@ class Worker:
             self.pools.names.complete = True
             self._accept()
 
-    def _release(self, nodes: list[Node]) -> None:
+    def _leave(self, nodes: list[Node]) -> None:
         """Close idle connections of nodes that left, or must not be used."""
         for node in nodes:  # ≤ instances
             self.services.connector.close_idle(node)
@@ -290,7 +305,7 @@ class Worker:
         sooner and some later, so that not all their clients come back at the same moment."""
         to_close: dict[Pool, int] = {}
         to_stay: dict[Pool, int] = {}
-        for tunnel, (pool, node) in self.connections.tunnels.items():  # ≤ tunnels
+        for tunnel, (pool, node, counts) in self.connections.tunnels.items():  # ≤ tunnels
             policy = pool.settings.drain
             leaves = not node.present or node.status == "draining"
             if leaves and policy.tunnels == "close":
@@ -298,7 +313,7 @@ class Worker:
                     after = policy.close_after * self._rng.uniform(0.5, 1.5)
                     tunnel.stop_after(after, pool.counters.tunnel_closed)
                     to_close[pool] = to_close.get(pool, 0) + 1
-            elif tunnel.leaving and not self.connections.draining:
+            elif tunnel.leaving and not counts.leaving:
                 tunnel.stay()
                 to_stay[pool] = to_stay.get(pool, 0) + 1
         for pool, tunnels in to_close.items():  # ≤ services
@@ -355,11 +370,18 @@ class Worker:
     # -- accepting and stopping
 
     def _accept(self) -> None:
-        if self._opening is None and not self.connections.draining:
-            self._opening = self._loop.create_task(self._open())
-            self._opening.add_done_callback(self._opened)
+        if not self._accepts and not self.connections.draining:
+            self._accepts = True
+            self._change(self._begin())
 
-    def _opened(self, task: asyncio.Task[None]) -> None:
+    def _change(self, work: Coroutine[Any, Any, None]) -> None:
+        """Change what is accepted from."""
+        task = self._loop.create_task(work)
+        self._changes.add(task)
+        task.add_done_callback(self._changed)
+
+    def _changed(self, task: asyncio.Task[None]) -> None:
+        self._changes.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
             # A worker that cannot accept is of no use: the control process starts another one.
@@ -367,23 +389,39 @@ class Worker:
             self.failed = True
             self.stopped.set()
 
-    async def _open(self) -> None:
-        for name, sock in self._sockets:  # ≤ listeners
-            make = partial(self._connection, name)
-            if sock.family == socket.AF_UNIX:
-                server: asyncio.Server = await self._loop.create_unix_server(
-                    make, sock=sock, backlog=BACKLOG
-                )
-            else:
-                server = await self._loop.create_server(make, sock=sock, backlog=BACKLOG)
-            self._servers.append(server)
+    async def _begin(self) -> None:
+        await self._open()
         # What exists now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        self._channel.send(Accepting())
 
-    def _connection(self, name: str) -> asyncio.Protocol:
-        facts = self.listener(name)
+    async def _open(self) -> None:
+        await self._sockets.accept()
+        self._channel.send(Accepting(self._sockets.open))
+
+    async def _release(self, message: Release) -> None:
+        """Accept no more from some sockets. Listeners of which none is left are gone."""
+        released = self._sockets.release(message.sockets)
+        listeners = {
+            each.facts.settings.name: each.facts.counts
+            for each in released
+            if each.facts is not None
+        }
+        gone = {
+            name: counts
+            for name, counts in listeners.items()
+            if message.last and name not in self._listeners
+        }
+        for counts in gone.values():  # ≤ listeners
+            counts.leaving = True
+        await self._sockets.close(released, message.last)
+        self.connections.descriptors = _room(len(self._sockets))
+        self._channel.send(Accepting(self._sockets.open))
+        for name, counts in gone.items():  # ≤ listeners
+            self.connections.leave(message.grace, counts)
+            self._loop.call_later(message.grace, self._cut, message.grace, counts, name)
+
+    def _connection(self, facts: ListenerConfig) -> asyncio.Protocol:
         if facts.settings.proxy_protocol:
             return as_protocol(ProxyProtocol(self.services, facts))
         return new_connection(self.services, facts)
@@ -397,27 +435,30 @@ class Worker:
         was asked, and exit within `grace` seconds after that. `shared`: see `Drain`."""
         if not self.connections.draining:
             self.connections.draining = True
+            self._listeners.leave()
             self._draining = self._loop.create_task(self._drain(grace, delay, shared))
 
     async def _drain(self, grace: float, delay: float, shared: bool) -> None:
         await asyncio.sleep(delay)
-        await self._stop_accepting(shared)
+        if self._changes:
+            await asyncio.wait(self._changes)
+        await self._sockets.close(self._sockets.release_all(), not shared)
         services, connections = self.services, self.connections
         # It may have been so for a moment while connections were accepted.
         connections.quiet.clear()
-        for client in list(connections.clients):  # ≤ connections
-            client.drain()
-        for arrival in list(connections.arrivals):  # ≤ connections
-            arrival.drain()
-        for tunnel in list(connections.tunnels):  # ≤ tunnels
-            tunnel.stop_after(grace)
+        connections.leave(grace)
         connections.note_quiet()
         try:
             await asyncio.wait_for(connections.quiet.wait(), grace)
         except TimeoutError:
             pass  # What is left is cut below.
         if connections.clients or connections.tunnels:
-            await self._cut(grace)
+            self._cut(grace)
+            try:
+                # Their ends are told in turns of the loop to come; those of the access log, too.
+                await asyncio.wait_for(connections.quiet.wait(), LAST_ENDS)
+            except TimeoutError:
+                pass  # Somebody does not read what a tunnel had written before.
         await services.connector.close()
         services.hangups.close()
         self.names.close()
@@ -427,33 +468,12 @@ class Worker:
         self._channel.close()
         self.stopped.set()
 
-    async def _cut(self, grace: float) -> None:
-        """The grace is over: end what is left."""
-        connections = self.connections
-        cut = len(connections.clients) + len(connections.tunnels)
-        _log.warning("connections_cut_at_stop", count=cut, grace=grace)
-        for client in list(connections.clients):  # ≤ connections
-            client.abort()
-        for tunnel in list(connections.tunnels):  # ≤ tunnels
-            tunnel.close()
-        try:
-            # Their ends are told in turns of the loop to come; those of the access log, too.
-            await asyncio.wait_for(connections.quiet.wait(), LAST_ENDS)
-        except TimeoutError:
-            pass  # Somebody does not read what a tunnel had written before.
-
-    async def _stop_accepting(self, shared: bool) -> None:
-        """Close the listening sockets without resetting those who wait in them: with a backlog
-        of nothing no more may join, and those who have are accepted before the end. If they are
-        `shared`, those who wait are somebody else's."""
-        if not self._servers:
-            return
-        if not shared:
-            for _, sock in self._sockets:  # ≤ listeners
-                sock.listen(0)
-            await asyncio.sleep(LAST_ACCEPTS)
-        for server in self._servers:  # ≤ listeners
-            server.close()
+    def _cut(self, grace: float, counts: ListenerCounts | None = None, name: str = "") -> None:
+        """The grace is over: end what is left, of one listener or of all."""
+        cut = self.connections.cut(counts)
+        if cut:
+            event = "connections_cut_of_listener" if name else "connections_cut_at_stop"
+            _log.warning(event, count=cut, grace=grace, **({"listener": name} if name else {}))
 
     def _on_orphaned(self, error: Exception | None) -> None:
         if not self.stopped.is_set():

@@ -1,4 +1,4 @@
-"""The difference between two configurations, key by key, and what of it a running proxy takes."""
+"""The difference between two configurations, key by key."""
 
 from __future__ import annotations
 
@@ -10,11 +10,6 @@ import msgspec
 from proxy.settings.declare import keys_of
 from proxy.settings.file import Settings
 
-_FIXED: Final = ("workers",)
-"""Keys at the top that a running proxy does not take."""
-_BOUND: Final = ("bind", "mode", "owner")
-"""Keys of a listener that are its socket's."""
-
 
 class Change(msgspec.Struct, frozen=True):
     """A key whose value is another one than before."""
@@ -25,7 +20,6 @@ class Change(msgspec.Struct, frozen=True):
     """The value; empty = it was not there."""
     after: str
     """The value; empty = it is there no more."""
-    needs_restart: bool = False
 
     def __str__(self) -> str:
         text = f"{self.key}: {self.before or 'added'} → {self.after or 'removed'}"
@@ -33,7 +27,7 @@ class Change(msgspec.Struct, frozen=True):
             text = f"{self.key}: added" + (f" ({self.after})" if self.after != _THERE else "")
         elif not self.after:
             text = f"{self.key}: removed"
-        return text + " (needs a restart)" * self.needs_restart
+        return text
 
 
 _THERE: Final = "…"
@@ -48,27 +42,8 @@ def changes(before: Settings, after: Settings) -> list[Change]:
         if name == "listeners":
             old, new = ({one.name: one for one in some} for some in (old, new))
         for key, left, right in _differences(name, old, new):
-            found.append(Change(key, left, right, _is_fixed(key, left, right)))
+            found.append(Change(key, left, right))
     return found
-
-
-def taken(before: Settings, after: Settings) -> Settings:
-    """The part of `after` that a running proxy takes, and the rest as `before` has it."""
-    old = {one.name: one for one in before.listeners}
-    new = {one.name: one for one in after.listeners}
-    listeners = tuple(
-        msgspec.structs.replace(new.get(name, one), **{key: getattr(one, key) for key in _BOUND})
-        for name, one in old.items()
-    )
-    fixed = {name: getattr(before, name) for name in _FIXED}
-    return msgspec.structs.replace(after, listeners=listeners, **fixed)
-
-
-def _is_fixed(key: str, before: str, after: str) -> bool:
-    parts = key.split(".")
-    if parts[0] == "listeners":
-        return len(parts) == 2 or parts[2] in _BOUND
-    return parts[0] in _FIXED
 
 
 def _differences(key: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]:

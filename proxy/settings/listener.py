@@ -329,7 +329,7 @@ def _check_file(place: Given, listener: ListenerSettings, report: Report) -> Non
 def _check_free(path: Path, bind: str, taken: list[tuple[str, str]], report: Report) -> None:
     """Complain when `bind` cannot be had because another one of this file has it."""
     for other, owner in taken:
-        if _collide(bind, other):
+        if collide(bind, other):
             where = f'"{bind}" is' if bind == other else f'"{bind}" is part of "{other}",'
             report.complain(
                 path, f"{where} already used by {owner}; allowed: another port or address"
@@ -338,7 +338,7 @@ def _check_free(path: Path, bind: str, taken: list[tuple[str, str]], report: Rep
     taken.append((bind, dotted(path)))
 
 
-def _collide(one: str, other: str) -> bool:
+def collide(one: str, other: str) -> bool:
     """Whether two binds cannot be had at once: the same, or one address is all addresses."""
     if one.startswith("unix:") or other.startswith("unix:"):
         return one == other

@@ -69,13 +69,13 @@ class Crowd(load.Load):
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        await self.fresh.__aexit__(kind, error, trace)
-        await super().__aexit__(kind, error, trace)
-        await self._stack.aclose()
+        async with self._stack:
+            await self.fresh.__aexit__(kind, error, trace)
+            await super().__aexit__(kind, error, trace)
 
     async def served(self, more: int = 100) -> None:
         """Wait until so many more requests were answered, of either kind."""
-        for one in (self, self.fresh):
+        for one in (one for one in (self, self.fresh) if one.clients):
             target = one.answers + more
             await eventually(lambda one=one, to=target: one.answers >= to, 20, "requests served")  # type: ignore[misc]
 

@@ -9,6 +9,7 @@ real one cannot be made to do. Scripts:
     deaf     as `good`, but does not react to Drain
     barren   as `good`, but crashes, if it is neither of the first two processes
     slow     as `good`, but `mute`, if it is neither of the first two processes
+    refuses  as `good`, but takes no configuration after the first
     suspect  as `good`, but worker 0 finds fault with the first of several instances; answers
              also say when it did, and when it learnt that the instance is ejected
 """
@@ -23,7 +24,7 @@ import socket
 import sys
 import time
 
-from proxy.channel import Channel
+from proxy.channel import Channel, receive_sockets
 from proxy.messages import (
     Accept,
     Accepting,
@@ -32,6 +33,7 @@ from proxy.messages import (
     Applied,
     Collect,
     Configure,
+    Configured,
     Drain,
     Hello,
     NodeStats,
@@ -45,10 +47,11 @@ from proxy.messages import (
 
 
 class ScriptedWorker:
-    def __init__(self, script: str, index: int, sockets: list[socket.socket]) -> None:
+    def __init__(self, script: str, index: int, descriptors: socket.socket) -> None:
         self.script = script
         self.index = index
-        self.sockets = sockets
+        self.descriptors = descriptors
+        self.sockets: dict[int, socket.socket] = {}
         self.pools: dict[str, list[str]] = {}
         self.messages: list[str] = []
         self.served = 0
@@ -83,8 +86,11 @@ class ScriptedWorker:
             return
         self.messages.append(type(message).__name__)
         match message:
-            case Configure():
-                pass
+            case Configure(config, names):
+                while not self.sockets.keys() >= names.keys():
+                    self.sockets.update(receive_sockets(self.descriptors))
+                again = self.script == "refuses" and config.generation == 1
+                self.channel.send(Configured(config.generation, "not this one" * again))
             case AcmeChallenges(number):
                 self.channel.send(AcmeApplied(number))
             case Pools(seq, snapshots, removed, complete):
@@ -120,9 +126,9 @@ class ScriptedWorker:
             return
         self.accepting = True
         loop = asyncio.get_running_loop()
-        for sock in self.sockets:
+        for sock in self.sockets.values():
             loop.add_reader(sock, self.answer, sock)
-        self.channel.send(Accepting())
+        self.channel.send(Accepting(tuple(self.sockets)))
 
     def answer(self, sock: socket.socket) -> None:
         try:
@@ -144,19 +150,18 @@ def main() -> None:
     if script == "crash":
         sys.exit(3)
     parser = argparse.ArgumentParser()
-    for name in ("--index", "--row", "--channel", "--board"):
+    for name in ("--index", "--row", "--channel", "--descriptors", "--board"):
         parser.add_argument(name, type=int, required=True)
-    parser.add_argument("--socket", action="append", default=[])
     options = parser.parse_args()
     # A successor has another row of the board than those beside which it starts.
     if script == "barren" and options.row > 1:
         sys.exit(3)
     if script == "slow" and options.row > 1:
         script = "mute"
-    sockets = [socket.socket(fileno=int(one.partition("=")[2])) for one in options.socket]
 
     async def run() -> None:
-        worker = ScriptedWorker(script, options.index, sockets)
+        descriptors = socket.socket(fileno=options.descriptors)
+        worker = ScriptedWorker(script, options.index, descriptors)
         await worker.run(socket.socket(fileno=options.channel))
 
     asyncio.run(run())

@@ -89,7 +89,7 @@ async def test_a_dry_run_says_and_does_nothing(tmp_path: Path) -> None:
         code, said = await reload(proxy, "--dry-run")
         assert code == 0
         assert "routes.0.path_prefix: / → /x" in said
-        assert "workers: 2 → 3  (needs a restart)" in said
+        assert "workers: 2 → 3" in said
         async with await Client.connect(proxy.port) as client:
             assert (await client.ask("GET", "/")).status == 200
 

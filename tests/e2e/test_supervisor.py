@@ -18,19 +18,21 @@ from structlog.testing import capture_logs
 from proxy.control import status
 from proxy.control.events import Listener
 from proxy.control.launch import ProcessLaunch
+from proxy.control.listeners import Listeners
 from proxy.control.pools import PoolRegistry
 from proxy.control.slots import Slots
-from proxy.control.sockets import close_all, listen
+from proxy.control.sockets import listen
 from proxy.control.supervisor import Supervisor
 from proxy.engine.load import ROWS, SLOTS, Board
 from proxy.membership import Instance, Membership
 from proxy.messages import WorkerConfig
 from proxy.registry.base import Provider
 from proxy.settings.file import Settings
+from proxy.settings.listener import ListenerSettings
 from proxy.settings.registry import Registry
 from proxy.settings.service import PoolSettings
 from proxy.statuses import RegistryStatus
-from tests.support.processes import Slowdown, alive, eventually
+from tests.support.processes import Slowdown, alive, eventually, free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,7 +110,8 @@ async def stage(
 ) -> AsyncIterator[Stage]:
     settings = Settings(workers=workers)
     board = Board.create(ROWS)
-    listening = listen("web", "127.0.0.1:0", workers)
+    listeners = Listeners()
+    listeners.current = [listen("web", "127.0.0.1:0", workers)]
     provider = HandFed()
     supervisor = Supervisor(
         settings,
@@ -116,22 +119,21 @@ async def stage(
         PoolRegistry({}, Slots(SLOTS, board.idle), 0.0, settings=pools),
         board,
         ProcessLaunch(
-            workers=workers,
             program=[sys.executable, str(ROOT / "tests/e2e/scripted_worker.py")],
             board=board.fd,
-            sockets={"web": listening.sockets},
             environ=lambda: {"WORKER_SCRIPT": script, "PYTHONPATH": str(ROOT)},
         ),
+        listeners,
         lambda registry: provider,
     )
     await supervisor.start_workers()
     supervisor.start()
     try:
-        yield Stage(supervisor, provider, listening.address)
+        yield Stage(supervisor, provider, listeners.current[0].address)
     finally:
         await supervisor.kill()
         await supervisor.close()
-        close_all([listening])
+        listeners.close()
         board.close()
 
 
@@ -386,6 +388,29 @@ async def test_a_successor_that_does_not_come_leaves_the_worker_as_it_is(
         assert (await on.ask())["pid"] in before
         on.provider.memberships.put_nowait(membership(users=2))
         await eventually(lambda: on.supervisor.missing() == [], 5, "all is well")
+
+
+async def test_listeners_of_a_configuration_that_a_worker_refuses_are_taken_back() -> None:
+    async with stage("refuses", workers=2) as on:
+        on.provider.memberships.put_nowait(membership(users=1))
+        await on.ready()
+        supervisor, before = on.supervisor, on.supervisor.crew.listeners.current
+        port = free_port()
+        web = ListenerSettings(name="web", bind="127.0.0.1:0")
+        more = ListenerSettings(name="more", bind=f"127.0.0.1:{port}")
+        settings = Settings(workers=3, listeners=(web, more))
+        listening = supervisor.crew.listeners.prepare(settings.listeners, 3)
+        error = await supervisor.reconfigure(
+            settings, WorkerConfig(generation=1), supervisor.certificates, listening
+        )
+        assert error == "not this one"
+        assert supervisor.crew.listeners.current == before
+        assert supervisor.config == WorkerConfig(generation=2)
+        assert len(supervisor.workers) == len(on.pids()) == 2
+        assert all(one.held == one.open for one in supervisor.crew.current())
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+        assert (await on.ask())["pid"] in on.pids()
 
 
 async def test_two_restarts_are_made_one_after_the_other_and_leave_nothing_behind() -> None:

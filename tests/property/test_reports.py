@@ -52,7 +52,7 @@ class Telling(RuleBasedStateMachine):
 
     def start(self) -> None:
         loop = SteppedLoop()
-        self.worker = Worker(loop, 0, self.board, [], Random(1), loop.time)
+        self.worker = Worker(loop, 0, self.board, None, Random(1), loop.time)
         self.worker.pools.configure(LIMITED, {})
         self.reports = Reports(
             self.worker.counters,

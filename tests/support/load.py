@@ -198,4 +198,5 @@ class Load:
         self.stopping = True
         for client in self.clients:
             client.close()
-        await asyncio.wait(self._tasks, timeout=5.0)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5.0)

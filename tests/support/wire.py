@@ -256,7 +256,7 @@ class Wire:
             self.loop,
             0,
             self.board,
-            [],
+            None,
             Random(1),
             self.loop.time,
             poller,

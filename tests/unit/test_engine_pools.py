@@ -43,7 +43,7 @@ class Side:
     def __init__(self) -> None:
         self.board = Board.create(2)
         loop = SteppedLoop()
-        self.worker = Worker(loop, 0, self.board, [], Random(3), loop.time)
+        self.worker = Worker(loop, 0, self.board, None, Random(3), loop.time)
         self.other = self.board.row(1)
         self.pools = self.worker.pools
         self.now = 0.0

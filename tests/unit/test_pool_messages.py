@@ -89,10 +89,11 @@ async def joined(
         cast(Process, NoProcess()),
         book,
         applies,
-        config=lambda: (WorkerConfig(), (SENT,)),
+        config=lambda: (WorkerConfig(), {}, (SENT,)),
         accept_anyway=lambda: False,
         on_change=lambda: None,
         on_notice=on_notice,
+        descriptors=socket.socket(),
     )
     receiver = Receiver()
     await life.channel.open(ours)

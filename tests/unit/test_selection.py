@@ -27,7 +27,7 @@ class Scene:
 
     def __init__(self, board: Board, names: str) -> None:
         loop = SteppedLoop()
-        worker = Worker(loop, 0, board, [], Random(5), loop.time)
+        worker = Worker(loop, 0, board, None, Random(5), loop.time)
         limited = ServiceSettings(max_inflight=1, queue=QueueSettings(size=1))
         worker.pools.configure(limited, {})
         specs = tuple(

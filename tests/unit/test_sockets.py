@@ -15,7 +15,6 @@ import pytest
 from proxy.control.sockets import (
     BindError,
     Listening,
-    close_all,
     listen,
     listen_alone,
     parse_bind,
@@ -55,6 +54,21 @@ def test_every_worker_gets_a_socket_of_its_own_on_one_address() -> None:
         one.close()
 
 
+def test_sockets_of_workers_that_are_gone_are_shared_by_the_others() -> None:
+    one = listen("web", "127.0.0.1:0", 4)
+    try:
+        a, b, c, d = one.sockets
+        assert [one.of(index, 4) for index in range(4)] == [[a], [b], [c], [d]]
+        assert [one.of(index, 2) for index in range(2)] == [[a, c, d], [b, c, d]]
+        assert one.widened(3).sockets == one.sockets
+        more = one.widened(5)
+        assert more.sockets[:4] == one.sockets
+        assert more.sockets[4].getsockname() == a.getsockname()
+        more.sockets[4].close()
+    finally:
+        one.close()
+
+
 def test_a_second_proxy_cannot_share_the_port_unnoticed() -> None:
     one = listen("web", "127.0.0.1:0", 1)
     try:
@@ -78,7 +92,8 @@ def test_v6_does_not_take_the_v4_port(host: str) -> None:
     v4 = listen("v4", f"0.0.0.0:{port}", 1)
     for reached in ("127.0.0.1", "::1"):
         socket.create_connection((reached, port), timeout=5).close()
-    close_all([v4, v6])
+    v4.close()
+    v6.close()
 
 
 def test_a_name_that_does_not_resolve() -> None:
@@ -89,9 +104,10 @@ def test_a_name_that_does_not_resolve() -> None:
 def test_all_workers_share_one_unix_socket_and_its_file_goes_with_it(tmp_path: Path) -> None:
     path = tmp_path / "s"
     one = listen("web", f"unix:{path}", 2)
-    assert one.sockets[0] is one.sockets[1]
+    assert one.of(0, 2) == one.of(1, 2) == [*one.sockets]
     assert path.is_socket()
-    close_all([one, one])
+    one.close()
+    one.close()
     assert not path.exists()
 
 

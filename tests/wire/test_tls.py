@@ -180,9 +180,7 @@ def test_handshakes_take_turns_and_who_is_served_goes_between(make: Any) -> None
 def test_a_worker_that_stops_waits_for_a_handshake_for_a_moment(make: Any) -> None:
     wire = make()
     quick, silent = begin(wire), wire.silent_client()
-    wire.worker.connections.draining = True
-    for arrival in list(wire.worker.connections.arrivals):
-        arrival.drain()
+    wire.worker.drain(30.0)
     quick.transport.shake(wire.settle)
     quick.send(GET)
     instance = wire.accepted()

@@ -76,7 +76,7 @@ class ClientConnection(RequestReader):
         self._keep_alive = (
             framing != BY_CLOSE
             and self._whole
-            and not self.services.connections.draining
+            and not self.counts.leaving
             and request.fields.keeps_alive[request.minor]
         )
         if self._listener.hsts and not says_hsts(response):
@@ -120,7 +120,7 @@ class ClientConnection(RequestReader):
         self._keep_alive = (
             not closes
             and self._whole
-            and not self.services.connections.draining
+            and not self.counts.leaving
             and request.fields.keeps_alive[request.minor]
         )
         self.transport.write(

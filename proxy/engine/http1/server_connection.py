@@ -24,9 +24,9 @@ the event loop had read by then, 250,000 bytes at most, is kept as well. The bou
 client can make a worker hold, not on how many requests it may pipeline."""
 
 LAST_CALL: Final = 1.0
-"""Seconds that an idle connection stays open when the worker stops. A request that crosses our
-close is lost to the client; so much later than the last answer that did not announce the close,
-few do."""
+"""Seconds that an idle connection stays open when the worker stops, or its listener is gone. A
+request that crosses our close is lost to the client; so much later than the last answer that did
+not announce the close, few do."""
 
 _SHORT: Final = 16 * 1024
 """Bytes that any client that reads at all has read within the linger time. After a longer
@@ -63,6 +63,7 @@ class ServerConnection(ClientStream):
         self.services = services
         self._announced = announced
         self._listener = listener
+        self.counts = listener.counts
         self.ids = listener.ids
         self._phase = Phase.IDLE
         self._buffer = b""  # ≤ READ_AHEAD + 256 KiB

@@ -1,0 +1,286 @@
+"""Listeners and workers that come, go and change in a running proxy: nobody is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import stat
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.changing import Crowd, command
+from tests.e2e.origin import Gate, Origin, origins
+from tests.e2e.raw_http import Client, request
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually, free_port
+
+Listener = dict[str, Any]
+
+
+def at(name: str, port: int, **more: Any) -> Listener:
+    return {"name": name, "bind": f"127.0.0.1:{port}", **more}
+
+
+class Changing:
+    """Owns a proxy that serves one origin, and changes it."""
+
+    def __init__(self, proxy: RunningProxy, origin: Origin) -> None:
+        self.proxy = proxy
+        self.origin = origin
+        self.web = at("web", proxy.port)
+
+    async def reload(self, **changed: Any) -> tuple[int, str]:
+        """What `fairlead reload` returns and says when these keys have changed."""
+        self.proxy.config.update(changed)
+        self.proxy.file.write_text(json.dumps(self.proxy.config))
+        return await command(self.proxy, "reload")
+
+    async def becomes(self, *listeners: Listener, **changed: Any) -> None:
+        """Change it to these listeners."""
+        code, said = await self.reload(listeners=listeners or (self.web,), **changed)
+        assert code == 0, said
+
+    def descriptors(self) -> list[int]:
+        """How many the control process and each worker have."""
+        pids = (self.proxy.pid, *self.proxy.children())
+        return [len(os.listdir(f"/proc/{pid}/fd")) for pid in pids]
+
+    def memory(self) -> int:
+        """Resident KiB of all processes."""
+        pids = (self.proxy.pid, *self.proxy.children())
+        text = "".join(Path(f"/proc/{pid}/status").read_text() for pid in pids)
+        return sum(map(int, re.findall(r"VmRSS:\s+(\d+) kB", text)))
+
+
+@asynccontextmanager
+async def changing(directory: Path, **more: Any) -> AsyncIterator[Changing]:
+    async with origins("one") as (one,):
+        config = {
+            "workers": 2,
+            "services": {"users": {"instances": [one.instance]}},
+            "routes": [{"path_prefix": "/", "service": "users"}],
+            **more,
+        }
+        async with RunningProxy(config, directory) as proxy:
+            yield Changing(proxy, one)
+
+
+async def served(port: int) -> bool:
+    async with await Client.connect(port) as client:
+        return (await client.ask("GET", "/")).status == 200
+
+
+async def refused(port: int) -> bool:
+    """Nobody listens any more."""
+    try:
+        client = await Client.connect(port)
+    except ConnectionRefusedError:
+        return True
+    await client.close()
+    return False
+
+
+async def all_is_well(crowd: Crowd) -> None:
+    """Nobody was lost or sent away, and all go on."""
+    await crowd.served()
+    await crowd.socket_echoes()
+    assert crowd.failures == []
+    assert crowd.sent_away == 0
+
+
+async def test_listeners_come_and_go_beside_one_that_is_in_use(tmp_path: Path) -> None:
+    async with changing(tmp_path) as on, Crowd(on.proxy.port, on.origin) as crowd:
+        port = free_port()
+        await on.becomes(on.web, at("more", port))
+        assert await served(port)
+        async with await Client.connect(port) as idle, await Client.connect(port) as busy:
+            assert (await idle.ask("GET", "/")).status == 200
+            await busy.send(request("GET", "/slow"))
+            await eventually(
+                lambda: sum(call.tail == "slow" for call in on.origin.calls) == 2, 5, "the request"
+            )
+            await on.becomes()
+            assert await refused(port)
+            assert await idle.is_closed()
+            await all_is_well(crowd)
+            await crowd.slow_ends()
+            answer = await busy.answer()
+            assert (answer.status, answer.closes) == (200, True)
+            assert await busy.is_closed()
+        await all_is_well(crowd)
+    assert crowd.failures == []
+
+
+async def test_remains_of_a_listener_are_cut_after_the_grace(tmp_path: Path) -> None:
+    port = free_port()
+    grace = {"delay": "0s", "grace": "300ms"}
+    async with changing(tmp_path, shutdown=grace) as on:
+        await on.becomes(on.web, at("more", port))
+        async with Crowd(port, on.origin, kept=0, fresh=0) as left:
+            await on.becomes()
+            assert await left.slow.is_closed()
+            assert await left.socket.is_closed()
+        cut = '"event": "connections_cut_of_listener"'
+        await eventually(lambda: cut in on.proxy.log(), 5, "the line")
+        assert await served(on.proxy.port)
+
+
+async def test_an_address_changes_and_its_connections_stay(tmp_path: Path) -> None:
+    new = free_port()
+    async with changing(tmp_path) as on, Crowd(on.proxy.port, on.origin, fresh=0) as crowd:
+        await on.becomes(at("web", new))
+        assert await served(new)
+        assert await refused(on.proxy.port)
+        await all_is_well(crowd)
+        await crowd.slow_ends()
+
+
+async def test_listeners_swap_their_addresses_and_take_other_names(tmp_path: Path) -> None:
+    here, there = free_port(), free_port()
+    plain, narrow = {"limits": {"fields": 128}}, {"limits": {"fields": 9}}
+    fields = [(f"X-{n}", "1") for n in range(9)]
+
+    async def takes(port: int) -> int:
+        async with await Client.connect(port) as client:
+            return (await client.ask("GET", "/", fields)).status
+
+    async with changing(tmp_path) as on:
+        await on.becomes(on.web, at("a", here, **plain), at("b", there, **narrow))
+        assert [await takes(here), await takes(there)] == [200, 431]
+        async with Crowd(here, on.origin) as crowd:
+            await on.becomes(on.web, at("a", there, **plain), at("b", here, **plain))
+            await all_is_well(crowd)
+            await on.becomes(on.web, at("a", there, **narrow), at("c", here, **plain))
+            assert [await takes(here), await takes(there)] == [200, 431]
+            await all_is_well(crowd)
+            await crowd.slow_ends()
+
+
+async def test_connections_of_a_listener_stay_when_it_is_renamed_and_go_with_it(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    async with changing(tmp_path) as on:
+        await on.becomes(on.web, at("a", port))
+        async with Crowd(port, on.origin, kept=0, fresh=0) as crowd:
+            await on.becomes(on.web, at("b", port))
+            await all_is_well(crowd)
+            await on.becomes()
+            assert await refused(port)
+            await crowd.slow_ends()
+            assert await crowd.slow.is_closed()
+
+
+async def test_an_address_that_cannot_be_had_refuses_all_of_it(tmp_path: Path) -> None:
+    new, taken = free_port(), free_port()
+    async with changing(tmp_path) as on, Crowd(on.proxy.port, on.origin) as crowd:
+        server = await asyncio.start_server(lambda *_: None, "127.0.0.1", taken)
+        async with server:
+            code, said = await on.reload(listeners=[at("web", new), at("more", taken)], workers=3)
+        assert code == 2
+        assert f"listener more: cannot listen on 127.0.0.1:{taken}: the address is in use" in said
+        assert await refused(new)
+        assert len(await on.proxy.workers()) == 2
+        await all_is_well(crowd)
+
+
+async def test_the_file_of_a_unix_socket_comes_changes_and_goes(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    async with changing(tmp_path) as on:
+        for mode in (0o600, 0o666):
+            unix = {"name": "file", "bind": f"unix:{path}", "mode": f"{mode:04o}"}
+            await on.becomes(on.web, unix)
+            assert stat.S_IMODE(path.stat().st_mode) == mode
+            client = Client(*await asyncio.open_unix_connection(str(path)))
+            async with client:
+                assert (await client.ask("GET", "/")).status == 200
+        await on.becomes()
+        assert not path.exists()
+
+
+@pytest.mark.parametrize("numbers", [(4, 1, 3), (1, 2)], ids=str)
+async def test_workers_become_more_and_fewer(tmp_path: Path, numbers: Sequence[int]) -> None:
+    async with changing(tmp_path) as on, Crowd(on.proxy.port, on.origin) as crowd:
+        for number in numbers:
+            await on.becomes(workers=number)
+            await crowd.served()
+            rows = [row for row in await on.proxy.workers() if row["state"] == "accepting"]
+            assert [row["index"] for row in rows] == list(range(number))
+            assert await on.proxy.readyz() == 200
+        await crowd.socket_echoes()
+        await crowd.slow_ends()
+        await crowd.socket.close()
+        await eventually(lambda: len(on.proxy.children()) == number, 10, "the others are gone")
+    assert crowd.failures == []
+    assert '"worker_died"' not in on.proxy.log()
+
+
+async def test_a_limit_is_shared_by_the_workers_that_there_are(tmp_path: Path) -> None:
+    limited = {"limits": {"connections": 4}}
+    async with changing(tmp_path, workers=1) as on:
+        await on.becomes({**on.web, **limited}, workers=2)
+        on.origin.script = gate = Gate()
+        clients = [await Client.connect(on.proxy.port) for _ in range(24)]
+        for client in clients:
+            await client.send(request("GET", "/"))
+        # Of 24 connections either worker has two, but for one run in half a million.
+        await eventually(lambda: on.origin.in_flight == 4, 10, "as many as there may be")
+        gate.open()
+        for client in clients:
+            await client.close()
+
+
+KINDS = ("add", "remove", "rebind", "rename", "workers", "restart")
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize("kind", KINDS)
+async def test_fifty_changes_of_a_kind_lose_nobody(tmp_path: Path, kind: str) -> None:
+    ports = free_port(), free_port()
+    async with changing(tmp_path) as on, Crowd(on.proxy.port, on.origin) as crowd:
+        for turn in range(50):
+            odd = turn % 2
+            match kind:
+                case "add" | "remove":
+                    await on.becomes(on.web, *([at("more", ports[0])] * (1 - odd)))
+                case "rebind":
+                    await on.becomes(on.web, at("more", ports[odd]))
+                    assert await served(ports[odd])
+                case "rename":
+                    await on.becomes(at(("other", "web")[odd], on.proxy.port))
+                case "workers":
+                    await on.becomes(workers=(3, 1)[odd])
+                case _:
+                    assert (await command(on.proxy, "restart-workers"))[0] == 0
+            assert crowd.failures == []
+        await crowd.served()
+        if kind not in ("workers", "restart"):
+            await all_is_well(crowd)
+        await crowd.slow_ends()
+    assert crowd.failures == []
+
+
+@pytest.mark.drill
+async def test_two_hundred_reloads_leave_descriptors_and_memory_as_they_were(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    async with changing(tmp_path) as on:
+
+        async def some(count: int) -> tuple[list[int], int]:
+            for turn in range(count):
+                await on.becomes(on.web, at("more", port), workers=2 + turn % 2)
+                await on.becomes(workers=2)
+            await eventually(lambda: len(on.proxy.children()) == 2, 10, "two workers")
+            return on.descriptors(), on.memory()
+
+        descriptors, memory = await some(20)
+        after, grown = await some(100)
+        assert after == descriptors
+        assert grown < memory * 1.1

@@ -116,7 +116,9 @@ class _Direction:
         if not name or name.translate(None, _NAME_BYTES) or name in CONNECTION_FIELDS:
             return _BAD
         kind = self.kinds.of(name)
-        return _COOKIE if name == b"cookie" and self.kinds is REQUEST_KINDS else kind
+        if self.kinds is REQUEST_KINDS:
+            return _COOKIE if name == b"cookie" else kind
+        return _BAD if name == b"te" else kind  # §8.2.2: it may be in requests.
 
 
 _REQUESTS: Final = _Direction(REQUEST_KINDS, _OF_REQUESTS, HEAD_TOO_LARGE)

@@ -18,7 +18,7 @@ from proxy.http2.blocks import answer_block, fields_block
 from proxy.http2.errors import GoAway, Malformed
 from proxy.http2.frames import FrameList
 from proxy.http2.heads import AnswerReader, RequestReader
-from proxy.http2.hpack import NO_TABLE
+from proxy.http2.hpack import NO_TABLE, encode
 from tests.support.frame_cases import FRAME_CASES, START, Frame, merged
 
 Pairs = list[tuple[bytes, bytes]]
@@ -246,3 +246,47 @@ def test_a_client_of_another_kind_understands_us(
     assert seen.get("trailers", []) == trailers
     assert data == b"".join(content)
     assert "ping" in seen
+
+
+def accepted_by_nghttp2(role: ngh2.Role, pairs: Pairs, end: bool) -> bool:
+    peer = ngh2.Connection(role)
+    block = b"".join([encode(*pair) for pair in pairs])
+    if role is ngh2.Role.SERVER:
+        peer.initiate_connection({8: 1})
+        peer.receive_data(frames.PREFACE)
+    else:
+        peer.initiate_connection()
+        peer.send_request(START_OF_GET, end_stream=True)
+        peer.data_to_send()
+    peer.receive_data(frames.settings([]) + frames.head_frames(1, block, end, 16384))
+    heads = (ngh2.RequestReceived, ngh2.ResponseReceived, ngh2.InformationalResponseReceived)
+    return any(isinstance(event, heads) for event in peer.events())
+
+
+statuses = st.sampled_from((b"200", b"204", b"103", b"101", b"99", b"x", b"2000", b"999"))
+
+
+@given(st.tuples(starts, others, st.booleans(), st.permutations(range(4)), st.booleans()))
+def test_a_head_that_we_read_is_one_to_nghttp2(
+    it: tuple[tuple[tuple[bytes, bytes], ...], Pairs, bool, list[int], bool],
+) -> None:
+    start, more, end, order, protocol = it
+    pairs = [*(start[at] for at in order), *more]
+    if protocol:
+        pairs.insert(0, (b":protocol", b"websocket"))
+    reader = RequestReader(USUAL_IDS, 32768, 128, extended_connect=True)
+    try:
+        reader.read(b"".join([encode(*pair) for pair in pairs]), end)
+    except (Malformed, Refused):
+        return
+    assert accepted_by_nghttp2(ngh2.Role.SERVER, pairs, end)
+
+
+@given(statuses, others, st.booleans())
+def test_an_answer_that_we_read_is_one_to_nghttp2(status: bytes, more: Pairs, end: bool) -> None:
+    pairs = [(b":status", status), *more]
+    try:
+        AnswerReader(65536, 256).read(b"".join([encode(*p) for p in pairs]), end, USUAL_IDS)
+    except (Malformed, Refused):
+        return
+    assert accepted_by_nghttp2(ngh2.Role.CLIENT, pairs, end)

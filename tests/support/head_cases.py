@@ -214,6 +214,7 @@ ANSWER_CASES = (
     answer("path in an answer", "9113 §8.3", OK, PATH),
     answer("connection in an answer", "9113 §8.2.2", OK, (b"connection", b"close")),
     answer("transfer-encoding in an answer", "9113 §8.2.2", OK, (b"transfer-encoding", b"chunked")),
+    answer("te in an answer", "9113 §8.2.2", OK, (b"te", b"trailers")),
     answer("name of an answer in capitals", "9113 §8.2.1", OK, (b"X-A", b"1")),
     answer("splitting in HTTP/2", "9113 §10.3", OK, (b"a", b"1\r\nb: 2")),
     answer("two lengths of an answer", "9110 §8.6", OK, (b"content-length", b"5"),

@@ -234,8 +234,9 @@ class FrameReader:
             raise GoAway(PROTOCOL_ERROR, "HEADERS that are shorter than their padding")
         self._end = flags & _END_STREAM != 0
         block = data[at:stop]
+        self._check_size(len(block))
         if flags & _END_HEADERS:
-            self._end_head(stream, block)
+            self.on_head(stream, block, self._end)
         else:
             self.head_stream = stream
             self._fragments = [block]
@@ -246,20 +247,21 @@ class FrameReader:
             raise GoAway(PROTOCOL_ERROR, "CONTINUATION of no head")  # §6.10
         fragments = self._fragments
         fragments.append(fragment)
+        self._check_size(sum(map(len, fragments)))
         if flags & _END_HEADERS:
             self.head_stream = 0
             self._fragments = []
-            self._end_head(stream, b"".join(fragments))
+            self.on_head(stream, b"".join(fragments), self._end)
         elif len(fragments) > _CONTINUATIONS:
             detail = f"a head of more than {_CONTINUATIONS + 1} frames"
             raise GoAway(ENHANCE_YOUR_CALM, detail, "continuation_flood")
 
-    def _end_head(self, stream: int, block: bytes) -> None:
-        if len(block) > self._max_block:
+    def _check_size(self, size: int) -> None:
+        """Of a field block, or of what there is of it."""
+        if size > self._max_block:
             # Not read, so that the table is not what the peer believes: the end of the connection.
-            detail = f"a head of {len(block)} bytes, {self._max_block} are allowed"
+            detail = f"a head of {size} bytes or more, {self._max_block} are allowed"
             raise GoAway(ENHANCE_YOUR_CALM, detail, "head_too_large")
-        self.on_head(stream, block, self._end)
 
     # -- the rest
 

@@ -173,6 +173,11 @@ FRAME_CASES = (
         frame(1, 0, 1, b"\x82" * 500) + frame(9, 4, 1, b"\x82" * 501),
         code=CALM, reason="head_too_large",
     ),
+    FrameCase(
+        "head that is too long before it is whole", "9113 §10.5.1",
+        frame(1, 0, 1, b"\x82" * 500) + frame(9, 0, 1, b"\x82" * 501),
+        code=CALM, reason="head_too_large",
+    ),
     _bad("CONTINUATION of nothing", "9113 §6.10", PROTOCOL, frame(9, 4, 1, BLOCK)),
     _bad(
         "CONTINUATION behind a whole head", "9113 §6.10", PROTOCOL, HEAD, frame(9, 4, 1, BLOCK),

@@ -401,7 +401,11 @@ async def test_listeners_of_a_configuration_that_a_worker_refuses_are_taken_back
         settings = Settings(workers=3, listeners=(web, more))
         listening = supervisor.crew.listeners.prepare(settings.listeners, 3)
         error = await supervisor.reconfigure(
-            settings, WorkerConfig(generation=1), supervisor.certificates, listening
+            settings,
+            WorkerConfig(generation=1),
+            supervisor.certificates,
+            listening,
+            take=lambda: pytest.fail("taken"),
         )
         assert error == "not this one"
         assert supervisor.crew.listeners.current == before

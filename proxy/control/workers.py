@@ -149,15 +149,15 @@ class Workers:
             return error
         self._sharing = count
         gone = self.listeners.drop(before)
-        for slot, process in self._current():
+        told = self._current()
+        for slot, process in told:
             process.release(gone, True, grace)
             process.release(process.held - self.sockets(slot.index).keys(), False, grace)
         for slot in self.slots[count:]:
             slot.drain(grace, 0.0, shared=True)
         del self.slots[count:]
-        if not await self._until(
-            lambda: all(one.open <= one.held for one in self.current()), CONFIGURE_LIMIT
-        ):
+        # Of those that leave as well: as long as they have it, an address cannot be had again.
+        if not await self._all(told, lambda _, process: process.open <= process.held):
             log.warning("sockets_not_released", limit=CONFIGURE_LIMIT)
         return ""
 

@@ -55,7 +55,8 @@ class Listeners:
             try:
                 before = before or others.pop(bind, None)
                 if before is None:
-                    alone = not any(collide(bind, one.bind) for one in self.current)
+                    ours = any(collide(bind, one.bind) for one in self.current)
+                    alone = not (listener.share or ours)
                     one = reserve(name, bind, workers, mode, owner, alone=alone)
                 else:
                     one = replace(before.widened(workers), name=name, mode=mode, owner=owner)

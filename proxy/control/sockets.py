@@ -149,8 +149,8 @@ def reserve(
 ) -> Listening:
     """Sockets of one listener for `count` workers, to `begin` with, non-blocking, not inherited by
     children unless passed on. `mode` and `owner` (user and group id, -1 = ours) are for a unix
-    socket's file. `alone`: nobody listens on the address, this process included. BindError when
-    the address cannot be had."""
+    socket's file. `alone`: nobody may listen on the address already, this process included.
+    BindError when the address cannot be had."""
     address = parse_bind(bind)
     try:
         if address.path is not None:

@@ -188,6 +188,13 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
         " numbers. Only root may give it to another user.",
     ] = None
     """User and group id; -1 = this process's."""
+    share: Annotated[
+        bool,
+        SWITCH,
+        "Another process of this user may listen on the same address at the same time"
+        " (SO_REUSEPORT), another proxy for example that is to take the place of this one; the"
+        " kernel gives each its part of the connections. Not for Unix sockets.",
+    ] = False
     trusted_proxies: Annotated[
         tuple[str, ...],
         CIDR,
@@ -316,6 +323,12 @@ def check_listeners(
 
 def _check_file(place: Given, listener: ListenerSettings, report: Report) -> None:
     if listener.bind.startswith("unix:"):
+        if listener.share:
+            report.complain(
+                place.at("share"),
+                f'is for an address and a port, and "{listener.bind}" is a file, which one process'
+                " listens on; allowed: false",
+            )
         return
     for key in ("mode", "owner"):
         if place.get(key) is not None:

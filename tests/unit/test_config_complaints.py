@@ -341,6 +341,13 @@ routes: [{service: a}]
 --->
 proxy.yaml:3: listeners.0.mode: is for the file of a Unix socket, and "127.0.0.1:80" is none; allowed: leave it out, or a bind such as unix:/run/fairlead.sock
 proxy.yaml:4: listeners.0.owner: is for the file of a Unix socket, and "127.0.0.1:80" is none; allowed: leave it out, or a bind such as unix:/run/fairlead.sock
+=== shared_socket_file
+listeners:
+  - bind: unix:/run/web.sock
+    share: true
+routes: [{service: a}]
+--->
+proxy.yaml:3: listeners.0.share: is for an address and a port, and "unix:/run/web.sock" is a file, which one process listens on; allowed: false
 === shutdown_negative
 shutdown: {grace: -1s}
 routes: [{service: a}]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from proxy.control.listeners import Listeners
 from proxy.control.sockets import BindError, Listening, parse_bind
@@ -101,6 +102,21 @@ def test_an_address_within_one_of_ours_takes_its_place(listeners: Listeners) -> 
     assert listeners.current[0].address == f"127.0.0.1:{port}"
     assert len(change(listeners, web("a", f"0.0.0.0:{port}"))) == 2
     assert reached(f"127.0.0.1:{port}")
+
+
+def test_an_address_is_shared_by_those_that_say_so() -> None:
+    listener, one, two = web("a", bind()), Listeners(), Listeners()
+    shared = structs.replace(listener, share=True)
+    try:
+        change(one, shared)
+        with pytest.raises(BindError, match="in use"):
+            two.prepare([listener], 2)
+        change(two, shared)
+        one.close()
+        assert reached(listener.bind)
+    finally:
+        one.close()
+        two.close()
 
 
 def test_sockets_that_were_prepared_and_are_not_wanted_are_closed(listeners: Listeners) -> None:

@@ -310,7 +310,7 @@ async def soak(minutes: float, count: int, environ: dict[str, str]) -> int:
             "routes": [{"path_prefix": "/evil", "service": "evil"}, {"service": "s"}],
         }
         proxy = await stack.enter_async_context(RunningProxy(config, directory, environ=environ))
-        pids = [proxy.pid, *await proxy.worker_pids()]
+        pids = [proxy.control, *await proxy.worker_pids()]
         base = [_descriptors(pid) for pid in pids]
         clients = Clients(proxy.port)
         clients.start(count)
@@ -330,7 +330,7 @@ async def soak(minutes: float, count: int, environ: dict[str, str]) -> int:
         await eventually(lambda: _at_rest(proxy), 90, "nothing is in flight")
         await asyncio.sleep(90)  # Longer than idle connections and lingering clients stay.
         after = [_descriptors(pid) for pid in pids]
-        same = pids == [proxy.pid, *await proxy.worker_pids()]
+        same = pids == [proxy.control, *await proxy.worker_pids()]
         posts, wrong_bodies, twice = fleet.executed()
         for what, times in sorted(clients.seen.items()):
             _say(f"{times:9}  {what}")

@@ -182,7 +182,7 @@ async def test_half_heads_hold_neither_the_server_nor_the_registry(
                 writer.write(b"GET /healthz HTT")
                 held.append(writer)
             assert (await proxy.get("/healthz"))[0] == 200
-            assert len(os.listdir(f"/proc/{proxy.pid}/fd")) < 128
+            assert len(os.listdir(f"/proc/{proxy.control}/fd")) < 128
             await etcd.kill()
             await etcd.start()
             async with EtcdClient(etcd.url) as client:

@@ -38,7 +38,7 @@ class Site(NamedTuple):
         """How busy the machine is, from now on."""
         etcd = self.etcd.process
         assert etcd is not None
-        return Slowdown((os.getpid(), etcd.pid, self.proxy.pid, *self.proxy.children()))
+        return Slowdown((os.getpid(), etcd.pid, self.proxy.control, *self.proxy.children()))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -178,7 +178,7 @@ async def test_the_disk_of_the_log_is_full(origin: Origin, tmp_path: Path) -> No
 async def test_a_proxy_without_standard_descriptors_serves(origin: Origin, tmp_path: Path) -> None:
     async with RunningProxy(config(origin), tmp_path, stderr=-1) as proxy:
         pids = await proxy.worker_pids()
-        for pid in (proxy.pid, *pids):
+        for pid in (proxy.pid, proxy.control, *pids):
             for number in range(3):
                 assert os.readlink(f"/proc/{pid}/fd/{number}") == os.devnull
         await serves(proxy)

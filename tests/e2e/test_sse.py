@@ -111,7 +111,7 @@ Measure = Callable[[], Coroutine[None, None, list[float]]]
 async def judge(site: Site, measure: Measure, what: str, events: int = EVENTS) -> None:
     """Fails unless there is one delay for each event, and most are within the limit, at the
     latest when nothing else kept the CPU."""
-    pids = [os.getpid(), site.proxy.pid, *site.proxy.children()]
+    pids = [os.getpid(), site.proxy.control, *site.proxy.children()]
     for attempt in range(1, ATTEMPTS + 1):
         began, waited = time.monotonic(), waited_for_cpu(pids)
         found = sorted(await asyncio.wait_for(measure(), 20))

@@ -96,7 +96,7 @@ async def start(proxy: RunningProxy) -> Start:
 
     try:
         await eventually(both, 20, "ready and serving", every=0.01)
-        waited = waited_for_cpu([proxy.pid, *proxy.children()])
+        waited = waited_for_cpu([proxy.pid, proxy.control, *proxy.children()])
         assert not any(map(loads_in_vain, proxy.children()))
     except AssertionError as error:
         raise AssertionError(f"{error}\n{proxy.log()}") from None

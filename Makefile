@@ -13,7 +13,7 @@ run: $(VENV)/.run
 JOBS ?= 3
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # The part of the suite without processes or a registry: seconds, for the inner loop.
 quick: $(VENV)/.dev

@@ -28,6 +28,14 @@ settings.register_profile(
 settings.load_profile(os.environ.get("FAIRLEAD_HYPOTHESIS", "quick"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with drills first, then the other ones that start processes: several processes take a
+    file each, in this order, and one that began a long file last would be waited for."""
+    drills = {item.path for item in items if item.get_closest_marker("drill")}
+    in_processes = {item.path for item in items if "e2e" in item.path.parts}
+    items.sort(key=lambda item: (item.path not in in_processes, item.path not in drills))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what tests measured and do not judge (`record_property("drill", line)`)."""
     lines = [

@@ -12,7 +12,7 @@ from tests.support.wire import Wire
 MakeWire = Callable[..., Wire]
 
 
-@pytest.fixture(params=["plain", "tls"])
+@pytest.fixture(params=["plain", pytest.param("tls", marks=pytest.mark.drill)])
 def make(request: pytest.FixtureRequest) -> Iterator[MakeWire]:
     """`make(...)` builds a `Wire`; `done` is called for each at the end. Everything is tried twice:
     TLS changes nothing of what is said above it."""

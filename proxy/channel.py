@@ -58,10 +58,10 @@ def send_sockets(to: socket.socket, sockets: Mapping[int, socket.socket]) -> Non
 def receive_sockets(sent: socket.socket) -> dict[int, socket.socket]:
     """Sockets of one datagram, by their numbers. OSError when there is none, or no descriptor for
     one of them."""
-    numbers, descriptors, _, _ = socket.recv_fds(
-        sent, AT_A_TIME * _NUMBER.size, AT_A_TIME, socket.MSG_CMSG_CLOEXEC
-    )
+    numbers, descriptors, _, _ = socket.recv_fds(sent, AT_A_TIME * _NUMBER.size, AT_A_TIME)
     found = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    for sock in found:  # ≤ AT_A_TIME
+        sock.set_inheritable(False)
     if len(found) * _NUMBER.size != len(numbers):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     return dict(zip((number for (number,) in _NUMBER.iter_unpack(numbers)), found, strict=True))

@@ -344,9 +344,6 @@ async def _until_stopped(
             shutdown = replace(shutdown, delay=0.0, grace=min(shutdown.grace, ORPHAN_GRACE))
         log.info("stopping", delay=shutdown.delay, grace=shutdown.grace)
         manager.stopping(f"finishing what is in flight, for {shutdown.grace:g} s at most")
-        # The workers close theirs when they have accepted the last. A socket that stayed open
-        # here would go on taking connections that nobody accepts.
-        supervisor.crew.listeners.close()
         drained = asyncio.create_task(supervisor.drain(shutdown.grace, shutdown.delay))
         tasks.append(drained)
         await asyncio.wait([drained, second], return_when=asyncio.FIRST_COMPLETED)

@@ -201,7 +201,7 @@ class Supervisor:
         self.config, self.certificates = config, certificates
         now = config, certificates.messages
         error = await crew.change(now, listening, settings.workers, grace)
-        if error:
+        if error and not self.stopping:
             self.config, self.certificates = before
             # A generation of its own: workers must answer for it, not for the one before.
             generation = config.generation + 1
@@ -209,6 +209,7 @@ class Supervisor:
             now = self.config, self.certificates.messages
             if again := await crew.change(now, sockets, self.settings.workers, grace):
                 log.error("config_not_taken_back", error=again)
+        if error:
             return error
         self.settings = settings
         self._follow_files()

@@ -96,7 +96,8 @@ SERVICE_SIZE = 6
 """Instances that one service costs as much as, beside its own."""
 
 PARTING = 2.0
-"""Seconds a worker has to exit once its channel is closed, before it is killed."""
+"""Seconds a worker has to exit once its channel is closed, before it is killed; and the other way
+round, for what it said last to be read, which the kernel has by then."""
 
 KILL_AFTER_GRACE = 2.0
 """Seconds a worker has beyond its grace to cut what is left and exit."""
@@ -165,6 +166,8 @@ class WorkerProcess:
         """Number of the first `Pools` that said `complete`; 0 = none did."""
         self._dirty: dict[str, None] = {}
         """Services that the worker is to be told of, those that wait for longest first."""
+        self.parted = asyncio.Event()
+        """Set when it has said its last word."""
         self._parting: asyncio.TimerHandle | None = None
         self.channel: Channel[FromWorker] = Channel(FromWorker, self._on_message, self._on_closed)
 
@@ -380,6 +383,7 @@ class WorkerProcess:
         self._on_change()
 
     def _on_closed(self, error: Exception | None) -> None:
+        self.parted.set()
         if error is not None:
             log.error("worker_channel_failed", worker=self.index, pid=self.pid, error=str(error))
         # It cannot be told anything any more, so it must go. Most of the time it is going.

@@ -4,6 +4,7 @@ restarted gets a successor beside it."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,7 @@ from proxy.control.slots import Rows
 from proxy.control.statistics import Applies
 from proxy.control.worker_process import (
     KILL_AFTER_GRACE,
+    PARTING,
     SILENT_WARNING,
     Beginning,
     Notice,
@@ -148,12 +150,12 @@ class WorkerSlot:
                 return self.last_exit or ""
             try:
                 await until(lambda: life.accepting or life.gone, limit)
+                if life.draining:
+                    return "the proxy is stopping"
                 if life.gone:
                     return f"the successor has ended: {describe_exit(life.process.returncode or 0)}"
                 if not life.accepting:
                     return f"the successor has not accepted within {limit:g} s"
-                if life.draining:
-                    return "the proxy is stopping"
                 before = self.current
                 self._install(life)
             finally:
@@ -212,6 +214,9 @@ class WorkerSlot:
                 # It was not to be started any more, which nobody could know in time.
                 life.drain(0.0, 0.0)
             returncode = await life.process.wait()
+            # What it has counted last may be told of later than its exit.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(life.parted.wait(), PARTING)
         except BaseException:
             life.kill()
             raise

@@ -10,6 +10,7 @@ import structlog
 
 from proxy.control.listeners import Listeners
 from proxy.control.sockets import BindError, Listening
+from proxy.control.statistics import Applies
 from proxy.control.worker_process import KILL_AFTER_GRACE, Listened, WorkerProcess
 from proxy.control.worker_slot import SUCCESSOR_LIMIT, Until, WorkerSlot
 from proxy.messages import CertificateMessage, WorkerConfig
@@ -25,6 +26,8 @@ some five milliseconds each; one that takes longer is started meanwhile."""
 
 Own = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 """Runs work in a task of that name; the process stops if it fails."""
+
+STOPPING = "the proxy is stopping"
 
 InForce = tuple[WorkerConfig, Sequence[CertificateMessage]]
 """A configuration for workers, and the certificates for it."""
@@ -48,8 +51,11 @@ class Workers:
         self._make = make
         self._own = own
         self._until = until
+        self._stopping = False
         self._sharing = count
         """Workers among which the sockets are divided."""
+        self._applies: dict[int, Applies] = {}
+        """Of workers that left, by index: one that comes in their place counts on."""
         self._keepers: dict[WorkerSlot, asyncio.Task[None]] = {}
         """Tasks of places, of those that come or leave as well."""
 
@@ -89,6 +95,10 @@ class Workers:
         """Let all accept for `delay` seconds more and finish; kill those that do not within
         `grace` and a little; wait until they are gone. `shared`: see `Drain`. True if none had to
         be killed."""
+        self._stopping = True
+        # The workers close theirs when they have accepted the last. A socket that stayed open
+        # here would go on taking connections that nobody accepts.
+        self.listeners.close()
         for slot in self.places:
             slot.drain(grace, delay, shared)
         await self._ended(delay + grace + KILL_AFTER_GRACE)
@@ -100,6 +110,7 @@ class Workers:
 
     async def kill(self) -> None:
         """End all at once and wait until they are gone."""
+        self._stopping = True
         for slot in self.places:
             slot.kill()
         # A killed process is gone at once; the limit is for one stuck inside the kernel.
@@ -123,7 +134,7 @@ class Workers:
         `limit` seconds; each has `grace` seconds to finish.
         Returns the reason why the rest serves on as it is; "" = all are new."""
         for slot in self.slots:
-            error = await slot.replace(grace, limit, self._until)
+            error = STOPPING if self._stopping else await slot.replace(grace, limit, self._wait)
             if error:
                 log.error("worker_not_replaced", worker=slot.index, error=error)
                 return f"worker {slot.index}: {error}"
@@ -145,6 +156,10 @@ class Workers:
                 error = await self._open() or await self._grow(count)
         except BindError as failure:
             error = str(failure)
+        if self._stopping:
+            # The workers finish as they are.
+            self.listeners.drop(before)
+            return STOPPING
         if error:
             return error
         self._sharing = count
@@ -154,6 +169,7 @@ class Workers:
             process.release(gone, True, grace)
             process.release(process.held - self.sockets(slot.index).keys(), False, grace)
         for slot in self.slots[count:]:
+            self._applies[slot.index] = slot.applies
             slot.drain(grace, 0.0, shared=True)
         del self.slots[count:]
         # Of those that leave as well: as long as they have it, an address cannot be had again.
@@ -198,14 +214,19 @@ class Workers:
         def all_done() -> bool:
             return all(done(slot, one) for slot, one in asked if slot.current is one)
 
-        return await self._until(all_done, CONFIGURE_LIMIT)
+        return await self._wait(all_done, CONFIGURE_LIMIT)
+
+    async def _wait(self, condition: Callable[[], bool], limit: float) -> bool:
+        """Wait until the condition holds, or nothing matters any more."""
+        return await self._until(lambda: self._stopping or condition(), limit)
 
     async def _grow(self, count: int) -> str:
         """Start workers that there are too few of; they count once they accept."""
         new = [self._make(index) for index in range(len(self.slots), count)]
         for slot in new:
+            slot.applies = self._applies.pop(slot.index, slot.applies)
             self._keep(slot)
-        if any(process.accepting for process in self.current()) and not await self._until(
+        if any(process.accepting for process in self.current()) and not await self._wait(
             lambda: all(one.current is not None and one.current.accepting for one in new),
             SUCCESSOR_LIMIT,
         ):

@@ -96,7 +96,7 @@ class Sockets:
     async def accept(self) -> None:
         """Accept from all."""
         for each in list(self._by_number.values()):  # ≤ 256 per listener
-            if each.server is not None:
+            if each.server is not None or each.facts is None:
                 continue
             make = partial(self._accepted, each)
             if each.sock.family == socket.AF_UNIX:

@@ -249,6 +249,24 @@ async def test_a_limit_is_shared_by_the_workers_that_there_are(tmp_path: Path) -
             await client.close()
 
 
+async def test_a_stop_in_the_middle_of_a_change_lets_finish_what_is_under_way(
+    tmp_path: Path,
+) -> None:
+    async with changing(tmp_path) as on, Crowd(on.proxy.port, on.origin, kept=0, fresh=0) as crowd:
+        changed = {**on.proxy.config, "workers": 4, "listeners": [on.web, at("more", free_port())]}
+        on.proxy.file.write_text(json.dumps(changed))
+        on.proxy.signal(signal.SIGHUP)
+        await eventually(lambda: len(on.proxy.children()) == 4, 10, "new workers")
+        on.proxy.signal(signal.SIGTERM)
+        await eventually(lambda: refused(on.proxy.port), 10, "the end of accepting")
+        await crowd.socket_echoes()
+        await crowd.slow_ends()
+        await crowd.socket.close()
+        assert await on.proxy.wait() == 0
+    assert '"worker_died"' not in on.proxy.log()
+    assert "the proxy is stopping" in on.proxy.log()
+
+
 async def test_one_proxy_takes_the_place_of_another_on_a_shared_address(tmp_path: Path) -> None:
     port = free_port()
     shared = {"listeners": [at("web", port, share=True)]}

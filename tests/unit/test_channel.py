@@ -11,7 +11,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from proxy.channel import AT_ONCE, Channel, ChannelError, Framing, frame
+from proxy.channel import (
+    AT_A_TIME,
+    AT_ONCE,
+    Channel,
+    ChannelError,
+    Framing,
+    frame,
+    receive_sockets,
+    send_sockets,
+)
 from proxy.messages import (
     Accept,
     Applied,
@@ -24,6 +33,23 @@ from proxy.messages import (
     PoolSnapshot,
     ToWorker,
 )
+
+
+def test_sockets_travel_with_their_numbers() -> None:
+    ours, theirs = socket.socketpair(type=socket.SOCK_DGRAM)
+    theirs.setblocking(False)
+    count = AT_A_TIME + 50
+    with ours, theirs, socket.socket() as sock:
+        with pytest.raises(BlockingIOError):
+            receive_sockets(theirs)
+        sock.bind(("127.0.0.1", 0))
+        send_sockets(ours, dict.fromkeys(range(7, 7 + count), sock))
+        found = {**receive_sockets(theirs), **receive_sockets(theirs)}
+        assert list(found) == list(range(7, 7 + count))
+        assert {one.getsockname() for one in found.values()} == {sock.getsockname()}
+        for one in found.values():
+            assert not one.get_inheritable()
+            one.close()
 
 
 class End:

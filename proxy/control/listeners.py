@@ -85,8 +85,8 @@ class Listeners:
             old = known.get(one.sockets[0])
             try:
                 one.begin()
-                if old is not None and (old.mode, old.owner) != (one.mode, one.owner):
-                    one.permit()
+                if old is not None:
+                    one.permit(old)
             except BindError as error:
                 raise BindError(f"listener {one.name}: cannot listen on {error}") from error
             if old is None:

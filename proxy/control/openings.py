@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import ExitStack
+from dataclasses import replace
 
 from proxy.control.held_sockets import Held, adopt, find_held
 from proxy.control.listeners import Listeners
@@ -30,7 +31,7 @@ def open_listeners(settings: Settings, held: list[Held], opened: ExitStack) -> L
         listeners.current = listeners.prepare(settings.listeners, settings.workers)
         listeners.begin(())
         for one in adopted:
-            one.permit()
+            one.permit(replace(one, mode=None, owner=None))
     except BindError as error:
         raise StartError(str(error)) from error
     return listeners

@@ -114,13 +114,15 @@ class Listening:
             raise BindError(f"{self.bind}: {_reason(error, parse_bind(self.bind))}") from error
         return replace(self, sockets=tuple(sockets))
 
-    def permit(self) -> None:
-        """Give the socket file its mode and owner, which it had others of. BindError."""
+    def permit(self, before: Listening) -> None:
+        """Give the socket file its mode and owner, where those `before` were others. BindError."""
         if self.path is None or inode_of(self.path) != self.inode:
             return
         try:
-            os.chown(self.path, *(self.owner or (os.geteuid(), os.getegid())))
-            os.chmod(self.path, _usual_mode() if self.mode is None else self.mode)
+            if self.owner != before.owner:
+                _give(self.path, self.owner or (os.geteuid(), os.getegid()))
+            if self.mode != before.mode:
+                os.chmod(self.path, _usual_mode() if self.mode is None else self.mode)
         except OSError as error:
             raise BindError(f"{self.bind}: {error.strerror or error}") from error
 

@@ -7,13 +7,14 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from msgspec import structs
 
 from proxy.control.listeners import Listeners
-from proxy.control.sockets import BindError, Listening, parse_bind
+from proxy.control.sockets import BindError, parse_bind
 from proxy.settings.listener import ListenerSettings
 from tests.support.processes import free_port
 
@@ -147,13 +148,13 @@ def test_the_file_of_a_socket_gets_its_mode_and_goes_with_its_listener(
     assert not path.exists()
 
 
-def test_a_file_that_may_not_be_given_away_is_an_error(
+def test_a_file_that_is_gone_gets_no_mode_and_a_folder_that_is_not_there_is_an_error(
     listeners: Listeners, tmp_path: Path
 ) -> None:
     change(listeners, web("a", f"unix:{tmp_path}/s"))
     [one] = listeners.current
     os.unlink(tmp_path / "s")
-    one.permit()  # Somebody else's file, if there is one, is left alone.
-    assert isinstance(one, Listening)
+    # Somebody else's file, if there is one, is left alone.
+    replace(one, mode=0o600, owner=(1, 1)).permit(one)
     with pytest.raises(BindError, match=os.strerror(errno.ENOENT)):
         listeners.prepare([web("b", f"unix:{tmp_path}/none/s")], 1)

@@ -131,6 +131,8 @@ class Sockets:
                 each.server.close()
             else:
                 each.sock.close()
+        # The loop may have accepted somebody in this very turn, and tells of it in the next.
+        await asyncio.sleep(0)
 
 
 def _end_arrivals(sock: socket.socket) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.e2e.changing import Crowd, command
+from tests.e2e.changing import Crowd, Transfers, command
 from tests.e2e.origin import Gate, Origin, origins
 from tests.e2e.raw_http import Client, request
 from tests.e2e.running import RunningProxy
@@ -61,12 +61,12 @@ class Changing:
 
     def descriptors(self) -> list[int]:
         """How many the control process and each worker have."""
-        pids = (self.proxy.pid, *self.proxy.children())
+        pids = (self.proxy.pid, self.proxy.control, *self.proxy.children())
         return [len(os.listdir(f"/proc/{pid}/fd")) for pid in pids]
 
     def memory(self) -> int:
         """Resident KiB of all processes."""
-        pids = (self.proxy.pid, *self.proxy.children())
+        pids = (self.proxy.pid, self.proxy.control, *self.proxy.children())
         text = "".join(Path(f"/proc/{pid}/status").read_text() for pid in pids)
         return sum(map(int, re.findall(r"VmRSS:\s+(\d+) kB", text)))
 
@@ -285,7 +285,38 @@ async def test_one_proxy_takes_the_place_of_another_on_a_shared_address(tmp_path
         assert crowd.failures == []
 
 
-KINDS = ("add and remove", "rebind", "rename", "workers", "restart")
+KINDS = ("add and remove", "rebind", "rename", "workers", "restart", "keys")
+
+
+def keys(on: Changing, directory: Path, odd: int) -> dict[str, Any]:
+    """A value of its own, in every other turn, for a key of each kind that is no socket's."""
+    service = {
+        "instances": [on.origin.instance],
+        "balancer": ("round_robin", "least_connections")[odd],
+        "health_check": {"type": "tcp", "interval": ("1s", "2s")[odd]},
+        "max_inflight": (0, 500)[odd],
+        "circuit_breaker": {"min_requests": (1000, 2000)[odd]},
+        "timeouts": {"connect": ("1s", "2s")[odd]},
+    }
+    routes = [{"path_prefix": "/", "service": "users"}]
+    return {
+        "services": {"users": service, **({"more": {}} if odd else {})},
+        "routes": [*([{"path_prefix": "/more", "service": "more"}] * odd), *routes],
+        "defaults": {"retry": {"max_retries": 1 + odd}},
+        "log": {"level": ("info", "warning")[odd]},
+        "access_log": {"path": str(directory / f"access-{odd}")},
+        "admin": {**on.proxy.config["admin"], "hosts": [f"h{odd}"]},
+        "registry": {
+            "type": "etcd",
+            "endpoints": ["http://127.0.0.1:1"],
+            "prefix": f"/{odd}/",
+            "allow": [f"10.{odd}.0.0/16"],
+        },
+        "shutdown": {"delay": "0s", "grace": ("10s", "11s")[odd]},
+        "listeners": [
+            at("web", on.proxy.port, limits={"fields": 100 + odd}, request_id_header=f"X-{odd}")
+        ],
+    }
 
 
 @pytest.mark.drill
@@ -294,8 +325,13 @@ async def test_fifty_changes_of_a_kind_lose_nobody(
     tmp_path: Path, kind: str, record_property: Callable[[str, object], None]
 ) -> None:
     ports = free_port(), free_port()
-    async with changing(tmp_path) as on, Crowd(on.proxy.port, on.origin) as crowd:
-        if kind in ("workers", "restart"):
+    leaves = kind in ("workers", "restart")
+    async with (
+        changing(tmp_path, workers=1 if kind == "restart" else 2) as on,
+        Crowd(on.proxy.port, on.origin) as crowd,
+        Transfers(on.proxy.port, crowd.failures, events_end=leaves) as transfers,
+    ):
+        if leaves:
             # Whoever stays with a worker that leaves is cut after the grace.
             await crowd.slow_ends()
             await crowd.socket.close()
@@ -311,15 +347,19 @@ async def test_fifty_changes_of_a_kind_lose_nobody(
                     await on.becomes(at(("other", "web")[odd], on.proxy.port))
                 case "workers":
                     await on.becomes(workers=(3, 1)[odd])
+                case "keys":
+                    changed = keys(on, tmp_path, odd)
+                    await on.becomes(*changed.pop("listeners"), **changed)
                 case _:
                     assert (await on.post("restart-workers"))["error"] == ""
             assert crowd.failures == []
         await crowd.served()
         record_property("drill", f"50 x {kind}: {crowd.answers + crowd.fresh.answers} answers")
-        if kind not in ("workers", "restart"):
+        if not leaves:
             await all_is_well(crowd)
             await crowd.slow_ends()
     assert crowd.failures == []
+    assert transfers.done.keys() >= {"_upload", "_download"}
 
 
 @pytest.mark.drill

@@ -81,6 +81,8 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
     sockets: dict[int, str] = {}
     """Number of each listening socket → listener whose connections come by it. Descriptors of those
     that are new were sent beside the channel before. Of others nothing changes until `Release`."""
+    lasting: tuple[int, ...] = ()
+    """Numbers of those that somebody listens on when the proxy has ended: the service manager."""
 
 
 class CertificatePair(msgspec.Struct, frozen=True):

@@ -34,6 +34,9 @@ def tend(arguments: Sequence[str]) -> int:
             # The lowest that is free is this one. Otherwise a socket would get the number, and
             # children would have it as their standard output.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    parent = Parent(lambda fd, environ: _spawn(arguments, fd, environ), os.environ)
+    # Before there are descriptors of ours, which could have the numbers of theirs.
+    parent.hold_passed(passed_names(os.environ, os.getpid()), LISTEN_FDS_START)
     reader, writer = socket.socketpair()
     with reader, writer:
         reader.setblocking(False)
@@ -43,8 +46,6 @@ def tend(arguments: Sequence[str]) -> int:
         for number in watched:
             signal.signal(number, _nothing)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        parent = Parent(lambda fd, environ: _spawn(arguments, fd, environ), os.environ)
-        parent.hold_passed(passed_names(os.environ, os.getpid()), LISTEN_FDS_START)
         parent.start()
         poll(parent, reader)
     assert parent.code is not None

@@ -17,6 +17,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -116,7 +117,14 @@ class Parent:
     def hold_passed(self, names: Sequence[str], first: int) -> None:
         """Hold the sockets that the service manager has passed."""
         for descriptor, name in enumerate(names, first):
-            os.set_inheritable(descriptor, False)
+            try:
+                os.set_inheritable(descriptor, False)
+                is_socket = stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+            except OSError:
+                is_socket = False
+            if not is_socket:
+                complain(f"descriptor {descriptor}, passed as {name}, is no socket")
+                continue
             held = Held("passed", name, "")
             held.descriptors.append(descriptor)
             self._passed.append(held)
@@ -145,7 +153,7 @@ class Parent:
         for one in (*held.values(), *self._passed):
             for start in range(0, len(one.descriptors), packets.DESCRIPTORS):
                 part = one.descriptors[start : start + packets.DESCRIPTORS]
-                told = {"held": one.kind, "name": one.name, "bind": one.bind}
+                told = {"held": one.kind, "name": one.name, "bind": one.bind, "more": start > 0}
                 self._tell(control, told, part)
         self._tell(control, {"begin": state is not None}, [] if state is None else [state.fileno()])
         return control

@@ -7,6 +7,7 @@ import itertools
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import structlog
 
@@ -20,6 +21,16 @@ BIND_LIMIT = 10.0
 """Seconds for the addresses of a reload: only names that somebody has to be asked for take any."""
 
 
+class Listened(NamedTuple):
+    """A socket that workers accept from."""
+
+    name: str
+    """Of its listener."""
+    sock: socket.socket
+    lasting: bool
+    """The service manager goes on listening on it."""
+
+
 class Listeners:
     """Owns the listening sockets, and numbers by which workers are told of them."""
 
@@ -29,10 +40,10 @@ class Listeners:
         self._numbers: dict[socket.socket, int] = {}
         self._next = itertools.count(1)
 
-    def of(self, index: int, workers: int) -> dict[int, tuple[str, socket.socket]]:
-        """Sockets of a worker, by number, with the names of their listeners."""
+    def of(self, index: int, workers: int) -> dict[int, Listened]:
+        """Sockets of a worker, by number."""
         return {
-            self._number(sock): (one.name, sock)
+            self._number(sock): Listened(one.name, sock, one.passed)
             for one in self.current
             for sock in one.of(index, workers)
         }

@@ -64,9 +64,10 @@ class ParentLink:
                 if message["begin"] and descriptors:
                     self.state = socket.socket(fileno=descriptors[0])
                 return
-            kind, name = str(message.get("held")), str(message.get("name"))
-            if not self.held or (self.held[-1].kind, self.held[-1].name) != (kind, name):
-                self.held.append(Held(kind, name, str(message.get("bind"))))
+            # Those that the service manager has passed may all have the same name.
+            if not message.get("more"):
+                kind, name, bind = (str(message.get(word)) for word in ("held", "name", "bind"))
+                self.held.append(Held(kind, name, bind))
             self.held[-1].sockets += [socket.socket(fileno=one) for one in descriptors]
         raise ParentError(f"the parent process has said nothing for {BEGIN_LIMIT:g} s")
 
@@ -90,9 +91,12 @@ class ParentLink:
             self._send({"hold": kind, "name": name, "bind": bind, "anew": not start}, part)
 
     def hold_listeners(self, listening: Iterable[Listening]) -> None:
-        """Let the parent hold the sockets of these listeners, and of no others."""
+        """Let the parent hold the sockets of these listeners, and of no others but those that the
+        service manager has passed, which it holds anyway."""
         names = set()
         for one in listening:
+            if one.passed:
+                continue
             self.hold("listener", one.name, one.bind, one.sockets)
             names.add(one.name)
         for name in self._listeners - names:

@@ -45,6 +45,7 @@ from typing import Literal
 import structlog
 
 from proxy.channel import Channel, send_sockets
+from proxy.control.listeners import Listened
 from proxy.control.pools import PoolRegistry
 from proxy.control.statistics import Applies, Reported
 from proxy.messages import (
@@ -79,10 +80,10 @@ log = structlog.get_logger()
 Notice = Suspect | BreakerTurned | FieldDropped | CertificatesApplied
 """A worker's message that concerns more than itself; of the last kind, only what it refused."""
 
-Listened = Mapping[int, tuple[str, socket.socket]]
-"""Listening sockets by number, with the names of their listeners."""
+Sockets = Mapping[int, Listened]
+"""Listening sockets by number."""
 
-Beginning = tuple[WorkerConfig, Listened, Sequence[Rows | CertificateMessage | AcmeChallenges]]
+Beginning = tuple[WorkerConfig, Sockets, Sequence[Rows | CertificateMessage | AcmeChallenges]]
 """The part of a dialogue that comes before the pools."""
 
 SILENT_WARNING = 5
@@ -198,13 +199,13 @@ class WorkerProcess:
     def configure(
         self,
         config: WorkerConfig,
-        sockets: Listened,
+        sockets: Sockets,
         further: Iterable[Rows | CertificateMessage | AcmeChallenges],
     ) -> None:
         """Take another configuration. One that has not said hello will get the one in force."""
         if not self._greeted:
             return
-        new = {number: sock for number, (_, sock) in sockets.items() if number not in self.held}
+        new = {number: one.sock for number, one in sockets.items() if number not in self.held}
         try:
             send_sockets(self._descriptors, new)
         except OSError as error:
@@ -213,8 +214,9 @@ class WorkerProcess:
             self.kill()
             return
         self.held |= new.keys()
-        names = {number: name for number, (name, _) in sockets.items()}
-        for message in (Configure(config, names), *further):
+        names = {number: one.name for number, one in sockets.items()}
+        lasting = tuple(number for number, one in sockets.items() if one.lasting)
+        for message in (Configure(config, names, lasting), *further):
             self.channel.send(message)
 
     def open_sockets(self) -> None:

@@ -11,7 +11,7 @@ import structlog
 from proxy.control.listeners import Listeners
 from proxy.control.sockets import BindError, Listening
 from proxy.control.statistics import Applies
-from proxy.control.worker_process import KILL_AFTER_GRACE, Listened, WorkerProcess
+from proxy.control.worker_process import KILL_AFTER_GRACE, Sockets, WorkerProcess
 from proxy.control.worker_slot import SUCCESSOR_LIMIT, Until, WorkerSlot
 from proxy.messages import CertificateMessage, WorkerConfig
 
@@ -68,7 +68,7 @@ class Workers:
         """Processes that live, predecessors that finish included."""
         return (process for slot in self.places for process in slot.processes)
 
-    def sockets(self, index: int) -> Listened:
+    def sockets(self, index: int) -> Sockets:
         """Sockets that a worker accepts from."""
         return self.listeners.of(index, self._sharing)
 

@@ -37,12 +37,14 @@ _NO_SYN: Final = b"".join(
 class _Listening:
     """A listening socket."""
 
-    __slots__ = ("facts", "server", "sock")
+    __slots__ = ("facts", "lasting", "server", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.facts: ListenerConfig | None = None
         """Facts for its connections; None = its configuration was refused."""
+        self.lasting = False
+        """The service manager listens on it when this process has ended."""
         self.server: asyncio.Server | None = None
         """Accepts from it."""
 
@@ -88,10 +90,16 @@ class Sockets:
                 found[name] = facts.counts
         return found
 
-    def use(self, names: Mapping[int, str], listeners: Mapping[str, ListenerConfig]) -> None:
+    def use(
+        self,
+        names: Mapping[int, str],
+        listeners: Mapping[str, ListenerConfig],
+        lasting: Collection[int],
+    ) -> None:
         """Facts for connections from here on. Sockets that are not named keep what they have."""
         for number, name in names.items():  # ≤ 256 per listener
             self._by_number[number].facts = listeners[name]
+            self._by_number[number].lasting = number in lasting
 
     async def accept(self) -> None:
         """Accept from all."""
@@ -122,8 +130,9 @@ class Sockets:
     async def close(self, released: Collection[_Listening], last: bool) -> None:
         """Accept from these no more. `last`: nobody does, and who waits in them must not be reset:
         no more may join, and those who have are accepted before the end."""
-        if last and any(each.server is not None for each in released):
-            for each in released:  # ≤ 256 per listener
+        ending = [each for each in released if last and not each.lasting]
+        if any(each.server is not None for each in ending):
+            for each in ending:  # ≤ 256 per listener
                 _end_arrivals(each.sock)
             await asyncio.sleep(LAST_ACCEPTS)
         for each in released:  # ≤ 256 per listener

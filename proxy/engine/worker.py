@@ -245,7 +245,7 @@ class Worker:
         services = self.services
         services.via_token = b"fairlead (%b)" % config.via_token.encode("ascii")
         self._listeners.use(listeners)
-        self._sockets.use(sockets, listeners)
+        self._sockets.use(sockets, listeners, message.lasting)
         self.connections.descriptors = _room(len(self._sockets))
         services.connector.destinations = Destinations(config.admin_port, config.allow)
         self.pools.configure(config.defaults, config.services, config.tripped)

@@ -47,7 +47,7 @@ def named(listeners: Listeners, workers: int = 2) -> dict[int, str]:
     return {
         number: name
         for index in range(workers)
-        for number, (name, _) in listeners.of(index, workers).items()
+        for number, (name, _, _) in listeners.of(index, workers).items()
     }
 
 

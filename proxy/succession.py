@@ -46,6 +46,10 @@ Spawn = Callable[[int, Mapping[str, str]], int]
 """Starts a control process with this descriptor and environment; its process id."""
 
 
+Asked = tuple["Control", Any]
+"""A control process that asks for an upgrade, and its number for that."""
+
+
 class Held:
     """A listener's sockets, in the order of the workers."""
 
@@ -103,8 +107,8 @@ class Parent:
         self.retired: dict[int, Control] = {}
         """By process id."""
         self._next_environ = self._environ
-        self._asked: Control | None = None
-        """The control process that asked for the upgrade under way, if it was not a signal."""
+        self._asked: Asked | None = None
+        """The asker of the upgrade under way, if it was not a signal."""
         self._crashes = 0
         self._stopping = False
         self.start_at: float | None = None
@@ -192,7 +196,7 @@ class Parent:
 
     # -- an upgrade
 
-    def _upgrade(self, asked: Control | None, env_file: str) -> None:
+    def _upgrade(self, asked: Asked | None, env_file: str) -> None:
         """Start a successor."""
         reason = ""
         if self._stopping or self.serving is None or not self.serving.ready:
@@ -221,9 +225,9 @@ class Parent:
             self._asked = asked
             self._tell(self.serving, {"successor": self.successor.pid}, [here.fileno()])
 
-    def _refuse(self, asked: Control | None, reason: str) -> None:
+    def _refuse(self, asked: Asked | None, reason: str) -> None:
         if asked is not None:
-            self._tell(asked, {"upgraded": False, "reason": reason})
+            self._tell(asked[0], {"upgraded": False, "asked": asked[1], "reason": reason})
         elif self.serving is not None:
             self._tell(self.serving, {"not_upgraded": reason})
 
@@ -239,7 +243,7 @@ class Parent:
         release(self.successor.held)
         asked, self.successor, self._asked = self._asked, None, None
         if self.serving is not None:
-            self._refuse(asked if asked is self.serving else None, reason)
+            self._refuse(asked if asked and asked[0] is self.serving else None, reason)
 
     def _promote(self) -> None:
         before, self.serving = self.serving, self.successor
@@ -251,8 +255,8 @@ class Parent:
             return  # It has crashed meanwhile.
         release(before.held)
         self.retired[before.pid] = before
-        if asked is before and self.serving is not None:
-            self._tell(before, {"upgraded": True, "pid": self.serving.pid})
+        if asked is not None and asked[0] is before:
+            self._tell(before, {"upgraded": True, "asked": asked[1]})
         self._tell(before, {"retire": True})
 
     # -- what control processes say
@@ -294,7 +298,8 @@ class Parent:
         elif "failed" in message:
             control.reason = str(message["failed"])
         elif "upgrade" in message:
-            self._upgrade(control, str(message.get("env_file") or ""))
+            asked = control, message["upgrade"]
+            self._upgrade(asked, str(message.get("env_file") or ""))
         elif "ready" in message:
             control.ready = True
             if control is self.successor:

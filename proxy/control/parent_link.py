@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import select
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import structlog
 
@@ -45,7 +47,9 @@ class ParentLink:
         """Set when the successor has taken over."""
         self.gone = asyncio.Event()
         """Set when the parent is dead, so that nobody will tell this process anything."""
-        self._answers: list[asyncio.Future[str]] = []
+        self._answers: dict[int, asyncio.Future[str]] = {}
+        """By number of the question."""
+        self._numbers = itertools.count(1)
         self._listeners: set[str] = set()
         """Names of those whose sockets the parent holds."""
 
@@ -130,9 +134,13 @@ class ParentLink:
         if len(self._answers) >= MOST_ANSWERS:
             return "an upgrade is under way"
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._answers.append(answer)
-        self._send({"upgrade": True, "env_file": env_file})
-        return await answer
+        number = next(self._numbers)
+        self._answers[number] = answer
+        self._send({"upgrade": number, "env_file": env_file})
+        try:
+            return await answer
+        finally:
+            del self._answers[number]
 
     def _send(self, message: dict[str, object], descriptors: Sequence[int] = ()) -> None:
         try:
@@ -152,26 +160,25 @@ class ParentLink:
         if found is None:
             asyncio.get_running_loop().remove_reader(self._end.fileno())
             self.gone.set()
-            self._answered("the parent process is gone")
+            for number in self._answers:
+                self._answered(number, "the parent process is gone")
             return
         message, descriptors = found
         if "successor" in message and descriptors:
             log.info("upgrading", successor=message["successor"])
             self.on_successor(socket.socket(fileno=descriptors.pop(0)))
         elif "upgraded" in message:
-            self._answered("" if message["upgraded"] else str(message.get("reason")))
+            reason = "" if message["upgraded"] else str(message.get("reason"))
+            self._answered(message.get("asked"), reason)
         elif "not_upgraded" in message:
             log.error("not_upgraded", reason=message["not_upgraded"])
         elif "retire" in message:
             self.retire.set()
         packets.close(descriptors)
 
-    def _answered(self, reason: str) -> None:
-        """The parent answers in the order in which it was asked."""
+    def _answered(self, number: Any, reason: str) -> None:
         if reason:
             log.error("not_upgraded", reason=reason)
-        while self._answers:
-            answer = self._answers.pop(0)
-            if not answer.done():
-                answer.set_result(reason)
-                return
+        answer = self._answers.get(number)
+        if answer is not None and not answer.done():
+            answer.set_result(reason)

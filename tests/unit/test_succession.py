@@ -146,7 +146,7 @@ def test_the_asker_of_an_upgrade_hears_of_it_before_it_retires(house: House) -> 
     house.say(new, {"ready": True})
     first, *rest = house.children[old].told()
     assert first == {"successor": new}
-    assert rest == [{"upgraded": True, "pid": new}, {"retire": True}]
+    assert rest == [{"upgraded": True, "asked": True}, {"retire": True}]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,8 @@ def test_a_successor_that_ends_leaves_the_one_that_serves(
     if last_words is not None:
         packets.send(house.children[new].end, last_words)  # Read when it has ended.
     house.end(new, code)
-    assert house.children[old].told() == [{"upgraded": False, "reason": reason}]
+    [told] = house.children[old].told()
+    assert told == {"upgraded": False, "asked": True, "reason": reason}
     assert house.parent.serving is not None
     assert house.parent.serving.pid == old
     assert house.upgrade() > new

@@ -67,6 +67,9 @@ ACCEPT_LIMIT = 10.0
 ORPHAN_GRACE = 3.0
 """Seconds to finish what is in flight once the parent is dead."""
 
+ORPHAN_LIMIT = 3.5
+"""Seconds after which a process whose parent has died ends at once: a little more than those."""
+
 OPEN_LIMIT = 5.0
 """Seconds for the access log to open at the start: a disk that sleeps wakes up in them, and a file
 system whose server is gone is not waited for."""
@@ -232,7 +235,7 @@ async def serve(
             signals.on_reopen = supervisor.reopen_access_log
             signals.has_log = lambda: supervisor.settings.access_log is not None
             if parent is not None and await _until_retired(parent, supervisor, signals):
-                return await _retire(supervisor, signals, admin, successor)
+                return await _retire(supervisor, signals, parent, admin, successor)
             return await _until_stopped(supervisor, signals, parent, manager)
         finally:
             await successor.close()
@@ -292,8 +295,28 @@ async def _until_retired(parent: ParentLink, supervisor: Supervisor, signals: Si
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def _cut_short(signals: Signals, parent: ParentLink | None) -> None:
+    """Wait for a reason not to let finish what is in flight."""
+    second = asyncio.create_task(signals.second.wait())
+    # A proxy without a parent has none to lose.
+    gone = asyncio.create_task((asyncio.Event() if parent is None else parent.gone).wait())
+    try:
+        await asyncio.wait([second, gone], return_when=asyncio.FIRST_COMPLETED)
+        if gone.done():
+            log.error("parent_gone")
+            await asyncio.wait([second], timeout=ORPHAN_LIMIT)
+    finally:
+        second.cancel()
+        gone.cancel()
+        await asyncio.gather(second, gone, return_exceptions=True)
+
+
 async def _retire(
-    supervisor: Supervisor, signals: Signals, admin: Admin, successor: Successor
+    supervisor: Supervisor,
+    signals: Signals,
+    parent: ParentLink,
+    admin: Admin,
+    successor: Successor,
 ) -> int:
     """Finish what is in flight, beside the successor, and tell it what has been counted."""
     supervisor.stopping = True
@@ -302,19 +325,20 @@ async def _retire(
     log.info("retiring", grace=grace)
     supervisor.crew.listeners.leave()
     drained = asyncio.create_task(supervisor.drain(grace, shared=True))
-    second = asyncio.create_task(signals.second.wait())
+    cut_short = asyncio.create_task(_cut_short(signals, parent))
     try:
         await admin.stop_accepting()
         successor.tell_state()
         successor.tell_counts(await admin.metrics.get())
-        await asyncio.wait([drained, second], return_when=asyncio.FIRST_COMPLETED)
-        if second.done():
+        await asyncio.wait([drained, cut_short], return_when=asyncio.FIRST_COMPLETED)
+        if cut_short.done():
+            log.warning("stopped_at_once")
             await supervisor.kill()
         successor.tell_counts(await admin.metrics.get())
     finally:
         drained.cancel()
-        second.cancel()
-        await asyncio.gather(drained, second, return_exceptions=True)
+        cut_short.cancel()
+        await asyncio.gather(drained, cut_short, return_exceptions=True)
     log.info("retired")
     return 0
 
@@ -327,8 +351,8 @@ async def _until_stopped(
 ) -> int:
     failure = asyncio.create_task(supervisor.failed())
     first = asyncio.create_task(signals.first.wait())
-    second = asyncio.create_task(signals.second.wait())
-    tasks: list[asyncio.Task[Any]] = [failure, first, second]
+    cut_short = asyncio.create_task(_cut_short(signals, parent))
+    tasks: list[asyncio.Task[Any]] = [failure, first, cut_short]
     # A proxy without a parent has none to lose.
     gone = asyncio.create_task((asyncio.Event() if parent is None else parent.gone).wait())
     tasks.append(gone)
@@ -340,15 +364,14 @@ async def _until_stopped(
         shutdown = supervisor.settings.shutdown
         if gone.done():
             # Who killed the process that was started means this one: its port is to be free soon.
-            log.error("parent_gone")
             shutdown = replace(shutdown, delay=0.0, grace=min(shutdown.grace, ORPHAN_GRACE))
         log.info("stopping", delay=shutdown.delay, grace=shutdown.grace)
         manager.stopping(f"finishing what is in flight, for {shutdown.grace:g} s at most")
         drained = asyncio.create_task(supervisor.drain(shutdown.grace, shutdown.delay))
         tasks.append(drained)
-        await asyncio.wait([drained, second], return_when=asyncio.FIRST_COMPLETED)
-        if second.done():
-            # Asked for twice, so what is in flight is cut on purpose: no failure.
+        await asyncio.wait([drained, cut_short], return_when=asyncio.FIRST_COMPLETED)
+        if cut_short.done():
+            # Asked for twice, say, so what is in flight is cut on purpose: no failure.
             log.warning("stopped_at_once")
             await supervisor.kill()
         log.info("stopped", code=code)

@@ -17,8 +17,10 @@ import pytest
 from aiohttp import web
 
 from proxy import cpus
+from tests.e2e.origin import Gate, origins
+from tests.e2e.raw_http import Client, request
 from tests.e2e.running import RunningProxy
-from tests.support.processes import alive, eventually, free_port
+from tests.support.processes import alive, children, eventually, free_port
 
 
 @pytest.fixture
@@ -134,6 +136,28 @@ async def test_no_worker_outlives_the_control_process(instance: int, tmp_path: P
     pids = await proxy.worker_pids()
     await proxy.kill()
     await eventually(lambda: not any(map(alive, pids)), 5, "the workers' exit")
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM], ids=["upgrade", "stop"])
+async def test_no_process_that_finishes_outlives_the_one_that_was_started(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    grace = {"shutdown": {"delay": "0s", "grace": "60s"}}
+    async with origins("one", script=Gate()) as (one,):
+        services = {"users": {"instances": [one.instance]}}
+        settings = config(1, **grace, services=services)
+        async with (
+            RunningProxy(settings, tmp_path) as proxy,
+            await Client.connect(proxy.port) as client,
+        ):
+            await client.send(request("GET", "/users/"))
+            await eventually(lambda: one.in_flight, 10, "the request")
+            log = '"retiring"' if number == signal.SIGUSR2 else '"stopping"'
+            proxy.signal(number)
+            await eventually(lambda: log in proxy.log(), 15, log)
+            family = [one for each in children(proxy.pid) for one in (each, *children(each))]
+            await proxy.kill()
+            await eventually(lambda: not any(map(alive, family)), 5, "their end")
 
 
 async def test_a_graceful_stop_answers_what_was_asked(

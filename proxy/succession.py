@@ -40,7 +40,7 @@ LONGEST_DELAY = 1.0
 """Seconds at most between a crash and the next start."""
 
 LARGEST_ENV = 1024 * 1024
-"""Characters of a file of variables: half of what Linux lets a process begin with."""
+"""Bytes of a file of variables: half of what Linux lets a process begin with."""
 
 Spawn = Callable[[int, Mapping[str, str]], int]
 """Starts a control process with this descriptor and environment; its process id."""
@@ -398,14 +398,24 @@ def read_env(path: str) -> dict[str, str]:
     """Variables of a file with lines `NAME=VALUE`, empty ones, and those that begin with `#`.
     OSError; ValueError that names the line."""
     found = {}
-    with open(path, encoding="utf-8") as file:
-        lines = file.read(LARGEST_ENV).splitlines()
+    # Whoever waits here for a pipe that nobody writes to, or reads a device that never ends, is
+    # there for nobody.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is no regular file")
+        content = os.read(descriptor, LARGEST_ENV + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > LARGEST_ENV:
+        raise ValueError(f"it has more than {LARGEST_ENV} bytes")
+    lines = content.decode().splitlines()
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue
         name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier():
+        if not equals or not name.isidentifier() or "\0" in value:
             raise ValueError(f"line {number}: {line[:40]!r} is not of the form NAME=VALUE")
         found[name] = value
     return found

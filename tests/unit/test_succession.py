@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import pytest
 
 from proxy import packets
 from proxy.parent import own_environ, passed_names
-from proxy.succession import MOST_RETIRED, READY_LIMIT, Parent, read_env
+from proxy.succession import LARGEST_ENV, MOST_RETIRED, READY_LIMIT, Parent, read_env
 
 
 class Child:
@@ -310,12 +311,37 @@ def test_variables_of_a_file_are_for_the_successor_and_those_after_it(
     assert house.children[house.upgrade()].environ == {"A": "1", "B": "2=3"}
 
 
-@pytest.mark.parametrize("content", ["B", "=2", "1B=2", "B C=2"])
+@pytest.mark.parametrize("content", ["B", "=2", "1B=2", "B C=2", "B=\0"])
 def test_a_line_that_is_no_variable_is_named(content: str, tmp_path: Path) -> None:
     file = tmp_path / "env"
     file.write_text(f"A=1\n{content}\n")
     with pytest.raises(ValueError, match="line 2: "):
         read_env(str(file))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("directory", "no regular file"),
+        ("pipe", "no regular file"),
+        ("device", "no regular file"),
+        ("large", "1048576 bytes"),
+    ],
+)
+def test_a_file_of_variables_that_might_never_end_is_not_read(
+    kind: str, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "env"
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_text("A=1\n" * (LARGEST_ENV // 4 + 1))
+    with pytest.raises(ValueError, match=reason):
+        read_env(str(path))
 
 
 def test_a_missing_file_of_variables_refuses_the_upgrade(house: House, tmp_path: Path) -> None:

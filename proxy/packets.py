@@ -6,7 +6,9 @@ program, but maybe of two versions of it: what one does not know, it does not lo
 from __future__ import annotations
 
 import json
+import math
 import os
+import select
 import socket
 from array import array
 from collections.abc import Sequence
@@ -27,12 +29,26 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return ends
 
 
-def send(end: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
-    """Send a message whole. OSError when the peer is gone, or does not read: the system holds some
-    hundreds of messages for it."""
+def send(
+    end: socket.socket,
+    message: dict[str, Any],
+    descriptors: Sequence[int] = (),
+    limit: float = 0.0,
+) -> None:
+    """Send a message whole. OSError when the peer is gone, or does not read for `limit` seconds:
+    the system holds some hundreds of messages for it."""
     content = json.dumps(message).encode()
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))]
-    end.sendmsg([content], ancillary if descriptors else [], socket.MSG_NOSIGNAL)
+    what = [content], ancillary if descriptors else [], socket.MSG_NOSIGNAL
+    try:
+        end.sendmsg(*what)
+    except BlockingIOError:
+        if not limit:
+            raise
+        waiting = select.poll()
+        waiting.register(end, select.POLLOUT)
+        waiting.poll(limit * 1000)
+        end.sendmsg(*what)
 
 
 def receive(end: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
@@ -55,6 +71,18 @@ def receive(end: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
         close(descriptors)
         return {}, []
     return message, list(descriptors)
+
+
+def readable(ends: Sequence[socket.socket], limit: float | None) -> list[socket.socket]:
+    """Ends from which can be read, or that have ended, once there are some; none after `limit`
+    seconds."""
+    # Not `select`, which takes no numbers from 1,024 on.
+    by_number = {end.fileno(): end for end in ends}
+    waiting = select.poll()
+    for number in by_number:
+        waiting.register(number, select.POLLIN)
+    found = waiting.poll(None if limit is None else math.ceil(limit * 1000))
+    return [by_number[number] for number, _ in found]
 
 
 def close(descriptors: Sequence[int]) -> None:

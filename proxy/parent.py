@@ -11,12 +11,13 @@ there twice, and is never replaced.
 from __future__ import annotations
 
 import os
-import select
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
 
+from proxy import packets
 from proxy.init import FORWARDED
 from proxy.succession import Parent, complain
 
@@ -37,6 +38,7 @@ def tend(arguments: Sequence[str]) -> int:
     parent = Parent(lambda fd, environ: _spawn(arguments, fd, environ), os.environ)
     # Before there are descriptors of ours, which could have the numbers of theirs.
     parent.hold_passed(passed_names(os.environ, os.getpid()), LISTEN_FDS_START)
+    _raise_file_limit()
     reader, writer = socket.socketpair()
     with reader, writer:
         reader.setblocking(False)
@@ -52,12 +54,20 @@ def tend(arguments: Sequence[str]) -> int:
     return parent.code
 
 
+def _raise_file_limit() -> None:
+    """Allow as many open files as the control process has, whose listening sockets are here too."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        pass  # Then they are as many as there were.
+
+
 def poll(parent: Parent, signals: socket.socket) -> None:
     """Turn until the parent is done. `signals`: numbers of signals arrive there, a byte each."""
     while not parent.over:
         links = parent.links()
-        # Not `poll`: there are a dozen descriptors, and their numbers are small.
-        readable, _, _ = select.select([signals, *links], [], [], parent.wait())
+        readable = packets.readable([signals, *links], parent.wait())
         numbers = []
         if signals in readable:
             try:

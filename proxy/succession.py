@@ -14,7 +14,6 @@ exits with the same code.
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import stat
@@ -154,11 +153,15 @@ class Parent:
             ours.close()
             raise
         control = Control(pid, ours, self._now())
-        for one in (*held.values(), *self._passed):
-            for start in range(0, len(one.descriptors), packets.DESCRIPTORS):
-                part = one.descriptors[start : start + packets.DESCRIPTORS]
-                told = {"held": one.kind, "name": one.name, "bind": one.bind, "more": start > 0}
-                self._tell(control, told, part)
+        all_ = [
+            (descriptor, (number, one.kind, one.name, one.bind))
+            for number, one in enumerate((*held.values(), *self._passed))
+            for descriptor in one.descriptors
+        ]
+        # As few messages as can be: it reads none before it is loaded, and their number is limited.
+        for start in range(0, len(all_), packets.DESCRIPTORS):
+            part = all_[start : start + packets.DESCRIPTORS]
+            self._tell(control, {"held": [told for _, told in part]}, [one for one, _ in part])
         self._tell(control, {"begin": state is not None}, [] if state is None else [state.fileno()])
         return control
 
@@ -349,7 +352,7 @@ class Parent:
 
     def _read_all(self, control: Control) -> None:
         while control.link.fileno() >= 0:
-            if not select.select([control.link], [], [], 0)[0]:
+            if not packets.readable([control.link], 0.0):
                 break
             self.on_message(control)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import select
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +19,9 @@ log = structlog.get_logger()
 
 BEGIN_LIMIT = 10.0
 """Seconds for all that the parent has to pass on."""
+
+SEND_LIMIT = 1.0
+"""Seconds for the parent to read what it was told."""
 
 MOST_ANSWERS = 16
 """Upgrades asked for whose answers are waited for."""
@@ -56,7 +58,7 @@ class ParentLink:
     def begin(self) -> None:
         """Take what the parent passes on. ParentError if it does not."""
         deadline = time.monotonic() + BEGIN_LIMIT
-        while select.select([self._end], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        while packets.readable([self._end], max(0.0, deadline - time.monotonic())):
             try:
                 found = packets.receive(self._end)
             except OSError as error:
@@ -68,11 +70,11 @@ class ParentLink:
                 if message["begin"] and descriptors:
                     self.state = socket.socket(fileno=descriptors[0])
                 return
-            # Those that the service manager has passed may all have the same name.
-            if not message.get("more"):
-                kind, name, bind = (str(message.get(word)) for word in ("held", "name", "bind"))
-                self.held.append(Held(kind, name, bind))
-            self.held[-1].sockets += [socket.socket(fileno=one) for one in descriptors]
+            for (number, *told), one in zip(message.get("held", ()), descriptors, strict=False):
+                # By number: those that the service manager has passed may all have the same name.
+                if number == len(self.held):
+                    self.held.append(Held(*told))
+                self.held[-1].sockets.append(socket.socket(fileno=one))
         raise ParentError(f"the parent process has said nothing for {BEGIN_LIMIT:g} s")
 
     def listen(self) -> None:
@@ -144,7 +146,7 @@ class ParentLink:
 
     def _send(self, message: dict[str, object], descriptors: Sequence[int] = ()) -> None:
         try:
-            packets.send(self._end, message, descriptors)
+            packets.send(self._end, message, descriptors, SEND_LIMIT)
         except OSError as error:
             log.error("parent_not_reached", message=next(iter(message)), error=error.strerror)
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections.abc import AsyncIterator
+from contextlib import ExitStack, suppress
+from typing import Any
 
 import pytest
 
 from proxy import packets
 from proxy.control.parent_link import ParentLink
+from proxy.succession import Parent, release
 
 Pair = tuple[ParentLink, socket.socket]
 
@@ -22,6 +26,67 @@ async def pair() -> AsyncIterator[Pair]:
     with theirs:
         yield link, theirs
     link.close()
+
+
+async def test_many_sockets_are_held_from_one_control_process_to_the_next() -> None:
+    """There are more than 128 of one listener, and more listeners than messages may wait."""
+    ends: list[socket.socket] = []
+
+    def spawn(descriptor: int, environ: object) -> int:
+        ends.append(socket.socket(fileno=socket.dup(descriptor)))
+        return len(ends)
+
+    parent = Parent(spawn, {}, lambda pid, number: None)
+    parent.start()
+    first = ParentLink(ends[0].detach())
+    first.begin()
+    with ExitStack() as stack:
+        made = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        wide = [stack.enter_context(made.dup()) for _ in range(150)]
+        first.hold("listener", "wide", "w", wide)
+        for number in range(600):
+            first.hold("listener", f"l{number}", "b", [made])
+            for control in parent.links().values():
+                parent.on_message(control)
+        first.ready()
+        for _ in range(3):
+            parent.on_message(*parent.links().values())
+        parent.on_signal(signal.SIGUSR2)
+        second = ParentLink(ends[1].detach())
+        second.begin()
+        for held in second.held:
+            for sock in held.sockets:
+                stack.enter_context(sock)
+        assert [(one.name, len(one.sockets)) for one in second.held] == [
+            ("wide", 150),
+            *((f"l{number}", 1) for number in range(600)),
+        ]
+        assert second.state is not None
+        second.state.close()
+    for one in (first, second, *parent.links()):
+        one.close()
+    for control in (parent.serving, parent.successor):
+        assert control is not None
+        release(control.held)
+
+
+async def test_a_parent_that_has_yet_to_read_is_waited_for(pair: Pair) -> None:
+    link, parent = pair
+    sent = 0
+    with socket.socket(fileno=socket.dup(link._end.fileno())) as end, suppress(BlockingIOError):
+        for _ in range(10_000):
+            packets.send(end, {"x": 1})
+            sent += 1
+
+    def read() -> dict[str, Any] | None:
+        for _ in range(sent + 1):
+            packets.readable([parent], 10.0)
+            found = packets.receive(parent)
+        return found and found[0]
+
+    reading = asyncio.get_running_loop().run_in_executor(None, read)
+    link.ready()
+    assert await reading == {"ready": True}
 
 
 async def test_the_asker_of_an_upgrade_gets_the_answer_to_that_one(pair: Pair) -> None:

@@ -45,7 +45,7 @@ async def test_clients_that_wait_are_accepted_before_the_end_and_later_ones_refu
         at = one.getsockname()
         send_sockets(ours, {1: one, 2: two})
         sockets.receive(names)
-        sockets.use(names, facts)
+        sockets.use(names, facts, ())
         await sockets.accept()
         assert sockets.open == (1, 2)
         one.close()

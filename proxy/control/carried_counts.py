@@ -6,8 +6,10 @@ sees, whoever counts them.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 
 STEP = 200
 """Lines in one step, some 0.2 ms."""
@@ -15,7 +17,12 @@ STEP = 200
 _OWN = ("process_", "python_", "fairlead_build_info")
 """Beginnings of names that tell of one process, and begin anew with it."""
 
-_SERVICE = re.compile(rb'service="((?:[^"\\]|\\.)*)"')
+Known = Callable[[str | None, str | None], bool]
+"""Whether there are such a service, and such an instance of it; None where a series names none."""
+
+_TEXT = rb'("(?:[^"\\]|\\.)*")'
+_SERVICE = re.compile(rb"[{,]service(?:_name)?=" + _TEXT)
+_INSTANCE = re.compile(rb"[{,](?:upstream|instance)=" + _TEXT)
 
 
 def samples(page: bytes) -> Iterator[tuple[bytes, bytes, bytes, bool]]:
@@ -44,40 +51,47 @@ class CarriedCounts:
     def __bool__(self) -> bool:
         return bool(self._values)
 
-    def merge(self, page: bytes, services: Collection[str]) -> Iterator[bytes]:
+    def merge(self, page: bytes, known: Known) -> Iterator[bytes]:
         """`page` in pieces, with these counts added. A series that only they have is kept, if it is
-        of one of `services` or of none, and of no single instance: those come and go."""
+        of none, or if they are `known`, of a service and an instance."""
+        lines = self._lines(page, known)
+        while piece := list(islice(lines, STEP)):
+            yield b"".join(piece)
+
+    def _lines(self, page: bytes, known: Known) -> Iterator[bytes]:
         left = dict(self._values)
-        family = b""
-        piece: list[bytes] = []
         missing: dict[bytes, list[bytes]] = {}
         for series in left:
             missing.setdefault(series.partition(b"{")[0], []).append(series)
+        family = b""
         for line, series, value, grows in samples(page):
             if line.startswith(b"# HELP "):
-                piece += self._kept(family, missing, left, services)
+                yield from _kept(family, missing, left, known)
                 family = line.split()[2]
             if grows and (before := left.pop(series, None)):
-                piece.append(b"%b %b\n" % (series, str(float(value) + before).encode()))
+                yield b"%b %b\n" % (series, str(float(value) + before).encode())
             else:
-                piece.append(line)
-            if len(piece) >= STEP:
-                yield b"".join(piece)
-                piece.clear()
-        piece += self._kept(family, missing, left, services)
-        yield b"".join(piece)
+                yield line
+        yield from _kept(family, missing, left, known)
 
-    def _kept(
-        self,
-        family: bytes,
-        missing: dict[bytes, list[bytes]],
-        left: dict[bytes, float],
-        services: Collection[str],
-    ) -> Iterator[bytes]:
-        """Lines of a family that ends here for series that nobody has counted since."""
-        for name in (family, *(family + end for end in (b"_bucket", b"_sum", b"_count"))):
-            for series in missing.get(name, ()):
-                found = _SERVICE.search(series)
-                known = found is None or found[1].decode() in services
-                if series in left and known and b'upstream="' not in series:
-                    yield b"%b %b\n" % (series, str(left[series]).encode())
+
+def _kept(
+    family: bytes,
+    missing: Mapping[bytes, list[bytes]],
+    left: Mapping[bytes, float],
+    known: Known,
+) -> Iterator[bytes]:
+    """Lines of a family that ends here for series that nobody has counted since; an empty one for
+    each that is dropped, so that it counts as a step, too."""
+    for name in (family, *(family + end for end in (b"_bucket", b"_sum", b"_count"))):
+        for series in missing.get(name, ()):
+            if series in left and known(_label(_SERVICE, series), _label(_INSTANCE, series)):
+                yield b"%b %b\n" % (series, str(left[series]).encode())
+            else:
+                yield b""
+
+
+def _label(pattern: re.Pattern[bytes], series: bytes) -> str | None:
+    found = pattern.search(series)
+    # The format escapes a part of what JSON does.
+    return None if found is None else str(json.loads(found[1], strict=False))

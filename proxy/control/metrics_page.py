@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -94,8 +95,19 @@ class MetricsPage:
             self._carried = before, CarriedCounts(before)
         if not before:
             return page
+        pools = self._supervisor.pools.by_service
+
+        @cache
+        def ids(service: str) -> set[str]:
+            return {member.instance.id for member in pools[service].members}
+
+        def known(service: str | None, instance: str | None) -> bool:
+            # Those that met no route are counted for a service without a name.
+            there = not service or service in pools
+            return there and (instance is None or instance in ids(service or ""))
+
         pieces = []
-        for piece in self._carried[1].merge(page, self._supervisor.pools.by_service):
+        for piece in self._carried[1].merge(page, known):
             pieces.append(piece)
             await asyncio.sleep(0)
         return b"".join(pieces)

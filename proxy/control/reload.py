@@ -78,6 +78,8 @@ class Reloads:
         self._turn = supervisor.turn
         self._hashed: tuple[Settings, str] | None = None
         self._begun: set[asyncio.Task[Outcome]] = set()
+        self._to_read = False
+        """A task of these has not read the file yet."""
         self.manager = ServiceManager(lambda text: None)
         """Hears of each reload."""
         self.counts: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))
@@ -85,7 +87,11 @@ class Reloads:
         """Whether the latest one put in force what the file says, as far as it can be."""
 
     def begin(self) -> None:
-        """Reload in a task of its own; the log tells what came of it."""
+        """Reload in a task of its own; the log tells what came of it. One that has yet to read the
+        file is enough for all who want it read."""
+        if self._to_read:
+            return
+        self._to_read = True
         task = asyncio.get_running_loop().create_task(self.reload())
         self._begun.add(task)
         task.add_done_callback(self._begun.discard)
@@ -129,6 +135,7 @@ class Reloads:
         """Read the file and put it in force; `dry_run`: only say what would change."""
         async with self._turn:
             if not dry_run:
+                self._to_read = False
                 self.manager.reloading()
             try:
                 outcome = await self._reload(dry_run)

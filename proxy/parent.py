@@ -114,6 +114,9 @@ def _spawn(arguments: Sequence[str], descriptor: int, environ: Mapping[str, str]
                 signal.set_wakeup_fd(-1)
                 for number in (*FORWARDED, signal.SIGCHLD):
                     signal.signal(number, signal.SIG_DFL)
+                for number in (signal.SIGHUP, signal.SIGUSR1):
+                    # It reads file and log anyway when it begins, and must not end by these before.
+                    signal.signal(number, signal.SIG_IGN)
                 # A group of its own: Ctrl-C at a terminal then comes once, by us, and not twice.
                 os.setpgid(0, 0)
                 os.set_inheritable(descriptor, True)

@@ -201,6 +201,18 @@ async def test_a_control_process_that_is_killed_is_replaced_and_nobody_is_refuse
         assert crowd.failures == []
 
 
+async def test_a_control_process_that_is_loading_survives_all_signals_but_those_to_stop(
+    tmp_path: Path,
+) -> None:
+    async with origins("one") as (one,), RunningProxy(config(one), tmp_path) as proxy:
+        old = proxy.control
+        os.kill(old, signal.SIGKILL)
+        await eventually(lambda: [pid for pid in children(proxy.pid) if pid != old], 10, "a start")
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            proxy.signal(number)
+        await eventually(lambda: _is_ready(proxy), 15, "a proxy")
+
+
 async def _is_ready(proxy: RunningProxy) -> bool:
     return await proxy.readyz() == 200
 

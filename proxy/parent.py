@@ -101,9 +101,12 @@ def _reap(parent: Parent) -> None:
 
 
 def _spawn(arguments: Sequence[str], descriptor: int, environ: Mapping[str, str]) -> int:
-    here = os.path.realpath(os.curdir)
     # As `control.launch.module_command`, which would load half of the program.
-    safe = [] if here in map(os.path.realpath, sys.path) else ["-P"]
+    try:
+        here = os.path.realpath(os.curdir)
+        safe = [] if here in map(os.path.realpath, sys.path) else ["-P"]
+    except FileNotFoundError:
+        safe = ["-P"]
     command = [sys.executable, *safe, "-m", "proxy", *arguments, "--parent", str(descriptor)]
     # Blocked from before the fork on, so that a signal in between waits for the new program.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*FORWARDED, signal.SIGCHLD})

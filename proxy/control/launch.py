@@ -28,9 +28,12 @@ def module_command(module: str, search: Iterable[str] | None = None) -> tuple[st
     # `-m` puts the current directory first on the import path. That must be so in the child
     # exactly if it was so here (`python -m proxy` in a checkout); the installed command may be
     # started in any directory, even one with another `proxy` package in it.
-    here = os.path.realpath(os.curdir)
     path = sys.path if search is None else search
-    safe = [] if here in map(os.path.realpath, path) else ["-P"]
+    try:
+        here = os.path.realpath(os.curdir)
+        safe = [] if here in map(os.path.realpath, path) else ["-P"]
+    except FileNotFoundError:
+        safe = ["-P"]  # It has been removed, as that of a release that was replaced.
     return (sys.executable, *safe, "-m", module)
 
 

@@ -213,6 +213,22 @@ async def test_a_control_process_that_is_loading_survives_all_signals_but_those_
         await eventually(lambda: _is_ready(proxy), 15, "a proxy")
 
 
+async def test_a_directory_that_is_removed_is_not_needed(tmp_path: Path) -> None:
+    there = tmp_path / "release"
+    there.mkdir()
+    started_by = ("/bin/sh", "-c", f'cd {there}; exec "$@"', "sh")
+    async with (
+        origins("one") as (one,),
+        RunningProxy(config(one), tmp_path, started_by=started_by) as proxy,
+    ):
+        there.rmdir()
+        assert (await command(proxy, "upgrade")) == (0, "upgraded\n")
+        old = await alone(proxy)
+        os.kill(old, signal.SIGKILL)
+        await eventually(lambda: children(proxy.pid)[-1:] > [old], 15, "another one")
+        await eventually(lambda: _is_ready(proxy), 15, "a proxy")
+
+
 async def _is_ready(proxy: RunningProxy) -> bool:
     return await proxy.readyz() == 200
 

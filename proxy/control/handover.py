@@ -196,6 +196,7 @@ class Successor:
         self._channel: Channel[Ask] | None = None
         self._gone: asyncio.Future[None] = asyncio.Future()
         self._opening: asyncio.Task[None] | None = None
+        self._alone: asyncio.Task[None] | None = None
 
     def meet(self, end: socket.socket) -> None:
         """Send the state when it is asked for. Of earlier successors, which failed, no more is
@@ -209,6 +210,18 @@ class Successor:
 
         self._channel = Channel(Ask, lambda ask: self.tell_state(), on_closed)
         self._opening = asyncio.create_task(self._channel.open(end), name="successor")
+        self._alone = asyncio.create_task(self._hold_turn(gone), name="turn of the successor")
+
+    async def _hold_turn(self, gone: asyncio.Future[None]) -> None:
+        """Let no reload begin that the successor, which has read the file, would know nothing of,
+        and so undo."""
+        async with self._supervisor.turn:
+            await asyncio.wait([gone])
+
+    def taken_over(self) -> None:
+        """The successor serves: whoever waits for the turn hears that this process ends."""
+        if self._alone is not None:
+            self._alone.cancel()
 
     def tell_state(self) -> None:
         """Send the state as of now."""

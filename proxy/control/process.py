@@ -320,6 +320,7 @@ async def _retire(
 ) -> int:
     """Finish what is in flight, beside the successor, and tell it what has been counted."""
     supervisor.stopping = True
+    successor.taken_over()
     supervisor.orders.use(None)
     grace = supervisor.settings.shutdown.grace
     log.info("retiring", grace=grace)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from types import SimpleNamespace
+from typing import Any
+
 import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from proxy.control.ejections import Ejection
-from proxy.control.handover import PARTS, State, read
+from proxy.control.handover import PARTS, State, Successor, read
 from proxy.membership import Instance, Membership
+from tests.support.processes import eventually
 
 GOOD = {
     "membership": Membership(
@@ -35,3 +41,20 @@ def test_a_part_of_another_version_is_left_out_and_named(name: str) -> None:
         found = read(State({**parts, name: msgspec.msgpack.encode({"x": 1.5})}))
     assert found == {one: part for one, part in GOOD.items() if one != name}
     assert [line["part"] for line in logs] == [name]
+
+
+async def test_a_successor_that_is_there_has_the_turn_until_it_is_gone_or_serves() -> None:
+    supervisor: Any = SimpleNamespace(turn=asyncio.Lock())
+    successor = Successor(supervisor)
+    for serves in (False, True):
+        ours, theirs = socket.socketpair()
+        successor.meet(ours)
+        await eventually(supervisor.turn.locked)
+        if serves:
+            successor.taken_over()
+        else:
+            theirs.close()
+        async with asyncio.timeout(10), supervisor.turn:
+            pass
+        theirs.close()
+        await successor.close()

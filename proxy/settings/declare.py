@@ -74,13 +74,6 @@ class Distinct:
 
 
 @dataclass(frozen=True)
-class NotBuilt:
-    """The key is refused unless it says what changes nothing, which is written so."""
-
-    written: str = "off"
-
-
-@dataclass(frozen=True)
 class Key:
     """One key, as it was declared."""
 
@@ -98,7 +91,6 @@ class Key:
     """A scalar that may be `off`, which is None."""
     may_be_empty: bool = False
     distinct: bool = False
-    not_built: NotBuilt | None = None
     attribute: str = ""
     """Name of the struct's field, where the key's is a word of Python."""
 
@@ -163,7 +155,6 @@ def _key(info: msgspec.structs.FieldInfo, hint: object) -> Key | None:
         off_word=off is not None and section is None,
         may_be_empty=any(isinstance(item, MayBeEmpty) for item in metadata),
         distinct=any(isinstance(item, Distinct) for item in metadata),
-        not_built=next((item for item in metadata if isinstance(item, NotBuilt)), None),
     )
 
 
@@ -304,12 +295,6 @@ def _read(key: Key, node: object, place: Path, report: Report) -> Any:
     says_no = isinstance(node, Scalar) and node.literal and node.text.lower() in _NO
     if says_no and (key.off is not None or key.off_word):
         return None
-    if key.not_built is not None:
-        written = key.not_built.written
-        report.complain(
-            place, f"is not available in this version; allowed: leave it out, or write {written}"
-        )
-        raise _Unsound
     if key.off is not None and isinstance(node, Scalar) and node.literal and not node.empty:
         if node.text in key.off.words:
             return node.text

@@ -31,8 +31,7 @@ def table(*names: str) -> Iterator[str]:
     """The rows of the keys below these keys of the file."""
     for name, key in walk(File):
         if name.split(".")[0] in names and not _ELSEWHERE.fullmatch(name) and _has_row(key):
-            later = "*Not in this version.* " if _is_not_built(name) else ""
-            yield f"| `{name}` | {kind(key)} | {default(name, key)} | {later}{key.meaning} |\n"
+            yield f"| `{name}` | {kind(key)} | {default(name, key)} | {key.meaning} |\n"
         if name == "services.*.balancer.key" and "services" in names:
             yield from _parameters()
 
@@ -40,12 +39,6 @@ def table(*names: str) -> Iterator[str]:
 def _has_row(key: Key) -> bool:
     """A section appears through its keys, unless it can be left out or switched off."""
     return key.section is None or key.off is not None or key.shape == "list"
-
-
-def _is_not_built(name: str) -> bool:
-    parts = name.split(".")
-    above = [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
-    return any(key.not_built is not None for other, key in walk(File) if other in above)
 
 
 def _parameters() -> Iterator[str]:

@@ -13,7 +13,7 @@ import structlog
 
 from proxy import packets
 from proxy.control.held_sockets import Held
-from proxy.control.sockets import Listening
+from proxy.control.sockets import Listening, inode_of, remove
 
 log = structlog.get_logger()
 
@@ -52,6 +52,8 @@ class ParentLink:
         self._answers: dict[int, asyncio.Future[str]] = {}
         """By number of the question."""
         self._numbers = itertools.count(1)
+        self._left: dict[str, tuple[int, int]] = {}
+        """Socket files of listeners that are no more, with device and inode."""
         self._listeners: set[str] = set()
         """Names of those whose sockets the parent holds."""
 
@@ -110,17 +112,23 @@ class ParentLink:
         self._listeners = names
 
     def close_unused(self) -> None:
-        """Close what was held for us and is of no use."""
+        """Close what was held for us and is of no use. Socket files go once we serve: until then a
+        predecessor may go on doing so."""
         for left in self.held:
             if left.kind == "passed":
                 log.warning("socket_not_used", name=left.name, reason="no listener is called so")
             for sock in left.sockets:
+                if left.kind == "listener" and sock.family == socket.AF_UNIX:
+                    path = str(sock.getsockname())
+                    self._left[path] = inode_of(path)
                 sock.close()
         self.held.clear()
 
     def ready(self) -> None:
         """Tell the parent that this process serves."""
         self._send({"ready": True})
+        for path, inode in self._left.items():
+            remove(path, inode)
 
     def failed(self, reason: str) -> None:
         """Tell the parent why this process cannot start."""

@@ -135,9 +135,8 @@ class Listening:
         """Close the sockets, and remove the socket file if it is still ours."""
         for sock in self.sockets:
             sock.close()
-        if self.path is not None and inode_of(self.path) == self.inode:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path)
+        if self.path is not None:
+            remove(self.path, self.inode)
 
 
 def reserve(
@@ -376,6 +375,13 @@ def _remove_stale(path: str) -> None:
         except BlockingIOError:
             pass
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def remove(path: str, inode: tuple[int, int]) -> None:
+    """Remove a socket file, if it is still the one with that device and inode."""
+    if inode_of(path) == inode:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def inode_of(path: str) -> tuple[int, int]:

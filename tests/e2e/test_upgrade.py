@@ -14,6 +14,7 @@ import pytest
 from tests.e2e.changing import Crowd, command
 from tests.e2e.origin import Origin, origins
 from tests.e2e.redeploying import CountingLoad
+from tests.e2e.reloading import rewrite
 from tests.e2e.running import RunningProxy
 from tests.e2e.secure import NAME, SecureProxy
 from tests.support.processes import alive, children, eventually
@@ -227,6 +228,21 @@ async def test_a_directory_that_is_removed_is_not_needed(tmp_path: Path) -> None
         os.kill(old, signal.SIGKILL)
         await eventually(lambda: children(proxy.pid)[-1:] > [old], 15, "another one")
         await eventually(lambda: _is_ready(proxy), 15, "a proxy")
+
+
+async def test_the_file_of_a_listener_that_is_no_more_goes_with_the_upgrade(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    async with origins("one") as (one,), RunningProxy(config(one), tmp_path) as proxy:
+        web = proxy.config["listeners"]
+        rewrite(proxy, {"listeners": [*web, {"name": "unix", "bind": f"unix:{path}"}]})
+        assert (await command(proxy, "upgrade"))[0] == 0
+        assert path.exists()
+        rewrite(proxy, {"workers": "none"})
+        assert (await command(proxy, "upgrade"))[0] == 1
+        assert path.exists()
+        rewrite(proxy, {})
+        assert (await command(proxy, "upgrade"))[0] == 0
+        await eventually(lambda: not path.exists(), 10, "its end")
 
 
 async def _is_ready(proxy: RunningProxy) -> bool:

@@ -116,6 +116,13 @@ NO_DESCRIPTOR: Final = Fault(
     "Raise the limit on open files (`LimitNOFILE`, `ulimit -n`) or `limits.connections`, or look"
     " for clients that hold connections (`fairlead_client_connections`).",
 )  # fmt: skip
+TOO_MANY_STREAMS: Final = Fault(
+    "too_many_streams", "http_request_denied", 429, _C,
+    "Too many requests at the same time on this connection",
+    "A client of HTTP/2 had more requests under way on one connection than `limits.streams` of the"
+    " listener; it is told so with REFUSED_STREAM and may make them again.",
+    "Raise `limits.streams`, if the client is one that you trust: it was told the number.",
+)  # fmt: skip
 
 # Towards the instance.
 NO_PORT: Final = Fault(

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from proxy.engine.node import Node
 from proxy.errors import FAULTS
 from proxy.http.memo import ENTRY, Memo
-from proxy.http.messages import RequestFields, RequestHead
+from proxy.http.messages import VERSIONS, RequestFields, RequestHead
 
 _Values = tuple[bytes | None, bytes | None, bytes | None, bytes | None]
 """Host, user agent, referer, and the chain of proxies before."""
@@ -142,7 +142,7 @@ _PERCENT: Final = ord("%")
 _QUOTE: Final = ord('"')
 _BACKSLASH: Final = ord("\\")
 _USUAL = (
-    b'{"time":"%b.%bZ","client":"%b","method":"%b","target":"%b","protocol":"HTTP/1.%d",'
+    b'{"time":"%b.%bZ","client":"%b","method":"%b","target":"%b","protocol":"HTTP/%b",'
     b'"status":%d,"bytes_received":%d,"bytes_sent":%d,"duration_ms":%d.%b,"first_byte_ms":%d.%b,'
     b'"route":%d,%b,"attempts":%d,"error":null,"fault":null,"request_id":"%b",%b}\n'
 )
@@ -206,13 +206,14 @@ class JsonLines(Lines):
         if first_byte >= 0 and route >= 0 and not fault:
             lasted, first = int(seconds * 1e6 + 0.5), int(first_byte * 1e6 + 0.5)
             return _USUAL % (
-                time, milliseconds, client, method, target, request.minor,
+                time, milliseconds, client, method, target, VERSIONS[request.minor],
                 status, received, sent, lasted // 1000, _three(lasted % 1000),
                 first // 1000, _three(first % 1000), route, to, attempts, request_id, block,
             )  # fmt: skip
         return _ANY % (
             time, milliseconds, client,
-            b'"method":"%b","target":"%b","protocol":"HTTP/1.%d"' % (method, target, request.minor),
+            b'"method":"%b","target":"%b","protocol":"HTTP/%b"'
+            % (method, target, VERSIONS[request.minor]),
             status, received, sent, _milliseconds(seconds),
             _milliseconds(first_byte) if first_byte >= 0 else b"null",
             b"%d" % route if route >= 0 else b"null",
@@ -284,7 +285,7 @@ class CommonLines(Lines):
                 target = clf_text(self._shown(target), TARGET)
             if len(method) > METHOD:
                 method = clf_text(method, METHOD)
-            asked = b"%b %b HTTP/1.%d" % (method, target, request.minor)
+            asked = b"%b %b HTTP/%b" % (method, target, VERSIONS[request.minor])
             if self._combined:
                 tail = self._blocks.young.get(request.fields) or self._tail(request.fields)
         return b'%b - - [%b +0000] "%b" %d %d%b\n' % (

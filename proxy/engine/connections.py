@@ -97,6 +97,13 @@ class Connections:
                     node.idle.pop(0).close()
                     return
 
+    def on_client_changed(self, before: ClientStream, after: ClientStream) -> None:
+        """A connection goes on in another version of HTTP."""
+        self.clients.discard(before)
+        self.clients.add(after)
+        if after.counts.leaving:
+            after.drain()
+
     def on_client_lost(self, client: ClientStream) -> None:
         """A connection is closed, or has become a tunnel."""
         if client in self.clients:

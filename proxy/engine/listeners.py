@@ -47,7 +47,7 @@ class Listeners:
             if settings.tls is None:
                 certificates = None
             elif certificates is None:
-                certificates = ServerCertificates(settings.tls)
+                certificates = ServerCertificates(settings.tls, settings.http2)
             listeners[settings.name] = ListenerConfig(
                 settings,
                 via,
@@ -68,7 +68,7 @@ class Listeners:
         self._by_name = listeners
         for listener in listeners.values():  # ≤ listeners
             if listener.certificates is not None and listener.settings.tls is not None:
-                listener.certificates.configure(listener.settings.tls)
+                listener.certificates.configure(listener.settings.tls, listener.settings.http2)
 
     def _ids(self, header: str | None) -> IdField:
         if header is None:

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from proxy.errors import METHOD_NOT_ALLOWED, Fault
-from proxy.http.messages import CRLF, OwnAnswer, RequestHead
+from proxy.http.messages import CRLF, VERSIONS, OwnAnswer, RequestHead
 
 _METHODS: Final = b"GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH, TRACE"
 _SECRETS: Final = (b"authorization", b"cookie", b"proxy-authorization")
@@ -55,7 +55,7 @@ def answer_for_us(request: RequestHead) -> OwnAnswer | None:
 def _echo(request: RequestHead) -> bytes:
     """The request itself (RFC 9110 §9.3.8), without what a script that made somebody else's
     browser send it should not read."""
-    lines = [b"%b %b HTTP/1.%d" % (request.method, request.target, request.minor)]
+    lines = [b"%b %b HTTP/%b" % (request.method, request.target, VERSIONS[request.minor])]
     lines += [b"Host: " + request.fields.host] if request.fields.host else []
     lines += [b"%b: %b" % p for p in request.fields.pairs if p[0].lower() not in _SECRETS]
     return CRLF.join((*lines, b"", b""))

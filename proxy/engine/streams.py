@@ -4,7 +4,7 @@
 
 A stream carries one request and its answer: heads as values, pieces of content, trailers, the end,
 and how far the other side keeps up. Framing, keep-alive and how a head is written are the stream's
-own affair. Of HTTP/1 a connection is itself the stream, one at a time; of HTTP/2 it would own many.
+own affair. Of HTTP/1 a connection is itself the stream, one at a time; of HTTP/2 it owns many.
 
 These are base classes, since what is compiled calls one at the price of a method (4 ns), and a
 `typing.Protocol` at eight times that (decision 0020).

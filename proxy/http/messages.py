@@ -14,6 +14,8 @@ from proxy.http.memo import ENTRY
 from proxy.http.request_id import USUAL, IdField
 
 CRLF: Final = b"\r\n"
+VERSIONS: Final = (b"1.0", b"1.1", b"2.0")
+"""By `RequestHead.minor`."""
 _NONE: Final[dict[bytes, bytes]] = {}  # ≤ 64 B
 _NO_NAMES: Final[frozenset[bytes]] = frozenset()
 
@@ -126,11 +128,12 @@ class RequestHead:
         self.method = method
         self.target = target
         self.minor = minor
-        """1 for HTTP/1.1, 0 for HTTP/1.0."""
+        """1 for HTTP/1.1, 0 for HTTP/1.0; 2 for HTTP/2, which has none (`VERSIONS`)."""
         self.fields = fields
 
     def __repr__(self) -> str:
-        return f"<{self.method.decode()} {self.target.decode()} HTTP/1.{self.minor}>"
+        version = VERSIONS[self.minor].decode()
+        return f"<{self.method.decode()} {self.target.decode()} HTTP/{version}>"
 
 
 class ResponseHead:

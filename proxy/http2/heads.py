@@ -309,7 +309,7 @@ class RequestReader(HeadReader):
             raise Malformed("a content-length, and no content")  # §8.1.1
         elif end and not length and method in _SENDS:
             special.append((LENGTH, b"0"))
-        return RequestHead(method, target, 1, request_fields(plain, special, size, self._ids))
+        return RequestHead(method, target, 2, request_fields(plain, special, size, self._ids))
 
 
 def _target(method: bytes, scheme: bytes, path: bytes, authority: bytes, protocol: bytes) -> bytes:

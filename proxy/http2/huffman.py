@@ -83,7 +83,7 @@ def _steps() -> list[int]:
     return steps
 
 
-_STEPS: Final = _steps()  # ≤ 64 KiB
+_STEPS: Final = _steps()  # ≤ 160 KiB
 
 
 def decode(coded: bytes) -> bytes:

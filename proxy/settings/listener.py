@@ -128,6 +128,12 @@ class ListenerLimits(msgspec.Struct, frozen=True, kw_only=True):
         size(0, 2**50, "0 = no limit"),
         "Largest request body; more is answered with 413. 0 = no limit.",
     ] = 0
+    streams: Annotated[
+        int,
+        integer(1, 1000),
+        "Most requests at the same time on one connection of HTTP/2, 1 to 1000; further ones are"
+        " refused, and may be made again.",
+    ] = 128
     connections: Annotated[
         int,
         integer(0, 10_000_000, "0 = no limit"),
@@ -216,6 +222,12 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         SWITCH,
         "Make one of several slashes in a row before the path is matched and forwarded.",
+    ] = False
+    http2: Annotated[
+        bool,
+        SWITCH,
+        "Speak [HTTP/2](http2.md), too: over TLS with clients that offer it (ALPN), in clear text"
+        " with those that begin with it (prior knowledge).",
     ] = False
     request_id_header: Annotated[
         str | None,

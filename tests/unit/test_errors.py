@@ -24,6 +24,7 @@ PROMISED = {
     "rate_limited": (429, "http_request_denied"),
     "rate_table_full": (429, "http_request_denied"),
     "no_descriptor": (503, "connection_limit_reached"),
+    "too_many_streams": (429, "http_request_denied"),
     "no_port": (503, "connection_limit_reached"),
     "connect_refused": (502, "connection_refused"),
     "connect_timeout": (504, "connection_timeout"),

@@ -114,7 +114,8 @@ class RequestReader(ServerConnection):
             if limits.body and (request.fields.length or 0) > limits.body:
                 raise Refused(BODY_TOO_LARGE, f"the body is longer than {limits.body} bytes")
         except Exception as error:
-            self._refuse_head(data[:end], error)
+            if not self._speak_http2(data):
+                self._refuse_head(data[:end], error)
             return
         self._phase = _ANSWER
         self.deadline = NEVER
@@ -147,12 +148,18 @@ class RequestReader(ServerConnection):
             if len(data) > limits.head:
                 raise too_large(data, limits)
         except Refused as refusal:
-            self.refuse(refusal.fault, refusal.detail)
+            if not self._speak_http2(data):
+                self.refuse(refusal.fault, refusal.detail)
             return
         self._buffer = data
         # Half an empty line is no beginning of a request yet.
         if data and data != b"\r" and self._phase is not Phase.HEAD:
             self._wait(Phase.HEAD, self._listener.timeouts.head)
+
+    def _speak_http2(self, data: bytes) -> bool:
+        """Go on as HTTP/2 if `data`, which cannot be a request, is how that begins (RFC 9113 §3.3).
+        Returns whether it was."""
+        raise NotImplementedError
 
     def _refuse_head(self, head: bytes, error: Exception) -> None:
         """Reading the head has raised this."""

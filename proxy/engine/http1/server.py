@@ -24,12 +24,16 @@ from proxy.engine.http1.heads import (
 from proxy.engine.http1.parser import HEAD_END
 from proxy.engine.http1.requests import RequestReader
 from proxy.engine.http1.server_connection import READ_AHEAD, Phase
+from proxy.engine.http2.session import ClientSession
 from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.services import Services
 from proxy.engine.streams import StreamEvents
 from proxy.errors import BAD_REQUEST, BODY_TIMEOUT, HEAD_TIMEOUT
 from proxy.http.messages import OwnAnswer, ResponseHead
+from proxy.http2.frames import PREFACE
 
+_UNASKED: Final = -1
+"""In place of a framing, as long as there was no request."""
 _JOIN: Final = 16 * 1024
 """Up to here copying a body behind its head is cheaper than handing over two buffers."""
 
@@ -49,7 +53,7 @@ class ClientConnection(RequestReader):
         announced: tuple[str, int] | None = None,
     ) -> None:
         super().__init__(services, listener, announced)
-        self._framing = NO_BODY
+        self._framing = _UNASKED
 
     # -- answers
 
@@ -147,6 +151,22 @@ class ClientConnection(RequestReader):
         self.services.connections.on_client_lost(self)
         data, self._buffer = self._buffer, b""
         return data
+
+    def _speak_http2(self, data: bytes) -> bool:
+        """See `RequestReader`. Over TLS that is for ALPN to say (§3.2)."""
+        listener = self._listener
+        if (
+            self._framing != _UNASKED
+            or not listener.settings.http2
+            or listener.certificates is not None
+            or not PREFACE.startswith(data[: len(PREFACE)])
+        ):
+            return False
+        self._gate.leave()
+        self.services.deadlines.forget(self)
+        session = ClientSession(self.services, listener, self._announced)
+        session.take_over(self.transport, data, self)
+        return True
 
     # -- the next request
 

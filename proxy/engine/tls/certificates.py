@@ -106,20 +106,23 @@ class Generation:
 class ServerCertificates:
     """Owns the generation that new connections of one listener get."""
 
-    __slots__ = ("_context", "_edges", "_generations", "_next", "settings")
+    __slots__ = ("_context", "_edges", "_generations", "_http2", "_next", "settings")
 
-    def __init__(self, settings: ListenerTls) -> None:
+    def __init__(self, settings: ListenerTls, http2: bool = False) -> None:
+        """`http2`: clients may choose it."""
         self.settings = self._next = settings
+        self._http2 = http2
         self._context: ssl.SSLContext | None = None
         self._edges: WeakKeyDictionary[ssl.SSLContext, Edge] = (
             WeakKeyDictionary()
         )  # ≤ 8 KiB per name
         self._generations: WeakSet[ssl.SSLContext] = WeakSet()  # ≤ 1 KiB + 1 KiB per connection
 
-    def configure(self, settings: ListenerTls) -> None:
+    def configure(self, settings: ListenerTls, http2: bool = False) -> None:
         """Follow other settings from the next `apply` on, which is about to come: what they ask of
         clients needs what they name."""
         self._next = settings
+        self._http2 = http2
 
     def apply(self, message: ListenerCertificates) -> None:
         """Use these for new connections. Raises `ValueError` or `OSError` when they cannot be
@@ -133,7 +136,7 @@ class ServerCertificates:
             tickets=settings.tickets,
             ticket_keys=message.ticket_keys,
             session_context=message.session_context,
-            alpn=("http/1.1",),
+            alpn=("h2", "http/1.1") if self._http2 else ("http/1.1",),
         )
         refuses = settings.unknown_names == "refuse"
         self._context = context = Generation(message.pairs, policy, refuses, self._edges).begin()

@@ -10,6 +10,7 @@ from typing import Final
 from proxy.engine.arrival import CountedArrival
 from proxy.engine.flow import as_protocol
 from proxy.engine.http1.server import ClientConnection
+from proxy.engine.http2.session import ClientSession
 from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.services import Services
 from proxy.engine.tls.connection import TlsConnection
@@ -61,7 +62,9 @@ class ServerHandshake(CountedArrival):
         """See `Secured`."""
         self._leave()
         self._count("resumed" if connection.ssl.session_reused else "full")
-        connection.speak(ClientConnection(self._services, self._listener, self._announced))
+        http2 = connection.ssl.selected_alpn_protocol() == "h2"
+        speaks = ClientSession if http2 else ClientConnection
+        connection.speak(speaks(self._services, self._listener, self._announced))
 
     def on_not_secured(self, connection: TlsConnection, error: Exception | None) -> None:
         """See `Secured`."""

@@ -1,0 +1,383 @@
+"""The connection of a client of HTTP/2: what is written, which limit runs, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import Final, cast
+
+from proxy.engine.deadlines import NEVER, Alarm
+from proxy.engine.endings import cut
+from proxy.engine.flow import BEHIND, PEER_FULL, ReadGate, as_protocol
+from proxy.engine.http1.server_connection import LAST_CALL
+from proxy.engine.listener_config import ListenerConfig
+from proxy.engine.services import Services
+from proxy.engine.streams import ClientStream
+from proxy.errors import BAD_REQUEST
+from proxy.http2 import frames
+from proxy.http2.errors import INTERNAL_ERROR, NO_ERROR, SETTINGS_TIMEOUT, GoAway
+from proxy.http2.limits import ConnectionLimits
+from proxy.messages import UNROUTED
+
+GATHER: Final = 64 * 1024
+"""Bytes that are written at once before their turn of the loop is over: as much as uvloop's
+transports take before they say that they are full."""
+_JOIN: Final = 16 * 1024
+"""Bytes up to which frames are copied into one, as in HTTP/1."""
+UNREAD: Final = 1024 * 1024
+"""Bytes of a client that does not read, beyond which it is not read either. Content waits in its
+stream, so these are heads and acknowledgements alone: it asks, and takes no answer."""
+_SHORT: Final = 16 * 1024
+"""Bytes that any client that reads at all has read within the linger time, as in HTTP/1."""
+_ANY: Final = 0x7FFFFFFF
+"""The last stream of a first GOAWAY: those that are on their way are served, too (§6.8)."""
+
+
+class Phase(Enum):
+    """The state of a connection, and so which limit runs."""
+
+    START = "start"
+    """Preface and SETTINGS of the client are to come."""
+    OPEN = "open"
+    LEAVING = "leaving"
+    """The client is told to go, and what it asked before it knew is served."""
+    LEFT = "left"
+    """The client is told which streams are the last, and these finish."""
+    CLOSING = "closing"
+    """The proxy is done and waits for the client: to read what was written, and to close."""
+
+
+_CLOSING: Final = Phase.CLOSING
+
+
+class SessionControl(ClientStream):
+    """A session to those who count connections and end them: stream 0, on which nobody asks."""
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: SessionConnection, listener: ListenerConfig) -> None:
+        super().__init__()
+        self._session = session
+        self.counts = listener.counts
+        self.ids = listener.ids
+
+    def drain(self) -> None:
+        """See `ClientStream`."""
+        self._session.drain()
+
+    def abort(self) -> None:
+        """See `ClientStream`."""
+        self._session.abort()
+
+    def on_deadline(self, now: float) -> None:
+        """See `Timed`."""
+        self._session.on_limit()
+
+
+class SessionOutput(frames.FrameReader):
+    """Owns what is to be written to a client, gathered for each turn of the loop: a transport of
+    uvloop makes one call of the system for each call of its own."""
+
+    __slots__ = ("_due", "_gate", "_out", "_size", "_stall", "full", "limits", "listener", "phase",
+                 "services", "transport")  # fmt: skip
+
+    def __init__(self, services: Services, listener: ListenerConfig) -> None:
+        super().__init__(True, listener.limits.head)
+        self.services = services
+        self.listener = listener
+        self.limits = ConnectionLimits(services.now())
+        self.phase = Phase.START
+        self.full = False
+        """The client does not read as fast as we write."""
+        self._out: list[bytes] = []  # ≤ GATHER + 256 KiB
+        """Frames that this turn of the loop writes."""
+        self._size = 0
+        self._due = False
+        """The turn of the loop to write them is arranged."""
+        self._stall: Alarm | None = None
+        """The patience with a client that does not read."""
+        self.transport: asyncio.Transport
+        self._gate: ReadGate
+
+    def _on_room(self) -> None:
+        """More may be written."""
+        raise NotImplementedError
+
+    def _on_hangup(self) -> None:
+        """The client has hung up while it is not read."""
+        raise NotImplementedError
+
+    def write(self, data: bytes) -> None:
+        """Frames, or a part of one, that go out with the rest of this turn of the loop."""
+        self._out.append(data)
+        self._size += len(data)
+        if not self._due:
+            self._due = True
+            self.services.loop.call_soon(self._flush)
+        elif self._size >= GATHER:
+            self._send()
+
+    def _send(self) -> None:
+        out, size = self._out, self._size
+        self._out = []
+        self._size = 0
+        if self.transport.is_closing() or not out:
+            return
+        if size <= _JOIN:
+            self.transport.write(b"".join(out))
+        else:
+            self.transport.writelines(out)
+
+    def _flush(self) -> None:
+        self._due = False
+        if self.phase is _CLOSING:
+            return
+        self._send()
+        if not self.full:
+            self.limits.flush_acks()
+        elif self.transport.get_write_buffer_size() > UNREAD:
+            self._gate.hold(PEER_FULL, self._on_hangup)
+        self._on_room()
+
+    def pause_writing(self) -> None:
+        self.full = True
+        limit = self.listener.timeouts.idle
+        if limit and self.phase is not _CLOSING:
+            if self._stall is None:
+                self._stall = Alarm(self._on_stall)
+            self.services.deadlines.arm(self._stall, self.services.now() + limit)
+
+    def resume_writing(self) -> None:
+        self.full = False
+        if self._stall is not None:
+            self._stall.deadline = NEVER
+        self.limits.flush_acks()
+        self._gate.release(PEER_FULL)
+        self._on_room()
+
+    def _on_stall(self, now: float) -> None:
+        cut(self.transport)
+
+
+class SessionConnection(SessionOutput):
+    """Owns whether a client is read, which limit runs, and how its connection ends."""
+
+    __slots__ = ("_announced", "_eof", "_slow", "control", "edge", "facts", "last")
+
+    def __init__(
+        self,
+        services: Services,
+        listener: ListenerConfig,
+        announced: tuple[str, int] | None = None,
+    ) -> None:
+        """`announced`: see `ListenerConfig.client`."""
+        super().__init__(services, listener)
+        self._announced = announced
+        self.control = SessionControl(self, listener)
+        self.last = 0
+        """The latest stream of the client."""
+        self._eof = False
+        self._slow: Alarm | None = None
+        """The time of a frame, or of a head, that is not whole."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.phase.value} last={self.last}>"
+
+    # -- what a side of streams makes of what happens
+
+    @property
+    def busy(self) -> bool:
+        """There are streams."""
+        raise NotImplementedError
+
+    def settings(self) -> bytes:
+        """The first frames that the client gets."""
+        raise NotImplementedError
+
+    def _on_read(self) -> None:
+        """Pass on what this turn of the loop has read."""
+        raise NotImplementedError
+
+    def _on_eof(self) -> None:
+        """The client sends no more, and may still read."""
+        raise NotImplementedError
+
+    def _lose_streams(self) -> None:
+        """End all streams: their answers have nowhere to go."""
+        raise NotImplementedError
+
+    # -- callbacks of the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.listener.counts.open += 1
+        self._begin(cast(asyncio.Transport, transport))
+        connections = self.services.connections
+        if self.listener.counts.open > self.listener.room:
+            detail = f"the listener has its {self.listener.limits.connections}"
+            connections.shed(self.control, detail)
+        connections.on_client_connected(self.control)
+
+    def take_over(self, transport: asyncio.Transport, data: bytes, before: ClientStream) -> None:
+        """Go on with a connection on which `before` has read `data`, and nothing else."""
+        self._begin(transport)
+        self.services.connections.on_client_changed(before, self.control)
+        transport.set_protocol(as_protocol(self))
+        self.data_received(data)
+
+    def _begin(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self._gate = ReadGate(transport, self.services.hangups)
+        self.facts = self.control.facts = self.listener.client(transport, self._announced)
+        self.edge = self.listener.edge(transport)
+        self._wait(self.listener.timeouts.head)
+        self.write(self.settings())
+
+    def data_received(self, data: bytes) -> None:
+        if self.phase is _CLOSING:
+            return
+        try:
+            self.limits.begin_turn()
+            self.feed(data)
+            if self.behind:
+                self._gate.hold(BEHIND, self._on_hangup)
+                self.services.loop.call_soon(self._read_on)
+            self._watch()
+            self._on_read()
+        except GoAway as error:
+            self.end(error)
+        except Exception as error:
+            self.fail_inside(error)
+
+    def _read_on(self) -> None:
+        """The rest of what was read."""
+        if self.phase is not _CLOSING and not self.transport.is_closing():
+            self.data_received(b"")
+            if not self.behind:
+                self._gate.release(BEHIND)
+
+    def _watch(self) -> None:
+        """A frame that is not whole, or a head, has as much time as a head of HTTP/1."""
+        if not self.head_stream and (self.behind or not self._rest):
+            if self._slow is not None:
+                self._slow.deadline = NEVER
+            return
+        if self._slow is None:
+            self._slow = Alarm(self._on_slow)
+        if self._slow.deadline == NEVER:
+            now = self.services.now()
+            self.services.deadlines.arm(self._slow, now + self.listener.timeouts.head)
+
+    def _on_slow(self, now: float) -> None:
+        self.end(GoAway(SETTINGS_TIMEOUT, "a frame or a head takes too long", "slow_head"))
+
+    def eof_received(self) -> bool:
+        """The client sends no more. As in HTTP/1, whoever still waits for an answer has left then,
+        unless the listener says that it may read on."""
+        self._eof = True
+        if self.phase is _CLOSING:
+            return False
+        if not self.busy:
+            self._close()
+            return False
+        if not self.listener.half_close:
+            self.transport.abort()
+            return False
+        self.phase = Phase.LEFT
+        self._gate.listen(self._on_hangup)
+        self._on_eof()
+        return not self.transport.is_closing()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.phase = _CLOSING
+        services = self.services
+        self.listener.counts.open -= 1
+        for alarm in (self._slow, self._stall):  # ≤ 2
+            if alarm is not None:
+                services.deadlines.forget(alarm)
+        services.deadlines.forget(self.control)
+        self._gate.leave()
+        self._out = []
+        self._lose_streams()
+        services.connections.on_client_lost(self.control)
+
+    def _on_hangup(self) -> None:
+        """See `SessionOutput`."""
+        if not self._gate.open or self._eof:
+            self.transport.abort()
+
+    # -- limits and the end
+
+    def _wait(self, limit: float) -> None:
+        deadlines = self.services.deadlines
+        deadlines.arm(self.control, deadlines.now() + limit if limit else NEVER)
+
+    def on_limit(self) -> None:
+        """The time of the present phase is over."""
+        if self.phase is Phase.START:
+            self.end(GoAway(SETTINGS_TIMEOUT, "no preface and SETTINGS in time", "slow_head"))
+        elif self.phase is _CLOSING:
+            cut(self.transport)
+        else:
+            self._leave()
+
+    def rest(self) -> None:
+        """There are no streams any more."""
+        if self.phase is Phase.LEFT:
+            self._close()
+        elif self.phase is Phase.OPEN:
+            self._wait(self.listener.timeouts.idle)
+
+    def drain(self) -> None:
+        """See `ClientStream`. What the client has sent before it knew is served, too."""
+        if self.phase is Phase.START or self.phase is Phase.OPEN:
+            self.phase = Phase.LEAVING
+            self.write(frames.goaway(_ANY, NO_ERROR))
+            self._wait(LAST_CALL)
+
+    def _leave(self) -> None:
+        """No stream beyond those that there are."""
+        self.phase = Phase.LEFT
+        self.write(frames.goaway(self.last, NO_ERROR))
+        if not self.busy:
+            self._close()
+
+    def abort(self) -> None:
+        """See `ClientStream`."""
+        cut(self.transport)
+
+    def end(self, error: GoAway) -> None:
+        """Tell the client what is wrong with the connection, and close it."""
+        if self.phase is not _CLOSING:
+            services = self.services
+            services.counters.service(UNROUTED).failed(BAD_REQUEST.code)
+            detail = f"HTTP/2 connection closed, {error.reason}: {error}"
+            services.faults.refusal(BAD_REQUEST, detail, self.facts.address.decode("ascii"))
+            self._give_up(error.code, str(error))
+
+    def fail_inside(self, error: Exception) -> None:
+        """End the connection for an error that was raised in a callback about it."""
+        self.services.faults.inside(error)
+        if self.phase is not _CLOSING:
+            self._give_up(INTERNAL_ERROR, "")
+
+    def _give_up(self, code: int, detail: str) -> None:
+        self.write(frames.goaway(self.last, code, detail.encode("ascii", "replace")))
+        self._close()
+
+    def _close(self) -> None:
+        """Close after what was written, as in HTTP/1: not at once, since unread input would
+        destroy it (RFC 9113 §5.4.1)."""
+        self.phase = _CLOSING
+        self._lose_streams()
+        self._send()
+        timeouts = self.listener.timeouts
+        if self.transport.is_closing():
+            return
+        if self._eof or not self.transport.can_write_eof():
+            self.transport.close()
+            self._wait(timeouts.idle)
+            return
+        self.transport.write_eof()
+        self._gate.release(PEER_FULL | BEHIND)
+        long = self.transport.get_write_buffer_size() > _SHORT
+        self._wait(timeouts.idle if long else timeouts.linger)

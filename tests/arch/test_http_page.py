@@ -10,11 +10,15 @@ import pytest
 from tests.support.frame_cases import FRAME_CASES
 from tests.support.head_cases import ANSWER_CASES, REQUEST_CASES, TRAILER_CASES
 from tests.support.raw_cases import QUESTIONS, REPLIES
+from tests.support.session_cases import SESSION_CASES
 
 ROOT = Path(__file__).parents[2]
 TABLES = {
     "http": (*QUESTIONS, *REPLIES),
-    "http2": (*FRAME_CASES, *REQUEST_CASES, *ANSWER_CASES, *TRAILER_CASES),
+    "http2": (
+        *(*FRAME_CASES, *REQUEST_CASES, *ANSWER_CASES, *TRAILER_CASES),
+        *SESSION_CASES,
+    ),
 }
 """Page → the cases that it may name."""
 ROWS = {

@@ -76,6 +76,7 @@ class H2Peer:
         self.decoder = Decoder()
         if begin:
             self.send(begin)
+            assert self.take() == []  # SETTINGS, and their acknowledgement.
 
     def send(self, *pieces: bytes) -> None:
         self.peer.send(*pieces)
@@ -84,6 +85,8 @@ class H2Peer:
         """Frames that came since the last look, heads as pairs without the date, and DATA of a
         stream in one; without settings and without what is given back of the connection."""
         self.heard.feed(bytes(self.peer.transport.taken))
+        while self.heard.behind:
+            self.heard.feed(b"")
         self.peer.transport.taken.clear()
         frames: list[tuple[Any, ...]] = []
         for one in self.heard.frames:

@@ -9,6 +9,7 @@ from typing import Final, cast
 from proxy.engine.deadlines import NEVER, Alarm
 from proxy.engine.endings import cut
 from proxy.engine.flow import BEHIND, PEER_FULL, ReadGate, as_protocol
+from proxy.engine.hangups import RESET
 from proxy.engine.http1.server_connection import LAST_CALL
 from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.services import Services
@@ -301,8 +302,11 @@ class SessionConnection(SessionOutput):
         services.connections.on_client_lost(self.control)
 
     def _on_hangup(self) -> None:
-        """See `SessionOutput`."""
-        if not self._gate.open or self._eof:
+        """See `SessionOutput`; as in HTTP/1."""
+        gate = self._gate
+        if gate.open and not self._eof:
+            return
+        if gate.heard & RESET or not self.listener.half_close:
             self.transport.abort()
 
     # -- limits and the end

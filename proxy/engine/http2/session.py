@@ -143,10 +143,9 @@ class ClientSession(AnsweringSession):
         try:
             trailers = self._heads.trailers(block, end, self._named)
         except Malformed as error:
-            self._violate(stream, PROTOCOL_ERROR, str(error))
+            self._violate(stream, STREAM_CLOSED if stream.ended else PROTOCOL_ERROR, str(error))
         except Refused as error:
-            if not stream.ended:
-                stream.refuse_body(error.fault, error.detail)
+            stream.refuse_body(error.fault, error.detail)
         else:
             if stream.ended:
                 self._violate(stream, STREAM_CLOSED, "a head behind the end of its stream")

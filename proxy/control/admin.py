@@ -140,7 +140,7 @@ class Admin:
             self.on_moved(settings.admin.bind, sock)
             self.sock.close()
         self.sock, self._settings, self._front = sock, settings.admin, front
-        task = asyncio.create_task(before.close(FINISH), name="admin connections from before")
+        task = asyncio.create_task(before.leave(FINISH), name="admin connections from before")
         self._leaving[task] = before
         task.add_done_callback(self._leaving.pop)
 

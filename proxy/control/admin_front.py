@@ -20,6 +20,10 @@ from proxy.settings.process import AdminSettings
 Serve = Callable[[Access, web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
+LAST_CALL = 0.5
+"""Seconds for connections without a request at an address that is left."""
+
+
 class Front:
     """Owns the connections that come in at an address, who accepts them, and the rules for them."""
 
@@ -62,6 +66,13 @@ class Front:
         if self._server is not None:
             self._server.close()
         self._socket.close()
+
+    async def leave(self, limit: float) -> None:
+        """Do as `close` does, where nobody waits for the end."""
+        await self.stop_accepting()
+        # Who was accepted a moment ago has a request on its way.
+        await asyncio.sleep(LAST_CALL)
+        await self.close(limit)
 
     async def close(self, limit: float) -> None:
         """Accept no more, and close the connections: those with a request once it is answered, or

@@ -7,7 +7,6 @@ from math import inf
 from typing import cast
 
 from proxy.engine.connections import Arrival
-from proxy.engine.http1.server_connection import LAST_CALL
 from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.services import Services
 from proxy.errors import NO_DESCRIPTOR, Fault
@@ -50,7 +49,9 @@ class CountedArrival(Arrival):
     def drain(self) -> None:
         """See `Arrival`."""
         services = self._services
-        services.deadlines.arm(self, min(self.deadline, services.now() + LAST_CALL))
+        services.deadlines.arm(
+            self, min(self.deadline, services.now() + services.connections.last_call)
+        )
 
     def _leave(self) -> None:
         """The connection is somebody else's from here on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from proxy.engine.deadlines import Timed
 from proxy.engine.fault_log import FaultLog
@@ -19,6 +20,15 @@ from proxy.messages import UNROUTED
 
 Opened = tuple[Pool, Node, ListenerCounts]
 """Where a tunnel leads, and by which listener its client came."""
+
+
+LAST_CALL: Final = 1.0
+"""Seconds that an idle connection stays open when the worker stops, or its listener is gone. A
+request that crosses our close is lost to the client; so much later than the last answer that did
+not announce the close, few do."""
+
+UNHURRIED: Final = 5.0
+"""Seconds for the same where nobody waits for the worker's end, since others serve already."""
 
 
 class Arrival(Timed):
@@ -54,6 +64,8 @@ class Connections:
         self.tunnels: dict[Tunnel, Opened] = {}  # ≤ 1 KiB + 400 B per tunnel
         self.draining = False
         """The worker stops."""
+        self.last_call = LAST_CALL
+        """Seconds that idle connections stay open when they are to leave."""
         self.quiet = asyncio.Event()
         """Set when nothing is in flight while draining."""
 

@@ -26,7 +26,7 @@ from proxy.destinations import Destinations
 from proxy.engine.accepting import new_connection
 from proxy.engine.access_log import AccessLogs
 from proxy.engine.challenges import Challenges
-from proxy.engine.connections import Connections
+from proxy.engine.connections import LAST_CALL, UNHURRIED, Connections
 from proxy.engine.deadlines import Deadlines
 from proxy.engine.exchange import Exchange
 from proxy.engine.fault_log import FaultLog
@@ -446,6 +446,8 @@ class Worker:
         services, connections = self.services, self.connections
         # It may have been so for a moment while connections were accepted.
         connections.quiet.clear()
+        if shared:
+            connections.last_call = max(LAST_CALL, min(UNHURRIED, grace / 2))
         connections.leave(grace)
         connections.note_quiet()
         try:

@@ -267,7 +267,7 @@ async def test_a_kill_at_any_step_loses_nobody(victim: str, tmp_path: Path) -> N
                 log, line = len(proxy.log()), f'"event": "{step}"'
                 proxy.signal(signal.SIGUSR2)
                 await eventually(
-                    lambda log=log, line=line: line in proxy.log()[log:], 15, step, every=0.001
+                    lambda log=log, line=line: line in proxy.log()[log:], 15, step, every=0.01
                 )
                 for pid in children(proxy.pid):
                     if (pid == old) == (victim == "the one that serves"):

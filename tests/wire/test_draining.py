@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.engine.http1.server_connection import LAST_CALL
+from proxy.engine.connections import LAST_CALL, UNHURRIED
 from proxy.messages import Drain
 from tests.support.wire import OK, OK_RELAYED, OK_RELAYED_CLOSE, forwarded, request
 from tests.wire.conftest import MakeWire
@@ -23,6 +23,18 @@ def test_idle_clients_are_closed_and_the_worker_is_done(make: MakeWire) -> None:
     wire.advance(LAST_CALL)
     assert client.closed
     assert not client.cut
+    assert wire.worker.stopped.is_set()
+
+
+def test_idle_clients_stay_longer_where_others_serve_already(make: MakeWire) -> None:
+    wire = make()
+    client, a = asked(wire)
+    answered(client, a)
+    wire.worker.on_message(Drain(30.0, shared=True))
+    wire.advance(UNHURRIED - 0.1)
+    assert not client.closed
+    wire.advance(0.2)
+    assert client.closed
     assert wire.worker.stopped.is_set()
 
 

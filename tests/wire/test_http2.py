@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.engine.http1.server_connection import LAST_CALL
+from proxy.engine.connections import LAST_CALL
 from proxy.http2 import limits
 from proxy.messages import Drain
 from proxy.settings.edge import Hsts

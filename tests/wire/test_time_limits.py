@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.engine.http1.server_connection import LAST_CALL
+from proxy.engine.connections import LAST_CALL
 from proxy.engine.tunnel import FLUSH
 from proxy.engine.upstream.connector import ROOM_LIMIT
 from proxy.engine.upstream.unreachable import AGAIN

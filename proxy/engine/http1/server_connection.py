@@ -23,11 +23,6 @@ READ_AHEAD: Final = 64 * 1024
 the event loop had read by then, 250,000 bytes at most, is kept as well. The bound is on what a
 client can make a worker hold, not on how many requests it may pipeline."""
 
-LAST_CALL: Final = 1.0
-"""Seconds that an idle connection stays open when the worker stops, or its listener is gone. A
-request that crosses our close is lost to the client; so much later than the last answer that did
-not announce the close, few do."""
-
 _SHORT: Final = 16 * 1024
 """Bytes that any client that reads at all has read within the linger time. After a longer
 answer it gets as long as a client that stalls."""
@@ -232,7 +227,7 @@ class ServerConnection(ClientStream):
         not at once: what it asks may be on its way already."""
         self._ending = True
         if self.exchange is None and self._phase is Phase.IDLE and not self._buffer:
-            self._wait(Phase.IDLE, LAST_CALL)
+            self._wait(Phase.IDLE, self.services.connections.last_call)
 
     def abort(self) -> None:
         """See `ClientStream`."""

@@ -10,7 +10,6 @@ from proxy.engine.deadlines import NEVER, Alarm
 from proxy.engine.endings import cut
 from proxy.engine.flow import BEHIND, PEER_FULL, ReadGate, as_protocol
 from proxy.engine.hangups import RESET
-from proxy.engine.http1.server_connection import LAST_CALL
 from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.services import Services
 from proxy.engine.streams import ClientStream
@@ -336,7 +335,7 @@ class SessionConnection(SessionOutput):
         if self.phase is Phase.START or self.phase is Phase.OPEN:
             self.phase = Phase.LEAVING
             self.write(frames.goaway(_ANY, NO_ERROR))
-            self._wait(LAST_CALL)
+            self._wait(self.services.connections.last_call)
 
     def _leave(self) -> None:
         """No stream beyond those that there are."""

@@ -65,7 +65,7 @@ def receive(end: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
         return None
     try:
         message = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict):
         close(descriptors)

@@ -13,6 +13,7 @@ exits with the same code.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -217,16 +218,15 @@ class Parent:
             self._refuse(asked, reason)
             return
         assert self.serving is not None
-        here, there = socket.socketpair()
-        with here, there:
-            try:
+        try:
+            here, there = socket.socketpair()
+            with here, there:
                 held = self.serving.held
                 self.successor = self._begin(self._next_environ, held, there)
-            except OSError as error:
-                self._refuse(asked, f"it cannot be started: {error.strerror}")
-                return
-            self._asked = asked
-            self._tell(self.serving, {"successor": self.successor.pid}, [here.fileno()])
+                self._asked = asked
+                self._tell(self.serving, {"successor": self.successor.pid}, [here.fileno()])
+        except OSError as error:
+            self._refuse(asked, f"it cannot be started: {error.strerror}")
 
     def _refuse(self, asked: Asked | None, reason: str) -> None:
         if asked is not None:
@@ -326,14 +326,15 @@ class Parent:
         address = self._notify_to
         if address.startswith("@"):
             address = "\0" + address[1:]
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.setblocking(False)
-            try:
-                sock.sendto(text.encode(), address)
-            except OSError as error:
-                complain(f"cannot notify the service manager: {error.strerror}")
-                if not isinstance(error, BlockingIOError):
-                    self._notify_to = ""
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.setblocking(False)
+                # A status may name a file whose name is no UTF-8.
+                sock.sendto(text.encode(errors="replace"), address)
+        except OSError as error:
+            complain(f"cannot notify the service manager: {error.strerror}")
+            if error.errno not in (errno.EAGAIN, errno.EMFILE, errno.ENFILE):
+                self._notify_to = ""
 
     # -- ends, and time
 

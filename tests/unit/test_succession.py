@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import signal
 import socket
 from collections.abc import Mapping
@@ -189,6 +191,34 @@ def test_a_successor_that_hangs_is_killed(house: House) -> None:
     assert house.parent.links().keys() == {house.parent.serving.link}  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    "noise",
+    [b"\xff", b"7", b"{}", b"[" * 60_000, b'{"hold": {}}', b'{"forget": [1]}', b"9" * 9_000],
+)
+def test_noise_of_a_successor_is_no_harm(house: House, noise: bytes) -> None:
+    old = house.serving()
+    new = house.upgrade()
+    house.children[new].end.send(noise)
+    house.say(new, {"failed": "noise"})
+    house.end(new, 1)
+    assert {"not_upgraded": "noise"} in house.children[old].told()
+
+
+def test_a_parent_without_descriptors_refuses_an_upgrade(house: House) -> None:
+    old = house.serving()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        house.parent.on_signal(signal.SIGUSR2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    [told] = house.children[old].told()
+    assert os.strerror(errno.EMFILE) in told["not_upgraded"]
+    assert house.parent.successor is None
+
+
 def test_upgrades_are_done_one_at_a_time(house: House) -> None:
     old = house.serving()
     house.upgrade()
@@ -361,8 +391,8 @@ def test_the_service_manager_hears_the_one_that_serves(abstract: bool, tmp_path:
         house = House({"NOTIFY_SOCKET": f"@{address}" if abstract else address})
         old = house.serving()
         assert "NOTIFY_SOCKET" not in house.children[old].environ
-        house.say(old, {"notify": "READY=1"})
-        assert manager.recv(99) == b"READY=1"
+        house.say(old, {"notify": "READY=1\udcff"})
+        assert manager.recv(99) == b"READY=1?"
         new = house.upgrade()
         house.say(new, {"notify": "READY=1"})
         with pytest.raises(BlockingIOError):

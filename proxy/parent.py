@@ -126,7 +126,9 @@ def _spawn(arguments: Sequence[str], descriptor: int, environ: Mapping[str, str]
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
                 os.execve(command[0], command, own_environ(environ, os.getppid()))
             except BaseException as error:
-                complain(f"cannot run {command[0]}: {error}")
+                reason = f"cannot run {command[0]}: {error}"
+                complain(reason)
+                packets.send(socket.socket(fileno=descriptor), {"failed": reason})
             finally:
                 os._exit(127)
     finally:

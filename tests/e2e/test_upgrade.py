@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 from pathlib import Path
@@ -150,7 +151,9 @@ async def test_a_unix_socket_and_the_sessions_of_tls_are_taken_over(tmp_path: Pa
         assert not path.exists()
 
 
-@pytest.mark.parametrize("how", ["a bad file", "a bad environment", "a program that hangs"])
+@pytest.mark.parametrize(
+    "how", ["a bad file", "a bad environment", "a large environment", "a program that hangs"]
+)
 async def test_a_successor_that_cannot_serve_leaves_the_one_that_does(
     how: str, tmp_path: Path
 ) -> None:
@@ -163,6 +166,9 @@ async def test_a_successor_that_cannot_serve_leaves_the_one_that_does(
         elif how == "a bad environment":
             words = ("--env-file", str(tmp_path / "env"))
             (tmp_path / "env").write_text("no variable\n")
+        elif how == "a large environment":
+            words = ("--env-file", str(tmp_path / "env"))
+            (tmp_path / "env").write_text(f"A={'x' * 200_000}\n")  # Linux takes 128 KiB for one.
         else:
             # It is killed for the parent, as it is after the time that it has.
             proxy.file.unlink()
@@ -176,7 +182,11 @@ async def test_a_successor_that_cannot_serve_leaves_the_one_that_does(
                 os.kill(new[0], signal.SIGKILL)
             code, said = await asked
             assert code == 1
-            expected = {"a bad file": "workers", "a bad environment": "line 1"}
+            expected = {
+                "a bad file": "workers",
+                "a bad environment": "line 1",
+                "a large environment": os.strerror(errno.E2BIG),
+            }
             assert expected.get(how, "SIGKILL") in said
             await crowd.served()
             assert proxy.control == old

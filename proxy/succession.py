@@ -39,6 +39,9 @@ STEADY = 5.0
 LONGEST_DELAY = 1.0
 """Seconds at most between a crash and the next start."""
 
+STOP_LIMIT = 5.0
+"""Seconds for all to end once they were told for the second time: they cut what is in flight."""
+
 LARGEST_ENV = 1024 * 1024
 """Bytes of a file of variables: half of what Linux lets a process begin with."""
 
@@ -111,6 +114,8 @@ class Parent:
         """The asker of the upgrade under way, if it was not a signal."""
         self._crashes = 0
         self._stopping = False
+        self._kill_at: float | None = None
+        """When those that are still there are killed."""
         self.start_at: float | None = None
         """When a control process that crashed is replaced."""
         self.code: int | None = None
@@ -180,6 +185,8 @@ class Parent:
         for control in concerned:
             self._signal(control, number)
         if stops:
+            if self._stopping and self._kill_at is None:
+                self._kill_at = self._now() + STOP_LIMIT
             self._stopping = True
             # Or who connects from here on would wait for nobody. Those of the service manager
             # are open in it, for the next start.
@@ -377,6 +384,11 @@ class Parent:
         now = self._now()
         if self.successor is not None and now - self.successor.started >= READY_LIMIT:
             self._kill_successor(f"it was not ready within {READY_LIMIT:g} s")
+        if self._kill_at is not None and now >= self._kill_at:
+            self._kill_at = None
+            for control in filter(None, (self.serving, *self.retired.values())):
+                complain(f"the control process {control.pid} does not end: it is killed")
+                self._signal(control, signal.SIGKILL)
         if self.start_at is not None and now >= self.start_at and self.successor is None:
             # A successor that is being started will be what serves.
             try:
@@ -387,7 +399,7 @@ class Parent:
 
     def wait(self) -> float | None:
         """Seconds until `tick` has something to do; None = nothing is due."""
-        at = self.start_at
+        at = self.start_at if self._kill_at is None else self._kill_at
         if self.successor is not None:
             at = self.successor.started + READY_LIMIT
         return None if at is None else max(0.0, at - self._now())

@@ -16,7 +16,14 @@ import pytest
 
 from proxy import packets
 from proxy.parent import own_environ, passed_names
-from proxy.succession import LARGEST_ENV, MOST_RETIRED, READY_LIMIT, Parent, read_env
+from proxy.succession import (
+    LARGEST_ENV,
+    MOST_RETIRED,
+    READY_LIMIT,
+    STOP_LIMIT,
+    Parent,
+    read_env,
+)
 
 
 class Child:
@@ -309,6 +316,25 @@ def test_a_stop_goes_to_all_and_ends_an_upgrade(house: House) -> None:
     house.end(third, -signal.SIGKILL)
     assert house.parent.over
     assert house.parent.code == 0
+
+
+def test_a_second_stop_is_the_last_word(house: House, capfd: pytest.CaptureFixture[str]) -> None:
+    old = house.serving()
+    new = house.upgrade()
+    house.say(new, {"ready": True})
+    house.parent.on_signal(signal.SIGTERM)
+    house.time += 1000.0
+    house.parent.tick()
+    house.parent.on_signal(signal.SIGINT)
+    house.killed.clear()
+    house.parent.tick()
+    house.time += STOP_LIMIT
+    assert house.killed == []
+    assert house.parent.wait() == 0.0
+    house.parent.tick()
+    assert house.killed == [(new, signal.SIGKILL), (old, signal.SIGKILL)]
+    assert house.parent.wait() is None
+    assert capfd.readouterr().err.count("killed") == 2
 
 
 def test_a_stop_lets_go_of_the_sockets(house: House, listener: socket.socket) -> None:

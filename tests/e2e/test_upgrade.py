@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import signal
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,19 @@ async def test_a_directory_that_is_removed_is_not_needed(tmp_path: Path) -> None
         os.kill(old, signal.SIGKILL)
         await eventually(lambda: children(proxy.pid)[-1:] > [old], 15, "another one")
         await eventually(lambda: _is_ready(proxy), 15, "a proxy")
+
+
+async def test_the_file_of_a_socket_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    async with (
+        origins("one") as (one,),
+        RunningProxy(
+            config(one, listeners=[{"name": "unix", "bind": f"unix:{path}"}]), tmp_path
+        ) as proxy,
+    ):
+        path.chmod(0o731)  # As its directory may have it, by its group or an ACL.
+        assert (await command(proxy, "upgrade"))[0] == 0
+        assert stat.S_IMODE(path.stat().st_mode) == 0o731
 
 
 async def test_the_file_of_a_listener_that_is_no_more_goes_with_the_upgrade(tmp_path: Path) -> None:

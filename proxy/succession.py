@@ -183,7 +183,9 @@ class Parent:
         if stops or number == signal.SIGUSR1:
             concerned += self.retired.values()
         for control in concerned:
-            self._signal(control, number)
+            # One that is loading would end by SIGINT with what Python says of it.
+            early = number == signal.SIGINT and not control.ready
+            self._signal(control, signal.SIGTERM if early else number)
         if stops:
             if self._stopping and self._kill_at is None:
                 self._kill_at = self._now() + STOP_LIMIT
@@ -368,7 +370,9 @@ class Parent:
         self.serving = None
         if self._stopping or code >= 0 or not ended.ready:
             release(ended.held)
-            self.code = exit_code(code)
+            # One that was told to stop before it could hear of it had nothing to finish.
+            unheard = self._stopping and code == -signal.SIGTERM
+            self.code = 0 if unheard else exit_code(code)
             self._stopping = True
             if self.successor is not None:
                 self._kill_successor("the proxy is stopping")

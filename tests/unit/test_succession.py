@@ -318,6 +318,15 @@ def test_a_stop_goes_to_all_and_ends_an_upgrade(house: House) -> None:
     assert house.parent.code == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_of_one_that_is_loading_is_a_stop(house: House, number: int) -> None:
+    house.parent.start()
+    house.parent.on_signal(number)
+    assert house.killed == [(100, signal.SIGTERM)]
+    house.end(100, -signal.SIGTERM)
+    assert house.parent.code == 0
+
+
 def test_a_second_stop_is_the_last_word(house: House, capfd: pytest.CaptureFixture[str]) -> None:
     old = house.serving()
     new = house.upgrade()

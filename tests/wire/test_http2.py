@@ -559,6 +559,16 @@ def test_a_flood_ends_the_connection(make: Any, frames: tuple[bytes, ...], reaso
             wire.accepted().take()
 
 
+def test_more_requests_than_a_turn_begins_are_all_answered(make: Any) -> None:
+    routes = (RouteSpec(path_prefix="/x", service="s"),)
+    _, client = begun(make, routes=routes)
+    client.send(b"".join(head(2 * at + 1, method="HEAD", path="/y") for at in range(300)))
+    assert [one[1] for one in client.take()] == [2 * at + 1 for at in range(300)]
+    client.send(head(601, path="/y") + frame(6, 0, 0, bytes(8)) * 600 + head(603, path="/y"))
+    answered = [one[1] for one in client.take() if one[0] == "head"]
+    assert answered == [601, 603]
+
+
 def test_acknowledgements_that_are_not_read_end_the_connection(make: Any) -> None:
     _, client, instance = asked(make, head(1), window(0, 1 << 20), window(1, 1 << 20))
     client.peer.stall()

@@ -158,7 +158,8 @@ class AnsweringSession(StreamSession):
         self._acknowledge(frames.SETTINGS_ACK)
 
     def _acknowledge(self, frame: bytes) -> None:
-        self.limits.queue_ack()
+        if self.full:
+            self.limits.queue_ack()
         self.write(frame)
 
     # -- the end of streams

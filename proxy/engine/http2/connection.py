@@ -133,9 +133,7 @@ class SessionOutput(frames.FrameReader):
         if self.phase is _CLOSING:
             return
         self._send()
-        if not self.full:
-            self.limits.flush_acks()
-        elif self.transport.get_write_buffer_size() > UNREAD:
+        if self.full and self.transport.get_write_buffer_size() > UNREAD:
             self._gate.hold(PEER_FULL, self._on_hangup)
         self._on_room()
 

@@ -133,6 +133,11 @@ class FrameReader:
             else:
                 self._rest = data[at:]
 
+    @property
+    def moved(self) -> bool:
+        """The latest `feed` has come to the end of a frame."""
+        return self._turn < _TURN
+
     def pause(self) -> None:
         """Read no further frame in this turn: see `behind`."""
         self._turn = 0

@@ -487,6 +487,27 @@ def test_a_head_that_does_not_end_is_not_waited_for(make: Any) -> None:
     assert client.closed
 
 
+def test_frames_that_are_cut_again_and_again_are_not_slow(make: Any) -> None:
+    wire, client = begun(make)
+    ping = frame(6, 0, 0, bytes(8))
+    client.send(ping[:5])
+    for _ in range(5):
+        wire.advance(9.0)
+        client.send(ping[5:] + ping[:5])
+    assert [one[0] for one in client.take()] == ["ping"] * 5
+    wire.advance(10.1)
+    assert client.take()[0][0] == "goaway"
+
+
+def test_a_head_in_ever_more_frames_is_slow(make: Any) -> None:
+    wire, client = begun(make)
+    client.send(frame(1, 0, 1, b"\x82"))
+    wire.advance(9.0)
+    client.send(frame(9, 0, 1, b"\x86"))
+    wire.advance(1.1)
+    assert client.take()[0][0] == "goaway"
+
+
 def test_a_body_that_does_not_come_is_not_waited_for(make: Any) -> None:
     wire, client, instance = asked(make, head(1, method="POST", end=False))
     wire.advance(29.9)
@@ -612,6 +633,17 @@ def test_a_listener_that_does_not_speak_it_refuses_it(make: Any) -> None:
     client = wire.client()
     client.send(START)
     client.expect_problem(505, "version_not_supported", closing=True)
+
+
+def test_clients_may_choose_it_from_the_reload_on(make: Any) -> None:
+    wire = make(listener=http2(http2=False), tls=True)
+    chosen = []
+    for on in (False, True, False):
+        wire.configure((), {}, http2(http2=on))
+        client = H2Peer(wire, b"")
+        chosen.append(client.peer.transport.ssl.selected_alpn_protocol())
+        client.peer.take()
+    assert chosen == ["http/1.1", "h2", "http/1.1"]
 
 
 def test_http1_goes_on_beside_it(make: Any) -> None:

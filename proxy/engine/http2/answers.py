@@ -187,6 +187,7 @@ class AnsweringSession(StreamSession):
 
     def _forget(self, stream: ServerStream) -> None:
         stream.said_end = True
+        stream.content.clear()
         del self._streams[stream.id]
         self._waiting.pop(stream.id, None)
         self._read.pop(stream.id, None)

@@ -160,7 +160,7 @@ class SessionOutput(frames.FrameReader):
 class SessionConnection(SessionOutput):
     """Owns whether a client is read, which limit runs, and how its connection ends."""
 
-    __slots__ = ("_announced", "_eof", "_slow", "control", "edge", "facts", "last")
+    __slots__ = ("_announced", "_eof", "_slow", "_slow_stream", "control", "edge", "facts", "last")
 
     def __init__(
         self,
@@ -177,6 +177,8 @@ class SessionConnection(SessionOutput):
         self._eof = False
         self._slow: Alarm | None = None
         """The time of a frame, or of a head, that is not whole."""
+        self._slow_stream = 0
+        """The stream of that head."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.phase.value} last={self.last}>"
@@ -259,11 +261,14 @@ class SessionConnection(SessionOutput):
             if self._slow is not None:
                 self._slow.deadline = NEVER
             return
-        if self._slow is None:
-            self._slow = Alarm(self._on_slow)
-        if self._slow.deadline == NEVER:
-            now = self.services.now()
-            self.services.deadlines.arm(self._slow, now + self.listener.timeouts.head)
+        slow = self._slow
+        if slow is None:
+            slow = self._slow = Alarm(self._on_slow)
+        stream = self.head_stream
+        if slow.deadline == NEVER or (self.moved and (stream == 0 or stream != self._slow_stream)):
+            self._slow_stream = stream
+            limit = self.listener.timeouts.head
+            self.services.deadlines.arm(slow, self.services.now() + limit if limit else NEVER)
 
     def _on_slow(self, now: float) -> None:
         self.end(GoAway(SETTINGS_TIMEOUT, "a frame or a head takes too long", "slow_head"))

@@ -311,6 +311,8 @@ class WorkerStats(msgspec.Struct, frozen=True, tag=True):
     """By service; of a service that was never told of, `PolicyState()`."""
     handshakes: dict[str, dict[str, int]] = {}
     """Listener → result → TLS handshakes of clients."""
+    http2_closed: dict[str, dict[str, int]] = {}
+    """Listener → reason → connections of HTTP/2 that ended for what a client did."""
 
 
 class Suspect(msgspec.Struct, frozen=True, tag=True):

@@ -98,7 +98,7 @@ class Page:
         for service in scrape.totals.services:
             _write_traffic(families, service, scrape.totals.service(service))
             yield
-        for name, labels, value in chain(scrape.samples, _handshakes(scrape.totals)):
+        for name, labels, value in chain(scrape.samples, _of_listeners(scrape.totals)):
             shown = ",".join(f"{label}={_quoted(text)}" for label, text in labels.items())
             families[name].append(f"{name}{{{shown}}} {value}\n")
         for name, pid in scrape.processes.items():
@@ -276,6 +276,7 @@ _MANY = {
     "fairlead_config_hash": ("gauge", "1; a digest of the configuration in force."),
     "fairlead_tls_generation": ("gauge", "How often a listener's certificates, or keys, changed."),
     "fairlead_tls_handshakes_total": ("counter", "TLS handshakes of clients, by how they ended."),
+    "fairlead_http2_closed_total": ("counter", "Connections that ended for what a client did."),
 }
 """Families with samples of each service or instance: name → type and help."""
 
@@ -373,11 +374,14 @@ def _write_traffic(families: Mapping[str, list[str]], service: str, total: Servi
         write("fairlead_tunnels_closed_total", "", total.tunnels_closed)
 
 
-def _handshakes(totals: Totals) -> Iterator[tuple[str, dict[str, str], int]]:
-    for listener, counts in totals.handshakes.items():
-        for result, count in counts.items():
-            labels = {"listener": listener, "result": result}
-            yield "fairlead_tls_handshakes_total", labels, count
+def _of_listeners(totals: Totals) -> Iterator[tuple[str, dict[str, str], int]]:
+    for name, label, found in (
+        ("fairlead_tls_handshakes_total", "result", totals.handshakes),
+        ("fairlead_http2_closed_total", "reason", totals.http2_closed),
+    ):
+        for listener, counts in found.items():
+            for value, count in counts.items():
+                yield name, {"listener": listener, label: value}, count
 
 
 def _quoted(text: str) -> str:

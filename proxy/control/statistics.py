@@ -87,6 +87,7 @@ class Reported:
     name_failures: int = 0
     names_outdated: float = 0.0
     handshakes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    http2_closed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def take(self, message: WorkerStats) -> None:
         """Take over one message. An instance that left and came back counts from 0 again."""
@@ -98,6 +99,7 @@ class Reported:
         self.name_failures = message.name_failures
         self.names_outdated = message.names_outdated
         self.handshakes = message.handshakes
+        self.http2_closed = message.http2_closed
         self.services.update(message.services)
         self.states.update(message.states)
         for node in message.nodes:
@@ -125,6 +127,7 @@ class Retired:
     underscored: int = 0
     name_failures: int = 0
     handshakes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    http2_closed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def plus(self, dead: Reported, known: Container[tuple[str, str]]) -> Retired:
         """With those of one more worker. Instances that are not in `known`, (service, node
@@ -145,6 +148,7 @@ class Retired:
             underscored=both.underscored,
             name_failures=both.name_failures,
             handshakes=both.handshakes,
+            http2_closed=both.http2_closed,
         )
 
 
@@ -179,11 +183,12 @@ class Totals:
     @property
     def handshakes(self) -> Mapping[str, Mapping[str, int]]:
         """Listener → result → TLS handshakes of clients."""
-        total: dict[str, dict[str, int]] = {}
-        for part in self._parts:
-            for listener, counts in part.handshakes.items():
-                _add(total.setdefault(listener, {}), counts)
-        return total
+        return _by_listener(part.handshakes for part in self._parts)
+
+    @property
+    def http2_closed(self) -> Mapping[str, Mapping[str, int]]:
+        """Listener → reason → connections of HTTP/2 that ended for what a client did."""
+        return _by_listener(part.http2_closed for part in self._parts)
 
     @property
     def names_outdated(self) -> float:
@@ -234,6 +239,14 @@ class Applies:
         self.buckets[bisect_left(APPLY_BOUNDS, seconds)] += 1
         self.seconds += seconds
         self.worst = max(self.worst, seconds)
+
+
+def _by_listener(parts: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
+    total: dict[str, dict[str, int]] = {}
+    for part in parts:
+        for listener, counts in part.items():
+            _add(total.setdefault(listener, {}), counts)
+    return total
 
 
 def _add(into: dict[str, int], counts: Mapping[str, int]) -> None:

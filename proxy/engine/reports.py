@@ -134,4 +134,7 @@ class Reports:
             name_failures=self._names.failures,
             names_outdated=self._names.outdated(),
             handshakes={name: dict(counts) for name, counts in self._counters.handshakes.items()},
+            http2_closed={
+                name: dict(counts) for name, counts in self._counters.http2_closed.items()
+            },
         )

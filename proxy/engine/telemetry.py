@@ -108,7 +108,8 @@ class ServiceCounters:
 class WorkerCounters:
     """Owns the counts that belong to no service, and the table of those that do."""
 
-    __slots__ = ("_gone", "client_connections", "handshakes", "services", "tunnels", "underscored")
+    __slots__ = ("_gone", "client_connections", "handshakes", "http2_closed", "services", "tunnels",
+                 "underscored")  # fmt: skip
 
     def __init__(self) -> None:
         self.client_connections = 0
@@ -118,6 +119,8 @@ class WorkerCounters:
         self.services: dict[str, ServiceCounters] = {}  # ≤ KEPT_SERVICES * 400 + 400 B per service
         self.handshakes: dict[str, dict[str, int]] = {}  # ≤ 2 KiB per listener
         """Listener → result → handshakes of clients."""
+        self.http2_closed: dict[str, dict[str, int]] = {}  # ≤ 4 KiB per listener
+        """Listener → reason → connections of HTTP/2 that ended for what a client did."""
         self._gone: dict[str, None] = {}  # ≤ KEPT_SERVICES * 400
         """Services in the table that have no pool any more, in the order in which they left."""
 
@@ -125,6 +128,11 @@ class WorkerCounters:
         """A handshake of a client is over."""
         counts = self.handshakes.setdefault(listener, {})
         counts[result] = counts.get(result, 0) + 1
+
+    def close_http2(self, listener: str, reason: str) -> None:
+        """A connection of HTTP/2 ends for what a client did."""
+        counts = self.http2_closed.setdefault(listener, {})
+        counts[reason] = counts.get(reason, 0) + 1
 
     def service(self, name: str) -> ServiceCounters:
         """The counters of a service; they outlive its pool."""

@@ -45,9 +45,15 @@ def report(requests: int, *ids: str, number: int = 0) -> WorkerStats:
         for id_ in ids
     ]
     states = {"users": PolicyState("open", 3)}
-    handshakes = {"https": {"full": 3}}
     return WorkerStats(
-        number, 3, 1, {"users": service}, nodes, states=states, handshakes=handshakes
+        number,
+        3,
+        1,
+        {"users": service},
+        nodes,
+        states=states,
+        handshakes={"https": {"full": 3}},
+        http2_closed={"https": {"rapid_reset": 1}},
     )
 
 

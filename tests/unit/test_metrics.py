@@ -58,6 +58,7 @@ PROMISED = {
     "fairlead_certificate_loads_total": ("listener", "service", "result"),
     "fairlead_tls_generation": ("listener",),
     "fairlead_tls_handshakes_total": ("listener", "result"),
+    "fairlead_http2_closed_total": ("listener", "reason"),
     "fairlead_acme_orders_total": ("name", "result"),
     "fairlead_config_reloads_total": ("result",),
     "fairlead_config_last_reload_success": (),
@@ -114,9 +115,10 @@ def test_every_sample_has_exactly_the_promised_labels() -> None:
     assert seen == set(PROMISED) - NOT_COUNTED_YET
 
 
-def test_handshakes_are_summed() -> None:
+def test_counts_of_listeners_are_summed() -> None:
     found = samples(scrape(book(), total(Retired(), [report(5), report(7)])))
     assert found['fairlead_tls_handshakes_total{listener="https",result="full"}'] == 6
+    assert found['fairlead_http2_closed_total{listener="https",reason="rapid_reset"}'] == 2
 
 
 def test_workers_are_summed() -> None:

@@ -32,12 +32,13 @@ def test_a_count_of_a_worker_outlives_the_worker(name: str) -> None:
     assert getattr(Totals(Retired().plus(dead, ()), [live]), name) == 4
 
 
-def test_handshakes_outlive_the_worker() -> None:
+@pytest.mark.parametrize("name", ["handshakes", "http2_closed"])
+def test_counts_of_listeners_outlive_the_worker(name: str) -> None:
     dead, live = Reported(), Reported()
-    dead.take(WorkerStats(1, 0, 0, {}, [], handshakes={"a": {"full": 1}, "b": {"alert": 1}}))
-    live.take(WorkerStats(1, 0, 0, {}, [], handshakes={"a": {"full": 2, "resumed": 1}}))
+    dead.take(WorkerStats(1, 0, 0, {}, [], **{name: {"a": {"x": 1}, "b": {"y": 1}}}))
+    live.take(WorkerStats(1, 0, 0, {}, [], **{name: {"a": {"x": 2, "z": 1}}}))
     totals = Totals(Retired().plus(dead, ()), [live])
-    assert totals.handshakes == {"a": {"full": 3, "resumed": 1}, "b": {"alert": 1}}
+    assert getattr(totals, name) == {"a": {"x": 3, "z": 1}, "b": {"y": 1}}
 
 
 @pytest.mark.parametrize("name", counters(ServiceStats))

@@ -356,6 +356,7 @@ class SessionConnection(SessionOutput):
         if self.phase is not _CLOSING:
             services = self.services
             services.counters.service(UNROUTED).failed(BAD_REQUEST.code)
+            services.counters.close_http2(self.listener.settings.name, error.reason)
             detail = f"HTTP/2 connection closed, {error.reason}: {error}"
             services.faults.refusal(BAD_REQUEST, detail, self.facts.address.decode("ascii"))
             self._give_up(error.code, str(error))

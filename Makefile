@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test quick lint types bench microbench guard compiled test-compiled guard-compiled docs clean
+.PHONY: run test drills quick lint types bench microbench guard compiled test-compiled guard-compiled docs clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/fairlead demo
@@ -13,7 +13,14 @@ run: $(VENV)/.run
 JOBS ?= 3
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder \
+		-m "not drill"
+
+# What does its worst for many seconds: fifty reloads of a kind, upgrades in a row, renewals, outages,
+# scanners; and all tests of what is said on the wire once more, over TLS.
+drills: $(VENV)/.dev
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder \
+		-m drill
 
 # The part of the suite without processes or a registry: seconds, for the inner loop.
 quick: $(VENV)/.dev

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.e2e.pebble import HMAC_KEY, KID, Pebble
 from tests.e2e.reloading import reload, rewrite
 from tests.e2e.running import RunningProxy
@@ -96,6 +98,7 @@ async def test_a_certificate_is_obtained_by_http_and_kept(tmp_path: Path) -> Non
         assert (await proxy.standing())["not_after"] == standing["not_after"]
 
 
+@pytest.mark.drill
 async def test_a_certificate_is_obtained_by_tls(tmp_path: Path) -> None:
     async with site(tmp_path, challenges=["tls-alpn-01"], life=45) as proxy:
         root, first = await proxy.served()
@@ -111,6 +114,7 @@ async def test_a_certificate_is_obtained_by_tls(tmp_path: Path) -> None:
         assert 'fairlead_tls_handshakes_total{listener="https",result="challenge"}' in metrics
 
 
+@pytest.mark.drill
 async def test_a_certificate_is_renewed_while_it_is_served(tmp_path: Path) -> None:
     async with site(tmp_path, life=45) as proxy:
         root, first = await proxy.served()

@@ -10,6 +10,7 @@ from bench import instructions
 from bench.inprocess import WORKLOADS
 
 
+@pytest.mark.drill
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="there is no valgrind")
 @pytest.mark.timeout(instructions.LIMIT + 60)  # Ten seconds, unless others use the machine, too.
 def test_a_run_counts_each_workload_between_its_own_marks() -> None:

@@ -55,6 +55,7 @@ async def shown(proxy: RunningProxy) -> dict[str, tuple[int, str]]:
     return {row["id"]: (row["port"], row["status"]) for row in body["instances"]}
 
 
+@pytest.mark.drill
 @pytest.mark.timeout(240)
 async def test_a_minute_without_etcd_during_a_rolling_redeploy(tmp_path: Path) -> None:
     config: dict[str, Any] = {

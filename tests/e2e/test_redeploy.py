@@ -25,6 +25,7 @@ async def etcd() -> AsyncIterator[EtcdServer]:
         yield server
 
 
+@pytest.mark.drill
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["notice", "killed"])
 async def test_a_rolling_redeploy(etcd: EtcdServer, tmp_path: Path, number: signal.Signals) -> None:

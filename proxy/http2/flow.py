@@ -8,6 +8,8 @@ from typing import Final
 FIRST_WINDOW: Final = 65535
 """Bytes, of a connection and of a stream, before anybody says otherwise (§6.9.2)."""
 LARGEST_WINDOW: Final = 0x7FFFFFFF
+_SMALL: Final = 1024
+"""Bytes of pieces that are joined: frames of one byte would take forty times their content."""
 
 
 class SendWindow:
@@ -70,8 +72,17 @@ class ReceiveWindow:
         return granted
 
 
+def add_piece(pieces: list[bytes] | deque[bytes], piece: bytes) -> None:
+    """One more behind the others; a small one becomes a part of the last, if that is small, too."""
+    if pieces and len(pieces[-1]) + len(piece) <= _SMALL:
+        pieces[-1] += piece
+    else:
+        pieces.append(piece)
+
+
 class Pieces:
-    """Owns content of a stream that waits for room. Nothing is copied but what is cut."""
+    """Owns content of a stream that waits for room. Nothing is copied but what is cut, and what is
+    so small that the object around it would be larger."""
 
     __slots__ = ("_at", "_pieces", "size")
 
@@ -85,7 +96,7 @@ class Pieces:
         """More of the content. Whoever puts more when `size` is large must have a reason."""
         for piece in pieces:  # ≤ 256
             if piece:
-                self._pieces.append(piece)
+                add_piece(self._pieces, piece)
                 self.size += len(piece)
 
     def take(self, room: int) -> list[bytes]:

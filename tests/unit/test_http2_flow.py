@@ -42,17 +42,27 @@ def test_a_window_that_is_enlarged_tells_at_once() -> None:
     assert window.enlarge(10) == 0
 
 
+def test_small_pieces_are_joined() -> None:
+    content = Pieces()
+    content.put([b"a"])
+    content.put([b"b", b"c"])
+    assert content.take(2) == [b"ab"]
+    content.put([b"d", 1024 * b"e"])
+    assert content.size == 1026
+    assert content.take(9000) == [b"cd", 1024 * b"e"]
+
+
 def test_content_is_cut_where_there_is_no_room() -> None:
     content = Pieces()
-    first = b"abcdef"
-    content.put([first, b"", b"gh", b"ijklm"])
-    assert content.size == 13
+    first, second, third = 1500 * b"a", 1100 * b"b", 1200 * b"c"
+    content.put([first, b"", second, third])
+    assert content.size == 3800
     assert content.take(0) == []
-    assert content.take(6)[0] is first
-    assert content.take(4) == [b"gh", b"ij"]
-    assert content.take(2) == [b"kl"]
-    assert content.size == 1
-    assert content.take(100) == [b"m"]
+    assert content.take(1500)[0] is first
+    assert content.take(1200) == [second, third[:100]]
+    assert content.take(50) == [third[100:150]]
+    assert content.size == 1050
+    assert content.take(2000) == [third[150:]]
     assert content.take(100) == []
     content.put([b"xyz"])
     content.take(1)

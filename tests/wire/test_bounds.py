@@ -19,9 +19,11 @@ from typing import Any
 import pytest
 
 from proxy.engine import worker
+from proxy.engine.http2.connection import SessionControl
 from tests.support import bounds
 from tests.support.bounds import NOUNS, Place
-from tests.support.hostile import DRILLS, Bench
+from tests.support.hostile import Bench
+from tests.support.hostile_http2 import DRILLS, HTTP2
 from tests.support.sizes import attributes_of, deep_size
 
 if worker.__file__.endswith(".so"):
@@ -92,6 +94,14 @@ def excesses(counts: dict[str, int]) -> Iterator[str]:
                 yield f"{place}: {size} bytes, said is {place.said}"
 
 
+def requests_of(client: Any) -> int:
+    """Requests that a client has under way."""
+    if isinstance(client, SessionControl):
+        session: Any = client._session
+        return len(session._streams)
+    return client.exchange is not None
+
+
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     gc.collect()
@@ -109,7 +119,7 @@ def test_containers_never_grow_beyond_what_they_say(bench: Bench, name: str) -> 
         wire = bench.wire
         most |= Counter(
             connection=len([t for t in wire.network.transports if not t.lost]),
-            request=sum(client.exchange is not None for client in wire.worker.connections.clients),
+            request=sum(map(requests_of, wire.worker.connections.clients)),
             instance=sum(len(pool.nodes) for pool in wire.worker.pools),
             service=len(list(wire.worker.pools)),
             route=len(wire.worker.services.routes.routes),
@@ -162,7 +172,8 @@ class Meter:
         self._rounds.clear()
 
 
-@pytest.mark.parametrize("name", DRILLS)
+# Not those of HTTP/2 yet: a turn begins 32 requests and reads 256 frames, up to 17,000 lines.
+@pytest.mark.parametrize("name", [one for one in DRILLS if one not in HTTP2])
 def test_no_turn_of_the_loop_does_more_than_it_says(bench: Bench, name: str) -> None:
     meter = Meter(bench)
     with meter.running():

@@ -12,7 +12,7 @@ from proxy.errors import BAD_REQUEST, BODY_TIMEOUT, BODY_TOO_LARGE, Fault
 from proxy.http.messages import OwnAnswer, ResponseHead
 from proxy.http2.blocks import answer_block, fields_block, own_block
 from proxy.http2.errors import CANCEL, INTERNAL_ERROR, NO_ERROR, PROTOCOL_ERROR
-from proxy.http2.flow import FIRST_WINDOW, Pieces, ReceiveWindow, SendWindow
+from proxy.http2.flow import FIRST_WINDOW, Pieces, ReceiveWindow, SendWindow, add_piece
 
 _FULL: Final = 64 * 1024
 """Bytes of an answer that wait for the client, beyond which the instance is not read."""
@@ -129,7 +129,7 @@ class ServerStream(ClientStream):
             if limit and self._received > limit:
                 self.refuse_body(BODY_TOO_LARGE, f"the body is longer than {limit} bytes")
                 return True
-            self._pieces.append(piece)
+            add_piece(self._pieces, piece)
             self._invited = True
         self._owed += counted - size
         if end:

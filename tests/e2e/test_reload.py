@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import pytest
+
+from tests.e2e.changing import CLOSE
 from tests.e2e.origin import Gate, Origin, origins
-from tests.e2e.raw_http import Client, request
+from tests.e2e.raw_http import Client, Fields, request
 from tests.e2e.redeploying import CountingLoad
 from tests.e2e.reloading import name, reload, rewrite
 from tests.e2e.running import RunningProxy
+from tests.e2e.secure import NAME, SecureProxy
+from tests.support import load
 from tests.support.processes import eventually
 
 
@@ -134,3 +141,50 @@ async def test_a_file_that_is_watched_is_taken_when_it_changes_and_a_bad_one_is_
 
 async def _ready(proxy: RunningProxy) -> bool:
     return await proxy.readyz() == 200
+
+
+@pytest.mark.drill
+async def test_fifty_changes_of_tls_fail_no_handshake_and_end_no_connection(tmp_path: Path) -> None:
+    async with origins("one", script=name) as (one,), SecureProxy(config(one), tmp_path) as proxy:
+        pairs = [(str(proxy.cert), str(proxy.key))]
+        cert, key = proxy.authority.issue(NAME, "127.0.0.1", kind="rsa", stem="other")
+        pairs.append((str(cert), str(key)))
+        web, https = proxy.config["listeners"]
+        async with Secure(proxy) as kept, Secure(proxy, CLOSE) as fresh:
+            for turn in range(50):
+                tls = {
+                    "certificates": [dict(zip(("cert", "key"), pairs[turn % 2], strict=True))],
+                    "min_version": ("1.2", "1.3")[turn % 2],
+                    "tickets": bool(turn % 2),
+                }
+                rewrite(proxy, {"listeners": [web, {**https, "tls": tls}]})
+                async with (
+                    aiohttp.ClientSession() as session,
+                    session.post(f"{proxy.admin}/api/v1/reload") as answer,
+                ):
+                    assert (await answer.json())["result"] in ("changed", "unchanged")
+            before = kept.answers, fresh.answers
+            await eventually(lambda: kept.answers > before[0] + 50, 20, "answers")
+            await eventually(lambda: fresh.answers > before[1] + 50, 20, "handshakes")
+        assert kept.failures == fresh.failures == []
+        assert kept.closed == 0
+
+
+class Secure(load.Load):
+    """Owns clients that speak TLS; of those with `CLOSE` each request has a handshake."""
+
+    def __init__(self, proxy: SecureProxy, fields: Fields = ()) -> None:
+        asked = repeat(request("GET", "/", fields, host=NAME))
+        super().__init__(proxy.https, asked, clients=4, pace=0.001)
+        self.tls, self.name = proxy.authority.client(), NAME
+        self.answers = self.closed = 0
+        self.failures: list[str] = []
+
+    def on_answer(self, client: load.Client) -> None:
+        self.answers += client.status == 200
+
+    def on_failure(self, client: load.Client, error: BaseException) -> None:
+        self.failures.append(repr(error))
+
+    def on_close(self, client: load.Client) -> None:
+        self.closed += 1

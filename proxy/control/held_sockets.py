@@ -21,7 +21,7 @@ class Held:
     """`listener`, `admin`, or `passed` by the service manager."""
     name: str
     bind: str
-    """As in the configuration that they were made for."""
+    """Address of the listener, as in the configuration that the sockets were made for."""
     sockets: list[socket.socket] = field(default_factory=list)
 
 

@@ -51,7 +51,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     @property
     def summary(self) -> str:
-        """One line of it."""
+        """Line for the service manager that says what came of the reload."""
         if self.complaints:
             return f"reload {self.result}: {'; '.join(self.complaints)}"
         return f"serving; reloaded, keys changed: {len(self.changes)}"

@@ -175,8 +175,9 @@ def listen(
 
 
 def listen_alone(bind: str, beside: socket.socket | None = None) -> socket.socket:
-    """One TCP socket that shares its address with nobody (the admin server's). `beside`: the one in
-    use, which is the answer if the address is its own, and does not take the port of others."""
+    """Listen on a TCP socket that shares its address with nobody (the admin server's).
+    `beside`: the one in use, which is the answer if the address is its own, and does not take the
+    port of others."""
     address = parse_bind(bind)
     if address.path is not None:
         raise BindError(f"{bind}: a host and a port are needed here")

@@ -219,7 +219,7 @@ def pids(all_: Iterable[WorkerSlot]) -> dict[str, int]:
 
 
 def worker(one: WorkerSlot, life: WorkerProcess | None, now: float) -> dict[str, Any]:
-    """One worker process; `pid` is null while it is being replaced. Ages in seconds."""
+    """Document of a worker process; `pid` is null while it is replaced. Ages in seconds."""
     stats = Reported() if life is None else life.stats
     return {
         "index": one.index,

@@ -67,7 +67,7 @@ class AnsweringSession(StreamSession):
             pass
 
     def _pump_one(self, stream: ServerStream) -> bool:
-        """One frame of its content. False: there is none, or nothing may be sent."""
+        """Send a frame of the content. False: there is none, or nothing may be sent."""
         content = stream.content
         size = content.size
         if size:

@@ -1,4 +1,4 @@
-"""One request of a client of HTTP/2: its body in, its answer out."""
+"""Requests of clients of HTTP/2, a stream for each: its body in, its answer out."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder \
 		-m "not drill"
 
-# What does its worst for many seconds: fifty reloads of a kind, upgrades in a row, renewals, outages,
-# scanners; and all tests of what is said on the wire once more, over TLS.
+# What does its worst for many seconds: fifty reloads of a kind, upgrades in a row, instances and
+# registries that fail, renewals, scanners; and all tests of what is said on the wire once more, over TLS.
 drills: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder \
 		-m drill

@@ -155,6 +155,7 @@ async def test_a_server_that_is_gone_does_not_keep_the_proxy_from_starting(tmp_p
         assert (await proxy.standing())["failures"] == 1
 
 
+@pytest.mark.drill
 async def test_a_reload_adds_names_removes_them_and_turns_it_off_and_on(tmp_path: Path) -> None:
     other = "other.example.test"
     async with site(tmp_path) as proxy:

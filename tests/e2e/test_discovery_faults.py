@@ -25,7 +25,7 @@ from tests.e2e.tcp_fault import TcpFault
 from tests.e2e.traffic import Fleet, Traffic
 from tests.support.processes import eventually
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.drill]
 
 OUTAGE = 5.0
 RECOVERY = 10.0

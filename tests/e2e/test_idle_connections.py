@@ -15,6 +15,8 @@ from tests.e2e.raw_http import ask
 from tests.e2e.running import RunningProxy
 from tests.support.processes import eventually
 
+pytestmark = pytest.mark.drill
+
 CLIENTS = 10_000
 BUDGET = 150.0
 """MB (10⁶ bytes) in all workers together, code and shared libraries included."""

@@ -21,6 +21,8 @@ from tests.e2e.test_cli import fairlead
 from tests.e2e.traffic import Fleet, Traffic
 from tests.support.processes import eventually
 
+pytestmark = pytest.mark.drill
+
 
 class Instance:
     """One that answers with its name, with whatever status the test wants."""

@@ -17,6 +17,8 @@ from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.running import RunningProxy
 from tests.support.processes import eventually, free_port
 
+pytestmark = pytest.mark.drill
+
 SERVICES, EACH = 60, 10
 """More than two messages to a worker."""
 

@@ -27,6 +27,8 @@ from tests.support.processes import eventually
 RESOLV_CONF = """
 import asyncio, pathlib, subprocess
 from proxy.names.cares import CaresResolver
+
+pytestmark = pytest.mark.drill
 conf = pathlib.Path("{conf}")
 subprocess.check_call(["mount", "--bind", str(conf), "/etc/resolv.conf"])
 

@@ -18,6 +18,8 @@ from tests.e2e.raw_http import Client, request
 from tests.e2e.reloading import name, reload, rewrite
 from tests.e2e.running import RunningProxy
 
+pytestmark = pytest.mark.drill
+
 PASS = """
 import fcntl, os, sys
 count, names, *numbers = sys.argv[1:sys.argv.index("--")]

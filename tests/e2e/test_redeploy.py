@@ -16,6 +16,8 @@ from tests.e2e.redeploying import CountingLoad, Instances
 from tests.e2e.running import RunningProxy
 from tests.support.processes import eventually
 
+pytestmark = pytest.mark.drill
+
 ROUNDS = 3
 
 
@@ -25,7 +27,6 @@ async def etcd() -> AsyncIterator[EtcdServer]:
         yield server
 
 
-@pytest.mark.drill
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["notice", "killed"])
 async def test_a_rolling_redeploy(etcd: EtcdServer, tmp_path: Path, number: signal.Signals) -> None:

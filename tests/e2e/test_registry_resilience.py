@@ -14,6 +14,8 @@ from tests.e2e.running import RunningProxy
 from tests.e2e.traffic import Fleet, Traffic
 from tests.support.processes import eventually
 
+pytestmark = pytest.mark.drill
+
 NAMES = ("a", "b", "c", "d")
 GUARD = {"share": 0.5, "window": "30s", "hold": "10m"}
 

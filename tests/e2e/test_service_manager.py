@@ -113,6 +113,7 @@ async def test_a_stop_is_told_of_when_it_begins(tmp_path: Path) -> None:
                 assert (await client.answer()).body == b"one"
 
 
+@pytest.mark.drill
 async def test_no_sign_of_life_is_given_while_a_worker_is_silent(tmp_path: Path) -> None:
     with manager(str(tmp_path / "notify")) as told:
         environ = told.environ(WATCHDOG_USEC="1000000")

@@ -16,6 +16,8 @@ from tests.e2e.tcp_fault import TcpFault
 from tests.e2e.traffic import Fleet, Traffic
 from tests.support.processes import eventually
 
+pytestmark = pytest.mark.drill
+
 NAMES = ("a", "b", "c")
 INTERVAL, LIMIT = 2.0, 1.0
 

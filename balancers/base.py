@@ -1,9 +1,9 @@
 """The balancer interface.
 
 A balancer is pure: it sees nodes, an integer key, the nodes already tried for this request,
-and an injected random source. It does no I/O, has no clock and never sees a request. One
-balancer serves one frozen snapshot of one service's pool; when the pool changes the engine
-builds a new one and lets it `inherit` from the old, so state keyed by instance survives.
+and an injected random source. It does no I/O, has no clock and never sees a request. When the pool
+changes, the engine says what is different (`changed`); a balancer that cannot take that over in
+place is built anew and inherits from the old (`inherit`), so state keyed by instance survives.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Node(Protocol):
     """An instance as far as a balancer may know it.
 
     `id` and `key` never change: `id` is the name the instance is registered under, `key`
-    adds its endpoint. Both are unique within a pool. `weight` and `usable` hold for one
-    snapshot: a balancer reads them while it is built and keeps what it read, because the
-    node may already show the next snapshot's values. `load` is live: requests and tunnels in
-    flight in all workers, for a balancer with `reads_load`. The same instance is the same object
-    in every snapshot it is part of, so identity may be compared.
+    adds its endpoint. Both are unique within a pool. `weight` and `usable` may change at any
+    time: a balancer reads them while it is built and in `changed`, and keeps what it read, because
+    the node may already show values that it will be told of next. `load` is live: requests and
+    tunnels in flight in all workers, for a balancer with `reads_load`. The same instance is the
+    same object for as long as it is in the pool, so identity may be compared.
     """
 
     @property
@@ -85,6 +85,15 @@ class Balancer(ABC):
 
     def load_changed(self, node: Node) -> None:
         """`node.load` is different now. Called after each change, if it is overridden."""
+
+    def changed(self, nodes: Collection[Node], gone: Collection[Node]) -> bool:
+        """Take over a difference: `nodes` are new, or show another `weight` or `usable`; `gone` are
+        not in the pool any more; all others are as they were.
+
+        Returns False, and has changed nothing, if the balancer is to be built anew instead, as it
+        is unless this is overridden. One that takes it over does so at the cost of the difference:
+        a pool may have tens of thousands of nodes, and all requests of a worker wait meanwhile."""
+        return False
 
     def inherit(self, previous: Self) -> None:
         """Take over what `previous`, which served the same service, had learnt."""

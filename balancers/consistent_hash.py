@@ -77,7 +77,8 @@ class ConsistentHash(Balancer):
         self._rng = rng
         self._keyless = RandomChoice(nodes, rng)
         self._usable = {node.id: node for node in nodes if node.usable and node.weight > 0}
-        self._counts = _point_counts({node.id: node.weight for node in nodes}, virtual_nodes)
+        self._weights = {node.id: node.weight for node in nodes}
+        self._counts = _point_counts(self._weights, virtual_nodes)
         self._ring: _Ring | None = None
         self._owners: list[Node | None] = []
         """Owner number on the ring → node, None if it is not usable."""
@@ -146,6 +147,29 @@ class ConsistentHash(Balancer):
                 break
         return first
 
+    def changed(self, nodes: Collection[Node], gone: Collection[Node]) -> bool:
+        """In place if the ring stays as it is: instances that have merely changed their health."""
+        ring = self._ring
+        if gone or ring is None or any(node.id not in ring.numbers for node in nodes):
+            return False
+        if any(node.weight != self._weights[node.id] for node in nodes):
+            return False
+        self._keyless.changed(nodes, gone)
+        for node in nodes:
+            used = self._usable.pop(node.id, None)
+            if used is not None:
+                self._total_weight -= self._weight.pop(used.key)
+                self._total_load -= self._loads.pop(used.key, 0)
+            if node.usable and node.weight > 0:
+                self._usable[node.id] = node
+                self._weight[node.key] = node.weight
+                self._total_weight += node.weight
+                if self._bound:
+                    self._loads[node.key] = node.load
+                    self._total_load += node.load
+            self._owners[ring.numbers[node.id]] = self._usable.get(node.id)
+        return True
+
     def load_changed(self, node: Node) -> None:
         known = self._loads.get(node.key)
         if known is not None:
@@ -207,6 +231,7 @@ class _Ring:
         """Id → its number of points."""
         self.ids = ids
         """Owner number → id; None for a number that is free."""
+        self.numbers = {id: number for number, id in enumerate(ids) if id is not None}
         self._stocks = stocks
         """Owner number → its points in ascending order."""
         self.size = sum(counts.values())
@@ -227,7 +252,7 @@ class _Ring:
         if counts == old:
             return self
         differing = [id for id in old.keys() | counts.keys() if old.get(id) != counts.get(id)]
-        numbers = {id: number for number, id in enumerate(self.ids) if id is not None}
+        numbers = dict(self.numbers)
         ids, stocks = list(self.ids), list(self._stocks)
         free = [number for number, id in enumerate(ids) if id is None]
         edits: list[tuple[int, int, bool]] = []

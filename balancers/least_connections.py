@@ -15,28 +15,7 @@ from heapq import heapify, heappop, heappush
 from random import Random
 
 from balancers.base import Balancer, Node
-
-
-class _Seat:
-    """Where a node sits: in which lane, at which position."""
-
-    __slots__ = ("lane", "level", "node", "position", "weight")
-
-    def __init__(self, node: Node, level: float, lane: list[_Seat]) -> None:
-        self.node = node
-        self.weight = node.weight
-        self.level = level
-        self.lane = lane
-        self.position = len(lane)
-        lane.append(self)
-
-
-_DRAWS = 4
-"""Draws that may fall on tried nodes before the rest is listed. A retry has tried one or two
-nodes, so in all but small levels the first draw is good."""
-
-_Level = dict[int, list[_Seat]]
-"""Weight → lane: all nodes of that weight at this level, in no order."""
+from balancers.weighted_draw import Seat, WeightedDraw
 
 
 class LeastConnections(Balancer):
@@ -54,16 +33,27 @@ class LeastConnections(Balancer):
 
     def __init__(self, nodes: Sequence[Node], rng: Random) -> None:
         self._rng = rng
-        self._levels: dict[float, _Level] = {}
+        self._levels: dict[float, WeightedDraw] = {}
         self._heap: list[float] = []
-        self._seats: dict[str, _Seat] = {}
+        self._seats: dict[str, Seat] = {}
+        self._most_levels = 2 * len(nodes) + 16
         for node in nodes:
-            if node.usable and node.weight > 0:
-                level = node.load / node.weight
-                lane = self._levels.setdefault(level, {}).setdefault(node.weight, [])
-                self._seats[node.key] = _Seat(node, level, lane)
-        self._heap = sorted(self._levels)
+            self._add(node)
+
+    def _add(self, node: Node) -> None:
+        if node.usable and node.weight > 0:
+            seat = self._seats[node.key] = Seat(node)
+            self._sit(seat, node.load / node.weight)
+
+    def changed(self, nodes: Collection[Node], gone: Collection[Node]) -> bool:
+        for node in (*gone, *nodes):
+            seat = self._seats.pop(node.key, None)
+            if seat is not None:
+                self._levels[seat.level].remove(seat)
+        for node in nodes:
+            self._add(node)
         self._most_levels = 2 * len(self._seats) + 16
+        return True
 
     def pick(self, key: int, tried: Collection[Node]) -> Node | None:
         heap, levels = self._heap, self._levels
@@ -74,70 +64,56 @@ class LeastConnections(Balancer):
             del levels[heappop(heap)]
         else:
             return None
-        node = self._draw(level)
+        node = level.draw(self._rng)
         return node if not tried or node not in tried else self._pick_avoiding(tried)
 
-    def _draw(self, level: _Level) -> Node:
-        if len(level) == 1:
-            [lane] = level.values()
-        else:
-            # A lane counts as much as all its nodes together.
-            lanes = list(level.values())
-            weights = [weight * len(lane) for weight, lane in level.items()]
-            [lane] = self._rng.choices(lanes, weights)
-        if len(lane) == 1:
-            return lane[0].node
-        return lane[int(self._rng.random() * len(lane))].node
-
     def _pick_avoiding(self, tried: Collection[Node]) -> Node | None:
-        # Drawing again until an untried node comes up keeps the proportions exact, and spares
-        # listing a large level. That one is not always the lowest: a node that is avoided while
-        # it is tried out has the fewest requests of all.
-        for height in sorted(self._levels):
+        """The lowest level with an untried node is not always the lowest of all: a node that is
+        avoided while it is tried out has the fewest requests."""
+        avoided: dict[float, list[Seat]] = {}
+        for key in {node.key for node in tried}:
+            seat = self._seats.get(key)
+            if seat is not None:
+                avoided.setdefault(seat.level, []).append(seat)
+        passed = []
+        node: Node | None = None
+        while self._heap and node is None:
+            height = heappop(self._heap)
             level = self._levels[height]
-            if not level:
-                continue
-            for _ in range(_DRAWS):
-                node = self._draw(level)
-                if node not in tried:
-                    return node
-            seats = [seat for lane in level.values() for seat in lane if seat.node not in tried]
-            if seats:
-                return self._rng.choices(seats, [seat.weight for seat in seats])[0].node
-        return None
+            if level:
+                passed.append(height)
+                node = level.draw_avoiding(avoided.get(height, ()), self._rng)
+            else:
+                del self._levels[height]
+        for height in passed:
+            heappush(self._heap, height)
+        return node
 
     def load_changed(self, node: Node) -> None:
         seat = self._seats.get(node.key)
         if seat is None:
             return
-        old, new = seat.level, node.load / seat.weight
-        if new == old:
-            return
-        lane = seat.lane
-        last = lane.pop()
-        if last is not seat:
-            lane[seat.position] = last
-            last.position = seat.position
-        if not lane:
-            del self._levels[old][seat.weight]
-        level = self._levels.get(new)
-        if level is None:
-            level = self._add_level(new)
-        seat.level = new
-        seat.lane = lane = level.setdefault(seat.weight, [])
-        seat.position = len(lane)
-        lane.append(seat)
+        new = node.load / seat.weight
+        if new != seat.level:
+            self._levels[seat.level].remove(seat)
+            self._sit(seat, new)
 
-    def _add_level(self, at: float) -> _Level:
+    def _sit(self, seat: Seat, height: float) -> None:
+        level = self._levels.get(height)
+        if level is None:
+            level = self._add_level(height)
+        seat.level = height
+        level.add(seat)
+
+    def _add_level(self, height: float) -> WeightedDraw:
         """Empty levels that never become the lowest would stay for ever. As no more levels
         are in use than there are nodes, clearing them out is rare: once in as many new levels
         as there are nodes."""
         levels, heap = self._levels, self._heap
         if len(heap) >= self._most_levels:
-            self._levels = levels = {height: level for height, level in levels.items() if level}
+            self._levels = levels = {at: level for at, level in levels.items() if level}
             heap[:] = levels
             heapify(heap)
-        level: _Level = {}
-        levels[at] = level
-        heappush(heap, at)
+        level = levels[height] = WeightedDraw()
+        heappush(heap, height)
         return level

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect
 from collections.abc import Collection, Sequence
-from itertools import accumulate
 from random import Random
 
 from balancers.base import Balancer, Node
+from balancers.weighted_draw import Seat, WeightedDraw
 
 _DRAWS = 4
-"""Draws that may fall on tried nodes before the rest is listed. A retry has tried one or two
-nodes, so in all but tiny pools the first draw is good."""
+"""Draws that may fall on tried nodes before they are looked up. A retry has tried one or two nodes,
+so in all but tiny pools the first draw is good."""
 
 
 class RandomChoice(Balancer):
@@ -19,34 +18,35 @@ class RandomChoice(Balancer):
 
     def __init__(self, nodes: Sequence[Node], rng: Random) -> None:
         self._rng = rng
-        self._nodes = [node for node in nodes if node.usable and node.weight > 0]
-        self._weights = [node.weight for node in self._nodes]
-        self._bounds = list(accumulate(self._weights))
-        self._total = float(sum(self._weights))
-        self._uniform = len(set(self._weights)) == 1
+        self._usable = WeightedDraw()
+        self._seats: dict[str, Seat] = {}
+        for node in nodes:
+            self._add(node)
+
+    def _add(self, node: Node) -> None:
+        if node.usable and node.weight > 0:
+            seat = self._seats[node.key] = Seat(node)
+            self._usable.add(seat)
+
+    def changed(self, nodes: Collection[Node], gone: Collection[Node]) -> bool:
+        for node in (*gone, *nodes):
+            seat = self._seats.pop(node.key, None)
+            if seat is not None:
+                self._usable.remove(seat)
+        for node in nodes:
+            self._add(node)
+        return True
 
     def pick(self, key: int, tried: Collection[Node]) -> Node | None:
-        nodes = self._nodes
-        if not nodes:
+        if not self._usable:
             return None
         if not tried:
-            return self._draw()
+            return self._usable.draw(self._rng)
         # Drawing again until an untried node comes up is exact, not an approximation: it
         # gives the others the same proportions as if the tried ones were not there.
         for _ in range(_DRAWS):
-            node = self._draw()
+            node = self._usable.draw(self._rng)
             if node not in tried:
                 return node
-        rest = [order for order, node in enumerate(nodes) if node not in tried]
-        if not rest:
-            return None
-        weights = [self._weights[order] for order in rest]
-        return nodes[self._rng.choices(rest, weights)[0]]
-
-    def _draw(self) -> Node:
-        nodes = self._nodes
-        if self._uniform:
-            return nodes[int(self._rng.random() * len(nodes))]
-        # The upper end of the search is a guard against rounding of the product.
-        point = self._rng.random() * self._total
-        return nodes[bisect(self._bounds, point, 0, len(nodes) - 1)]
+        seats = [seat for key in {node.key for node in tried} if (seat := self._seats.get(key))]
+        return self._usable.draw_avoiding(seats, self._rng)

@@ -9,12 +9,13 @@ Done literally, that touches every node at every pick. But all nodes of one weig
 so their order among themselves changes only when one of them wins, and the winner falls
 behind all its equals: nodes of one weight form a queue. A pick compares the heads of the
 queues, one for each *distinct* weight, and its cost does not depend on the number of nodes.
-The comparison is two passes in C over a list of integers, cheap up to some hundred weights.
+The comparison is two passes in C over a list of integers. Beyond `MOST_QUEUES` weights the turns
+are those of `earliest_deadline`, whose cost does not depend on the weights either.
 """
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from operator import add
@@ -22,6 +23,10 @@ from random import Random
 from typing import Self
 
 from balancers.base import Balancer, Node
+from balancers.earliest_deadline import EarliestDeadline
+
+MOST_QUEUES = 16
+"""Distinct weights up to which queues are compared: with more of them a heap is quicker."""
 
 _Entry = tuple[int, int]
 """(debt, position in order). A node's current value is `weight * rounds - debt`, so the entry
@@ -35,13 +40,24 @@ _MANY = 8
 class WeightedRoundRobin(Balancer):
     """Owns the current values of the usable nodes of one pool.
 
-    A pick costs O(distinct weights); with `tried` nodes a little more.
+    A pick costs O(distinct weights) up to `MOST_QUEUES` of them, with `tried` nodes a little more,
+    and beyond that the logarithm of the number of nodes.
     """
 
     def __init__(self, nodes: Sequence[Node], rng: Random) -> None:
-        self._nodes = [node for node in nodes if node.usable and node.weight > 0]
-        self._weights = [node.weight for node in self._nodes]
-        self._orders = {node.key: order for order, node in enumerate(self._nodes)}
+        usable = [node for node in nodes if node.usable and node.weight > 0]
+        self._deadlines: EarliestDeadline | None = None
+        """The turns, if there are too many weights for queues, which are empty then."""
+        if len({node.weight for node in usable}) > MOST_QUEUES:
+            self._deadlines = EarliestDeadline(rng)
+            for node in usable:
+                self._deadlines.add(node)
+            usable = []
+        self._nodes: list[Node | None] = [*usable]
+        """By order; None where a number is free."""
+        self._weights = [node.weight for node in usable]
+        self._orders = {node.key: order for order, node in enumerate(usable)}
+        self._free: list[int] = []
         self._total = sum(self._weights)
         self._settle(self._start(rng))
 
@@ -50,13 +66,71 @@ class WeightedRoundRobin(Balancer):
         return [0] * len(self._nodes)
 
     def _settle(self, currents: Iterable[int]) -> None:
-        """Start from these current values, one for each of `self._nodes`."""
+        """Start from these current values, one for each of `self._nodes`, none of which is None."""
+        self._debts = [-current for current in currents]
         entries: dict[int, list[_Entry]] = {}
-        for order, (weight, current) in enumerate(zip(self._weights, currents, strict=True)):
-            entries.setdefault(weight, []).append((-current, order))
+        for order, weight in enumerate(self._weights):
+            entries.setdefault(weight, []).append((self._debts[order], order))
         self._rounds = 0
+        self._scale = self._total
+        """Sum of the weights that the current values are in proportion to."""
         self._queues = [(weight, deque(sorted(queue))) for weight, queue in entries.items()]
         self._compare_heads()
+
+    def changed(self, nodes: Collection[Node], gone: Collection[Node]) -> bool:
+        """In place while the sum of the weights stays near the one that the current values are in
+        proportion to, and the weights do not become too many."""
+        usable = [node for node in nodes if node.usable and node.weight > 0]
+        if self._deadlines is not None:
+            for node in (*gone, *nodes):
+                self._deadlines.remove(node.key)
+            for node in usable:
+                self._deadlines.add(node)
+            return True
+        leaving = {node.key for node in (*gone, *nodes)} & self._orders.keys()
+        total = self._total - sum(self._weights[self._orders[key]] for key in leaving)
+        total += sum(node.weight for node in usable)
+        weights = {weight for weight, _ in self._queues} | {node.weight for node in usable}
+        if abs(total - self._scale) * 8 > self._scale or len(weights) > MOST_QUEUES:
+            return False
+        self._total = total
+        for key in leaving:
+            self._leave(self._orders.pop(key))
+        for node in usable:
+            self._join(node)
+        self._queues = [entry for entry in self._queues if entry[1]]
+        self._compare_heads()
+        return True
+
+    def _leave(self, order: int) -> None:
+        queue = self._queue(self._weights[order])
+        del queue[bisect_left(queue, (self._debts[order], order))]
+        self._nodes[order] = None
+        self._free.append(order)
+
+    def _join(self, node: Node) -> None:
+        """The newcomer's turn comes when half of its equals have had theirs; one that has none
+        begins with a current value of 0, which is the mean."""
+        if not self._free:
+            self._free.append(len(self._nodes))
+            self._nodes.append(None)
+            self._weights.append(0)
+            self._debts.append(0)
+        order = self._free.pop()
+        queue = self._queue(node.weight)
+        debt = queue[len(queue) // 2][0] if queue else node.weight * self._rounds
+        self._orders[node.key] = order
+        self._nodes[order] = node
+        self._weights[order] = node.weight
+        self._debts[order] = debt
+        insort(queue, (debt, order))
+
+    def _queue(self, weight: int) -> deque[_Entry]:
+        for known, queue in self._queues:
+            if known == weight:
+                return queue
+        self._queues.append((weight, deque()))
+        return self._queues[-1][1]
 
     def _compare_heads(self) -> None:
         """Compute how the heads of the queues compare: by the current value and, as the last digit
@@ -72,18 +146,20 @@ class WeightedRoundRobin(Balancer):
             return self._pick_avoiding(tried)
         nodes, queues = self._nodes, self._queues
         if not queues:
-            return None
+            return None if self._deadlines is None else self._deadlines.pick(tried)
         self._rounds = rounds = self._rounds + 1
         if len(queues) == 1:
             queue = queues[0][1]
             debt, winner = queue.popleft()
-            _enqueue(queue, (debt + self._total, winner))
+            self._debts[winner] = debt = debt + self._total
+            _enqueue(queue, (debt, winner))
             return nodes[winner]
         self._heads = heads = list(map(add, self._heads, self._growth))
         best = heads.index(max(heads))
         weight, queue = queues[best]
         debt, winner = queue.popleft()
-        _enqueue(queue, (debt + self._total, winner))
+        self._debts[winner] = debt = debt + self._total
+        _enqueue(queue, (debt, winner))
         debt, order = queue[0]
         heads[best] = (weight * rounds - debt) * len(nodes) - order
         return nodes[winner]
@@ -92,7 +168,9 @@ class WeightedRoundRobin(Balancer):
         """A round in which the tried nodes do not take part: as in nginx they neither gain
         nor count in the total. Were they to gain, a node that refuses every connection would
         be owed a pick for each retry and be tried first more often than its healthy peers."""
-        weights = self._weights
+        if self._deadlines is not None:
+            return self._deadlines.pick(tried)
+        weights, debts = self._weights, self._debts
         avoided = {self._orders[node.key] for node in tried if node.key in self._orders}
         total = self._total - sum(weights[order] for order in avoided)
         if not total:
@@ -105,12 +183,16 @@ class WeightedRoundRobin(Balancer):
         for weight, queue in self._queues:
             here = among.get(weight, ())
             if len(here) > _MANY:
-                entries = [(debt + weight * (order in avoided), order) for debt, order in queue]
+                for order in here:
+                    debts[order] += weight
+                entries = sorted((debts[order], order) for _, order in queue)
                 queue.clear()
-                queue.extend(sorted(entries))
+                queue.extend(entries)
             else:
                 for order in here:
-                    _enqueue(queue, (_take(queue, order) + weight, order))
+                    del queue[bisect_left(queue, (debts[order], order))]
+                    debts[order] += weight
+                    _enqueue(queue, (debts[order], order))
             for place, (debt, order) in enumerate(queue):
                 if order not in avoided:
                     rival = (debt - weight * rounds, order, place, queue)
@@ -119,9 +201,9 @@ class WeightedRoundRobin(Balancer):
                     break
         assert best is not None  # `total` counts at least one node that is not avoided
         _, order, place, queue = best
-        debt, order = queue[place]
         del queue[place]
-        _enqueue(queue, (debt + total, order))
+        debts[order] += total
+        _enqueue(queue, (debts[order], order))
         self._compare_heads()
         return self._nodes[order]
 
@@ -134,10 +216,12 @@ class WeightedRoundRobin(Balancer):
         amount, which no comparison notices, so that their mean is 0 and newcomers, who start
         at 0, are neither given a burst nor made to wait.
         """
+        if self._deadlines is not None and previous._deadlines is not None:
+            self._deadlines.inherit(previous._deadlines)
         known = previous._currents()
         scaled = [
-            known[node.key] * self._total // previous._total if node.key in known else None
-            for node in self._nodes
+            known[key] * self._total // previous._total if key in known else None
+            for key in self._orders
         ]
         kept = [current for current in scaled if current is not None]
         if kept:
@@ -146,9 +230,8 @@ class WeightedRoundRobin(Balancer):
 
     def _currents(self) -> dict[str, int]:
         return {
-            self._nodes[order].key: weight * self._rounds - debt
-            for weight, queue in self._queues
-            for debt, order in queue
+            key: self._weights[order] * self._rounds - self._debts[order]
+            for key, order in self._orders.items()
         }
 
 
@@ -159,14 +242,3 @@ def _enqueue(queue: deque[_Entry], entry: _Entry) -> None:
         queue.append(entry)
     else:
         insort(queue, entry)
-
-
-def _take(queue: deque[_Entry], order: int) -> int:
-    """Remove the node at this position in order; its debt. The search begins at the end
-    because a tried node has been picked a moment ago."""
-    for place in range(len(queue) - 1, -1, -1):
-        debt, found = queue[place]
-        if found == order:
-            del queue[place]
-            return debt
-    raise KeyError(order)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from random import Random
 from typing import Any
 
@@ -163,6 +163,109 @@ def test_pool_changes_do_not_shift_load_to_anyone(make: Make) -> None:
         counts[node] += 1
     assert counts[nodes[2]] / 2000 == pytest.approx(0.5, rel=0.25)
     assert counts[nodes[0]] / 2000 == pytest.approx(0.25, rel=0.25)
+
+
+def change(balancer: Balancer, make: Make, nodes: list[Instance], rng: Random) -> Balancer:
+    """A balancer that knows of a random change of `nodes`, as the engine gets one."""
+    number = rng.randrange(len(nodes))
+    node, gone = nodes[number], []
+    what = rng.choice(["usable", "usable", "weight", "joins", "leaves", "moves"])
+    if what == "usable":
+        node.usable = not node.usable
+    elif what == "weight":
+        node.weight = rng.choice([0, 1, 2, 3, 40])
+    elif what == "joins":
+        node = Instance(f"j{rng.getrandbits(32)}", rng.choice([1, 2]))
+        nodes.append(node)
+    else:
+        gone = [nodes.pop(number)]
+        nodes += [node := Instance(node.id, node.weight, port=node_port(node) + 1)]
+        if what == "leaves":
+            del nodes[-1]
+    news = [node] if node in nodes else []
+    for each in news:
+        each.shown_to(balancer)
+    if balancer.changed(news, gone):
+        return balancer
+    heir = make(nodes)
+    heir.inherit(balancer)
+    return heir
+
+
+def node_port(node: Instance) -> int:
+    return int(node.key.rpartition(":")[2])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_changes_lead_where_building_anew_does(make: Make, seed: int) -> None:
+    rng = Random(seed)
+    nodes = instances(rng.choices([1, 2, 3], k=30))
+    balancer = make(nodes)
+    for _ in range(60):
+        balancer = change(balancer, make, nodes, rng)
+        traffic = Traffic(balancer, seed)
+        for _ in range(rng.randrange(9)):
+            assert traffic.begin().pickable
+            traffic.finish()
+        tried: list[Any] = []
+        while (node := balancer.pick(rng.getrandbits(64), tried)) is not None:
+            tried.append(node)
+        assert set(tried) == {node for node in nodes if node.pickable}
+    total = sum(node.weight for node in nodes if node.pickable)
+    shares = Traffic(balancer, seed).shares(9000)
+    for node in nodes:
+        wanted = node.weight / total if node.pickable else 0
+        assert shares.get(node.id, 0) == pytest.approx(wanted, rel=0.4, abs=0.01)
+
+
+def test_a_ring_after_changes_is_the_one_that_is_built_anew() -> None:
+    rng = Random(3)
+    nodes = instances([1, 2, 3, 1, 1])
+    kind = load(BALANCERS, "consistent_hash")
+
+    def make(nodes: Sequence[Instance]) -> Balancer:
+        return built(kind, nodes)
+
+    balancer = make(nodes)
+    for _ in range(80):
+        balancer = change(balancer, make, nodes, rng) if nodes else make(instances([1]))
+        assert [balancer.pick(key, ()) for key in keys(99)[1:]] == [
+            make(nodes).pick(key, ()) for key in keys(99)[1:]
+        ]
+        if not nodes:
+            break
+
+
+class Touched(Instance):
+    """Counts how often a balancer looks at any of its kind."""
+
+    touches = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("key", "id", "weight", "usable", "load"):
+            Touched.touches += 1
+        return super().__getattribute__(name)
+
+
+def touches(do: Callable[..., object], *arguments: object) -> int:
+    Touched.touches = 0
+    do(*arguments)
+    return Touched.touches
+
+
+@pytest.mark.parametrize("weights", [1, 50])
+def test_picks_and_flaps_look_at_few_nodes(make: Make, weights: int) -> None:
+    rng = Random(1)
+    nodes = [Touched(f"n{number}", 1 + number % weights) for number in range(2000)]
+    balancer = make(nodes)
+    balancer.pick(1, ())
+    for _ in range(50):
+        tried = rng.sample(nodes, 2)
+        key = rng.getrandbits(64)
+        assert touches(balancer.pick, key, ()) < 50
+        assert touches(balancer.pick, key, tried) < 50
+        nodes[7].usable = not nodes[7].usable
+        assert touches(balancer.changed, [nodes[7]], ()) < 50
 
 
 def test_a_change_of_load_on_an_unknown_node_is_ignored(make: Make) -> None:

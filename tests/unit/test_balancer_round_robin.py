@@ -4,6 +4,8 @@ from collections import Counter
 from random import Random
 from typing import Any
 
+import pytest
+
 from balancers.round_robin import RoundRobin
 from balancers.weighted_round_robin import WeightedRoundRobin
 from tests.support.balancer_nodes import Instance, ids, instances
@@ -134,3 +136,52 @@ def test_when_every_node_was_tried_the_rotation_stays_as_it_was() -> None:
     assert picks(balancer, 3) == "a a b"
     assert balancer.pick(-1, nodes) is None
     assert picks(balancer, 4) == "a c a a"
+
+
+MANY = range(1, 61)
+"""More distinct weights than queues are kept for."""
+
+
+@pytest.mark.parametrize("kind", [RoundRobin, WeightedRoundRobin])
+def test_many_weights_get_their_shares_and_are_off_by_one_pick_at_most(
+    kind: type[WeightedRoundRobin],
+) -> None:
+    nodes = instances(MANY)
+    balancer, total = kind(nodes, Random(1)), sum(MANY)
+    counts: Counter[Any] = Counter()
+    for turn in range(1, 3 * total):
+        counts[balancer.pick(-1, ())] += 1
+        if turn % 100 == 0:
+            for node in nodes:
+                assert abs(counts[node] - turn * node.weight / total) < 1.5
+
+
+def test_many_weights_do_not_all_begin_with_the_heaviest() -> None:
+    first = {RoundRobin(instances(MANY), Random(seed)).pick(-1, ()) for seed in range(40)}
+    assert len({node.id for node in first if node is not None}) > 10
+
+
+def test_one_of_many_weights_that_fails_is_not_owed_the_retries() -> None:
+    nodes = instances(MANY)
+    balancer = WeightedRoundRobin(nodes, Random(1))
+    failing, first = nodes[-1], 0
+    for _ in range(sum(MANY) * 10):
+        node = balancer.pick(-1, ())
+        first += node is failing
+        if node is failing:
+            assert balancer.pick(-1, (node,)) not in (None, failing)
+    assert first == pytest.approx(600, abs=20)
+
+
+def test_many_weights_go_on_where_they_were() -> None:
+    nodes = instances(MANY)
+    balancer: Any = WeightedRoundRobin(nodes, Random(1))
+    counts: Counter[Any] = Counter()
+    for turn in range(2 * sum(MANY)):
+        counts[balancer.pick(-1, ())] += 1
+        if turn % 7 == 0:
+            heir = WeightedRoundRobin(nodes, Random(turn))
+            heir.inherit(balancer)
+            balancer = heir
+    for node in nodes:
+        assert counts[node] == pytest.approx(2 * node.weight, abs=3)

@@ -46,6 +46,20 @@ class PoolSnapshot(msgspec.Struct, frozen=True):
     """Too few instances are ready: health is ignored and all that are not drained are served."""
 
 
+class PoolChange(msgspec.Struct, frozen=True):
+    """The way from one snapshot of a service's pool to the next: `panic` is as it was, the order of
+    the nodes may be another."""
+
+    service: str
+    before: int
+    """Generation that the worker has."""
+    generation: int
+    nodes: tuple[PoolNode, ...] = ()
+    """Nodes that are new, or read differently."""
+    gone: tuple[str, ...] = ()
+    """Keys of those that are not in the pool any more."""
+
+
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The part of the configuration that concerns a worker."""
 
@@ -143,6 +157,8 @@ class Pools(msgspec.Struct, frozen=True, tag=True):
 
     seq: int
     snapshots: tuple[PoolSnapshot, ...] = ()
+    """Pools that the worker does not know, and those of which most is different."""
+    changes: tuple[PoolChange, ...] = ()
     removed: tuple[str, ...] = ()
     complete: bool = False
     revision: int = 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from proxy.control.slow_start import SCALE, SlowStart, scaled
 from proxy.membership import Instance
-from proxy.messages import PoolNode, PoolSnapshot, Status
+from proxy.messages import PoolChange, PoolNode, PoolSnapshot, Status
 from proxy.settings.upstream_tls import UpstreamTls
 
 
@@ -57,6 +57,8 @@ class Pool:
     """`source` is not from the registry, which knows nobody, but `fallback_instances`."""
     members: tuple[Member, ...] = ()
     snapshot: PoolSnapshot = field(default_factory=lambda: PoolSnapshot("", 0, ()))
+    latest_change: tuple[PoolSnapshot, PoolChange | None] | None = None
+    """What was last asked for by `change_from`, which all workers ask for."""
     empty_since: float | None = None
     """When the registry last named it, if it does not now."""
     tally: Tally = field(default_factory=Tally)
@@ -80,6 +82,23 @@ class Pool:
             node.weight < member.instance.weight * SCALE
             for member, node in zip(self.members, self.snapshot.nodes, strict=True)
         )
+
+
+def change_between(before: PoolSnapshot, after: PoolSnapshot) -> PoolChange | None:
+    """The way from one snapshot to a later one; None if that is to be told as a whole."""
+    if before.panic != after.panic:
+        return None
+    known = {node.key: node for node in before.nodes}
+    nodes = []
+    for node in after.nodes:
+        old = known.pop(node.key, None)
+        if old is not node and old != node:
+            nodes.append(node)
+    if 2 * (len(nodes) + len(known)) > len(after.nodes):
+        return None
+    return PoolChange(
+        after.service, before.generation, after.generation, tuple(nodes), tuple(known)
+    )
 
 
 @dataclass(slots=True)

@@ -65,6 +65,7 @@ from proxy.messages import (
     FromWorker,
     Hello,
     Open,
+    PoolChange,
     Pools,
     PoolSnapshot,
     Release,
@@ -167,6 +168,8 @@ class WorkerProcess:
         """Number of the first `Pools` that said `complete`; 0 = none did."""
         self._dirty: dict[str, None] = {}
         """Services that the worker is to be told of, those that wait for longest first."""
+        self._told: dict[str, PoolSnapshot] = {}
+        """By service, what the worker has when it has read everything."""
         self.parted = asyncio.Event()
         """Set when it has said its last word."""
         self._parting: asyncio.TimerHandle | None = None
@@ -250,17 +253,25 @@ class WorkerProcess:
     def _send_pools(self) -> None:
         """Send what changed, or the part of it that a worker applies in one go."""
         snapshots: list[PoolSnapshot] = []
+        changes: list[PoolChange] = []
         removed: list[str] = []
         size = 0
         while self._dirty and size < MESSAGE:
             service = next(iter(self._dirty))
             del self._dirty[service]
             snapshot = self._pools.snapshot(service)
+            told = self._told.pop(service, None)
             if snapshot is None:
                 removed.append(service)
             else:
-                snapshots.append(snapshot)
-                size += len(snapshot.nodes)
+                self._told[service] = snapshot
+                change = None if told is None else self._pools.change_from(told)
+                if change is not None:
+                    changes.append(change)
+                    size += len(change.nodes) + len(change.gone)
+                else:
+                    snapshots.append(snapshot)
+                    size += len(snapshot.nodes)
             size += SERVICE_SIZE
         self._sent += 1
         whole = not self._dirty
@@ -273,6 +284,7 @@ class WorkerProcess:
             Pools(
                 seq=self._sent,
                 snapshots=tuple(snapshots),
+                changes=tuple(changes),
                 removed=tuple(removed),
                 complete=complete,
                 revision=self._sent_revision,

@@ -22,7 +22,7 @@ from proxy.engine.resilience.policies import Policies
 from proxy.engine.telemetry import ServiceCounters
 from proxy.errors import FAULTS, Side
 from proxy.http.properties import source_of
-from proxy.messages import NodeStats, PolicyState, PoolSnapshot, Suspect
+from proxy.messages import NodeStats, PolicyState, PoolChange, PoolNode, PoolSnapshot, Suspect
 from proxy.settings.service import ServiceSettings
 
 _PROBE: Final = 5.0
@@ -98,6 +98,12 @@ class Pool:
         """State of the breaker that was last told of."""
         self.counters = counters
         self.generation = -1
+        self._panic = False
+        """Too few are ready: health is ignored."""
+        self._choosable = 0
+        """Nodes that the balancer chooses among."""
+        self._any_will_do = False
+        """None of them can be connected to, as far as is known."""
         self.nodes: dict[str, Node] = {}  # ≤ 1 KiB + 400 B per instance
         self._departed: dict[str, Node] = {}  # ≤ 1 KiB + 400 B per request
         self.left_slots: list[int] = []  # ≤ 1 KiB + 64 B per instance
@@ -111,45 +117,92 @@ class Pool:
 
     def apply(self, snapshot: PoolSnapshot) -> list[Node]:
         """Swap in a snapshot. Returns the nodes whose idle connections must go."""
-        self.generation = snapshot.generation
-        known = self.nodes
-        nodes: dict[str, Node] = {}
-        leaving: list[Node] = []
+        known, self.nodes = self.nodes, {}
         self.left_slots = []
+        leaving: list[Node] = []
+        self._panic = snapshot.panic
         for spec in snapshot.nodes:  # ≤ instances
-            node = known.pop(spec.key, None) or self._returned(spec.key) or Node(spec)
-            self._move(node, spec.slot)
-            node.present = True
-            node.weight = spec.weight
-            node.local = spec.local
-            if node.server_name != spec.server_name:
-                node.server_name = spec.server_name
-                node.session = None
-                leaving.append(node)
-            if node.status == "ejected" and spec.status == "ready":
-                self._begin_probation(node)
-            elif node.on_probation and spec.status != "ready":
-                self.end_probation(node)
-            node.status = spec.status
-            node.admitted = spec.status == "ready" or (
-                snapshot.panic and spec.status in ("unhealthy", "ejected")
-            )
-            if not node.admitted and node.idle:
-                leaving.append(node)
-            nodes[spec.key] = node
-        for key, node in known.items():  # ≤ instances
-            node.present = False
-            node.admitted = False
-            node.usable = False
-            self.end_probation(node)
-            leaving.append(node)
-            self.left_slots.append(node.slot)
-            self._departed[key] = node
-        for key in [k for k, node in self._departed.items() if node.in_flight == 0]:  # ≤ instances
-            del self._departed[key]
-        self.nodes = nodes
+            self._take_over(spec, known.pop(spec.key, None), leaving)
+        for node in known.values():  # ≤ instances
+            self._part_with(node, leaving)
+        self._end_change(snapshot.generation)
         self._rebuild()
         return leaving
+
+    def change(self, change: PoolChange) -> list[Node]:
+        """Change what differs from the snapshot before. Returns the nodes whose idle connections
+        must go."""
+        if change.before != self.generation:
+            raise RuntimeError(f"{self.service}: {change.before} changed, not {self.generation}")
+        self.left_slots = []
+        leaving: list[Node] = []
+        gone: list[Node] = []
+        for key in change.gone:  # ≤ instances
+            node = self.nodes.pop(key)
+            gone.append(node)
+            self._choosable -= node.usable and node.weight > 0
+            self._part_with(node, leaving)
+        nodes: list[Node] = []
+        for spec in change.nodes:  # ≤ instances
+            old = self.nodes.get(spec.key)
+            if old is not None:
+                self._choosable -= old.usable and old.weight > 0
+            node = self._take_over(spec, old, leaving)
+            node.usable = node.admitted and not node.unreachable
+            self._choosable += node.usable and node.weight > 0
+            self.newly_unreachable.discard(node)
+            nodes.append(node)
+        self._end_change(change.generation)
+        taken_over = False
+        if self._choosable and not self._any_will_do:
+            try:
+                taken_over = self.balancer.changed(nodes, gone)
+            except Exception as error:
+                self._shared.raised(error, self.service)
+        if not taken_over:
+            self._rebuild()
+        return leaving
+
+    def _take_over(self, spec: PoolNode, node: Node | None, leaving: list[Node]) -> Node:
+        """Let a node, which may be new, be as the control process says."""
+        node = node or self._returned(spec.key) or Node(spec)
+        self.nodes[spec.key] = node
+        self._move(node, spec.slot)
+        node.present = True
+        node.weight = spec.weight
+        node.local = spec.local
+        if node.server_name != spec.server_name:
+            node.server_name = spec.server_name
+            node.session = None
+            leaving.append(node)
+        if node.status == "ejected" and spec.status == "ready":
+            self._begin_probation(node)
+        elif node.on_probation and spec.status != "ready":
+            self.end_probation(node)
+        node.status = spec.status
+        node.admitted = spec.status == "ready" or (
+            self._panic and spec.status in ("unhealthy", "ejected")
+        )
+        if not node.admitted and node.idle:
+            leaving.append(node)
+        return node
+
+    def _part_with(self, node: Node, leaving: list[Node]) -> None:
+        """A node is not in the pool any more."""
+        node.present = False
+        node.admitted = False
+        node.usable = False
+        self.newly_unreachable.discard(node)
+        self.end_probation(node)
+        leaving.append(node)
+        self.left_slots.append(node.slot)
+        self._departed[node.key] = node
+
+    def _end_change(self, generation: int) -> None:
+        self.generation = generation
+        self.turns.nodes = len(self.nodes)
+        for key in [k for k, node in self._departed.items() if node.in_flight == 0]:  # ≤ instances
+            del self._departed[key]
 
     def _returned(self, key: str) -> Node | None:
         """A node that left with requests in flight, and is back."""
@@ -329,12 +382,13 @@ class Pool:
         self._rebuilding = False
         self.newly_unreachable.clear()
         nodes = list(self.nodes.values())
-        self.turns.nodes = len(nodes)
         for node in nodes:  # ≤ instances
             node.usable = node.admitted and not node.unreachable
-        if not any(node.usable and node.weight for node in nodes):
+        self._any_will_do = not any(node.usable and node.weight for node in nodes)
+        if self._any_will_do:
             for node in nodes:  # ≤ instances
                 node.usable = node.admitted
+        self._choosable = sum(node.usable and node.weight > 0 for node in nodes)
         self._install(self._build_balancer(nodes))
 
     def _build_balancer(self, nodes: list[Node]) -> Balancer:

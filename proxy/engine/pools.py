@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from proxy.engine.load import OtherRows
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool, PoolContext
 from proxy.engine.second_look import ServiceNames
 from proxy.engine.telemetry import WorkerCounters
-from proxy.messages import PoolSnapshot
+from proxy.messages import PoolChange, PoolSnapshot
 from proxy.settings.service import ServiceSettings
 
 
@@ -54,19 +54,30 @@ class Pools:
         """Swap in one service's snapshot. Returns the nodes whose idle connections must go."""
         pool = self._pool(snapshot.service)
         leaving = pool.apply(snapshot)
+        self._follow_slots(pool, pool.nodes.values())
+        return leaving
+
+    def change(self, change: PoolChange) -> list[Node]:
+        """Change the pool of one service. Returns the nodes whose idle connections must go."""
+        pool = self._by_name[change.service]
+        leaving = pool.change(change)
+        self._follow_slots(pool, [pool.nodes[spec.key] for spec in change.nodes])  # ≤ instances
+        return leaving
+
+    def _follow_slots(self, pool: Pool, nodes: Iterable[Node]) -> None:
+        """Know whose the columns are that these nodes came to, and that others left."""
         for slot in pool.left_slots:  # ≤ instances
             # A column may have gone to another service's instance already: snapshots of
             # different services come in any order.
             entry = self._by_slot.get(slot)
             if entry is not None and not (entry[1].present and entry[1].slot == slot):
                 del self._by_slot[slot]
-        for node in pool.nodes.values():  # ≤ instances
+        for node in nodes:  # ≤ instances
             if node.slot and self._by_slot.get(node.slot, (None, None))[1] is not node:
                 self._by_slot[node.slot] = (pool, node)
                 self.others.used = max(self.others.used, (node.slot + 1) * 4)
                 node.load = node.in_flight + self.others.known(node.slot)
                 pool.others_moved(node, 0)
-        return leaving
 
     def remove(self, service: str) -> list[Node]:
         """The service is gone. Settings of the file keep its name alive, with no instance."""

@@ -275,6 +275,8 @@ class Worker:
     def _apply_pools(self, message: PoolsMessage) -> None:
         for snapshot in message.snapshots:  # ≤ services
             self._leave(self.pools.apply(snapshot))
+        for change in message.changes:  # ≤ services
+            self._leave(self.pools.change(change))
         for service in message.removed:  # ≤ services
             self._leave(self.pools.remove(service))
         if self.connections.tunnels:
@@ -283,7 +285,7 @@ class Worker:
         self._channel.send(Applied(seq=message.seq, seconds=seconds))
         _log.debug(
             "pools_applied",
-            services=len(message.snapshots) + len(message.removed),
+            services=len(message.snapshots) + len(message.changes) + len(message.removed),
             revision=message.revision,
             seconds=round(seconds, 6),
         )

@@ -93,9 +93,14 @@ class ScriptedWorker:
                 self.channel.send(Configured(config.generation, "not this one" * again))
             case AcmeChallenges(number):
                 self.channel.send(AcmeApplied(number))
-            case Pools(seq, snapshots, removed, complete):
+            case Pools(seq, snapshots, changes, removed, complete):
                 for snapshot in snapshots:
                     self.pools[snapshot.service] = [node.key for node in snapshot.nodes]
+                for change in changes:
+                    known = self.pools[change.service]
+                    kept = [key for key in known if key not in change.gone]
+                    new = [node.key for node in change.nodes if node.key not in known]
+                    self.pools[change.service] = kept + new
                 for service in removed:
                     self.pools.pop(service, None)
                 self.channel.send(Applied(seq))

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 
 from balancers.base import hash_key
+from proxy.catalog import BALANCERS
+from proxy.control.pool import change_between
 from proxy.control.slots import Rows
 from proxy.control.statistics import Reported
 from proxy.engine.load import SLOTS, Board, OtherRows
@@ -42,7 +45,7 @@ class Side:
 
     def __init__(self) -> None:
         self.board = Board.create(2)
-        loop = SteppedLoop()
+        self.loop = loop = SteppedLoop()
         self.worker = Worker(loop, 0, self.board, None, Random(3), loop.time)
         self.other = self.board.row(1)
         self.pools = self.worker.pools
@@ -71,6 +74,70 @@ def side() -> Iterator[Side]:
     made = Side()
     yield made
     os.close(made.board.fd)
+
+
+class Twin(Side):
+    """A side that is told the same as another, by changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = PoolSnapshot("s", 0, ())
+        self.pools.apply(self.told)
+        self.changes = 0
+
+    def follow(self, snapshot: PoolSnapshot) -> None:
+        change = change_between(self.told, snapshot)
+        self.told = snapshot
+        if change is None:
+            self.pools.apply(snapshot)
+        else:
+            self.changes += 1
+            self.pools.change(change)
+
+
+@pytest.mark.parametrize("balancer", BALANCERS)
+@pytest.mark.parametrize("seed", range(4))
+def test_changes_lead_where_whole_snapshots_do(balancer: str, seed: int) -> None:
+    rng = Random(seed)
+    whole, twin = Side(), Twin()
+    settings = ServiceSettings(balancer=BalancerSpec(type=balancer))
+    for side in (whole, twin):
+        side.pools.configure(settings, {"s": settings})
+    known = {f"n{number}": spec(f"n{number}", 1 + number) for number in range(20)}
+    for generation in range(1, 80):
+        name = f"n{rng.randrange(30)}"
+        if rng.random() < 0.2:
+            known.pop(name, None)
+        else:
+            status = rng.choice(("ready", "ready", "unhealthy", "ejected", "draining"))
+            known[name] = spec(name, 1 + rng.randrange(60), status, rng.choice((0, 1, 1, 3)))
+        if rng.random() < 0.05:
+            known = {name: replace(node, status="unhealthy") for name, node in known.items()}
+        snapshot = PoolSnapshot("s", generation, tuple(known.values()), rng.random() < 0.1)
+        unreachable = {each for each in known if rng.random() < 0.1}
+        whole.apply(*snapshot.nodes, panic=snapshot.panic)
+        twin.follow(snapshot)
+        seen = []
+        for side in (whole, twin):
+            pool = side.pool()
+            for node in pool.nodes.values():
+                if node.unreachable != (node.id in unreachable):
+                    node.unreachable = node.id in unreachable
+                    node.reassess()
+                    pool.reach_changed(node)
+            side.loop.advance(1.0)
+            picked: set[str] = set()
+            while node := pool.pick(rng.getrandbits(64), [pool.nodes[k] for k in picked]):
+                picked.add(node.key)
+            states = {
+                key: (node.status, node.weight, node.slot, node.admitted, node.usable)
+                for key, node in pool.nodes.items()
+            }
+            seen.append((states, picked, {node.key for node in pool.on_probation}))
+        assert seen[0] == seen[1]
+    assert twin.changes > 40
+    for side in (whole, twin):
+        os.close(side.board.fd)
 
 
 # -- the board

@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 from random import Random
 from typing import cast
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from proxy.channel import Channel
 from proxy.control.pools import PoolRegistry
@@ -67,6 +69,14 @@ class Receiver:
         self.came.clear()
         for snapshot in message.snapshots:
             self.pools[snapshot.service] = snapshot
+        for change in message.changes:
+            known = self.pools[change.service]
+            assert known.generation == change.before
+            nodes = {node.key: node for node in known.nodes if node.key not in change.gone}
+            nodes |= {node.key: node for node in change.nodes}
+            self.pools[change.service] = replace(
+                known, generation=change.generation, nodes=tuple(nodes.values())
+            )
         for service in message.removed:
             self.pools.pop(service, None)
         self.complete = self.complete or message.complete
@@ -126,8 +136,15 @@ async def settled(life: WorkerProcess, receiver: Receiver, book: PoolRegistry) -
             if receiver.waiting:
                 receiver.apply()
             await asyncio.sleep(0)
-    assert receiver.pools == {name: pool.snapshot for name, pool in book.by_service.items()}
+    known = {name: pool.snapshot for name, pool in book.by_service.items()}
+    assert {name: in_order(pool) for name, pool in receiver.pools.items()} == {
+        name: in_order(pool) for name, pool in known.items()
+    }
     assert receiver.complete
+
+
+def in_order(snapshot: PoolSnapshot) -> PoolSnapshot:
+    return replace(snapshot, nodes=tuple(sorted(snapshot.nodes, key=lambda node: node.key)))
 
 
 async def test_certificates_come_between_the_configuration_and_the_pools() -> None:
@@ -169,6 +186,27 @@ async def test_a_large_service_is_not_divided() -> None:
         assert receiver.sizes == [3 * MESSAGE, 1]
 
 
+async def test_one_change_in_a_large_service_is_a_small_message() -> None:
+    large = instances("large", 20_000)
+    book = PoolRegistry({}, Slots(30_000, lambda slot: True), 0.0)
+    book.apply(Membership(services={"large": large}, revision=1), 0.0)
+    async with joined(book, Applies()) as (life, receiver):
+        await settled(life, receiver, book)
+        for override in (book.drain, book.undrain):
+            override("large", "i77")
+            life.update(book.settle(0.0).pools)
+            async with asyncio.timeout(10):
+                await receiver.came.wait()
+            [message] = receiver.waiting
+            assert [node.id for change in message.changes for node in change.nodes] == ["i77"]
+            assert len(msgspec.msgpack.encode(message)) < 1024
+            receiver.apply()
+            await settled(life, receiver, book)
+        book.apply(Membership(services={"large": large[:-1]}, revision=2), 0.0)
+        life.update(["large"])
+        await settled(life, receiver, book)
+
+
 async def test_pools_are_complete_with_the_last_message_and_not_before() -> None:
     book = book_of({f"s{number}": instances(f"s{number}", MESSAGE) for number in range(3)})
     async with joined(book, Applies()) as (life, receiver):
@@ -192,13 +230,17 @@ async def test_messages_add_up_to_the_book_whatever_happens_meanwhile(seed: int)
     for _ in range(2):
         async with joined(book, Applies()) as (life, receiver):
             for _ in range(60):
-                step = rng.randrange(4)
+                step = rng.randrange(5)
                 service = f"s{rng.randrange(40)}"
                 if step == 0:
                     services.pop(service, None)
                 elif step == 1:
                     port = rng.choice((80, 81))
                     services[service] = instances(service, rng.randrange(1, 60), port)
+                elif step == 2 and (known := services.get(service)):
+                    gone = rng.randrange(len(known))
+                    new = Instance(service=service, id=f"n{gone}", address="10.0.0.2", port=80)
+                    services[service] = (*known[:gone], new, *known[gone + 1 :])
                 elif receiver.waiting:
                     receiver.apply()
                 revision = book.revision + 1

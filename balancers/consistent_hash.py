@@ -78,7 +78,9 @@ class ConsistentHash(Balancer):
         self._keyless = RandomChoice(nodes, rng)
         self._usable = {node.id: node for node in nodes if node.usable and node.weight > 0}
         self._weights = {node.id: node.weight for node in nodes}
-        self._counts = _point_counts(self._weights, virtual_nodes)
+        self._virtual_nodes = virtual_nodes
+        self._all_weights = sum(self._weights.values())
+        self._halvings = _halvings(self._all_weights * virtual_nodes)
         self._ring: _Ring | None = None
         self._owners: list[Node | None] = []
         """Owner number on the ring → node, None if it is not usable."""
@@ -99,7 +101,7 @@ class ConsistentHash(Balancer):
                 return self._keyless.pick(key, tried)
             key = self._rng.getrandbits(64)
         if self._ring is None:
-            self._lay_out(_Ring.of(self._counts))
+            self._lay_out(_Ring.of(self._counts()))
         ring, owners = self._ring, self._owners
         assert ring is not None
         if (tried or not self._usable) and not self._any_left(tried):
@@ -148,18 +150,27 @@ class ConsistentHash(Balancer):
         return first
 
     def changed(self, nodes: Collection[Node], gone: Collection[Node]) -> bool:
-        """In place if the ring stays as it is: instances that have merely changed their health."""
+        """In place unless much of the ring is to be laid out again."""
         ring = self._ring
-        if gone or ring is None or any(node.id not in ring.numbers for node in nodes):
+        before = {node.id: self._weights.get(node.id, 0) for node in (*gone, *nodes)}
+        after = dict.fromkeys(before, 0) | {node.id: node.weight for node in nodes}
+        total = self._all_weights + sum(after.values()) - sum(before.values())
+        halvings = _halvings(total * self._virtual_nodes)
+        if ring is None or halvings != self._halvings:
             return False
-        if any(node.weight != self._weights[node.id] for node in nodes):
+        counts = {id: _point_count(w * self._virtual_nodes, halvings) for id, w in after.items()}
+        if not ring.is_near(counts):
             return False
+        self._all_weights = total
         self._keyless.changed(nodes, gone)
-        for node in nodes:
+        for node in (*gone, *nodes):
             used = self._usable.pop(node.id, None)
             if used is not None:
                 self._total_weight -= self._weight.pop(used.key)
                 self._total_load -= self._loads.pop(used.key, 0)
+            self._weights.pop(node.id, None)
+        for node in nodes:
+            self._weights[node.id] = node.weight
             if node.usable and node.weight > 0:
                 self._usable[node.id] = node
                 self._weight[node.key] = node.weight
@@ -167,7 +178,13 @@ class ConsistentHash(Balancer):
                 if self._bound:
                     self._loads[node.key] = node.load
                     self._total_load += node.load
-            self._owners[ring.numbers[node.id]] = self._usable.get(node.id)
+        for id, count in counts.items():
+            ring.put(id, count)
+            number = ring.numbers.get(id)
+            if number is not None:
+                while number >= len(self._owners):
+                    self._owners.append(None)
+                self._owners[number] = self._usable.get(id)
         return True
 
     def load_changed(self, node: Node) -> None:
@@ -181,24 +198,31 @@ class ConsistentHash(Balancer):
         """Take over the ring: as it is if it has the same points, else with those points
         taken out and put in that differ."""
         ring = previous._ring
-        self._lay_out(_Ring.of(self._counts) if ring is None else ring.changed_to(self._counts))
+        counts = self._counts()
+        self._lay_out(_Ring.of(counts) if ring is None else ring.changed_to(counts))
+
+    def _counts(self) -> dict[str, int]:
+        """Points for each id that has any. A pure function of the membership: every worker must
+        come to the same ring, whatever it has seen before."""
+        return {
+            id: _point_count(weight * self._virtual_nodes, self._halvings)
+            for id, weight in self._weights.items()
+            if weight > 0
+        }
 
     def _lay_out(self, ring: _Ring) -> None:
         self._ring = ring
         self._owners = [None if id is None else self._usable.get(id) for id in ring.ids]
 
 
-def _point_counts(weights: dict[str, int], virtual_nodes: int) -> dict[str, int]:
-    """Points for each id that has any. A pure function of the membership: every worker must
-    come to the same ring, whatever it has seen before."""
-    total = sum(weights.values()) * virtual_nodes
-    # Halving, so that a ring near the bound does not change at every join.
-    halvings = max(0, (total - 1) // MAX_POINTS).bit_length()
-    return {
-        id: max(1, weight * virtual_nodes >> halvings)
-        for id, weight in weights.items()
-        if weight > 0
-    }
+def _halvings(points: int) -> int:
+    """How often the points of all instances are halved. Not in smaller steps, so that a ring near
+    the bound does not change at every join."""
+    return max(0, (points - 1) // MAX_POINTS).bit_length()
+
+
+def _point_count(points: int, halvings: int) -> int:
+    return max(1, points >> halvings) if points else 0
 
 
 def _points_of(id: str, count: int) -> array[int]:
@@ -212,7 +236,7 @@ def _points_of(id: str, count: int) -> array[int]:
 
 _Bucket = tuple["array[int]", "array[int]"]
 """The points of one stretch of the circle in ascending order, and for each the number of its
-owner. Never modified, so that rings can share it."""
+owner. A ring and the one that takes its place share it until either is changed."""
 
 
 class _Ring:
@@ -234,6 +258,7 @@ class _Ring:
         self.numbers = {id: number for number, id in enumerate(ids) if id is not None}
         self._stocks = stocks
         """Owner number → its points in ascending order."""
+        self._free = [number for number, id in enumerate(ids) if id is None]
         self.size = sum(counts.values())
         bits = max(0, self.size // STRETCH).bit_length()
         self.shift = 64 - bits
@@ -290,16 +315,41 @@ class _Ring:
                 continue
             if at not in copied:
                 self.buckets[at] = bucket = copied[at] = (bucket[0][:], bucket[1][:])
-            points, numbers = bucket
-            place = bisect_left(points, point)
-            # Two instances' points coincide in one ring of 10**9; then the lower number wins.
-            while place < len(points) and points[place] == point and numbers[place] < number:
-                place += 1
-            if is_new:
-                points.insert(place, point)
-                numbers.insert(place, number)
-            else:
-                del points[place], numbers[place]
+            _edit(bucket, point, number, is_new)
+
+    def is_near(self, counts: dict[str, int]) -> bool:
+        """Whether these points can be `put` at a cost that is small beside that of a new ring,
+        whose stretches would be about as long."""
+        differing = sum(abs(count - self.counts.get(id, 0)) for id, count in counts.items())
+        size = self.size + sum(count - self.counts.get(id, 0) for id, count in counts.items())
+        bits = max(0, size // STRETCH).bit_length()
+        return differing * 8 <= self.size and abs(bits - 64 + self.shift) <= 1
+
+    def put(self, id: str, count: int) -> None:
+        """Let an instance have this many points, in this ring, which nobody else may use then."""
+        before = self.counts.get(id, 0)
+        if count == before:
+            return
+        if not before:
+            if not self._free:
+                self._free.append(len(self.ids))
+                self.ids.append(None)
+                self._stocks.append(None)
+            self.numbers[id] = self._free.pop()
+        number = self.numbers[id]
+        self.size += count - before
+        self.ids[number] = id if count else None
+        self._stocks[number] = _stock(id, count) if count else None
+        low, high = sorted((before, count))
+        for point in _points_of(id, high)[low:]:
+            bucket = self.buckets[point >> self.shift]
+            if bucket is not None:
+                _edit(bucket, point, number, count > before)
+        if count:
+            self.counts[id] = count
+        else:
+            del self.counts[id], self.numbers[id]
+            self._free.append(number)
 
     def bucket(self, at: int) -> _Bucket:
         """One stretch, laid out now if it was not."""
@@ -329,6 +379,19 @@ class _Ring:
         for at in (*range(first + 1, len(self.buckets)), *range(first)):
             yield from self.bucket(at)[1]
         yield from numbers[:place]
+
+
+def _edit(bucket: _Bucket, point: int, number: int, is_new: bool) -> None:
+    points, numbers = bucket
+    place = bisect_left(points, point)
+    # Two instances' points coincide in one ring of 10**9; then the lower number wins.
+    while place < len(points) and points[place] == point and numbers[place] < number:
+        place += 1
+    if is_new:
+        points.insert(place, point)
+        numbers.insert(place, number)
+    else:
+        del points[place], numbers[place]
 
 
 def _stock(id: str, count: int) -> array[int]:

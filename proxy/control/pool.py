@@ -57,8 +57,8 @@ class Pool:
     """`source` is not from the registry, which knows nobody, but `fallback_instances`."""
     members: tuple[Member, ...] = ()
     snapshot: PoolSnapshot = field(default_factory=lambda: PoolSnapshot("", 0, ()))
-    latest_change: tuple[PoolSnapshot, PoolChange | None] | None = None
-    """What was last asked for by `change_from`, which all workers ask for."""
+    _latest_change: tuple[PoolSnapshot, PoolSnapshot, PoolChange | None] | None = None
+    """From where, to where, and the way: what one worker asks for, the others will."""
     empty_since: float | None = None
     """When the registry last named it, if it does not now."""
     tally: Tally = field(default_factory=Tally)
@@ -67,6 +67,16 @@ class Pool:
     """Weights in the snapshot are multiplied by `SCALE`, because somebody is new."""
     step_at: float | None = None
     """When the weights of newcomers are to be looked at again."""
+
+    def change_from(self, told: PoolSnapshot) -> PoolChange | None:
+        """The way to the current snapshot for a worker that was told another one; None if it is to
+        be told as a whole."""
+        latest = self._latest_change
+        if latest is not None and latest[0] is told and latest[1] is self.snapshot:
+            return latest[2]
+        change = change_between(told, self.snapshot)
+        self._latest_change = told, self.snapshot, change
+        return change
 
     @property
     def local(self) -> bool:

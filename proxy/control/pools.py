@@ -15,12 +15,12 @@ from types import MappingProxyType
 
 from proxy.control.ejections import PoolCounts
 from proxy.control.judging import NO_OVERRIDES, Overrides, judge, panics
-from proxy.control.pool import Changes, Member, Pool, change_between, node_of
+from proxy.control.pool import Changes, Member, Pool, node_of
 from proxy.control.slots import Slots
 from proxy.control.slow_start import SCALE
 from proxy.destinations import Destinations
 from proxy.membership import Instance, Membership
-from proxy.messages import PoolChange, PoolNode, PoolSnapshot
+from proxy.messages import PoolNode, PoolSnapshot
 from proxy.settings.service import PoolSettings
 
 FORGET_AFTER = 600.0
@@ -89,19 +89,6 @@ class PoolRegistry:
         """The current snapshot, None if there is no such pool."""
         pool = self._pools.get(service)
         return None if pool is None else pool.snapshot
-
-    def change_from(self, told: PoolSnapshot) -> PoolChange | None:
-        """The way to the current snapshot of a service that has a pool, for a worker that was told
-        this one; None if it is to be told as a whole."""
-        pool = self._pools[told.service]
-        latest = pool.latest_change
-        if latest is not None and latest[0] is told:
-            change = latest[1]
-            if change is None or change.generation == pool.snapshot.generation:
-                return change
-        change = change_between(told, pool.snapshot)
-        pool.latest_change = told, change
-        return change
 
     def settings(self, service: str) -> PoolSettings:
         """The settings of a service, or the defaults."""

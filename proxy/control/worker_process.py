@@ -265,7 +265,7 @@ class WorkerProcess:
                 removed.append(service)
             else:
                 self._told[service] = snapshot
-                change = None if told is None else self._pools.change_from(told)
+                change = None if told is None else self._pools.by_service[service].change_from(told)
                 if change is not None:
                     changes.append(change)
                     size += len(change.nodes) + len(change.gone)

@@ -10,20 +10,15 @@ from proxy.engine.deadlines import NEVER, Alarm
 from proxy.engine.endings import cut
 from proxy.engine.flow import BEHIND, PEER_FULL, ReadGate, as_protocol
 from proxy.engine.hangups import RESET
+from proxy.engine.http2.sender import FrameSender
 from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.services import Services
 from proxy.engine.streams import ClientStream
 from proxy.errors import BAD_REQUEST
 from proxy.http2 import frames
 from proxy.http2.errors import INTERNAL_ERROR, NO_ERROR, SETTINGS_TIMEOUT, GoAway
-from proxy.http2.limits import ConnectionLimits
 from proxy.messages import UNROUTED
 
-GATHER: Final = 64 * 1024
-"""Bytes that are written at once before their turn of the loop is over: as much as uvloop's
-transports take before they say that they are full."""
-_JOIN: Final = 16 * 1024
-"""Bytes up to which frames are copied into one, as in HTTP/1."""
 UNREAD: Final = 1024 * 1024
 """Bytes of a client that does not read, beyond which it is not read either. Content waits in its
 stream, so these are heads and acknowledgements alone: it asks, and takes no answer."""
@@ -74,62 +69,26 @@ class SessionControl(ClientStream):
         self._session.on_limit()
 
 
-class SessionOutput(frames.FrameReader):
-    """Owns what is to be written to a client, gathered for each turn of the loop: a transport of
-    uvloop makes one call of the system for each call of its own."""
+class SessionOutput(FrameSender):
+    """Owns how long is waited for a client that does not read what is written."""
 
-    __slots__ = ("_due", "_gate", "_out", "_size", "_stall", "full", "limits", "listener", "phase",
-                 "services", "transport")  # fmt: skip
+    __slots__ = ("_gate", "_stall", "listener", "phase", "services")
 
     def __init__(self, services: Services, listener: ListenerConfig) -> None:
-        super().__init__(True, listener.limits.head)
+        super().__init__(True, listener.limits.head, services.loop.call_soon, services.now)
         self.services = services
         self.listener = listener
-        self.limits = ConnectionLimits(services.now())
         self.phase = Phase.START
-        self.full = False
-        """The client does not read as fast as we write."""
-        self._out: list[bytes] = []  # ≤ GATHER + 256 KiB
-        """Frames that this turn of the loop writes."""
-        self._size = 0
-        self._due = False
-        """The turn of the loop to write them is arranged."""
         self._stall: Alarm | None = None
         """The patience with a client that does not read."""
-        self.transport: asyncio.Transport
         self._gate: ReadGate
-
-    def _on_room(self) -> None:
-        """More may be written."""
-        raise NotImplementedError
 
     def _on_hangup(self) -> None:
         """The client has hung up while it is not read."""
         raise NotImplementedError
 
-    def write(self, data: bytes) -> None:
-        """Frames, or a part of one, that go out with the rest of this turn of the loop."""
-        self._out.append(data)
-        self._size += len(data)
-        if not self._due:
-            self._due = True
-            self.services.loop.call_soon(self._flush)
-        elif self._size >= GATHER:
-            self._send()
-
-    def _send(self) -> None:
-        out, size = self._out, self._size
-        self._out = []
-        self._size = 0
-        if self.transport.is_closing() or not out:
-            return
-        if size <= _JOIN:
-            self.transport.write(b"".join(out))
-        else:
-            self.transport.writelines(out)
-
-    def _flush(self) -> None:
-        self._due = False
+    def _on_turn(self) -> None:
+        """See `FrameSender`."""
         if self.phase is _CLOSING:
             return
         self._send()

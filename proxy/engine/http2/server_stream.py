@@ -7,17 +7,14 @@ from typing import Final
 from proxy.engine.deadlines import NEVER
 from proxy.engine.http1.heads import VIA_CLIENT, says_hsts
 from proxy.engine.http2.connection import SessionConnection
+from proxy.engine.http2.sender import DRAINED, FULL, Outflow
 from proxy.engine.streams import ClientStream, StreamEvents
 from proxy.errors import BAD_REQUEST, BODY_TIMEOUT, BODY_TOO_LARGE, Fault
 from proxy.http.messages import OwnAnswer, ResponseHead
 from proxy.http2.blocks import answer_block, fields_block, own_block
 from proxy.http2.errors import CANCEL, INTERNAL_ERROR, NO_ERROR, PROTOCOL_ERROR
-from proxy.http2.flow import FIRST_WINDOW, Pieces, ReceiveWindow, SendWindow, add_piece
+from proxy.http2.flow import FIRST_WINDOW, ReceiveWindow, add_piece
 
-_FULL: Final = 64 * 1024
-"""Bytes of an answer that wait for the client, beyond which the instance is not read."""
-_DRAINED: Final = 16 * 1024
-"""Bytes from which on it is read again; both as in uvloop's transports."""
 _LARGEST: Final = 512 * 1024
 """Bytes of a body that are on their way at most: 40 Mbit/s at a round trip of 100 ms."""
 _NO_CONTENT: Final = (204, 304)
@@ -27,14 +24,6 @@ class StreamSession(SessionConnection):
     """Owns what its subclass does; here is what a stream asks of it."""
 
     __slots__ = ()
-
-    def write_head(self, stream: ServerStream, block: bytes, end: bool) -> None:
-        """Write a head; `end`: the stream's last frame."""
-        raise NotImplementedError
-
-    def pump(self, stream: ServerStream) -> None:
-        """Write what the windows let of a stream's content, and its end."""
-        raise NotImplementedError
 
     def pass_on_soon(self, stream: ServerStream) -> None:
         """Have `pass_on` called: in this turn of the loop if it reads, else in the next one."""
@@ -61,8 +50,8 @@ class ServerStream(ClientStream):
     """Owns how much of a request's body is here, and what of its answer waits for a window."""
 
     __slots__ = ("_bare", "_held", "_invited", "_length", "_owed", "_pieces", "_received",
-                 "_session", "_started", "_whole", "_window", "code", "content", "ended",
-                 "exchange", "id", "out_done", "out_trailers", "said_end", "window")  # fmt: skip
+                 "_session", "_started", "_whole", "_window", "code", "ended", "exchange", "id",
+                 "out")  # fmt: skip
 
     def __init__(self, session: StreamSession, id: int, window: int, ended: bool) -> None:
         """`window`: bytes of the answer that the client takes; `ended`: there is no body."""
@@ -90,16 +79,10 @@ class ServerStream(ClientStream):
         self._window = ReceiveWindow(FIRST_WINDOW)
         self._owed = 0
         """Bytes that were passed on, and that the instance has not taken yet."""
-        self.window = SendWindow(window)
-        self.content = Pieces()  # ≤ _FULL + 256 KiB
-        """Content of the answer that waits."""
-        self.out_done = False
-        """The exchange has told the end of the answer, perhaps with trailers."""
-        self.out_trailers = b""  # ≤ 64 KiB
+        self.out = Outflow(id, window)
+        """The answer, as far as it waits for the client."""
         self._bare = False
         """The answer has no content."""
-        self.said_end = False
-        """The last frame of the answer is written."""
         self.code = NO_ERROR
         """The code with which the stream ends, where the client has not said its last frame."""
 
@@ -239,8 +222,8 @@ class ServerStream(ClientStream):
 
     def inform(self, response: ResponseHead) -> None:
         """See `ClientStream`."""
-        if not self.said_end:
-            self._session.write_head(self, answer_block(response, b"", b""), False)
+        if not self.out.said_end:
+            self._session.write_head(self.out, answer_block(response, b"", b""), False)
 
     def answer(
         self,
@@ -275,32 +258,32 @@ class ServerStream(ClientStream):
         return 0 if self._bare else len(answer.content)
 
     def _begin(self, block: bytes, pieces: list[bytes], done: bool, trailers: bytes) -> None:
-        if self.said_end:
+        if self.out.said_end:
             return
         end = done and (self._bare or not (trailers or any(pieces)))
-        self._session.write_head(self, block, end)
+        self._session.write_head(self.out, block, end)
         if end:
-            self.said_end = True
+            self.out.said_end = True
         else:
             self._put(pieces, done, trailers)
 
     def _put(self, pieces: list[bytes], done: bool, trailers: bytes) -> None:
-        if self.said_end:
+        if self.out.said_end:
             return
         if self._bare:
             pieces, trailers = [], b""
-        self.content.put(pieces)
+        self.out.content.put(pieces)
         if done:
-            self.out_done = True
-            self.out_trailers = fields_block(trailers) if trailers else b""
-        self._session.pump(self)
-        if self.content.size > _FULL:
+            self.out.done = True
+            self.out.trailers = fields_block(trailers) if trailers else b""
+        self._session.pump(self.out)
+        if self.out.content.size > FULL:
             self.full = True
         self._set_clock()
 
     def on_written(self) -> None:
         """Content that waited is written, or a part of it."""
-        if self.full and self.content.size <= _DRAINED:
+        if self.full and self.out.content.size <= DRAINED:
             self.full = False
             exchange = self.exchange
             if exchange is not None:
@@ -309,7 +292,7 @@ class ServerStream(ClientStream):
                 except Exception as error:
                     exchange.fail_inside(error)
         self._set_clock()
-        if self.said_end and self.exchange is None:
+        if self.out.said_end and self.exchange is None:
             self._session.close_stream(self)
 
     def finish(self, events: StreamEvents, now: float) -> None:
@@ -318,7 +301,7 @@ class ServerStream(ClientStream):
             self.exchange = None
             self._pieces = []
             self._session.limits.end_stream()
-            if self.said_end:
+            if self.out.said_end:
                 self._session.close_stream(self)
             else:
                 self._set_clock()
@@ -333,7 +316,7 @@ class ServerStream(ClientStream):
     def lose(self) -> None:
         """The stream is gone: nobody waits for its answer."""
         self._pieces = []
-        self.content.clear()
+        self.out.content.clear()
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             try:
@@ -346,7 +329,7 @@ class ServerStream(ClientStream):
         timeouts = self._session.listener.timeouts
         if self.exchange is not None and self.owes_body:
             limit = timeouts.body
-        elif self.content.size:
+        elif self.out.content.size:
             limit = timeouts.idle
         else:
             self.deadline = NEVER

@@ -136,7 +136,7 @@ class ClientSession(AnsweringSession):
         if services.on_refused is not None:
             services.on_refused(fault, self.facts, size, request_id)
         self.limits.end_stream()
-        if stream.said_end:
+        if stream.out.said_end:
             self.close_stream(stream)
 
     def _on_trailers(self, stream: ServerStream, block: bytes, end: bool) -> None:
@@ -217,22 +217,8 @@ class ClientSession(AnsweringSession):
 
     # -- the connection
 
-    def on_settings_ack(self) -> None:
-        """See `FrameReader`."""
-        self.limits.note_control(self.services.now())
-
-    def on_ping(self, content: bytes, ack: bool) -> None:
-        """See `FrameReader`."""
-        self.limits.note_control(self.services.now())
-        if not ack:
-            self._acknowledge(frames.ping(content, True))
-
     def on_goaway(self, last: int, code: int, debug: bytes) -> None:
         """See `FrameReader`. It is about streams of ours, of which there are none."""
-        self.limits.note_control(self.services.now())
-
-    def on_ignored(self, kind: int) -> None:
-        """See `FrameReader`."""
         self.limits.note_control(self.services.now())
 
     def on_bad_frame(self, stream: int, code: int, detail: str) -> None:

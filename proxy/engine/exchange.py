@@ -271,8 +271,11 @@ class Exchange(Attempts):
         self._drop_upstream()
         self.name()
         self.services.faults.request(fault, detail, self)
-        answer = problem(fault, detail, self.request_id.decode("ascii"), retry_after)
+        answer = self._own_answer(fault, detail, retry_after)
         self._reply(answer, fault.code, closes and fault.closes)
+
+    def _own_answer(self, fault: Fault, detail: str, retry_after: float) -> OwnAnswer:
+        return problem(fault, detail, self.request_id.decode("ascii"), retry_after)
 
     def _reply(self, answer: OwnAnswer, outcome: str, closes: bool) -> None:
         """A whole answer that no instance gave."""

@@ -101,6 +101,8 @@ class RequestFields(Fields):
     name that was left out. One question instead of six for each request."""
     passed = b""
     """Field lines that go on to the instance whatever the client: plain fields, framing, Via."""
+    grpc = b""
+    """Content-Type, if it is one of gRPC's."""
     elsewhere: tuple[IdField, RequestFields] | None = None
     """The same block as it is on a listener that names requests in another way."""
 

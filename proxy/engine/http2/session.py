@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from proxy.engine.grpc import is_grpc, trailers_only
 from proxy.engine.http2.answers import AnsweringSession
 from proxy.engine.http2.connection import Phase
 from proxy.engine.http2.server_stream import ServerStream
@@ -110,7 +111,7 @@ class ClientSession(AnsweringSession):
         if len(self._streams) == 1 and self.phase is Phase.OPEN:
             self._wait(0)
         if refusal is not None:
-            self._refuse(stream, refusal)
+            self._refuse(stream, refusal, b"" if request is None else request.fields.grpc)
             return
         assert request is not None
         exchange = self.services.new_exchange(self.services, stream, request)
@@ -124,14 +125,17 @@ class ClientSession(AnsweringSession):
         except Exception as error:
             exchange.fail_inside(error)
 
-    def _refuse(self, stream: ServerStream, refusal: Refused) -> None:
-        """Answer a head that never became a request."""
+    def _refuse(self, stream: ServerStream, refusal: Refused, content_type: bytes) -> None:
+        """Answer a head that never became a request. `content_type`: see `RequestFields.grpc`."""
         self._note(refusal)
         fault, services = refusal.fault, self.services
         services.counters.service(UNROUTED).answered(b"OTHER", fault.status, 0.0)
         id_line = self.listener.ids.new()
         request_id = self.listener.ids.value(id_line)
-        answer = problem(fault, refusal.detail, request_id.decode("ascii"))
+        if is_grpc(content_type):
+            answer = trailers_only(fault, refusal.detail, content_type)
+        else:
+            answer = problem(fault, refusal.detail, request_id.decode("ascii"))
         size = stream.reply(answer, id_line, True)
         if services.on_refused is not None:
             services.on_refused(fault, self.facts, size, request_id)

@@ -1,0 +1,90 @@
+"""Calls of gRPC from clients, to instances of HTTP/1.1 that say a status of gRPC."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from proxy.messages import UNROUTED
+from proxy.settings.listener import ListenerLimits
+from proxy.settings.route import RouteSpec
+from proxy.settings.service import RateLimitSettings, ServiceSettings
+from tests.support.h2_peer import HTTP2, H2Peer, data, head, http2
+from tests.support.wire import request
+from tests.wire.scenes import REFUSED
+from tests.wire.test_access_log import Logged, pick
+from tests.wire.test_http2 import begun
+
+GRPC = ("content-type", "application/grpc")
+TE = ("te", "trailers")
+MESSAGE = b"\0\0\0\0\2hi"
+UNARY = head(1, GRPC, TE, method="POST", end=False) + data(1, MESSAGE, end=True)
+ELSEWHERE = (RouteSpec(path_prefix="/y", service="s"),)
+
+
+def told(client: H2Peer, stream: int = 1) -> dict[str, str]:
+    """What an answer of trailers alone says, which must be one frame."""
+    kind, of, fields, ended = client.take()[0]
+    assert (kind, of, ended) == ("head", stream, True)
+    assert fields[":status"] == "200"
+    return dict(fields)
+
+
+class TestOwnAnswers:
+    def test_a_fault_is_one_head(self, make: Any) -> None:
+        _, client = begun(make, routes=ELSEWHERE)
+        client.send(UNARY)
+        assert told(client) == {
+            ":status": "200",
+            "x-request-id": "r1",
+            "content-type": "application/grpc",
+            "grpc-status": "12",
+            "grpc-message": "no route for h /x",
+            "proxy-status": 'fairlead; error=destination_not_found; details="no_route"',
+            "content-length": "0",
+            "via": "1.1 fairlead",
+        }
+
+    def test_a_client_of_http1_gets_the_same(self, make: Any) -> None:
+        wire = make(routes=ELSEWHERE)
+        client = wire.client()
+        client.send(request("POST /x", "Content-Type: application/grpc+proto"))
+        answer = client.take()
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"\r\nContent-Type: application/grpc+proto\r\ngrpc-status: 12\r\n" in answer
+        assert b"\r\nContent-Length: 0\r\n" in answer
+
+    def test_an_instance_that_refuses_is_unavailable(self, make: Any) -> None:
+        wire, client = begun(make)
+        wire.network.refuse(wire.address("a"), REFUSED)
+        client.send(UNARY)
+        assert told(client)["grpc-status"] == "14"
+        wire.network.errors.clear()
+
+    def test_a_limit_says_when_to_come_again(self, make: Any) -> None:
+        limit = RateLimitSettings(requests=1, per=4.0)
+        wire, client = begun(make, settings=ServiceSettings(rate_limit=limit))
+        client.send(UNARY)
+        assert wire.accepted().take()
+        client.send(head(3, GRPC, method="POST"))
+        fields = told(client, 3)
+        assert (fields["grpc-status"], fields["grpc-retry-pushback-ms"]) == ("14", "4000")
+
+    def test_a_head_with_too_large_a_body_is_told_so(self, make: Any) -> None:
+        _, client = begun(make, listener=http2(limits=ListenerLimits(body=10)))
+        client.send(head(1, GRPC, ("content-length", "100"), method="POST", end=False))
+        assert told(client)["grpc-status"] == "8"
+
+    def test_other_requests_are_told_in_http(self, make: Any) -> None:
+        _, client = begun(make, routes=ELSEWHERE)
+        client.send(head(1, ("accept", "application/grpc"), method="POST"))
+        client.expect_problem(404, "no_route")
+
+    def test_logs_and_counts_have_the_status_of_the_fault(self, tmp_path: Path) -> None:
+        logged = Logged(tmp_path, listener=HTTP2, routes=ELSEWHERE)
+        client = H2Peer(logged.wire)
+        client.send(UNARY)
+        assert told(client)["grpc-status"] == "12"
+        counted = logged.wire.worker.counters.service(UNROUTED).snapshot()
+        assert counted.requests == {"POST 404": 1}
+        pick(logged.line(), status=404, fault="no_route")

@@ -277,6 +277,8 @@ class ServiceStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """How often the circuit breaker opened."""
     tunnels_closed: int = 0
     """Tunnels that `drain.tunnels: close` closed."""
+    calls: dict[str, int] = {}
+    """Status of gRPC → calls of gRPC."""
 
 
 class PolicyState(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -209,10 +209,7 @@ _MANY = {
     ),
     "service_instances": ("gauge", "Instances by status."),
     "fairlead_inflight_requests": ("gauge", "Requests and tunnels in flight, all workers."),
-    "fairlead_slow_start_instances": (
-        "gauge",
-        "Instances that have not got their full weight yet.",
-    ),
+    "fairlead_slow_start_instances": ("gauge", "Instances without their full weight so far."),
     "fairlead_breaker_open": (
         "gauge",
         "Workers in which the circuit breaker is open: its time is not over.",
@@ -222,6 +219,7 @@ _MANY = {
         "counter",
         "Tunnels closed because their instance drains or left (drain.tunnels: close).",
     ),
+    "fairlead_grpc_calls_total": ("counter", "Calls of gRPC, by what became of them."),
     "fairlead_queue_waiting": ("gauge", "Requests that wait for an instance with room."),
     "fairlead_limited_total": (
         "counter",
@@ -368,6 +366,8 @@ def _write_traffic(families: Mapping[str, list[str]], service: str, total: Servi
         write("fairlead_retries_total", f",reason={_quoted(reason)}", count)
     for limit, count in total.limited.items():
         write("fairlead_limited_total", f",limit={_quoted(limit)}", count)
+    for status, count in total.calls.items():
+        write("fairlead_grpc_calls_total", f",grpc_status={_quoted(status)}", count)
     if total.breaker_opened:
         write("fairlead_breaker_opened_total", "", total.breaker_opened)
     if total.tunnels_closed:

@@ -33,6 +33,7 @@ class ServiceTotal:
     limited: dict[str, int] = field(default_factory=dict)
     breaker_opened: int = 0
     tunnels_closed: int = 0
+    calls: dict[str, int] = field(default_factory=dict)
 
     def add(self, counted: ServiceStats | ServiceTotal) -> None:
         """Add one worker's counts, or another sum."""
@@ -45,6 +46,7 @@ class ServiceTotal:
         _add(self.limited, counted.limited)
         self.breaker_opened += counted.breaker_opened
         self.tunnels_closed += counted.tunnels_closed
+        _add(self.calls, counted.calls)
 
 
 @dataclass(slots=True)

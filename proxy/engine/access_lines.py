@@ -76,6 +76,8 @@ class Entry(NamedTuple):
     fault: str
     """Code of the fault; empty = none."""
     request_id: bytes
+    grpc_status: int = -1
+    """Of a call of gRPC; below 0 = it is none."""
 
 
 def json_text(value: bytes, longest: int) -> bytes:
@@ -176,7 +178,7 @@ class JsonLines(Lines):
     def line(self, entry: Entry) -> bytes:
         (
             began, client, trusted, request, status, received, sent, seconds, first_byte,
-            route, service, node, attempts, fault, request_id,
+            route, service, node, attempts, fault, request_id, grpc_status,
         ) = entry  # fmt: skip
         second = int(began)
         time = self._seconds.get(second) or self._time(second)
@@ -203,6 +205,8 @@ class JsonLines(Lines):
         block = (self._of_trusted if trusted else self._blocks).young.get(fields)
         if block is None:
             block = self._block(fields, trusted)
+        if grpc_status >= 0:
+            block = b'%b,"grpc_status":%d' % (block, grpc_status)
         if first_byte >= 0 and route >= 0 and not fault:
             lasted, first = int(seconds * 1e6 + 0.5), int(first_byte * 1e6 + 0.5)
             return _USUAL % (

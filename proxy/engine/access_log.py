@@ -111,6 +111,7 @@ class AccessLog:
                         state.attempts,
                         fault,
                         state.request_id,
+                        state.grpc_status,
                     ),
                 )
             )

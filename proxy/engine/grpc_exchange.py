@@ -6,11 +6,11 @@ What differs from other requests is here, and costs those one look at their cont
 from __future__ import annotations
 
 from proxy.engine.exchange import Exchange
-from proxy.engine.grpc import is_grpc, trailers_only
+from proxy.engine.grpc import is_grpc, status_for, status_in, status_of, trailers_only
 from proxy.engine.services import Services
 from proxy.engine.streams import ClientStream, StreamEvents
-from proxy.errors import Fault
-from proxy.http.messages import OwnAnswer, RequestHead
+from proxy.errors import FAULTS, Fault
+from proxy.http.messages import OwnAnswer, RequestHead, ResponseHead
 
 
 class GrpcExchange(Exchange):
@@ -25,9 +25,35 @@ class GrpcExchange(Exchange):
         self.fault_status = fault.status
         return trailers_only(fault, detail, self.request.fields.grpc, retry_after)
 
+    def on_answer(
+        self, response: ResponseHead, pieces: list[bytes], done: bool, trailers: bytes
+    ) -> None:
+        """See `StreamEvents`."""
+        self.grpc_status = status_in(response.fields.plain)  # Of trailers alone.
+        if done:
+            self._note(trailers)
+        super().on_answer(response, pieces, done, trailers)
+
+    def on_body(self, pieces: list[bytes], done: bool, trailers: bytes) -> None:
+        """See `StreamEvents`."""
+        if done:
+            self._note(trailers)
+        super().on_body(pieces, done, trailers)
+
+    def _note(self, trailers: bytes) -> None:
+        told = status_in(trailers)
+        if told >= 0:
+            self.grpc_status = told
+
     def _finish(self, outcome: str, now: float) -> None:
         """See `Exchange`."""
         self.status = self.fault_status or self.status
+        fault = FAULTS.get(outcome)
+        if fault is not None:
+            self.grpc_status = status_of(fault)
+        elif self.grpc_status < 0:
+            self.grpc_status = status_for(self.status)  # As its client will read it.
+        self._counters().called(self.grpc_status)
         super()._finish(outcome, now)
 
 

@@ -42,6 +42,8 @@ class RequestState(StreamEvents):
     body_done = True
     """The client has sent all of the request."""
     finished = False
+    grpc_status = -1
+    """Status of a call of gRPC; below 0 = it is none, or not known yet."""
     outcome = "ok"
     """Verdict of the answer on its instance."""
     tunnel: Tunnel | None = None

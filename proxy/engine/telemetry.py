@@ -27,8 +27,8 @@ class ServiceCounters:
     """Owns the counts of one service in this worker since its start."""
 
     __slots__ = (
-        "_answers", "_buckets", "_sum", "breaker_opened", "changes", "faults", "limited", "retries",
-        "told", "tunnels_closed",
+        "_answers", "_buckets", "_sum", "breaker_opened", "calls", "changes", "faults", "limited",
+        "retries", "told", "tunnels_closed",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -40,6 +40,8 @@ class ServiceCounters:
         self.limited: dict[str, int] = {}  # ≤ 4 KiB
         self.breaker_opened = 0
         self.tunnels_closed = 0
+        self.calls: dict[str, int] = {}  # ≤ 4 KiB
+        """Status of gRPC, of which there are 17 → calls."""
         self.changes = 0
         """Grows with every count, so that one look tells whether there is news."""
         self.told = -1
@@ -91,6 +93,12 @@ class ServiceCounters:
         self.changes += 1
         self.tunnels_closed += 1
 
+    def called(self, status: int) -> None:
+        """A call of gRPC is over; `status`: one of the seventeen."""
+        self.changes += 1
+        word = str(status)
+        self.calls[word] = self.calls.get(word, 0) + 1
+
     def snapshot(self) -> ServiceStats:
         """The counts as a message."""
         return ServiceStats(
@@ -102,6 +110,7 @@ class ServiceCounters:
             dict(self.limited),
             self.breaker_opened,
             self.tunnels_closed,
+            dict(self.calls),
         )
 
 

@@ -39,6 +39,7 @@ def report(requests: int, *ids: str, number: int = 0) -> WorkerStats:
         limited={"rate_limit": 4},
         breaker_opened=1,
         tunnels_closed=2,
+        calls={"0": 2, "14": 1},
     )
     nodes = [
         NodeStats("users", f"{id_}@10.0.0.1:80", requests, {"ok": requests - 1, "dns_failed": 1})

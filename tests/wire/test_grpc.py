@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from proxy.messages import UNROUTED
 from proxy.settings.listener import ListenerLimits
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import RateLimitSettings, ServiceSettings
-from tests.support.h2_peer import HTTP2, H2Peer, data, head, http2
+from tests.support.h2_peer import HTTP2, H2Peer, data, head, http2, reset
 from tests.support.wire import request
-from tests.wire.scenes import REFUSED
+from tests.wire.scenes import REFUSED, answered, asked
 from tests.wire.test_access_log import Logged, pick
-from tests.wire.test_http2 import begun
+from tests.wire.test_http2 import STREAMED, begun
 
 GRPC = ("content-type", "application/grpc")
 TE = ("te", "trailers")
@@ -86,5 +88,47 @@ class TestOwnAnswers:
         client.send(UNARY)
         assert told(client)["grpc-status"] == "12"
         counted = logged.wire.worker.counters.service(UNROUTED).snapshot()
-        assert counted.requests == {"POST 404": 1}
-        pick(logged.line(), status=404, fault="no_route")
+        assert (counted.requests, counted.calls) == ({"POST 404": 1}, {"12": 1})
+        pick(logged.line(), status=404, fault="no_route", grpc_status=12)
+
+
+class TestStatus:
+    """What became of a call stands in the access log, and is counted."""
+
+    @pytest.mark.parametrize(
+        ("answer", "status"),
+        [
+            (b"HTTP/1.1 200 OK\r\nGrpc-Status: 5\r\nContent-Length: 0\r\n\r\n", 5),
+            (STREAMED + b"1\r\na\r\n0\r\ngrpc-status: 9\r\n\r\n", 9),
+            (STREAMED + b"0\r\nX: y\r\ngrpc-status: 0\r\n\r\n", 0),
+            (STREAMED + b"0\r\n\r\n", 2),
+            (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", 7),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", 14),
+        ],
+        ids=["trailers only", "trailers", "good", "none", "none in HTTP", "cut"],
+    )
+    def test_a_status_is_the_instances(self, tmp_path: Path, answer: bytes, status: int) -> None:
+        logged = Logged(tmp_path, listener=HTTP2)
+        client = H2Peer(logged.wire)
+        client.send(UNARY)
+        instance = logged.wire.accepted()
+        assert instance.take()
+        instance.send(answer)
+        instance.eof()
+        assert client.take()
+        assert logged.wire.pool.counters.snapshot().calls == {str(status): 1}
+        pick(logged.line(), grpc_status=status)
+
+    def test_a_call_that_is_left_is_cancelled(self, tmp_path: Path) -> None:
+        logged = Logged(tmp_path, listener=HTTP2)
+        client = H2Peer(logged.wire)
+        client.send(UNARY)
+        assert logged.wire.accepted().take()
+        client.send(reset(1))
+        pick(logged.line(), grpc_status=1, status=499)
+
+    def test_other_requests_have_none(self, tmp_path: Path) -> None:
+        logged = Logged(tmp_path)
+        answered(*asked(logged.wire))
+        assert logged.wire.pool.counters.snapshot().calls == {}
+        assert "grpc_status" not in logged.line()

@@ -294,8 +294,12 @@ class Exchange(Attempts):
         self._counters().failed(fault.code)
         self.services.faults.request(fault, detail, self)
         self._drop_upstream()
-        self.client.cut()
+        self._cut(fault, detail)
         self._finish(fault.code, self.services.now())
+
+    def _cut(self, fault: Fault, detail: str) -> None:
+        """End an answer that is under way, for a fault."""
+        self.client.cut()
 
     def fail_inside(self, error: Exception) -> None:
         """See `StreamEvents`. The request ends here, whatever it was in, and no other with it."""

@@ -5,10 +5,20 @@ What differs from other requests is here, and costs those one look at their cont
 
 from __future__ import annotations
 
+from proxy.engine.deadlines import Alarm
 from proxy.engine.exchange import Exchange
-from proxy.engine.grpc import is_grpc, status_for, status_in, status_of, trailers_only
+from proxy.engine.grpc import (
+    DEADLINE_EXCEEDED,
+    is_grpc,
+    status_for,
+    status_in,
+    status_lines,
+    status_of,
+    timeout_of,
+    trailers_only,
+)
 from proxy.engine.services import Services
-from proxy.engine.streams import ClientStream, StreamEvents
+from proxy.engine.streams import ClientStream, StreamEvents, UpstreamStream
 from proxy.errors import FAULTS, Fault
 from proxy.http.messages import OwnAnswer, RequestHead, ResponseHead
 
@@ -20,6 +30,36 @@ class GrpcExchange(Exchange):
     """Status of HTTP for the fault with which the proxy answered: what logs and metrics have, and
     clients do not, to whom it is 200."""
 
+    ends_open = False
+    """The answer is under way in HTTP/2 and does not say its length, so that it may end anywhere,
+    as long as trailers say what became of the call."""
+
+    def start(self, body_done: bool) -> None:
+        """See `StreamEvents`."""
+        super().start(body_done)
+        if self.finished or not self.routed:
+            return
+        settings = self.pool.settings
+        self.client.be_patient(settings.grpc.stream_idle)
+        asked = timeout_of(self.request.fields.get(b"grpc-timeout"))
+        limits = (settings.timeouts.total, settings.grpc.max_timeout, asked)
+        if any(limits):
+            if self.total is None:
+                self.total = Alarm(self.on_total_timeout)
+                self.has_extras = True
+            shortest = min(limit for limit in limits if limit)
+            self.services.deadlines.arm(self.total, self.began + shortest)
+
+    def _send(self, upstream: UpstreamStream, now: float) -> None:
+        """See `Attempts`."""
+        self.upstream = upstream
+        pieces = [] if self.body is None else self.body.pieces
+        settings = self.pool.policies.grpc_settings
+        upstream.begin(self, settings, pieces, self.body_done, self.client.trailers, now)
+        if not self.body_done:
+            self._set_clock(upstream)
+        self._keep_no_body()
+
     def _own_answer(self, fault: Fault, detail: str, retry_after: float) -> OwnAnswer:
         """See `Exchange`."""
         self.fault_status = fault.status
@@ -30,6 +70,7 @@ class GrpcExchange(Exchange):
     ) -> None:
         """See `StreamEvents`."""
         self.grpc_status = status_in(response.fields.plain)  # Of trailers alone.
+        self.ends_open = response.fields.length is None and self.request.minor == 2
         if done:
             self._note(trailers)
         super().on_answer(response, pieces, done, trailers)
@@ -44,6 +85,15 @@ class GrpcExchange(Exchange):
         told = status_in(trailers)
         if told >= 0:
             self.grpc_status = told
+
+    def _cut(self, fault: Fault, detail: str) -> None:
+        """See `Exchange`. A client whose own deadline passes at the same moment must not hear of
+        something else than that, or it calls again."""
+        if self.ends_open and status_of(fault) == DEADLINE_EXCEEDED:
+            self.client.send([], True, status_lines(fault, detail))
+            self.client.finish(self, self.services.now())
+        else:
+            self.client.cut()
 
     def _finish(self, outcome: str, now: float) -> None:
         """See `Exchange`."""

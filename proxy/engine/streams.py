@@ -179,6 +179,10 @@ class ClientStream(Timed):
         """The instance has asked for the body with a 100."""
         raise NotImplementedError
 
+    def be_patient(self, limit: float) -> None:
+        """The body may pause for `limit` seconds, 0 = for ever; where the stream has no other
+        limit, which those of HTTP/1 have."""
+
     def switch(self, response: ResponseHead, id_line: bytes) -> asyncio.Transport:
         """Say with a 101 that the connection is a tunnel from here on; its transport."""
         raise NotImplementedError

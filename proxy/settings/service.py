@@ -225,6 +225,23 @@ class RateLimitSettings(msgspec.Struct, frozen=True, kw_only=True):
     key: Annotated[str, SOURCE, "What tells clients apart; as `balancer.key`."] = "client_ip"
 
 
+class GrpcSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Treatment of calls of gRPC."""
+
+    max_timeout: Annotated[
+        float,
+        UNLIMITED,
+        "Longest `grpc-timeout` of a client, and the limit of calls that come without; as"
+        " `timeouts.total`, which holds for calls, too. 0 = no limit.",
+    ] = 0.0
+    stream_idle: Annotated[
+        float,
+        UNLIMITED,
+        "How long a call may be silent, the instance or the client; in place of"
+        " `timeouts.first_byte`, `timeouts.idle` and the listener's `timeouts.body`. 0 = no limit.",
+    ] = 300.0
+
+
 class DrainSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Treatment of tunnels to an instance that is drained or left."""
 
@@ -271,6 +288,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain: Annotated[DrainSettings, "What becomes of tunnels when an instance leaves."] = (
         DrainSettings()
     )
+    grpc: Annotated[GrpcSettings, "Calls of [gRPC](grpc.md)."] = GrpcSettings()
     tls: Annotated[
         UpstreamTls,
         Off(off={"mode": "off"}, on={"mode": "on"}, words={"auto": {"mode": "auto"}}),

@@ -10,9 +10,14 @@ import pytest
 from proxy.messages import UNROUTED
 from proxy.settings.listener import ListenerLimits
 from proxy.settings.route import RouteSpec
-from proxy.settings.service import RateLimitSettings, ServiceSettings
+from proxy.settings.service import (
+    GrpcSettings,
+    RateLimitSettings,
+    ServiceSettings,
+    Timeouts,
+)
 from tests.support.h2_peer import HTTP2, H2Peer, data, head, http2, reset
-from tests.support.wire import request
+from tests.support.wire import Peer, Wire, request
 from tests.wire.scenes import REFUSED, answered, asked
 from tests.wire.test_access_log import Logged, pick
 from tests.wire.test_http2 import STREAMED, begun
@@ -132,3 +137,107 @@ class TestStatus:
         answered(*asked(logged.wire))
         assert logged.wire.pool.counters.snapshot().calls == {}
         assert "grpc_status" not in logged.line()
+
+
+def calling(make: Any, *fields: tuple[str, str], **grpc: Any) -> tuple[Wire, H2Peer, Peer]:
+    """A call whose request goes on, and the instance that has its beginning."""
+    wire, client = begun(make, settings=ServiceSettings(grpc=GrpcSettings(**grpc)))
+    client.send(head(1, GRPC, TE, *fields, method="POST", end=False), data(1, MESSAGE))
+    instance = wire.accepted()
+    assert instance.take()
+    return wire, client, instance
+
+
+class TestTime:
+    @pytest.mark.parametrize(
+        ("asked", "most", "seconds"),
+        [("2S", 0.0, 2.0), ("2S", 1.0, 1.0), ("500m", 1.0, 0.5), (None, 1.0, 1.0)],
+    )
+    def test_a_deadline_is_the_shortest_that_is_said(
+        self, make: Any, asked: str | None, most: float, seconds: float
+    ) -> None:
+        fields = [] if asked is None else [("grpc-timeout", asked)]
+        wire, client, instance = calling(make, *fields, max_timeout=most)
+        wire.advance(seconds - 0.1)
+        assert client.take() == []
+        wire.advance(0.2)
+        assert told(client)["grpc-status"] == "4"
+        assert instance.closed
+
+    def test_a_deadline_is_over_all_attempts(self, make: Any) -> None:
+        settings = ServiceSettings(timeouts=Timeouts(connect=1.0))
+        wire, client = begun(make, "a", "b", settings=settings)
+        wire.network.hang(wire.address("a"))
+        wire.network.hang(wire.address("b"))
+        client.send(head(1, GRPC, ("grpc-timeout", "1500m"), method="POST"))
+        wire.advance(1.4)
+        assert client.take() == []
+        wire.advance(0.2)
+        assert told(client)["grpc-status"] == "4"
+        wire.network.answer(wire.address("a"))
+        wire.network.answer(wire.address("b"))
+        wire.advance(10.0)
+
+    def test_a_total_limit_holds_for_calls_too(self, make: Any) -> None:
+        settings = ServiceSettings(timeouts=Timeouts(total=1.0))
+        wire, client = begun(make, settings=settings)
+        client.send(head(1, GRPC, ("grpc-timeout", "9S"), method="POST"))
+        assert wire.accepted().take()
+        wire.advance(1.1)
+        assert told(client)["grpc-status"] == "4"
+
+    def test_a_deadline_within_an_answer_is_told_in_trailers(self, make: Any) -> None:
+        wire, client, instance = calling(make, ("grpc-timeout", "2S"))
+        instance.send(STREAMED + b"1\r\na\r\n")
+        assert client.take()[1] == ("data", 1, b"a", False)
+        wire.advance(2.1)
+        ends, left = client.take()
+        assert (ends[0], ends[2]["grpc-status"], ends[3]) == ("head", "4", True)
+        assert left == ("reset", 1, 0)  # NO_ERROR: the rest of the request may stay away.
+        assert instance.closed
+        assert wire.in_flight == 0
+
+    def test_a_deadline_within_an_answer_of_a_length_cuts_it(self, make: Any) -> None:
+        wire, client, instance = calling(make, ("grpc-timeout", "2S"))
+        instance.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
+        assert len(client.take()) == 2
+        wire.advance(2.1)
+        assert client.take() == [("reset", 1, 2)]
+
+    def test_a_call_may_be_silent(self, make: Any) -> None:
+        """Longer than the limits of other requests: for the head, the answer, and the body."""
+        wire, client, instance = calling(make)
+        wire.advance(290.0)
+        client.send(data(1, b"more"))
+        instance.expect(b"4\r\nmore\r\n")
+        wire.advance(290.0)
+        instance.send(STREAMED + b"1\r\na\r\n")
+        assert len(client.take()) == 2
+        wire.advance(290.0)
+        client.send(data(1, b"", end=True))
+        instance.expect(b"0\r\n\r\n")
+        instance.send(b"0\r\ngrpc-status: 0\r\n\r\n")
+        assert client.take() == [("head", 1, {"grpc-status": "0"}, True)]
+
+    def test_silence_of_the_client_ends(self, make: Any) -> None:
+        wire, client, instance = calling(make, stream_idle=100.0)
+        wire.advance(99.0)
+        assert client.take() == []
+        wire.advance(2.0)
+        assert told(client)["grpc-status"] == "4"
+        assert instance.closed
+
+    def test_silence_of_the_instance_ends(self, make: Any) -> None:
+        wire, client, instance = calling(make, stream_idle=100.0)
+        client.send(data(1, b"", end=True))
+        assert instance.take()
+        wire.advance(99.0)
+        assert client.take() == []
+        wire.advance(2.0)
+        assert told(client)["grpc-status"] == "4"
+
+    def test_a_call_may_be_silent_for_ever(self, make: Any) -> None:
+        wire, client, instance = calling(make, stream_idle=0.0)
+        wire.advance(100_000.0)
+        instance.send(b"HTTP/1.1 200 OK\r\ngrpc-status: 0\r\nContent-Length: 0\r\n\r\n")
+        assert client.take()[0][2]["grpc-status"] == "0"

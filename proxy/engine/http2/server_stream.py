@@ -49,9 +49,9 @@ class StreamSession(SessionConnection):
 class ServerStream(ClientStream):
     """Owns how much of a request's body is here, and what of its answer waits for a window."""
 
-    __slots__ = ("_bare", "_held", "_invited", "_length", "_owed", "_pieces", "_received",
-                 "_session", "_started", "_whole", "_window", "code", "ended", "exchange", "id",
-                 "out")  # fmt: skip
+    __slots__ = ("_bare", "_held", "_invited", "_length", "_owed", "_patience", "_pieces",
+                 "_received", "_session", "_started", "_whole", "_window", "code", "ended",
+                 "exchange", "id", "out")  # fmt: skip
 
     def __init__(self, session: StreamSession, id: int, window: int, ended: bool) -> None:
         """`window`: bytes of the answer that the client takes; `ended`: there is no body."""
@@ -76,6 +76,8 @@ class ServerStream(ClientStream):
         self._held = False
         self._invited = True
         """The client is to send the body: it did not ask for a 100 first, or has got it."""
+        self._patience = session.listener.timeouts.body
+        """Seconds between two pieces of the body."""
         self._window = ReceiveWindow(FIRST_WINDOW)
         self._owed = 0
         """Bytes that were passed on, and that the instance has not taken yet."""
@@ -208,6 +210,11 @@ class ServerStream(ClientStream):
         self._invited = True
         self._set_clock()
 
+    def be_patient(self, limit: float) -> None:
+        """See `ClientStream`."""
+        self._patience = limit
+        self._set_clock()
+
     @property
     def owes_body(self) -> bool:
         """See `ClientStream`."""
@@ -326,11 +333,10 @@ class ServerStream(ClientStream):
 
     def _set_clock(self) -> None:
         """The client's turn, to send or to read; or nobody waits for it."""
-        timeouts = self._session.listener.timeouts
         if self.exchange is not None and self.owes_body:
-            limit = timeouts.body
+            limit = self._patience
         elif self.out.content.size:
-            limit = timeouts.idle
+            limit = self._session.listener.timeouts.idle
         else:
             self.deadline = NEVER
             return
@@ -340,8 +346,8 @@ class ServerStream(ClientStream):
     def on_deadline(self, now: float) -> None:
         """See `Timed`."""
         if self.exchange is not None and self.owes_body:
-            limit = self._session.listener.timeouts.body
-            self.refuse_body(BODY_TIMEOUT, f"nothing of the request body for {limit:g} s")
+            detail = f"nothing of the request body for {self._patience:g} s"
+            self.refuse_body(BODY_TIMEOUT, detail)
         else:
             self._session.reset_stream(self, CANCEL)
             self.lose()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from msgspec.structs import replace
+
 from proxy.engine.resilience.breaker import Breaker
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.resilience.queue import Queue
@@ -39,8 +41,8 @@ class Policies:
 
     __slots__ = (
         "_breaker_settings", "_burst", "_interval", "_methods", "_on", "_salt", "breaker",
-        "buckets", "budget", "has_admission", "max_inflight", "max_retries", "queue", "queue_limit",
-        "rate_key", "retry_statuses", "suspect_after",
+        "buckets", "budget", "grpc_settings", "has_admission", "max_inflight", "max_retries",
+        "queue", "queue_limit", "rate_key", "retry_statuses", "suspect_after",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +64,11 @@ class Policies:
         self.retry_statuses = frozenset(int(on) for on in retry.on if on.isdigit())
         if not retry.max_retries:
             self.retry_statuses = frozenset()
+        idle = settings.grpc.stream_idle
+        self.grpc_settings: ServiceSettings = replace(
+            settings, timeouts=replace(settings.timeouts, first_byte=idle, idle=idle)
+        )
+        """The settings for calls of gRPC, which may be silent for longer than other answers."""
         ejection = settings.ejection
         self.suspect_after = ejection.consecutive_failures if ejection.enabled else 0
         """Failures in a row after which an instance is reported; 0 = never."""

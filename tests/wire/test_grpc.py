@@ -177,6 +177,8 @@ class TestTime:
         wire.network.answer(wire.address("a"))
         wire.network.answer(wire.address("b"))
         wire.advance(10.0)
+        wire.accepted("a")
+        wire.accepted("b")
 
     def test_a_total_limit_holds_for_calls_too(self, make: Any) -> None:
         settings = ServiceSettings(timeouts=Timeouts(total=1.0))

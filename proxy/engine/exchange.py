@@ -151,17 +151,29 @@ class Exchange(Attempts):
     ) -> bool:
         """An answer that speaks against its instance: if the service wants that, ask another
         one, and keep this answer in case no better one comes. False: relay it."""
-        policies, upstream = self.pool.policies, self.upstream
+        policies = self.pool.policies
         if response.status not in policies.retry_statuses:
             return False
-        if self.node is None or upstream is None:
-            return False  # The instance was released before: this is the reserve, relayed.
         if not policies.may_repeat_answer(self.request.method, self.replayable):
             return False
+        return self._ask_another(str(response.status), response, pieces, done, trailers)
+
+    def _ask_another(
+        self,
+        reason: str,
+        response: ResponseHead,
+        pieces: list[bytes],
+        done: bool,
+        trailers: bytes,
+    ) -> bool:
+        """See `_set_aside`; the service wants that."""
+        upstream = self.upstream
+        if self.node is None or upstream is None:
+            return False  # The instance was released before: this is the reserve, relayed.
         if not self.body_done:
             return False  # The connection still expects the rest, which only one can get.
         self.upstream = None  # The next attempt sets its own.
-        if not self._retry(str(response.status), answered=True):
+        if not self._retry(reason, answered=True):
             self.upstream = upstream
             return False
         if self.admission is not None:

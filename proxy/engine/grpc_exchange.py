@@ -10,6 +10,7 @@ from proxy.engine.exchange import Exchange
 from proxy.engine.grpc import (
     DEADLINE_EXCEEDED,
     is_grpc,
+    pushes_back,
     status_for,
     status_in,
     status_lines,
@@ -53,12 +54,23 @@ class GrpcExchange(Exchange):
     def _send(self, upstream: UpstreamStream, now: float) -> None:
         """See `Attempts`."""
         self.upstream = upstream
-        pieces = [] if self.body is None else self.body.pieces
-        settings = self.pool.policies.grpc_settings
-        upstream.begin(self, settings, pieces, self.body_done, self.client.trailers, now)
+        policies, body = self.pool.policies, self.body
+        pieces = [] if body is None else body.pieces
+        trailers = self.client.trailers
+        upstream.begin(self, policies.grpc_settings, pieces, self.body_done, trailers, now)
         if not self.body_done:
             self._set_clock(upstream)
-        self._keep_no_body()
+        if not policies.retry_calls or (body is not None and body.too_large):
+            self._keep_no_body()
+
+    def _on_attempt_failed(
+        self, fault: Fault, detail: str, stale: bool = False, unsent: bool = False
+    ) -> None:
+        """See `Attempts`. A body that is kept for another call than one that an instance has
+        answered is none: what was done of this one, nobody knows."""
+        if not unsent:
+            self.replayable = False
+        super()._on_attempt_failed(fault, detail, stale, unsent)
 
     def _own_answer(self, fault: Fault, detail: str, retry_after: float) -> OwnAnswer:
         """See `Exchange`."""
@@ -69,9 +81,19 @@ class GrpcExchange(Exchange):
         self, response: ResponseHead, pieces: list[bytes], done: bool, trailers: bytes
     ) -> None:
         """See `StreamEvents`."""
-        self.grpc_status = status_in(response.fields.plain)  # Of trailers alone.
+        said = response.fields.plain
+        self.grpc_status = status_in(said)  # Of trailers alone.
         self.ends_open = response.fields.length is None and self.request.minor == 2
         if done:
+            reason = self.pool.policies.retry_calls.get(self.grpc_status)
+            if (
+                reason is not None
+                and self.replayable
+                and not pieces
+                and not pushes_back(said)  # It is for the client to wait.
+                and self._ask_another(reason, response, pieces, done, trailers)
+            ):
+                return
             self._note(trailers)
         super().on_answer(response, pieces, done, trailers)
 

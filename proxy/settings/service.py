@@ -30,7 +30,11 @@ from proxy.settings.read import (
 from proxy.settings.route import METHOD, PATH, SET_HOST
 from proxy.settings.upstream_tls import UpstreamTls, checked_upstream_tls, resolved_upstream_tls
 
-RETRY_REASONS: Final = ("connect", "reset", "first_byte", "502", "503", "504")
+GRPC_REASONS: Final = {"grpc_unavailable": 14, "grpc_resource_exhausted": 8}  # ≤ 1 KiB
+"""Reasons to call once more, and the status of gRPC that each is."""
+RETRY_REASONS: Final = (
+    "connect", "reset", "first_byte", "502", "503", "504", *GRPC_REASONS,
+)  # fmt: skip
 
 
 def _parse_status_codes(text: str) -> str:
@@ -115,7 +119,8 @@ class RetrySettings(msgspec.Struct, frozen=True, kw_only=True):
     on: Annotated[
         tuple[str, ...],
         choice(RETRY_REASONS, "a reason to retry"),
-        "Further reasons: `connect`, `reset`, `first_byte`, `502`, `503`, `504`.",
+        "Further reasons: `connect`, `reset`, `first_byte`, `502`, `503`, `504`, and for"
+        " [calls](grpc.md#once-more) `grpc_unavailable`, `grpc_resource_exhausted`.",
     ] = ("connect", "reset")
     budget: Annotated[
         float,

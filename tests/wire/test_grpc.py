@@ -13,6 +13,7 @@ from proxy.settings.route import RouteSpec
 from proxy.settings.service import (
     GrpcSettings,
     RateLimitSettings,
+    RetrySettings,
     ServiceSettings,
     Timeouts,
 )
@@ -243,3 +244,75 @@ class TestTime:
         wire.advance(100_000.0)
         instance.send(b"HTTP/1.1 200 OK\r\ngrpc-status: 0\r\nContent-Length: 0\r\n\r\n")
         assert client.take()[0][2]["grpc-status"] == "0"
+
+
+UNAVAILABLE = b"HTTP/1.1 200 OK\r\ngrpc-status: 14\r\n%bContent-Length: 0\r\n\r\n"
+AGAIN = ServiceSettings(retry=RetrySettings(on=("connect", "grpc_unavailable")))
+
+
+def answered_first(make: Any, answer: bytes, *frames: bytes, **options: Any) -> tuple[Any, H2Peer]:
+    """A call that the first instance has answered so."""
+    wire, client = begun(make, "a", "b", settings=options.pop("settings", AGAIN))
+    client.send(*(frames or (UNARY,)))
+    first = wire.connected()
+    assert first.take()
+    first.send(answer)
+    return wire, client
+
+
+class TestOnceMore:
+    def test_another_instance_is_called(self, make: Any) -> None:
+        wire, client = answered_first(make, UNAVAILABLE % b"")
+        second = wire.connected()
+        assert second.take().endswith(b"7\r\n" + MESSAGE + b"\r\n0\r\n\r\n")
+        second.send(b"HTTP/1.1 200 OK\r\ngrpc-status: 0\r\nContent-Length: 0\r\n\r\n")
+        assert told(client)["grpc-status"] == "0"
+        assert wire.pool.counters.retries == {"grpc_unavailable": 1}
+        assert wire.pool.counters.calls == {"0": 1}
+
+    def test_the_answer_in_reserve_is_the_clients_if_no_better_one_comes(self, make: Any) -> None:
+        wire, client = answered_first(make, UNAVAILABLE % b"x: first\r\n")
+        second = wire.connected()
+        assert second.take()
+        second.eof()
+        assert told(client)["x"] == "first"
+        assert wire.pool.counters.calls == {"14": 1}
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            UNAVAILABLE % b"grpc-retry-pushback-ms: 100\r\n",
+            UNAVAILABLE.replace(b"14", b"8") % b"",
+            b"HTTP/1.1 200 OK\r\ngrpc-status: 14\r\nContent-Length: 1\r\n\r\na",
+            STREAMED + b"0\r\ngrpc-status: 14\r\n\r\n",
+        ],
+        ids=["pushed back", "another status", "content", "trailers behind a head"],
+    )
+    def test_other_answers_are_relayed(self, make: Any, answer: bytes) -> None:
+        _, client = answered_first(make, answer)
+        assert client.take()
+
+    def test_a_call_is_not_made_again_unless_the_service_says_so(self, make: Any) -> None:
+        _, client = answered_first(make, UNAVAILABLE % b"", settings=ServiceSettings())
+        assert told(client)["grpc-status"] == "14"
+
+    def test_a_request_that_goes_on_is_not_made_again(self, make: Any) -> None:
+        frames = head(1, GRPC, TE, method="POST", end=False), data(1, MESSAGE)
+        _, client = answered_first(make, UNAVAILABLE % b"", *frames)
+        assert client.take()[0][2]["grpc-status"] == "14"
+
+    def test_a_call_that_an_instance_may_have_seen_is_not_made_again(self, make: Any) -> None:
+        wire, client = begun(make, "a", "b", settings=AGAIN)
+        client.send(UNARY)
+        first = wire.connected()
+        assert first.take()
+        first.eof()
+        assert told(client)["grpc-status"] == "14"
+
+    def test_a_call_that_no_instance_saw_is_made_again(self, make: Any) -> None:
+        wire, client = begun(make, "a", "b", settings=AGAIN)
+        wire.network.refuse(wire.address("a"), REFUSED)
+        client.send(UNARY)
+        assert wire.accepted("b").take()
+        client.send(reset(1))
+        wire.network.errors.clear()

@@ -22,7 +22,7 @@ from proxy.errors import (
     Fault,
     Refused,
 )
-from proxy.settings.service import ServiceSettings
+from proxy.settings.service import GRPC_REASONS, ServiceSettings
 
 BAD_STATUSES: Final = frozenset((502, 503, 504))
 """Answers that speak against the instance that gave them. Not every 5xx: a 500 is mostly the
@@ -42,7 +42,7 @@ class Policies:
     __slots__ = (
         "_breaker_settings", "_burst", "_interval", "_methods", "_on", "_salt", "breaker",
         "buckets", "budget", "grpc_settings", "has_admission", "max_inflight", "max_retries",
-        "queue", "queue_limit", "rate_key", "retry_statuses", "suspect_after",
+        "queue", "queue_limit", "rate_key", "retry_calls", "retry_statuses", "suspect_after",
     )  # fmt: skip
 
     def __init__(
@@ -62,8 +62,13 @@ class Policies:
         self._methods = frozenset(method.encode("ascii") for method in retry.methods)
         self._on = frozenset(retry.on)
         self.retry_statuses = frozenset(int(on) for on in retry.on if on.isdigit())
+        self.retry_calls = {
+            status: on for on, status in GRPC_REASONS.items() if on in retry.on
+        }  # ≤ 1 KiB
+        """Status of gRPC for which a call is made again, and the word for that."""
         if not retry.max_retries:
             self.retry_statuses = frozenset()
+            self.retry_calls = {}
         idle = settings.grpc.stream_idle
         self.grpc_settings: ServiceSettings = replace(
             settings, timeouts=replace(settings.timeouts, first_byte=idle, idle=idle)

@@ -1,6 +1,8 @@
 """Calls of gRPC: requests whose outcome stands in `grpc-status`, and not in the status of HTTP.
 
-What differs from other requests is here, and costs those one look at their content type.
+What differs from other requests is here, and costs those one look at their content type. A request
+of gRPC-Web becomes a call once it is known whose it is, if its service wants that; else it stays
+like any other.
 """
 
 from __future__ import annotations
@@ -18,27 +20,37 @@ from proxy.engine.grpc import (
     timeout_of,
     trailers_only,
 )
+from proxy.engine.grpc_web import WebCoding, is_web
+from proxy.engine.replay import ReplayBuffer
 from proxy.engine.services import Services
 from proxy.engine.streams import ClientStream, StreamEvents, UpstreamStream
-from proxy.errors import FAULTS, Fault
+from proxy.errors import FAULTS, Fault, Refused
 from proxy.http.messages import OwnAnswer, RequestHead, ResponseHead
 
 
 class GrpcExchange(Exchange):
     """Owns one call."""
 
+    is_call = True
+    """Not so of gRPC-Web, before it is translated."""
+    web: WebCoding | None = None
+    """Translates to gRPC, and back."""
+    translates = False
+    """The answer is one of gRPC, and its client speaks gRPC-Web."""
     fault_status = 0
     """Status of HTTP for the fault with which the proxy answered: what logs and metrics have, and
     clients do not, to whom it is 200."""
-
     ends_open = False
-    """The answer is under way in HTTP/2 and does not say its length, so that it may end anywhere,
-    as long as trailers say what became of the call."""
+    """The answer is under way and does not say its length, so that it may end anywhere, as long as
+    the client is told what became of the call: in trailers, which HTTP/2 always has, or in
+    content."""
+
+    # -- from the request to an instance
 
     def start(self, body_done: bool) -> None:
         """See `StreamEvents`."""
         super().start(body_done)
-        if self.finished or not self.routed:
+        if self.finished or not self.routed or not self.is_call:
             return
         settings = self.pool.settings
         self.client.be_patient(settings.grpc.stream_idle)
@@ -51,8 +63,39 @@ class GrpcExchange(Exchange):
             shortest = min(limit for limit in limits if limit)
             self.services.deadlines.arm(self.total, self.began + shortest)
 
+    def _attempt(self, now: float) -> None:
+        """See `Attempts`."""
+        if not self.is_call and self.pool.settings.grpc.web and not self.attempts:
+            try:
+                self._translate()
+            except Refused as refusal:
+                self._answer_fault(refusal.fault, refusal.detail)
+                return
+        super()._attempt(now)
+
+    def _translate(self) -> None:
+        """Make a call of a request of gRPC-Web. Raises `Refused`."""
+        self.web = WebCoding(self.request.fields.grpc)
+        self.is_call = True
+        self.request = self.web.request(self.request)
+        if self.body is not None:
+            self.body = ReplayBuffer(self.web.body(self.body.pieces, self.body_done))
+
+    def on_request_body(self, pieces: list[bytes], done: bool) -> None:
+        """See `StreamEvents`."""
+        if self.web is not None:
+            try:
+                pieces = self.web.body(pieces, done)
+            except Refused as refusal:
+                self.on_bad_body(refusal.fault, refusal.detail)
+                return
+        super().on_request_body(pieces, done)
+
     def _send(self, upstream: UpstreamStream, now: float) -> None:
         """See `Attempts`."""
+        if not self.is_call:
+            super()._send(upstream, now)
+            return
         self.upstream = upstream
         policies, body = self.pool.policies, self.body
         pieces = [] if body is None else body.pieces
@@ -68,22 +111,21 @@ class GrpcExchange(Exchange):
     ) -> None:
         """See `Attempts`. A body that is kept for another call than one that an instance has
         answered is none: what was done of this one, nobody knows."""
-        if not unsent:
+        if self.is_call and not unsent:
             self.replayable = False
         super()._on_attempt_failed(fault, detail, stale, unsent)
 
-    def _own_answer(self, fault: Fault, detail: str, retry_after: float) -> OwnAnswer:
-        """See `Exchange`."""
-        self.fault_status = fault.status
-        return trailers_only(fault, detail, self.request.fields.grpc, retry_after)
+    # -- the answer
 
     def on_answer(
         self, response: ResponseHead, pieces: list[bytes], done: bool, trailers: bytes
     ) -> None:
         """See `StreamEvents`."""
+        if not self.is_call:
+            super().on_answer(response, pieces, done, trailers)
+            return
         said = response.fields.plain
         self.grpc_status = status_in(said)  # Of trailers alone.
-        self.ends_open = response.fields.length is None and self.request.minor == 2
         if done:
             reason = self.pool.policies.retry_calls.get(self.grpc_status)
             if (
@@ -95,43 +137,77 @@ class GrpcExchange(Exchange):
             ):
                 return
             self._note(trailers)
+        head = None if self.web is None else self.web.answer(response)
+        self.translates = head is not None
+        if head is not None:
+            response = head
+            pieces, trailers = self._content(pieces, trailers), b""
+        in_http2 = self.request.minor == 2
+        self.ends_open = response.fields.length is None and (in_http2 or self.translates)
         super().on_answer(response, pieces, done, trailers)
 
     def on_body(self, pieces: list[bytes], done: bool, trailers: bytes) -> None:
         """See `StreamEvents`."""
         if done:
             self._note(trailers)
+        if self.translates:
+            pieces, trailers = self._content(pieces, trailers), b""
         super().on_body(pieces, done, trailers)
+
+    def _content(self, pieces: list[bytes], trailers: bytes) -> list[bytes]:
+        assert self.web is not None
+        return self.web.content(pieces, trailers)
 
     def _note(self, trailers: bytes) -> None:
         told = status_in(trailers)
         if told >= 0:
             self.grpc_status = told
 
+    # -- the end
+
+    def _own_answer(self, fault: Fault, detail: str, retry_after: float) -> OwnAnswer:
+        """See `Exchange`."""
+        if not self.is_call and not (self.routed and self.pool.settings.grpc.web):
+            return super()._own_answer(fault, detail, retry_after)
+        self.is_call = True
+        self.fault_status = fault.status
+        content_type = self.request.fields.grpc if self.web is None else self.web.content_type
+        return trailers_only(fault, detail, content_type, retry_after)
+
     def _cut(self, fault: Fault, detail: str) -> None:
         """See `Exchange`. A client whose own deadline passes at the same moment must not hear of
         something else than that, or it calls again."""
         if self.ends_open and status_of(fault) == DEADLINE_EXCEEDED:
-            self.client.send([], True, status_lines(fault, detail))
+            trailers = status_lines(fault, detail)
+            if self.translates:
+                self.client.send(self._content([], trailers), True, b"")
+            else:
+                self.client.send([], True, trailers)
             self.client.finish(self, self.services.now())
         else:
             self.client.cut()
 
     def _finish(self, outcome: str, now: float) -> None:
         """See `Exchange`."""
-        self.status = self.fault_status or self.status
-        fault = FAULTS.get(outcome)
-        if fault is not None:
-            self.grpc_status = status_of(fault)
-        elif self.grpc_status < 0:
-            self.grpc_status = status_for(self.status)  # As its client will read it.
-        self._counters().called(self.grpc_status)
+        if self.is_call:
+            self.status = self.fault_status or self.status
+            fault = FAULTS.get(outcome)
+            if fault is not None:
+                self.grpc_status = status_of(fault)
+            elif self.grpc_status < 0:
+                self.grpc_status = status_for(self.status)  # As its client will read it.
+            self._counters().called(self.grpc_status)
         super()._finish(outcome, now)
 
 
 def new_exchange(services: Services, client: ClientStream, request: RequestHead) -> StreamEvents:
     """The exchange of a request."""
     content_type = request.fields.grpc
-    if content_type and is_grpc(content_type):
-        return GrpcExchange(services, client, request)
+    if content_type:
+        if is_grpc(content_type):
+            return GrpcExchange(services, client, request)
+        if is_web(content_type):
+            exchange = GrpcExchange(services, client, request)
+            exchange.is_call = False
+            return exchange
     return Exchange(services, client, request)

@@ -20,6 +20,7 @@ from proxy.settings.read import (
     DURATION,
     POSITIVE,
     SHARE,
+    SWITCH,
     TEXT,
     UNLIMITED,
     Read,
@@ -245,6 +246,9 @@ class GrpcSettings(msgspec.Struct, frozen=True, kw_only=True):
         "How long a call may be silent, the instance or the client; in place of"
         " `timeouts.first_byte`, `timeouts.idle` and the listener's `timeouts.body`. 0 = no limit.",
     ] = 300.0
+    web: Annotated[
+        bool, SWITCH, "Translate [gRPC-Web](grpc.md#grpc-web), which browsers speak, to gRPC."
+    ] = False
 
 
 class DrainSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -301,7 +301,10 @@ class Followed(Provider, Generic[C]):
         if self._roster.retained > retained:
             self._hold_until = self._clock() + self._timing.hold
             log.warning(
-                "registry_store_replaced", endpoint=connection.url, held=self._roster.retained
+                "registry_store_replaced",
+                endpoint=connection.url,
+                reason=reason,
+                held=self._roster.retained,
             )
         if reason == "start":
             self._reconcile_in(0.8, 1.2)

@@ -45,10 +45,10 @@ class Roster:
 
     def __init__(self, read: Read, service_of: Callable[[bytes], str]) -> None:
         """`service_of`: the service that a key is about, "" if there is none."""
+        self.service_of = service_of
         self.revision = 0
         """Revision up to and including which everything is in here."""
         self._read = read
-        self._service_of = service_of
         self._entries: dict[bytes, Entry] = {}
         self._retained: dict[bytes, Entry] = {}
         self._pools: dict[str, dict[bytes, Instance]] = {}
@@ -212,12 +212,12 @@ class Roster:
             key=entry.key.decode(errors="replace"),
             reason=entry.reason,
             kept=entry.instance is not None,
-            service=self._service_of(entry.key),
+            service=self.service_of(entry.key),
         )
 
     def _odd(self, entry: Entry) -> OddRecord:
         return OddRecord(
             key=entry.key.decode(errors="replace"),
             reason=entry.odd,
-            service=self._service_of(entry.key),
+            service=self.service_of(entry.key),
         )

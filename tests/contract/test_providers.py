@@ -6,8 +6,10 @@ No registry runs here: these are the promises that hold without one.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-import msgspec
 import pytest
 
 from proxy.catalog import PROVIDERS, load, registry_options
@@ -15,6 +17,10 @@ from proxy.membership import Membership
 from proxy.registry.base import Provider
 from proxy.settings.registry import RemoteOptions
 from tests.support.processes import eventually, free_port
+
+EXAMPLES: Mapping[str, Mapping[str, Any]] = {"static": {}}
+"""Keys of those that are not reached by URLs, for a registry that is not there. "{directory}" in a
+text is an empty directory."""
 
 
 @pytest.fixture(params=sorted(PROVIDERS))
@@ -24,13 +30,18 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def provider(name: str) -> Provider:
+def provider(name: str, tmp_path: Path) -> Provider:
     """Built outside any event loop, as the control process does, for a registry that is down."""
-    options = registry_options(name)()
-    if isinstance(options, RemoteOptions):
-        nobody_there = f"http://127.0.0.1:{free_port()}"
-        options = msgspec.structs.replace(options, endpoints=(nobody_there,))
-    built: Provider = load(PROVIDERS, name)(options)
+    kind = registry_options(name)
+    if issubclass(kind, RemoteOptions):
+        example: Mapping[str, Any] = {"endpoints": (f"http://127.0.0.1:{free_port()}",)}
+    else:
+        example = EXAMPLES[name]
+    keys = {
+        key: value.format(directory=tmp_path) if isinstance(value, str) else value
+        for key, value in example.items()
+    }
+    built: Provider = load(PROVIDERS, name)(kind(**keys))
     return built
 
 

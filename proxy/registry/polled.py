@@ -1,0 +1,78 @@
+"""`Polled`: a provider that asks its registry for everything, again and again.
+
+An answer is the proof that the roster follows, and brings what is new at the same time. How far it
+is believed is decided in `belief.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import ClassVar
+
+from proxy.registry.base import Refused
+from proxy.registry.belief import Answer, Step, believe
+from proxy.registry.followed import C, Followed, Resync
+from proxy.registry.roster import Entry
+
+SLICE = 500
+"""Records that are read at a stretch: some ten milliseconds, then other tasks get their turn."""
+
+
+class Polled(Followed[C]):
+    """Owns the last answer that was taken. `Timing.probe` is the interval between questions,
+    `Timing.hold` how long answers must lack what a pool can hardly lose, before it goes."""
+
+    states_all: ClassVar[bool] = False
+    """Whether an answer is a statement of somebody who means all of it, and is never doubted."""
+
+    _answer: Answer | None = None
+
+    @abstractmethod
+    async def _poll(self, connection: C) -> Answer | None:
+        """Ask for all that the registry names now. None, unless `_list_for` asks for a list, when
+        it is nothing else than the last time; RegistryError when it cannot be had whole."""
+
+    async def _ask(self, connection: C) -> object:
+        """See `Followed`. Nothing is remembered of it."""
+        return await self._poll(connection)
+
+    def _lease(self, key: bytes) -> int:
+        """Lease that a record hangs on, for the mass-loss guard; 0 = records go on purpose."""
+        return 0
+
+    async def _session(self, connection: C) -> None:
+        await self._supervise(connection)
+
+    async def _confirm(self, connection: C) -> None:
+        answer = await self._poll(connection)
+        self._heard()
+        if answer is not None:
+            await self._take(connection, answer)
+
+    async def _compare(self, connection: C) -> frozenset[tuple[bytes, Hashable]]:
+        """Find nothing: each answer is compared whole."""
+        return frozenset()
+
+    async def _take(self, connection: C, answer: Answer) -> None:
+        step, reason = Step.ADOPT, ""
+        if not self.states_all:
+            known: Callable[[bytes], str] = self._roster.service_of
+            step, reason = believe(self._answer, answer, known, asked_again=self._in_doubt)
+        if answer.refused:
+            raise Refused(answer.refused)
+        if step is Step.ASK_AGAIN:
+            raise Resync(reason, f"from {answer.source}", elsewhere=True)
+        entries: dict[bytes, Entry] = {}
+        for number, (key, value) in enumerate(answer.records.items(), 1):
+            entries[key] = self._roster.entry(key, value, lease=self._lease(key))
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
+        self._answer = answer
+        adopt = partial(self._roster.replace, entries, answer.revision, retain=step is Step.HOLD)
+        if reason or self._list_for is not None:
+            self._listed(connection, reason or self._list_for or "start", adopt)
+        elif adopt():
+            self._changed.set()

@@ -21,6 +21,7 @@ BALANCERS: Mapping[str, str] = {
 
 PROVIDERS: Mapping[str, str] = {
     "etcd": "proxy.registry.etcd.provider:EtcdProvider",
+    "file": "proxy.registry.file.provider:FileProvider",
     "static": "proxy.registry.static.provider:StaticProvider",
 }
 

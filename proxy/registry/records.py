@@ -78,9 +78,13 @@ def service_of(key: bytes, prefix: bytes) -> str:
 def read(service: str, instance: str, value: bytes) -> tuple[Instance, str]:
     """The instance a value describes, and what was odd about it ("" = nothing). `service` and
     `instance` come from the key, which wins: `id` and `name` in the value are not looked at."""
+    return instance_of(service, instance, document(value))
+
+
+def instance_of(service: str, instance: str, record: dict[str, Any]) -> tuple[Instance, str]:
+    """As `read`, of a record that is decoded."""
     odd: list[str] = []
     try:
-        record = _object(value)
         address, port = _endpoint(record)
         metadata, factor = _metadata(record.get("metadata"), odd)
         health, message = _health(record.get("health"), odd)
@@ -111,21 +115,27 @@ def weight(text: str) -> int:
 # ----------------------------------------------------------------------------- the value
 
 
-def _object(value: bytes) -> dict[str, Any]:
+def text_of(value: bytes) -> str:
+    """The text that a value is; Unreadable for one that is too long, or none."""
     if len(value) > MAX_VALUE:
         raise Unreadable(f"the value has {len(value)} bytes; at most {MAX_VALUE} are read")
     try:
         # RFC 8259 section 8.1 lets readers ignore a byte order mark.
-        text = value.removeprefix(b"\xef\xbb\xbf").decode()
+        return value.removeprefix(b"\xef\xbb\xbf").decode()
     except UnicodeDecodeError as error:
         raise Unreadable(f"the value is not UTF-8 (byte {error.start})") from None
+
+
+def document(value: bytes) -> dict[str, Any]:
+    """The object that a value is; Unreadable for anything else."""
+    text = text_of(value)
     try:
-        document = msgspec.json.decode(text)
+        found = msgspec.json.decode(text)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        document = _decode_leniently(text)
-    if not isinstance(document, dict):
-        raise Unreadable(f"the value is {_shown(document)}, not an object with address and port")
-    return document
+        found = _decode_leniently(text)
+    if not isinstance(found, dict):
+        raise Unreadable(f"the value is {_shown(found)}, not an object with address and port")
+    return found
 
 
 def _decode_leniently(text: str) -> Any:
@@ -138,6 +148,8 @@ def _decode_leniently(text: str) -> Any:
         return json.loads(text, strict=False, parse_int=_integer)
     except ValueError as error:
         raise Unreadable(f"the value is not JSON ({error}): {text[:60]!r}") from None
+    except RecursionError:
+        raise Unreadable("the value is nested too deeply") from None
 
 
 def _integer(digits: str) -> int | float:

@@ -18,7 +18,10 @@ from proxy.registry.base import Provider
 from proxy.settings.registry import RemoteOptions
 from tests.support.processes import eventually, free_port
 
-EXAMPLES: Mapping[str, Mapping[str, Any]] = {"static": {}}
+EXAMPLES: Mapping[str, Mapping[str, Any]] = {
+    "file": {"path": "{directory}/instances.yaml"},
+    "static": {},
+}
 """Keys of those that are not reached by URLs, for a registry that is not there. "{directory}" in a
 text is an empty directory."""
 

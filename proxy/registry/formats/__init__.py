@@ -1,0 +1,1 @@
+"""The layouts of records and keys that registrars in the world write."""

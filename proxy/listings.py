@@ -90,6 +90,8 @@ def registry(document: dict[str, Any]) -> Iterator[str]:
     yield f"age        {'never answered' if age is None else f'{age:.1f} s'}"
     yield f"revision   {document['revision']}"
     yield f"instances  {document['instances']}"
+    if formats := document.get("formats"):  # An older proxy says nothing of them.
+        yield f"formats    {', '.join(f'{name} {number}' for name, number in formats.items())}"
     if not document["complete"]:
         yield "           the first full set is not known yet"
     for source in document["sources"]:

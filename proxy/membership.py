@@ -24,6 +24,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     health: str = "healthy"
     """`healthy` is served, `draining` finishes what is in flight, anything else is not served."""
     health_message: str = ""
+    origin: str = ""
+    """Where the instance is known from, as far as there is a choice: the form of its record."""
 
     @property
     def key(self) -> str:

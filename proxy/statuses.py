@@ -72,6 +72,8 @@ class RegistryStatus(msgspec.Struct, frozen=True, kw_only=True):
     age: float | None = None
     """Seconds since the registry last answered anything; None = never."""
     instances: int = 0
+    formats: Mapping[str, int] = {}
+    """Instances by the form of their records, where there are several forms."""
     invalid: tuple[InvalidRecord, ...] = ()
     odd: tuple[OddRecord, ...] = ()
     resyncs: Mapping[str, int] = {}

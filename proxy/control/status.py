@@ -162,6 +162,7 @@ def instance(
         "weight": known.weight,
         "version": known.version,
         "metadata": known.metadata,
+        "origin": known.origin,
         "status": member.status,
         "reason": member.told(now),
         "back_in": member.back_in(now),

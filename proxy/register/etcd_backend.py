@@ -11,6 +11,7 @@ from proxy.register.record import Name
 from proxy.registry.etcd.gateway import Gateway, delete_op, put_op, range_op, revision_is
 from proxy.registry.etcd.options import Options
 from proxy.registry.etcd.wire import EtcdError, LeaseNotFound, TxnReply
+from proxy.registry.formats.layout import literal
 
 
 class EtcdBackend(RegistrationBackend):
@@ -22,7 +23,7 @@ class EtcdBackend(RegistrationBackend):
 
     def __init__(self, options: Options, url: str, limit: float) -> None:
         super().__init__(options, url, limit)
-        self._prefix = options.prefix if options.prefix.endswith("/") else options.prefix + "/"
+        self._prefix = literal(options.prefix)
         self._gateway = Gateway(
             url, tls=options.tls, username=options.username, password=options.password
         )

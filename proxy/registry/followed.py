@@ -180,6 +180,7 @@ class Followed(Provider, Generic[C]):
             revision=self._roster.revision,
             age=None if self._contact is None else max(0.0, self._clock() - self._contact),
             instances=self._roster.instances,
+            formats=self._roster.origins(),
             invalid=self._roster.invalid(),
             odd=self._roster.odd(),
             resyncs=dict(self._resyncs),

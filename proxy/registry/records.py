@@ -62,11 +62,16 @@ def split_key(key: bytes, prefix: bytes) -> tuple[str, str]:
         raise Unreadable("key is not UTF-8") from None
     if not key.startswith(prefix) or not service or not slash or not instance or "/" in instance:
         raise Unreadable(f"key is not of the form {prefix.decode()}<service>/<id>")
-    if _CONTROL.search(service) or _CONTROL.search(instance):
+    if has_control(service + instance):
         raise Unreadable("key holds control characters")
     if max(len(service.encode()), len(instance.encode())) > MAX_NAME:
         raise Unreadable(f"key has a service or an id of more than {MAX_NAME} bytes")
     return service, instance
+
+
+def has_control(text: str) -> bool:
+    """Whether there are control characters in a text."""
+    return _CONTROL.search(text) is not None
 
 
 def service_of(key: bytes, prefix: bytes) -> str:
@@ -81,8 +86,10 @@ def read(service: str, instance: str, value: bytes) -> tuple[Instance, str]:
     return instance_of(service, instance, document(value))
 
 
-def instance_of(service: str, instance: str, record: dict[str, Any]) -> tuple[Instance, str]:
-    """As `read`, of a record that is decoded."""
+def instance_of(
+    service: str, instance: str, record: dict[str, Any], origin: str = ""
+) -> tuple[Instance, str]:
+    """As `read`, of a record that is decoded. An id "" becomes address and port."""
     odd: list[str] = []
     try:
         address, port = _endpoint(record)
@@ -93,7 +100,7 @@ def instance_of(service: str, instance: str, record: dict[str, Any]) -> tuple[In
         raise Unreadable("the value is nested too deeply") from None
     return Instance(
         service=service,
-        id=instance,
+        id=instance or (f"[{address}]:{port}" if ":" in address else f"{address}:{port}"),
         address=address,
         port=port,
         weight=factor,
@@ -101,6 +108,7 @@ def instance_of(service: str, instance: str, record: dict[str, Any]) -> tuple[In
         metadata=metadata,
         health=health,
         health_message=message,
+        origin=origin,
     ), "; ".join(odd)
 
 
@@ -190,12 +198,12 @@ def _is_address(given: Any) -> bool:
         return False
     bare = _bare(given)
     host, percent, zone = bare.partition("%")
-    if _is_ip(host):
+    if is_ip(host):
         return not percent or (":" in host and _ZONE.match(zone) is not None)
     return bare is given and _is_host_name(given)
 
 
-def _is_ip(text: str) -> bool:
+def is_ip(text: str) -> bool:
     """In the usual spelling: four decimal numbers without leading zeros, or RFC 4291."""
     try:
         inet_pton(AF_INET6 if ":" in text else AF_INET, text)

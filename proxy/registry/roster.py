@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -152,6 +153,11 @@ class Roster:
     @property
     def instances(self) -> int:
         return sum(map(len, self._pools.values()))
+
+    def origins(self) -> dict[str, int]:
+        """Instances by where they are known from, if that is said."""
+        counts = Counter(one.origin for pool in self._pools.values() for one in pool.values())
+        return {origin: count for origin, count in sorted(counts.items()) if origin}
 
     def invalid(self) -> tuple[InvalidRecord, ...]:
         """The keys whose current value cannot be read, in key order."""

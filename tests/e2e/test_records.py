@@ -103,7 +103,7 @@ async def test_a_refused_record_is_told_where_one_looks(etcd: EtcdServer, tmp_pa
         # Once for each change, however often it is written.
         for number in range(5):
             await client.put(key, json.dumps({"address": "a", "port": "http", "n": number}))
-        await client.put("/services/users/other", "10.0.0.5:80")
+        await client.put("/services/users/other", "10.0.0.5")
         await eventually(lambda: len(lines()) == 2, 10, "the second line of the log")
         first = lines()[0]
         assert (first["key"], first["reason"], first["level"]) == (key, reason, "warning")
@@ -143,3 +143,37 @@ async def test_any_name_can_be_asked_for_drained_and_counted(
                 and sample.value == 1
             }
             assert drained == set(names)
+
+
+FOREIGN = {
+    "text/1": "127.0.0.1:{port}",
+    "url/1": "http://127.0.0.1:{port}",
+    "alone": "127.0.0.1:{port}",
+    "grpc/127.0.0.1:1": '{"Op":0,"Addr":"127.0.0.1:{port}","Metadata":null}',
+    "kratos/1": '{"id":"1","name":"kratos","endpoints":["http://127.0.0.1:{port}?isSecure=false"]}',
+    "micro/1": '{"name":"micro","nodes":[{"id":"1","address":"127.0.0.1:{port}"}]}',
+    "nerve/1": '{"host":"127.0.0.1","port":{port},"name":"nerve"}',
+    "ours/1": '{"address":"127.0.0.1","port":{port}}',
+}
+"""Key behind the prefix → value, as registrars write them."""
+
+
+@pytest.mark.parametrize("prefix", ["/services/", ""])
+async def test_records_of_other_registrars_are_served_side_by_side(
+    etcd: EtcdServer, tmp_path: Path, prefix: str
+) -> None:
+    config = {
+        "registry": {"type": "etcd", "endpoints": [etcd.url], "prefix": prefix},
+        "routes": [{"path_prefix": "/{service}", "strip_prefix": True}],
+    }
+    async with Origin() as origin, EtcdClient(etcd.url) as client:
+        for key, value in FOREIGN.items():
+            await client.put(prefix + key, value.replace("{port}", str(origin.port)))
+        await client.put(prefix + "broken/1", "no address")
+        async with RunningProxy(config, tmp_path) as proxy, aiohttp.ClientSession() as session:
+            for key in FOREIGN:
+                async with session.get(f"{proxy.url}/{key.partition('/')[0]}/") as answer:
+                    assert answer.status == 200, key
+            printed = await fairlead(proxy, "registry")
+    assert "formats    fairlead 1, go-micro 1, grpc 1, kratos 1, nerve 1, text 3" in printed
+    assert "broken/1: 'no address' is not host:port, and no URL" in printed

@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.registry.formats.layout import FORMATS, read_any
 from proxy.registry.records import MAX_WEIGHT, Unreadable, read
 
 texts = st.text(st.characters(codec=None), max_size=8)
@@ -74,3 +75,38 @@ def test_any_address_and_port_are_read_or_refused_with_a_reason(address: Any, po
         assert instance.address.isascii()
         assert instance.address.isprintable()
     assert "address" in reason or "port" in reason
+
+
+NAMES = ("Addr", "nodes", "endpoints", "host", "ip", "port", "address", "endpoint", "metadata")
+values = (
+    st.sampled_from(["10.0.0.5:80", "http://h", "8080", "", "grpc://[::1]:7", "id", "h:1?x=%00"])
+    | json_values
+)
+foreign = st.dictionaries(
+    st.sampled_from(NAMES),
+    values | st.lists(values | st.dictionaries(st.sampled_from(NAMES), values), max_size=3),
+    max_size=4,
+)
+
+
+@given(
+    st.binary(max_size=20) | st.sampled_from([b"users/1", b"a/b/c", b"users", b"users/10.0.0.5"]),
+    st.binary(max_size=40)
+    | st.text(max_size=40).map(str.encode)
+    | foreign.map(lambda value: json.dumps(value).encode()),
+    st.sampled_from(FORMATS),
+)
+def test_any_record_in_any_format_is_an_instance_or_refused_with_a_reason(
+    key: bytes, value: bytes, form: str
+) -> None:
+    try:
+        instance, _ = read_any(b"/s/" + key, value, prefix=b"/s/", form=form)
+    except Unreadable as refused:
+        reason = str(refused)
+        assert reason
+        assert len(reason) < 1000
+    else:
+        assert instance.service
+        assert instance.id
+        assert 1 <= instance.port <= 65535
+        str(instance.metadata).encode()

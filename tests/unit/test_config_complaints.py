@@ -557,11 +557,11 @@ registry: {type: etcd, endpoints: ['http://a:1', 'http://b:1', 'HTTP://A:1/']}
 routes: [{service: a}]
 --->
 proxy.yaml:1: registry.endpoints.2: "http://a:1" stands here a second time; allowed: each one once
-=== registry_prefix
-registry: {type: etcd, endpoints: ['http://a:1'], prefix: services}
+=== registry_format
+registry: {type: etcd, endpoints: ['http://a:1'], prefix: "", format: krato}
 routes: [{service: a}]
 --->
-proxy.yaml:1: registry.prefix: "services" does not begin and end with /; allowed: a key prefix such as /services/
+proxy.yaml:1: registry.format: "krato" is not a format (did you mean "kratos"?); allowed: auto, fairlead, text, grpc, kratos, go-micro, go-zero, registrator, nerve
 === registry_password_alone
 registry: {type: etcd, endpoints: ['http://a:1'], password: x}
 routes: [{service: a}]

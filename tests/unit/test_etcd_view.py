@@ -112,7 +112,7 @@ def test_an_unreadable_value_keeps_the_last_good_one() -> None:
 
 
 def test_an_unreadable_key_is_listed() -> None:
-    view = listed(kv("a/1/2", 1), kv("a", 1), revision=1)
+    view = listed(kv("a/1/2", 1), kv("a/", 1), revision=1)
     assert [bad.kept for bad in view.invalid()] == [False, False]
     assert dict(view.membership().services) == {}
     assert len(view) == 2

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Final
 
-from proxy.settings.read import Read, parse_text
+from proxy.registry.formats.layout import FORMATS
+from proxy.settings.read import Read, choice, parse_text
 from proxy.settings.registry import RemoteOptions
 
-
-def _parse_prefix(text: str) -> str:
-    if not text.startswith("/") or not text.endswith("/"):
-        raise ValueError("does not begin and end with /")
-    return parse_text(text)
-
-
-_PREFIX: Final = Read(_parse_prefix, "key prefix", "a key prefix such as /services/")
+_PREFIX: Final = Read(parse_text, "key prefix", "a key prefix such as /services/")
 
 
 class Options(RemoteOptions, frozen=True, kw_only=True):
@@ -23,5 +17,14 @@ class Options(RemoteOptions, frozen=True, kw_only=True):
     type: ClassVar[str] = "etcd"
 
     prefix: Annotated[
-        str, _PREFIX, "What registered keys begin with; begins and ends with `/`."
+        str,
+        _PREFIX,
+        "What registered keys begin with, also nothing; a letter or digit at its end is followed"
+        " by a `/`.",
     ] = "/services/"
+    format: Annotated[
+        str,
+        choice(FORMATS, "a format"),
+        "How [keys and values are laid out](registries.md#formats): `auto` tells it by each value;"
+        f" {', '.join(f'`{name}`' for name in FORMATS[1:])}.",
+    ] = "auto"

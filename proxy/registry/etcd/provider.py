@@ -36,6 +36,7 @@ from proxy.registry.etcd.wire import (
     error_named,
 )
 from proxy.registry.followed import Followed, Resync, Timing, first_to_end
+from proxy.registry.formats.layout import literal
 from proxy.waiting import set_within
 
 _REPLACED = frozenset({"store_went_back", "cluster_changed", "reconcile"})
@@ -60,8 +61,7 @@ class EtcdProvider(Followed[Gateway]):
     ) -> None:
         if not options.endpoints:
             raise ValueError("registry.endpoints: none given; allowed are http[s]://host[:port]")
-        prefix = options.prefix if options.prefix.endswith("/") else options.prefix + "/"
-        self._view = View(prefix)
+        self._view = View(literal(options.prefix), options.format)
         super().__init__(
             [
                 Gateway(url, tls=options.tls, username=options.username, password=options.password)
@@ -72,7 +72,8 @@ class EtcdProvider(Followed[Gateway]):
             rng=rng,
             clock=clock,
         )
-        self._range = (self._view.prefix, prefix_end(self._view.prefix))
+        # No key is empty: the first possible one is a zero byte.
+        self._range = (self._view.prefix or b"\0", prefix_end(self._view.prefix))
         self._applied = asyncio.Event()
         self._cluster: int | None = None
 

@@ -17,9 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import partial
 
-from proxy.membership import Instance
 from proxy.registry.etcd.wire import Event, KeyValue
-from proxy.registry.records import read, service_of, split_key
+from proxy.registry.formats.layout import AUTO, read_any, service_at
 from proxy.registry.roster import Entry, Roster
 
 
@@ -40,10 +39,12 @@ class Draft:
 class View(Roster):
     """Owns the state of the prefix. All keys and values are bytes as in the store."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, form: str = AUTO) -> None:
+        """`form`: that of the records."""
         self.prefix = prefix.encode()
         super().__init__(
-            partial(_read, prefix=self.prefix), partial(service_of, prefix=self.prefix)
+            partial(read_any, prefix=self.prefix, form=form),
+            partial(service_at, prefix=self.prefix, form=form),
         )
 
     def read(self, kv: KeyValue) -> Entry:
@@ -122,7 +123,3 @@ def _same(entry: Entry | None, kv: KeyValue | None) -> bool:
     if entry is None or kv is None:
         return False
     return entry.states(kv.value, kv.mod_revision, kv.lease)
-
-
-def _read(key: bytes, value: bytes, *, prefix: bytes) -> tuple[Instance, str]:
-    return read(*split_key(key, prefix), value)

@@ -1,0 +1,90 @@
+"""A key and its value in any format → an instance, or why not. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from proxy.membership import Instance
+from proxy.registry.formats.shapes import SHAPES, shape_of
+from proxy.registry.records import (
+    MAX_NAME,
+    Unreadable,
+    document,
+    has_control,
+    instance_of,
+    text_of,
+)
+
+AUTO: Final = "auto"
+FORMATS: Final = (AUTO, *SHAPES)
+
+_NESTED: Final = frozenset({"grpc", "go-zero"})
+"""Formats in which the last part of a key is the id and all before it is the service."""
+
+
+def literal(prefix: str) -> str:
+    """The prefix that is meant: who writes `services` means `services/`."""
+    return prefix + "/" if prefix[-1:].isalnum() else prefix
+
+
+def read_any(key: bytes, value: bytes, *, prefix: bytes, form: str) -> tuple[Instance, str]:
+    """The instance of a record in the format `form`, and what was odd about it; Unreadable."""
+    decoded = _decoded(value)
+    shape = shape_of(decoded) if form == AUTO else form
+    parts = _parts(key, prefix)
+    service, id_ = _place(parts, shape, form, prefix)
+    if max(len(service.encode()), len(id_.encode())) > MAX_NAME:
+        raise Unreadable(f"key has a service or an id of more than {MAX_NAME} bytes")
+    record, odd = SHAPES[shape](decoded, parts[-1])
+    instance, odder = instance_of(service, id_, record, shape)
+    return instance, "; ".join(filter(None, (odd, odder)))
+
+
+def service_at(key: bytes, *, prefix: bytes, form: str) -> str:
+    """The service that a key is about, as far as the key says; "" = none."""
+    parts = key.removeprefix(prefix).decode(errors="replace").removeprefix("/").split("/")
+    if form == "fairlead" and len(parts) == 1:
+        return ""
+    return ".".join(parts[:-1]) if form in _NESTED and len(parts) > 1 else parts[0]
+
+
+def _decoded(value: bytes) -> Any:
+    """An object, or a text."""
+    text = text_of(value).strip()
+    if text.startswith("{"):
+        return document(value)
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
+
+
+def _parts(key: bytes, prefix: bytes) -> list[str]:
+    """Parts of a key behind the prefix, between slashes; Unreadable."""
+    try:
+        rest = key.removeprefix(prefix).decode()
+    except UnicodeDecodeError:
+        raise Unreadable("key is not UTF-8") from None
+    if has_control(rest):
+        raise Unreadable("key holds control characters")
+    parts = (rest if prefix.endswith(b"/") else rest.removeprefix("/")).split("/")
+    if not key.startswith(prefix) or not all(parts):
+        raise _misplaced(prefix)
+    return parts
+
+
+def _place(parts: list[str], shape: str, form: str, prefix: bytes) -> tuple[str, str]:
+    """Service and id of a key; an id "" is none."""
+    *above, last = parts
+    if shape in _NESTED:
+        # The prefix may be one service's key.
+        above = above or [prefix.decode().strip("/").rpartition("/")[2] or last]
+        return ".".join(above), last
+    if not above and form != "fairlead":
+        return last, ""
+    if shape == "text":
+        return above[0], ":".join(parts[1:])
+    if len(parts) != 2:
+        raise _misplaced(prefix)
+    return above[0], last
+
+
+def _misplaced(prefix: bytes) -> Unreadable:
+    return Unreadable(f"key is not of the form {prefix.decode()}<service>/<id>")

@@ -1,0 +1,163 @@
+"""Values as registrars write them → the fields of our record, one function a shape. Pure.
+
+A shape makes no judgement of address and port: `records.py` has one for all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from proxy.registry.formats.endpoints import endpoint, shown
+from proxy.registry.records import Unreadable, is_ip
+
+Fields = dict[str, Any]
+Shape = Callable[[Any, str], tuple[Fields, str]]
+"""The value, decoded, and the last part of the key → fields of a record, and what was odd."""
+
+_HOSTS: Final = ("host", "Host", "ip", "IP", "addr", "hostname", "address", "Address", "endpoint")
+_PORTS: Final = ("port", "Port")
+_WEIGHTED: Final = re.compile(r"([^:]+:[0-9]{1,5}):([0-9]{1,5})\Z")
+
+
+def fairlead(value: Any, last: str) -> tuple[Fields, str]:
+    """`{"address": "10.0.0.5", "port": 8080, …}`."""
+    return _object(value, "fairlead"), ""
+
+
+def text(value: Any, last: str) -> tuple[Fields, str]:
+    """`10.0.0.5:8080` or `http://10.0.0.5:8080`: registrator, go-zero, and most of what is made by
+    hand. Beside a port alone the key's last part is the address; beside nothing it is `host:port`,
+    or `host:port:weight`."""
+    if not isinstance(value, str):
+        raise Unreadable("the value is an object, and the format text has host:port or a URL")
+    value = value.strip()
+    if value.isdecimal() and is_ip(last):
+        return {"address": last, "port": value}, ""
+    if not value and (weighted := _WEIGHTED.match(last)):
+        return {**endpoint(weighted[1]), "metadata": {"weight": weighted[2]}}, ""
+    return endpoint(value or last), ""
+
+
+def grpc(value: Any, last: str) -> tuple[Fields, str]:
+    """`{"Op": 0, "Addr": "10.0.0.5:8080", "Metadata": …}`: etcd's own naming for gRPC."""
+    record = _object(value, "grpc")
+    given = record.get("Metadata")
+    metadata = given if isinstance(given, dict) else {}
+    odd = "" if given is None or metadata or given == {} else "Metadata is no object: ignored"
+    fields = endpoint(_text_at(record, "Addr"))
+    return _with({"protocol": "grpc", **metadata}, fields), odd
+
+
+def kratos(value: Any, last: str) -> tuple[Fields, str]:
+    """`{"id", "name", "version", "metadata", "endpoints": ["http://10.0.0.5:8000", "grpc://…"]}`.
+    An instance has one endpoint here: that of HTTP, if there is one."""
+    record = _object(value, "kratos")
+    endpoints = [one for one in _list_at(record, "endpoints") if isinstance(one, str)]
+    if not endpoints:
+        raise Unreadable("endpoints in the value holds no URL")
+    chosen = next((one for one in endpoints if one.startswith("http")), endpoints[0])
+    rest = [one for one in endpoints if one != chosen]
+    odd = f"of several endpoints {shown(chosen)} is used" if rest else ""
+    return _with(_metadata(record), endpoint(chosen), record.get("version")), odd
+
+
+def go_micro(value: Any, last: str) -> tuple[Fields, str]:
+    """`{"name", "version", "metadata", "nodes": [{"id", "address": "10.0.0.5:8080", "metadata"}]}`.
+    go-micro writes a key for each node, whose last part is the node's id."""
+    record = _object(value, "go-micro")
+    nodes = [one for one in _list_at(record, "nodes") if isinstance(one, dict)]
+    if not nodes:
+        raise Unreadable("nodes in the value holds no object")
+    node = next((one for one in nodes if one.get("id") == last), nodes[0])
+    address = _text_at(node, "address")
+    fields = endpoint(address) if "port" not in node else {**_pair(node), "metadata": {}}
+    odd = f"of several nodes {shown(address)} is used" if len(nodes) > 1 else ""
+    return _with({**_metadata(record), **_metadata(node)}, fields, record.get("version")), odd
+
+
+def nerve(value: Any, last: str) -> tuple[Fields, str]:
+    """`{"host": "10.0.0.5", "port": 8080, "name", …}`, and with it whatever names a host or an
+    address and, in there or beside it, a port."""
+    record = _object(value, "nerve")
+    fields = _pair(record)
+    metadata = {**_metadata(record), **_weight(record)}
+    return _with(metadata, fields, record.get("version"), record.get("health")), ""
+
+
+SHAPES: Final[Mapping[str, Shape]] = {
+    "fairlead": fairlead,
+    "text": text,
+    "grpc": grpc,
+    "kratos": kratos,
+    "go-micro": go_micro,
+    "go-zero": text,
+    "registrator": text,
+    "nerve": nerve,
+}
+"""Values of `format`, beside `auto`."""
+
+
+def shape_of(value: Any) -> str:
+    """The shape that a value has by the look of it: `auto`."""
+    if not isinstance(value, dict):
+        return "text"
+    if "address" in value and "port" in value:
+        return "fairlead"
+    if "Addr" in value:
+        return "grpc"
+    if isinstance(value.get("nodes"), list):
+        return "go-micro"
+    endpoints = value.get("endpoints")
+    if isinstance(endpoints, list) and any(isinstance(one, str) for one in endpoints):
+        return "kratos"
+    return "nerve" if any(name in value for name in _HOSTS) else "fairlead"
+
+
+def _pair(record: Fields) -> Fields:
+    """Address and port, under whichever names."""
+    host = next((record[name] for name in _HOSTS if isinstance(record.get(name), str)), None)
+    port = next((record[name] for name in _PORTS if record.get(name) is not None), None)
+    if host is None or (port is None and ":" not in host):
+        missing = "host" if host is None else "port"
+        has = ", ".join(name[:40] for name in list(record)[:12]) or "nothing"
+        raise Unreadable(f"no {missing} in the value, which has: {has}")
+    return endpoint(host) if port is None else {"address": host, "port": port}
+
+
+def _with(
+    metadata: Mapping[str, Any], fields: Fields, version: Any = None, health: Any = None
+) -> Fields:
+    """Fields with what stands beside them; what an address says of itself wins."""
+    labels = {**metadata, **fields.get("metadata", {})}
+    return {**fields, "metadata": labels, "version": version, "health": health}
+
+
+def _metadata(record: Fields) -> Fields:
+    given = record.get("metadata")
+    return given if isinstance(given, dict) else {}
+
+
+def _weight(record: Fields) -> Fields:
+    return {"weight": record["weight"]} if "weight" in record else {}
+
+
+def _object(value: Any, name: str) -> Fields:
+    if not isinstance(value, dict):
+        raise Unreadable(f"the value is {shown(str(value))}, and the format {name} has an object")
+    return value
+
+
+def _text_at(record: Fields, name: str) -> str:
+    if not isinstance(found := record.get(name), str):
+        has = ", ".join(one[:40] for one in list(record)[:12]) or "nothing"
+        raise Unreadable(f"no {name} in the value, which has: {has}")
+    return found
+
+
+def _list_at(record: Fields, name: str) -> list[Any]:
+    if not isinstance(found := record.get(name), list):
+        has = ", ".join(one[:40] for one in list(record)[:12]) or "nothing"
+        raise Unreadable(f"no list {name} in the value, which has: {has}")
+    return found

@@ -20,6 +20,7 @@ BALANCERS: Mapping[str, str] = {
 }
 
 PROVIDERS: Mapping[str, str] = {
+    "consul": "proxy.registry.consul.provider:ConsulProvider",
     "etcd": "proxy.registry.etcd.provider:EtcdProvider",
     "file": "proxy.registry.file.provider:FileProvider",
     "static": "proxy.registry.static.provider:StaticProvider",

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -110,11 +110,20 @@ class Roster:
                 del self._pools[service]
             self._dirty.add(service)
 
-    def replace(self, entries: Mapping[bytes, Entry], revision: int, *, retain: bool) -> int:
+    def replace(
+        self,
+        entries: Mapping[bytes, Entry],
+        revision: int,
+        *,
+        retain: bool = False,
+        among: Iterable[bytes] | None = None,
+    ) -> int:
         """Take over the complete set of records, at `revision`; how many keys differed. With
-        `retain` those missing are retained instead of removed."""
+        `retain` those missing are retained instead of removed. `among`: the known keys that the
+        set is about; None = all."""
         different = 0
-        for key in [key for key in self._entries if key not in entries]:
+        known = self._entries if among is None else among
+        for key in [key for key in known if key not in entries]:
             different += 1
             if retain and self._entries[key].instance is not None:
                 self._retained[key] = self._entries.pop(key)
@@ -122,8 +131,8 @@ class Roster:
             else:
                 self.remove(key)
         for key, entry in entries.items():
-            known = self._entries.get(key)
-            if known is None or not known.states(entry.value, entry.revision, entry.lease):
+            before = self._entries.get(key)
+            if before is None or not before.states(entry.value, entry.revision, entry.lease):
                 different += 1
                 self.put(entry)
         self.revision = revision

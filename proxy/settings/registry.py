@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Final, Self
 
 import msgspec
 
+from proxy import files
 from proxy.catalog import PROVIDERS, registry_options
 from proxy.settings.addresses import CIDR, ENDPOINT
 from proxy.settings.complaints import Report, dotted
@@ -31,7 +32,7 @@ class RegistryTls(msgspec.Struct, frozen=True, kw_only=True):
     key: Annotated[str | None, TEXT, "PEM file with its private key; needs `cert`."] = None
 
 
-_ACCESS: Final = ("username", "password", "tls")
+_ACCESS: Final = ("username", "password", "token", "token_file", "tls")
 """How one gets to a registry, which is the same one whoever asks it."""
 
 
@@ -59,7 +60,10 @@ class RegistryOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RemoteOptions(RegistryOptions, frozen=True, kw_only=True):
-    """The keys of registries that are reached over HTTP."""
+    """The keys of registries that are reached at endpoints."""
+
+    form: ClassVar[str] = "http://host:port"
+    """Of an endpoint, for people."""
 
     endpoints: Annotated[
         tuple[str, ...],
@@ -86,7 +90,7 @@ class RemoteOptions(RegistryOptions, frozen=True, kw_only=True):
             missing = "is empty" if report.exists(given.at("endpoints")) else "is missing"
             report.complain(
                 given.at("endpoints"),
-                f"{missing}; allowed for type {self.type}: at least one http://host:port",
+                f"{missing}; allowed for type {self.type}: at least one {self.form}",
             )
         if self.password and not self.username and report.sound(given.at("username")):
             report.complain(
@@ -199,6 +203,26 @@ def check_registry(
     return msgspec.structs.replace(
         registry, options=options, snapshot=snapshot, backups=tuple(backups)
     )
+
+
+def readable_secret(
+    key: str, options: RegistryOptions, given: Given, directory: FilePath, report: Report
+) -> str | None:
+    """The resolved name of the file in `KEY_file`, after complaints of one that cannot be read or
+    that stands beside `KEY`."""
+    name = getattr(options, f"{key}_file")
+    if name is None:
+        return None
+    place = given.at(f"{key}_file")
+    if getattr(options, key) and report.sound(given.at(key)):
+        report.complain(place, f"stands beside {key}; allowed: one of them")
+    path = str(directory / name)
+    try:
+        files.read(path, 1)
+    except OSError as error:
+        words = f'"{name}" cannot be read ({error.strerror}); allowed: a readable file'
+        report.complain(place, words)
+    return path
 
 
 def _checked_tls(tls: RegistryTls, place: Path, directory: FilePath, report: Report) -> RegistryTls:

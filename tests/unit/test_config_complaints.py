@@ -567,6 +567,12 @@ registry: {type: etcd, endpoints: ['http://a:1'], password: x}
 routes: [{service: a}]
 --->
 proxy.yaml:1: registry.password: has no username; allowed: both of them, or neither
+=== registry_secret_twice
+registry: {type: consul, endpoints: ['http://a:1'], token: x, token_file: nowhere}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.token_file: "nowhere" cannot be read (No such file or directory); allowed: a readable file
+proxy.yaml:1: registry.token_file: stands beside token; allowed: one of them
 === registry_tls_no_file
 registry: {type: etcd, endpoints: ['https://a:1'], tls: {ca: none.pem}}
 routes: [{service: a}]

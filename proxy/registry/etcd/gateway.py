@@ -21,7 +21,7 @@ import msgspec
 from etcd3 import AioClient
 from etcd3.baseclient import BaseClient
 
-from proxy import files
+from proxy.registry.base import Refused
 from proxy.registry.etcd.wire import (
     AuthReply,
     BadTlsFiles,
@@ -42,14 +42,12 @@ from proxy.registry.etcd.wire import (
     error_named,
 )
 from proxy.registry.named import MemberNames
+from proxy.registry.rest import DIAL_LIMIT, tls_context
 from proxy.settings.registry import RegistryTls
-from proxy.tls.certificates import LARGEST_PEM
 
 CALL_LIMIT = 5.0
 """Seconds for a unary call. etcd gives up on its own requests after 7 s or so; whoever waits
 for that long here is better served by the next member."""
-DIAL_LIMIT = 2.0
-"""Seconds to connect; a member on the same continent answers in a tenth of one."""
 CREATED_LIMIT = 3.0
 """Seconds from asking for a watch to its `created` frame."""
 PAGE = 1000
@@ -391,31 +389,14 @@ class Gateway:
         if self._transport is None:
             context = None
             if self._protocol == "https" and self._tls is not None:
-                context = _tls_context(self._tls)
+                try:
+                    context = tls_context(self._tls)
+                except Refused as error:
+                    raise BadTlsFiles(str(error)) from None
             self._transport = _Transport(
                 self._protocol, self._host, self._port, context, self._names
             )
         return self._transport
-
-
-def _tls_context(tls: RegistryTls) -> ssl.SSLContext:
-    """Host names are checked, whatever else is configured."""
-    # It takes a while to load, which many registries do not need.
-    from proxy.tls.contexts import client_context, load_pair, reason
-
-    try:
-        context = client_context(None if tls.ca is None else files.read(tls.ca, LARGEST_PEM))
-    except OSError as error:  # of which ssl.SSLError is one
-        raise BadTlsFiles(f"registry.tls.ca: cannot load {tls.ca}: {reason(error)}") from None
-    if tls.cert:
-        try:
-            cert, key = (files.read(one, LARGEST_PEM) for one in (tls.cert, tls.key or tls.cert))
-            load_pair(context, cert, key)
-        except OSError as error:
-            raise BadTlsFiles(
-                f"registry.tls: cannot load cert {tls.cert} with key {tls.key}: {reason(error)}"
-            ) from None
-    return context
 
 
 def _named(path: str, error: EtcdError) -> EtcdError:

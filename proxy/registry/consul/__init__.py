@@ -1,0 +1,1 @@
+"""Consul: its catalogue and its checks."""

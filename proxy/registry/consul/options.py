@@ -1,0 +1,47 @@
+"""Keys of `registry:` for Consul."""
+
+from __future__ import annotations
+
+from pathlib import Path as FilePath
+from typing import Annotated, ClassVar, Self
+
+import msgspec
+
+from proxy.settings.complaints import Report
+from proxy.settings.declare import Given
+from proxy.settings.read import SECRET, TEXT, choice, integer
+from proxy.settings.registry import RemoteOptions, readable_secret
+
+
+class Options(RemoteOptions, frozen=True, kw_only=True):
+    """One datacenter of Consul, and whom it is asked for."""
+
+    type: ClassVar[str] = "consul"
+
+    token: Annotated[
+        str, SECRET, "ACL token; it needs `service_prefix` and `node_prefix` with `read`."
+    ] = ""
+    token_file: Annotated[str | None, TEXT, "File with that token, read again when it changes."] = (
+        None
+    )
+    datacenter: Annotated[str, TEXT, "Datacenter to ask for; else that of the agent."] = ""
+    tag: Annotated[str, TEXT, "Only instances with this tag are taken; empty = all."] = ""
+    address: Annotated[
+        str,
+        choice(("auto", "lan", "wan"), "an address"),
+        "Which address of an instance is used: the one it registered or else its node's (`auto`),"
+        " or the tagged `lan` or `wan` one if there is one.",
+    ] = "auto"
+    streams: Annotated[
+        int,
+        integer(1, 5000),
+        "Services that are followed at the same time, by a request each; further ones are asked in"
+        " turn, one a second. Agents take 200 connections from a client unless"
+        " `http_max_conns_per_client` says otherwise.",
+    ] = 150
+
+    def checked(self, given: Given, directory: FilePath, report: Report) -> Self:
+        """See `RegistryOptions`."""
+        checked = super().checked(given, directory, report)
+        file = readable_secret("token", self, given, directory, report)
+        return msgspec.structs.replace(checked, token_file=file)

@@ -1,0 +1,214 @@
+"""`RestEndpoint`: one endpoint of a registry that is asked over plain HTTP, and the secret that it
+is shown."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+
+import aiohttp
+
+from proxy import files
+from proxy.registry.base import Refused, RegistryError
+from proxy.registry.named import MemberNames
+from proxy.settings.registry import RegistryTls
+from proxy.tls.certificates import LARGEST_PEM
+
+DIAL_LIMIT = 2.0
+"""Seconds to connect; a member on the same continent answers in a tenth of one."""
+LARGEST = 16 * 2**20
+"""Bytes of an answer: some 20,000 instances in the words of Consul or Kubernetes. A peer that is
+no registry could fill the memory otherwise."""
+LARGEST_SECRET = 64 * 1024
+"""Bytes of a file with a token; signed ones have 1 to 4 KiB."""
+
+
+class Secret:
+    """Owns a secret from the settings: a text, or a file that is read again once it is another
+    one, since who issues tokens replaces them."""
+
+    def __init__(self, text: str, file: str | None = None) -> None:
+        self._text = text
+        self._file = file
+        self._seen: tuple[int, ...] = ()
+
+    def __call__(self) -> str:
+        """Return the secret of now; Refused when its file cannot be read."""
+        if self._file is None:
+            return self._text
+        try:
+            found = os.stat(self._file)
+            seen = (found.st_mtime_ns, found.st_size, found.st_ino)
+            if seen != self._seen:
+                text = files.read(self._file, LARGEST_SECRET).decode().strip()
+                if len(text) > LARGEST_SECRET or not text.isprintable():
+                    raise Refused(f"{self._file}: holds no token, which is one line of text")
+                self._text, self._seen = text, seen
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+            raise Refused(f"{self._file}: {reason}") from None
+        return self._text
+
+
+class Answered(RegistryError):
+    """An answer with a status that is no success."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+class Denied(Answered, Refused):
+    """The registry does not know who asks (401), or what is asked is not for him (403)."""
+
+
+class Answer:
+    """An answer with status 200. Names of fields are in lower case."""
+
+    def __init__(self, headers: Mapping[str, str], body: bytes) -> None:
+        self.headers = headers
+        self.body = body
+
+
+class RestEndpoint:
+    """Owns the connections to one endpoint. Built while the registry is down, and outside an event
+    loop: nothing is connected, read or checked before the first call. Calls raise RegistryError
+    only; `Denied` for 401 and 403."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        tls: RegistryTls | None = None,
+        fields: Callable[[], Mapping[str, str]] = dict,
+        unix: str | None = None,
+    ) -> None:
+        """`fields`: of each request, asked each time; `unix`: socket to connect to instead."""
+        self.url = url.rstrip("/")
+        self._tls = tls
+        self._fields = fields
+        self._unix = unix
+        self._names = MemberNames()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def get(
+        self, path: str, query: Mapping[str, str] | None = None, *, timeout: float
+    ) -> Answer:
+        """The whole answer, within `timeout` seconds."""
+        return await self.call("GET", path, query, timeout=timeout)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        *,
+        timeout: float,
+    ) -> Answer:
+        """As `get`, with another method and a body."""
+        try:
+            async with self.open(method, path, query, body, timeout=timeout) as response:
+                found = await self._whole(response)
+        except TimeoutError as error:
+            reason = str(error) or f"no answer within {timeout:g} s"
+            raise RegistryError(f"{path}: {reason}") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise RegistryError(f"{path}: {error or type(error).__name__}") from error
+        if response.status != 200:
+            raise refusal(response.status, path, found)
+        return Answer({name.lower(): v for name, v in response.headers.items()}, found)
+
+    def open(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        *,
+        timeout: float | None,
+    ) -> aiohttp.client._RequestContextManager:
+        """A request whose answer the caller reads, with aiohttp's exceptions; `timeout` None: for
+        one that never ends."""
+        if self._session is None:
+            self._session = self._connect()
+        return self._session.request(
+            method,
+            self.url + path,
+            params=query,
+            data=body,
+            headers=self._fields(),
+            timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=DIAL_LIMIT),
+            allow_redirects=False,
+        )
+
+    async def disconnect(self) -> None:
+        """Close all connections. The next call opens new ones and reads the TLS files again."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def _whole(self, response: aiohttp.ClientResponse) -> bytes:
+        pieces = []
+        size = 0
+        async for piece in response.content.iter_any():
+            pieces.append(piece)
+            size += len(piece)
+            if size > LARGEST:
+                raise RegistryError(f"the answer has more than {LARGEST} bytes")
+        return b"".join(pieces)
+
+    def _connect(self) -> aiohttp.ClientSession:
+        connector: aiohttp.BaseConnector
+        if self._unix is not None:
+            connector = aiohttp.UnixConnector(self._unix, limit=0)
+        else:
+            secure = self.url.startswith("https:") and self._tls is not None
+            connector = aiohttp.TCPConnector(
+                limit=0,  # Streams hold one each, for ever; callers bound themselves.
+                ssl=tls_context(self._tls) if secure and self._tls is not None else True,
+                resolver=self._names,
+                use_dns_cache=False,  # It has its own.
+            )
+        # An environment's proxy would lead somewhere that is no registry. Registries are near:
+        # unpacking would cost more than the bytes.
+        return aiohttp.ClientSession(
+            connector=connector, trust_env=False, headers={"Accept-Encoding": "identity"}
+        )
+
+
+def basic(username: str, password: str) -> Mapping[str, str]:
+    """Fields of RFC 7617 for a user, if there is one."""
+    if not username:
+        return {}
+    return {"Authorization": "Basic " + b64encode(f"{username}:{password}".encode()).decode()}
+
+
+def refusal(status: int, path: str, body: bytes) -> Answered:
+    """An answer other than 200 as an error, with the beginning of what it says."""
+    said = " ".join(body[:200].decode(errors="replace").split())
+    kind = Denied if status in (401, 403) else Answered
+    return kind(status, f"{path}: status {status}: {said}" if said else f"{path}: status {status}")
+
+
+def tls_context(tls: RegistryTls) -> ssl.SSLContext:
+    """Context for connections to a registry; host names are checked, whatever else is configured.
+    Refused for files that cannot be loaded."""
+    # It takes a while to load, which many registries do not need.
+    from proxy.tls.contexts import client_context, load_pair, reason
+
+    try:
+        context = client_context(None if tls.ca is None else files.read(tls.ca, LARGEST_PEM))
+    except OSError as error:  # of which ssl.SSLError is one
+        raise Refused(f"registry.tls.ca: cannot load {tls.ca}: {reason(error)}") from None
+    if tls.cert:
+        try:
+            cert, key = (files.read(one, LARGEST_PEM) for one in (tls.cert, tls.key or tls.cert))
+            load_pair(context, cert, key)
+        except OSError as error:
+            raise Refused(
+                f"registry.tls: cannot load cert {tls.cert} with key {tls.key}: {reason(error)}"
+            ) from None
+    return context

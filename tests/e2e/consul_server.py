@@ -1,0 +1,138 @@
+"""A real Consul that tests may kill, freeze and wipe, and a client that shares no code with the one
+under test. Where there is no binary the tests that need it are skipped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+
+from tests.support.processes import AwaitedProcess, eventually, free_port
+
+MANAGEMENT = "11111111-2222-3333-4444-555555555555"
+"""Token that may do everything, where there are ACLs."""
+
+
+def consul_binary() -> str | None:
+    """Path of the program; None = there is none on this machine."""
+    return os.environ.get("FAIRLEAD_TEST_CONSUL") or shutil.which("consul")
+
+
+class ConsulServer:
+    """Owns one server, which is an agent as well, and its throw-away data.
+
+    `async with ConsulServer() as consul:` gives one with a leader at `consul.url`.
+    """
+
+    def __init__(self, *, acl: bool = False) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="fairlead-test-consul-"))
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.token = MANAGEMENT if acl else ""
+        self._process: AwaitedProcess | None = None
+        binary = consul_binary()
+        assert binary is not None
+        config: dict[str, Any] = {
+            "server": True,
+            "bootstrap_expect": 1,
+            "node_name": "n1",
+            "bind_addr": "127.0.0.1",
+            "client_addr": "127.0.0.1",
+            "data_dir": str(self.directory / "data"),
+            "ports": {
+                "http": self.port,
+                "server": free_port(),
+                "serf_lan": free_port(),
+                "serf_wan": -1,
+                "dns": -1,
+                "grpc": -1,
+            },
+            "performance": {"raft_multiplier": 1},
+            "disable_update_check": True,
+            "log_level": "warn",
+        }
+        if acl:
+            config["acl"] = {
+                "enabled": True,
+                "default_policy": "deny",
+                "tokens": {"master": MANAGEMENT, "agent": MANAGEMENT},
+            }
+        file = self.directory / "consul.json"
+        file.write_text(json.dumps(config))
+        self._command = [binary, "agent", f"-config-file={file}"]
+
+    async def start(self) -> None:
+        """On the same port and data as before, if there was a before."""
+        self._process = AwaitedProcess(self._command, self.directory / "log")
+        self._process.launch(start_new_session=True)
+        await eventually(self._serves, 30.0, self._process.log, every=0.1)
+
+    async def _serves(self) -> bool:
+        try:
+            return await self.get("/v1/catalog/services") != {}
+        except (aiohttp.ClientError, AssertionError, TimeoutError):
+            return False
+
+    async def kill(self) -> None:
+        if self._process is not None:
+            self.resume()
+            await self._process.kill()
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay, the kernel accepts more, nobody answers."""
+        assert self._process is not None
+        self._process.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.signal(signal.SIGCONT)
+
+    def wipe(self) -> None:
+        """Throw the data away. The server must not run."""
+        shutil.rmtree(self.directory / "data")
+
+    async def call(self, method: str, path: str, body: object = None) -> Any:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
+            session.request(
+                method,
+                self.url + path,
+                json=body,
+                headers={"X-Consul-Token": self.token} if self.token else {},
+            ) as response,
+        ):
+            text = await response.text()
+            assert response.status == 200, f"{path}: {response.status}: {text}"
+            return json.loads(text) if text else None
+
+    async def get(self, path: str) -> Any:
+        return await self.call("GET", path)
+
+    async def put(self, path: str, body: object = None) -> Any:
+        return await self.call("PUT", path, body)
+
+    async def register(self, service: str, id_: str, port: int, **fields: Any) -> None:
+        """With this agent, and with fields of Consul's own form."""
+        record = {"Name": service, "ID": id_, "Address": "10.0.0.1", "Port": port, **fields}
+        await self.put("/v1/agent/service/register", record)
+
+    async def deregister(self, id_: str) -> None:
+        await self.put(f"/v1/agent/service/deregister/{id_}")
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,0 +1,321 @@
+"""Registries under drill: how each is started, harmed and written to, and a provider that is
+watched while that happens. `test_registry_drills.py` has the drills."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar, Self
+
+import pytest
+
+from proxy.catalog import PROVIDERS, load, registry_options
+from proxy.membership import Instance, Membership
+from proxy.registry.base import Provider
+from proxy.registry.followed import Timing
+from proxy.settings.registry import RegistryOptions
+from proxy.statuses import RegistryStatus
+from tests.e2e.consul_server import ConsulServer, consul_binary
+from tests.e2e.etcd_server import EtcdClient, EtcdServer
+from tests.support.processes import eventually
+from tests.support.scripted_consul import ScriptedConsul, check, entry
+
+SERVICE = "users"
+READER = 'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }'
+TIMING = Timing(probe=0.4, probe_limit=1.0, catch_up=0.3, recheck=0.5, hold=1.5, backoff_limit=0.3)
+"""Shorter than in earnest, in the same proportions."""
+
+
+class Drilled(ABC):
+    """Owns one registry, real or scripted. All instances are of `SERVICE`."""
+
+    type: ClassVar[str]
+
+    @abstractmethod
+    def options(self) -> RegistryOptions:
+        """Keys of the provider."""
+
+    @abstractmethod
+    async def start(self) -> None:
+        """On the same address and data as before, if there was a before."""
+
+    @abstractmethod
+    async def kill(self) -> None:
+        """At once; again is no error."""
+
+    @abstractmethod
+    def wipe(self) -> None:
+        """Throw the data away. The server must not run."""
+
+    @abstractmethod
+    def pause(self) -> None:
+        """Connections stay, nobody answers."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Answer again."""
+
+    @abstractmethod
+    async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
+        """Register, or state again."""
+
+    @abstractmethod
+    async def deregister(self, id_: str) -> None:
+        """On purpose."""
+
+    async def take_rights(self) -> None:
+        """Whoever asks may not see the instances any more."""
+        pytest.skip("needs a registry with rights")
+
+    async def give_rights(self) -> None:
+        """Undo that."""
+
+    async def lie(self, kind: str) -> None:
+        """Answer with something that is not the truth: `empty`, `partial`, `garbage`, `cut` in the
+        middle, `huge`; or "" = the truth again."""
+        pytest.skip("needs a scripted registry")
+
+    async def go_back(self) -> None:
+        """Answer as a member does that lags behind what was told already."""
+        pytest.skip("needs a scripted registry")
+
+    def watched(self) -> Watched:
+        kind = load(PROVIDERS, self.type)
+        return Watched(kind(self.options(), timing=TIMING, rng=random.Random(7)))
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.resume()
+        await self.kill()
+
+
+class Watched:
+    """Owns a provider while it is watched, and remembers every membership that it yielded."""
+
+    def __init__(self, provider: Provider) -> None:
+        self.provider = provider
+        self.memberships: list[Membership] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def _watch(self) -> None:
+        async for membership in self.provider.watch():
+            self.memberships.append(membership)
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._watch())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self._task is not None
+        await self.provider.close()
+        await self._task
+
+    @property
+    def status(self) -> RegistryStatus:
+        return self.provider.status()
+
+    @property
+    def pool(self) -> tuple[Instance, ...]:
+        return self.memberships[-1].services.get(SERVICE, ()) if self.memberships else ()
+
+    def ids(self) -> set[str]:
+        return {one.id for one in self.pool}
+
+    async def has(self, *ids: str) -> None:
+        """The pool becomes these."""
+        await eventually(lambda: self.ids() == set(ids), 15.0, lambda: (self.ids(), self.status))
+
+    async def connects(self) -> None:
+        await eventually(lambda: self.status.connected, 15.0, lambda: self.status)
+
+    async def loses_it(self) -> str:
+        """The registry is lost; why."""
+        await eventually(lambda: not self.status.connected, 15.0, lambda: self.status)
+        error: str = await eventually(lambda: self.status.last_error)
+        return error
+
+    def since(self, number: int) -> Iterable[set[str]]:
+        """Ids in each membership from the one with this number on."""
+        return [
+            {one.id for one in membership.services.get(SERVICE, ())}
+            for membership in self.memberships[number:]
+        ]
+
+
+class DrilledEtcd(Drilled):
+    """A real etcd."""
+
+    type = "etcd"
+
+    def __init__(self) -> None:
+        self.server = EtcdServer()
+
+    def options(self) -> RegistryOptions:
+        options: RegistryOptions = registry_options(self.type)(endpoints=(self.server.url,))
+        return options
+
+    async def start(self) -> None:
+        await self.server.start()
+
+    async def kill(self) -> None:
+        await self.server.kill()
+
+    def wipe(self) -> None:
+        self.server.wipe()
+
+    def pause(self) -> None:
+        self.server.pause()
+
+    def resume(self) -> None:
+        self.server.resume()
+
+    async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
+        record = {"address": "10.0.0.1", "port": port, "health": {"status": status}}
+        async with EtcdClient(self.server.url) as client:
+            await client.put_all({f"/services/{SERVICE}/{id_}": json.dumps(record) for id_ in ids})
+
+    async def deregister(self, id_: str) -> None:
+        async with EtcdClient(self.server.url) as client:
+            await client.delete(f"/services/{SERVICE}/{id_}")
+
+
+class DrilledConsul(Drilled):
+    """A real Consul with access control, asked with a token that may read."""
+
+    type = "consul"
+
+    def __init__(self) -> None:
+        if consul_binary() is None:
+            pytest.skip("there is no consul on this machine (FAIRLEAD_TEST_CONSUL)")
+        self.server = ConsulServer(acl=True)
+        self._policy: dict[str, Any] = {}
+        self._token = "66666666-7777-8888-9999-000000000000"
+
+    def options(self) -> RegistryOptions:
+        options: RegistryOptions = registry_options(self.type)(
+            endpoints=(self.server.url,), token=self._token
+        )
+        return options
+
+    async def start(self) -> None:
+        await self.server.start()
+        known = await self.server.get("/v1/acl/policies")
+        if all(one["Name"] != "reader" for one in known):
+            self._policy = await self.server.put(
+                "/v1/acl/policy", {"Name": "reader", "Rules": READER}
+            )
+            await self.server.put(
+                "/v1/acl/token", {"SecretID": self._token, "Policies": [{"Name": "reader"}]}
+            )
+
+    async def kill(self) -> None:
+        await self.server.kill()
+
+    def wipe(self) -> None:
+        self.server.wipe()
+
+    def pause(self) -> None:
+        self.server.pause()
+
+    def resume(self) -> None:
+        self.server.resume()
+
+    async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
+        for id_ in ids:
+            await self.server.register(SERVICE, id_, port)
+            if status == "draining":
+                await self.server.put(f"/v1/agent/service/maintenance/{id_}?enable=true")
+
+    async def deregister(self, id_: str) -> None:
+        await self.server.deregister(id_)
+
+    async def take_rights(self) -> None:
+        await self._rules('service_prefix "" { policy = "deny" }')
+
+    async def give_rights(self) -> None:
+        await self._rules(READER)
+
+    async def _rules(self, rules: str) -> None:
+        policy = {"ID": self._policy["ID"], "Name": "reader", "Rules": rules}
+        await self.server.put(f"/v1/acl/policy/{self._policy['ID']}", policy)
+
+
+class DrilledScriptedConsul(Drilled):
+    """The scripted one, which shares the rows with the real one and has more."""
+
+    type = "consul"
+
+    def __init__(self) -> None:
+        self.server = ScriptedConsul()
+
+    def options(self) -> RegistryOptions:
+        options: RegistryOptions = registry_options(self.type)(endpoints=(self.server.url,))
+        return options
+
+    async def start(self) -> None:
+        await self.server.start()
+
+    async def kill(self) -> None:
+        await self.server.kill()
+
+    def wipe(self) -> None:
+        self.server.wipe()
+
+    def pause(self) -> None:
+        self.server.pause()
+
+    def resume(self) -> None:
+        self.server.resume()
+
+    async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
+        checks = [check(f"_service_maintenance:{SERVICE}", "critical")]
+        changes = {} if status == "healthy" else {"Checks": checks}
+        await self.server.put(SERVICE, *(entry(SERVICE, id_, port, **changes) for id_ in ids))
+
+    async def deregister(self, id_: str) -> None:
+        await self.server.delete(SERVICE, id_)
+
+    async def take_rights(self) -> None:
+        self.server.rights = False
+
+    async def give_rights(self) -> None:
+        self.server.rights = True
+
+    async def lie(self, kind: str) -> None:
+        path = f"/v1/health/service/{SERVICE}"
+        one = next(iter(self.server.services.get(SERVICE, {}).values()), None)
+        bodies = {
+            "empty": b"[]",
+            "partial": json.dumps([one]).encode(),
+            "garbage": b"<html>Bad gateway</html>",
+            "huge": b"[" + b" " * 2**24 + b"]",
+        }
+        self.server.cut = kind == "cut"
+        self.server.lies = {path: bodies[kind]} if kind in bodies else {}
+        await self._reconnected()
+
+    async def go_back(self) -> None:
+        self.server.lag = 3
+        await self._reconnected()
+
+    async def _reconnected(self) -> None:
+        """Nobody waits any more, so that all that is known is asked for again."""
+        await self.kill()
+        await self.start()
+
+
+DRILLED: dict[str, type[Drilled]] = {
+    "etcd": DrilledEtcd,
+    "consul": DrilledConsul,
+    "consul-scripted": DrilledScriptedConsul,
+}

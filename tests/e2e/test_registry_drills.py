@@ -1,0 +1,136 @@
+"""What happens to registries, and what a pool owes its clients meanwhile: the same for all kinds.
+
+An outage, lost rights, an answer that is empty, partial, out of date or no answer at all, and a
+store that was wiped take nothing away by themselves; what is said on purpose is obeyed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.e2e.drilled import DRILLED, Drilled
+from tests.support.processes import eventually
+
+ALL = ("a", "b", "c")
+
+
+@pytest.fixture(params=sorted(DRILLED))
+async def registry(request: pytest.FixtureRequest) -> AsyncIterator[Drilled]:
+    """Up, with three instances."""
+    async with DRILLED[request.param]() as registry:
+        await registry.register(*ALL)
+        yield registry
+
+
+async def test_a_registry_that_is_down_at_the_start_is_waited_for(registry: Drilled) -> None:
+    await registry.kill()
+    async with registry.watched() as seen:
+        await seen.loses_it()
+        assert seen.memberships == []
+        await registry.start()
+        await seen.has(*ALL)
+        assert seen.memberships[0] is seen.memberships[-1]
+
+
+async def test_a_restart_with_the_data_changes_nothing(registry: Drilled) -> None:
+    async with registry.watched() as seen:
+        await seen.has(*ALL)
+        before = seen.pool
+        await registry.kill()
+        await seen.loses_it()
+        await registry.start()
+        await seen.connects()
+        await registry.register("d")
+        await seen.has(*ALL, "d")
+        assert len(seen.memberships) == 2
+        assert [one for one in seen.pool if one.id in ALL] == list(before)
+
+
+async def test_a_wiped_store_takes_nothing_until_the_hold_is_over(registry: Drilled) -> None:
+    async with registry.watched() as seen:
+        await seen.has(*ALL)
+        await registry.kill()
+        registry.wipe()
+        await seen.loses_it()
+        await registry.start()
+        await registry.register("a", "d")
+        await seen.has(*ALL, "d")
+        await seen.has("a", "d")
+        assert all(set(ALL) <= ids or ids == {"a", "d"} for ids in seen.since(0))
+        assert sum(seen.status.resyncs.values()) >= 1
+
+
+async def test_lost_rights_are_an_outage_with_a_reason(registry: Drilled) -> None:
+    async with registry.watched() as seen:
+        await seen.has(*ALL)
+        await registry.take_rights()
+        assert await seen.loses_it()
+        await registry.register("d")
+        assert seen.ids() == set(ALL)
+        await registry.give_rights()
+        await seen.has(*ALL, "d")
+        assert len(seen.memberships) == 2
+
+
+@pytest.mark.parametrize("kind", ["empty", "partial", "garbage", "cut", "huge"])
+async def test_an_answer_that_is_not_the_truth_takes_nothing(registry: Drilled, kind: str) -> None:
+    async with registry.watched() as seen:
+        await seen.has(*ALL)
+        await seen.connects()
+        await registry.lie(kind)
+        assert await seen.loses_it()
+        assert seen.ids() == set(ALL)
+        await registry.lie("")
+        await registry.register("d")
+        await seen.has(*ALL, "d")
+        assert all(set(ALL) <= ids for ids in seen.since(0))
+
+
+async def test_a_member_that_lags_takes_nothing_back(registry: Drilled) -> None:
+    async with registry.watched() as seen:
+        await seen.has(*ALL)
+        await registry.register("d")
+        await seen.has(*ALL, "d")
+        await registry.go_back()
+        await registry.deregister("a")
+        await seen.has("b", "c", "d")
+        assert [ids for ids in seen.since(1) if "d" not in ids] == []
+
+
+async def test_statements_made_on_purpose_are_obeyed(registry: Drilled) -> None:
+    async with registry.watched() as seen:
+        await seen.has(*ALL)
+        await registry.register("a", status="draining")
+        await eventually(lambda: seen.pool[0].health == "draining", what=lambda: seen.pool)
+        await registry.register("b", port=9090)
+        await eventually(lambda: seen.pool[1].port == 9090, what=lambda: seen.pool)
+        await registry.deregister("c")
+        await seen.has("a", "b")
+        await registry.deregister("a")
+        await registry.deregister("b")
+        await seen.has()
+
+
+async def test_a_silent_registry_is_lost_and_found_again(registry: Drilled) -> None:
+    async with registry.watched() as seen:
+        await seen.has(*ALL)
+        await seen.connects()
+        registry.pause()
+        assert await seen.loses_it()
+        registry.resume()
+        await seen.connects()
+        await registry.register("d")
+        await seen.has(*ALL, "d")
+        assert len(seen.memberships) == 2
+
+
+async def test_a_burst_becomes_a_few_memberships(registry: Drilled) -> None:
+    ids = [f"i{number}" for number in range(300)]
+    async with registry.watched() as seen:
+        await seen.has(*ALL)
+        await registry.register(*ids)
+        await seen.has(*ALL, *ids)
+        await eventually(lambda: seen.status.connected)
+        assert len(seen.memberships) < 100

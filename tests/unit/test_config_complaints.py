@@ -571,8 +571,8 @@ proxy.yaml:1: registry.password: has no username; allowed: both of them, or neit
 registry: {type: consul, endpoints: ['http://a:1'], token: x, token_file: nowhere}
 routes: [{service: a}]
 --->
-proxy.yaml:1: registry.token_file: "nowhere" cannot be read (No such file or directory); allowed: a readable file
 proxy.yaml:1: registry.token_file: stands beside token; allowed: one of them
+proxy.yaml:1: registry.token_file: "nowhere" cannot be read (No such file or directory); allowed: a readable file
 === registry_tls_no_file
 registry: {type: etcd, endpoints: ['https://a:1'], tls: {ca: none.pem}}
 routes: [{service: a}]

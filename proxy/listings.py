@@ -184,10 +184,14 @@ def _unusual(service: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 def _route_words(route: dict[str, Any]) -> str:
     """A route's conditions in a few words."""
-    words = [f"host {route['host']}"] if "host" in route else []
-    words += [f"path {route['path_prefix']}"] if "path_prefix" in route else []
+    hosts = [*([route["host"]] if "host" in route else []), *route.get("hosts", ())]
+    paths = [f"{path} exactly" for path in [route.get("path"), *route.get("paths", ())] if path]
+    paths += [path for path in [route.get("path_prefix"), *route.get("path_prefixes", ())] if path]
+    words = [f"host {' or '.join(hosts)}"] if hosts else []
+    words += [f"path {' or '.join(paths)}"] if paths else []
     words += ["|".join(route["methods"])] if "methods" in route else []
     words += [f"{name}: {value}" for name, value in route.get("headers", {}).items()]
+    words += [f"?{name}={value}" for name, value in route.get("query", {}).items()]
     return ", ".join(words) or "everything"
 
 

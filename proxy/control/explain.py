@@ -16,12 +16,13 @@ from proxy.control import status
 from proxy.control.pool import Member, Pool
 from proxy.control.statistics import Totals
 from proxy.engine.http1.parser import TooManyFields, call_a_claim, parse_request
+from proxy.engine.route_answers import answer_of_route
 from proxy.engine.routing import Match, RouteTable
 from proxy.engine.second_look import Asked, ServiceNames, look_again
 from proxy.errors import HEAD_TOO_LARGE, NO_INSTANCE, NO_ROUTE, Fault, Refused
 from proxy.http.client_address import ClientAddresses
 from proxy.http.messages import RequestHead
-from proxy.http.properties import field, property_of, source_of
+from proxy.http.properties import field, parameter, property_of, source_of
 from proxy.http.target import as_it_came, resolve
 from proxy.settings.file import Settings
 from proxy.settings.listener import ListenerSettings
@@ -75,6 +76,8 @@ def explain(
         return {**document, "answer": _own_answer(refusal.fault, refusal.detail)}
 
     def get(name: str) -> str | None:
+        if name.startswith("query:"):
+            return parameter(target.query[1:], name[6:])
         value = field(target.request.fields, name.encode("utf-8"), target.trusted)
         return None if value is None else _text(value)
 
@@ -102,6 +105,13 @@ def explain(
         # Why none does is said of each route.
         detail = "no route matches" if refusal.fault is NO_ROUTE else refusal.detail
         return {**document, "answer": _own_answer(refusal.fault, detail)}
+    spec = decided.spec
+    answer = answer_of_route(spec, host, target.path, target.query)
+    if answer is not None:
+        return {**document, "answer": {"status": answer.status, "by": "the route"}}
+    if spec.split:
+        document["split"] = {one.service: one.weight for one in spec.split}
+        return document
     return {**document, **_choice(decided, target, pools, settings, totals, now)}
 
 

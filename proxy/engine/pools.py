@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from proxy.engine.load import OtherRows
 from proxy.engine.node import Node
@@ -10,7 +10,12 @@ from proxy.engine.pool import Pool, PoolContext
 from proxy.engine.second_look import ServiceNames
 from proxy.engine.telemetry import WorkerCounters
 from proxy.messages import PoolChange, PoolSnapshot
+from proxy.settings.route import SplitSpec
 from proxy.settings.service import ServiceSettings
+
+
+def _weight_of(one: SplitSpec) -> int:
+    return one.weight
 
 
 class Pools:
@@ -90,6 +95,15 @@ class Pools:
             self.names.discard(service)
             self._counters.gone(service)
         return leaving
+
+    def one_of(self, split: Sequence[SplitSpec]) -> str:
+        """A service of these, at random by their weights."""
+        point = self._shared.rng.random() * sum(one.weight for one in split)
+        for one in split:  # ≤ routes
+            point -= one.weight
+            if point < 0.0:
+                return one.service
+        return max(split, key=_weight_of).service  # The sum was off by a rounding.
 
     def slot_changed(self, slot: int, delta: int) -> None:
         """Called by `OtherRows`: the other workers' count of one instance moved."""

@@ -7,6 +7,7 @@ from typing import Final
 from balancers.base import NO_KEY, hash_key
 from proxy.engine.admission import admit
 from proxy.engine.request_state import RequestState
+from proxy.engine.route_answers import answer_of_route
 from proxy.engine.routing import Match
 from proxy.engine.second_look import Asked, look_again
 from proxy.engine.services import Services
@@ -46,6 +47,12 @@ def prepare(state: RequestState, services: Services) -> OwnAnswer | None:
     if match is None or readings:
         state.match = match = _look_again(state, services, path, readings or ())
     pool = services.pools.get(match.service)
+    if pool is None and not match.service and not match.templated:
+        answer = answer_of_route(match.spec, fields.host_name, path, query)
+        if answer is not None:
+            return answer
+        state.match = match = match._replace(service=services.pools.one_of(match.spec.split))
+        pool = services.pools.get(match.service)
     if pool is None:
         state.match = match = _look_again(state, services, path, ())
         pool = services.pools.get(match.service)

@@ -9,7 +9,7 @@ from proxy.engine.pool import Pool
 from proxy.engine.routing import Match
 from proxy.engine.streams import StreamEvents
 from proxy.engine.tunnel import Tunnel
-from proxy.http.properties import Source, field, property_of
+from proxy.http.properties import Source, field, parameter, property_of
 
 
 class RequestState(StreamEvents):
@@ -70,7 +70,10 @@ class RequestState(StreamEvents):
         return self._id
 
     def field(self, name: str) -> str | None:
-        """A request field by lower-case name, for routes that match on one."""
+        """A request field by lower-case name, or a parameter of the query, for routes that match on
+        one: see `routing.Fields`."""
+        if name.startswith("query:"):
+            return parameter(self.request.target.partition(b"?")[2], name[6:])
         value = field(self.request.fields, name.encode("latin-1"), self.client.facts.trusted)
         return None if value is None else value.decode("latin-1")
 

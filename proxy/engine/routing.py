@@ -6,14 +6,15 @@ Precedence, in this order:
    then routes for any host. `*.example.com` matches every name below `example.com`, at any
    depth, and not `example.com` itself; `{service}.example.com` matches exactly one label
    there and comes before the `*` of the same ending.
-2. The path prefix: the one that matches the longest part of the path. Prefixes match whole
+2. The path: routes for exactly this path come first, then those by prefix: the one that
+   matches the longest part of the path. Prefixes match whole
    segments: `/old` matches `/old` and `/old/x`, not `/older`; `/old/` matches `/old/` and
    what is under it, not `/old`. `{service}` matches one segment that can be a service's
    name; among prefixes that match equally far, a literal segment comes before `{service}`,
    compared from the left.
 3. The order in the file.
 
-A route whose methods or header fields do not fit is passed over as if it were not there. When
+A route whose methods, fields or parameters do not fit is passed over as if it were not there. When
 no route of a host fits, the next less specific host is asked: `*.example.com` with
 `/orders` serves the orders of `shop.example.com` too, unless that host has a route that fits.
 
@@ -50,11 +51,13 @@ _LONGEST_HOST: Final = 512
 one costs its labels times its length: 0.3 s for a Host of 30 KB that is all dots."""
 
 Fields = Callable[[str], str | None]
-"""Field name in lower case → value, None if the request has no such field."""
+"""Field name in lower case → value, None if the request has no such field; `query:NAME` → value of
+a parameter of the query, escapes resolved."""
 
 
 class Match(NamedTuple):
-    """A request's route. The service need not exist: of a template it is only a name."""
+    """A request's route. The service need not exist: of a template it is only a name, and it is
+    empty where the route leads to several, or is an answer itself."""
 
     position: int
     """The route's place in the file, from 0."""
@@ -86,7 +89,7 @@ class Match(NamedTuple):
         them under a path prefix, `pass` or `refuse`."""
         own = self.spec.encoded_slashes
         if own is None:
-            return otherwise == "refuse" and self.spec.path_prefix is not None
+            return otherwise == "refuse" and self.spec.all_prefixes != (None,)
         return own == "refuse"
 
     def stripped(self, path: str) -> str:
@@ -100,42 +103,50 @@ class _Route:
 
     __slots__ = (
         "accepts_all",
+        "conditions",
         "fixed",
-        "headers",
         "length",
         "methods",
         "position",
+        "prefix",
         "spec",
         "strips",
     )
 
-    def __init__(self, position: int, spec: RouteSpec) -> None:
+    def __init__(self, position: int, spec: RouteSpec, prefix: str | None, exact: bool) -> None:
+        """`prefix`: the one of the route's that it is kept under; `exact`: under a path instead."""
         self.position = position
         self.spec = spec
+        self.prefix = prefix
         self.methods = frozenset(spec.methods)
-        self.headers = tuple((name.lower(), value) for name, value in spec.headers.items())
-        self.accepts_all = not self.methods and not self.headers
-        prefix = (spec.path_prefix or "").removesuffix("/")
-        templated = SERVICE in prefix
-        self.length = len(prefix) - (len(SERVICE) if templated else 0)
+        self.conditions = (
+            *((name.lower(), value) for name, value in spec.headers.items()),
+            *((f"query:{name}", value) for name, value in spec.query.items()),
+        )
+        self.accepts_all = not self.methods and not self.conditions
+        literal = (prefix or "").removesuffix("/")
+        templated = SERVICE in literal
+        self.length = len(literal) - (len(SERVICE) if templated else 0)
         """Of the prefix's literal part."""
-        self.strips = spec.rewrite_prefix is not None or (spec.strip_prefix and prefix != "")
-        self.fixed = None if templated or spec.service is None else self.at(None, 0)
+        self.strips = not exact and (
+            spec.rewrite_prefix is not None or (spec.strip_prefix and literal != "")
+        )
+        in_host = spec.host is not None and SERVICE in spec.host
+        self.fixed = None if templated or in_host else self.at(None, 0)
         """The match, where it is the same for every request."""
 
     def at(self, captured: str | None, in_path: int) -> Match:
         """The match for a request in which `{service}` stood for `captured`, with so many
         characters of it in the path."""
-        service = self.spec.service or captured
-        assert service is not None  # `_checked` saw a template where there is no service
-        templated = self.spec.service is None
+        service = self.spec.service or captured or ""
+        templated = self.spec.service is None and captured is not None
         length = self.length + in_path
         return Match(self.position, self.spec, service, templated, length, self.strips)
 
     def accepts(self, method: str, fields: Fields) -> bool:
         if self.methods and method not in self.methods:
             return False
-        return all(fields(name) == value for name, value in self.headers)
+        return all(fields(name) == value for name, value in self.conditions)
 
 
 class _Segment:
@@ -162,12 +173,21 @@ class _Host:
     """All routes of one host pattern."""
 
     def __init__(self) -> None:
+        self.exact: dict[str, list[_Route]] = {}  # ≤ 1 KiB + 4 KiB per route
+        """Path → routes for it alone."""
         self.root = _Segment()
         self.depth = 0
         """Segments of the longest prefix: no path is cut into more."""
 
-    def add(self, route: _Route) -> None:
-        prefix = route.spec.path_prefix
+    def add(self, position: int, spec: RouteSpec) -> None:
+        """Keep a route under all its paths and prefixes."""
+        for path in spec.all_paths:  # ≤ routes
+            self.exact.setdefault(path, []).append(_Route(position, spec, None, True))
+        for prefix in spec.all_prefixes:  # ≤ routes
+            self._add(_Route(position, spec, prefix, False))
+
+    def _add(self, route: _Route) -> None:
+        prefix = route.prefix
         place = self.root
         segments = [] if prefix is None else prefix.removesuffix("/").split("/")[1:]
         for segment in segments:  # ≤ routes
@@ -177,6 +197,10 @@ class _Host:
 
     def match(self, path: str, method: str, fields: Fields, label: str | None) -> Match | None:
         """`label` is what `{service}` stood for in the host."""
+        if self.exact:
+            for route in self.exact.get(path, ()):  # ≤ routes
+                if route.accepts_all or route.accepts(method, fields):
+                    return route.fixed or route.at(label, 0)
         if self.depth <= 1 and path[:1] == "/":
             # The whole host goes one way, which is the most common kind of host.
             for routes in (self.root.under, self.root.ends):
@@ -265,7 +289,9 @@ class RouteTable:
             if spec.sni is not None:
                 continue
             try:
-                self._host(_checked(spec).host).add(_Route(position, spec))
+                _check(spec)
+                for host in spec.all_hosts:  # ≤ routes
+                    self._host(host).add(position, spec)
             except ValueError as error:
                 raise ValueError(f"routes[{position}]: {error}") from None
 
@@ -361,15 +387,21 @@ class RouteTable:
                 reason = f"is for TLS connections to {spec.sni} as a whole"
                 others.append(Considered(position, spec, False, reason))
                 continue
-            host_rank = _host_rank(spec.host, host)
-            path_rank = _path_rank(spec.path_prefix, path)
-            if host_rank is None:
-                others.append(Considered(position, spec, False, f"host is not {spec.host}"))
-            elif path_rank is None:
-                reason = f"path does not begin with {spec.path_prefix}"
+            host_ranks = [r for one in spec.all_hosts if (r := _host_rank(one, host)) is not None]
+            path_ranks = [
+                p for one in spec.all_prefixes if (p := _path_rank(one, path)) is not None
+            ]
+            if path in spec.all_paths:
+                path_ranks.append((-len(path) - 2, []))
+            if not host_ranks:
+                reason = f"host is not {' or '.join(map(str, spec.all_hosts))}"
                 others.append(Considered(position, spec, False, reason))
+            elif not path_ranks:
+                wanted = [f"is not {one}" for one in spec.all_paths]
+                wanted += [f"does not begin with {one}" for one in spec.all_prefixes]
+                others.append(Considered(position, spec, False, f"path {', '.join(wanted)}"))
             else:
-                candidates.append(((host_rank, path_rank, position), spec))
+                candidates.append(((min(host_ranks), min(path_ranks), position), spec))
         result = []
         taken: int | None = None
         for (_, _, position), spec in sorted(
@@ -384,7 +416,7 @@ class RouteTable:
         return result + others
 
 
-def _checked(spec: RouteSpec) -> RouteSpec:
+def _check(spec: RouteSpec) -> None:
     """The configuration refuses these with line and column; here they would silently match
     nothing or the wrong thing."""
     host, prefix = spec.host, spec.path_prefix
@@ -406,13 +438,12 @@ def _checked(spec: RouteSpec) -> RouteSpec:
             raise ValueError(f"{place}: {text!r}: {SERVICE} must be a whole part")
     if templates > 1:
         raise ValueError(f"{SERVICE} may stand only once in host and path_prefix together")
-    if not templates and not spec.service:
+    if not templates and not (spec.service or spec.split or spec.redirect or spec.respond):
         raise ValueError(f"service: missing, and neither host nor path_prefix has {SERVICE}")
     if spec.forward_path == "received" and (spec.strip_prefix or spec.rewrite_prefix is not None):
         raise ValueError("forward_path: received, and the path is to be changed")
     if spec.rewrite_prefix and not spec.rewrite_prefix.startswith("/"):
         raise ValueError(f"rewrite_prefix: {spec.rewrite_prefix!r}: must begin with /")
-    return spec
 
 
 def _host_rank(pattern: str | None, host: str) -> tuple[int, int, int] | None:
@@ -459,10 +490,11 @@ def _path_rank(prefix: str | None, path: str) -> tuple[int, list[bool]] | None:
 def _mismatch(spec: RouteSpec, method: str, fields: Fields) -> str | None:
     if spec.methods and method not in spec.methods:
         return f"method is not {' or '.join(spec.methods)}"
-    for name, value in spec.headers.items():  # ≤ explain
-        found = fields(name.lower())
-        if found is None:
-            return f"no field {name}"
+    asked = [("field", name, name.lower(), value) for name, value in spec.headers.items()]
+    asked += [("parameter", name, f"query:{name}", value) for name, value in spec.query.items()]
+    for what, name, source, value in asked:  # ≤ explain
+        found = fields(source)
         if found != value:
-            return f"field {name} is {found!r}, not {value!r}"
+            is_other = f"{what} {name} is {found!r}, not {value!r}"
+            return f"no {what} {name}" if found is None else is_other
     return None

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Given
-from proxy.settings.read import DURATION, SWITCH, Read, integer
-from proxy.settings.route import PATH
-
-
-def _parse_status(text: str) -> int:
-    if text not in ("301", "302", "307", "308"):
-        raise ValueError("is not a status of a redirect")
-    return int(text)
-
-
-_STATUS: Final = Read(
-    _parse_status, "integer", "301, 302, 307 or 308", json={"enum": [301, 302, 307, 308]}
-)
+from proxy.settings.read import DURATION, SWITCH, integer
+from proxy.settings.route import PATH, REDIRECT_STATUS
 
 
 class Hsts(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +41,9 @@ class Redirect(msgspec.Struct, frozen=True, kw_only=True):
         int, integer(1, 65535), "The port that clients are sent to; 443 is not written."
     ] = 443
     status: Annotated[
-        int, _STATUS, "301, 302, 307 or 308; the last two keep the method, the first two may not."
+        int,
+        REDIRECT_STATUS,
+        "301, 302, 307 or 308; the last two keep the method, the first two may not.",
     ] = 308
     excepted: Annotated[
         tuple[str, ...],

@@ -10,9 +10,9 @@ import msgspec
 
 from proxy.settings.addresses import NAME, parse_host_name, parse_port
 from proxy.settings.complaints import Report, dotted
-from proxy.settings.declare import Given
+from proxy.settings.declare import Distinct, Given, Short
 from proxy.settings.keys import ENCODED_SLASHES, parse_field_name
-from proxy.settings.read import SWITCH, Read, choice, did_you_mean
+from proxy.settings.read import SWITCH, Read, choice, did_you_mean, integer
 from proxy.settings.tree import Path
 
 METHODS: Final = (
@@ -116,6 +116,38 @@ def _parse_field_value(text: str) -> str:
     return text
 
 
+def _parse_exact_path(text: str) -> str:
+    return _ESCAPE.sub(_one_spelling, parse_path(text))
+
+
+def _parse_target(text: str) -> str:
+    """Where a redirect leads. What the request says stands where it is a host or a path, so that no
+    client is sent to whom the request names."""
+    rest = text.replace("{host}", "host").replace("{path}", "/path")
+    if "{" in rest or "}" in rest:
+        raise ValueError("holds braces that are neither {host} nor {path}")
+    scheme, separator, where = text.partition("://")
+    if separator and scheme in ("http", "https"):
+        host = where.partition("{path}")[0].partition("/")[0].partition("?")[0].partition("#")[0]
+        name, colon, port = host.rpartition(":")
+        if colon and not host.endswith("]"):
+            parse_port(port, 1)
+        else:
+            name = host
+        parse_host_name("host" if name == "{host}" else name)
+    elif not text.startswith(("/", "{path}")) or text.startswith("//"):
+        raise ValueError("is neither a URL nor a path")
+    if not rest.isascii() or not rest.isprintable() or " " in rest:
+        raise ValueError("holds characters that a URL must have percent-encoded")
+    return text
+
+
+def _parse_redirect_status(text: str) -> int:
+    if text not in ("301", "302", "307", "308"):
+        raise ValueError("is not a status of a redirect")
+    return int(text)
+
+
 METHOD: Final = Read(
     _parse_method, "method", ", ".join(METHODS[:7]) + " and others", json={"enum": list(METHODS)}
 )
@@ -128,9 +160,67 @@ _HOST_PATTERN: Final = Read(
 _PATH_PREFIX: Final = Read(
     _parse_path_prefix, "path prefix", "a path such as /orders or /svc/{service}"
 )
+_EXACT_PATH: Final = Read(_parse_exact_path, "path", "a path such as /healthz")
+_TARGET: Final = Read(
+    _parse_target, "target", "https://new.example.com{path}, or a path such as /new"
+)
+REDIRECT_STATUS: Final = Read(
+    _parse_redirect_status, "integer", "301, 302, 307 or 308", json={"enum": [301, 302, 307, 308]}
+)
+_BODY: Final = Read(str, "text", "a text")
+_PARAMETER: Final = Read(str, "text", "the value of the parameter, without escapes")
 _SNI: Final = Read(_parse_sni, "host pattern", "db.example.com or *.example.com")
 SET_HOST: Final = Read(_parse_set_host, "host", "upstream.internal or host:port")
 _FIELD_VALUE: Final = Read(_parse_field_value, "text", "the exact value of the field")
+
+
+_CONDITIONS: Final = (
+    *("host", "hosts", "path", "paths", "path_prefix", "path_prefixes", "methods", "headers"),
+    "query",
+)
+_AIMS: Final = ("service", "split", "redirect", "respond")
+_FRAMING: Final = frozenset(
+    (
+        *("connection", "content-length", "date", "keep-alive", "proxy-connection", "te"),
+        *("trailer", "transfer-encoding", "upgrade"),
+    )
+)
+"""Fields in lower case that whoever writes an answer decides."""
+
+
+class RespondSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """`respond:` of a route."""
+
+    status: Annotated[int, integer(200, 599), "Status of the answer."] = 200
+    body: Annotated[str, _BODY, "Its content, in UTF-8."] = ""
+    headers: Annotated[
+        dict[str, str],
+        _FIELD_VALUE,
+        "Its fields. `Content-Type` is `text/plain; charset=utf-8` unless it stands here.",
+    ] = {}
+
+
+class RedirectSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """`redirect:` of a route."""
+
+    to: Annotated[
+        str,
+        _TARGET,
+        "URL or path; `{host}` and `{path}` stand for those of the request. Its query is added"
+        " unless there is one here.",
+    ]
+    status: Annotated[
+        int, REDIRECT_STATUS, "301, 302, 307 or 308; the last two keep the method."
+    ] = 302
+
+
+class SplitSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """An item of `split:` of a route."""
+
+    service: Annotated[str, NAME, "Where a share of the requests goes."]
+    weight: Annotated[
+        int, integer(0, 1_000_000), "Its share is this in the sum of all weights; 0 = none."
+    ] = 1
 
 
 class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,15 +239,33 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
         "An exact name, `*.example.com` for all names below it, or with `{service}` as one whole"
         " label. Without it any host.",
     ] = None
+    hosts: Annotated[
+        tuple[str, ...], _HOST_PATTERN, Distinct(), "Several, any of which fits; no templates."
+    ] = ()
+    path: Annotated[
+        str | None,
+        _EXACT_PATH,
+        "Exactly this path, which comes before all prefixes. Beside prefixes either fits.",
+    ] = None
+    paths: Annotated[tuple[str, ...], _EXACT_PATH, Distinct(), "Several, any of which fits."] = ()
     path_prefix: Annotated[
         str | None,
         _PATH_PREFIX,
         "Whole segments: `/old` matches `/old` and `/old/x`, not `/older`. May have `{service}` as"
         " one whole segment. Without it any path.",
     ] = None
+    path_prefixes: Annotated[
+        tuple[str, ...], _PATH_PREFIX, Distinct(), "Several, any of which fits; no templates."
+    ] = ()
     methods: Annotated[tuple[str, ...], METHOD, "Methods that match. Without it any method."] = ()
     headers: Annotated[
         dict[str, str], _FIELD_VALUE, "Header fields that must be there with exactly these values."
+    ] = {}
+    query: Annotated[
+        dict[str, str],
+        _PARAMETER,
+        "Parameters of the query that must be there with exactly these values, escapes resolved; of"
+        " several of one name the first counts.",
     ] = {}
     strip_prefix: Annotated[
         bool,
@@ -187,8 +295,31 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         NAME,
         "Where matching requests go. Needs no entry under `services`. Without it, `{service}` must"
-        " stand in `host` or `path_prefix`.",
+        " stand in `host` or `path_prefix`, or the route has one of the next three.",
     ] = None
+    split: Annotated[
+        tuple[SplitSpec, ...], "Several services, each with a share of the requests, at random."
+    ] = ()
+    redirect: Annotated[RedirectSpec | None, "Send clients elsewhere."] = None
+    respond: Annotated[
+        RespondSpec | None, Short("status"), "Answer here. A number is short for its `status`."
+    ] = None
+
+    @property
+    def all_hosts(self) -> tuple[str | None, ...]:
+        """Host patterns, any of which fits; None = any host."""
+        return (*((self.host,) if self.host is not None else ()), *self.hosts) or (None,)
+
+    @property
+    def all_paths(self) -> tuple[str, ...]:
+        """Paths that fit exactly."""
+        return (*((self.path,) if self.path is not None else ()), *self.paths)
+
+    @property
+    def all_prefixes(self) -> tuple[str | None, ...]:
+        """Prefixes that fit; None = any path."""
+        some = (*((self.path_prefix,) if self.path_prefix is not None else ()), *self.path_prefixes)
+        return some or (() if self.all_paths else (None,))
 
 
 def check_routes(
@@ -198,19 +329,23 @@ def check_routes(
     if not given and report.sound(("routes",)):
         missing = "is empty" if report.exists(("routes",)) else "is missing"
         report.complain(("routes",), f"{missing}; allowed: at least one route")
-    earlier: dict[tuple[str | None, str | None], list[tuple[Path, RouteSpec]]] = {}
+    earlier: dict[tuple[str | None, ...], list[tuple[Path, RouteSpec]]] = {}
     for place, route in zip(given or (), routes, strict=True):
         if route.sni is not None:
             _check_sni(place, route, report)
             continue
         _check_aim(place, route, report)
         _check_prefix(place, route, report)
-        _check_names(place, route.headers, report)
-        conditions = [place.at(key) for key in ("host", "path_prefix", "methods", "headers")]
+        _check_several(place, route, report)
+        _check_names(place, "headers", route.headers, report)
+        if route.respond is not None:
+            _check_respond(place.get("respond"), route.respond, report)
+        conditions = [place.at(key) for key in _CONDITIONS]
         if report.sound(*conditions) and place.path not in report.misspelt:
-            # Only those with the same host and prefix: between others the more specific
+            # Only those with the same hosts and paths: between others the more specific
             # one goes first, wherever it stands in the file.
-            peers = earlier.setdefault((route.host, route.path_prefix), [])
+            where = (*route.all_hosts, "", *route.all_paths, "", *route.all_prefixes)
+            peers = earlier.setdefault(where, [])
             for path, other in peers:
                 if _shadows(other, route):
                     report.complain(
@@ -233,16 +368,57 @@ def _check_sni(place: Given, route: RouteSpec, report: Report) -> None:
 def _check_aim(place: Given, route: RouteSpec, report: Report) -> None:
     """A route leads to one service, by name or by one template."""
     host, prefix, service = place.at("host"), place.at("path_prefix"), place.at("service")
-    if not report.sound(host, prefix, service):
+    if not report.sound(host, prefix, service, *(place.at(key) for key in _AIMS)):
         return
     templates = [text for text in (route.host, route.path_prefix) if text and "{service}" in text]
+    aims = [key for key in _AIMS if key in place]
     if len(templates) == 2:
         report.complain(prefix, "holds {service}, and so does host; allowed: in one of them")
-    elif templates and route.service is not None:
-        report.complain(service, "stands beside a {service} template; allowed: one of the two")
-    elif not templates and route.service is None and place.path not in report.misspelt:
+    elif templates and aims:
+        report.complain(
+            place.at(aims[0]), "stands beside a {service} template; allowed: one of the two"
+        )
+    elif len(aims) > 1:
+        report.complain(place.at(aims[1]), f"stands beside {aims[0]}; allowed: one of the two")
+    elif not templates and not aims and place.path not in report.misspelt:
         report.complain(
             place.path, "leads nowhere; allowed: a service, or {service} in host or path_prefix"
+        )
+    elif "split" in aims and not any(one.weight for one in route.split):
+        report.complain(place.at("split"), "has no weight above 0; allowed: at least one")
+
+
+def _check_several(place: Given, route: RouteSpec, report: Report) -> None:
+    """Of hosts, paths and prefixes a route has one or a list."""
+    for one, several, values in (
+        ("host", "hosts", route.hosts),
+        ("path", "paths", route.paths),
+        ("path_prefix", "path_prefixes", route.path_prefixes),
+    ):
+        if one in place and several in place:
+            report.complain(place.at(several), f"stands beside {one}; allowed: one of the two")
+        for at, value in enumerate(values):
+            if "{service}" in value:
+                report.complain(
+                    place.at(several, at), f"holds {{service}}; allowed: as {one} of its own route"
+                )
+    if "{service}" in (route.path_prefix or "") and route.all_paths:
+        report.complain(
+            place.at("path_prefix"), "holds {service} beside exact paths; allowed: one of the two"
+        )
+
+
+def _check_respond(given: Given, respond: RespondSpec, report: Report) -> None:
+    _check_names(given, "headers", respond.headers, report)
+    for name in respond.headers:
+        if name.lower() in _FRAMING:
+            report.complain(
+                given.at("headers", name), f"{name} is the proxy's own; allowed: others"
+            )
+    if respond.body and respond.status in (204, 205, 304):
+        report.complain(
+            given.at("body"),
+            f"has no place in an answer of {respond.status}; allowed: another status, or no body",
         )
 
 
@@ -262,16 +438,16 @@ def _check_prefix(place: Given, route: RouteSpec, report: Report) -> None:
             )
     if route.strip_prefix and route.rewrite_prefix is not None:
         report.complain(rewrite, "stands beside strip_prefix: true; allowed: one of the two")
-    elif route.path_prefix is None and report.sound(place.at("path_prefix")):
+    elif route.all_prefixes in ((), (None,)) and report.sound(place.at("path_prefix")):
         for path, given in ((strip, route.strip_prefix), (rewrite, route.rewrite_prefix)):
             if given:
                 report.complain(path, "has no prefix to act on; allowed: with path_prefix")
 
 
-def _check_names(place: Given, fields: Mapping[str, str], report: Report) -> None:
+def _check_names(place: Given, key: str, fields: Mapping[str, str], report: Report) -> None:
     names: dict[str, str] = {}
     for name in fields:
-        path = place.at("headers", name)
+        path = place.at(key, name)
         try:
             parse_field_name(name)
         except ValueError as error:
@@ -285,7 +461,9 @@ def _check_names(place: Given, fields: Mapping[str, str], report: Report) -> Non
 
 
 def _shadows(earlier: RouteSpec, later: RouteSpec) -> bool:
-    """Whether `earlier` matches whatever `later` matches. Both have the same host and prefix."""
+    """Whether `earlier` matches whatever `later` matches. Both have the same hosts and paths."""
+    if any(later.query.get(name) != value for name, value in earlier.query.items()):
+        return False
     fields = {name.lower(): value for name, value in later.headers.items()}
     if any(fields.get(name.lower()) != value for name, value in earlier.headers.items()):
         return False

@@ -40,9 +40,14 @@ def routes(draw: st.DrawFn) -> RouteSpec:
     host = draw(hosts())
     prefix = draw(prefixes(template=SERVICE not in (host or "")))
     templated = SERVICE in (host or "") + (prefix or "")
+    exact = [] if templated else draw(st.lists(prefixes(template=False), max_size=2))
     return RouteSpec(
         host=host,
+        hosts=() if SERVICE in (host or "") else draw(st.sampled_from([(), ("a", "*.b")])),
+        paths=tuple(path for path in exact if path),
         path_prefix=prefix,
+        path_prefixes=() if templated else draw(st.sampled_from([(), (), ("/a/b", "/c")])),
+        query=draw(st.sampled_from([{}, {}, {"q": "1"}])),
         methods=draw(st.sampled_from([(), (), ("GET",), ("POST", "PUT")])),
         headers=draw(st.sampled_from([{}, {}, {"X-A": "1"}, {"X-A": "1", "X-B": "2"}])),
         strip_prefix=draw(st.booleans()),
@@ -54,7 +59,10 @@ def routes(draw: st.DrawFn) -> RouteSpec:
 segments = st.sampled_from(["a", "b", "c", "", "a", "b", "$", "..", "d"])
 paths = st.lists(segments, max_size=5).map(lambda parts: "/" + "/".join(parts)) | st.just("*")
 request_hosts = st.lists(st.sampled_from(["a", "b", "c", "d", ""]), max_size=4).map(".".join)
-fields = st.fixed_dictionaries({}, optional={"x-a": st.sampled_from("12"), "x-b": st.just("2")})
+fields = st.fixed_dictionaries(
+    {},
+    optional={"x-a": st.sampled_from("12"), "x-b": st.just("2"), "query:q": st.sampled_from("12")},
+)
 
 
 @given(

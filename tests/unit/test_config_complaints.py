@@ -130,9 +130,43 @@ routes: [{service: a}]
 proxy.yaml:2: defaults.instances: is not a known key (did you mean "fallback_instances"?); allowed: %KEYS:PoolSettings
 === unknown_key_in_route
 routes:
-  - {service: a, path: /a}
+  - {service: a, path_prefx: /a}
 --->
-proxy.yaml:2: routes.0.path: is not a known key (did you mean "path_prefix"?); allowed: %KEYS:RouteSpec
+proxy.yaml:2: routes.0.path_prefx: is not a known key (did you mean "path_prefix"?); allowed: %KEYS:RouteSpec
+=== several_in_a_route
+routes:
+  - {service: a, host: a, hosts: [b]}
+  - {service: a, paths: ["/{service}"]}
+  - {hosts: ["{service}.a"], service: a}
+  - {path: /x, path_prefix: "/{service}"}
+  - {path: /x, strip_prefix: true, service: a}
+--->
+proxy.yaml:2: routes.0.hosts: stands beside host; allowed: one of the two
+proxy.yaml:3: routes.1.paths.0: "/{service}" holds braces; allowed: a path such as /healthz
+proxy.yaml:4: routes.2.hosts.0: holds {service}; allowed: as host of its own route
+proxy.yaml:5: routes.3.path_prefix: holds {service} beside exact paths; allowed: one of the two
+proxy.yaml:6: routes.4.strip_prefix: has no prefix to act on; allowed: with path_prefix
+=== aims_of_a_route
+routes:
+  - {service: a, split: [{service: b}]}
+  - {path: /a, split: [{service: b, weight: 0}]}
+  - {path: /b, redirect: {to: "ftp://x"}}
+  - {path: /c, redirect: {to: "//evil.example"}}
+  - {path: /d, redirect: {to: "/{query}", status: 303}}
+  - {path: /e, respond: {status: 204, body: x, headers: {Connection: close}}}
+  - {path: /f, respond: 99}
+  - {path_prefix: "/{service}", respond: 404}
+--->
+proxy.yaml:2: routes.0.split: stands beside service; allowed: one of the two
+proxy.yaml:3: routes.1.split: has no weight above 0; allowed: at least one
+proxy.yaml:4: routes.2.redirect.to: "ftp://x" is neither a URL nor a path; allowed: https://new.example.com{path}, or a path such as /new
+proxy.yaml:5: routes.3.redirect.to: "//evil.example" is neither a URL nor a path; allowed: https://new.example.com{path}, or a path such as /new
+proxy.yaml:6: routes.4.redirect.status: "303" is not a status of a redirect; allowed: 301, 302, 307 or 308
+proxy.yaml:6: routes.4.redirect.to: "/{query}" holds braces that are neither {host} nor {path}; allowed: https://new.example.com{path}, or a path such as /new
+proxy.yaml:7: routes.5.respond.body: has no place in an answer of 204; allowed: another status, or no body
+proxy.yaml:7: routes.5.respond.headers.Connection: Connection is the proxy's own; allowed: others
+proxy.yaml:8: routes.6.respond: "99" is out of range; allowed: a whole number from 200 to 599
+proxy.yaml:9: routes.7.respond: stands beside a {service} template; allowed: one of the two
 === client_close
 listeners:
   - {client_close: half-close}

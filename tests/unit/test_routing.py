@@ -219,6 +219,50 @@ def test_a_long_path_costs_no_more_than_the_longest_prefix() -> None:
     assert service([to("s", path_prefix="/a/b")], "h", "/a/b" + "/x" * 4000) == "s"
 
 
+def test_an_exact_path_comes_before_every_prefix_and_matches_nothing_else() -> None:
+    routes = [to("under", path_prefix="/a/b"), to("exact", path="/a"), to("all", path_prefix="/a")]
+    for path, expected in (("/a", "exact"), ("/a/", "all"), ("/a/b", "under"), ("/ab", None)):
+        assert service(routes, "h", path) == expected
+    assert service([to("wide"), to("exact", host="h", path="/a")], "h", "/b") == "wide"
+
+
+def test_an_exact_path_that_does_not_accept_gives_way_to_prefixes() -> None:
+    routes = [to("exact", path="/a", methods=("POST",)), to("all", path_prefix="/a")]
+    assert service(routes, "h", "/a") == "all"
+    assert service(routes, "h", "/a", "POST") == "exact"
+
+
+def test_any_of_several_hosts_paths_and_prefixes_fits() -> None:
+    route = to("s", hosts=("a.b", "*.c"), paths=("/x", "/y"), path_prefixes=("/z/", "/p"))
+    for host, path in (
+        ("a.b", "/x"),
+        ("q.c", "/y"),
+        ("a.b", "/z/1"),
+        ("q.c", "/p/1"),
+        ("a.b", "/p"),
+    ):
+        assert service([route], host, path) == "s"
+    for host, path in (("c", "/x"), ("a.b", "/x/1"), ("a.b", "/z"), ("q.c", "/"), ("h", "/p")):
+        assert service([route], host, path) is None
+
+
+def test_a_prefix_of_several_is_the_one_that_is_cut_off() -> None:
+    route = to("s", path_prefixes=("/a", "/b/c"), paths=("/whole",), strip_prefix=True)
+    for path, rest in (("/a/1", "/1"), ("/b/c/1", "/1"), ("/b/c", "/"), ("/whole", "/whole")):
+        match = find([route], "h", path)
+        assert match is not None
+        assert match.rewrite(path) == rest
+
+
+def test_parameters_of_the_query_are_conditions() -> None:
+    routes = [to("debug", query={"debug": "1"}), to("all")]
+    for query, expected in (("1", "debug"), ("2", "all"), (None, "all")):
+        fields = {"query:debug": query}
+        match = RouteTable(routes).match("h", "/", "GET", fields.get)
+        assert match is not None
+        assert match.service == expected
+
+
 # -- methods, fields, order
 
 

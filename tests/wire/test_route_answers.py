@@ -1,0 +1,99 @@
+"""Routes that answer by themselves, and those that lead to one of several services."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.settings.route import RedirectSpec, RespondSpec, RouteSpec, SplitSpec
+from proxy.settings.service import ServiceSettings
+from tests.support.wire import Peer, request
+from tests.wire.scenes import answered
+
+ELSE = RouteSpec(service="s")
+
+
+def routed(**spec: Any) -> tuple[RouteSpec, ...]:
+    return (RouteSpec(**spec), ELSE)
+
+
+def answer(client: Peer) -> tuple[bytes, bytes]:
+    """Head and content of what the client got."""
+    head, _, content = client.take().partition(b"\r\n\r\n")
+    return head + b"\r\n", content
+
+
+@pytest.mark.parametrize(
+    ("to", "status", "line", "location"),
+    [
+        ("https://new.example{path}", 302, "/a/b?c=d", "https://new.example/a/b?c=d"),
+        ("https://{host}:8443{path}#top", 308, "/a?b", "https://h:8443/a?b#top"),
+        ("https://new.example/?all=1", 301, "/a?b=c", "https://new.example/?all=1"),
+        ("{path}", 307, "/x/..//evil.example/%2e", "/evil.example/"),
+        ("/login", 302, "/a?b", "/login?b"),
+    ],
+)
+def test_a_redirect(make: Any, to: str, status: int, line: str, location: str) -> None:
+    wire = make(routes=routed(path_prefix="/", redirect=RedirectSpec(to=to, status=status)))
+    client = wire.client()
+    client.send(request(f"GET {line}"))
+    head, content = answer(client)
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert f"\r\nLocation: {location}\r\n".encode() in head
+    assert b"\r\nContent-Length: 0\r\n" in head
+    assert content == b""
+    wire.expect_no_dial()
+
+
+def test_an_answer_of_a_route(make: Any) -> None:
+    respond = RespondSpec(status=503, body="Back at noon", headers={"Retry-After": "3600"})
+    wire = make(routes=routed(path="/down", respond=respond))
+    client = wire.client()
+    for method, expected in (("GET", b"Back at noon"), ("HEAD", b"")):
+        client.send(request(f"{method} /down"))
+        head, content = answer(client)
+        assert head.startswith(b"HTTP/1.1 503 ")
+        for line in (
+            b"Retry-After: 3600",
+            b"Content-Type: text/plain; charset=utf-8",
+            b"Content-Length: 12",
+        ):
+            assert b"\r\n" + line + b"\r\n" in head
+        assert content == expected
+    wire.expect_no_dial()
+    client.send(request("GET /down/x"))
+    a = wire.accepted()
+    a.take()
+    answered(client, a)
+
+
+def test_the_body_of_a_request_that_a_route_answers_harms_no_other(make: Any) -> None:
+    wire = make(routes=routed(path="/no", respond=RespondSpec(status=403)))
+    client = wire.client()
+    client.send(request("POST /no", "Content-Length: 4") + b"abcd")
+    assert answer(client)[0].startswith(b"HTTP/1.1 403 ")
+    client.send(request("GET /x"))
+    a = wire.accepted()
+    a.take()
+    answered(client, a)
+
+
+def test_a_split_by_weight(make: Any) -> None:
+    split = tuple(SplitSpec(service=name, weight=w) for name, w in (("s", 9), ("t", 1), ("u", 0)))
+    wire = make(
+        routes=(RouteSpec(split=split),), services={name: ServiceSettings() for name in "stu"}
+    )
+    client = wire.client()
+    reached = 0
+    for _ in range(400):
+        client.send(request("GET /x"))
+        if client.transport.taken:
+            client.expect_problem(503, "no_instance")  # Of `t`: a share stays with its service.
+        else:
+            reached += 1
+            a = wire.connected()
+            a.take()
+            answered(client, a)
+            a.eof()
+    assert 330 <= reached <= 385

@@ -41,10 +41,16 @@ class Step(Enum):
 
 
 def believe(
-    before: Answer | None, answer: Answer, service_of: Callable[[bytes], str], *, asked_again: bool
+    before: Answer | None,
+    answer: Answer,
+    service_of: Callable[[bytes], str],
+    *,
+    asked_again: bool = False,
+    returned: bool = False,
 ) -> tuple[Step, str]:
     """The step to take, and the reason of one that is not `ADOPT`. `before`: the last answer that
-    was taken; `service_of`: the pool of a key; `asked_again`: an answer was just doubted."""
+    was taken; `service_of`: the pool of a key, "" = none; `asked_again`: an answer was just
+    doubted; `returned`: there was an outage since `before`."""
     if answer.refused:
         return Step.ASK_AGAIN, "refused"
     if before is None:
@@ -56,7 +62,10 @@ def believe(
         return (Step.ASK_AGAIN if lags else Step.HOLD), "went_back"
     if lacking and answer.source != before.source:
         return Step.HOLD, "moved"
-    sizes = Counter(map(service_of, before.records))
+    if lacking and returned:
+        # A server that was started anew may not have heard of everybody yet.
+        return Step.HOLD, "returned"
+    sizes = Counter(filter(None, map(service_of, before.records)))
     left = Counter(map(service_of, answer.records))
     if any(not left[service] for service in sizes):
         return Step.HOLD, "empty"

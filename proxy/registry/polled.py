@@ -29,6 +29,8 @@ class Polled(Followed[C]):
     """Whether an answer is a statement of somebody who means all of it, and is never doubted."""
 
     _answer: Answer | None = None
+    _was_lost = False
+    """There was an outage since that answer."""
 
     @abstractmethod
     async def _poll(self, connection: C) -> Answer | None:
@@ -46,6 +48,10 @@ class Polled(Followed[C]):
     async def _session(self, connection: C) -> None:
         await self._supervise(connection)
 
+    def _lost(self, connection: C, error: Exception) -> None:
+        super()._lost(connection, error)
+        self._was_lost = True
+
     async def _confirm(self, connection: C) -> None:
         answer = await self._poll(connection)
         self._heard()
@@ -60,7 +66,13 @@ class Polled(Followed[C]):
         step, reason = Step.ADOPT, ""
         if not self.states_all:
             known: Callable[[bytes], str] = self._roster.service_of
-            step, reason = believe(self._answer, answer, known, asked_again=self._in_doubt)
+            step, reason = believe(
+                self._answer,
+                answer,
+                known,
+                asked_again=self._in_doubt,
+                returned=self._was_lost,
+            )
         if answer.refused:
             raise Refused(answer.refused)
         if step is Step.ASK_AGAIN:
@@ -70,7 +82,7 @@ class Polled(Followed[C]):
             entries[key] = self._roster.entry(key, value, lease=self._lease(key))
             if number % SLICE == 0:
                 await asyncio.sleep(0)
-        self._answer = answer
+        self._answer, self._was_lost = answer, False
         adopt = partial(self._roster.replace, entries, answer.revision, retain=step is Step.HOLD)
         if reason or self._list_for is not None:
             self._listed(connection, reason or self._list_for or "start", adopt)

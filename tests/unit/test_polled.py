@@ -52,12 +52,23 @@ FOUR = answer("u/1", "u/2", "u/3", "u/4", revision=7)
 def test_an_answer_is_believed_for_what_it_names_and_for_the_absence_of_a_few(
     before: Answer | None, said: Answer, step: Step, reason: str
 ) -> None:
-    assert believe(before, said, service_of, asked_again=False) == (step, reason)
+    assert believe(before, said, service_of) == (step, reason)
 
 
 def test_an_older_answer_is_believed_for_what_it_names_if_all_say_so() -> None:
     older = answer("u/1", "u/2", source="b", revision=6)
     assert believe(FOUR, older, service_of, asked_again=True) == (Step.HOLD, "went_back")
+
+
+def test_an_answer_after_an_outage_is_believed_for_what_it_names() -> None:
+    restarted = answer("u/1", "u/2", "u/3", revision=7)
+    assert believe(FOUR, restarted, service_of, returned=True) == (Step.HOLD, "returned")
+    assert believe(FOUR, FOUR, service_of, returned=True) == (Step.ADOPT, "")
+
+
+def test_a_place_without_a_service_is_no_pool_that_could_be_emptied() -> None:
+    before = answer("u/1", "/mistake")
+    assert believe(before, answer("u/1"), service_of) == (Step.ADOPT, "")
 
 
 # ------------------------------------------------------------------------- the provider

@@ -25,7 +25,11 @@ class EtcdBackend(RegistrationBackend):
         super().__init__(options, url, limit)
         self._prefix = literal(options.prefix)
         self._gateway = Gateway(
-            url, tls=options.tls, username=options.username, password=options.password
+            url,
+            tls=options.tls,
+            username=options.username,
+            password=options.password,
+            password_file=options.password_file,
         )
 
     @property

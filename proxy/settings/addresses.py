@@ -97,7 +97,12 @@ def _parse_address(text: str) -> str:
         return parse_host_name(text)
 
 
-def _parse_endpoint(text: str) -> str:
+def _parse_url(text: str) -> str:
+    return _parse_endpoint(text, bare=False)
+
+
+def _parse_endpoint(text: str, *, bare: bool = True) -> str:
+    """`bare`: without a path and a query."""
     try:
         url = urlsplit(text)
         port = url.port
@@ -109,12 +114,13 @@ def _parse_endpoint(text: str) -> str:
         raise Unspeakable("holds a user name (use username and password)")
     if not url.hostname:
         raise ValueError("has no host")
-    if url.path not in ("", "/") or "?" in text or "#" in text:
+    if "#" in text or (bare and (url.path not in ("", "/") or "?" in text)):
         raise ValueError("has something behind the host and port")
     host = parse_host_name(f"[{url.hostname}]" if ":" in url.hostname else url.hostname)
     if url.netloc.endswith(":"):
         raise ValueError("has no port behind the colon")
-    return f"{url.scheme}://{host}" + ("" if port is None else f":{port}")
+    rest = "" if bare else parse_text(text).partition(url.netloc)[2]
+    return f"{url.scheme}://{host}" + ("" if port is None else f":{port}") + rest
 
 
 _FORMS: Final = "host:port, [IPv6]:port"
@@ -126,3 +132,4 @@ CIDR: Final = Read(_parse_cidr, "network", "10.0.0.0/8, fd00::/8 or one address"
 ADDRESS: Final = Read(_parse_address, "address", "an IP address or a host name")
 PORT: Final = integer(1, 65535)
 ENDPOINT: Final = Read(_parse_endpoint, "URL", "http://host:port or https://host:port")
+URL: Final = Read(_parse_url, "URL", "http://host:port/path or https://host:port/path")

@@ -184,13 +184,21 @@ def walk(section: type[msgspec.Struct], above: str = "") -> Iterator[tuple[str, 
 def _walk_choices(
     choices: Mapping[str, type[msgspec.Struct]], above: str
 ) -> Iterator[tuple[str, Key]]:
-    """The keys of all choices, each once, saying whose they are."""
-    found = {name: key for one in choices.values() for name, key in walk(one, above)}
-    for name, key in found.items():
-        having = [f"`{value}`" for value, one in choices.items() if key in keys_of(one).values()]
-        if having and len(having) < len(choices):
-            key = replace(key, meaning=f"Only for {', '.join(having)}: {key.meaning}")
-        yield name, key
+    """The keys of all choices, each once, saying whose they are. Choices may mean different things
+    by the same name."""
+    found: dict[str, list[tuple[Key, list[str]]]] = {}
+    for value, one in choices.items():
+        for name, key in walk(one, above):
+            known = found.setdefault(name, [])
+            having = next((values for same, values in known if same == key), None)
+            if having is None:
+                known.append((key, having := []))
+            having.append(f"`{value}`")
+    for name, known in found.items():
+        for key, having in known:
+            if len(having) < len(choices) and name == above + key.name:
+                key = replace(key, meaning=f"Only for {', '.join(having)}: {key.meaning}")
+            yield name, key
 
 
 # ------------------------------------------------------------------------------- reading

@@ -120,25 +120,33 @@ def json_schema() -> dict[str, Any]:
 
 
 def _section(section: type[msgspec.Struct]) -> dict[str, Any]:
-    keys = dict(keys_of(section))
+    keys = keys_of(section)
     schema: dict[str, Any] = {"type": "object"}
+    properties = {name: _property(key) for name, key in keys.items()}
     inline = inline_of(section)
     if inline is not None:
         how = inline[1]
-        for choice in how.choices().values():
-            keys |= keys_of(choice)
         schema["allOf"] = _choices(how, str(keys[how.by].default))
-    schema["properties"] = {
-        name: {"description": key.meaning, **_value(key)} for name, key in keys.items()
-    }
+        # Of any type here: a choice says of its own keys what they are.
+        every = {name for choice in how.choices().values() for name in keys_of(choice)}
+        schema["properties"] = {**properties, **dict.fromkeys(sorted(every), True)}
+    else:
+        schema["properties"] = properties
     schema["additionalProperties"] = takes_further(section)
     required = [name for name, key in keys.items() if key.required]
     return {**schema, "required": required} if required else schema
 
 
+def _property(key: Key) -> dict[str, Any]:
+    return {"description": key.meaning, **_value(key)}
+
+
 def _choices(how: Inline, default: str) -> list[dict[str, Any]]:
-    """For each choice, the inlined keys of the others are refused."""
-    choices = {value: set(keys_of(choice)) for value, choice in how.choices().items()}
+    """For each choice, its keys; the inlined keys of the others are refused."""
+    choices = {
+        value: {name: _property(key) for name, key in keys_of(choice).items()}
+        for value, choice in how.choices().items()
+    }
     every = set().union(*choices.values())
     return [
         {
@@ -146,9 +154,9 @@ def _choices(how: Inline, default: str) -> list[dict[str, Any]]:
                 "properties": {how.by: {"const": value}},
                 **({} if value == default else {"required": [how.by]}),
             },
-            "then": {"properties": dict.fromkeys(sorted(every - names), False)},
+            "then": {"properties": {**keys, **dict.fromkeys(sorted(every - keys.keys()), False)}},
         }
-        for value, names in choices.items()
+        for value, keys in choices.items()
     ]
 
 

@@ -32,7 +32,9 @@ class RegistryTls(msgspec.Struct, frozen=True, kw_only=True):
     key: Annotated[str | None, TEXT, "PEM file with its private key; needs `cert`."] = None
 
 
-_ACCESS: Final = ("username", "password", "token", "token_file", "tls")
+_ACCESS: Final = (
+    *("username", "password", "password_file", "token", "token_file", "tls", "interval"),
+)
 """How one gets to a registry, which is the same one whoever asks it."""
 
 
@@ -73,6 +75,9 @@ class RemoteOptions(RegistryOptions, frozen=True, kw_only=True):
     ] = ()
     username: Annotated[str, TEXT, "User name for the registry."] = ""
     password: Annotated[str, SECRET, "Password of that user."] = ""
+    password_file: Annotated[
+        str | None, TEXT, "File with that password, read again when it changes."
+    ] = None
     tls: Annotated[
         RegistryTls | None,
         Off(),
@@ -92,14 +97,12 @@ class RemoteOptions(RegistryOptions, frozen=True, kw_only=True):
                 given.at("endpoints"),
                 f"{missing}; allowed for type {self.type}: at least one {self.form}",
             )
-        if self.password and not self.username and report.sound(given.at("username")):
-            report.complain(
-                given.at("password"), "has no username; allowed: both of them, or neither"
-            )
-        if self.tls is None:
-            return self
-        tls = _checked_tls(self.tls, given.at("tls"), directory, report)
-        return msgspec.structs.replace(self, tls=tls)
+        for key in ("password", "password_file"):
+            if getattr(self, key) and not self.username and report.sound(given.at("username")):
+                report.complain(given.at(key), "has no username; allowed: both of them, or neither")
+        file = readable_secret("password", self, given, directory, report)
+        tls = self.tls and _checked_tls(self.tls, given.at("tls"), directory, report)
+        return msgspec.structs.replace(self, password_file=file, tls=tls)
 
 
 @cache

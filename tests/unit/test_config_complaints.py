@@ -596,6 +596,12 @@ registry: {type: etcd, endpoints: ['http://a:1'], prefix: "", format: krato}
 routes: [{service: a}]
 --->
 proxy.yaml:1: registry.format: "krato" is not a format (did you mean "kratos"?); allowed: auto, fairlead, text, grpc, kratos, go-micro, go-zero, registrator, nerve
+=== registry_password_twice
+registry: {type: etcd, endpoints: ['http://a:1'], username: u, password: p, password_file: none}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.password_file: stands beside password; allowed: one of them
+proxy.yaml:1: registry.password_file: "none" cannot be read (No such file or directory); allowed: a readable file
 === registry_password_alone
 registry: {type: etcd, endpoints: ['http://a:1'], password: x}
 routes: [{service: a}]

@@ -40,6 +40,7 @@ class Agent(RestEndpoint):
         self._query = {"dc": options.datacenter} if options.datacenter else {}
         self._options = options
         self._token = token
+        self._password = Secret(options.password, options.password_file)
         super().__init__(url, tls=options.tls, fields=self._shown)
 
     async def catalogue(
@@ -75,4 +76,4 @@ class Agent(RestEndpoint):
     def _shown(self) -> Mapping[str, str]:
         token = self._token()
         fields = {"X-Consul-Token": token} if token else {}
-        return {**fields, **basic(self._options.username, self._options.password)}
+        return {**fields, **basic(self._options.username, self._password())}

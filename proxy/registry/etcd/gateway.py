@@ -24,6 +24,7 @@ from etcd3.baseclient import BaseClient
 from proxy.registry.base import Refused
 from proxy.registry.etcd.wire import (
     AuthReply,
+    BadCredentials,
     BadTlsFiles,
     EtcdError,
     FrameReader,
@@ -42,7 +43,7 @@ from proxy.registry.etcd.wire import (
     error_named,
 )
 from proxy.registry.named import MemberNames
-from proxy.registry.rest import DIAL_LIMIT, tls_context
+from proxy.registry.rest import DIAL_LIMIT, Secret, tls_context
 from proxy.settings.registry import RegistryTls
 
 CALL_LIMIT = 5.0
@@ -144,7 +145,13 @@ class Gateway:
     """
 
     def __init__(
-        self, url: str, *, tls: RegistryTls | None = None, username: str = "", password: str = ""
+        self,
+        url: str,
+        *,
+        tls: RegistryTls | None = None,
+        username: str = "",
+        password: str = "",
+        password_file: str | None = None,
     ) -> None:
         try:
             parts = urlsplit(url)
@@ -167,7 +174,7 @@ class Gateway:
         self._port = port
         self._tls = tls
         self._username = username
-        self._password = password
+        self._password = Secret(password, password_file)
         self._token: str | None = None
         self._transport: _Transport | None = None
         self._names = MemberNames()
@@ -301,7 +308,7 @@ class Gateway:
                 reply: AuthReply = decode_auth(
                     await self._post(
                         "/auth/authenticate",
-                        {"name": self._username, "password": self._password},
+                        {"name": self._username, "password": self._secret()},
                         CALL_LIMIT,
                     )
                 )
@@ -313,6 +320,12 @@ class Gateway:
                 reply = AuthReply()
             self._token = reply.token
         return self._token
+
+    def _secret(self) -> str:
+        try:
+            return self._password()
+        except Refused as error:
+            raise BadCredentials(str(error)) from None
 
     def _forget(self, token: str | None) -> None:
         """Unless another call has fetched a newer one already."""

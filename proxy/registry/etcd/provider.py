@@ -64,7 +64,13 @@ class EtcdProvider(Followed[Gateway]):
         self._view = View(literal(options.prefix), options.format)
         super().__init__(
             [
-                Gateway(url, tls=options.tls, username=options.username, password=options.password)
+                Gateway(
+                    url,
+                    tls=options.tls,
+                    username=options.username,
+                    password=options.password,
+                    password_file=options.password_file,
+                )
                 for url in options.endpoints
             ],
             self._view,

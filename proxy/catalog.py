@@ -23,6 +23,7 @@ PROVIDERS: Mapping[str, str] = {
     "consul": "proxy.registry.consul.provider:ConsulProvider",
     "etcd": "proxy.registry.etcd.provider:EtcdProvider",
     "file": "proxy.registry.file.provider:FileProvider",
+    "http": "proxy.registry.http.provider:HttpProvider",
     "static": "proxy.registry.static.provider:StaticProvider",
 }
 

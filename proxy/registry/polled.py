@@ -55,7 +55,9 @@ class Polled(Followed[C]):
     async def _confirm(self, connection: C) -> None:
         answer = await self._poll(connection)
         self._heard()
-        if answer is not None:
+        if answer is None:
+            self._was_lost = False
+        else:
             await self._take(connection, answer)
 
     async def _compare(self, connection: C) -> frozenset[tuple[bytes, Hashable]]:

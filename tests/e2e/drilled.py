@@ -22,6 +22,7 @@ from tests.e2e.consul_server import ConsulServer, consul_binary
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.support.processes import eventually
 from tests.support.scripted_consul import ScriptedConsul, check, entry
+from tests.support.scripted_list import ScriptedList
 
 SERVICE = "users"
 READER = 'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }'
@@ -33,6 +34,8 @@ class Drilled(ABC):
     """Owns one registry, real or scripted. All instances are of `SERVICE`."""
 
     type: ClassVar[str]
+    asked: ClassVar[bool] = False
+    """Whether the registry is asked for everything, and so can only lack somebody."""
 
     @abstractmethod
     def options(self) -> RegistryOptions:
@@ -137,6 +140,12 @@ class Watched:
 
     async def connects(self) -> None:
         await eventually(lambda: self.status.connected, 15.0, lambda: self.status)
+
+    async def doubts_it(self) -> None:
+        """The registry's answer is not believed, or is none."""
+        await eventually(
+            lambda: not self.status.connected or self.status.resyncs, 15.0, lambda: self.status
+        )
 
     async def loses_it(self) -> str:
         """The registry is lost; why."""
@@ -314,8 +323,67 @@ class DrilledScriptedConsul(Drilled):
         await self.start()
 
 
+class DrilledList(Drilled):
+    """A list on a scripted HTTP server."""
+
+    type = "http"
+    asked = True
+
+    def __init__(self) -> None:
+        self.server = ScriptedList()
+        self._known: dict[str, dict[str, Any]] = {}
+
+    def options(self) -> RegistryOptions:
+        options: RegistryOptions = registry_options(self.type)(endpoints=(self.server.url,))
+        return options
+
+    async def start(self) -> None:
+        await self.server.start()
+
+    async def kill(self) -> None:
+        await self.server.kill()
+
+    def wipe(self) -> None:
+        self._known.clear()
+
+    def pause(self) -> None:
+        self.server.pause()
+
+    def resume(self) -> None:
+        self.server.resume()
+
+    async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
+        record = {"address": "10.0.0.1", "port": port, "health": status}
+        self._known |= {id_: {"id": id_, **record} for id_ in ids}
+        self._write()
+
+    async def deregister(self, id_: str) -> None:
+        del self._known[id_]
+        self._write()
+
+    async def take_rights(self) -> None:
+        self.server.token = "secret"
+
+    async def give_rights(self) -> None:
+        self.server.token = ""
+
+    async def lie(self, kind: str) -> None:
+        one = list(self._known.values())[:1]
+        self.server.cut = kind == "cut"
+        self.server.lies = {
+            "empty": {"/": b"{}"},
+            "partial": {"/": json.dumps({SERVICE: one}).encode()},
+            "garbage": {"/": b"<html>Bad gateway</html>"},
+            "huge": {"/": b"{" + b" " * 2**24 + b"}"},
+        }.get(kind, {})
+
+    def _write(self) -> None:
+        self.server.document = {SERVICE: list(self._known.values())}
+
+
 DRILLED: dict[str, type[Drilled]] = {
     "etcd": DrilledEtcd,
     "consul": DrilledConsul,
     "consul-scripted": DrilledScriptedConsul,
+    "http": DrilledList,
 }

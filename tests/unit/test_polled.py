@@ -247,3 +247,27 @@ def test_an_older_answer_of_another_server_is_not_taken_while_one_knows_better()
     close = stepped.loop.create_task(stepped.provider.close())
     stepped.loop.advance(1.0)
     assert close.done()
+
+
+def test_an_outage_in_which_nothing_changed_leaves_no_doubt(stepped: Stepped) -> None:
+    stepped.comes_up()
+    [server] = stepped.servers
+    stepped.fail(RegistryError("refused"))
+    stepped.loop.advance(20.0)
+    server.said = None
+    stepped.loop.advance(20.0)
+    stepped.say("u/1", "u/2")
+    stepped.loop.advance(INTERVAL)
+    assert stepped.ids() == "12"
+
+
+def test_an_answer_after_an_outage_takes_nobody_at_once(stepped: Stepped) -> None:
+    stepped.comes_up()
+    stepped.fail(RegistryError("refused"))
+    stepped.loop.advance(20.0)
+    stepped.say("u/1", "u/2")
+    stepped.loop.advance(10.0)
+    assert stepped.provider.status().resyncs == {"returned": 1}
+    assert stepped.ids() == "123"
+    stepped.loop.advance(TIMING.hold)
+    assert stepped.ids() == "12"

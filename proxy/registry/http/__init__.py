@@ -1,0 +1,1 @@
+"""Lists of instances on HTTP servers, such as Prometheus' HTTP service discovery."""

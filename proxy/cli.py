@@ -227,6 +227,9 @@ def _metadata(_ctx: Any, _param: Any, values: tuple[str, ...]) -> dict[str, str]
 @click.option(
     "--prefix", metavar="KEY", help="Where records are  [default: the file's, /services/]."
 )
+@click.option(
+    "--format", metavar="NAME", help="Of the record, for those who read others than ours."
+)
 @click.option("--username", metavar="NAME", help="etcd user.")
 @click.option("--password", envvar="ETCD_PASSWORD", help="Its password; better in $ETCD_PASSWORD.")
 @click.option("--ca", metavar="PEM", help="Authority of etcd's certificate.")
@@ -283,7 +286,9 @@ def _registry(given: dict[str, Any]) -> RegistryOptions:
     import msgspec
 
     from proxy.catalog import REGISTRATION_BACKENDS, registry_options
+    from proxy.settings.declare import keys_of
     from proxy.settings.registry import RegistryTls
+    from proxy.settings.tree import Scalar
 
     etcd = registry_options("etcd")
     registry: RegistryOptions = etcd(endpoints=("http://127.0.0.1:2379",))
@@ -298,9 +303,13 @@ def _registry(given: dict[str, Any]) -> RegistryOptions:
         elif file is not None:
             allowed = " or ".join(map(repr, sorted(REGISTRATION_BACKENDS)))
             raise ValueError(f"{file}: registry.type: {from_file.type!r}; register needs {allowed}")
-    changes: dict[str, Any] = {
-        name: given[name] for name in ("prefix", "username", "password") if given[name] is not None
-    }
+    names = ("prefix", "format", "username", "password")
+    changes: dict[str, Any] = {name: given[name] for name in names if given[name] is not None}
+    if "format" in changes and (read := keys_of(type(registry))["format"].read) is not None:
+        try:
+            read(Scalar(changes["format"]))
+        except ValueError as error:
+            raise ValueError(f"--format: {error}") from None
     if given["ca"] or given["cert"] or given["key"]:
         changes["tls"] = RegistryTls(ca=given["ca"], cert=given["cert"], key=given["key"])
     return msgspec.structs.replace(registry, **changes)

@@ -272,6 +272,31 @@ async def test_health_follows_the_check(
     await eventually(status_is(client, "unhealthy"), 5, "not well")
 
 
+async def test_in_a_format_without_words_for_health_the_key_is_there_while_it_is_well(
+    sidecar: RunningSidecar, client: EtcdClient, tmp_path: Path
+) -> None:
+    async def value_is(value: bytes | None) -> bool:
+        return (await client.get_all("/")).get(KEY) == value
+
+    there = b'{"Op":0,"Addr":"10.0.0.1:80","Metadata":null}'
+    well = tmp_path / "well"
+    well.write_text("fine\n")
+    sidecar.start(
+        *("--format", "grpc", "--check", f"exec:cat {well}", "--interval", "50ms"),
+        *("--fall", "1", "--rise", "1"),
+    )
+    await eventually(lambda: value_is(there), 10, "registered")
+    for _ in range(2):
+        well.unlink()
+        await eventually(lambda: value_is(None), 5, "not well")
+        well.write_text("fine\n")
+        await eventually(lambda: value_is(there), 5, "well")
+    sidecar.signal(signal.SIGTERM)
+    assert await sidecar.wait() == 0
+    assert await client.get_all("/") == {}
+    assert "registration_missing" not in sidecar.events()
+
+
 # ------------------------------------------------------------------------------ no etcd
 
 
@@ -359,6 +384,7 @@ async def test_as_process_1_it_leaves_in_order(sidecar: RunningSidecar, client: 
         (["--service", "users", "--port", "0"], "--port"),
         (["--service", "users", "--port", "80", "--ttl", "10"], "--ttl"),
         (["--service", "users", "--port", "80", "--meta", "zone"], "K=V"),
+        (["--service", "users", "--port", "80", "--format", "krato"], '(did you mean "kratos"?)'),
     ],
 )
 def test_a_command_line_that_is_none(options: list[str], words: str) -> None:

@@ -3,11 +3,13 @@ refused. Shapes and keys are those counted in public repositories."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from proxy.registry.formats.layout import FORMATS, literal, read_any, service_at
+from proxy.registry.formats.writing import WRITTEN, written
 from proxy.registry.records import Unreadable
 
 P = b"/services/"
@@ -154,3 +156,33 @@ def test_a_format_reads_a_record_of_another_one_or_refuses_it(
 )
 def test_a_prefix_is_taken_as_it_is_written_but_for_a_last_slash(written: str, meant: str) -> None:
     assert literal(written) == meant
+
+
+@pytest.mark.parametrize("form", WRITTEN)
+@pytest.mark.parametrize("address", ["10.0.0.5", "fd00::5", "[fd00::5]", "web.internal"])
+def test_a_record_that_is_written_in_a_format_is_read_in_it(form: str, address: str) -> None:
+    record = {"id": "1", "name": "users", "version": "1.2", "address": address, "port": 8080}
+    labels = {"weight": "2", "scheme": "https"}
+    value = written(form, json.dumps({**record, "metadata": labels}).encode())
+    assert value is not None
+    for read_as in (form, "auto"):
+        instance, odd = read_any(P + b"users/1", value, prefix=P, form=read_as)
+        assert (instance.service, instance.id, odd) == ("users", "1", "")
+        assert (instance.address, instance.port) == (address.strip("[]"), 8080)
+        if not value.startswith((b"1", b"[", b"w", b"f")):
+            assert (instance.weight, instance.metadata["scheme"]) == (2, "https")
+
+
+def test_a_protocol_is_the_scheme_of_kratos() -> None:
+    record = {"address": "h", "port": 1, "metadata": {"protocol": "grpc"}}
+    value = written("kratos", json.dumps(record).encode())
+    assert value is not None
+    assert json.loads(value)["endpoints"] == ["grpc://h:1?isSecure=false"]
+
+
+@pytest.mark.parametrize("form", WRITTEN)
+def test_an_instance_that_is_not_healthy_is_not_written_where_there_is_no_word_for_it(
+    form: str,
+) -> None:
+    record = {"address": "h", "port": 1, "health": {"status": "draining"}}
+    assert written(form, json.dumps(record).encode()) is None

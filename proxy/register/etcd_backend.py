@@ -27,7 +27,7 @@ class EtcdBackend(RegistrationBackend):
         self._prefix = literal(options.prefix)
         self._form = options.format if options.format in WRITTEN else None
         self._withheld: set[Name] = set()
-        """Those that have no key because of it."""
+        """Names without a key because of it."""
         self._gateway = Gateway(
             url,
             tls=options.tls,

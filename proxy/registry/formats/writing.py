@@ -1,4 +1,4 @@
-"""Our record → the value that registrars of another format write. Pure; the other way is in
+"""Records → the values that registrars of other formats write. Pure; the other way is in
 `shapes.py`."""
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ PROVIDERS: Mapping[str, str] = {
     "file": "proxy.registry.file.provider:FileProvider",
     "http": "proxy.registry.http.provider:HttpProvider",
     "static": "proxy.registry.static.provider:StaticProvider",
+    "zookeeper": "proxy.registry.zookeeper.provider:ZooKeeperProvider",
 }
 
 REGISTRATION_BACKENDS: Mapping[str, str] = {

@@ -191,7 +191,9 @@ class Roster:
         changed = False
         for service in self._dirty:
             pool = self._pools.get(service, {})
-            members = tuple(sorted(pool.values(), key=lambda one: one.id))
+            # Two records may be about one instance: of a registration before, and of the newest.
+            by_id = {one.id: one for one in pool.values()}
+            members = tuple(sorted(by_id.values(), key=lambda one: one.id))
             if members == services.get(service, ()):
                 continue
             changed = True

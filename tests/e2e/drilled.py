@@ -6,11 +6,10 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, ClassVar, Self
-
-import pytest
+from typing import Any, ClassVar, Protocol, Self
 
 from proxy.catalog import PROVIDERS, load, registry_options
 from proxy.membership import Instance, Membership
@@ -20,6 +19,8 @@ from proxy.settings.registry import RegistryOptions
 from proxy.statuses import RegistryStatus
 from tests.e2e.consul_server import ConsulServer, consul_binary
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
+from tests.e2e.zookeeper_server import ZooKeeperClient, ZooKeeperServer
+from tests.e2e.zookeeper_server import missing as missing_zookeeper
 from tests.support.processes import eventually
 from tests.support.scripted_consul import ScriptedConsul, check, entry
 from tests.support.scripted_list import ScriptedList
@@ -30,12 +31,32 @@ TIMING = Timing(probe=0.4, probe_limit=1.0, catch_up=0.3, recheck=0.5, hold=1.5,
 """Shorter than in earnest, in the same proportions."""
 
 
+class Owner(Protocol):
+    """Who has registered something that is bound to it."""
+
+    async def renew(self) -> None:
+        """Say that it is alive, also after an outage."""
+
+    async def leave(self) -> None:
+        """End without a word."""
+
+
 class Drilled(ABC):
     """Owns one registry, real or scripted. All instances are of `SERVICE`."""
 
     type: ClassVar[str]
     asked: ClassVar[bool] = False
     """Whether the registry is asked for everything, and so can only lack somebody."""
+    missing: ClassVar[str] = ""
+    """The program that is not on this machine."""
+    rights: ClassVar[bool] = False
+    """Whether they can be taken away."""
+    lies: ClassVar[tuple[str, ...]] = ()
+    """What `lie` can do."""
+    lags: ClassVar[bool] = False
+    """Whether it can be made to go back."""
+    ttl: ClassVar[float] = 0.0
+    """Seconds that bound registrations outlive their owner; 0 = there are none."""
 
     @abstractmethod
     def options(self) -> RegistryOptions:
@@ -71,19 +92,24 @@ class Drilled(ABC):
 
     async def take_rights(self) -> None:
         """Whoever asks may not see the instances any more."""
-        pytest.skip("needs a registry with rights")
+        raise NotImplementedError
 
     async def give_rights(self) -> None:
         """Undo that."""
+        raise NotImplementedError
+
+    async def register_bound(self, id_: str) -> Owner:
+        """Register under a lease or session, which lives as long as it is renewed."""
+        raise NotImplementedError
 
     async def lie(self, kind: str) -> None:
         """Answer with something that is not the truth: `empty`, `partial`, `garbage`, `cut` in the
         middle, `huge`; or "" = the truth again."""
-        pytest.skip("needs a scripted registry")
+        raise NotImplementedError
 
     async def go_back(self) -> None:
         """Answer as a member does that lags behind what was told already."""
-        pytest.skip("needs a scripted registry")
+        raise NotImplementedError
 
     def watched(self) -> Watched:
         kind = load(PROVIDERS, self.type)
@@ -165,6 +191,7 @@ class DrilledEtcd(Drilled):
     """A real etcd."""
 
     type = "etcd"
+    ttl = 2.0
 
     def __init__(self) -> None:
         self.server = EtcdServer()
@@ -197,15 +224,37 @@ class DrilledEtcd(Drilled):
         async with EtcdClient(self.server.url) as client:
             await client.delete(f"/services/{SERVICE}/{id_}")
 
+    async def register_bound(self, id_: str) -> Owner:
+        async with EtcdClient(self.server.url) as client:
+            lease = await client.grant(int(self.ttl))
+            record = json.dumps({"address": "10.0.0.1", "port": 8080})
+            await client.put(f"/services/{SERVICE}/{id_}", record, lease)
+        return EtcdOwner(self.server.url, lease)
+
+
+class EtcdOwner:
+    """Owns a lease."""
+
+    def __init__(self, url: str, lease: int) -> None:
+        self._url = url
+        self._lease = lease
+
+    async def renew(self) -> None:
+        async with EtcdClient(self._url) as client:
+            await client.call("/lease/keepalive", {"ID": self._lease})
+
+    async def leave(self) -> None:
+        """Nothing holds the lease."""
+
 
 class DrilledConsul(Drilled):
     """A real Consul with access control, asked with a token that may read."""
 
     type = "consul"
+    missing = "" if consul_binary() else "consul (FAIRLEAD_TEST_CONSUL)"
+    rights = True
 
     def __init__(self) -> None:
-        if consul_binary() is None:
-            pytest.skip("there is no consul on this machine (FAIRLEAD_TEST_CONSUL)")
         self.server = ConsulServer(acl=True)
         self._policy: dict[str, Any] = {}
         self._token = "66666666-7777-8888-9999-000000000000"
@@ -263,6 +312,9 @@ class DrilledScriptedConsul(Drilled):
     """The scripted one, which shares the rows with the real one and has more."""
 
     type = "consul"
+    rights = True
+    lies = ("empty", "partial", "garbage", "cut", "huge")
+    lags = True
 
     def __init__(self) -> None:
         self.server = ScriptedConsul()
@@ -328,6 +380,8 @@ class DrilledList(Drilled):
 
     type = "http"
     asked = True
+    rights = True
+    lies = ("empty", "partial", "garbage", "cut", "huge")
 
     def __init__(self) -> None:
         self.server = ScriptedList()
@@ -381,9 +435,109 @@ class DrilledList(Drilled):
         self.server.document = {SERVICE: list(self._known.values())}
 
 
+class DrilledZooKeeper(Drilled):
+    """A real ZooKeeper; its lies are told by somebody else on its port."""
+
+    type = "zookeeper"
+    missing = missing_zookeeper()
+    rights = True
+    lies = ("garbage", "cut", "huge")
+    ttl = 1.0
+
+    def __init__(self) -> None:
+        self.server = ZooKeeperServer()
+        self._liar: asyncio.Server | None = None
+
+    def options(self) -> RegistryOptions:
+        options: RegistryOptions = registry_options(self.type)(endpoints=(self.server.url,))
+        return options
+
+    async def start(self) -> None:
+        await self.server.start()
+
+    async def kill(self) -> None:
+        await self.server.kill()
+
+    def wipe(self) -> None:
+        self.server.wipe()
+
+    def pause(self) -> None:
+        self.server.pause()
+
+    def resume(self) -> None:
+        self.server.resume()
+
+    async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
+        record = {"address": "10.0.0.1", "port": port, "health": {"status": status}}
+        async with self.server.client() as client:
+            for id_ in ids:
+                await client.put(f"/services/{SERVICE}/{id_}", json.dumps(record).encode())
+
+    async def deregister(self, id_: str) -> None:
+        async with self.server.client() as client:
+            await client.delete(f"/services/{SERVICE}/{id_}")
+
+    async def take_rights(self) -> None:
+        async with self.server.client() as client:
+            await client.permit("/services", 30)
+
+    async def give_rights(self) -> None:
+        async with self.server.client() as client:
+            await client.permit("/services", 31)
+
+    async def register_bound(self, id_: str) -> Owner:
+        client = self.server.client(self.ttl)
+        await client.link.connect(0)
+        record = json.dumps({"address": "10.0.0.1", "port": 8080}).encode()
+        await client.put(f"/services/{SERVICE}/{id_}", record, ephemeral=True)
+        return ZooKeeperOwner(client)
+
+    async def lie(self, kind: str) -> None:
+        if self._liar is not None:
+            self._liar.close()
+            await self._liar.wait_closed()
+            self._liar = None
+            await self.start()
+            return
+        said = {
+            "garbage": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            "cut": struct.pack(">i", 100) + bytes(50),
+            "huge": struct.pack(">i", 2**31 - 1),
+        }
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readexactly(49)
+            writer.write(struct.pack(">iiiqi", 37, 0, 10_000, 7, 16) + bytes(17))
+            writer.write(said[kind])
+            writer.close()
+
+        await self.kill()
+        self._liar = await asyncio.start_server(answer, "127.0.0.1", self.server.port)
+
+
+class ZooKeeperOwner:
+    """Owns a session."""
+
+    def __init__(self, client: ZooKeeperClient) -> None:
+        self._client = client
+        self._session = client.link.accepted
+        self._keeping = asyncio.create_task(client.link.keep())
+
+    async def renew(self) -> None:
+        await self.leave()
+        await self._client.link.connect(0, self._session)
+        self._keeping = asyncio.create_task(self._client.link.keep())
+
+    async def leave(self) -> None:
+        self._keeping.cancel()
+        await asyncio.gather(self._keeping, return_exceptions=True)
+        await self._client.link.disconnect()
+
+
 DRILLED: dict[str, type[Drilled]] = {
     "etcd": DrilledEtcd,
     "consul": DrilledConsul,
     "consul-scripted": DrilledScriptedConsul,
     "http": DrilledList,
+    "zookeeper": DrilledZooKeeper,
 }

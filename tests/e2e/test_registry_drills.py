@@ -6,19 +6,32 @@ store that was wiped take nothing away by themselves; what is said on purpose is
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from tests.e2e.drilled import DRILLED, Drilled
+from tests.e2e.drilled import DRILLED, Drilled, Owner
 from tests.support.processes import eventually
 
 ALL = ("a", "b", "c")
 
 
+def those(chosen: Callable[[type[Drilled]], object]) -> pytest.MarkDecorator:
+    """For the registries that can be harmed like that."""
+    names = [name for name, kind in DRILLED.items() if chosen(kind)]
+    return pytest.mark.parametrize("registry", names, indirect=True)
+
+
+LIES = [(name, lie) for name, kind in DRILLED.items() for lie in kind.lies]
+
+
 @pytest.fixture(params=sorted(DRILLED))
 async def registry(request: pytest.FixtureRequest) -> AsyncIterator[Drilled]:
     """Up, with three instances."""
+    if DRILLED[request.param].missing:
+        pytest.skip(f"there is no {DRILLED[request.param].missing} on this machine")
     async with DRILLED[request.param]() as registry:
         await registry.register(*ALL)
         yield registry
@@ -48,6 +61,39 @@ async def test_a_restart_with_the_data_changes_nothing(registry: Drilled) -> Non
         assert [one for one in seen.pool if one.id in ALL] == list(before)
 
 
+@those(lambda kind: kind.ttl)
+async def test_bound_registrations_outlive_an_outage_and_go_with_their_owners(
+    registry: Drilled,
+) -> None:
+    here, gone = await registry.register_bound("x"), await registry.register_bound("y")
+    async with registry.watched() as seen:
+        await seen.has(*ALL, "x", "y")
+        await registry.kill()
+        down = time.monotonic()
+        await seen.loses_it()
+        await eventually(lambda: time.monotonic() - down > 3 * registry.ttl, within=15.0)
+        assert len(seen.memberships) == 1
+        await gone.leave()
+        await registry.start()
+        await here.renew()
+        await seen.connects()
+        assert seen.ids() == {*ALL, "x", "y"}
+        renewing = asyncio.create_task(_renew(here, registry.ttl / 3))
+        try:
+            await seen.has(*ALL, "x")
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+            await here.leave()
+        assert all({*ALL, "x"} <= ids for ids in seen.since(0))
+
+
+async def _renew(owner: Owner, every: float) -> None:
+    while True:
+        await owner.renew()
+        await asyncio.sleep(every)
+
+
 async def test_a_wiped_store_takes_nothing_until_the_hold_is_over(registry: Drilled) -> None:
     async with registry.watched() as seen:
         await seen.has(*ALL)
@@ -62,6 +108,7 @@ async def test_a_wiped_store_takes_nothing_until_the_hold_is_over(registry: Dril
         assert sum(seen.status.resyncs.values()) >= 1
 
 
+@those(lambda kind: kind.rights)
 async def test_lost_rights_are_an_outage_with_a_reason(registry: Drilled) -> None:
     async with registry.watched() as seen:
         await seen.has(*ALL)
@@ -74,7 +121,7 @@ async def test_lost_rights_are_an_outage_with_a_reason(registry: Drilled) -> Non
         assert len(seen.memberships) == 2
 
 
-@pytest.mark.parametrize("kind", ["empty", "partial", "garbage", "cut", "huge"])
+@pytest.mark.parametrize(("registry", "kind"), LIES, indirect=["registry"])
 async def test_an_answer_that_is_not_the_truth_takes_nothing(registry: Drilled, kind: str) -> None:
     async with registry.watched() as seen:
         await seen.has(*ALL)
@@ -88,6 +135,7 @@ async def test_an_answer_that_is_not_the_truth_takes_nothing(registry: Drilled, 
         assert all(set(ALL) <= ids for ids in seen.since(0))
 
 
+@those(lambda kind: kind.lags)
 async def test_a_member_that_lags_takes_nothing_back(registry: Drilled) -> None:
     async with registry.watched() as seen:
         await seen.has(*ALL)

@@ -123,3 +123,12 @@ def test_a_complaint_about_a_record_is_news_once_and_again_for_another_reason() 
         assert len(roster.news()) == expected
     assert roster.news() == ()
     assert [one.kept for one in roster.invalid()] == [True]
+
+
+def test_of_two_records_of_one_instance_the_newer_counts() -> None:
+    roster = Roster(lambda key, value: read(b"node1|a", value), service_of)
+    for key, value in ((b"old|a", b"1"), (b"new|a", b"2")):
+        roster.put(roster.entry(key, value))
+    assert flat(roster.membership()) == {b"node1|a": 2}
+    roster.remove(b"old|a")
+    assert flat(roster.membership()) == {b"node1|a": 2}

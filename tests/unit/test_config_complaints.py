@@ -607,6 +607,19 @@ registry: {type: etcd, endpoints: ['http://a:1'], password: x}
 routes: [{service: a}]
 --->
 proxy.yaml:1: registry.password: has no username; allowed: both of them, or neither
+=== registry_zookeeper
+registry: {type: zookeeper, endpoints: ['http://a:1', 'b:0'], prefix: services, format: dubbo}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.endpoints.0: "http://a:1" is not a host name; allowed: host:port
+proxy.yaml:1: registry.endpoints.1: "b:0" has no port from 1 to 65535; allowed: host:port
+proxy.yaml:1: registry.format: "dubbo" is not a format; allowed: fairlead, curator, serverset
+proxy.yaml:1: registry.prefix: "services" is not the path of a node below the root; allowed: the path of a node such as /services
+=== registry_zookeeper_without_servers
+registry: {type: zookeeper}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.endpoints: is missing; allowed for type zookeeper: at least one host:port
 === registry_secret_twice
 registry: {type: consul, endpoints: ['http://a:1'], token: x, token_file: nowhere}
 routes: [{service: a}]

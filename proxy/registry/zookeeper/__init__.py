@@ -1,0 +1,1 @@
+"""ZooKeeper: nodes of sessions, under a path."""

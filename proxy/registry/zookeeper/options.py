@@ -1,0 +1,73 @@
+"""Keys of `registry:` for ZooKeeper."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path as FilePath
+from typing import Annotated, ClassVar, Final, Self
+
+import msgspec
+
+from proxy.settings.addresses import parse_host_name, parse_port
+from proxy.settings.complaints import Report
+from proxy.settings.declare import Distinct, Given
+from proxy.settings.read import TEXT, Read, choice, duration
+from proxy.settings.registry import RemoteOptions, readable_secret
+
+PORT: Final = 2181
+
+
+def _parse_server(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not colon or re.search(r"\]$", text):
+        host, port = text, str(PORT)
+    return f"{parse_host_name(host)}:{parse_port(port, 1)}"
+
+
+def _parse_path(text: str) -> str:
+    """As ZooKeeper has it, without a slash at the end."""
+    path = text.rstrip("/")
+    if not re.fullmatch(r"(/[^/]+)+", path) or not path.isprintable():
+        raise ValueError("is not the path of a node below the root")
+    if any(part in (".", "..") for part in path.split("/")):
+        raise ValueError("has a . or .. in it, which ZooKeeper refuses")
+    return path
+
+
+_SERVER: Final = Read(_parse_server, "server", "host:port")
+_PATH: Final = Read(_parse_path, "path", "the path of a node such as /services")
+
+
+class Options(RemoteOptions, frozen=True, kw_only=True):
+    """One ensemble of ZooKeeper, and where in it the instances are."""
+
+    type: ClassVar[str] = "zookeeper"
+    form: ClassVar[str] = "host:port"
+
+    endpoints: Annotated[
+        tuple[str, ...], _SERVER, Distinct(), "`host:port` of each server. Required."
+    ] = ()
+    password_file: Annotated[
+        str | None, TEXT, "File with the password, read again when it changes."
+    ] = None
+    prefix: Annotated[
+        str, _PATH, "Node below which there is one for each service, and below that its instances."
+    ] = "/services"
+    format: Annotated[
+        str,
+        choice(("fairlead", "curator", "serverset"), "a format"),
+        "How instances are written: as ours, as Apache Curator (and Spring Cloud) does, or as"
+        " Finagle's server sets.",
+    ] = "fairlead"
+    session_timeout: Annotated[
+        float,
+        duration(4.0),
+        "Asked for as the timeout of the session; nothing hangs on it but how soon a dead"
+        " connection is noticed.",
+    ] = 10.0
+
+    def checked(self, given: Given, directory: FilePath, report: Report) -> Self:
+        """See `RegistryOptions`."""
+        checked = super().checked(given, directory, report)
+        file = readable_secret("password", self, given, directory, report)
+        return msgspec.structs.replace(checked, password_file=file)

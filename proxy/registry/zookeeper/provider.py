@@ -1,0 +1,256 @@
+"""The ZooKeeper provider: one watch over the whole tree, and what it mentions is read again.
+
+The life of a session with one server:
+
+    connect, as one who has seen the newest zxid: a server that is behind hangs up
+    watch everything below the prefix, then list it: what changes meanwhile is read once more
+    settle ─ read what notifications mention
+    supervise ─ every 4 s ask for the prefix behind a `sync`: it is still the same node
+    keep ─ ping
+
+Replies and notifications of one server come in order, so what a reply behind a `sync` shows has
+been notified before. Notifications missed without a connection are lost: each session begins with a
+list, which is applied as a difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import ClassVar, Final
+
+from proxy.membership import Departure, Instance
+from proxy.registry.base import RegistryError
+from proxy.registry.followed import Followed, Resync, Timing, first_to_end
+from proxy.registry.records import read, service_of, split_key
+from proxy.registry.rest import Secret
+from proxy.registry.roster import Entry, Roster
+from proxy.registry.zookeeper import wire
+from proxy.registry.zookeeper.formats import FORMATS, Format
+from proxy.registry.zookeeper.link import Link, TurnedAway
+from proxy.registry.zookeeper.options import Options
+from proxy.registry.zookeeper.wire import NO_NODE, Event, Failed, Op
+
+TIMING: Final = Timing(hold=15.0)
+"""Clients find out that a store was replaced by losing their sessions, which they made with up to
+10 s, and register again."""
+
+SLICE: Final = 200
+"""Requests that are sent together: some milliseconds of answers, then other tasks may run."""
+
+_REPLACED: Final = frozenset({"store_went_back", "reconcile"})
+"""Reasons which say that this is not the store that we knew, so what it lacks is retained."""
+
+ROUNDS: Final = 3
+"""Times that every server must turn us away, until one is asked as by somebody who knows nothing:
+all are behind what we know only if the store was replaced."""
+
+
+class ZooKeeperProvider(Followed[Link]):
+    """Owns what is known of one ensemble's instances, and of the place where they are."""
+
+    name: ClassVar[str] = "zookeeper"
+
+    def __init__(
+        self,
+        options: Options,
+        *,
+        timing: Timing = TIMING,
+        rng: random.Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._link = partial(
+            Link,
+            timeout=options.session_timeout,
+            tls=options.tls,
+            username=options.username,
+            password=Secret(options.password, options.password_file),
+        )
+        self._prefix = options.prefix
+        prefix = f"{options.prefix}/".encode()
+        roster = Roster(
+            partial(_read, prefix=prefix, form=FORMATS[options.format]),
+            partial(service_of, prefix=prefix),
+        )
+        links = [self._link(url) for url in options.endpoints]
+        super().__init__(links, roster, timing=timing, rng=rng, clock=clock)
+        self._dirty: dict[str, int] = {}  # ≤ nodes that change until they are read
+        """Paths of instances to read, each with the zxid of its last change, 0 = not known."""
+        self._mentioned = asyncio.Event()
+        self._created = 0
+        """Zxid at which the prefix was; 0 = it is not there."""
+        self._turned_away = 0
+        """Times in a row."""
+
+    async def expired(self, departure: Departure) -> bool | None:
+        """A session takes all its nodes along when it ends, so a node that went while another of
+        the same session stands was deleted. Nobody tells how long others' sessions live."""
+        known = self._roster.entries.items()
+        siblings = [key.decode() for key, one in known if one.lease == departure.lease]
+        for link in self._connections if siblings and departure.lease else ():
+            try:
+                found = await self._read_nodes(link, siblings[:SLICE], Op.EXISTS)
+            except RegistryError:
+                continue
+            owners = [reply.stat().owner for reply in found if reply is not None]
+            return False if departure.lease in owners else None
+        return None if departure.lease else False
+
+    # ---------------------------------------------------------------------- one session
+
+    async def _session(self, link: Link) -> None:
+        """Ends only by an exception."""
+        self._dirty.clear()
+        link.on_event = self._note
+        try:
+            await self._connect(link)
+            await link.call(Op.ADD_WATCH, wire.watch(self._prefix), self._prefix)
+            await self._list(link, self._list_for)
+            await first_to_end(self._settle(link), self._supervise(link), link.keep(), link.ended())
+        finally:
+            await link.disconnect()
+
+    async def _connect(self, link: Link) -> None:
+        unknown = self._turned_away >= ROUNDS * len(self._connections)
+        unknown = unknown or self._list_for in _REPLACED
+        try:
+            await link.connect(0 if unknown else self._roster.revision)
+        except TurnedAway:
+            self._turned_away += 1
+            raise
+        self._turned_away = 0
+
+    async def _list(self, link: Link, reason: str | None) -> None:
+        """Read everything, and apply the difference."""
+        replaced = reason in _REPLACED
+        created = await self._top_of(link)
+        if not replaced:
+            self._check(created, link)
+        entries = await self._read_all(link)
+        self._created = created
+        adopt = partial(self._roster.replace, entries, link.zxid, retain=replaced)
+        if reason is not None:
+            self._listed(link, reason, adopt)
+        elif adopt():
+            self._changed.set()
+
+    async def _top_of(self, link: Link) -> int:
+        """Zxid at which the prefix was created, as of now; 0 = there is no such node. Asks for its
+        children, which takes the right to read."""
+        body, path = wire.read(self._prefix), self._prefix
+        _, found = await link.outcomes(
+            [(Op.SYNC, wire.text(path), path), (Op.GET_CHILDREN, body, path)],
+            self._timing.probe_limit,
+        )
+        self._heard()
+        if isinstance(found, Failed) and found.code == NO_NODE:
+            return 0
+        if isinstance(found, Failed):
+            raise found
+        found.texts()
+        return found.stat().czxid
+
+    def _check(self, created: int, link: Link) -> None:
+        """Resync when this is not the store, or not the prefix, that we know."""
+        known = self._roster.revision
+        if link.zxid < known:
+            raise Resync("store_went_back", f"from zxid {known:#x} to {link.zxid:#x}")
+        if self._created and created != self._created:
+            raise Resync("store_went_back", f"{self._prefix} is not the node that was there")
+        self._created = created
+
+    async def _read_all(self, link: Link) -> dict[bytes, Entry]:
+        paths = [self._prefix]
+        for _ in ("services", "instances"):
+            parents, paths = paths, []
+            for some in _slices(parents):
+                replies = await self._read_nodes(link, some, Op.GET_CHILDREN)
+                for parent, reply in zip(some, replies, strict=True):
+                    paths += [f"{parent}/{name}" for name in (reply.texts() if reply else ())]
+        entries: dict[bytes, Entry] = {}
+        for some in _slices(paths):
+            replies = await self._read_nodes(link, some, Op.GET_DATA)
+            for path, reply in zip(some, replies, strict=True):
+                if reply is not None:
+                    entries[path.encode()] = self._entry(path, reply)
+        return entries
+
+    async def _read_nodes(
+        self, link: Link, paths: Iterable[str], op: Op
+    ) -> list[wire.Reader | None]:
+        """Replies for nodes; None = it is gone."""
+        found = await link.outcomes([(op, wire.read(path), path) for path in paths])
+        self._heard()
+        for one in found:
+            if isinstance(one, Failed) and one.code != NO_NODE:
+                raise one
+        return [None if isinstance(one, Failed) else one for one in found]
+
+    def _entry(self, path: str, reply: wire.Reader) -> Entry:
+        value = reply.buffer()
+        stat = reply.stat()
+        return self._roster.entry(path.encode(), value, stat.mzxid, stat.owner)
+
+    # -------------------------------------------------------------------- notifications
+
+    def _note(self, event: Event) -> None:
+        """Of whatever happens to an instance there is a notification of its own."""
+        if event.path.count("/") == self._prefix.count("/") + 2:
+            self._dirty[event.path] = event.zxid
+            self._mentioned.set()
+
+    async def _settle(self, link: Link) -> None:
+        """Read what notifications mention, for ever."""
+        while True:
+            await self._mentioned.wait()
+            self._mentioned.clear()
+            dirty, self._dirty = self._dirty, {}
+            for some in _slices(sorted(dirty)):
+                replies = await self._read_nodes(link, some, Op.GET_DATA)
+                for path, reply in zip(some, replies, strict=True):
+                    if reply is None:
+                        self._roster.remove(path.encode(), dirty[path])
+                    else:
+                        self._roster.put(self._entry(path, reply))
+                self._roster.revision = max(self._roster.revision, link.zxid)
+                self._changed.set()
+
+    # ------------------------------------------------------------------------- questions
+
+    async def _ask(self, link: Link) -> None:
+        """A link that is not followed is asked on another connection."""
+        if link.accepted.timeout:
+            await self._top_of(link)
+            return
+        asking = self._link(link.url)
+        try:
+            await asking.connect(0)
+            await self._top_of(asking)
+        finally:
+            await asking.disconnect()
+
+    async def _confirm(self, link: Link) -> None:
+        self._check(await self._top_of(link), link)
+        self._roster.revision = max(self._roster.revision, link.zxid)
+
+    async def _compare(self, link: Link) -> set[tuple[bytes, int]]:
+        found = await self._read_all(link)
+        known = self._roster.entries
+        return {
+            (key, entry.revision)
+            for key, entry in found.items()
+            if key not in known or not known[key].states(entry.value, entry.revision, entry.lease)
+        } | {(key, 0) for key in known if key not in found}
+
+
+def _slices(paths: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(paths), SLICE):
+        yield paths[start : start + SLICE]
+
+
+def _read(key: bytes, value: bytes, *, prefix: bytes, form: Format) -> tuple[Instance, str]:
+    service, node = split_key(key, prefix)
+    return read(service, *form(node, value))

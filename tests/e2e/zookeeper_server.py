@@ -1,0 +1,165 @@
+"""A real ZooKeeper of Debian's packages that tests may kill, freeze and wipe, and its clients.
+Where there is none the tests that need it are skipped."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import tempfile
+from pathlib import Path
+from struct import pack
+from typing import Final, Self, cast
+
+from proxy.registry.base import RegistryError
+from proxy.registry.zookeeper import wire
+from proxy.registry.zookeeper.link import Link
+from proxy.registry.zookeeper.wire import NO_NODE, NODE_EXISTS, Failed, Op
+from tests.support.processes import AwaitedProcess, eventually, free_port
+
+JARS: Final = [
+    Path("/usr/share/java", f"{name}.jar")
+    for name in ("zookeeper", "zookeeper-jute", "slf4j-api", "slf4j-nop", "netty-all")
+]
+SET_ACL: Final = 7
+ANYBODY: Final = (("world", "anyone"),)
+
+
+def missing() -> str:
+    """The first thing that is not on this machine; "" = nothing."""
+    if shutil.which("java") is None:
+        return "java"
+    return next((str(jar) for jar in JARS[:3] if not jar.exists()), "")
+
+
+class ZooKeeperServer:
+    """Owns one server and its throw-away data.
+
+    `async with ZooKeeperServer() as server:` gives one that answers at `server.url`.
+    """
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="fairlead-test-zookeeper-"))
+        self.port = free_port()
+        self.url = f"127.0.0.1:{self.port}"
+        self._process: AwaitedProcess | None = None
+        config = {
+            "tickTime": 500,
+            "minSessionTimeout": 1000,
+            "dataDir": self.directory / "data",
+            "clientPort": self.port,
+            "clientPortAddress": "127.0.0.1",
+            "admin.enableServer": "false",
+            "maxClientCnxns": 0,
+            "4lw.commands.whitelist": "srvr",
+        }
+        file = self.directory / "zoo.cfg"
+        file.write_text("".join(f"{key}={value}\n" for key, value in config.items()))
+        self._command = [
+            *("java", "-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"),
+            *("-Dzookeeper.fsync.warningthresholdms=60000", "-Dzookeeper.forceSync=no"),
+            *("-cp", ":".join(map(str, JARS))),
+            *("org.apache.zookeeper.server.quorum.QuorumPeerMain", str(file)),
+        ]
+
+    async def start(self) -> None:
+        """On the same port and data as before, if there was a before."""
+        self._process = AwaitedProcess(self._command, self.directory / "log")
+        self._process.launch(start_new_session=True)
+        await eventually(self._serves, 30.0, self._process.log, every=0.05)
+
+    def _serves(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1.0) as asking:
+                asking.sendall(b"srvr")
+                return b"Mode: " in asking.recv(4096)
+        except OSError:
+            return False
+
+    async def kill(self) -> None:
+        if self._process is not None:
+            self.resume()
+            await self._process.kill()
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay, the kernel accepts more, nobody answers."""
+        assert self._process is not None
+        self._process.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.signal(signal.SIGCONT)
+
+    def wipe(self) -> None:
+        """Throw the data away. The server must not run."""
+        shutil.rmtree(self.directory / "data")
+
+    def client(self, timeout: float = 10.0) -> ZooKeeperClient:
+        return ZooKeeperClient(self.url, timeout)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class ZooKeeperClient:
+    """Owns a session, of `timeout` seconds, which ends with `async with`."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self.link = Link(url, timeout=timeout)
+
+    async def put(
+        self,
+        path: str,
+        value: bytes = b"",
+        *,
+        ephemeral: bool = False,
+        rights: tuple[tuple[str, str], ...] = ANYBODY,
+    ) -> None:
+        """Write a node, made with those above it if need be."""
+        try:
+            await self.link.call(Op.SET_DATA, wire.write(path, value, -1), path)
+        except Failed as error:
+            if error.code != NO_NODE:
+                raise
+            parts = path.split("/")
+            for depth in range(2, len(parts)):
+                await self._create("/".join(parts[:depth]), b"", ANYBODY, 0)
+            await self._create(path, value, rights, wire.EPHEMERAL if ephemeral else 0)
+
+    async def _create(
+        self, path: str, value: bytes, rights: tuple[tuple[str, str], ...], flags: int
+    ) -> None:
+        try:
+            await self.link.call(Op.CREATE, wire.create(path, value, rights, flags), path)
+        except Failed as error:
+            if error.code != NODE_EXISTS:
+                raise
+
+    async def permit(self, path: str, permissions: int) -> None:
+        """Anybody has these permissions: 1 is to read, 31 is all."""
+        acl = wire.text("world") + wire.text("anyone")
+        body = wire.text(path) + pack(">ii", 1, permissions) + acl + pack(">i", -1)
+        await self.link.call(cast(Op, SET_ACL), body, path)
+
+    async def delete(self, path: str) -> None:
+        await self.link.call(Op.DELETE, wire.delete(path, -1), path)
+
+    async def __aenter__(self) -> Self:
+        await self.link.connect(0)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        try:
+            await self.link.close_session()
+        except RegistryError:
+            pass
+        await self.link.disconnect()

@@ -24,6 +24,7 @@ PROVIDERS: Mapping[str, str] = {
     "etcd": "proxy.registry.etcd.provider:EtcdProvider",
     "file": "proxy.registry.file.provider:FileProvider",
     "http": "proxy.registry.http.provider:HttpProvider",
+    "kubernetes": "proxy.registry.kubernetes.provider:KubernetesProvider",
     "static": "proxy.registry.static.provider:StaticProvider",
     "zookeeper": "proxy.registry.zookeeper.provider:ZooKeeperProvider",
 }

@@ -6,7 +6,8 @@ from __future__ import annotations
 import os
 import ssl
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 
 import aiohttp
 
@@ -109,29 +110,53 @@ class RestEndpoint:
         timeout: float,
     ) -> Answer:
         """As `get`, with another method and a body."""
-        try:
-            async with self.open(method, path, query, body, timeout=timeout) as response:
-                found = await self._whole(response)
-        except TimeoutError as error:
-            reason = str(error) or f"no answer within {timeout:g} s"
-            raise RegistryError(f"{path}: {reason}") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise RegistryError(f"{path}: {error or type(error).__name__}") from error
-        if response.status != 200:
-            raise refusal(response.status, path, found)
-        return Answer({name.lower(): v for name, v in response.headers.items()}, found)
+        async with self._request(method, path, query, body, timeout) as response:
+            found = await _whole(response)
+            return Answer({name.lower(): v for name, v in response.headers.items()}, found)
 
-    def open(
+    async def lines(
+        self, path: str, query: Mapping[str, str], *, timeout: float | None
+    ) -> AsyncGenerator[bytes, None]:
+        """Lines of an answer as they come, until it ends or `timeout` seconds are over; None = it
+        is followed for ever. A line has `LARGEST` bytes at most."""
+        async with self._request("GET", path, query, None, timeout) as response:
+            rest = b""
+            async for piece in response.content.iter_any():
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    yield line
+                if len(rest) > LARGEST:
+                    raise RegistryError(f"{path}: a line has more than {LARGEST} bytes")
+
+    @asynccontextmanager
+    async def _request(
         self,
         method: str,
         path: str,
-        query: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        *,
+        query: Mapping[str, str] | None,
+        body: bytes | None,
+        timeout: float | None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """An answer with status 200, to be read; what goes wrong meanwhile is a RegistryError."""
+        try:
+            async with self._open(method, path, query, body, timeout) as response:
+                if response.status != 200:
+                    raise refusal(response.status, path, await _whole(response))
+                yield response
+        except TimeoutError as error:
+            reason = str(error) or f"no answer within {timeout or DIAL_LIMIT:g} s"
+            raise RegistryError(f"{path}: {reason}") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise RegistryError(f"{path}: {error or type(error).__name__}") from error
+
+    def _open(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: bytes | None,
         timeout: float | None,
     ) -> aiohttp.client._RequestContextManager:
-        """A request whose answer the caller reads, with aiohttp's exceptions; `timeout` None: for
-        one that never ends."""
         if self._session is None:
             self._session = self._connect()
         return self._session.request(
@@ -150,16 +175,6 @@ class RestEndpoint:
         if session is not None:
             await session.close()
 
-    async def _whole(self, response: aiohttp.ClientResponse) -> bytes:
-        pieces = []
-        size = 0
-        async for piece in response.content.iter_any():
-            pieces.append(piece)
-            size += len(piece)
-            if size > LARGEST:
-                raise RegistryError(f"the answer has more than {LARGEST} bytes")
-        return b"".join(pieces)
-
     def _connect(self) -> aiohttp.ClientSession:
         connector: aiohttp.BaseConnector
         if self._unix is not None:
@@ -177,6 +192,17 @@ class RestEndpoint:
         return aiohttp.ClientSession(
             connector=connector, trust_env=False, headers={"Accept-Encoding": "identity"}
         )
+
+
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    pieces = []
+    size = 0
+    async for piece in response.content.iter_any():
+        pieces.append(piece)
+        size += len(piece)
+        if size > LARGEST:
+            raise RegistryError(f"{response.url.path}: the answer has more than {LARGEST} bytes")
+    return b"".join(pieces)
 
 
 def basic(username: str, password: str) -> Mapping[str, str]:

@@ -101,7 +101,7 @@ class RemoteOptions(RegistryOptions, frozen=True, kw_only=True):
             if getattr(self, key) and not self.username and report.sound(given.at("username")):
                 report.complain(given.at(key), "has no username; allowed: both of them, or neither")
         file = readable_secret("password", self, given, directory, report)
-        tls = self.tls and _checked_tls(self.tls, given.at("tls"), directory, report)
+        tls = self.tls and checked_tls(self.tls, given.at("tls"), directory, report)
         return msgspec.structs.replace(self, password_file=file, tls=tls)
 
 
@@ -228,7 +228,8 @@ def readable_secret(
     return path
 
 
-def _checked_tls(tls: RegistryTls, place: Path, directory: FilePath, report: Report) -> RegistryTls:
+def checked_tls(tls: RegistryTls, place: Path, directory: FilePath, report: Report) -> RegistryTls:
+    """TLS settings with the resolved names of their files, after complaints of those."""
     for one, other in (("cert", "key"), ("key", "cert")):
         if getattr(tls, one) and not getattr(tls, other) and report.sound((*place, other)):
             report.complain(

@@ -20,6 +20,7 @@ from tests.support.processes import eventually, free_port
 
 EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "file": {"path": "{directory}/instances.yaml"},
+    "kubernetes": {"endpoints": ("http://127.0.0.1:1",)},
     "static": {},
 }
 """Keys of those that are not reached by URLs, for a registry that is not there. "{directory}" in a

@@ -24,6 +24,7 @@ from tests.e2e.zookeeper_server import missing as missing_zookeeper
 from tests.support.processes import eventually
 from tests.support.scripted_consul import ScriptedConsul, check, entry
 from tests.support.scripted_list import ScriptedList
+from tests.support.scripted_kubernetes import ScriptedKubernetes, endpoint, slice_of
 
 SERVICE = "users"
 READER = 'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }'
@@ -534,10 +535,64 @@ class ZooKeeperOwner:
         await self._client.link.disconnect()
 
 
+class DrilledKubernetes(Drilled):
+    """A scripted API server. Its lists are statements, also empty ones."""
+
+    type = "kubernetes"
+    rights = True
+    lies = ("garbage", "cut", "huge")
+
+    def __init__(self) -> None:
+        self.server = ScriptedKubernetes()
+
+    def options(self) -> RegistryOptions:
+        options: RegistryOptions = registry_options(self.type)(endpoints=(self.server.url,))
+        return options
+
+    async def start(self) -> None:
+        await self.server.start()
+
+    async def kill(self) -> None:
+        await self.server.kill()
+
+    def wipe(self) -> None:
+        self.server.wipe()
+
+    def pause(self) -> None:
+        self.server.pause()
+
+    def resume(self) -> None:
+        self.server.resume()
+
+    async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
+        """A slice for each, since a port is of a whole one."""
+        conditions = {"ready": status == "healthy", "terminating": status == "draining"}
+        conditions["serving"] = True
+        for id_ in ids:
+            ports = [{"name": "http", "port": port}]
+            one = endpoint(id_, conditions=conditions)
+            await self.server.put(slice_of(SERVICE, f"slice-{id_}", one, ports=ports))
+
+    async def deregister(self, id_: str) -> None:
+        await self.server.delete(f"slice-{id_}")
+
+    async def take_rights(self) -> None:
+        self.server.token = "another"
+
+    async def give_rights(self) -> None:
+        self.server.token = ""
+
+    async def lie(self, kind: str) -> None:
+        bodies = {"garbage": b"<html>Bad gateway</html>", "huge": b"[" + b" " * 2**24 + b"]"}
+        self.server.cut = kind == "cut"
+        self.server.lies = {"/": bodies[kind]} if kind in bodies else {}
+
+
 DRILLED: dict[str, type[Drilled]] = {
     "etcd": DrilledEtcd,
     "consul": DrilledConsul,
     "consul-scripted": DrilledScriptedConsul,
     "http": DrilledList,
+    "kubernetes": DrilledKubernetes,
     "zookeeper": DrilledZooKeeper,
 }

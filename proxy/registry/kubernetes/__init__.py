@@ -1,0 +1,1 @@
+"""Kubernetes: endpoints of services, as slices."""

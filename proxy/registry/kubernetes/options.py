@@ -1,0 +1,76 @@
+"""Keys of `registry:` for Kubernetes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path as FilePath
+from typing import Annotated, ClassVar, Final, Self
+
+import msgspec
+
+from proxy.settings.addresses import ENDPOINT
+from proxy.settings.complaints import Report
+from proxy.settings.declare import Distinct, Given, Off
+from proxy.settings.read import SECRET, TEXT, choice
+from proxy.settings.registry import RegistryOptions, RegistryTls, checked_tls, readable_secret
+
+_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+"""Where a pod finds the token of its account and the cluster's authority."""
+
+
+class Options(RegistryOptions, frozen=True, kw_only=True):
+    """One namespace of a cluster, and how its API server is reached."""
+
+    type: ClassVar[str] = "kubernetes"
+
+    endpoints: Annotated[
+        tuple[str, ...],
+        ENDPOINT,
+        Distinct(),
+        "`https://host:port` of each API server; else the one of the cluster that the proxy runs"
+        " in, with the token and the authority that pods are given.",
+    ] = ()
+    token: Annotated[str, SECRET, "Bearer token of an account."] = ""
+    token_file: Annotated[str | None, TEXT, "File with that token, read again when it changes."] = (
+        None
+    )
+    tls: Annotated[
+        RegistryTls | None,
+        Off(),
+        "Settings for `https://` endpoints. Host names are always checked.",
+    ] = None
+    namespace: Annotated[str, TEXT, "Namespace whose services are followed."] = "default"
+    port: Annotated[str, TEXT, "Name of the port that is used of services with several ones."] = (
+        "http"
+    )
+    selector: Annotated[
+        str, TEXT, "Label selector that the slices of services must fit; empty = all."
+    ] = ""
+    address_type: Annotated[
+        str,
+        choice(("IPv4", "IPv6", "FQDN"), "a type of addresses"),
+        "Kind of addresses that is used, since pods may have several.",
+    ] = "IPv4"
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """See `RegistryOptions`."""
+        if self.endpoints:
+            return self.endpoints
+        host = os.environ.get("KUBERNETES_SERVICE_HOST", "kubernetes.default.svc")
+        host = f"[{host}]" if ":" in host else host
+        return (f"https://{host}:{os.environ.get('KUBERNETES_SERVICE_PORT', '443')}",)
+
+    def in_place(self) -> Options:
+        """Options with what pods are given, where nothing else is said."""
+        if self.endpoints:
+            return self
+        token_file = self.token_file or (None if self.token else f"{_ACCOUNT}/token")
+        tls = self.tls or RegistryTls(ca=f"{_ACCOUNT}/ca.crt")
+        return msgspec.structs.replace(self, token_file=token_file, tls=tls)
+
+    def checked(self, given: Given, directory: FilePath, report: Report) -> Self:
+        """See `RegistryOptions`."""
+        file = readable_secret("token", self, given, directory, report)
+        tls = self.tls and checked_tls(self.tls, given.at("tls"), directory, report)
+        return msgspec.structs.replace(self, token_file=file, tls=tls)

@@ -186,6 +186,12 @@ def _metadata(_ctx: Any, _param: Any, values: tuple[str, ...]) -> dict[str, str]
 @click.option("--id", "id_", default="", metavar="I", help="Its id  [default: HOSTNAME-PORT].")
 @click.option("--version", "version_", default="", metavar="V", help="Its version.")
 @click.option("--weight", type=click.IntRange(0), default=1, metavar="N", help="0 = drained.")
+@click.option(
+    "--protocol",
+    type=click.Choice(["h1", "h2c", "h2", "grpc"]),
+    default="",
+    help="What it speaks  [default: what the proxy has for the service].",
+)
 @click.option("--meta", multiple=True, callback=_metadata, metavar="K=V", help="Metadata.")
 @click.option("--ttl", type=_DURATION, default=10.0, show_default="10s", help="Life of the lease.")
 @click.option(
@@ -263,6 +269,7 @@ def _registered(given: dict[str, Any]) -> int:
                 id=given["id_"],
                 version=given["version_"],
                 weight=given["weight"],
+                protocol=given["protocol"],
                 metadata=given["meta"],
             ),
             registry=_registry(given),

@@ -214,6 +214,26 @@ TOTAL_TIMEOUT: Final = Fault(
     "All attempts together took longer than `timeouts.total`.",
     "Find out what the instances wait for; is the limit long enough for two attempts?",
 )  # fmt: skip
+STREAM_REFUSED: Final = Fault(
+    "stream_refused", "connection_limit_reached", 503, _U, "The instance takes no more requests",
+    "An instance of HTTP/2 refused a stream (REFUSED_STREAM), allows none at all, or has asked for"
+    " calm (ENHANCE_YOUR_CALM) less than a second ago. It has done nothing about the request.",
+    "Add instances, or let them take more streams at a time; `max_inflight` with a queue makes"
+    " requests wait here instead.",
+    repeat="connect",
+)  # fmt: skip
+NO_UPGRADE: Final = Fault(
+    "no_upgrade", "http_upgrade_failed", 502, _P,
+    "The instance speaks HTTP/2, in which connections are not upgraded",
+    "A WebSocket, or another `Upgrade`, was asked for of a service whose instances speak HTTP/2.",
+    "Give WebSockets a service of their own, with `protocol: h1`, or an instance that says so in"
+    " `metadata.protocol`.",
+)  # fmt: skip
+NO_GRPC: Final = Fault(
+    "no_grpc", "http_protocol_error", 502, _P, "The instance does not speak HTTP/2, as gRPC must",
+    "A gRPC request was made to a service whose instances are spoken to in HTTP/1.1.",
+    "Set `protocol: grpc` for the service, or `metadata.protocol` in the records of its instances.",
+)  # fmt: skip
 TLS_FAILED: Final = Fault(
     "tls_failed", "tls_protocol_error", 502, _U, "No TLS with the instance",
     "The instance's TLS handshake failed: its certificate is not for the expected name, or not"

@@ -34,6 +34,8 @@ class PoolNode(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Stands in the local file: its address may lead anywhere, which a registry's may not."""
     server_name: str | None = None
     """Name that the instance must prove under TLS; None: it is spoken to without."""
+    protocol: str = "h1"
+    """Spoken to it: `h1`, `h2c`, or `h2`, which is under TLS."""
 
 
 class PoolSnapshot(msgspec.Struct, frozen=True):

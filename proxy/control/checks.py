@@ -20,6 +20,7 @@ from proxy.health.base import Check, Endpoint
 from proxy.health.monitor import Finding, Monitor, Passed, Plan
 from proxy.health.schedule import Candidate, Rules
 from proxy.membership import Instance
+from proxy.settings.protocol import spoken
 from proxy.settings.service import HealthCheckSettings
 from proxy.settings.upstream_tls import UpstreamTls
 from proxy.threads import in_thread
@@ -99,7 +100,7 @@ class Checks:
             pool = self._pools.by_service.get(service)
             instances = () if pool is None else pool.source
             local = pool is not None and pool.local
-            name_of = self._pools.settings(service).tls.name_of
+            settings = self._pools.settings(service)
             if self._looked_at.get(service) is instances:
                 continue
             self._looked_at[service] = instances
@@ -115,7 +116,12 @@ class Checks:
                 (
                     Candidate(
                         instance.key,
-                        Endpoint(instance.address, instance.port, local, name_of(instance)),
+                        Endpoint(
+                            instance.address,
+                            instance.port,
+                            local,
+                            spoken(settings.protocol, settings.tls, instance)[1],
+                        ),
                         _well(instance),
                     )
                     for instance in instances

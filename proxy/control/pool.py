@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from proxy.control.slow_start import SCALE, SlowStart, scaled
 from proxy.membership import Instance
 from proxy.messages import PoolChange, PoolNode, PoolSnapshot, Status
-from proxy.settings.upstream_tls import UpstreamTls
+from proxy.settings.protocol import spoken
+from proxy.settings.service import ServiceSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +134,15 @@ class Changes:
 
 
 def node_of(
-    member: Member, local: bool, tls: UpstreamTls, shares: Mapping[str, float] | None = None
+    member: Member,
+    local: bool,
+    settings: ServiceSettings,
+    shares: Mapping[str, float] | None = None,
 ) -> PoolNode:
-    """`local`: as in `PoolNode`; `tls`: of the service; `shares`: of those that have not their full
-    weight yet, by key."""
+    """`local`: as in `PoolNode`; `settings`: of the service; `shares`: of those that have not their
+    full weight yet, by key."""
     instance = member.instance
+    protocol, server_name = spoken(settings.protocol, settings.tls, instance)
     weight = instance.weight
     if shares:
         weight = scaled(weight, shares.get(instance.key, 1.0))
@@ -150,5 +155,6 @@ def node_of(
         status=member.status,
         slot=member.slot,
         local=local,
-        server_name=tls.name_of(instance),
+        server_name=server_name,
+        protocol=protocol,
     )

@@ -350,7 +350,7 @@ class PoolRegistry:
         }
         members: list[Member] = []
         nodes: list[PoolNode] = []
-        tls = self.settings(pool.service).tls
+        settings = self.settings(pool.service)
         for instance in instances:
             old = known.pop(instance.id, None)
             if (
@@ -366,7 +366,7 @@ class PoolRegistry:
                 status, reason = judge(instance, found, self._refusal(pool, instance))
                 until = found.ejected[instance.key][1] if status == "ejected" else None
                 member = Member(instance, status, reason, slot, until)
-                node = node_of(member, pool.local, tls)
+                node = node_of(member, pool.local, settings)
             members.append(member)
             nodes.append(node)
         for _, node in known.values():
@@ -374,7 +374,7 @@ class PoolRegistry:
         shares = self._newcomers(pool, members, now)
         if shares or pool.scaled:
             pool.scaled = bool(shares)
-            nodes = [node_of(member, pool.local, tls, shares) for member in members]
+            nodes = [node_of(member, pool.local, settings, shares) for member in members]
         pool.source = instances
         pool.members = tuple(members)
         panic = panics(

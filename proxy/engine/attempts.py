@@ -8,6 +8,7 @@ from typing import Final
 from balancers.base import NO_KEY
 from proxy.engine.admission import Admission
 from proxy.engine.deadlines import NEVER, Alarm
+from proxy.engine.http2.shared import shared_stream
 from proxy.engine.next_attempt import next_attempt
 from proxy.engine.node import Node
 from proxy.engine.recorder import Recorder
@@ -16,7 +17,16 @@ from proxy.engine.request_state import RequestState
 from proxy.engine.selection import first_choice
 from proxy.engine.services import Services
 from proxy.engine.streams import ClientStream, UpstreamStream
-from proxy.errors import NO_INSTANCE, QUEUE_FULL, QUEUE_TIMEOUT, Fault, Side
+from proxy.errors import (
+    NO_GRPC,
+    NO_INSTANCE,
+    NO_UPGRADE,
+    QUEUE_FULL,
+    QUEUE_TIMEOUT,
+    Fault,
+    Refused,
+    Side,
+)
 from proxy.http.messages import RequestHead
 
 _IDEMPOTENT: Final = frozenset(
@@ -34,8 +44,10 @@ class Attempts(RequestState):
     dial: asyncio.Task[None] | None = None
     """Task that waits for a connection to `last` that is being made."""
     body: ReplayBuffer | None = None
+    whole = True
+    """Whether all of the body that came is here."""
     replayable = True
-    """Whether all of the body that came is here, and a second attempt would do no harm."""
+    """Whether that is so, and a second attempt would do no harm whatever became of the first."""
     waiting: Alarm | None = None
     """The patience of one that waits in the queue."""
 
@@ -56,10 +68,15 @@ class Attempts(RequestState):
     # -- what the exchange decides
 
     def _on_attempt_failed(
-        self, fault: Fault, detail: str, stale: bool = False, unsent: bool = False
+        self,
+        fault: Fault,
+        detail: str,
+        stale: bool = False,
+        unsent: bool = False,
+        against: bool = True,
     ) -> None:
-        """There is no answer. `stale`: the connection had been idle, and was closed then, as far as
-        we know; `unsent`: there was none."""
+        """There is no answer. `unsent`: there was no connection, or else as the others in
+        `StreamEvents.on_upstream_failed`."""
         raise NotImplementedError
 
     def _answer_fault(
@@ -115,19 +132,42 @@ class Attempts(RequestState):
 
     def _send_once(self, node: Node) -> None:
         """A request that may have no second attempt gets a connection that is open as far as the
-        kernel knows; what the loop knows may be a moment old."""
+        kernel knows; what the loop knows may be a moment old. Or a stream of HTTP/2, whose
+        instances say what they have not begun."""
+        refusal = self._mismatch(node)
+        if refusal is not None:
+            self._answer_fault(refusal.fault, refusal.detail)
+            return
         while node.idle:  # ≤ connections
             upstream = node.idle.pop()
             if upstream.is_quiet():
                 self._send(upstream, self.services.now())
                 return
             upstream.close()
+        if node.shared:
+            stream = shared_stream(node.shared)
+            if stream is not None:
+                self._send(stream, self.services.now())
+                return
         self._dial(node)
+
+    def _mismatch(self, node: Node) -> Refused | None:
+        """The refusal of a request that cannot be made in the instance's version of HTTP."""
+        if node.http2:
+            if self.upgrade is not None:
+                return Refused(NO_UPGRADE, f"{node.id} speaks HTTP/2, which knows no Upgrade")
+        elif self.request.fields.te_trailers:
+            kind = self.request.fields.get(b"content-type") or b""
+            if kind.startswith(b"application/grpc"):
+                return Refused(NO_GRPC, f"{node.id} speaks HTTP/1.1; set `protocol: grpc` for it")
+        return None
 
     def _dial(self, node: Node) -> None:
         if not self.body_done:
             self.client.hold_body()
-        self.dial = self.services.connector.dial(node, self.pool.settings, self)
+        dial = self.services.connector.dial(node, self.pool.settings, self)
+        if dial is not None:
+            self.dial = dial
 
     def on_connected(self, node: Node, upstream: UpstreamStream) -> None:
         """See `Dialler`."""
@@ -178,7 +218,9 @@ class Attempts(RequestState):
             or self.upgrade is not None
         ):
             self.replayable = False
-            self.body = None
+            node = self.node
+            if body is None or body.too_large or node is None or not node.http2:
+                self._keep_no_body()
 
     def _retry(self, reason: str, stale: bool = False, answered: bool = False) -> bool:
         """Once more on another instance, if `next_attempt` knows one. `stale`: see
@@ -199,7 +241,7 @@ class Attempts(RequestState):
             stale=stale,
             answered=answered,
         )
-        if node is None:
+        if node is None or (answered and self._mismatch(node) is not None):
             return False
         self.tried = tried
         if answered:
@@ -208,7 +250,7 @@ class Attempts(RequestState):
         self.node = self.last = node
         self.attempts += 1
         pool.take(node)
-        if stale:
+        if stale and not node.http2:
             self._dial(node)
         else:
             self.client.release_body()  # Held while the attempt before was dialling.
@@ -281,7 +323,7 @@ class Attempts(RequestState):
         if done:
             self.body_done = True
         upstream = self.upstream
-        if self.replayable:
+        if self.whole:
             body = self.body
             if body is None:
                 body = self.body = ReplayBuffer(pieces)
@@ -294,7 +336,7 @@ class Attempts(RequestState):
             self._set_clock(upstream)
 
     def _keep_no_body(self) -> None:
-        self.replayable = False
+        self.whole = self.replayable = False
         self.body = None
 
     def _set_clock(self, upstream: UpstreamStream) -> None:

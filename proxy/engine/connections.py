@@ -108,6 +108,10 @@ class Connections:
                 if node.idle:
                     node.idle.pop(0).close()
                     return
+                for session in node.shared:  # ≤ connections
+                    if session.idle:
+                        session.retire()
+                        return
 
     def on_client_changed(self, before: ClientStream, after: ClientStream) -> None:
         """A connection goes on in another version of HTTP."""

@@ -20,8 +20,8 @@ reserve, the place in the queue, the total limit and what the breaker waits to h
 released earlier where its attempt ended earlier: in `_on_attempt_failed`, `_retry` or
 `_end_for_total`.
 
-HTTP/2 plugs in behind the two streams (`streams.py`), and where an attempt comes by its stream
-(`Attempts._attempt`).
+Versions of HTTP differ behind the two streams (`streams.py`), and in where an attempt comes by its
+stream (`Attempts._send_once`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ from proxy.engine.upgrade import open_tunnel
 from proxy.errors import (
     BAD_ANSWER,
     CLIENT_GONE,
-    CLOSED_EARLY,
     INTERNAL,
     TOTAL_TIMEOUT,
     Fault,
@@ -128,8 +127,7 @@ class Exchange(Attempts):
                 self.admission.report(status in BAD_STATUSES, self.services.now())
                 if status not in BAD_STATUSES:
                     self.admission.pass_probe()
-        self.replayable = False
-        self.body = None
+        self._keep_no_body()
         self.status = status
         client = self.client
         client.answer(response, self.id_line, pieces, done, trailers)
@@ -244,26 +242,40 @@ class Exchange(Attempts):
 
     # -- failures
 
-    def on_upstream_failed(self, upstream: UpstreamStream, fault: Fault, detail: str) -> None:
+    def on_upstream_failed(
+        self,
+        upstream: UpstreamStream,
+        fault: Fault,
+        detail: str,
+        stale: bool = False,
+        unsent: bool = False,
+        against: bool = True,
+    ) -> None:
         """See `StreamEvents`."""
         if self.held is not None and upstream is self.held.upstream:
             self.held = None  # Only the answer in reserve; another attempt is under way.
             return
         self.upstream = None
-        self._on_attempt_failed(fault, detail, upstream.reused and fault is CLOSED_EARLY)
+        self._on_attempt_failed(fault, detail, stale, unsent, against)
 
     def _on_attempt_failed(
-        self, fault: Fault, detail: str, stale: bool = False, unsent: bool = False
+        self,
+        fault: Fault,
+        detail: str,
+        stale: bool = False,
+        unsent: bool = False,
+        against: bool = True,
     ) -> None:
-        """Decide: once more, an error, or (too late for either) a cut. `stale`: the connection
-        had been idle, and was closed then, as far as we know; `unsent`: there was none."""
-        self._release(fault.code, against=not stale)
+        """Decide: once more, an error, or (too late for either) a cut. `unsent`: there was no
+        connection, or else as the others in `StreamEvents.on_upstream_failed`."""
+        self._release(fault.code, against)
         if self.admission is not None:
             self.admission.end_probe()
         if self.status:
             self._break_off(fault, detail)
             return
         method = self.request.method
+        unsent = unsent and self.whole
         may = self.pool.policies.may_repeat(fault, method, stale, unsent, self.replayable)
         if may and self._retry(fault.code, stale):
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from proxy.engine.http2.shared import SharedSession
 from proxy.engine.streams import UpstreamStream
 from proxy.messages import PoolNode, Status
 from proxy.names.cache import Name
@@ -13,7 +14,9 @@ class Node:
     __slots__ = (
         "address",
         "admitted",
+        "calm_until",
         "failing",
+        "http2",
         "id",
         "idle",
         "impaired",
@@ -32,6 +35,7 @@ class Node:
         "reported",
         "server_name",
         "session",
+        "shared",
         "slot",
         "status",
         "unreachable",
@@ -48,6 +52,8 @@ class Node:
         """Whether the instance stands in the local file, and may lead anywhere."""
         self.server_name = spec.server_name
         """Name that the instance must prove under TLS; None: it is spoken to without."""
+        self.http2 = spec.protocol != "h1"
+        """Version of HTTP that the instance speaks: 2, or 1.1."""
         self.session: tuple[object, object] | None = None
         """Latest TLS session, and the context that it is for."""
         self.name: Name | None = None
@@ -79,6 +85,10 @@ class Node:
         self.failing = 0
         """Attempts that failed since the last one that did not."""
         self.idle: list[UpstreamStream] = []  # ≤ 1 KiB + 16 B per connection
+        self.shared: list[SharedSession] = []  # ≤ 1 KiB + 16 B per connection
+        """Sessions of HTTP/2 that take further streams."""
+        self.calm_until = 0.0
+        """No new session before: the instance has asked for that."""
         self.picks = 0
         self.reported = -1
         """Picks when its counts were last told; -1 = something was or may be new since then

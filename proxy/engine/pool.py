@@ -171,8 +171,10 @@ class Pool:
         node.present = True
         node.weight = spec.weight
         node.local = spec.local
-        if node.server_name != spec.server_name:
+        http2 = spec.protocol != "h1"
+        if node.server_name != spec.server_name or node.http2 != http2:
             node.server_name = spec.server_name
+            node.http2 = http2
             node.session = None
             leaving.append(node)
         if node.status == "ejected" and spec.status == "ready":
@@ -183,7 +185,7 @@ class Pool:
         node.admitted = spec.status == "ready" or (
             self._panic and spec.status in ("unhealthy", "ejected")
         )
-        if not node.admitted and node.idle:
+        if not node.admitted and (node.idle or node.shared):
             leaving.append(node)
         return node
 

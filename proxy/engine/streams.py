@@ -94,8 +94,19 @@ class StreamEvents(Waiter):
         """The instance keeps up with the request's body again."""
         raise NotImplementedError
 
-    def on_upstream_failed(self, upstream: UpstreamStream, fault: Fault, detail: str) -> None:
-        """The stream is gone; before, in, or after the head of the answer."""
+    def on_upstream_failed(
+        self,
+        upstream: UpstreamStream,
+        fault: Fault,
+        detail: str,
+        stale: bool = False,
+        unsent: bool = False,
+        against: bool = True,
+    ) -> None:
+        """The stream is gone; before, in, or after the head of the answer. `stale`: its connection
+        was used before, and was closed, as far as we know, with no regard to this request;
+        `unsent`: the instance says that it has done nothing about it; `against`: that it is gone
+        speaks against the instance, and nobody was told so yet."""
         raise NotImplementedError
 
     # -- from either
@@ -204,11 +215,6 @@ class UpstreamStream(Timed):
     """The instance's side of one attempt at a time."""
 
     __slots__ = ()
-
-    @property
-    def reused(self) -> bool:
-        """The connection was idle before the present exchange, and may have been closed then."""
-        raise NotImplementedError
 
     def is_quiet(self) -> bool:
         """As far as the kernel knows the connection is open, and nothing has come over it that

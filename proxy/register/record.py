@@ -15,6 +15,7 @@ import msgspec
 from proxy.register.errors import InvalidRecord
 from proxy.registry import records
 from proxy.registry.records import MAX_NAME, MAX_VALUE
+from proxy.settings.protocol import stated_protocol
 
 Name = tuple[str, str]
 """(service, instance id)."""
@@ -24,8 +25,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """An instance of a service, as it wants to be known.
 
     `address` "" is the one this machine uses towards the registry, `id` "" is
-    `<host name>-<port>`; the registrar fills both in. `weight` goes into `metadata`, unless that
-    has one; 0 = drained. `status` is where health starts: `healthy` is served, anything else is
+    `<host name>-<port>`; the registrar fills both in. `weight` and `protocol` go into `metadata`,
+    unless that has them; weight 0 = drained, protocol "" = what the proxy has for the service.
+    `status` is where health starts: `healthy` is served, anything else is
     not.
     """
 
@@ -35,6 +37,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     id: str = ""
     version: str = ""
     weight: int = 1
+    protocol: str = ""
     metadata: Mapping[str, str] = {}
     status: str = "healthy"
     message: str = ""
@@ -48,6 +51,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         metadata = dict(self.metadata)
         if self.weight != 1:
             metadata.setdefault("weight", str(self.weight))
+        if self.protocol:
+            metadata.setdefault("protocol", self.protocol)
         return msgspec.json.encode(
             {
                 "id": self.id,
@@ -94,6 +99,10 @@ def complaints(record: Record) -> Iterator[str]:
         yield f"port: {record.port!r} is not a number from 1 to 65535"
     if not _is_int(record.weight) or not 0 <= record.weight <= records.MAX_WEIGHT:
         yield f"weight: {record.weight!r} is not a number from 0 to {records.MAX_WEIGHT}"
+    try:
+        stated_protocol({"protocol": record.protocol, **record.metadata})
+    except ValueError as error:
+        yield f"protocol: {error}"
     for label, text in record.metadata.items():
         if not _is_text(label) or not _is_text(text):
             yield f"metadata: {label!r}: {text!r} is not text; names and values are strings"

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from proxy.membership import Instance
+from proxy.settings.protocol import stated_protocol
 
 MAX_WEIGHT = 65_535
 """Larger weights count as this: hash rings hold points per unit of weight, so one record with
@@ -239,6 +240,10 @@ def _metadata(given: Any, odd: list[str]) -> tuple[dict[str, str], int]:
             odd.append(f"metadata {_shown(given)} is not an object: ignored")
         return {}, 1
     metadata = {name: _text(item) for name, item in given.items()}
+    try:
+        stated_protocol(metadata)
+    except ValueError as error:
+        raise Unreadable(str(error)) from None
     stated = given.get("weight")
     if isinstance(stated, float) and (whole := _whole(stated)) is not None and whole >= 0:
         metadata["weight"] = str(whole)

@@ -11,6 +11,7 @@ from proxy.membership import Instance
 from proxy.settings.addresses import ADDRESS, NAME, NAMES, PORT, parse_name
 from proxy.settings.complaints import Report, dotted
 from proxy.settings.declare import Given
+from proxy.settings.protocol import PROTOCOL
 from proxy.settings.read import TEXT, integer
 from proxy.settings.tree import Path, Scalar
 
@@ -86,6 +87,11 @@ def instances_of(entries: Sequence[Given], service: str, report: Report) -> tupl
                 metadata=dict(values.get("metadata", {})),
             )
         )
+        if stated := values.get("metadata", {}).get("protocol"):
+            try:
+                PROTOCOL(Scalar(stated))
+            except ValueError as error:
+                report.complain(entry.at("metadata", "protocol"), str(error))
     return tuple(instances)
 
 

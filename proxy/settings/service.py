@@ -16,6 +16,7 @@ from proxy.settings.complaints import Report
 from proxy.settings.declare import Given, Off, Short, overlay
 from proxy.settings.instances import InstanceEntry, instances_of
 from proxy.settings.keys import SOURCE
+from proxy.settings.protocol import PROTOCOL, check_protocol
 from proxy.settings.read import (
     DURATION,
     POSITIVE,
@@ -25,6 +26,7 @@ from proxy.settings.read import (
     UNLIMITED,
     Read,
     choice,
+    duration,
     integer,
     parse_switch,
 )
@@ -105,6 +107,18 @@ class Keepalive(msgspec.Struct, frozen=True, kw_only=True):
     max_requests: Annotated[
         int, integer(1, 1_000_000_000), "Requests on one connection before it is closed."
     ] = 1000
+    streams: Annotated[
+        int,
+        integer(1, 1_000_000),
+        "Only HTTP/2: most requests at a time on one connection; the instance may allow fewer.",
+    ] = 100
+    ping: Annotated[
+        float,
+        duration(zero="0 = never"),
+        "Only HTTP/2: how long an instance may be silent while it has requests, until it is asked"
+        " whether it is there, and has 10 s to say so; 0 = never. While it says nothing else it is"
+        " asked again every 310 s at most.",
+    ] = 30.0
 
 
 class RetrySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -304,6 +318,13 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
         "[TLS to instances](tls.md#to-instances): `auto`, to those whose `metadata.scheme` is"
         " `https`, verified; a mapping, to all of them, whatever a registry says; `off`, to none.",
     ] = UpstreamTls()
+    protocol: Annotated[
+        str,
+        PROTOCOL,
+        "Spoken to instances that say nothing else in `metadata.protocol`: `h1` (HTTP/1.1), `h2c`"
+        " (HTTP/2 in clear text), `h2` (HTTP/2 over TLS, whatever `metadata.scheme` says if `tls`"
+        " is `auto`), `grpc` (`h2` to those that get TLS, else `h2c`).",
+    ] = "h1"
     lenient_answers: Annotated[
         bool | None,
         _LENIENCE,
@@ -371,6 +392,7 @@ def inherit(given: Given, service: str, inherited: PoolSettings, report: Report)
         _check_health_check(check, settings.health_check, report)
     if isinstance(tls := given.get("tls"), Given):
         checked_upstream_tls(settings.tls, tls, report)
+    check_protocol(settings.protocol, settings.tls, given, report)
     if settings.slow_start and given.get("slow_start") and service and is_keyed(settings):
         report.complain(
             given.at("slow_start"),

@@ -81,14 +81,16 @@ class UpstreamTls(msgspec.Struct, frozen=True, kw_only=True):
         """The files that are named."""
         return tuple(file for file in (self.ca, self.cert, self.key) if file)
 
-    def name_of(self, instance: Instance) -> str | None:
-        """The name that the instance must prove; None: it is spoken to without TLS."""
+    def name_of(self, instance: Instance, under_tls: bool = False) -> str | None:
+        """The name that the instance must prove; None: it is spoken to without TLS. `under_tls`:
+        what it speaks is defined over TLS, which `auto` takes for a statement."""
         if self.mode == "off":
             return None
         metadata = instance.metadata
         said = metadata.get("server_name", "")
         if self.mode == "auto":
-            return (said or instance.address) if metadata.get("scheme") == "https" else None
+            secure = under_tls or metadata.get("scheme") == "https"
+            return (said or instance.address) if secure else None
         if said and any(_fits(said.lower(), pattern) for pattern in self.server_names):
             return said
         if self.server_name:

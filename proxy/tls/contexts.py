@@ -118,9 +118,11 @@ def client_context(
     return context
 
 
-def upstream_context(tls: UpstreamTls, contents: Mapping[str, bytes]) -> ssl.SSLContext:
-    """A context for connections to instances. `contents`: of the files that are named. OSError or
-    KeyError when there can be none."""
+def upstream_context(
+    tls: UpstreamTls, contents: Mapping[str, bytes], alpn: Sequence[str] = ("http/1.1",)
+) -> ssl.SSLContext:
+    """A context for connections to instances. `contents`: of the files that are named; `alpn`:
+    protocols, the best one first. OSError or KeyError when there can be none."""
     context = client_context(
         contents[tls.ca] if tls.ca else None,
         contents[tls.cert] if tls.cert else b"",
@@ -128,7 +130,7 @@ def upstream_context(tls: UpstreamTls, contents: Mapping[str, bytes]) -> ssl.SSL
         verify=tls.verify,
         min_version=tls.min_version,
     )
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(list(alpn))
     return context
 
 

@@ -23,8 +23,8 @@ from tests.e2e.zookeeper_server import ZooKeeperClient, ZooKeeperServer
 from tests.e2e.zookeeper_server import missing as missing_zookeeper
 from tests.support.processes import eventually
 from tests.support.scripted_consul import ScriptedConsul, check, entry
-from tests.support.scripted_list import ScriptedList
 from tests.support.scripted_kubernetes import ScriptedKubernetes, endpoint, slice_of
+from tests.support.scripted_list import ScriptedList
 
 SERVICE = "users"
 READER = 'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }'

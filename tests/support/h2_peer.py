@@ -1,5 +1,5 @@
-"""A client of HTTP/2 on a wire: frames in, frames out, with the field compression of another
-implementation."""
+"""Clients and instances of HTTP/2 on a wire: frames in, frames out, with the field compression of
+another implementation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from proxy.http2.frames import FrameList
 from proxy.settings.listener import ListenerSettings
 from tests.support.frame_cases import SETTINGS, START, frame
 from tests.support.tls_far_end import authority
-from tests.support.wire import Wire
+from tests.support.wire import Peer, Wire
 
 HTTP2 = ListenerSettings(http2=True)
 DATA, HEADERS, RST, GOAWAY, WINDOW = 0, 1, 3, 7, 8
@@ -65,18 +65,22 @@ def window(stream: int, by: int) -> bytes:
     return frame(WINDOW, 0, stream, number(by))
 
 
-class H2Peer:
-    """A client's end of one connection. Owns what it knows of the proxy's tables."""
+def answer(stream: int, *fields: tuple[str, str], status: int = 200, end: bool = False) -> bytes:
+    """HEADERS of an answer, without the table."""
+    pairs = [(":status", str(status)), *fields]
+    block = Encoder().encode([(n, v, True) for n, v in pairs], huffman=False)
+    return frame(HEADERS, END_HEADERS | (END_STREAM if end else 0), stream, block)
 
-    def __init__(self, wire: Wire, begin: bytes = START + frame(4, 1)) -> None:
+
+class H2End:
+    """One end of a connection. Owns what it knows of the proxy's tables."""
+
+    peer: Peer
+
+    def __init__(self, wire: Wire, of_client: bool) -> None:
         self.wire = wire
-        client = wire.silent_client()
-        self.peer = wire.secure(client, _context())
-        self.heard = FrameList(False, 1 << 20)
+        self.heard = FrameList(of_client, 1 << 20)
         self.decoder = Decoder()
-        if begin:
-            self.send(begin)
-            assert self.take() == []  # SETTINGS, and their acknowledgement.
 
     def send(self, *pieces: bytes) -> None:
         self.peer.send(*pieces)
@@ -103,6 +107,42 @@ class H2Peer:
         self.heard.frames.clear()
         return frames
 
+    @property
+    def closed(self) -> bool:
+        """We have said that nothing more comes, or cut the connection."""
+        return self.peer.transport.ended or self.peer.closed
+
+
+class H2Instance(H2End):
+    """An instance's end of the next connection that the proxy makes to it."""
+
+    def __init__(self, wire: Wire, name: str = "a", begin: bytes | None = None) -> None:
+        """`begin`: what it says first; by default SETTINGS of nothing."""
+        super().__init__(wire, True)
+        self.peer = wire.accepted(name)
+        if begin is None:
+            begin = SETTINGS + frame(4, 1)
+        if begin:
+            self.send(begin)
+
+    def requests(self) -> list[int]:
+        """The streams of requests that came since the last look, and nothing else did."""
+        frames = self.take()
+        assert all(one[0] == "head" for one in frames), frames
+        return [one[1] for one in frames]
+
+
+class H2Peer(H2End):
+    """A client's end of one connection."""
+
+    def __init__(self, wire: Wire, begin: bytes = START + frame(4, 1)) -> None:
+        super().__init__(wire, False)
+        client = wire.silent_client()
+        self.peer = wire.secure(client, _context())
+        if begin:
+            self.send(begin)
+            assert self.take() == []  # SETTINGS, and their acknowledgement.
+
     def answer(self, stream: int = 1) -> tuple[dict[str, str], bytes]:
         """Head and content of an answer, which must be whole, and all that was said."""
         frames = self.take()
@@ -121,14 +161,12 @@ class H2Peer:
         assert told[":status"] == str(status)
         assert f'"code":"{code}"'.encode() in content
 
-    @property
-    def closed(self) -> bool:
-        """We have said that nothing more comes, or cut the connection."""
-        return self.peer.transport.ended or self.peer.closed
-
 
 def http2(**given: Any) -> ListenerSettings:
     return replace(HTTP2, **given)
 
 
-__all__ = ["HTTP2", "SETTINGS", "START", "H2Peer", "data", "frame", "head", "http2", "number"]
+__all__ = [
+    "HTTP2", "SETTINGS", "START", "H2End", "H2Instance", "H2Peer", "answer", "data", "frame",
+    "head", "http2", "number", "reset", "trailers", "window",
+]  # fmt: skip

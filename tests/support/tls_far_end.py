@@ -41,7 +41,7 @@ def client_side() -> ssl.SSLContext:
 @cache
 def server_side() -> ssl.SSLContext:
     """An instance's context, with the certificate of `authority`."""
-    return server_context([authority()[1]], ServerPolicy())
+    return server_context([authority()[1]], ServerPolicy(alpn=("h2", "http/1.1")))
 
 
 class TlsFarEnd:

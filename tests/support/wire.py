@@ -243,9 +243,11 @@ class Wire:
         listener: ListenerSettings | None = None,
         late_pause: bool = False,
         tls: bool = False,
+        http2: bool = False,
     ) -> None:
-        """`tls`: clients and instances speak it."""
+        """`tls`: clients and instances speak it; `http2`: instances do."""
         self.tls = tls
+        self.http2 = http2
         self._far_ends: dict[FakeTransport, TlsFarEnd] = {}
         self.network = Network(late_pause=late_pause)
         self.loop = SteppedLoop(self.network)
@@ -336,6 +338,7 @@ class Wire:
                 status.get(name, "ready"),
                 ord(name[0]) - 96,
                 server_name="h" if self.tls else None,
+                protocol="h1" if not self.http2 else "h2" if self.tls else "h2c",
             )
             for name in names
         )

@@ -1152,6 +1152,18 @@ services:
 routes: [{service: a}]
 --->
 proxy.yaml:2: services.a.slow_start: has no meaning for consistent_hash, whose weights say which keys an instance gets; allowed: 0, or another balancer
+=== protocols
+services:
+  a: {protocol: h2c, tls: {ca: a.pem}}
+  b: {protocol: h2, tls: off}
+  c: {protocol: spdy}
+  d: {instances: [{address: 10.0.0.1, port: 1, metadata: {protocol: http}}]}
+routes: [{service: a}]
+--->
+proxy.yaml:2: services.a.protocol: is HTTP/2 without TLS, and `tls` is on; allowed: h2, or no tls
+proxy.yaml:3: services.b.protocol: is HTTP/2 under TLS, and `tls` is off; allowed: h2c, or tls
+proxy.yaml:4: services.c.protocol: "spdy" is not a protocol; allowed: h1, h2c, h2, grpc
+proxy.yaml:5: services.d.instances.0.metadata.protocol: "http" is not a protocol; allowed: h1, h2c, h2, grpc
 === fallback_instances
 services:
   a: {fallback_instances: [{id: x, address: 10.0.0.1, port: 1}, {id: x, address: 10.0.0.2, port: 1}]}

@@ -362,6 +362,32 @@ class TestConfiguring:
         [node] = of.by_service["users"].snapshot.nodes
         assert node.server_name == "users.internal"
 
+    @pytest.mark.parametrize(
+        ("protocol", "mode", "metadata", "spoken"),
+        [
+            ("h1", "auto", {}, ("h1", None)),
+            ("h2c", "auto", {}, ("h2c", None)),
+            ("h2", "auto", {}, ("h2", "10.0.0.1")),
+            ("grpc", "auto", {}, ("h2c", None)),
+            ("grpc", "auto", {"scheme": "https"}, ("h2", "10.0.0.1")),
+            ("grpc", "on", {}, ("h2", "10.0.0.1")),
+            ("h1", "auto", {"protocol": "h2c"}, ("h2c", None)),
+            ("h1", "off", {"protocol": "grpc"}, ("h2c", None)),
+            ("h1", "on", {"protocol": "h2c"}, ("h2", "10.0.0.1")),
+            ("h2c", "auto", {"protocol": "h1"}, ("h1", None)),
+            ("h1", "auto", {"appProtocol": "kubernetes.io/h2c"}, ("h2c", None)),
+            ("h1", "auto", {"scheme": "h2c"}, ("h2c", None)),
+        ],
+    )
+    def test_the_protocol_of_a_service_and_an_instance_reaches_the_workers(
+        self, protocol: str, mode: Any, metadata: dict[str, str], spoken: tuple[str, str | None]
+    ) -> None:
+        of = book()
+        of.apply(membership(users=[instance("a", metadata=metadata)]), 1.0)
+        self.configured(of, users=PoolSettings(protocol=protocol, tls=UpstreamTls(mode=mode)))
+        [node] = of.by_service["users"].snapshot.nodes
+        assert (node.protocol, node.server_name) == spoken
+
     def test_a_fallback_serves_where_nobody_is(self) -> None:
         of = book()
         of.apply(membership(), 1.0)

@@ -71,6 +71,8 @@ def test_a_weight_in_the_metadata_wins() -> None:
         ({"address": "http://x"}, 'address: address "http://x"'),
         ({"weight": -1}, "weight: -1 is not a number from 0 to 65535"),
         ({"metadata": {"weight": 2}}, "metadata: 'weight': 2 is not text"),
+        ({"protocol": "http3"}, 'protocol: metadata.protocol "http3" is none of h1, h2c, h2, grpc'),
+        ({"metadata": {"protocol": "x"}}, 'protocol: metadata.protocol "x" is none of'),
         ({"metadata": {"x": "y" * 70_000}}, "at most 65536 are allowed"),
         ({"metadata": {"x": "\ud800"}}, "record: cannot be written as JSON"),
         ({"status": ""}, "status: ''"),
@@ -81,6 +83,11 @@ def test_a_record_no_reader_would_accept_is_refused(change: dict[str, Any], word
     with pytest.raises(InvalidRecord) as refused:
         checked(Record(**fields))
     assert any(words in reason for reason in refused.value.reasons), refused.value.reasons
+
+
+def test_a_protocol_is_written_into_the_metadata() -> None:
+    record = Record(service="a", id="b", address="c", port=1, protocol="h2c")
+    assert json.loads(record.value(AT))["metadata"] == {"protocol": "h2c"}
 
 
 def test_every_reason_is_given_at_once() -> None:

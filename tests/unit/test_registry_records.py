@@ -107,6 +107,12 @@ def test_weight(text: str, expected: int) -> None:
     assert weight(text) == expected
 
 
+def test_a_protocol_that_nobody_knows_makes_a_record_unreadable() -> None:
+    assert parsed(metadata={"protocol": "h2c"}).metadata == {"protocol": "h2c"}
+    with pytest.raises(Unreadable, match='protocol "dubbo" is none of h1, h2c, h2, grpc'):
+        parsed(metadata={"protocol": "dubbo"})
+
+
 @pytest.mark.parametrize(
     ("given", "stored"),
     [

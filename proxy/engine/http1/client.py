@@ -401,7 +401,8 @@ class UpstreamConnection(KeptConnection):
         events = self._events
         self.abort()
         if events is not None:
-            events.on_upstream_failed(self, fault, detail)
+            stale = fault is CLOSED_EARLY and self._uses > 1
+            events.on_upstream_failed(self, fault, detail, stale, against=not stale)
 
     def _refuse(self, events: StreamEvents, refusal: Refused) -> None:
         """The answer is not acceptable."""

@@ -7,7 +7,7 @@ import re
 import select
 from collections.abc import Callable
 from math import inf
-from typing import Final, cast
+from typing import ClassVar, Final, cast
 
 from proxy.engine.deadlines import Deadlines
 from proxy.engine.http1.second_descriptor import SecondDescriptor
@@ -42,6 +42,9 @@ class KeptConnection(UpstreamStream):
     __slots__ = ("_deadlines", "_dup", "_events", "_node", "_settings", "_upstreams", "_uses",
                  "closed", "transport")  # fmt: skip
 
+    alpn: ClassVar[tuple[str, ...]] = ("http/1.1",)
+    """Protocols that are offered under TLS, the one to be spoken first; empty = there is no TLS."""
+
     def __init__(self, node: Node, settings: ServiceSettings, upstreams: Upstreams) -> None:
         super().__init__()
         self._node = node
@@ -59,11 +62,6 @@ class KeptConnection(UpstreamStream):
     def __repr__(self) -> str:
         state = "closed" if self.closed else "idle" if self._events is None else "busy"
         return f"<{type(self).__name__} {self._node.key} {state} uses={self._uses}>"
-
-    @property
-    def reused(self) -> bool:
-        """See `UpstreamStream`."""
-        return self._uses > 1
 
     def is_quiet(self) -> bool:
         """See `UpstreamStream`. One system call."""

@@ -26,7 +26,7 @@ class ClientContexts:
         self._loop = loop
         self._contents: Mapping[str, bytes] = {}  # ≤ 1 MiB per service
         self._made: dict[
-            UpstreamTls, asyncio.Future[ssl.SSLContext]
+            tuple[UpstreamTls, tuple[str, ...]], asyncio.Future[ssl.SSLContext]
         ] = {}  # ≤ _POLICIES * 1024 * 1024
 
     def use(self, contents: Mapping[str, bytes]) -> None:
@@ -34,16 +34,17 @@ class ClientContexts:
         self._contents = contents
         self._made.clear()
 
-    async def get(self, tls: UpstreamTls) -> ssl.SSLContext:
-        """The context for a policy. `Refused` when there can be none."""
-        made = self._made.get(tls)
+    async def get(self, tls: UpstreamTls, alpn: tuple[str, ...] = ("http/1.1",)) -> ssl.SSLContext:
+        """The context for a policy, and for connections that offer these protocols. `Refused` when
+        there can be none."""
+        made = self._made.get((tls, alpn))
         if made is None or (made.done() and made.exception() is not None):
             if len(self._made) >= _POLICIES:
                 self._made.clear()
             # The system's authorities take 35 ms, in which nobody would be served; and a crowd
             # that dials at once waits for the same one.
-            made = self._loop.run_in_executor(None, upstream_context, tls, self._contents)
-            self._made[tls] = made
+            made = self._loop.run_in_executor(None, upstream_context, tls, self._contents, alpn)
+            self._made[tls, alpn] = made
         try:
             return await asyncio.shield(made)  # Whoever gives up takes it from nobody else.
         except (KeyError, OSError, ValueError) as error:

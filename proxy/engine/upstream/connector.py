@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import partial
 from math import inf
 from socket import AF_INET6, SOCK_DGRAM, socket
-from typing import Protocol
 
 import structlog
 
@@ -19,10 +18,13 @@ from proxy.engine.flow import as_protocol
 from proxy.engine.http1.client import UpstreamConnection
 from proxy.engine.http1.keepalive import KeptConnection, Upstreams
 from proxy.engine.node import Node
-from proxy.engine.streams import UpstreamStream
 from proxy.engine.tls.client import ClientContexts, ClientHandshake
 from proxy.engine.tls.handshakes import Handshakes
+from proxy.engine.upstream.dialler import Dialler
+from proxy.engine.upstream.raw import SessionOpening
+from proxy.engine.upstream.sharing import Sharing
 from proxy.errors import (
+    BAD_ANSWER,
     CLOSED_EARLY,
     CONNECT_REFUSED,
     CONNECT_TIMEOUT,
@@ -52,22 +54,6 @@ A burst of clients is accepted in one go, before those that are too many can be 
 a turn of the event loop. Much longer, and waiting would only make the shortage worse."""
 
 
-class Dialler(Protocol):
-    """A caller that waits for a connection."""
-
-    def on_connected(self, node: Node, connection: UpstreamStream) -> None:
-        """The connection is up and belongs to the caller."""
-        ...
-
-    def on_connect_failed(self, node: Node, fault: Fault, detail: str) -> None:
-        """There is no connection and there will be none."""
-        ...
-
-    def on_dial_raised(self, node: Node, error: Exception) -> None:
-        """There is none, either, for a reason that is not the connection's but ours."""
-        ...
-
-
 class Connector:
     """Owns the tasks that dial, and the number of connections that are open."""
 
@@ -85,6 +71,7 @@ class Connector:
         self.contexts = ClientContexts(loop)
         """TLS contexts, by the policy of a service."""
         self._upstreams = Upstreams(deadlines, loop.call_soon)
+        self._sharing = Sharing(self._upstreams, partial(self._begin, make=SessionOpening))
         self._make_room = make_room
         self._names = names
         self.destinations = Destinations()
@@ -102,11 +89,25 @@ class Connector:
         waiter: Dialler,
         at_most: float = inf,
         make: type[KeptConnection] = UpstreamConnection,
-    ) -> asyncio.Task[None]:
+    ) -> asyncio.Task[None] | None:
         """Connect in the background; `waiter` hears of the result exactly once, after
         `timeouts.connect` or `at_most` seconds at the latest. Looking up the name of the instance,
-        and trying all of its addresses, is one attempt. `make`: kind of the connection; only the
-        usual one has TLS. Returns what `leave` wants."""
+        and trying all of its addresses, is one attempt. `make`: kind of the connection. Returns
+        what `leave` wants; None for a stream of HTTP/2, of which the waiter may have heard
+        already."""
+        if node.http2 and make is UpstreamConnection:
+            self._sharing.ask(node, settings, waiter, at_most)
+            return None
+        return self._begin(node, settings, waiter, at_most, make)
+
+    def _begin(
+        self,
+        node: Node,
+        settings: ServiceSettings,
+        waiter: Dialler,
+        at_most: float = inf,
+        make: type[KeptConnection] = UpstreamConnection,
+    ) -> asyncio.Task[None]:
         limit = min(settings.timeouts.connect or inf, at_most)
         task = self._loop.create_task(self._dial(node, settings, waiter, limit, make))
         self._dialling.add(task)
@@ -216,8 +217,8 @@ class Connector:
     ) -> KeptConnection:
         tries = round(ROOM_LIMIT / ROOM_STEP)
         context = None
-        if node.server_name is not None and make is UpstreamConnection:
-            context = await self.contexts.get(settings.tls)
+        if node.server_name is not None and make.alpn:
+            context = await self.contexts.get(settings.tls, make.alpn)
         while True:  # ≤ 32
             self._make_room()
             connection = make(node, settings, self._upstreams)
@@ -259,6 +260,10 @@ class Connector:
                 partial(as_protocol, handshake.tls), address, node.port
             )
             await handshake.done
+            if connection.alpn[0] == "h2":
+                chosen = handshake.tls.ssl.selected_alpn_protocol()
+                if chosen != "h2":
+                    raise Refused(BAD_ANSWER, f"chose {chosen or 'nothing'} by ALPN, not h2")
         except BaseException:
             handshake.abandon()
             raise
@@ -277,6 +282,8 @@ class Connector:
         """The node left or must not be used: nothing idle stays behind."""
         while node.idle:  # ≤ connections
             node.idle.pop().close()
+        for session in list(node.shared):  # ≤ connections
+            session.retire()
 
     async def close(self) -> None:
         """Give up what is being dialled."""

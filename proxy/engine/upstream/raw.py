@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import ClassVar
 
 from proxy.engine.http1.keepalive import KeptConnection
 
@@ -12,6 +13,7 @@ class RawConnection(KeptConnection):
 
     __slots__ = ("_said",)
 
+    alpn: ClassVar[tuple[str, ...]] = ()
     _said: bytes
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -43,3 +45,12 @@ class RawConnection(KeptConnection):
         self._let_go()
         self._upstreams.open -= 1
         return self.transport, self._said
+
+
+class SessionOpening(RawConnection):
+    """Owns the transport until a session of HTTP/2 does."""
+
+    __slots__ = ()
+
+    # With the second one a server that does not know the first can say so, and need not hang up.
+    alpn: ClassVar[tuple[str, ...]] = ("h2", "http/1.1")

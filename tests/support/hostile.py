@@ -45,6 +45,7 @@ class Bench:
                 RouteSpec(host="{service}.deep.svc.example"),
                 RouteSpec(path_prefix="/limited", service="limited"),
                 RouteSpec(path_prefix="/queued", service="queued"),
+                RouteSpec(path_prefix="/two", service="two"),
                 RouteSpec(path_prefix="/by/{service}", headers={"X-Route": "1"}),
                 RouteSpec(path_prefix="/", service="s"),
             ),
@@ -64,6 +65,7 @@ class Bench:
         )
         self.wire.serve("c", service="limited")
         self.wire.serve("d", service="queued")
+        self.wire.serve("e", service="two", http2=True)
         self.wire.worker._log_access(AccessLogSettings(path=str(path / "access.log")))
         self._instances: list[Peer] = []
 

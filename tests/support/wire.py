@@ -323,8 +323,17 @@ class Wire:
             ListenerCertificates(listener="web", generation=1, pairs=pairs, **more)
         )
 
-    def serve(self, *names: str, service: str = "s", panic: bool = False, **status: str) -> None:
-        """Instances `a`, `b`, … of a service; `a="draining"` sets a status."""
+    def serve(
+        self,
+        *names: str,
+        service: str = "s",
+        panic: bool = False,
+        http2: bool | None = None,
+        **status: str,
+    ) -> None:
+        """Instances `a`, `b`, … of a service; `a="draining"` sets a status; `http2`: what they
+        speak, if it is not what those of the wire do."""
+        http2 = self.http2 if http2 is None else http2
         generation = 1
         pool = self.worker.pools.get(service)
         if pool is not None:
@@ -338,7 +347,7 @@ class Wire:
                 status.get(name, "ready"),
                 ord(name[0]) - 96,
                 server_name="h" if self.tls else None,
-                protocol="h1" if not self.http2 else "h2" if self.tls else "h2c",
+                protocol="h1" if not http2 else "h2" if self.tls else "h2c",
             )
             for name in names
         )

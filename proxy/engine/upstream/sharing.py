@@ -101,7 +101,7 @@ class NodeLine:
     def serve(self) -> None:
         """Give streams to those who have waited the longest, as far as there are any."""
         waiting, node = self._waiting, self.node
-        for _ in range(min(_TURN, len(waiting))):  # ≤ _TURN
+        for _ in range(min(_TURN, len(waiting))):  # ≤ _TURN + requests
             stream = shared_stream(node.shared)
             if stream is None:
                 break

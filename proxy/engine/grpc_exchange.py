@@ -107,13 +107,18 @@ class GrpcExchange(Exchange):
             self._keep_no_body()
 
     def _on_attempt_failed(
-        self, fault: Fault, detail: str, stale: bool = False, unsent: bool = False
+        self,
+        fault: Fault,
+        detail: str,
+        stale: bool = False,
+        unsent: bool = False,
+        against: bool = True,
     ) -> None:
         """See `Attempts`. A body that is kept for another call than one that an instance has
         answered is none: what was done of this one, nobody knows."""
         if self.is_call and not unsent:
             self.replayable = False
-        super()._on_attempt_failed(fault, detail, stale, unsent)
+        super()._on_attempt_failed(fault, detail, stale, unsent, against)
 
     # -- the answer
 

@@ -24,9 +24,8 @@ from tests.wire.test_access_log import Logged, pick
 from tests.wire.test_http2 import STREAMED, begun
 
 GRPC = ("content-type", "application/grpc")
-TE = ("te", "trailers")
 MESSAGE = b"\0\0\0\0\2hi"
-UNARY = head(1, GRPC, TE, method="POST", end=False) + data(1, MESSAGE, end=True)
+UNARY = head(1, GRPC, method="POST", end=False) + data(1, MESSAGE, end=True)
 ELSEWHERE = (RouteSpec(path_prefix="/y", service="s"),)
 
 
@@ -143,7 +142,7 @@ class TestStatus:
 def calling(make: Any, *fields: tuple[str, str], **grpc: Any) -> tuple[Wire, H2Peer, Peer]:
     """A call whose request goes on, and the instance that has its beginning."""
     wire, client = begun(make, settings=ServiceSettings(grpc=GrpcSettings(**grpc)))
-    client.send(head(1, GRPC, TE, *fields, method="POST", end=False), data(1, MESSAGE))
+    client.send(head(1, GRPC, *fields, method="POST", end=False), data(1, MESSAGE))
     instance = wire.accepted()
     assert instance.take()
     return wire, client, instance
@@ -297,7 +296,7 @@ class TestOnceMore:
         assert told(client)["grpc-status"] == "14"
 
     def test_a_request_that_goes_on_is_not_made_again(self, make: Any) -> None:
-        frames = head(1, GRPC, TE, method="POST", end=False), data(1, MESSAGE)
+        frames = head(1, GRPC, method="POST", end=False), data(1, MESSAGE)
         _, client = answered_first(make, UNAVAILABLE % b"", *frames)
         assert client.take()[0][2]["grpc-status"] == "14"
 

@@ -8,16 +8,22 @@ from typing import Any
 import pytest
 
 from proxy.settings.service import GrpcSettings, RateLimitSettings, ServiceSettings
-from tests.support.h2_peer import HTTP2, H2Peer, data, head
+from tests.support.h2_peer import (
+    HTTP2,
+    H2Instance,
+    H2Peer,
+    answer,
+    data,
+    head,
+    trailers,
+)
 from tests.support.wire import Peer, Wire, forwarded, request
-from tests.wire.scenes import BAD, REFUSED, asked
+from tests.wire.scenes import REFUSED
 from tests.wire.test_grpc import MESSAGE, STREAMED
 
 WEB = ServiceSettings(grpc=GrpcSettings(web=True))
-AFTER = ("content-type: application/grpc+proto",)
-ANSWER = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/grpc+proto\r\nTransfer-Encoding: chunked\r\n\r\n"
-)
+BEGUN = answer(1, ("content-type", "application/grpc+proto")) + data(1, MESSAGE)
+GOOD = BEGUN + trailers(1, ("grpc-status", "0"))
 TRAILERS = b"\x80\0\0\0\x10grpc-status: 0\r\n"
 
 
@@ -26,17 +32,24 @@ def call(kind: str, body: bytes, *fields: str) -> bytes:
     return request("POST /x", f"Content-Type: application/{kind}", length, *fields, body=body)
 
 
-def begun(make: Any, kind: str, body: bytes, *fields: str, **more: Any) -> tuple[Wire, Peer, Peer]:
+def begun(make: Any, kind: str, body: bytes, *fields: str) -> tuple[Wire, Peer, H2Instance]:
     """A call over HTTP/1.1 that has reached its instance."""
-    wire = make(settings=WEB, **more)
+    wire = make(settings=WEB, http2=True)
     client = wire.client()
     client.send(call(kind, body, *fields))
-    return wire, client, wire.accepted()
+    return wire, client, H2Instance(wire)
 
 
-def content(answer: bytes) -> bytes:
+def came(instance: H2Instance) -> tuple[dict[str, str], bytes]:
+    """Head and content of the call that the instance got, whole."""
+    [(_, _, fields, _), (kind, _, body, ended)] = instance.take()
+    assert (kind, ended) == ("data", True)
+    return fields, body
+
+
+def content(got: bytes) -> bytes:
     """The content of an answer in chunks, whole."""
-    rest, found = answer.partition(b"\r\n\r\n")[2], b""
+    rest, found = got.partition(b"\r\n\r\n")[2], b""
     while rest != b"0\r\n\r\n":
         size, _, rest = rest.partition(b"\r\n")
         found, rest = found + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
@@ -46,28 +59,26 @@ def content(answer: bytes) -> bytes:
 class TestBinary:
     def test_a_call_is_one_of_grpc(self, make: Any) -> None:
         wire, client, instance = begun(make, "grpc-web+proto", MESSAGE, "X-Grpc-Web: 1")
-        instance.expect(
-            forwarded(
-                "POST /x", "X-Grpc-Web: 1", *AFTER, "Content-Length: 7",
-                "Connection: TE", "TE: trailers", body=MESSAGE,
-            )
-        )  # fmt: skip
-        instance.send(ANSWER + b"7\r\n" + MESSAGE + b"\r\n")
-        instance.send(b"0\r\nGrpc-Status:0\r\n\r\n")
-        answer = client.take()
-        assert b"\r\ncontent-type: application/grpc-web+proto\r\n" in answer
-        assert content(answer) == MESSAGE + TRAILERS
+        fields, body = came(instance)
+        assert fields["content-type"] == "application/grpc+proto"
+        assert fields["te"] == "trailers"
+        assert (fields["x-grpc-web"], fields["content-length"], body) == ("1", "7", MESSAGE)
+        instance.send(BEGUN)
+        instance.send(trailers(1, ("grpc-status", "0")))
+        got = client.take()
+        assert b"\r\ncontent-type: application/grpc-web+proto\r\n" in got
+        assert content(got) == MESSAGE + TRAILERS
         assert wire.pool.counters.calls == {"0": 1}
         assert wire.in_flight == 0
 
     def test_a_client_of_http2_gets_no_trailers_either(self, make: Any) -> None:
-        wire = make(settings=WEB, listener=HTTP2)
+        wire = make(settings=WEB, listener=HTTP2, http2=True)
         client = H2Peer(wire)
         frames = head(1, ("content-type", "application/grpc-web"), method="POST", end=False)
         client.send(frames, data(1, MESSAGE, end=True))
-        instance = wire.accepted()
-        assert b"\r\ncontent-type: application/grpc\r\n" in instance.take()
-        instance.send(ANSWER + b"7\r\n" + MESSAGE + b"\r\n0\r\ngrpc-status: 0\r\n\r\n")
+        instance = H2Instance(wire)
+        assert came(instance)[0]["content-type"] == "application/grpc"
+        instance.send(GOOD)
         told, found = client.answer()
         assert told["content-type"] == "application/grpc-web+proto"
         assert found == MESSAGE + TRAILERS
@@ -75,46 +86,41 @@ class TestBinary:
     def test_trailers_alone_stay_in_the_head(self, make: Any) -> None:
         _, client, instance = begun(make, "grpc-web", MESSAGE)
         assert instance.take()
-        instance.send(
-            b"HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\n"
-            b"grpc-status: 5\r\nContent-Length: 0\r\n\r\n"
-        )
-        answer = client.take()
-        assert b"\r\ngrpc-status: 5\r\ncontent-type: application/grpc-web\r\n" in answer
-        assert answer.endswith(b"\r\nContent-Length: 0\r\nVia: 1.1 fairlead\r\n\r\n")
+        fields = ("content-type", "application/grpc"), ("grpc-status", "5")
+        instance.send(answer(1, *fields, end=True))
+        got = client.take()
+        assert b"\r\ngrpc-status: 5\r\ncontent-type: application/grpc-web\r\n" in got
+        assert content(got) == b""
 
     def test_an_answer_of_no_grpc_goes_as_it_is(self, make: Any) -> None:
         _, client, instance = begun(make, "grpc-web", MESSAGE)
         assert instance.take()
-        instance.send(BAD)
+        instance.send(answer(1, ("content-length", "4"), status=503) + data(1, b"busy", True))
         assert client.take().endswith(b"\r\n\r\nbusy")
 
 
 class TestText:
     def test_a_call_is_decoded_and_its_answer_encoded(self, make: Any) -> None:
         _, client, instance = begun(make, "grpc-web-text+proto", b64encode(MESSAGE))
-        instance.expect(
-            forwarded(
-                "POST /x", *AFTER, "Transfer-Encoding: chunked", "Connection: TE", "TE: trailers",
-                body=b"7\r\n" + MESSAGE + b"\r\n0\r\n\r\n",
-            )
-        )  # fmt: skip
-        instance.send(ANSWER + b"7\r\n" + MESSAGE + b"\r\n")
-        instance.send(b"0\r\ngrpc-status: 0\r\n\r\n")
-        answer = client.take()
-        assert b"\r\ncontent-type: application/grpc-web-text+proto\r\n" in answer
+        fields, body = came(instance)
+        assert fields["content-type"] == "application/grpc+proto"
+        assert ("content-length" in fields, body) == (False, MESSAGE)
+        instance.send(BEGUN)
+        instance.send(trailers(1, ("grpc-status", "0")))
+        got = client.take()
+        assert b"\r\ncontent-type: application/grpc-web-text+proto\r\n" in got
         # Each message has an end of its own: it does not wait for the next one.
-        assert content(answer) == b64encode(MESSAGE) + b64encode(TRAILERS)
+        assert content(got) == b64encode(MESSAGE) + b64encode(TRAILERS)
 
     @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 100])
     def test_a_body_is_decoded_however_it_is_cut(self, make: Any, size: int) -> None:
         text = b64encode(MESSAGE) + b64encode(MESSAGE)  # With a padding in the middle.
-        wire = make(settings=WEB)
+        wire = make(settings=WEB, http2=True)
         client = wire.client()
         whole = call("grpc-web-text", text)
         start = len(whole) - len(text)
         client.send(whole[:start], *(whole[n : n + size] for n in range(start, len(whole), size)))
-        assert content(wire.accepted().take()) == 2 * MESSAGE
+        assert came(H2Instance(wire))[1] == 2 * MESSAGE
 
     @pytest.mark.parametrize(
         "text",
@@ -129,15 +135,15 @@ class TestText:
         assert wire.in_flight == 0
 
     def test_a_body_that_goes_bad_leaves_its_instance(self, make: Any) -> None:
-        wire = make(settings=WEB)
+        wire = make(settings=WEB, http2=True)
         client = wire.client()
         head = call("grpc-web-text", b"AAAAAAAA")[:-8]
         client.send(head + b"AAAA")
-        instance = wire.accepted()
+        instance = H2Instance(wire)
         assert instance.take()
         client.send(b"AAA!")
         assert b"\r\ngrpc-status: 13\r\n" in client.take()
-        assert instance.closed
+        assert instance.take() == [("reset", 1, 8)]
 
 
 class TestOwnAnswers:
@@ -146,15 +152,16 @@ class TestOwnAnswers:
         wire.network.refuse(wire.address("a"), REFUSED)
         client = wire.client()
         client.send(call("grpc-web-text+proto", b64encode(MESSAGE)))
-        answer = client.take()
-        assert b"\r\nContent-Type: application/grpc-web-text+proto\r\ngrpc-status: 14\r\n" in answer
+        got = client.take()
+        assert b"\r\nContent-Type: application/grpc-web-text+proto\r\ngrpc-status: 14\r\n" in got
         wire.network.errors.clear()
 
     def test_a_limit_is_told_so_too(self, make: Any) -> None:
         limit = RateLimitSettings(requests=1, per=60.0)
         settings = ServiceSettings(grpc=GrpcSettings(web=True), rate_limit=limit)
-        wire = make(settings=settings)
-        asked(wire, call("grpc-web", MESSAGE))
+        wire = make(settings=settings, http2=True)
+        wire.client().send(call("grpc-web", MESSAGE))
+        assert came(H2Instance(wire))
         client = wire.client()
         client.send(call("grpc-web", MESSAGE))
         assert b"\r\ngrpc-status: 14\r\n" in client.take()
@@ -162,12 +169,12 @@ class TestOwnAnswers:
     def test_a_deadline_within_an_answer_is_told_in_content(self, make: Any) -> None:
         wire, client, instance = begun(make, "grpc-web", MESSAGE, "grpc-timeout: 2S")
         assert instance.take()
-        instance.send(ANSWER + b"7\r\n" + MESSAGE + b"\r\n")
+        instance.send(BEGUN)
         wire.advance(2.1)
         found = content(client.take())
         assert found.startswith(MESSAGE + b"\x80\0\0\0")
         assert b"grpc-status: 4\r\n" in found
-        assert instance.closed
+        assert instance.take() == [("reset", 1, 8)]
 
 
 def test_a_service_that_does_not_want_it_gets_it_as_it_is(make: Any) -> None:

@@ -103,6 +103,7 @@ def service(
         "instances": [
             {
                 **instance(member, totals.node(pool.service, member.instance.key), inflight, now),
+                "protocol": node.protocol,
                 "effective_weight": node.weight / SCALE if pool.scaled else node.weight,
                 "held": member.instance.id in retained,
             }

@@ -134,10 +134,11 @@ class Attempts(RequestState):
         """A request that may have no second attempt gets a connection that is open as far as the
         kernel knows; what the loop knows may be a moment old. Or a stream of HTTP/2, whose
         instances say what they have not begun."""
-        refusal = self._mismatch(node)
-        if refusal is not None:
-            self._answer_fault(refusal.fault, refusal.detail)
-            return
+        if node.http2 or self.request.fields.te_trailers:
+            refusal = self._mismatch(node)
+            if refusal is not None:
+                self._answer_fault(refusal.fault, refusal.detail)
+                return
         while node.idle:  # ≤ connections
             upstream = node.idle.pop()
             if upstream.is_quiet():

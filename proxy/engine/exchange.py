@@ -127,7 +127,8 @@ class Exchange(Attempts):
                 self.admission.report(status in BAD_STATUSES, self.services.now())
                 if status not in BAD_STATUSES:
                     self.admission.pass_probe()
-        self._keep_no_body()
+        self.whole = False
+        self.body = None
         self.status = status
         client = self.client
         client.answer(response, self.id_line, pieces, done, trailers)

@@ -24,6 +24,17 @@ _MOST: Final = 256
 """Hang-ups looked at in one turn of the loop, so that others have theirs."""
 
 
+def has_ended(transport: asyncio.Transport) -> bool:
+    """Whether the kernel knows that the other end has said its last byte, or is gone, which the
+    loop may hear of in a moment. One system call."""
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return False
+    poller = select.poll()
+    poller.register(sock.fileno(), select.POLLRDHUP)
+    return bool(poller.poll(0))
+
+
 class Watch:
     """One connection that is watched: what was heard of it so far, and who wants to know."""
 

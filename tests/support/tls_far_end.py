@@ -39,9 +39,9 @@ def client_side() -> ssl.SSLContext:
 
 
 @cache
-def server_side() -> ssl.SSLContext:
-    """An instance's context, with the certificate of `authority`."""
-    return server_context([authority()[1]], ServerPolicy(alpn=("h2", "http/1.1")))
+def server_side(*alpn: str) -> ssl.SSLContext:
+    """An instance's context, with the certificate of `authority`, that speaks these protocols."""
+    return server_context([authority()[1]], ServerPolicy(alpn=alpn))
 
 
 class TlsFarEnd:

@@ -247,6 +247,8 @@ class Wire:
     ) -> None:
         """`tls`: clients and instances speak it; `http2`: instances do."""
         self.tls = tls
+        self.alpn: tuple[str, ...] = ("h2", "http/1.1")
+        """What instances say under TLS that they speak, the best first."""
         self.http2 = http2
         self._far_ends: dict[FakeTransport, TlsFarEnd] = {}
         self.network = Network(late_pause=late_pause)
@@ -480,7 +482,7 @@ class Wire:
             for transport in waiting:
                 if transport not in self._far_ends:
                     self._far_ends[transport] = TlsFarEnd(
-                        transport, server_side(), server_side=True
+                        transport, server_side(*self.alpn), server_side=True
                     )
                 moved = self._far_ends[transport].step() or moved
         return moved

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.engine.hangups import ENDED, RESET, Hangups, Watch
+from proxy.engine.hangups import ENDED, RESET, Hangups, Watch, has_ended
 
 
 class Loop:
@@ -187,3 +187,15 @@ def test_without_a_descriptor_nothing_is_watched_and_nothing_fails() -> None:
     assert hangups.watch(cast(asyncio.Transport, Transport(None)), lambda: None) is None
     assert len(hangups) == 0
     hangups.close()
+
+
+def test_an_end_that_the_loop_has_not_told_of_is_known_and_data_are_none() -> None:
+    ours, other = socket.socketpair()
+    with ours, other:
+        transport = cast(asyncio.Transport, Transport(ours))
+        assert not has_ended(transport)
+        other.send(b"data")
+        assert not has_ended(transport)
+        other.shutdown(socket.SHUT_WR)
+        assert has_ended(transport)
+    assert not has_ended(cast(asyncio.Transport, Transport(None)))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from proxy.engine.http2.client_connection import ACK_LIMIT, PING_AGAIN
 from proxy.engine.http2.client_stream import WINDOW
+from proxy.messages import Drain
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import Keepalive, ServiceSettings, Timeouts
 from tests.support.frame_cases import frame
@@ -17,10 +20,11 @@ from tests.support.h2_peer import (
     data,
     head,
     number,
+    reset,
     trailers,
     window,
 )
-from tests.support.wire import TOKEN, Peer, request
+from tests.support.wire import OK, OK_RELAYED, TOKEN, Peer, request
 
 FORWARDED = {
     ":method": "GET",
@@ -501,3 +505,90 @@ def test_an_answer_that_is_whole_outlives_its_session(make: Any) -> None:
     client.read_on()
     assert client.take().endswith(b"last\r\n0\r\n\r\n")
     assert wire.in_flight == 0
+
+
+# -- what changes around sessions
+
+
+def test_an_instance_that_speaks_another_version_from_now_on_gets_no_more_streams(
+    make: Any,
+) -> None:
+    wire, client, instance = asked(make)
+    wire.serve("a", http2=False)
+    other = wire.client()
+    other.send(request("GET /x"))
+    plain = wire.accepted()
+    assert plain.take().startswith(b"GET /x HTTP/1.1\r\n")
+    plain.send(OK)
+    other.expect(OK_RELAYED)
+    instance.send(hi())
+    client.expect(RELAYED)
+    assert instance.take() == [("goaway", 0, 0, b"")]
+    wire.serve("a", http2=True)
+    assert plain.closed
+    other.send(request("GET /x"))
+    again = H2Instance(wire)
+    again.send(hi())
+    other.expect(RELAYED)
+    assert again.requests() == [1]
+
+
+def test_an_idle_session_gives_way_to_a_connection_that_is_needed(make: Any) -> None:
+    wire = make("a", "b", http2=True)
+    wire.worker.connections.descriptors = 2
+    client = wire.client()
+    closed = []
+    for _ in range(2):
+        client.send(request("GET /x"))
+        name = "a" if wire.network.accepted.get(wire.address("a")) else "b"
+        instance = H2Instance(wire, name)
+        assert instance.requests() == [1]
+        instance.send(hi())
+        client.expect(RELAYED)
+        closed.append(instance)
+    assert [instance.closed for instance in closed] == [True, False]
+    assert closed[0].take() == [("goaway", 0, 0, b"")]
+
+
+def test_a_worker_that_stops_lets_streams_finish(make: Any) -> None:
+    wire, client, instance = asked(make)
+    wire.worker.on_message(Drain(30.0))
+    wire.advance(1.0)
+    assert not wire.worker.stopped.is_set()
+    instance.send(hi())
+    assert client.take().endswith(b"\r\n\r\nhi")
+    client.eof()
+    assert wire.worker.stopped.is_set()
+
+
+def test_an_upload_that_is_refused_under_way_goes_on_elsewhere(make: Any) -> None:
+    wire = make("a", "b", http2=True)
+    client = wire.client()
+    client.send(request("POST /x", "Content-Length: 6", body=b"ab"))
+    name = "a" if wire.network.accepted.get(wire.address("a")) else "b"
+    first = H2Instance(wire, name)
+    client.send(b"cd")
+    assert first.take()[1:] == [("data", 1, b"abcd", False)]
+    first.send(reset(1, 7))
+    second = H2Instance(wire, "b" if name == "a" else "a")
+    client.send(b"ef")
+    assert second.take()[1:] == [("data", 1, b"abcdef", True)]
+    second.send(hi())
+    client.expect(RELAYED)
+
+
+@pytest.mark.parametrize("chosen", ["http/1.1", ""])
+def test_an_instance_that_does_not_choose_http2_by_alpn_is_none(make: Any, chosen: str) -> None:
+    wire = make(http2=True, tls=True)
+    wire.alpn = (chosen,) if chosen else ()
+    client = wire.client()
+    client.send(request("GET /x"))
+    client.expect_problem(502, "bad_answer")
+    assert not wire.accepted().take()
+    wire.alpn = ("h2",)
+    wire.advance(1.1)
+    tried = H2Instance(wire)
+    client.send(request("GET /x"))
+    tried.send(hi())
+    client.expect(RELAYED)
+    assert tried.requests() == [1]

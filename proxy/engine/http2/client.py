@@ -6,6 +6,7 @@ from typing import Final
 
 import structlog
 
+from proxy.engine.hangups import has_ended
 from proxy.engine.http1.answers import MAX_HEAD
 from proxy.engine.http1.keepalive import Upstreams
 from proxy.engine.http2.client_connection import Lines, SessionLife
@@ -79,6 +80,9 @@ class InstanceSession(SessionLife):
     def stream(self) -> UpstreamStream | None:
         """See `SharedSession`."""
         if self._retired or self.transport.is_closing() or self._open >= self._room():
+            return None
+        if not self._open and self._uses and has_ended(self.transport):
+            self.retire()  # No request is sent to who has gone while nobody asked.
             return None
         if self.full and self.transport.get_write_buffer_size() > UNREAD:
             return None

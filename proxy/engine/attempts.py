@@ -220,7 +220,7 @@ class Attempts(RequestState):
         ):
             self.replayable = False
             node = self.node
-            if body is None or body.too_large or node is None or not node.http2:
+            if node is None or not node.http2 or (body is not None and body.too_large):
                 self._keep_no_body()
 
     def _retry(self, reason: str, stale: bool = False, answered: bool = False) -> bool:

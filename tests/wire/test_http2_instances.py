@@ -14,6 +14,7 @@ from proxy.settings.service import Keepalive, ServiceSettings, Timeouts
 from tests.support.frame_cases import frame
 from tests.support.h2_peer import (
     HTTP2,
+    SETTINGS,
     H2Instance,
     H2Peer,
     answer,
@@ -561,13 +562,14 @@ def test_a_worker_that_stops_lets_streams_finish(make: Any) -> None:
     assert wire.worker.stopped.is_set()
 
 
-def test_an_upload_that_is_refused_under_way_goes_on_elsewhere(make: Any) -> None:
+@pytest.mark.parametrize("begun", [b"", b"ab"])
+def test_an_upload_that_is_refused_under_way_goes_on_elsewhere(make: Any, begun: bytes) -> None:
     wire = make("a", "b", http2=True)
     client = wire.client()
-    client.send(request("POST /x", "Content-Length: 6", body=b"ab"))
+    client.send(request("POST /x", "Content-Length: 6", body=begun))
     name = "a" if wire.network.accepted.get(wire.address("a")) else "b"
     first = H2Instance(wire, name)
-    client.send(b"cd")
+    client.send(b"abcd"[len(begun) :])
     assert first.take()[1:] == [("data", 1, b"abcd", False)]
     first.send(reset(1, 7))
     second = H2Instance(wire, "b" if name == "a" else "a")
@@ -592,3 +594,56 @@ def test_an_instance_that_does_not_choose_http2_by_alpn_is_none(make: Any, chose
     tried.send(hi())
     client.expect(RELAYED)
     assert tried.requests() == [1]
+
+
+def test_clients_that_leave_while_they_wait_leave_nothing_behind(make: Any) -> None:
+    wire = make(http2=True)
+    clients = [wire.client() for _ in range(4)]
+    for client in clients:
+        client.send(request("GET /x"))
+    instance = H2Instance(wire, begin=b"")
+    assert instance.requests() == [1]
+    for client in (clients[1], clients[0], clients[2]):
+        client.reset()
+    said = [one[:2] for one in instance.take()]  # Nothing of the second, which had left by then.
+    assert said == [("reset", 1), ("head", 3), ("reset", 3), ("head", 5)]
+    instance.send(SETTINGS + hi(5))
+    clients[3].expect(RELAYED)
+    assert instance.take() == []
+    assert wire.in_flight == 0
+
+
+CONVERSATIONS = {
+    "answer": (hi(1), RELAYED),
+    "padded": (
+        answer(1, HI) + frame(0, 8, 1, b"\3h\0\0\0") + frame(0, 9, 1, b"\0i"),
+        RELAYED,
+    ),
+    "hints": (
+        answer(1, ("link", "</a>"), status=103) + hi(1),
+        b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n" + RELAYED,
+    ),
+    "between others": (
+        frame(6, 0, 0, bytes(8)) + settings(INITIAL, 5) + hi(1) + window(0, 9) + window(1, 9),
+        RELAYED,
+    ),
+    "goaway": (frame(7, 0, 0, number(1) + number(0) + b"bye") + hi(1), RELAYED),
+    "continued": (
+        frame(1, 0, 1, b"\x88") + frame(9, 4, 1, b"\x0f\x0d\x012") + data(1, b"hi", True),
+        RELAYED,
+    ),
+}
+"""What an instance says of stream 1, and what the client gets of it."""
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_an_answer_means_the_same_however_it_is_cut(make: Any, name: str) -> None:
+    raw, told = CONVERSATIONS[name]
+    cuts = [[raw], [raw[at : at + 1] for at in range(len(raw))]]
+    cuts += [[raw[:at], raw[at:]] for at in range(1, len(raw), 1 + len(raw) // 12)]
+    for pieces in cuts:
+        wire, client, instance = asked(make)
+        instance.send(*pieces)
+        client.expect(told)
+        assert wire.in_flight == 0
+        instance.take()

@@ -99,7 +99,7 @@ class SessionLife(InstanceStreams):
         self.deadlines.arm(self._alarm, self.now() + limit)
         if said:
             self.data_received(said)
-        if not transport.is_closing() and not transport.is_reading():
+        if not (self.behind or transport.is_closing() or transport.is_reading()):
             transport.resume_reading()
 
     @property

@@ -38,6 +38,7 @@ CHECKS: Mapping[str, str] = {
     "http": "proxy.health.http:HttpCheck",
     "tcp": "proxy.health.tcp:TcpCheck",
     "exec": "proxy.health.exec:ExecCheck",
+    "grpc": "proxy.health.grpc:GrpcCheck",
 }
 
 MECHANISMS: Mapping[str, str] = {

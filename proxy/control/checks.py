@@ -84,7 +84,7 @@ class Checks:
         if key not in self._plans:
             check = build_check(wanted)
             check.destinations = self._destinations
-            check.context = partial(self._contexts.get, settings.tls)
+            check.context = partial(self._contexts.get, settings.tls, check.alpn)
             self._plans[key] = Plan(check, Rules(wanted.interval, wanted.fall, wanted.rise))
         return self._plans[key]
 
@@ -150,16 +150,19 @@ class Contexts:
     def __init__(self, contents: Callable[[], Mapping[str, bytes]]) -> None:
         """`contents`: of the files that policies name; another object when they change."""
         self._contents = contents
-        self._made: dict[UpstreamTls, tuple[object, asyncio.Future[ssl.SSLContext]]] = {}
+        self._made: dict[tuple[UpstreamTls, str], tuple[object, asyncio.Future[ssl.SSLContext]]]
+        self._made = {}
 
-    async def get(self, tls: UpstreamTls) -> ssl.SSLContext:
-        """The context for a policy."""
+    async def get(self, tls: UpstreamTls, alpn: str = "http/1.1") -> ssl.SSLContext:
+        """The context for a policy and a protocol."""
         contents = self._contents()
-        before, made = self._made.get(tls, (None, None))
+        before, made = self._made.get((tls, alpn), (None, None))
         if made is None or before is not contents or (made.done() and made.exception()):
             # The system's authorities take 35 ms, in which nothing else would happen.
-            made = in_thread(partial(upstream_context, tls, contents), "make a TLS context")
-            self._made[tls] = contents, made
+            made = in_thread(
+                partial(upstream_context, tls, contents, (alpn,)), "make a TLS context"
+            )
+            self._made[tls, alpn] = contents, made
         return await asyncio.shield(made)
 
 
@@ -173,9 +176,11 @@ def build_check(settings: HealthCheckSettings) -> Check:
     parameters: dict[str, Any] = {"timeout": settings.timeout}
     if settings.type == "http":
         parameters |= {"path": settings.path, "expect": settings.expect, "host": settings.host}
+    elif settings.type == "grpc":
+        parameters |= {"service": settings.service, "host": settings.host}
     elif settings.type == "exec":
         parameters |= {"command": settings.command}
-    if settings.type in ("http", "tcp"):
+    if settings.type != "exec":
         parameters["port"] = settings.port
     check: Check = catalog.load(catalog.CHECKS, settings.type)(**parameters)
     return check

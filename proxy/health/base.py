@@ -70,6 +70,8 @@ class Check(ABC):
     holds_the_loop: ClassVar[bool] = False
     """Beginning a probe takes milliseconds in which nothing else happens: one in a turn of the
     loop is enough."""
+    alpn: ClassVar[str] = "http/1.1"
+    """Protocol that is asked for under TLS."""
     destinations: Destinations | None = None
     """Where an endpoint may not lead unless it is `local`; set by whoever checks instances that
     others have registered."""

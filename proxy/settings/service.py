@@ -175,13 +175,20 @@ class HealthCheckSettings(msgspec.Struct, frozen=True, kw_only=True):
         "Only `exec`, required: a line for `/bin/sh`, run by the proxy; exit code 0 is a success."
         " The endpoint is in `FAIRLEAD_ADDRESS` and `FAIRLEAD_PORT`.",
     ] = ""
+    service: Annotated[
+        str,
+        TEXT,
+        "Only `grpc`: the name whose health is asked for; by default the server's own.",
+    ] = ""
     host: Annotated[
-        str, SET_HOST, "Only `http`: the Host field; by default the instance's address and port."
+        str,
+        SET_HOST,
+        "Only `http` and `grpc`: the Host field; by default the instance's address and port.",
     ] = ""
     port: Annotated[
         int,
         integer(0, 65535, "0 = the instance's own"),
-        "Only `http` and `tcp`: another port of the instance, such as that of its management.",
+        "Not `exec`: another port of the instance, such as that of its management.",
     ] = 0
 
 
@@ -427,8 +434,9 @@ def _fallback(
 _KEYS_OF_CHECKS: Final = {
     "path": ("http",),
     "expect": ("http",),
-    "host": ("http",),
-    "port": ("http", "tcp"),
+    "service": ("grpc",),
+    "host": ("http", "grpc"),
+    "port": ("http", "tcp", "grpc"),
     "command": ("exec",),
 }
 

@@ -28,32 +28,42 @@ from proxy.control.slots import Slots
 from proxy.destinations import Destinations
 from proxy.health.base import MAX_MESSAGE, Check, Endpoint, Verdict
 from proxy.health.http import HttpCheck
+from proxy.http2 import frames
 from proxy.membership import Instance
 from proxy.settings.service import HealthCheckSettings, PoolSettings
 from proxy.settings.upstream_tls import UpstreamTls
 from proxy.tls.contexts import ServerPolicy, server_context
 from tests.e2e.scripted_dns import ScriptedDns
 from tests.support.certificates import Authority
+from tests.support.grpc_health import NOT_SERVING, SERVING, Answers, HealthService
 from tests.support.processes import alive, eventually, free_port
 
 GOOD: dict[str, dict[str, str]] = {
     "http": {"path": "/"},
     "tcp": {},
     "exec": {"command": 'test "$FAIRLEAD_ADDRESS:$FAIRLEAD_PORT" != :'},
+    "grpc": {},
 }
 """Parameters with which a check of the kind is good about an HTTP server that answers 200."""
-STUCK: dict[str, dict[str, str]] = {"http": {}, "exec": {"command": "sleep 60 & sleep 60"}}
+STUCK: dict[str, dict[str, str]] = {
+    "http": {},
+    "exec": {"command": "sleep 60 & sleep 60"},
+    "grpc": {},
+}
 """Parameters with which it never comes to an end about a server that never answers. For `tcp`
 there is no such server on loopback: the kernel makes the connection."""
 
 
 @pytest.fixture
 async def origin() -> AsyncIterator[Endpoint]:
-    """Answers 200 to whatever is sent."""
+    """Answers 200 to whatever is sent, and in HTTP/2 that all is well."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await reader.readuntil(b"\r\n\r\n")
+            asked = await reader.readuntil(b"\r\n\r\n")
+            if asked.startswith(b"PRI"):
+                await HealthService().serve(reader, writer, asked)
+                return
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
             await writer.drain()
         except (OSError, EOFError):
@@ -132,7 +142,7 @@ async def test_probes_at_the_same_time_do_not_meet(kind: str, origin: Endpoint) 
     assert all(verdict.ok for verdict in verdicts), verdicts
 
 
-@pytest.mark.parametrize("kind", ["http", "tcp"])
+@pytest.mark.parametrize("kind", ["http", "tcp", "grpc"])
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "no-such-host.invalid", "300.1.1.1"])
 async def test_a_port_nobody_listens_on_is_a_verdict(kind: str, address: str) -> None:
     check = make(kind, GOOD[kind])
@@ -267,7 +277,7 @@ async def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         yield dns
 
 
-@pytest.mark.parametrize("kind", ["http", "tcp"])
+@pytest.mark.parametrize("kind", ["http", "tcp", "grpc"])
 async def test_names_that_nobody_resolves_hold_up_nobody(
     kind: str, origin: Endpoint, named: ScriptedDns
 ) -> None:
@@ -294,7 +304,7 @@ async def test_names_that_nobody_resolves_hold_up_nobody(
     await check.close()
 
 
-@pytest.mark.parametrize("kind", ["http", "tcp"])
+@pytest.mark.parametrize("kind", ["http", "tcp", "grpc"])
 async def test_all_addresses_of_a_name_are_tried(
     kind: str, origin: Endpoint, named: ScriptedDns
 ) -> None:
@@ -304,7 +314,7 @@ async def test_all_addresses_of_a_name_are_tried(
     await check.close()
 
 
-@pytest.mark.parametrize("kind", ["http", "tcp"])
+@pytest.mark.parametrize("kind", ["http", "tcp", "grpc"])
 async def test_a_registered_endpoint_may_not_lead_anywhere(
     kind: str, origin: Endpoint, named: ScriptedDns
 ) -> None:
@@ -319,7 +329,7 @@ async def test_a_registered_endpoint_may_not_lead_anywhere(
     await check.close()
 
 
-@pytest.mark.parametrize("kind", ["http", "tcp"])
+@pytest.mark.parametrize("kind", ["http", "tcp", "grpc"])
 async def test_another_port_of_the_instance_may_be_asked(kind: str, origin: Endpoint) -> None:
     check: Check = load(CHECKS, kind)(port=origin.port, **GOOD[kind])
     assert (await check.probe(Endpoint(origin.address, free_port()))).ok
@@ -372,9 +382,11 @@ async def over_tls(**policy: Any) -> AsyncIterator[tuple[Endpoint, list[bytes]]]
         yield Endpoint(*server.sockets[0].getsockname()), heads
 
 
-async def asked(endpoint: Endpoint, tls: UpstreamTls, name: str = "users.internal") -> Verdict:
-    check = make("http", {})
-    check.context = partial(Contexts(lambda: FILES).get, tls)
+async def asked(
+    endpoint: Endpoint, tls: UpstreamTls, name: str = "users.internal", kind: str = "http"
+) -> Verdict:
+    check = make(kind, {})
+    check.context = partial(Contexts(lambda: FILES).get, tls, check.alpn)
     verdict = await check.probe(endpoint._replace(server_name=name))
     await check.close()
     return verdict
@@ -520,3 +532,98 @@ async def test_http_reads_so_much_and_no_more(answer: bytes, good: bool, message
     lines = asked.decode().split("\r\n")
     assert lines[:2] == ["GET /healthz?deep=1 HTTP/1.1", f"Host: {endpoint}"]
     assert "Connection: close" in lines
+
+
+# ------------------------------------------------------------------------------------ gRPC
+
+
+@pytest.mark.parametrize(
+    ("answers", "service", "message"),
+    [
+        ({b"": SERVING}, "", "SERVING"),
+        ({b"": NOT_SERVING}, "", "NOT_SERVING"),
+        ({b"": b""}, "", "UNKNOWN"),
+        ({b"": b"\x08\x03"}, "", "SERVICE_UNKNOWN"),
+        ({b"": b"\x08\x09"}, "", "an answer of 2 bytes that means nothing"),
+        ({b"\x0a\x03a.b": SERVING}, "a.b", "SERVING"),
+        ({b"\x0a\xc8\x01" + b"a" * 200: SERVING}, "a" * 200, "SERVING"),
+        ({}, "a.b", "grpc-status 5: it does not know this service"),
+        ({b"": "12"}, "", "grpc-status 12: it has no health service"),
+        ({b"": "14"}, "", "grpc-status 14: no such thing"),
+    ],
+)
+async def test_grpc_is_judged_by_the_health_service(
+    answers: Answers, service: str, message: str
+) -> None:
+    health = HealthService(answers)
+    async with health.listening() as endpoint:
+        verdict = await make("grpc", {"service": service, "host": "users:1"}).probe(endpoint)
+    assert verdict.message == message
+    assert verdict.ok is (message == "SERVING")
+    [head] = health.heads
+    assert head.pop("user-agent").startswith("fairlead-check/")
+    assert head == {
+        ":method": "POST",
+        ":scheme": "http",
+        ":authority": "users:1",
+        ":path": "/grpc.health.v1.Health/Check",
+        "te": "trailers",
+        "content-type": "application/grpc",
+        "grpc-timeout": "5000m",
+    }
+
+
+@pytest.mark.parametrize(
+    ("alpn", "message"),
+    [(("h2",), "SERVING"), ((), "no HTTP/2: the instance does not choose it by ALPN")],
+)
+async def test_grpc_over_tls_asks_for_http2(alpn: tuple[str, ...], message: str) -> None:
+    context = server_context([PAIR], ServerPolicy(alpn=alpn))
+    health = HealthService()
+    async with health.listening(context) as endpoint:
+        verdict = await asked(endpoint, UpstreamTls(mode="on", ca="ca"), kind="grpc")
+        other = await asked(endpoint, UpstreamTls(mode="on", ca="other"), kind="grpc")
+    assert verdict.message == message
+    assert other.message.startswith("its certificate: ")
+    assert [head[":scheme"] for head in health.heads] == ["https"] * (message == "SERVING")
+
+
+SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"", "connection closed without an answer"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "the answer is not HTTP/2: "),
+        (SETTINGS + frames.reset(1, 7), "refused, refused_stream"),
+        (SETTINGS + frames.goaway(0, 11), "refused, enhance_your_calm"),
+        (SETTINGS + frames.head_frames(1, b"\x88", True, 99), "HTTP 200, and not gRPC"),
+        (SETTINGS + frames.head_frames(1, b"\xff", True, 99), "the answer is not HTTP/2: "),
+        (SETTINGS + frames.ping(bytes(8)) * 3000, "an endless answer"),
+        (SETTINGS + (frames.data_header(9000, 1, False) + bytes(9000)) * 4, "an endless answer"),
+    ],
+)
+async def test_grpc_reads_so_much_and_no_more(answer: bytes, message: str) -> None:
+    ended = asyncio.Event()
+
+    async def give(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            writer.write(answer)
+            await writer.drain()
+            writer.write_eof()
+            await reader.read()
+        writer.transport.abort()
+        ended.set()
+
+    async with await asyncio.start_server(give, "127.0.0.1", 0) as server:
+        endpoint = Endpoint(*server.sockets[0].getsockname())
+        verdict = await make("grpc", {}).probe(endpoint)
+        await asyncio.wait_for(ended.wait(), 10)
+    assert verdict.message.startswith(message)
+    assert not verdict.ok
+
+
+def test_grpc_refuses_what_it_cannot_send() -> None:
+    with pytest.raises(ValueError, match="host"):
+        make("grpc", {"host": "a b"})

@@ -1133,8 +1133,8 @@ proxy.yaml:6: services.c.health_check.type: "ping" is not a kind of check; allow
 proxy.yaml:7: services.d.health_check.expect: "999" is not a list of status codes; allowed: 200, 200-299 or 200,204
 proxy.yaml:8: services.e.health_check.host: "a b" is not a host name; allowed: upstream.internal or host:port
 proxy.yaml:8: services.e.health_check.port: "65536" is out of range; allowed: a whole number from 0 to 65535 (0 = the instance's own)
-proxy.yaml:9: services.f.health_check.host: has no meaning for type tcp; allowed: only for http
-proxy.yaml:10: services.g.health_check.port: has no meaning for type exec; allowed: only for http and tcp
+proxy.yaml:9: services.f.health_check.host: has no meaning for type tcp; allowed: only for http and grpc
+proxy.yaml:10: services.g.health_check.port: has no meaning for type exec; allowed: only for http and tcp and grpc
 === registry_allow_static
 registry: {allow: [127.0.0.1]}
 routes: [{service: a}]

@@ -22,6 +22,7 @@ BALANCERS: Mapping[str, str] = {
 PROVIDERS: Mapping[str, str] = {
     "consul": "proxy.registry.consul.provider:ConsulProvider",
     "etcd": "proxy.registry.etcd.provider:EtcdProvider",
+    "eureka": "proxy.registry.eureka.provider:EurekaProvider",
     "file": "proxy.registry.file.provider:FileProvider",
     "http": "proxy.registry.http.provider:HttpProvider",
     "kubernetes": "proxy.registry.kubernetes.provider:KubernetesProvider",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from enum import Enum, auto
 
 import msgspec
@@ -25,6 +26,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """Endpoint that says it, of several that may know different things."""
     revision: int = 0
     """Of the registry, if it counts; 0 = it does not."""
+    left: AbstractSet[bytes] = frozenset()
+    """Keys of those who left, as the registry says itself."""
     refused: str = ""
     """Why the registry may be hiding what it knows; "" = it is not."""
 
@@ -55,7 +58,8 @@ def believe(
         return Step.ASK_AGAIN, "refused"
     if before is None:
         return Step.ADOPT, ""
-    lacking = before.records.keys() - answer.records.keys()
+    known = before.records.keys() - answer.left
+    lacking = known - answer.records.keys()
     if answer.revision < before.revision:
         # From the same source the store itself is an earlier one; another may merely lag.
         lags = answer.source != before.source and not asked_again
@@ -65,7 +69,7 @@ def believe(
     if lacking and returned:
         # A server that was started anew may not have heard of everybody yet.
         return Step.HOLD, "returned"
-    sizes = Counter(filter(None, map(service_of, before.records)))
+    sizes = Counter(filter(None, map(service_of, known)))
     left = Counter(map(service_of, answer.records))
     if any(not left[service] for service in sizes):
         return Step.HOLD, "empty"

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Callable, Hashable
-from functools import partial
 from typing import ClassVar
 
-from proxy.registry.base import Refused
+from proxy.registry.base import Refused, RegistryError
 from proxy.registry.belief import Answer, Step, believe
 from proxy.registry.followed import C, Followed, Resync
 from proxy.registry.roster import Entry
@@ -28,7 +27,13 @@ class Polled(Followed[C]):
     states_all: ClassVar[bool] = False
     """Whether an answer is a statement of somebody who means all of it, and is never doubted."""
 
+    empty_start: ClassVar[float] = 0.0
+    """Seconds for which a first answer without anybody is an outage: the registry may have been
+    started together with the proxy, and hear of its instances as they renew."""
+
     _answer: Answer | None = None
+    _asked_at: float | None = None
+    """When the first answer without anybody came."""
     _was_lost = False
     """There was an outage since that answer."""
 
@@ -64,6 +69,11 @@ class Polled(Followed[C]):
         """Find nothing: each answer is compared whole."""
         return frozenset()
 
+    def _is_early(self) -> bool:
+        if self._asked_at is None:
+            self._asked_at = self._clock()
+        return self._clock() < self._asked_at + self.empty_start
+
     async def _take(self, connection: C, answer: Answer) -> None:
         step, reason = Step.ADOPT, ""
         if not self.states_all:
@@ -77,6 +87,8 @@ class Polled(Followed[C]):
             )
         if answer.refused:
             raise Refused(answer.refused)
+        if self._answer is None and not answer.records and self._is_early():
+            raise RegistryError("it knows nobody, as one that has just been started")
         if step is Step.ASK_AGAIN:
             raise Resync(reason, f"from {answer.source}", elsewhere=True)
         entries: dict[bytes, Entry] = {}
@@ -85,7 +97,13 @@ class Polled(Followed[C]):
             if number % SLICE == 0:
                 await asyncio.sleep(0)
         self._answer, self._was_lost = answer, False
-        adopt = partial(self._roster.replace, entries, answer.revision, retain=step is Step.HOLD)
+
+        def adopt() -> int:
+            for key in answer.left:
+                self._roster.remove(key)
+            retain = step is Step.HOLD
+            return len(answer.left) + self._roster.replace(entries, answer.revision, retain=retain)
+
         if reason or self._list_for is not None:
             self._listed(connection, reason or self._list_for or "start", adopt)
         elif adopt():

@@ -23,6 +23,7 @@ from tests.e2e.zookeeper_server import ZooKeeperClient, ZooKeeperServer
 from tests.e2e.zookeeper_server import missing as missing_zookeeper
 from tests.support.processes import eventually
 from tests.support.scripted_consul import ScriptedConsul, check, entry
+from tests.support.scripted_eureka import ScriptedEureka, registered
 from tests.support.scripted_kubernetes import ScriptedKubernetes, endpoint, slice_of
 from tests.support.scripted_list import ScriptedList
 
@@ -588,10 +589,70 @@ class DrilledKubernetes(Drilled):
         self.server.lies = {"/": bodies[kind]} if kind in bodies else {}
 
 
+class DrilledEureka(Drilled):
+    """A scripted Eureka. What it lies is said of everything and of changes alike."""
+
+    type = "eureka"
+    asked = True
+
+    def __init__(self) -> None:
+        self.server = ScriptedEureka()
+
+    def options(self) -> RegistryOptions:
+        url = f"{self.server.url}/eureka"
+        options: RegistryOptions = registry_options(self.type)(endpoints=(url,))
+        return options
+
+    async def start(self) -> None:
+        await self.server.start()
+
+    async def kill(self) -> None:
+        await self.server.kill()
+
+    def wipe(self) -> None:
+        self.server.wipe()
+
+    def pause(self) -> None:
+        self.server.pause()
+
+    def resume(self) -> None:
+        self.server.resume()
+
+    async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
+        word = "UP" if status == "healthy" else "OUT_OF_SERVICE"
+        for id_ in ids:
+            self.server.put(registered(SERVICE, id_, port, status=word))
+
+    async def deregister(self, id_: str) -> None:
+        self.server.delete(id_)
+
+    async def take_rights(self) -> None:
+        self.server.status = 401
+
+    async def give_rights(self) -> None:
+        self.server.status = 200
+
+    async def lie(self, kind: str) -> None:
+        one = list(self.server.instances.values())[:1]
+        empty = self.server.document([])
+        # As of a server that has them so: with the hash that fits.
+        empty["applications"]["apps__hashcode"] = ""
+        partial = self.server.document(one)
+        partial["applications"]["apps__hashcode"] = "UP_1_"
+        self.server.cut = kind == "cut"
+        self.server.lies = {
+            "empty": {"/eureka": json.dumps(empty).encode()},
+            "partial": {"/eureka": json.dumps(partial).encode()},
+            "garbage": {"/eureka": b"<html>Bad gateway</html>"},
+            "huge": {"/eureka": b"{" + b" " * 2**24 + b"}"},
+        }.get(kind, {})
+
+
 DRILLED: dict[str, type[Drilled]] = {
     "etcd": DrilledEtcd,
     "consul": DrilledConsul,
     "consul-scripted": DrilledScriptedConsul,
+    "eureka": DrilledEureka,
     "http": DrilledList,
     "kubernetes": DrilledKubernetes,
     "zookeeper": DrilledZooKeeper,

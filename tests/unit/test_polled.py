@@ -4,7 +4,8 @@ others, on stepped time."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -21,9 +22,10 @@ def service_of(key: bytes) -> str:
     return key.decode().partition("/")[0]
 
 
-def answer(*names: str, source: str = "a", revision: int = 0, refused: str = "") -> Answer:
+def answer(*names: str, left: Sequence[str] = (), **fields: Any) -> Answer:
     records = {name.encode(): b"80" for name in names}
-    return Answer(records=records, source=source, revision=revision, refused=refused)
+    gone = frozenset(name.encode() for name in left)
+    return Answer(records=records, left=gone, **{"source": "a", **fields})
 
 
 FOUR = answer("u/1", "u/2", "u/3", "u/4", revision=7)
@@ -46,6 +48,8 @@ FOUR = answer("u/1", "u/2", "u/3", "u/4", revision=7)
         (FOUR, answer("u/1", "u/2", source="b", revision=6), Step.ASK_AGAIN, "went_back"),
         (FOUR, answer("u/1", "u/2", "u/3", source="b", revision=8), Step.HOLD, "moved"),
         (FOUR, answer("u/1", "u/2", "u/3", "u/4", source="b", revision=8), Step.ADOPT, ""),
+        (FOUR, answer(left=["u/1", "u/2", "u/3", "u/4"], revision=8), Step.ADOPT, ""),
+        (FOUR, answer("u/1", left=["u/2"], revision=8), Step.HOLD, "shrunk"),
         (FOUR, answer("u/1", refused="no rights", revision=8), Step.ASK_AGAIN, "refused"),
     ],
 )
@@ -271,3 +275,27 @@ def test_an_answer_after_an_outage_takes_nobody_at_once(stepped: Stepped) -> Non
     assert stepped.ids() == "123"
     stepped.loop.advance(TIMING.hold)
     assert stepped.ids() == "12"
+
+
+def test_instances_that_are_said_to_have_left_go_at_once_and_the_others_stay(
+    stepped: Stepped,
+) -> None:
+    stepped.comes_up()
+    [server] = stepped.servers
+    server.said = answer(left=["u/2"])
+    stepped.loop.advance(INTERVAL)
+    assert stepped.ids() == "13"
+    server.said = answer(left=["u/2", "u/3"])
+    stepped.loop.advance(INTERVAL)
+    assert stepped.ids() == "1"
+
+
+def test_an_empty_first_answer_is_waited_out_where_servers_come_up_empty(stepped: Stepped) -> None:
+    stepped.provider.empty_start = 30.0  # type: ignore[misc]  # as a class of its own would
+    stepped.say()
+    stepped.loop.advance(20.0)
+    assert stepped.memberships == []
+    assert not stepped.provider.status().connected
+    stepped.loop.advance(20.0)
+    assert stepped.memberships[0].services == {}
+    assert stepped.provider.status().connected

@@ -1,0 +1,1 @@
+"""Eureka: its list of applications, and what has changed in it."""

@@ -1,0 +1,69 @@
+"""Questions to a scripted Eureka: everything, or what has changed. What becomes of outages and of
+answers that are not the truth is drilled in `test_registry_drills.py`."""
+
+from __future__ import annotations
+
+import random
+
+from proxy.registry.eureka.options import Options
+from proxy.registry.eureka.provider import EurekaProvider
+from proxy.registry.followed import Timing
+from tests.e2e.drilled import Watched
+from tests.support.processes import eventually
+from tests.support.scripted_eureka import ScriptedEureka, registered
+
+
+def watched(*servers: ScriptedEureka) -> Watched:
+    options = Options(endpoints=tuple(f"{one.url}/eureka" for one in servers))
+    timing = Timing(probe=0.02, hold=0.3, backoff_limit=0.02)
+    return Watched(EurekaProvider(options, timing=timing, rng=random.Random(1)))
+
+
+async def test_everything_is_asked_for_once_and_then_what_has_changed() -> None:
+    async with ScriptedEureka() as server:
+        server.put(registered("users", "a"))
+        async with watched(server) as seen:
+            await seen.has("a")
+            server.put(registered("users", "b"))
+            await seen.has("a", "b")
+            server.delete("b")
+            await seen.has("a")
+        assert server.asked.count("/eureka/apps") == 1
+        assert seen.status.resyncs == {}
+
+
+async def test_everything_is_asked_for_again_when_the_hash_does_not_fit() -> None:
+    async with ScriptedEureka() as server:
+        server.put(registered("users", "a"))
+        async with watched(server) as seen:
+            await seen.has("a")
+            server.put(registered("users", "b"))
+            server.changes.clear()  # It was too long ago.
+            await seen.has("a", "b")
+        assert server.asked.count("/eureka/apps") == 2
+
+
+async def test_a_server_that_tells_no_changes_is_asked_for_everything() -> None:
+    async with ScriptedEureka() as server:
+        server.put(registered("users", "a"))
+        server.no_delta = True
+        async with watched(server) as seen:
+            await seen.has("a")
+            server.put(registered("users", "b"))
+            await seen.has("a", "b")
+            assert seen.status.connected
+
+
+async def test_a_peer_that_knows_fewer_takes_nobody_at_once() -> None:
+    async with ScriptedEureka() as one, ScriptedEureka() as other:
+        for server in (one, other):
+            server.put(registered("users", "a"))
+            server.put(registered("users", "b"))
+        async with watched(one, other) as seen:
+            await seen.has("a", "b")
+            first, rest = (one, other) if one.asked else (other, one)
+            rest.instances.pop("b")
+            first.status = 503
+            await eventually(lambda: seen.status.resyncs == {"moved": 1})
+            assert seen.ids() == {"a", "b"}
+            await seen.has("a")

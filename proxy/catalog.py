@@ -26,6 +26,7 @@ PROVIDERS: Mapping[str, str] = {
     "file": "proxy.registry.file.provider:FileProvider",
     "http": "proxy.registry.http.provider:HttpProvider",
     "kubernetes": "proxy.registry.kubernetes.provider:KubernetesProvider",
+    "nacos": "proxy.registry.nacos.provider:NacosProvider",
     "static": "proxy.registry.static.provider:StaticProvider",
     "zookeeper": "proxy.registry.zookeeper.provider:ZooKeeperProvider",
 }

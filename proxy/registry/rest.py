@@ -105,11 +105,11 @@ class RestEndpoint:
         method: str,
         path: str,
         query: Mapping[str, str] | None = None,
-        body: bytes | None = None,
+        body: bytes | Mapping[str, str] | None = None,
         *,
         timeout: float,
     ) -> Answer:
-        """As `get`, with another method and a body."""
+        """As `get`, with another method and a body; a mapping is a form."""
         async with self._request(method, path, query, body, timeout) as response:
             found = await _whole(response)
             return Answer({name.lower(): v for name, v in response.headers.items()}, found)
@@ -134,7 +134,7 @@ class RestEndpoint:
         method: str,
         path: str,
         query: Mapping[str, str] | None,
-        body: bytes | None,
+        body: bytes | Mapping[str, str] | None,
         timeout: float | None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """An answer with status 200, to be read; what goes wrong meanwhile is a RegistryError."""
@@ -154,7 +154,7 @@ class RestEndpoint:
         method: str,
         path: str,
         query: Mapping[str, str] | None,
-        body: bytes | None,
+        body: bytes | Mapping[str, str] | None,
         timeout: float | None,
     ) -> aiohttp.client._RequestContextManager:
         if self._session is None:

@@ -26,6 +26,7 @@ from tests.support.scripted_consul import ScriptedConsul, check, entry
 from tests.support.scripted_eureka import ScriptedEureka, registered
 from tests.support.scripted_kubernetes import ScriptedKubernetes, endpoint, slice_of
 from tests.support.scripted_list import ScriptedList
+from tests.support.scripted_nacos import ScriptedNacos, host
 
 SERVICE = "users"
 READER = 'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }'
@@ -130,6 +131,11 @@ class Drilled(ABC):
         await self.kill()
 
 
+def id_of(instance: Instance) -> str:
+    """The id that a drill gave it, which is a part of the one in registries that make theirs."""
+    return instance.id.rpartition("#")[2]
+
+
 class Watched:
     """Owns a provider while it is watched, and remembers every membership that it yielded."""
 
@@ -160,7 +166,11 @@ class Watched:
         return self.memberships[-1].services.get(SERVICE, ()) if self.memberships else ()
 
     def ids(self) -> set[str]:
-        return {one.id for one in self.pool}
+        return set(self.by_id())
+
+    def by_id(self) -> dict[str, Instance]:
+        """The pool by the ids of the drills."""
+        return {id_of(one): one for one in self.pool}
 
     async def has(self, *ids: str) -> None:
         """The pool becomes these."""
@@ -184,7 +194,7 @@ class Watched:
     def since(self, number: int) -> Iterable[set[str]]:
         """Ids in each membership from the one with this number on."""
         return [
-            {one.id for one in membership.services.get(SERVICE, ())}
+            set(map(id_of, membership.services.get(SERVICE, ())))
             for membership in self.memberships[number:]
         ]
 
@@ -594,6 +604,8 @@ class DrilledEureka(Drilled):
 
     type = "eureka"
     asked = True
+    rights = True
+    lies = ("empty", "partial", "garbage", "cut", "huge")
 
     def __init__(self) -> None:
         self.server = ScriptedEureka()
@@ -648,6 +660,66 @@ class DrilledEureka(Drilled):
         }.get(kind, {})
 
 
+class DrilledNacos(Drilled):
+    """A scripted Nacos. Ids are made of addresses there, so the drills' are clusters."""
+
+    type = "nacos"
+    asked = True
+    rights = True
+    lies = ("empty", "partial", "garbage", "cut", "huge")
+
+    def __init__(self) -> None:
+        self.server = ScriptedNacos()
+        self._known: dict[str, dict[str, Any]] = {}
+
+    def options(self) -> RegistryOptions:
+        options: RegistryOptions = registry_options(self.type)(endpoints=(self.server.url,))
+        return options
+
+    async def start(self) -> None:
+        await self.server.start()
+
+    async def kill(self) -> None:
+        await self.server.kill()
+
+    def wipe(self) -> None:
+        self._known.clear()
+        self.server.services.clear()
+
+    def pause(self) -> None:
+        self.server.pause()
+
+    def resume(self) -> None:
+        self.server.resume()
+
+    async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
+        weight = 1.0 if status == "healthy" else 0.0
+        for id_ in ids:
+            enabled = status == "healthy"
+            self._known[id_] = host(port, clusterName=id_, weight=weight, enabled=enabled)
+        self.server.services[SERVICE] = list(self._known.values())
+
+    async def deregister(self, id_: str) -> None:
+        del self._known[id_]
+        self.server.services[SERVICE] = list(self._known.values())
+
+    async def take_rights(self) -> None:
+        self.server.password = "secret"
+
+    async def give_rights(self) -> None:
+        self.server.password = ""
+
+    async def lie(self, kind: str) -> None:
+        one = list(self._known.values())[:1]
+        self.server.cut = kind == "cut"
+        self.server.lies = {
+            "empty": {"/nacos/v1/ns/instance": b'{"hosts": []}'},
+            "partial": {"/nacos/v1/ns/instance": json.dumps({"hosts": one}).encode()},
+            "garbage": {"/nacos": b"<html>Bad gateway</html>"},
+            "huge": {"/nacos": b"{" + b" " * 2**24 + b"}"},
+        }.get(kind, {})
+
+
 DRILLED: dict[str, type[Drilled]] = {
     "etcd": DrilledEtcd,
     "consul": DrilledConsul,
@@ -656,4 +728,5 @@ DRILLED: dict[str, type[Drilled]] = {
     "http": DrilledList,
     "kubernetes": DrilledKubernetes,
     "zookeeper": DrilledZooKeeper,
+    "nacos": DrilledNacos,
 }

@@ -58,7 +58,7 @@ async def test_a_restart_with_the_data_changes_nothing(registry: Drilled) -> Non
         await registry.register("d")
         await seen.has(*ALL, "d")
         assert len(seen.memberships) == 2
-        assert [one for one in seen.pool if one.id in ALL] == list(before)
+        assert [one for one in seen.pool if one in before] == list(before)
 
 
 @those(lambda kind: kind.ttl)
@@ -151,9 +151,9 @@ async def test_statements_made_on_purpose_are_obeyed(registry: Drilled) -> None:
     async with registry.watched() as seen:
         await seen.has(*ALL)
         await registry.register("a", status="draining")
-        await eventually(lambda: seen.pool[0].health == "draining", what=lambda: seen.pool)
+        await eventually(lambda: seen.by_id()["a"].health == "draining", what=lambda: seen.pool)
         await registry.register("b", port=9090)
-        await eventually(lambda: seen.pool[1].port == 9090, what=lambda: seen.pool)
+        await eventually(lambda: seen.by_id()["b"].port == 9090, what=lambda: seen.pool)
         await registry.deregister("c")
         await seen.has("a", "b")
         await registry.deregister("a")

@@ -1,0 +1,1 @@
+"""Nacos: its services and their instances, over HTTP."""

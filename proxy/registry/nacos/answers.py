@@ -1,0 +1,107 @@
+"""Answers of Nacos → records in our form, which are read as strictly as in any registry. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from proxy.registry.base import RegistryError
+
+
+class Hosts(msgspec.Struct, frozen=True):
+    """The instances of one service."""
+
+    hosts: tuple[dict[str, Any], ...]
+    protected: bool = False
+    """Whether Nacos calls all of them healthy, because too few are."""
+
+
+class Token(msgspec.Struct, frozen=True):
+    """Result of a login."""
+
+    access_token: str
+    ttl: float
+    """Seconds from now."""
+
+
+def names(body: bytes) -> tuple[int, list[str]]:
+    """A page of services: how many there are in all, and the names on it."""
+    document = _object(body)
+    doms = document.get("doms")
+    if not isinstance(doms, list) or not isinstance(count := document.get("count"), int):
+        raise _other(body, "no count and doms")
+    # Some versions say the group in front of the name.
+    return count, [str(one).rpartition("@@")[2] for one in doms]
+
+
+def hosts(body: bytes) -> Hosts:
+    """The answer of either API, v1 or v3."""
+    document = _object(body)
+    if "code" in document and document["code"] not in (0, 200):
+        raise RegistryError(f"code {document['code']}: {document.get('message')}")
+    found = document.get("hosts", document.get("data"))
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise _other(body, "no list of hosts")
+    return Hosts(tuple(found), document.get("reachProtectionThreshold") is True)
+
+
+def token(body: bytes) -> Token:
+    """The answer to a login."""
+    document = _object(body)
+    try:
+        return Token(str(document["accessToken"]), float(document["tokenTtl"]))
+    except (KeyError, TypeError, ValueError):
+        raise _other(body, "no accessToken") from None
+
+
+def records(service: str, found: Hosts, before: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Key and record of each instance. `before`: what was made of the last answer, whose health
+    counts while Nacos protects itself."""
+    weights = [_number(one.get("weight", 1)) for one in found.hosts]
+    # Weights are fractions there and whole numbers here, in the same proportions.
+    scale = 100 if any(weight % 1 for weight in weights) else 1
+    made = {}
+    for one, weight in zip(found.hosts, weights, strict=True):
+        key = f"{service}/{one.get('ip')}:{one.get('port')}#{one.get('clusterName', 'DEFAULT')}"
+        health = _health(one)
+        known = before.get(key.encode())
+        if found.protected and known is not None:
+            health = msgspec.json.decode(known)["health"]
+        metadata = one.get("metadata") or {}
+        whole = str(max(1, round(weight * scale)) if weight > 0 else 0)
+        made[key.encode()] = msgspec.json.encode(
+            {
+                "address": one.get("ip"),
+                "port": one.get("port"),
+                "version": metadata.get("version"),
+                "metadata": {**metadata, "weight": whole} if whole != "1" else metadata,
+                "health": health,
+            }
+        )
+    return made
+
+
+def _health(one: Mapping[str, Any]) -> str:
+    if one.get("enabled") is False:
+        return "draining"
+    return "unhealthy" if one.get("healthy") is False else "healthy"
+
+
+def _number(given: Any) -> float:
+    return float(given) if isinstance(given, int | float) else 1.0
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _other(body, str(error)) from None
+    if not isinstance(document, dict):
+        raise _other(body, "no object")
+    return document
+
+
+def _other(body: bytes, why: str) -> RegistryError:
+    return RegistryError(f"not an answer of Nacos: {why}: {body[:60]!r}")

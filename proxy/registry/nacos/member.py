@@ -1,0 +1,120 @@
+"""One member of Nacos over its HTTP API, v1 or v3: services, instances, and the login."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+from urllib.parse import urlsplit
+
+from proxy.registry.base import RegistryError
+from proxy.registry.nacos import answers
+from proxy.registry.nacos.answers import Hosts
+from proxy.registry.nacos.options import Options
+from proxy.registry.rest import Answer, Answered, Denied, RestEndpoint, Secret
+
+CALL_LIMIT: Final = 5.0
+"""Seconds for an answer, which a member has in its memory."""
+
+PAGE: Final = 500
+"""Services on a page."""
+
+_ABSENT: Final = (404, 410, 501)
+"""Statuses of an API that this version does not have, or has switched off."""
+
+
+class Member(RestEndpoint):
+    """Owns the connections to one member, and the token it gave us. See `RestEndpoint` for
+    errors."""
+
+    def __init__(
+        self, url: str, options: Options, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(url, tls=options.tls, fields=self._shown)
+        self._context = "" if urlsplit(url).path.strip("/") else "/nacos"
+        self._options = options
+        self._password = Secret(options.password, options.password_file)
+        self._clock = clock
+        self._token = ""
+        self._token_until = 0.0
+        self._v3 = False
+        """Whether instances are asked for by the API v3."""
+
+    async def services(self) -> list[str]:
+        """Names of all services of the group."""
+        found: list[str] = []
+        while True:
+            page = {"pageNo": str(len(found) // PAGE + 1), "pageSize": str(PAGE)}
+            try:
+                answer = await self._ask("/v1/ns/service/list", {**self._place(), **page})
+            except Answered as error:
+                if error.status in _ABSENT:
+                    raise RegistryError(
+                        f"{error}: only the API v1 tells names; name them in registry.services"
+                    ) from None
+                raise
+            count, names = answers.names(answer.body)
+            found += names
+            if len(found) >= count or not names:
+                return found
+
+    async def instances(self, service: str) -> Hosts:
+        """All instances of a service, whatever their health."""
+        options = self._options
+        query = {**self._place(), "healthyOnly": "false"}
+        if options.clusters:
+            query["clusters"] = query["clusterName"] = ",".join(options.clusters)
+        if not self._v3:
+            named = {"serviceName": f"{options.group}@@{service}"}
+            try:
+                answer = await self._ask("/v1/ns/instance/list", query | named)
+            except Answered as error:
+                if error.status not in _ABSENT:
+                    raise
+                self._v3 = True
+        if self._v3:
+            named = {"serviceName": service}
+            answer = await self._ask("/v3/client/ns/instance/list", query | named)
+        return answers.hosts(answer.body)
+
+    async def disconnect(self) -> None:
+        """See `RestEndpoint`. The next call logs in again, and finds out which API there is."""
+        self._token_until = 0.0
+        self._v3 = False
+        await super().disconnect()
+
+    def _place(self) -> dict[str, str]:
+        return {"namespaceId": self._options.namespace, "groupName": self._options.group}
+
+    async def _ask(self, path: str, query: Mapping[str, str]) -> Answer:
+        await self._authenticate()
+        try:
+            return await self.get(self._context + path, query, timeout=CALL_LIMIT)
+        except Denied:
+            if not self._options.username:
+                raise
+        # Once: of a token that has run out and of a right that is missing Nacos says the same.
+        self._token_until = 0.0
+        await self._authenticate()
+        return await self.get(self._context + path, query, timeout=CALL_LIMIT)
+
+    async def _authenticate(self) -> None:
+        if not self._options.username or self._clock() < self._token_until:
+            return
+        user = {"username": self._options.username, "password": self._password()}
+        self._token = ""
+        try:
+            answer = await self._log_in("/v3/auth/user/login", user)
+        except Answered as error:
+            if error.status not in _ABSENT:
+                raise
+            answer = await self._log_in("/v1/auth/login", user)
+        given = answers.token(answer.body)
+        self._token = given.access_token
+        self._token_until = self._clock() + given.ttl * 0.9
+
+    async def _log_in(self, path: str, user: Mapping[str, str]) -> Answer:
+        return await self.call("POST", self._context + path, body=user, timeout=CALL_LIMIT)
+
+    def _shown(self) -> Mapping[str, str]:
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}

@@ -43,8 +43,11 @@ LARGEST: Final = 16384
 one would only be longer in coming."""
 _HEADER: Final = 9
 _TURN: Final = 256
-"""Frames that one call reads: a read full of the smallest would hold up everybody else for tens of
-milliseconds, these take a fraction of one."""
+"""Frames that one call reads, of those that cost the least: a read full of them would hold up
+everybody else for tens of milliseconds, these take a fraction of one. What costs more counts for
+several (`spend`)."""
+_REQUEST: Final = 32
+"""Frames that a head may cost besides its fields: in a rest of a turn of less it is not begun."""
 _CONTINUATIONS: Final = 8
 """Frames of a head behind its first. With the sizes that peers use one is enough for any head that
 we take; endless ones are an attack (CVE-2024-27316). nghttp2 takes as many."""
@@ -138,9 +141,9 @@ class FrameReader:
         """The latest `feed` has come to the end of a frame."""
         return self._turn < _TURN
 
-    def pause(self) -> None:
-        """Read no further frame in this turn: see `behind`."""
-        self._turn = 0
+    def spend(self, frames: int) -> None:
+        """Count work that was made by what was read as so many frames more: see `behind`."""
+        self._turn -= frames
 
     def _read_preface(self, data: bytes) -> int:
         expected = PREFACE[len(PREFACE) - self._preface :]
@@ -173,6 +176,14 @@ class FrameReader:
         end = start + length
         if end > size:
             return at
+        if kind in (HEADERS, CONTINUATION) and flags & _END_HEADERS:
+            # A field takes two bytes or more, and as many frames' worth of work.
+            block = length + sum(map(len, self._fragments))
+            if self._turn < min(block + _REQUEST, _TURN) and (
+                kind != HEADERS or not self.is_known(data[start:end])
+            ):
+                self.behind = True
+                return at
         if kind == HEADERS:
             self._read_head(data, start, end, flags, stream)
         elif kind == WINDOW_UPDATE:
@@ -180,6 +191,7 @@ class FrameReader:
         elif kind == CONTINUATION:
             self._read_continuation(data[start:end], flags)
         elif kind <= GOAWAY:
+            self._turn -= 1  # Most of them are answered.
             self._read_other(kind, flags, stream, data[start:end])
         else:
             self.on_ignored(kind)  # §5.5
@@ -338,6 +350,10 @@ class FrameReader:
         """A head, or trailers, as a field block. Whatever the state of the stream, the block must
         be read, since it may change the table. `end`: the stream's last frame."""
         raise NotImplementedError
+
+    def is_known(self, block: bytes) -> bool:
+        """Whether a head costs next to nothing, because such a block is remembered."""
+        return False
 
     def on_reset(self, stream: int, code: int) -> None:
         """The peer has ended a stream."""

@@ -136,6 +136,8 @@ class HeadReader:
         self._kinds = direction.kinds
         self._decoder = Decoder(direction.static, max_size, max_fields + len(direction.pseudo))
         self._meanings = self._kinds.changes
+        self.cost = 0
+        """Work of all heads that were read, and not remembered, in frames (`FrameReader.spend`)."""
         self._changes = 0
         """Of the table, when the memory was empty last."""
 
@@ -173,8 +175,10 @@ class HeadReader:
             if error.too_large:
                 raise Refused(self._direction.fault, str(error)) from None
             raise GoAway(COMPRESSION_ERROR, str(error)) from None
+        self.cost += len(fields) // 2
         for field in fields:  # ≤ 10000
             if field.kind < 0:
+                self.cost += 2
                 self._note(field)
         return fields
 
@@ -226,6 +230,11 @@ class RequestReader(HeadReader):
         self._extended = extended_connect
         self._memo: Memo[bytes, tuple[bool, RequestHead]] = Memo(_ROOM, _ROOM // 2)  # ≤ _ROOM
         """Block → whether there was no body, and the head."""
+
+    def knows(self, block: bytes) -> bool:
+        """Whether the head of this block is remembered."""
+        memo = self._memo
+        return self._changes == self._decoder.changes and (block in memo.young or block in memo.old)
 
     def read(self, block: bytes, end: bool) -> RequestHead:
         """The head of a request; `end`: there is no body. Raises `GoAway` where the table is lost,

@@ -35,9 +35,6 @@ _MOST_UPDATES: Final = 10_000
 ACKS: Final = 100
 """Acknowledgements that wait for a peer that does not read (CVE-2019-9512): they are the one thing
 that we write without being able to wait."""
-STREAMS_A_TURN: Final = 32
-"""Requests that are begun in one turn of the loop: others want one, too. A read has room for
-thousands."""
 
 
 class Budget:
@@ -67,26 +64,22 @@ class Budget:
 class ConnectionLimits:
     """Owns what one peer has cost so far."""
 
-    __slots__ = ("_acks", "_begun", "_control", "_resets", "_updates")
+    __slots__ = ("_acks", "_control", "_resets", "_updates")
 
     def __init__(self, now: float) -> None:
         self._resets = Budget(RESETS, RESETS_A_SECOND, now)
         self._control = Budget(CONTROL, CONTROL_A_SECOND, now)
         self._updates = UPDATES
         self._acks = 0
-        self._begun = 0
 
     # -- streams
 
-    def begin_stream(self) -> bool:
-        """The peer has opened a stream. False: no further one in this turn of the loop."""
+    def begin_stream(self) -> None:
+        """The peer has opened a stream."""
         self._earn()
-        self._begun += 1
-        return self._begun < STREAMS_A_TURN
 
     def begin_turn(self) -> None:
-        """Another turn of the loop."""
-        self._begun = 0
+        """Another turn of the loop, of which nothing is counted here."""
 
     def end_stream(self) -> None:
         """A stream has ended with a whole answer of ours."""

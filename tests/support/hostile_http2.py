@@ -87,6 +87,43 @@ def _resets(bench: Bench) -> Iterator[None]:
         yield
 
 
+@drill("reads full of requests over HTTP/2")
+def _requests(bench: Bench) -> Iterator[None]:
+    for fields, path in (
+        ((), "/none"),
+        ((), "/limited"),
+        ((("content-type", "application/grpc"), ("x-user", "u")), "/limited"),
+        ((("cookie", "id=1"), ("expect", "x")), "/%41/../b"),
+        ((("x-route", "1"),), "/by/nobody"),
+    ):
+        client = _client(bench)
+        client.transport.feed(b"".join(head(one, *fields, path=path) for one in STREAMS))
+        bench.wire.settle()
+        yield
+        client.reset()
+
+
+@drill("windows of many streams that wait")
+def _windows(bench: Bench) -> Iterator[None]:
+    for frames in (
+        [window(0, 1)] * 900,
+        [window(stream, 1) for stream in STREAMS] * 7,
+        [frame(4, content=b"\0\4\0\0\0" + bytes((n & 1,))) for n in range(900)],
+    ):
+        client = _client(bench)
+        client.send(frame(4, content=b"\0\4\0\0\0\0"))  # Windows of nothing.
+        for stream in STREAMS:
+            client.send(head(stream))
+            instance = bench.connected()
+            instance.take()
+            instance.transport.feed(CHUNKED + b"64\r\n" + 100 * b"y" + b"\r\n")
+            bench.wire.settle()
+        client.transport.feed(b"".join(frames))
+        bench.wire.settle()
+        yield
+        client.reset()
+
+
 @drill("reads of the smallest frames")
 def _frames(bench: Bench) -> Iterator[None]:
     for small in (frame(6, 0, 0, bytes(8)), frame(0, 0, 1), frame(8, 0, 1, b"\0\0\0\1"), frame(4)):

@@ -13,7 +13,6 @@ from proxy.http2.limits import (
     CONTROL_A_SECOND,
     RESETS,
     RESETS_A_SECOND,
-    STREAMS_A_TURN,
     UPDATES,
     UPDATES_EARNED,
     ConnectionLimits,
@@ -101,11 +100,3 @@ def test_acknowledgements_that_are_sent_do_not_count() -> None:
         limits.queue_ack()
     limits.flush_acks()
     assert times(limits.queue_ack) == ACKS
-
-
-def test_a_turn_begins_a_bounded_number_of_streams() -> None:
-    limits = ConnectionLimits(0.0)
-    for _ in range(2):
-        limits.begin_turn()
-        begun = [limits.begin_stream() for _ in range(STREAMS_A_TURN)]
-        assert begun == [True] * (STREAMS_A_TURN - 1) + [False]

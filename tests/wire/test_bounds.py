@@ -23,7 +23,7 @@ from proxy.engine.http2.connection import SessionControl
 from tests.support import bounds
 from tests.support.bounds import NOUNS, Place
 from tests.support.hostile import Bench
-from tests.support.hostile_http2 import DRILLS, HTTP2
+from tests.support.hostile_http2 import DRILLS
 from tests.support.sizes import attributes_of, deep_size
 
 if worker.__file__.endswith(".so"):
@@ -172,8 +172,7 @@ class Meter:
         self._rounds.clear()
 
 
-# Not those of HTTP/2 yet: a turn begins 32 requests and reads 256 frames, up to 17,000 lines.
-@pytest.mark.parametrize("name", [one for one in DRILLS if one not in HTTP2])
+@pytest.mark.parametrize("name", DRILLS)
 def test_no_turn_of_the_loop_does_more_than_it_says(bench: Bench, name: str) -> None:
     meter = Meter(bench)
     with meter.running():

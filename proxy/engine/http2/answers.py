@@ -19,12 +19,14 @@ _LENT: Final = 4 * 1024 * 1024
 _RESETS_KNOWN: Final = 256
 """Streams of which is known that it was us who ended them, so that what the client sent before it
 knew is no mistake of its."""
+_ENDED: Final = 48
+"""Requests that end in one turn of the loop with their connection: others want one, too."""
 
 
 class AnsweringSession(StreamSession):
     """Owns the streams of one client, and how much of their answers it takes."""
 
-    __slots__ = ("_lent", "_read", "_reset", "_streams")
+    __slots__ = ("_lent", "_lost", "_read", "_reset", "_streams")
 
     def __init__(
         self,
@@ -38,6 +40,8 @@ class AnsweringSession(StreamSession):
         """Streams of which there is something to pass on."""
         self._reset: dict[int, None] = {}  # ≤ _RESETS_KNOWN * 100 B
         self._lent = 0
+        self._lost: list[ServerStream] = []  # ≤ 64 KiB
+        """Streams of a connection that is gone, whose requests have yet to end."""
 
     @property
     def busy(self) -> bool:
@@ -117,13 +121,23 @@ class AnsweringSession(StreamSession):
 
     def _lose_streams(self) -> None:
         """See `SessionConnection`."""
-        streams, self._streams = self._streams, {}
-        self._waiting = {}
-        self._read = {}
-        for stream in streams.values():  # ≤ requests
-            stream.out.said_end = True
+        if self._streams:
+            self._lost = list(self._streams.values())
+            self._streams = {}
+            self._waiting = {}
+            self._read = {}
+            for stream in self._lost:  # ≤ requests
+                stream.out.said_end = True  # What it would write has nowhere to go.
+            self._lose_some()
+
+    def _lose_some(self) -> None:
+        """Of the streams whose connection is gone some in each turn of the loop."""
+        for stream in self._lost[:_ENDED]:  # ≤ _ENDED
             self.services.deadlines.forget(stream)
             stream.lose()
+        self._lost = self._lost[_ENDED:]
+        if self._lost:
+            self.services.loop.call_soon(self._lose_some)
 
     def _note(self, refusal: Refused) -> None:
         services = self.services

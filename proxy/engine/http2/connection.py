@@ -195,7 +195,6 @@ class SessionConnection(SessionOutput):
         if self.phase is _CLOSING:
             return
         try:
-            self.limits.begin_turn()
             self.feed(data)
             if self.behind:
                 self._gate.hold(BEHIND, self._on_hangup)

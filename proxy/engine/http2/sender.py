@@ -109,6 +109,12 @@ class FrameSender(frames.FrameReader):
         elif self._size >= GATHER:
             self._send()
 
+    def _pump_soon(self) -> None:
+        """Look once in a turn of the loop at the streams that wait, however often that is asked."""
+        if self._waiting and not self._due:
+            self._due = True
+            self._call_soon(self._flush)
+
     def _flush(self) -> None:
         self._due = False
         self._on_turn()
@@ -132,7 +138,7 @@ class FrameSender(frames.FrameReader):
 
     def pump(self, out: Outflow) -> None:
         """Write what the windows let of a stream's content, and its end."""
-        while self._pump_one(out):  # ≤ 64
+        while self._pump_one(out):  # ≤ 256
             pass
 
     def _pump_one(self, out: Outflow) -> bool:
@@ -194,7 +200,7 @@ class FrameSender(frames.FrameReader):
         if stream == 0:
             if not self._sent.grow(increment):
                 raise GoAway(FLOW_CONTROL_ERROR, "too large a window of the connection")
-            self._pump_waiting()
+            self._pump_soon()
             return
         out = self._outflow(stream)
         if out is None:
@@ -202,6 +208,7 @@ class FrameSender(frames.FrameReader):
         if not out.window.grow(increment):
             self.on_bad_frame(stream, FLOW_CONTROL_ERROR, "too large a window of a stream")
         elif stream in self._waiting:
+            self.spend(2)
             self.pump(out)
             self._on_written(stream)
 
@@ -209,10 +216,12 @@ class FrameSender(frames.FrameReader):
         """See `FrameReader`."""
         by = self._peer.take(settings)
         if by:
-            for out in self._outflows():  # ≤ requests
+            outflows = self._outflows()
+            for out in outflows:  # ≤ 16 per request
                 if not out.window.grow(by):
                     raise GoAway(FLOW_CONTROL_ERROR, "too large a window by SETTINGS")  # §6.9.2
-            self._pump_waiting()
+            self.spend(len(outflows) // 8)
+            self._pump_soon()
         self.acknowledge(frames.SETTINGS_ACK)
 
     # -- what costs more than it is worth

@@ -17,6 +17,8 @@ from proxy.http2.flow import FIRST_WINDOW, ReceiveWindow, add_piece
 
 _LARGEST: Final = 512 * 1024
 """Bytes of a body that are on their way at most: 40 Mbit/s at a round trip of 100 ms."""
+_ANSWERED: Final = 9
+"""Frames that an answer of our own costs as much as: see `FrameReader.spend`."""
 _NO_CONTENT: Final = (204, 304)
 
 
@@ -258,6 +260,7 @@ class ServerStream(ClientStream):
 
     def reply(self, answer: OwnAnswer, id_line: bytes, closes: bool) -> int:
         """See `ClientStream`. It is never the last one: no client loses count of its streams."""
+        self._session.spend(_ANSWERED)
         exchange = self.exchange
         self._bare = exchange is not None and exchange.request.method == b"HEAD"
         block = own_block(answer, id_line + self._session.listener.hsts, VIA_CLIENT)

@@ -61,7 +61,7 @@ class BucketTable:
         tag = key or 1
         place = -1
         soonest = inf
-        for probe in range(_PROBES):  # ≤ _PROBES
+        for probe in range(_PROBES):  # ≤ 32 * _PROBES
             cell = 2 * ((key + probe) % self._buckets)
             if tags[cell] == tag:
                 place = cell

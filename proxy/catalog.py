@@ -21,6 +21,7 @@ BALANCERS: Mapping[str, str] = {
 
 PROVIDERS: Mapping[str, str] = {
     "consul": "proxy.registry.consul.provider:ConsulProvider",
+    "docker": "proxy.registry.docker.provider:DockerProvider",
     "etcd": "proxy.registry.etcd.provider:EtcdProvider",
     "eureka": "proxy.registry.eureka.provider:EurekaProvider",
     "file": "proxy.registry.file.provider:FileProvider",

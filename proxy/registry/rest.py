@@ -84,13 +84,14 @@ class RestEndpoint:
         *,
         tls: RegistryTls | None = None,
         fields: Callable[[], Mapping[str, str]] = dict,
-        unix: str | None = None,
     ) -> None:
-        """`fields`: of each request, asked each time; `unix`: socket to connect to instead."""
+        """`url`: also `unix:` and the path of a socket; `fields`: of each request, asked each
+        time."""
         self.url = url.rstrip("/")
+        self._unix = self.url.removeprefix("unix:") if url.startswith("unix:") else None
+        self._base = self.url if self._unix is None else "http://localhost"
         self._tls = tls
         self._fields = fields
-        self._unix = unix
         self._names = MemberNames()
         self._session: aiohttp.ClientSession | None = None
 
@@ -161,7 +162,7 @@ class RestEndpoint:
             self._session = self._connect()
         return self._session.request(
             method,
-            self.url + path,
+            self._base + path,
             params=query,
             data=body,
             headers=self._fields(),

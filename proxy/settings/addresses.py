@@ -98,10 +98,10 @@ def _parse_address(text: str) -> str:
 
 
 def _parse_url(text: str) -> str:
-    return _parse_endpoint(text, bare=False)
+    return parse_endpoint(text, bare=False)
 
 
-def _parse_endpoint(text: str, *, bare: bool = True) -> str:
+def parse_endpoint(text: str, *, bare: bool = True) -> str:
     """`bare`: without a path and a query."""
     try:
         url = urlsplit(text)
@@ -131,5 +131,5 @@ TCP_BIND: Final = Read(_parse_tcp_bind, "bind", _FORMS)
 CIDR: Final = Read(_parse_cidr, "network", "10.0.0.0/8, fd00::/8 or one address")
 ADDRESS: Final = Read(_parse_address, "address", "an IP address or a host name")
 PORT: Final = integer(1, 65535)
-ENDPOINT: Final = Read(_parse_endpoint, "URL", "http://host:port or https://host:port")
+ENDPOINT: Final = Read(parse_endpoint, "URL", "http://host:port or https://host:port")
 URL: Final = Read(_parse_url, "URL", "http://host:port/path or https://host:port/path")

@@ -20,6 +20,7 @@ from tests.support.processes import eventually, free_port
 
 EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "file": {"path": "{directory}/instances.yaml"},
+    "docker": {"endpoints": ("unix:/nowhere/docker.sock",)},
     "kubernetes": {"endpoints": ("http://127.0.0.1:1",)},
     "static": {},
 }

@@ -23,6 +23,7 @@ from tests.e2e.zookeeper_server import ZooKeeperClient, ZooKeeperServer
 from tests.e2e.zookeeper_server import missing as missing_zookeeper
 from tests.support.processes import eventually
 from tests.support.scripted_consul import ScriptedConsul, check, entry
+from tests.support.scripted_docker import ScriptedDocker, container
 from tests.support.scripted_eureka import ScriptedEureka, registered
 from tests.support.scripted_kubernetes import ScriptedKubernetes, endpoint, slice_of
 from tests.support.scripted_list import ScriptedList
@@ -58,6 +59,8 @@ class Drilled(ABC):
     """What `lie` can do."""
     lags: ClassVar[bool] = False
     """Whether it can be made to go back."""
+    drained: ClassVar[str] = "draining"
+    """Word of an instance that is taken out without being deregistered."""
     ttl: ClassVar[float] = 0.0
     """Seconds that bound registrations outlive their owner; 0 = there are none."""
 
@@ -720,12 +723,55 @@ class DrilledNacos(Drilled):
         }.get(kind, {})
 
 
+class DrilledDocker(Drilled):
+    """A scripted daemon. What its lists merely lack is held for a while."""
+
+    type = "docker"
+    lies = ("garbage", "cut", "huge")
+    drained = "paused"
+
+    def __init__(self) -> None:
+        self.server = ScriptedDocker()
+
+    def options(self) -> RegistryOptions:
+        options: RegistryOptions = registry_options(self.type)(endpoints=(self.server.url,))
+        return options
+
+    async def start(self) -> None:
+        await self.server.start()
+
+    async def kill(self) -> None:
+        await self.server.kill()
+
+    def wipe(self) -> None:
+        self.server.wipe()
+
+    def pause(self) -> None:
+        self.server.pause()
+
+    def resume(self) -> None:
+        self.server.resume()
+
+    async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
+        state = "running" if status == "healthy" else "paused"
+        await self.server.put(*(container(SERVICE, id_, port, State=state) for id_ in ids))
+
+    async def deregister(self, id_: str) -> None:
+        await self.server.delete(id_)
+
+    async def lie(self, kind: str) -> None:
+        bodies = {"garbage": b"<html>Bad gateway</html>", "huge": b"[" + b" " * 2**24 + b"]"}
+        self.server.cut = kind == "cut"
+        self.server.lies = {"/containers": bodies[kind]} if kind in bodies else {}
+
+
 DRILLED: dict[str, type[Drilled]] = {
     "etcd": DrilledEtcd,
     "consul": DrilledConsul,
     "consul-scripted": DrilledScriptedConsul,
     "eureka": DrilledEureka,
     "http": DrilledList,
+    "docker": DrilledDocker,
     "kubernetes": DrilledKubernetes,
     "zookeeper": DrilledZooKeeper,
     "nacos": DrilledNacos,

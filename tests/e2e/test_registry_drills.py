@@ -151,7 +151,9 @@ async def test_statements_made_on_purpose_are_obeyed(registry: Drilled) -> None:
     async with registry.watched() as seen:
         await seen.has(*ALL)
         await registry.register("a", status="draining")
-        await eventually(lambda: seen.by_id()["a"].health == "draining", what=lambda: seen.pool)
+        await eventually(
+            lambda: seen.by_id()["a"].health == registry.drained, what=lambda: seen.pool
+        )
         await registry.register("b", port=9090)
         await eventually(lambda: seen.by_id()["b"].port == 9090, what=lambda: seen.pool)
         await registry.deregister("c")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Self
 
 from aiohttp import web
@@ -25,6 +26,8 @@ class ScriptedRegistry(ABC):
         """Answers end in the middle."""
         self.asked: list[str] = []
         """Paths with their queries."""
+        self.socket: Path | None = None
+        """Path to listen on instead of the port."""
         self._speaks = asyncio.Event()
         self._speaks.set()
         self._grew = asyncio.Condition()
@@ -39,7 +42,10 @@ class ScriptedRegistry(ABC):
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.01)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
+        if self.socket is not None:
+            await web.UnixSite(self._runner, self.socket).start()
+        else:
+            await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
 
     async def kill(self) -> None:
         runner, self._runner = self._runner, None

@@ -1,0 +1,1 @@
+"""Docker: running containers with labels."""

@@ -15,6 +15,8 @@ import pytest
 from tests.e2e.drilled import DRILLED, Drilled, Owner
 from tests.support.processes import eventually
 
+pytestmark = pytest.mark.drill
+
 ALL = ("a", "b", "c")
 
 

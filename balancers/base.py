@@ -64,6 +64,8 @@ class Balancer(ABC):
     follows_load: bool = False
     """The engine calls `load_changed`: found by whether the class overrides it, not to be
     declared. A parameter may switch it off for one balancer."""
+    follows_answers: bool = False
+    """The engine calls `answered`: found and switched off like `follows_load`."""
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {}
     """Parameter → lowest and highest value the configuration accepts, both included. A
     parameter's default is accepted even outside of them, so 0 may mean "off" where the
@@ -73,6 +75,7 @@ class Balancer(ABC):
 
     def __init_subclass__(cls) -> None:
         cls.follows_load = cls.load_changed is not Balancer.load_changed
+        cls.follows_answers = cls.answered is not Balancer.answered
 
     @abstractmethod
     def __init__(self, nodes: Sequence[Node], rng: Random) -> None:
@@ -85,6 +88,10 @@ class Balancer(ABC):
 
     def load_changed(self, node: Node) -> None:
         """`node.load` is different now. Called after each change, if it is overridden."""
+
+    def answered(self, node: Node, seconds: float, now: float) -> None:
+        """`node` has begun to answer, so many seconds after it was asked, at `now`: seconds of a
+        monotonic clock. Called for each answer of this worker, if it is overridden."""
 
     def changed(self, nodes: Collection[Node], gone: Collection[Node]) -> bool:
         """Take over a difference: `nodes` are new, or show another `weight` or `usable`; `gone` are

@@ -17,6 +17,8 @@ BALANCERS: Mapping[str, str] = {
     "random": "balancers.random_choice:RandomChoice",
     "consistent_hash": "balancers.consistent_hash:ConsistentHash",
     "least_connections": "balancers.least_connections:LeastConnections",
+    "p2c": "balancers.p2c:PowerOfTwoChoices",
+    "peak_ewma": "balancers.peak_ewma:PeakEwma",
 }
 
 PROVIDERS: Mapping[str, str] = {

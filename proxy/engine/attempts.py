@@ -48,6 +48,8 @@ class Attempts(RequestState):
     """Whether all of the body that came is here."""
     replayable = True
     """Whether that is so, and a second attempt would do no harm whatever became of the first."""
+    sent_at: float
+    """When the latest attempt was sent."""
     waiting: Alarm | None = None
     """The patience of one that waits in the queue."""
 
@@ -202,6 +204,7 @@ class Attempts(RequestState):
 
     def _send(self, upstream: UpstreamStream, now: float) -> None:
         self.upstream = upstream
+        self.sent_at = now
         body = self.body
         upstream.begin(
             self,

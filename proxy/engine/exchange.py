@@ -127,6 +127,9 @@ class Exchange(Attempts):
                 self.admission.report(status in BAD_STATUSES, self.services.now())
                 if status not in BAD_STATUSES:
                     self.admission.pass_probe()
+        if self.pool.follows_answers and self.node is not None:
+            now = self.services.now()
+            self.pool.note_answer(self.node, now - self.sent_at, now)
         self.whole = False
         self.body = None
         self.status = status

@@ -97,6 +97,7 @@ class GrpcExchange(Exchange):
             super()._send(upstream, now)
             return
         self.upstream = upstream
+        self.sent_at = now
         policies, body = self.pool.policies, self.body
         pieces = [] if body is None else body.pieces
         trailers = self.client.trailers

@@ -165,7 +165,11 @@ class Pool:
 
     def _take_over(self, spec: PoolNode, node: Node | None, leaving: list[Node]) -> Node:
         """Let a node, which may be new, be as the control process says."""
-        node = node or self._returned(spec.key) or Node(spec)
+        if node is None:
+            node = self._departed.pop(spec.key, None)  # One that is back, with requests in flight.
+            if node is None:
+                node = Node(spec)
+            node.reported = -1  # Whoever is told has forgotten it.
         self.nodes[spec.key] = node
         self._move(node, spec.slot)
         node.present = True
@@ -205,13 +209,6 @@ class Pool:
         self.turns.nodes = len(self.nodes)
         for key in [k for k, node in self._departed.items() if node.in_flight == 0]:  # ≤ instances
             del self._departed[key]
-
-    def _returned(self, key: str) -> Node | None:
-        """A node that left with requests in flight, and is back."""
-        node = self._departed.pop(key, None)
-        if node is not None:
-            node.reported = -1  # Whoever is told has forgotten it.
-        return node
 
     def configure(self, settings: ServiceSettings) -> None:
         """Take over other settings for the same nodes: nothing that was measured is lost."""
@@ -335,6 +332,13 @@ class Pool:
             if self.limited and self.policies.queue:
                 self.turns.on_freed()
 
+    def note_answer(self, node: Node, seconds: float, now: float) -> None:
+        """Tell a balancer that follows answers of one, `seconds` after the node was asked."""
+        try:
+            self.balancer.answered(node, seconds, now)
+        except Exception as error:
+            self._shared.raised(error, self.service)
+
     def _report_load(self, node: Node) -> None:
         """A balancer may be somebody else's: what it raises must keep nobody from counting on."""
         try:
@@ -413,6 +417,7 @@ class Pool:
         self.uses_key = balancer.uses_key
         self.reads_load = balancer.reads_load
         self._follows_load = balancer.follows_load
+        self.follows_answers = balancer.follows_answers
         self._alert = self._follows_load or self.limited
         """Whether the end of a request is to be told."""
         self.key_source = source_of(self.settings.balancer.key)

@@ -6,10 +6,14 @@ from collections.abc import Collection, Sequence
 from random import Random
 from typing import Any
 
+import pytest
+
 from balancers.base import Balancer
+from balancers.peak_ewma import PeakEwma
 from proxy.settings.balancer import BalancerSpec
 from proxy.settings.service import ServiceSettings
 from tests.support.wire import OK, OK_RELAYED, Wire, forwarded, request
+from tests.wire.scenes import answered, asked
 
 BUSY = 50
 """Requests of the other worker on one instance; less than those sent here to the other one."""
@@ -64,3 +68,14 @@ def test_a_bound_on_load_counts_the_requests_of_all_workers(make: Any) -> None:
     wire = make("a", "b", settings=ServiceSettings(balancer=balancer))
     # Of 92 each may have 46: what is more than that on `a` is not ours.
     assert picks(wire, 42) == {"a": 0, "b": 42}
+
+
+def test_a_balancer_that_follows_answers_hears_how_long_they_took(make: Any) -> None:
+    settings = ServiceSettings(balancer=BalancerSpec(type="peak_ewma"))
+    wire = make(settings=settings)
+    client, a = asked(wire)
+    wire.advance(0.5)
+    answered(client, a)
+    balancer = wire.pool.balancer
+    assert isinstance(balancer, PeakEwma)
+    assert balancer._averages[wire.node().key][0] == pytest.approx(0.5)

@@ -224,7 +224,8 @@ class Attempts(RequestState):
             self.replayable = False
             node = self.node
             if node is None or not node.http2 or (body is not None and body.too_large):
-                self._keep_no_body()
+                self.whole = False
+                self.body = None
 
     def _retry(self, reason: str, stale: bool = False, answered: bool = False) -> bool:
         """Once more on another instance, if `next_attempt` knows one. `stale`: see

@@ -387,15 +387,27 @@ def test_no_session_is_kept_where_none_may_be_idle(make: Any) -> None:
     assert instance.closed
 
 
-def test_an_instance_that_leaves_finishes_its_streams(make: Any) -> None:
+@pytest.mark.parametrize("status", ["", "draining", "ejected", "unhealthy"])
+def test_an_instance_that_leaves_finishes_its_streams(make: Any, status: str) -> None:
+    """Or must not be used; and if it is back meanwhile, it gets a new session."""
     wire, client, instance = asked(make)
-    wire.serve(a="draining")
-    wire.serve("a", a="draining")
+    if status:
+        wire.serve("a", a=status)
+    else:
+        wire.serve()
     assert not instance.closed
+    wire.serve("a")
+    other = wire.client()
+    other.send(request("GET /x"))
+    again = H2Instance(wire)
+    assert again.requests() == [1]
+    again.send(hi())
+    other.expect(RELAYED)
     instance.send(hi())
     client.expect(RELAYED)
     assert instance.take() == [("goaway", 0, 0, b"")]
     assert instance.closed
+    assert wire.in_flight == 0
 
 
 def test_a_silent_instance_is_asked_whether_it_is_there(make: Any) -> None:

@@ -156,7 +156,7 @@ class SessionLife(InstanceStreams):
         """Pass on what was read: of a stream in one go, in however many frames it came."""
         if self._read:
             read, self._read = self._read, {}
-            if self._next_ping:
+            if self._next_ping and not self.closed:
                 self._next_ping = 0.0
                 self._watch()
             for stream in read.values():  # ≤ requests
@@ -183,7 +183,7 @@ class SessionLife(InstanceStreams):
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.closed:
-            self._lose(CLOSED_EARLY, "closed the connection" if error is None else str(error))
+            self._lose(CLOSED_EARLY, f"{'closed' if error is None else 'reset'} the connection")
 
     # -- the connection
 

@@ -147,7 +147,7 @@ class Attempts(RequestState):
                 self._send(upstream, self.services.now())
                 return
             upstream.close()
-        if node.shared:
+        if node.http2:
             stream = shared_stream(node.shared)
             if stream is not None:
                 self._send(stream, self.services.now())

@@ -659,3 +659,24 @@ def test_an_answer_means_the_same_however_it_is_cut(make: Any, name: str) -> Non
         client.expect(told)
         assert wire.in_flight == 0
         instance.take()
+
+
+def test_a_session_that_comes_when_the_protocol_is_another_by_now_is_not_kept(make: Any) -> None:
+    wire = make(http2=True)
+    wire.network.hang(wire.address("a"))
+    client = wire.client()
+    client.send(request("GET /x"))
+    wire.serve("a", http2=False)
+    wire.network.answer(wire.address("a"))
+    wire.settle()
+    instance = H2Instance(wire)
+    assert instance.requests() == [1]
+    other = wire.client()
+    other.send(request("GET /x"))
+    plain = wire.accepted()
+    assert plain.take()
+    plain.send(OK)
+    other.expect(OK_RELAYED)
+    instance.send(hi())
+    client.expect(RELAYED)
+    assert instance.take() == [("goaway", 0, 0, b"")]

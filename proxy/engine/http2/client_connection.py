@@ -198,11 +198,11 @@ class SessionLife(InstanceStreams):
 
     def _be_idle(self) -> None:
         """There are no streams."""
-        keepalive = self.settings.keepalive
-        if self._retired or not self.node.admitted or not keepalive.max_idle:
+        node, keepalive = self.node, self.settings.keepalive
+        if self._retired or not (node.admitted and node.http2 and keepalive.max_idle):
             self._close()
             return
-        idle = sum(1 for session in self.node.shared if session.idle)
+        idle = sum(1 for session in node.shared if session.idle)
         limit = min(keepalive.idle, EXCESS) if idle > keepalive.max_idle else keepalive.idle
         self._pinged = False
         if self.settled:

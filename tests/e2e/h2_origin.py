@@ -22,7 +22,7 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.exceptions import StreamClosedError
-from h2.settings import SettingCodes
+from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
 
@@ -32,6 +32,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, origin: H2Origin) -> None:
         self._origin = origin
         self.h2 = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
+        self.h2.local_settings = Settings(client=False, initial_values=origin.settings)
         self.open: dict[int, bytes] = {}
         """Streams that are not answered, and what came of their bodies."""
         self.last = 0
@@ -43,7 +44,6 @@ class _Connection(asyncio.Protocol):
         self._origin.connections.add(self)
         self._origin.made += 1
         self.h2.initiate_connection()
-        self.h2.update_settings(self._origin.settings)
         self.flush()
 
     def connection_lost(self, error: Exception | None) -> None:

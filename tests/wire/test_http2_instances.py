@@ -680,3 +680,18 @@ def test_a_session_that_comes_when_the_protocol_is_another_by_now_is_not_kept(ma
     instance.send(hi())
     client.expect(RELAYED)
     assert instance.take() == [("goaway", 0, 0, b"")]
+
+
+def test_the_last_of_several_settings_in_a_read_counts(make: Any) -> None:
+    wire = make(http2=True)
+    clients = [wire.client() for _ in range(3)]
+    for client in clients:
+        client.send(request("GET /x"))
+    first = H2Instance(wire, begin=SETTINGS + settings(MOST, 1))
+    assert first.requests() == [1]
+    second = H2Instance(wire)
+    assert second.requests() == [1, 3]
+    first.send(hi(1))
+    second.send(hi(1) + hi(3))
+    for client in clients:
+        client.expect(RELAYED)

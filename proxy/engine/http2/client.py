@@ -229,7 +229,8 @@ class InstanceSession(SessionLife):
                 self._watch()
             elif not self._open:
                 self._be_idle()
-        self._lines.on_room(self.node)
+        # Not at once: what is read behind them may be further ones, that allow fewer.
+        self._call_soon(self._lines.on_room, self.node)
 
     def on_goaway(self, last: int, code: int, debug: bytes) -> None:
         """See `FrameReader`. What it has not begun it will not (§6.8), and others may."""

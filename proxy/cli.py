@@ -189,7 +189,6 @@ def _metadata(_ctx: Any, _param: Any, values: tuple[str, ...]) -> dict[str, str]
 @click.option(
     "--protocol",
     type=click.Choice(["h1", "h2c", "h2", "grpc"]),
-    default="",
     help="What it speaks  [default: what the proxy has for the service].",
 )
 @click.option("--meta", multiple=True, callback=_metadata, metavar="K=V", help="Metadata.")
@@ -269,7 +268,7 @@ def _registered(given: dict[str, Any]) -> int:
                 id=given["id_"],
                 version=given["version_"],
                 weight=given["weight"],
-                protocol=given["protocol"],
+                protocol=given["protocol"] or "",
                 metadata=given["meta"],
             ),
             registry=_registry(given),

@@ -139,13 +139,27 @@ async def test_sigterm_while_healthy_goes_in_order(
     note = tmp_path / "stopped"
     script = f"trap 'date > {note}; exit 5' TERM; while :; do sleep 0.05; done"
     sidecar.start(
-        *("--check", "exec:true", "--weight", "3", "--meta", "zone=eu", "--version", "1.2"),
+        *(
+            "--check",
+            "exec:true",
+            "--weight",
+            "3",
+            "--protocol",
+            "h2c",
+            "--meta",
+            "zone=eu",
+            "--version",
+            "1.2",
+        ),
         command=("/bin/sh", "-c", script),
     )
     await eventually(status_is(client, "healthy"), 10, "healthy")
     found = await record_at(client)
     assert found is not None
-    assert (found["version"], found["metadata"]) == ("1.2", {"zone": "eu", "weight": "3"})
+    assert (found["version"], found["metadata"]) == (
+        "1.2",
+        {"zone": "eu", "weight": "3", "protocol": "h2c"},
+    )
     sidecar.signal(signal.SIGTERM)
     await eventually(status_is(client, "draining"), 3, "draining")
     assert not note.exists()

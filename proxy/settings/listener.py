@@ -18,7 +18,7 @@ from proxy.settings.declare import Given, Off
 from proxy.settings.edge import Hsts, Redirect, check_edge
 from proxy.settings.keys import ENCODED_SLASHES, parse_field_name
 from proxy.settings.listener_tls import ListenerTls, checked_tls
-from proxy.settings.read import DURATION, POSITIVE, SWITCH, Read, choice, integer, size
+from proxy.settings.read import DURATION, POSITIVE, SWITCH, UNLIMITED, Read, choice, integer, size
 from proxy.settings.tree import Path
 
 
@@ -134,6 +134,17 @@ class ListenerLimits(msgspec.Struct, frozen=True, kw_only=True):
         "Most requests at the same time on one connection of HTTP/2, 1 to 1000; further ones are"
         " refused, and may be made again.",
     ] = 128
+    requests: Annotated[
+        int,
+        integer(0, 1_000_000_000, "0 = no limit"),
+        "Requests on one connection, after which it is closed gently. 0 = no limit.",
+    ] = 0
+    connection_age: Annotated[
+        float,
+        UNLIMITED,
+        "Time after which a connection is closed gently, give or take a tenth; what is under way is"
+        " finished, tunnels stay. 0 = no limit.",
+    ] = 0.0
     connections: Annotated[
         int,
         integer(0, 10_000_000, "0 = no limit"),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+from proxy.engine.listener_counts import ListenerCounts
 from proxy.engine.upstream.connector import ROOM_LIMIT, ROOM_STEP
 from proxy.settings.listener import ListenerLimits, ListenerSettings
-from tests.support.wire import OK, forwarded, request
-from tests.wire.scenes import answered, asked, reached
+from tests.support.h2_peer import H2Peer, head, http2
+from tests.support.wire import OK, OK_RELAYED, OK_RELAYED_CLOSE, forwarded, request
+from tests.wire.scenes import GET, SWITCH, UPGRADE, answered, asked, reached
 
 
 def limited(connections: int) -> ListenerSettings:
@@ -119,3 +121,106 @@ def test_no_descriptor_for_an_instance_is_said_so(make: Any) -> None:
     client.expect_nothing()
     wire.advance(2 * ROOM_STEP)
     client.expect_problem(503, "no_descriptor")
+
+
+# -- connections that have served enough
+
+TWO = ListenerLimits(requests=2)
+AGED = ListenerLimits(connection_age=40.0)
+
+
+def test_a_connection_of_http1_serves_so_many_requests(make: Any) -> None:
+    wire = make(listener=ListenerSettings(limits=TWO))
+    client, instance = asked(wire)
+    instance.send(OK)
+    client.expect(OK_RELAYED)
+    client.send(GET)
+    assert instance.take()
+    instance.send(OK)
+    client.expect(OK_RELAYED_CLOSE)
+    assert client.saw_end
+
+
+def test_own_answers_are_requests_too(make: Any) -> None:
+    wire = make(listener=ListenerSettings(limits=TWO), routes=())
+    client = wire.client()
+    client.send(GET)
+    client.expect_problem(404, "no_route")
+    client.send(GET)
+    client.expect_problem(404, "no_route", closing=True)
+
+
+def test_a_connection_of_http2_serves_so_many_requests(make: Any) -> None:
+    wire = make(listener=http2(limits=TWO))
+    client = H2Peer(wire)
+    client.send(head(1))
+    instance = wire.accepted()
+    assert instance.take()
+    client.send(head(3))
+    second = wire.accepted()
+    assert second.take()
+    assert client.take() == [("goaway", 0x7FFFFFFF, 0, b"")]
+    client.send(head(5))  # It was on its way.
+    third = wire.accepted()
+    assert third.take()
+    for one in (instance, second, third):
+        one.send(OK)
+    wire.advance(1.1)
+    assert client.take()[-1] == ("goaway", 5, 0, b"")
+    assert client.closed
+
+
+def test_a_connection_of_http1_becomes_so_old(make: Any) -> None:
+    wire = make(listener=ListenerSettings(limits=AGED))
+    client, instance = asked(wire)
+    wire.advance(35.0)
+    answered(client, instance)
+    client.send(GET)
+    assert instance.take()
+    wire.advance(10.0)
+    instance.send(OK)
+    client.expect(OK_RELAYED_CLOSE)
+    assert client.saw_end
+
+
+def test_an_idle_connection_becomes_so_old(make: Any) -> None:
+    wire = make(listener=ListenerSettings(limits=ListenerLimits(connection_age=10.0)))
+    client, instance = asked(wire)
+    answered(client, instance)
+    wire.advance(8.9)
+    assert not client.saw_end
+    wire.advance(3.2)
+    assert client.closed
+
+
+def test_a_connection_of_http2_becomes_so_old(make: Any) -> None:
+    wire = make(listener=http2(limits=AGED))
+    client = H2Peer(wire)
+    client.send(head(1))
+    instance = wire.accepted()
+    assert instance.take()
+    wire.advance(35.0)
+    assert client.take() == []
+    wire.advance(10.0)
+    assert [one[:3] for one in client.take()] == [("goaway", 0x7FFFFFFF, 0), ("goaway", 1, 0)]
+    instance.send(OK)
+    assert client.answer()[1] == b"hi"
+    assert client.closed
+
+
+def test_connections_of_one_moment_become_differently_old() -> None:
+    counts = ListenerCounts()
+    ages = {counts.age(100.0) for _ in range(100)}
+    assert len(ages) == 100
+    assert 90.0 <= min(ages) < 91.0
+    assert 109.0 < max(ages) <= 110.0
+
+
+def test_a_tunnel_has_no_age(make: Any) -> None:
+    wire = make(listener=ListenerSettings(limits=AGED))
+    client, instance = asked(wire, request("GET /", *UPGRADE))
+    instance.send(SWITCH)
+    assert client.take()
+    wire.advance(200.0)
+    client.send(b"still here")
+    assert instance.take() == b"still here"

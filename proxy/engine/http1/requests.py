@@ -119,6 +119,9 @@ class RequestReader(ServerConnection):
             return
         self._phase = _ANSWER
         self.deadline = NEVER
+        if self._left:
+            self._left -= 1
+            self._last = self._last or self._left == 0
         services = self.services
         self.exchange = exchange = services.new_exchange(services, self, request)
         fields = request.fields

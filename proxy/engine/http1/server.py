@@ -81,6 +81,7 @@ class ClientConnection(RequestReader):
             framing != BY_CLOSE
             and self._whole
             and not self.counts.leaving
+            and not self._last
             and request.fields.keeps_alive[request.minor]
         )
         if self._listener.hsts and not says_hsts(response):
@@ -125,6 +126,7 @@ class ClientConnection(RequestReader):
             not closes
             and self._whole
             and not self.counts.leaving
+            and not self._last
             and request.fields.keeps_alive[request.minor]
         )
         self.transport.write(
@@ -147,7 +149,7 @@ class ClientConnection(RequestReader):
         """See `ClientStream`."""
         self._gate.leave()
         self._listener.counts.open -= 1
-        self.services.deadlines.forget(self)
+        self._forget_limits()
         self.services.connections.on_client_lost(self)
         data, self._buffer = self._buffer, b""
         return data
@@ -163,7 +165,7 @@ class ClientConnection(RequestReader):
         ):
             return False
         self._gate.leave()
-        self.services.deadlines.forget(self)
+        self._forget_limits()
         session = ClientSession(self.services, listener, self._announced)
         session.take_over(self.transport, data, self)
         return True

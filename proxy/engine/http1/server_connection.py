@@ -6,7 +6,7 @@ import asyncio
 from enum import Enum
 from typing import Final, cast
 
-from proxy.engine.deadlines import NEVER
+from proxy.engine.deadlines import NEVER, Alarm
 from proxy.engine.endings import cut
 from proxy.engine.flow import AHEAD, BEHIND, PEER_FULL, ReadGate
 from proxy.engine.hangups import RESET
@@ -44,8 +44,8 @@ class Phase(Enum):
 class ServerConnection(ClientStream):
     """Owns a client's transport, whether it is read, and what was read ahead."""
 
-    __slots__ = ("_announced", "_buffer", "_ending", "_eof", "_gate", "_listener", "_phase",
-                 "exchange", "services", "transport")  # fmt: skip
+    __slots__ = ("_age", "_announced", "_buffer", "_ending", "_eof", "_gate", "_last", "_left",
+                 "_listener", "_phase", "exchange", "services", "transport")  # fmt: skip
 
     def __init__(
         self,
@@ -66,6 +66,11 @@ class ServerConnection(ClientStream):
         self._ending = False
         """No request beyond those in the buffer: the client has said its last byte, or the
         worker drains."""
+        self._last = False
+        """The next answer ends the connection: see `limits.requests`, `limits.connection_age`."""
+        self._left = listener.limits.requests
+        """Requests until then; 0 = any number."""
+        self._age: Alarm | None = None
         self.transport: asyncio.Transport
         self._gate: ReadGate
         self.exchange: StreamEvents | None = None
@@ -108,6 +113,11 @@ class ServerConnection(ClientStream):
         self.edge = self._listener.edge(self.transport)
         # A connection that never says anything is as slow as one that dribbles.
         self._wait(Phase.IDLE, self._listener.timeouts.head)
+        limit = self._listener.limits.connection_age
+        if limit:
+            self._age = Alarm(self._on_age)
+            now = self.services.now()
+            self.services.deadlines.arm(self._age, now + self._listener.counts.age(limit))
         connections = self.services.connections
         if self._listener.counts.open > self._listener.room:
             connections.shed(self, f"the listener has its {self._listener.limits.connections}")
@@ -115,7 +125,7 @@ class ServerConnection(ClientStream):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._listener.counts.open -= 1
-        self.services.deadlines.forget(self)
+        self._forget_limits()
         self.services.connections.on_client_lost(self)
         self._gate.leave()
         exchange = self.exchange
@@ -172,6 +182,15 @@ class ServerConnection(ClientStream):
         self._phase = phase
         deadlines = self.services.deadlines
         deadlines.arm(self, deadlines.now() + limit if limit else NEVER)
+
+    def _on_age(self, now: float) -> None:
+        self._last = True
+        self.drain()
+
+    def _forget_limits(self) -> None:
+        self.services.deadlines.forget(self)
+        if self._age is not None:
+            self.services.deadlines.forget(self._age)
 
     # -- the end
 

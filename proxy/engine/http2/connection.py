@@ -119,7 +119,8 @@ class SessionOutput(FrameSender):
 class SessionConnection(SessionOutput):
     """Owns whether a client is read, which limit runs, and how its connection ends."""
 
-    __slots__ = ("_announced", "_eof", "_slow", "_slow_stream", "control", "edge", "facts", "last")
+    __slots__ = ("_age", "_announced", "_eof", "_slow", "_slow_stream", "control", "edge", "facts",
+                 "last")  # fmt: skip
 
     def __init__(
         self,
@@ -133,6 +134,7 @@ class SessionConnection(SessionOutput):
         self.control = SessionControl(self, listener)
         self.last = 0
         """The latest stream of the client."""
+        self._age: Alarm | None = None
         self._eof = False
         self._slow: Alarm | None = None
         """The time of a frame, or of a head, that is not whole."""
@@ -189,6 +191,11 @@ class SessionConnection(SessionOutput):
         self.facts = self.control.facts = self.listener.client(transport, self._announced)
         self.edge = self.listener.edge(transport)
         self._wait(self.listener.timeouts.head)
+        limit = self.listener.limits.connection_age
+        if limit:
+            self._age = Alarm(self._on_age)
+            age = self.listener.counts.age(limit)
+            self.services.deadlines.arm(self._age, self.services.now() + age)
         self.write(self.settings())
 
     def data_received(self, data: bytes) -> None:
@@ -228,6 +235,9 @@ class SessionConnection(SessionOutput):
             limit = self.listener.timeouts.head
             self.services.deadlines.arm(slow, self.services.now() + limit if limit else NEVER)
 
+    def _on_age(self, now: float) -> None:
+        self.drain()
+
     def _on_slow(self, now: float) -> None:
         self.end(GoAway(SETTINGS_TIMEOUT, "a frame or a head takes too long", "slow_head"))
 
@@ -252,7 +262,7 @@ class SessionConnection(SessionOutput):
         self.phase = _CLOSING
         services = self.services
         self.listener.counts.open -= 1
-        for alarm in (self._slow, self._stall):  # ≤ 2
+        for alarm in (self._age, self._slow, self._stall):  # ≤ 3
             if alarm is not None:
                 services.deadlines.forget(alarm)
         services.deadlines.forget(self.control)

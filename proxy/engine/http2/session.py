@@ -99,6 +99,9 @@ class ClientSession(AnsweringSession):
         self.last = id
         self.limits.begin_stream()
         self.spend(_BEGIN)
+        most = self.listener.limits.requests
+        if most and id >= 2 * most - 1:
+            self.drain()  # Those on their way are served, too.
         refusal: Refused | None = None
         request: RequestHead | None = None
         try:

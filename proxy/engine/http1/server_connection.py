@@ -185,7 +185,10 @@ class ServerConnection(ClientStream):
 
     def _on_age(self, now: float) -> None:
         self._last = True
-        self.drain()
+        try:
+            self.drain()
+        except Exception as error:
+            self._fail_inside(error)
 
     def _forget_limits(self) -> None:
         self.services.deadlines.forget(self)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Final
 
-from proxy.errors import BAD_ANSWER, BAD_REQUEST, HEAD_TOO_LARGE, Fault, Refused
+from proxy.errors import BAD_ANSWER, BAD_REQUEST, HEAD_TOO_LARGE, MISDIRECTED, Fault, Refused
 from proxy.http.fields import (
     CLAIM,
     CODING,
@@ -228,6 +228,9 @@ class RequestReader(HeadReader):
         super().__init__(_REQUESTS, max_size, max_fields)
         self._ids = ids
         self._extended = extended_connect
+        self.takes_https = True
+        """Requests may say that they are for `https`: the connection is secured, or whoever speaks
+        on it is believed that the client's was."""
         self._memo: Memo[bytes, tuple[bool, RequestHead]] = Memo(_ROOM, _ROOM // 2)  # ≤ _ROOM
         """Block → whether there was no body, and the head."""
 
@@ -318,6 +321,8 @@ class RequestReader(HeadReader):
             raise Malformed("a content-length, and no content")  # §8.1.1
         elif end and not length and method in _SENDS:
             special.append((LENGTH, b"0"))
+        if scheme == b"https" and not self.takes_https:
+            raise Refused(MISDIRECTED, "a request for https over clear text")  # RFC 9110 §7.4
         return RequestHead(method, target, 2, request_fields(plain, special, size, self._ids))
 
 

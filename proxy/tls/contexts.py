@@ -26,6 +26,7 @@ CIPHERS: Final = {
 }
 """Suites of TLS 1.2 by the words of the settings; those of TLS 1.3 are all good."""
 
+_AUTHENTICATED: Final = ("GCM", "CHACHA20", "CCM")
 _DER: Final = 2
 """Encoding of a certificate (`_ssl.ENCODING_DER`)."""
 
@@ -132,6 +133,17 @@ def upstream_context(
     )
     context.set_alpn_protocols(list(alpn))
     return context
+
+
+def weak_suite(connection: ssl.SSLObject) -> str:
+    """The suite of a connection, if HTTP/2 prohibits it (RFC 9113 §9.2.2): of TLS 1.2, and without
+    a key of its own for each session, or without authenticated encryption; else nothing."""
+    suite = connection.cipher()
+    if suite is None or connection.version() != "TLSv1.2":
+        return ""
+    name = suite[0]
+    own_key = name.startswith(("ECDHE-", "DHE-"))
+    return "" if own_key and any(one in name for one in _AUTHENTICATED) else name
 
 
 def peer_certificates(connection: ssl.SSLObject) -> list[bytes]:

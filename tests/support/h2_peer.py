@@ -135,10 +135,15 @@ class H2Instance(H2End):
 class H2Peer(H2End):
     """A client's end of one connection."""
 
-    def __init__(self, wire: Wire, begin: bytes = START + frame(4, 1)) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        begin: bytes = START + frame(4, 1),
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         super().__init__(wire, False)
         client = wire.silent_client()
-        self.peer = wire.secure(client, _context())
+        self.peer = wire.secure(client, context or _context())
         if begin:
             self.send(begin)
             assert self.take() == []  # SETTINGS, and their acknowledgement.

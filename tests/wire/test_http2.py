@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from proxy.http2 import limits
 from proxy.messages import Drain
 from proxy.settings.edge import Hsts
 from proxy.settings.listener import ListenerLimits, ListenerTimeouts
+from proxy.settings.listener_tls import Certificate, ListenerTls
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import ServiceSettings
 from tests.support.frame_cases import frame
@@ -27,6 +29,7 @@ from tests.support.h2_peer import (
     trailers,
     window,
 )
+from tests.support.tls_far_end import authority
 from tests.support.wire import OK, Peer, forwarded, request
 from tests.wire.scenes import CHUNKED, REFUSED
 from tests.wire.test_access_log import Logged
@@ -666,3 +669,61 @@ def test_a_line_of_the_access_log_names_the_version(tmp_path: Path) -> None:
     client.answer()
     (line,) = logged.lines()
     assert (line["protocol"], line["status"], line["bytes_sent"]) == ("HTTP/2.0", 200, 2)
+
+
+# -- what a connection says of itself
+
+
+@pytest.mark.parametrize("trusted", [(), ("192.0.2.0/24",)])
+def test_https_is_for_connections_that_have_it(make: Any, trusted: tuple[str, ...]) -> None:
+    """RFC 9110 §7.4; or for proxies that are believed."""
+    wire, client = begun(make, listener=http2(trusted_proxies=trusted))
+    client.send(head(1, scheme="https"))
+    if wire.tls or trusted:
+        assert wire.accepted().take()
+        return
+    client.expect_problem(421, "misdirected")
+    client.send(head(3))
+    assert wire.accepted().take()
+
+
+@pytest.mark.parametrize(
+    ("suite", "version", "weak"),
+    [
+        ("ECDHE-ECDSA-AES128-SHA", ssl.TLSVersion.TLSv1_2, True),
+        ("ECDHE-ECDSA-AES128-GCM-SHA256", ssl.TLSVersion.TLSv1_2, False),
+        ("ECDHE-ECDSA-AES128-SHA", ssl.TLSVersion.TLSv1_3, False),
+    ],
+)
+def test_a_weak_suite_is_none_for_http2(
+    make: Any, suite: str, version: ssl.TLSVersion, weak: bool
+) -> None:
+    files = Certificate(cert="c.pem", key="c.key")
+    tls = ListenerTls(certificates=(files,), ciphers="compatible")
+    wire = make(listener=http2(tls=tls), tls=True)
+    context = ssl.create_default_context(cadata=authority()[0].decode())
+    context.check_hostname = False
+    context.set_alpn_protocols(["h2"])
+    context.set_ciphers(suite)
+    context.maximum_version = version
+    client = H2Peer(wire, b"", context)
+    client.send(START + frame(4, 1))
+    heard = [one for one in client.take() if one[0] == "goaway"]
+    assert [one[1:] for one in heard] == ([(0, 12, f"HTTP/2 over {suite}".encode())] * weak)
+    assert client.closed is weak
+
+
+def test_answers_that_are_cut_count_as_well(make: Any) -> None:
+    wire, client = begun(make)
+    stream = 1
+    while not client.closed:
+        assert stream < 1000
+        client.send(head(stream))
+        instance = wire.accepted()
+        assert instance.take()
+        instance.send(large(10) + b"abc")
+        instance.eof()
+        stream += 2
+    assert stream == 2 * limits.RESETS + 3
+    assert client.take()[-1][2] == CALM
+    assert wire.worker.counters.http2_closed == {"web": {"rapid_reset": 1}}

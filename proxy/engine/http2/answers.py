@@ -108,6 +108,14 @@ class AnsweringSession(StreamSession):
             self._forget(stream)
             self._rest_if_quiet()
 
+    def cut_stream(self, stream: ServerStream, code: int) -> None:
+        """See `StreamSession`."""
+        self.reset_stream(stream, code)
+        try:
+            self.limits.lose_stream(self.services.now())
+        except GoAway as error:
+            self.services.loop.call_soon(self.end, error)  # Who cuts is in the middle of it.
+
     def _forget(self, stream: ServerStream) -> None:
         self._end_output(stream.out)
         del self._streams[stream.id]

@@ -16,8 +16,15 @@ from proxy.engine.services import Services
 from proxy.engine.streams import ClientStream
 from proxy.errors import BAD_REQUEST
 from proxy.http2 import frames
-from proxy.http2.errors import INTERNAL_ERROR, NO_ERROR, SETTINGS_TIMEOUT, GoAway
+from proxy.http2.errors import (
+    INADEQUATE_SECURITY,
+    INTERNAL_ERROR,
+    NO_ERROR,
+    SETTINGS_TIMEOUT,
+    GoAway,
+)
 from proxy.messages import UNROUTED
+from proxy.tls.contexts import weak_suite
 
 UNREAD: Final = 1024 * 1024
 """Bytes of a client that does not read, beyond which it is not read either. Content waits in its
@@ -177,6 +184,10 @@ class SessionConnection(SessionOutput):
             detail = f"the listener has its {self.listener.limits.connections}"
             connections.shed(self.control, detail)
         connections.on_client_connected(self.control)
+        tls = transport.get_extra_info("tls")
+        weak = "" if tls is None else weak_suite(tls.ssl)
+        if weak:
+            self.end(GoAway(INADEQUATE_SECURITY, f"HTTP/2 over {weak}"))
 
     def take_over(self, transport: asyncio.Transport, data: bytes, before: ClientStream) -> None:
         """Go on with a connection on which `before` has read `data`, and nothing else."""

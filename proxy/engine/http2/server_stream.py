@@ -47,6 +47,10 @@ class StreamSession(SessionConnection):
         """End a stream with a RST_STREAM."""
         raise NotImplementedError
 
+    def cut_stream(self, stream: ServerStream, code: int) -> None:
+        """End a stream so whose answer is under way, whoever is to blame."""
+        raise NotImplementedError
+
 
 class ServerStream(ClientStream):
     """Owns how much of a request's body is here, and what of its answer waits for a window."""
@@ -321,7 +325,7 @@ class ServerStream(ClientStream):
     def cut(self) -> None:
         """See `ClientStream`. Others of its connection live on."""
         self.exchange = None
-        self._session.reset_stream(self, INTERNAL_ERROR)
+        self._session.cut_stream(self, INTERNAL_ERROR)
 
     def lose(self) -> None:
         """The stream is gone: nobody waits for its answer."""
@@ -352,5 +356,5 @@ class ServerStream(ClientStream):
             detail = f"nothing of the request body for {self._patience:g} s"
             self.refuse_body(BODY_TIMEOUT, detail)
         else:
-            self._session.reset_stream(self, CANCEL)
+            self._session.cut_stream(self, CANCEL)
             self.lose()

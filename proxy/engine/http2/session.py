@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Final
 
@@ -60,6 +61,11 @@ class ClientSession(AnsweringSession):
         self._soon = False
         """The turn of the loop to do that is arranged."""
         self._received = ReceiveWindow(FIRST_WINDOW)
+
+    def _begin(self, transport: asyncio.Transport) -> None:
+        """See `SessionConnection`."""
+        super()._begin(transport)
+        self._heads.takes_https = self.facts.trusted or self.facts.scheme == b"https"
 
     def settings(self) -> bytes:
         """See `SessionConnection`."""

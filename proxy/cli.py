@@ -303,9 +303,9 @@ def _registry(given: dict[str, Any]) -> RegistryOptions:
         urls = tuple(url.strip() for url in given["endpoints"].split(",") if url.strip())
         registry = etcd(endpoints=urls)
     elif file is not None or Path(DEFAULT_FILE).exists():
-        from_file = load_or_complain(file or DEFAULT_FILE).registry
+        from_file = load_or_complain(file or DEFAULT_FILE).registry.registering
         if from_file.type in REGISTRATION_BACKENDS:
-            registry = from_file.options
+            registry = from_file
         elif file is not None:
             allowed = " or ".join(map(repr, sorted(REGISTRATION_BACKENDS)))
             raise ValueError(f"{file}: registry.type: {from_file.type!r}; register needs {allowed}")

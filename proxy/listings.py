@@ -96,7 +96,8 @@ def registry(document: dict[str, Any]) -> Iterator[str]:
         yield "           the first full set is not known yet"
     for source in document["sources"]:
         state = "in use" if source["active"] else _ALIVE[source["alive"]]
-        yield f"source     {source['provider']} {', '.join(source['endpoints'])}: {state}"
+        name = f"{source['name']}: " if source.get("name") else ""
+        yield f"source     {name}{source['provider']} {', '.join(source['endpoints'])}: {state}"
     snapshot = document["snapshot"]
     if snapshot is not None:
         state = "in use" if snapshot["in_use"] else "not in use"

@@ -25,7 +25,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """`healthy` is served, `draining` finishes what is in flight, anything else is not served."""
     health_message: str = ""
     origin: str = ""
-    """Where the instance is known from, as far as there is a choice: the form of its record."""
+    """Where the instance is known from, as far as there is a choice: name of the registry, form of
+    its record, or both with a slash between them."""
 
     @property
     def key(self) -> str:

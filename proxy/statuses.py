@@ -29,6 +29,8 @@ class OddRecord(msgspec.Struct, frozen=True, kw_only=True):
 class RegistrySource(msgspec.Struct, frozen=True, kw_only=True):
     """A registry among several, in the order in which they are preferred."""
 
+    name: str = ""
+    """In `registries`; "" = there is only one registry, with its backups."""
     provider: str
     endpoints: tuple[str, ...] = ()
     active: bool = False
@@ -82,7 +84,7 @@ class RegistryStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Differences that periodic reconciliation found. Should stay 0."""
     last_error: str | None = None
     sources: tuple[RegistrySource, ...] = ()
-    """Empty without backups."""
+    """Empty for one registry without backups."""
     switches: int = 0
     """From one source to another."""
     retained: tuple[RetainedInstance, ...] = msgspec.field(default=(), name="held")

@@ -71,7 +71,7 @@ class Admin:
         self.changes = RunningChanges(supervisor)
         self.on_moved: Callable[[str, socket.socket], None] = lambda bind, sock: None
         """Hears of another address."""
-        self._http = Registrations(supervisor.settings.registry.options)
+        self._http = Registrations(supervisor.settings.registry.registering)
         self._totals: Shared[Totals] = Shared(supervisor.collector.collect, PACE)
         self.metrics = MetricsPage(
             supervisor,
@@ -128,7 +128,7 @@ class Admin:
         """Go on with another configuration, which the supervisor has by now. `sock`: as for
         `__init__`, or the one that there is."""
         try:
-            await self._http.follow(settings.registry.options)
+            await self._http.follow(settings.registry.registering)
         except Exception:
             log.exception("http_registrations_not_moved")
         if sock is self.sock and settings.admin == self._settings:

@@ -14,7 +14,8 @@ from proxy.registry.base import Provider
 from proxy.registry.decorators.failover_provider import FailoverProvider
 from proxy.registry.decorators.mass_loss_provider import MassLossProvider
 from proxy.registry.decorators.snapshot_provider import SnapshotProvider
-from proxy.settings.registry import Registry, RegistryOptions
+from proxy.registry.decorators.union_provider import UnionProvider
+from proxy.settings.registry import MergedOptions, NamedRegistry, Registry, RegistryOptions
 
 
 class ProviderError(Exception):
@@ -32,6 +33,13 @@ def build_provider(
     """The registry: with backups, then the guard over whichever is in use, then the file that
     remembers what is served. `answers` and `in_use`: as for `MassLossProvider`; `known`: something
     is served already, which the file would be older than."""
+
+    if isinstance(registry.options, MergedOptions):
+
+        def part(one: NamedRegistry, before: Callable[[], Provider | None]) -> Provider:
+            return build_provider(one, events, answers, destinations, known, before)
+
+        return UnionProvider(registry.options.parts, part, before=in_use)
 
     def make(options: RegistryOptions) -> Provider:
         kind: type[Provider] = catalog.load(catalog.PROVIDERS, options.type)

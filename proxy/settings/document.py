@@ -21,7 +21,9 @@ from proxy.settings.file import File
 
 _TABLE: Final = re.compile(r"(<!-- keys: ([a-z_ ]+) -->\n\n)(?:\|.*\n)*")
 _HEADER: Final = "| key | type | default | meaning |\n|---|---|---|---|\n"
-_ELSEWHERE: Final = re.compile(r"defaults\b.*|registry\.backups\..*|.*fallback_instances\..*")
+_ELSEWHERE: Final = re.compile(
+    r"defaults\b.*|registry\.backups\..*|registries\.\*\.(?!name$).*|.*fallback_instances\..*"
+)
 """Keys that are documented once, under the other name they have."""
 
 # -------------------------------------------------------------------------------- tables

@@ -18,7 +18,7 @@ from proxy.settings.process import (
     ShutdownSettings,
 )
 from proxy.settings.read import SWITCH
-from proxy.settings.registry import Registry
+from proxy.settings.registry import NamedRegistry, Registry
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import PoolSettings, Service
 
@@ -56,6 +56,11 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
         "Obtain certificates from a server that speaks ACME ([tls.md](tls.md#acme)).",
     ] = None
     registry: Annotated[Registry, "Where instances are looked up."] = Registry()
+    registries: Annotated[
+        tuple[NamedRegistry, ...],
+        "Several registries at once, [merged](registries.md#several-at-once), instead of"
+        " `registry`: mappings with a `name` and the keys of `registry`.",
+    ] = ()
     shutdown: Annotated[ShutdownSettings, "How the proxy stops."] = ShutdownSettings()
     defaults: Annotated[PoolSettings, MayBeEmpty(), "What every service inherits, key by key."] = (
         PoolSettings()

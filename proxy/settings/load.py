@@ -23,7 +23,7 @@ from proxy.settings.instances import static_instances
 from proxy.settings.listener import check_listeners
 from proxy.settings.process import resolve_access_log, resolve_admin
 from proxy.settings.read import shown
-from proxy.settings.registry import check_registry
+from proxy.settings.registry import check_registries
 from proxy.settings.route import check_routes
 from proxy.settings.service import PoolSettings, finished, inherit
 from proxy.settings.tree import Path, Scalar
@@ -112,7 +112,14 @@ def _settings(given: Given, directory: FilePath, report: Report) -> Settings:
         log=file.log,
         access_log=resolve_access_log(file.access_log, directory, report),
         acme=acme,
-        registry=check_registry(given.get("registry"), file.registry, directory, report),
+        registry=check_registries(
+            given.get("registry"),
+            file.registry,
+            given.get("registries"),
+            file.registries,
+            directory,
+            report,
+        ),
         shutdown=file.shutdown,
         routes=file.routes,
         defaults=finished(defaults, directory),

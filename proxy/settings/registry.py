@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path as FilePath
-from typing import Annotated, ClassVar, Final, Self
+from typing import Annotated, ClassVar, Final, Self, TypeVar
 
 import msgspec
 
 from proxy import files
-from proxy.catalog import PROVIDERS, registry_options
-from proxy.settings.addresses import CIDR, ENDPOINT
+from proxy.catalog import PROVIDERS, REGISTRATION_BACKENDS, registry_options
+from proxy.settings.addresses import CIDR, ENDPOINT, NAME
 from proxy.settings.complaints import Report, dotted
 from proxy.settings.declare import Distinct, Given, Inline, Off
 from proxy.settings.process import readable_pem, writable
 from proxy.settings.read import POSITIVE, SECRET, SHARE, TEXT, choice
 from proxy.settings.tree import Path
+
+R = TypeVar("R", bound="Registry")
 
 
 class RegistryTls(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,10 +171,72 @@ class Registry(RegistryChoice, frozen=True, kw_only=True):
         "Holds on to instances when suddenly many leases expire.",
     ] = None
 
+    @property
+    def registering(self) -> RegistryOptions:
+        """The registry in which services can be registered; any, if they cannot in any of them."""
+        parts = self.options.parts if isinstance(self.options, MergedOptions) else ()
+        takers = (part.options for part in parts if part.type in REGISTRATION_BACKENDS)
+        return next(takers, self.options)
 
-def check_registry(
-    given: Given | None, registry: Registry, directory: FilePath, report: Report
+
+class NamedRegistry(Registry, frozen=True, kw_only=True):
+    """An entry of `registries:`."""
+
+    name: Annotated[
+        str, NAME, "Name of the registry, in `origin` of its instances; else its type."
+    ] = ""
+
+
+class MergedOptions(RegistryOptions, frozen=True, kw_only=True):
+    """Registries of `registries:`, together."""
+
+    type: ClassVar[str] = "merged"
+
+    parts: tuple[NamedRegistry, ...]
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """See `RegistryOptions`."""
+        return tuple(address for part in self.parts for address in part.options.addresses)
+
+
+def check_registries(
+    one: Given | None,
+    registry: Registry,
+    several: Sequence[Given] | None,
+    parts: Sequence[NamedRegistry],
+    directory: FilePath,
+    report: Report,
 ) -> Registry:
+    """The section `registry`, or all of `registries` as one; as `check_registry`."""
+    if not several:
+        return check_registry(one, registry, directory, report)
+    if one is not None:
+        report.complain(one.path, "stands beside registries; allowed: one of them")
+    checked: dict[str, NamedRegistry] = {}
+    seen: dict[tuple[object, ...], str] = {}
+    for given, part in zip(several, parts, strict=True):
+        name = part.name or part.type
+        if part.type == "static" and report.sound(given.at("type")):
+            report.complain(
+                given.at("type"), '"static" is no registry; allowed: services.*.instances'
+            )
+        if name in checked:
+            place = given.at("name") if part.name else given.path
+            report.complain(place, f'another registry is called "{name}"; allowed: other names')
+        same = {"registry": part.options.identity, "snapshot": (part.snapshot,)}
+        for what, key in same.items():
+            first = seen.setdefault((what, *key), dotted(given.path))
+            if first != dotted(given.path) and key != (None,) and report.sound(given.at("type")):
+                report.complain(given.path, f"has the same {what} as {first}; allowed: another one")
+        done = check_registry(given, part, directory, report)
+        checked[name] = msgspec.structs.replace(done, name=name)
+    allow = tuple(dict.fromkeys(network for part in checked.values() for network in part.allow))
+    options = MergedOptions(parts=tuple(checked.values()))
+    return Registry(type=options.type, options=options, allow=allow)
+
+
+def check_registry(given: Given | None, registry: R, directory: FilePath, report: Report) -> R:
     """The registry with the names of its files resolved. Complains of keys that contradict each
     other, and of files that cannot be read."""
     if given is None:

@@ -591,6 +591,22 @@ registry: {type: etcd, endpoints: ['http://a:1', 'http://b:1', 'HTTP://A:1/']}
 routes: [{service: a}]
 --->
 proxy.yaml:1: registry.endpoints.2: "http://a:1" stands here a second time; allowed: each one once
+=== registries
+registry: {type: etcd, endpoints: ['http://a:1']}
+registries:
+  - {type: etcd, endpoints: ['http://a:1']}
+  - {type: etcd, endpoints: ['http://b:1']}
+  - {name: x, type: etcd, endpoints: ['http://a:1']}
+  - {name: x, type: consul}
+  - {type: static}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry: stands beside registries; allowed: one of them
+proxy.yaml:4: registries.1: another registry is called "etcd"; allowed: other names
+proxy.yaml:5: registries.2: has the same registry as registries.0; allowed: another one
+proxy.yaml:6: registries.3.endpoints: is missing; allowed for type consul: at least one http://host:port
+proxy.yaml:6: registries.3.name: another registry is called "x"; allowed: other names
+proxy.yaml:7: registries.4.type: "static" is no registry; allowed: services.*.instances
 === registry_format
 registry: {type: etcd, endpoints: ['http://a:1'], prefix: "", format: krato}
 routes: [{service: a}]

@@ -36,6 +36,7 @@ PROVIDERS: Mapping[str, str] = {
 
 REGISTRATION_BACKENDS: Mapping[str, str] = {
     "etcd": "proxy.register.etcd_backend:EtcdBackend",
+    "zookeeper": "proxy.register.zookeeper_backend:ZooKeeperBackend",
 }
 """The registries in which services can be registered."""
 

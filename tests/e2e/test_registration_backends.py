@@ -23,13 +23,19 @@ from tests.contract.test_registration_backends import (  # noqa: F401  # they ar
     test_of_several_writes_each_tells_what_became_of_it,
 )
 from tests.e2e.etcd_server import EtcdServer
+from tests.e2e.zookeeper_server import ZooKeeperServer
+from tests.e2e.zookeeper_server import missing as missing_zookeeper
 
-SERVERS: dict[str, Callable[[], Any]] = {"etcd": EtcdServer}
+SERVERS: dict[str, Callable[[], Any]] = {"etcd": EtcdServer, "zookeeper": ZooKeeperServer}
 """By the name of the backend: an async context manager that gives a server with a `url`."""
+MISSING = {"zookeeper": missing_zookeeper()}
+"""Programs that are not on this machine."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=sorted(REGISTRATION_BACKENDS))
 async def settings(request: pytest.FixtureRequest) -> AsyncIterator[RemoteOptions]:
+    if MISSING.get(request.param):
+        pytest.skip(f"there is no {MISSING[request.param]} on this machine")
     async with SERVERS[request.param]() as server:
         yield registry_options(request.param)(endpoints=(server.url,))
 
@@ -37,7 +43,8 @@ async def settings(request: pytest.FixtureRequest) -> AsyncIterator[RemoteOption
 @pytest.fixture
 def own(settings: RemoteOptions, request: pytest.FixtureRequest) -> RemoteOptions:
     """A prefix for each test, so that it finds an empty registry."""
-    return msgspec.structs.replace(settings, prefix=f"/{request.node.name}/")
+    end = "/" if settings.type == "etcd" else ""
+    return msgspec.structs.replace(settings, prefix=f"/{request.node.name}{end}")
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ JARS: Final = [
     for name in ("zookeeper", "zookeeper-jute", "slf4j-api", "slf4j-nop", "netty-all")
 ]
 SET_ACL: Final = 7
-ANYBODY: Final = (("world", "anyone"),)
 
 
 def missing() -> str:
@@ -122,7 +121,7 @@ class ZooKeeperClient:
         value: bytes = b"",
         *,
         ephemeral: bool = False,
-        rights: tuple[tuple[str, str], ...] = ANYBODY,
+        rights: tuple[wire.Right, ...] = wire.ANYBODY,
     ) -> None:
         """Write a node, made with those above it if need be."""
         try:
@@ -132,11 +131,11 @@ class ZooKeeperClient:
                 raise
             parts = path.split("/")
             for depth in range(2, len(parts)):
-                await self._create("/".join(parts[:depth]), b"", ANYBODY, 0)
+                await self._create("/".join(parts[:depth]), b"", wire.ANYBODY, 0)
             await self._create(path, value, rights, wire.EPHEMERAL if ephemeral else 0)
 
     async def _create(
-        self, path: str, value: bytes, rights: tuple[tuple[str, str], ...], flags: int
+        self, path: str, value: bytes, rights: tuple[wire.Right, ...], flags: int
     ) -> None:
         try:
             await self.link.call(Op.CREATE, wire.create(path, value, rights, flags), path)

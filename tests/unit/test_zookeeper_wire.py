@@ -41,7 +41,7 @@ def test_the_reply_to_the_first_frame() -> None:
         ),
         (
             Op.CREATE,
-            wire.create("/a", b"v", [("world", "anyone")], wire.EPHEMERAL),
+            wire.create("/a", b"v", wire.ANYBODY, wire.EPHEMERAL),
             pack(">iiii", 50, 3, 1, 2)
             + b"/a"
             + pack(">i", 1)
@@ -119,3 +119,22 @@ def test_errors_of_replies(code: int, kind: type[Exception], words: str) -> None
     assert isinstance(error, kind)
     assert str(error).startswith("/a: ")
     assert words in str(error)
+
+
+def test_several_requests_that_are_done_together() -> None:
+    body = wire.multi((Op.DELETE, b"x"), (Op.CREATE, b"yz"))
+    done = pack(">i?i", -1, True, -1)
+    assert body == pack(">i?i", 2, False, -1) + b"x" + pack(">i?i", 1, False, -1) + b"yz" + done
+
+
+@pytest.mark.parametrize(
+    ("results", "code"),
+    [
+        (pack(">i?i", 2, False, 0) + pack(">i?i", -1, True, -1), 0),
+        (pack(">i?ii", -1, False, -103, -103) + pack(">i?i", -1, True, -1), -103),
+        (pack(">i?ii", -1, False, 0, 0) + pack(">i?ii", -1, False, -110, -110), -110),
+        (pack(">i?i", -1, True, -1), 0),
+    ],
+)
+def test_the_first_error_of_several_requests(results: bytes, code: int) -> None:
+    assert wire.refusal(Reader(results)) == code

@@ -53,7 +53,7 @@ class Link:
         self.accepted = wire.Accepted(0, 0, b"")
         """The session; of no connection when its timeout is 0."""
         self.on_event: Callable[[wire.Event], None] = lambda event: None
-        self._timeout = timeout
+        self.session_timeout = timeout
         self._tls = tls
         self._username = username
         self._password = password
@@ -85,9 +85,9 @@ class Link:
         try:
             async with asyncio.timeout(DIAL_LIMIT):
                 reader, self._writer = await self._dial(host.strip("[]"), int(port), context)
-            known = session or wire.Accepted(int(self._timeout * 1000), 0, b"")
+            known = session or wire.Accepted(int(self.session_timeout * 1000), 0, b"")
             self._writer.write(wire.connect(zxid, known.timeout, known.session, known.password))
-            async with asyncio.timeout(ACCEPT_LIMIT):
+            async with asyncio.timeout(min(ACCEPT_LIMIT, self.session_timeout)):
                 try:
                     self.accepted = Reader(await _frame(reader)).accepted()
                 except asyncio.IncompleteReadError:

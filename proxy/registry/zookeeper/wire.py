@@ -20,6 +20,7 @@ children may be longer, here up to half a million with names of 30 bytes."""
 
 _INT = Struct(">i")
 _LONG = Struct(">q")
+_FLAG = Struct(">b")
 _STAT = Struct(">qqqqiiiqiiq")
 _REPLY = Struct(">iqi")
 
@@ -35,6 +36,7 @@ class Op(IntEnum):
     SYNC = 9
     PING = 11
     GET_CHILDREN = 12
+    MULTI = 14
     AUTH = 100
     ADD_WATCH = 106
     CLOSE = -11
@@ -45,8 +47,17 @@ NOTIFICATION, PING, AUTH = -1, -2, -4
 
 RECURSIVE = 1
 """Mode of a watch: it stays, and covers all that is below."""
+_FAILED = -1
+"""Kind of a result of `MULTI` that says an error, also 0 for what came before it."""
 EPHEMERAL = 1
 """Flag of a node that goes with the session."""
+
+Right = tuple[int, str, str]
+"""Permissions (`READ`, `ALL`), and who has them: scheme and id."""
+READ, ALL = 1, 31
+ANYBODY: tuple[Right, ...] = ((ALL, "world", "anyone"),)
+OURS: tuple[Right, ...] = ((ALL, "auth", ""), (READ, "world", "anyone"))
+"""Rights to all for the user that the session showed; others may look."""
 
 NO_NODE, BAD_VERSION, NODE_EXISTS, SESSION_EXPIRED = -101, -103, -110, -112
 
@@ -119,11 +130,16 @@ class Reader:
     """Owns a frame and the place up to which it was read. RegistryError beyond its end."""
 
     def __init__(self, frame: bytes) -> None:
+        self.zxid = 0
+        """Of a reply: that of the write, or the newest that the server knew."""
         self._frame = frame
         self._at = 0
 
     def small(self) -> int:
         return self._take(_INT)[0]
+
+    def flag(self) -> bool:
+        return self._take(_FLAG)[0] != 0
 
     def long(self) -> int:
         return self._take(_LONG)[0]
@@ -150,8 +166,8 @@ class Reader:
 
     def reply(self) -> tuple[int, int, int]:
         """Xid, zxid and error of a reply's header."""
-        xid, zxid, code = self._take(_REPLY)
-        return xid, zxid, code
+        xid, self.zxid, code = self._take(_REPLY)
+        return xid, self.zxid, code
 
     def event(self, zxid: int) -> Event:
         kind = self.small()
@@ -206,9 +222,9 @@ def watch(path: str) -> bytes:
     return text(path) + _INT.pack(RECURSIVE)
 
 
-def create(path: str, value: bytes, rights: Sequence[tuple[str, str]], flags: int) -> bytes:
-    """Body of `CREATE`; `rights`: scheme and id of those who may do anything."""
-    acl = b"".join(_INT.pack(31) + text(scheme) + text(id_) for scheme, id_ in rights)
+def create(path: str, value: bytes, rights: Sequence[Right], flags: int) -> bytes:
+    """Body of `CREATE`."""
+    acl = b"".join(_INT.pack(what) + text(scheme) + text(id_) for what, scheme, id_ in rights)
     return text(path) + text(value) + _INT.pack(len(rights)) + acl + _INT.pack(flags)
 
 
@@ -220,6 +236,22 @@ def write(path: str, value: bytes, version: int) -> bytes:
 def delete(path: str, version: int) -> bytes:
     """Body of `DELETE`, if the node has this version; -1 = whichever."""
     return text(path) + _INT.pack(version)
+
+
+def multi(*requests: tuple[Op, bytes]) -> bytes:
+    """Body of `MULTI`: all of these, or none."""
+    parts = (pack(">i?i", op, False, -1) + body for op, body in requests)
+    return b"".join(parts) + pack(">i?i", -1, True, -1)
+
+
+def refusal(reply: Reader) -> int:
+    """Code of the first error in the reply to `MULTI`; 0 = all was done."""
+    kind, done, _ = reply.small(), reply.flag(), reply.small()
+    while not done and kind == _FAILED:
+        if code := reply.small():
+            return code
+        kind, done, _ = reply.small(), reply.flag(), reply.small()
+    return 0
 
 
 def failed(code: int, what: str) -> Failed:

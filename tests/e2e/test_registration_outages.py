@@ -1,0 +1,60 @@
+"""A registrar in each registry, through what happens to these; a provider looks on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from proxy.catalog import REGISTRATION_BACKENDS
+from proxy.register import Record, Registrar
+from proxy.register.backend import backends
+from tests.e2e.drilled import DRILLED, SERVICE, Drilled
+from tests.support.processes import eventually
+
+RECORD = Record(service=SERVICE, port=8080, address="10.0.0.1", id="a", weight=3, version="2")
+
+
+@pytest.fixture(params=sorted(REGISTRATION_BACKENDS))
+async def registry(request: pytest.FixtureRequest) -> AsyncIterator[Drilled]:
+    if DRILLED[request.param].missing:
+        pytest.skip(f"there is no {DRILLED[request.param].missing} on this machine")
+    async with DRILLED[request.param]() as registry:
+        yield registry
+
+
+async def test_an_instance_is_seen_as_it_was_registered(registry: Drilled) -> None:
+    async with registry.watched() as seen:
+        async with Registrar(RECORD, registry=registry.options(), ttl=5) as registrar:
+            await seen.has("a")
+            [one] = seen.pool
+            assert (one.address, one.port, one.weight, one.version) == ("10.0.0.1", 8080, 3, "2")
+            assert one.health == "healthy"
+            assert await registrar.drain()
+            await eventually(lambda: seen.pool[0].health == "draining", what=lambda: seen.pool)
+        await seen.has()
+
+
+async def test_a_registration_survives_a_restart_and_a_wiped_store(registry: Drilled) -> None:
+    async with (
+        registry.watched() as seen,
+        Registrar(RECORD, registry=registry.options(), ttl=5),
+    ):
+        await seen.has("a")
+        await registry.kill()
+        await seen.loses_it()
+        await registry.start()
+        await seen.connects()
+        await registry.kill()
+        registry.wipe()
+        await seen.loses_it()
+        await registry.start()
+        await eventually(lambda: seen.status.resyncs, 20.0, lambda: seen.status)
+        [backend] = backends(registry.options(), 5.0)
+
+        async def is_there() -> bool:
+            return await backend.find([(SERVICE, "a")]) != [None]
+
+        await eventually(is_there, 20.0, what=lambda: seen.status)
+        await backend.close()
+        await seen.has("a")

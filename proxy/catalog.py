@@ -35,6 +35,7 @@ PROVIDERS: Mapping[str, str] = {
 }
 
 REGISTRATION_BACKENDS: Mapping[str, str] = {
+    "consul": "proxy.register.consul_backend:ConsulBackend",
     "etcd": "proxy.register.etcd_backend:EtcdBackend",
     "zookeeper": "proxy.register.zookeeper_backend:ZooKeeperBackend",
 }

@@ -10,8 +10,10 @@ import signal
 import tempfile
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import aiohttp
+from yarl import URL
 
 from tests.support.processes import AwaitedProcess, eventually, free_port
 
@@ -22,6 +24,22 @@ MANAGEMENT = "11111111-2222-3333-4444-555555555555"
 def consul_binary() -> str | None:
     """Path of the program; None = there is none on this machine."""
     return os.environ.get("FAIRLEAD_TEST_CONSUL") or shutil.which("consul")
+
+
+def missing() -> str:
+    """The program if it is not on this machine; "" = it is."""
+    return "" if consul_binary() else "consul (FAIRLEAD_TEST_CONSUL)"
+
+
+async def emptied(url: str) -> None:
+    """Deregister all services of an agent without access control."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+        async with session.get(f"{url}/v1/agent/services") as response:
+            ids = list(await response.json())
+        for id_ in ids:
+            path = f"/v1/agent/service/deregister/{quote(id_, safe='')}"
+            async with session.put(URL(url + path, encoded=True)) as response:
+                assert response.status == 200, await response.text()
 
 
 class ConsulServer:

@@ -11,13 +11,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar, Protocol, Self
 
+import msgspec
+
 from proxy.catalog import PROVIDERS, load, registry_options
 from proxy.membership import Instance, Membership
 from proxy.registry.base import Provider
 from proxy.registry.followed import Timing
 from proxy.settings.registry import RegistryOptions
 from proxy.statuses import RegistryStatus
-from tests.e2e.consul_server import ConsulServer, consul_binary
+from tests.e2e.consul_server import MANAGEMENT, ConsulServer
+from tests.e2e.consul_server import missing as missing_consul
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.zookeeper_server import ZooKeeperClient, ZooKeeperServer
 from tests.e2e.zookeeper_server import missing as missing_zookeeper
@@ -67,6 +70,10 @@ class Drilled(ABC):
     @abstractmethod
     def options(self) -> RegistryOptions:
         """Keys of the provider."""
+
+    def writing(self) -> RegistryOptions:
+        """Keys of a registrar."""
+        return self.options()
 
     @abstractmethod
     async def start(self) -> None:
@@ -266,7 +273,7 @@ class DrilledConsul(Drilled):
     """A real Consul with access control, asked with a token that may read."""
 
     type = "consul"
-    missing = "" if consul_binary() else "consul (FAIRLEAD_TEST_CONSUL)"
+    missing = missing_consul()
     rights = True
 
     def __init__(self) -> None:
@@ -279,6 +286,9 @@ class DrilledConsul(Drilled):
             endpoints=(self.server.url,), token=self._token
         )
         return options
+
+    def writing(self) -> RegistryOptions:
+        return msgspec.structs.replace(self.options(), token=MANAGEMENT)
 
     async def start(self) -> None:
         await self.server.start()

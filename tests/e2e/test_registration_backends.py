@@ -22,13 +22,19 @@ from tests.contract.test_registration_backends import (  # noqa: F401  # they ar
     test_as_many_names_as_a_batch_may_hold,
     test_of_several_writes_each_tells_what_became_of_it,
 )
+from tests.e2e.consul_server import ConsulServer, emptied
+from tests.e2e.consul_server import missing as missing_consul
 from tests.e2e.etcd_server import EtcdServer
 from tests.e2e.zookeeper_server import ZooKeeperServer
 from tests.e2e.zookeeper_server import missing as missing_zookeeper
 
-SERVERS: dict[str, Callable[[], Any]] = {"etcd": EtcdServer, "zookeeper": ZooKeeperServer}
+SERVERS: dict[str, Callable[[], Any]] = {
+    "consul": ConsulServer,
+    "etcd": EtcdServer,
+    "zookeeper": ZooKeeperServer,
+}
 """By the name of the backend: an async context manager that gives a server with a `url`."""
-MISSING = {"zookeeper": missing_zookeeper()}
+MISSING = {"consul": missing_consul(), "zookeeper": missing_zookeeper()}
 """Programs that are not on this machine."""
 
 
@@ -41,8 +47,11 @@ async def settings(request: pytest.FixtureRequest) -> AsyncIterator[RemoteOption
 
 
 @pytest.fixture
-def own(settings: RemoteOptions, request: pytest.FixtureRequest) -> RemoteOptions:
-    """A prefix for each test, so that it finds an empty registry."""
+async def own(settings: RemoteOptions, request: pytest.FixtureRequest) -> RemoteOptions:
+    """An empty registry for each test, or a prefix of its own in it."""
+    if settings.type == "consul":
+        await emptied(settings.endpoints[0])
+        return settings
     end = "/" if settings.type == "etcd" else ""
     return msgspec.structs.replace(settings, prefix=f"/{request.node.name}{end}")
 

@@ -25,7 +25,7 @@ async def registry(request: pytest.FixtureRequest) -> AsyncIterator[Drilled]:
 
 async def test_an_instance_is_seen_as_it_was_registered(registry: Drilled) -> None:
     async with registry.watched() as seen:
-        async with Registrar(RECORD, registry=registry.options(), ttl=5) as registrar:
+        async with Registrar(RECORD, registry=registry.writing(), ttl=5) as registrar:
             await seen.has("a")
             [one] = seen.pool
             assert (one.address, one.port, one.weight, one.version) == ("10.0.0.1", 8080, 3, "2")
@@ -38,7 +38,7 @@ async def test_an_instance_is_seen_as_it_was_registered(registry: Drilled) -> No
 async def test_a_registration_survives_a_restart_and_a_wiped_store(registry: Drilled) -> None:
     async with (
         registry.watched() as seen,
-        Registrar(RECORD, registry=registry.options(), ttl=5),
+        Registrar(RECORD, registry=registry.writing(), ttl=5),
     ):
         await seen.has("a")
         await registry.kill()
@@ -50,7 +50,7 @@ async def test_a_registration_survives_a_restart_and_a_wiped_store(registry: Dri
         await seen.loses_it()
         await registry.start()
         await eventually(lambda: seen.status.resyncs, 20.0, lambda: seen.status)
-        [backend] = backends(registry.options(), 5.0)
+        [backend] = backends(registry.writing(), 5.0)
 
         async def is_there() -> bool:
             return await backend.find([(SERVICE, "a")]) != [None]

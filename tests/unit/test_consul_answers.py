@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from proxy.membership import Instance
-from proxy.registry.base import RegistryError
+from proxy.registry.base import Refused, RegistryError
 from proxy.registry.consul import answers
+from proxy.registry.consul.meta import lease_of, packed, unpacked
 from proxy.registry.consul.options import Options
 from proxy.registry.records import Unreadable, read
 from tests.support.scripted_consul import check, entry
@@ -161,3 +162,36 @@ def test_an_agent_is_well_as_long_as_the_others_say_so() -> None:
     assert answers.agent_is_well(json.dumps([check("serfHealth")]).encode())
     assert not answers.agent_is_well(json.dumps([check("serfHealth", "critical")]).encode())
     assert not answers.agent_is_well(b"[]")
+
+
+RECORD = {"address": "10.0.0.1", "port": 80, "metadata": {"zone": "ü", "long": "x" * 2000}}
+
+
+def test_a_record_of_ours_stands_in_the_meta_whole() -> None:
+    value = json.dumps(RECORD | {"version": "3"}).encode()
+    meta = packed("a", value, 7, 1)
+    assert all(len(text) <= 512 and text.isascii() for text in meta.values())
+    assert unpacked(meta) == json.loads(value)
+    assert lease_of(meta) == 7
+    assert packed("a", value, 7, 2) != meta
+    instance = one(Meta=meta)
+    assert instance.metadata == RECORD["metadata"]
+    assert instance.version == "3"
+    document = json.dumps([entry("web", "web/a", Meta=meta)]).encode()
+    assert answers.ids(answers.registered(document)) == ["a"]
+
+
+def test_a_record_that_is_too_long_for_the_meta_is_refused() -> None:
+    with pytest.raises(Refused, match="Consul holds 24576"):
+        packed("a", json.dumps({"long": "x" * 25_000}).encode(), 7, 1)
+
+
+@pytest.mark.parametrize("meta", [{}, {"fairlead-record-0": '{"a'}, {"fairlead-record-0": "[1]"}])
+def test_a_meta_without_a_record(meta: dict[str, str]) -> None:
+    assert unpacked(meta) is None
+    assert one(Meta=meta).metadata == {}
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "9" * 40])
+def test_a_lease_that_is_none(text: str) -> None:
+    assert lease_of({"fairlead-lease": text}) == 0

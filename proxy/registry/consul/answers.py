@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from proxy.registry.base import RegistryError
+from proxy.registry.consul.meta import ID, OWN, unpacked
 from proxy.registry.consul.options import Options
 
 T = TypeVar("T")
@@ -116,23 +117,26 @@ def agent_is_well(body: bytes) -> bool:
 def ids(found: Sequence[Registered]) -> list[str]:
     """Ids of instances, in their order. Consul's are unique on one node only, and are the name of
     the service where nobody gave one: then the node's name makes it one."""
-    known = Counter(one.service.id_ for one in found)
+    stated = [(one.service.meta or {}).get(ID) or one.service.id_ for one in found]
+    known = Counter(stated)
     return [
-        one.service.id_
-        if known[one.service.id_] == 1 and one.service.id_ != one.service.service
-        else f"{one.node.node}:{one.service.id_}"
-        for one in found
+        id_ if known[id_] == 1 and id_ != one.service.service else f"{one.node.node}:{id_}"
+        for one, id_ in zip(found, stated, strict=True)
     ]
 
 
 def record(one: Registered, options: Options) -> bytes:
     """Record of an instance, in our form."""
     tags = one.service.tags or ()
-    metadata = dict(one.service.meta or {})
+    meta = one.service.meta or {}
+    ours = unpacked(meta) or {}
+    metadata: dict[str, Any] = {name: v for name, v in meta.items() if not name.startswith(OWN)}
+    if isinstance(ours.get("metadata"), dict):
+        metadata |= ours["metadata"]
     if tags:
         metadata["tags"] = ",".join(tags)
     stated = [tag.removeprefix("version=") for tag in tags if tag.startswith("version=")]
-    version = metadata.get("version") or (stated[0] if stated else "")
+    version = ours.get("version") or metadata.get("version") or (stated[0] if stated else "")
     status, message, warned = _health(one.checks or ())
     weights = one.service.weights or Weights()
     weight = weights.warning if warned else weights.passing

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from proxy.errors import CONNECT_TIMEOUT, LOOP, Fault
+from proxy.errors import CONNECT_TIMEOUT, LOOP, NO_GRPC, Fault
 from proxy.http.messages import OwnAnswer
 
 UNKNOWN: Final = 2
@@ -25,7 +25,7 @@ _OF_STATUSES: Final = {  # ≤ 4 KiB
 }  # fmt: skip
 """Status of an answer of our own → gRPC's; by its table for clients that see no gRPC status, but
 where we know better: who hears 14 calls again, and what took too long may have been done."""
-_OF_FAULTS: Final = {CONNECT_TIMEOUT.code: UNAVAILABLE, LOOP.code: 13}
+_OF_FAULTS: Final = {CONNECT_TIMEOUT.code: UNAVAILABLE, LOOP.code: 13, NO_GRPC.code: 13}
 """Where the status does not say enough: nothing reached an instance; nothing will."""
 _SAID: Final = re.compile(rb"^grpc-status:[ \t]*(\d+)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 _PUSHBACK: Final = re.compile(rb"^grpc-retry-pushback-ms:", re.IGNORECASE | re.MULTILINE)

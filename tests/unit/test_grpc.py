@@ -60,10 +60,11 @@ def test_a_fault_is_one_status_of_grpc() -> None:
         8: "body_too_large",
         12: "no_route unknown_service method_not_allowed version_not_supported"
         " coding_not_supported expectation_failed",
-        13: "bad_request head_too_large target_too_long handshake_failed loop internal",
+        13: "bad_request head_too_large target_too_long handshake_failed loop internal no_grpc",
         14: "no_instance queue_full queue_timeout breaker_open rate_limited rate_table_full"
         " no_descriptor too_many_streams no_port connect_refused connect_timeout dns_failed"
-        " destination_denied unreachable closed_early bad_answer cut_short tls_failed",
+        " destination_denied unreachable closed_early bad_answer cut_short tls_failed"
+        " no_upgrade stream_refused",
     }
     by_code = {code: status for status, codes in promised.items() for code in codes.split()}
     assert {code: grpc.status_of(fault) for code, fault in FAULTS.items()} == by_code

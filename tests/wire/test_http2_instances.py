@@ -259,7 +259,7 @@ def test_grpc_is_refused_for_an_instance_of_http1(make: Any) -> None:
     client.send(head(1, *fields, method="POST", end=False) + data(1, b"abc", True))
     [(_, _, told, ended)] = client.take()
     assert ended
-    assert told["grpc-status"] == "14"
+    assert told["grpc-status"] == "13"
     assert 'details="no_grpc"' in told["proxy-status"]
     wire.expect_no_dial()
     assert wire.in_flight == 0

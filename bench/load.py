@@ -1,8 +1,10 @@
 """The load: `wrk` where it is installed, else a generator of our own (`python -m bench.load`),
-which is also the one for WebSockets, and for TLS handshakes: wrk resumes whatever it can.
+which is also the one for WebSockets, and for TLS handshakes: wrk resumes whatever it can. For
+HTTP/2 it is `h2load`.
 
-Both run as a process of their own on the load's cores, keep one request in flight on each
-connection, and print one line `BENCH {json}` that `parse_summary` reads.
+All run as a process of their own on the load's cores, keep one request in flight on each
+connection (h2load as many as the scenario says), and print one line `BENCH {json}` that
+`parse_summary` reads, but for h2load, which has a report and a log of its own.
 """
 
 from __future__ import annotations
@@ -72,6 +74,30 @@ def parse_summary(output: str) -> Summary:
         raise LoadError(f"the load's summary is unreadable: {error}: {match.group(1)}") from error
 
 
+_H2LOAD = re.compile(r"^traffic: .*?\((\d+)\) total", re.MULTILINE)
+
+
+def parse_h2load(output: str, log: str, seconds: float) -> Summary:
+    """The summary of a run of h2load that took so long: its report, and its log, which has a line
+    of start, status (-1 = none) and microseconds for each request."""
+    traffic = _H2LOAD.search(output)
+    rows = [line.split("\t") for line in log.splitlines()]
+    if traffic is None or not all(len(row) >= 3 for row in rows):
+        last = output.strip().rpartition("\n")[2][-300:] or "no output"
+        raise LoadError(f"h2load printed no report: {last}")
+    times = sorted(int(row[2]) for row in rows if row[1] == "200")
+    if not times:
+        raise LoadError("h2load got no answer")
+    return Summary(
+        requests=len(times),
+        bytes=int(traffic[1]),
+        seconds=seconds,
+        p50_us=float(times[len(times) // 2]),
+        p99_us=float(times[len(times) * 99 // 100]),
+        errors=len(rows) - len(times),
+    )
+
+
 def wrk_script(scenario: Scenario) -> str:
     """The Lua script that makes wrk send exactly the scenario's request and print the line.
 
@@ -135,6 +161,8 @@ class LoadPlan:
 
     def run(self, scenario: Scenario, port: int, seconds: float) -> Summary:
         """Load one proxy for about `seconds` (wrk ends on its next 100 ms)."""
+        if scenario.streams:
+            return self._h2load(scenario, port, seconds)
         if self.wrk is None or scenario.websocket or scenario.handshakes:
             command, limit = self._own(scenario, port, seconds), seconds + END_LIMIT
         else:
@@ -174,6 +202,34 @@ class LoadPlan:
             "--timeout", str(REQUEST_LIMIT), "--script", str(script),
             f"http{'s' * bool(scenario.tls)}://127.0.0.1:{port}{scenario.path}",
         )  # fmt: skip
+
+    def _h2load(self, scenario: Scenario, port: int, seconds: float) -> Summary:
+        log = self.directory / "h2load.log"
+        log.unlink(missing_ok=True)
+        fields = [f"--header={name}: {value}" for name, value in scenario.headers]
+        milliseconds = max(1, round(seconds * 1000))
+        command = [
+            "h2load", f"--clients={scenario.connections}", f"--duration={milliseconds}ms",
+            f"--max-concurrent-streams={scenario.streams}", f"--log-file={log}", *fields,
+            f"http{'s' * bool(scenario.tls)}://127.0.0.1:{port}{scenario.path}",
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=seconds + END_LIMIT,
+                preexec_fn=placed_on(self.cores),
+                check=False,
+            )
+        except FileNotFoundError:
+            raise LoadError(
+                "h2load is not installed, and nothing else here speaks HTTP/2"
+            ) from None
+        except subprocess.TimeoutExpired as error:
+            raise LoadError(f"the load did not end within {END_LIMIT:.0f} s") from error
+        return parse_h2load(done.stdout, log.read_text() if log.exists() else "", seconds)
 
     def _own(self, scenario: Scenario, port: int, seconds: float) -> Sequence[str]:
         return (sys.executable, "-m", "bench.load", scenario.name, str(port), str(seconds))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -44,6 +45,8 @@ class Backends:
     echo: int
     tls: int
     """Small answers over TLS; 0 = there is none."""
+    http2: int = 0
+    """Small answers over HTTP/2 in clear text; 0 = there is none."""
 
 
 def start_backends(
@@ -64,12 +67,12 @@ def start_backends(
     nginx = Nginx().find()
     if nginx is None:
         return Backends(plain=echo, echo=echo, tls=0)
-    plain, tls = free_port(), free_port()
+    plain, tls, http2 = free_port(), free_port(), free_port()
     for name, size in (("1m", MIB), ("100m", 100 * MIB)):
         with (directory / name).open("wb") as file:
             file.truncate(size)
     (directory / "backend.conf").write_text(
-        _backend_conf(directory, plain, tls, certificates.of("ec"))
+        _backend_conf(directory, plain, tls, http2, certificates.of("ec"))
     )
     server = Server(
         "backend",
@@ -80,10 +83,10 @@ def start_backends(
     )
     stack.callback(server.stop)
     server.wait_ready(lambda: check_answer(SCENARIOS["small_get"], plain))
-    return Backends(plain=plain, echo=echo, tls=tls)
+    return Backends(plain=plain, echo=echo, tls=tls, http2=http2)
 
 
-def _backend_conf(directory: Path, port: int, tls: int, certificate: Path) -> str:
+def _backend_conf(directory: Path, port: int, tls: int, http2: int, certificate: Path) -> str:
     body = SMALL_BODY.decode().replace("'", "\\'")
     return f"""\
 {nginx_base(1)}
@@ -94,6 +97,7 @@ http {{
   server {{
     listen 127.0.0.1:{port} backlog=4096;
     listen 127.0.0.1:{tls} ssl backlog=4096;
+    listen 127.0.0.1:{http2} http2 backlog=4096;
     {nginx_tls(certificate)}
     default_type application/octet-stream;
     root {directory};
@@ -109,6 +113,9 @@ def check_answer(scenario: Scenario, port: int) -> None:
     OSError or ValueError when there is none."""
     if scenario.websocket:
         _check_echo(scenario, port)
+        return
+    if scenario.streams:
+        _check_http2(scenario, port)
         return
     connection = (
         http.client.HTTPSConnection("127.0.0.1", port, timeout=PROBE_LIMIT, context=client_tls())
@@ -130,6 +137,22 @@ def check_answer(scenario: Scenario, port: int) -> None:
         raise AnswerError(f"{scenario.path}: {len(content)} bytes, expected {scenario.answer}")
     if scenario.body and content != scenario.body:
         raise AnswerError(f"{scenario.path}: the body came back changed")
+
+
+def _check_http2(scenario: Scenario, port: int) -> None:
+    """By curl, whose HTTP/2 is nobody's here."""
+    url = f"http{'s' * bool(scenario.tls)}://127.0.0.1:{port}{scenario.path}"
+    way = "--http2" if scenario.tls else "--http2-prior-knowledge"
+    fields = [part for field in scenario.headers for part in ("-H", ": ".join(field))]
+    command = ["curl", "-sk", way, "-w", "%{http_version} %{http_code} ", "-o", "-", *fields, url]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=PROBE_LIMIT, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise AnswerError(f"{scenario.path}: curl: {error}") from error
+    if done.returncode == 7:
+        raise ConnectionRefusedError("curl could not connect")
+    if done.stdout[scenario.answer :] != b"2 200 ":
+        raise AnswerError(f"{scenario.path}: curl ended with {done.returncode}: {done.stdout!r}")
 
 
 def _check_echo(scenario: Scenario, port: int) -> None:
@@ -205,6 +228,8 @@ class Measurement:
         self._backend = (
             backends.tls
             if scenario.tls_to_instances
+            else backends.http2
+            if scenario.http2_to_instances
             else backends.echo
             if scenario.echoed
             else backends.plain
@@ -268,6 +293,8 @@ class Measurement:
             instance_authority=(
                 self._certificates.authority if self._scenario.tls_to_instances else None
             ),
+            http2=self._scenario.streams > 0,
+            http2_to_instances=self._scenario.http2_to_instances,
             access_log=variant.access_log,
         )
         try:
@@ -285,7 +312,8 @@ class Measurement:
         running = self._running[name]
         server, port = running.server, running.port
         try:
-            first = replace(SCENARIOS["small_get"], tls=self._scenario.tls)
+            scenario = self._scenario
+            first = replace(SCENARIOS["small_get"], tls=scenario.tls, streams=scenario.streams)
             server.wait_ready(lambda: check_answer(first, port))
             running.rest_rss = server.usage().rss
             check_answer(self._scenario, port)

@@ -46,6 +46,10 @@ class Setup:
     """The listener speaks TLS 1.3 with it, over X25519 or P-256, and lets sessions be resumed."""
     instance_authority: Path | None = None
     """The backend speaks TLS, and must prove with this that it is `NAME`."""
+    http2: bool = False
+    """Clients speak HTTP/2."""
+    http2_to_instances: bool = False
+    """The backend speaks HTTP/2 in clear text."""
     access_log: bool = False
     """A line for each request into `ACCESS_LOG`, in the format and with the buffering that are
     the product's defaults."""
@@ -147,6 +151,10 @@ class Fairlead(Peer):
             tls = f', tls: {{certificates: [{pair}], min_version: "1.3"}}'
         if setup.instance_authority:
             to_instances = f"tls: {{ca: {setup.instance_authority}, server_name: {NAME}}}"
+        if setup.http2:
+            tls += ", http2: true"
+        if setup.http2_to_instances:
+            to_instances = "protocol: h2c"
         return {
             "fairlead.yaml": f"""\
 {log}
@@ -244,6 +252,10 @@ proxy_ssl_protocols TLSv1.3;
       proxy_ssl_trusted_certificate {setup.instance_authority};
       proxy_ssl_name {NAME};
       proxy_ssl_server_name on;"""
+        options += " http2" * setup.http2
+        forward = f"proxy_pass {scheme}://backend;"
+        if setup.http2_to_instances:
+            forward = "grpc_pass grpc://backend;"  # There is no other way to speak it.
         if setup.websocket:
             connection = "$upgrade_or_keep"
             fields = "proxy_set_header Upgrade $http_upgrade;"
@@ -263,7 +275,7 @@ http {{
     listen 127.0.0.1:{setup.port} backlog=4096{options};
     {tls}
     location / {{
-      proxy_pass {scheme}://backend;
+      {forward}
       proxy_http_version 1.1;
       proxy_set_header Connection {connection};
       {fields}
@@ -301,6 +313,10 @@ class Haproxy(Peer):
                 f" ssl ssl-min-ver TLSv1.3 verify required ca-file {setup.instance_authority}"
                 f" sni str({NAME}) verifyhost {NAME}"
             )
+        if setup.http2:
+            tls += " alpn h2" if tls else " proto h2"
+        if setup.http2_to_instances:
+            to_instances += " proto h2"
         return {
             "haproxy.cfg": f"""\
 global
@@ -338,6 +354,9 @@ class Caddy(Peer):
     def files(self, setup: Setup) -> Mapping[str, str]:
         log = f"log {{\n    output file {ACCESS_LOG}\n  }}" if setup.access_log else ""
         scheme, tls, to_instances = "http", "", ""
+        protocols = "h1 h2c h2" if setup.http2 else "h1 h2"
+        if setup.http2_to_instances:
+            to_instances = "versions h2c 2"
         if setup.certificate:
             scheme = "https"
             tls = f"""\
@@ -356,7 +375,7 @@ tls
   admin off
   auto_https off
   servers {{
-    protocols h1 h2
+    protocols {protocols}
   }}
   log {{
     level ERROR
@@ -423,7 +442,8 @@ class Envoy(Peer):
                 f"{{certificate_chain: {{filename: {setup.certificate}}}, "
                 f"private_key: {{filename: {key_of(setup.certificate)}}}}}"
             )
-            tls = f"transport_socket: {_envoy_tls('Downstream', f'tls_certificates: [{pair}]')}"
+            common = f"tls_certificates: [{pair}]" + ", alpn_protocols: [h2]" * setup.http2
+            tls = f"transport_socket: {_envoy_tls('Downstream', common)}"
         if setup.instance_authority:
             name = f"{{san_type: DNS, matcher: {{exact: {NAME}}}}}"
             validation = (
@@ -432,6 +452,13 @@ class Envoy(Peer):
             )
             to_instances = (
                 f"transport_socket: {_envoy_tls('Upstream', validation, f'sni: {NAME}, ')}"
+            )
+        if setup.http2_to_instances:
+            kind = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+            to_instances = (
+                f"typed_extension_protocol_options: {{{kind}: "
+                f'{{"@type": type.googleapis.com/{kind}, '
+                "explicit_http_config: {http2_protocol_options: {}}}}"
             )
         return {
             "envoy.yaml": f"""\

@@ -80,6 +80,10 @@ class Scenario:
     been given, or none."""
     tls_to_instances: bool = False
     """The proxy speaks TLS to the backend, and looks at its certificate."""
+    streams: int = 0
+    """Clients speak HTTP/2, with so many requests at a time on each connection; 0 = HTTP/1.1."""
+    http2_to_instances: bool = False
+    """The proxy speaks HTTP/2 to the backend, in clear text."""
     traced: bool = False
     """Each request carries a trace id of its own, so no two field blocks are the same."""
     unit: Unit = "request"
@@ -171,6 +175,21 @@ SCENARIOS: dict[str, Scenario] = {
         ),
         Scenario(
             "tls_to_instances", "small GET, to the instance over TLS 1.3", tls_to_instances=True,
+        ),
+        Scenario(
+            "http2_many", "HTTP/2 from 4 clients with 32 requests each, to HTTP/1.1",
+            connections=4, streams=32,
+        ),
+        Scenario(
+            "http2_one", "HTTP/2 from 64 clients with one request each, to HTTP/1.1", streams=1,
+        ),
+        Scenario(
+            "http2_both", "HTTP/2 on both sides, 4 clients with 32 requests each", connections=4,
+            streams=32, http2_to_instances=True,
+        ),
+        Scenario(
+            "http2_tls", "HTTP/2 over TLS 1.3 from 4 clients with 32 requests each, to HTTP/1.1",
+            connections=4, streams=32, tls="ec",
         ),
         Scenario(
             "workers", "small GET with 1, 2 and 4 workers on the same cores",

@@ -352,6 +352,11 @@ class AnswerReader(HeadReader):
         self._ids: IdField | None = None
         """Of the heads that are remembered."""
 
+    def knows(self, block: bytes) -> bool:
+        """Whether the head of this block is remembered."""
+        memo = self._memo
+        return self._changes == self._decoder.changes and (block in memo.young or block in memo.old)
+
     def read(self, block: bytes, end: bool, ids: IdField) -> ResponseHead:
         """The head of an answer, interim ones too, for a client of a listener that names requests
         by `ids`; `end`: there is no body. Raises as `RequestReader.read` does."""

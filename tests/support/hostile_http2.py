@@ -244,7 +244,7 @@ def _instance_heads(bench: Bench) -> Iterator[None]:
     encoder = Encoder()
     for stream in range(1, 1000, 2):
         fields = [(":status", "200"), *((f"x-{n}-{stream}", "y" * 100) for n in range(40))]
-        block = encoder.encode(fields)
+        block = encoder.encode(fields, huffman=False)
         instance.send(frame(1, 5, stream, block))
         clients[0].take()
         instance.take()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 import structlog
@@ -39,6 +40,8 @@ _LAST_ID: Final = 0x7FFFFFFF - 1_000_000
 UNREAD: Final = 1024 * 1024
 """Bytes that an instance does not read, beyond which it gets no further requests over the session:
 heads alone, since content waits in its stream."""
+_RESET: Final = 8
+"""Cost of a request whose stream is reset, in frames of which a turn of the loop reads 256."""
 CALM: Final = 1.0
 """Seconds without a new session to an instance that has asked for calm."""
 
@@ -153,22 +156,30 @@ class InstanceSession(SessionLife):
 
     # -- frames
 
+    def is_known(self, block: bytes) -> bool:
+        """See `FrameReader`."""
+        return self.heads.knows(block)
+
     def on_head(self, stream: int, block: bytes, end: bool) -> None:
         """See `FrameReader`."""
+        heads = self.heads
+        cost = heads.cost
         open_ = self._streams.get(stream)
         if open_ is not None and not open_.ended:
             open_.on_head(block, end)
-            return
-        try:
-            self.heads.trailers(block, True)  # The table must be what the instance believes.
-        except (Malformed, Refused):
-            pass
-        self._on_closed(stream)
+        else:
+            try:
+                heads.trailers(block, True)  # The table must be what the instance believes.
+            except (Malformed, Refused):
+                pass
+            self._on_closed(stream)
+        self.spend(heads.cost - cost)
 
     def on_data(self, stream: int, piece: bytes, counted: int, end: bool) -> None:
         """See `FrameReader`."""
         if not self._received.take(counted):
             raise GoAway(FLOW_CONTROL_ERROR, "more DATA than the window of the connection")
+        self.spend(1)
         # Given back as it comes: what is kept of it, the windows of the streams bound.
         more = self._received.give(counted)
         if more:
@@ -203,6 +214,7 @@ class InstanceSession(SessionLife):
             self._most = max(1, self._open - 1)
         if open_.out is not None:
             self._end_output(open_.out)
+        self.spend(_RESET)
         open_.on_reset(code)
 
     def on_bad_frame(self, stream: int, code: int, detail: str) -> None:
@@ -243,6 +255,8 @@ class InstanceSession(SessionLife):
                          said=said, streams=self._open)  # fmt: skip
         if code == ENHANCE_YOUR_CALM:
             self.node.calm_until = self.now() + CALM
-        for id, stream in list(self._streams.items()):  # ≤ requests
-            if id > last and not stream.ended:
-                stream.lose(CLOSED_EARLY, detail, True, True, code != NO_ERROR and self._blame())
+        begun_not = [stream for id, stream in self._streams.items() if id > last]
+        self._end_streams(begun_not, partial(self._send_away, detail, code != NO_ERROR))
+
+    def _send_away(self, detail: str, against: bool, stream: InstanceStream) -> None:
+        stream.lose(CLOSED_EARLY, detail, True, True, against and self._blame())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import structlog
@@ -29,6 +31,11 @@ SETTINGS_LIMIT: Final = 10.0
 """Seconds for the first SETTINGS, where connections may take any time."""
 ACK_LIMIT: Final = 10.0
 """Seconds for the acknowledgement of a PING."""
+_ENDED: Final = 32
+"""Requests that end in one turn of the loop with their session, or by a GOAWAY, and are perhaps
+made again: others want one, too."""
+_PASSED: Final = 32
+"""Answers of which more is passed on in one turn."""
 PING_AGAIN: Final = 310.0
 """Seconds between two PINGs to an instance that says nothing but their acknowledgements: servers of
 gRPC end sessions that ask more often than every five minutes (`too_many_pings`)."""
@@ -117,8 +124,9 @@ class SessionLife(InstanceStreams):
             self._pinged = False
             self._watch()
         try:
-            self.limits.begin_turn()
-            self._feed(data)
+            if not self.settled and data.startswith(b"HTTP/"):
+                raise GoAway(PROTOCOL_ERROR, "speaks HTTP/1: set `protocol: h1` for it")
+            self.feed(data)
             if self.behind:
                 self.transport.pause_reading()
                 self._call_soon(self._read_on)
@@ -127,11 +135,6 @@ class SessionLife(InstanceStreams):
         except Exception as error:
             self._fail_inside(error)
         self._pass_on()
-
-    def _feed(self, data: bytes) -> None:
-        if not self.settled and data.startswith(b"HTTP/"):
-            raise GoAway(PROTOCOL_ERROR, "speaks HTTP/1: set `protocol: h1` for it")
-        self.feed(data)
 
     def _read_on(self) -> None:
         """The rest of what was read."""
@@ -143,10 +146,15 @@ class SessionLife(InstanceStreams):
     def pass_on_soon(self, stream: InstanceStream) -> None:
         """See `InstanceStreams`."""
         if stream.out is not None:
-            self._read[stream.out.id] = stream
-            if not self._due_read:
-                self._due_read = True
-                self._call_soon(self._pass_on_later)
+            if stream.out.id not in self._read:
+                self._read[stream.out.id] = stream
+                self.spend(2)
+            self._arrange()
+
+    def _arrange(self) -> None:
+        if not self._due_read:
+            self._due_read = True
+            self._call_soon(self._pass_on_later)
 
     def _pass_on_later(self) -> None:
         self._due_read = False
@@ -154,13 +162,17 @@ class SessionLife(InstanceStreams):
 
     def _pass_on(self) -> None:
         """Pass on what was read: of a stream in one go, in however many frames it came."""
-        if self._read:
-            read, self._read = self._read, {}
-            if self._next_ping and not self.closed:
-                self._next_ping = 0.0
-                self._watch()
-            for stream in read.values():  # ≤ requests
+        if not self._read:
+            return
+        if self._next_ping and not self.closed:
+            self._next_ping = 0.0
+            self._watch()
+        for id in list(self._read)[:_PASSED]:  # ≤ _PASSED
+            stream = self._read.pop(id, None)
+            if stream is not None:
                 stream.pass_on()
+        if self._read:
+            self._arrange()
 
     def pause_writing(self) -> None:
         self.full = True
@@ -271,12 +283,24 @@ class SessionLife(InstanceStreams):
         unsettled = not self.settled
         detail = f"{self.node.id} {detail}"
         self._forget()
-        used = self._uses > 1
-        for stream in list(self._streams.values()):  # ≤ requests
-            if not stream.ended:
-                stream.on_lost(fault, detail, used, self._blame())
+        for out in self._outflows():  # ≤ requests
+            out.said_end = True  # What would be written has nowhere to go.
+        self._end_streams(list(self._streams.values()), partial(self._lose_stream, fault, detail))
         if unsettled:
             self._lines.on_no_session(self.node, fault, detail)
+
+    def _lose_stream(self, fault: Fault, detail: str, stream: InstanceStream) -> None:
+        stream.on_lost(fault, detail, self._uses > 1, self._blame())
+
+    def _end_streams(
+        self, streams: list[InstanceStream], end: Callable[[InstanceStream], None]
+    ) -> None:
+        """End streams, but for answers that are here whole: some in each turn of the loop."""
+        for stream in streams[:_ENDED]:  # ≤ _ENDED
+            if not (stream.over or stream.ended):
+                end(stream)
+        if len(streams) > _ENDED:
+            self._call_soon(self._end_streams, streams[_ENDED:], end)
 
     def _forget(self) -> None:
         self.closed = True

@@ -239,7 +239,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
         SWITCH,
         "Speak [HTTP/2](http2.md), too: over TLS with clients that offer it (ALPN), in clear text"
         " with those that begin with it (prior knowledge).",
-    ] = False
+    ] = True
     request_id_header: Annotated[
         str | None,
         _ID_FIELD,

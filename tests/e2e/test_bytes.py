@@ -103,10 +103,11 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     web, hasty = free_port(), free_port()
     config: dict[str, Any] = {
         "listeners": [
-            {"name": "web", "bind": f"127.0.0.1:{web}"},
+            {"name": "web", "bind": f"127.0.0.1:{web}", "http2": False},
             {
                 "name": "hasty",
                 "bind": f"127.0.0.1:{hasty}",
+                "http2": False,
                 "timeouts": {"head": f"{HASTY}s", "body": f"{HASTY}s"},
             },
         ],

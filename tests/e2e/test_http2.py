@@ -77,7 +77,6 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
             config(origin),
             tmp_path_factory.mktemp("proxy"),
             listeners={"clear": {"tls": None, "http2": True}},
-            http2=True,
         )
         await stack.enter_async_context(proxy)
         yield Site(

@@ -16,7 +16,7 @@ from tests.support.frame_cases import SETTINGS, START, frame
 from tests.support.tls_far_end import authority
 from tests.support.wire import Peer, Wire
 
-HTTP2 = ListenerSettings(http2=True)
+HTTP2 = ListenerSettings()
 DATA, HEADERS, RST, GOAWAY, WINDOW = 0, 1, 3, 7, 8
 END_STREAM, END_HEADERS = 1, 4
 ID = ("x-request-id", "r1")

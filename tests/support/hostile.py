@@ -61,7 +61,7 @@ class Bench:
                     max_inflight=1, queue=QueueSettings(size=2000), keepalive=LONG
                 ),
             },
-            listener=ListenerSettings(trusted_proxies=("192.0.2.9/32",), http2=True),
+            listener=ListenerSettings(trusted_proxies=("192.0.2.9/32",)),
         )
         self.wire.serve("c", service="limited")
         self.wire.serve("d", service="queued")

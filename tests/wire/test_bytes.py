@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
+from proxy.settings.listener import ListenerSettings
 from tests.support.h11_peers import cut
 from tests.support.raw_cases import NEXT, QUESTIONS, REPLIES, Arrival, Question, Reply
 from tests.support.strict_http import Message, read_answers, read_requests
@@ -19,6 +20,7 @@ EDGE = 300
 pytestmark = pytest.mark.timeout(900 if DEEP else 120)
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 GOOD_HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+HTTP1 = ListenerSettings(http2=False)
 OF_NEXT = Arrival(b"GET", b"/next", has=((b"host", b"next"),))
 
 
@@ -31,7 +33,7 @@ class Stage:
     complete request."""
 
     def __init__(self) -> None:
-        self.wire = Wire()
+        self.wire = Wire(listener=HTTP1)
         self.peers: list[Peer] = []
         self.said: dict[Peer, bytes] = {}
         self._answered: dict[Peer, int] = {}
@@ -168,13 +170,13 @@ def test_a_request_cut_anywhere(case: Question) -> None:
 def reply(case: Reply, *conversations: Sequence[bytes]) -> None:
     """The answer is relayed or refused as the table says, in each of these pieces; whatever it
     was, the next client gets its own."""
-    wire = Wire()
+    wire = Wire(listener=HTTP1)
     idle: Peer | None = None
     for number, pieces in enumerate(conversations, 1):
         idle = _reply(wire, case, pieces, idle)
         if number % BATCH == 0:
             wire.done()
-            wire, idle = Wire(), None
+            wire, idle = Wire(listener=HTTP1), None
     wire.done()
 
 

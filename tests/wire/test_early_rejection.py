@@ -96,7 +96,7 @@ def cuts(text: bytes) -> list[list[bytes]]:
     return [whole, bytewise, *([text[:n], text[n:]] for n in range(1, len(text)))]
 
 
-SMALL = ListenerSettings(limits=ListenerLimits(target=64))
+SMALL = ListenerSettings(limits=ListenerLimits(target=64), http2=False)
 CASES = {**{name: (*case, 400) for name, case in HOPELESS.items()}, **OTHERWISE}
 
 
@@ -146,7 +146,7 @@ def test_bytes_that_may_become_a_request_are_waited_for(make: Any, start: bytes)
     ],
 )  # fmt: skip
 def test_the_answer_says_what_it_is(make: Any, name: str, words: str) -> None:
-    client = make().client()
+    client = make(listener=SMALL).client()
     client.send(CASES[name][0])
     answer = client.take()
     assert words in json.loads(answer.partition(b"\r\n\r\n")[2])["detail"]

@@ -10,7 +10,8 @@ from proxy.settings.listener import ListenerLimits, ListenerSettings, ListenerTi
 from tests.support.wire import Wire, forwarded, request
 from tests.wire.scenes import answered, asked, reached
 
-LIMITS = ListenerSettings(limits=ListenerLimits(head=1024, fields=10, target=200, body=10))
+SIZES = ListenerLimits(head=1024, fields=10, target=200, body=10)
+LIMITS = ListenerSettings(limits=SIZES, http2=False)
 QUICK = ListenerSettings(timeouts=ListenerTimeouts(head=4.0, body=3.0, idle=10.0, linger=2.0))
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import hpack
+
 from proxy.http2.hpack import encode
-from tests.support.frame_cases import frame
+from tests.support.frame_cases import FRAME_CASES, FrameCase, frame
 from tests.support.h2_peer import data, head, number, reset, trailers, window
+from tests.support.head_cases import REQUEST_CASES, HeadCase
 
 PROTOCOL, FLOW, CLOSED, SIZE = 1, 3, 5, 6
 
@@ -132,3 +135,41 @@ SESSION_CASES = (
          reaches=SENT),
     _end("broken field block of a closed stream", "9113 §4.3", 9, frame(1, 5, 1, b"\x80")),
 )  # fmt: skip
+
+
+def head_of(case: HeadCase) -> bytes:
+    """HEADERS of a request on stream 3, over clear text."""
+    clear = {(b":scheme", b"https"): (b":scheme", b"http")}
+    pairs = [hpack.NeverIndexedHeaderTuple(*clear.get(pair, pair)) for pair in case.fields]
+    return frame(1, 5 if case.end else 4, 3, hpack.Encoder().encode(pairs, huffman=False))
+
+
+def _of_frames(case: FrameCase) -> SessionCase:
+    return SessionCase(case.name, case.clause, case.raw, ends=case.code)
+
+
+def _of_heads(case: HeadCase) -> SessionCase:
+    status = 0 if case.extended_connect else case.becomes
+    if not isinstance(status, int):
+        status = 405  # CONNECT.
+    if status == 0:
+        return SessionCase(case.name, case.clause, head_of(case), PROTOCOL)
+    left = -1 if case.end else 0  # The rest of the body may stay away.
+    return SessionCase(case.name, case.clause, head_of(case), left, -1, str(status))
+
+
+CONVERSATIONS = (
+    *SESSION_CASES,
+    *(
+        _of_frames(one)
+        for one in FRAME_CASES
+        if one.code >= 0 and not (one.bare or one.frames or one.reason == "head_too_large")
+    ),
+    *(
+        _of_heads(one)
+        for one in REQUEST_CASES
+        if isinstance(one.becomes, int) or one.extended_connect or one.becomes[0] == b"CONNECT"
+    ),
+)
+"""And all that a session must refuse besides, whatever finds it out: a reader of frames, or of
+heads."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import hpack
 import pytest
 
-from tests.support.frame_cases import frame
 from tests.support.h2_peer import HTTP2, H2Peer, head
 from tests.support.head_cases import REQUEST_CASES, HeadCase
-from tests.support.session_cases import SESSION_CASES, SessionCase
+from tests.support.session_cases import CONVERSATIONS, SessionCase, head_of
 from tests.support.wire import OK, Peer, forwarded
 from tests.wire.conftest import MakeWire, making
 
@@ -72,7 +70,7 @@ def play(make: Any, case: SessionCase, pieces: list[bytes]) -> None:
     settled(client, instance, case.ends < 0)
 
 
-@pytest.mark.parametrize("case", SESSION_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CONVERSATIONS, ids=lambda case: case.name)
 def test_frames_mean_the_same_however_they_are_cut(make: Any, case: SessionCase) -> None:
     play(make, case, [case.raw])
     for at in range(1, len(case.raw), 1 + len(case.raw) // 12):
@@ -83,10 +81,7 @@ def test_frames_mean_the_same_however_they_are_cut(make: Any, case: SessionCase)
 @pytest.mark.parametrize("case", REQUEST_CASES, ids=lambda case: case.name)
 def test_a_head_that_must_not_be_does_not_reach_an_instance(make: Any, case: HeadCase) -> None:
     client, instance = begun(make)
-    encoder = hpack.Encoder()
-    clear = {(b":scheme", b"https"): (b":scheme", b"http")}
-    block = encoder.encode([hpack.HeaderTuple(*clear.get(pair, pair)) for pair in case.fields])
-    client.send(frame(1, 5 if case.end else 4, 3, block))
+    client.send(head_of(case))
     got = instance.take()
     frames = client.take()
     if isinstance(case.becomes, int) or case.extended_connect or case.becomes[0] == b"CONNECT":

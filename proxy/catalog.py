@@ -23,6 +23,7 @@ BALANCERS: Mapping[str, str] = {
 
 PROVIDERS: Mapping[str, str] = {
     "consul": "proxy.registry.consul.provider:ConsulProvider",
+    "dns": "proxy.registry.dns.provider:DnsProvider",
     "docker": "proxy.registry.docker.provider:DockerProvider",
     "etcd": "proxy.registry.etcd.provider:EtcdProvider",
     "eureka": "proxy.registry.eureka.provider:EurekaProvider",

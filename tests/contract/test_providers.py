@@ -19,6 +19,7 @@ from proxy.settings.registry import RemoteOptions
 from tests.support.processes import eventually, free_port
 
 EXAMPLES: Mapping[str, Mapping[str, Any]] = {
+    "dns": {"servers": (f"127.0.0.1:{free_port()}",), "services": {"users": "users.internal:80"}},
     "file": {"path": "{directory}/instances.yaml"},
     "docker": {"endpoints": ("unix:/nowhere/docker.sock",)},
     "kubernetes": {"endpoints": ("http://127.0.0.1:1",)},

@@ -607,6 +607,13 @@ proxy.yaml:5: registries.2: has the same registry as registries.0; allowed: anot
 proxy.yaml:6: registries.3.endpoints: is missing; allowed for type consul: at least one http://host:port
 proxy.yaml:6: registries.3.name: another registry is called "x"; allowed: other names
 proxy.yaml:7: registries.4.type: "static" is no registry; allowed: services.*.instances
+=== registry_dns
+registry: {type: dns, servers: ["fd00::1"], services: {users: users.internal, web: "web:0"}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: registry.servers.0: "fd00::1" holds an IPv6 address without brackets; allowed: host, host:port or [IPv6]:port
+proxy.yaml:1: registry.services.users: "users.internal" has no port, and is no SRV name (_service._proto.domain); allowed: _service._proto.domain, or name:port
+proxy.yaml:1: registry.services.web: "web:0" has no port from 1 to 65535; allowed: _service._proto.domain, or name:port
 === registry_format
 registry: {type: etcd, endpoints: ['http://a:1'], prefix: "", format: krato}
 routes: [{service: a}]

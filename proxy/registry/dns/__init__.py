@@ -1,0 +1,1 @@
+"""Services in the DNS: SRV records, or the addresses behind a name."""

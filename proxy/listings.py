@@ -6,6 +6,7 @@ characters that cannot be printed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,6 +58,9 @@ def instances(document: dict[str, Any]) -> Iterator[str]:
         ],
         "no instances",
     )
+    origins = Counter(row["origin"] for row in document["instances"] if row.get("origin"))
+    if len(origins) > 1:
+        yield f"from: {', '.join(f'{name} {number}' for name, number in sorted(origins.items()))}"
     for _, what, told in _unusual(document):
         yield f"{what}: {told}"
     yield from _records(document)

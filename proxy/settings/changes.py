@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from proxy.settings.declare import keys_of
+from proxy.settings.declare import inline_of, keys_of
 from proxy.settings.file import Settings
 
 
@@ -42,7 +42,7 @@ def changes(before: Settings, after: Settings) -> list[Change]:
         if name == "listeners":
             old, new = ({one.name: one for one in some} for some in (old, new))
         for key, left, right in _differences(name, old, new):
-            found.append(Change(key, left, right))
+            found.append(Change(key.replace("registry.parts.", "registries."), left, right))
     return found
 
 
@@ -51,12 +51,14 @@ def _differences(key: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]
         return
     if isinstance(old, msgspec.Struct) and type(old) is type(new):
         secret = _secrets(type(old))
+        inline = inline_of(type(old))
         for name in old.__struct_fields__:
             left, right = getattr(old, name), getattr(new, name)
+            place = key if inline is not None and inline[0] == name else f"{key}.{name}"
             if name in secret and left != right:
-                yield f"{key}.{name}", _THERE * bool(left), _THERE * bool(right)
+                yield place, _THERE * bool(left), _THERE * bool(right)
             else:
-                yield from _differences(f"{key}.{name}", left, right)
+                yield from _differences(place, left, right)
     elif isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in {**old, **new}:
             yield from _differences(f"{key}.{name}", old.get(name), new.get(name))

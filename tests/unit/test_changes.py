@@ -50,8 +50,19 @@ def test_services_and_routes_come_and_go() -> None:
 
 def test_secrets_are_not_shown() -> None:
     found = told(("endpoints: [http", "username: u, password: hidden, endpoints: [http"))
-    assert any(one.startswith("registry.options.password: ") for one in found)
+    assert any(one.startswith("registry.password: ") for one in found)
     assert not any("hidden" in one for one in found)
+
+
+def test_keys_of_registries_are_those_of_the_file() -> None:
+    one = "registry: {type: etcd, endpoints: [http://127.0.0.1:3]}"
+    assert told((one, one.replace("3]", "4]"))) == [
+        "registry.endpoints: [http://127.0.0.1:3] → [http://127.0.0.1:4]"
+    ]
+    several = "registries: [{type: etcd, endpoints: [http://127.0.0.1:3], prefix: a}]"
+    found = changes(settings((one, several)), settings((one, several.replace("x: a", "x: b"))))
+    assert [str(change) for change in found] == ["registries.0.prefix: a → b"]
+    assert told((one, several)) == ["registry.type: etcd → merged", "registry: … → …"]
 
 
 def test_listeners_are_compared_by_name() -> None:

@@ -114,6 +114,26 @@ def test_a_line_says_in_words_what_holds_of_an_instance(fields: dict[str, Any], 
     assert line.endswith(words or "0")
 
 
+def test_origins_are_counted_below_instances_if_there_are_several() -> None:
+    def listed(*origins: str) -> list[str]:
+        instances = [
+            Instance(service="users", id="i", address="a", port=80, origin=one) for one in origins
+        ]
+        members = [Member(one, "ready", "", 1) for one in instances]
+        rows = [status.instance(one, None, lambda slot: 0, 0.0) for one in members]
+        return list(listings.instances({"instances": rows}))[len(origins) + 1 :]
+
+    assert listed("old", "new/text", "old") == ["from: new/text 1, old 2"]
+    assert listed("fairlead", "fairlead") == []
+
+
+def test_formats_and_registries_are_told_of_a_registry() -> None:
+    sources = (RegistrySource(name="old", provider="file", endpoints=("/x",), active=True),)
+    lines = registry(formats={"new/text": 1, "old": 2}, sources=sources)
+    assert "formats    new/text 1, old 2" in lines
+    assert "source     old: file /x: in use" in lines
+
+
 def test_the_records_of_a_service_stand_below_its_instances() -> None:
     document = {"instances": [], "refused": [msgspec.to_builtins(BAD)], "odd": []}
     assert list(listings.instances(document)) == [

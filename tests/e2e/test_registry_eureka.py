@@ -67,3 +67,18 @@ async def test_a_peer_that_knows_fewer_takes_nobody_at_once() -> None:
             await eventually(lambda: seen.status.resyncs == {"moved": 1})
             assert seen.ids() == {"a", "b"}
             await seen.has("a")
+
+
+async def test_instances_that_left_may_have_expired_for_all_that_eureka_says() -> None:
+    async with ScriptedEureka() as server:
+        for id_ in "abc":
+            server.put(registered("users", id_))
+        async with watched(server) as seen:
+            await seen.has("a", "b", "c")
+            server.delete("a")
+            server.delete("b")
+            await seen.has("c")
+            gone = [one for told in seen.memberships for one in told.departures]
+            assert {one.id for one in gone} == {"a", "b"}
+            assert len({one.lease for one in gone} - {0}) == 2
+            assert [await seen.provider.expired(one) for one in gone] == [None, None]

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
+import pytest
+
+from proxy.registry.file.options import Options
+from proxy.registry.file.provider import FileProvider
+from proxy.registry.followed import Timing
+from tests.e2e.drilled import Watched
+from tests.e2e.mute_files import MuteFiles, can_mount
 from tests.e2e.running import RunningProxy
 from tests.support.processes import eventually
 
@@ -53,3 +61,21 @@ async def test_files_are_followed_and_damage_and_loss_change_nothing(tmp_path: P
         await eventually(lambda: serves("b"))
         assert not await is_told("invalid")
         assert not await is_told("last_error")
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs root and FUSE")
+async def test_a_file_system_that_does_not_answer_is_an_outage_and_takes_one_thread(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "mounted" / "instances.yaml"
+    path.parent.mkdir()
+    path.write_text("users: ['10.0.0.1:80']")
+    provider = FileProvider(Options(path=str(path)), timing=Timing(probe=0.05, backoff_limit=0.05))
+    async with Watched(provider) as seen:
+        await seen.has("10.0.0.1:80")
+        with MuteFiles(path.parent):
+            assert "no answer of the file system" in await seen.loses_it()
+            assert sum(one.name == "file-provider" for one in threading.enumerate()) == 1
+            assert seen.ids() == {"10.0.0.1:80"}
+        await seen.connects()
+        assert len(seen.memberships) == 1

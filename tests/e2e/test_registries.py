@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
@@ -62,7 +63,7 @@ async def test_registries_are_merged_and_the_outage_of_one_changes_nothing(
 
         async def is_told() -> bool:
             _, told = await proxy.get("/api/v1/registry")
-            return (told["connected"], told["last_error"][:4]) == (False, "new:")
+            return (told["connected"], str(told["last_error"])[:4]) == (False, "new:")
 
         await eventually(is_told)
         file.write_text(json.dumps({"users": [record(4)]}))
@@ -72,6 +73,37 @@ async def test_registries_are_merged_and_the_outage_of_one_changes_nothing(
         _, told = await proxy.get("/api/v1/registry")
         sources = [(one["name"], one["provider"], one["alive"]) for one in told["sources"]]
         assert sources == [("new", "etcd", False), ("old", "file", True)]
+
+
+async def test_a_reload_while_one_registry_is_down_keeps_what_it_said(
+    etcd: EtcdServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "instances.json"
+    file.write_text(json.dumps({"users": [record(1)]}))
+    new = {"name": "new", "type": "etcd", "endpoints": [etcd.url]}
+    old = {"name": "old", "type": "file", "path": file.name, "interval": "100ms"}
+    config = {"registry": {"type": "etcd", "endpoints": [etcd.url]}, "routes": ROUTES}
+    async with EtcdClient(etcd.url) as client:
+        await client.put("/services/users/e2", json.dumps({"address": "10.0.0.1", "port": 2}))
+    async with RunningProxy(config, tmp_path) as proxy, aiohttp.ClientSession() as session:
+
+        async def is_known(*ids: str) -> bool:
+            return set(await origins(proxy)) == set(ids)
+
+        async def reload(*registries: dict[str, Any]) -> None:
+            del proxy.config["registry" if "registry" in proxy.config else "registries"]
+            proxy.config["registries"] = registries
+            proxy.file.write_text(json.dumps(proxy.config))
+            async with session.post(f"{proxy.admin}/api/v1/reload") as answer:
+                assert answer.status == 200, await answer.text()
+
+        await eventually(lambda: is_known("e2"))
+        await reload(new, old)
+        await eventually(lambda: is_known("e2", "f1"))
+        await etcd.kill()
+        file.write_text(json.dumps({"users": [record(3)]}))
+        await reload(new, {**old, "interval": "200ms"})
+        await eventually(lambda: is_known("e2", "f3"))
 
 
 async def test_a_backup_may_be_of_another_type(etcd: EtcdServer, tmp_path: Path) -> None:

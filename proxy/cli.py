@@ -228,6 +228,12 @@ def _metadata(_ctx: Any, _param: Any, values: tuple[str, ...]) -> dict[str, str]
     metavar="FILE",
     help="Take etcd from this file's registry section  [default: proxy.yaml, if there is one].",
 )
+@click.option(
+    "--registry",
+    metavar="URL",
+    help="consul://HOST:PORT, etcd://…, zookeeper://HOST:PORT,HOST:PORT/PREFIX; instead of a"
+    " file's.",
+)
 @click.option("--endpoints", metavar="URL,…", help="etcd, instead of a file's.")
 @click.option(
     "--prefix", metavar="KEY", help="Where records are  [default: the file's, /services/]."
@@ -235,10 +241,13 @@ def _metadata(_ctx: Any, _param: Any, values: tuple[str, ...]) -> dict[str, str]
 @click.option(
     "--format", metavar="NAME", help="Of the record, for those who read others than ours."
 )
-@click.option("--username", metavar="NAME", help="etcd user.")
+@click.option("--username", metavar="NAME", help="User of the registry.")
 @click.option("--password", envvar="ETCD_PASSWORD", help="Its password; better in $ETCD_PASSWORD.")
-@click.option("--ca", metavar="PEM", help="Authority of etcd's certificate.")
-@click.option("--cert", metavar="PEM", help="Client certificate for etcd.")
+@click.option(
+    "--token", envvar="CONSUL_HTTP_TOKEN", help="Consul's token; better in $CONSUL_HTTP_TOKEN."
+)
+@click.option("--ca", metavar="PEM", help="Authority of the registry's certificate.")
+@click.option("--cert", metavar="PEM", help="Client certificate for the registry.")
 @click.option("--key", metavar="PEM", help="Its key.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def register(**given: Any) -> None:
@@ -288,18 +297,22 @@ def _registered(given: dict[str, Any]) -> int:
 
 
 def _registry(given: dict[str, Any]) -> RegistryOptions:
-    """etcd as the options say, else as the file does, else on this machine."""
+    """The registry as the options say, else as the file does, else etcd on this machine."""
     import msgspec
 
     from proxy.catalog import REGISTRATION_BACKENDS, registry_options
-    from proxy.settings.declare import keys_of
+    from proxy.register.backend import read_key, registry_at
     from proxy.settings.registry import RegistryTls
-    from proxy.settings.tree import Scalar
 
     etcd = registry_options("etcd")
     registry: RegistryOptions = etcd(endpoints=("http://127.0.0.1:2379",))
     file = given["file"]
-    if given["endpoints"] is not None:
+    secure = bool(given["ca"] or given["cert"] or given["key"])
+    if given["registry"] is not None:
+        if given["endpoints"] is not None:
+            raise ValueError("--registry and --endpoints: give one of them")
+        registry = registry_at(given["registry"], secure=secure)
+    elif given["endpoints"] is not None:
         urls = tuple(url.strip() for url in given["endpoints"].split(",") if url.strip())
         registry = etcd(endpoints=urls)
     elif file is not None or Path(DEFAULT_FILE).exists():
@@ -309,14 +322,15 @@ def _registry(given: dict[str, Any]) -> RegistryOptions:
         elif file is not None:
             allowed = " or ".join(map(repr, sorted(REGISTRATION_BACKENDS)))
             raise ValueError(f"{file}: registry.type: {from_file.type!r}; register needs {allowed}")
-    names = ("prefix", "format", "username", "password")
-    changes: dict[str, Any] = {name: given[name] for name in names if given[name] is not None}
-    if "format" in changes and (read := keys_of(type(registry))["format"].read) is not None:
-        try:
-            read(Scalar(changes["format"]))
-        except ValueError as error:
-            raise ValueError(f"--format: {error}") from None
-    if given["ca"] or given["cert"] or given["key"]:
+    names = ["prefix", "format", "username", "password"]
+    if hasattr(registry, "token"):  # The variable may be there for others.
+        names.append("token")
+    changes = {
+        name: read_key(type(registry), name, given[name])
+        for name in names
+        if given[name] is not None
+    }
+    if secure:
         changes["tls"] = RegistryTls(ca=given["ca"], cert=given["cert"], key=given["key"])
     return msgspec.structs.replace(registry, **changes)
 

@@ -21,9 +21,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from proxy.catalog import REGISTRATION_BACKENDS, load
+from proxy.catalog import REGISTRATION_BACKENDS, load, registry_options
 from proxy.register.record import Health, Name
-from proxy.settings.registry import RegistryOptions
+from proxy.settings.declare import keys_of
+from proxy.settings.registry import RegistryOptions, RemoteOptions
+from proxy.settings.tree import Scalar
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -131,6 +133,37 @@ class RegistrationBackend(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Release connections. Safe to call at any time; a call after it connects anew."""
+
+
+def registry_at(url: str, *, secure: bool = False) -> RegistryOptions:
+    """Options of the registry at `TYPE://host:port[,host:port…][/prefix]`; `secure`: under TLS.
+    ValueError for anything else."""
+    scheme, found, rest = url.partition("://")
+    if not found or scheme not in REGISTRATION_BACKENDS:
+        forms = ", ".join(f"{name}://host:port" for name in sorted(REGISTRATION_BACKENDS))
+        raise ValueError(f"{url!r} is no registry in which services can register; allowed: {forms}")
+    kind: type[RemoteOptions] = registry_options(scheme)
+    hosts, _, path = rest.partition("/")
+    form = kind.form.replace("http:", "https:") if secure else kind.form
+    endpoints = (form.replace("host:port", host) for host in hosts.split(","))
+    keys: dict[str, Any] = {
+        "endpoints": tuple(read_key(kind, "endpoints", one) for one in endpoints)
+    }
+    if path:
+        keys["prefix"] = read_key(kind, "prefix", f"/{path}")
+    return kind(**keys)
+
+
+def read_key(kind: type[RegistryOptions], name: str, text: str) -> Any:
+    """The value of a registry's key, or of one of its items, as a file's is read. ValueError for
+    one that it does not have, or a value that is not allowed."""
+    key = keys_of(kind).get(name)
+    if key is None or key.read is None:
+        raise ValueError(f"{name} has no meaning for type {kind.type}")
+    try:
+        return key.read(Scalar(text, quoted=True))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def backends(options: RegistryOptions, limit: float) -> list[RegistrationBackend]:

@@ -129,6 +129,10 @@ class ConsulBackend(RegistrationBackend):
         service, id_ = write.name
         stated = weight(str(record.get("metadata", {}).get("weight", "1")))
         key = self.key(write.name)
+        drains = _word(record) == "draining"
+        drained = there is not None and _word(_record(there)) == "draining"
+        if drains and there is not None:
+            await self._maintain(write.name, enable=True)  # first: all else can wait
         await self._put(
             "/v1/agent/service/register",
             {
@@ -148,14 +152,15 @@ class ConsulBackend(RegistrationBackend):
             },
         )
         await self._pass(write.name, record)
-        drains = _word(record) == "draining"
-        if drains or (there is not None and _word(_record(there)) == "draining"):
-            await self._agent.call(
-                "PUT",
-                f"/v1/agent/service/maintenance/{self._quoted(write.name)}",
-                {"enable": "true" if drains else "false", "reason": "draining"},
-                timeout=self._limit,
-            )
+        if drains and there is None:
+            await self._maintain(write.name, enable=True)
+        if drained and not drains:
+            await self._maintain(write.name, enable=False)
+
+    async def _maintain(self, name: Name, *, enable: bool) -> None:
+        path = f"/v1/agent/service/maintenance/{self._quoted(name)}"
+        query = {"enable": str(enable).lower(), "reason": "draining"}
+        await self._agent.call("PUT", path, query, timeout=self._limit)
 
     async def _pass(self, name: Name, record: Mapping[str, Any]) -> None:
         """Renew a name; one that the agent has forgotten is found missing by the next look."""

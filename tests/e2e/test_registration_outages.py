@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +12,7 @@ from proxy.catalog import REGISTRATION_BACKENDS
 from proxy.register import Record, Registrar
 from proxy.register.backend import backends
 from tests.e2e.drilled import DRILLED, SERVICE, Drilled
-from tests.support.processes import eventually
+from tests.support.processes import AwaitedProcess, eventually
 
 RECORD = Record(service=SERVICE, port=8080, address="10.0.0.1", id="a", weight=3, version="2")
 
@@ -58,3 +60,27 @@ async def test_a_registration_survives_a_restart_and_a_wiped_store(registry: Dri
         await eventually(is_there, 20.0, what=lambda: seen.status)
         await backend.close()
         await seen.has("a")
+
+
+async def test_the_side_car_registers_where_its_url_says(registry: Drilled, tmp_path: Path) -> None:
+    [address] = registry.options().addresses
+    options = registry.writing()
+    sidecar = AwaitedProcess(
+        [
+            *(sys.executable, "-m", "proxy", "register", "--service", SERVICE, "--port", "80"),
+            *("--id", "a", "--address", "10.0.0.1", "--ttl", "5s", "--drain-wait", "300ms"),
+            *("--registry", f"{registry.type}://{address.rpartition('/')[2]}"),
+        ],
+        tmp_path / "log",
+        {"CONSUL_HTTP_TOKEN": getattr(options, "token", "")},
+    )
+    async with registry.watched() as seen:
+        sidecar.launch()
+        try:
+            await seen.has("a")
+            await sidecar.stop()
+            assert sidecar.returncode == 0, sidecar.log()
+            await seen.has()
+        finally:
+            await sidecar.kill()
+        assert "draining" in [one.services[SERVICE][0].health for one in seen.memberships[1:-1]]

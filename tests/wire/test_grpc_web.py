@@ -148,7 +148,7 @@ class TestText:
 
 class TestOwnAnswers:
     def test_a_fault_is_told_in_the_words_of_the_client(self, make: Any) -> None:
-        wire = make(settings=WEB)
+        wire = make(settings=WEB, http2=True)
         wire.network.refuse(wire.address("a"), REFUSED)
         client = wire.client()
         client.send(call("grpc-web-text+proto", b64encode(MESSAGE)))

@@ -632,7 +632,7 @@ def test_a_preface_behind_a_request_is_none(make: Any) -> None:
 
 
 def test_a_listener_that_does_not_speak_it_refuses_it(make: Any) -> None:
-    wire = make()
+    wire = make(listener=http2(http2=False))
     client = wire.client()
     client.send(START)
     client.expect_problem(505, "version_not_supported", closing=True)

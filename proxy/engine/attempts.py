@@ -18,7 +18,6 @@ from proxy.engine.selection import first_choice
 from proxy.engine.services import Services
 from proxy.engine.streams import ClientStream, UpstreamStream
 from proxy.errors import (
-    NO_GRPC,
     NO_INSTANCE,
     NO_UPGRADE,
     QUEUE_FULL,
@@ -49,7 +48,7 @@ class Attempts(RequestState):
     replayable = True
     """Whether that is so, and a second attempt would do no harm whatever became of the first."""
     sent_at: float
-    """When the latest attempt was sent."""
+    """When the latest attempt was sent; only where the balancer follows answers."""
     waiting: Alarm | None = None
     """The patience of one that waits in the queue."""
 
@@ -136,10 +135,14 @@ class Attempts(RequestState):
         """A request that may have no second attempt gets a connection that is open as far as the
         kernel knows; what the loop knows may be a moment old. Or a stream of HTTP/2, whose
         instances say what they have not begun."""
-        if node.http2 or self.request.fields.te_trailers:
+        if node.http2:
             refusal = self._mismatch(node)
             if refusal is not None:
                 self._answer_fault(refusal.fault, refusal.detail)
+                return
+            stream = shared_stream(node.shared)
+            if stream is not None:
+                self._send(stream, self.services.now())
                 return
         while node.idle:  # ≤ connections
             upstream = node.idle.pop()
@@ -147,22 +150,12 @@ class Attempts(RequestState):
                 self._send(upstream, self.services.now())
                 return
             upstream.close()
-        if node.http2:
-            stream = shared_stream(node.shared)
-            if stream is not None:
-                self._send(stream, self.services.now())
-                return
         self._dial(node)
 
     def _mismatch(self, node: Node) -> Refused | None:
         """The refusal of a request that cannot be made in the instance's version of HTTP."""
-        if node.http2:
-            if self.upgrade is not None:
-                return Refused(NO_UPGRADE, f"{node.id} speaks HTTP/2, which knows no Upgrade")
-        elif self.request.fields.te_trailers:
-            kind = self.request.fields.get(b"content-type") or b""
-            if kind.startswith(b"application/grpc"):
-                return Refused(NO_GRPC, f"{node.id} speaks HTTP/1.1; set `protocol: grpc` for it")
+        if node.http2 and self.upgrade is not None:
+            return Refused(NO_UPGRADE, f"{node.id} speaks HTTP/2, which knows no Upgrade")
         return None
 
     def _dial(self, node: Node) -> None:
@@ -204,7 +197,8 @@ class Attempts(RequestState):
 
     def _send(self, upstream: UpstreamStream, now: float) -> None:
         self.upstream = upstream
-        self.sent_at = now
+        if self.pool.follows_answers:
+            self.sent_at = now
         body = self.body
         upstream.begin(
             self,

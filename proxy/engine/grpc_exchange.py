@@ -21,10 +21,11 @@ from proxy.engine.grpc import (
     trailers_only,
 )
 from proxy.engine.grpc_web import WebCoding, is_web
+from proxy.engine.node import Node
 from proxy.engine.replay import ReplayBuffer
 from proxy.engine.services import Services
 from proxy.engine.streams import ClientStream, StreamEvents, UpstreamStream
-from proxy.errors import FAULTS, Fault, Refused
+from proxy.errors import FAULTS, NO_GRPC, Fault, Refused
 from proxy.http.messages import OwnAnswer, RequestHead, ResponseHead
 
 
@@ -97,7 +98,8 @@ class GrpcExchange(Exchange):
             super()._send(upstream, now)
             return
         self.upstream = upstream
-        self.sent_at = now
+        if self.pool.follows_answers:
+            self.sent_at = now
         policies, body = self.pool.policies, self.body
         pieces = [] if body is None else body.pieces
         trailers = self.client.trailers
@@ -106,6 +108,20 @@ class GrpcExchange(Exchange):
             self._set_clock(upstream)
         if not policies.retry_calls or (body is not None and body.too_large):
             self._keep_no_body()
+
+    def _send_once(self, node: Node) -> None:
+        """See `Attempts`."""
+        refusal = None if node.http2 else self._mismatch(node)
+        if refusal is not None:
+            self._answer_fault(refusal.fault, refusal.detail)
+        else:
+            super()._send_once(node)
+
+    def _mismatch(self, node: Node) -> Refused | None:
+        """See `Attempts`."""
+        if self.is_call and not node.http2 and self.request.fields.te_trailers:
+            return Refused(NO_GRPC, f"{node.id} speaks HTTP/1.1; set `protocol: grpc` for it")
+        return super()._mismatch(node)
 
     def _on_attempt_failed(
         self,
@@ -206,9 +222,9 @@ class GrpcExchange(Exchange):
         super()._finish(outcome, now)
 
 
-def new_exchange(services: Services, client: ClientStream, request: RequestHead) -> StreamEvents:
-    """The exchange of a request."""
-    content_type = request.fields.grpc
+def new_call(services: Services, client: ClientStream, request: RequestHead) -> StreamEvents:
+    """The exchange of a request that may be a call."""
+    content_type = request.fields.grpc if request.method == b"POST" else b""
     if content_type:
         if is_grpc(content_type):
             return GrpcExchange(services, client, request)

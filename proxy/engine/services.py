@@ -28,8 +28,8 @@ class Services:
 
     __slots__ = (
         "challenges", "connections", "connector", "counters", "deadlines", "faults",
-        "handshakes", "hangups", "loop", "new_exchange", "new_recorder", "now", "on_refused",
-        "on_underscored", "pools", "routes", "unreachable", "via_token",
+        "handshakes", "hangups", "loop", "new_call", "new_exchange", "new_recorder", "now",
+        "on_refused", "on_underscored", "pools", "routes", "unreachable", "via_token",
     )  # fmt: skip
 
     def __init__(
@@ -46,10 +46,11 @@ class Services:
         counters: WorkerCounters,
         faults: FaultLog,
         new_exchange: Callable[[Services, ClientStream, RequestHead], StreamEvents],
+        new_call: Callable[[Services, ClientStream, RequestHead], StreamEvents],
         on_underscored: Callable[[tuple[bytes, ...]], None],
     ) -> None:
-        """`now`: seconds of a monotonic clock; `new_exchange`: what a request becomes;
-        `on_underscored` hears of the names of fields that were left out."""
+        """`now`: seconds of a monotonic clock; `new_exchange`: what a request becomes, `new_call`:
+        what one becomes that may be a call of gRPC, as a POST may; `on_underscored` hears of the names of fields that were left out."""
         self.loop = loop
         self.handshakes = handshakes
         self.now = now
@@ -62,6 +63,7 @@ class Services:
         self.counters = counters
         self.faults = faults
         self.new_exchange = new_exchange
+        self.new_call = new_call
         self.on_underscored = on_underscored
         self.challenges: Challenges | None = None
         """Of servers that speak ACME; None = there are none."""

@@ -28,9 +28,10 @@ from proxy.engine.access_log import AccessLogs
 from proxy.engine.challenges import Challenges
 from proxy.engine.connections import LAST_CALL, UNHURRIED, Connections
 from proxy.engine.deadlines import Deadlines
+from proxy.engine.exchange import Exchange
 from proxy.engine.fault_log import FaultLog
 from proxy.engine.flow import as_protocol
-from proxy.engine.grpc_exchange import new_exchange
+from proxy.engine.grpc_exchange import new_call
 from proxy.engine.hangups import Hangups
 from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.listener_counts import ListenerCounts
@@ -156,7 +157,8 @@ class Worker:
             self.connections,
             counters,
             self.faults,
-            new_exchange,
+            Exchange,
+            new_call,
             self._on_underscored,
         )
         self.access_logs = AccessLogs(loop, rng.random)

@@ -126,7 +126,6 @@ class Kinds:
 
 REQUEST_KINDS: Final = Kinds(_REQUEST_KINDS, of_requests=True)
 RESPONSE_KINDS: Final = Kinds(_RESPONSE_KINDS, of_requests=False)
-_GRPC: Final = b"application/grpc"
 USUAL_IDS: Final = IdField("X-Request-ID", bytes, bytes)
 _KIB: Final = 1024
 _hosts: Final[Memo[bytes, str]] = Memo(_KIB * 256, _KIB)  # ≤ _KIB * 256
@@ -196,9 +195,6 @@ def request_fields(
         fields.request_id = acceptable(given)
     if not ids.usual:
         fields.id_name = ids.lower
-    if fields.plain.find(_GRPC) >= 0:  # In whatever field; few requests get as far as a look.
-        content_type = fields.get(b"content-type") or b""
-        fields.grpc = content_type if content_type.startswith(_GRPC) else b""
     fields.underscored = tuple(underscored)
     fields.unusual = (
         fields.via != ()

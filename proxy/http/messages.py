@@ -18,6 +18,7 @@ VERSIONS: Final = (b"1.0", b"1.1", b"2.0")
 """By `RequestHead.minor`."""
 _NONE: Final[dict[bytes, bytes]] = {}  # ≤ 64 B
 _NO_NAMES: Final[frozenset[bytes]] = frozenset()
+_GRPC: Final = b"application/grpc"
 
 
 class Fields:
@@ -101,10 +102,25 @@ class RequestFields(Fields):
     name that was left out. One question instead of six for each request."""
     passed = b""
     """Field lines that go on to the instance whatever the client: plain fields, framing, Via."""
-    grpc = b""
-    """Content-Type, if it is one of gRPC's."""
+    _grpc: bytes | None = None
     elsewhere: tuple[IdField, RequestFields] | None = None
     """The same block as it is on a listener that names requests in another way."""
+
+    @property
+    def grpc(self) -> bytes:
+        """Content-Type, if it is one of gRPC's; else empty. It is looked for once."""
+        found = self._grpc
+        if found is None:
+            found = b""
+            if _GRPC in self.plain:  # In whatever field; few get as far as a look.
+                content_type = self.get(b"content-type") or b""
+                found = content_type if content_type.startswith(_GRPC) else b""
+            self._grpc = found
+        return found
+
+    @grpc.setter
+    def grpc(self, content_type: bytes) -> None:
+        self._grpc = content_type
 
 
 class ResponseFields(Fields):

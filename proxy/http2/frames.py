@@ -397,12 +397,19 @@ def _check_stream(stream: int, what: str) -> None:
 class FrameList(FrameReader):
     """Frames as values, for programs that read few of them."""
 
-    __slots__ = ("frames",)
+    __slots__ = ("cost", "frames", "known")
 
     def __init__(self, of_client: bool, max_block: int) -> None:
         super().__init__(of_client, max_block)
         self.frames: list[tuple[object, ...]] = []  # ≤ 1 MiB
         """The kind of each, which is the name of its method, and that method's arguments."""
+        self.known = False
+        """See `is_known`."""
+        self.cost = 0
+        """What a frame of a kind that is ignored costs besides: see `spend`."""
+
+    def is_known(self, block: bytes) -> bool:
+        return self.known
 
     def on_data(self, stream: int, piece: bytes, counted: int, end: bool) -> None:
         self.frames.append(("data", stream, piece, counted, end))
@@ -430,6 +437,7 @@ class FrameList(FrameReader):
 
     def on_ignored(self, kind: int) -> None:
         self.frames.append(("ignored", kind))
+        self.spend(self.cost)
 
     def on_bad_frame(self, stream: int, code: int, detail: str) -> None:
         self.frames.append(("bad_frame", stream, code))

@@ -83,21 +83,14 @@ def test_a_turn_reads_a_bounded_number_of_frames() -> None:
     assert reader.frames[1:] == [PONG] * 1000
 
 
-class Turns(FrameList):
-    """Counts frames of each turn."""
-
-    known = False
-
-    def is_known(self, block: bytes) -> bool:
-        return self.known
-
-    def read(self, data: bytes) -> list[int]:
-        self.feed(SETTINGS + data)
-        turns = [len(self.frames) - 1]
-        while self.behind:
-            self.feed(b"")
-            turns.append(len(self.frames) - 1 - sum(turns))
-        return turns
+def turns_of(reader: FrameList, data: bytes) -> list[int]:
+    """How many frames each turn reads of these."""
+    reader.feed(SETTINGS + data)
+    turns = [len(reader.frames) - 1]
+    while reader.behind:
+        reader.feed(b"")
+        turns.append(len(reader.frames) - 1 - sum(turns))
+    return turns
 
 
 @pytest.mark.parametrize(
@@ -107,24 +100,22 @@ class Turns(FrameList):
 def test_a_head_begins_in_a_turn_that_has_time_for_it(
     size: int, known: bool, turns: list[int]
 ) -> None:
-    reader = Turns(of_client=False, max_block=1000)
+    reader = FrameList(of_client=False, max_block=1000)
     reader.known = known
-    assert reader.read(frames.head_frames(1, b"\x82" * size, False, 16384) * 300) == turns
+    data = frames.head_frames(1, b"\x82" * size, False, 16384) * 300
+    assert turns_of(reader, data) == turns
 
 
 def test_a_head_of_any_size_has_a_turn() -> None:
-    reader = Turns(of_client=False, max_block=1000)
+    reader = FrameList(of_client=False, max_block=1000)
     whole = frames.head_frames(1, b"\x82" * 900, True, 100)
-    assert reader.read(whole * 3) == [0, 1, 1, 1]
+    assert turns_of(reader, whole * 3) == [0, 1, 1, 1]
 
 
 def test_work_behind_a_frame_counts() -> None:
-    class Dear(Turns):
-        def on_ignored(self, kind: int) -> None:
-            super().on_ignored(kind)
-            self.spend(15)
-
-    assert Dear(of_client=False, max_block=1000).read(frame(99) * 40) == [16, 16, 8]
+    reader = FrameList(of_client=False, max_block=1000)
+    reader.cost = 15
+    assert turns_of(reader, frame(99) * 40) == [16, 16, 8]
 
 
 def test_a_reader_that_is_behind_keeps_half_a_frame() -> None:

@@ -233,7 +233,7 @@ def test_an_answer_to_head_has_a_length_and_no_content(make: Any) -> None:
 
 
 def test_the_lost_prefix_and_the_host_of_a_route_reach_an_instance(make: Any) -> None:
-    routes = (RouteSpec(path_prefix="/a", service="s", strip_prefix="/a", set_host="i"),)
+    routes = (RouteSpec(path_prefix="/a", service="s", strip_prefix=True, set_host="i"),)
     wire, client = begun(make, routes=routes)
     client.send(request("GET /a/x"))
     instance = H2Instance(wire)

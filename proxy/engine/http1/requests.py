@@ -123,7 +123,8 @@ class RequestReader(ServerConnection):
             self._left -= 1
             self._last = self._last or self._left == 0
         services = self.services
-        self.exchange = exchange = services.new_exchange(services, self, request)
+        make = services.new_call if request.method == b"POST" else services.new_exchange
+        self.exchange = exchange = make(services, self, request)
         fields = request.fields
         if fields.length or fields.chunked:
             self._take_body(exchange, fields, data[end:])

@@ -143,7 +143,7 @@ class ClientSession(AnsweringSession):
         assert request is not None
         if _ODD.search(request.target) is not None:
             self.spend(_LOOK)
-        exchange = self.services.new_exchange(self.services, stream, request)
+        exchange = self.services.new_call(self.services, stream, request)
         if not end:
             stream.expect(exchange)
             self._read[id] = stream

@@ -11,7 +11,13 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from proxy.http.fields import USUAL_IDS
 from proxy.http2.blocks import answer_block
-from proxy.http2.frames import PREFACE, FrameList, data_header, head_frames, settings
+from proxy.http2.frame_list import FrameList
+from proxy.http2.frames import (
+    PREFACE,
+    data_header,
+    head_frames,
+    settings,
+)
 from proxy.http2.heads import AnswerReader, RequestReader
 
 REQUEST = [

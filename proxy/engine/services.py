@@ -50,7 +50,8 @@ class Services:
         on_underscored: Callable[[tuple[bytes, ...]], None],
     ) -> None:
         """`now`: seconds of a monotonic clock; `new_exchange`: what a request becomes, `new_call`:
-        what one becomes that may be a call of gRPC, as a POST may; `on_underscored` hears of the names of fields that were left out."""
+        what one becomes that may be a call of gRPC, as a POST may; `on_underscored` hears of the
+        names of fields that were left out."""
         self.loop = loop
         self.handshakes = handshakes
         self.now = now

@@ -11,6 +11,7 @@ from proxy.health.connect import connect
 from proxy.http2 import frames
 from proxy.http2.blocks import request_block
 from proxy.http2.errors import GoAway, name_of
+from proxy.http2.frame_list import FrameList
 from proxy.http2.hpack import BlockError, Decoder, static_fields
 from proxy.http2.settings import ENABLE_PUSH
 from proxy.names.lookups import Lookups
@@ -93,7 +94,7 @@ class _Answer:
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
-        self._frames = frames.FrameList(False, MAX_HEAD)
+        self._frames = FrameList(False, MAX_HEAD)
         self._decoder = Decoder(_STATIC, MAX_HEAD, MAX_FIELDS)
         self._told: dict[str, str] = {}
         self._content = b""

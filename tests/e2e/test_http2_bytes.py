@@ -11,7 +11,7 @@ import hpack
 import pytest
 import pytest_asyncio
 
-from proxy.http2.frames import FrameList
+from proxy.http2.frame_list import FrameList
 from tests.e2e.origin import Call, Origin
 from tests.e2e.running import RunningProxy
 from tests.support.frame_cases import START, frame

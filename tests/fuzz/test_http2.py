@@ -13,7 +13,8 @@ from proxy.http.fields import USUAL_IDS
 from proxy.http.forwarding import ClientFacts
 from proxy.http2.blocks import request_block
 from proxy.http2.errors import GoAway, Malformed
-from proxy.http2.frames import FrameList, head_frames
+from proxy.http2.frame_list import FrameList
+from proxy.http2.frames import head_frames
 from proxy.http2.heads import RequestReader
 from proxy.http2.hpack import encode
 from proxy.http2.settings import PeerSettings

@@ -13,7 +13,7 @@ import time
 import pytest
 import structlog
 
-from proxy.http2.frames import FrameList
+from proxy.http2.frame_list import FrameList
 from tests.fuzz.target import PHRASES, Scene
 from tests.support.frame_cases import START, frame
 from tests.support.h2_peer import data, head, number, reset, window

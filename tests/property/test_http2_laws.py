@@ -16,7 +16,7 @@ from proxy.http.forwarding import ClientFacts
 from proxy.http2 import frames
 from proxy.http2.blocks import answer_block, fields_block
 from proxy.http2.errors import GoAway, Malformed
-from proxy.http2.frames import FrameList
+from proxy.http2.frame_list import FrameList
 from proxy.http2.heads import AnswerReader, RequestReader
 from proxy.http2.hpack import NO_TABLE, encode
 from tests.support.frame_cases import FRAME_CASES, START, Frame, merged

@@ -10,7 +10,7 @@ from typing import Any
 from hpack import Decoder, Encoder
 from msgspec.structs import replace
 
-from proxy.http2.frames import FrameList
+from proxy.http2.frame_list import FrameList
 from proxy.settings.listener import ListenerSettings
 from tests.support.frame_cases import SETTINGS, START, frame
 from tests.support.tls_far_end import authority

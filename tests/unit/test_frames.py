@@ -6,7 +6,8 @@ import pytest
 
 from proxy.http2 import frames
 from proxy.http2.errors import ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, PROTOCOL_ERROR, GoAway
-from proxy.http2.frames import PREFACE, FrameList
+from proxy.http2.frame_list import FrameList
+from proxy.http2.frames import PREFACE
 from proxy.http2.settings import UNLIMITED, PeerSettings
 from tests.support.frame_cases import (
     FRAME_CASES,

@@ -184,6 +184,7 @@ async def more(answers: Counter[str], name: str, count: int = 50) -> None:
     await eventually(lambda: answers[name] > before + count, 30, f"{name} answers")
 
 
+@pytest.mark.drill
 async def test_a_killed_instance_costs_no_repeatable_call(tmp_path: Path) -> None:
     async with H2Origin("a", delay=0.1) as a, H2Origin("b", delay=0.1) as b:
         async with under_load(tmp_path, a, b) as (_, answers):
@@ -196,6 +197,7 @@ async def test_a_killed_instance_costs_no_repeatable_call(tmp_path: Path) -> Non
         assert set(answers) == {"a", "b"}
 
 
+@pytest.mark.drill
 async def test_an_instance_that_says_goaway_costs_no_call(tmp_path: Path) -> None:
     async with H2Origin("a", delay=0.1) as a:
         async with under_load(tmp_path, a) as (_, answers):
@@ -208,6 +210,7 @@ async def test_an_instance_that_says_goaway_costs_no_call(tmp_path: Path) -> Non
         assert a.made > 10
 
 
+@pytest.mark.drill
 async def test_an_instance_that_allows_fewer_streams_gets_no_more(tmp_path: Path) -> None:
     async with H2Origin("a", delay=0.1) as a:
         async with under_load(tmp_path, a) as (_, answers):
@@ -221,6 +224,7 @@ async def test_an_instance_that_allows_fewer_streams_gets_no_more(tmp_path: Path
         assert set(answers) == {"a"}
 
 
+@pytest.mark.drill
 async def test_an_instance_that_takes_no_content_costs_its_own_calls_alone(tmp_path: Path) -> None:
     async with H2Origin("a") as a, H2Origin("b") as b:
         a.announce(SettingCodes.INITIAL_WINDOW_SIZE, 0)

@@ -120,6 +120,32 @@ def test_a_restart_with_streams_is_one_failure(make: Any) -> None:
     assert wire.suspects() == []
 
 
+def test_a_crowd_that_is_sent_away_is_served_by_the_next_session(make: Any) -> None:
+    """In several turns of the loop."""
+    wire, clients, instance = crowd(make, 100)
+    instance.send(goaway(0))
+    again = H2Instance(wire)
+    streams = [one[1] for one in again.take() if one[0] == "head"]
+    assert len(streams) == 100
+    again.send(*(hi(stream) for stream in streams))
+    for client in clients:
+        client.expect(RELAYED)
+    assert instance.take() == [("goaway", 0, 0, b"")]
+    assert wire.in_flight == 0
+
+
+def test_a_crowd_whose_session_is_lost_hears_of_it_once_each(make: Any) -> None:
+    wire, clients, instance = crowd(make, 100, settings=ONCE)
+    clients[50].reset()
+    assert instance.take() == [("reset", 101, CANCEL)]
+    instance.peer.reset()
+    for client in clients[:50] + clients[51:]:
+        client.expect_problem(502, "closed_early")
+    assert wire.node().failing == 1
+    assert outcomes(wire) == {"closed_early": 99, "client_gone": 1}
+    assert wire.in_flight == 0
+
+
 # -- RST_STREAM
 
 

@@ -695,3 +695,20 @@ def test_the_last_of_several_settings_in_a_read_counts(make: Any) -> None:
     second.send(hi(1) + hi(3))
     for client in clients:
         client.expect(RELAYED)
+
+
+def test_a_connection_that_was_in_use_when_the_protocol_changed_is_not_kept(make: Any) -> None:
+    wire = make()
+    client = wire.client()
+    client.send(request("GET /x"))
+    plain = wire.accepted()
+    assert plain.take()
+    wire.serve("a", http2=True)
+    plain.send(OK)
+    client.expect(OK_RELAYED)
+    assert plain.closed
+    client.send(request("GET /x"))
+    instance = H2Instance(wire)
+    assert instance.requests() == [1]
+    instance.send(hi())
+    client.expect(RELAYED)

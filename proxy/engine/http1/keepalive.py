@@ -89,7 +89,7 @@ class KeptConnection(UpstreamStream):
         """See `UpstreamStream`."""
         node = self._node
         keepalive = self._settings.keepalive
-        if self.closed or not node.admitted or not keepalive.max_idle:
+        if self.closed or not node.admitted or node.http2 or not keepalive.max_idle:
             self.close()
             return
         if limit is None:

@@ -166,7 +166,7 @@ def _registry_families(scrape: Scrape) -> Iterator[Metric]:
     )
     yield GaugeMetricFamily(
         "fairlead_registry_held_instances",
-        "Instances served although their registration expired.",
+        "Instances served although the registry does not name them.",
         value=len(status_.retained),
     )
     yield CounterMetricFamily(

@@ -24,7 +24,7 @@ from proxy.registry.base import Provider, RegistryError
 from proxy.registry.complaints import Complaints
 from proxy.registry.roster import Roster
 from proxy.registry.rotation import Rotation
-from proxy.statuses import RegistryStatus
+from proxy.statuses import RegistryStatus, RetainedInstance
 
 log = structlog.get_logger()
 
@@ -118,6 +118,9 @@ class Followed(Provider, Generic[C]):
         self._list_for: str | None = "start"
         """Why the next session begins with a list; None = it need not."""
         self._hold_until = math.inf
+        self._held_at = 0.0
+        self._held_for = ""
+        """When instances were last retained, and why."""
         self._reconcile_at = math.inf
         self._in_doubt = False
         """There was a `Resync` since the roster was last proved."""
@@ -186,6 +189,15 @@ class Followed(Provider, Generic[C]):
             resyncs=dict(self._resyncs),
             differences=self._differences,
             last_error=self._last_error,
+            retained=tuple(
+                RetainedInstance(
+                    service=one.service,
+                    id=one.id,
+                    why=f"the registry lacks it, and that is not believed yet ({self._held_for})",
+                    age=round(self._clock() - self._held_at, 3),
+                )
+                for one in self._roster.held()
+            ),
         )
 
     async def alive(self) -> bool:
@@ -300,7 +312,8 @@ class Followed(Provider, Generic[C]):
         retained = self._roster.retained
         different = adopt()
         if self._roster.retained > retained:
-            self._hold_until = self._clock() + self._timing.hold
+            self._held_at, self._held_for = self._clock(), reason
+            self._hold_until = self._held_at + self._timing.hold
             log.warning(
                 "registry_store_replaced",
                 endpoint=connection.url,

@@ -155,6 +155,10 @@ class Roster:
         """Instances that the registry does not name."""
         return len(self._retained)
 
+    def held(self) -> list[Instance]:
+        """Instances that the registry does not name."""
+        return [one.instance for one in self._retained.values() if one.instance is not None]
+
     def __len__(self) -> int:
         """Records in the registry, readable or not; the retained are not in the registry."""
         return len(self._entries)

@@ -175,10 +175,17 @@ def test_a_pool_that_an_answer_empties_is_retained_until_answers_have_lacked_it_
     stepped.loop.advance(INTERVAL)
     assert stepped.provider.status().resyncs == {"empty": 1}
     assert stepped.ids() == "123"
+    held = stepped.provider.status().retained
+    assert [(one.id, "(empty)" in one.why) for one in held] == [
+        ("1", True),
+        ("2", True),
+        ("3", True),
+    ]
     stepped.loop.advance(TIMING.hold - INTERVAL)
     assert stepped.ids() == "123"
     stepped.loop.advance(INTERVAL)
     assert stepped.ids() == ""
+    assert stepped.provider.status().retained == ()
 
 
 def test_an_answer_that_was_partial_for_a_moment_changes_nothing(stepped: Stepped) -> None:

@@ -75,9 +75,10 @@ class MassLossProvider(Decorator):
         self._probing = asyncio.Semaphore(AT_A_TIME)
 
     def status(self) -> RegistryStatus:
+        inner = self._inner.status()
         return msgspec.structs.replace(
-            self._inner.status(),
-            retained=self._policy.retained(self._clock()),
+            inner,
+            retained=(*inner.retained, *self._policy.retained(self._clock())),
             retained_total=self._policy.total,
         )
 

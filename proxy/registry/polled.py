@@ -19,6 +19,9 @@ from proxy.registry.roster import Entry
 SLICE = 500
 """Records that are read at a stretch: some ten milliseconds, then other tasks get their turn."""
 
+_ASK_ANOTHER = frozenset({"empty", "shrunk"})
+"""Doubts that another endpoint can settle: what this one lost, it may have."""
+
 
 class Polled(Followed[C]):
     """Owns the last answer that was taken. `Timing.probe` is the interval between questions,
@@ -108,3 +111,5 @@ class Polled(Followed[C]):
             self._listed(connection, reason or self._list_for or "start", adopt)
         elif adopt():
             self._changed.set()
+        if reason in _ASK_ANOTHER and len(self._connections) > 1 and not self._in_doubt:
+            raise Resync(reason, "what another one says", elsewhere=True)

@@ -306,3 +306,22 @@ def test_an_empty_first_answer_is_waited_out_where_servers_come_up_empty(stepped
     stepped.loop.advance(20.0)
     assert stepped.memberships[0].services == {}
     assert stepped.provider.status().connected
+
+
+@pytest.mark.parametrize(("other", "left"), [(("u/1", "u/2", "u/3"), "123"), ((), "")])
+def test_an_answer_that_empties_a_pool_is_held_against_that_of_another_server(
+    other: tuple[str, ...], left: str
+) -> None:
+    stepped = Stepped("a", "b")
+    stepped.comes_up()
+    first = stepped.provider.status().endpoint
+    for server in stepped.servers:
+        server.said = answer(*() if server.url == first else other, source=server.url)
+    stepped.loop.advance(INTERVAL)
+    assert stepped.provider.status().endpoint != first
+    assert stepped.ids() == "123"
+    stepped.loop.advance(TIMING.hold + INTERVAL)
+    assert stepped.ids() == left
+    close = stepped.loop.create_task(stepped.provider.close())
+    stepped.loop.advance(1.0)
+    assert close.done()

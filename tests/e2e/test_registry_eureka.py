@@ -52,6 +52,9 @@ async def test_a_server_that_tells_no_changes_is_asked_for_everything() -> None:
             server.put(registered("users", "b"))
             await seen.has("a", "b")
             assert seen.status.connected
+            assert await seen.provider.alive()
+            server.status = 503
+            assert not await seen.provider.alive()
 
 
 async def test_a_peer_that_knows_fewer_takes_nobody_at_once() -> None:

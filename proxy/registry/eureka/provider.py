@@ -33,6 +33,9 @@ register again when the server says that it does not know them."""
 WHOLE: Final = 300.0
 """Seconds between two questions for everything, since equal hashes prove little."""
 
+_NO_DELTA: Final = (403, 404)
+"""Statuses of a server at which it is switched off to tell what has changed."""
+
 
 class Server(RestEndpoint):
     """Owns the connections to one server."""
@@ -100,15 +103,20 @@ class EurekaProvider(Polled[Server]):
         try:
             body = (await connection.get("/apps/delta", timeout=CALL_LIMIT)).body
         except Answered as error:
-            if error.status in (403, 404):
-                return None  # It can be switched off.
+            if error.status in _NO_DELTA:
+                return None
             raise
         known = changed(self._known, body, self._options)
         return known if known.agrees else None
 
     async def _ask(self, connection: Server) -> object:
-        """See `Followed`."""
-        return await connection.get("/apps/delta", timeout=self._timing.probe_limit)
+        """See `Followed`. What has changed is the shorter answer, if it is told."""
+        try:
+            return await connection.get("/apps/delta", timeout=self._timing.probe_limit)
+        except Answered as error:
+            if error.status not in _NO_DELTA:
+                raise
+        return await connection.get("/apps", timeout=self._timing.probe_limit)
 
 
 def _read(key: bytes, value: bytes) -> tuple[Instance, str]:

@@ -57,6 +57,8 @@ async def watched() -> AsyncIterator[Callable[..., Watched]]:
     for each in made:
         await each.provider.close()
         await each.task
+        assert all(one.closed for one in each.manual.values())
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 Make = Callable[..., Watched]

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from struct import pack
 from typing import Final, Self, cast
@@ -37,10 +38,13 @@ class ZooKeeperServer:
     `async with ZooKeeperServer() as server:` gives one that answers at `server.url`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0, peers: Sequence[tuple[int, int]] = ()) -> None:
+        """Of an ensemble the one with this number, from 1 on; `peers`: two ports of each."""
         self.directory = Path(tempfile.mkdtemp(prefix="fairlead-test-zookeeper-"))
         self.port = free_port()
         self.url = f"127.0.0.1:{self.port}"
+        self.mode = ""
+        """Role in the ensemble when last asked: leader, follower or standalone."""
         self._process: AwaitedProcess | None = None
         config = {
             "tickTime": 500,
@@ -52,6 +56,11 @@ class ZooKeeperServer:
             "maxClientCnxns": 0,
             "4lw.commands.whitelist": "srvr",
         }
+        if peers:
+            (self.directory / "data").mkdir()
+            (self.directory / "data" / "myid").write_text(str(number))
+            config |= {"initLimit": 10, "syncLimit": 4}
+            config |= {f"server.{n}": f"127.0.0.1:{a}:{b}" for n, (a, b) in enumerate(peers, 1)}
         file = self.directory / "zoo.cfg"
         file.write_text("".join(f"{key}={value}\n" for key, value in config.items()))
         self._command = [
@@ -63,17 +72,29 @@ class ZooKeeperServer:
 
     async def start(self) -> None:
         """On the same port and data as before, if there was a before."""
+        self.launch()
+        await self.healthy()
+
+    def launch(self) -> None:
+        """See `healthy` for when it serves."""
         self._process = AwaitedProcess(self._command, self.directory / "log")
         self._process.launch(start_new_session=True)
+
+    async def healthy(self) -> None:
+        assert self._process is not None
         await eventually(self._serves, 30.0, self._process.log, every=0.05)
 
     def _serves(self) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", self.port), 1.0) as asking:
                 asking.sendall(b"srvr")
-                return b"Mode: " in asking.recv(4096)
+                return self._mode(asking.recv(4096)) != ""
         except OSError:
             return False
+
+    def _mode(self, said: bytes) -> str:
+        self.mode = said.partition(b"Mode: ")[2].partition(b"\n")[0].decode()
+        return self.mode
 
     async def kill(self) -> None:
         if self._process is not None:
@@ -107,6 +128,33 @@ class ZooKeeperServer:
     async def __aexit__(self, *exc: object) -> None:
         await self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class ZooKeeperEnsemble:
+    """Owns three servers. `async with` starts them, and waits for a leader."""
+
+    def __init__(self) -> None:
+        peers = [(free_port(), free_port()) for _ in range(3)]
+        self.servers = [ZooKeeperServer(number, peers) for number in (1, 2, 3)]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return tuple(server.url for server in self.servers)
+
+    async def __aenter__(self) -> Self:
+        try:
+            for server in self.servers:
+                server.launch()
+            for server in self.servers:
+                await server.healthy()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for server in self.servers:
+            await server.__aexit__()
 
 
 class ZooKeeperClient:
@@ -148,6 +196,10 @@ class ZooKeeperClient:
         acl = wire.text("world") + wire.text("anyone")
         body = wire.text(path) + pack(">ii", 1, permissions) + acl + pack(">i", -1)
         await self.link.call(cast(Op, SET_ACL), body, path)
+
+    def creation(self, path: str, value: bytes) -> bytes:
+        """Body of a request that makes a node, for many at a time."""
+        return wire.create(path, value, wire.ANYBODY, 0)
 
     async def delete(self, path: str) -> None:
         await self.link.call(Op.DELETE, wire.delete(path, -1), path)

@@ -111,7 +111,7 @@ class Drilled(ABC):
         """Undo that."""
         raise NotImplementedError
 
-    async def register_bound(self, id_: str) -> Owner:
+    async def register_bound(self, id_: str, address: str = "10.0.0.1", port: int = 8080) -> Owner:
         """Register under a lease or session, which lives as long as it is renewed."""
         raise NotImplementedError
 
@@ -124,9 +124,13 @@ class Drilled(ABC):
         """Answer as a member does that lags behind what was told already."""
         raise NotImplementedError
 
-    def watched(self) -> Watched:
+    def provider(self) -> Provider:
         kind = load(PROVIDERS, self.type)
-        return Watched(kind(self.options(), timing=TIMING, rng=random.Random(7)))
+        built: Provider = kind(self.options(), timing=TIMING, rng=random.Random(7))
+        return built
+
+    def watched(self) -> Watched:
+        return Watched(self.provider())
 
     async def __aenter__(self) -> Self:
         try:
@@ -246,10 +250,10 @@ class DrilledEtcd(Drilled):
         async with EtcdClient(self.server.url) as client:
             await client.delete(f"/services/{SERVICE}/{id_}")
 
-    async def register_bound(self, id_: str) -> Owner:
+    async def register_bound(self, id_: str, address: str = "10.0.0.1", port: int = 8080) -> Owner:
         async with EtcdClient(self.server.url) as client:
             lease = await client.grant(int(self.ttl))
-            record = json.dumps({"address": "10.0.0.1", "port": 8080})
+            record = json.dumps({"address": address, "port": port})
             await client.put(f"/services/{SERVICE}/{id_}", record, lease)
         return EtcdOwner(self.server.url, lease)
 
@@ -510,10 +514,10 @@ class DrilledZooKeeper(Drilled):
         async with self.server.client() as client:
             await client.permit("/services", 31)
 
-    async def register_bound(self, id_: str) -> Owner:
+    async def register_bound(self, id_: str, address: str = "10.0.0.1", port: int = 8080) -> Owner:
         client = self.server.client(self.ttl)
         await client.link.connect(0)
-        record = json.dumps({"address": "10.0.0.1", "port": 8080}).encode()
+        record = json.dumps({"address": address, "port": port}).encode()
         await client.put(f"/services/{SERVICE}/{id_}", record, ephemeral=True)
         return ZooKeeperOwner(client)
 

@@ -12,8 +12,10 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from tests.e2e.drilled import DRILLED, Drilled, Owner
-from tests.support.processes import eventually
+from proxy.registry.decorators.mass_loss_provider import MassLossProvider
+from proxy.settings.registry import MassLossSettings
+from tests.e2e.drilled import DRILLED, Drilled, Owner, Watched
+from tests.support.processes import eventually, free_port
 
 pytestmark = pytest.mark.drill
 
@@ -88,6 +90,28 @@ async def test_bound_registrations_outlive_an_outage_and_go_with_their_owners(
             await asyncio.gather(renewing, return_exceptions=True)
             await here.leave()
         assert all({*ALL, "x"} <= ids for ids in seen.since(0))
+
+
+@those(lambda kind: kind.ttl)
+async def test_a_mass_expiry_is_not_believed_while_the_instances_answer(registry: Drilled) -> None:
+    """But of those that do not answer, and a deletion on purpose is."""
+    answering = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    port = answering.sockets[0].getsockname()[1]
+    owners = {
+        id_: await registry.register_bound(id_, "127.0.0.1", port if id_ != "x4" else free_port())
+        for id_ in ("x1", "x2", "x3", "x4")
+    }
+    provider = MassLossProvider(registry.provider(), MassLossSettings())
+    async with Watched(provider) as seen, answering:
+        await seen.has(*ALL, *owners)
+        for owner in owners.values():
+            await owner.leave()
+        await eventually(lambda: len(seen.status.retained) == 3, 15.0, lambda: seen.status)
+        await seen.has(*ALL, "x1", "x2", "x3")
+        await registry.deregister("a")
+        await seen.has("b", "c", "x1", "x2", "x3")
+        answering.close()
+        await seen.has("b", "c")
 
 
 async def _renew(owner: Owner, every: float) -> None:

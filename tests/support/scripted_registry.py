@@ -4,6 +4,7 @@ down, silent, or say what no real one can be made to say."""
 from __future__ import annotations
 
 import asyncio
+import ssl
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Self
@@ -28,6 +29,8 @@ class ScriptedRegistry(ABC):
         """Paths with their queries."""
         self.socket: Path | None = None
         """Path to listen on instead of the port."""
+        self.tls: ssl.SSLContext | None = None
+        """Serve under TLS, at `https:`."""
         self._speaks = asyncio.Event()
         self._speaks.set()
         self._grew = asyncio.Condition()
@@ -45,7 +48,10 @@ class ScriptedRegistry(ABC):
         if self.socket is not None:
             await web.UnixSite(self._runner, self.socket).start()
         else:
-            await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
+            site = web.TCPSite(
+                self._runner, "127.0.0.1", self.port, reuse_address=True, ssl_context=self.tls
+            )
+            await site.start()
 
     async def kill(self) -> None:
         runner, self._runner = self._runner, None

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path as FilePath
-from typing import Annotated, ClassVar, Final, Self
-
-import msgspec
+from typing import Annotated, ClassVar, Final
 
 from proxy.settings.addresses import parse_host_name, parse_port
-from proxy.settings.complaints import Report
-from proxy.settings.declare import Distinct, Given
-from proxy.settings.read import TEXT, Read, choice, duration
-from proxy.settings.registry import RemoteOptions, readable_secret
+from proxy.settings.declare import Distinct, Off
+from proxy.settings.read import Read, choice, duration
+from proxy.settings.registry import RegistryTls, RemoteOptions
 
 PORT: Final = 2181
 
@@ -47,8 +43,11 @@ class Options(RemoteOptions, frozen=True, kw_only=True):
     endpoints: Annotated[
         tuple[str, ...], _SERVER, Distinct(), "`host:port` of each server. Required."
     ] = ()
-    password_file: Annotated[
-        str | None, TEXT, "File with the password, read again when it changes."
+    tls: Annotated[
+        RegistryTls | None,
+        Off(),
+        "TLS to the servers, whose names are always checked; a mapping without keys is enough for"
+        " authorities that the system trusts.",
     ] = None
     prefix: Annotated[
         str, _PATH, "Node below which there is one for each service, and below that its instances."
@@ -65,9 +64,3 @@ class Options(RemoteOptions, frozen=True, kw_only=True):
         "Asked for as the timeout of the session; nothing hangs on it but how soon a dead"
         " connection is noticed.",
     ] = 10.0
-
-    def checked(self, given: Given, directory: FilePath, report: Report) -> Self:
-        """See `RegistryOptions`."""
-        checked = super().checked(given, directory, report)
-        file = readable_secret("password", self, given, directory, report)
-        return msgspec.structs.replace(checked, password_file=file)

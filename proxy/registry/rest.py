@@ -3,6 +3,7 @@ is shown."""
 
 from __future__ import annotations
 
+import errno
 import os
 import ssl
 from base64 import b64encode
@@ -211,6 +212,19 @@ def basic(username: str, password: str) -> Mapping[str, str]:
     if not username:
         return {}
     return {"Authorization": "Basic " + b64encode(f"{username}:{password}".encode()).decode()}
+
+
+def was_reset(error: RegistryError) -> bool:
+    """Whether the peer hung up on a request."""
+    cause = error.__cause__
+    reset = isinstance(cause, OSError) and cause.errno == errno.ECONNRESET
+    return reset or isinstance(cause, aiohttp.ServerDisconnectedError)
+
+
+def was_refused(error: RegistryError) -> bool:
+    """Whether nobody listens there."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED
 
 
 def refusal(status: int, path: str, body: bytes) -> Answered:

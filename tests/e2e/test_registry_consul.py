@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from proxy.membership import Departure
 from proxy.registry.consul.options import Options
@@ -60,6 +61,23 @@ async def test_services_beyond_the_streams_are_asked_in_turn() -> None:
             await seen.has("a", "b")
             held = {one.partition("?")[0] for one in server.asked if "index=" in one}
             assert held == {"/v1/catalog/services", "/v1/health/service/a1"}
+
+
+async def test_an_agent_without_room_for_all_streams_is_followed_by_fewer() -> None:
+    services = [f"a{number}" for number in range(40)]
+    async with ScriptedConsul() as server:
+        for service in (*services, SERVICE):
+            await server.put(service, entry(service, "a"))
+        server.room = 30
+        with capture_logs() as logs:
+            async with watched(server, streams=60) as seen:
+                await eventually(
+                    lambda: [one["streams"] for one in logs if "streams" in one] == [30, 16], 15.0
+                )
+                await seen.connects()
+                await server.put(SERVICE, entry(SERVICE, "b"))
+                await seen.has("a", "b")
+                await eventually(lambda: server.waiting == 17)
 
 
 @pytest.mark.parametrize(

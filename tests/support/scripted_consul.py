@@ -47,6 +47,9 @@ class ScriptedConsul(ScriptedRegistry):
         self.leader = True
         self.lag = 0
         """Answers that are not the leader's say an index so much lower, and know nothing newer."""
+        self.room: int | None = None
+        """Requests that are taken at a time; it hangs up on further ones. None = any number."""
+        self.waiting = 0
         self.fields: dict[str, str] = {}
         self.statuses: dict[str, int] = {}
         """Beginning of a path → status of its answers."""
@@ -77,6 +80,16 @@ class ScriptedConsul(ScriptedRegistry):
         for beginning, status in self.statuses.items():
             if request.path.startswith(beginning):
                 return web.Response(status=status, text="ACL not found")
+        if self.room is not None and self.waiting >= self.room:
+            assert request.transport is not None
+            request.transport.abort()
+        self.waiting += 1
+        try:
+            return await self._told(request)
+        finally:
+            self.waiting -= 1
+
+    async def _told(self, request: web.Request) -> web.Response:
         *_, kind, name = request.path.split("/")
         waited = int(request.query.get("index", 0))
         if waited:

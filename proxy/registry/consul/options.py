@@ -36,9 +36,10 @@ class Options(RemoteOptions, frozen=True, kw_only=True):
         int,
         integer(1, 5000),
         "Services that are followed at the same time, by a request each; further ones are asked in"
-        " turn, one a second. Agents take 200 connections from a client unless"
-        " `http_max_conns_per_client` says otherwise.",
-    ] = 150
+        " turn, ten a second. Agents take 200 connections from one address unless"
+        " `http_max_conns_per_client` says otherwise, and a proxy that is upgraded needs twice as"
+        " many for a moment.",
+    ] = 80
 
     def checked(self, given: Given, directory: FilePath, report: Report) -> Self:
         """See `RegistryOptions`."""

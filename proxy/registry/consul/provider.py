@@ -23,6 +23,8 @@ from functools import partial
 from typing import ClassVar, Final, Protocol
 from zlib import crc32
 
+import structlog
+
 from proxy.membership import Departure, Instance
 from proxy.registry.base import Refused, RegistryError
 from proxy.registry.consul import answers
@@ -30,9 +32,11 @@ from proxy.registry.consul.agent import Agent, Listed
 from proxy.registry.consul.options import Options
 from proxy.registry.followed import Followed, Resync, Timing, first_to_end
 from proxy.registry.records import read
-from proxy.registry.rest import Secret
+from proxy.registry.rest import Secret, was_refused, was_reset
 from proxy.registry.roster import Entry, Roster
 from proxy.waiting import together
+
+log = structlog.get_logger()
 
 TIMING: Final = Timing(hold=75.0)
 """After a loss of the servers' data agents register their services again, once a minute."""
@@ -49,8 +53,14 @@ GAP_LIMIT: Final = 1.0
 one service keeps a twentieth of a CPU busy at most. A list of a thousand instances has 640 KB, and
 the next one has all that changed meanwhile."""
 
-IN_TURN: Final = 1.0
-"""Seconds between two requests for services that have no request held for them."""
+IN_TURN: Final = 0.1
+"""Seconds between two requests for services that have no request held for them: ten a second are
+little to an agent, and a hundred of such services are ten seconds behind."""
+
+FEWEST: Final = 16
+"""Streams that are kept, however often the agent hangs up."""
+STEADY: Final = 600.0
+"""Seconds that a session must have lasted for all streams to be tried again after it."""
 
 _REPLACED: Final = frozenset({"store_went_back", "cluster_changed", "reconcile"})
 """Reasons which say that this is not the catalogue that we knew, so what it lacks is retained."""
@@ -89,6 +99,9 @@ class ConsulProvider(Followed[Agent]):
             clock=clock,
         )
         self._options = options
+        self._streams = options.streams
+        self._crowded = False
+        """The agent hung up, and was not gone since: it may have no room for so many."""
         self._names: frozenset[str] = frozenset()
         self._renamed = asyncio.Event()
         """Set when `_names` may be other ones."""
@@ -116,10 +129,30 @@ class ConsulProvider(Followed[Agent]):
     # ---------------------------------------------------------------------- one session
 
     async def _session(self, agent: Agent) -> None:
-        """Ends only by an exception."""
+        """Ends only by an exception. An agent takes so many connections from one address, and hangs
+        up on further ones without a word."""
+        begun = self._clock()
+        try:
+            await self._list_and_follow(agent)
+        except RegistryError as error:
+            self._crowded = was_reset(error) or (self._crowded and not was_refused(error))
+            if self._clock() - begun > STEADY:
+                self._streams = self._options.streams
+            raise
+
+    async def _list_and_follow(self, agent: Agent) -> None:
         reason = self._list_for
         replaced = reason in _REPLACED
         servers = answers.servers((await agent.health(answers.SERVERS)).body)
+        if self._crowded and self._streams > FEWEST:
+            self._streams = max(FEWEST, self._streams // 2)
+            log.warning(
+                "registry_streams_reduced",
+                endpoint=agent.url,
+                streams=self._streams,
+                because="the agent hangs up; http_max_conns_per_client says how many it takes",
+            )
+        self._crowded = False
         if replaced:
             self._index = 0
             self._indexes.clear()
@@ -168,7 +201,7 @@ class ConsulProvider(Followed[Agent]):
         try:
             while True:
                 self._renamed.clear()
-                wanted = sorted(self._names)[: self._options.streams]
+                wanted = sorted(self._names)[: self._streams]
                 for service in streams.keys() - {"", *wanted}:
                     streams.pop(service).cancel()
                 for service in wanted:
@@ -215,7 +248,7 @@ class ConsulProvider(Followed[Agent]):
     async def _turns(self, agent: Agent) -> None:
         """Ask for the services that have no request held, one after the other."""
         while True:
-            for service in sorted(self._names)[self._options.streams :]:
+            for service in sorted(self._names)[self._streams :]:
                 await self._take(agent, service, await agent.health(service))
                 await asyncio.sleep(IN_TURN)
             await asyncio.sleep(IN_TURN)

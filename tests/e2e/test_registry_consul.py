@@ -110,6 +110,23 @@ async def test_a_status_other_than_200_is_an_outage_that_names_it(status: int) -
             assert seen.ids() == {"a"}
 
 
+async def test_rights_to_one_service_that_are_lost_take_nothing() -> None:
+    """Nobody is woken when rights change, so the first to see it is the full comparison."""
+    async with ScriptedConsul() as server:
+        await server.put(SERVICE, entry(SERVICE, "a"))
+        options = Options(endpoints=(server.url,))
+        timing = msgspec.structs.replace(TIMING, reconcile=0.5, hold=0.1)
+        async with Watched(ConsulProvider(options, timing=timing)) as seen:
+            await seen.has("a")
+            server.lies = {f"/v1/health/service/{SERVICE}": b"[]"}
+            assert "may not see them any more" in await seen.loses_it()
+            await eventually(lambda: server.asked.count("/v1/health/service/consul?stale=") > 5)
+            assert seen.ids() == {"a"}
+            assert seen.status.resyncs == {}
+            server.lies = {}
+            await seen.connects()
+
+
 async def test_an_answer_that_says_what_it_hides_takes_nothing() -> None:
     """Although the index is another one, and so something has changed."""
     async with ScriptedConsul() as server:

@@ -57,6 +57,10 @@ IN_TURN: Final = 0.1
 """Seconds between two requests for services that have no request held for them: ten a second are
 little to an agent, and a hundred of such services are ten seconds behind."""
 
+MAX_NODES: Final = 20_000
+"""Names of nodes that are remembered, for questions about departures of the last minutes, and not
+those of weeks of autoscaling."""
+
 FEWEST: Final = 16
 """Streams that are kept, however often the agent hangs up."""
 STEADY: Final = 600.0
@@ -259,7 +263,8 @@ class ConsulProvider(Followed[Agent]):
         """Take over a list of a service, unless a newer one was taken meanwhile."""
         self._heard()
         entries = await self._entries(service, listed)
-        await self._believe(agent, service, listed, entries.keys())
+        if listed.index >= self._indexes.get(service, 0):
+            await self._believe(agent, service, listed, entries.keys())
         if listed.index < self._indexes.get(service, 0):
             return
         self._indexes[service] = listed.index
@@ -277,7 +282,9 @@ class ConsulProvider(Followed[Agent]):
                 continue
             key = f"{service}/{id_}".encode()
             lease = crc32(one.node.node.encode()) + 1
-            self._nodes[lease] = one.node.node  # ≤ nodes of the datacenter
+            if len(self._nodes) >= MAX_NODES:
+                self._nodes.clear()
+            self._nodes[lease] = one.node.node  # ≤ MAX_NODES
             entries[key] = self._roster.entry(key, answers.record(one, self._options), 0, lease)
             if number % SLICE == 0:
                 await asyncio.sleep(0)
@@ -330,6 +337,8 @@ class ConsulProvider(Followed[Agent]):
 
     async def _compare(self, agent: Agent) -> set[tuple[bytes, bytes | None]]:
         found = await self._read_all(agent, _names(await agent.catalogue()))
+        for service, (listed, entries) in found.items():
+            await self._believe(agent, service, listed, entries.keys())
         known = self._roster.entries
         held = {key: entry for _, one in found.values() for key, entry in one.items()}
         return {

@@ -81,7 +81,6 @@ async def test_bound_registrations_outlive_an_outage_and_go_with_their_owners(
         await registry.start()
         await here.renew()
         await seen.connects()
-        assert seen.ids() == {*ALL, "x", "y"}
         renewing = asyncio.create_task(_renew(here, registry.ttl / 3))
         try:
             await seen.has(*ALL, "x")

@@ -220,7 +220,11 @@ class Exchange(Attempts):
         upstream = self.upstream
         assert upstream is not None
         offered = self.upgrade
-        if offered is None or not accepts_offer(offered, response.fields.upgrade):
+        if (
+            offered is None
+            or not accepts_offer(offered, response.fields.upgrade)
+            or not self.client.may_switch(response)
+        ):
             upstream.abort()
             self.on_upstream_failed(upstream, BAD_ANSWER, "a 101 that nobody asked for")
             return

@@ -119,7 +119,7 @@ class StreamEvents(Waiter):
 class ClientStream(Timed):
     """The client's side of one request at a time."""
 
-    __slots__ = ("counts", "edge", "facts", "full", "ids", "trailers")
+    __slots__ = ("counts", "edge", "facts", "full", "ids", "key_line", "trailers")
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,6 +132,8 @@ class ClientStream(Timed):
         """Demands on requests before they are routed."""
         self.full = False
         """The client does not read as fast as we write."""
+        self.key_line = b""  # ≤ 256 B
+        """Field line that an upgrade to WebSocket has in HTTP/1, and this client cannot say."""
         self.trailers = b""  # ≤ 32 KiB
         """Trailer fields of the request's body, as field lines, once it is here whole."""
 
@@ -193,6 +195,10 @@ class ClientStream(Timed):
     def be_patient(self, limit: float) -> None:
         """The body may pause for `limit` seconds, 0 = for ever; where the stream has no other
         limit, which those of HTTP/1 have."""
+
+    def may_switch(self, response: ResponseHead) -> bool:
+        """Whether a 101 answers what `key_line` asks."""
+        return True
 
     def switch(self, response: ResponseHead, id_line: bytes) -> asyncio.Transport:
         """Say with a 101 that the connection is a tunnel from here on; its transport."""

@@ -28,6 +28,8 @@ PARTS = [
     *(head(stream, GRPC, ("te", "trailers"), method="POST", end=False) for stream in (1, 3, 9)),
     *(data(stream, size * b"x", end) for stream in (1, 3, 5) for size in (0, 1, 9000)
       for end in (False, True)),
+    *(head(stream, method="CONNECT", protocol=protocol, end=False)
+      for stream in (1, 3) for protocol in ("echo", "websocket")),
     *(reset(stream) for stream in (1, 3, 5)),
     *(window(stream, 1 << 20) for stream in (0, 1, 3)),
     *(frame(4, 0, 0, b"\0\4" + number(size)) for size in (0, 1, 1 << 20)),
@@ -37,6 +39,7 @@ ANSWERS = [
     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\ngrpc-status: 0\r\n\r\n",
     b"HTTP/1.1 200 OK\r\ngrpc-status: 14\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 101 \r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nhello",
     *PHRASES[20:],
 ]
 

@@ -41,9 +41,11 @@ def head(
     path: str = "/x",
     end: bool = True,
     scheme: str = "http",
+    protocol: str = "",
 ) -> bytes:
     """HEADERS of a request, without the table."""
     pairs = [(":method", method), (":scheme", scheme), (":path", path), (":authority", "h")]
+    pairs += [(":protocol", protocol)] if protocol else []
     block = Encoder().encode([(n, v, True) for n, v in (*pairs, *fields, ID)], huffman=False)
     return frame(HEADERS, END_HEADERS | (END_STREAM if end else 0), stream, block)
 

@@ -124,6 +124,25 @@ def _windows(bench: Bench) -> Iterator[None]:
         client.reset()
 
 
+@drill("tunnels over HTTP/2")
+def _tunnels(bench: Bench) -> Iterator[None]:
+    client = _client(bench)
+    for stream in STREAMS:
+        client.send(head(stream, method="CONNECT", protocol="echo", end=False))
+        instance = bench.connected()
+        instance.take()
+        instance.send(b"HTTP/1.1 101 \r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+        instance.stall()
+        instance.send(100_000 * b"y")
+    yield
+    client.transport.feed(b"".join(data(stream, b"x") for stream in STREAMS) * 20)
+    client.transport.feed(b"".join(data(stream, 16_000 * b"x") for stream in STREAMS))
+    bench.wire.settle()
+    yield
+    client.reset()
+    yield
+
+
 @drill("reads of the smallest frames")
 def _frames(bench: Bench) -> Iterator[None]:
     for small in (frame(6, 0, 0, bytes(8)), frame(0, 0, 1), frame(8, 0, 1, b"\0\0\0\1"), frame(4)):

@@ -149,9 +149,7 @@ def _of_frames(case: FrameCase) -> SessionCase:
 
 
 def _of_heads(case: HeadCase) -> SessionCase:
-    status = 0 if case.extended_connect else case.becomes
-    if not isinstance(status, int):
-        status = 405  # CONNECT.
+    status = case.becomes if isinstance(case.becomes, int) else 405  # CONNECT.
     if status == 0:
         return SessionCase(case.name, case.clause, head_of(case), PROTOCOL)
     left = -1 if case.end else 0  # The rest of the body may stay away.
@@ -168,7 +166,8 @@ CONVERSATIONS = (
     *(
         _of_heads(one)
         for one in REQUEST_CASES
-        if isinstance(one.becomes, int) or one.extended_connect or one.becomes[0] == b"CONNECT"
+        if (isinstance(one.becomes, int) or one.becomes[0] == b"CONNECT")
+        and one.name != "extended CONNECT that was not offered"  # It is, here.
     ),
 )
 """And all that a session must refuse besides, whatever finds it out: a reader of frames, or of

@@ -81,7 +81,7 @@ class UpstreamConnection(KeptConnection):
         self._interims = 0
         extra = b""
         if events.upgrade is not None or events.prefix is not None:
-            extra = extra_lines(events.upgrade, events.prefix)
+            extra = extra_lines(events.upgrade, events.prefix) + events.client.key_line
         head = request_head(
             request, events.target, events.set_host, events.id_line, extra, events.client.facts
         )

@@ -167,7 +167,7 @@ class ServerStream(ClientStream):
         starts = not self._started
         self._started = True
         self._whole = done
-        self._set_clock()
+        self.set_clock()
         try:
             if pieces or done:
                 self._owed += sum(map(len, pieces))
@@ -200,7 +200,7 @@ class ServerStream(ClientStream):
         """See `ClientStream`."""
         if not self._whole:
             self._held = True
-            self._set_clock()
+            self.set_clock()
 
     def release_body(self) -> None:
         """See `ClientStream`."""
@@ -209,17 +209,17 @@ class ServerStream(ClientStream):
             if self._pieces or self.ended:
                 self._session.pass_on_soon(self)
             self._return_window()
-            self._set_clock()
+            self.set_clock()
 
     def expect_body(self) -> None:
         """See `ClientStream`."""
         self._invited = True
-        self._set_clock()
+        self.set_clock()
 
     def be_patient(self, limit: float) -> None:
         """See `ClientStream`."""
         self._patience = limit
-        self._set_clock()
+        self.set_clock()
 
     @property
     def owes_body(self) -> bool:
@@ -293,7 +293,7 @@ class ServerStream(ClientStream):
         self._session.pump(self.out)
         if self.out.content.size > FULL:
             self.full = True
-        self._set_clock()
+        self.set_clock()
 
     def on_written(self) -> None:
         """Content that waited is written, or a part of it."""
@@ -305,7 +305,7 @@ class ServerStream(ClientStream):
                     exchange.on_client_drained()
                 except Exception as error:
                     exchange.fail_inside(error)
-        self._set_clock()
+        self.set_clock()
         if self.out.said_end and self.exchange is None:
             self._session.close_stream(self)
 
@@ -318,7 +318,7 @@ class ServerStream(ClientStream):
             if self.out.said_end:
                 self._session.close_stream(self)
             else:
-                self._set_clock()
+                self.set_clock()
 
     # -- the end
 
@@ -338,7 +338,7 @@ class ServerStream(ClientStream):
             except Exception as error:
                 exchange.fail_inside(error)
 
-    def _set_clock(self) -> None:
+    def set_clock(self) -> None:
         """The client's turn, to send or to read; or nobody waits for it."""
         if self.exchange is not None and self.owes_body:
             limit = self._patience

@@ -10,6 +10,7 @@ from proxy.engine.grpc import is_grpc, trailers_only
 from proxy.engine.http2.answers import AnsweringSession
 from proxy.engine.http2.connection import Phase
 from proxy.engine.http2.server_stream import ServerStream
+from proxy.engine.http2.tunnel_stream import TunnelStream
 from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.own_answers import problem
 from proxy.engine.services import Services
@@ -55,7 +56,7 @@ class ClientSession(AnsweringSession):
     ) -> None:
         super().__init__(services, listener, announced)
         limits = listener.limits
-        self._heads = RequestReader(listener.ids, limits.head, limits.fields)
+        self._heads = RequestReader(listener.ids, limits.head, limits.fields, True)
         self._named = listener.ids.beside(frozenset())
         """Names that are no trailer's."""
         self._soon = False
@@ -74,6 +75,7 @@ class ClientSession(AnsweringSession):
             [
                 (settings.MAX_CONCURRENT_STREAMS, limits.streams),
                 (settings.MAX_HEADER_LIST_SIZE, limits.head),
+                (settings.ENABLE_CONNECT_PROTOCOL, 1),
             ]
         )
         return ours + frames.window_update(0, self._received.enlarge(_WINDOW))
@@ -133,7 +135,10 @@ class ClientSession(AnsweringSession):
             self._end_without_answer(id, REFUSED_STREAM)
             self.limits.lose_stream(self.services.now())
             return
-        stream = ServerStream(self, id, self._peer.window, end)
+        if request is not None and request.fields.upgrade is not None:
+            stream: ServerStream = TunnelStream(self, id, self._peer.window, end, request)
+        else:
+            stream = ServerStream(self, id, self._peer.window, end)
         self._streams[id] = stream
         if len(self._streams) == 1 and self.phase is Phase.OPEN:
             self._wait(0)
@@ -144,7 +149,7 @@ class ClientSession(AnsweringSession):
         if _ODD.search(request.target) is not None:
             self.spend(_LOOK)
         exchange = self.services.new_call(self.services, stream, request)
-        if not end:
+        if not end and request.fields.upgrade is None:
             stream.expect(exchange)
             self._read[id] = stream
             return

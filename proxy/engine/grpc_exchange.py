@@ -106,8 +106,8 @@ class GrpcExchange(Exchange):
         upstream.begin(self, policies.grpc_settings, pieces, self.body_done, trailers, now)
         if not self.body_done:
             self._set_clock(upstream)
-        if not policies.retry_calls or (body is not None and body.too_large):
-            self._keep_no_body()
+        if body is not None and body.too_large:
+            self._keep_no_body()  # Else it is there for an instance that has begun nothing of it.
 
     def _send_once(self, node: Node) -> None:
         """See `Attempts`."""
@@ -159,6 +159,7 @@ class GrpcExchange(Exchange):
             ):
                 return
             self._note(trailers)
+        self.replayable = False  # Whatever `retry.methods` says of a POST.
         head = None if self.web is None else self.web.answer(response)
         self.translates = head is not None
         if head is not None:

@@ -78,9 +78,6 @@ class ConnectionLimits:
         """The peer has opened a stream."""
         self._earn()
 
-    def begin_turn(self) -> None:
-        """Another turn of the loop, of which nothing is counted here."""
-
     def end_stream(self) -> None:
         """A stream has ended with a whole answer of ours."""
         self._resets.earn(1)

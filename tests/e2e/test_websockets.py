@@ -297,6 +297,18 @@ async def test_a_client_on_node(site: Site, library: str) -> None:
     assert (4001, "goodbye") in closes
 
 
+async def test_a_client_on_node_has_one_over_http2(site: Site) -> None:
+    base = f"http://127.0.0.1:{site.proxy.port}"
+    said = await output(need("node"), str(NODE / "h2_websocket.mjs"), base, "/ws/echo")
+    assert json.loads(said) == {
+        "announced": True,
+        "status": 200,
+        "frames": [[0x81, "hello"], [0x88, "\x03\xe8"]],
+        "code": 0,
+    }
+    assert await site.last_close() == (1000, "")
+
+
 async def test_a_server_on_node(site: Site, tmp_path: Path) -> None:
     start = await with_ws()
     port = site.proxy.config["services"]["node"]["instances"][0]["port"]

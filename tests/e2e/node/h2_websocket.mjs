@@ -10,7 +10,7 @@ client.on("remoteSettings", (settings) => {
   heard.announced = settings.enableConnectProtocol;
   const stream = client.request({
     ":method": "CONNECT", ":protocol": "websocket", ":path": process.argv[3],
-    "sec-websocket-version": "13", "sec-websocket-protocol": "chat",
+    "sec-websocket-version": "13", "sec-websocket-protocol": "superchat",
   });
   stream.on("response", (head) => {
     heard.status = head[":status"];

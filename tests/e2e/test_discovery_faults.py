@@ -307,7 +307,14 @@ async def cluster(directory: Path, figures: Figures) -> None:
     """Three members, all known to the proxy; the one that it watches is killed."""
     async with EtcdCluster() as members, EtcdClient(members.urls[0]) as first:
         async with site(directory, figures, first, *members.urls) as at:
-            watched = members.at((await at.proxy.registry())["endpoint"])
+            async with asyncio.timeout(30):
+                while True:
+                    # None while the proxy moves from one to another, as on a busy machine it may.
+                    endpoint = (await at.proxy.registry())["endpoint"]
+                    if endpoint is not None:
+                        break
+                    await asyncio.sleep(0.05)
+            watched = members.at(endpoint)
             other = members.others(watched)[0]
             async with EtcdClient(other.url) as client:
                 await watched.kill()

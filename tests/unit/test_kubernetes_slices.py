@@ -13,6 +13,7 @@ from proxy.registry.base import RegistryError
 from proxy.registry.kubernetes.options import Options
 from proxy.registry.kubernetes.slices import Frame, Meta, Page, Slice, decode, records, version
 from proxy.registry.records import Unreadable, read
+from proxy.settings.registry import RegistryTls
 from tests.support.scripted_kubernetes import endpoint, slice_of
 
 OPTIONS = Options(endpoints=("https://a",))
@@ -114,3 +115,17 @@ def test_answers_that_are_none_are_refused(body: bytes) -> None:
         decode(body, Page)
     with pytest.raises(RegistryError, match="not an answer of Kubernetes"):
         decode(body, Frame)
+
+
+def test_a_proxy_in_a_cluster_uses_what_pods_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "6443")
+    options = Options().in_place()
+    assert options.addresses == ("https://[fd00::1]:6443",)
+    assert options.token_file is not None
+    assert options.token_file.endswith("/serviceaccount/token")
+    assert options.tls is not None
+    assert str(options.tls.ca).endswith("/serviceaccount/ca.crt")
+    own = Options(token="mine", tls=RegistryTls(ca="own.pem")).in_place()
+    assert (own.token_file, own.tls) == (None, RegistryTls(ca="own.pem"))
+    assert OPTIONS.in_place() is OPTIONS

@@ -214,13 +214,15 @@ class Watched:
 
 
 class DrilledEtcd(Drilled):
-    """A real etcd."""
+    """A real etcd; its lies are told by somebody else on its port."""
 
     type = "etcd"
+    lies = ("garbage", "cut", "huge")
     ttl = 2.0
 
     def __init__(self) -> None:
         self.server = EtcdServer()
+        self._liar: asyncio.Server | None = None
 
     def options(self) -> RegistryOptions:
         options: RegistryOptions = registry_options(self.type)(endpoints=(self.server.url,))
@@ -256,6 +258,27 @@ class DrilledEtcd(Drilled):
             record = json.dumps({"address": address, "port": port})
             await client.put(f"/services/{SERVICE}/{id_}", record, lease)
         return EtcdOwner(self.server.url, lease)
+
+    async def lie(self, kind: str) -> None:
+        if self._liar is not None:
+            self._liar.close()
+            await self._liar.wait_closed()
+            self._liar = None
+            await self.start()
+            return
+        size, body = {
+            "garbage": (28, b"<html>502 Bad gateway</html>"),
+            "cut": (100, b'{"header": {"cluster_id": "7"'),
+            "huge": (2**24, b" " * 2**24),
+        }[kind]
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + body)
+            writer.close()
+
+        await self.kill()
+        self._liar = await asyncio.start_server(answer, "127.0.0.1", self.server.client_port)
 
 
 class EtcdOwner:

@@ -65,7 +65,6 @@ async def test_a_restart_with_the_data_changes_nothing(registry: Drilled) -> Non
         assert [one for one in seen.pool if one in before] == list(before)
 
 
-@pytest.mark.drill
 @those(lambda kind: kind.ttl)
 async def test_bound_registrations_outlive_an_outage_and_go_with_their_owners(
     registry: Drilled,
@@ -92,7 +91,6 @@ async def test_bound_registrations_outlive_an_outage_and_go_with_their_owners(
         assert all({*ALL, "x"} <= ids for ids in seen.since(0))
 
 
-@pytest.mark.drill
 @those(lambda kind: kind.ttl)
 async def test_a_mass_expiry_is_not_believed_while_the_instances_answer(registry: Drilled) -> None:
     """But of those that do not answer, and a deletion on purpose is."""

@@ -214,9 +214,11 @@ def test_a_block_of_references_to_a_large_field_takes_no_memory() -> None:
     reader = decoder(max_size=4096)
     reader.decode(b"\x40\x01a" + encode(b"", b"v" * 3000)[2:])
     block = b"\xbe" * 30_000
-    tracemalloc.start()
-    with pytest.raises(BlockError):
-        reader.decode(block)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 16 * 1024
+    peaks = []
+    for _ in range(5):  # Of which one at least has the process for itself: xdist has a thread here.
+        tracemalloc.start()
+        with pytest.raises(BlockError):
+            reader.decode(block)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert min(peaks) < 16 * 1024

@@ -51,6 +51,8 @@ class Owner(Protocol):
 class Drilled(ABC):
     """Owns one registry, real or scripted. All instances are of `SERVICE`."""
 
+    server: Any
+    """The one that is harmed; its own end throws the data away."""
     type: ClassVar[str]
     asked: ClassVar[bool] = False
     """Whether the registry is asked for everything, and so can only lack somebody."""
@@ -143,6 +145,7 @@ class Drilled(ABC):
     async def __aexit__(self, *exc: object) -> None:
         self.resume()
         await self.kill()
+        await self.server.__aexit__()
 
 
 def id_of(instance: Instance) -> str:

@@ -24,6 +24,8 @@ import socket
 import sys
 import time
 
+from msgspec.structs import replace
+
 from proxy.channel import Channel, receive_sockets
 from proxy.messages import (
     Accept,
@@ -37,6 +39,7 @@ from proxy.messages import (
     Drain,
     Hello,
     NodeStats,
+    PoolChange,
     Pools,
     PoolSnapshot,
     ServiceStats,
@@ -53,6 +56,7 @@ class ScriptedWorker:
         self.descriptors = descriptors
         self.sockets: dict[int, socket.socket] = {}
         self.pools: dict[str, list[str]] = {}
+        self.snapshots: dict[str, PoolSnapshot] = {}
         self.messages: list[str] = []
         self.served = 0
         self.accepting = False
@@ -94,13 +98,10 @@ class ScriptedWorker:
             case AcmeChallenges(number):
                 self.channel.send(AcmeApplied(number))
             case Pools(seq, snapshots, changes, removed, complete):
+                snapshots = (*snapshots, *map(self.changed, changes))
                 for snapshot in snapshots:
+                    self.snapshots[snapshot.service] = snapshot
                     self.pools[snapshot.service] = [node.key for node in snapshot.nodes]
-                for change in changes:
-                    known = self.pools[change.service]
-                    kept = [key for key in known if key not in change.gone]
-                    new = [node.key for node in change.nodes if node.key not in known]
-                    self.pools[change.service] = kept + new
                 for service in removed:
                     self.pools.pop(service, None)
                 self.channel.send(Applied(seq))
@@ -114,6 +115,12 @@ class ScriptedWorker:
                 self.report(number)
             case Drain() if self.script != "deaf":
                 self.done.set()
+
+    def changed(self, change: PoolChange) -> PoolSnapshot:
+        known = self.snapshots[change.service]
+        nodes = {node.key: node for node in known.nodes if node.key not in change.gone}
+        nodes |= {node.key: node for node in change.nodes}
+        return replace(known, generation=change.generation, nodes=tuple(nodes.values()))
 
     def suspect(self, snapshots: tuple[PoolSnapshot, ...]) -> None:
         # One clock for all processes of a machine.

@@ -24,11 +24,12 @@ from tests.e2e.running import RunningProxy
 from tests.e2e.scripted_dns import AAAA, REFUSED, SERVFAIL, ScriptedDns, silent_socket
 from tests.support.processes import eventually
 
+pytestmark = pytest.mark.drill
+
 RESOLV_CONF = """
 import asyncio, pathlib, subprocess
 from proxy.names.cares import CaresResolver
 
-pytestmark = pytest.mark.drill
 conf = pathlib.Path("{conf}")
 subprocess.check_call(["mount", "--bind", str(conf), "/etc/resolv.conf"])
 

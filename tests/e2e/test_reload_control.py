@@ -115,7 +115,7 @@ async def test_another_registry_takes_over_under_load_and_what_is_known_stays(
                 drained = await ask(proxy.admin_port, "POST", f"{member}/drain", host="localhost")
                 assert drained.status == 200
                 said = await takes(proxy, registry(other.url))
-                assert f"registry.options.endpoints: [{etcd.url}] → [{other.url}]" in said
+                assert f"registry.endpoints: [{etcd.url}] → [{other.url}]" in said
                 await load.shows("new", more_than=20, within=20)
                 since = load.answers["both"]
                 await load.shows("both", more_than=since + 20, within=20)

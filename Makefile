@@ -24,8 +24,8 @@ drills: $(VENV)/.dev
 
 # The part of the suite without processes or a registry: seconds, for the inner loop.
 quick: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not drill" \
-		tests/arch tests/unit tests/contract tests/property tests/wire
+	FAIRLEAD_HYPOTHESIS=glance $(BIN)/python -m pytest --numprocesses auto --dist worksteal \
+		-m "not drill" tests/arch tests/unit tests/contract tests/property tests/wire
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

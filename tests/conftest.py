@@ -1,6 +1,7 @@
 """What every test may rely on: how thorough hypothesis is.
 
-The quick profile keeps the inner loop in seconds. `FAIRLEAD_HYPOTHESIS=deep` is for the night.
+`make quick` takes a glance at each law, the suite looks; `FAIRLEAD_HYPOTHESIS=deep` is for the
+night.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ settings.register_profile(
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
+settings.register_profile("glance", settings.get_profile("quick"), max_examples=10)
 settings.register_profile(
     "deep",
     max_examples=3000,

@@ -123,11 +123,11 @@ class Link:
         task, self._reader = self._reader, None
         writer, self._writer = self._writer, None
         self.accepted = self.accepted._replace(timeout=0)
+        if writer is not None:
+            writer.transport.abort()  # First: whoever waits below may be cancelled.
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        if writer is not None:
-            writer.transport.abort()
 
     async def close_session(self) -> None:
         """End the session, and with it all its nodes."""

@@ -221,6 +221,7 @@ class LeaseProvider(ManualProvider):
         return None if self.speechless else departure.lease not in self.living
 
 
+@pytest.mark.drill
 class TestMassLoss:
     settings = MassLossSettings(share=0.5, window=30.0, hold=600.0)
     both = (instance("a", port=1), instance("b", port=2))

@@ -104,6 +104,7 @@ async def stage(tmp_path: Path) -> Stage:
     return stage
 
 
+@pytest.mark.drill
 async def test_a_certificate_is_renewed_when_a_third_of_its_life_is_left(stage: Stage) -> None:
     assert await stage.run(59 * DAY) == [0.0]
     first = stage.file().read_bytes()
@@ -117,6 +118,7 @@ async def test_a_certificate_is_renewed_when_a_third_of_its_life_is_left(stage: 
     ]
 
 
+@pytest.mark.drill
 async def test_a_restart_finds_what_was_obtained(stage: Stage, tmp_path: Path) -> None:
     await stage.run(DAY)
     key = (stage.settings.place / "account.key").read_bytes()

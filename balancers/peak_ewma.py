@@ -53,7 +53,7 @@ class PeakEwma(PowerOfTwoChoices):
         self._averages[node.key] = seconds, now
 
     def _average(self, key: str) -> float:
-        """As far as it is not forgotten."""
+        """Seconds to the beginning of an answer, less what is forgotten by now."""
         seconds, told = self._averages.get(key, (0.0, 0.0))
         return seconds * exp((told - self._now) / self._decay)
 

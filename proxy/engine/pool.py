@@ -103,7 +103,7 @@ class Pool:
         self._choosable = 0
         """Nodes that the balancer chooses among."""
         self._any_will_do = False
-        """As far as is known no node can be connected to, so that all are chosen among."""
+        """Whether no node can be connected to, as far as is known, so that all are chosen among."""
         self.nodes: dict[str, Node] = {}  # ≤ 1 KiB + 400 B per instance
         self._departed: dict[str, Node] = {}  # ≤ 1 KiB + 400 B per request
         self.left_slots: list[int] = []  # ≤ 1 KiB + 64 B per instance

@@ -73,7 +73,7 @@ class ReceiveWindow:
 
 
 def add_piece(pieces: list[bytes] | deque[bytes], piece: bytes) -> None:
-    """One more behind the others; a small one becomes a part of the last, if that is small, too."""
+    """Append a piece; a small one becomes a part of the last one, if that is small, too."""
     if pieces and len(pieces[-1]) + len(piece) <= _SMALL:
         pieces[-1] += piece
     else:

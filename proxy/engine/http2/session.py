@@ -35,10 +35,10 @@ _BEGIN: Final = 7
 """Cost of a request besides its frame, in frames of which a turn of the loop reads 256: so 32
 requests are begun in one, of those that cost the least. A read has room for thousands."""
 _LOOK: Final = 40
-"""The same of a path that may be read in several ways."""
+"""Cost of a path that may be read in several ways, in the same frames."""
 _ODD: Final = re.compile(rb"[%;]|//|/\.")
 _END: Final = 5
-"""The same of one that is cancelled."""
+"""Cost of a request that is cancelled, in the same frames."""
 _PASSED: Final = 64
 """Requests that get more of their bodies in one turn."""
 

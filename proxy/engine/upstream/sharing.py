@@ -91,7 +91,7 @@ class NodeLine:
         """Settings of the service as they were when the connection was begun that is being made."""
 
     def join(self, settings: ServiceSettings, waiter: Dialler, limit: float) -> None:
-        """One more waits, for `limit` seconds at most."""
+        """Let an attempt wait for a connection, for `limit` seconds at most."""
         until = self._deadlines.now() + limit
         self._waiting.append(_Waiting(settings, waiter, until))
         if until < self._alarm.deadline:

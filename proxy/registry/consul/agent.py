@@ -1,4 +1,4 @@
-"""One agent of Consul over its HTTP API: the catalogue, and the instances of one service."""
+"""Consul's HTTP API at one agent: the catalogue, and the instances of a service."""
 
 from __future__ import annotations
 

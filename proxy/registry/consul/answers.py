@@ -68,7 +68,7 @@ class Check(msgspec.Struct, frozen=True, rename="pascal"):
 
 
 class Registered(msgspec.Struct, frozen=True, rename="pascal"):
-    """One instance, as `/v1/health/service/…` has it."""
+    """Instance of a service, as `/v1/health/service/…` has it."""
 
     node: Node
     service: Service

@@ -41,7 +41,7 @@ bench: $(VENV)/.dev
 # The data plane as extension modules, in a directory of its own. Needs a C compiler and Python.h.
 COMPILED := build/compiled
 compiled: $(COMPILED)/.stamp
-$(COMPILED)/.stamp: $(shell find proxy balancers -name '*.py') setup.py $(VENV)/.dev
+$(COMPILED)/.stamp: $(shell find proxy balancers -name '*.py' -o -name '*.c') setup.py $(VENV)/.dev
 	rm -rf $(COMPILED)
 	FAIRLEAD_COMPILED=1 $(BIN)/python setup.py --quiet build --build-lib $(COMPILED)
 	@touch $@
@@ -86,10 +86,10 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The stamps make a second call start at once; a changed dependency list installs again.
-$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.run: pyproject.toml constraints.txt setup.py proxy/http/_scanner.c | $(BIN)/python
 	$(PIP) --editable '.[demo]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.dev: pyproject.toml constraints.txt setup.py proxy/http/_scanner.c | $(BIN)/python
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.run

@@ -1,9 +1,9 @@
 """Builds the data plane as extension modules when asked to: `FAIRLEAD_COMPILED=1 pip wheel .`.
 
-Without that variable this file adds nothing to `pyproject.toml`, and the wheel is pure Python. With
-it, mypyc compiles the modules below from the same sources. Everything else stays as it is: what
-is not on the path of each request gains nothing, and balancers stay plain Python, since users
-write their own.
+Without that variable only the scanner of field blocks is native, and that not where there is no
+compiler: it has a twin in Python. With it, mypyc compiles the modules below from the same sources.
+Everything else stays as it is: what is not on the path of each request gains nothing, and balancers
+stay plain Python, since users write their own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 INTERPRETED = {
     "proxy/engine/__main__.py": "a main module cannot be compiled",
@@ -30,8 +30,10 @@ COMPILED = sorted(
 # What the compiled modules import, so that the compiler knows its types, and the compiler.
 NEEDED = ["msgspec>=0.19", "mypy[mypyc]>=1.10", "structlog>=24.1"]
 
+SCANNER = Extension("proxy.http._scanner", ["proxy/http/_scanner.c"], optional=True)
+
 if os.environ.get("FAIRLEAD_COMPILED") != "1":
-    setup()
+    setup(ext_modules=[SCANNER])
 else:
     try:
         from mypyc.build import mypycify
@@ -40,5 +42,8 @@ else:
         setup(setup_requires=NEEDED)
     else:
         setup(
-            ext_modules=mypycify(COMPILED, opt_level="3", debug_level="0", group_name="fairlead"),
+            ext_modules=[
+                *mypycify(COMPILED, opt_level="3", debug_level="0", group_name="fairlead"),
+                SCANNER,
+            ],
         )

@@ -439,13 +439,17 @@ def count_bytecodes(function: Callable[[], object]) -> int:
 
 
 def variant() -> str:
-    """`python`, or `compiled` when modules of the data plane are extension modules."""
-    files = [
-        getattr(module, "__file__", None) or ""
+    """`compiled` when modules of the data plane are extension modules; `python` when only the
+    scanner of field blocks is one; `plain` when nothing is."""
+    native = {
+        name
         for name, module in list(sys.modules.items())
         if name.startswith(("proxy.", "balancers."))
-    ]
-    return "compiled" if any(file.endswith(".so") for file in files) else "python"
+        and (getattr(module, "__file__", None) or "").endswith(".so")
+    }
+    if native - {"proxy.http._scanner"}:
+        return "compiled"
+    return "python" if native else "plain"
 
 
 def profile(workload: Workload, requests: int) -> str:

@@ -15,7 +15,7 @@ from proxy import catalog
 from proxy.control import status
 from proxy.control.pool import Member, Pool
 from proxy.control.statistics import Totals
-from proxy.engine.http1.parser import TooManyFields, call_a_claim, parse_request
+from proxy.engine.http1.parser import call_a_claim, parse_request
 from proxy.engine.route_answers import answer_of_route
 from proxy.engine.routing import Match, RouteTable
 from proxy.engine.second_look import Asked, ServiceNames, look_again
@@ -23,6 +23,7 @@ from proxy.errors import HEAD_TOO_LARGE, NO_INSTANCE, NO_ROUTE, Fault, Refused
 from proxy.http.client_address import ClientAddresses
 from proxy.http.messages import RequestHead
 from proxy.http.properties import field, parameter, property_of, source_of
+from proxy.http.scanner import TooManyFields
 from proxy.http.target import as_it_came, resolve
 from proxy.settings.file import Settings
 from proxy.settings.listener import ListenerSettings

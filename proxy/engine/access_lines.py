@@ -41,9 +41,6 @@ _MONTHS = b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
 _SECONDS = 128
 _LARGEST = 16 * 1024
-_BLOCKS_ROOM = 2 * 1024 * 1024
-"""Bytes of field blocks that are remembered, with their texts: some five hundred, about as many as
-the parser remembers anyway."""
 _TEXTS_ROOM = 512 * 1024
 """Bytes of other texts that are remembered."""
 
@@ -117,7 +114,6 @@ class Lines(ABC):
         """`query`: targets and referers with theirs."""
         self._query = query
         self._seconds: dict[int, bytes] = {}  # ≤ _SECONDS * 256
-        self._blocks: Memo[RequestFields, bytes] = Memo(_BLOCKS_ROOM, _LARGEST)  # ≤ _BLOCKS_ROOM
 
     @abstractmethod
     def line(self, entry: Entry) -> bytes:
@@ -169,9 +165,6 @@ class JsonLines(Lines):
 
     def __init__(self, query: bool) -> None:
         super().__init__(query)
-        self._of_trusted: Memo[RequestFields, bytes] = Memo(
-            _BLOCKS_ROOM, _LARGEST
-        )  # ≤ _BLOCKS_ROOM
         self._texts: Memo[_Values, bytes] = Memo(_TEXTS_ROOM, _LARGEST)  # ≤ _TEXTS_ROOM
         self._nodes: Memo[Node, bytes] = Memo(_TEXTS_ROOM, _LARGEST)  # ≤ _TEXTS_ROOM
 
@@ -202,9 +195,12 @@ class JsonLines(Lines):
             target = json_text(self._shown(target), TARGET)
         if len(method) > METHOD:
             method = json_text(method, METHOD)
-        block = (self._of_trusted if trusted else self._blocks).young.get(fields)
-        if block is None:
-            block = self._block(fields, trusted)
+        logged = fields.logged
+        if logged is not None and logged[0] is self and logged[1] == trusted:
+            block = logged[2]
+        else:
+            block = self._new_block(fields, trusted)
+            fields.logged = self, trusted, block
         if grpc_status >= 0:
             block = b'%b,"grpc_status":%d' % (block, grpc_status)
         if first_byte >= 0 and route >= 0 and not fault:
@@ -226,12 +222,6 @@ class JsonLines(Lines):
 
     def _second(self, second: int) -> bytes:
         return b"%04d-%02d-%02dT%02d:%02d:%02d" % gmtime(second)[:6]
-
-    def _block(self, fields: RequestFields, trusted: bool) -> bytes:
-        memo = self._of_trusted if trusted else self._blocks
-        text = memo.old.get(fields) or self._new_block(fields, trusted)
-        memo.put(fields, text, fields.memory + len(text))
-        return text
 
     def _new_block(self, fields: RequestFields, trusted: bool) -> bytes:
         agent, referer = _agent_and_referer(fields)
@@ -291,7 +281,7 @@ class CommonLines(Lines):
                 method = clf_text(method, METHOD)
             asked = b"%b %b HTTP/%b" % (method, target, VERSIONS[request.minor])
             if self._combined:
-                tail = self._blocks.young.get(request.fields) or self._tail(request.fields)
+                tail = self._tail(request.fields)
         return b'%b - - [%b +0000] "%b" %d %d%b\n' % (
             entry.client.translate(None, b' "\\'),
             self._time(int(entry.began)),
@@ -307,8 +297,11 @@ class CommonLines(Lines):
         return b"%02d/%b/%04d:%02d:%02d:%02d" % when
 
     def _tail(self, fields: RequestFields) -> bytes:
-        tail = self._blocks.old.get(fields) or self._new_tail(fields)
-        self._blocks.put(fields, tail, fields.memory + len(tail))
+        logged = fields.logged
+        if logged is not None and logged[0] is self:
+            return logged[2]
+        tail = self._new_tail(fields)
+        fields.logged = self, False, tail
         return tail
 
     def _new_tail(self, fields: RequestFields) -> bytes:

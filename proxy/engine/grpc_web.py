@@ -51,7 +51,7 @@ class WebCoding:
         assert match is not None
         content_type = b"application/grpc" + match[2]
         kept = _TYPE.sub(b"", was.plain) + b"content-type: %b\r\n" % content_type
-        fields = RequestFields(kept.split(CRLF)[:-1], was.count, len(was.plain))
+        fields = RequestFields(kept, was.count, len(was.plain))
         fields.host, fields.host_name, fields.hosts = was.host, was.host_name, was.hosts
         fields.expect, fields.trailer, fields.via = was.expect, was.trailer, was.via
         fields.request_id, fields.id_name = was.request_id, was.id_name
@@ -92,7 +92,7 @@ class WebCoding:
         kind = b"-web-text" if self._text else b"-web"
         content_type = b"application/grpc%b%b" % (kind, match[1])
         kept = _TYPE.sub(b"", was.plain) + b"content-type: %b\r\n" % content_type
-        fields = ResponseFields(kept.split(CRLF)[:-1], was.count, len(was.plain))
+        fields = ResponseFields(kept, was.count, len(was.plain))
         fields.dated, fields.via, fields.usual = was.dated, was.via, False
         fields.length = 0 if was.length == 0 else None  # Of trailers alone; or there is a frame.
         return ResponseHead(response.status, response.status_line, response.minor, fields)

@@ -20,7 +20,7 @@ from proxy.errors import (
 from proxy.http.claims import add_claim, hyphened, is_claim
 from proxy.http.forwarding import passed_fields, strip_named, take_claims
 from proxy.http.memo import ENTRY, Memo
-from proxy.http.messages import Fields, RequestFields, ResponseFields
+from proxy.http.messages import CRLF, Fields, RequestFields, ResponseFields
 from proxy.http.request_id import IdField, acceptable
 
 _AUTHORITY: Final = re.compile(
@@ -131,14 +131,12 @@ _KIB: Final = 1024
 _hosts: Final[Memo[bytes, str]] = Memo(_KIB * 256, _KIB)  # ≤ _KIB * 256
 
 
-def _named_by(
-    ids: IdField, plain: list[bytes], special: list[Special]
-) -> tuple[list[bytes], list[Special]]:
+def _named_by(ids: IdField, plain: bytes, special: list[Special]) -> tuple[bytes, list[Special]]:
     """The same field lines for a listener that names requests by another field, or by none: then
     the usual one is like any other."""
     kept: list[bytes] = []
     others: list[Special] = []
-    for kind, line in [*((PLAIN, line) for line in plain), *special]:  # ≤ 256
+    for kind, line in [*((PLAIN, line) for line in plain.split(CRLF)[:-1]), *special]:  # ≤ 256
         name, _, value = line.partition(b": ")
         if kind in (PLAIN, CLAIM) and name.lower() == ids.lower:
             others.append((REQUEST_ID, value))
@@ -148,18 +146,18 @@ def _named_by(
             kept.append(b"X-Request-ID: " + line)
         else:
             others.append((kind, line))
-    return kept, others
+    return (CRLF.join(kept) + CRLF if kept else b""), others
 
 
 def request_fields(
-    plain: list[bytes], special: list[Special], size: int, ids: IdField
+    plain: bytes, special: list[Special], count: int, size: int, ids: IdField
 ) -> RequestFields:
-    """The fields of a request. `plain`: those without meaning to a proxy, as `Name: value`; `size`:
-    bytes of the block that they are from; `ids`: how requests are named where it came in. Raises
-    `Refused`."""
+    """The fields of a request. `plain`: the lines of those without meaning to a proxy, each
+    `Name: value` CR LF; `count`: lines of both kinds; `size`: bytes of the block that they are
+    from; `ids`: how requests are named where it came in. Raises `Refused`."""
     if not ids.usual:
         plain, special = _named_by(ids, plain, special)
-    fields = RequestFields(plain, len(plain) + len(special), size)
+    fields = RequestFields(plain, count, size)
     connection: bytes | None = None
     given: list[bytes] = []
     claims: list[bytes] = []
@@ -209,12 +207,12 @@ def request_fields(
 
 
 def response_fields(
-    plain: list[bytes], special: list[Special], size: int, ids: IdField
+    plain: bytes, special: list[Special], count: int, size: int, ids: IdField
 ) -> ResponseFields:
     """The same of an answer, but for `relayed`."""
     if not ids.usual:
         plain, special = _named_by(ids, plain, special)
-    fields = ResponseFields(plain, len(plain) + len(special), size)
+    fields = ResponseFields(plain, count, size)
     connection: bytes | None = None
     for kind, value in special:  # ≤ 256
         if kind == KEEP_ALIVE:

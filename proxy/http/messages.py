@@ -3,7 +3,7 @@
 A head is a start line, which differs from message to message, and a block of field lines,
 which on a busy connection is often the same to the byte as the one before. So the two are
 separate objects: the fields are frozen, hold everything that follows from the block alone, and
-may be shared by any number of messages.
+may be shared by messages of one connection.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from proxy.http.memo import ENTRY
-from proxy.http.request_id import USUAL, IdField
+from proxy.http.request_id import USUAL
 
 CRLF: Final = b"\r\n"
 VERSIONS: Final = (b"1.0", b"1.1", b"2.0")
@@ -38,15 +38,15 @@ class Fields:
     via: tuple[bytes, ...] = ()
     trailer: bytes | None = None
 
-    def __init__(self, lines: list[bytes], count: int, size: int = 0) -> None:
-        """`lines`: those of the fields that mean nothing to a proxy, as `Name: value`; `size`:
-        bytes of the block."""
-        self._lines = lines
+    def __init__(self, plain: bytes, count: int, size: int = 0) -> None:
+        """`plain`: the lines of those that mean nothing to a proxy, each `Name: value` CR LF;
+        `size`: bytes of the block."""
+        self._lines = plain
         self.memory = 4 * ENTRY + 4 * size + 96 * count
         """Bytes that the block and what was parsed of it take, rather too many than too few: the
-        block, its lines, those that are plain joined, and with what goes before and behind them;
-        and what each is an object of."""
-        self.plain = CRLF.join(lines) + CRLF if lines else b""
+        block, its lines, those that are plain, and with what goes before and behind them; and what
+        each is an object of."""
+        self.plain = plain
         """Plain lines with their ends, without those that `Connection` names."""
         # On the instance as well: every message is asked for these, and finds them sooner there.
         self.length = None
@@ -57,7 +57,8 @@ class Fields:
     @property
     def pairs(self) -> list[tuple[bytes, bytes]]:
         """(name as received, value) of the fields that mean nothing to a proxy, in order."""
-        return [(name, value) for name, _, value in (line.partition(b": ") for line in self._lines)]
+        lines = self._lines.split(CRLF)[:-1]
+        return [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
 
     def get(self, name: bytes) -> bytes | None:
         """Value of a field without meaning to a proxy, by lower-case name; several lines are
@@ -103,8 +104,9 @@ class RequestFields(Fields):
     passed = b""
     """Field lines that go on to the instance whatever the client: plain fields, framing, Via."""
     _grpc: bytes | None = None
-    elsewhere: tuple[IdField, RequestFields] | None = None
-    """The same block as it is on a listener that names requests in another way."""
+    logged: tuple[object, bool, bytes] | None = None
+    """The lines of an access log that were asked, whether about a trusted peer, and what they say
+    of the block."""
 
     @property
     def grpc(self) -> bytes:
@@ -133,8 +135,6 @@ class ResponseFields(Fields):
     """Whether no field depends on the answer or on the time, so that `relayed` will do."""
     relayed = b""
     """Rest of the head for the usual client: 1.1, kept alive, body by length."""
-    elsewhere: tuple[IdField, ResponseFields] | None = None
-    """As for requests."""
 
 
 class RequestHead:

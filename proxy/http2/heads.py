@@ -36,7 +36,7 @@ from proxy.http.fields import (
 )
 from proxy.http.forwarding import TOKEN_BYTES
 from proxy.http.memo import ENTRY, Memo
-from proxy.http.messages import RequestHead, ResponseHead
+from proxy.http.messages import CRLF, RequestHead, ResponseHead
 from proxy.http.request_id import IdField
 from proxy.http.target import LONGEST_METHOD, TARGET_BYTES, TOKEN
 from proxy.http.trailers import passed_trailer
@@ -323,7 +323,16 @@ class RequestReader(HeadReader):
             special.append((LENGTH, b"0"))
         if scheme == b"https" and not self.takes_https:
             raise Refused(MISDIRECTED, "a request for https over clear text")  # RFC 9110 §7.4
-        return RequestHead(method, target, 2, request_fields(plain, special, size, self._ids))
+        return RequestHead(
+            method,
+            target,
+            2,
+            request_fields(_lines(plain), special, len(plain) + len(special), size, self._ids),
+        )
+
+
+def _lines(plain: list[bytes]) -> bytes:
+    return CRLF.join(plain) + CRLF if plain else b""
 
 
 def _target(method: bytes, scheme: bytes, path: bytes, authority: bytes, protocol: bytes) -> bytes:
@@ -398,7 +407,7 @@ class AnswerReader(HeadReader):
                 special.append((kind, field.line))
         if not status:
             raise Malformed("an answer without status")  # §8.3.2
-        read = response_fields(plain, special, size, ids)
+        read = response_fields(_lines(plain), special, len(plain) + len(special), size, ids)
         read.usual = False  # What HTTP/1 is told is not prepared.
         return ResponseHead(int(status), _status_line(status), 1, read)
 

@@ -21,7 +21,7 @@ def test_each_place_says_beside_itself_how_much_it_may_be(place: Place) -> None:
 
 def test_containers_and_loops_are_found() -> None:
     names = {place.name for place in CONTAINERS}
-    assert {"_request_memo", "ServerConnection._buffer", "Deadlines._slots", "_pattern"} <= names
+    assert {"_status_lines", "ServerConnection._buffer", "Deadlines._slots", "_pattern"} <= names
     assert {"ReplayBuffer.pieces", "Framing._buffer", "ServiceCounters._answers"} <= names
     assert "_REQUEST_KINDS" not in names  # It is what the source says.
     modules = {place.module for place in LOOPS}

@@ -49,7 +49,7 @@ def head(
     pairs: list[tuple[bytes, bytes]] | None = None,
     **known: Any,
 ) -> RequestHead:
-    fields = RequestFields([b"%b: %b" % pair for pair in pairs or []], 0)
+    fields = RequestFields(b"".join(b"%b: %b\r\n" % pair for pair in pairs or []), 0)
     if host is not None:
         fields.host, fields.hosts = host, 1
     for name, value in known.items():

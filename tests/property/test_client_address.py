@@ -27,7 +27,7 @@ proxies = st.lists(st.sampled_from([b"10.0.0.2", b"[::ffff:10.0.0.3]:81"]), max_
 
 
 def find(addresses: ClientAddresses, name: bytes, value: bytes) -> bytes:
-    fields = RequestFields([], 0)
+    fields = RequestFields(b"", 0)
     fields.claims = {name: value}
     return addresses.find(fields, PEER)
 

@@ -16,7 +16,12 @@ from proxy.engine.http1.body import (
 )
 from proxy.engine.http1.heads import extra_lines, request_head
 from proxy.engine.http1.keepalive import KeptConnection, Upstreams, promised
-from proxy.engine.http1.parser import HEAD_END, parse_response
+from proxy.engine.http1.parser import (
+    HEAD_END,
+    LONGEST_BLOCK,
+    read_response_fields,
+    response_of,
+)
 from proxy.engine.http1.second_descriptor import second_descriptor
 from proxy.engine.node import Node
 from proxy.engine.streams import StreamEvents
@@ -29,7 +34,8 @@ from proxy.errors import (
     Fault,
     Refused,
 )
-from proxy.http.messages import ResponseHead
+from proxy.http.messages import CRLF, ResponseFields, ResponseHead
+from proxy.http.request_id import IdField
 from proxy.settings.service import ServiceSettings
 
 MAX_INTERIM: Final = 1000
@@ -40,13 +46,17 @@ an hour and a half; one that sends more has lost its way, and each is work for u
 class UpstreamConnection(KeptConnection):
     """Owns where in the answer of its instance the connection stands."""
 
-    __slots__ = ("_due", "_ended_well", "_full", "_head", "_interims", "_more", "_paused",
-                 "_pending", "_reader")  # fmt: skip
+    __slots__ = ("_block", "_due", "_ended_well", "_fields", "_full", "_head", "_ids", "_interims",
+                 "_more", "_paused", "_pending", "_reader")  # fmt: skip
 
     def __init__(self, node: Node, settings: ServiceSettings, upstreams: Upstreams) -> None:
         super().__init__(node, settings, upstreams)
         self._full = False
         """The instance does not read as fast as we write."""
+        self._block = b""  # ≤ LONGEST_BLOCK
+        """The latest field block, and what was read of it for listeners that name requests so."""
+        self._fields: ResponseFields | None = None  # ≤ LONGEST_BLOCK * 16
+        self._ids: IdField | None = None
         # for one exchange
         self._interims = 0
         """1xx so far."""
@@ -260,7 +270,11 @@ class UpstreamConnection(KeptConnection):
         head: ResponseHead | None = None
         if 4 <= end <= MAX_HEAD:
             try:
-                head = parse_response(data[:end], ids)
+                line, _, block = data[:end].partition(CRLF)
+                fields = self._fields
+                if fields is None or block != self._block or ids is not self._ids:
+                    fields = self._read_fields(block, ids)
+                head = response_of(line, fields)
             except Refused as error:
                 refusal = error
         if head is None:
@@ -283,6 +297,15 @@ class UpstreamConnection(KeptConnection):
             events.on_answer(head, [data[end:]], True, b"")
         else:
             self._begin_body(events, head, data[end:])
+
+    def _read_fields(self, block: bytes, ids: IdField) -> ResponseFields:
+        self._fields = None
+        fields = read_response_fields(block, ids)
+        if len(block) <= LONGEST_BLOCK:
+            self._block = block
+            self._fields = fields
+            self._ids = ids
+        return fields
 
     def _on_interim(self, events: StreamEvents, head: ResponseHead, rest: bytes) -> None:
         """A 1xx. What follows it has the loop's next turn: there may be thousands in one read."""

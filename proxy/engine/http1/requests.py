@@ -16,8 +16,7 @@ from proxy.engine.http1.body import BodyReader, ChunkedBody, LengthBody
 from proxy.engine.http1.parser import (
     HEAD_END,
     LONGEST_BLOCK,
-    TooManyFields,
-    is_known,
+    read_request_fields,
     request_of,
 )
 from proxy.engine.http1.server_connection import READ_AHEAD, Phase, ServerConnection
@@ -32,7 +31,9 @@ from proxy.errors import (
     TARGET_TOO_LONG,
     Refused,
 )
+from proxy.http.fields import REQUEST_KINDS
 from proxy.http.messages import CRLF, RequestFields
+from proxy.http.scanner import TooManyFields
 
 # Looked up once: a member of an enumeration is found anew each time it is named.
 _ANSWER: Final = Phase.ANSWER
@@ -42,8 +43,8 @@ _LINGER: Final = Phase.LINGER
 class RequestReader(ServerConnection):
     """Owns the request that is read or served, and how much of its body is here."""
 
-    __slots__ = ("_behind", "_body", "_due", "_empty", "_invited", "_keep_alive", "_received",
-                 "_whole")  # fmt: skip
+    __slots__ = ("_behind", "_block", "_body", "_due", "_empty", "_fields", "_invited",
+                 "_keep_alive", "_kinds", "_received", "_whole")  # fmt: skip
 
     def __init__(
         self,
@@ -52,6 +53,10 @@ class RequestReader(ServerConnection):
         announced: tuple[str, int] | None = None,
     ) -> None:
         super().__init__(services, listener, announced)
+        self._block = b""  # ≤ LONGEST_BLOCK
+        """The latest field block, and what was read of it by kinds that had changed so often."""
+        self._fields: RequestFields | None = None  # ≤ LONGEST_BLOCK * 16
+        self._kinds = 0
         self._empty = 0
         """Bytes of empty lines since the last request."""
         self._whole = True
@@ -95,10 +100,11 @@ class RequestReader(ServerConnection):
                 return
         end = 0
         line = block = b""
-        if len(data) <= LONGEST_BLOCK:
+        fields = self._fields
+        if fields is not None and len(data) <= LONGEST_BLOCK:
             # A block that was read before ends where its head ended: no need to look for that.
             line, _, block = data.partition(CRLF)
-            if is_known(block):
+            if block == self._block:
                 end = len(data)
         if end == 0:
             end = data.find(HEAD_END, max(0, seen - 3)) + 4
@@ -108,7 +114,9 @@ class RequestReader(ServerConnection):
             return
         self._buffer = b""
         try:
-            request = request_of(line, block, limits.fields, self.ids)
+            if fields is None or block != self._block or self._kinds != REQUEST_KINDS.changes:
+                fields = self._read_fields(block)
+            request = request_of(line, block, fields, limits.fields, self.ids)
             if len(request.target) > limits.target:
                 raise Refused(TARGET_TOO_LONG, f"the target is longer than {limits.target} bytes")
             if limits.body and (request.fields.length or 0) > limits.body:
@@ -132,6 +140,15 @@ class RequestReader(ServerConnection):
             if len(data) > end:
                 self._read_ahead(data[end:])
             exchange.start(True)
+
+    def _read_fields(self, block: bytes) -> RequestFields:
+        self._fields = None
+        fields = read_request_fields(block, self.ids, self._listener.limits.fields)
+        if len(block) <= LONGEST_BLOCK:
+            self._block = block
+            self._fields = fields
+            self._kinds = REQUEST_KINDS.changes
+        return fields
 
     def _is_endless(self, size: int, rest: bytes) -> bool:
         """Whether `size` more bytes of empty lines, before `rest`, are too many: more than a head

@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 from proxy.engine.http1.heads import VIA_CLIENT
 from proxy.engine.http2.sender import DRAINED, FULL
 from proxy.engine.http2.server_stream import ServerStream, StreamSession
-from proxy.http.messages import CRLF, RequestHead, ResponseFields, ResponseHead
+from proxy.http.messages import RequestHead, ResponseFields, ResponseHead
 from proxy.http2.blocks import answer_block
 from proxy.http2.errors import CANCEL
 from proxy.http2.flow import add_piece
@@ -105,9 +105,9 @@ class TunnelStream(ServerStream):
 
     def switch(self, response: ResponseHead, id_line: bytes) -> asyncio.Transport:
         """See `ClientStream`. What a 101 is in HTTP/1 is a 200 here (RFC 8441 §4)."""
-        said = response.fields.plain.split(CRLF)[:-1]
+        said = response.fields.plain.splitlines(keepends=True)
         lines = [line for line in said if line.partition(b":")[0].lower() != _ACCEPT]
-        fields = ResponseFields(lines, len(lines))
+        fields = ResponseFields(b"".join(lines), len(lines))
         fields.dated = response.fields.dated
         block = answer_block(ResponseHead(200, b"", 1, fields), id_line, VIA_CLIENT)
         self._session.write_head(self.out, block, False)

@@ -15,6 +15,7 @@ from proxy import catalog
 from proxy.control import status
 from proxy.control.pool import Member, Pool
 from proxy.control.statistics import Totals
+from proxy.engine import explanation
 from proxy.engine.http1.parser import call_a_claim, parse_request
 from proxy.engine.route_answers import answer_of_route
 from proxy.engine.routing import Match, RouteTable
@@ -87,7 +88,7 @@ def explain(
     table = RouteTable(settings.routes)
     document["routes"] = [
         {"index": one.position, "taken": one.taken, "reason": one.reason, **status.route(one.spec)}
-        for one in table.explain(host, target.path, method, get)
+        for one in explanation.explain(settings.routes, host, target.path, method, get)
     ]
     names = ServiceNames()
     names.complete = complete

@@ -19,8 +19,7 @@ no route of a host fits, the next less specific host is asked: `*.example.com` w
 `/orders` serves the orders of `shop.example.com` too, unless that host has a route that fits.
 
 The table is immutable; a reload builds a new one. `match` does not depend on the number of
-routes: it looks a host up by its endings and walks the path by segments. `explain` compares
-every route, and says for each why it was or was not taken.
+routes: it looks a host up by its endings and walks the path by segments.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ SERVICE: Final = "{service}"
 
 _ESCAPE: Final = r"%(?!2[DEF]|3[0-9]|4[1-9A-F]|5[0-9ACF]|6[1-9A-F]|7[0-9AE])[0-9A-F]{2}"
 """Of neither an unreserved character (paths have them as they are) nor a slash or backslash."""
-_service_name: Final = re.compile(
+is_service_name: Final = re.compile(
     rf"(?:[A-Z0-9_-]|{_ESCAPE})[A-Z0-9._~:@+-]*(?:{_ESCAPE}[A-Z0-9._~:@+-]*)*",
     re.ASCII | re.IGNORECASE,
 ).fullmatch
@@ -46,7 +45,7 @@ _service_name: Final = re.compile(
 means is found out in `second_look.py`. No name begins with a dot, so that `/.well-known` goes
 elsewhere."""
 
-_LONGEST_HOST: Final = 512
+LONGEST_HOST: Final = 512
 """Characters; a name in the DNS has 253, of which some may be escaped. Looking up the endings of
 one costs its labels times its length: 0.3 s for a Host of 30 KB that is all dots."""
 
@@ -216,7 +215,7 @@ class _Host:
             # reach equally far the one that forked later has the longer literal beginning,
             # and sorting keeps this order.
             for place, at in reversed(forks):  # ≤ 256
-                if _service_name(segments[at]):
+                if is_service_name(segments[at]):
                     _follow(place, segments, at + 1, segments[at], reached)
             reached.sort(key=itemgetter(0), reverse=True)
         else:
@@ -261,17 +260,6 @@ class _Ending:
     templates: dict[str, _Host] = field(default_factory=dict)
     """Text before `{service}`, with its dot or empty → routes."""
     wildcard: _Host | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Considered:
-    """The verdict on one route for one request."""
-
-    position: int
-    """The route's place in the file, from 0."""
-    spec: RouteSpec
-    taken: bool
-    reason: str
 
 
 class RouteTable:
@@ -330,7 +318,7 @@ class RouteTable:
             if found is not None:
                 return found
         if self._endings:
-            for routes, label in self._by_ending(host):  # ≤ _LONGEST_HOST
+            for routes, label in self._by_ending(host):  # ≤ LONGEST_HOST
                 found = routes.match(path, method, fields, label)
                 if found is not None:
                     return found
@@ -342,17 +330,22 @@ class RouteTable:
         """The route of a request that has no other one, by a host in which `{service}` stands for
         several labels: the name of a service that `exists`, and that has dots."""
         host = host.removesuffix(".")
-        if len(host) > _LONGEST_HOST:
+        if len(host) > LONGEST_HOST:
             return None
         stop = 0
-        while stop < len(host):  # ≤ _LONGEST_HOST
+        while stop < len(host):  # ≤ LONGEST_HOST
             dot = host.find(".", stop + 1)
             stop = len(host) if dot < 0 else dot
             ending = self._endings.get(host[stop + 1 :])
             templates = {} if ending is None else ending.templates
             for before in sorted(templates, key=len, reverse=True):  # ≤ routes
                 name = host[len(before) : stop]
-                if host.startswith(before) and "." in name and _service_name(name) and exists(name):
+                if (
+                    host.startswith(before)
+                    and "." in name
+                    and is_service_name(name)
+                    and exists(name)
+                ):
                     found = templates[before].match(path, method, fields, name)
                     if found is not None:
                         return found
@@ -360,60 +353,20 @@ class RouteTable:
 
     def _by_ending(self, host: str) -> Iterator[tuple[_Host, str | None]]:
         """The host patterns that match, longest ending first, each with its label."""
-        if len(host) > _LONGEST_HOST:
+        if len(host) > LONGEST_HOST:
             return
         start = 0
-        while start <= len(host):  # ≤ _LONGEST_HOST
+        while start <= len(host):  # ≤ LONGEST_HOST
             dot = host.find(".", start)
             stop = len(host) if dot < 0 else dot
             ending = self._endings.get(host[stop + 1 :])
             if ending is not None and stop > start:
                 template = ending.templates.get(host[:start])
-                if template is not None and _service_name(host, start, stop):
+                if template is not None and is_service_name(host, start, stop):
                     yield template, host[start:stop]
                 if ending.wildcard is not None and dot >= 0:
                     yield ending.wildcard, None
             start = stop + 1
-
-    def explain(self, host: str, path: str, method: str, fields: Fields) -> list[Considered]:
-        """Every route in the order of precedence it has for this request, with the reason why
-        it is or is not taken; those that do not match host or path come last, in the order of
-        the file. Compares each route by itself, on purpose in another way than `match`."""
-        host = host.removesuffix(".")
-        candidates = []
-        others = []
-        for position, spec in enumerate(self.routes):  # ≤ explain
-            if spec.sni is not None:
-                reason = f"is for TLS connections to {spec.sni} as a whole"
-                others.append(Considered(position, spec, False, reason))
-                continue
-            host_ranks = [r for one in spec.all_hosts if (r := _host_rank(one, host)) is not None]
-            path_ranks = [
-                p for one in spec.all_prefixes if (p := _path_rank(one, path)) is not None
-            ]
-            if path in spec.all_paths:
-                path_ranks.append((-len(path) - 2, []))
-            if not host_ranks:
-                reason = f"host is not {' or '.join(map(str, spec.all_hosts))}"
-                others.append(Considered(position, spec, False, reason))
-            elif not path_ranks:
-                wanted = [f"is not {one}" for one in spec.all_paths]
-                wanted += [f"does not begin with {one}" for one in spec.all_prefixes]
-                others.append(Considered(position, spec, False, f"path {', '.join(wanted)}"))
-            else:
-                candidates.append(((min(host_ranks), min(path_ranks), position), spec))
-        result = []
-        taken: int | None = None
-        for (_, _, position), spec in sorted(
-            candidates, key=lambda candidate: candidate[0]
-        ):  # ≤ explain
-            mismatch = _mismatch(spec, method, fields)
-            if mismatch is None and taken is not None:
-                mismatch = f"route {taken} comes first"
-            if mismatch is None:
-                taken = position
-            result.append(Considered(position, spec, mismatch is None, mismatch or "taken"))
-        return result + others
 
 
 def _check(spec: RouteSpec) -> None:
@@ -444,57 +397,3 @@ def _check(spec: RouteSpec) -> None:
         raise ValueError("forward_path: received, and the path is to be changed")
     if spec.rewrite_prefix and not spec.rewrite_prefix.startswith("/"):
         raise ValueError(f"rewrite_prefix: {spec.rewrite_prefix!r}: must begin with /")
-
-
-def _host_rank(pattern: str | None, host: str) -> tuple[int, int, int] | None:
-    """The rank of a host pattern for `host`: the lower, the more specific; None = does not
-    match."""
-    if pattern is None:
-        return (2, 0, 0)
-    pattern = pattern.lower().removesuffix(".")
-    if len(host) > _LONGEST_HOST and ("*" in pattern or SERVICE in pattern):
-        return None
-    if pattern.startswith("*."):
-        ending = pattern[1:]
-        return (1, 1 - len(ending), 1) if _is_under(host, ending) else None
-    if SERVICE in pattern:
-        wanted, labels = pattern.split("."), host.split(".")
-        if len(wanted) != len(labels):
-            return None
-        for want, label in zip(wanted, labels, strict=True):  # ≤ explain
-            if not (_service_name(label) if want == SERVICE else want == label):
-                return None
-        return (1, -len(pattern.partition(SERVICE + ".")[2]), 0)
-    return (0, 0, 0) if pattern == host else None
-
-
-def _is_under(host: str, ending: str) -> bool:
-    return host.endswith(ending) and not host.removesuffix(ending).endswith(".") and host != ending
-
-
-def _path_rank(prefix: str | None, path: str) -> tuple[int, list[bool]] | None:
-    """The rank of a prefix for `path`: the lower, the more specific: how far it matches, then where
-    it has templates. None = does not match."""
-    if prefix is None:
-        return (0, [])
-    wanted, segments = prefix.removesuffix("/").split("/"), path.split("/")
-    if len(segments) < len(wanted) + prefix.endswith("/"):
-        return None
-    for want, segment in zip(wanted, segments, strict=False):  # ≤ explain
-        if not (_service_name(segment) if want == SERVICE else want == segment):
-            return None
-    length = len("/".join(segments[: len(wanted)])) + prefix.endswith("/")
-    return (-length, [want == SERVICE for want in wanted])
-
-
-def _mismatch(spec: RouteSpec, method: str, fields: Fields) -> str | None:
-    if spec.methods and method not in spec.methods:
-        return f"method is not {' or '.join(spec.methods)}"
-    asked = [("field", name, name.lower(), value) for name, value in spec.headers.items()]
-    asked += [("parameter", name, f"query:{name}", value) for name, value in spec.query.items()]
-    for what, name, source, value in asked:  # ≤ explain
-        found = fields(source)
-        if found != value:
-            is_other = f"{what} {name} is {found!r}, not {value!r}"
-            return f"no {what} {name}" if found is None else is_other
-    return None

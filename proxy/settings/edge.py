@@ -9,7 +9,7 @@ import msgspec
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Given
 from proxy.settings.read import DURATION, SWITCH, integer
-from proxy.settings.route import PATH, REDIRECT_STATUS
+from proxy.settings.route_values import PATH, REDIRECT_STATUS
 
 
 class Hsts(msgspec.Struct, frozen=True, kw_only=True):

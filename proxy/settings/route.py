@@ -2,177 +2,31 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, Literal
 
 import msgspec
 
-from proxy.settings.addresses import NAME, parse_host_name, parse_port
+from proxy.settings.addresses import NAME
 from proxy.settings.complaints import Report, dotted
 from proxy.settings.declare import Distinct, Given, Short
 from proxy.settings.keys import ENCODED_SLASHES, parse_field_name
-from proxy.settings.read import SWITCH, Read, choice, did_you_mean, integer
+from proxy.settings.read import SWITCH, choice, integer
+from proxy.settings.route_values import (
+    BODY,
+    EXACT_PATH,
+    FIELD_VALUE,
+    HOST_PATTERN,
+    METHOD,
+    PARAMETER,
+    PATH,
+    PATH_PREFIX,
+    REDIRECT_STATUS,
+    SET_HOST,
+    SNI,
+    TARGET,
+)
 from proxy.settings.tree import Path
-
-METHODS: Final = (
-    *("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"),
-    *("PROPFIND", "PROPPATCH", "MKCOL", "COPY", "MOVE", "LOCK", "UNLOCK", "SEARCH", "ACL", "QUERY"),
-    *("BIND", "REBIND", "UNBIND", "REPORT", "MKACTIVITY", "CHECKOUT", "MERGE", "MKCALENDAR"),
-    *("M-SEARCH", "NOTIFY", "SUBSCRIBE", "UNSUBSCRIBE", "PURGE", "LINK", "UNLINK", "SOURCE"),
-)
-"""Methods that the request parser knows; a route for any other method could never match. `CONNECT`
-is missing because it is always answered with 405."""
-
-_PATH: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
-"""RFC 3986 §3.3."""
-_ESCAPE: Final = re.compile("%([0-9A-Fa-f]{2})")
-_NEVER: Final = re.compile("%(?:00|2f|5c)", re.IGNORECASE)
-
-
-def _parse_host_pattern(text: str) -> str:
-    """A route's host. Template and wildcard are whole labels, so that a label in a request
-    either is the service's name or is not."""
-    rest = text.replace("{service}", "service")
-    if "{" in rest or "}" in rest:
-        raise ValueError("holds braces that are not {service}")
-    if text.count("{service}") > 1:
-        raise ValueError("holds {service} more than once")
-    if "{service}" in text and "{service}" not in text.split("."):
-        raise ValueError("has a label that is only partly {service}")
-    if rest.startswith("*."):
-        if "{service}" in text:
-            raise ValueError("is a wildcard and a template at once")
-        rest = rest[2:]
-    if "*" in rest:
-        raise ValueError("has a * that is not the whole first label")
-    if re.search(r"[^\]]:[0-9]*$|\]:", rest):
-        raise ValueError("has a port")
-    parse_host_name(rest)
-    return "{service}".join(part.lower() for part in text.split("{service}"))
-
-
-def parse_path(text: str) -> str:
-    """A path as it stands in a request when it is matched."""
-    if not text.startswith("/"):
-        raise ValueError("does not begin with /")
-    if "?" in text or "#" in text:
-        raise ValueError("holds a query or a fragment")
-    if "{" in text or "}" in text:
-        raise ValueError("holds braces")
-    if not _PATH.fullmatch(text):
-        raise ValueError("holds characters that a path must have percent-encoded")
-    if never := _NEVER.search(text):
-        raise ValueError(f"holds {never[0]}, which is refused in requests")
-    segments = re.sub("%2e", ".", text, flags=re.IGNORECASE).split("/")
-    if "." in segments or ".." in segments:
-        raise ValueError("holds a dot segment, which requests never have when they are matched")
-    return text
-
-
-def _parse_path_prefix(text: str) -> str:
-    rest = text.replace("{service}", "service")
-    if "{" in rest or "}" in rest:
-        raise ValueError("holds braces that are not {service}")
-    if text.count("{service}") > 1:
-        raise ValueError("holds {service} more than once")
-    if "{service}" in text and "{service}" not in text.split("/"):
-        raise ValueError("has a segment that is only partly {service}")
-    parse_path(rest)
-    return _ESCAPE.sub(_one_spelling, text)
-
-
-def _one_spelling(escape: re.Match[str]) -> str:
-    """An escape as paths of requests have it when they are matched (RFC 3986 §6.2.2)."""
-    char = chr(int(escape[1], 16))
-    return char if char.isascii() and (char.isalnum() or char in "-._~") else escape[0].upper()
-
-
-def _parse_method(text: str) -> str:
-    if text == "CONNECT":
-        raise ValueError("is answered with 405 and never routed")
-    if text not in METHODS:
-        raise ValueError(f"is not a method{did_you_mean(text, METHODS)}")
-    return text
-
-
-def _parse_set_host(text: str) -> str:
-    host, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]"):
-        return parse_host_name(text)
-    return f"{parse_host_name(host)}:{parse_port(port, 1)}"
-
-
-def _parse_sni(text: str) -> str:
-    below = text.removeprefix("*.")
-    return text[: len(text) - len(below)] + parse_host_name(below).removesuffix(".")
-
-
-def _parse_field_value(text: str) -> str:
-    if not text.isprintable() or not text.isascii():
-        raise ValueError("is not printable ASCII")
-    if text != text.strip():
-        raise ValueError("begins or ends with a space, which a field value never does")
-    return text
-
-
-def _parse_exact_path(text: str) -> str:
-    return _ESCAPE.sub(_one_spelling, parse_path(text))
-
-
-def _parse_target(text: str) -> str:
-    """Where a redirect leads. What the request says stands where it is a host or a path, so that no
-    client is sent to whom the request names."""
-    rest = text.replace("{host}", "host").replace("{path}", "/path")
-    if "{" in rest or "}" in rest:
-        raise ValueError("holds braces that are neither {host} nor {path}")
-    scheme, separator, where = text.partition("://")
-    if separator and scheme in ("http", "https"):
-        host = where.partition("{path}")[0].partition("/")[0].partition("?")[0].partition("#")[0]
-        name, colon, port = host.rpartition(":")
-        if colon and not host.endswith("]"):
-            parse_port(port, 1)
-        else:
-            name = host
-        parse_host_name("host" if name == "{host}" else name)
-    elif not text.startswith(("/", "{path}")) or text.startswith("//"):
-        raise ValueError("is neither a URL nor a path")
-    if not rest.isascii() or not rest.isprintable() or " " in rest:
-        raise ValueError("holds characters that a URL must have percent-encoded")
-    return text
-
-
-def _parse_redirect_status(text: str) -> int:
-    if text not in ("301", "302", "307", "308"):
-        raise ValueError("is not a status of a redirect")
-    return int(text)
-
-
-METHOD: Final = Read(
-    _parse_method, "method", ", ".join(METHODS[:7]) + " and others", json={"enum": list(METHODS)}
-)
-PATH: Final = Read(parse_path, "path", "a path such as /new")
-_HOST_PATTERN: Final = Read(
-    _parse_host_pattern,
-    "host pattern",
-    "users.example.com, *.example.com or {service}.example.com",
-)
-_PATH_PREFIX: Final = Read(
-    _parse_path_prefix, "path prefix", "a path such as /orders or /svc/{service}"
-)
-_EXACT_PATH: Final = Read(_parse_exact_path, "path", "a path such as /healthz")
-_TARGET: Final = Read(
-    _parse_target, "target", "https://new.example.com{path}, or a path such as /new"
-)
-REDIRECT_STATUS: Final = Read(
-    _parse_redirect_status, "integer", "301, 302, 307 or 308", json={"enum": [301, 302, 307, 308]}
-)
-_BODY: Final = Read(str, "text", "a text")
-_PARAMETER: Final = Read(str, "text", "the value of the parameter, without escapes")
-_SNI: Final = Read(_parse_sni, "host pattern", "db.example.com or *.example.com")
-SET_HOST: Final = Read(_parse_set_host, "host", "upstream.internal or host:port")
-_FIELD_VALUE: Final = Read(_parse_field_value, "text", "the exact value of the field")
-
 
 _CONDITIONS: Final = (
     *("host", "hosts", "path", "paths", "path_prefix", "path_prefixes", "methods", "headers"),
@@ -192,10 +46,10 @@ class RespondSpec(msgspec.Struct, frozen=True, kw_only=True):
     """`respond:` of a route."""
 
     status: Annotated[int, integer(200, 599), "Status of the answer."] = 200
-    body: Annotated[str, _BODY, "Its content, in UTF-8."] = ""
+    body: Annotated[str, BODY, "Its content, in UTF-8."] = ""
     headers: Annotated[
         dict[str, str],
-        _FIELD_VALUE,
+        FIELD_VALUE,
         "Its fields. `Content-Type` is `text/plain; charset=utf-8` unless it stands here.",
     ] = {}
 
@@ -205,7 +59,7 @@ class RedirectSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     to: Annotated[
         str,
-        _TARGET,
+        TARGET,
         "URL or path; `{host}` and `{path}` stand for those of the request. Its query is added"
         " unless there is one here.",
     ]
@@ -228,42 +82,42 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     sni: Annotated[
         str | None,
-        _SNI,
+        SNI,
         "The name that a TLS client asks for, or `*.example.com` for the names one label below:"
         " its connection goes to `service` as it is, on listeners with `tls_passthrough`. Beside it"
         " only `service`.",
     ] = None
     host: Annotated[
         str | None,
-        _HOST_PATTERN,
+        HOST_PATTERN,
         "An exact name, `*.example.com` for all names below it, or with `{service}` as one whole"
         " label. Without it any host.",
     ] = None
     hosts: Annotated[
-        tuple[str, ...], _HOST_PATTERN, Distinct(), "Several, any of which fits; no templates."
+        tuple[str, ...], HOST_PATTERN, Distinct(), "Several, any of which fits; no templates."
     ] = ()
     path: Annotated[
         str | None,
-        _EXACT_PATH,
+        EXACT_PATH,
         "Exactly this path, which comes before all prefixes. Beside prefixes either fits.",
     ] = None
-    paths: Annotated[tuple[str, ...], _EXACT_PATH, Distinct(), "Several, any of which fits."] = ()
+    paths: Annotated[tuple[str, ...], EXACT_PATH, Distinct(), "Several, any of which fits."] = ()
     path_prefix: Annotated[
         str | None,
-        _PATH_PREFIX,
+        PATH_PREFIX,
         "Whole segments: `/old` matches `/old` and `/old/x`, not `/older`. May have `{service}` as"
         " one whole segment. Without it any path.",
     ] = None
     path_prefixes: Annotated[
-        tuple[str, ...], _PATH_PREFIX, Distinct(), "Several, any of which fits; no templates."
+        tuple[str, ...], PATH_PREFIX, Distinct(), "Several, any of which fits; no templates."
     ] = ()
     methods: Annotated[tuple[str, ...], METHOD, "Methods that match. Without it any method."] = ()
     headers: Annotated[
-        dict[str, str], _FIELD_VALUE, "Header fields that must be there with exactly these values."
+        dict[str, str], FIELD_VALUE, "Header fields that must be there with exactly these values."
     ] = {}
     query: Annotated[
         dict[str, str],
-        _PARAMETER,
+        PARAMETER,
         "Parameters of the query that must be there with exactly these values, escapes resolved; of"
         " several of one name the first counts.",
     ] = {}

@@ -30,7 +30,7 @@ from proxy.settings.read import (
     integer,
     parse_switch,
 )
-from proxy.settings.route import METHOD, PATH, SET_HOST
+from proxy.settings.route_values import METHOD, PATH, SET_HOST
 from proxy.settings.upstream_tls import UpstreamTls, checked_upstream_tls, resolved_upstream_tls
 
 GRPC_REASONS: Final = {"grpc_unavailable": 14, "grpc_resource_exhausted": 8}  # ≤ 1 KiB

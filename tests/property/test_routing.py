@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.engine.explanation import explain
 from proxy.engine.routing import SERVICE, RouteTable
 from proxy.settings.route import RouteSpec
 
@@ -77,7 +78,7 @@ def test_match_takes_what_explain_takes(
 ) -> None:
     table = RouteTable(specs)
     match = table.match(host, path, method, fields.get)
-    considered = table.explain(host, path, method, fields.get)
+    considered = explain(specs, host, path, method, fields.get)
     assert sorted(entry.position for entry in considered) == list(range(len(specs)))
     taken = [entry.position for entry in considered if entry.taken]
     assert taken == ([] if match is None else [match.position])

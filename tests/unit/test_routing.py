@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from proxy.engine.routing import Considered, Match, RouteTable
+from proxy.engine.explanation import Considered, explain
+from proxy.engine.routing import Match, RouteTable
 from proxy.settings.route import RouteSpec
 
 
@@ -98,11 +99,7 @@ def test_a_host_that_is_no_name_any_more_meets_no_pattern() -> None:
     routes = [to("wide", host="*.b"), to(None, host="{service}.c"), to("any")]
     for host, expected in (("a." * 255 + "b", "wide"), ("a." * 300 + "b", "any")):
         assert service(routes, host) == expected
-        taken = [
-            one.position
-            for one in RouteTable(routes).explain(host, "/", "GET", no_fields)
-            if one.taken
-        ]
+        taken = [one.position for one in explain(routes, host, "/", "GET", no_fields) if one.taken]
         assert taken == [0 if expected == "wide" else 2]
     assert service(routes, "c" * 600 + ".c") == "any"
     assert RouteTable(routes).match_dotted("a." * 300 + "c", "/", "GET", no_fields, str) is None
@@ -374,7 +371,7 @@ def test_a_route_that_cannot_be_read_is_named(spec: RouteSpec, complaint: str) -
 
 
 def explained(routes: list[RouteSpec], *request: str) -> list[str]:
-    considered: list[Considered] = RouteTable(routes).explain(*request, no_fields)
+    considered: list[Considered] = explain(routes, *request, no_fields)
     assert all(entry.spec is routes[entry.position] for entry in considered)
     assert all(entry.taken == (entry.reason == "taken") for entry in considered)
     return [f"{entry.position} {entry.reason}" for entry in considered]
@@ -405,6 +402,6 @@ def test_explain_tells_why_each_route_was_passed_over() -> None:
 
 
 def test_explain_shows_the_value_that_did_not_fit() -> None:
-    table = RouteTable([to("beta", headers={"X-Beta": "1"})])
-    [considered] = table.explain("h", "/", "GET", lambda name: "2")
+    specs = [to("beta", headers={"X-Beta": "1"})]
+    [considered] = explain(specs, "h", "/", "GET", lambda name: "2")
     assert considered.reason == "field X-Beta is '2', not '1'"

@@ -18,7 +18,7 @@ from proxy.control.statistics import Totals
 from proxy.engine import explanation
 from proxy.engine.http1.parser import call_a_claim, parse_request
 from proxy.engine.route_answers import answer_of_route
-from proxy.engine.routing import Match, RouteTable
+from proxy.engine.routing import LISTENER, Match, RouteTable
 from proxy.engine.second_look import Asked, ServiceNames, look_again
 from proxy.errors import HEAD_TOO_LARGE, NO_INSTANCE, NO_ROUTE, Fault, Refused
 from proxy.http.client_address import ClientAddresses
@@ -80,6 +80,8 @@ def explain(
     def get(name: str) -> str | None:
         if name.startswith("query:"):
             return parameter(target.query[1:], name[6:])
+        if name == LISTENER:
+            return target.listener.name
         value = field(target.request.fields, name.encode("utf-8"), target.trusted)
         return None if value is None else _text(value)
 

@@ -6,11 +6,13 @@ two must agree.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxy.engine.routing import LONGEST_HOST, SERVICE, Fields, is_service_name
+from proxy.engine.routing import LISTENER, LONGEST_HOST, SERVICE, Fields, is_service_name
 from proxy.settings.route import RouteSpec
+from proxy.settings.route_values import pieces_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +111,14 @@ def _path_rank(prefix: str | None, path: str) -> tuple[int, list[bool]] | None:
 def _mismatch(spec: RouteSpec, method: str, fields: Fields) -> str | None:
     if spec.methods and method not in spec.methods:
         return f"method is not {' or '.join(spec.methods)}"
+    if spec.listeners and fields(LISTENER) not in spec.listeners:
+        return f"listener is not {' or '.join(spec.listeners)}"
     asked = [("field", name, name.lower(), value) for name, value in spec.headers.items()]
     asked += [("parameter", name, f"query:{name}", value) for name, value in spec.query.items()]
     for what, name, source, value in asked:  # ≤ explain
         found = fields(source)
-        if found != value:
+        pieces = pieces_of(value) if what == "field" else (value,)
+        if found is None or not re.fullmatch(".*".join(map(re.escape, pieces)), found):
             is_other = f"{what} {name} is {found!r}, not {value!r}"
             return f"no {what} {name}" if found is None else is_other
     return None

@@ -97,4 +97,5 @@ class ListenerConfig:
             forwarded=self.settings.forwarded,
             merge_slashes=self.settings.merge_slashes,
             encoded_slashes=self.settings.encoded_slashes,
+            listener=self.settings.name,
         )

@@ -6,7 +6,7 @@ from balancers.base import NO_KEY
 from proxy.engine.admission import Admission
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool
-from proxy.engine.routing import Match
+from proxy.engine.routing import LISTENER, Match
 from proxy.engine.streams import StreamEvents
 from proxy.engine.tunnel import Tunnel
 from proxy.http.properties import Source, field, parameter, property_of
@@ -74,6 +74,8 @@ class RequestState(StreamEvents):
         one: see `routing.Fields`."""
         if name.startswith("query:"):
             return parameter(self.request.target.partition(b"?")[2], name[6:])
+        if name == LISTENER:
+            return self.client.facts.listener
         value = field(self.request.fields, name.encode("latin-1"), self.client.facts.trusted)
         return None if value is None else value.decode("latin-1")
 

@@ -31,6 +31,7 @@ from operator import itemgetter
 from typing import Final, NamedTuple
 
 from proxy.settings.route import RouteSpec
+from proxy.settings.route_values import pieces_of
 from proxy.tls.names import NameTable
 
 SERVICE: Final = "{service}"
@@ -51,7 +52,8 @@ one costs its labels times its length: 0.3 s for a Host of 30 KB that is all dot
 
 Fields = Callable[[str], str | None]
 """Field name in lower case → value, None if the request has no such field; `query:NAME` → value of
-a parameter of the query, escapes resolved."""
+a parameter of the query, escapes resolved; `LISTENER` → name of the listener."""
+LISTENER: Final = "listener:"
 
 
 class Match(NamedTuple):
@@ -105,7 +107,9 @@ class _Route:
         "conditions",
         "fixed",
         "length",
+        "listeners",
         "methods",
+        "patterns",
         "position",
         "prefix",
         "spec",
@@ -118,11 +122,14 @@ class _Route:
         self.spec = spec
         self.prefix = prefix
         self.methods = frozenset(spec.methods)
+        self.listeners = frozenset(spec.listeners)
+        fields = [(name.lower(), pieces_of(value)) for name, value in spec.headers.items()]
         self.conditions = (
-            *((name.lower(), value) for name, value in spec.headers.items()),
+            *((name, pieces[0]) for name, pieces in fields if len(pieces) == 1),
             *((f"query:{name}", value) for name, value in spec.query.items()),
         )
-        self.accepts_all = not self.methods and not self.conditions
+        self.patterns = tuple(one for one in fields if len(one[1]) > 1)
+        self.accepts_all = not (self.methods or self.conditions or self.patterns or self.listeners)
         literal = (prefix or "").removesuffix("/")
         templated = SERVICE in literal
         self.length = len(literal) - (len(SERVICE) if templated else 0)
@@ -145,7 +152,26 @@ class _Route:
     def accepts(self, method: str, fields: Fields) -> bool:
         if self.methods and method not in self.methods:
             return False
-        return all(fields(name) == value for name, value in self.conditions)
+        if self.listeners and fields(LISTENER) not in self.listeners:
+            return False
+        if not all(fields(name) == value for name, value in self.conditions):
+            return False
+        return all(_fits(pieces, fields(name)) for name, pieces in self.patterns)
+
+
+def _fits(pieces: tuple[str, ...], value: str | None) -> bool:
+    """Whether a field has these pieces one after the other, with anything in between."""
+    if value is None:
+        return False
+    at, stop = len(pieces[0]), len(value) - len(pieces[-1])
+    if at > stop or not (value.startswith(pieces[0]) and value.endswith(pieces[-1])):
+        return False
+    for piece in pieces[1:-1]:  # ≤ routes
+        found = value.find(piece, at, stop)
+        if found < 0:
+            return False
+        at = found + len(piece)
+    return True
 
 
 class _Segment:

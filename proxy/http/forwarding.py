@@ -113,6 +113,7 @@ class ClientFacts:
         "_via",
         "address",
         "encoded_slashes",
+        "listener",
         "merge_slashes",
         "port",
         "scheme",
@@ -129,16 +130,19 @@ class ClientFacts:
         forwarded: bool = False,
         merge_slashes: bool = False,
         encoded_slashes: str = "pass",
+        listener: str = "",
     ) -> None:
         """`address`: the peer; `port`: ours that it connected to; `addresses`: find the
         clients that it speaks for; None = it is not trusted, and speaks for itself; `via`: our own
         `Via` line; `forwarded`: say it in the `Forwarded` field of RFC 7239, too;
-        `merge_slashes`, `encoded_slashes`: what the listener does with those in paths."""
+        `merge_slashes`, `encoded_slashes`: what the listener does with those in paths;
+        `listener`: its name."""
         self._forwarded = forwarded
         self.address = address.encode("ascii")
         self.port = b"%d" % port
         self.merge_slashes = merge_slashes
         self.encoded_slashes = encoded_slashes
+        self.listener = listener
         self.trusted = addresses is not None
         """Whether the peer is believed in what it says of those before it."""
         self._addresses = addresses

@@ -103,7 +103,7 @@ def _settings(given: Given, directory: FilePath, report: Report) -> Settings:
     defaults = inherit(given.get("defaults") or Given(("defaults",)), "", PoolSettings(), report)
     own: Mapping[str, Given] = given.get("services") or {}
     services = {name: inherit(section, name, defaults, report) for name, section in own.items()}
-    check_routes(given.get("routes"), file.routes, report)
+    check_routes(given.get("routes"), file.routes, [one.name for one in listeners], report)
     return Settings(
         listeners=listeners,
         admin=resolve_admin(file.admin, directory),

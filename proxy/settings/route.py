@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -11,7 +11,7 @@ from proxy.settings.addresses import NAME
 from proxy.settings.complaints import Report, dotted
 from proxy.settings.declare import Distinct, Given, Short
 from proxy.settings.keys import ENCODED_SLASHES, parse_field_name
-from proxy.settings.read import SWITCH, choice, integer
+from proxy.settings.read import SWITCH, choice, did_you_mean, integer
 from proxy.settings.route_values import (
     BODY,
     EXACT_PATH,
@@ -30,7 +30,7 @@ from proxy.settings.tree import Path
 
 _CONDITIONS: Final = (
     *("host", "hosts", "path", "paths", "path_prefix", "path_prefixes", "methods", "headers"),
-    "query",
+    *("query", "listeners"),
 )
 _AIMS: Final = ("service", "split", "redirect", "respond")
 _FRAMING: Final = frozenset(
@@ -113,7 +113,11 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
     methods: Annotated[tuple[str, ...], METHOD, "Methods that match. Without it any method."] = ()
     headers: Annotated[
-        dict[str, str], FIELD_VALUE, "Header fields that must be there with exactly these values."
+        dict[str, str],
+        FIELD_VALUE,
+        "Header fields that must be there with these values. `*` stands for any text, also none:"
+        " `*` alone is a field that is there at all, `v2*` one that begins so; `\\*` is the"
+        " character itself.",
     ] = {}
     query: Annotated[
         dict[str, str],
@@ -121,6 +125,13 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
         "Parameters of the query that must be there with exactly these values, escapes resolved; of"
         " several of one name the first counts.",
     ] = {}
+    listeners: Annotated[
+        tuple[str, ...],
+        NAME,
+        Distinct(),
+        "Names of listeners; for requests that come to others"
+        " the route is not there. Without it all.",
+    ] = ()
     strip_prefix: Annotated[
         bool,
         SWITCH,
@@ -177,9 +188,13 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_routes(
-    given: Sequence[Given] | None, routes: Sequence[RouteSpec], report: Report
+    given: Sequence[Given] | None,
+    routes: Sequence[RouteSpec],
+    listeners: Collection[str],
+    report: Report,
 ) -> None:
-    """Complain of routes that contradict themselves, or that can never match."""
+    """Complain of routes that contradict themselves, or that can never match. `listeners`: the
+    names of those there are."""
     if not given and report.sound(("routes",)):
         missing = "is empty" if report.exists(("routes",)) else "is missing"
         report.complain(("routes",), f"{missing}; allowed: at least one route")
@@ -192,6 +207,13 @@ def check_routes(
         _check_prefix(place, route, report)
         _check_several(place, route, report)
         _check_names(place, "headers", route.headers, report)
+        for at, name in enumerate(route.listeners):
+            if name not in listeners and report.sound(("listeners",)):
+                report.complain(
+                    place.at("listeners", at),
+                    f'"{name}" is not a listener{did_you_mean(name, listeners)}; allowed: '
+                    + ", ".join(listeners),
+                )
         if route.respond is not None:
             _check_respond(place.get("respond"), route.respond, report)
         conditions = [place.at(key) for key in _CONDITIONS]
@@ -320,5 +342,7 @@ def _shadows(earlier: RouteSpec, later: RouteSpec) -> bool:
         return False
     fields = {name.lower(): value for name, value in later.headers.items()}
     if any(fields.get(name.lower()) != value for name, value in earlier.headers.items()):
+        return False
+    if earlier.listeners and not (later.listeners and {*later.listeners} <= {*earlier.listeners}):
         return False
     return not earlier.methods or (bool(later.methods) and {*later.methods} <= {*earlier.methods})

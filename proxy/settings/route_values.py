@@ -165,3 +165,9 @@ PARAMETER: Final = Read(str, "text", "the value of the parameter, without escape
 SNI: Final = Read(_parse_sni, "host pattern", "db.example.com or *.example.com")
 SET_HOST: Final = Read(_parse_set_host, "host", "upstream.internal or host:port")
 FIELD_VALUE: Final = Read(_parse_field_value, "text", "the exact value of the field")
+
+
+def pieces_of(pattern: str) -> tuple[str, ...]:
+    """The texts between the `*` of a pattern for a field's value; a single one is the exact value.
+    `\\*` is the character itself."""
+    return tuple(piece.replace("\0", "*") for piece in pattern.replace("\\*", "\0").split("*"))

@@ -9,6 +9,10 @@ from proxy.engine.explanation import explain
 from proxy.engine.routing import SERVICE, RouteTable
 from proxy.settings.route import RouteSpec
 
+HEADERS = (
+    *({"X-A": "1"}, {"X-A": "1", "X-B": "2"}),
+    *({"X-A": "*"}, {"X-B": "a*b*"}, {"X-B": r"*\*"}),
+)
 words = st.sampled_from(["a", "b", "c"])
 labels = st.lists(words, min_size=1, max_size=3)
 
@@ -49,8 +53,9 @@ def routes(draw: st.DrawFn) -> RouteSpec:
         path_prefix=prefix,
         path_prefixes=() if templated else draw(st.sampled_from([(), (), ("/a/b", "/c")])),
         query=draw(st.sampled_from([{}, {}, {"q": "1"}])),
+        listeners=draw(st.sampled_from([(), (), ("l",), ("k", "l")])),
         methods=draw(st.sampled_from([(), (), ("GET",), ("POST", "PUT")])),
-        headers=draw(st.sampled_from([{}, {}, {"X-A": "1"}, {"X-A": "1", "X-B": "2"}])),
+        headers=draw(st.sampled_from([{}, {}, *HEADERS])),
         strip_prefix=draw(st.booleans()),
         rewrite_prefix=draw(st.sampled_from([None, None, "/", "/new", "/new/"])),
         service=None if templated and draw(st.booleans()) else "s",
@@ -62,7 +67,12 @@ paths = st.lists(segments, max_size=5).map(lambda parts: "/" + "/".join(parts)) 
 request_hosts = st.lists(st.sampled_from(["a", "b", "c", "d", ""]), max_size=4).map(".".join)
 fields = st.fixed_dictionaries(
     {},
-    optional={"x-a": st.sampled_from("12"), "x-b": st.just("2"), "query:q": st.sampled_from("12")},
+    optional={
+        "x-a": st.sampled_from("12"),
+        "x-b": st.sampled_from(["2", "ab", "axbx", "a*"]),
+        "query:q": st.sampled_from("12"),
+        "listener:": st.sampled_from("lm"),
+    },
 )
 
 

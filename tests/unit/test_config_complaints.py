@@ -977,6 +977,22 @@ routes:
   - {headers: {X-Beta: ' 1'}, service: a}
 --->
 proxy.yaml:2: routes.0.headers.X-Beta: " 1" begins or ends with a space, which a field value never does; allowed: the exact value of the field
+=== route_listener
+listeners: [{name: web}]
+routes:
+  - {listeners: [wep, web, web], service: a}
+--->
+proxy.yaml:3: routes.0.listeners.0: "wep" is not a listener (did you mean "web"?); allowed: web
+proxy.yaml:3: routes.0.listeners.2: "web" stands here a second time; allowed: each one once
+=== route_shadowed_on_some_listeners
+listeners: [{name: a, bind: "127.0.0.1:1"}, {name: b, bind: "127.0.0.1:2"}]
+routes:
+  - {listeners: [a], service: a}
+  - {listeners: [b], service: b}
+  - {service: c}
+  - {listeners: [a], service: d}
+--->
+proxy.yaml:6: routes.3: can never match, because routes.0 takes all its requests; allowed: move it up, or give it other conditions
 === route_set_host
 routes:
   - {set_host: 'a:b', service: a}

@@ -367,6 +367,36 @@ def test_a_route_that_cannot_be_read_is_named(spec: RouteSpec, complaint: str) -
         RouteTable([to("fine"), spec])
 
 
+@pytest.mark.parametrize(
+    ("pattern", "fitting", "others"),
+    [
+        ("*", ["", "x"], [None]),
+        ("v2*", ["v2", "v2.1"], ["v", "xv2", None]),
+        ("*beta", ["beta", "a-beta"], ["beta1"]),
+        ("*x*y*", ["xy", "-x-y-"], ["yx", "x"]),
+        ("a*a", ["aa", "aba"], ["a"]),
+        (r"\*/\*", ["*/*"], ["a/b", ""]),
+        (r"*/\*", ["text/*", "/*"], ["*/x"]),
+    ],
+)
+def test_a_star_in_a_field_stands_for_any_text(
+    pattern: str, fitting: list[str | None], others: list[str | None]
+) -> None:
+    table = RouteTable([to("s", headers={"X-A": pattern})])
+    for value in (*fitting, *others):
+        match = table.match("h", "/", "GET", lambda name, value=value: value)  # type: ignore[misc]
+        assert (match is not None) == (value in fitting), value
+
+
+def test_a_route_of_other_listeners_is_passed_over() -> None:
+    routes = [to("inside", listeners=("private", "local")), to("any")]
+    by_listener = [
+        RouteTable(routes).match("h", "/", "GET", {"listener:": name}.get)
+        for name in ("private", "public")
+    ]
+    assert [match and match.service for match in by_listener] == ["inside", "any"]
+
+
 # -- explain
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from proxy.settings.listener import ListenerSettings
 from proxy.settings.route import RedirectSpec, RespondSpec, RouteSpec, SplitSpec
 from proxy.settings.service import ServiceSettings
 from tests.support.wire import Peer, request
@@ -97,3 +98,18 @@ def test_a_split_by_weight(make: Any) -> None:
             answered(client, a)
             a.eof()
     assert 330 <= reached <= 385
+
+
+def test_a_route_of_another_listener_is_not_there(make: Any) -> None:
+    own = ListenerSettings()
+    wire = make(
+        routes=(
+            RouteSpec(listeners=("another",), respond=RespondSpec(status=401)),
+            RouteSpec(listeners=("another", own.name), respond=RespondSpec(status=402)),
+            ELSE,
+        ),
+        listener=own,
+    )
+    client = wire.client()
+    client.send(request("GET /"))
+    assert answer(client)[0].startswith(b"HTTP/1.1 402 ")

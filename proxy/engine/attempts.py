@@ -161,7 +161,7 @@ class Attempts(RequestState):
     def _dial(self, node: Node) -> None:
         if not self.body_done:
             self.client.hold_body()
-        dial = self.services.connector.dial(node, self.pool.settings, self)
+        dial = self.services.connector.dial(node, self.terms.settings, self)
         if dial is not None:
             self.dial = dial
 
@@ -202,7 +202,7 @@ class Attempts(RequestState):
         body = self.body
         upstream.begin(
             self,
-            self.pool.settings,
+            self.terms.settings,
             _NOTHING if body is None else body.pieces,
             self.body_done,
             self.client.trailers,
@@ -239,6 +239,7 @@ class Attempts(RequestState):
             stale_node=self.stale_node,
             stale=stale,
             answered=answered,
+            limit=self.terms.max_retries,
         )
         if node is None or (answered and self._mismatch(node) is not None):
             return False
@@ -278,7 +279,7 @@ class Attempts(RequestState):
         elif pool.turns.enqueue(self):
             self.waiting = Alarm(self.on_queue_timeout)
             self.has_extras = True
-            limit = policies.queue_limit
+            limit = self.terms.queue_limit
             deadlines.arm(self.waiting, self.services.now() + limit if limit else NEVER)
         else:
             pool.counters.rejected("max_inflight")

@@ -89,7 +89,7 @@ class Exchange(Attempts):
             self.name()
             self._reply(answer, "ok", closes=False)
             return
-        limit = self.pool.settings.timeouts.total
+        limit = self.terms.total
         if limit:
             self.total = Alarm(self.on_total_timeout)
             self.services.deadlines.arm(self.total, self.began + limit)
@@ -153,10 +153,9 @@ class Exchange(Attempts):
     ) -> bool:
         """An answer that speaks against its instance: if the service wants that, ask another
         one, and keep this answer in case no better one comes. False: relay it."""
-        policies = self.pool.policies
-        if response.status not in policies.retry_statuses:
+        if response.status not in self.terms.retry_statuses:
             return False
-        if not policies.may_repeat_answer(self.request.method, self.replayable):
+        if not self.terms.may_repeat_answer(self.request.method, self.replayable):
             return False
         return self._ask_another(str(response.status), response, pieces, done, trailers)
 
@@ -284,7 +283,7 @@ class Exchange(Attempts):
             return
         method = self.request.method
         unsent = unsent and self.whole
-        may = self.pool.policies.may_repeat(fault, method, stale, unsent, self.replayable)
+        may = self.terms.may_repeat(fault, method, stale, unsent, self.replayable)
         if may and self._retry(fault.code, stale):
             return
         if self.held is not None:

@@ -56,7 +56,7 @@ class GrpcExchange(Exchange):
         settings = self.pool.settings
         self.client.be_patient(settings.grpc.stream_idle)
         asked = timeout_of(self.request.fields.get(b"grpc-timeout"))
-        limits = (settings.timeouts.total, settings.grpc.max_timeout, asked)
+        limits = (self.terms.total, settings.grpc.max_timeout, asked)
         if any(limits):
             if self.total is None:
                 self.total = Alarm(self.on_total_timeout)
@@ -100,10 +100,10 @@ class GrpcExchange(Exchange):
         self.upstream = upstream
         if self.pool.follows_answers:
             self.sent_at = now
-        policies, body = self.pool.policies, self.body
+        body = self.body
         pieces = [] if body is None else body.pieces
         trailers = self.client.trailers
-        upstream.begin(self, policies.grpc_settings, pieces, self.body_done, trailers, now)
+        upstream.begin(self, self.terms.grpc_settings, pieces, self.body_done, trailers, now)
         if not self.body_done:
             self._set_clock(upstream)
         if body is not None and body.too_large:
@@ -149,7 +149,7 @@ class GrpcExchange(Exchange):
         said = response.fields.plain
         self.grpc_status = status_in(said)  # Of trailers alone.
         if done:
-            reason = self.pool.policies.retry_calls.get(self.grpc_status)
+            reason = self.terms.retry_calls.get(self.grpc_status)
             if (
                 reason is not None
                 and self.replayable

@@ -120,10 +120,10 @@ class Passthrough(CountedArrival):
         self._release(fault.code)
         self._tried = (*self._tried, node)
         pool = self._pool
-        if pool.policies.may_repeat(fault, b"CONNECT", False, True, True):
+        if pool.terms.may_repeat(fault, b"CONNECT", False, True, True):
             other = next_attempt(
                 pool, self._key, self._tried, self._attempts, self._services.now(),
-                stale_node=None, stale=False, answered=False,
+                stale_node=None, stale=False, answered=False, limit=pool.terms.max_retries,
             )  # fmt: skip
             if other is not None:
                 pool.counters.retried(fault.code)

@@ -19,6 +19,7 @@ from proxy.engine.queue_turns import QueueTurns
 from proxy.engine.resilience.breaker import State
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.resilience.policies import Policies
+from proxy.engine.resilience.terms import RouteTerms, Terms
 from proxy.engine.telemetry import ServiceCounters
 from proxy.errors import FAULTS, Side
 from proxy.http.properties import source_of
@@ -87,6 +88,8 @@ class Pool:
         self.requests = 0
         """Requests for which an instance was picked, however often: what retries are earned by."""
         self.policies = Policies(hash_key(service.encode()), settings, shared.buckets)
+        self.terms: Terms = Terms(settings)
+        self.route_terms: RouteTerms = RouteTerms(settings)
         self.turns = QueueTurns(self.policies.queue, shared.later, self._has_any_room)
         self.newly_unreachable: set[Node] = set()  # ≤ 1 KiB + 100 B per instance
         """Nodes that have become unreachable since the balancer was built."""
@@ -215,6 +218,8 @@ class Pool:
         if settings == self.settings:
             return
         self.settings = settings
+        self.terms = Terms(settings)
+        self.route_terms = RouteTerms(settings)
         self.policies = Policies(
             hash_key(self.service.encode()), settings, self._shared.buckets, self.policies
         )

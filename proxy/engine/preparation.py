@@ -59,7 +59,12 @@ def prepare(state: RequestState, services: Services) -> OwnAnswer | None:
         if pool is None:
             raise Refused(NO_INSTANCE, f"{match.service} has no instance")
     state.pool = pool
+    state.terms = pool.terms
     state.routed = True
+    if match.special:
+        spec = match.spec
+        state.set_host = spec.set_host
+        state.terms = pool.route_terms.of(spec.timeouts, spec.retry)
     if fields.unusual:
         _look_closer(fields, services.via_token)
         if fields.upgrade is not None:
@@ -73,17 +78,14 @@ def prepare(state: RequestState, services: Services) -> OwnAnswer | None:
         value = state.value_of(pool.key_source, path, query)
         state.key = hash_key(value) if value else NO_KEY
     stripped = ""
-    spec = match.spec
     if as_received and not match.changes_path:
         state.target = request.target
-    elif spec.forward_path == "received":
+    elif match.spec.forward_path == "received":
         state.target = as_it_came(request, path) + query
     else:
         if match.changes_path:
             stripped = match.stripped(path)
         state.target = match.rewrite(path).encode("ascii") + query
-    if spec.set_host is not None:
-        state.set_host = spec.set_host
     if stripped or fields.unusual:
         told = fields.claims.get(b"x-forwarded-prefix") if facts.trusted else None
         state.prefix = forwarded_prefix(told, stripped.encode("ascii"))

@@ -6,6 +6,7 @@ from balancers.base import NO_KEY
 from proxy.engine.admission import Admission
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool
+from proxy.engine.resilience.terms import Terms
 from proxy.engine.routing import LISTENER, Match
 from proxy.engine.streams import StreamEvents
 from proxy.engine.tunnel import Tunnel
@@ -23,6 +24,8 @@ class RequestState(StreamEvents):
     """The route."""
     pool: Pool
     """Only of one that is routed."""
+    terms: Terms
+    """Limits and further attempts, of the pool or the route."""
     routed = False
     """Route and pool are found."""
     admission: Admission | None = None

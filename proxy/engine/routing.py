@@ -70,6 +70,8 @@ class Match(NamedTuple):
     """Characters of the path that the prefix matched, without a final slash."""
     changes_path: bool
     """False: `rewrite` would return the path as it is."""
+    special: bool
+    """See `RouteSpec.is_special`."""
 
     def rewrite(self, path: str) -> str:
         """The path for the instance. It always begins with `/`, and where a prefix was cut off
@@ -113,6 +115,7 @@ class _Route:
         "position",
         "prefix",
         "spec",
+        "special",
         "strips",
     )
 
@@ -120,6 +123,7 @@ class _Route:
         """`prefix`: the one of the route's that it is kept under; `exact`: under a path instead."""
         self.position = position
         self.spec = spec
+        self.special = spec.is_special
         self.prefix = prefix
         self.methods = frozenset(spec.methods)
         self.listeners = frozenset(spec.listeners)
@@ -147,7 +151,9 @@ class _Route:
         service = self.spec.service or captured or ""
         templated = self.spec.service is None and captured is not None
         length = self.length + in_path
-        return Match(self.position, self.spec, service, templated, length, self.strips)
+        return Match(
+            self.position, self.spec, service, templated, length, self.strips, self.special
+        )
 
     def accepts(self, method: str, fields: Fields) -> bool:
         if self.methods and method not in self.methods:

@@ -32,7 +32,7 @@ def open_tunnel(
         instance,
         services.deadlines,
         services.hangups,
-        pool.settings.timeouts.tunnel_idle,
+        state.terms.settings.timeouts.tunnel_idle,
         on_closed,
     )
     pool.counters.answered(state.request.method, 101, services.now() - state.began)

@@ -9,9 +9,10 @@ import msgspec
 
 from proxy.settings.addresses import NAME
 from proxy.settings.complaints import Report, dotted
-from proxy.settings.declare import Distinct, Given, Short
+from proxy.settings.declare import Distinct, Given, Off, Short
 from proxy.settings.keys import ENCODED_SLASHES, parse_field_name
 from proxy.settings.read import SWITCH, choice, did_you_mean, integer
+from proxy.settings.route_terms import NO_RETRY, NO_TIMEOUTS, RouteRetry, RouteTimeouts
 from proxy.settings.route_values import (
     BODY,
     EXACT_PATH,
@@ -156,6 +157,15 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
         "`normalised`: the instance gets the path as it is matched; `received`: byte for byte as it"
         " came, for [signatures that cover the path](forwarding.md#the-path-as-it-was-received).",
     ] = "normalised"
+    timeouts: Annotated[
+        RouteTimeouts, "Limits of requests by this route, in place of those of the service."
+    ] = NO_TIMEOUTS
+    retry: Annotated[
+        RouteRetry,
+        Off(off={"max_retries": 0}),
+        "Further attempts of requests by this route; what stands here is in place of what the"
+        " service says. `off` = never.",
+    ] = NO_RETRY
     service: Annotated[
         str | None,
         NAME,
@@ -186,6 +196,11 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
         some = (*((self.path_prefix,) if self.path_prefix is not None else ()), *self.path_prefixes)
         return some or (() if self.all_paths else (None,))
 
+    @property
+    def is_special(self) -> bool:
+        """Whether the route asks for more than a service, a path and an answer."""
+        return self.set_host is not None or self.timeouts != NO_TIMEOUTS or self.retry != NO_RETRY
+
 
 def check_routes(
     given: Sequence[Given] | None,
@@ -207,6 +222,12 @@ def check_routes(
         _check_prefix(place, route, report)
         _check_several(place, route, report)
         _check_names(place, "headers", route.headers, report)
+        if not (route.service or route.split or "{service}" in f"{route.host}{route.path_prefix}"):
+            for key in ("timeouts", "retry"):
+                if key in place and report.sound(*(place.at(aim) for aim in _AIMS)):
+                    report.complain(
+                        place.at(key), "has no instance to wait for; allowed: beside a service"
+                    )
         for at, name in enumerate(route.listeners):
             if name not in listeners and report.sound(("listeners",)):
                 report.complain(

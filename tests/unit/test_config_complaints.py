@@ -977,6 +977,17 @@ routes:
   - {headers: {X-Beta: ' 1'}, service: a}
 --->
 proxy.yaml:2: routes.0.headers.X-Beta: " 1" begins or ends with a space, which a field value never does; allowed: the exact value of the field
+=== route_terms
+routes:
+  - {path: /a, service: a, timeouts: {first_byte: 5, wait: 1s}, retry: {on: [403], budget: 1}}
+  - {path: /b, respond: 200, timeouts: {total: 1s}, retry: off}
+--->
+proxy.yaml:2: routes.0.retry.budget: is not a known key; allowed: max_retries, methods, on
+proxy.yaml:2: routes.0.retry.on.0: "403" is not a reason to retry (did you mean "503"?); allowed: connect, reset, first_byte, 502, 503, 504, grpc_unavailable, grpc_resource_exhausted
+proxy.yaml:2: routes.0.timeouts.first_byte: "5" has no unit; allowed: a duration such as 250ms, 3s, 2m or 1h (0 = no limit)
+proxy.yaml:2: routes.0.timeouts.wait: is not a known key; allowed: connect, first_byte, idle, queue, total, tunnel_idle
+proxy.yaml:3: routes.1.retry: has no instance to wait for; allowed: beside a service
+proxy.yaml:3: routes.1.timeouts: has no instance to wait for; allowed: beside a service
 === route_listener
 listeners: [{name: web}]
 routes:

@@ -155,6 +155,7 @@ def test_a_further_attempt_needs_a_try_and_budget(
     found = next_attempt(
         pool, 0, (nodes["other"], nodes["tried"]), attempts, NOW,
         stale_node=None if stale_node is None else nodes[stale_node], stale=stale, answered=False,
+        limit=pool.terms.max_retries,
     )  # fmt: skip
     assert (None if found is None else found.id) == node
     assert pool.counters.limited == ({} if budget or stale else {"retry.budget": 1})
@@ -165,6 +166,8 @@ def test_no_further_attempt_where_retries_are_off(board: Board) -> None:
     scene.pool.configure(ServiceSettings(retry=RetrySettings(max_retries=0)))
     tried = (scene.pool.nodes["tried"],)
     assert (
-        next_attempt(scene.pool, 0, tried, 1, NOW, stale_node=None, stale=False, answered=False)
+        next_attempt(
+            scene.pool, 0, tried, 1, NOW, stale_node=None, stale=False, answered=False, limit=0
+        )
         is None
     )

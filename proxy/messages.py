@@ -46,11 +46,13 @@ class PoolSnapshot(msgspec.Struct, frozen=True):
     nodes: tuple[PoolNode, ...]
     panic: bool = False
     """Too few instances are ready: health is ignored and all that are not drained are served."""
+    published: tuple[str, ...] = ()
+    """`RouteSpec.published` of template routes that lead to the service."""
 
 
 class PoolChange(msgspec.Struct, frozen=True):
-    """The way from one snapshot of a service's pool to the next: `panic` is as it was, the order of
-    the nodes may be another."""
+    """The way from one snapshot of a service's pool to the next: `panic` and `published` are as
+    they were, the order of the nodes may be another."""
 
     service: str
     before: int

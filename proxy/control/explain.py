@@ -19,7 +19,7 @@ from proxy.engine import explanation
 from proxy.engine.http1.parser import call_a_claim, parse_request
 from proxy.engine.route_answers import answer_of_route
 from proxy.engine.routing import LISTENER, Match, RouteTable
-from proxy.engine.second_look import Asked, ServiceNames, look_again
+from proxy.engine.second_look import Asked, ServiceNames, check_published, look_again
 from proxy.errors import HEAD_TOO_LARGE, NO_INSTANCE, NO_ROUTE, Fault, Refused
 from proxy.http.client_address import ClientAddresses
 from proxy.http.messages import RequestHead
@@ -105,6 +105,8 @@ def explain(
         if match is None:
             _take(document["routes"], decided)
         _tell_match(document, decided, target)
+        pool = pools.get(decided.service)
+        check_published(names, decided, () if pool is None else pool.snapshot.published)
     except Refused as refusal:
         # Why none does is said of each route.
         detail = "no route matches" if refusal.fault is NO_ROUTE else refusal.detail

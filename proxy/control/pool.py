@@ -97,7 +97,7 @@ class Pool:
 
 def change_between(before: PoolSnapshot, after: PoolSnapshot) -> PoolChange | None:
     """The way from one snapshot to a later one; None if that is to be told as a whole."""
-    if before.panic != after.panic:
+    if before.panic != after.panic or before.published != after.published:
         return None
     known = {node.key: node for node in before.nodes}
     nodes = []

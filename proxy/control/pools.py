@@ -10,7 +10,7 @@ are the identical tuple as before, and that got no override, is not looked at.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
 from proxy.control.ejections import PoolCounts
@@ -21,6 +21,7 @@ from proxy.control.slow_start import SCALE
 from proxy.destinations import Destinations
 from proxy.membership import Instance, Membership
 from proxy.messages import PoolNode, PoolSnapshot
+from proxy.settings.route import RouteSpec
 from proxy.settings.service import PoolSettings
 
 FORGET_AFTER = 600.0
@@ -44,10 +45,13 @@ class PoolRegistry:
         settings: Mapping[str, PoolSettings] | None = None,
         defaults: PoolSettings | None = None,
         destinations: Destinations | None = None,
+        routes: Sequence[RouteSpec] = (),
     ) -> None:
         """`static`: services whose instances stand in the configuration. What the registry
         says of a service of that name is ignored. `settings`: by service; `defaults` for
-        those it does not name. `destinations`: where the registry's instances may not lead."""
+        those it does not name. `destinations`: where the registry's instances may not lead;
+        `routes`: what they ask of metadata is looked for."""
+        self._wheres = _wheres(routes)
         self._slots = slots
         self._destinations = destinations or Destinations()
         self._settings = settings or {}
@@ -208,6 +212,7 @@ class PoolRegistry:
         now: float,
         other_destinations: bool = False,
         other_registry: bool = False,
+        routes: Sequence[RouteSpec] = (),
     ) -> Changes:
         """Take over another configuration; see `__init__`. Nothing that was found out about an
         instance is lost, and none that stays is missing in between. `other_destinations`: the
@@ -216,6 +221,8 @@ class PoolRegistry:
         changes = Changes()
         old_settings, old_defaults = self._settings, self._defaults
         self._settings, self._defaults = settings, defaults
+        old_wheres, self._wheres = self._wheres, _wheres(routes)
+        other_wheres = old_wheres != self._wheres
         self._to_registry.clear()
         if other_registry:
             self._to_registry.update(
@@ -226,7 +233,7 @@ class PoolRegistry:
             pool = self._pools.get(service)
             was_static = pool is not None and pool.static
             same = settings.get(service, defaults) == old_settings.get(service, old_defaults)
-            if same and not (was_static or service in static or other_destinations):
+            if same and not (was_static or service in static or other_destinations or other_wheres):
                 continue
             if pool is None:
                 pool = Pool(service, static=False)
@@ -380,13 +387,18 @@ class PoolRegistry:
         panic = panics(
             (member.status for member in members), self.settings(pool.service).panic_threshold
         )
-        if before.generation and before.nodes == tuple(nodes) and before.panic == panic:
+        # A service that has none any more keeps what it had: its routes answer 503 for a while, as
+        # those do that demand nothing.
+        published = _published(self._wheres, members) if members else before.published
+        same = before.panic == panic and before.published == published
+        if before.generation and same and before.nodes == tuple(nodes):
             return False
         pool.snapshot = PoolSnapshot(
             service=pool.service,
             generation=next(self._generations),
             nodes=tuple(nodes),
             panic=panic,
+            published=published,
         )
         return True
 
@@ -425,6 +437,21 @@ class PoolRegistry:
                 return old.slot
             self._slots.free(service, old.instance.key, now)
         return self._slots.take(service, key, now)
+
+
+def _published(
+    wheres: Mapping[str, Mapping[str, str]], members: Sequence[Member]
+) -> tuple[str, ...]:
+    """The demands of routes that an instance meets."""
+    return tuple(
+        text
+        for text, where in wheres.items()
+        if any(where.items() <= member.instance.metadata.items() for member in members)
+    )
+
+
+def _wheres(routes: Sequence[RouteSpec]) -> Mapping[str, Mapping[str, str]]:
+    return {route.published: route.where for route in routes if route.where}
 
 
 def _count(

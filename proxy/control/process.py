@@ -168,6 +168,7 @@ async def serve(
                 settings=settings.services,
                 defaults=settings.defaults,
                 destinations=destinations,
+                routes=settings.routes,
             ),
             board,
             ProcessLaunch(

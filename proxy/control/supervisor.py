@@ -224,6 +224,7 @@ class Supervisor:
             at,
             other_destinations=destinations != (before[0].admin_port, before[0].allow),
             other_registry=self.watch.awaited,
+            routes=settings.routes,
         )
         self.apply(changes)
         self.checks.configure()

@@ -103,6 +103,8 @@ class Pool:
         self.generation = -1
         self._panic = False
         """Too few are ready: health is ignored."""
+        self.published: frozenset[str] = frozenset()
+        """See `PoolSnapshot`."""
         self._choosable = 0
         """Nodes that the balancer chooses among."""
         self._any_will_do = False
@@ -124,6 +126,7 @@ class Pool:
         self.left_slots = []
         leaving: list[Node] = []
         self._panic = snapshot.panic
+        self.published = frozenset(snapshot.published)
         for spec in snapshot.nodes:  # ≤ instances
             self._take_over(spec, known.pop(spec.key, None), leaving)
         for node in known.values():  # ≤ instances

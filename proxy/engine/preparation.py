@@ -9,7 +9,7 @@ from proxy.engine.admission import admit
 from proxy.engine.request_state import RequestState
 from proxy.engine.route_answers import answer_of_route
 from proxy.engine.routing import Match
-from proxy.engine.second_look import Asked, look_again
+from proxy.engine.second_look import Asked, check_published, look_again
 from proxy.engine.services import Services
 from proxy.errors import EXPECTATION_FAILED, LOOP, NO_INSTANCE, Refused
 from proxy.http.forwarding import forwarded_prefix, offered_upgrade
@@ -58,13 +58,15 @@ def prepare(state: RequestState, services: Services) -> OwnAnswer | None:
         pool = services.pools.get(match.service)
         if pool is None:
             raise Refused(NO_INSTANCE, f"{match.service} has no instance")
-    state.pool = pool
-    state.terms = pool.terms
-    state.routed = True
+    terms = pool.terms
     if match.special:
+        check_published(services.pools.names, match, pool.published)
         spec = match.spec
         state.set_host = spec.set_host
-        state.terms = pool.route_terms.of(spec.timeouts, spec.retry)
+        terms = pool.route_terms.of(spec.timeouts, spec.retry)
+    state.pool = pool
+    state.terms = terms
+    state.routed = True
     if fields.unusual:
         _look_closer(fields, services.via_token)
         if fields.upgrade is not None:

@@ -72,6 +72,8 @@ class Match(NamedTuple):
     """False: `rewrite` would return the path as it is."""
     special: bool
     """See `RouteSpec.is_special`."""
+    published: str
+    """See `RouteSpec.published`."""
 
     def rewrite(self, path: str) -> str:
         """The path for the instance. It always begins with `/`, and where a prefix was cut off
@@ -114,6 +116,7 @@ class _Route:
         "patterns",
         "position",
         "prefix",
+        "published",
         "spec",
         "special",
         "strips",
@@ -124,6 +127,7 @@ class _Route:
         self.position = position
         self.spec = spec
         self.special = spec.is_special
+        self.published = spec.published
         self.prefix = prefix
         self.methods = frozenset(spec.methods)
         self.listeners = frozenset(spec.listeners)
@@ -152,7 +156,14 @@ class _Route:
         templated = self.spec.service is None and captured is not None
         length = self.length + in_path
         return Match(
-            self.position, self.spec, service, templated, length, self.strips, self.special
+            self.position,
+            self.spec,
+            service,
+            templated,
+            length,
+            self.strips,
+            self.special,
+            self.published,
         )
 
     def accepts(self, method: str, fields: Fields) -> bool:

@@ -7,7 +7,7 @@ here. Workers and `fairlead explain` decide by the same function.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -89,6 +89,16 @@ def look_again(
     if readings and found.spec.rewrite_prefix:
         _check_rewritten(found.spec.rewrite_prefix.rstrip("/"), found.rewrite(path))
     return found._replace(service=_service(table, names, asked, found))
+
+
+def check_published(names: ServiceNames, match: Match, published: Collection[str]) -> None:
+    """Check that a service, whose pool says `published`, is one that its template route leads to.
+    Raises `Refused`."""
+    if match.published and match.published not in published:
+        if names.complete:
+            detail = f"{match.service} has no instance with {match.published}"
+            raise Refused(UNKNOWN_SERVICE, detail)
+        raise Refused(NO_INSTANCE, f"{match.service} has no instance")
 
 
 def _check_readings(

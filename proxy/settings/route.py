@@ -11,7 +11,7 @@ from proxy.settings.addresses import NAME
 from proxy.settings.complaints import Report, dotted
 from proxy.settings.declare import Distinct, Given, Off, Short
 from proxy.settings.keys import ENCODED_SLASHES, parse_field_name
-from proxy.settings.read import SWITCH, choice, did_you_mean, integer
+from proxy.settings.read import SWITCH, TEXT, choice, did_you_mean, integer
 from proxy.settings.route_terms import NO_RETRY, NO_TIMEOUTS, RouteRetry, RouteTimeouts
 from proxy.settings.route_values import (
     BODY,
@@ -133,6 +133,12 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
         "Names of listeners; for requests that come to others"
         " the route is not there. Without it all.",
     ] = ()
+    where: Annotated[
+        dict[str, str],
+        TEXT,
+        "Only of a route with `{service}`: services with an instance whose metadata say this. Any"
+        " other is unknown to it (404).",
+    ] = {}
     strip_prefix: Annotated[
         bool,
         SWITCH,
@@ -197,9 +203,15 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
         return some or (() if self.all_paths else (None,))
 
     @property
+    def published(self) -> str:
+        """`where` in one text; empty = every service."""
+        return "&".join(f"{key}={value}" for key, value in sorted(self.where.items()))
+
+    @property
     def is_special(self) -> bool:
         """Whether the route asks for more than a service, a path and an answer."""
-        return self.set_host is not None or self.timeouts != NO_TIMEOUTS or self.retry != NO_RETRY
+        own_terms = self.timeouts != NO_TIMEOUTS or self.retry != NO_RETRY
+        return own_terms or self.set_host is not None or bool(self.where)
 
 
 def check_routes(
@@ -222,12 +234,15 @@ def check_routes(
         _check_prefix(place, route, report)
         _check_several(place, route, report)
         _check_names(place, "headers", route.headers, report)
-        if not (route.service or route.split or "{service}" in f"{route.host}{route.path_prefix}"):
+        templated = "{service}" in f"{route.host}{route.path_prefix}"
+        if not (route.service or route.split or templated):
             for key in ("timeouts", "retry"):
                 if key in place and report.sound(*(place.at(aim) for aim in _AIMS)):
                     report.complain(
                         place.at(key), "has no instance to wait for; allowed: beside a service"
                     )
+        if "where" in place and not templated:
+            report.complain(place.at("where"), "has no {service} to narrow; allowed: beside one")
         for at, name in enumerate(route.listeners):
             if name not in listeners and report.sound(("listeners",)):
                 report.complain(

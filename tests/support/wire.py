@@ -331,10 +331,12 @@ class Wire:
         service: str = "s",
         panic: bool = False,
         http2: bool | None = None,
+        published: tuple[str, ...] = (),
         **status: str,
     ) -> None:
         """Instances `a`, `b`, … of a service; `a="draining"` sets a status; `http2`: what they
-        speak, if it is not what those of the wire do."""
+        speak, if it is not what those of the wire do; `published`: demands of routes that the
+        service meets."""
         http2 = self.http2 if http2 is None else http2
         generation = 1
         pool = self.worker.pools.get(service)
@@ -356,7 +358,8 @@ class Wire:
         self.loop.callbacks += 1
         self.worker.on_message(
             PoolsMessage(
-                seq=generation, snapshots=(PoolSnapshot(service, generation, nodes, panic),)
+                seq=generation,
+                snapshots=(PoolSnapshot(service, generation, nodes, panic, published),),
             )
         )
         self.settle()

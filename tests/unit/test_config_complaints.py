@@ -988,6 +988,13 @@ proxy.yaml:2: routes.0.timeouts.first_byte: "5" has no unit; allowed: a duration
 proxy.yaml:2: routes.0.timeouts.wait: is not a known key; allowed: connect, first_byte, idle, queue, total, tunnel_idle
 proxy.yaml:3: routes.1.retry: has no instance to wait for; allowed: beside a service
 proxy.yaml:3: routes.1.timeouts: has no instance to wait for; allowed: beside a service
+=== route_where
+routes:
+  - {path: /a, service: a, where: {public: "true"}}
+  - {host: "{service}.a", where: {public: [1]}}
+--->
+proxy.yaml:2: routes.0.where: has no {service} to narrow; allowed: beside one
+proxy.yaml:3: routes.1.where.public: is a list; allowed: text
 === route_listener
 listeners: [{name: web}]
 routes:

@@ -14,6 +14,7 @@ from proxy.control.slots import SLOT_REST, Slots
 from proxy.destinations import Destinations
 from proxy.membership import Instance, Membership
 from proxy.messages import Status
+from proxy.settings.route import RouteSpec
 from proxy.settings.service import PoolSettings
 from proxy.settings.upstream_tls import UpstreamTls
 
@@ -38,6 +39,29 @@ def book(
 
 def statuses(of: PoolRegistry, service: str = "users") -> dict[str, Status]:
     return {member.instance.id: member.status for member in of.by_service[service].members}
+
+
+PUBLIC = RouteSpec(path_prefix="/{service}", where={"public": "true", "tier": "web"})
+NARROW = RouteSpec(host="{service}", where={"public": "true"})
+
+
+def test_a_pool_says_which_demands_of_routes_it_meets() -> None:
+    public = instance("a", metadata={"public": "true", "tier": "web", "zone": "b"})
+    half = instance("b", metadata={"public": "true"})
+    pools = PoolRegistry({}, Slots(100, lambda slot: True), 0.0, routes=(PUBLIC,))
+    for members, published in (
+        ((half,), ()),
+        ((half, public), ("public=true&tier=web",)),
+        ((), ("public=true&tier=web",)),
+        ((half,), ()),
+    ):
+        pools.apply(membership(users=members), 1.0)
+        snapshot = pools.snapshot("users")
+        assert snapshot is not None
+        assert snapshot.published == published
+    changes = pools.configure({}, {}, PoolSettings(), 2.0, routes=(PUBLIC, NARROW))
+    assert changes.pools == ["users"]
+    assert pools.by_service["users"].snapshot.published == ("public=true",)
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,10 @@ from proxy.control.pool import Member, Pool
 from proxy.control.statistics import Totals
 from proxy.engine import explanation
 from proxy.engine.http1.parser import call_a_claim, parse_request
+from proxy.engine.match import Match
 from proxy.engine.route_answers import answer_of_route
-from proxy.engine.routing import LISTENER, Match, RouteTable
-from proxy.engine.second_look import Asked, ServiceNames, check_published, look_again
+from proxy.engine.routing import LISTENER, RouteTable
+from proxy.engine.second_look import Asked, ServiceNames, check_published, look_again, rewritten
 from proxy.errors import HEAD_TOO_LARGE, NO_INSTANCE, NO_ROUTE, Fault, Refused
 from proxy.http.client_address import ClientAddresses
 from proxy.http.messages import RequestHead
@@ -125,7 +126,7 @@ def _tell_match(document: dict[str, Any], match: Match, target: Target) -> None:
     """Route, service and path. Raises `Refused` if the path cannot go on as it came."""
     document["route"] = match.position
     document["service"] = match.service
-    path = match.rewrite(target.path)
+    path = rewritten(match, target.path)
     if match.spec.forward_path == "received":
         path = _text(as_it_came(target.request, target.path))
     document["path_for_instance"] = path + _text(target.query)

@@ -42,6 +42,8 @@ def explain(
             continue
         host_ranks = [r for one in spec.all_hosts if (r := _host_rank(one, host)) is not None]
         path_ranks = [p for one in spec.all_prefixes if (p := _path_rank(one, path)) is not None]
+        if spec.path_regex is not None and re.match(spec.path_regex, path, re.ASCII):
+            path_ranks.append((0, []))
         if path in spec.all_paths:
             path_ranks.append((-len(path) - 2, []))
         if not host_ranks:
@@ -49,6 +51,8 @@ def explain(
             others.append(Considered(position, spec, False, reason))
         elif not path_ranks:
             wanted = [f"is not {one}" for one in spec.all_paths]
+            if spec.path_regex is not None:
+                wanted.append(f"does not match {spec.path_regex}")
             wanted += [f"does not begin with {one}" for one in spec.all_prefixes]
             others.append(Considered(position, spec, False, f"path {', '.join(wanted)}"))
         else:
@@ -97,7 +101,7 @@ def _path_rank(prefix: str | None, path: str) -> tuple[int, list[bool]] | None:
     """The rank of a prefix for `path`: the lower, the more specific: how far it matches, then where
     it has templates. None = does not match."""
     if prefix is None:
-        return (0, [])
+        return (1, [])
     wanted, segments = prefix.removesuffix("/").split("/"), path.split("/")
     if len(segments) < len(wanted) + prefix.endswith("/"):
         return None

@@ -6,10 +6,10 @@ from typing import Final
 
 from balancers.base import NO_KEY, hash_key
 from proxy.engine.admission import admit
+from proxy.engine.match import Match
 from proxy.engine.request_state import RequestState
 from proxy.engine.route_answers import answer_of_route
-from proxy.engine.routing import Match
-from proxy.engine.second_look import Asked, check_published, look_again
+from proxy.engine.second_look import Asked, check_published, look_again, rewritten
 from proxy.engine.services import Services
 from proxy.errors import EXPECTATION_FAILED, LOOP, NO_INSTANCE, Refused
 from proxy.http.forwarding import forwarded_prefix, offered_upgrade
@@ -87,7 +87,7 @@ def prepare(state: RequestState, services: Services) -> OwnAnswer | None:
     else:
         if match.changes_path:
             stripped = match.stripped(path)
-        state.target = match.rewrite(path).encode("ascii") + query
+        state.target = rewritten(match, path).encode("ascii") + query
     if stripped or fields.unusual:
         told = fields.claims.get(b"x-forwarded-prefix") if facts.trusted else None
         state.prefix = forwarded_prefix(told, stripped.encode("ascii"))

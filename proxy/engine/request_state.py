@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from balancers.base import NO_KEY
 from proxy.engine.admission import Admission
+from proxy.engine.match import Match
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool
 from proxy.engine.resilience.terms import Terms
-from proxy.engine.routing import LISTENER, Match
+from proxy.engine.routing import LISTENER
 from proxy.engine.streams import StreamEvents
 from proxy.engine.tunnel import Tunnel
 from proxy.http.properties import Source, field, parameter, property_of

@@ -11,7 +11,8 @@ Precedence, in this order:
    segments: `/old` matches `/old` and `/old/x`, not `/older`; `/old/` matches `/old/` and
    what is under it, not `/old`. `{service}` matches one segment that can be a service's
    name; among prefixes that match equally far, a literal segment comes before `{service}`,
-   compared from the left.
+   compared from the left. Then come regular expressions, in the order of the file, then routes for
+   any path.
 3. The order in the file.
 
 A route whose methods, fields or parameters do not fit is passed over as if it were not there. When
@@ -28,8 +29,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Final, NamedTuple
+from typing import Final
 
+from proxy.engine.match import Match
+from proxy.settings.path_pattern import PathPattern
 from proxy.settings.route import RouteSpec
 from proxy.settings.route_values import pieces_of
 from proxy.tls.names import NameTable
@@ -56,53 +59,6 @@ a parameter of the query, escapes resolved; `LISTENER` → name of the listener.
 LISTENER: Final = "listener:"
 
 
-class Match(NamedTuple):
-    """A request's route. The service need not exist: of a template it is only a name, and it is
-    empty where the route leads to several, or is an answer itself."""
-
-    position: int
-    """The route's place in the file, from 0."""
-    spec: RouteSpec
-    service: str
-    templated: bool
-    """The service's name came from the request: if nobody knows it, there is no route (404)."""
-    prefix_length: int
-    """Characters of the path that the prefix matched, without a final slash."""
-    changes_path: bool
-    """False: `rewrite` would return the path as it is."""
-    special: bool
-    """See `RouteSpec.is_special`."""
-    published: str
-    """See `RouteSpec.published`."""
-
-    def rewrite(self, path: str) -> str:
-        """The path for the instance. It always begins with `/`, and where a prefix was cut off
-        or replaced there is exactly one slash, whatever the request had: a rest of
-        `//host/x` would be a reference to another host in many programs' eyes."""
-        if not self.changes_path:
-            return path
-        rest = path[self.prefix_length :]
-        new = self.spec.rewrite_prefix
-        if new is None:
-            return "/" + rest.lstrip("/")
-        if not rest:
-            return new or "/"
-        return f"{new.rstrip('/')}/{rest.lstrip('/')}"
-
-    def refuses_slashes(self, otherwise: str) -> bool:
-        """Whether `%2F` and `%5C` are refused in the path; `otherwise`: what the listener does with
-        them under a path prefix, `pass` or `refuse`."""
-        own = self.spec.encoded_slashes
-        if own is None:
-            return otherwise == "refuse" and self.spec.all_prefixes != (None,)
-        return own == "refuse"
-
-    def stripped(self, path: str) -> str:
-        """The prefix that the instance's path lacks; empty if something took its place."""
-        replaced = self.spec.rewrite_prefix not in (None, "/")
-        return "" if replaced or not self.changes_path else path[: self.prefix_length]
-
-
 class _Route:
     """A line of the file, prepared."""
 
@@ -113,6 +69,7 @@ class _Route:
         "length",
         "listeners",
         "methods",
+        "pattern",
         "patterns",
         "position",
         "prefix",
@@ -142,9 +99,12 @@ class _Route:
         templated = SERVICE in literal
         self.length = len(literal) - (len(SERVICE) if templated else 0)
         """Of the prefix's literal part."""
-        self.strips = not exact and (
-            spec.rewrite_prefix is not None or (spec.strip_prefix and literal != "")
+        self.strips = spec.rewrite is not None or (
+            not exact and (spec.rewrite_prefix is not None or (spec.strip_prefix and literal != ""))
         )
+        self.pattern: re.Pattern[str] | None = None
+        if spec.path_regex is not None:
+            self.pattern = PathPattern(spec.path_regex).compiled
         in_host = spec.host is not None and SERVICE in spec.host
         self.fixed = None if templated or in_host else self.at(None, 0)
         """The match, where it is the same for every request."""
@@ -164,6 +124,7 @@ class _Route:
             self.strips,
             self.special,
             self.published,
+            self.pattern,
         )
 
     def accepts(self, method: str, fields: Fields) -> bool:
@@ -270,6 +231,52 @@ class _Host:
         return None
 
 
+class _PatternHost(_Host):
+    """All routes of one host pattern, if some go by regular expressions: those come behind exact
+    paths and prefixes, and before routes for any path."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rest = _Host()
+        """Routes for any path."""
+        self._by_beginning: dict[int, dict[str, list[_Route]]] = {}  # ≤ 1 KiB + 8 KiB per route
+        """Length → beginning of that length, which is plain text → routes, so that few expressions
+        are tried where there are many."""
+
+    def add(self, position: int, spec: RouteSpec) -> None:
+        if spec.path_regex is not None:
+            route = _Route(position, spec, None, False)
+            beginning = PathPattern(spec.path_regex).beginning
+            places = self._by_beginning.setdefault(len(beginning), {})
+            places.setdefault(beginning, []).append(route)
+        elif spec.all_prefixes == (None,):
+            self._rest.add(position, spec)
+        else:
+            super().add(position, spec)
+
+    def match(self, path: str, method: str, fields: Fields, label: str | None) -> Match | None:
+        found = super().match(path, method, fields, label)
+        if found is not None:
+            return found
+        routes: list[_Route] = []
+        for length, places in self._by_beginning.items():  # ≤ 256
+            routes += places.get(path[:length], ())
+        routes.sort(key=_position_of)
+        for route in routes:  # ≤ routes
+            pattern = route.pattern
+            if (
+                pattern is not None
+                and pattern.match(path)
+                and (route.accepts_all or route.accepts(method, fields))
+            ):
+                return route.fixed or route.at(label, 0)
+        return self._rest.match(path, method, fields, label)
+
+
+def _position_of(route: _Route) -> int:
+    return route.position
+
+
 _Reached = tuple[int, list[_Route], str]
 """(how far into the path, routes whose prefix reaches there, what `{service}` stood for)."""
 
@@ -316,6 +323,9 @@ class RouteTable:
         names = [spec for spec in self.routes if spec.sni is not None]
         self._names = NameTable([(str(spec.sni),) for spec in names])
         self._services = [spec.service for spec in names]  # ≤ 1 KiB per route
+        self._with_patterns = {
+            host for spec in self.routes if spec.path_regex is not None for host in spec.all_hosts
+        }  # ≤ 1 KiB per route
         for position, spec in enumerate(self.routes):  # ≤ routes
             if spec.sni is not None:
                 continue
@@ -333,19 +343,20 @@ class RouteTable:
 
     def _host(self, pattern: str | None) -> _Host:
         """Where the routes of a host pattern are kept."""
+        new = _PatternHost if pattern in self._with_patterns else _Host
         if pattern is None:
-            self._any = self._any or _Host()
+            self._any = self._any or new()
             return self._any
         pattern = pattern.lower().removesuffix(".")
         if pattern.startswith("*."):
             ending = self._endings.setdefault(pattern[2:], _Ending())
-            ending.wildcard = ending.wildcard or _Host()
+            ending.wildcard = ending.wildcard or new()
             return ending.wildcard
         before, template, after = pattern.partition(SERVICE)
         if template:
             ending = self._endings.setdefault(after[1:], _Ending())
-            return ending.templates.setdefault(before, _Host())
-        return self._exact.setdefault(pattern, _Host())
+            return ending.templates.setdefault(before, new())
+        return self._exact.setdefault(pattern, new())
 
     def match(self, host: str, path: str, method: str, fields: Fields) -> Match | None:
         """The route of a request, or None.

@@ -11,9 +11,10 @@ from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
-from proxy.engine.routing import SERVICE, Fields, Match, RouteTable
+from proxy.engine.match import Match
+from proxy.engine.routing import SERVICE, Fields, RouteTable
 from proxy.errors import NO_INSTANCE, NO_ROUTE, UNKNOWN_SERVICE, Refused
-from proxy.http.target import bad_path, has_encoded_slash
+from proxy.http.target import bad_path, has_dot_segments, has_encoded_slash
 from proxy.http.target import readings as _readings
 
 _PLAIN: Final = ":@+~"
@@ -86,9 +87,20 @@ def look_again(
             raise Refused(NO_ROUTE, f"no route for {host or '(no host)'} {path}")
     if has_encoded_slash(path) and found.refuses_slashes(encoded_slashes):
         raise bad_path("an encoded slash or backslash in the path")
-    if readings and found.spec.rewrite_prefix:
-        _check_rewritten(found.spec.rewrite_prefix.rstrip("/"), found.rewrite(path))
+    spec = found.spec
+    if readings and (spec.rewrite_prefix or spec.rewrite):
+        below = spec.rewrite_prefix or (spec.rewrite or "").partition("{")[0].rpartition("/")[0]
+        _check_rewritten(below.rstrip("/"), found.rewrite(path))
     return found._replace(service=_service(table, names, asked, found))
+
+
+def rewritten(match: Match, path: str) -> str:
+    """The path for the instance. Raises `Refused` if it has dot segments, which a rewrite may put
+    together of what a regular expression has found."""
+    new = match.rewrite(path)
+    if match.pattern is not None and has_dot_segments(new):
+        raise bad_path(f"the path for the instance would be {new}")
+    return new
 
 
 def check_published(names: ServiceNames, match: Match, published: Collection[str]) -> None:

@@ -107,6 +107,11 @@ def _merged(path: str) -> str:
     return _SLASHES.sub("/", path)
 
 
+def has_dot_segments(path: str) -> bool:
+    """Whether a path has any, in plain spelling."""
+    return _DOTS.search(path) is not None
+
+
 def has_encoded_slash(path: str) -> bool:
     """Whether a normalised path has a slash or backslash in disguise."""
     upper = path.upper()

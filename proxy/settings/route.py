@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Final, Literal
 
@@ -11,6 +12,7 @@ from proxy.settings.addresses import NAME
 from proxy.settings.complaints import Report, dotted
 from proxy.settings.declare import Distinct, Given, Off, Short
 from proxy.settings.keys import ENCODED_SLASHES, parse_field_name
+from proxy.settings.path_pattern import PathPattern
 from proxy.settings.read import SWITCH, TEXT, choice, did_you_mean, integer
 from proxy.settings.route_terms import NO_RETRY, NO_TIMEOUTS, RouteRetry, RouteTimeouts
 from proxy.settings.route_values import (
@@ -22,7 +24,9 @@ from proxy.settings.route_values import (
     PARAMETER,
     PATH,
     PATH_PREFIX,
+    PATH_REGEX,
     REDIRECT_STATUS,
+    REWRITE,
     SET_HOST,
     SNI,
     TARGET,
@@ -30,8 +34,8 @@ from proxy.settings.route_values import (
 from proxy.settings.tree import Path
 
 _CONDITIONS: Final = (
-    *("host", "hosts", "path", "paths", "path_prefix", "path_prefixes", "methods", "headers"),
-    *("query", "listeners"),
+    *("host", "hosts", "path", "paths", "path_prefix", "path_prefixes", "path_regex"),
+    *("methods", "headers", "query", "listeners"),
 )
 _AIMS: Final = ("service", "split", "redirect", "respond")
 _FRAMING: Final = frozenset(
@@ -112,6 +116,12 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
     path_prefixes: Annotated[
         tuple[str, ...], PATH_PREFIX, Distinct(), "Several, any of which fits; no templates."
     ] = ()
+    path_regex: Annotated[
+        str | None,
+        PATH_REGEX,
+        "A [regular expression](forwarding.md#regular-expressions) for the path, behind exact paths"
+        " and prefixes, in the order of the file. Not beside those.",
+    ] = None
     methods: Annotated[tuple[str, ...], METHOD, "Methods that match. Without it any method."] = ()
     headers: Annotated[
         dict[str, str],
@@ -147,6 +157,12 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
     ] = False
     rewrite_prefix: Annotated[
         str | None, PATH, "Put this in place of the prefix. Not together with `strip_prefix`."
+    ] = None
+    rewrite: Annotated[
+        str | None,
+        REWRITE,
+        "Put this in place of what `path_regex` matched, or of an exact `path`; `{NAME}` is the"
+        " group of that name.",
     ] = None
     set_host: Annotated[
         str | None, SET_HOST, "The `Host` that the instance gets. Without it the client's."
@@ -200,7 +216,7 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
     def all_prefixes(self) -> tuple[str | None, ...]:
         """Prefixes that fit; None = any path."""
         some = (*((self.path_prefix,) if self.path_prefix is not None else ()), *self.path_prefixes)
-        return some or (() if self.all_paths else (None,))
+        return some or (() if self.all_paths or self.path_regex is not None else (None,))
 
     @property
     def published(self) -> str:
@@ -233,6 +249,7 @@ def check_routes(
         _check_aim(place, route, report)
         _check_prefix(place, route, report)
         _check_several(place, route, report)
+        _check_rewrite(place, route, report)
         _check_names(place, "headers", route.headers, report)
         templated = "{service}" in f"{route.host}{route.path_prefix}"
         if not (route.service or route.split or templated):
@@ -256,7 +273,15 @@ def check_routes(
         if report.sound(*conditions) and place.path not in report.misspelt:
             # Only those with the same hosts and paths: between others the more specific
             # one goes first, wherever it stands in the file.
-            where = (*route.all_hosts, "", *route.all_paths, "", *route.all_prefixes)
+            where = (
+                *route.all_hosts,
+                "",
+                *route.all_paths,
+                "",
+                *route.all_prefixes,
+                "",
+                route.path_regex,
+            )
             peers = earlier.setdefault(where, [])
             for path, other in peers:
                 if _shadows(other, route):
@@ -317,6 +342,35 @@ def _check_several(place: Given, route: RouteSpec, report: Report) -> None:
     if "{service}" in (route.path_prefix or "") and route.all_paths:
         report.complain(
             place.at("path_prefix"), "holds {service} beside exact paths; allowed: one of the two"
+        )
+
+
+def _check_rewrite(place: Given, route: RouteSpec, report: Report) -> None:
+    """A regular expression stands alone, and a rewrite has something to act on."""
+    regex = place.at("path_regex")
+    if "path_regex" in place:
+        for key in ("path", "paths", "path_prefix", "path_prefixes"):
+            if key in place:
+                report.complain(place.at(key), "stands beside path_regex; allowed: one of the two")
+    if route.rewrite is None or not report.sound(regex):
+        return
+    groups: Collection[str] = ()
+    if route.path_regex is not None:
+        groups = PathPattern(route.path_regex).compiled.groupindex
+    elif not route.all_paths or route.all_prefixes:
+        message = "has nothing to act on; allowed: with path_regex, or with path alone"
+        report.complain(place.at("rewrite"), message)
+        return
+    for name in re.findall(r"\{(.*?)\}", route.rewrite):
+        if name not in groups:
+            known = ", ".join(groups) or "no groups"
+            report.complain(
+                place.at("rewrite"), f"holds {{{name}}}; allowed of path_regex: {known}"
+            )
+    if route.forward_path == "received":
+        report.complain(
+            place.at("forward_path"),
+            '"received" stands beside rewrite, which changes the path; allowed: one of the two',
         )
 
 

@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 from proxy.settings.addresses import parse_host_name, parse_port
+from proxy.settings.path_pattern import parse_pattern
 from proxy.settings.read import Read, did_you_mean
 
 METHODS: Final = (
@@ -113,6 +114,11 @@ def _parse_exact_path(text: str) -> str:
     return _ESCAPE.sub(_one_spelling, parse_path(text))
 
 
+def _parse_rewrite(text: str) -> str:
+    parse_path(re.sub(r"\{[A-Za-z_][A-Za-z0-9_]*\}", "x", text))
+    return text
+
+
 def _parse_target(text: str) -> str:
     """Where a redirect leads. What the request says stands where it is a host or a path, so that no
     client is sent to whom the request names."""
@@ -153,6 +159,8 @@ HOST_PATTERN: Final = Read(
 PATH_PREFIX: Final = Read(
     _parse_path_prefix, "path prefix", "a path such as /orders or /svc/{service}"
 )
+PATH_REGEX: Final = Read(parse_pattern, "regular expression", "a pattern such as ^/v(?P<v>[0-9]+)/")
+REWRITE: Final = Read(_parse_rewrite, "path", "a path such as /api/{v}/")
 EXACT_PATH: Final = Read(_parse_exact_path, "path", "a path such as /healthz")
 TARGET: Final = Read(
     _parse_target, "target", "https://new.example.com{path}, or a path such as /new"

@@ -13,6 +13,7 @@ HEADERS = (
     *({"X-A": "1"}, {"X-A": "1", "X-B": "2"}),
     *({"X-A": "*"}, {"X-B": "a*b*"}, {"X-B": r"*\*"}),
 )
+REGEXES = ("^/(?P<x>a)", "^/(?P<x>[ab]+)$", r"^/.*(?P<x>b)", "^/a/(?P<x>[^/]+)", "^/(?:c(?P<x>))?")
 words = st.sampled_from(["a", "b", "c"])
 labels = st.lists(words, min_size=1, max_size=3)
 
@@ -45,13 +46,18 @@ def routes(draw: st.DrawFn) -> RouteSpec:
     host = draw(hosts())
     prefix = draw(prefixes(template=SERVICE not in (host or "")))
     templated = SERVICE in (host or "") + (prefix or "")
-    exact = [] if templated else draw(st.lists(prefixes(template=False), max_size=2))
+    regex = None
+    if SERVICE not in (prefix or "") and draw(st.integers(0, 4)) == 0:
+        prefix, regex = None, draw(st.sampled_from(REGEXES))
+    exact = [] if templated or regex else draw(st.lists(prefixes(template=False), max_size=2))
     return RouteSpec(
         host=host,
         hosts=() if SERVICE in (host or "") else draw(st.sampled_from([(), ("a", "*.b")])),
         paths=tuple(path for path in exact if path),
         path_prefix=prefix,
-        path_prefixes=() if templated else draw(st.sampled_from([(), (), ("/a/b", "/c")])),
+        path_prefixes=() if templated or regex else draw(st.sampled_from([(), (), ("/a/b", "/c")])),
+        path_regex=regex,
+        rewrite=None if regex is None else draw(st.sampled_from([None, "/new", "/{x}{x}/y"])),
         query=draw(st.sampled_from([{}, {}, {"q": "1"}])),
         listeners=draw(st.sampled_from([(), (), ("l",), ("k", "l")])),
         methods=draw(st.sampled_from([(), (), ("GET",), ("POST", "PUT")])),

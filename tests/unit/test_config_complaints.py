@@ -995,6 +995,21 @@ routes:
 --->
 proxy.yaml:2: routes.0.where: has no {service} to narrow; allowed: beside one
 proxy.yaml:3: routes.1.where.public: is a list; allowed: text
+=== route_regex
+routes:
+  - {path_regex: "^/(a+)+$", service: a}
+  - {path_regex: "^/(?P<a>x)", path: /x, rewrite: "/{b}", service: a}
+  - {path_prefix: /x, rewrite: /y, service: a}
+  - {path: /x, rewrite: "/{y}", forward_path: received, service: a}
+  - {path: /y, rewrite: "y{", service: a}
+--->
+proxy.yaml:2: routes.0.path_regex: "^/(a+)+$" has a repetition that what follows may begin like, so that it can be read in very many ways ([^/]+ instead of .* is mostly what is meant); allowed: a pattern such as ^/v(?P<v>[0-9]+)/
+proxy.yaml:3: routes.1.path: stands beside path_regex; allowed: one of the two
+proxy.yaml:3: routes.1.rewrite: holds {b}; allowed of path_regex: a
+proxy.yaml:4: routes.2.rewrite: has nothing to act on; allowed: with path_regex, or with path alone
+proxy.yaml:5: routes.3.forward_path: "received" stands beside rewrite, which changes the path; allowed: one of the two
+proxy.yaml:5: routes.3.rewrite: holds {y}; allowed of path_regex: no groups
+proxy.yaml:6: routes.4.rewrite: "y{" does not begin with /; allowed: a path such as /api/{v}/
 === route_listener
 listeners: [{name: web}]
 routes:

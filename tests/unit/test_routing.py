@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from proxy.engine.explanation import Considered, explain
-from proxy.engine.routing import Match, RouteTable
+from proxy.engine.match import Match
+from proxy.engine.routing import RouteTable
 from proxy.settings.route import RouteSpec
 
 

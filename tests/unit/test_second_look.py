@@ -7,7 +7,8 @@ from urllib.parse import quote
 
 import pytest
 
-from proxy.engine.routing import Match, RouteTable
+from proxy.engine.match import Match
+from proxy.engine.routing import RouteTable
 from proxy.engine.second_look import Asked, ServiceNames, look_again
 from proxy.errors import BAD_REQUEST, NO_INSTANCE, NO_ROUTE, UNKNOWN_SERVICE, Fault, Refused
 from proxy.http.target import readings

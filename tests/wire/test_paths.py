@@ -13,6 +13,8 @@ from tests.support.wire import forwarded, request
 from tests.wire.scenes import answered, reached
 
 PREFIX = RouteSpec(path_prefix="/api", service="s")
+BY_VERSION = RouteSpec(path_regex="^/v(?P<v>[^/]+)/", rewrite="/api/{v}/", service="s")
+EXACT = RouteSpec(paths=("/old", "/older"), rewrite="/new", service="s")
 RECEIVED = RouteSpec(path_prefix="/api", forward_path="received", service="s")
 MERGING = ListenerSettings(merge_slashes=True)
 REFUSING = ListenerSettings(encoded_slashes="refuse")
@@ -27,6 +29,9 @@ REFUSING = ListenerSettings(encoded_slashes="refuse")
         (PREFIX, None, "/api/win%5Cpath", "/api/win%5Cpath"),
         (PREFIX, None, "/api//a;b/c", "/api//a;b/c"),
         (PREFIX, MERGING, "//api///a//b", "/api/a/b"),
+        (BY_VERSION, None, "/v2/x%2Fy?z", "/api/2/x%2Fy?z"),
+        (BY_VERSION, None, "/v{v}/x", "/api/{v}/x"),
+        (EXACT, None, "/older?a=b", "/new?a=b"),
         (RECEIVED, None, "/api/%41%7e%2fb?x=%41", "/api/%41%7e%2fb?x=%41"),
         (RECEIVED, None, "http://h/%61pi/x", "/%61pi/x"),
         (RECEIVED, None, "/api//x", "/api//x"),

@@ -80,7 +80,7 @@ class Balancer(ABC):
     @abstractmethod
     def __init__(self, nodes: Sequence[Node], rng: Random) -> None:
         """Balancers with parameters take them as further keyword-only arguments, annotated
-        `int` or `float`, with defaults: the configuration accepts exactly those."""
+        `int`, `float`, `str` or `bool`, with defaults: the configuration accepts exactly those."""
 
     @abstractmethod
     def pick(self, key: int, tried: Collection[Node]) -> Node | None:

@@ -1,4 +1,5 @@
-"""Every plug-in of the product, one line each: name in `proxy.yaml` → `module:Class`.
+"""Every plug-in of the product, one line each: name in `proxy.yaml` → `module:Class`; and how
+those of others are found.
 
 Strings, not imports: a worker must not load the registry client, and a provider that nobody
 configured costs nothing. Contract tests run over these tables, so a new line is tested
@@ -8,7 +9,9 @@ without new test code.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
+from traceback import format_exception_only
 from typing import Any
 
 BALANCERS: Mapping[str, str] = {
@@ -67,15 +70,68 @@ I/O and without a clock. Not plug-ins: nothing is loaded by this table, but a te
 each of them is pure, is described, and has unit and property tests."""
 
 
+GROUPS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "balancers": ("balancers.base:Balancer", BALANCERS),
+    "checks": ("proxy.health.base:Check", CHECKS),
+    "registries": ("proxy.registry.base:Provider", PROVIDERS),
+}
+"""Group, to which others may add → the class that each plug-in extends, and the product's own."""
+
+
+class PlugInError(ValueError):
+    """A plug-in of somebody's own is there and cannot be used. The text continues a sentence that
+    begins with its name."""
+
+
+@cache
+def plug_in(group: str, name: str) -> Any:
+    """The class behind a name of a group: one of the product; else what stands there, if the name
+    is `package.module:Class`; else the entry point of that name in the group `fairlead.GROUP`.
+
+    KeyError for a name that nobody has, PlugInError if it does not load or is something else. A
+    class that was found is the same one for the life of the process."""
+    base, ours = GROUPS[group]
+    if name in ours:
+        return load(ours, name)
+    entry = name if ":" in name else installed(group)[name]
+    try:
+        kind = _resolve(entry)
+    except Exception as error:
+        said = format_exception_only(error)[-1].strip()
+        raise PlugInError(f"does not load: {said}") from error
+    if not (isinstance(kind, type) and issubclass(kind, _resolve(base))):
+        raise PlugInError(f"does not extend {base.replace(':', '.')}")
+    if missing := sorted(getattr(kind, "__abstractmethods__", ())):
+        raise PlugInError(f"lacks {', '.join(missing)} of {base.replace(':', '.')}")
+    return kind
+
+
+def installed(group: str) -> Mapping[str, str]:
+    """The plug-ins that packages bring by entry points: name → `module:Class`."""
+    # Most proxies have no plug-ins, and it takes 15 ms to import.
+    from importlib.metadata import entry_points
+
+    return {point.name: point.value for point in entry_points(group=f"fairlead.{group}")}
+
+
 def registry_options(name: str) -> Any:
     """The keys that a type of registry has in `registry:`, a subclass of `RegistryOptions`: the
-    `Options` in the module `options` beside its provider. KeyError for a name that is not in
-    `PROVIDERS`."""
+    `Options` in the module `options` beside its provider, or of the provider itself if that is
+    somebody's own. Raises as `plug_in`."""
+    if name not in PROVIDERS:
+        options = getattr(plug_in("registries", name), "Options", None)
+        if not isinstance(options, type):
+            raise PlugInError("has no class Options, with the keys that it has in registry")
+        return options
     package = PROVIDERS[name].partition(":")[0].rpartition(".")[0]
     return import_module(f"{package}.options").Options
 
 
 def load(table: Mapping[str, str], name: str) -> Any:
     """The class behind a name. KeyError for a name that is not in the table."""
-    module, _, attribute = table[name].partition(":")
+    return _resolve(table[name])
+
+
+def _resolve(entry: str) -> Any:
+    module, _, attribute = entry.partition(":")
     return getattr(import_module(module), attribute)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from random import Random
-from typing import Any
 
 from proxy import catalog
 from proxy.control.pool import Changes
@@ -20,6 +19,7 @@ from proxy.health.base import Check, Endpoint
 from proxy.health.monitor import Finding, Monitor, Passed, Plan
 from proxy.health.schedule import Candidate, Rules
 from proxy.membership import Instance
+from proxy.settings.plugged import parameters_of
 from proxy.settings.protocol import spoken
 from proxy.settings.service import HealthCheckSettings
 from proxy.settings.upstream_tls import UpstreamTls
@@ -173,14 +173,8 @@ def _well(instance: Instance) -> bool:
 
 def build_check(settings: HealthCheckSettings) -> Check:
     """The check that the settings ask for. ValueError when a parameter is wrong."""
-    parameters: dict[str, Any] = {"timeout": settings.timeout}
-    if settings.type == "http":
-        parameters |= {"path": settings.path, "expect": settings.expect, "host": settings.host}
-    elif settings.type == "grpc":
-        parameters |= {"service": settings.service, "host": settings.host}
-    elif settings.type == "exec":
-        parameters |= {"command": settings.command}
-    if settings.type != "exec":
-        parameters["port"] = settings.port
-    check: Check = catalog.load(catalog.CHECKS, settings.type)(**parameters)
+    kind = catalog.plug_in("checks", settings.type)
+    keys = settings.__struct_fields__
+    own = {key: getattr(settings, key) for key in parameters_of(kind) if key in keys}
+    check: Check = kind(**own, **dict(settings.params))
     return check

@@ -211,7 +211,7 @@ def _choice(
     panic = pool is not None and pool.snapshot.panic
     own = status.settings_of(settings, match.service)
     spec = own.balancer
-    uses_key = catalog.load(catalog.BALANCERS, spec.type).uses_key
+    uses_key = catalog.plug_in("balancers", spec.type).uses_key
     candidates = [_instance(member, now) for member in members if _served(member, panic)]
     document: dict[str, Any] = {
         "balancer": spec.type,

@@ -42,7 +42,7 @@ def build_provider(
         return UnionProvider(registry.options.parts, part, before=in_use)
 
     def make(options: RegistryOptions) -> Provider:
-        kind: type[Provider] = catalog.load(catalog.PROVIDERS, options.type)
+        kind: type[Provider] = catalog.plug_in("registries", options.type)
         return kind(options)  # type: ignore[call-arg]  # constructors are not in the ABC
 
     def publish(kind: str, /, **fields: Any) -> None:

@@ -101,11 +101,15 @@ class Pool:
 
 
 def builder(name: str, params: dict[str, int | float]) -> Callable[..., Balancer]:
-    """The constructor of a balancer of the catalogue. ValueError for a name or parameter that
-    it does not have."""
-    if name not in catalog.BALANCERS:
-        raise ValueError(f"balancer: {name!r}: allowed are {', '.join(sorted(catalog.BALANCERS))}")
-    kind: Callable[..., Balancer] = catalog.load(catalog.BALANCERS, name)
+    """The constructor of a balancer of the catalogue, or of a plug-in. ValueError for a name or
+    parameter that nobody has."""
+    try:
+        kind: Callable[..., Balancer] = catalog.plug_in("balancers", name)
+    except KeyError:
+        allowed = ", ".join(sorted(catalog.BALANCERS))
+        raise ValueError(f"balancer: {name!r}: allowed are {allowed}") from None
+    except catalog.PlugInError as error:
+        raise ValueError(f"balancer: {name!r} {error}") from None
 
     def build(nodes: list[Node], rng: Random) -> Balancer:
         return kind(nodes, rng, **params)

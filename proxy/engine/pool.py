@@ -408,7 +408,7 @@ class Pool:
     def _build_balancer(self, nodes: list[Node]) -> Balancer:
         spec = self.settings.balancer
         try:
-            make: Callable[..., Balancer] = catalog.load(catalog.BALANCERS, spec.type)
+            make: Callable[..., Balancer] = catalog.plug_in("balancers", spec.type)
             return make(nodes, self._shared.rng, **spec.params)
         except Exception as error:
             # The old one does not know these nodes, and somebody has to choose among them.

@@ -30,7 +30,8 @@ class LeaseLost(RegistryError):
 
 
 class Provider(ABC):
-    """A registry. Built from its part of the configuration, before any event loop runs."""
+    """A registry. Built from its part of the configuration, before any event loop runs: a struct
+    of keys, which a provider in a package of its own has as its class attribute `Options`."""
 
     name: ClassVar[str]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final
 
 import msgspec
 
@@ -12,7 +11,7 @@ from proxy import catalog
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Further, Given
 from proxy.settings.keys import SOURCE
-from proxy.settings.read import Read, choice, did_you_mean, parameter
+from proxy.settings.plugged import PlugIn, parameters_of, read_parameters
 
 DEFAULT_KEY: Final = "client_ip"
 """Hash key of a balancer that hashes when the file does not say."""
@@ -23,7 +22,7 @@ class BalancerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     type: Annotated[
         str,
-        choice(tuple(catalog.BALANCERS), "a balancer"),
+        PlugIn("balancers", "a balancer"),
         f"{', '.join(f'`{name}`' for name in catalog.BALANCERS)}. `balancer: random` is short for"
         " `balancer: {type: random}`.",
     ] = "round_robin"
@@ -33,27 +32,8 @@ class BalancerSpec(msgspec.Struct, frozen=True, kw_only=True):
         "What `consistent_hash` hashes: `client_ip`, `host`, `path`, `header:NAME`, `cookie:NAME`"
         " or `query:NAME`. Without it `client_ip`; for other balancers it is refused.",
     ] = ""
-    params: Annotated[dict[str, int | float], Further()] = {}
+    params: Annotated[dict[str, bool | int | float | str], Further()] = {}
     """Passed to the balancer's constructor as they are."""
-
-
-class Parameter(NamedTuple):
-    """One parameter of a balancer."""
-
-    read: Read[int | float]
-    default: int | float
-
-
-def balancer_parameters(name: str) -> dict[str, Parameter]:
-    """The keyword-only arguments of a balancer's constructor, bounded by its `limits`."""
-    balancer: type[Balancer] = catalog.load(catalog.BALANCERS, name)
-    parameters: dict[str, Parameter] = {}
-    for argument, declared in inspect.signature(balancer.__init__).parameters.items():
-        if declared.kind is inspect.Parameter.KEYWORD_ONLY:
-            whole = declared.annotation in (int, "int")
-            read = parameter(whole, declared.default, balancer.limits.get(argument))
-            parameters[argument] = Parameter(read, declared.default)
-    return parameters
 
 
 def inherit_balancer(given: Given, inherited: BalancerSpec, report: Report) -> BalancerSpec:
@@ -66,7 +46,7 @@ def inherit_balancer(given: Given, inherited: BalancerSpec, report: Report) -> B
     base = inherited if type_ in (None, inherited.type) else BalancerSpec(type=type_)
     if not report.sound(own.at("type")):
         return base
-    balancer: type[Balancer] = catalog.load(catalog.BALANCERS, base.type)
+    balancer: type[Balancer] = catalog.plug_in("balancers", base.type)
     key = own.get("key") or base.key or (DEFAULT_KEY if balancer.uses_key else "")
     if "key" in own and not balancer.uses_key:
         keyed = [name for name in catalog.BALANCERS
@@ -74,19 +54,6 @@ def inherit_balancer(given: Given, inherited: BalancerSpec, report: Report) -> B
         report.complain(
             own.at("key"), f"has no meaning for {base.type}; allowed: only for {', '.join(keyed)}"
         )
-    parameters = balancer_parameters(base.type)
-    params = dict(base.params)
-    for name, node in own.further.items():
-        if name not in parameters:
-            known = ["type", *(["key"] if balancer.uses_key else []), *parameters]
-            report.complain(
-                own.at(name),
-                f"is not a known key{did_you_mean(name, known)}; allowed for {base.type}: "
-                + ", ".join(known),
-            )
-            continue
-        try:
-            params[name] = parameters[name].read(node)
-        except ValueError as error:
-            report.complain(own.at(name), str(error))
-    return BalancerSpec(type=base.type, key=key, params=params)
+    others = ["type", *(["key"] if balancer.uses_key else [])]
+    params = read_parameters(own, base.type, parameters_of(balancer), others, report)
+    return BalancerSpec(type=base.type, key=key, params={**base.params, **params})

@@ -282,11 +282,11 @@ def _keys_for(
             chosen = read(tree[by])
         except ValueError:
             chosen = None  # That is complained about; what would follow from it is not.
-    inlined = {name: keys_of(choice) for name, choice in choices.items()}
-    allowed = inlined.values() if chosen is None else [inlined[str(chosen)]]
+    inlined = [keys_of(choice) for choice in choices.values()]
+    allowed = inlined if chosen is None else [keys_of(choices[str(chosen)])]
     keys = {**keys, **{name: key for some in allowed for name, key in some.items()}}
     message = f"has no meaning for {by} {chosen}; allowed: leave it out, or another {by}"
-    every = {name for some in inlined.values() for name in some}
+    every = {name for some in inlined for name in some}
     return keys, dict.fromkeys(every - keys.keys(), message)
 
 

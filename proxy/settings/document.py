@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from proxy import catalog
-from proxy.settings.balancer import balancer_parameters
 from proxy.settings.declare import Inline, Key, inline_of, keys_of, takes_further, walk
 from proxy.settings.file import File
+from proxy.settings.plugged import parameters_of
 
 _TABLE: Final = re.compile(r"(<!-- keys: ([a-z_ ]+) -->\n\n)(?:\|.*\n)*")
 _HEADER: Final = "| key | type | default | meaning |\n|---|---|---|---|\n"
@@ -45,10 +45,10 @@ def _has_row(key: Key) -> bool:
 
 def _parameters() -> Iterator[str]:
     for balancer in catalog.BALANCERS:
-        meanings = catalog.load(catalog.BALANCERS, balancer).meanings
-        for name, parameter in balancer_parameters(balancer).items():
+        kind = catalog.load(catalog.BALANCERS, balancer)
+        for name, parameter in parameters_of(kind).items():
             row = f"| `services.*.balancer.{name}` | {parameter.read.kind} "
-            yield row + f"| `{parameter.default:g}` | Only `{balancer}`: {meanings[name]} |\n"
+            yield row + f"| `{parameter.default:g}` | Only `{balancer}`: {kind.meanings[name]} |\n"
 
 
 def kind(key: Key) -> str:
@@ -128,13 +128,13 @@ def _section(section: type[msgspec.Struct]) -> dict[str, Any]:
     inline = inline_of(section)
     if inline is not None:
         how = inline[1]
-        schema["allOf"] = _choices(how, str(keys[how.by].default))
+        schema["allOf"] = _choices(how, str(keys[how.by].default), keys)
         # Of any type here: a choice says of its own keys what they are.
         every = {name for choice in how.choices().values() for name in keys_of(choice)}
         schema["properties"] = {**properties, **dict.fromkeys(sorted(every), True)}
     else:
         schema["properties"] = properties
-    schema["additionalProperties"] = takes_further(section)
+        schema["additionalProperties"] = takes_further(section)
     required = [name for name, key in keys.items() if key.required]
     return {**schema, "required": required} if required else schema
 
@@ -143,20 +143,23 @@ def _property(key: Key) -> dict[str, Any]:
     return {"description": key.meaning, **_value(key)}
 
 
-def _choices(how: Inline, default: str) -> list[dict[str, Any]]:
-    """For each choice, its keys; the inlined keys of the others are refused."""
+def _choices(how: Inline, default: str, beside: Iterable[str]) -> list[dict[str, Any]]:
+    """For each choice, its keys; others are refused, unless they stand `beside` the choice. What
+    is none of the choices is a plug-in, whose keys are not known."""
     choices = {
         value: {name: _property(key) for name, key in keys_of(choice).items()}
         for value, choice in how.choices().items()
     }
-    every = set().union(*choices.values())
     return [
         {
             "if": {
                 "properties": {how.by: {"const": value}},
                 **({} if value == default else {"required": [how.by]}),
             },
-            "then": {"properties": {**keys, **dict.fromkeys(sorted(every - keys.keys()), False)}},
+            "then": {
+                "properties": keys,
+                "propertyNames": {"enum": sorted({*beside, *keys})},
+            },
         }
         for value, keys in choices.items()
     ]

@@ -54,8 +54,7 @@ class Read(Generic[T]):
     """How one kind of scalar is read.
 
     `parse` gets the text and raises `ValueError("is not …")`, continuing a sentence that
-    begins with the value. `kind` is the kind's name in docs/configuration.md, `json` its JSON
-    Schema.
+    begins with the value. `kind` is the kind's name in docs/configuration.md.
     """
 
     def __init__(
@@ -74,7 +73,12 @@ class Read(Generic[T]):
         self.allowed = allowed
         self._literal = literal
         self.secret = secret
-        self.json: Mapping[str, Any] = json or {"type": "string"}
+        self._json: Mapping[str, Any] = json or {"type": "string"}
+
+    @property
+    def json(self) -> Mapping[str, Any]:
+        """JSON Schema of the kind."""
+        return self._json
 
     def __call__(self, value: object) -> T:
         """Raises `ValueError` with the whole complaint."""

@@ -10,12 +10,13 @@ from typing import Annotated, ClassVar, Final, Self, TypeVar
 import msgspec
 
 from proxy import files
-from proxy.catalog import PROVIDERS, REGISTRATION_BACKENDS, registry_options
+from proxy.catalog import PROVIDERS, REGISTRATION_BACKENDS, PlugInError, registry_options
 from proxy.settings.addresses import CIDR, ENDPOINT, NAME
 from proxy.settings.complaints import Report, dotted
 from proxy.settings.declare import Distinct, Given, Inline, Off
+from proxy.settings.plugged import PlugIn
 from proxy.settings.process import readable_pem, writable
-from proxy.settings.read import POSITIVE, SECRET, SHARE, TEXT, choice
+from proxy.settings.read import POSITIVE, SECRET, SHARE, TEXT
 from proxy.settings.tree import Path
 
 R = TypeVar("R", bound="Registry")
@@ -107,10 +108,30 @@ class RemoteOptions(RegistryOptions, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, password_file=file, tls=tls)
 
 
+class _Options(dict[str, type[RegistryOptions]]):
+    """Type of a registry → the struct of its keys: holds those of the product, and finds those of
+    plug-ins."""
+
+    def __missing__(self, name: str) -> type[RegistryOptions]:
+        return plugged_options(name)
+
+
+@cache
+def plugged_options(name: str) -> type[RegistryOptions]:
+    """The struct of the keys of somebody's own registry. Raises as `plug_in`."""
+    kind = registry_options(name)
+    if not issubclass(kind, RegistryOptions):
+        raise PlugInError("has a class Options that does not extend RegistryOptions")
+    # The same provider may go by several names, and is found again by the one that is used.
+    own = {"type": name, "__module__": kind.__module__}
+    named: type[RegistryOptions] = type(kind)(kind.__name__, (kind,), own, frozen=True)
+    return named
+
+
 @cache
 def options_by_type() -> Mapping[str, type[RegistryOptions]]:
     """Type of a registry → the struct of its keys."""
-    return {name: registry_options(name) for name in PROVIDERS}
+    return _Options((name, registry_options(name)) for name in PROVIDERS)
 
 
 class RegistryChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,7 +139,7 @@ class RegistryChoice(msgspec.Struct, frozen=True, kw_only=True):
 
     type: Annotated[
         str,
-        choice(tuple(PROVIDERS), "a registry type"),
+        PlugIn("registries", "a registry type", plugged_options),
         f"{', '.join(f'`{name}`' for name in PROVIDERS)}; `static` is for a proxy whose services"
         " are all listed in this file.",
     ] = "static"

@@ -13,9 +13,10 @@ from proxy import catalog
 from proxy.membership import Instance
 from proxy.settings.balancer import BalancerSpec, inherit_balancer
 from proxy.settings.complaints import Report
-from proxy.settings.declare import Given, Off, Short, overlay
+from proxy.settings.declare import Further, Given, Off, Short, keys_of, overlay
 from proxy.settings.instances import InstanceEntry, instances_of
 from proxy.settings.keys import SOURCE
+from proxy.settings.plugged import PlugIn, parameters_of, read_parameters
 from proxy.settings.protocol import PROTOCOL, check_protocol
 from proxy.settings.read import (
     DURATION,
@@ -152,7 +153,7 @@ class HealthCheckSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     type: Annotated[
         str,
-        choice(tuple(catalog.CHECKS), "a kind of check"),
+        PlugIn("checks", "a kind of check"),
         f"Kind of check: {', '.join(f'`{name}`' for name in catalog.CHECKS)}.",
     ] = "http"
     path: Annotated[str, PATH, "Only `http`: the path to ask for."] = "/health"
@@ -190,6 +191,8 @@ class HealthCheckSettings(msgspec.Struct, frozen=True, kw_only=True):
         integer(0, 65535, "0 = the instance's own"),
         "Not `exec`: another port of the instance, such as that of its management.",
     ] = 0
+    params: Annotated[tuple[tuple[str, bool | int | float | str], ...], Further()] = ()
+    """Of somebody's own kind of check: passed to its constructor as they are."""
 
 
 class EjectionSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -396,7 +399,8 @@ def inherit(given: Given, service: str, inherited: PoolSettings, report: Report)
     )
     check = given.get("health_check")
     if check is not None and settings.health_check is not None:
-        _check_health_check(check, settings.health_check, report)
+        own = _inherit_check(check, settings.health_check, inherited.health_check, report)
+        settings = msgspec.structs.replace(settings, health_check=own)
     if isinstance(tls := given.get("tls"), Given):
         checked_upstream_tls(settings.tls, tls, report)
     check_protocol(settings.protocol, settings.tls, given, report)
@@ -411,7 +415,7 @@ def inherit(given: Given, service: str, inherited: PoolSettings, report: Report)
 
 def is_keyed(settings: ServiceSettings) -> bool:
     """The balancer looks at a key of the request."""
-    balancer: type[Balancer] = catalog.load(catalog.BALANCERS, settings.balancer.type)
+    balancer: type[Balancer] = catalog.plug_in("balancers", settings.balancer.type)
     return balancer.uses_key
 
 
@@ -441,12 +445,16 @@ _KEYS_OF_CHECKS: Final = {
 }
 
 
-def _check_health_check(given: Given, check: HealthCheckSettings, report: Report) -> None:
-    """Check what the keys of one check mean together."""
+def _inherit_check(
+    given: Given, check: HealthCheckSettings, above: HealthCheckSettings | None, report: Report
+) -> HealthCheckSettings:
+    """The check of a service with the parameters of its kind, after complaints of keys that mean
+    nothing together. A different kind inherits none of them."""
     if not report.sound(given.at("type")):
-        return
+        return check
+    takes = parameters_of(catalog.plug_in("checks", check.type))
     for key, types in _KEYS_OF_CHECKS.items():
-        if key in given and check.type not in types and report.sound(given.at(key)):
+        if key in given and key not in takes and report.sound(given.at(key)):
             only = " and ".join(types)
             report.complain(
                 given.at(key), f"has no meaning for type {check.type}; allowed: only for {only}"
@@ -455,3 +463,11 @@ def _check_health_check(given: Given, check: HealthCheckSettings, report: Report
         report.complain(
             given.at("command"), "is missing; allowed for type exec: a line for the shell"
         )
+    keys = keys_of(HealthCheckSettings)
+    others = [key for key in keys if key in takes or key not in _KEYS_OF_CHECKS]
+    # What a service's own side-car may ask of a check of ours is no key.
+    own = {} if check.type in catalog.CHECKS else takes
+    params = read_parameters(given, check.type, own, others, report)
+    if above is not None and above.type == check.type:
+        params = {**dict(above.params), **params}
+    return msgspec.structs.replace(check, params=tuple(params.items()))

@@ -19,9 +19,9 @@ from proxy.settings.service import PoolSettings, Timeouts
 
 SECTIONS = (AccessLogSettings, File, ListenerSettings, PoolSettings, RouteSpec, Timeouts)
 NAMES = {
-    "%BALANCERS": tuple(BALANCERS),
-    "%CHECKS": tuple(CHECKS),
-    "%PROVIDERS": tuple(PROVIDERS),
+    "%BALANCERS": (*BALANCERS, "package.module:Class"),
+    "%CHECKS": (*CHECKS, "package.module:Class"),
+    "%PROVIDERS": (*PROVIDERS, "package.module:Class"),
     **{f"%KEYS:{section.__name__}": tuple(sorted(keys_of(section))) for section in SECTIONS},
 }
 """Words of the table below for what a new plug-in, or a new key, adds to."""

@@ -52,6 +52,13 @@ CHECKS: Mapping[str, str] = {
     "grpc": "proxy.health.grpc:GrpcCheck",
 }
 
+FILTERS: Mapping[str, str] = {
+    # In the order of docs/filters.md.
+    "headers": "proxy.filters.headers:SetHeaders",
+    "allow": "proxy.filters.networks:Allow",
+    "deny": "proxy.filters.networks:Deny",
+}
+
 MECHANISMS: Mapping[str, str] = {
     "retry": "proxy.engine.resilience.retry:RetryBudget",
     "ejection": "proxy.control.ejections:Ejections",
@@ -135,3 +142,18 @@ def load(table: Mapping[str, str], name: str) -> Any:
 def _resolve(entry: str) -> Any:
     module, _, attribute = entry.partition(":")
     return getattr(import_module(module), attribute)
+
+
+def filter_class(kind: str) -> Any:
+    """The class behind a kind of filter: a name of `FILTERS`, `package.module:Class`, or an entry
+    point of the group `fairlead.filters`. KeyError if there is no such name; else whatever
+    importing it raises."""
+    if kind in FILTERS:
+        return load(FILTERS, kind)
+    if ":" not in kind:
+        # Most proxies have no plug-ins, and it takes 15 ms to import.
+        from importlib.metadata import entry_points
+
+        found = {point.name: point.value for point in entry_points(group="fairlead.filters")}
+        kind = found[kind]
+    return _resolve(kind)

@@ -343,6 +343,29 @@ CLIENT_GONE: Final = Fault(
     closes=True,
 )  # fmt: skip
 """Never sent: there is nobody to send it to. 499 is nginx's word for it in logs."""
+DENIED: Final = Fault(
+    "denied", "http_request_denied", 403, _C, "Not allowed",
+    "A filter (`allow`, `deny`, `cors` or one of your own) refused the request.",
+    "Nothing, if it is meant so. Behind another proxy the client's address needs the listener's"
+    " `trusted_proxies`.",
+)  # fmt: skip
+
+# Filters.
+FILTER_FAILED: Final = Fault(
+    "filter_failed", "proxy_internal_error", 500, _P, "A filter failed",
+    "A filter raised an error, or led the request elsewhere; no other request is concerned.",
+    "The log's line `request_failed` names the filter and has the traceback.",
+)  # fmt: skip
+FILTER_TIMEOUT: Final = Fault(
+    "filter_timeout", "proxy_internal_error", 504, _P, "A filter took too long",
+    "A hook of a filter was not done within the filter's time limit, and was cancelled.",
+    "Find out what the filter waits for; its `time_limit` can be set in its class.",
+)  # fmt: skip
+FILTERS_BUSY: Final = Fault(
+    "filters_busy", "connection_limit_reached", 503, _P, "Too many requests wait for filters",
+    "As many hooks of filters as there may be in a worker (1,000) wait for something.",
+    "Find out what the filters wait for: mostly it is the server that `forward_auth` asks.",
+)  # fmt: skip
 
 # Ourselves.
 INTERNAL: Final = Fault(

@@ -121,15 +121,17 @@ class Exchange(Attempts):
             if self._set_aside(response, pieces, done, trailers):
                 return
             self.outcome = str(status)
+        if self.pool.follows_answers and self.node is not None:
+            now = self.services.now()
+            self.pool.note_answer(self.node, now - self.sent_at, now)
         if self.has_extras:
             self._drop_held()
             if self.admission is not None:
                 self.admission.report(status in BAD_STATUSES, self.services.now())
                 if status not in BAD_STATUSES:
                     self.admission.pass_probe()
-        if self.pool.follows_answers and self.node is not None:
-            now = self.services.now()
-            self.pool.note_answer(self.node, now - self.sent_at, now)
+            if self._take_to_filters(response, pieces, done, trailers):
+                return
         self.whole = False
         self.body = None
         self.status = status
@@ -139,6 +141,12 @@ class Exchange(Attempts):
             self._complete()
         elif client.full:
             self.on_client_full()
+
+    def _take_to_filters(
+        self, response: ResponseHead, pieces: list[bytes], done: bool, trailers: bytes
+    ) -> bool:
+        """Whether filters look at the answer first, and it is theirs to relay."""
+        return False
 
     def on_body(self, pieces: list[bytes], done: bool, trailers: bytes) -> None:
         """See `StreamEvents`."""

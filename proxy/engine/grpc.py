@@ -86,13 +86,19 @@ def trailers_only(
     fault: Fault, detail: str, content_type: bytes, retry_after: float = 1.0
 ) -> OwnAnswer:
     """The answer of the proxy to a call, for a fault. `retry_after`: see `own_answers.problem`."""
+    answer = answer_in_head(status_of(fault), detail, content_type)
     said = b'fairlead; error=%b; details="%b"' % (fault.error.encode(), fault.code.encode())
-    fields = [
-        (b"Content-Type", content_type),
-        (b"grpc-status", b"%d" % status_of(fault)),
-        (b"grpc-message", message_of(detail)),
-        (b"Proxy-Status", said),
-    ]
+    fields = (*answer.fields, (b"Proxy-Status", said))
     if fault.status in (429, 503):
-        fields.append((b"grpc-retry-pushback-ms", b"%d" % max(1, int(retry_after * 1000))))
-    return OwnAnswer(200, "OK", tuple(fields), b"")
+        fields += ((b"grpc-retry-pushback-ms", b"%d" % max(1, int(retry_after * 1000))),)
+    return answer._replace(fields=fields)
+
+
+def answer_in_head(status: int, message: str, content_type: bytes) -> OwnAnswer:
+    """An answer to a call that has nothing but a status of gRPC and a message."""
+    fields = (
+        (b"Content-Type", content_type),
+        (b"grpc-status", b"%d" % status),
+        (b"grpc-message", message_of(message)),
+    )
+    return OwnAnswer(200, "OK", fields, b"")

@@ -8,9 +8,10 @@ like any other.
 from __future__ import annotations
 
 from proxy.engine.deadlines import Alarm
-from proxy.engine.exchange import Exchange
+from proxy.engine.filtered_exchange import FilteredExchange
 from proxy.engine.grpc import (
     DEADLINE_EXCEEDED,
+    answer_in_head,
     is_grpc,
     pushes_back,
     status_for,
@@ -26,10 +27,11 @@ from proxy.engine.replay import ReplayBuffer
 from proxy.engine.services import Services
 from proxy.engine.streams import ClientStream, StreamEvents, UpstreamStream
 from proxy.errors import FAULTS, NO_GRPC, Fault, Refused
+from proxy.filters.message import Response
 from proxy.http.messages import OwnAnswer, RequestHead, ResponseHead
 
 
-class GrpcExchange(Exchange):
+class GrpcExchange(FilteredExchange):
     """Owns one call."""
 
     is_call = True
@@ -48,11 +50,19 @@ class GrpcExchange(Exchange):
 
     # -- from the request to an instance
 
-    def start(self, body_done: bool) -> None:
-        """See `StreamEvents`."""
-        super().start(body_done)
-        if self.finished or not self.routed or not self.is_call:
-            return
+    def _attempt(self, now: float) -> None:
+        """See `Attempts`."""
+        if not self.is_call and self.pool.settings.grpc.web and not self.attempts:
+            try:
+                self._translate()
+            except Refused as refusal:
+                self._answer_fault(refusal.fault, refusal.detail)
+                return
+        if self.is_call and not self.attempts:
+            self._set_limits()
+        super()._attempt(now)
+
+    def _set_limits(self) -> None:
         settings = self.pool.settings
         self.client.be_patient(settings.grpc.stream_idle)
         asked = timeout_of(self.request.fields.get(b"grpc-timeout"))
@@ -63,16 +73,6 @@ class GrpcExchange(Exchange):
                 self.has_extras = True
             shortest = min(limit for limit in limits if limit)
             self.services.deadlines.arm(self.total, self.began + shortest)
-
-    def _attempt(self, now: float) -> None:
-        """See `Attempts`."""
-        if not self.is_call and self.pool.settings.grpc.web and not self.attempts:
-            try:
-                self._translate()
-            except Refused as refusal:
-                self._answer_fault(refusal.fault, refusal.detail)
-                return
-        super()._attempt(now)
 
     def _translate(self) -> None:
         """Make a call of a request of gRPC-Web. Raises `Refused`."""
@@ -188,6 +188,19 @@ class GrpcExchange(Exchange):
 
     # -- the end
 
+    @property
+    def is_grpc(self) -> bool:
+        """See `FilteredExchange`."""
+        return self.is_call
+
+    def _own_form(self, response: Response) -> OwnAnswer:
+        """See `FilteredExchange`."""
+        if not self.is_call:
+            return super()._own_form(response)
+        self.fault_status = response.status
+        content_type = self.request.fields.grpc if self.web is None else self.web.content_type
+        return answer_in_head(status_for(response.status), "", content_type)
+
     def _own_answer(self, fault: Fault, detail: str, retry_after: float) -> OwnAnswer:
         """See `Exchange`."""
         if not self.is_call and not (self.routed and self.pool.settings.grpc.web):
@@ -233,4 +246,4 @@ def new_call(services: Services, client: ClientStream, request: RequestHead) -> 
             exchange = GrpcExchange(services, client, request)
             exchange.is_call = False
             return exchange
-    return Exchange(services, client, request)
+    return services.new_exchange(services, client, request)

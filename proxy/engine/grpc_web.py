@@ -11,8 +11,9 @@ import re
 from typing import Final
 
 from proxy.errors import BAD_REQUEST, Refused
+from proxy.http.edits import lines_of, request_with, response_with
 from proxy.http.forwarding import passed_fields
-from proxy.http.messages import CRLF, RequestFields, RequestHead, ResponseFields, ResponseHead
+from proxy.http.messages import CRLF, RequestHead, ResponseHead
 
 _WEB: Final = re.compile(rb"application/grpc-web(-text)?((?:\+[^;\s]+)?)(?:;.*)?")
 _GRPC: Final = re.compile(rb"application/grpc((?:\+[^;\s]+)?)(?:;.*)?")
@@ -51,13 +52,8 @@ class WebCoding:
         assert match is not None
         content_type = b"application/grpc" + match[2]
         kept = _TYPE.sub(b"", was.plain) + b"content-type: %b\r\n" % content_type
-        fields = RequestFields(kept, was.count, len(was.plain))
-        fields.host, fields.host_name, fields.hosts = was.host, was.host_name, was.hosts
-        fields.expect, fields.trailer, fields.via = was.expect, was.trailer, was.via
-        fields.request_id, fields.id_name = was.request_id, was.id_name
-        fields.claims, fields.claims_named = was.claims, was.claims_named
-        fields.claim_lines, fields.max_forwards = was.claim_lines, was.max_forwards
-        fields.keeps_alive = was.keeps_alive
+        fields = request_with(was, lines_of(kept))
+        fields.unusual, fields.upgrade = False, None
         fields.chunked = was.chunked or (self._text and bool(was.length))
         fields.length = None if fields.chunked else was.length
         fields.te_trailers = True
@@ -92,8 +88,7 @@ class WebCoding:
         kind = b"-web-text" if self._text else b"-web"
         content_type = b"application/grpc%b%b" % (kind, match[1])
         kept = _TYPE.sub(b"", was.plain) + b"content-type: %b\r\n" % content_type
-        fields = ResponseFields(kept, was.count, len(was.plain))
-        fields.dated, fields.via, fields.usual = was.dated, was.via, False
+        fields = response_with(was, lines_of(kept))
         fields.length = 0 if was.length == 0 else None  # Of trailers alone; or there is a frame.
         return ResponseHead(response.status, response.status_line, response.minor, fields)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from random import Random
 
+from proxy.engine.filters import Links
 from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.listener_counts import ListenerCounts
 from proxy.engine.tls.certificates import ServerCertificates
@@ -63,10 +64,11 @@ class Listeners:
         for listener in self._by_name.values():  # ≤ listeners
             listener.counts.leaving = True
 
-    def use(self, listeners: dict[str, ListenerConfig]) -> None:
-        """Put in force what `prepare` has made."""
+    def use(self, listeners: dict[str, ListenerConfig], filters: dict[str, Links]) -> None:
+        """Put in force what `prepare` has made, and these filters of each."""
         self._by_name = listeners
-        for listener in listeners.values():  # ≤ listeners
+        for name, listener in listeners.items():  # ≤ listeners
+            listener.counts.filters = filters[name]
             if listener.certificates is not None and listener.settings.tls is not None:
                 listener.certificates.configure(listener.settings.tls, listener.settings.http2)
 

@@ -25,19 +25,16 @@ _METHODS: Final = {
 def prepare(state: RequestState, services: Services) -> OwnAnswer | None:
     """Find route and pool, ask whether the request is let in, and say what the instance gets. What
     is known of the request is set as soon as it is, so that a refusal can be told of. Returns the
-    answer to one that goes no further. Raises `Refused`."""
+    answer to one that goes no further. Raises `Refused`. Done once more if filters have changed the
+    request: the service of a split, and what has let it in, stay."""
     request, client = state.request, state.client
     fields, facts = request.fields, client.facts
     method = request.method
     path, query, as_received, readings = resolve(request)
     if readings is not None and facts.merge_slashes:
         path, query, as_received, readings = resolve(request, True)
-    if services.challenges is not None:
-        answer = services.challenges.answer(method, path)
-        if answer is not None:
-            return answer
-    if client.edge is not None:
-        answer = client.edge.answer(fields.host_name, path, query)
+    if services.challenges is not None or client.edge is not None:
+        answer = early_answer(state, services, path, query)
         if answer is not None:
             return answer
     match = services.routes.match(
@@ -51,7 +48,8 @@ def prepare(state: RequestState, services: Services) -> OwnAnswer | None:
         answer = answer_of_route(match.spec, fields.host_name, path, query)
         if answer is not None:
             return answer
-        state.match = match = match._replace(service=services.pools.one_of(match.spec.split))
+        chosen = state.pool.service if state.routed else services.pools.one_of(match.spec.split)
+        state.match = match = match._replace(service=chosen)
         pool = services.pools.get(match.service)
     if pool is None:
         state.match = match = _look_again(state, services, path, ())
@@ -71,7 +69,8 @@ def prepare(state: RequestState, services: Services) -> OwnAnswer | None:
         _look_closer(fields, services.via_token)
         if fields.upgrade is not None:
             state.upgrade = offered_upgrade(request)
-    if pool.policies.has_admission:
+    if pool.policies.has_admission and not state.admitted:
+        state.admitted = True
         limited = pool.policies.rate_key is not None
         value = state.value_of(pool.rate_source, path, query) if limited else None
         state.admission = admit(pool, value or b"", state.began)
@@ -95,6 +94,28 @@ def prepare(state: RequestState, services: Services) -> OwnAnswer | None:
     ids = client.ids
     state.id_line = ids.new() if given is None else ids.line(given)
     return None
+
+
+def early_answer(
+    state: RequestState, services: Services, path: str, query: bytes
+) -> OwnAnswer | None:
+    """The answer to a request that is not for routes. Raises `Refused`."""
+    request, client = state.request, state.client
+    if services.challenges is not None:
+        answer = services.challenges.answer(request.method, path)
+        if answer is not None:
+            return answer
+    if client.edge is None:
+        return None
+    return client.edge.answer(request.fields.host_name, path, query)
+
+
+def path_of(state: RequestState) -> tuple[str, bytes]:
+    """Path and query as they are matched. Raises `Refused`."""
+    path, query, _, readings = resolve(state.request)
+    if readings is not None and state.client.facts.merge_slashes:
+        path, query, _, _ = resolve(state.request, True)
+    return path, query
 
 
 def _look_again(

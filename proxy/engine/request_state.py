@@ -29,6 +29,8 @@ class RequestState(StreamEvents):
     """Limits and further attempts, of the pool or the route."""
     routed = False
     """Route and pool are found."""
+    admitted = False
+    """Rate limit and breaker have let it in."""
     admission: Admission | None = None
     """Debts of the request to the breaker, and to an instance that it probes; None = none."""
     node: Node | None = None

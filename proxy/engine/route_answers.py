@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
-
-from proxy.http.messages import OwnAnswer
+from proxy.http.messages import OwnAnswer, phrase_of
 from proxy.settings.route import RedirectSpec, RespondSpec, RouteSpec
 
 
@@ -36,8 +34,4 @@ def _respond(respond: RespondSpec) -> OwnAnswer:
 
 
 def _answer(status: int, fields: tuple[tuple[bytes, bytes], ...], content: bytes) -> OwnAnswer:
-    try:
-        phrase = HTTPStatus(status).phrase
-    except ValueError:
-        phrase = ""
-    return OwnAnswer(status, phrase, fields, content)
+    return OwnAnswer(status, phrase_of(status), fields, content)

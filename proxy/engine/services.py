@@ -9,6 +9,7 @@ from proxy.engine.challenges import Challenges
 from proxy.engine.connections import Connections
 from proxy.engine.deadlines import Deadlines
 from proxy.engine.fault_log import FaultLog
+from proxy.engine.filters import Filters
 from proxy.engine.hangups import Hangups
 from proxy.engine.pools import Pools
 from proxy.engine.recorder import Recorder
@@ -24,12 +25,13 @@ from proxy.http.messages import RequestHead
 
 
 class Services:
-    """References to what a worker owns. A configuration replaces routes, mark and recorder."""
+    """References to what a worker owns. A configuration replaces routes, mark, recorder and
+    what requests become."""
 
     __slots__ = (
         "challenges", "connections", "connector", "counters", "deadlines", "faults",
-        "handshakes", "hangups", "loop", "new_call", "new_exchange", "new_recorder", "now",
-        "on_refused", "on_underscored", "pools", "routes", "unreachable", "via_token",
+        "filters", "handshakes", "hangups", "loop", "new_call", "new_exchange", "new_recorder",
+        "now", "on_refused", "on_underscored", "pools", "routes", "unreachable", "via_token",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +47,7 @@ class Services:
         connections: Connections,
         counters: WorkerCounters,
         faults: FaultLog,
+        filters: Filters,
         new_exchange: Callable[[Services, ClientStream, RequestHead], StreamEvents],
         new_call: Callable[[Services, ClientStream, RequestHead], StreamEvents],
         on_underscored: Callable[[tuple[bytes, ...]], None],
@@ -63,6 +66,7 @@ class Services:
         self.connections = connections
         self.counters = counters
         self.faults = faults
+        self.filters = filters
         self.new_exchange = new_exchange
         self.new_call = new_call
         self.on_underscored = on_underscored

@@ -30,6 +30,8 @@ from proxy.engine.connections import LAST_CALL, UNHURRIED, Connections
 from proxy.engine.deadlines import Deadlines
 from proxy.engine.exchange import Exchange
 from proxy.engine.fault_log import FaultLog
+from proxy.engine.filtered_exchange import FilteredExchange
+from proxy.engine.filters import Filters
 from proxy.engine.flow import as_protocol
 from proxy.engine.grpc_exchange import new_call
 from proxy.engine.hangups import Hangups
@@ -92,9 +94,8 @@ ORPHAN_GRACE = 3.0
 """Seconds a worker outlives its control process to finish what is in flight; the promise to
 users is five."""
 RESERVED = 64
-"""Descriptors kept for what is not a connection: log, channel, event loop, twenty in all, and
-some to spare for answers kept in reserve and uploads that are listened to. Each listener has one
-more."""
+"""Descriptors kept for what is no connection: log, channel, event loop, twenty in all, and some to
+spare for answers in reserve and uploads that are listened to. Each listener has one more."""
 LAST_ENDS = 0.2
 """Seconds for connections that were cut to end, which takes them some turns of the loop."""
 LAST_LINES = 1.0
@@ -138,7 +139,8 @@ class Worker:
             self._on_breaker,
             self.faults.inside,
         )
-        self.pools = Pools(counters, shared, OtherRows(board, row, self._slot_changed))
+        others = OtherRows(board, row, lambda slot, delta: self.pools.slot_changed(slot, delta))
+        self.pools = Pools(counters, shared, others)
         self.connections = Connections(counters, self.faults, self.pools, _room(0))
         self.names = Names(loop, resolver)
         deadlines = Deadlines(loop, now)
@@ -157,6 +159,7 @@ class Worker:
             self.connections,
             counters,
             self.faults,
+            Filters(loop, now, shared.buckets, self.faults.inside),
             Exchange,
             new_call,
             self._on_underscored,
@@ -234,9 +237,9 @@ class Worker:
         try:
             routes = RouteTable(config.routes)
             self._sockets.receive(sockets)
-            kept = [listener.name for listener in config.listeners]
-            renamed = self._sockets.renamed(sockets, kept)
+            renamed = self._sockets.renamed(sockets, [one.name for one in config.listeners])
             listeners = self._listeners.prepare(config, renamed)
+            filters = self.services.filters.prepare(config)
         except Exception as error:
             # The one before stays, whole: nothing was changed yet.
             _log.error("configuration_refused", exc_info=error)
@@ -246,7 +249,9 @@ class Worker:
             set_up(config.log, worker=self._index)
         services = self.services
         services.via_token = b"fairlead (%b)" % config.via_token.encode("ascii")
-        self._listeners.use(listeners)
+        services.filters.use(filters)
+        services.new_exchange = FilteredExchange if filters.any else Exchange
+        self._listeners.use(listeners, filters.listeners)
         self._sockets.use(sockets, listeners, message.lasting)
         self.connections.descriptors = _room(len(self._sockets))
         services.connector.destinations = Destinations(config.admin_port, config.allow)
@@ -270,9 +275,8 @@ class Worker:
 
     def _log_access(self, settings: AccessLogSettings | None) -> None:
         self.access_logs.configure(settings)
-        logs = settings is not None
-        self.services.new_recorder = self.access_logs.recorder if logs else None
-        self.services.on_refused = self.access_logs.refused if logs else None
+        self.services.new_recorder = None if settings is None else self.access_logs.recorder
+        self.services.on_refused = None if settings is None else self.access_logs.refused
 
     def _apply_pools(self, message: PoolsMessage) -> None:
         for snapshot in message.snapshots:  # ≤ services
@@ -340,9 +344,6 @@ class Worker:
         write = _log.warning if state == "open" else _log.info
         write("breaker_turned", service=service, state=state)
         self._channel.send(BreakerTurned(service=service, state=state))
-
-    def _slot_changed(self, slot: int, delta: int) -> None:
-        self.pools.slot_changed(slot, delta)
 
     def _look_for_descriptors(self) -> None:
         """Say so when none is left, which is not ours to count: the system is out of them, or
@@ -466,6 +467,7 @@ class Worker:
             except TimeoutError:
                 pass  # Somebody does not read what a tunnel had written before.
         await services.connector.close()
+        services.filters.close()
         services.hangups.close()
         self.names.close()
         if not self._channel.closed:

@@ -8,6 +8,7 @@ may be shared by messages of one connection.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Final, NamedTuple
 
 from proxy.http.memo import ENTRY
@@ -19,6 +20,14 @@ VERSIONS: Final = (b"1.0", b"1.1", b"2.0")
 _NONE: Final[dict[bytes, bytes]] = {}  # ≤ 64 B
 _NO_NAMES: Final[frozenset[bytes]] = frozenset()
 _GRPC: Final = b"application/grpc"
+
+
+def phrase_of(status: int) -> str:
+    """The reason phrase of a status; empty for one that nobody has given any."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
 
 
 class Fields:

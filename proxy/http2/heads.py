@@ -11,7 +11,6 @@ changes, and only those whose own block did not change it.
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import Final
 
 from proxy.errors import BAD_ANSWER, BAD_REQUEST, HEAD_TOO_LARGE, MISDIRECTED, Fault, Refused
@@ -36,7 +35,7 @@ from proxy.http.fields import (
 )
 from proxy.http.forwarding import TOKEN_BYTES
 from proxy.http.memo import ENTRY, Memo
-from proxy.http.messages import CRLF, RequestHead, ResponseHead
+from proxy.http.messages import CRLF, RequestHead, ResponseHead, phrase_of
 from proxy.http.request_id import IdField
 from proxy.http.target import LONGEST_METHOD, TARGET_BYTES, TOKEN
 from proxy.http.trailers import passed_trailer
@@ -414,8 +413,4 @@ class AnswerReader(HeadReader):
 
 def _status_line(status: bytes) -> bytes:
     """The status line for a client of HTTP/1."""
-    try:
-        phrase = HTTPStatus(int(status)).phrase
-    except ValueError:
-        phrase = ""
-    return b"HTTP/1.1 %b %b\r\n" % (status, phrase.encode("ascii"))
+    return b"HTTP/1.1 %b %b\r\n" % (status, phrase_of(int(status)).encode("ascii"))

@@ -9,6 +9,7 @@ import msgspec
 
 from proxy.settings.declare import inline_of, keys_of
 from proxy.settings.file import Settings
+from proxy.settings.filters import FilterSpec
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -49,7 +50,9 @@ def changes(before: Settings, after: Settings) -> list[Change]:
 def _differences(key: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]:
     if old == new:
         return
-    if isinstance(old, msgspec.Struct) and type(old) is type(new):
+    if isinstance(old, FilterSpec) or isinstance(new, FilterSpec):
+        yield key, _THERE * (old is not None), _THERE * (new is not None)  # May hold secrets.
+    elif isinstance(old, msgspec.Struct) and type(old) is type(new):
         secret = _secrets(type(old))
         inline = inline_of(type(old))
         for name in old.__struct_fields__:

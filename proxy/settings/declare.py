@@ -43,7 +43,7 @@ class Off:
 
 @dataclass(frozen=True)
 class Short:
-    """A scalar is short for a mapping with this one key."""
+    """A scalar, also one of a list, is short for a mapping with this one key."""
 
     key: str
 
@@ -309,11 +309,6 @@ def _read(key: Key, node: object, place: Path, report: Report) -> Any:
         words = ", ".join(("a mapping", *key.off.words))
         report.complain(place, f"{shown(node)} is not a mapping; allowed: {words}, or off")
         raise _Unsound
-    if key.short is not None and isinstance(node, Scalar) and not node.empty:
-        assert key.section is not None
-        return Given(
-            place, {key.short.key: _item(keys_of(key.section)[key.short.key], node, place, report)}
-        )
     if key.shape == "one":
         return _item(key, node, place, report)
     if key.shape == "list":
@@ -349,6 +344,9 @@ def _items(
 
 def _item(key: Key, node: object, place: Path, report: Report) -> Any:
     if key.section is not None:
+        if key.short is not None and isinstance(node, Scalar) and not node.empty:
+            name = key.short.key
+            return Given(place, {name: _item(keys_of(key.section)[name], node, place, report)})
         given = read_section(key.section, node, place, report)
         if given is None:
             raise _Unsound

@@ -17,6 +17,7 @@ import msgspec
 from proxy import catalog
 from proxy.settings.declare import Inline, Key, inline_of, keys_of, takes_further, walk
 from proxy.settings.file import File
+from proxy.settings.filters import FilterSpec
 from proxy.settings.plugged import parameters_of
 
 _TABLE: Final = re.compile(r"(<!-- keys: ([a-z_ ]+) -->\n\n)(?:\|.*\n)*")
@@ -32,10 +33,23 @@ _ELSEWHERE: Final = re.compile(
 def table(*names: str) -> Iterator[str]:
     """The rows of the keys below these keys of the file."""
     for name, key in walk(File):
+        if name.endswith("filters.*.name") or name == "filters.*.name":
+            continue
         if name.split(".")[0] in names and not _ELSEWHERE.fullmatch(name) and _has_row(key):
-            yield f"| `{name}` | {kind(key)} | {default(name, key)} | {key.meaning} |\n"
+            yield f"| `{name}` | {kind_of(key)} | {default(name, key)} | {key.meaning} |\n"
         if name == "services.*.balancer.key" and "services" in names:
             yield from _parameters()
+    if "filters" in names:
+        yield from _filters()
+
+
+def _filters() -> Iterator[str]:
+    for kind in catalog.FILTERS:
+        one = catalog.filter_class(kind)
+        yield f"| `filters.*.{kind}` | mapping | none | {one.meaning} |\n"
+        for name, key in walk(one.options, f"filters.*.{kind}."):
+            if _has_row(key):
+                yield f"| `{name}` | {kind_of(key)} | {default(name, key)} | {key.meaning} |\n"
 
 
 def _has_row(key: Key) -> bool:
@@ -51,7 +65,7 @@ def _parameters() -> Iterator[str]:
             yield row + f"| `{parameter.default:g}` | Only `{balancer}`: {kind.meanings[name]} |\n"
 
 
-def kind(key: Key) -> str:
+def kind_of(key: Key) -> str:
     """A key's type, as the page calls it."""
     one = key.read.kind if key.read is not None else "mapping"
     if key.shape == "list":
@@ -76,7 +90,7 @@ def default(name: str, key: Key) -> str:
         return "one" if key.section is not None else f"`[{', '.join(map(str, value))}]`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    word = kind(key)
+    word = kind_of(key)
     if word == "duration":
         return f"`{_duration(value)}`"
     if word == "size":
@@ -122,6 +136,8 @@ def json_schema() -> dict[str, Any]:
 
 
 def _section(section: type[msgspec.Struct]) -> dict[str, Any]:
+    if section is FilterSpec:
+        return _filter()
     keys = keys_of(section)
     schema: dict[str, Any] = {"type": "object"}
     properties = {name: _property(key) for name, key in keys.items()}
@@ -137,6 +153,24 @@ def _section(section: type[msgspec.Struct]) -> dict[str, Any]:
         schema["additionalProperties"] = takes_further(section)
     required = [name for name, key in keys.items() if key.required]
     return {**schema, "required": required} if required else schema
+
+
+def _filter() -> dict[str, Any]:
+    """One kind of filter and its settings; those of classes that are somebody's own are theirs."""
+    kinds = {}
+    for kind in catalog.FILTERS:
+        one = catalog.filter_class(kind)
+        settings = _section(one.options)
+        short = keys_of(one.options).get(one.short)
+        kinds[kind] = settings if short is None else {"anyOf": [settings, _value(short)]}
+    return {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, **kinds},
+        "patternProperties": {"[:.]": True},
+        "additionalProperties": False,
+        "minProperties": 1,
+        "maxProperties": 1,
+    }
 
 
 def _property(key: Key) -> dict[str, Any]:
@@ -172,6 +206,8 @@ def _value(key: Key) -> dict[str, Any]:
     else:
         assert key.read is not None
         one = {"anyOf": [dict(key.read.json), _VARIABLE]}
+    if key.short is not None and key.section is not None:
+        one = {"anyOf": [one, _value(keys_of(key.section)[key.short.key])]}
     if key.shape == "list":
         one = {"type": "array", "items": one}
     elif key.shape == "mapping":
@@ -183,8 +219,6 @@ def _value(key: Key) -> dict[str, Any]:
         others.append(_OFF)
     if key.off is not None and key.off.words:
         others.append({"enum": list(key.off.words)})
-    if key.short is not None and key.section is not None:
-        others.append(_value(keys_of(key.section)[key.short.key]))
     if key.may_be_empty:
         others.append({"type": "null"})
     return {"anyOf": [one, *others]} if others else dict(one)

@@ -9,6 +9,7 @@ import msgspec
 from proxy.membership import Instance
 from proxy.settings.acme import AcmeSettings
 from proxy.settings.declare import MayBeEmpty, Off
+from proxy.settings.filters import FilterSpec
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.process import (
     WORKERS,
@@ -66,6 +67,11 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
         PoolSettings()
     )
     services: Annotated[dict[str, Service], MayBeEmpty(), "Settings of single services."] = {}
+    filters: Annotated[
+        dict[str, FilterSpec],
+        MayBeEmpty(),
+        "[Filters](filters.md) by name: each a mapping of its kind to its settings.",
+    ] = {}
     routes: Annotated[
         tuple[RouteSpec, ...], "In what order they are asked is said below. At least one."
     ] = ()

@@ -14,8 +14,9 @@ import msgspec
 from proxy.settings.acme import AcmeSettings
 from proxy.settings.addresses import BIND, CIDR, split_bind
 from proxy.settings.complaints import Report, dotted
-from proxy.settings.declare import Given, Off
+from proxy.settings.declare import Given, Off, Short
 from proxy.settings.edge import Hsts, Redirect, check_edge
+from proxy.settings.filters import FilterSpec
 from proxy.settings.keys import ENCODED_SLASHES, parse_field_name
 from proxy.settings.listener_tls import ListenerTls, checked_tls
 from proxy.settings.read import DURATION, POSITIVE, SWITCH, UNLIMITED, Read, choice, integer, size
@@ -270,6 +271,12 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
         "Tell instances of the client in the `Forwarded` field of RFC 7239, too; appended to what"
         " a trusted proxy says.",
     ] = False
+    filters: Annotated[
+        tuple[FilterSpec, ...],
+        Short("name"),
+        "[Filters](filters.md) of all its requests, before they are matched: names, or mappings as"
+        " under `filters`.",
+    ] = ()
     tls: Annotated[ListenerTls | None, Off(), "Serve HTTPS ([tls.md](tls.md))."] = None
     tls_passthrough: Annotated[
         bool,

@@ -19,6 +19,7 @@ from proxy.settings.acme import check_acme
 from proxy.settings.complaints import Complaint, ConfigError, Report
 from proxy.settings.declare import Given, build, read_section
 from proxy.settings.file import File, Settings
+from proxy.settings.filters import FilterReader
 from proxy.settings.instances import static_instances
 from proxy.settings.listener import check_listeners
 from proxy.settings.process import resolve_access_log, resolve_admin
@@ -97,13 +98,21 @@ def _settings(given: Given, directory: FilePath, report: Report) -> Settings:
     """Settings made of the sound part of a file, and the rules over it."""
     file = build(File, given)
     acme = check_acme(given.get("acme"), file.acme, directory, report)
+    reader = FilterReader(given.get("filters"), directory, report)
     listeners = check_listeners(
         given.get("listeners"), file.listeners, file.admin.bind, acme, directory, report
     )
-    defaults = inherit(given.get("defaults") or Given(("defaults",)), "", PoolSettings(), report)
+    if (places := given.get("listeners")) is not None:
+        listeners = tuple(map(reader.resolved, listeners, places))
+    all_services = given.get("defaults") or Given(("defaults",))
+    defaults = reader.resolved(inherit(all_services, "", PoolSettings(), report), all_services)
     own: Mapping[str, Given] = given.get("services") or {}
-    services = {name: inherit(section, name, defaults, report) for name, section in own.items()}
-    check_routes(given.get("routes"), file.routes, [one.name for one in listeners], report)
+    services = {
+        name: reader.resolved(inherit(section, name, defaults, report), section)
+        for name, section in own.items()
+    }
+    routes = tuple(map(reader.resolved, file.routes, given.get("routes") or ()))
+    check_routes(given.get("routes"), routes, [one.name for one in listeners], report)
     return Settings(
         listeners=listeners,
         admin=resolve_admin(file.admin, directory),
@@ -121,7 +130,7 @@ def _settings(given: Given, directory: FilePath, report: Report) -> Settings:
             report,
         ),
         shutdown=file.shutdown,
-        routes=file.routes,
+        routes=routes,
         defaults=finished(defaults, directory),
         services={name: finished(service, directory) for name, service in services.items()},
         static=static_instances(own, report),

@@ -11,6 +11,7 @@ import msgspec
 from proxy.settings.addresses import NAME
 from proxy.settings.complaints import Report, dotted
 from proxy.settings.declare import Distinct, Given, Off, Short
+from proxy.settings.filters import FilterSpec
 from proxy.settings.keys import ENCODED_SLASHES, parse_field_name
 from proxy.settings.path_pattern import PathPattern
 from proxy.settings.read import SWITCH, TEXT, choice, did_you_mean, integer
@@ -196,6 +197,12 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     split: Annotated[
         tuple[SplitSpec, ...], "Several services, each with a share of the requests, at random."
+    ] = ()
+    filters: Annotated[
+        tuple[FilterSpec, ...],
+        Short("name"),
+        "[Filters](filters.md) of its requests, in this order, behind those of the listener: names,"
+        " or mappings as under `filters`.",
     ] = ()
     redirect: Annotated[RedirectSpec | None, "Send clients elsewhere."] = None
     respond: Annotated[

@@ -14,6 +14,7 @@ from proxy.membership import Instance
 from proxy.settings.balancer import BalancerSpec, inherit_balancer
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Further, Given, Off, Short, keys_of, overlay
+from proxy.settings.filters import FilterSpec
 from proxy.settings.instances import InstanceEntry, instances_of
 from proxy.settings.keys import SOURCE
 from proxy.settings.plugged import PlugIn, parameters_of, read_parameters
@@ -322,6 +323,12 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
         DrainSettings()
     )
     grpc: Annotated[GrpcSettings, "Calls of [gRPC](grpc.md)."] = GrpcSettings()
+    filters: Annotated[
+        tuple[FilterSpec, ...],
+        Short("name"),
+        "[Filters](filters.md) of its requests, behind those of the route; replaces the list of"
+        " `defaults`.",
+    ] = ()
     tls: Annotated[
         UpstreamTls,
         Off(off={"mode": "off"}, on={"mode": "on"}, words={"auto": {"mode": "auto"}}),

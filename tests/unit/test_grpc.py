@@ -56,15 +56,17 @@ def test_a_fault_is_one_status_of_grpc() -> None:
     promised = {
         1: "client_gone",
         2: "misdirected",
-        4: "first_byte_timeout idle_timeout total_timeout head_timeout body_timeout",
+        4: "first_byte_timeout idle_timeout total_timeout head_timeout body_timeout filter_timeout",
+        7: "denied",
         8: "body_too_large",
         12: "no_route unknown_service method_not_allowed version_not_supported"
         " coding_not_supported expectation_failed",
-        13: "bad_request head_too_large target_too_long handshake_failed loop internal no_grpc",
+        13: "bad_request head_too_large target_too_long handshake_failed loop internal no_grpc"
+        " filter_failed",
         14: "no_instance queue_full queue_timeout breaker_open rate_limited rate_table_full"
         " no_descriptor too_many_streams no_port connect_refused connect_timeout dns_failed"
         " destination_denied unreachable closed_early bad_answer cut_short tls_failed"
-        " no_upgrade stream_refused",
+        " no_upgrade stream_refused filters_busy",
     }
     by_code = {code: status for status, codes in promised.items() for code in codes.split()}
     assert {code: grpc.status_of(fault) for code, fault in FAULTS.items()} == by_code

@@ -1,0 +1,77 @@
+"""Where one request is among its filters."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from proxy.engine.deadlines import Alarm
+from proxy.engine.filters import Link, Links
+from proxy.filters.message import Change, Request, Response
+from proxy.http.messages import OwnAnswer
+
+
+class HeldAnswer:
+    """Owns an answer that filters look at, as far as it is here."""
+
+    __slots__ = ("closes", "done", "outcome", "own", "pieces", "trailers")
+
+    def __init__(
+        self,
+        own: OwnAnswer | None,
+        outcome: str,
+        closes: bool,
+        pieces: list[bytes],
+        done: bool,
+        trailers: bytes,
+    ) -> None:
+        """`own`: of the proxy, with what follows from it; None: an instance's, with the rest."""
+        self.own = own
+        self.outcome = outcome
+        self.closes = closes
+        self.pieces = pieces  # ≤ 512 KiB
+        self.done = done
+        self.trailers = trailers  # ≤ 32 KiB
+
+
+class Passage:
+    """Owns where one request is among its filters, and the hook that it waits for."""
+
+    __slots__ = ("alarm", "answered", "answering", "asked", "begun", "content", "current", "held",
+                 "links", "original", "own", "response", "task", "view")  # fmt: skip
+
+    def __init__(self, links: Links, view: Request) -> None:
+        self.links = links
+        """The filters that concern the request, as far as is known."""
+        self.view = view
+        self.original = view.head
+        """The head as it came, for logs and counts."""
+        self.asked = 0
+        """How many of them had the request, or have it now."""
+        self.answered = len(links)
+        """How many of them have yet to see the answer: the first ones."""
+        self.answering = False
+        """There is an answer, and some have seen it."""
+        self.begun = False
+        """The request is on its way: all have let it pass."""
+        self.current: Link | None = None
+        self.task: asyncio.Future[Any] | None = None
+        """The hook of the current one, while it waits."""
+        self.alarm: Alarm | None = None
+        self.own: HeldAnswer | None = None
+        """The answer of a route, whose filters are asked first."""
+        self.held: HeldAnswer | None = None
+        """An answer that is not relayed yet."""
+        self.response: Response | None = None
+        self.content: list[Change] = []  # ≤ 8 KiB
+        """Changes of an instance's content."""
+
+    def add(self, links: Links) -> None:
+        """Further filters concern the request."""
+        self.links += links
+        self.answered = len(self.links)
+
+    def turn_back(self) -> None:
+        """The request goes no further than the current filter: those before it see the answer."""
+        if not self.answering:
+            self.answered = self.asked - 1

@@ -1,0 +1,96 @@
+"""The interface of filters, and what a worker lends them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, ClassVar, Final, Self, TypeVar
+
+import msgspec
+
+from proxy.engine.resilience.limits import BucketTable
+from proxy.filters.message import Request, Response
+from proxy.settings.complaints import Report
+from proxy.settings.declare import Given
+
+T = TypeVar("T")
+TIME_LIMIT: Final = 10.0
+"""Seconds that one hook may take: more than people wait for a page, and less than clients do."""
+
+
+class Context:
+    """Possessions of a worker that its filters may use."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        now: Callable[[], float],
+        buckets: BucketTable,
+        claim: Callable[[bytes], None],
+        in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
+        wall: Callable[[], float],
+    ) -> None:
+        self.loop = loop
+        self.now = now
+        """Seconds of a monotonic clock."""
+        self.wall = wall
+        """Seconds since 1970."""
+        self.buckets = buckets
+        """The buckets of rate limits, shared by all workers."""
+        self.claim = claim
+        """Makes of a field, by its name in lower case, one that no client may set."""
+        self._in_thread = in_thread
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """The result of work that takes long, done beside the loop."""
+        result: T = await self._in_thread(work)
+        return result
+
+
+class FilterOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys of one kind of filter, declared as all keys are (`proxy/settings/declare.py`)."""
+
+    def checked(self, given: Given, directory: Path, report: Report) -> Self:
+        """Options with the names of their files resolved, after complaints of keys that
+        contradict each other."""
+        return self
+
+
+class Filter:
+    """A filter: each hook may be a coroutine. One that is not overridden costs nothing.
+
+    A filter is made once for each worker and configuration, from its settings: an instance of
+    `options` if it has these, else the keyword arguments of its constructor. `fairlead check`
+    makes one, too, so what a filter opens it opens in `open`. A filter whose settings are the same
+    after a reload stays.
+    """
+
+    options: ClassVar[type[FilterOptions] | None] = None
+    short: ClassVar[str] = ""
+    """The key that a scalar or a list in place of the settings is short for."""
+    meaning: ClassVar[str] = ""
+    """Sentence for the table of docs/configuration.md."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Modules of the extra `fairlead-proxy[auth]` or `[compress]` that it imports."""
+    time_limit: float = TIME_LIMIT
+    """Seconds that one hook of it may take, if it waits: then 504 `filter_timeout`."""
+
+    def open(self, context: Context) -> None:
+        """A worker is about to use it."""
+
+    def close(self) -> None:
+        """No further request comes to it. Those that are with it may take a minute more."""
+
+    def on_request(self, request: Request) -> Any:
+        """Look at a request before it goes on. Returns None: it goes on, with what was changed; or
+        the `Response` that ends it here. Raises `Refused` for a fault; whatever else it raises is
+        500 `filter_failed`."""
+
+    def on_response(self, request: Request, response: Response) -> Any:
+        """Look at the head of an answer before the client gets it: an instance's or the proxy's
+        own. Status, fields and content may be changed."""
+
+    def on_end(self, request: Request, outcome: str) -> Any:
+        """Look back at a request that is over; `outcome`: `ok`, the code of a fault, or a status
+        that speaks against the instance."""

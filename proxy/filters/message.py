@@ -1,0 +1,341 @@
+"""Requests and answers as filters see them: views of the engine's heads, which are never changed
+but made anew once the filters are done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from proxy.errors import Fault
+from proxy.http.claims import hyphened
+from proxy.http.edits import lines_of, request_with, response_with
+from proxy.http.fields import CLAIM, PLAIN, REQUEST_KINDS, RESPONSE_KINDS, VALUE_BYTES, Kinds
+from proxy.http.forwarding import TOKEN_BYTES, WRITTEN_ANEW, ClientFacts, passed_fields
+from proxy.http.messages import OwnAnswer, RequestHead, ResponseHead, phrase_of
+from proxy.http.properties import field
+from proxy.http.target import TARGET_BYTES
+
+Change = Callable[[bytes, bool], bytes]
+"""A piece of content and whether it is the last, to what takes its place. Raises `Refused`."""
+_NOT_A_PATH: Final = TARGET_BYTES.replace(b"?", b"")
+_BODILESS: Final = frozenset((b"HEAD", b"CONNECT"))
+"""Methods whose messages are framed in a way of their own."""
+
+
+def problem_of_name(name: str, of_requests: bool = True) -> str:
+    """Say why a filter may not set the field of this name; empty = it may. It must not mean
+    something to the proxy itself, nor be one that programs take for another."""
+    raw = name.encode("latin-1", "replace")
+    lower = raw.lower()
+    if not raw or raw.translate(None, TOKEN_BYTES):
+        return "is not the name of a field"
+    kinds: Kinds = REQUEST_KINDS if of_requests else RESPONSE_KINDS
+    allowed = (PLAIN, CLAIM) if of_requests else (PLAIN,)
+    if kinds.of(lower) not in allowed or lower in WRITTEN_ANEW or lower == b"date":
+        return "is for the proxy alone to set"
+    return ""
+
+
+def _line_value(value: str) -> bytes:
+    raw = value.encode("latin-1", "replace").strip(b" \t")
+    if raw.translate(None, VALUE_BYTES):
+        raise ValueError(f"{value!r} is not a field value")
+    return raw
+
+
+class Headers:
+    """Fields of a message. Their names are compared without regard to case, and, to take them
+    away, as programs do that make variables of them: `X_User` and `X.User` are `X-User`, too."""
+
+    __slots__ = ("_of_requests", "_other", "changed", "pairs", "taken")
+
+    def __init__(
+        self,
+        pairs: list[tuple[bytes, bytes]],
+        other: Callable[[bytes], bytes | None] | None = None,
+        of_requests: bool = True,
+    ) -> None:
+        """`other`: finds those that the proxy keeps apart, by their names in lower case."""
+        self.pairs = pairs  # ≤ 256 KiB
+        self._other = other
+        self._of_requests = of_requests
+        self.taken: set[bytes] = set()  # ≤ 64 KiB
+        """Names that were taken away, in lower case with hyphens."""
+        self.changed = False
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """The value of a field, several lines joined by a comma; those of Cookie by a semicolon."""
+        lower = name.lower().encode("latin-1", "replace")
+        values = [value for seen, value in self.pairs if seen.lower() == lower]
+        if values:
+            return (b"; " if lower == b"cookie" else b", ").join(values).decode("latin-1")
+        if self._other is None or hyphened(lower) in self.taken:
+            return default
+        other = self._other(lower)
+        return default if other is None else other.decode("latin-1")
+
+    def __contains__(self, name: str) -> bool:
+        return self.get(name) is not None
+
+    def lines(self, name: str) -> list[str]:
+        """The values of a field, one for each of its lines."""
+        lower = name.lower().encode("latin-1", "replace")
+        return [value.decode("latin-1") for seen, value in self.pairs if seen.lower() == lower]
+
+    def items(self) -> list[tuple[str, str]]:
+        """Names and values of all fields that mean nothing to a proxy, in order."""
+        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.pairs]
+
+    def set(self, name: str, value: str) -> None:
+        """Have this one line of the field, whatever there was. Raises `ValueError`."""
+        self.remove(name)
+        self.add(name, value)
+
+    def add(self, name: str, value: str) -> None:
+        """Add a line behind those that there are. Raises `ValueError`."""
+        self.pairs.append((self._checked(name), _line_value(value)))
+        self.changed = True
+
+    def remove(self, name: str) -> None:
+        """Take all lines of a field away. Raises `ValueError`."""
+        means = hyphened(self._checked(name).lower())
+        kept = [pair for pair in self.pairs if hyphened(pair[0].lower()) != means]
+        if len(kept) != len(self.pairs) or means not in self.taken:
+            self.pairs = kept
+            self.taken.add(means)
+            self.changed = True
+
+    def _checked(self, name: str) -> bytes:
+        problem = problem_of_name(name, self._of_requests)
+        if problem:
+            raise ValueError(f"{name!r} {problem}")
+        return name.encode("latin-1")
+
+    @property
+    def field_lines(self) -> list[bytes]:
+        """The fields as they are written, without ends of lines."""
+        return [b"%b: %b" % pair for pair in self.pairs]
+
+
+class Request:
+    """A request on its way to an instance. Path and method may be set until the answer comes."""
+
+    def __init__(
+        self, head: RequestHead, path: str, query: bytes, facts: ClientFacts, is_call: bool
+    ) -> None:
+        """`path`: as it is matched; `query`: with its question mark."""
+        fields = head.fields
+        self._head = head
+        self._facts = facts
+        self._path = path
+        self._query = query
+        self._method = head.method
+        self._headers: Headers | None = None
+        self._retargeted = False
+        self.changes: list[Change] = []  # ≤ 8 KiB
+        """Changes of the content, in the order in which they apply."""
+        self.keeps_length = True
+        self.is_call = is_call
+        """Whether it is one of gRPC, whose answers have no content that people read."""
+        self.host = fields.host_name
+        """In lower case, without port."""
+        self.service = ""
+        """Name of the service, once that is known; empty for filters of a listener."""
+        self.id = ""
+        """Id that log and answer have; empty for filters of a listener."""
+        self.notes: dict[str, Any] = {}  # ≤ 64 KiB
+        """A place for filters to keep things until the answer, or the end."""
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.path}>"
+
+    @property
+    def head(self) -> RequestHead:
+        """The head as it came."""
+        return self._head
+
+    @property
+    def headers(self) -> Headers:
+        """The fields. Those that a proxy in front set for its client are here only if it is
+        trusted."""
+        if self._headers is None:
+            self._headers = Headers(self._head.fields.pairs, self._special)
+        return self._headers
+
+    def _special(self, lower: bytes) -> bytes | None:
+        return field(self._head.fields, lower, self._facts.trusted)
+
+    @property
+    def client(self) -> str:
+        """Address of the client, behind proxies that are trusted."""
+        return self._facts.client(self._head.fields).decode("ascii")
+
+    @property
+    def scheme(self) -> str:
+        """`http` or `https`: what the client speaks, as far as a trusted proxy says."""
+        told = self._head.fields.claims.get(b"x-forwarded-proto") if self._facts.trusted else None
+        return (told or self._facts.scheme).decode("ascii")
+
+    @property
+    def authority(self) -> str:
+        """Host with its port, as the client wrote it."""
+        return self._head.fields.host.decode("ascii")
+
+    @property
+    def content_length(self) -> int | None:
+        """Length of the body as it was announced; None = in chunks, or none."""
+        return self._head.fields.length
+
+    @property
+    def method(self) -> str:
+        """The method, in capitals."""
+        return self._method.decode("ascii")
+
+    @method.setter
+    def method(self, method: str) -> None:
+        raw = method.encode("ascii")
+        if not raw or raw.translate(None, TOKEN_BYTES):
+            raise ValueError(f"{method!r} is not a method")
+        if raw != self._method and (raw in _BODILESS or self._method in _BODILESS):
+            raise ValueError(f"{self.method} cannot become {method}")
+        self._retargeted = self._retargeted or raw != self._method
+        self._method = raw
+
+    @property
+    def path(self) -> str:
+        """The path as it is matched: normalised, other escapes left as they are."""
+        return self._path
+
+    @path.setter
+    def path(self, path: str) -> None:
+        if not path.startswith("/") or path.encode("latin-1", "replace").translate(
+            None, _NOT_A_PATH
+        ):
+            raise ValueError(f"{path!r} is not a path with its escapes")
+        self._retargeted = self._retargeted or path != self._path
+        self._path = path
+
+    @property
+    def query(self) -> str:
+        """The query without its question mark."""
+        return self._query[1:].decode("ascii")
+
+    @query.setter
+    def query(self, query: str) -> None:
+        raw = query.encode("latin-1", "replace")
+        if raw.translate(None, TARGET_BYTES):
+            raise ValueError(f"{query!r} is not a query with its escapes")
+        self._retargeted = True
+        self._query = b"?" + raw if raw else b""
+
+    def transform(self, change: Change, keeps_length: bool = False) -> None:
+        """Have `change` called for each piece of the body, in the order in which filters said so.
+        `keeps_length`: what it returns is as long as what it gets."""
+        self.changes.append(change)
+        self.keeps_length = self.keeps_length and keeps_length
+
+    def taken_over(self) -> tuple[RequestHead, bool] | None:
+        """The head with what was changed since this was asked last, and whether it may lead
+        elsewhere; None = nothing was."""
+        headers, retargeted = self._headers, self._retargeted
+        head = self._head
+        fields = head.fields
+        lengthless = bool(self.changes and not self.keeps_length and fields.length)
+        changed = headers is not None and headers.changed
+        if not changed and not retargeted and not lengthless:
+            return None
+        if headers is not None and changed:
+            fields = request_with(fields, headers.field_lines, frozenset(headers.taken))
+        if lengthless:
+            fields = request_with(fields, lines_of(fields.plain))
+            fields.chunked, fields.length = True, None
+            fields.passed = passed_fields(fields)
+        target = self._path.encode("ascii") + self._query if retargeted else head.target
+        self._head = RequestHead(self._method, target, head.minor, fields)
+        self._headers, self._retargeted = None, False
+        return self._head, retargeted
+
+
+class Response:
+    """An answer on its way to the client: an instance's, the proxy's, or one that a filter makes
+    by itself."""
+
+    def __init__(
+        self,
+        status: int = 200,
+        content: bytes | str = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        fault: Fault | None = None,
+        detail: str = "",
+    ) -> None:
+        """`fault`: what the answer is for, instead of a content: it is told as each of the proxy's
+        own faults is, also to clients of gRPC; `detail`: what exactly is wrong."""
+        raw = content.encode("utf-8") if isinstance(content, str) else content
+        self.status = status if fault is None else fault.status
+        self.headers = Headers([], None, False)
+        self.content: bytes | None = raw  # ≤ 1 MiB
+        """The whole content; None = an instance's, which passes by (`transform`)."""
+        self.fault = fault
+        """Reason for an answer of the proxy's own, if something went wrong."""
+        self.detail = detail
+        self.changes: list[Change] = []  # ≤ 8 KiB
+        self.keeps_length = True
+        self.length: int | None = len(raw)
+        """Bytes of content, as far as they are known at the head."""
+        self.phrase = ""
+        self._head: ResponseHead | None = None
+        for name, value in (headers or {}).items():  # ≤ 256
+            self.headers.add(name, value)
+        if raw and "Content-Type" not in self.headers and isinstance(content, str):
+            self.headers.add("Content-Type", "text/plain; charset=utf-8")
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status}>"
+
+    def transform(self, change: Change, keeps_length: bool = False) -> None:
+        """As `Request.transform`, for the content of the answer."""
+        self.changes.append(change)
+        self.keeps_length = self.keeps_length and keeps_length
+
+    @classmethod
+    def of_instance(cls, head: ResponseHead) -> Response:
+        """The view of an instance's answer."""
+        response = cls(head.status)
+        response.headers = Headers(head.fields.pairs, None, False)
+        response.content, response.length = None, head.fields.length
+        response._head = head
+        return response
+
+    @classmethod
+    def of_proxy(cls, answer: OwnAnswer, fault: Fault | None) -> Response:
+        """The view of an answer of the proxy's own."""
+        response = cls(answer.status, answer.content)
+        response.headers = Headers(list(answer.fields), None, False)
+        response.fault, response.phrase = fault, answer.phrase
+        return response
+
+    def head(self) -> ResponseHead:
+        """The head of an instance's answer, with what was changed."""
+        head = self._head
+        assert head is not None
+        lengthless = bool(self.changes) and not self.keeps_length
+        if not self.headers.changed and self.status == head.status and not lengthless:
+            return head
+        fields = response_with(head.fields, self.headers.field_lines)
+        if lengthless:
+            fields.length = None
+        line = head.status_line
+        if self.status != head.status:
+            line = b"HTTP/1.1 %d %b\r\n" % (self.status, phrase_of(self.status).encode("ascii"))
+        return ResponseHead(self.status, line, head.minor, fields)
+
+    def own_answer(self) -> OwnAnswer:
+        """The whole answer, content changed."""
+        content = self.content or b""
+        for change in self.changes:  # ≤ 256
+            content = change(content, True)
+        phrase = self.phrase
+        if not phrase or phrase_of(self.status) != phrase:
+            phrase = phrase_of(self.status)
+        return OwnAnswer(self.status, phrase, tuple(self.headers.pairs), content)

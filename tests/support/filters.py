@@ -1,0 +1,83 @@
+"""Filters of tests: each does what its settings say."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from proxy.errors import DENIED, Refused
+from proxy.filters import Filter, Request, Response
+from proxy.settings.filters import FilterSpec
+
+HEARD: list[str] = []
+"""What all filters of the test under way have met, in order."""
+
+
+def spec(kind: str, name: str = "", **settings: Any) -> FilterSpec:
+    """A filter as a worker is told of it; a class of this module by its name alone."""
+    if kind[0].isupper():
+        kind = f"tests.support.filters:{kind}"
+    return FilterSpec(name=name or kind.rpartition(":")[2], kind=kind, settings=settings)
+
+
+class Scripted(Filter):
+    """A filter that notes its hooks, and in one of them raises, waits, hangs or answers."""
+
+    def __init__(self, *, says: str = "", at: str = "", does: str = "", limit: float = 2.0) -> None:
+        self.says, self.at, self.does = says, at, does
+        self.time_limit = limit
+
+    def _meet(self, hook: str) -> Any:
+        HEARD.append(f"{self.says}.{hook}")
+        if hook != self.at:
+            return None
+        if self.does == "raise":
+            raise RuntimeError("no good")
+        if self.does == "refuse":
+            raise Refused(DENIED, "not you")
+        if self.does == "wrong":
+            return 7
+        return self._wait(hook) if self.does in ("hang", "wait", "fail") else None
+
+    async def _wait(self, hook: str) -> None:
+        try:
+            await asyncio.sleep(3600 if self.does == "hang" else 1)
+            if self.does == "fail":
+                raise RuntimeError("no good after a while")
+        except asyncio.CancelledError:
+            HEARD.append(f"{self.says}.{hook} cancelled")
+            raise
+        HEARD.append(f"{self.says}.{hook} done")
+
+    def on_request(self, request: Request) -> Any:
+        if self.at == "request" and self.does == "answer":
+            HEARD.append(f"{self.says}.request")
+            return Response(299, "by a filter", {"X-By": self.says})
+        return self._meet("request")
+
+    def on_response(self, request: Request, response: Response) -> Any:
+        return self._meet("response")
+
+    def on_end(self, request: Request, outcome: str) -> Any:
+        HEARD.append(f"{self.says}.outcome {outcome}")
+        return self._meet("end")
+
+
+class Rewriting(Filter):
+    """A filter that changes method, path and query, and the content both ways."""
+
+    def __init__(
+        self, *, method: str = "", path: str = "", query: str = "", shout: bool = False
+    ) -> None:
+        self.method, self.path, self.query, self.shout = method, path, query, shout
+
+    def on_request(self, request: Request) -> None:
+        request.method = self.method or request.method
+        request.path = self.path or request.path
+        request.query = self.query or request.query
+        if self.shout:
+            request.transform(lambda data, last: data.upper() + (b"!" if last else b""))
+
+    def on_response(self, request: Request, response: Response) -> None:
+        if self.shout:
+            response.transform(lambda data, last: data.upper() + (b"?" if last else b""))

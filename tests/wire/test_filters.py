@@ -1,0 +1,327 @@
+"""Filters: who is asked when, what becomes of those that fail, wait or hang, what they change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from proxy.settings.filters import FilterSpec
+from proxy.settings.listener import ListenerSettings
+from proxy.settings.route import RespondSpec, RouteSpec
+from proxy.settings.service import RateLimitSettings, ServiceSettings
+from tests.support.filters import HEARD, spec
+from tests.support.wire import OK, OK_RELAYED, forwarded, request
+from tests.wire.scenes import CHUNKED, GET, answered, asked
+
+HOOKS = ("request", "response")
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[list[str]]:
+    HEARD.clear()
+    yield HEARD
+    HEARD.clear()
+
+
+def scripted(says: str, at: str = "", does: str = "") -> FilterSpec:
+    return spec("Scripted", says, says=says, at=at, does=does)
+
+
+def filtered(make: Any, *route: FilterSpec, **options: Any) -> Any:
+    """A wire whose only route has these filters."""
+    spec_ = RouteSpec(path_prefix="/", service="s", filters=route)
+    return make(routes=(spec_,), **options)
+
+
+def test_filters_are_asked_from_listener_to_service_and_answers_go_back(
+    make: Any, heard: list[str]
+) -> None:
+    wire = filtered(
+        make,
+        scripted("r1"),
+        scripted("r2"),
+        listener=ListenerSettings(filters=(scripted("l"),)),
+        settings=ServiceSettings(filters=(scripted("s"),)),
+    )
+    client, a = asked(wire)
+    assert heard == ["l.request", "r1.request", "r2.request", "s.request"]
+    answered(client, a)
+    assert heard[4:8] == ["s.response", "r2.response", "r1.response", "l.response"]
+    ends = [f"{one}.{what}" for one in ("l", "r1", "r2", "s") for what in ("outcome ok", "end")]
+    assert heard[8:] == ends
+
+
+def test_a_service_without_a_list_has_that_of_defaults_and_others_none(make: Any) -> None:
+    wire = make()
+    config = RouteSpec(path_prefix="/", service="s")
+    wire.configure((config,), {"s": ServiceSettings()})
+    client, a = asked(wire)
+    answered(client, a)
+    assert HEARD == []
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_an_answer_of_a_filter_goes_back_by_those_before_it(
+    make: Any, heard: list[str], method: str
+) -> None:
+    wire = filtered(
+        make,
+        scripted("before"),
+        scripted("answers", "request", "answer"),
+        scripted("behind"),
+    )
+    client = wire.client()
+    client.send(request(f"{method} /x"))
+    head, _, content = client.take().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 299 \r\n")
+    assert b"\r\nX-By: answers\r\n" in head
+    assert content == (b"by a filter" if method == "GET" else b"")
+    assert heard[:3] == ["before.request", "answers.request", "before.response"]
+    assert "behind.outcome ok" not in heard
+    wire.expect_no_dial()
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize(
+    ("does", "status", "fault"),
+    [
+        ("raise", 500, "filter_failed"),
+        ("fail", 500, "filter_failed"),
+        ("hang", 504, "filter_timeout"),
+        ("refuse", 403, "denied"),
+    ],
+)
+def test_a_hook_that_fails_or_hangs_ends_its_own_request_alone(
+    make: Any, heard: list[str], hook: str, does: str, status: int, fault: str
+) -> None:
+    bad = RouteSpec(path_prefix="/bad", service="s", filters=(scripted("f", hook, does),))
+    wire = make(routes=(bad, RouteSpec(service="s")))
+    other, b = asked(wire)
+    client = wire.client()
+    client.send(request("GET /bad"))
+    if hook == "response":
+        a = wire.connected()
+        a.take()
+        a.send(OK)
+    wire.advance(3)
+    client.expect_problem(status, fault)
+    answered(other, b)
+    assert [one for one in heard if one.endswith("cancelled")] == (
+        [f"f.{hook} cancelled"] if does == "hang" else []
+    )
+    client.send(GET)  # The connection goes on.
+    b.take()
+    answered(client, b)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_hook_that_waits_holds_up_its_own_request_alone(
+    make: Any, heard: list[str], hook: str
+) -> None:
+    waits = RouteSpec(path_prefix="/w", service="s", filters=(scripted("f", hook, "wait"),))
+    wire = make(routes=(waits, RouteSpec(service="s")))
+    other, b = asked(wire)
+    client = wire.client()
+    client.send(request("GET /w"))
+    if hook == "request":
+        wire.expect_no_dial()
+    else:
+        a = wire.connected()
+        a.take()
+        a.send(OK)
+        client.expect_nothing()
+    answered(other, b)
+    wire.advance(1)
+    if hook == "request":
+        b.expect(forwarded("GET /w"))
+        b.send(OK)
+    client.expect(OK_RELAYED)
+    assert f"f.{hook} done" in heard
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_client_that_leaves_cancels_a_hook(make: Any, heard: list[str], hook: str) -> None:
+    wire = filtered(make, scripted("f", hook, "hang"))
+    client = wire.client()
+    client.send(GET)
+    if hook == "response":
+        a = wire.connected()
+        a.take()
+        a.send(OK)
+    client.reset()
+    assert heard[-1] in (f"f.{hook} cancelled", "f.end")
+    assert f"f.{hook} cancelled" in heard
+    assert "f.outcome client_gone" in heard
+
+
+def test_an_end_that_raises_or_hangs_concerns_nobody(make: Any, heard: list[str]) -> None:
+    wire = filtered(make, scripted("a", "end", "raise"), scripted("b", "end", "hang"))
+    client, a = asked(wire)
+    answered(client, a)
+    wire.advance(3)
+    assert heard[-1] == "b.end cancelled"
+    client.send(GET)
+    a.take()
+    answered(client, a)
+    wire.advance(3)
+
+
+def test_an_instance_that_is_lost_while_a_filter_looks_at_its_answer(make: Any) -> None:
+    wire = filtered(make, scripted("f", "response", "wait"))
+    client, a = asked(wire)
+    a.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+    a.reset()  # Nobody reads it now.
+    client.expect_nothing()
+    wire.advance(1)
+    assert client.take().endswith(b"\r\n\r\nhalf")
+    assert client.cut
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_an_answer_that_waits_for_a_filter_is_relayed_whole(make: Any, parts: int) -> None:
+    wire = filtered(make, scripted("f", "response", "wait"))
+    client, a = asked(wire)
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nabcdef"
+    a.send(answer[:-3] if parts == 2 else answer)
+    if parts == 1:
+        a.eof()  # It has said all, and need not stay.
+    client.expect_nothing()
+    wire.advance(1)
+    if parts == 2:
+        a.send(answer[-3:])
+    assert client.take().endswith(b"\r\n\r\nabcdef")
+
+
+def test_the_proxys_own_answers_are_seen_as_well(make: Any, heard: list[str]) -> None:
+    limit = RateLimitSettings(requests=1, per=60.0)
+    stamp = spec("headers", response={"set": {"X-Stamp": "1"}})
+    wire = filtered(make, stamp, settings=ServiceSettings(rate_limit=limit))
+    client, a = asked(wire)
+    a.send(OK)
+    assert b"\r\nX-Stamp: 1\r\n" in client.take()
+    client.send(GET)
+    assert b"\r\nX-Stamp: 1\r\n" in client.expect_problem(429, "rate_limited")
+
+
+def test_a_route_that_answers_by_itself_asks_its_filters_first(make: Any) -> None:
+    deny = spec("deny", networks=["0.0.0.0/0"])
+    respond = RouteSpec(path="/r", respond=RespondSpec(status=200, body="hi"), filters=(deny,))
+    wire = make(routes=(respond, RouteSpec(service="s")))
+    client = wire.client()
+    client.send(request("GET /r"))
+    client.expect_problem(403, "denied")
+
+
+def test_a_path_that_may_be_read_as_another_route_gets_round_no_filter(make: Any) -> None:
+    deny = spec("deny", networks=["0.0.0.0/0"])
+    guarded = RouteSpec(path_prefix="/admin", service="s", filters=(deny,))
+    wire = make(routes=(guarded, RouteSpec(path_prefix="/", service="s")))
+    client = wire.client()
+    for path in ("/admin", "/x/../admin", "/%61dmin/"):
+        client.send(request(f"GET {path}"))
+        client.expect_problem(403, "denied")
+    for path in ("/x/..%2Fadmin", "//admin", "/admin;x", "/x%5C..%5Cadmin"):
+        client.send(request(f"GET {path}"))
+        client.expect_problem(400, "bad_request")
+    wire.expect_no_dial()
+
+
+def test_a_filter_changes_the_path_within_its_route(make: Any) -> None:
+    rewriting = spec("Rewriting", path="/new%20x", query="b=2", method="PUT")
+    wire = filtered(make, rewriting)
+    client, a = wire.client(), None
+    client.send(request("GET /x?a=1"))
+    a = wire.connected()
+    a.expect(forwarded("PUT /new%20x?b=2"))
+    answered(client, a)
+
+
+def test_a_path_that_leaves_its_route_is_a_filters_failure(make: Any) -> None:
+    leaves = RouteSpec(
+        path_prefix="/old", service="s", filters=(spec("Rewriting", path="/elsewhere"),)
+    )
+    wire = make(routes=(leaves, RouteSpec(service="s")))
+    client = wire.client()
+    client.send(request("GET /old"))
+    client.expect_problem(500, "filter_failed")
+
+
+def test_a_path_of_a_listeners_filter_is_matched(make: Any) -> None:
+    listener = ListenerSettings(filters=(spec("Rewriting", path="/new/x"),))
+    new = RouteSpec(path_prefix="/new", service="s", strip_prefix=True)
+    wire = make(routes=(new,), listener=listener)
+    client = wire.client()
+    client.send(request("GET /old"))
+    a = wire.connected()
+    assert a.take().startswith(b"GET /x HTTP/1.1\r\n")
+    answered(client, a)
+
+
+@pytest.mark.parametrize("change", [{"method": "GET"}, {"path": "x"}, {"path": "/a b"}])
+def test_a_change_that_makes_no_request_is_a_filters_failure(
+    make: Any, change: dict[str, str]
+) -> None:
+    wire = filtered(make, spec("Rewriting", **change))
+    client = wire.client()
+    client.send(request("HEAD /x"))
+    assert client.take().startswith(b"HTTP/1.1 500 ")
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_content_is_changed_both_ways(make: Any, waits: bool) -> None:
+    wait = [scripted("w", "request", "wait")] if waits else []
+    wire = filtered(make, *wait, spec("Rewriting", shout=True))
+    client = wire.client()
+    client.send(request("POST /x", "Content-Length: 6", body=b"abc"))
+    wire.advance(1)
+    a = wire.connected()
+    client.send(b"def")
+    a.expect(forwarded("POST /x", CHUNKED, body=b"3\r\nABC\r\n4\r\nDEF!\r\n0\r\n\r\n"))
+    a.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
+    a.send(b"cd")
+    head, _, content = client.take().partition(b"\r\n\r\n")
+    assert b"\r\nTransfer-Encoding: chunked\r\n" in head
+    assert b"Content-Length" not in head
+    assert content == b"2\r\nAB\r\n3\r\nCD?\r\n0\r\n\r\n"
+
+
+def test_content_that_is_here_whole_has_its_new_length(make: Any) -> None:
+    wire = filtered(make, spec("Rewriting", shout=True))
+    client, a = asked(wire)
+    a.send(OK)
+    head, _, content = client.take().partition(b"\r\n\r\n")
+    assert b"\r\nContent-Length: 3\r\n" in head
+    assert content == b"HI?"
+
+
+def test_a_reload_changes_filters_of_connections_that_are_open(make: Any) -> None:
+    wire = filtered(make, scripted("f"))
+    client, a = asked(wire)
+    answered(client, a)
+    deny = spec("deny", networks=["0.0.0.0/0"])
+    routes = (RouteSpec(path_prefix="/", service="s"),)
+    listener = replace(ListenerSettings(), filters=(deny,))
+    wire.configure(routes, {"s": ServiceSettings()}, listener)
+    client.send(GET)
+    client.expect_problem(403, "denied")
+    wire.configure(routes, {"s": ServiceSettings()})
+    client.send(GET)
+    a.take()
+    answered(client, a)
+    wire.advance(61)
+
+
+def test_more_hooks_than_may_wait_are_refused(make: Any) -> None:
+    wire = filtered(make, scripted("f", "request", "hang"))
+    waiting = [wire.loop.create_future() for _ in range(1000)]
+    for future in waiting:
+        assert wire.worker.services.filters.spawn(future) is not None
+    client = wire.client()
+    client.send(GET)
+    client.expect_problem(503, "filters_busy")
+    for future in waiting:
+        future.cancel()
+    wire.settle()

@@ -141,6 +141,8 @@ def explained(document: dict[str, Any]) -> Iterator[str]:
     if document["service"] is not None:
         yield f"service    {document['service']}"
         yield f"path       {document['path_for_instance']}"
+    if document["filters"]:
+        yield f"filters    {', '.join(document['filters'])}"
     if "balancer" in document:
         key = document["key"]
         by = ""

@@ -28,6 +28,7 @@ from proxy.http.properties import field, parameter, property_of, source_of
 from proxy.http.scanner import TooManyFields
 from proxy.http.target import as_it_came, resolve
 from proxy.settings.file import Settings
+from proxy.settings.filters import names_of
 from proxy.settings.listener import ListenerSettings
 
 CLIENT_SIDE = b"of the client that asks"
@@ -70,6 +71,7 @@ def explain(
         "request": {"method": method, "url": url},
         "answer": None,
         "service": None,
+        "filters": [],
         "route": None,
         "routes": [],
     }
@@ -113,6 +115,12 @@ def explain(
         detail = "no route matches" if refusal.fault is NO_ROUTE else refusal.detail
         return {**document, "answer": _own_answer(refusal.fault, detail)}
     spec = decided.spec
+    own = status.settings_of(settings, decided.service) if decided.service else None
+    document["filters"] = [
+        *names_of(target.listener.filters),
+        *names_of(spec.filters),
+        *([] if own is None else names_of(own.filters)),
+    ]
     answer = answer_of_route(spec, host, target.path, target.query)
     if answer is not None:
         return {**document, "answer": {"status": answer.status, "by": "the route"}}

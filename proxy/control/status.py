@@ -19,6 +19,7 @@ from proxy.control.watched_files import State, WatchedFiles
 from proxy.control.worker_process import WorkerProcess
 from proxy.control.worker_slot import WorkerSlot
 from proxy.settings.file import Settings
+from proxy.settings.filters import names_of
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import ServiceSettings
 from proxy.statuses import InvalidRecord, OddRecord, RegistryStatus
@@ -186,6 +187,7 @@ _ROUTE: dict[str, Any] = msgspec.to_builtins(RouteSpec())
 def route(spec: RouteSpec) -> dict[str, Any]:
     """One route: what the file says, without what it leaves out."""
     fields = msgspec.to_builtins(spec)
+    fields["filters"] = names_of(spec.filters)  # Their settings may hold secrets.
     return {name: value for name, value in fields.items() if value and value != _ROUTE[name]}
 
 

@@ -23,7 +23,7 @@ _BODILESS: Final = frozenset((b"HEAD", b"CONNECT"))
 
 
 def problem_of_name(name: str, of_requests: bool = True) -> str:
-    """Say why a filter may not set the field of this name; empty = it may. It must not mean
+    """Say why a filter may not set the field of this name; empty = it may. The field must not mean
     something to the proxy itself, nor be one that programs take for another."""
     raw = name.encode("latin-1", "replace")
     lower = raw.lower()

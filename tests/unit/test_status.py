@@ -16,6 +16,7 @@ from proxy.membership import Instance, Membership
 from proxy.messages import NodeStats, PolicyState, ServiceStats
 from proxy.settings.balancer import BalancerSpec
 from proxy.settings.file import Settings
+from proxy.settings.filters import FilterSpec
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import BreakerSettings, PoolSettings, QueueSettings, ServiceSettings
@@ -272,6 +273,15 @@ class TestExplain:
         reasons = {row["index"]: row["reason"] for row in document["routes"]}
         assert reasons[0] == "taken"
         assert "/old" in reasons[1]
+
+    def test_filters_are_named_in_the_order_in_which_they_are_asked(self) -> None:
+        office, stamp = (FilterSpec(name=name, kind="allow") for name in ("office", "stamp"))
+        document = self.ask(
+            "http://users.example.com/",
+            listeners=(ListenerSettings(filters=(stamp,)),),
+            routes=(RouteSpec(service="users", filters=(office,)),),
+        )
+        assert document["filters"] == ["stamp", "office"]
 
     def test_a_request_without_the_key(self) -> None:
         assert self.ask("http://users.example.com/")["key"]["value"] is None

@@ -17,7 +17,11 @@ MAX_CELL = 255
 def services(document: dict[str, Any]) -> Iterator[str]:
     """`fairlead services`."""
     yield from _table(
-        ["SERVICE", "READY", "UNHEALTHY", "EJECTED", "DRAINING", "BALANCER", "SOURCE", ""],
+        [
+            *("SERVICE", "READY", "UNHEALTHY", "EJECTED", "DRAINING", "BALANCER", "SOURCE"),
+            *_LATE,
+            "",
+        ],
         [
             [
                 row["name"],
@@ -27,6 +31,7 @@ def services(document: dict[str, Any]) -> Iterator[str]:
                 row["draining"],
                 row["balancer"],
                 row["source"],
+                *_late(row),
                 ", ".join([*(short for short, _, _ in _unusual(row)), *_refused(row)]),
             ]
             for row in document["services"]
@@ -40,7 +45,7 @@ def instances(document: dict[str, Any]) -> Iterator[str]:
     yield from _table(
         [
             *("INSTANCE", "ENDPOINT", "STATUS", "WEIGHT", "VERSION"),
-            *("IN FLIGHT", "REQUESTS", "FAILED", "REASON"),
+            *("IN FLIGHT", "REQUESTS", "FAILED", *_LATE, "REASON"),
         ],
         [
             [
@@ -52,6 +57,7 @@ def instances(document: dict[str, Any]) -> Iterator[str]:
                 "-" if row["inflight"] is None else row["inflight"],
                 row["requests"],
                 row["failures"],
+                *_late(row),
                 row["reason"] or _doubts(row),
             ]
             for row in document["instances"]
@@ -64,6 +70,22 @@ def instances(document: dict[str, Any]) -> Iterator[str]:
     for _, what, told in _unusual(document):
         yield f"{what}: {told}"
     yield from _records(document)
+
+
+_LATE = ("RATE", "ERRORS", "P50", "P95", "P99")
+
+
+def _late(row: dict[str, Any]) -> tuple[str, ...]:
+    """The last minute in a row: rates per second, times in milliseconds."""
+    if "rate" not in row:  # An older proxy says nothing of it.
+        return ("-",) * len(_LATE)
+    took = (milliseconds(row["latency"][share]) for share in ("p50", "p95", "p99"))
+    return (f"{row['rate']:.1f}/s", f"{row['error_rate']:.1f}/s", *took)
+
+
+def milliseconds(seconds: float | None) -> str:
+    """`1.3 ms`, or `-` for what is not known; three digits are all that is known."""
+    return "-" if seconds is None else f"{float(f'{seconds * 1000:.3g}'):g} ms"
 
 
 def reloaded(document: dict[str, Any], dry_run: bool) -> Iterator[str]:

@@ -306,6 +306,10 @@ class NodeStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The worker cannot connect to it at present."""
     on_probation: bool = False
     """Whether the node is back from an ejection, and the worker has yet to see it answer."""
+    latency: dict[int, int] = {}
+    """Place of `proxy/latency.py` → answers that took so long, from the request to their head."""
+    seconds: float = 0.0
+    """Sum of these times."""
 
 
 class WorkerStats(msgspec.Struct, frozen=True, tag=True):

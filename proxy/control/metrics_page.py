@@ -13,6 +13,7 @@ from typing import Any
 from proxy import log as log_setup
 from proxy.control import metrics, status
 from proxy.control.carried_counts import CarriedCounts
+from proxy.control.scrape import Scrape
 from proxy.control.shared import Shared
 from proxy.control.statistics import Totals
 from proxy.control.supervisor import Supervisor
@@ -31,7 +32,7 @@ class MetricsPage:
         totals: Callable[[], Awaitable[Totals]],
         further: Callable[[], dict[str, Any]],
     ) -> None:
-        """`further`: fields of `metrics.Scrape` that somebody else knows."""
+        """`further`: fields of `Scrape` that somebody else knows."""
         self._supervisor = supervisor
         self._totals = totals
         self._further = further
@@ -57,7 +58,7 @@ class MetricsPage:
         acme = supervisor.orders.acme
         lives = list(supervisor.crew.processes())
         page = metrics.Page(
-            metrics.Scrape(
+            Scrape(
                 pools=supervisor.pools.by_service,
                 totals=totals,
                 ejections=supervisor.outliers.ejections.totals,

@@ -7,9 +7,11 @@ those that died ("retired") never goes back when one is replaced.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from proxy.control.recent import PERIOD, Recent, Window, errors_of
 from proxy.messages import (
     APPLY_BOUNDS,
     DURATION_BOUNDS,
@@ -19,6 +21,8 @@ from proxy.messages import (
     ServiceStats,
     WorkerStats,
 )
+
+Name = TypeVar("Name", str, int)
 
 
 @dataclass(slots=True)
@@ -59,11 +63,15 @@ class NodeTotal:
     """Live workers that cannot connect to it."""
     on_probation: int = 0
     """Live workers that have yet to see it answer after an ejection."""
+    latency: dict[int, int] = field(default_factory=dict)
+    """Place of `proxy/latency.py` → answers."""
+    seconds: float = 0.0
+    """Sum of what they took."""
 
     @property
     def failures(self) -> int:
         """Attempts that did not bring an answer."""
-        return sum(count for outcome, count in self.outcomes.items() if outcome != "ok")
+        return errors_of(self.outcomes)
 
     def add(self, counted: NodeStats | NodeTotal) -> None:
         """Add one worker's counts, or another sum."""
@@ -71,6 +79,8 @@ class NodeTotal:
         self.unreachable += counted.unreachable
         self.on_probation += counted.on_probation
         _add(self.outcomes, counted.outcomes)
+        _add(self.latency, counted.latency)
+        self.seconds += counted.seconds
 
 
 @dataclass(slots=True)
@@ -90,9 +100,28 @@ class Reported:
     names_outdated: float = 0.0
     handshakes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     http2_closed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    recent_services: Window[str, ServiceStats] = field(default_factory=Window)
+    recent_nodes: Window[tuple[str, str], NodeStats] = field(default_factory=Window)
+    _periods: tuple[float, float] | None = None
+    """When the window began, and the period that runs."""
+    _told_at: float = 0.0
 
-    def take(self, message: WorkerStats) -> None:
-        """Take over one message. An instance that left and came back counts from 0 again."""
+    @property
+    def span(self) -> float:
+        """Seconds that the window has, as of the last message."""
+        begun = self._told_at if self._periods is None else self._periods[0]
+        return max(1.0, self._told_at - begun)  # A report is of a second.
+
+    def take(self, message: WorkerStats, now: float = 0.0) -> None:
+        """Take over one message, of this moment. An instance that left and came back counts from 0
+        again."""
+        self._told_at = now
+        if self._periods is None:
+            self._periods = now, now
+        elif now >= self._periods[1] + PERIOD:
+            self._periods = self._periods[1], now
+            self.recent_services.turn()
+            self.recent_nodes.turn()
         self.client_connections = message.client_connections
         self.tunnels = message.tunnels
         self.access_log_dropped = message.access_log_dropped
@@ -102,19 +131,29 @@ class Reported:
         self.names_outdated = message.names_outdated
         self.handshakes = message.handshakes
         self.http2_closed = message.http2_closed
-        self.services.update(message.services)
+        for name, counts in message.services.items():
+            self.recent_services.change(name, self.services.get(name))
+            self.services[name] = counts
         self.states.update(message.states)
         for node in message.nodes:
-            self.nodes[node.service, node.key] = node
+            of = node.service, node.key
+            known = self.nodes.get(of)
+            if known is None or known.picks > node.picks:
+                self.recent_nodes.forget(of)
+                known = None
+            self.recent_nodes.change(of, known)
+            self.nodes[of] = node
 
     def forget(self, known: Container[tuple[str, str]], services: Container[str]) -> None:
         """Drop the instances that are not in `known`, (service, node key): nobody shows them; and
         services that are not in `services`, but for as many of them as a worker keeps."""
         for node in [node for node in self.nodes if node not in known]:
             del self.nodes[node]
+            self.recent_nodes.forget(node)
         gone = [name for name in self.services if name and name not in services]
         for name in gone[: max(0, len(gone) - KEPT_SERVICES)]:
             del self.services[name]
+            self.recent_services.forget(name)
             self.states.pop(name, None)
 
 
@@ -225,6 +264,34 @@ class Totals:
                 total.add(counted)
         return total
 
+    def recent_node(self, service: str, key: str) -> Recent:
+        """The counts of an instance of late."""
+        recent = Recent()
+        for part in self._live():
+            now = part.nodes.get((service, key))
+            if now is not None:
+                before = part.recent_nodes.begin((service, key), now)
+                if before is not now:
+                    recent.add_node(before, now, part.span)
+        return recent
+
+    def recent_services(self, names: Container[str]) -> dict[str, Recent]:
+        """The counts of these services of late, of those that have any."""
+        found: dict[str, Recent] = {}
+        for part in self._live():
+            for name in part.recent_services.changed():
+                if name in names and (now := part.services.get(name)) is not None:
+                    before = part.recent_services.begin(name, now)
+                    found.setdefault(name, Recent()).add_service(before, now, part.span)
+            for of in part.recent_nodes.changed():
+                if of[0] in names and (told := part.nodes.get(of)) is not None:
+                    recent = found.setdefault(of[0], Recent())
+                    recent.add_latency(part.recent_nodes.begin(of, told), told)
+        return found
+
+    def _live(self) -> Iterator[Reported]:
+        return (part for part in self._parts if isinstance(part, Reported))
+
 
 @dataclass(slots=True)
 class Applies:
@@ -251,6 +318,6 @@ def _by_listener(parts: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, 
     return total
 
 
-def _add(into: dict[str, int], counts: Mapping[str, int]) -> None:
+def _add(into: dict[Name, int], counts: Mapping[Name, int]) -> None:
     for name, count in counts.items():
         into[name] = into.get(name, 0) + count

@@ -13,6 +13,7 @@ from proxy.control.acme import Standing
 from proxy.control.certificate_files import Item
 from proxy.control.certificates import Certificates, ListenerFiles
 from proxy.control.pool import Member, Pool
+from proxy.control.recent import Recent
 from proxy.control.slow_start import SCALE
 from proxy.control.statistics import NodeTotal, Reported, Totals
 from proxy.control.watched_files import State, WatchedFiles
@@ -29,6 +30,7 @@ Inflight = Callable[[int], int]
 """Requests in flight in all workers, by board column."""
 
 _NOTHING = NodeTotal()
+_QUIET = Recent()
 
 
 def settings_of(settings: Settings, service: str) -> ServiceSettings:
@@ -52,14 +54,27 @@ def services(
 ) -> dict[str, Any]:
     """`GET /api/v1/services`: a summary of each service, by name."""
     refused = _by_service(registry.invalid)
+    shown = known(pools, settings, registry)
+    recent = totals.recent_services(shown)
     return {
         "services": [
             {
                 **service_summary(pool, settings_of(settings, name), totals),
+                **of_late(recent.get(name, _QUIET)),
                 "refused": refused.get(name, []),
             }
-            for name, pool in sorted(known(pools, settings, registry).items())
+            for name, pool in sorted(shown.items())
         ]
+    }
+
+
+def of_late(recent: Recent) -> dict[str, Any]:
+    """Rates per second, and seconds within which so many in a hundred answers came."""
+    latency = zip(("p50", "p95", "p99"), recent.quantiles(), strict=True)
+    return {
+        "rate": round(recent.rate, 3),
+        "error_rate": round(recent.error_rate, 3),
+        "latency": {name: None if took is None else round(took, 6) for name, took in latency},
     }
 
 
@@ -97,13 +112,16 @@ def service(
     """`GET /api/v1/services/{s}`: the summary and every instance, in the registry's order;
     `refused` are its records that cannot be read, `odd` those that were understood in part."""
     retained = {one.id for one in registry.retained if one.service == pool.service}
+    recent = totals.recent_services((pool.service,))
     return {
         **service_summary(pool, settings, totals),
+        **of_late(recent.get(pool.service, _QUIET)),
         "slow_start": pool.warming,
         "limits": limits(pool.service, settings, totals),
         "instances": [
             {
                 **instance(member, totals.node(pool.service, member.instance.key), inflight, now),
+                **of_late(totals.recent_node(pool.service, member.instance.key)),
                 "protocol": node.protocol,
                 "effective_weight": node.weight / SCALE if pool.scaled else node.weight,
                 "held": member.instance.id in retained,
@@ -171,6 +189,7 @@ def instance(
         "inflight": inflight(member.slot) if member.slot else None,
         "requests": counted.picks,
         "failures": counted.failures,
+        "errors": {code: count for code, count in counted.outcomes.items() if code != "ok"},
         "unreachable_from": counted.unreachable,
         "on_probation_in": counted.on_probation,
     }

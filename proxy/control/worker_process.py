@@ -374,7 +374,7 @@ class WorkerProcess:
                     log.info("worker_accepting", worker=self.index, pid=self.pid)
                 self.accepting, self.open = True, frozenset(sockets)
             case WorkerStats():
-                self.stats.take(message)
+                self.stats.take(message, time.monotonic())
                 if message.more:
                     return
                 self.answered = max(self.answered, message.number)

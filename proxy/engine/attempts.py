@@ -47,8 +47,6 @@ class Attempts(RequestState):
     """Whether all of the body that came is here."""
     replayable = True
     """Whether that is so, and a second attempt would do no harm whatever became of the first."""
-    sent_at: float
-    """When the latest attempt was sent; only where the balancer follows answers."""
     waiting: Alarm | None = None
     """The patience of one that waits in the queue."""
 
@@ -197,8 +195,6 @@ class Attempts(RequestState):
 
     def _send(self, upstream: UpstreamStream, now: float) -> None:
         self.upstream = upstream
-        if self.pool.follows_answers:
-            self.sent_at = now
         body = self.body
         upstream.begin(
             self,

@@ -114,20 +114,23 @@ class Exchange(Attempts):
         self, response: ResponseHead, pieces: list[bytes], done: bool, trailers: bytes
     ) -> None:
         """See `StreamEvents`."""
+        now = self.services.now()
         if self.recorder is not None:
-            self.recorder.on_answer(self.services.now(), pieces)
+            self.recorder.on_answer(now, pieces)
+        node, upstream = self.node, self.upstream
+        if node is not None and upstream is not None:  # Else it is the reserve, relayed.
+            node.took.append(now - upstream.asked)
         status = response.status
         if status in BAD_STATUSES:
             if self._set_aside(response, pieces, done, trailers):
                 return
             self.outcome = str(status)
-        if self.pool.follows_answers and self.node is not None:
-            now = self.services.now()
-            self.pool.note_answer(self.node, now - self.sent_at, now)
+        if self.pool.follows_answers and node is not None and upstream is not None:
+            self.pool.note_answer(node, now - upstream.asked, now)
         if self.has_extras:
             self._drop_held()
             if self.admission is not None:
-                self.admission.report(status in BAD_STATUSES, self.services.now())
+                self.admission.report(status in BAD_STATUSES, now)
                 if status not in BAD_STATUSES:
                     self.admission.pass_probe()
             if self._take_to_filters(response, pieces, done, trailers):
@@ -138,7 +141,7 @@ class Exchange(Attempts):
         client = self.client
         client.answer(response, self.id_line, pieces, done, trailers)
         if done:
-            self._complete()
+            self._complete(now)
         elif client.full:
             self.on_client_full()
 
@@ -154,7 +157,7 @@ class Exchange(Attempts):
             self.recorder.on_body(pieces)
         self.client.send(pieces, done, trailers)
         if done:
-            self._complete()
+            self._complete(self.services.now())
 
     def _set_aside(
         self, response: ResponseHead, pieces: list[bytes], done: bool, trailers: bytes
@@ -410,9 +413,8 @@ class Exchange(Attempts):
 
     # -- the end
 
-    def _complete(self) -> None:
+    def _complete(self, now: float) -> None:
         """The answer is relayed whole."""
-        now = self.services.now()
         upstream = self.upstream
         if upstream is not None:
             self.upstream = None

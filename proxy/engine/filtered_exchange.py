@@ -324,7 +324,7 @@ class FilteredExchange(Exchange):
         client = self.client
         client.answer(head, self.id_line, pieces, done, trailers)
         if done:
-            self._complete()
+            self._complete(self.services.now())
         elif client.full:
             self.on_client_full()
         elif self.upstream is not None:

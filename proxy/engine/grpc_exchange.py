@@ -98,8 +98,6 @@ class GrpcExchange(FilteredExchange):
             super()._send(upstream, now)
             return
         self.upstream = upstream
-        if self.pool.follows_answers:
-            self.sent_at = now
         body = self.body
         pieces = [] if body is None else body.pieces
         trailers = self.client.trailers

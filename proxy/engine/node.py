@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from proxy.engine.http2.shared import SharedSession
 from proxy.engine.streams import UpstreamStream
+from proxy.latency import PLACES, UNITS, place_of
 from proxy.messages import PoolNode, Status
 from proxy.names.cache import Name
+
+_TABLE: Final = len(PLACES)
 
 
 class Node:
@@ -22,6 +27,7 @@ class Node:
         "impaired",
         "in_flight",
         "key",
+        "latency",
         "load",
         "local",
         "name",
@@ -33,11 +39,13 @@ class Node:
         "present",
         "probes",
         "reported",
+        "seconds",
         "server_name",
         "session",
         "shared",
         "slot",
         "status",
+        "took",
         "unreachable",
         "usable",
         "weight",
@@ -95,6 +103,24 @@ class Node:
         although there was no pick."""
         self.outcomes: dict[str, int] = {}  # ≤ 8 KiB
         """Attempts that ended, by `ok`, the fault's code, or the status that speaks against it."""
+        self.took: list[float] = []  # ≤ 1 MiB
+        """Seconds from a request to the head of its answer, of answers that are not counted yet:
+        those of a second, since a report counts them; a worker whose reports nobody takes ends."""
+        self.latency: dict[int, int] = {}  # ≤ 16 KiB
+        """The others: place of `proxy/latency.py` → answers."""
+        self.seconds = 0.0
+        """Sum of what these took."""
+
+    def count_answers(self) -> None:
+        """Count the answers since the last time. All together, since no request waits for it, and
+        to append a number costs a tenth of that."""
+        took, self.took = self.took, []
+        latency = self.latency
+        self.seconds += sum(took)
+        for seconds in took:  # ≤ requests
+            units = int(seconds * UNITS)
+            place = PLACES[units] if units < _TABLE else place_of(units)
+            latency[place] = latency.get(place, 0) + 1
 
     def reassess(self) -> None:
         """To be called when `unreachable` or `on_probation` has changed."""

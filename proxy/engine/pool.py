@@ -381,6 +381,7 @@ class Pool:
     def stats_of(self, node: Node) -> NodeStats:
         """The counts of a node, which are told with this."""
         node.reported = -1 if node.in_flight else node.picks
+        node.count_answers()
         return NodeStats(
             self.service,
             node.key,
@@ -388,6 +389,8 @@ class Pool:
             dict(node.outcomes),
             node.unreachable,
             node.on_probation,
+            dict(node.latency),
+            node.seconds,
         )
 
     def _rebuild(self) -> None:

@@ -220,7 +220,10 @@ class ClientStream(Timed):
 class UpstreamStream(Timed):
     """The instance's side of one attempt at a time."""
 
-    __slots__ = ()
+    __slots__ = ("asked",)
+
+    asked: float
+    """When the request was sent that is under way, or was the last one."""
 
     def is_quiet(self) -> bool:
         """As far as the kernel knows the connection is open, and nothing has come over it that

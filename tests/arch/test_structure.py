@@ -144,7 +144,9 @@ def test_the_pages_of_behaviour_name_tests_that_exist() -> None:
 
 
 def test_the_pages_of_behaviour_name_metrics_that_exist() -> None:
-    source = (ROOT / "proxy/control/metrics.py").read_text()
+    source = "".join(
+        (ROOT / f"proxy/control/{name}.py").read_text() for name in ("metrics", "samples")
+    )
     named = set(re.findall(r"`((?:fairlead|service|health)_\w+)`", BEHAVIOUR))
     for name in named - {"health_check"}:
         assert f'"{name}"' in source or f'"{name.removesuffix("_total")}"' in source, name

@@ -8,8 +8,9 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.control.metrics import Page, Scrape
+from proxy.control.metrics import Page
 from proxy.control.pools import PoolRegistry
+from proxy.control.scrape import Scrape
 from proxy.control.slots import Slots
 from proxy.control.statistics import Reported, Retired, Totals
 from proxy.membership import Instance, Membership
@@ -42,7 +43,14 @@ def report(requests: int, *ids: str, number: int = 0) -> WorkerStats:
         calls={"0": 2, "14": 1},
     )
     nodes = [
-        NodeStats("users", f"{id_}@10.0.0.1:80", requests, {"ok": requests - 1, "dns_failed": 1})
+        NodeStats(
+            "users",
+            f"{id_}@10.0.0.1:80",
+            requests,
+            {"ok": requests - 1, "dns_failed": 1},
+            latency={16: requests},
+            seconds=0.25,
+        )
         for id_ in ids
     ]
     states = {"users": PolicyState("open", 3)}

@@ -18,7 +18,9 @@ from proxy.settings.process import ShutdownSettings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-METRICS = (ROOT / "proxy/control/metrics.py").read_text()
+METRICS = "".join(
+    (ROOT / f"proxy/control/{name}.py").read_text() for name in ("metrics", "samples")
+)
 
 
 def documents(name: str) -> list[Any]:

@@ -89,13 +89,24 @@ ROW: dict[str, Any] = {
 }
 
 
+def test_rates_and_times_are_told_of_services_and_instances() -> None:
+    late = {
+        "rate": 12.34,
+        "error_rate": 0.5,
+        "latency": {"p50": 0.00123456, "p95": 0.0456789, "p99": 1.2345},
+    }
+    head, row = listings.services({"services": [{**ROW, **late}]})
+    assert head.split()[-5:] == ["RATE", "ERRORS", "P50", "P95", "P99"]
+    assert row.endswith("12.3/s  0.5/s   1.23 ms  45.7 ms  1230 ms")
+
+
 @pytest.mark.parametrize(
-    ("refused", "last"), [(0, "registry"), (1, "1 RECORD REFUSED"), (2, "2 RECORDS REFUSED")]
+    ("refused", "last"), [(0, ""), (1, "1 RECORD REFUSED"), (2, "2 RECORDS REFUSED")]
 )
 def test_a_list_of_services_counts_the_records_that_are_refused(refused: int, last: str) -> None:
     _, row = listings.services({"services": [{**ROW, "refused": [{}] * refused}]})
     assert row.startswith("users    0/0")
-    assert row.endswith(last)
+    assert row.endswith(last if refused else "-")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +122,7 @@ def test_a_line_says_in_words_what_holds_of_an_instance(fields: dict[str, Any], 
     instance = Instance(service="users", id="one", address="10.0.0.1", port=80)
     row = status.instance(Member(instance, "ready", "", 1), None, lambda slot: 0, 0.0)
     _, line = listings.instances({"instances": [{**row, **fields}]})
-    assert line.endswith(words or "0")
+    assert line.endswith(words or "-")
 
 
 def test_origins_are_counted_below_instances_if_there_are_several() -> None:

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
+from proxy import latency
 from proxy.control.pools import PoolRegistry
 from proxy.control.slots import Slots
 from proxy.control.statistics import Applies, Reported, Retired, Totals
@@ -30,6 +31,7 @@ PROMISED = {
     "fairlead_request_duration_seconds": ("service",),
     "fairlead_inflight_requests": ("service", "upstream"),
     "fairlead_upstream_attempts_total": ("service", "upstream", "outcome"),
+    "fairlead_upstream_latency_seconds": ("service", "upstream"),
     "fairlead_retries_total": ("service", "reason"),
     "fairlead_ejections_total": ("service", "upstream"),
     "fairlead_ejections_refused_total": ("service", "rule"),
@@ -111,7 +113,7 @@ def test_every_sample_has_exactly_the_promised_labels() -> None:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             name = re.sub(r"_(bucket|sum|count)$", "", sample.name)
-            assert set(sample.labels) - {"le"} == set(PROMISED[name]), sample
+            assert set(sample.labels) - {"le", "quantile"} == set(PROMISED[name]), sample
             seen.add(name)
     assert seen == set(PROMISED) - NOT_COUNTED_YET
 
@@ -174,6 +176,32 @@ def test_counters_do_not_go_back_when_a_worker_is_replaced() -> None:
     retired = retired.plus(dead, {("users", "a@10.0.0.1:80")})
     after = samples(scrape(pools, total(retired, [report(5, "a"), report(0, "a")])))[name]
     assert before == after == 12
+
+
+def test_latency_of_an_instance_is_summed_over_workers_dead_and_alive() -> None:
+    pools = book(instance("a"))
+    dead = Reported()
+    dead.take(report(5, "a"))
+    retired = Retired().plus(dead, {("users", "a@10.0.0.1:80")})
+    found = samples(scrape(pools, total(retired, [report(5, "a"), report(7, "a")])))
+    name = 'fairlead_upstream_latency_seconds%s{service="users",upstream="a"}'
+    assert (found[name % "_count"], found[name % "_sum"]) == (17, 3 * 0.25)
+
+
+def test_quantiles_of_latency_are_those_of_the_live_workers_of_late() -> None:
+    pools = book(instance("a"))
+    node = NodeStats("users", "a@10.0.0.1:80", 9, {"ok": 9}, latency={96: 9})
+    late = replace(report(9, "a"), nodes=[node])
+    worker = Reported()
+    worker.take(report(0, "a"), 0.0)
+    worker.take(late, 1.0)
+    totals = Totals(Retired(), [worker])
+    name = 'fairlead_upstream_latency_seconds{quantile="0.95",service="users",upstream="a"}'
+    assert samples(scrape(pools, totals))[name] == latency.seconds_of(96)
+    worker.take(late, 31.0)
+    assert samples(scrape(pools, totals))[name] == latency.seconds_of(96)
+    worker.take(replace(late, nodes=[]), 62.0)
+    assert name not in samples(scrape(pools, totals))
 
 
 def test_an_instance_that_left_takes_its_series_with_it() -> None:

@@ -12,8 +12,9 @@ from proxy.control.explain import explain
 from proxy.control.pools import PoolRegistry
 from proxy.control.slots import Slots
 from proxy.control.statistics import NodeTotal, Reported, Retired, Totals
+from proxy.latency import seconds_of
 from proxy.membership import Instance, Membership
-from proxy.messages import NodeStats, PolicyState, ServiceStats
+from proxy.messages import NodeStats, PolicyState, ServiceStats, WorkerStats
 from proxy.settings.balancer import BalancerSpec
 from proxy.settings.file import Settings
 from proxy.settings.filters import FilterSpec
@@ -43,6 +44,9 @@ def told(
     return status.service(
         pools.by_service["users"], settings, totals, lambda slot: inflight, 0.0, registry
     )
+
+
+QUIET = {"rate": 0.0, "error_rate": 0.0, "latency": {"p50": None, "p95": None, "p99": None}}
 
 
 def book(**services: tuple[Instance, ...]) -> PoolRegistry:
@@ -78,6 +82,8 @@ def test_a_service_lists_every_instance_with_status_and_reason() -> None:
             "inflight": 4,
             "requests": 9,
             "failures": 2,
+            "errors": {"dns_failed": 2},
+            **QUIET,
             "unreachable_from": 0,
             "on_probation_in": 0,
             "protocol": "h1",
@@ -98,6 +104,8 @@ def test_a_service_lists_every_instance_with_status_and_reason() -> None:
             "inflight": 4,
             "requests": 0,
             "failures": 0,
+            "errors": {},
+            **QUIET,
             "unreachable_from": 2,
             "on_probation_in": 0,
             "protocol": "h1",
@@ -106,6 +114,27 @@ def test_a_service_lists_every_instance_with_status_and_reason() -> None:
         },
     ]
     assert (document["total"], document["ready"], document["unhealthy"]) == (2, 1, 1)
+
+
+def test_a_service_and_its_instances_tell_how_it_went_of_late() -> None:
+    workers = [Reported(), Reported()]
+    for at, served in ((0.0, 0), (10.0, 40)):
+        service = ServiceStats({"GET 200": served, "GET 503": served // 4}, [0] * 16, 0.0, {}, {})
+        outcomes = {"ok": served - served // 8, "503": served // 8}
+        took = {32: served // 2, 64: served // 2}
+        node = NodeStats("users", "a@10.0.0.1:80", served, outcomes, latency=took)
+        for worker in workers:
+            worker.take(WorkerStats(0, 0, 0, {"users": service}, [node]), at)
+    totals = Totals(Retired(), workers)
+    document = told(book(users=(instance("a"), instance("b"))), ServiceSettings(), totals)
+    times = [round(seconds_of(place), 6) for place in (32, 64, 64)]
+    latency = dict(zip(("p50", "p95", "p99"), times, strict=True))
+    late = {"rate": 10.0, "error_rate": 2.0, "latency": latency}
+    assert {name: document[name] for name in late} == late
+    a, b = document["instances"]
+    assert {name: a[name] for name in late} == {**late, "rate": 8.0, "error_rate": 1.0}
+    assert {name: b[name] for name in late} == QUIET
+    assert a["errors"] == {"503": 10}
 
 
 def test_a_service_tells_where_its_limits_stand() -> None:

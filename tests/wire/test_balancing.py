@@ -10,6 +10,7 @@ import pytest
 
 from balancers.base import Balancer
 from balancers.peak_ewma import PeakEwma
+from proxy.latency import UNITS, place_of
 from proxy.settings.balancer import BalancerSpec
 from proxy.settings.service import ServiceSettings
 from tests.support.wire import OK, OK_RELAYED, Wire, forwarded, request
@@ -79,3 +80,15 @@ def test_a_balancer_that_follows_answers_hears_how_long_they_took(make: Any) -> 
     balancer = wire.pool.balancer
     assert isinstance(balancer, PeakEwma)
     assert balancer._averages[wire.node().key][0] == pytest.approx(0.5)
+
+
+def test_an_instance_is_counted_with_how_long_its_answer_took(make: Any) -> None:
+    wire = make()
+    client, a = asked(wire)
+    wire.advance(0.5)
+    answered(client, a)
+    node = wire.node()
+    told = wire.pool.stats_of(node)
+    assert told.latency == {place_of(int(0.5 * UNITS)): 1}
+    assert told.seconds == pytest.approx(0.5)
+    assert (node.took, node.latency) == ([], told.latency)

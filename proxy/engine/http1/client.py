@@ -102,6 +102,7 @@ class UpstreamConnection(KeptConnection):
         else:
             self.transport.write(head)
         limit = settings.timeouts.first_byte
+        self.asked = now
         self.deadline = now + limit if limit else NEVER
         if self.deadline < self.filed:
             self._deadlines.file(self, self.deadline)

@@ -158,6 +158,7 @@ class InstanceStream(UpstreamStream):
         if not end:
             self.send(pieces, done, trailers)
         limit = settings.timeouts.first_byte
+        self.asked = now
         session.deadlines.arm(self, now + limit if limit else NEVER)
 
     def send(self, pieces: list[bytes], done: bool, trailers: bytes) -> None:

@@ -1,0 +1,228 @@
+"""Samples of metrics for each service and instance, as text: see `metrics.py`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import get_args
+
+from proxy.control.ejections import KEPT_BY
+from proxy.control.pool import Pool
+from proxy.control.recent import Recent
+from proxy.control.scrape import Scrape
+from proxy.control.statistics import NodeTotal, ServiceTotal
+from proxy.errors import FAULTS
+from proxy.latency import QUANTILES
+from proxy.messages import DURATION_BOUNDS, Status
+
+MANY = {
+    "service_registrations_total": (
+        "counter",
+        "Registrations seen in the registry, by what happened to the record.",
+    ),
+    "service_discoveries_total": (
+        "counter",
+        "Times a service's set of instances was learnt anew.",
+    ),
+    "health_checks_total": (
+        "counter",
+        "Health statements about instances: those of the registry, and our own checks that passed"
+        " or failed.",
+    ),
+    "service_instances": ("gauge", "Instances by status."),
+    "fairlead_inflight_requests": ("gauge", "Requests and tunnels in flight, all workers."),
+    "fairlead_slow_start_instances": ("gauge", "Instances without their full weight so far."),
+    "fairlead_breaker_open": (
+        "gauge",
+        "Workers in which the circuit breaker is open: its time is not over.",
+    ),
+    "fairlead_breaker_opened_total": ("counter", "Times a circuit breaker opened."),
+    "fairlead_tunnels_closed_total": (
+        "counter",
+        "Tunnels closed because their instance drains or left (drain.tunnels: close).",
+    ),
+    "fairlead_grpc_calls_total": ("counter", "Calls of gRPC, by what became of them."),
+    "fairlead_queue_waiting": ("gauge", "Requests that wait for an instance with room."),
+    "fairlead_limited_total": (
+        "counter",
+        "Requests (for retry.budget: retries) that a limit of the service refused, by its key in"
+        " the configuration.",
+    ),
+    "fairlead_panic": ("gauge", "1 while too few instances are ready and health is ignored."),
+    "fairlead_fallback": (
+        "gauge",
+        "1 while the registry knows no instance and fallback_instances are served.",
+    ),
+    "fairlead_unreachable": ("gauge", "Workers that cannot connect to the instance."),
+    "fairlead_instances_on_probation": (
+        "gauge",
+        "Workers that have yet to see the instance answer after its ejection.",
+    ),
+    "load_balancer_selections_total": ("counter", "Picks of an instance."),
+    "fairlead_upstream_attempts_total": (
+        "counter",
+        "Attempts by outcome: ok, the code of a fault, or a status against the instance.",
+    ),
+    "fairlead_upstream_latency_seconds": (
+        "summary",
+        "From a request to the head of the instance's answer; quantiles of the last half to whole"
+        " minute.",
+    ),
+    "fairlead_ejections_total": ("counter", "Instances taken out for failing requests."),
+    "fairlead_ejections_refused_total": (
+        "counter",
+        "Times an instance that fails requests stayed, by the rule: max_share of the pool is out,"
+        " or it is the last_ready one.",
+    ),
+    "fairlead_requests_total": (
+        "counter",
+        "Requests answered, those the proxy answered itself included.",
+    ),
+    "fairlead_request_duration_seconds": (
+        "histogram",
+        "From the request head to the last byte of the answer.",
+    ),
+    "fairlead_proxy_errors_total": (
+        "counter",
+        "Answers the proxy made itself or had to cut off, by fault and its RFC 9209 error type.",
+    ),
+    "fairlead_retries_total": ("counter", "Attempts beyond the first, by reason."),
+    "fairlead_certificate_expiry_timestamp_seconds": ("gauge", "When a certificate expires."),
+    "fairlead_certificate_loads_total": (
+        "counter",
+        "Pairs of certificate and key that were loaded, failed, or were refused by a worker.",
+    ),
+    "fairlead_acme_orders_total": (
+        "counter",
+        "Orders of certificates that were issued, or failed.",
+    ),
+    "fairlead_config_reloads_total": ("counter", "Reloads of the configuration, by result."),
+    "fairlead_config_last_reload_success": ("gauge", "1: the latest reload was put in force."),
+    "fairlead_config_hash": ("gauge", "1; a digest of the configuration in force."),
+    "fairlead_tls_generation": ("gauge", "How often a listener's certificates, or keys, changed."),
+    "fairlead_tls_handshakes_total": ("counter", "TLS handshakes of clients, by how they ended."),
+    "fairlead_http2_closed_total": ("counter", "Connections that ended for what a client did."),
+}
+"""Families with samples of each service or instance: name → type and help."""
+
+
+def write_pool(families: Mapping[str, list[str]], scrape: Scrape, service: str, pool: Pool) -> None:
+    """The samples of one service and its instances. Only those of members: one that left is
+    still in the counters."""
+    name = quoted(service)
+    of_service, of_service_name = f"{{service={name}", f"{{service_name={name}"
+
+    def write(family: str, labels: str, value: float) -> None:
+        families[family].append(f"{family}{labels}}} {value}\n")
+
+    checks = {**scrape.checks.get(service, {})}
+    if not pool.static:
+        tally = pool.tally
+        for status, count in (
+            ("registered", tally.registered),
+            ("updated", tally.updated),
+            ("deregistered", tally.deregistered),
+        ):
+            write("service_registrations_total", f'{of_service_name},status="{status}"', count)
+        write("service_discoveries_total", of_service_name, tally.discoveries)
+        checks |= tally.health
+    for result, count in checks.items():
+        write("health_checks_total", f"{of_service_name},status={quoted(result)}", count)
+    statuses = Counter(member.status for member in pool.members)
+    for status in get_args(Status):
+        write("service_instances", f'{of_service_name},status="{status}"', statuses[status])
+    write("fairlead_panic", of_service, int(pool.snapshot.panic))
+    write("fairlead_fallback", of_service, int(pool.fallback))
+    write("fairlead_slow_start_instances", of_service, pool.warming)
+    for rule in KEPT_BY.values():
+        times = scrape.refused_ejections.get((service, rule))
+        if times is not None:
+            write("fairlead_ejections_refused_total", f"{of_service},rule={quoted(rule)}", times)
+    states = scrape.totals.states(service)
+    if any(state.breaker for state in states):
+        open_ = sum(state.breaker == "open" for state in states)
+        write("fairlead_breaker_open", of_service, open_)
+    if states:
+        write("fairlead_queue_waiting", of_service, sum(state.waiting for state in states))
+    algorithm = f"{of_service_name},algorithm={quoted(scrape.balancer_of(service))},instance="
+    for member in pool.members:
+        instance = quoted(member.instance.id)
+        key = member.instance.key
+        # Prometheus keeps `instance` for what it asks: as a label of ours it would be renamed, and
+        # whoever reads an alert would take the proxy for the one it is about.
+        labels = f"{of_service},upstream={instance}"
+        if member.slot:
+            write("fairlead_inflight_requests", labels, scrape.inflight(member.slot))
+        counted = scrape.totals.node(service, key)
+        if counted is not None:
+            write("fairlead_unreachable", labels, counted.unreachable)
+            write("fairlead_instances_on_probation", labels, counted.on_probation)
+            write("load_balancer_selections_total", algorithm + instance, counted.picks)
+            for outcome, count in counted.outcomes.items():
+                labelled = f"{labels},outcome={quoted(outcome)}"
+                write("fairlead_upstream_attempts_total", labelled, count)
+            _write_latency(families, labels, counted, scrape.totals.recent_node(service, key))
+        times = scrape.ejections.get((service, key))
+        if times is not None:
+            write("fairlead_ejections_total", labels, times)
+
+
+def _write_latency(
+    families: Mapping[str, list[str]], labels: str, counted: NodeTotal, recent: Recent
+) -> None:
+    name = "fairlead_upstream_latency_seconds"
+    lines = families[name]
+    if recent.latency:
+        for share, took in zip(QUANTILES, recent.quantiles(), strict=True):
+            lines.append(f'{name}{labels},quantile="{share}"}} {took}\n')
+    if counted.latency:
+        lines.append(f"{name}_sum{labels}}} {counted.seconds}\n")
+        lines.append(f"{name}_count{labels}}} {sum(counted.latency.values())}\n")
+
+
+def write_traffic(families: Mapping[str, list[str]], service: str, total: ServiceTotal) -> None:
+    """Write the workers' counts for one service, or for requests that met no route."""
+    of_service = f"{{service={quoted(service)}"
+
+    def write(family: str, labels: str, value: float, suffix: str = "") -> None:
+        families[family].append(f"{family}{suffix}{of_service}{labels}}} {value}\n")
+
+    for what, count in total.requests.items():
+        method, _, code = what.partition(" ")
+        labels = f",method={quoted(method)},code={quoted(code)}"
+        write("fairlead_requests_total", labels, count)
+    duration, so_far = "fairlead_request_duration_seconds", 0
+    for bound, so_far in cumulative(total.duration_buckets, DURATION_BOUNDS):
+        write(duration, f',le="{bound}"', so_far, "_bucket")
+    write(duration, "", so_far, "_count")
+    write(duration, "", total.duration_sum, "_sum")
+    for code, count in total.faults.items():
+        # A worker of the version before, or after, may know faults that are not in our table.
+        error = FAULTS[code].error if code in FAULTS else ""
+        labels = f",error={quoted(error)},fault={quoted(code)}"
+        write("fairlead_proxy_errors_total", labels, count)
+    for reason, count in total.retries.items():
+        write("fairlead_retries_total", f",reason={quoted(reason)}", count)
+    for limit, count in total.limited.items():
+        write("fairlead_limited_total", f",limit={quoted(limit)}", count)
+    for status, count in total.calls.items():
+        write("fairlead_grpc_calls_total", f",grpc_status={quoted(status)}", count)
+    if total.breaker_opened:
+        write("fairlead_breaker_opened_total", "", total.breaker_opened)
+    if total.tunnels_closed:
+        write("fairlead_tunnels_closed_total", "", total.tunnels_closed)
+
+
+def quoted(text: str) -> str:
+    """A label's value, which may hold anything that a registry does."""
+    if '"' in text or "\\" in text or "\n" in text:
+        text = text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+    return f'"{text}"'
+
+
+def cumulative(buckets: Iterable[int], bounds: Iterable[float]) -> Iterator[tuple[str, int]]:
+    """`le` label and count of everything up to it."""
+    so_far = 0
+    for bound, count in zip([*map(repr, bounds), "+Inf"], buckets, strict=True):
+        so_far += count
+        yield bound, so_far

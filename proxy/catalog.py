@@ -41,6 +41,8 @@ PROVIDERS: Mapping[str, str] = {
 REGISTRATION_BACKENDS: Mapping[str, str] = {
     "consul": "proxy.register.consul_backend:ConsulBackend",
     "etcd": "proxy.register.etcd_backend:EtcdBackend",
+    "eureka": "proxy.register.eureka_backend:EurekaBackend",
+    "nacos": "proxy.register.nacos_backend:NacosBackend",
     "zookeeper": "proxy.register.zookeeper_backend:ZooKeeperBackend",
 }
 """The registries in which services can be registered."""

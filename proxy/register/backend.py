@@ -136,7 +136,7 @@ class RegistrationBackend(ABC):
 
 
 def registry_at(url: str, *, secure: bool = False) -> RegistryOptions:
-    """Options of the registry at `TYPE://host:port[,host:port…][/prefix]`; `secure`: under TLS.
+    """Options of the registry at `TYPE://host:port[,host:port…][/path]`; `secure`: under TLS.
     ValueError for anything else."""
     scheme, found, rest = url.partition("://")
     if not found or scheme not in REGISTRATION_BACKENDS:
@@ -145,6 +145,8 @@ def registry_at(url: str, *, secure: bool = False) -> RegistryOptions:
     kind: type[RemoteOptions] = registry_options(scheme)
     hosts, _, path = rest.partition("/")
     form = kind.form.replace("http:", "https:") if secure else kind.form
+    if path and kind.in_path:
+        form, path = f"{form.partition('host:port')[0]}host:port/{path}", ""
     endpoints = (form.replace("host:port", host) for host in hosts.split(","))
     keys: dict[str, Any] = {
         "endpoints": tuple(read_key(kind, "endpoints", one) for one in endpoints)

@@ -67,7 +67,7 @@ class Denied(Answered, Refused):
 
 
 class Answer:
-    """An answer with status 200. Names of fields are in lower case."""
+    """An answer with a status of success. Names of fields are in lower case."""
 
     def __init__(self, headers: Mapping[str, str], body: bytes) -> None:
         self.headers = headers
@@ -139,10 +139,10 @@ class RestEndpoint:
         body: bytes | Mapping[str, str] | None,
         timeout: float | None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An answer with status 200, to be read; what goes wrong meanwhile is a RegistryError."""
+        """An answer with status 200 or 204, to be read; what goes wrong is a RegistryError."""
         try:
             async with self._open(method, path, query, body, timeout) as response:
-                if response.status != 200:
+                if response.status not in (200, 204):
                     raise refusal(response.status, path, await _whole(response))
                 yield response
         except TimeoutError as error:
@@ -228,7 +228,7 @@ def was_refused(error: RegistryError) -> bool:
 
 
 def refusal(status: int, path: str, body: bytes) -> Answered:
-    """An answer other than 200 as an error, with the beginning of what it says."""
+    """An answer that is no success as an error, with the beginning of what it says."""
     said = " ".join(body[:200].decode(errors="replace").split())
     kind = Denied if status in (401, 403) else Answered
     return kind(status, f"{path}: status {status}: {said}" if said else f"{path}: status {status}")

@@ -69,6 +69,8 @@ class RemoteOptions(RegistryOptions, frozen=True, kw_only=True):
 
     form: ClassVar[str] = "http://host:port"
     """Of an endpoint, for people."""
+    in_path: ClassVar[bool] = False
+    """Whether endpoints have a path."""
 
     endpoints: Annotated[
         tuple[str, ...],

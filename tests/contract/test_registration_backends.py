@@ -24,7 +24,9 @@ TTL = 10.0
 
 
 def value(name: Name, version: str = "ü") -> bytes:
-    record = Record(service=name[0], id=name[1], address="10.0.0.1", port=80, version=version)
+    # An endpoint of its own: that is how some registries tell instances apart.
+    port = 80 + sum(name[1].encode())
+    record = Record(service=name[0], id=name[1], address="10.0.0.1", port=port, version=version)
     return record.value(datetime(2026, 1, 1, tzinfo=UTC))
 
 

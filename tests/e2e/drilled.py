@@ -654,8 +654,7 @@ class DrilledEureka(Drilled):
         self.server = ScriptedEureka()
 
     def options(self) -> RegistryOptions:
-        url = f"{self.server.url}/eureka"
-        options: RegistryOptions = registry_options(self.type)(endpoints=(url,))
+        options: RegistryOptions = registry_options(self.type)(endpoints=(self.server.url,))
         return options
 
     async def start(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import msgspec
 import pytest
 import pytest_asyncio
 
@@ -27,6 +26,8 @@ from tests.e2e.consul_server import missing as missing_consul
 from tests.e2e.etcd_server import EtcdServer
 from tests.e2e.zookeeper_server import ZooKeeperServer
 from tests.e2e.zookeeper_server import missing as missing_zookeeper
+from tests.support.scripted_eureka import ScriptedEureka
+from tests.support.scripted_nacos import ScriptedNacos
 
 SERVERS: dict[str, Callable[[], Any]] = {
     "consul": ConsulServer,
@@ -34,26 +35,39 @@ SERVERS: dict[str, Callable[[], Any]] = {
     "zookeeper": ZooKeeperServer,
 }
 """By the name of the backend: an async context manager that gives a server with a `url`."""
+SCRIPTED: dict[str, Callable[[], Any]] = {"eureka": ScriptedEureka, "nacos": ScriptedNacos}
+"""The same, where there is no real one: it lives in the loop of its test."""
 MISSING = {"consul": missing_consul(), "zookeeper": missing_zookeeper()}
 """Programs that are not on this machine."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=sorted(REGISTRATION_BACKENDS))
-async def settings(request: pytest.FixtureRequest) -> AsyncIterator[RemoteOptions]:
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, Any]]:
     if MISSING.get(request.param):
         pytest.skip(f"there is no {MISSING[request.param]} on this machine")
+    if request.param in SCRIPTED:
+        yield request.param, None
+        return
     async with SERVERS[request.param]() as server:
-        yield registry_options(request.param)(endpoints=(server.url,))
+        yield request.param, server
 
 
 @pytest.fixture
-async def own(settings: RemoteOptions, request: pytest.FixtureRequest) -> RemoteOptions:
+async def own(
+    server: tuple[str, Any], request: pytest.FixtureRequest
+) -> AsyncIterator[RemoteOptions]:
     """An empty registry for each test, or a prefix of its own in it."""
-    if settings.type == "consul":
-        await emptied(settings.endpoints[0])
-        return settings
-    end = "/" if settings.type == "etcd" else ""
-    return msgspec.structs.replace(settings, prefix=f"/{request.node.name}{end}")
+    name, running = server
+    kind = registry_options(name)
+    if running is None:
+        async with SCRIPTED[name]() as one:
+            yield kind(endpoints=(one.url,))
+    elif name == "consul":
+        await emptied(running.url)
+        yield kind(endpoints=(running.url,))
+    else:
+        end = "/" if name == "etcd" else ""
+        yield kind(endpoints=(running.url,), prefix=f"/{request.node.name}{end}")
 
 
 @pytest.fixture

@@ -6,12 +6,14 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from proxy.catalog import REGISTRATION_BACKENDS
 from proxy.register import Record, Registrar
 from proxy.register.backend import backends
 from tests.e2e.drilled import DRILLED, SERVICE, Drilled
+from tests.e2e.running import RunningProxy
 from tests.support.processes import AwaitedProcess, eventually
 
 RECORD = Record(service=SERVICE, port=8080, address="10.0.0.1", id="a", weight=3, version="2")
@@ -63,13 +65,14 @@ async def test_a_registration_survives_a_restart_and_a_wiped_store(registry: Dri
 
 
 async def test_the_side_car_registers_where_its_url_says(registry: Drilled, tmp_path: Path) -> None:
-    [address] = registry.options().addresses
+    [url] = registry.options().addresses
     options = registry.writing()
+    wait = "1500ms" if registry.asked else "300ms"  # Who asks must come by meanwhile.
     sidecar = AwaitedProcess(
         [
             *(sys.executable, "-m", "proxy", "register", "--service", SERVICE, "--port", "80"),
-            *("--id", "a", "--address", "10.0.0.1", "--ttl", "5s", "--drain-wait", "300ms"),
-            *("--registry", f"{registry.type}://{address.rpartition('/')[2]}"),
+            *("--id", "a", "--address", "10.0.0.1", "--ttl", "5s", "--drain-wait", wait),
+            *("--registry", f"{registry.type}://{url.rpartition('://')[2]}"),
         ],
         tmp_path / "log",
         {"CONSUL_HTTP_TOKEN": getattr(options, "token", "")},
@@ -84,3 +87,30 @@ async def test_the_side_car_registers_where_its_url_says(registry: Drilled, tmp_
         finally:
             await sidecar.kill()
         assert "draining" in [one.services[SERVICE][0].health for one in seen.memberships[1:-1]]
+
+
+async def test_a_service_registers_over_the_admin_api(registry: Drilled, tmp_path: Path) -> None:
+    await registry.register("b")  # An empty registry may have been started just now.
+    keys = {"type": registry.type, "endpoints": list(registry.options().addresses)}
+    if token := getattr(registry.writing(), "token", ""):
+        keys["token"] = token
+    if registry.asked:
+        keys["interval"] = "200ms"
+    path = f"/api/v1/services/{SERVICE}/instances/a"
+    config = {"registry": keys, "routes": [{"path_prefix": "/{service}"}]}
+    async with RunningProxy(config, tmp_path) as proxy, aiohttp.ClientSession() as session:
+
+        async def knows(*ids: str) -> bool:
+            _, known = await proxy.get(f"/api/v1/services/{SERVICE}")
+            return {one["id"].rpartition("#")[2] for one in known["instances"]} == {*ids}
+
+        record = {"address": "10.0.0.1", "port": 8081, "metadata": {"zone": "b"}}
+        for status in (201, 200):
+            async with session.put(proxy.admin + path, json=record) as answer:
+                assert answer.status == status, await answer.text()
+            await eventually(lambda: knows("a", "b"), 15.0, what=proxy.log)
+        async with session.post(f"{proxy.admin}{path}/heartbeat") as answer:
+            assert (answer.status, (await answer.json())["state"]) == (200, "registered")
+        async with session.delete(proxy.admin + path) as answer:
+            assert answer.status == 204, await answer.text()
+        await eventually(lambda: knows("b"), 15.0, what=proxy.log)

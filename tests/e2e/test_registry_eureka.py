@@ -3,8 +3,15 @@ answers that are not the truth is drilled in `test_registry_drills.py`."""
 
 from __future__ import annotations
 
+import json
 import random
+from typing import Any
 
+import pytest
+
+from proxy.register.backend import Write
+from proxy.register.eureka_backend import EurekaBackend
+from proxy.registry.base import Refused
 from proxy.registry.eureka.options import Options
 from proxy.registry.eureka.provider import EurekaProvider
 from proxy.registry.followed import Timing
@@ -14,7 +21,7 @@ from tests.support.scripted_eureka import ScriptedEureka, registered
 
 
 def watched(*servers: ScriptedEureka) -> Watched:
-    options = Options(endpoints=tuple(f"{one.url}/eureka" for one in servers))
+    options = Options(endpoints=tuple(one.url for one in servers))
     timing = Timing(probe=0.02, hold=0.3, backoff_limit=0.02)
     return Watched(EurekaProvider(options, timing=timing, rng=random.Random(1)))
 
@@ -85,3 +92,25 @@ async def test_instances_that_left_may_have_expired_for_all_that_eureka_says() -
             assert {one.id for one in gone} == {"a", "b"}
             assert len({one.lease for one in gone} - {0}) == 2
             assert [await seen.provider.expired(one) for one in gone] == [None, None]
+
+
+async def test_a_registration_takes_back_what_it_overrode_and_nothing_else() -> None:
+    async with ScriptedEureka() as server:
+        backend = EurekaBackend(Options(endpoints=(server.url,)), server.url, 5.0)
+        lease = await backend.grant(10.0)
+        record: dict[str, Any] = {"id": "a", "name": "users", "address": "10.0.0.1", "port": 8080}
+        revision, words = 0, []
+        for status in ("draining", "healthy", "failing", "healthy"):
+            value = json.dumps({**record, "health": {"status": status}}).encode()
+            [outcome] = await backend.write(lease, [Write(("users", "a"), value, revision)])
+            assert outcome.done
+            revision = outcome.revision
+            words.append(server.instances["a"]["status"])
+        assert words == ["OUT_OF_SERVICE", "UP", "DOWN", "UP"]
+        # An operator's own override outlives what we state.
+        server.instances["a"] |= {"status": "OUT_OF_SERVICE", "overriddenStatus": "OUT_OF_SERVICE"}
+        [outcome] = await backend.write(lease, [Write(("users", "a"), value, revision)])
+        assert (outcome.done, server.instances["a"]["status"]) == (True, "OUT_OF_SERVICE")
+        with pytest.raises(Refused, match="would call it 'users'"):
+            await backend.write(lease, [Write(("Users", "b"), value, 0)])
+        await backend.close()

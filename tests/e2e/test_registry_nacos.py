@@ -3,10 +3,13 @@ answers that are not the truth is drilled in `test_registry_drills.py`."""
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
 
+from proxy.register.backend import Write
+from proxy.register.nacos_backend import NacosBackend
 from proxy.registry.followed import Timing
 from proxy.registry.nacos.options import Options
 from proxy.registry.nacos.provider import NacosProvider
@@ -80,3 +83,27 @@ async def test_a_service_that_the_list_of_names_forgets_is_asked_for_on() -> Non
             await eventually(lambda: len(server.asked) > asked + 10)
             assert seen.ids() == {"a"}
             assert seen.status.resyncs == {}
+
+
+async def test_a_registrar_logs_in_and_uses_the_api_that_there_is() -> None:
+    record = {"id": "a", "name": "users", "address": "10.0.0.1", "port": 8080}
+    async with ScriptedNacos("secret") as server:
+        server.apis = {"v3"}
+        options = Options(endpoints=(server.url,), username="proxy", password="secret")
+        backend = NacosBackend(options, server.url, 5.0)
+        lease = await backend.grant(10.0)
+        for revision, port in ((0, 8080), (None, 8081)):
+            if revision is None:
+                [found] = await backend.find([("users", "a")])
+                assert found is not None
+                revision = found.revision
+            value = json.dumps(record | {"port": port}).encode()
+            [outcome] = await backend.write(lease, [Write(("users", "a"), value, revision)])
+            assert outcome.done
+            # Another port is another instance in Nacos, and the one before goes.
+            assert [one["port"] for one in server.services["users"]] == [port]
+        assert await backend.renew(lease, [("users", "a")]) == 10.0
+        assert server.beats == 1
+        await backend.revoke(lease, [("users", "a")])
+        assert server.services == {}
+        await backend.close()

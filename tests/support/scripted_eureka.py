@@ -34,9 +34,11 @@ class ScriptedEureka(ScriptedRegistry):
 
     def __init__(self) -> None:
         super().__init__()
+        self.url += "/eureka"
         self.instances: dict[str, dict[str, Any]] = {}
         self.changes: list[dict[str, Any]] = []
         self.status = 200
+        self.renewals: list[str] = []
         self.no_delta = False
         """What has changed is not told, as the settings of Eureka can have it."""
 
@@ -60,10 +62,41 @@ class ScriptedEureka(ScriptedRegistry):
             return web.Response(status=self.status)
         if request.headers.get("Accept") != "application/json":
             return web.Response(text="<applications/>", content_type="application/xml")
-        delta = request.path.endswith("/apps/delta")
+        app, _, id_ = request.path.partition("/apps/")[2].partition("/")
+        if app and app != "delta":
+            return await self._about(request, app, id_)
+        delta = app == "delta"
         if delta and self.no_delta:
             return web.Response(status=404)
         return web.json_response(self.document(self.changes if delta else self.instances.values()))
+
+    async def _about(self, request: web.Request, app: str, id_: str) -> web.Response:
+        """One instance: asked for, registered, renewed, cancelled, or put out of service."""
+        if request.method == "POST":
+            one = (await request.json())["instance"]
+            before = self.instances.get(one["instanceId"], {})
+            override = before.get("overriddenStatus", "UNKNOWN")
+            # As its rules are: an override wins, and so does what it has, unless either is DOWN.
+            words = (override, before.get("status", "UNKNOWN"))
+            known = next((word for word in words if word in ("UP", "OUT_OF_SERVICE")), None)
+            status = one["status"] if one["status"] == "DOWN" else known or one["status"]
+            self.put({**one, "status": status, "overriddenStatus": override})
+            return web.Response(status=204)
+        id_, _, rest = id_.partition("/")
+        found = self.instances.get(id_)
+        if found is None or found["app"] != app:
+            return web.Response(status=404)
+        if request.method == "GET":
+            return web.json_response({"instance": found})
+        if rest == "status":
+            word = request.query["value"]
+            override = word if request.method == "PUT" else "UNKNOWN"
+            self.put({**found, "status": word, "overriddenStatus": override})
+        elif request.method == "DELETE":
+            self.delete(id_)
+        else:
+            self.renewals.append(id_)
+        return web.Response()
 
     def document(self, instances: Any) -> dict[str, Any]:
         by_app: dict[str, list[dict[str, Any]]] = {}

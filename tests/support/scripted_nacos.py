@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from aiohttp import web
@@ -40,6 +41,10 @@ class ScriptedNacos(ScriptedRegistry):
         self.token = "t1"
         self.logins: list[str] = []
         self.apis = {"v1", "v3"}
+        self.beats = 0
+
+    def wipe(self) -> None:
+        self.services.clear()
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """See `ScriptedRegistry`."""
@@ -60,6 +65,9 @@ class ScriptedNacos(ScriptedRegistry):
             start = (int(query["pageNo"]) - 1) * int(query["pageSize"])
             page = names[start : start + int(query["pageSize"])]
             return web.json_response({"count": len(names), "doms": page})
+        if request.method != "GET":
+            form = {**query, **await request.post()}
+            return self._changed(request.method, api, rest, {k: str(v) for k, v in form.items()})
         name = query["serviceName"].rpartition("@@")[2]
         hosts = self.services.get(name, [])
         if api == "v3":
@@ -75,3 +83,29 @@ class ScriptedNacos(ScriptedRegistry):
                 "reachProtectionThreshold": self.protects,
             }
         )
+
+    def _changed(
+        self, method: str, api: str, rest: list[str], given: dict[str, str]
+    ) -> web.Response:
+        """One instance: registered, beaten for, or deregistered."""
+        where = ["ns", "instance"] if api == "v1" else ["client", "ns", "instance"]
+        beat = rest == [*where, "beat"] or given.get("heartBeat") == "true"
+        assert beat or rest == where, rest
+        name = given["serviceName"].rpartition("@@")[2]
+        hosts = self.services.get(name, [])
+        place = given["ip"], int(given["port"]), given["clusterName"]
+        others = [one for one in hosts if (one["ip"], one["port"], one["clusterName"]) != place]
+        if beat:
+            self.beats += 1
+            known = len(others) < len(hosts)
+            code = {"v1": (10200, 20404), "v3": (0, 21003)}[api][not known]
+            return web.json_response({"code": code, "message": "", "data": None})
+        if method == "POST":
+            fields = {"weight": float(given["weight"]), "metadata": json.loads(given["metadata"])}
+            others.append(host(place[1], ip=place[0], clusterName=place[2], **fields))
+        self.services[name] = others
+        if not others:
+            del self.services[name]
+        if api == "v1":
+            return web.Response(text="ok")
+        return web.json_response({"code": 0, "message": "success", "data": "ok"})

@@ -12,6 +12,7 @@ from proxy.membership import Instance
 from proxy.registry.base import RegistryError
 from proxy.registry.nacos import answers
 from proxy.registry.nacos.answers import Hosts, Token
+from proxy.registry.own import packed
 from proxy.registry.records import read, split_key
 from tests.support.scripted_nacos import host
 
@@ -32,6 +33,27 @@ def test_an_instance_is_read_with_its_labels() -> None:
         version="1.2",
         metadata={"version": "1.2", "zone": "b", "weight": "3"},
     )
+
+
+def test_a_record_of_a_registrar_of_ours_is_read_as_it_was_stated() -> None:
+    stated = {"id": "u1", "version": "1.2", "health": {"status": "draining"}}
+    metadata = packed({**stated, "metadata": {"weight": "7", "zone": "b"}}, 1)
+    beats = {"preserved.heart.beat.timeout": "5000"}
+    one = host(metadata=metadata | beats, weight=0.0)
+    [instance, other] = instances(one, {**one, "port": 8081})
+    assert instance == Instance(
+        service="users",
+        id="u1",
+        address="10.0.0.1",
+        port=8080,
+        weight=7,
+        version="1.2",
+        metadata={"weight": "7", "zone": "b"},
+        health="draining",
+    )
+    assert other.id == "10.0.0.1:8081#DEFAULT", "an id is of the first who has it"
+    [instance] = instances({**one, "healthy": False})
+    assert instance.health == "unhealthy"
 
 
 @pytest.mark.parametrize(

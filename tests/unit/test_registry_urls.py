@@ -7,6 +7,8 @@ import pytest
 from proxy.register.backend import registry_at
 from proxy.registry.consul.options import Options as Consul
 from proxy.registry.etcd.options import Options as Etcd
+from proxy.registry.eureka.options import Options as Eureka
+from proxy.registry.nacos.options import Options as Nacos
 from proxy.registry.zookeeper.options import Options as ZooKeeper
 from proxy.settings.registry import RegistryOptions
 
@@ -18,6 +20,9 @@ from proxy.settings.registry import RegistryOptions
         ("etcd://a:1,b:2/own/", Etcd(endpoints=("http://a:1", "http://b:2"), prefix="/own/")),
         ("consul://127.0.0.1:8500", Consul(endpoints=("http://127.0.0.1:8500",))),
         ("consul://[::1]:8500/", Consul(endpoints=("http://[::1]:8500",))),
+        ("eureka://a:1/own", Eureka(endpoints=("http://a:1/own",))),
+        ("eureka://a:1,b:2", Eureka(endpoints=("http://a:1/eureka", "http://b:2/eureka"))),
+        ("nacos://a:1", Nacos(endpoints=("http://a:1",))),
         ("zookeeper://a,b:1", ZooKeeper(endpoints=("a:2181", "b:1"))),
         ("zookeeper://a/own", ZooKeeper(endpoints=("a:2181",), prefix="/own")),
     ],

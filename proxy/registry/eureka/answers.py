@@ -11,6 +11,7 @@ import msgspec
 
 from proxy.registry.base import RegistryError
 from proxy.registry.eureka.options import Options
+from proxy.registry.own import metadata_of, own_of
 
 DELETED: Final = "DELETED"
 
@@ -100,8 +101,9 @@ def _status(one: Mapping[str, Any]) -> str:
 
 
 def _record(one: Mapping[str, Any], options: Options) -> bytes:
-    given = one.get("metadata")
-    metadata = {name: value for name, value in given.items() if name != "@class"} if given else {}
+    given = one.get("metadata") or {}
+    own = own_of(given)
+    metadata = metadata_of(given)
     addresses = [one.get("ipAddr"), one.get("hostName")]
     address = next(filter(None, addresses[:: 1 if options.prefer == "ip" else -1]), None)
     port = _port(one.get("port"))
@@ -111,7 +113,7 @@ def _record(one: Mapping[str, Any], options: Options) -> bytes:
         {
             "address": address,
             "port": port,
-            "version": metadata.get("version"),
+            "version": own.record.get("version") if own else metadata.get("version"),
             "metadata": metadata,
             "health": _status(one),
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, Final
 from zlib import crc32
@@ -17,10 +17,11 @@ from proxy.membership import Departure, Instance
 from proxy.registry.belief import Answer
 from proxy.registry.eureka.answers import Known, changed, everything
 from proxy.registry.eureka.options import Options
+from proxy.registry.eureka.server import Server
 from proxy.registry.followed import Timing
 from proxy.registry.polled import Polled
 from proxy.registry.records import read, service_of, split_key
-from proxy.registry.rest import Answered, RestEndpoint, Secret, basic
+from proxy.registry.rest import Answered
 from proxy.registry.roster import Roster
 
 CALL_LIMIT: Final = 5.0
@@ -35,19 +36,6 @@ WHOLE: Final = 300.0
 
 _NO_DELTA: Final = (403, 404)
 """Statuses of a server at which it is switched off to tell what has changed."""
-
-
-class Server(RestEndpoint):
-    """Owns the connections to one server."""
-
-    def __init__(self, url: str, options: Options) -> None:
-        self._username = options.username
-        self._password = Secret(options.password, options.password_file)
-        super().__init__(url, tls=options.tls, fields=self._shown)
-
-    def _shown(self) -> Mapping[str, str]:
-        # Without it the answer is XML.
-        return {"Accept": "application/json", **basic(self._username, self._password())}
 
 
 class EurekaProvider(Polled[Server]):

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from proxy.registry.base import RegistryError
+from proxy.registry.own import metadata_of, own_of, word_of
 
 
 class Hosts(msgspec.Struct, frozen=True):
@@ -47,6 +48,13 @@ def hosts(body: bytes) -> Hosts:
     return Hosts(tuple(found), document.get("reachProtectionThreshold") is True)
 
 
+def done(body: bytes) -> None:
+    """The answer to a change: a word of v1, or the code of v3. RegistryError for one that was not
+    done."""
+    if body.startswith(b"{") and (document := _object(body)).get("code") not in (0, 200):
+        raise RegistryError(f"code {document.get('code')}: {document.get('message')}")
+
+
 def token(body: bytes) -> Token:
     """The answer to a login."""
     document = _object(body)
@@ -62,21 +70,31 @@ def records(service: str, found: Hosts, before: Mapping[bytes, bytes]) -> dict[b
     weights = [_number(one.get("weight", 1)) for one in found.hosts]
     # Weights are fractions there and whole numbers here, in the same proportions.
     scale = 100 if any(weight % 1 for weight in weights) else 1
-    made = {}
+    made: dict[bytes, bytes] = {}
     for one, weight in zip(found.hosts, weights, strict=True):
-        key = f"{service}/{one.get('ip')}:{one.get('port')}#{one.get('clusterName', 'DEFAULT')}"
+        given = one.get("metadata") or {}
+        own = own_of(given)
+        place = f"{one.get('ip')}:{one.get('port')}#{one.get('clusterName', 'DEFAULT')}"
+        # Nobody keeps two instances from calling themselves alike.
+        own_id = f"{service}/{own.record.get('id')}" if own else ""
+        key = (own_id if own and own_id.encode() not in made else f"{service}/{place}").encode()
         health = _health(one)
-        known = before.get(key.encode())
-        if found.protected and known is not None:
-            health = msgspec.json.decode(known)["health"]
-        metadata = one.get("metadata") or {}
-        whole = str(max(1, round(weight * scale)) if weight > 0 else 0)
-        made[key.encode()] = msgspec.json.encode(
+        if found.protected and key in before:
+            health = msgspec.json.decode(before[key])["health"]
+        metadata = metadata_of(given)
+        version = metadata.get("version")
+        if own is not None:
+            # Its weight in Nacos is 0 whenever it says that it is not to be used.
+            version = own.record.get("version")
+            health = word_of(own.record) if health == "healthy" else health
+        elif (whole := str(max(1, round(weight * scale)) if weight > 0 else 0)) != "1":
+            metadata["weight"] = whole
+        made[key] = msgspec.json.encode(
             {
                 "address": one.get("ip"),
                 "port": one.get("port"),
-                "version": metadata.get("version"),
-                "metadata": {**metadata, "weight": whole} if whole != "1" else metadata,
+                "version": version,
+                "metadata": metadata,
                 "health": health,
             }
         )

@@ -28,13 +28,18 @@ class Member(RestEndpoint):
     errors."""
 
     def __init__(
-        self, url: str, options: Options, clock: Callable[[], float] = time.monotonic
+        self,
+        url: str,
+        options: Options,
+        clock: Callable[[], float] = time.monotonic,
+        limit: float = CALL_LIMIT,
     ) -> None:
         super().__init__(url, tls=options.tls, fields=self._shown)
         self._context = "" if urlsplit(url).path.strip("/") else "/nacos"
         self._options = options
         self._password = Secret(options.password, options.password_file)
         self._clock = clock
+        self._limit = limit
         self._token = ""
         self._token_until = 0.0
         self._v3 = False
@@ -61,21 +66,39 @@ class Member(RestEndpoint):
     async def instances(self, service: str) -> Hosts:
         """All instances of a service, whatever their health."""
         options = self._options
-        query = {**self._place(), "healthyOnly": "false"}
+        query = {"healthyOnly": "false"}
         if options.clusters:
             query["clusters"] = query["clusterName"] = ",".join(options.clusters)
         if not self._v3:
-            named = {"serviceName": f"{options.group}@@{service}"}
             try:
-                answer = await self._ask("/v1/ns/instance/list", query | named)
+                answer = await self._ask("/v1/ns/instance/list", self._named(service) | query)
             except Answered as error:
                 if error.status not in _ABSENT:
                     raise
                 self._v3 = True
         if self._v3:
-            named = {"serviceName": service}
-            answer = await self._ask("/v3/client/ns/instance/list", query | named)
+            answer = await self._ask("/v3/client/ns/instance/list", self._named(service) | query)
         return answers.hosts(answer.body)
+
+    async def register(self, service: str, instance: Mapping[str, str]) -> None:
+        """Register, or state again. Of `service` it was asked before which instances it has, here
+        and below, so that it is known which API there is."""
+        api = "/v3/client/ns/instance" if self._v3 else "/v1/ns/instance"
+        answer = await self._ask(api, {**self._named(service), **instance}, "POST", form=True)
+        answers.done(answer.body)
+
+    async def beat(self, service: str, instance: Mapping[str, str]) -> None:
+        """Say that an instance lives. One that is not known is no error."""
+        query = {**self._named(service), **instance}
+        if self._v3:
+            await self._ask("/v3/client/ns/instance", query | {"heartBeat": "true"}, "POST")
+        else:
+            await self._ask("/v1/ns/instance/beat", query, "PUT")
+
+    async def deregister(self, service: str, instance: Mapping[str, str]) -> None:
+        """Let an instance go. One that is not known is no error."""
+        api = "/v3/client/ns/instance" if self._v3 else "/v1/ns/instance"
+        await self._ask(api, {**self._named(service), **instance}, "DELETE")
 
     async def disconnect(self) -> None:
         """See `RestEndpoint`. The next call logs in again, and finds out which API there is."""
@@ -83,20 +106,29 @@ class Member(RestEndpoint):
         self._v3 = False
         await super().disconnect()
 
+    def _named(self, service: str) -> dict[str, str]:
+        """A service in the words of the API in use."""
+        name = service if self._v3 else f"{self._options.group}@@{service}"
+        return {**self._place(), "serviceName": name}
+
     def _place(self) -> dict[str, str]:
         return {"namespaceId": self._options.namespace, "groupName": self._options.group}
 
-    async def _ask(self, path: str, query: Mapping[str, str]) -> Answer:
+    async def _ask(
+        self, path: str, query: Mapping[str, str], method: str = "GET", form: bool = False
+    ) -> Answer:
+        """`form`: the query is sent as a body, which has more room."""
+        given = (None, query) if form else (query, None)
         await self._authenticate()
         try:
-            return await self.get(self._context + path, query, timeout=CALL_LIMIT)
+            return await self.call(method, self._context + path, *given, timeout=self._limit)
         except Denied:
             if not self._options.username:
                 raise
         # Once: of a token that has run out and of a right that is missing Nacos says the same.
         self._token_until = 0.0
         await self._authenticate()
-        return await self.get(self._context + path, query, timeout=CALL_LIMIT)
+        return await self.call(method, self._context + path, *given, timeout=self._limit)
 
     async def _authenticate(self) -> None:
         if not self._options.username or self._clock() < self._token_until:
@@ -114,7 +146,7 @@ class Member(RestEndpoint):
         self._token_until = self._clock() + given.ttl * 0.9
 
     async def _log_in(self, path: str, user: Mapping[str, str]) -> Answer:
-        return await self.call("POST", self._context + path, body=user, timeout=CALL_LIMIT)
+        return await self.call("POST", self._context + path, body=user, timeout=self._limit)
 
     def _shown(self) -> Mapping[str, str]:
         return {"Authorization": f"Bearer {self._token}"} if self._token else {}

@@ -15,6 +15,7 @@ class Options(RemoteOptions, frozen=True, kw_only=True):
 
     type: ClassVar[str] = "nacos"
     form: ClassVar[str] = "http://host:port"
+    in_path: ClassVar[bool] = True
 
     endpoints: Annotated[
         tuple[str, ...],

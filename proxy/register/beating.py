@@ -44,7 +44,7 @@ class BeatingBackend(RegistrationBackend):
 
     @abstractmethod
     async def _look(self, names: Collection[Name]) -> Mapping[Name, There]:
-        """Those of `names` that are there."""
+        """Entries of those `names` that are there."""
 
     @abstractmethod
     async def _put(

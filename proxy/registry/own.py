@@ -23,7 +23,7 @@ class Own(msgspec.Struct, frozen=True):
     """The contents of the pair."""
 
     record: dict[str, Any]
-    """What stands nowhere else."""
+    """Fields of the record that stand nowhere else."""
     lease: int = 0
     """Lease of the one who wrote."""
     write: int = 0
@@ -40,7 +40,7 @@ def packed(record: Mapping[str, Any], lease: int) -> dict[str, str]:
 
 
 def own_of(metadata: Mapping[str, Any]) -> Own | None:
-    """What the pair says; None = somebody else wrote this."""
+    """The contents of the pair; None = somebody else wrote this."""
     try:
         return msgspec.json.decode(metadata.get(PAIR, ""), type=Own)
     except (msgspec.MsgspecError, TypeError):

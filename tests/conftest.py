@@ -11,7 +11,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest.register_assert_rewrite("tests.support.wire")
+pytest.register_assert_rewrite("tests.support.wire", "proxy.testing")
 
 settings.register_profile(
     "quick",

@@ -1,4 +1,4 @@
-"""What every kind of health check owes whoever asks, run over the catalogue.
+"""The contract of health checks, run over the catalogue, and what each kind does beyond it.
 
 `GOOD` makes a check of each kind pass against the origin; a new kind adds its line.
 """
@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import inspect
 import os
 import threading
 from collections.abc import AsyncIterator
@@ -26,12 +24,13 @@ from proxy.control.pools import PoolRegistry
 from proxy.control.reactions import Reactions
 from proxy.control.slots import Slots
 from proxy.destinations import Destinations
-from proxy.health.base import MAX_MESSAGE, Check, Endpoint, Verdict
+from proxy.health.base import Check, Endpoint, Verdict
 from proxy.health.http import HttpCheck
 from proxy.http2 import frames
 from proxy.membership import Instance
 from proxy.settings.service import HealthCheckSettings, PoolSettings
 from proxy.settings.upstream_tls import UpstreamTls
+from proxy.testing.checks import CheckContract, ConnectingContract, WaitingContract
 from proxy.tls.contexts import ServerPolicy, server_context
 from tests.e2e.scripted_dns import ScriptedDns
 from tests.support.certificates import Authority
@@ -75,20 +74,30 @@ async def origin() -> AsyncIterator[Endpoint]:
         yield Endpoint(*server.sockets[0].getsockname())
 
 
-@pytest.fixture
-async def silent() -> AsyncIterator[Endpoint]:
-    """Accepts and never says a word."""
-    writers = []
+class TestChecks(CheckContract):
+    @pytest.fixture(autouse=True, params=CHECKS)
+    def chosen(self, request: pytest.FixtureRequest) -> None:
+        self.check, self.good = load(CHECKS, request.param), GOOD[request.param]
+        self.kind = request.param
 
-    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        await reader.read()
-        writer.close()
+    @pytest.fixture
+    def origin(self, origin: Endpoint) -> Endpoint:
+        return origin
 
-    async with await asyncio.start_server(hold, "127.0.0.1", 0) as server:
-        yield Endpoint(*server.sockets[0].getsockname())
-        for writer in writers:
-            writer.transport.abort()
+    def test_a_check_bears_its_catalogue_name(self) -> None:
+        assert self.check.name == self.kind
+
+
+class TestConnectingChecks(ConnectingContract):
+    @pytest.fixture(autouse=True, params=["http", "tcp", "grpc"])
+    def chosen(self, request: pytest.FixtureRequest) -> None:
+        self.check, self.good = load(CHECKS, request.param), GOOD[request.param]
+
+
+class TestWaitingChecks(WaitingContract):
+    @pytest.fixture(autouse=True, params=STUCK)
+    def chosen(self, request: pytest.FixtureRequest) -> None:
+        self.check, self.stuck = load(CHECKS, request.param), STUCK[request.param]
 
 
 def make(kind: str, parameters: dict[str, str], timeout: float = 5.0) -> Check:
@@ -97,86 +106,9 @@ def make(kind: str, parameters: dict[str, str], timeout: float = 5.0) -> Check:
 
 
 @pytest.mark.parametrize("kind", CHECKS)
-def test_a_check_bears_its_catalogue_name(kind: str) -> None:
-    assert load(CHECKS, kind).name == kind
-
-
-@pytest.mark.parametrize("kind", CHECKS)
 def test_settings_that_were_inherited_from_another_kind_do_not_matter(kind: str) -> None:
     settings = HealthCheckSettings(type=kind, path="/x", host="h", port=81, command="true")
     assert build_check(settings).name == kind
-
-
-@pytest.mark.parametrize("kind", CHECKS)
-def test_parameters_have_defaults_and_plain_types(kind: str) -> None:
-    parameters = inspect.signature(load(CHECKS, kind), eval_str=True).parameters.values()
-    assert all(p.kind is p.KEYWORD_ONLY for p in parameters)
-    assert all(p.default is not p.empty for p in parameters)
-    assert {p.annotation for p in parameters} <= {str, int, float, bool}
-
-
-@pytest.mark.parametrize("kind", CHECKS)
-@pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan")])
-def test_a_limit_that_is_none_is_refused_by_name(kind: str, timeout: float) -> None:
-    with pytest.raises(ValueError, match="timeout"):
-        make(kind, GOOD[kind], timeout)
-
-
-@pytest.mark.parametrize("kind", CHECKS)
-async def test_good_is_good_again_and_again(kind: str, origin: Endpoint) -> None:
-    check = make(kind, GOOD[kind])
-    verdicts = [await check.probe(origin) for _ in range(2)]
-    await check.close()
-    await check.close()
-    verdicts.append(await check.probe(origin))
-    await check.close()
-    assert [verdict.ok for verdict in verdicts] == [True] * 3, verdicts
-    assert all(verdict.message is not None and verdict.seconds >= 0 for verdict in verdicts)
-
-
-@pytest.mark.parametrize("kind", CHECKS)
-async def test_probes_at_the_same_time_do_not_meet(kind: str, origin: Endpoint) -> None:
-    check = make(kind, GOOD[kind])
-    verdicts = await asyncio.gather(*(check.probe(origin) for _ in range(20)))
-    await check.close()
-    assert all(verdict.ok for verdict in verdicts), verdicts
-
-
-@pytest.mark.parametrize("kind", ["http", "tcp", "grpc"])
-@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "no-such-host.invalid", "300.1.1.1"])
-async def test_a_port_nobody_listens_on_is_a_verdict(kind: str, address: str) -> None:
-    check = make(kind, GOOD[kind])
-    verdict = await check.probe(Endpoint(address, free_port()))
-    await check.close()
-    assert not verdict.ok
-    if address == "127.0.0.1":
-        assert verdict.message == os.strerror(errno.ECONNREFUSED)
-    assert 0 < len(verdict.message) <= MAX_MESSAGE
-    assert verdict.message.isprintable()
-
-
-@pytest.mark.parametrize("kind", STUCK)
-async def test_silence_ends_with_the_limit(kind: str, silent: Endpoint) -> None:
-    check = make(kind, STUCK[kind], timeout=0.2)
-    loop = asyncio.get_running_loop()
-    start = loop.time()
-    verdict = await check.probe(silent)
-    await check.close()
-    assert not verdict.ok
-    assert "0.2 s" in verdict.message
-    assert loop.time() - start >= 0.2
-
-
-@pytest.mark.parametrize("kind", STUCK)
-async def test_cancelling_a_probe_cancels_it(kind: str, silent: Endpoint) -> None:
-    check = make(kind, STUCK[kind])
-    probe = asyncio.create_task(check.probe(silent))
-    done, _ = await asyncio.wait([probe], timeout=0.1)
-    assert not done
-    probe.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await probe
-    await check.close()
 
 
 # ------------------------------------------------------------------- what only one kind has

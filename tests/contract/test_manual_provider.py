@@ -1,21 +1,17 @@
-"""The provider that tests talk through keeps the promises of every provider."""
+"""The provider that tests move by hand keeps the contract of providers, too."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.contract.test_providers import (  # noqa: F401  # they are run here
-    test_a_provider_yields_nothing_that_it_does_not_know,
-    test_cancelling_the_reader_ends_every_task,
-    test_close_before_the_watch,
-    test_close_ends_the_watch_and_every_task,
-    test_status_before_the_first_contact,
-)
+from proxy.registry.base import Provider
+from proxy.testing.providers import ProviderContract
 from tests.support.manual_provider import ManualProvider
 
 
-@pytest.fixture
-def provider() -> ManualProvider:
-    provider = ManualProvider()
-    provider.last_error = "nobody has told it anything"
-    return provider
+class TestManualProvider(ProviderContract):
+    @pytest.fixture
+    def provider(self) -> Provider:
+        provider = ManualProvider()
+        provider.last_error = "nobody has told it anything"
+        return provider

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancers.consistent_hash import ConsistentHash
-from tests.support.balancer_nodes import Instance
+from proxy.testing.nodes import Instance
 
 KEYS = [Random(seed).getrandbits(64) for seed in range(200)]
 WEIGHTS = st.integers(0, 4)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancers.least_connections import LeastConnections
-from tests.support.balancer_nodes import Instance, Traffic
+from proxy.testing.nodes import Instance, Traffic
 
 
 def fewest(nodes: list[Instance], tried: list[Instance]) -> list[Instance]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancers.weighted_round_robin import WeightedRoundRobin
-from tests.support.balancer_nodes import Instance
+from proxy.testing.nodes import Instance
 
 
 class Literal:

@@ -10,7 +10,7 @@ import pytest
 
 from balancers.base import NO_KEY
 from balancers.consistent_hash import MAX_POINTS, ConsistentHash
-from tests.support.balancer_nodes import Instance, Traffic, instances
+from proxy.testing.nodes import Instance, Traffic, instances
 
 KEYS = [Random(seed).getrandbits(64) for seed in range(4000)]
 
@@ -51,7 +51,7 @@ def test_the_ring_is_the_same_in_every_process() -> None:
     assert " ".join(here) == "n2 n2 n2 n2 n0 n0 n0 n1 n2 n1 n0 n2"
     program = (
         "from random import Random; from balancers.consistent_hash import ConsistentHash;"
-        "from tests.support.balancer_nodes import instances;"
+        "from proxy.testing.nodes import instances;"
         "b = ConsistentHash(instances([1, 1, 2]), Random());"
         "print(*(b.pick(key, ()).id for key in range(12)))"
     )

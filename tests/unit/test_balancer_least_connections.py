@@ -7,7 +7,7 @@ from typing import NoReturn
 import pytest
 
 from balancers.least_connections import LeastConnections
-from tests.support.balancer_nodes import Instance, Traffic, instances
+from proxy.testing.nodes import Instance, Traffic, instances
 
 
 def test_fewest_in_flight_wins() -> None:

@@ -10,7 +10,7 @@ import pytest
 from balancers.base import Balancer
 from balancers.p2c import PowerOfTwoChoices
 from balancers.peak_ewma import PeakEwma
-from tests.support.balancer_nodes import Instance, instances
+from proxy.testing.nodes import Instance, instances
 
 
 def served(balancer: Balancer, needs: dict[str, float], count: int, rate: float) -> Counter[str]:

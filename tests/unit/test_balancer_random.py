@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from balancers.random_choice import RandomChoice
-from tests.support.balancer_nodes import instances
+from proxy.testing.nodes import instances
 
 
 @pytest.mark.parametrize("weights", [[1, 1, 1, 1], [7, 2, 1, 0], [100, 1, 1, 1]])

@@ -8,7 +8,8 @@ import pytest
 
 from balancers.round_robin import RoundRobin
 from balancers.weighted_round_robin import WeightedRoundRobin
-from tests.support.balancer_nodes import Instance, ids, instances
+from proxy.testing.nodes import Instance, instances
+from tests.support.balancer_nodes import ids
 
 
 def picks(balancer: Any, count: int) -> str:

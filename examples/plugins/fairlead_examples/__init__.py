@@ -1,0 +1,1 @@
+"""A registry, a balancer and a check for Fairlead."""

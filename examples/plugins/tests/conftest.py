@@ -1,0 +1,3 @@
+"""Fixtures of Fairlead's, for `test_plugins.py`."""
+
+pytest_plugins = ["proxy.testing.fixtures"]

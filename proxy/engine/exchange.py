@@ -129,6 +129,8 @@ class Exchange(Attempts):
             self.pool.note_answer(node, now - upstream.asked, now)
         if self.has_extras:
             self._drop_held()
+            if self.way_back is not None:
+                response = self.way_back.answer(response)
             if self.admission is not None:
                 self.admission.report(status in BAD_STATUSES, now)
                 if status not in BAD_STATUSES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from proxy.http.way_back import WayBack
 from proxy.settings.route import RouteSpec
 
 
@@ -45,6 +46,14 @@ class Match(NamedTuple):
         if not rest:
             return new or "/"
         return f"{new.rstrip('/')}/{rest.lstrip('/')}"
+
+    def way_back(self, path: str, host: bytes, scheme: bytes) -> WayBack:
+        """The changes that answers have to turn back, by path, `Host` and scheme of the request."""
+        spec = self.spec
+        outer = path[: self.prefix_length] if self.changes_path else ""
+        inner = (spec.rewrite_prefix or "").rstrip("/")
+        named = host if spec.set_host is None else spec.set_host.encode("ascii")
+        return WayBack(inner.encode("ascii"), outer.encode("ascii"), named, host, scheme)
 
     def refuses_slashes(self, otherwise: str) -> bool:
         """Whether `%2F` and `%5C` are refused in the path; `otherwise`: what the listener does with

@@ -12,6 +12,7 @@ from proxy.engine.routing import LISTENER
 from proxy.engine.streams import StreamEvents
 from proxy.engine.tunnel import Tunnel
 from proxy.http.properties import Source, field, parameter, property_of
+from proxy.http.way_back import WayBack
 
 
 class RequestState(StreamEvents):
@@ -33,6 +34,8 @@ class RequestState(StreamEvents):
     """Rate limit and breaker have let it in."""
     admission: Admission | None = None
     """Debts of the request to the breaker, and to an instance that it probes; None = none."""
+    way_back: WayBack | None = None
+    """Changes to path and host that the answer has to turn back; None = none."""
     node: Node | None = None
     """The instance on which the request counts as in flight."""
     last: Node | None = None

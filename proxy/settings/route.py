@@ -165,6 +165,12 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
         "Put this in place of what `path_regex` matched, or of an exact `path`; `{NAME}` is the"
         " group of that name.",
     ] = None
+    rewrite_responses: Annotated[
+        bool,
+        SWITCH,
+        "Turn back in answers what the route does to path and host: in `Location`,"
+        " `Content-Location` and the `Path` of cookies.",
+    ] = False
     set_host: Annotated[
         str | None, SET_HOST, "The `Host` that the instance gets. Without it the client's."
     ] = None
@@ -234,7 +240,8 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
     def is_special(self) -> bool:
         """Whether the route asks for more than a service, a path and an answer."""
         own_terms = self.timeouts != NO_TIMEOUTS or self.retry != NO_RETRY
-        return own_terms or self.set_host is not None or bool(self.where)
+        own_path = self.set_host is not None or self.rewrite_responses
+        return own_terms or own_path or bool(self.where)
 
 
 def check_routes(
@@ -359,6 +366,12 @@ def _check_rewrite(place: Given, route: RouteSpec, report: Report) -> None:
         for key in ("path", "paths", "path_prefix", "path_prefixes"):
             if key in place:
                 report.complain(place.at(key), "stands beside path_regex; allowed: one of the two")
+    acts = route.strip_prefix or route.rewrite_prefix is not None or route.set_host is not None
+    if route.rewrite_responses and not acts:
+        report.complain(
+            place.at("rewrite_responses"),
+            "has nothing to turn back; allowed: with strip_prefix, rewrite_prefix or set_host",
+        )
     if route.rewrite is None or not report.sound(regex):
         return
     groups: Collection[str] = ()

@@ -1010,6 +1010,11 @@ proxy.yaml:4: routes.2.rewrite: has nothing to act on; allowed: with path_regex,
 proxy.yaml:5: routes.3.forward_path: "received" stands beside rewrite, which changes the path; allowed: one of the two
 proxy.yaml:5: routes.3.rewrite: holds {y}; allowed of path_regex: no groups
 proxy.yaml:6: routes.4.rewrite: "y{" does not begin with /; allowed: a path such as /api/{v}/
+=== route_way_back
+routes:
+  - {path_prefix: /a, rewrite_responses: true, service: a}
+--->
+proxy.yaml:2: routes.0.rewrite_responses: has nothing to turn back; allowed: with strip_prefix, rewrite_prefix or set_host
 === route_listener
 listeners: [{name: web}]
 routes:

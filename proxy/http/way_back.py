@@ -1,0 +1,71 @@
+"""Places that an answer names, from the instance's point of view to the client's: `Location`,
+`Content-Location` and the path of cookies, behind a route that changed path or host."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from proxy.http.messages import ResponseHead
+
+_NAMED: Final = (b"location", b"content-location")
+_COOKIE_PATH: Final = re.compile(rb"(;[ \t]*path=)(/[^;]*)", re.IGNORECASE)
+_ABSOLUTE: Final = re.compile(rb"(https?)://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
+
+
+class WayBack(NamedTuple):
+    """Changes of a route to path and host, and how an answer turns them back."""
+
+    inner: bytes
+    """Prefix of the instance's paths, without a slash at its end."""
+    outer: bytes
+    """The client's prefix in its place."""
+    host: bytes
+    """`Host` that the instance got."""
+    client_host: bytes
+    """The client's."""
+    scheme: bytes
+    """The client's."""
+
+    def answer(self, response: ResponseHead) -> ResponseHead:
+        """The answer with its places as the client knows them."""
+        fields = response.fields
+        lines: list[bytes] = []
+        changed = False
+        for name, value in fields.pairs:  # ≤ 256
+            lower = name.lower()
+            new = value
+            if lower in _NAMED:
+                new = self._location(value)
+            elif lower == b"set-cookie":
+                new = _COOKIE_PATH.sub(self._cookie_path, value)
+            changed = changed or new != value
+            lines.append(name + b": " + new)
+        if not changed:
+            return response
+        new_fields = fields.with_lines(lines)
+        return ResponseHead(response.status, response.status_line, response.minor, new_fields)
+
+    def _location(self, value: bytes) -> bytes:
+        if value.startswith(b"/") and not value.startswith(b"//"):
+            return self._path(value)
+        absolute = _ABSOLUTE.fullmatch(value)
+        if absolute is None or absolute[2].lower() != self.host.lower():
+            return value
+        scheme, _, rest = absolute.groups()
+        if self.host != self.client_host:
+            scheme = self.scheme  # Of a name that is not the client's, nobody meant another one.
+        return b"%b://%b%b" % (scheme, self.client_host, self._path(rest) if rest else rest)
+
+    def _path(self, path: bytes) -> bytes:
+        if not path.startswith(self.inner + b"/") and (
+            path[: len(self.inner)] != self.inner or path[len(self.inner) :][:1] not in b"?#"
+        ):
+            return path
+        return self.outer + path[len(self.inner) :]
+
+    def _cookie_path(self, found: re.Match[bytes]) -> bytes:
+        path = self._path(found[2])
+        if path == self.outer + b"/" and self.outer:
+            path = self.outer  # With a slash behind it, the prefix itself would get no cookie.
+        return found[1] + path

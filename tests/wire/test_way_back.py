@@ -1,0 +1,52 @@
+"""Answers behind a route that changes path or host name places as the client knows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.settings.route import RouteSpec
+from tests.support.wire import request
+from tests.wire.scenes import asked
+
+STRIP = RouteSpec(path_prefix="/svc", strip_prefix=True, rewrite_responses=True, service="s")
+SWAP = RouteSpec(path_prefix="/svc", rewrite_prefix="/new/", rewrite_responses=True, service="s")
+HOST = RouteSpec(set_host="inner:81", rewrite_responses=True, service="s")
+
+
+@pytest.mark.parametrize(
+    ("route", "field", "relayed"),
+    [
+        (STRIP, "Location: /a?b#c", "Location: /svc/a?b#c"),
+        (STRIP, "Location: /", "Location: /svc/"),
+        (STRIP, "Location: http://h/a", "Location: http://h/svc/a"),
+        (STRIP, "Location: https://h/a", "Location: https://h/svc/a"),
+        (STRIP, "Location: https://h", "Location: https://h"),
+        (STRIP, "Location: http://else/a", "Location: http://else/a"),
+        (STRIP, "Location: //h/a", "Location: //h/a"),
+        (STRIP, "Location: a/b", "Location: a/b"),
+        (STRIP, "content-location: /a", "content-location: /svc/a"),
+        (STRIP, "Set-Cookie: a=b; Path=/; Secure", "Set-Cookie: a=b; Path=/svc; Secure"),
+        (STRIP, "Set-Cookie: a=b;path=/x", "Set-Cookie: a=b;path=/svc/x"),
+        (STRIP, "Set-Cookie: a=/x; Domain=h", "Set-Cookie: a=/x; Domain=h"),
+        (STRIP, "X-Other: /a", "X-Other: /a"),
+        (SWAP, "Location: /new", "Location: /svc"),
+        (SWAP, "Location: /new/a", "Location: /svc/a"),
+        (SWAP, "Location: /new?a", "Location: /svc?a"),
+        (SWAP, "Location: /newer/a", "Location: /newer/a"),
+        (SWAP, "Set-Cookie: a=b; Path=/new/", "Set-Cookie: a=b; Path=/svc"),
+        (HOST, "Location: https://INNER:81/a", "Location: http://h/a"),
+        (HOST, "Location: http://h/a", "Location: http://h/a"),
+        (HOST, "Location: /a", "Location: /a"),
+    ],
+)  # fmt: skip
+def test_places_in_an_answer(route: RouteSpec, field: str, relayed: str, make: Any) -> None:
+    wire = make(routes=(route,), tls=False)
+    client, instance = asked(wire, request("GET /svc/x"))
+    instance.send(f"HTTP/1.1 201 OK\r\n{field}\r\nContent-Length: 2\r\n\r\nhi".encode())
+    head, _, content = client.take().partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    assert relayed.encode() in lines
+    assert b"Content-Length: 2" in lines
+    assert content == b"hi"

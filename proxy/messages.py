@@ -36,6 +36,10 @@ class PoolNode(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Name that the instance must prove under TLS; None: it is spoken to without."""
     protocol: str = "h1"
     """Spoken to it: `h1`, `h2c`, or `h2`, which is under TLS."""
+    tier: int = 0
+    """Priority, the lowest first."""
+    nearby: bool = True
+    """In the preferred zone, or there is none."""
 
 
 class PoolSnapshot(msgspec.Struct, frozen=True):

@@ -19,9 +19,9 @@ from proxy.health.base import Check, Endpoint
 from proxy.health.monitor import Finding, Monitor, Passed, Plan
 from proxy.health.schedule import Candidate, Rules
 from proxy.membership import Instance
+from proxy.settings.health_check import HealthCheckSettings
 from proxy.settings.plugged import parameters_of
 from proxy.settings.protocol import spoken
-from proxy.settings.service import HealthCheckSettings
 from proxy.settings.upstream_tls import UpstreamTls
 from proxy.threads import in_thread
 from proxy.tls.contexts import upstream_context

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from proxy.control.slow_start import SCALE, SlowStart, scaled
 from proxy.membership import Instance
 from proxy.messages import PoolChange, PoolNode, PoolSnapshot, Status
+from proxy.settings.choosing import place_of
 from proxy.settings.protocol import spoken
 from proxy.settings.service import ServiceSettings
 
@@ -146,6 +147,7 @@ def node_of(
     weight = instance.weight
     if shares:
         weight = scaled(weight, shares.get(instance.key, 1.0))
+    tier, nearby = place_of(instance, settings.zone, settings.priority_key)
     return PoolNode(
         key=instance.key,
         id=instance.id,
@@ -157,4 +159,6 @@ def node_of(
         local=local,
         server_name=server_name,
         protocol=protocol,
+        tier=tier,
+        nearby=nearby,
     )

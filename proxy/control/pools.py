@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
+from proxy.control.derived import Derived
 from proxy.control.ejections import PoolCounts
 from proxy.control.judging import NO_OVERRIDES, Overrides, judge, panics
 from proxy.control.pool import Changes, Member, Pool, node_of
@@ -21,6 +22,7 @@ from proxy.control.slow_start import SCALE
 from proxy.destinations import Destinations
 from proxy.membership import Instance, Membership
 from proxy.messages import PoolNode, PoolSnapshot
+from proxy.settings.choosing import chosen
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import PoolSettings
 
@@ -46,11 +48,14 @@ class PoolRegistry:
         defaults: PoolSettings | None = None,
         destinations: Destinations | None = None,
         routes: Sequence[RouteSpec] = (),
+        derived: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """`static`: services whose instances stand in the configuration. What the registry
         says of a service of that name is ignored. `settings`: by service; `defaults` for
         those it does not name. `destinations`: where the registry's instances may not lead;
-        `routes`: what they ask of metadata is looked for."""
+        `routes`: what they ask of metadata is looked for; `derived`: services that have the
+        instances of another one."""
+        self._derived = Derived(derived)
         self._wheres = _wheres(routes)
         self._slots = slots
         self._destinations = destinations or Destinations()
@@ -177,11 +182,11 @@ class PoolRegistry:
     def apply(self, membership: Membership, now: float) -> Changes:
         """Take over a whole membership; also forget pools that were empty for long."""
         changes = Changes()
-        self.listed = membership.services
+        services = self.listed = self._derived.follow(membership.services)
         for service in self._to_registry:
             self._pools[service].static = False
         self._to_registry.clear()
-        for service, instances in membership.services.items():
+        for service, instances in services.items():
             pool = self._pools.get(service)
             if pool is None:
                 if not instances:
@@ -191,11 +196,7 @@ class PoolRegistry:
                 continue
             self._learn(pool, instances, now, changes)
         for service, pool in self._pools.items():
-            if (
-                pool.source
-                and not (pool.static or pool.fallback)
-                and service not in membership.services
-            ):
+            if pool.source and not (pool.static or pool.fallback) and service not in services:
                 self._learn(pool, (), now, changes)
         if not self.complete:
             self._tell_fallbacks(changes)
@@ -213,6 +214,7 @@ class PoolRegistry:
         other_destinations: bool = False,
         other_registry: bool = False,
         routes: Sequence[RouteSpec] = (),
+        derived: Mapping[str, str] = MappingProxyType({}),
     ) -> Changes:
         """Take over another configuration; see `__init__`. Nothing that was found out about an
         instance is lost, and none that stays is missing in between. `other_destinations`: the
@@ -221,6 +223,8 @@ class PoolRegistry:
         changes = Changes()
         old_settings, old_defaults = self._settings, self._defaults
         self._settings, self._defaults = settings, defaults
+        moved = self._derived.configure(derived)
+        self.listed = self._derived.services
         old_wheres, self._wheres = self._wheres, _wheres(routes)
         other_wheres = old_wheres != self._wheres
         self._to_registry.clear()
@@ -233,7 +237,11 @@ class PoolRegistry:
             pool = self._pools.get(service)
             was_static = pool is not None and pool.static
             same = settings.get(service, defaults) == old_settings.get(service, old_defaults)
-            if same and not (was_static or service in static or other_destinations or other_wheres):
+            if (
+                same
+                and service not in moved
+                and not (was_static or service in static or other_destinations or other_wheres)
+            ):
                 continue
             if pool is None:
                 pool = Pool(service, static=False)
@@ -358,7 +366,7 @@ class PoolRegistry:
         members: list[Member] = []
         nodes: list[PoolNode] = []
         settings = self.settings(pool.service)
-        for instance in instances:
+        for instance in chosen(instances, settings.subset):
             old = known.pop(instance.id, None)
             if (
                 old is not None

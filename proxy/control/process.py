@@ -169,6 +169,7 @@ async def serve(
                 defaults=settings.defaults,
                 destinations=destinations,
                 routes=settings.routes,
+                derived=settings.derived,
             ),
             board,
             ProcessLaunch(

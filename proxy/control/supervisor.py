@@ -225,6 +225,7 @@ class Supervisor:
             other_destinations=destinations != (before[0].admin_port, before[0].allow),
             other_registry=self.watch.awaited,
             routes=settings.routes,
+            derived=settings.derived,
         )
         self.apply(changes)
         self.checks.configure()

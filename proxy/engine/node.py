@@ -35,6 +35,7 @@ class Node:
         "on_probation",
         "outcomes",
         "picks",
+        "place",
         "port",
         "present",
         "probes",
@@ -44,6 +45,7 @@ class Node:
         "session",
         "shared",
         "slot",
+        "stated",
         "status",
         "took",
         "unreachable",
@@ -67,7 +69,11 @@ class Node:
         self.name: Name | None = None
         """Addresses known for the node, once it was dialled."""
         self.slot = spec.slot
+        self.stated = spec.weight
+        """Weight as the control process says; `weight` is another one in a pool that is divided."""
         self.weight = spec.weight
+        self.place = (spec.tier, not spec.nearby)
+        """See `tiers.py`."""
         self.status: Status = spec.status
         self.admitted = False
         """The control process says that it may be used."""

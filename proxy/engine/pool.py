@@ -21,10 +21,11 @@ from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.resilience.policies import Policies
 from proxy.engine.resilience.terms import RouteTerms, Terms
 from proxy.engine.telemetry import ServiceCounters
+from proxy.engine.tiers import is_divided, spread
 from proxy.errors import FAULTS, Side
 from proxy.http.properties import source_of
 from proxy.messages import NodeStats, PolicyState, PoolChange, PoolNode, PoolSnapshot, Suspect
-from proxy.settings.service import ServiceSettings
+from proxy.settings.service import ServiceSettings, is_keyed
 
 _PROBE: Final = 5.0
 """Seconds that an instance on probation is left alone with one request. That may be an upload which
@@ -160,7 +161,7 @@ class Pool:
             nodes.append(node)
         self._end_change(change.generation)
         taken_over = False
-        if self._choosable and not self._any_will_do:
+        if self._choosable and not self._any_will_do and not is_divided(self.settings):
             try:
                 taken_over = self.balancer.changed(nodes, gone)
             except Exception as error:
@@ -179,7 +180,8 @@ class Pool:
         self.nodes[spec.key] = node
         self._move(node, spec.slot)
         node.present = True
-        node.weight = spec.weight
+        node.weight = node.stated = spec.weight
+        node.place = (spec.tier, not spec.nearby)
         node.local = spec.local
         http2 = spec.protocol != "h1"
         if node.server_name != spec.server_name or node.http2 != http2:
@@ -221,6 +223,8 @@ class Pool:
         if settings == self.settings:
             return
         self.settings = settings
+        for node in self.nodes.values():  # ≤ instances
+            node.weight = node.stated
         self.terms = Terms(settings)
         self.route_terms = RouteTerms(settings)
         self.policies = Policies(
@@ -405,6 +409,9 @@ class Pool:
         if self._any_will_do:
             for node in nodes:  # ≤ instances
                 node.usable = node.admitted
+        if is_divided(self.settings):
+            zone = self.settings.zone
+            spread(nodes, 1.0 if zone is None else zone.min_ready, is_keyed(self.settings))
         self._choosable = sum(node.usable and node.weight > 0 for node in nodes)
         self._install(self._build_balancer(nodes))
 

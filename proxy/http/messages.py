@@ -145,16 +145,6 @@ class ResponseFields(Fields):
     relayed = b""
     """Rest of the head for the usual client: 1.1, kept alive, body by length."""
 
-    def with_lines(self, lines: list[bytes]) -> ResponseFields:
-        """The same fields with others in place of those without meaning to a proxy."""
-        fields = ResponseFields(lines, self.count, sum(map(len, lines)))
-        fields.length, fields.chunked = self.length, self.chunked
-        fields.connection, fields.keeps_alive = self.connection, self.keeps_alive
-        fields.upgrade, fields.via, fields.trailer = self.upgrade, self.via, self.trailer
-        fields.keep_alive, fields.dated = self.keep_alive, self.dated
-        fields.usual = False  # `relayed` is not prepared.
-        return fields
-
 
 class RequestHead:
     """A request before routing."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from proxy.http.edits import response_with
 from proxy.http.messages import ResponseHead
 
 _NAMED: Final = (b"location", b"content-location")
@@ -43,7 +44,7 @@ class WayBack(NamedTuple):
             lines.append(name + b": " + new)
         if not changed:
             return response
-        new_fields = fields.with_lines(lines)
+        new_fields = response_with(fields, lines)
         return ResponseHead(response.status, response.status_line, response.minor, new_fields)
 
     def _location(self, value: bytes) -> bytes:

@@ -8,7 +8,7 @@ import msgspec
 
 from proxy.membership import Instance
 from proxy.settings.acme import AcmeSettings
-from proxy.settings.declare import MayBeEmpty, Off
+from proxy.settings.declare import MayBeEmpty, Off, Short
 from proxy.settings.filters import FilterSpec
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.process import (
@@ -66,7 +66,12 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     defaults: Annotated[PoolSettings, MayBeEmpty(), "What every service inherits, key by key."] = (
         PoolSettings()
     )
-    services: Annotated[dict[str, Service], MayBeEmpty(), "Settings of single services."] = {}
+    services: Annotated[
+        dict[str, Service],
+        MayBeEmpty(),
+        Short("url"),
+        "Settings of single services. A URL is short for a service of one instance.",
+    ] = {}
     filters: Annotated[
         dict[str, FilterSpec],
         MayBeEmpty(),
@@ -95,3 +100,5 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     services: dict[str, PoolSettings] = {}
     static: dict[str, tuple[Instance, ...]] = {}
     """Services whose instances stand in the file: never looked up in the registry."""
+    derived: dict[str, str] = {}
+    """Service → another one that has the same instances."""

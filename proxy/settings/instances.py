@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -49,6 +50,8 @@ def static_instances(given: Mapping[str, Given], report: Report) -> dict[str, tu
         except ValueError as error:
             report.complain(service.path, f"{error}; allowed: {NAMES}, as in a registry key")
         entries = service.get("instances")
+        if url := service.get("url"):
+            static[name] = (_instance_at(url, name),)
         if entries is None:
             continue
         if not entries and report.sound(service.at("instances")):
@@ -59,6 +62,42 @@ def static_instances(given: Mapping[str, Given], report: Report) -> dict[str, tu
             )
         static[name] = instances_of(entries, name, report)
     return static
+
+
+def derived_services(given: Mapping[str, Given], report: Report) -> dict[str, str]:
+    """Service → the one that it has its instances from."""
+    derived = {name: source for name, one in given.items() if (source := one.get("from"))}
+    for name, source in derived.items():
+        place = given[name].at("from")
+        if source in derived:
+            report.complain(
+                place, f"{source} has its own from {derived[source]}; allowed: a service with some"
+            )
+    for service in given.values():
+        several = [key for key in ("instances", "url", "from") if key in service]
+        for key in several[1:]:
+            report.complain(service.at(key), f"stands beside {several[0]}; allowed: one of the two")
+    return derived
+
+
+def renamed(instances: Sequence[Instance], service: str) -> tuple[Instance, ...]:
+    """The same instances of a service of another name."""
+    return tuple(msgspec.structs.replace(one, service=service) for one in instances)
+
+
+def _instance_at(url: str, service: str) -> Instance:
+    """`https://` is TLS with the name in the URL."""
+    parts = urlsplit(url)
+    host, https = parts.hostname or "", parts.scheme == "https"
+    port = parts.port or (443 if https else 80)
+    metadata = {"scheme": "https", "server_name": host} if https else {}
+    return Instance(
+        service=service,
+        id=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        address=host,
+        port=port,
+        metadata=metadata,
+    )
 
 
 def instances_of(entries: Sequence[Given], service: str, report: Report) -> tuple[Instance, ...]:

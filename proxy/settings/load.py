@@ -20,7 +20,7 @@ from proxy.settings.complaints import Complaint, ConfigError, Report
 from proxy.settings.declare import Given, build, read_section
 from proxy.settings.file import File, Settings
 from proxy.settings.filters import FilterReader
-from proxy.settings.instances import static_instances
+from proxy.settings.instances import derived_services, renamed, static_instances
 from proxy.settings.listener import check_listeners
 from proxy.settings.process import resolve_access_log, resolve_admin
 from proxy.settings.read import shown
@@ -111,6 +111,11 @@ def _settings(given: Given, directory: FilePath, report: Report) -> Settings:
         name: reader.resolved(inherit(section, name, defaults, report), section)
         for name, section in own.items()
     }
+    static = static_instances(own, report)
+    derived = derived_services(own, report)
+    for name, source in derived.items():
+        if source in static:
+            static[name] = renamed(static[source], name)
     routes = tuple(map(reader.resolved, file.routes, given.get("routes") or ()))
     check_routes(given.get("routes"), routes, [one.name for one in listeners], report)
     return Settings(
@@ -133,5 +138,6 @@ def _settings(given: Given, directory: FilePath, report: Report) -> Settings:
         routes=routes,
         defaults=finished(defaults, directory),
         services={name: finished(service, directory) for name, service in services.items()},
-        static=static_instances(own, report),
+        static=static,
+        derived={name: source for name, source in derived.items() if name not in static},
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path as FilePath
 from typing import Annotated, Final
 
@@ -11,13 +10,15 @@ import msgspec
 from balancers.base import Balancer
 from proxy import catalog
 from proxy.membership import Instance
+from proxy.settings.addresses import ENDPOINT, NAME
 from proxy.settings.balancer import BalancerSpec, inherit_balancer
+from proxy.settings.choosing import SubsetSettings, ZoneSettings, check_subset
 from proxy.settings.complaints import Report
-from proxy.settings.declare import Further, Given, Off, Short, keys_of, overlay
+from proxy.settings.declare import Given, Off, Short, overlay
 from proxy.settings.filters import FilterSpec
+from proxy.settings.health_check import HealthCheckSettings, inherit_check
 from proxy.settings.instances import InstanceEntry, instances_of
 from proxy.settings.keys import SOURCE
-from proxy.settings.plugged import PlugIn, parameters_of, read_parameters
 from proxy.settings.protocol import PROTOCOL, check_protocol
 from proxy.settings.read import (
     DURATION,
@@ -32,7 +33,7 @@ from proxy.settings.read import (
     integer,
     parse_switch,
 )
-from proxy.settings.route_values import METHOD, PATH, SET_HOST
+from proxy.settings.route_values import METHOD
 from proxy.settings.upstream_tls import UpstreamTls, checked_upstream_tls, resolved_upstream_tls
 
 GRPC_REASONS: Final = {"grpc_unavailable": 14, "grpc_resource_exhausted": 8}  # ≤ 1 KiB
@@ -40,16 +41,6 @@ GRPC_REASONS: Final = {"grpc_unavailable": 14, "grpc_resource_exhausted": 8}  # 
 RETRY_REASONS: Final = (
     "connect", "reset", "first_byte", "502", "503", "504", *GRPC_REASONS,
 )  # fmt: skip
-
-
-def _parse_status_codes(text: str) -> str:
-    codes = r"[1-5][0-9]{2}(?:-[1-5][0-9]{2})?"
-    if not re.fullmatch(rf"{codes}(?:,{codes})*", text):
-        raise ValueError("is not a list of status codes")
-    return text
-
-
-_STATUS_CODES: Final = Read(_parse_status_codes, "status codes", "200, 200-299 or 200,204")
 
 
 def _parse_lenience(text: str) -> bool | None:
@@ -147,53 +138,6 @@ class RetrySettings(msgspec.Struct, frozen=True, kw_only=True):
     methods: Annotated[
         tuple[str, ...], METHOD, "Methods that may be repeated for those reasons."
     ] = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
-
-
-class HealthCheckSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How the control process checks every instance of a service."""
-
-    type: Annotated[
-        str,
-        PlugIn("checks", "a kind of check"),
-        f"Kind of check: {', '.join(f'`{name}`' for name in catalog.CHECKS)}.",
-    ] = "http"
-    path: Annotated[str, PATH, "Only `http`: the path to ask for."] = "/health"
-    interval: Annotated[
-        float,
-        POSITIVE,
-        "Time between two checks, ± 10 %; 1 s at most while results speak against the standing.",
-    ] = 5.0
-    timeout: Annotated[float, POSITIVE, "How long a check may take."] = 1.0
-    fall: Annotated[int, integer(1, 100), "Failures in a row until an instance is unhealthy."] = 3
-    rise: Annotated[int, integer(1, 100), "Successes in a row until it is healthy again."] = 2
-    expect: Annotated[
-        str,
-        _STATUS_CODES,
-        "Only `http`: status codes that are a success, such as `200-299` or `200,204`.",
-    ] = "200-299"
-    command: Annotated[
-        str,
-        TEXT,
-        "Only `exec`, required: a line for `/bin/sh`, run by the proxy; exit code 0 is a success."
-        " The endpoint is in `FAIRLEAD_ADDRESS` and `FAIRLEAD_PORT`.",
-    ] = ""
-    service: Annotated[
-        str,
-        TEXT,
-        "Only `grpc`: the name whose health is asked for; by default the server's own.",
-    ] = ""
-    host: Annotated[
-        str,
-        SET_HOST,
-        "Only `http` and `grpc`: the Host field; by default the instance's address and port.",
-    ] = ""
-    port: Annotated[
-        int,
-        integer(0, 65535, "0 = the instance's own"),
-        "Not `exec`: another port of the instance, such as that of its management.",
-    ] = 0
-    params: Annotated[tuple[tuple[str, bool | int | float | str], ...], Further()] = ()
-    """Of somebody's own kind of check: passed to its constructor as they are."""
 
 
 class EjectionSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -335,6 +279,16 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
         "[TLS to instances](tls.md#to-instances): `auto`, to those whose `metadata.scheme` is"
         " `https`, verified; a mapping, to all of them, whatever a registry says; `off`, to none.",
     ] = UpstreamTls()
+    zone: Annotated[
+        ZoneSettings | None, Off(), "[Instances nearby](balancing.md#zones-and-tiers) first."
+    ] = None
+    priority_key: Annotated[
+        str,
+        TEXT,
+        "The key in the metadata of instances that names their"
+        " [tier](balancing.md#zones-and-tiers), a whole number: lower ones first. Without it all"
+        " are in one.",
+    ] = ""
     protocol: Annotated[
         str,
         PROTOCOL,
@@ -357,6 +311,9 @@ class PoolSettings(ServiceSettings, frozen=True, kw_only=True):
 
     health_check: Annotated[
         HealthCheckSettings | None, Off(), "Active checks of every instance."
+    ] = None
+    subset: Annotated[
+        SubsetSettings | None, Off(), "Only some of the instances, by their metadata."
     ] = None
     panic_threshold: Annotated[
         float,
@@ -385,6 +342,18 @@ class Service(PoolSettings, frozen=True, kw_only=True):
         "Fixed instances. A service that has this key is never looked up in the registry. Not in"
         " `defaults`.",
     ] = None
+    source: Annotated[
+        str,
+        NAME,
+        "Another service, whose instances this one has under settings of its own; what is measured"
+        " of them (requests in flight, ejections) is its own, too.",
+    ] = msgspec.field(name="from", default="")
+    url: Annotated[
+        str,
+        ENDPOINT,
+        "The only instance, as `http://host:port`, or `https://` for TLS. The service may be just"
+        " this, instead of a mapping.",
+    ] = ""
 
 
 def for_worker(settings: ServiceSettings) -> ServiceSettings:
@@ -406,8 +375,10 @@ def inherit(given: Given, service: str, inherited: PoolSettings, report: Report)
     )
     check = given.get("health_check")
     if check is not None and settings.health_check is not None:
-        own = _inherit_check(check, settings.health_check, inherited.health_check, report)
+        own = inherit_check(check, settings.health_check, inherited.health_check, report)
         settings = msgspec.structs.replace(settings, health_check=own)
+    if isinstance(subset := given.get("subset"), Given) and settings.subset is not None:
+        check_subset(subset, settings.subset, report)
     if isinstance(tls := given.get("tls"), Given):
         checked_upstream_tls(settings.tls, tls, report)
     check_protocol(settings.protocol, settings.tls, given, report)
@@ -440,41 +411,3 @@ def _fallback(
     if entries is not None:
         return instances_of(entries, service, report)
     return tuple(msgspec.structs.replace(one, service=service) for one in inherited.fallback)
-
-
-_KEYS_OF_CHECKS: Final = {
-    "path": ("http",),
-    "expect": ("http",),
-    "service": ("grpc",),
-    "host": ("http", "grpc"),
-    "port": ("http", "tcp", "grpc"),
-    "command": ("exec",),
-}
-
-
-def _inherit_check(
-    given: Given, check: HealthCheckSettings, above: HealthCheckSettings | None, report: Report
-) -> HealthCheckSettings:
-    """The check of a service with the parameters of its kind, after complaints of keys that mean
-    nothing together. A different kind inherits none of them."""
-    if not report.sound(given.at("type")):
-        return check
-    takes = parameters_of(catalog.plug_in("checks", check.type))
-    for key, types in _KEYS_OF_CHECKS.items():
-        if key in given and key not in takes and report.sound(given.at(key)):
-            only = " and ".join(types)
-            report.complain(
-                given.at(key), f"has no meaning for type {check.type}; allowed: only for {only}"
-            )
-    if check.type == "exec" and not check.command and report.sound(given.at("command")):
-        report.complain(
-            given.at("command"), "is missing; allowed for type exec: a line for the shell"
-        )
-    keys = keys_of(HealthCheckSettings)
-    others = [key for key in keys if key in takes or key not in _KEYS_OF_CHECKS]
-    # What a service's own side-car may ask of a check of ours is no key.
-    own = {} if check.type in catalog.CHECKS else takes
-    params = read_parameters(given, check.type, own, others, report)
-    if above is not None and above.type == check.type:
-        params = {**dict(above.params), **params}
-    return msgspec.structs.replace(check, params=tuple(params.items()))

@@ -28,7 +28,8 @@ from proxy.health.base import Check, Endpoint, Verdict
 from proxy.health.http import HttpCheck
 from proxy.http2 import frames
 from proxy.membership import Instance
-from proxy.settings.service import HealthCheckSettings, PoolSettings
+from proxy.settings.health_check import HealthCheckSettings
+from proxy.settings.service import PoolSettings
 from proxy.settings.upstream_tls import UpstreamTls
 from proxy.testing.checks import CheckContract, ConnectingContract, WaitingContract
 from proxy.tls.contexts import ServerPolicy, server_context

@@ -16,6 +16,7 @@ from proxy.settings.balancer import BalancerSpec
 from proxy.settings.complaints import ConfigError
 from proxy.settings.declare import keys_of
 from proxy.settings.file import Settings
+from proxy.settings.health_check import _KEYS_OF_CHECKS, HealthCheckSettings
 from proxy.settings.listener import (
     ClientIpSettings,
     ListenerLimits,
@@ -34,9 +35,7 @@ from proxy.settings.process import (
 from proxy.settings.registry import MassLossSettings, Registry, RegistryChoice, RegistryTls
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import (
-    _KEYS_OF_CHECKS,
     EjectionSettings,
-    HealthCheckSettings,
     Keepalive,
     PoolSettings,
     RetrySettings,
@@ -572,3 +571,30 @@ def test_every_key_of_a_check_says_for_which_kinds_it_has_a_meaning() -> None:
     common = {"type", "interval", "timeout", "fall", "rise"}
     assert set(keys_of(HealthCheckSettings)) == common | set(_KEYS_OF_CHECKS)
     assert all(set(kinds) <= set(CHECKS) for kinds in _KEYS_OF_CHECKS.values())
+
+
+def test_services_with_the_instances_of_others() -> None:
+    found = settings(
+        """
+services:
+  app: "http://app.internal:8080"
+  pay: https://pay.internal
+  six: {url: "http://[::1]:81", max_inflight: 3}
+  users-batch: {from: users, timeouts: {first_byte: 10m}}
+  app-slow: {from: app}
+"""
+        + ROUTE
+    )
+    instances = {
+        name: [(one.id, one.metadata) for one in some] for name, some in found.static.items()
+    }
+    assert instances == {
+        "app": [("app.internal:8080", {})],
+        "pay": [("pay.internal:443", {"scheme": "https", "server_name": "pay.internal"})],
+        "six": [("[::1]:81", {})],
+        "app-slow": [("app.internal:8080", {})],
+    }
+    assert found.static["app-slow"][0].service == "app-slow"
+    assert found.derived == {"users-batch": "users"}
+    assert found.services["six"].max_inflight == 3
+    assert found.services["users-batch"].timeouts.first_byte == 600.0

@@ -1015,6 +1015,20 @@ routes:
   - {path_prefix: /a, rewrite_responses: true, service: a}
 --->
 proxy.yaml:2: routes.0.rewrite_responses: has nothing to turn back; allowed: with strip_prefix, rewrite_prefix or set_host
+=== service_sources
+services:
+  a: "http://a.example/x"
+  b: {from: c, instances: [{address: 10.0.0.1, port: 1}]}
+  c: {from: d, url: "http://c"}
+  e: {subset: {otherwise: any}, zone: {min_ready: 0}}
+routes: [{service: a}]
+--->
+proxy.yaml:2: services.a: "http://a.example/x" has something behind the host and port; allowed: http://host:port or https://host:port
+proxy.yaml:3: services.b.from: c has its own from d; allowed: a service with some
+proxy.yaml:3: services.b.from: stands beside instances; allowed: one of the two
+proxy.yaml:4: services.c.from: stands beside url; allowed: one of the two
+proxy.yaml:5: services.e.subset: selects nothing; allowed: at least one key under select
+proxy.yaml:5: services.e.zone.min_ready: "0" is out of range; allowed: a number from 0.01 to 1
 === route_listener
 listeners: [{name: web}]
 routes:

@@ -490,3 +490,20 @@ def test_counters_of_a_service_are_one_object() -> None:
     counters = WorkerCounters()
     assert counters.service("a") is counters.service("a")
     assert counters.service("a") is not counters.service("b")
+
+
+def test_a_tier_takes_over_when_the_one_before_cannot_be_connected_to(side: Side) -> None:
+    settings = ServiceSettings(priority_key="priority")
+    side.pools.configure(settings, {"s": settings})
+    nodes = (spec("a"), spec("b"), replace(spec("z"), tier=1))
+    side.apply(*nodes)
+    pool = side.pool()
+    assert {node and node.id for node in (pool.pick(1, ()) for _ in range(20))} == {"a", "b"}
+    for name in "ab":
+        side.node(name).unreachable = True
+        side.node(name).reassess()
+        pool.reach_changed(side.node(name))
+    pool._rebuild()
+    assert {node and node.id for node in (pool.pick(1, ()) for _ in range(20))} == {"z"}
+    side.pools.configure(ServiceSettings(), {"s": ServiceSettings()})
+    assert {node.weight for node in pool.nodes.values()} == {1}

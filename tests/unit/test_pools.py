@@ -14,6 +14,7 @@ from proxy.control.slots import SLOT_REST, Slots
 from proxy.destinations import Destinations
 from proxy.membership import Instance, Membership
 from proxy.messages import Status
+from proxy.settings.choosing import SubsetSettings, ZoneSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import PoolSettings
 from proxy.settings.upstream_tls import UpstreamTls
@@ -39,6 +40,61 @@ def book(
 
 def statuses(of: PoolRegistry, service: str = "users") -> dict[str, Status]:
     return {member.instance.id: member.status for member in of.by_service[service].members}
+
+
+def test_a_service_with_the_instances_of_another() -> None:
+    slots = Slots(100, lambda slot: True)
+    pools = PoolRegistry({}, slots, 0.0, derived={"batch": "users"})
+    users = (instance("a"), instance("b"))
+    changes = pools.apply(membership(users=users), 1.0)
+    assert sorted(changes.pools) == ["batch", "users"]
+    assert statuses(pools, "batch") == {"a": "ready", "b": "ready"}
+    pools.drain("batch", "a")
+    pools.settle(1.0)
+    assert statuses(pools) == {"a": "ready", "b": "ready"}
+    kept = Membership(services={"users": users[:1], "else": ()})
+    assert sorted(pools.apply(kept, 2.0).pools) == ["batch", "users"]
+    assert statuses(pools, "batch") == {"a": "draining"}
+    assert pools.apply(Membership(services=kept.services), 3.0).pools == []
+    changes = pools.configure({}, {"late": PoolSettings()}, PoolSettings(), 4.0, derived=LATE)
+    assert statuses(pools, "late") == {"a": "ready"}
+
+
+LATE = {"late": "users"}
+
+
+@pytest.mark.parametrize(
+    ("otherwise", "select", "members"),
+    [
+        ("any", "v2", ["b"]),
+        ("none", "v2", ["b"]),
+        ("any", "v3", ["a", "b"]),
+        ("none", "v3", []),
+    ],
+)
+def test_a_subset_by_metadata(otherwise: str, select: str, members: list[str]) -> None:
+    subset = SubsetSettings(select={"version": select}, otherwise=otherwise)
+    settings = {"users": PoolSettings(subset=subset)}
+    pools = PoolRegistry({}, Slots(100, lambda slot: True), 0.0, settings=settings)
+    known = [instance(id_, metadata={"version": v}) for id_, v in (("a", "v1"), ("b", "v2"))]
+    pools.apply(membership(users=known), 1.0)
+    assert sorted(statuses(pools)) == members
+
+
+def test_places_of_instances_go_to_workers() -> None:
+    zone = ZoneSettings(prefer="b")
+    settings = {"users": PoolSettings(zone=zone, priority_key="tier")}
+    pools = PoolRegistry({}, Slots(100, lambda slot: True), 0.0, settings=settings)
+    known = [
+        instance(str(at), metadata=metadata)
+        for at, metadata in enumerate([{}, {"zone": "b", "tier": "2"}, {"tier": "-1"}])
+    ]
+    pools.apply(membership(users=known), 1.0)
+    nodes = pools.by_service["users"].snapshot.nodes
+    assert [(one.tier, one.nearby) for one in nodes] == [(0, False), (2, True), (0, False)]
+    pools.configure({}, {}, PoolSettings(), 2.0)
+    nodes = pools.by_service["users"].snapshot.nodes
+    assert [(one.tier, one.nearby) for one in nodes] == [(0, True)] * 3
 
 
 PUBLIC = RouteSpec(path_prefix="/{service}", where={"public": "true", "tier": "web"})

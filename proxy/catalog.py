@@ -59,6 +59,10 @@ FILTERS: Mapping[str, str] = {
     "headers": "proxy.filters.headers:SetHeaders",
     "allow": "proxy.filters.networks:Allow",
     "deny": "proxy.filters.networks:Deny",
+    "rate_limit": "proxy.filters.rate_limit:RateLimit",
+    "body_limit": "proxy.filters.body_limit:BodyLimit",
+    "maintenance": "proxy.filters.pages:Maintenance",
+    "error_pages": "proxy.filters.pages:ErrorPages",
 }
 
 MECHANISMS: Mapping[str, str] = {

@@ -96,7 +96,7 @@ BREAKER_OPEN: Final = Fault(
 )  # fmt: skip
 RATE_LIMITED: Final = Fault(
     "rate_limited", "http_request_denied", 429, _C, "Too many requests",
-    "There were more requests of this key than the service's `rate_limit` allows.",
+    "There were more requests of this key than a `rate_limit`, of the service or a filter, allows.",
     "Nothing, if the limit is meant so. Behind another proxy `rate_limit.key: client_ip` needs the"
     " listener's `trusted_proxies`, or all clients share one limit.",
 )  # fmt: skip
@@ -277,8 +277,8 @@ TARGET_TOO_LONG: Final = Fault(
 )  # fmt: skip
 BODY_TOO_LARGE: Final = Fault(
     "body_too_large", "http_request_error", 413, _C, "Request body too large",
-    "The body is longer than `limits.body`.",
-    "Raise the listener's limit, if such uploads are meant.",
+    "The body is longer than the listener's `limits.body`, or a filter's `body_limit`.",
+    "Raise the limit, if such uploads are meant.",
     closes=True,
 )  # fmt: skip
 HANDSHAKE_FAILED: Final = Fault(

@@ -199,6 +199,7 @@ def make(one: type[Filter], settings: dict[str, Any]) -> Filter:
 
 def _linked(name: str, one: Filter) -> Link:
     """A filter with the hooks that it has overridden."""
+    one.name = name
 
     def hook(method: str) -> Hook | None:
         has = getattr(type(one), method) is not getattr(Filter, method)

@@ -73,6 +73,8 @@ class Filter:
     """Sentence for the table of docs/configuration.md."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Modules of the extra `fairlead-proxy[auth]` or `[compress]` that it imports."""
+    name: str = ""
+    """By which the file calls it, or the place where it stands; set before it is opened."""
     time_limit: float = TIME_LIMIT
     """Seconds that one hook of it may take, if it waits: then 504 `filter_timeout`."""
 

@@ -12,7 +12,7 @@ from proxy.http.edits import lines_of, request_with, response_with
 from proxy.http.fields import CLAIM, PLAIN, REQUEST_KINDS, RESPONSE_KINDS, VALUE_BYTES, Kinds
 from proxy.http.forwarding import TOKEN_BYTES, WRITTEN_ANEW, ClientFacts, passed_fields
 from proxy.http.messages import OwnAnswer, RequestHead, ResponseHead, phrase_of
-from proxy.http.properties import field
+from proxy.http.properties import Source, field, property_of
 from proxy.http.target import TARGET_BYTES
 
 Change = Callable[[bytes, bool], bytes]
@@ -227,6 +227,16 @@ class Request:
             raise ValueError(f"{query!r} is not a query with its escapes")
         self._retargeted = True
         self._query = b"?" + raw if raw else b""
+
+    def value(self, source: Source) -> bytes | None:
+        """The value of what a limit is keyed on (`properties.source_of`)."""
+        if source[0] == "client_ip":
+            return self._facts.client(self._head.fields)
+        if source[0] == "header":
+            value = self.headers.get(source[1])
+            return None if value is None else value.encode("latin-1")
+        fields = self._head.fields
+        return property_of(source, fields, self._path, self._query, self._facts.trusted)
 
     def transform(self, change: Change, keeps_length: bool = False) -> None:
         """Have `change` called for each piece of the body, in the order in which filters said so.

@@ -1,0 +1,215 @@
+"""The product's own filters, each as far as an exchange on the wire shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.settings.filters import FilterSpec
+from proxy.settings.listener import ListenerSettings
+from proxy.settings.route import RouteSpec
+from tests.support.filters import spec
+from tests.support.wire import forwarded, request
+from tests.wire.scenes import CHUNKED, GET, TRUSTING, answered, asked
+
+ANYBODY = ["0.0.0.0/0"]
+
+
+def filtered(make: Any, *filters: FilterSpec, **options: Any) -> Any:
+    """A wire whose only route has these filters."""
+    return make(routes=(RouteSpec(path_prefix="/", service="s", filters=filters),), **options)
+
+
+def head_of(client: Any) -> tuple[bytes, bytes]:
+    """Head, with the end of its last line, and content of what the client got."""
+    head, _, content = client.take().partition(b"\r\n\r\n")
+    return head + b"\r\n", content
+
+
+# -- headers
+
+
+def test_fields_are_set_added_and_removed_both_ways(make: Any) -> None:
+    changes = {"set": {"X-A": "new"}, "add": {"X-B": "2"}, "remove": ["X-Gone"]}
+    wire = filtered(make, spec("headers", request=changes, response=changes))
+    client = wire.client()
+    client.send(request("GET /x", "x-a: old", "X-a: older", "X-B: 1", "x-gone: 1", "X.Gone: 2"))
+    a = wire.connected()
+    a.expect(forwarded("GET /x", "X-B: 1", "X-A: new", "X-B: 2"))
+    a.send(b"HTTP/1.1 200 OK\r\nx-a: 1\r\nX-B: 1\r\nX-Gone: 1\r\nContent-Length: 0\r\n\r\n")
+    head, _ = head_of(client)
+    assert b"X-B: 1\r\nX-A: new\r\nX-B: 2\r\n" in head
+    assert b"Gone" not in head
+    assert b"x-a" not in head
+
+
+def test_a_message_that_is_not_changed_shares_its_fields_with_others(make: Any) -> None:
+    wire = filtered(make, spec("headers", request={"remove": ["X-Gone"]}))
+    for gone in ("X-Gone: 1", "X-Kept: 1", "X-Gone: 1"):
+        client, a = wire.client(), None
+        client.send(request("GET /x", gone))
+        a = wire.connected()
+        a.expect(forwarded("GET /x", *([gone] if "Kept" in gone else [])))
+        answered(client, a)
+        a.eof()
+
+
+# -- allow, deny
+
+
+@pytest.mark.parametrize(
+    ("kind", "networks", "passes"),
+    [
+        ("allow", ["192.0.2.0/24"], True),
+        ("allow", ["198.51.100.0/24", "192.0.2.7/32"], True),
+        ("allow", ["198.51.100.0/24", "::/0"], False),
+        ("allow", [], False),
+        ("deny", ["192.0.2.7/32"], False),
+        ("deny", ["198.51.100.0/24"], True),
+    ],
+)
+def test_clients_are_told_by_their_address(
+    make: Any, kind: str, networks: list[str], passes: bool
+) -> None:
+    wire = filtered(make, spec(kind, networks=networks))
+    client = wire.client()
+    client.send(GET)
+    if passes:
+        a = wire.connected()
+        a.take()
+        answered(client, a)
+    else:
+        client.expect_problem(403, "denied")
+
+
+@pytest.mark.parametrize(("listener", "passes"), [(ListenerSettings(), False), (TRUSTING, True)])
+def test_only_a_trusted_proxy_speaks_for_another_address(
+    make: Any, listener: ListenerSettings, passes: bool
+) -> None:
+    wire = filtered(make, spec("allow", networks=["10.0.0.0/8"]), listener=listener)
+    client = wire.client()
+    client.send(request("GET /x", "X-Forwarded-For: 10.1.2.3"))
+    if passes:
+        a = wire.connected()
+        a.take()
+        answered(client, a)
+    else:
+        client.expect_problem(403, "denied")
+
+
+# -- rate_limit
+
+
+def test_requests_beyond_a_rate_are_refused_for_each_key_and_filter(make: Any) -> None:
+    def limit(name: str) -> FilterSpec:
+        return spec("rate_limit", name, requests=1, per=10.0, burst=2, key="header:X-User")
+
+    routes = tuple(
+        RouteSpec(path_prefix=f"/{name}", service="s", filters=(limit(name),)) for name in "ab"
+    )
+    wire = make(routes=routes)
+    client, a = wire.client(), None
+
+    def get(path: str, user: str, refused: bool = False) -> None:
+        nonlocal a
+        client.send(request(f"GET {path}", f"X-User: {user}"))
+        if refused:
+            assert b"\r\nRetry-After: 10\r\n" in client.expect_problem(429, "rate_limited")
+            return
+        a = a or wire.connected()
+        a.take()
+        answered(client, a)
+
+    get("/a", "ann")
+    get("/a", "ann")
+    get("/a", "ann", refused=True)
+    get("/a", "bob")
+    get("/b", "ann")
+    wire.advance(10)
+    a = None
+    get("/a", "ann")
+
+
+# -- body_limit
+
+
+@pytest.mark.parametrize("size", [4, 5])
+def test_a_body_that_is_too_long_is_refused_as_soon_as_that_is_known(make: Any, size: int) -> None:
+    wire = filtered(make, spec("body_limit", size=4))
+    client = wire.client()
+    client.send(request("POST /x", f"Content-Length: {size}"))
+    if size == 5:
+        client.expect_problem(413, "body_too_large", closing=True)
+        return
+    client.send(b"abcd")
+    a = wire.connected()
+    a.expect(forwarded("POST /x", "Content-Length: 4", body=b"abcd"))
+    answered(client, a)
+
+
+def test_a_body_in_chunks_is_counted(make: Any) -> None:
+    wire = filtered(make, spec("body_limit", size=4))
+    client = wire.client()
+    client.send(request("POST /x", CHUNKED, body=b"4\r\nabcd\r\n"))
+    a = wire.connected()
+    a.take()
+    client.send(b"1\r\ne\r\n")
+    client.expect_problem(413, "body_too_large", closing=True)
+    assert a.closed
+
+
+# -- maintenance, error_pages
+
+
+@pytest.mark.parametrize("name", ["back.html", ""])
+def test_maintenance_has_a_page_for_all_but_some(make: Any, tmp_path: Path, name: str) -> None:
+    (tmp_path / "back.html").write_text("<p>at noon")
+    file = str(tmp_path / name) if name else ""
+    closed = spec("maintenance", file=file, allow=["198.51.100.0/24"], retry_after=3600.0)
+    wire = filtered(make, closed)
+    client = wire.client()
+    client.send(GET)
+    head, content = head_of(client)
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nRetry-After: 3600\r\n" in head
+    assert (b"\r\nContent-Type: text/html; charset=utf-8\r\n" in head) == bool(name)
+    assert content == (b"<p>at noon" if name else b"Down for maintenance")
+    other = wire.client(("198.51.100.1", 1))
+    other.send(GET)
+    a = wire.connected()
+    a.take()
+    answered(other, a)
+
+
+def test_a_page_that_changes_or_goes_away_is_followed(make: Any, tmp_path: Path) -> None:
+    page = tmp_path / "back.html"
+    page.write_text("one")
+    wire = filtered(make, spec("maintenance", file=str(page)))
+    client = wire.client()
+    for change, expected in ((None, b"one"), ("two", b"two"), ("", b"two"), ("three", b"three")):
+        if change:
+            page.write_text(change)
+        elif change is not None:
+            page.unlink()
+        wire.advance(2.5)
+        client.send(GET)
+        assert head_of(client)[1] == expected
+
+
+def test_an_error_page_is_for_the_proxys_own_answers(make: Any, tmp_path: Path) -> None:
+    page = tmp_path / "sorry.html"
+    page.write_text("<p>sorry")
+    wire = filtered(make, spec("error_pages", statuses=[502], file=str(page)))
+    client, a = asked(wire)
+    a.send(b"HTTP/1.1 502 Bad\r\nContent-Length: 3\r\n\r\nbad")
+    assert head_of(client)[1] == b"bad"
+    a.eof()
+    wire.network.refuse(wire.address("a"))
+    client.send(GET)
+    head, content = head_of(client)
+    assert head.startswith(b"HTTP/1.1 502 ")
+    assert b'details="connect_refused"' in head
+    assert b"\r\nContent-Type: text/html; charset=utf-8\r\n" in head
+    assert content == b"<p>sorry"

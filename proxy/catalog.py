@@ -63,6 +63,8 @@ FILTERS: Mapping[str, str] = {
     "body_limit": "proxy.filters.body_limit:BodyLimit",
     "maintenance": "proxy.filters.pages:Maintenance",
     "error_pages": "proxy.filters.pages:ErrorPages",
+    "basic_auth": "proxy.filters.basic_auth:BasicAuth",
+    "cors": "proxy.filters.cors:Cors",
 }
 
 MECHANISMS: Mapping[str, str] = {

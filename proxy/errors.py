@@ -345,9 +345,15 @@ CLIENT_GONE: Final = Fault(
 """Never sent: there is nobody to send it to. 499 is nginx's word for it in logs."""
 DENIED: Final = Fault(
     "denied", "http_request_denied", 403, _C, "Not allowed",
-    "A filter (`allow`, `deny`, `cors` or one of your own) refused the request.",
+    "A filter (`allow`, `deny` or one of your own) refused the request.",
     "Nothing, if it is meant so. Behind another proxy the client's address needs the listener's"
     " `trusted_proxies`.",
+)  # fmt: skip
+UNAUTHORISED: Final = Fault(
+    "unauthorised", "http_request_denied", 401, _C, "Not authorised",
+    "A filter that authenticates (`basic_auth`, `jwt`) found no proof of who asks, or one that does"
+    " not hold.",
+    "The `detail` in the log says what is wrong. Many of them from one address: somebody guesses.",
 )  # fmt: skip
 
 # Filters.
@@ -365,6 +371,12 @@ FILTERS_BUSY: Final = Fault(
     "filters_busy", "connection_limit_reached", 503, _P, "Too many requests wait for filters",
     "As many hooks of filters as there may be in a worker (1,000) wait for something.",
     "Find out what the filters wait for: mostly it is the server that `forward_auth` asks.",
+)  # fmt: skip
+AUTH_UNAVAILABLE: Final = Fault(
+    "auth_unavailable", "destination_unavailable", 503, _P, "Nobody can say who asks",
+    "A filter that authenticates has nobody to ask, or no keys or users: its server does not"
+    " answer, or its file was never readable.",
+    "The `detail` says what is missing. Requests are refused until it is there.",
 )  # fmt: skip
 
 # Ourselves.

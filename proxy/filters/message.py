@@ -117,6 +117,14 @@ class Headers:
         return [b"%b: %b" % pair for pair in self.pairs]
 
 
+def vary(headers: Headers, *names: str) -> None:
+    """Say that an answer depends on these fields of requests (RFC 9110 §12.5.5)."""
+    said = {one.strip().lower() for line in headers.lines("Vary") for one in line.split(",")}
+    new = [name for name in names if name.lower() not in said and "*" not in said]
+    if new:
+        headers.add("Vary", ", ".join(new))
+
+
 class Request:
     """A request on its way to an instance. Path and method may be set until the answer comes."""
 

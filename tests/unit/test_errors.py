@@ -51,6 +51,8 @@ PROMISED = {
     "method_not_allowed": (405, "http_request_error"),
     "version_not_supported": (505, "http_request_error"),
     "expectation_failed": (417, "http_request_error"),
+    "unauthorised": (401, "http_request_denied"),
+    "auth_unavailable": (503, "destination_unavailable"),
     "denied": (403, "http_request_denied"),
     "filter_failed": (500, "proxy_internal_error"),
     "filter_timeout": (504, "proxy_internal_error"),

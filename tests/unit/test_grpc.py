@@ -66,7 +66,8 @@ def test_a_fault_is_one_status_of_grpc() -> None:
         14: "no_instance queue_full queue_timeout breaker_open rate_limited rate_table_full"
         " no_descriptor too_many_streams no_port connect_refused connect_timeout dns_failed"
         " destination_denied unreachable closed_early bad_answer cut_short tls_failed"
-        " no_upgrade stream_refused filters_busy",
+        " no_upgrade stream_refused filters_busy auth_unavailable",
+        16: "unauthorised",
     }
     by_code = {code: status for status, codes in promised.items() for code in codes.split()}
     assert {code: grpc.status_of(fault) for code, fault in FAULTS.items()} == by_code

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import pytest
+from argon2 import PasswordHasher
 
 from proxy.settings.filters import FilterSpec
 from proxy.settings.listener import ListenerSettings
@@ -213,3 +216,160 @@ def test_an_error_page_is_for_the_proxys_own_answers(make: Any, tmp_path: Path) 
     assert b'details="connect_refused"' in head
     assert b"\r\nContent-Type: text/html; charset=utf-8\r\n" in head
     assert content == b"<p>sorry"
+
+
+# -- basic_auth
+
+ANN = "ann:" + bcrypt.hashpw(b"right", bcrypt.gensalt(4)).decode()
+BOB = "bob:" + PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("b:o:b")
+
+
+def basic(user: str, scheme: str = "Basic") -> str:
+    return f"Authorization: {scheme} {b64encode(user.encode()).decode()}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "user"),
+    [
+        ([basic("ann:right")], "ann"),
+        ([basic("ann:right", "bAsIc")], "ann"),
+        ([basic("bob:b:o:b")], "bob"),
+        ([basic("ann:wrong")], ""),
+        ([basic("ann:")], ""),
+        ([basic("bob:right")], ""),
+        ([basic("eve:right")], ""),
+        ([basic(":right")], ""),
+        ([basic("ann")], ""),
+        ([basic("ann:right\0")], ""),
+        ([basic("ann:right"), basic("ann:wrong")], ""),
+        (["Authorization: Basic !!!"], ""),
+        (["Authorization: Bearer x"], ""),
+        ([], ""),
+    ],
+)
+def test_users_are_asked_for_a_password(make: Any, fields: list[str], user: str) -> None:
+    auth = spec("basic_auth", users=[ANN, BOB], header="X-User")
+    wire = filtered(make, auth)
+    client = wire.client()
+    for _ in range(2):  # Computed, and remembered.
+        client.send(request("GET /x", *fields, "X-User: root", "X.User: root", "X_User: root"))
+        if not user:
+            head = client.expect_problem(401, "unauthorised")
+            assert b'\r\nWWW-Authenticate: Basic realm="Restricted", charset="UTF-8"\r\n' in head
+            continue
+        a = wire.connected()
+        got = a.take().lower()
+        assert f"\r\nx-user: {user}\r\n".encode() in got
+        assert b"root" not in got
+        answered(client, a)
+        a.eof()
+    if not user:
+        wire.expect_no_dial()
+
+
+def test_a_file_of_users_is_followed_and_the_last_good_one_stays(make: Any, tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    wire = filtered(make, spec("basic_auth", users_file=str(file)))
+    client = wire.client()
+    ask = request("GET /x", basic("ann:right"))
+    for content, status in (
+        (None, 503),
+        (f"# staff\n{ANN}\n", 200),
+        ("nonsense", 200),
+        (f"{BOB}\n", 401),
+    ):
+        if content is not None:
+            file.write_text(content)
+        wire.advance(2.5)
+        client.send(ask)
+        if status == 200:
+            a = wire.connected()
+            a.take()
+            answered(client, a)
+            a.eof()
+        else:
+            client.expect_problem(status, "auth_unavailable" if status == 503 else "unauthorised")
+
+
+# -- cors
+
+WEB = {"origins": ["https://app.example.com", "https://*.example.org"], "credentials": True}
+PREFLIGHT = ("Access-Control-Request-Method: PUT", "Access-Control-Request-Headers: x-token")
+BUSY = (
+    b"HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: *\r\nVary: Cookie\r\n"
+    b"Content-Length: 0\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("https://app.example.com", True),
+        ("https://APP.example.com", True),
+        ("https://a.example.org", True),
+        ("https://a.b.example.org", True),
+        ("https://example.org", False),
+        ("https://evilexample.org", False),
+        ("https://app.example.com.evil.org", False),
+        ("https://a.example.org.evil.org", False),
+        ("https://a.example.org:444", False),
+        ("https://appxexample.com", False),
+        ("http://app.example.com", False),
+        ("https://evil.org/.example.org", False),
+        ("https://user@a.example.org", False),
+        ("null", False),
+        ("*", False),
+    ],
+)
+def test_pages_of_these_origins_may_read_answers_and_no_others(
+    make: Any, origin: str, allowed: bool
+) -> None:
+    wire = filtered(make, spec("cors", **WEB, methods=["PUT"], headers=["X-Token"], expose=["X-N"]))
+    client, a = wire.client(), None
+    client.send(request("GET /x", f"Origin: {origin}"))
+    a = wire.connected()
+    a.take()
+    a.send(BUSY)
+    head, _ = head_of(client)
+    said = f"\r\nAccess-Control-Allow-Origin: {origin}\r\n".encode() in head
+    assert said == allowed
+    assert head.count(b"Allow-Origin") == allowed
+    assert (b"\r\nAccess-Control-Allow-Credentials: true\r\n" in head) == allowed
+    assert (b"\r\nAccess-Control-Expose-Headers: X-N\r\n" in head) == allowed
+    assert b"\r\nVary: Cookie\r\n" in head
+    assert b"\r\nVary: Origin\r\n" in head
+    client.send(request("OPTIONS /x", f"Origin: {origin}", *PREFLIGHT))
+    head, _ = head_of(client)
+    assert head.startswith(b"HTTP/1.1 204 ")
+    assert (b"\r\nAccess-Control-Allow-Headers: X-Token\r\n" in head) == allowed
+    assert (b"\r\nAccess-Control-Allow-Methods: PUT\r\n" in head) == allowed
+    a.expect_nothing()
+
+
+def test_a_method_that_is_not_permitted_and_options_of_other_kinds(make: Any) -> None:
+    wire = filtered(make, spec("cors", origins=["*"], headers=["*"], max_age=60.0))
+    client = wire.client()
+    client.send(request("OPTIONS /x", "Origin: https://a.b", *PREFLIGHT))
+    assert b"Allow-Origin" not in head_of(client)[0]
+    ask = PREFLIGHT[0].replace("PUT", "POST"), PREFLIGHT[1]
+    client.send(request("OPTIONS /x", "Origin: https://a.b", *ask))
+    head, _ = head_of(client)
+    assert b"\r\nAccess-Control-Allow-Origin: *\r\n" in head
+    assert b"\r\nAccess-Control-Allow-Headers: x-token\r\n" in head
+    assert b"\r\nAccess-Control-Max-Age: 60\r\n" in head
+    client.send(request("OPTIONS /x", "Origin: https://a.b"))
+    a = wire.connected()
+    a.take()
+    a.send(BUSY)
+    assert head_of(client)[0].count(b"Vary") == 1
+
+
+def test_a_refusal_of_another_filter_can_be_read_by_pages(make: Any) -> None:
+    web = spec("cors", **WEB)
+    wire = filtered(make, web, spec("rate_limit", requests=1, per=60.0, burst=None, key="host"))
+    client, a = asked(wire)
+    answered_with = b"\r\nAccess-Control-Allow-Origin: https://app.example.com\r\n"
+    a.send(BUSY)
+    client.take()
+    client.send(request("GET /x", "Origin: https://app.example.com"))
+    assert answered_with in client.expect_problem(429, "rate_limited")

@@ -65,6 +65,8 @@ FILTERS: Mapping[str, str] = {
     "error_pages": "proxy.filters.pages:ErrorPages",
     "basic_auth": "proxy.filters.basic_auth:BasicAuth",
     "cors": "proxy.filters.cors:Cors",
+    "forward_auth": "proxy.filters.forward_auth:ForwardAuth",
+    "jwt": "proxy.filters.jwt:Jwt",
 }
 
 MECHANISMS: Mapping[str, str] = {

@@ -91,6 +91,7 @@ class FilteredExchange(Exchange):
         assert self.passage is not None
         view = self.passage.view
         view.service = self.match.service
+        view.target_of_instance = self.target.decode("ascii")
         self.name()
         view.id = self.request_id.decode("ascii")
         return True

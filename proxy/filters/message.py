@@ -147,6 +147,8 @@ class Request:
         """Whether it is one of gRPC, whose answers have no content that people read."""
         self.host = fields.host_name
         """In lower case, without port."""
+        self.target_of_instance = ""
+        """Path and query that the instance would get; empty for filters of a listener."""
         self.service = ""
         """Name of the service, once that is known; empty for filters of a listener."""
         self.id = ""
@@ -222,6 +224,14 @@ class Request:
             raise ValueError(f"{path!r} is not a path with its escapes")
         self._retargeted = self._retargeted or path != self._path
         self._path = path
+
+    @property
+    def forwarded_target(self) -> str:
+        """Path and query as they go on, as far as that is known: in a spelling that leads where it
+        is matched to lead."""
+        if self._retargeted or not self.target_of_instance:
+            return (self._path.encode("ascii") + self._query).decode("ascii")
+        return self.target_of_instance
 
     @property
     def query(self) -> str:

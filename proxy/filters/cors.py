@@ -12,7 +12,7 @@ from proxy.settings.complaints import Report
 from proxy.settings.declare import Distinct, Given
 from proxy.settings.keys import TOKEN
 from proxy.settings.read import DURATION, SWITCH, Read
-from proxy.settings.route import METHOD
+from proxy.settings.route_values import METHOD
 
 _ORIGIN: Final = re.compile(
     r"https?://(\*\.)?([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"

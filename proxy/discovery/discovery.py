@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
@@ -64,29 +64,34 @@ class _Subscription:
 class Discovery:
     """Owns the provider, the membership it last yielded, and the tasks of the callbacks.
 
-    `source`: endpoints of etcd (one URL or several), or the options of a registry
-    (`EtcdOptions`: authentication, TLS), or a `Provider`.
+    `source`: endpoints of etcd (one URL or several); or a registry of any type, as a mapping with
+    the keys that `registry` has in proxy.yaml, or as its options (`EtcdOptions`); or a `Provider`.
     `prefix`: of the keys, with endpoints only; `/services/` if not given.
     `metrics`: a prometheus registry that shows the library's metrics while it is open; one
     `Discovery` for each registry.
 
-    ValueError for endpoints that are no URLs. An `async with`, or `start` and `close`, within
-    one event loop, once.
+    ValueError for endpoints that are no URLs, and for keys that will not do. An `async with`, or
+    `start` and `close`, within one event loop, once.
     """
 
     def __init__(
         self,
-        source: str | Sequence[str] | RegistryOptions | Provider,
+        source: str | Sequence[str] | Mapping[str, Any] | RegistryOptions | Provider,
         *,
         prefix: str | None = None,
         metrics: CollectorRegistry | None = None,
     ) -> None:
         self._settings: RegistryOptions | None = None
-        if isinstance(source, Provider | RegistryOptions):
-            if prefix is not None:
-                raise TypeError("prefix: goes with endpoints; settings and providers have theirs")
-            self._settings = source if isinstance(source, RegistryOptions) else None
-        else:
+        if isinstance(source, Provider | RegistryOptions | Mapping) and prefix is not None:
+            raise TypeError("prefix: goes with endpoints; settings and providers have theirs")
+        if isinstance(source, RegistryOptions):
+            self._settings = source
+        elif isinstance(source, Mapping):
+            # It reads a file's words, which programs without such a mapping do not need.
+            from proxy.settings.one_registry import registry_options_of
+
+            self._settings = registry_options_of(source)
+        elif not isinstance(source, Provider):
             endpoints = (source,) if isinstance(source, str) else tuple(source)
             etcd = catalog.registry_options("etcd")
             self._settings = etcd(endpoints=endpoints, prefix=prefix or "/services/")
@@ -103,7 +108,7 @@ class Discovery:
 
     def _build(self) -> Provider:
         assert self._settings is not None
-        kind = catalog.load(catalog.PROVIDERS, self._settings.type)
+        kind = catalog.plug_in("registries", self._settings.type)
         provider: Provider = kind(self._settings)
         return provider
 

@@ -36,6 +36,7 @@ COMMANDS = {
     "inprocess": "bench.inprocess",
     "instructions": "bench.instructions",
     "plot": "bench.plot",
+    "registries": "bench.registries",
     "scale": "bench.scale",
     "tls-memory": "bench.tls_memory",
 }

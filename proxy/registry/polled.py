@@ -9,18 +9,30 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Callable, Hashable
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from proxy.registry.base import Refused, RegistryError
 from proxy.registry.belief import Answer, Step, believe
 from proxy.registry.followed import C, Followed, Resync
 from proxy.registry.roster import Entry
+from proxy.threads import in_thread
+
+T = TypeVar("T")
 
 SLICE = 500
 """Records that are read at a stretch: some ten milliseconds, then other tasks get their turn."""
 
 _ASK_ANOTHER = frozenset({"empty", "shrunk"})
 """Doubts that another endpoint can settle: what this one lost, it may have."""
+
+
+async def aside(work: Callable[[], T]) -> T:
+    """The result of `work`, which reads thousands of records at a stretch: in a thread, so that the
+    loop gets its turn every 5 ms, where Python changes threads."""
+    try:
+        return await in_thread(work, "read an answer of a registry")
+    except OSError as error:
+        raise RegistryError(f"no thread to read the answer in: {error.strerror}") from None
 
 
 class Polled(Followed[C]):

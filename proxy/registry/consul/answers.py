@@ -97,14 +97,21 @@ def names(body: bytes) -> frozenset[str]:
     return frozenset(_decode(body, dict[str, tuple[str, ...]]))
 
 
-def registered(body: bytes) -> Sequence[Registered]:
-    """Instances of one service. RegistryError for anything but an answer of that kind."""
-    return _decode(body, tuple[Registered, ...])
+def pieces(body: bytes) -> Sequence[msgspec.Raw]:
+    """Instances of one service, each for `registered`: to decode thousands at once takes 50 ms.
+    RegistryError for anything but an answer of that kind, here and there."""
+    return _decode(body, tuple[msgspec.Raw, ...])
+
+
+def registered(piece: msgspec.Raw) -> Registered:
+    """An instance of a service."""
+    return _decode(piece, Registered)
 
 
 def servers(body: bytes) -> frozenset[str]:
     """Ids of the nodes of Consul's servers; none if the token may not see them."""
-    return frozenset(one.node.id_ for one in registered(body) if one.node.id_)
+    found = map(registered, pieces(body))
+    return frozenset(one.node.id_ for one in found if one.node.id_)
 
 
 def agent_is_well(body: bytes) -> bool:
@@ -181,8 +188,8 @@ def _said(check: Check) -> str:
     return check.name or check.check_id
 
 
-def _decode(body: bytes, kind: type[T]) -> T:
+def _decode(body: bytes | msgspec.Raw, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise RegistryError(f"not an answer of Consul: {error}: {body[:60]!r}") from None
+        raise RegistryError(f"not an answer of Consul: {error}: {bytes(body)[:60]!r}") from None

@@ -35,6 +35,8 @@ def packed(id_: str, value: bytes, lease: int, write: int) -> dict[str, str]:
 
 def unpacked(meta: Mapping[str, str]) -> dict[str, Any] | None:
     """The record in the pairs; None = there is none, or it is cut."""
+    if f"{OWN}record-0" not in meta:
+        return None
     text = "".join(meta.get(f"{OWN}record-{number}", "") for number in range(_PIECES))
     try:
         record = json.loads(text)

@@ -20,6 +20,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
+from hashlib import blake2b
 from typing import ClassVar, Final, Protocol
 from zlib import crc32
 
@@ -116,6 +117,8 @@ class ConsulProvider(Followed[Agent]):
         self._servers: frozenset[str] = frozenset()
         """Ids of Consul's servers; empty = they cannot be seen."""
         self._nodes: dict[int, str] = {}
+        self._lists: dict[str, dict[bytes, tuple[answers.Registered, bytes]]] = {}
+        """Service → digest of an instance in the last answer → what was read there."""
         """The nodes behind `Departure.lease`."""
 
     async def expired(self, departure: Departure) -> bool | None:
@@ -273,11 +276,22 @@ class ConsulProvider(Followed[Agent]):
             self._changed.set()
 
     async def _entries(self, service: str, listed: Listed) -> dict[bytes, Entry]:
-        found = answers.registered(listed.body)
         entries: dict[bytes, Entry] = {}
         if service == answers.SERVERS:
             return entries
-        for number, (one, id_) in enumerate(zip(found, answers.ids(found), strict=True), 1):
+        # One change of many is a list of all: what was read before is not read again.
+        before, found = self._lists.get(service, {}), {}
+        for number, piece in enumerate(answers.pieces(listed.body), 1):
+            digest = blake2b(piece, digest_size=16).digest()
+            if (known := before.get(digest)) is None:
+                one = answers.registered(piece)
+                known = one, answers.record(one, self._options)
+            found[digest] = known  # ≤ the instances in an answer
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
+        self._lists[service] = found  # ≤ the services in the catalogue
+        ids = answers.ids([one for one, _ in found.values()])
+        for number, ((one, record), id_) in enumerate(zip(found.values(), ids, strict=True), 1):
             if self._options.tag and self._options.tag not in (one.service.tags or ()):
                 continue
             key = f"{service}/{id_}".encode()
@@ -285,9 +299,11 @@ class ConsulProvider(Followed[Agent]):
             if len(self._nodes) >= MAX_NODES:
                 self._nodes.clear()
             self._nodes[lease] = one.node.node  # ≤ MAX_NODES
-            entries[key] = self._roster.entry(key, answers.record(one, self._options), 0, lease)
+            entries[key] = self._roster.entry(key, record, 0, lease)
             if number % SLICE == 0:
                 await asyncio.sleep(0)
+        if not found:
+            del self._lists[service]
         return entries
 
     async def _believe(
@@ -305,7 +321,7 @@ class ConsulProvider(Followed[Agent]):
             raise Refused(f"{words}, which the token may not see")
         if listed.index == self._indexes.get(service):
             raise Refused(f"{words}, and nothing has changed: the token may not see them any more")
-        if answers.registered(listed.body):
+        if answers.pieces(listed.body):
             return
         if service in _names(await agent.catalogue(leader=True)):
             raise Refused(f"{words}, and the catalogue has it: the token may not read its nodes")

@@ -28,7 +28,7 @@ from proxy.registry.docker.containers import (
 )
 from proxy.registry.docker.options import Options
 from proxy.registry.followed import Timing, first_to_end
-from proxy.registry.polled import Polled
+from proxy.registry.polled import Polled, aside
 from proxy.registry.records import read
 from proxy.registry.rest import RestEndpoint
 from proxy.registry.roster import Roster
@@ -102,12 +102,16 @@ class DockerProvider(Polled[RestEndpoint]):
         answer = await daemon.get(
             "/containers/json", {"filters": _LISTED}, timeout=self._timing.probe_limit
         )
-        found = [
-            one
-            for one in decode(answer.body, tuple[Container, ...])
-            if (one.labels or {}).get(LABEL, "/").count("/") == 0
-        ]
-        return Answer(records={key(one): record(one, self._options) for one in found})
+
+        def read_all() -> dict[bytes, bytes]:
+            found = decode(answer.body, tuple[Container, ...])
+            return {
+                key(one): record(one, self._options)
+                for one in found
+                if (one.labels or {}).get(LABEL, "/").count("/") == 0
+            }
+
+        return Answer(records=await aside(read_all))
 
 
 def _service_of(key: bytes) -> str:

@@ -19,7 +19,7 @@ from proxy.registry.eureka.answers import Known, changed, everything
 from proxy.registry.eureka.options import Options
 from proxy.registry.eureka.server import Server
 from proxy.registry.followed import Timing
-from proxy.registry.polled import Polled
+from proxy.registry.polled import Polled, aside
 from proxy.registry.records import read, service_of, split_key
 from proxy.registry.rest import Answered
 from proxy.registry.roster import Roster
@@ -79,7 +79,7 @@ class EurekaProvider(Polled[Server]):
             known = await self._changed_since(connection)
         if known is None:
             body = (await connection.get("/apps", timeout=CALL_LIMIT)).body
-            known = everything(body, self._options)
+            known = await aside(partial(everything, body, self._options))
             self._whole_at = self._clock() + WHOLE * self._rng.uniform(0.8, 1.2)
         self._known, self._server = known, connection.url
         return Answer(records=known.records, source=connection.url, left=known.left)

@@ -15,7 +15,7 @@ from proxy.registry.followed import Timing
 from proxy.registry.nacos.answers import records
 from proxy.registry.nacos.member import Member
 from proxy.registry.nacos.options import Options
-from proxy.registry.polled import Polled
+from proxy.registry.polled import Polled, aside
 from proxy.registry.records import read, service_of, split_key
 from proxy.registry.roster import Roster
 from proxy.waiting import together
@@ -67,10 +67,14 @@ class NacosProvider(Polled[Member]):
             names |= {self._roster.service_of(key) for key in before}
         asked = sorted(names)
         lists = await together(AT_A_TIME, [partial(connection.instances, name) for name in asked])
-        found: dict[bytes, bytes] = {}
-        for name, hosts in zip(asked, lists, strict=True):
-            found |= records(name, hosts, before)
-        return Answer(records=found, source=connection.url)
+
+        def read_all() -> dict[bytes, bytes]:
+            found: dict[bytes, bytes] = {}
+            for name, hosts in zip(asked, lists, strict=True):
+                found |= records(name, hosts, before)
+            return found
+
+        return Answer(records=await aside(read_all), source=connection.url)
 
     async def _ask(self, connection: Member) -> object:
         """See `Followed`."""

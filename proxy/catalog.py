@@ -67,6 +67,7 @@ FILTERS: Mapping[str, str] = {
     "cors": "proxy.filters.cors:Cors",
     "forward_auth": "proxy.filters.forward_auth:ForwardAuth",
     "jwt": "proxy.filters.jwt:Jwt",
+    "compress": "proxy.filters.compress:Compress",
 }
 
 MECHANISMS: Mapping[str, str] = {

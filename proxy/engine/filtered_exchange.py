@@ -196,6 +196,8 @@ class FilteredExchange(Exchange):
     def _changed(self, changes: list[Change], pieces: list[bytes], done: bool) -> list[bytes]:
         """Content with the changes of filters. Raises what these do."""
         data = b"".join(pieces)
+        if not data and not done:
+            return []
         for change in changes:  # ≤ 256
             data = change(data, done)
         return [data] if data else []

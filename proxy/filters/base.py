@@ -72,7 +72,7 @@ class Filter:
     meaning: ClassVar[str] = ""
     """Sentence for the table of docs/configuration.md."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """Modules of the extra `fairlead-proxy[auth]` or `[compress]` that it imports."""
+    """Modules of the extra `fairlead-proxy[auth]` that it imports."""
     name: str = ""
     """By which the file calls it, or the place where it stands; set before it is opened."""
     time_limit: float = TIME_LIMIT

@@ -29,9 +29,6 @@ _NAME: Final = re.compile("[A-Za-z0-9_-]{1,63}")
 """Without dots: one that stands in place is called by where it stands."""
 MOST: Final = 64
 """Filters of one list: more than anybody writes, and every request goes through them."""
-_EXTRAS: Final = {"jwt": "auth", "bcrypt": "auth", "argon2": "auth",
-                  "brotli": "compress", "zstandard": "compress"}  # fmt: skip
-"""Module → extra of the distribution that brings it."""
 
 
 class FilterSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,7 +123,7 @@ class FilterReader:
             return None
         for module in one.needs:
             if find_spec(module) is None:
-                extra = f"fairlead-proxy[{_EXTRAS[module]}]"
+                extra = "fairlead-proxy[auth]"
                 self._report.complain(place, f"needs {module}; allowed: once {extra} is installed")
                 return None
         return one

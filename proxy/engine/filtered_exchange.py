@@ -261,10 +261,10 @@ class FilteredExchange(Exchange):
         passage.held = HeldAnswer(None, "", False, pieces, done, trailers)
         passage.response = Response.of_instance(response)
         self._show_answer()
-        held, upstream = passage.held, self.upstream
-        if held is not None and upstream is not None and held.own is None:
+        upstream = self.upstream
+        if passage.holds_up and upstream is not None:
             # One of them waits: so does the instance, unless it has said all.
-            if not held.done:
+            if not done:
                 upstream.pause_reading()
             else:
                 self.upstream = None

@@ -71,6 +71,11 @@ class Passage:
         self.links += links
         self.answered = len(self.links)
 
+    @property
+    def holds_up(self) -> bool:
+        """Whether a filter waits with an answer of an instance."""
+        return self.held is not None and self.held.own is None
+
     def turn_back(self) -> None:
         """The request goes no further than the current filter: those before it see the answer."""
         if not self.answering:

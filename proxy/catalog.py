@@ -19,6 +19,7 @@ BALANCERS: Mapping[str, str] = {
     "weighted_round_robin": "balancers.weighted_round_robin:WeightedRoundRobin",
     "random": "balancers.random_choice:RandomChoice",
     "consistent_hash": "balancers.consistent_hash:ConsistentHash",
+    "maglev": "balancers.maglev:Maglev",
     "least_connections": "balancers.least_connections:LeastConnections",
     "p2c": "balancers.p2c:PowerOfTwoChoices",
     "peak_ewma": "balancers.peak_ewma:PeakEwma",

@@ -683,7 +683,7 @@ proxy.yaml:1: services.a.balancer: is empty; allowed: a mapping, or leave the ke
 services: {a: {balancer: {type: random, key: host}}}
 routes: [{service: a}]
 --->
-proxy.yaml:1: services.a.balancer.key: has no meaning for random; allowed: only for consistent_hash
+proxy.yaml:1: services.a.balancer.key: has no meaning for random; allowed: only for consistent_hash, maglev
 === balancer_key
 services: {a: {balancer: {type: consistent_hash, key: header}}}
 routes: [{service: a}]

@@ -1,0 +1,97 @@
+"""The laws of the table: even shares, and few keys that move."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+import pytest
+
+from balancers.base import hash_key
+from balancers.maglev import Maglev
+from tests.support.balancer_nodes import Instance, instances
+
+KEYS = [hash_key(b"%d" % number) for number in range(4000)]
+
+
+def owners(balancer: Maglev) -> list[str | None]:
+    return [node and node.id for node in (balancer.pick(key, ()) for key in KEYS)]
+
+
+def built(nodes: list[Instance], size: int = 5003) -> Maglev:
+    return Maglev(nodes, Random(1), table_size=size)
+
+
+def settled(balancer: Maglev) -> Maglev:
+    while balancer._building is not None:
+        balancer.pick(1, ())
+    return balancer
+
+
+@pytest.mark.parametrize(("size", "weights"), [(5003, [1] * 7), (5000, [3, 1, 2]), (101, [1, 1])])
+def test_places_follow_the_weights_to_one(size: int, weights: list[int]) -> None:
+    balancer = built(instances(weights), size)
+    balancer.pick(1, ())
+    places = Counter(balancer._ids[number] for number in balancer._table)
+    for number, weight in enumerate(weights):
+        share = size * weight / sum(weights)
+        assert abs(places[f"n{number}"] - share) <= max(weights) / min(weights)
+
+
+@pytest.mark.parametrize("count", [2, 5, 20, 50])
+def test_a_change_moves_few_keys(count: int) -> None:
+    nodes = instances([1] * count)
+    before = owners(built(nodes))
+    left = owners(built(nodes[1:]))
+    moved = sum(a != b for a, b in zip(before, left, strict=True))
+    assert moved / len(KEYS) <= 2 / count
+    assert sum(a == "n0" for a in before) <= moved
+
+
+def test_a_flap_moves_only_the_keys_of_its_own_instance() -> None:
+    nodes = instances([1] * 6)
+    balancer = built(nodes)
+    before = owners(balancer)
+    nodes[2].usable = False
+    assert balancer.changed([nodes[2]], [])
+    during = owners(balancer)
+    assert all(a == b for a, b in zip(before, during, strict=True) if a != "n2")
+    taken = Counter(b for a, b in zip(before, during, strict=True) if a == "n2")
+    assert len(taken) == 5
+    nodes[2].usable = True
+    assert balancer.changed([nodes[2]], [])
+    assert owners(balancer) == before
+
+
+def test_the_table_before_serves_until_the_next_is_whole() -> None:
+    nodes = instances([1] * 5)
+    old = built(nodes, 65_537)
+    before = owners(old)
+    heir = built([*nodes, Instance("n9")], 65_537)
+    heir.inherit(old)
+    assert [node and node.id for node in (heir.pick(key, ()) for key in KEYS[:50])] == before[:50]
+    picks = 50
+    while heir._building is not None:
+        heir.pick(1, ())
+        picks += 1
+    assert 100 < picks < 700
+    assert owners(heir) == owners(built([*nodes, Instance("n9")], 65_537))
+    again = built(nodes, 65_537)
+    again.inherit(heir)
+    later = built(nodes, 65_537)
+    later.inherit(again)
+    assert later._building is again._building
+    assert owners(settled(later)) == before
+
+
+def test_the_table_is_the_same_whatever_the_order_of_the_nodes() -> None:
+    nodes = instances([1, 2, 3])
+    assert owners(built(nodes)) == owners(built(nodes[::-1]))
+
+
+def test_a_pool_that_is_new_as_a_whole_is_served_at_once() -> None:
+    old = built(instances([1, 1]))
+    owners(old)
+    heir = built([Instance("x"), Instance("y", usable=False)])
+    heir.inherit(old)
+    assert set(owners(heir)) == {"x"}

@@ -125,8 +125,6 @@ class Exchange(Attempts):
             if self._set_aside(response, pieces, done, trailers):
                 return
             self.outcome = str(status)
-        if self.pool.follows_answers and node is not None and upstream is not None:
-            self.pool.note_answer(node, now - upstream.asked, now)
         if self.has_extras:
             self._drop_held()
             if self.way_back is not None:
@@ -135,8 +133,14 @@ class Exchange(Attempts):
                 self.admission.report(status in BAD_STATUSES, now)
                 if status not in BAD_STATUSES:
                     self.admission.pass_probe()
-            if self._take_to_filters(response, pieces, done, trailers):
-                return
+        if self.pool.follows_answers and node is not None and upstream is not None:
+            self.pool.note_answer(node, now - upstream.asked, now)
+            sticky = self.pool.sticky
+            if sticky is not None:
+                balancer, scheme = self.pool.balancer, self.client.facts.scheme
+                response = sticky.answer(balancer, self.key, node, scheme, response)
+        if self.has_extras and self._take_to_filters(response, pieces, done, trailers):
+            return
         self.whole = False
         self.body = None
         self.status = status

@@ -20,6 +20,7 @@ from proxy.engine.resilience.breaker import State
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.resilience.policies import Policies
 from proxy.engine.resilience.terms import RouteTerms, Terms
+from proxy.engine.sticky import Sticky
 from proxy.engine.telemetry import ServiceCounters
 from proxy.engine.tiers import is_divided, spread
 from proxy.errors import FAULTS, Side
@@ -90,6 +91,7 @@ class Pool:
         """Requests for which an instance was picked, however often: what retries are earned by."""
         self.policies = Policies(hash_key(service.encode()), settings, shared.buckets)
         self.terms: Terms = Terms(settings)
+        self.sticky = None if settings.sticky is None else Sticky(service, settings.sticky)
         self.route_terms: RouteTerms = RouteTerms(settings)
         self.turns = QueueTurns(self.policies.queue, shared.later, self._has_any_room)
         self.newly_unreachable: set[Node] = set()  # ≤ 1 KiB + 100 B per instance
@@ -226,6 +228,8 @@ class Pool:
         for node in self.nodes.values():  # ≤ instances
             node.weight = node.stated
         self.terms = Terms(settings)
+        sticky = settings.sticky
+        self.sticky = None if sticky is None else Sticky(self.service, sticky)
         self.route_terms = RouteTerms(settings)
         self.policies = Policies(
             hash_key(self.service.encode()), settings, self._shared.buckets, self.policies
@@ -419,7 +423,8 @@ class Pool:
         spec = self.settings.balancer
         try:
             make: Callable[..., Balancer] = catalog.plug_in("balancers", spec.type)
-            return make(nodes, self._shared.rng, **spec.params)
+            balancer = make(nodes, self._shared.rng, **spec.params)
+            return balancer if self.sticky is None else self.sticky.around(balancer, nodes)
         except Exception as error:
             # The old one does not know these nodes, and somebody has to choose among them.
             self._shared.raised(error, self.service)
@@ -438,7 +443,9 @@ class Pool:
         self.follows_answers = balancer.follows_answers
         self._alert = self._follows_load or self.limited
         """Whether the end of a request is to be told."""
-        self.key_source = source_of(self.settings.balancer.key)
+        sticky = self.sticky
+        own = source_of(self.settings.balancer.key)
+        self.key_source = own if sticky is None else sticky.source
         self.rate_source = source_of(self.policies.rate_key or "")
 
     def _move(self, node: Node, slot: int) -> None:

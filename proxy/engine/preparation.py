@@ -15,6 +15,7 @@ from proxy.errors import EXPECTATION_FAILED, LOOP, NO_INSTANCE, Refused
 from proxy.http.forwarding import forwarded_prefix, offered_upgrade
 from proxy.http.messages import OwnAnswer, RequestFields
 from proxy.http.target import as_it_came, resolve
+from proxy.settings.route import SplitSpec
 
 _METHODS: Final = {
     name.encode(): name
@@ -48,7 +49,7 @@ def prepare(state: RequestState, services: Services) -> OwnAnswer | None:
         answer = answer_of_route(match.spec, fields.host_name, path, query)
         if answer is not None:
             return answer
-        chosen = state.pool.service if state.routed else services.pools.one_of(match.spec.split)
+        chosen = state.pool.service if state.routed else _one_of(state, services, match.spec.split)
         state.match = match = match._replace(service=chosen)
         pool = services.pools.get(match.service)
     if pool is None:
@@ -119,6 +120,18 @@ def path_of(state: RequestState) -> tuple[str, bytes]:
     if readings is not None and state.client.facts.merge_slashes:
         path, query, _, _ = resolve(state.request, True)
     return path, query
+
+
+def _one_of(state: RequestState, services: Services, split: tuple[SplitSpec, ...]) -> str:
+    """The service of a split where the client's cookie names an instance, or one at random."""
+    pools = services.pools
+    for one in split:  # ≤ routes
+        pool = pools.get(one.service)
+        if one.weight and pool is not None and pool.sticky is not None:
+            value = state.value_of(pool.key_source, "", b"")
+            if value and pool.sticky.holds(pool.balancer, hash_key(value)):
+                return one.service
+    return pools.one_of(split)
 
 
 def _look_again(

@@ -50,7 +50,6 @@ class Fields:
     def __init__(self, plain: bytes, count: int, size: int = 0) -> None:
         """`plain`: the lines of those that mean nothing to a proxy, each `Name: value` CR LF;
         `size`: bytes of the block."""
-        self._lines = plain
         self.memory = 4 * ENTRY + 4 * size + 96 * count
         """Bytes that the block and what was parsed of it take, rather too many than too few: the
         block, its lines, those that are plain, and with what goes before and behind them; and what
@@ -65,8 +64,8 @@ class Fields:
 
     @property
     def pairs(self) -> list[tuple[bytes, bytes]]:
-        """(name as received, value) of the fields that mean nothing to a proxy, in order."""
-        lines = self._lines.split(CRLF)[:-1]
+        """(name as received, value) of the fields in `plain`, in order."""
+        lines = self.plain.split(CRLF)[:-1]
         return [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
 
     def get(self, name: bytes) -> bytes | None:

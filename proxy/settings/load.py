@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path as FilePath
 from typing import Final
 
+from msgspec import structs
+
 from proxy import cpus, files
 from proxy.settings import yaml_lines
 from proxy.settings.acme import check_acme
@@ -27,6 +29,7 @@ from proxy.settings.read import shown
 from proxy.settings.registry import check_registries
 from proxy.settings.route import check_routes
 from proxy.settings.service import PoolSettings, finished, inherit
+from proxy.settings.sticky import with_secret
 from proxy.settings.tree import Path, Scalar
 
 MAX_FILE: Final = 1024 * 1024
@@ -104,13 +107,24 @@ def _settings(given: Given, directory: FilePath, report: Report) -> Settings:
     )
     if (places := given.get("listeners")) is not None:
         listeners = tuple(map(reader.resolved, listeners, places))
-    all_services = given.get("defaults") or Given(("defaults",))
-    defaults = reader.resolved(inherit(all_services, "", PoolSettings(), report), all_services)
+    registry = check_registries(
+        given.get("registry"),
+        file.registry,
+        given.get("registries"),
+        file.registries,
+        directory,
+        report,
+    )
+    prefix = getattr(registry.options, "prefix", "")
+
+    def inherited(given: Given, service: str, defaults: PoolSettings) -> PoolSettings:
+        settings = reader.resolved(inherit(given, service, defaults, report), given)
+        sticky = with_secret(settings.sticky, given, directory, prefix, report)
+        return structs.replace(settings, sticky=sticky)
+
+    defaults = inherited(given.get("defaults") or Given(("defaults",)), "", PoolSettings())
     own: Mapping[str, Given] = given.get("services") or {}
-    services = {
-        name: reader.resolved(inherit(section, name, defaults, report), section)
-        for name, section in own.items()
-    }
+    services = {name: inherited(section, name, defaults) for name, section in own.items()}
     static = static_instances(own, report)
     derived = derived_services(own, report)
     for name, source in derived.items():
@@ -126,14 +140,7 @@ def _settings(given: Given, directory: FilePath, report: Report) -> Settings:
         log=file.log,
         access_log=resolve_access_log(file.access_log, directory, report),
         acme=acme,
-        registry=check_registries(
-            given.get("registry"),
-            file.registry,
-            given.get("registries"),
-            file.registries,
-            directory,
-            report,
-        ),
+        registry=registry,
         shutdown=file.shutdown,
         routes=routes,
         defaults=finished(defaults, directory),

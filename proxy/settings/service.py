@@ -34,6 +34,7 @@ from proxy.settings.read import (
     parse_switch,
 )
 from proxy.settings.route_values import METHOD
+from proxy.settings.sticky import StickySettings, check_sticky
 from proxy.settings.upstream_tls import UpstreamTls, checked_upstream_tls, resolved_upstream_tls
 
 GRPC_REASONS: Final = {"grpc_unavailable": 14, "grpc_resource_exhausted": 8}  # ≤ 1 KiB
@@ -279,6 +280,12 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
         "[TLS to instances](tls.md#to-instances): `auto`, to those whose `metadata.scheme` is"
         " `https`, verified; a mapping, to all of them, whatever a registry says; `off`, to none.",
     ] = UpstreamTls()
+    sticky: Annotated[
+        StickySettings | None,
+        Off(),
+        "[Clients stay](balancing.md#sticky-clients) with one instance, by a cookie of the proxy's."
+        " Not for balancers that hash.",
+    ] = None
     zone: Annotated[
         ZoneSettings | None, Off(), "[Instances nearby](balancing.md#zones-and-tiers) first."
     ] = None
@@ -379,6 +386,8 @@ def inherit(given: Given, service: str, inherited: PoolSettings, report: Report)
         settings = msgspec.structs.replace(settings, health_check=own)
     if isinstance(subset := given.get("subset"), Given) and settings.subset is not None:
         check_subset(subset, settings.subset, report)
+    if settings.sticky is not None and is_keyed(settings):
+        check_sticky(given, settings.balancer.type, report)
     if isinstance(tls := given.get("tls"), Given):
         checked_upstream_tls(settings.tls, tls, report)
     check_protocol(settings.protocol, settings.tls, given, report)

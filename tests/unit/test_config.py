@@ -598,3 +598,22 @@ services:
     assert found.derived == {"users-batch": "users"}
     assert found.services["six"].max_inflight == 3
     assert found.services["users-batch"].timeouts.first_byte == 600.0
+
+
+def test_a_secret_of_sticky_clients_is_read_and_inherited(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("0123456789abcdef\n")
+    text = """
+registry: {type: etcd, endpoints: ["http://127.0.0.1:1"], prefix: /here/}
+defaults: {sticky: {secret_file: secret}}
+services: {a: {}, b: {sticky: {ttl: 1h}}, c: {sticky: off}}
+"""
+    found = parse(text + ROUTE, str(tmp_path / "proxy.yaml"), {})
+    stickies = [found.services[name].sticky for name in "abc"]
+    assert [one and (one.secret, one.ttl) for one in stickies] == [
+        ("0123456789abcdef", 0.0),
+        ("0123456789abcdef", 3600.0),
+        None,
+    ]
+    found = parse(text.replace("secret_file: secret", "ttl: 1s") + ROUTE, "proxy.yaml", {})
+    assert found.defaults.sticky is not None
+    assert "/here/" in found.defaults.sticky.secret

@@ -1029,6 +1029,21 @@ proxy.yaml:3: services.b.from: stands beside instances; allowed: one of the two
 proxy.yaml:4: services.c.from: stands beside url; allowed: one of the two
 proxy.yaml:5: services.e.subset: selects nothing; allowed: at least one key under select
 proxy.yaml:5: services.e.zone.min_ready: "0" is out of range; allowed: a number from 0.01 to 1
+=== service_sticky
+defaults: {sticky: {cookie: "a b", secret: short}}
+services:
+  a: {balancer: maglev}
+  b: {sticky: {secret_file: none-such}}
+  c: {sticky: {secret_file: x, secret: 0123456789abcdef, secure: true}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: defaults.sticky.cookie: "a b" is not a cookie's name; allowed: up to 64 characters of a token, such as fl
+proxy.yaml:1: defaults.sticky.secret: is too short; allowed: 16 characters or more
+proxy.yaml:3: services.a.balancer: is sticky beside maglev, which keeps keys with instances itself; allowed: sticky: off, or another balancer
+proxy.yaml:4: services.b.sticky.secret_file: cannot be read (No such file or directory); allowed: a file with the secret
+proxy.yaml:5: services.c.sticky.secret_file: stands beside secret; allowed: one of the two
+proxy.yaml:5: services.c.sticky.secret_file: cannot be read (No such file or directory); allowed: a file with the secret
+proxy.yaml:5: services.c.sticky.secure: "true" is not a way to say Secure; allowed: auto, always, never
 === route_listener
 listeners: [{name: web}]
 routes:

@@ -178,12 +178,26 @@ def undrain(instance: str, client: AdminClient) -> None:
     _set_drain("undrain", instance, client)
 
 
+@command
+@click.argument("instance", metavar="SERVICE/ID")
+@click.argument("weight", type=click.IntRange(0, 65_535), metavar="N")
+@admin_options
+def weight(instance: str, weight: int, client: AdminClient) -> None:
+    """Give an instance another weight, until it registers anew."""
+    _post(client, f"{_path_of(instance)}/weight?weight={weight}")
+    click.echo(f"{instance}: weight {weight}")
+
+
 def _set_drain(verb: str, instance: str, client: AdminClient) -> None:
+    _post(client, f"{_path_of(instance)}/{verb}")
+    click.echo(f"{instance}: {verb}ed")
+
+
+def _path_of(instance: str) -> str:
     service, slash, id_ = instance.partition("/")
     if not (service and slash and id_):
         raise click.UsageError(f"{instance!r} is not of the form SERVICE/ID")
-    _post(client, f"/api/v1/services/{_segment(service)}/instances/{_segment(id_)}/{verb}")
-    click.echo(f"{instance}: {verb}ed")
+    return f"/api/v1/services/{_segment(service)}/instances/{_segment(id_)}"
 
 
 @command

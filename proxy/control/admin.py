@@ -32,7 +32,9 @@ from proxy.control.shared import Shared
 from proxy.control.statistics import Totals
 from proxy.control.supervisor import Supervisor
 from proxy.settings.file import Settings
+from proxy.settings.instances import WEIGHT
 from proxy.settings.process import AdminSettings
+from proxy.settings.tree import Scalar
 
 log = structlog.get_logger()
 
@@ -105,6 +107,7 @@ class Admin:
                 instance: {"PUT": self._register, "DELETE": self._deregister},
                 f"{instance}/drain": {"POST": self._drain},
                 f"{instance}/undrain": {"POST": self._undrain},
+                f"{instance}/weight": {"POST": self._weigh},
                 f"{instance}/heartbeat": {"POST": self._heartbeat},
             }
         )
@@ -250,6 +253,16 @@ class Admin:
         if not self._supervisor.drain_instance(service, id_, on):
             raise Refusal(404, f"no instance {id_!r} of a service {service!r}")
         return json_answer({"service": service, "instance": id_, "drained": on})
+
+    async def _weigh(self, request: web.BaseRequest, service: str, id_: str) -> web.Response:
+        text = request.query.get("weight", "")
+        try:
+            weight = WEIGHT(Scalar(text))
+        except ValueError as error:
+            raise Refusal(400, f"weight: {error}") from None
+        if not self._supervisor.weigh_instance(service, id_, weight):
+            raise Refusal(404, f"no instance {id_!r} of a service {service!r}")
+        return json_answer({"service": service, "instance": id_, "weight": weight})
 
     async def _register(self, request: web.BaseRequest, service: str, id_: str) -> web.Response:
         if service in self._supervisor.settings.static:

@@ -25,7 +25,7 @@ import structlog
 from proxy.channel import Channel
 from proxy.control.ejections import Ejection
 from proxy.control.supervisor import Supervisor
-from proxy.membership import Membership
+from proxy.membership import Instance, Membership
 
 log = structlog.get_logger()
 
@@ -60,6 +60,7 @@ class Counts(msgspec.Struct, frozen=True, tag=True):
 PARTS: Mapping[str, Any] = {
     "membership": Membership,
     "drained": list[tuple[str, str]],
+    "weights": list[tuple[Instance, int]],
     "ejections": list[Ejection],
     "unhealthy": dict[str, dict[str, str]],
     "tripped": list[str],
@@ -67,8 +68,9 @@ PARTS: Mapping[str, Any] = {
     "rate_limits": bytes,
 }
 """Parts of the state: pools as the registry says they are; (service, id) that the operator drains;
-ejections; service → key of an instance → what its checks say; services whose circuit breaker is not
-closed; the secret of TLS tickets, and since when; the table of the rate limits."""
+instances as they were registered, with the weight that the operator gave them; ejections; service →
+key of an instance → what its checks say; services whose circuit breaker is not closed; the secret
+of TLS tickets, and since when; the table of the rate limits."""
 
 
 def read(state: State) -> dict[str, Any]:
@@ -90,6 +92,7 @@ def collect(supervisor: Supervisor, now: float) -> State:
     totals = supervisor.collector.totals()
     parts: dict[str, Any] = {
         "drained": [(name, id_) for name, one in overrides.items() for id_ in one.drained],
+        "weights": [pair for one in overrides.values() for pair in one.weights.values()],
         "ejections": supervisor.outliers.kept(),
         "unhealthy": {name: one.unhealthy for name, one in overrides.items() if one.unhealthy},
         "tripped": [name for name in pools.by_service if _is_tripped(totals.states(name))],
@@ -123,6 +126,8 @@ def restore(
         for service, id_ in before - drained:
             pools.undrain(service, id_)
     supervisor.outliers.restore(parts.get("ejections", ()), now)
+    for instance, weight in parts.get("weights", ()):
+        pools.weigh(instance.service, instance, weight)
     if first:
         for service, keys in parts.get("unhealthy", {}).items():
             for key, message in keys.items():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+
+import msgspec
 
 from proxy.membership import Instance
 from proxy.messages import Status
@@ -22,12 +24,33 @@ class Overrides:
     """Key of an instance that fails its active checks → what the last one said."""
     ejected: dict[str, tuple[str, float]] = field(default_factory=dict)
     """Key → reason, and until when."""
+    weights: dict[str, tuple[Instance, int]] = field(default_factory=dict)
+    """Id → the instance as it was registered, and the weight that the operator gave it."""
 
     def __bool__(self) -> bool:
-        return bool(self.drained or self.unhealthy or self.ejected)
+        return bool(self.drained or self.unhealthy or self.ejected or self.weights)
 
 
 NO_OVERRIDES = Overrides()
+
+
+def weighed(instances: Sequence[Instance], found: Overrides) -> Sequence[Instance]:
+    """The instances with the operator's weights, which are forgotten of those that have left or
+    registered anew."""
+    if not found.weights:
+        return instances
+    stays = dict.fromkeys(found.weights, False)
+    result = []
+    for instance in instances:
+        known, weight = found.weights.get(instance.id, (None, 0))
+        if known == instance:
+            stays[instance.id] = True
+            instance = msgspec.structs.replace(instance, weight=weight)
+        result.append(instance)
+    for id_, is_there in stays.items():
+        if not is_there:
+            del found.weights[id_]
+    return result
 
 
 def judge(

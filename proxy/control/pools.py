@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from proxy.control.derived import Derived
 from proxy.control.ejections import PoolCounts
-from proxy.control.judging import NO_OVERRIDES, Overrides, judge, panics
+from proxy.control.judging import NO_OVERRIDES, Overrides, judge, panics, weighed
 from proxy.control.pool import Changes, Member, Pool, node_of
 from proxy.control.slots import Slots
 from proxy.control.slow_start import SCALE
@@ -142,9 +142,10 @@ class PoolRegistry:
         """The operator's drain is over. Safe without one."""
         self._overriding(service, id_).drained.discard(id_)
 
-    def drained(self, service: str, id_: str) -> bool:
-        """Whether the operator has taken out who has this id."""
-        return id_ in self.overrides.get(service, NO_OVERRIDES).drained
+    def weigh(self, service: str, instance: Instance, weight: int) -> None:
+        """The operator gives an instance, as the registry tells it, another weight, until it
+        registers anew."""
+        self._overriding(service, instance.id).weights[instance.id] = instance, weight
 
     def check(self, service: str, key: str, unhealthy: str | None) -> None:
         """The verdict of active checks: None = healthy or not checked, else what they say."""
@@ -366,7 +367,7 @@ class PoolRegistry:
         members: list[Member] = []
         nodes: list[PoolNode] = []
         settings = self.settings(pool.service)
-        for instance in chosen(instances, settings.subset):
+        for instance in weighed(chosen(instances, settings.subset), found):
             old = known.pop(instance.id, None)
             if (
                 old is not None

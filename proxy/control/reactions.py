@@ -39,6 +39,7 @@ REACTIONS: Mapping[str, Reaction] = {
     "reinstated": Reaction("info", "instance_reinstated", "reinstated"),
     "drained": Reaction("info", "instance_drained", "drained"),
     "undrained": Reaction("info", "instance_undrained", "undrained"),
+    "weighed": Reaction("info", "instance_weighed", "weighed"),
     "breaker_opened": Reaction(event="breaker_opened"),
     "breaker_closed": Reaction(event="breaker_closed"),
     "worker_died": Reaction(event="worker_died"),

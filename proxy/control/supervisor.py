@@ -30,6 +30,7 @@ from proxy.control.certificates import Certificates
 from proxy.control.checks import Checks
 from proxy.control.collector import Collector
 from proxy.control.events import Events
+from proxy.control.judging import NO_OVERRIDES
 from proxy.control.launch import Launch
 from proxy.control.listeners import Listeners
 from proxy.control.outliers import Outliers
@@ -356,13 +357,26 @@ class Supervisor:
         """No new requests for an instance, or again; False if nobody knows it. Holds for
         whatever is registered under that id, until it is undone or this process ends."""
         member = self.pools.named(service, id_)
-        if member is None and not self.pools.drained(service, id_):
+        drained = self.pools.overrides.get(service, NO_OVERRIDES).drained
+        if member is None and id_ not in drained:
             return False
         if on:
             self.pools.drain(service, id_)
         else:
             self.pools.undrain(service, id_)
         self._reactions.tell("drained" if on else "undrained", service=service, instance=id_)
+        self.apply(self.pools.settle(time.monotonic()))
+        return True
+
+    def weigh_instance(self, service: str, id_: str, weight: int) -> bool:
+        """Another weight for an instance, until it registers anew; False if nobody knows it."""
+        pool = self.pools.by_service.get(service)
+        source = () if pool is None else pool.source
+        instance = next((one for one in source if one.id == id_), None)
+        if instance is None:
+            return False
+        self.pools.weigh(service, instance, weight)
+        self._reactions.tell("weighed", service=service, instance=id_, weight=weight)
         self.apply(self.pools.settle(time.monotonic()))
         return True
 

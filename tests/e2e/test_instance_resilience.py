@@ -341,8 +341,8 @@ async def test_a_drain_by_the_operator_survives_workers_and_updates(tmp_path: Pa
         }
         async with RunningProxy(settings, tmp_path) as proxy:
 
-            async def command(verb: str, what: str) -> tuple[int, str, str]:
-                return await fairlead(verb, what, "--admin", proxy.admin, cwd=tmp_path)
+            async def command(*what: str) -> tuple[int, str, str]:
+                return await fairlead(*what, "--admin", proxy.admin, cwd=tmp_path)
 
             async def updated() -> bool:
                 return (await rows(proxy)).get("b", {}).get("version") == "3"
@@ -372,6 +372,9 @@ async def test_a_drain_by_the_operator_survives_workers_and_updates(tmp_path: Pa
                     "answers through the new worker",
                 )
             assert await command("undrain", "users/b") == (0, "users/b: undrained\n", "")
+            assert await command("weight", "users/b", "3") == (0, "users/b: weight 3\n", "")
+            code, _, error = await command("weight", "users/none", "3")
+            assert (code, "no instance" in error) == (1, True)
             assert await is_now(proxy, "b", "ready")
             code, _, errors = await command("drain", "users/nobody")
             assert code == 1

@@ -21,6 +21,7 @@ GOOD = {
         services={"s": (Instance(service="s", id="a", address="10.0.0.1", port=80),)}, revision=7
     ),
     "drained": [("s", "a")],
+    "weights": [(Instance(service="s", id="a", address="10.0.0.1", port=80), 3)],
     "ejections": [Ejection("s", "a@10.0.0.1:80", 2, 9.0, 1.0, True, 0.0, "2 × 503")],
     "unhealthy": {"s": {"a@10.0.0.1:80": "no"}},
     "tripped": ["s"],

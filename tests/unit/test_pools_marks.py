@@ -90,6 +90,27 @@ class TestMarks:
             *("draining", "unhealthy", "ejected", "ready")
         ]
 
+    def test_a_weight_holds_until_the_instance_registers_anew(self) -> None:
+        pools = book("a", "b")
+
+        def weights() -> list[int]:
+            return [node.weight for node in pools.by_service["s"].snapshot.nodes]
+
+        for left in (membership(instance("a", version="2"), instance("b")), membership()):
+            pools.weigh("s", instance("a"), 7)
+            pools.weigh("s", instance("b"), 0)
+            pools.settle(1.0)
+            assert weights() == [7, 0]
+            assert shown(pools)["b"] == ("draining", "weight 0")
+            pools.apply(membership(instance("a"), instance("b")), 2.0)
+            assert weights() == [7, 0]
+            pools.apply(left, 3.0)
+            pools.weigh("s", instance("b"), 1)
+            pools.apply(membership(instance("a"), instance("b")), 4.0)
+            pools.settle(4.0)
+            assert weights() == [1, 1]
+            assert not pools.settle(5.0)
+
     def test_a_drain_is_for_the_name_the_rest_for_the_endpoint(self) -> None:
         pools = book("a", "b", "c")
         pools.drain("s", "a")

@@ -8,6 +8,7 @@ from proxy.engine.flow import as_protocol
 from proxy.engine.http1.server import ClientConnection
 from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.services import Services
+from proxy.engine.tcp import TcpArrival
 from proxy.engine.tls.peek import Peek
 from proxy.engine.tls.server import ServerHandshake
 
@@ -17,6 +18,8 @@ def new_connection(
 ) -> asyncio.Protocol:
     """The protocol of a connection that was accepted, behind what was `announced` in front of it:
     see `ListenerConfig.client`."""
+    if listener.settings.mode_tcp is not None:
+        return as_protocol(TcpArrival(services, listener, announced))
     challenges = services.challenges
     if listener.settings.tls_passthrough:
         return as_protocol(Peek(services, listener, announced))

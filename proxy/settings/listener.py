@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from proxy.settings.acme import AcmeSettings
-from proxy.settings.addresses import BIND, CIDR, split_bind
+from proxy.settings.addresses import BIND, CIDR, NAME, split_bind
 from proxy.settings.complaints import Report, dotted
 from proxy.settings.declare import Given, Off, Short
 from proxy.settings.edge import Hsts, Redirect, check_edge
@@ -284,6 +284,13 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
         "TLS connections whose name has a route with `sni` go to an instance as they are; others"
         " are for `tls` of this listener, or refused if there is none.",
     ] = False
+    mode_tcp: Annotated[
+        str | None,
+        NAME,
+        Off(),
+        "A service: each connection of this listener goes to an instance of it as it is, whatever"
+        " it speaks ([operations](operations.md#connections-that-are-passed-on)).",
+    ] = None
     hsts: Annotated[
         Hsts | None,
         Off(),
@@ -343,6 +350,13 @@ def check_listeners(
                 f"is larger than the head that holds it; allowed: up to {limits.head} bytes,"
                 " or a larger limits.head",
             )
+        for key in ("tls", "tls_passthrough", "hsts", "redirect_to_https"):
+            if listener.mode_tcp is not None and place.get(key):
+                report.complain(
+                    place.at(key),
+                    "has no meaning beside mode_tcp, whose connections are passed on as they are;"
+                    " allowed: one of the two",
+                )
         check_edge(place, listener.tls is not None, report)
         if listener.tls is not None:
             tls = checked_tls(listener.tls, place.get("tls"), acme, directory, report)

@@ -1044,6 +1044,14 @@ proxy.yaml:4: services.b.sticky.secret_file: cannot be read (No such file or dir
 proxy.yaml:5: services.c.sticky.secret_file: stands beside secret; allowed: one of the two
 proxy.yaml:5: services.c.sticky.secret_file: cannot be read (No such file or directory); allowed: a file with the secret
 proxy.yaml:5: services.c.sticky.secure: "true" is not a way to say Secure; allowed: auto, always, never
+=== listener_mode_tcp
+listeners:
+  - {mode_tcp: a/b}
+  - {name: db, bind: "127.0.0.1:1", mode_tcp: db, tls_passthrough: true}
+routes: [{service: a}]
+--->
+proxy.yaml:2: listeners.0.mode_tcp: "a/b" is not a usable name; allowed: 1 to 128 letters, digits and . _ ~ : @ + -
+proxy.yaml:3: listeners.1.tls_passthrough: has no meaning beside mode_tcp, whose connections are passed on as they are; allowed: one of the two
 === route_listener
 listeners: [{name: web}]
 routes:

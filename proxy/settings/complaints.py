@@ -46,6 +46,7 @@ class Report:
         self.complaints: list[Complaint] = []
         self._file = file_name
         self._lines = document.lines
+        self._files = document.files
         self.broken = document.broken
         """Places whose value could not be had."""
         self._suspect: set[Path] = set()
@@ -54,7 +55,7 @@ class Report:
         self.misspelt: set[Path] = set()
         """Mappings with unknown keys: what seems to be missing from them may be one of those."""
         for problem in document.problems:
-            self._add(problem.line, problem.path, problem.message)
+            self._add(problem.line, problem.path, problem.message, problem.file)
 
     def complain(self, path: Path, message: str) -> None:
         """About a place that is in the file, or a key that is missing from one that is."""
@@ -77,12 +78,16 @@ class Report:
     def error(self) -> ConfigError:
         """All complaints, in the order of the file."""
         return ConfigError(
-            sorted(self.complaints, key=lambda complaint: (complaint.line or 0, complaint.path))
+            sorted(
+                self.complaints,
+                key=lambda one: (one.file != self._file, one.file, one.line or 0, one.path),
+            )
         )
 
-    def _add(self, line: int | None, path: Path, message: str) -> None:
+    def _add(self, line: int | None, path: Path, message: str, file: str = "") -> None:
         place = escaped(dotted(path))
-        self.complaints.append(Complaint(self._file, line, place, escaped(message)))
+        file = file or self._files.get(path[:2], self._file)
+        self.complaints.append(Complaint(file, line, place, escaped(message)))
         if path:
             self._suspect.add(path)
             self._around.update(path[:n] for n in range(1, len(path) + 1))

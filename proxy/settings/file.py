@@ -18,7 +18,7 @@ from proxy.settings.process import (
     LogSettings,
     ShutdownSettings,
 )
-from proxy.settings.read import SWITCH
+from proxy.settings.read import SWITCH, TEXT
 from proxy.settings.registry import NamedRegistry, Registry
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import PoolSettings, Service
@@ -77,6 +77,13 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
         MayBeEmpty(),
         "[Filters](filters.md) by name: each a mapping of its kind to its settings.",
     ] = {}
+    include: Annotated[
+        tuple[str, ...],
+        TEXT,
+        "Further files, `*` and the like allowed, relative to this one: their `services`,"
+        " `filters` and `routes` are added, in the order of their names. They are read at the start"
+        " and at each reload; `watch` does not follow them.",
+    ] = ()
     routes: Annotated[
         tuple[RouteSpec, ...], "In what order they are asked is said below. At least one."
     ] = ()

@@ -11,17 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path as FilePath
-from typing import Final
 
 from msgspec import structs
 
 from proxy import cpus, files
-from proxy.settings import yaml_lines
 from proxy.settings.acme import check_acme
 from proxy.settings.complaints import Complaint, ConfigError, Report
 from proxy.settings.declare import Given, build, read_section
 from proxy.settings.file import File, Settings
 from proxy.settings.filters import FilterReader
+from proxy.settings.include import MAX_FILE, read_with_included
 from proxy.settings.instances import derived_services, renamed, static_instances
 from proxy.settings.listener import check_listeners
 from proxy.settings.process import resolve_access_log, resolve_admin
@@ -31,10 +30,6 @@ from proxy.settings.route import check_routes
 from proxy.settings.service import PoolSettings, finished, inherit
 from proxy.settings.sticky import with_secret
 from proxy.settings.tree import Path, Scalar
-
-MAX_FILE: Final = 1024 * 1024
-"""Bytes; room for 15,000 static instances. PyYAML needs a second for that much, and some ten
-without libyaml; nobody waits longer for a start."""
 
 Remarks = Iterable[tuple[Path, str]]
 """Places and what is to be said of them."""
@@ -66,7 +61,8 @@ def load(path: FilePath, environ: Mapping[str, str]) -> Settings:
 
 def located(path: FilePath, environ: Mapping[str, str], remarks: Remarks) -> list[str]:
     """Remarks about places of a file that was loaded, each in its line."""
-    document = yaml_lines.read(files.read(str(path), MAX_FILE).decode("utf-8-sig"), environ)
+    text = files.read(str(path), MAX_FILE).decode("utf-8-sig")
+    document = read_with_included(text, path, environ)
     report = Report(str(path), document)
     for place, message in remarks:
         report.complain(place, message)
@@ -76,7 +72,7 @@ def located(path: FilePath, environ: Mapping[str, str], remarks: Remarks) -> lis
 def parse(text: str, file_name: str, environ: Mapping[str, str]) -> Settings:
     """Check the text of a file. `file_name` appears in complaints, and names of other files
     are relative to its directory. Raises `ConfigError`."""
-    document = yaml_lines.read(text, environ)
+    document = read_with_included(text, FilePath(file_name), environ)
     report = Report(file_name, document)
     if document.root is None or (isinstance(document.root, Scalar) and document.root.empty):
         if not report.complaints:

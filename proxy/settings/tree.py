@@ -41,6 +41,8 @@ class Problem:
     line: int | None
     path: Path
     message: str
+    file: str = ""
+    """Name of an included file; empty = the first one."""
 
 
 @dataclass(slots=True)
@@ -54,3 +56,5 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
     broken: set[Path] = field(default_factory=set)
     """Places whose value could not be had."""
+    files: dict[Path, str] = field(default_factory=dict)
+    """A service or a route → the included file in which it stands."""

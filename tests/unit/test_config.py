@@ -617,3 +617,40 @@ services: {a: {}, b: {sticky: {ttl: 1h}}, c: {sticky: off}}
     found = parse(text.replace("secret_file: secret", "ttl: 1s") + ROUTE, "proxy.yaml", {})
     assert found.defaults.sticky is not None
     assert "/here/" in found.defaults.sticky.secret
+
+
+def test_included_files_add_services_and_routes(tmp_path: Path) -> None:
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "b.yaml").write_text("routes: [{path: /b, service: b}]\n")
+    (tmp_path / "conf.d" / "a.yaml").write_text(
+        'services: {a: "http://a.internal"}\nroutes:\n  - {path: /a, service: a}\n'
+    )
+    (tmp_path / "conf.d" / "c.yaml").write_text("# nothing\n")
+    text = 'include: ["conf.d/*.yaml", "none.d/*"]\nroutes: [{path: /, service: z}]\n'
+    found = parse(text, str(tmp_path / "proxy.yaml"), {})
+    assert [route.service for route in found.routes] == ["z", "a", "b"]
+    assert list(found.services) == ["a"]
+
+
+def test_complaints_name_the_included_file(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    a.write_text(
+        "workers: 3\nservices:\n  x: {max_inflight: many}\n  own: {}\n"
+        "routes:\n  - {path: z, service: a}\n"
+    )
+    b.write_text("services: {x: {}}\nroutes: {}\n")
+    (tmp_path / "c.yaml").write_text("routes: [")
+    text = "include: ['[abc].yaml', gone.yaml]\nservices: {own: {}}\nroutes: [{service: y}]\n"
+    with pytest.raises(ConfigError) as error:
+        parse(text, str(tmp_path / "proxy.yaml"), {})
+    found = [str(one).removeprefix(f"{tmp_path}/") for one in error.value.complaints]
+    assert [line.partition(";")[0] for line in found] == [
+        'proxy.yaml:1: include.1: there is no "gone.yaml"',
+        "a.yaml:1: workers: has no place in an included file",
+        'a.yaml:3: services.x.max_inflight: "many" is not a whole number',
+        "a.yaml:4: services.own: stands in the file that includes this one, too",
+        'a.yaml:6: routes.1.path: "z" does not begin with /',
+        "b.yaml:1: services.x: stands in " + str(a) + ", too",
+        "b.yaml:2: routes: is no list",
+        "c.yaml:1: not valid YAML: expected the node content, but found '<stream end>'",
+    ]

@@ -23,9 +23,12 @@ from proxy.control import events, metrics, status
 from proxy.control.admin_access import Access, denied_caller, denied_origin, denied_token
 from proxy.control.admin_connections import Connection, read_body
 from proxy.control.admin_front import Front
+from proxy.control.admin_pages import OPEN_PATHS as PAGES
+from proxy.control.admin_pages import Pages, wants_page
 from proxy.control.admin_paths import BadPath, Paths, split_target
 from proxy.control.explain import explain
 from proxy.control.metrics_page import MetricsPage
+from proxy.control.part import part_of
 from proxy.control.registrations import MAX_BODY, Refusal, Registrations
 from proxy.control.running_changes import RunningChanges, json_answer
 from proxy.control.shared import Shared
@@ -85,10 +88,12 @@ class Admin:
             },
         )
         instance = "/api/v1/services/{service}/instances/{id}"
+        self._pages = Pages(lambda: self._front.access, sock.getsockname()[1])
         self._paths: Paths[Handler] = Paths(
             {
                 "*": {},
                 "/": {"GET": self._index},
+                **self._pages.paths,
                 "/healthz": {"GET": self._healthz},
                 "/readyz": {"GET": self._readyz},
                 "/metrics": {"GET": self._metrics},
@@ -101,6 +106,7 @@ class Admin:
                 "/api/v1/certificates": {"GET": self._certificates},
                 "/api/v1/reload": {"POST": self.changes.reload},
                 "/api/v1/upgrade": {"POST": self.changes.upgrade},
+                "/api/v1/config": {"GET": self.changes.config},
                 "/api/v1/explain": {"GET": self._explain},
                 "/api/v1/events": {"GET": self._events},
                 "/api/v1/registrations": {"GET": self._registrations},
@@ -190,7 +196,8 @@ class Admin:
             raise Refusal(505, "HTTP/1.1 and HTTP/1.0 are spoken here")
         authority, path = split_target(request.raw_path)
         if path not in OPEN_PATHS:
-            _admit(access, request, authority)
+            page = path in PAGES and (path != "/" or wants_page(request))
+            _admit(access, request, authority, None if page else self._pages.authorization(request))
         try:
             found = self._paths.find(path)
         except BadPath as error:
@@ -210,6 +217,8 @@ class Admin:
     # ------------------------------------------------------------------------- documents
 
     async def _index(self, request: web.BaseRequest) -> web.Response:
+        if wants_page(request):
+            return self._pages.index(request)
         paths = [path for path in self._paths.patterns if path not in ("*", "/")]
         return json_answer({"name": "fairlead", "version": proxy.__version__, "paths": paths})
 
@@ -238,9 +247,10 @@ class Admin:
             raise Refusal(404, f"no service {name!r}")
         totals = await self._totals.get()
         settings = status.settings_of(supervisor.settings, name)
+        part = part_of(request.query)
         now = time.monotonic()
         return json_answer(
-            status.service(pool, settings, totals, supervisor.board.total, now, registry)
+            status.service(pool, settings, totals, supervisor.board.total, now, registry, part)
         )
 
     async def _drain(self, request: web.BaseRequest, service: str, id_: str) -> web.Response:
@@ -367,17 +377,23 @@ class Admin:
         return json_answer(document)
 
 
-def _admit(access: Access, request: web.BaseRequest, authority: str | None) -> None:
-    """Refusal for who may not ask this."""
+def _admit(
+    access: Access, request: web.BaseRequest, authority: str | None, session: str | None
+) -> None:
+    """Refusal for who may not ask this. `session`: value of Authorization that a session stands
+    for; None = no token is needed."""
     hosts = request.headers.getall("Host", [])
     # HTTP/1.0 has no Host field, and no browser speaks it.
     if len(hosts) > 1 or not (hosts or request.version == HttpVersion10):
         raise Refusal(400, f"{len(hosts)} Host fields; exactly one is needed")
     authorities = hosts if authority is None else [*hosts, authority]
     method = request.method
+    authorization = None
+    if session is not None:
+        authorization = request.headers.get("Authorization", "") or session
     for denial in (
         denied_caller(authorities, access),
-        denied_token(method, request.headers.get("Authorization", ""), access),
+        None if authorization is None else denied_token(method, authorization, access),
         denied_origin(method, request.headers),
     ):
         if denial is not None:

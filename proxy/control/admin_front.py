@@ -39,7 +39,7 @@ class Front:
         the certificate, if there is one; `closed`: see `Door`."""
         # Whoever accepts closes its socket in the end.
         self._socket = sock.dup()
-        access = Access(
+        self.access = access = Access(
             token=settings.token,
             read_token=settings.read_token,
             # Who wrote a name into `bind` calls it by that.

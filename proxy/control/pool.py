@@ -24,6 +24,8 @@ class Member:
     slot: int
     until: float | None = None
     """When an ejection ends."""
+    since: float = 0.0
+    """When the instance came to this status."""
 
     def told(self, now: float) -> str:
         """The reason, and how long it will hold where that is known."""

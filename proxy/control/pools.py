@@ -381,7 +381,8 @@ class PoolRegistry:
                 slot = self._slot(pool.service, instance, None if old is None else old[0], now)
                 status, reason = judge(instance, found, self._refusal(pool, instance))
                 until = found.ejected[instance.key][1] if status == "ejected" else None
-                member = Member(instance, status, reason, slot, until)
+                since = now if old is None or old[0].status != status else old[0].since
+                member = Member(instance, status, reason, slot, until, since)
                 node = node_of(member, pool.local, settings)
             members.append(member)
             nodes.append(node)

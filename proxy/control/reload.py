@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -85,6 +86,10 @@ class Reloads:
         self.counts: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))
         self.succeeded = True
         """Whether the latest one put in force what the file says, as far as it can be."""
+        self.since = time.time()
+        """When the configuration in force came in force: seconds since 1970."""
+        self.last: tuple[float, Outcome] | None = None
+        """When the last reload was done, and what came of it."""
 
     def begin(self) -> None:
         """Reload in a task of its own; the log tells what came of it. One that has yet to read the
@@ -121,6 +126,7 @@ class Reloads:
             yield "fairlead_config_reloads_total", {"result": result}, count
         yield "fairlead_config_last_reload_success", {}, float(self.succeeded)
         yield "fairlead_config_hash", {"hash": self.hash}, 1.0
+        yield "fairlead_config_timestamp_seconds", {}, self.since
 
     @property
     def hash(self) -> str:
@@ -147,6 +153,9 @@ class Reloads:
                 return outcome
             self.manager.reloaded(outcome.summary)
         self.counts[outcome.result] += 1
+        self.last = time.time(), outcome
+        if outcome.result == "changed":
+            self.since = self.last[0]
         self.succeeded = outcome.result in ("changed", "unchanged")
         if self.succeeded:
             log.info(

@@ -99,6 +99,10 @@ MANY = {
     "fairlead_config_reloads_total": ("counter", "Reloads of the configuration, by result."),
     "fairlead_config_last_reload_success": ("gauge", "1: the latest reload was put in force."),
     "fairlead_config_hash": ("gauge", "1; a digest of the configuration in force."),
+    "fairlead_config_timestamp_seconds": (
+        "gauge",
+        "When the configuration in force came in force.",
+    ),
     "fairlead_tls_generation": ("gauge", "How often a listener's certificates, or keys, changed."),
     "fairlead_tls_handshakes_total": ("counter", "TLS handshakes of clients, by how they ended."),
     "fairlead_http2_closed_total": ("counter", "Connections that ended for what a client did."),

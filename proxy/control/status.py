@@ -12,6 +12,7 @@ import msgspec
 from proxy.control.acme import Standing
 from proxy.control.certificate_files import Item
 from proxy.control.certificates import Certificates, ListenerFiles
+from proxy.control.part import Part
 from proxy.control.pool import Member, Pool
 from proxy.control.recent import Recent
 from proxy.control.slow_start import SCALE
@@ -108,11 +109,16 @@ def service(
     inflight: Inflight,
     now: float,
     registry: RegistryStatus,
+    part: Part | None = None,
 ) -> dict[str, Any]:
-    """`GET /api/v1/services/{s}`: the summary and every instance, in the registry's order;
-    `refused` are its records that cannot be read, `odd` those that were understood in part."""
+    """`GET /api/v1/services/{s}`: the summary and every instance, in the registry's order, or those
+    of a `part`, of which there are `matching`; `refused` are its records that cannot be read, `odd`
+    those that were understood in part."""
     retained = {one.id for one in registry.retained if one.service == pool.service}
     recent = totals.recent_services((pool.service,))
+    part = part or Part()
+    pairs = zip(pool.members, pool.snapshot.nodes, strict=True)
+    shown = [pair for pair in pairs if part.has(pair[0].instance, pair[0].status)]
     return {
         **service_summary(pool, settings, totals),
         **of_late(recent.get(pool.service, _QUIET)),
@@ -126,8 +132,9 @@ def service(
                 "effective_weight": node.weight / SCALE if pool.scaled else node.weight,
                 "held": member.instance.id in retained,
             }
-            for member, node in zip(pool.members, pool.snapshot.nodes, strict=True)
+            for member, node in shown[part.first : part.end]
         ],
+        "matching": len(shown),
         "refused": _by_service(registry.invalid).get(pool.service, []),
         "odd": _by_service(registry.odd).get(pool.service, []),
     }
@@ -186,6 +193,7 @@ def instance(
         "status": member.status,
         "reason": member.told(now),
         "back_in": member.back_in(now),
+        "status_age": round(now - member.since, 1),
         "inflight": inflight(member.slot) if member.slot else None,
         "requests": counted.picks,
         "failures": counted.failures,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -71,6 +72,23 @@ def _differences(key: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]
             yield from _differences(f"{key}.{index}", left, right)
     else:
         yield key, _shown(old), _shown(new)
+
+
+def shown_settings(value: Any) -> Any:
+    """A configuration as JSON has it, without its secrets."""
+    if isinstance(value, msgspec.Struct):
+        secret = _secrets(type(value))
+        return {
+            name: _THERE if name in secret and shown else shown_settings(shown)
+            for name, shown in ((name, getattr(value, name)) for name in value.__struct_fields__)
+        }
+    if isinstance(value, Mapping):
+        return {str(name): shown_settings(one) for name, one in value.items()}
+    if isinstance(value, (tuple, list, set, frozenset)):
+        return [shown_settings(one) for one in value]
+    if isinstance(value, str):
+        return re.sub("(?<=://)[^/@]*@", f"{_THERE}@", value)
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
 
 
 def _are_sections(value: Any) -> bool:

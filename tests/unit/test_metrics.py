@@ -66,6 +66,7 @@ PROMISED = {
     "fairlead_config_reloads_total": ("result",),
     "fairlead_config_last_reload_success": (),
     "fairlead_config_hash": ("hash",),
+    "fairlead_config_timestamp_seconds": (),
     "fairlead_admin_connections": (),
     "fairlead_admin_connections_closed_total": ("reason",),
     "fairlead_workers": (),
@@ -92,6 +93,7 @@ NOT_COUNTED_YET = {
     "fairlead_config_reloads_total",
     "fairlead_config_last_reload_success",
     "fairlead_config_hash",
+    "fairlead_config_timestamp_seconds",
     "fairlead_registry_source_active",
     "fairlead_registry_snapshot_age_seconds",
 }

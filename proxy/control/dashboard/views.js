@@ -1,0 +1,333 @@
+// The views: each has a title, elements, and an update that asks for what it shows.
+import { Table, ask, h, say, state } from "./app.js";
+
+const PAGE = 50; // instances at a time
+const POINTS = 60; // of a sparkline: a minute
+
+const rate = (value) => (value === undefined ? null : value.toFixed(1));
+const took = (seconds) => (seconds === null || seconds === undefined ? null : `${Number((seconds * 1000).toPrecision(3))} ms`);
+const names = (list) => (list && list.length ? list.join(", ") : null);
+
+function ago(seconds) {
+  if (seconds === null || seconds === undefined) return null;
+  const units = [[86400, "d"], [3600, "h"], [60, "min"]];
+  const [size, unit] = units.find(([size]) => seconds >= 2 * size) || [1, "s"];
+  return `${Math.floor(seconds / size)} ${unit}`;
+}
+
+function field(id, label, control) {
+  control.id = id;
+  return h("div", {}, h("label", { for: id }, label), control);
+}
+
+function link(text, href) {
+  return h("a", { href }, text);
+}
+
+/** A button that changes something, for whoever may. */
+function action(text, label, change) {
+  const button = h("button", { type: "button", "aria-label": label, disabled: !state.session.may_change }, text);
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    try {
+      say(await change());
+    } catch (error) {
+      say(`${label}: ${error.message}`);
+    }
+    button.disabled = !state.session.may_change;
+    state.now();
+  });
+  return button;
+}
+
+const late = [
+  ["Rate /s", (row) => rate(row.rate), "number"],
+  ["Errors /s", (row) => ({ text: rate(row.error_rate), mark: row.error_rate > 0 ? "number bad" : "number" }), "number"],
+  ...["p50", "p95", "p99"].map((share) => [share, (row) => row.latency && took(row.latency[share]), "number"]),
+];
+
+function standing(row) {
+  const words = [];
+  if (row.panic) words.push("panic: health is ignored");
+  if (row.source === "fallback") words.push("fallback instances");
+  for (const [state, workers] of Object.entries(row.limits.breaker || {})) if (state !== "closed" && workers) words.push(`breaker ${state} in ${workers}`);
+  if (row.limits.queue_full) words.push("queue full");
+  else if (row.limits.waiting) words.push(`${row.limits.waiting} waiting`);
+  if (row.refused.length) words.push(`${row.refused.length} records refused`);
+  if (!words.length && row.total && !row.ready) words.push("none ready");
+  return { text: words.join("; ") || "well", mark: words.length ? "warn" : "good" };
+}
+
+function services() {
+  const links = new Map();
+  const name = (row) => {
+    if (!links.has(row.name)) links.set(row.name, link(row.name, `#service=${encodeURIComponent(row.name)}`));
+    return links.get(row.name);
+  };
+  const filter = h("input", { type: "search", oninput: () => fill() });
+  const table = new Table(
+    "Services",
+    [
+      ["Service", name, "name"],
+      ["Ready", (row) => ({ text: `${row.ready} of ${row.total}`, mark: row.ready < row.total ? "number warn" : "number" }), "number"],
+      ["State", standing],
+      ...late,
+      ["Balancer", (row) => row.balancer],
+      ["Source", (row) => row.source],
+    ],
+    (row) => row.name,
+  );
+  let rows = [];
+  const fill = () => {
+    const wanted = filter.value.toLowerCase();
+    const shown = rows.filter((row) => row.name.toLowerCase().includes(wanted));
+    table.fill(shown, `Services: ${shown.length} of ${rows.length}`);
+  };
+  return {
+    title: "Services",
+    elements: [h("form", { role: "search", onsubmit: (event) => event.preventDefault() }, field("filter", "Name", filter)), table.element],
+    update: async () => {
+      rows = (await ask("api/v1/services")).services;
+      fill();
+    },
+  };
+}
+
+function trend(points) {
+  const most = Math.max(...points, 1e-9);
+  const at = points.map((value, place) => `${(place * 80) / (POINTS - 1)},${(17 - (value * 16) / most).toFixed(1)}`);
+  const svg = h("svg", { class: "trend", viewBox: "0 0 80 18", "aria-hidden": "true" });
+  svg.append(h("polyline", { points: at.join(" ") }));
+  return svg;
+}
+
+function service(name) {
+  const path = `api/v1/services/${encodeURIComponent(name)}`;
+  const filter = h("input", { type: "search" });
+  const status = h("select", {}, ["", "ready", "draining", "unhealthy", "ejected"].map((one) => h("option", { value: one }, one || "any")));
+  const zone = h("input", { type: "text", size: "10" });
+  let first = 0;
+  const trends = new Map(); // id → {at, requests, points}
+  const buttons = new Map();
+  const sparkline = (row) => {
+    const known = trends.get(row.id) || { points: [] };
+    const now = performance.now();
+    if (known.at !== undefined && now - known.at > 500) known.points.push(Math.max(0, ((row.requests - known.requests) * 1000) / (now - known.at)));
+    if (known.at === undefined || now - known.at > 500) Object.assign(known, { at: now, requests: row.requests });
+    known.points = known.points.slice(-POINTS);
+    trends.set(row.id, known);
+    return trend(known.points);
+  };
+  const change = (row) => {
+    const verb = row.status === "draining" ? "undrain" : "drain";
+    const known = buttons.get(row.id);
+    if (known && known.verb === verb) return known.button;
+    const word = verb === "drain" ? "Drain" : "Undrain";
+    const button = action(word, `${word} ${row.id}`, async () => {
+      await ask(`${path}/instances/${encodeURIComponent(row.id)}/${verb}`, { method: "POST" });
+      return `${name}/${row.id}: ${verb}ed`;
+    });
+    buttons.set(row.id, { verb, button });
+    return button;
+  };
+  const doubts = (row) => row.reason || (row.unreachable_from && `no connection from ${row.unreachable_from} workers`) || (row.on_probation_in && `on probation in ${row.on_probation_in} workers`) || null;
+  const failures = (row) => names(Object.entries(row.errors).sort((a, b) => b[1] - a[1]).map(([code, count]) => `${code} ${count}`));
+  const table = new Table(
+    "Instances",
+    [
+      ["Instance", (row) => row.id, "name"],
+      ["Address", (row) => (row.address.includes(":") ? `[${row.address}]:${row.port}` : `${row.address}:${row.port}`)],
+      ["State", (row) => ({ text: row.status, mark: row.status })],
+      ["Reason", doubts],
+      ["Since", (row) => ago(row.status_age), "number"],
+      ["Failures", failures],
+      ["Weight", (row) => row.weight, "number"],
+      ["Zone", (row) => row.metadata.zone],
+      ["In flight", (row) => row.inflight, "number"],
+      ...late,
+      ["Trend", sparkline],
+      ["Change", change],
+    ],
+    (row) => row.id,
+  );
+  const summary = h("p", {});
+  const before = h("button", { type: "button", onclick: () => turn(-PAGE) }, "Previous page");
+  const after = h("button", { type: "button", onclick: () => turn(PAGE) }, "Next page");
+  const turn = (by) => {
+    first = Math.max(0, first + by);
+    state.now();
+  };
+  const anew = () => {
+    first = 0;
+    state.now();
+  };
+  for (const control of [filter, status, zone]) control.addEventListener("input", anew);
+  const form = h("form", { role: "search", onsubmit: (event) => event.preventDefault() }, field("name", "Name or address", filter), field("state", "State", status), field("zone", "Zone", zone));
+  return {
+    title: `Instances of ${name}`,
+    under: "services",
+    elements: [summary, form, table.element, h("div", { class: "pages" }, before, after)],
+    update: async () => {
+      const query = new URLSearchParams({ offset: first, limit: PAGE });
+      if (filter.value) query.set("name", filter.value);
+      if (status.value) query.set("status", status.value);
+      if (zone.value) query.set("zone", zone.value);
+      const found = await ask(`${path}?${query}`);
+      const { text, mark } = standing(found);
+      summary.textContent = `${found.ready} of ${found.total} ready, ${text}`;
+      summary.className = mark;
+      const last = Math.min(first + PAGE, found.matching);
+      table.fill(found.instances, found.matching ? `Instances ${first + 1} to ${last} of ${found.matching}` : "No instance");
+      before.disabled = first === 0;
+      after.disabled = last >= found.matching;
+    },
+  };
+}
+
+const OF_ROUTES = new Set(["index", "service", "taken", "reason"]);
+const conditions = (route) => names(Object.entries(route).filter(([name]) => !OF_ROUTES.has(name)).map(([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`)) || "everything";
+
+function routes() {
+  const table = new Table("Routes, in the order of the file", [["Number", (row) => row.index, "name"], ["Conditions and settings", conditions], ["Service", (row) => row.service]], (row) => row.index);
+  const method = h("input", { type: "text", value: "GET", size: "7" });
+  const url = h("input", { type: "text", size: "40", required: true, placeholder: "/users/7" });
+  const header = h("input", { type: "text", size: "24", placeholder: "X-Beta: 1" });
+  const steps = h("ol", { class: "steps", "aria-live": "polite" });
+  const form = h("form", {}, field("method", "Method", method), field("url", "URL or path", url), field("header", "Header field", header), h("button", { type: "submit" }, "Explain"));
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const query = new URLSearchParams({ method: method.value, url: url.value });
+    if (header.value) query.set("header", header.value);
+    try {
+      steps.replaceChildren(...told(await ask(`api/v1/explain?${query}`)).map((line) => h("li", {}, line)));
+    } catch (error) {
+      steps.replaceChildren(h("li", { class: "bad" }, error.message));
+    }
+  });
+  return {
+    title: "Routes",
+    elements: [h("h3", {}, "What would become of a request"), form, steps, table.element],
+    update: async () => table.fill((await ask("api/v1/routes")).routes),
+  };
+}
+
+function told(document) {
+  const lines = [`Request ${document.request.method} ${document.request.url}`];
+  for (const route of document.routes) lines.push(`Route ${route.index} (${conditions(route)}): ${route.reason}`);
+  if (document.service !== null && document.service !== undefined) lines.push(`Service ${document.service}, path for the instance ${document.path_for_instance}`);
+  if (document.balancer) lines.push(`Balancer ${document.balancer}${document.key ? `, key ${document.key.source} (${document.key.value === null ? "nothing in this request" : document.key.value})` : ""}`);
+  for (const row of document.candidates || []) lines.push(`May be picked: ${row.id} (${row.address}:${row.port}, ${row.status})`);
+  for (const row of document.others || []) lines.push(`Not picked: ${row.id} (${row.status}: ${row.reason})`);
+  if (document.answer) lines.push(`Answer ${document.answer.status} ${document.answer.fault || ""} ${document.answer.detail || ""}`);
+  return lines;
+}
+
+function registry() {
+  const facts = new Table("Registry in use", [["What", (row) => row[0], "name"], ["Value", (row) => row[1]]], (row) => row[0]);
+  const sources = new Table("Sources", [["Source", (row) => row.name || row.provider, "name"], ["Endpoints", (row) => names(row.endpoints)], ["State", (row) => (row.active ? { text: "in use", mark: "good" } : row.alive === false ? { text: "does not answer", mark: "bad" } : row.alive ? "answers" : "not checked yet")]], (row) => `${row.name}${row.endpoints}`);
+  const records = new Table("Records that cannot be read, or in part", [["Key", (row) => row.key, "name"], ["Reason", (row) => row.reason]], (row) => row.key);
+  const held = new Table("Instances that are held", [["Instance", (row) => `${row.service}/${row.id}`, "name"], ["Why", (row) => row.why], ["For", (row) => ago(row.age), "number"]], (row) => `${row.service}/${row.id}`);
+  return {
+    title: "Registries",
+    elements: [facts.element, sources.element, records.element, held.element],
+    update: async () => {
+      const found = await ask("api/v1/registry");
+      facts.fill([
+        ["Kind", found.provider],
+        ["Connected", found.connected ? { text: "yes", mark: "good" } : { text: "no", mark: "bad" }],
+        ["Endpoint", found.endpoint],
+        ["Last answer", found.age === null ? "never" : `${ago(found.age)} ago`],
+        ["Last error", found.last_error || null],
+        ["Revision", found.revision],
+        ["Instances", found.instances],
+        ["First full set", found.complete ? "known" : "not known yet"],
+      ]);
+      sources.fill(found.sources);
+      records.fill([...found.invalid, ...(found.odd || [])]);
+      held.fill(found.held);
+    },
+  };
+}
+
+function certificates() {
+  const table = new Table(
+    "Certificates",
+    [["File", (row) => row.file, "name"], ["Of", (row) => row.of], ["Names", (row) => names(row.names)], ["Expires", (row) => (row.not_after ? row.not_after.slice(0, 16).replace("T", " ") : null)], ["Problem", (row) => (row.problem ? { text: row.problem, mark: "bad" } : null)]],
+    (row) => `${row.of} ${row.file}`,
+  );
+  return {
+    title: "Certificates",
+    elements: [table.element],
+    update: async () => {
+      const found = await ask("api/v1/certificates");
+      const of = (who, one) => one.certificates.map((row) => ({ ...row, of: who }));
+      const rows = [
+        ...found.listeners.flatMap((one) => of(`listener ${one.listener}`, one)),
+        ...found.services.files.flatMap((one) => of(`service ${one.service}`, one)),
+        ...(found.admin ? of("admin", found.admin) : []),
+        ...(found.acme || []).map((one) => ({ ...one, file: one.name, of: "acme", names: [one.name] })),
+      ];
+      table.fill(rows, rows.length ? "Certificates" : "No certificate");
+    },
+  };
+}
+
+function workers() {
+  const table = new Table(
+    "Workers",
+    [
+      ["Worker", (row) => row.index, "name"],
+      ["Process", (row) => row.pid, "number"],
+      ["State", (row) => ({ text: row.state, mark: row.ready ? "good" : "warn" })],
+      ["Age", (row) => ago(row.age), "number"],
+      ["Clients", (row) => row.client_connections, "number"],
+      ["Tunnels", (row) => row.tunnels, "number"],
+      ["Requests", (row) => row.requests, "number"],
+      ["Restarts", (row) => row.restarts, "number"],
+      ["Last exit", (row) => row.last_exit],
+    ],
+    (row) => `${row.index} ${row.pid}`,
+  );
+  return { title: "Workers", elements: [table.element], update: async () => table.fill((await ask("api/v1/workers")).workers) };
+}
+
+function events() {
+  const text = ({ number, kind, time, ...fields }) => names(Object.entries(fields).map(([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`));
+  const filter = h("input", { type: "search", oninput: () => state.now() });
+  const table = new Table("Events", [["Time", (row) => new Date(row.time * 1000).toLocaleTimeString(), "name"], ["Kind", (row) => row.kind], ["What", text]], (row) => row.number);
+  return {
+    title: "Events",
+    elements: [h("form", { role: "search", onsubmit: (event) => event.preventDefault() }, field("filter", "Filter", filter)), table.element],
+    update: async () => {
+      const shown = state.events.filter((row) => `${row.kind} ${text(row)}`.includes(filter.value));
+      table.fill(shown, shown.length ? `Events: ${shown.length}` : "Nothing has happened since this page was opened");
+    },
+  };
+}
+
+function config() {
+  const facts = h("p", {});
+  const table = new Table("What the last reload changed", [["Key", (row) => row.key, "name"], ["Before", (row) => row.before], ["After", (row) => row.after]], (row) => row.key);
+  const wrong = h("ul", { class: "bad" });
+  const text = h("pre", { tabindex: "0", role: "region", "aria-label": "Configuration in force" });
+  const reload = action("Reload", "Reload the configuration", async () => {
+    const { result, changes, complaints } = await ask("api/v1/reload", { method: "POST" });
+    return complaints.length ? `${result}: ${complaints.join("; ")}` : `${result}: ${changes.length} keys`;
+  });
+  return {
+    title: "Configuration",
+    every: 5000,
+    elements: [h("p", {}, reload), facts, wrong, table.element, h("h3", {}, "In force, without secrets"), text],
+    update: async () => {
+      const found = await ask("api/v1/config");
+      const last = found.last_reload;
+      facts.textContent = `Digest ${found.hash}, in force since ${new Date(found.since * 1000).toLocaleString()}; ${last ? `last reload at ${new Date(last.at * 1000).toLocaleString()}: ${last.result}` : "not reloaded yet"}`;
+      wrong.replaceChildren(...(last ? last.complaints : []).map((one) => h("li", {}, one)));
+      table.fill(last ? last.changes : []);
+      const shown = JSON.stringify(found.settings, null, 2);
+      if (text.textContent !== shown) text.textContent = shown;
+    },
+  };
+}
+
+export const views = { services, service, routes, registry, certificates, workers, events, config };

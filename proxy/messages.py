@@ -343,6 +343,8 @@ class WorkerStats(msgspec.Struct, frozen=True, tag=True):
     """Listener → result → TLS handshakes of clients."""
     http2_closed: dict[str, dict[str, int]] = {}
     """Listener → reason → connections of HTTP/2 that ended for what a client did."""
+    lag: float = 0.0
+    """Seconds by which the worker's loop was late for this report, which is due each second."""
 
 
 class Suspect(msgspec.Struct, frozen=True, tag=True):

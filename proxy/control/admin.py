@@ -230,8 +230,13 @@ class Admin:
         return json_answer(status.readiness(missing), 503 if missing else 200)
 
     async def _metrics(self, request: web.BaseRequest) -> web.Response:
-        page = await self.metrics.get()
-        return web.Response(body=page, headers={"Content-Type": metrics.CONTENT_TYPE})
+        instances = request.query.get("instances", "on")
+        if instances not in ("on", "off"):
+            raise Refusal(400, f"instances: {instances[:20]!r}: must be on or off")
+        page, kind = await self.metrics.get(instances=instances == "on"), metrics.CONTENT_TYPE
+        if metrics.OPENMETRICS.partition(";")[0] in request.headers.get("Accept", ""):
+            page, kind = metrics.openmetrics(page), metrics.OPENMETRICS
+        return web.Response(body=page, headers={"Content-Type": kind, "Vary": "Accept"})
 
     async def _services(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor

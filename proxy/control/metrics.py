@@ -7,11 +7,14 @@ the only thing that pays for labels.
 
 from __future__ import annotations
 
+import os
 import platform
+import re
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from itertools import chain
+from pathlib import Path
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -30,10 +33,19 @@ from prometheus_client.registry import Collector
 import proxy
 from proxy.control.samples import MANY, cumulative, quoted, write_pool, write_traffic
 from proxy.control.scrape import Scrape
-from proxy.control.statistics import Totals
+from proxy.control.statistics import Retired, Totals
 from proxy.messages import APPLY_BOUNDS
+from proxy.statuses import RegistryStatus
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+_HEAD = re.compile(rb"^(# (?:HELP|TYPE) \w+)_total ", re.MULTILINE)
+
+
+def openmetrics(page: bytes) -> bytes:
+    """A page as OpenMetrics has it: a counter is called without the end of its samples' names."""
+    return _HEAD.sub(rb"\1 ", page) + b"# EOF\n"
 
 
 class Page:
@@ -71,7 +83,7 @@ class Page:
         registry.register(_Collected([*families(self._scrape), *self._processes.values()]))
         parts = [generate_latest(registry)]
         for name, lines in self._families.items():
-            kind, help_ = MANY[name]
+            kind, help_, _ = MANY[name]
             parts.append(f"# HELP {name} {help_}\n# TYPE {name} {kind}\n".encode())
             parts.append("".join(lines).encode())
         return b"".join(parts)
@@ -261,3 +273,49 @@ def _process_families(scrape: Scrape) -> Iterator[Metric]:
         worst.add_metric([str(worker)], seen.worst)
     yield applies
     yield worst
+    lag = GaugeMetricFamily(
+        "fairlead_worker_lag_seconds",
+        "Seconds by which a worker's loop was late for its latest report.",
+        labels=["worker"],
+    )
+    for index, seconds in scrape.lags.items():
+        lag.add_metric([str(index)], seconds)
+    yield lag
+
+
+def _labels(family: Metric) -> tuple[str, ...]:
+    return tuple(getattr(family, "_labelnames", ()))
+
+
+def rows() -> str:
+    """The table of `docs/metrics.md`."""
+    nothing = Scrape(
+        pools={},
+        totals=Totals(Retired()),
+        registry=RegistryStatus(provider="", connected=False),
+        balancer_of=lambda service: "",
+        inflight=lambda slot: 0,
+        client_connections=0,
+        tunnels=0,
+        workers=0,
+    )
+    found = dict(MANY)
+    for family in families(nothing):
+        end = "_total" if family.type == "counter" else ""
+        found[family.name + end] = family.type, family.documentation, _labels(family)
+    processes: dict[str, Metric] = {}
+    _add_process(processes, "", os.getpid())
+    for family in processes.values():
+        end = "_total" if family.type == "counter" else ""
+        found[family.name + end] = family.type, family.documentation, ("process",)
+    lines = ["| name | kind | labels | what it says |", "|---|---|---|---|"]
+    for name, (kind, text, labels) in sorted(found.items()):
+        shown = ", ".join(f"`{label}`" for label in labels)
+        lines.append(f"| `{name}` | {kind} | {shown} | {text} |")
+    return "\n".join((*lines, ""))
+
+
+if __name__ == "__main__":
+    page = Path("docs/metrics.md")
+    prose, _, _ = page.read_text("utf-8").partition("| name |")
+    page.write_text(prose + rows(), "utf-8")

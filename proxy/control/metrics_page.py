@@ -36,22 +36,24 @@ class MetricsPage:
         self._supervisor = supervisor
         self._totals = totals
         self._further = further
-        self._page: Shared[bytes] = Shared(self._make)
+        self._page: Shared[bytes] = Shared(lambda: self._make(True))
         """With 20,000 instances it has 20 MB."""
+        self._without_instances: Shared[bytes] = Shared(lambda: self._make(False))
         self.before: Callable[[], bytes] = bytes
         """The page of the processes before an upgrade; its counts are added to ours."""
         self._carried = b"", CarriedCounts(b"")
         """A page, and its counts."""
 
-    async def get(self) -> bytes:
-        """The page, in the text exposition format."""
-        return await self._page.get()
+    async def get(self, *, instances: bool = True) -> bytes:
+        """The page, in the text exposition format. `instances`: with samples of each."""
+        return await (self._page if instances else self._without_instances).get()
 
     async def close(self) -> None:
         """End what is being made."""
         await self._page.close()
+        await self._without_instances.close()
 
-    async def _make(self) -> bytes:
+    async def _make(self, instances: bool) -> bytes:
         supervisor = self._supervisor
         totals = await self._totals()
         further = self._further()
@@ -73,6 +75,12 @@ class MetricsPage:
                 tunnels=sum(life.stats.tunnels for life in lives),
                 workers=sum(1 for _ in supervisor.crew.current()),
                 applies={worker.index: worker.applies for worker in supervisor.workers},
+                lags={
+                    one.index: one.current.stats.lag
+                    for one in supervisor.workers
+                    if one.current is not None
+                },
+                instances=instances,
                 log_dropped=log_setup.lost(),
                 samples=chain(
                     supervisor.certificates.samples(),
@@ -88,9 +96,9 @@ class MetricsPage:
             if time.perf_counter() >= pause_at:
                 await asyncio.sleep(0)
                 pause_at = time.perf_counter() + SCRAPE_SLICE
-        return await self._with_carried(page.text())
+        return await self._with_carried(page.text(), instances)
 
-    async def _with_carried(self, page: bytes) -> bytes:
+    async def _with_carried(self, page: bytes, instances: bool) -> bytes:
         before = self.before()
         if self._carried[0] is not before:
             self._carried = before, CarriedCounts(before)
@@ -105,7 +113,9 @@ class MetricsPage:
         def known(service: str | None, instance: str | None) -> bool:
             # Those that met no route are counted for a service without a name.
             there = not service or service in pools
-            return there and (instance is None or instance in ids(service or ""))
+            if instance is None or not there:
+                return there
+            return instances and instance in ids(service or "")
 
         pieces = []
         for piece in self._carried[1].merge(page, known):

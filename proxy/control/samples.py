@@ -19,95 +19,184 @@ MANY = {
     "service_registrations_total": (
         "counter",
         "Registrations seen in the registry, by what happened to the record.",
+        ("service_name", "status"),
     ),
     "service_discoveries_total": (
         "counter",
         "Times a service's set of instances was learnt anew.",
+        ("service_name",),
     ),
     "health_checks_total": (
         "counter",
-        "Health statements about instances: those of the registry, and our own checks that passed"
-        " or failed.",
+        "Health statements about instances: those of the registry, and our own checks that "
+        "passed or failed.",
+        ("service_name", "status"),
     ),
-    "service_instances": ("gauge", "Instances by status."),
-    "fairlead_inflight_requests": ("gauge", "Requests and tunnels in flight, all workers."),
-    "fairlead_slow_start_instances": ("gauge", "Instances without their full weight so far."),
+    "service_instances": (
+        "gauge",
+        "Instances by status.",
+        ("service_name", "status"),
+    ),
+    "fairlead_inflight_requests": (
+        "gauge",
+        "Requests and tunnels in flight, all workers.",
+        ("service", "upstream"),
+    ),
+    "fairlead_slow_start_instances": (
+        "gauge",
+        "Instances without their full weight so far.",
+        ("service",),
+    ),
     "fairlead_breaker_open": (
         "gauge",
         "Workers in which the circuit breaker is open: its time is not over.",
+        ("service",),
     ),
-    "fairlead_breaker_opened_total": ("counter", "Times a circuit breaker opened."),
+    "fairlead_breaker_opened_total": (
+        "counter",
+        "Times a circuit breaker opened.",
+        ("service",),
+    ),
     "fairlead_tunnels_closed_total": (
         "counter",
         "Tunnels closed because their instance drains or left (drain.tunnels: close).",
+        ("service",),
     ),
-    "fairlead_grpc_calls_total": ("counter", "Calls of gRPC, by what became of them."),
-    "fairlead_queue_waiting": ("gauge", "Requests that wait for an instance with room."),
+    "fairlead_grpc_calls_total": (
+        "counter",
+        "Calls of gRPC, by what became of them.",
+        ("service", "grpc_status"),
+    ),
+    "fairlead_queue_waiting": (
+        "gauge",
+        "Requests that wait for an instance with room.",
+        ("service",),
+    ),
     "fairlead_limited_total": (
         "counter",
-        "Requests (for retry.budget: retries) that a limit of the service refused, by its key in"
-        " the configuration.",
+        "Requests (for retry.budget: retries) that a limit of the service refused, by its key"
+        " in the configuration.",
+        ("service", "limit"),
     ),
-    "fairlead_panic": ("gauge", "1 while too few instances are ready and health is ignored."),
+    "fairlead_panic": (
+        "gauge",
+        "1 while too few instances are ready and health is ignored.",
+        ("service",),
+    ),
     "fairlead_fallback": (
         "gauge",
         "1 while the registry knows no instance and fallback_instances are served.",
+        ("service",),
     ),
-    "fairlead_unreachable": ("gauge", "Workers that cannot connect to the instance."),
+    "fairlead_unreachable": (
+        "gauge",
+        "Workers that cannot connect to the instance.",
+        ("service", "upstream"),
+    ),
     "fairlead_instances_on_probation": (
         "gauge",
         "Workers that have yet to see the instance answer after its ejection.",
+        ("service", "upstream"),
     ),
-    "load_balancer_selections_total": ("counter", "Picks of an instance."),
+    "load_balancer_selections_total": (
+        "counter",
+        "Picks of an instance.",
+        ("service_name", "algorithm", "instance"),
+    ),
     "fairlead_upstream_attempts_total": (
         "counter",
         "Attempts by outcome: ok, the code of a fault, or a status against the instance.",
+        ("service", "upstream", "outcome"),
     ),
     "fairlead_upstream_latency_seconds": (
         "summary",
-        "From a request to the head of the instance's answer; quantiles of the last half to whole"
-        " minute.",
+        "From a request to the head of the instance's answer; quantiles of the last half to "
+        "whole minute.",
+        ("service", "upstream"),
     ),
-    "fairlead_ejections_total": ("counter", "Instances taken out for failing requests."),
+    "fairlead_ejections_total": (
+        "counter",
+        "Instances taken out for failing requests.",
+        ("service", "upstream"),
+    ),
     "fairlead_ejections_refused_total": (
         "counter",
-        "Times an instance that fails requests stayed, by the rule: max_share of the pool is out,"
-        " or it is the last_ready one.",
+        "Times an instance that fails requests stayed, by the rule: max_share of the pool is "
+        "out, or it is the last_ready one.",
+        ("service", "rule"),
     ),
     "fairlead_requests_total": (
         "counter",
         "Requests answered, those the proxy answered itself included.",
+        ("service", "method", "code"),
     ),
     "fairlead_request_duration_seconds": (
         "histogram",
         "From the request head to the last byte of the answer.",
+        ("service",),
     ),
     "fairlead_proxy_errors_total": (
         "counter",
         "Answers the proxy made itself or had to cut off, by fault and its RFC 9209 error type.",
+        ("service", "error", "fault"),
     ),
-    "fairlead_retries_total": ("counter", "Attempts beyond the first, by reason."),
-    "fairlead_certificate_expiry_timestamp_seconds": ("gauge", "When a certificate expires."),
+    "fairlead_retries_total": (
+        "counter",
+        "Attempts beyond the first, by reason.",
+        ("service", "reason"),
+    ),
+    "fairlead_certificate_expiry_timestamp_seconds": (
+        "gauge",
+        "When a certificate expires.",
+        ("listener", "service", "certificate"),
+    ),
     "fairlead_certificate_loads_total": (
         "counter",
         "Pairs of certificate and key that were loaded, failed, or were refused by a worker.",
+        ("listener", "service", "result"),
     ),
     "fairlead_acme_orders_total": (
         "counter",
         "Orders of certificates that were issued, or failed.",
+        ("name", "result"),
     ),
-    "fairlead_config_reloads_total": ("counter", "Reloads of the configuration, by result."),
-    "fairlead_config_last_reload_success": ("gauge", "1: the latest reload was put in force."),
-    "fairlead_config_hash": ("gauge", "1; a digest of the configuration in force."),
+    "fairlead_config_reloads_total": (
+        "counter",
+        "Reloads of the configuration, by result.",
+        ("result",),
+    ),
+    "fairlead_config_last_reload_success": (
+        "gauge",
+        "1: the latest reload was put in force.",
+        (),
+    ),
+    "fairlead_config_hash": (
+        "gauge",
+        "1; a digest of the configuration in force.",
+        ("hash",),
+    ),
     "fairlead_config_timestamp_seconds": (
         "gauge",
         "When the configuration in force came in force.",
+        (),
     ),
-    "fairlead_tls_generation": ("gauge", "How often a listener's certificates, or keys, changed."),
-    "fairlead_tls_handshakes_total": ("counter", "TLS handshakes of clients, by how they ended."),
-    "fairlead_http2_closed_total": ("counter", "Connections that ended for what a client did."),
+    "fairlead_tls_generation": (
+        "gauge",
+        "How often a listener's certificates, or keys, changed.",
+        ("listener",),
+    ),
+    "fairlead_tls_handshakes_total": (
+        "counter",
+        "TLS handshakes of clients, by how they ended.",
+        ("listener", "result"),
+    ),
+    "fairlead_http2_closed_total": (
+        "counter",
+        "Connections that ended for what a client did.",
+        ("listener", "reason"),
+    ),
 }
-"""Families with samples of each service or instance: name → type and help."""
+"""Families with samples of each service or instance: name → type, help and labels."""
 
 
 def write_pool(families: Mapping[str, list[str]], scrape: Scrape, service: str, pool: Pool) -> None:
@@ -148,6 +237,8 @@ def write_pool(families: Mapping[str, list[str]], scrape: Scrape, service: str, 
         write("fairlead_breaker_open", of_service, open_)
     if states:
         write("fairlead_queue_waiting", of_service, sum(state.waiting for state in states))
+    if not scrape.instances:
+        return
     algorithm = f"{of_service_name},algorithm={quoted(scrape.balancer_of(service))},instance="
     for member in pool.members:
         instance = quoted(member.instance.id)

@@ -33,6 +33,10 @@ class Scrape:
     """Workers that run now."""
     applies: Mapping[int, Applies] = field(default_factory=dict)
     """How long changes of the pools held workers' loops, by worker."""
+    lags: Mapping[int, float] = field(default_factory=dict)
+    """Seconds by which the loop of each worker was late, by worker."""
+    instances: bool = True
+    """Whether there are samples of each instance."""
     log_dropped: int = 0
     """Lines of its log that the control process could not write."""
     admin_connections: int = 0

@@ -131,6 +131,7 @@ class Reports:
             access_log_dropped=self._dropped(),
             log_dropped=self._log_dropped(),
             underscored=self._counters.underscored,
+            lag=self._counters.lag,
             name_failures=self._names.failures,
             names_outdated=self._names.outdated(),
             handshakes={name: dict(counts) for name, counts in self._counters.handshakes.items()},

@@ -7,6 +7,7 @@ thirty nanoseconds. The control process turns sums of these into Prometheus seri
 from __future__ import annotations
 
 from bisect import bisect_left
+from math import inf
 from typing import Final
 
 from proxy.messages import DURATION_BOUNDS, KEPT_SERVICES, ServiceStats
@@ -117,12 +118,15 @@ class ServiceCounters:
 class WorkerCounters:
     """Owns the counts that belong to no service, and the table of those that do."""
 
-    __slots__ = ("_gone", "client_connections", "handshakes", "http2_closed", "services", "tunnels",
-                 "underscored")  # fmt: skip
+    __slots__ = ("_due", "_gone", "client_connections", "handshakes", "http2_closed", "lag",
+                 "services", "tunnels", "underscored")  # fmt: skip
 
     def __init__(self) -> None:
         self.client_connections = 0
         self.tunnels = 0
+        self.lag = 0.0
+        """Seconds by which the loop was late for the latest report."""
+        self._due = inf
         self.underscored = 0
         """Fields of requests that were left out because their name has a `_`."""
         self.services: dict[str, ServiceCounters] = {}  # ≤ KEPT_SERVICES * 400 + 400 B per service
@@ -132,6 +136,11 @@ class WorkerCounters:
         """Listener → reason → connections of HTTP/2 that ended for what a client did."""
         self._gone: dict[str, None] = {}  # ≤ KEPT_SERVICES * 400
         """Services in the table that have no pool any more, in the order in which they left."""
+
+    def note_report(self, now: float, interval: float) -> None:
+        """A report is made, and the next one is due in so many seconds."""
+        self.lag = max(0.0, now - self._due)
+        self._due = now + interval
 
     def handshake(self, listener: str, result: str) -> None:
         """A handshake of a client is over."""

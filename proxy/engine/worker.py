@@ -365,6 +365,7 @@ class Worker:
         self._look_for_descriptors()
         self.faults.tick()
         now = self.services.now()
+        self.counters.note_report(now, STATS_INTERVAL)
         self.access_logs.report(now)
         for pool in self.pools:  # ≤ services
             pool.tick(now)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy import latency
+from proxy.control import metrics
 from proxy.control.pools import PoolRegistry
 from proxy.control.slots import Slots
 from proxy.control.statistics import Applies, Reported, Retired, Totals
@@ -84,10 +89,12 @@ PROMISED = {
     "fairlead_name_outdated_seconds": (),
     "fairlead_snapshot_apply_seconds": ("worker",),
     "fairlead_snapshot_apply_longest_seconds": ("worker",),
+    "fairlead_worker_lag_seconds": ("worker",),
 }
 NOT_COUNTED_YET = {
     "fairlead_snapshot_apply_seconds",
     "fairlead_snapshot_apply_longest_seconds",
+    "fairlead_worker_lag_seconds",
     "fairlead_ejections_total",
     "fairlead_ejections_refused_total",
     "fairlead_config_reloads_total",
@@ -97,6 +104,36 @@ NOT_COUNTED_YET = {
     "fairlead_registry_source_active",
     "fairlead_registry_snapshot_age_seconds",
 }
+
+
+def test_the_page_of_metrics_is_what_the_code_says() -> None:
+    page = (Path(__file__).parents[2] / "docs/metrics.md").read_text("utf-8")
+    assert page[page.index("| name |") :] == metrics.rows(), "run `make docs`"
+    told = re.findall(r"^\| `(\w+)` \| \w+ \| (.*?) \|", page, re.MULTILINE)
+    assert {name: tuple(re.findall(r"\w+", labels)) for name, labels in told} == PROMISED
+
+
+def test_openmetrics_say_the_same() -> None:
+    text = scrape(book(instance("a")), total(Retired(), [report(5, "a")]))
+    open_ = metrics.openmetrics(text.encode()).decode()
+    found = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in parse_openmetrics(open_)
+        for sample in family.samples
+    }
+    assert found == {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_a_page_without_instances_has_nothing_of_each() -> None:
+    pools, totals = book(instance("a")), total(Retired(), [report(5, "a")])
+    text = scrape(pools, totals, instances=False)
+    assert "upstream=" not in text
+    assert "instance=" not in text
+    assert 'fairlead_requests_total{service="users"' in text
 
 
 def shown_names(text: str) -> Iterable[str]:

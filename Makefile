@@ -74,10 +74,11 @@ guard: $(VENV)/.dev
 	$(BIN)/python -m bench guard
 	$(BIN)/python -m bench instructions
 
-# The tables of docs/errors.md, docs/metrics.md and docs/configuration.md, from what the code declares.
+# The manual page and the tables of docs/errors.md, docs/metrics.md and docs/configuration.md, from what the code declares.
 docs: $(VENV)/.dev
 	$(BIN)/python -m proxy.errors
 	$(BIN)/python -m proxy.control.metrics
+	$(BIN)/python -m proxy.manual
 	$(BIN)/python -m proxy.settings.document docs/configuration.md
 
 clean:

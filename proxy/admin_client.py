@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -14,6 +15,10 @@ DEFAULT_URL = "http://127.0.0.1:9900"
 
 TIMEOUT = 5.0
 """Seconds per step of a request. The slowest answer waits half a second for its workers."""
+
+SILENCE = 40.0
+"""Seconds without a word after which a stream of events is taken for dead: the server says
+something every fifteen."""
 
 MAX_ANSWER = 64 * 1024 * 1024
 """Bytes. The largest answer is the instances of one service, some 300 bytes each."""
@@ -54,19 +59,47 @@ class AdminClient:
         """The decoded JSON answer. AdminError if there is none. `timeout`: seconds per step."""
         return self._ask("POST", path, timeout)
 
-    def _ask(self, method: str, path: str, timeout: float = TIMEOUT) -> Any:
-        connection = (
-            http.client.HTTPSConnection(
-                self._host, self._port, timeout=timeout, context=self._context
-            )
-            if self._secure
-            else http.client.HTTPConnection(self._host, self._port, timeout=timeout)
+    def events(self, path: str) -> Iterator[tuple[str, str]]:
+        """Server-sent events as they come, kind and data, until the server ends the stream.
+        AdminError when it is lost."""
+        connection = self._connection(SILENCE)
+        try:
+            connection.request("GET", self._prefix + path, headers=self._headers())
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise AdminError(f"{self.url} answered {answer.status} when asked for events")
+            kind = data = ""
+            while line := answer.readline(MAX_ANSWER):
+                name, _, value = line.decode("utf-8", "replace").rstrip("\n").partition(": ")
+                if name == "event":
+                    kind = value
+                elif name == "data":
+                    data = value
+                elif not name and kind:
+                    yield kind, data
+                    kind = data = ""
+        except (OSError, http.client.HTTPException) as error:
+            raise AdminError(f"no events from the admin server at {self.url}: {error}") from None
+        finally:
+            connection.close()
+
+    def _connection(self, timeout: float) -> http.client.HTTPConnection:
+        if not self._secure:
+            return http.client.HTTPConnection(self._host, self._port, timeout=timeout)
+        return http.client.HTTPSConnection(
+            self._host, self._port, timeout=timeout, context=self._context
         )
+
+    def _headers(self) -> dict[str, str]:
         headers = {"Accept": "application/json"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
+        return headers
+
+    def _ask(self, method: str, path: str, timeout: float = TIMEOUT) -> Any:
+        connection = self._connection(timeout)
         try:
-            connection.request(method, self._prefix + path, headers=headers)
+            connection.request(method, self._prefix + path, headers=self._headers())
             answer = connection.getresponse()
             status, body = answer.status, answer.read(MAX_ANSWER)
         except (OSError, http.client.HTTPException) as error:

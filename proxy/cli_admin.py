@@ -144,6 +144,55 @@ def registry(client: AdminClient, as_json: bool) -> None:
 
 
 @command
+@click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until Ctrl-C.")
+@admin_options
+@json_option
+def events(follow: bool, client: AdminClient, as_json: bool) -> None:
+    """List what has happened to services, instances, workers and certificates, one line each."""
+    from proxy.admin_client import AdminError
+
+    try:
+        for kind, data in client.events("/api/v1/events?kept=" + ("on" if follow else "only")):
+            fields = json.loads(data)
+            line = json.dumps({"kind": kind, **fields}) if as_json else listings.event(kind, fields)
+            click.echo(line)
+    except AdminError as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        return
+    if follow:
+        raise click.ClickException("the proxy has ended the stream of events")
+
+
+@command
+@click.option("--once", is_flag=True, help="Print the services once, and end.")
+@click.option(
+    "--interval", type=click.FloatRange(0.2, 60), default=1.0, show_default=True, metavar="SECONDS"
+)
+@admin_options
+@json_option
+def top(once: bool, interval: float, client: AdminClient, as_json: bool) -> None:
+    """Show services and instances live: rate, errors, latency, in flight, state."""
+    from proxy.admin_client import AdminError
+
+    def ask(service: str | None) -> Any:
+        path = "/api/v1/services" + ("" if service is None else f"/{_segment(service)}")
+        try:
+            return client.get(path, [])
+        except AdminError as error:
+            raise ValueError(str(error)) from None
+
+    if once or as_json:
+        document = _get(client, "/api/v1/services")
+        _show(document, listings.services(document), as_json)
+        return
+    from proxy import cli_top  # Where Python has no curses, only this does not work.
+
+    _get(client, "/api/v1/services")  # If nobody answers, it is said in a line of its own.
+    cli_top.run(ask, interval)
+
+
+@command
 @click.argument("url")
 @click.option("--method", default="GET", show_default=True, metavar="M", help="Request method.")
 @click.option("--header", "headers", multiple=True, metavar="K:V", help="Request header field.")

@@ -6,8 +6,10 @@ characters that cannot be printed.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 MAX_CELL = 255
@@ -103,6 +105,18 @@ def reloaded(document: dict[str, Any], dry_run: bool) -> Iterator[str]:
         yield "nothing has changed"
     elif dry_run:
         yield "nothing was put in force (--dry-run)"
+
+
+def event(kind: str, fields: dict[str, Any]) -> str:
+    """`fairlead events`: one event in one line."""
+    told = dict(fields)
+    at = datetime.fromtimestamp(told.pop("time", 0.0)).isoformat(" ", "milliseconds")
+    words = (
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in told.items()
+        if value not in ("", [], 0)
+    )
+    return printable(_short(f"{at}  {kind:24}  {' '.join(words)}".rstrip(), 4096))
 
 
 def registry(document: dict[str, Any]) -> Iterator[str]:
@@ -251,9 +265,9 @@ def _table(head: list[str], rows: list[list[Any]], empty: str) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
-def _short(text: str) -> str:
+def _short(text: str, longest: int = MAX_CELL) -> str:
     """A version may have 64 KiB; names are shown whole."""
-    return text if len(text) <= MAX_CELL else f"{text[:MAX_CELL]}…"
+    return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 def count(number: int, what: str) -> str:

@@ -306,10 +306,13 @@ class Admin:
         )
         if request.method == "HEAD":
             return response
+        if request.query.get("kept") == "only":
+            kept = b"".join(self._supervisor.events.kept())
+            return web.Response(body=kept, headers=response.headers)
         connection = request.protocol
         assert isinstance(connection, Connection)
         try:
-            with self._supervisor.events.listen() as listener:
+            with self._supervisor.events.listen(request.query.get("kept") == "on") as listener:
                 connection.stream()
                 await response.prepare(request)
                 await self._send(response, b": connected\n\n")

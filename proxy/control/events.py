@@ -22,6 +22,9 @@ MAX_BYTES = 1024 * 1024
 """Of them: one that names thousands of services has a hundred thousand. The newest one is kept
 whatever its size; it is the same object for all listeners."""
 
+KEPT = 200
+"""Events that are kept for who asks what has happened: those of some hours of a quiet day."""
+
 MAX_LISTENERS = 32
 """Dashboards and terminals of a team; more are a client that reconnects without closing."""
 
@@ -64,6 +67,10 @@ class Listener:
             self.lost += 1
         self._news.set()
 
+    def waiting(self) -> list[bytes]:
+        """All events that wait, oldest first, which stay."""
+        return list(self._waiting)
+
     def take(self) -> tuple[list[bytes], int]:
         """Take all events that wait, oldest first, and the number of those lost before them."""
         events, lost = list(self._waiting), self.lost
@@ -96,21 +103,29 @@ class Events:
         self._max = max_listeners
         self._number = 0
         self._listeners: set[Listener] = set()
+        self._kept = Listener(KEPT, max_bytes)
 
     def publish(self, kind: str, now: float, /, **fields: Any) -> None:
         """Tell everybody. `now`: seconds since 1970."""
         self._number += 1
-        if self._listeners:
-            event = encode(Event(self._number, kind, now, fields))
-            for listener in self._listeners:
-                listener.put(event)
+        event = encode(Event(self._number, kind, now, fields))
+        self._kept.put(event)
+        for listener in self._listeners:
+            listener.put(event)
+
+    def kept(self) -> list[bytes]:
+        """The last events, oldest first, encoded."""
+        return self._kept.waiting()
 
     @contextmanager
-    def listen(self) -> Iterator[Listener]:
-        """A listener for events from now on. TooManyListeners."""
+    def listen(self, kept: bool = False) -> Iterator[Listener]:
+        """A listener for events from now on; `kept`: and those before. TooManyListeners."""
         if len(self._listeners) >= self._max:
             raise TooManyListeners
         listener = Listener(self._buffer, self._max_bytes)
+        if kept:
+            for event in self.kept():
+                listener.put(event)
         self._listeners.add(listener)
         try:
             yield listener

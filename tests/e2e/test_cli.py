@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -38,6 +40,10 @@ CONFIG: dict[str, Any] = {
 }
 
 
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
 async def fairlead(
     *arguments: str, cwd: Path, environ: Mapping[str, str] | None = None
 ) -> tuple[int, str, str]:
@@ -48,7 +54,7 @@ async def fairlead(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})},
+        env={**environment(), **(environ or {})},
     )
     output, errors = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode is not None
@@ -305,3 +311,65 @@ async def test_registered_text_cannot_drive_the_terminal(tmp_path: Path) -> None
         assert output.replace("\n", "").isprintable()
     finally:
         await runner.cleanup()
+
+
+async def test_events_are_listed_and_followed(tmp_path: Path) -> None:
+    async with RunningProxy(CONFIG, tmp_path) as proxy:
+        where = ("--admin", proxy.admin)
+        assert (await fairlead("drain", "users/one", *where, cwd=tmp_path))[0] == 0
+        code, output, errors = await fairlead("events", *where, cwd=tmp_path)
+        assert (code, errors) == (0, "")
+        drained = [line for line in output.splitlines() if "  drained " in line]
+        assert len(drained) == 1
+        assert "service=users" in drained[0]
+        code, output, _ = await fairlead("events", "--json", *where, cwd=tmp_path)
+        kinds = [json.loads(line)["kind"] for line in output.splitlines()]
+        assert (code, kinds.count("drained")) == (0, 1)
+
+        following = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "proxy", "events", "--follow", *where,
+            cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            env=environment(),
+        )  # fmt: skip
+        assert following.stdout is not None
+        async with asyncio.timeout(30):
+            while b"  drained " not in await following.stdout.readline():
+                pass
+            assert (await fairlead("undrain", "users/one", *where, cwd=tmp_path))[0] == 0
+            while b"  undrained " not in await following.stdout.readline():
+                pass
+            following.send_signal(signal.SIGINT)
+            _, said = await following.communicate()
+        assert (following.returncode, said) == (0, b"")
+
+
+async def test_top_is_printed_once_or_drawn_on_a_terminal(tmp_path: Path) -> None:
+    async with RunningProxy(CONFIG, tmp_path) as proxy:
+        where = ("--admin", proxy.admin)
+        code, output, _ = await fairlead("top", "--once", "--json", *where, cwd=tmp_path)
+        assert (code, json.loads(output)["services"][0]["name"]) == (0, "users")
+        ours, theirs = os.openpty()
+        try:
+            drawing = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "proxy", "top", *where,
+                cwd=tmp_path, stdin=theirs, stdout=theirs,
+                env={**environment(), "TERM": "xterm", "LINES": "24", "COLUMNS": "120"},
+            )  # fmt: skip
+            os.set_blocking(ours, False)
+            seen = b""
+
+            async def shows(text: bytes) -> bool:
+                nonlocal seen
+                with contextlib.suppress(BlockingIOError):
+                    seen += os.read(ours, 65536)
+                return text in seen
+
+            await eventually(lambda: shows(b"users"), 20, "the services")
+            os.write(ours, b"\n")
+            await eventually(lambda: shows(b"127.0.0.1:2"), 20, "the instances")
+            os.write(ours, b"q")
+            async with asyncio.timeout(20):
+                assert await drawing.wait() == 0
+        finally:
+            os.close(ours)
+            os.close(theirs)

@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 import pytest
 
-from proxy.control.events import Event, Events, TooManyListeners, encode
+from proxy.control.events import KEPT, Event, Events, TooManyListeners, encode
 
 
 def seen(events: list[bytes]) -> list[tuple[int, str]]:
@@ -81,3 +81,16 @@ def test_as_a_server_sent_event() -> None:
     assert data.endswith("\n\n")
     assert msgspec.json.decode(data) == {"time": 1.5, "reason": "two\nlines"}
     assert text.count(b"\n") == 4
+
+
+def test_the_last_events_are_kept_for_who_comes_later() -> None:
+    events = Events()
+    for number in range(KEPT + 5):
+        events.publish("drained", 0.0, number=number)
+    kept = events.kept()
+    assert (len(kept), kept) == (KEPT, events.kept())
+    assert b'"number":5}' in kept[0]
+    with events.listen(kept=True) as later, events.listen() as now:
+        events.publish("undrained", 0.0)
+        assert later.take()[0][:KEPT] == kept
+        assert len(now.take()[0]) == 1

@@ -135,7 +135,7 @@ async function listen() {
   let text = "";
   const mine = state.session;
   try {
-    const answer = await fetch("api/v1/events", { credentials: "same-origin" });
+    const answer = await fetch(`api/v1/events${state.events.length ? "" : "?kept=on"}`, { credentials: "same-origin" });
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     for (;;) {
       const { value, done } = await reader.read();

@@ -300,7 +300,7 @@ function events() {
     elements: [h("form", { role: "search", onsubmit: (event) => event.preventDefault() }, field("filter", "Filter", filter)), table.element],
     update: async () => {
       const shown = state.events.filter((row) => `${row.kind} ${text(row)}`.includes(filter.value));
-      table.fill(shown, shown.length ? `Events: ${shown.length}` : "Nothing has happened since this page was opened");
+      table.fill(shown, shown.length ? `Events: ${shown.length}` : "Nothing has happened");
     },
   };
 }

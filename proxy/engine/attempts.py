@@ -47,6 +47,8 @@ class Attempts(RequestState):
     """Whether all of the body that came is here."""
     replayable = True
     """Whether that is so, and a second attempt would do no harm whatever became of the first."""
+    replying = False
+    """An answer of the proxy's own is with a filter, and no attempt is of any use."""
     waiting: Alarm | None = None
     """The patience of one that waits in the queue."""
 
@@ -168,7 +170,7 @@ class Attempts(RequestState):
         self.dial = None
         try:
             self.services.unreachable.reached(self.pool, node)
-            if self.finished:
+            if self.finished or self.replying:
                 upstream.park(self.services.now())
                 return
             self.client.release_body()

@@ -62,6 +62,8 @@ class FilteredExchange(Exchange):
 
     def _attempt(self, now: float) -> None:
         """See `Attempts`."""
+        if self.replying:
+            return
         if not self.met and self._meet_more() and self.passage is not None:
             self._ask()
             return
@@ -374,6 +376,7 @@ class FilteredExchange(Exchange):
             self._answer_fault(FILTERS_BUSY, f"the filter {link.name} would have to wait")
             return
         passage.task = task
+        self.replying = passage.held is not None and passage.held.own is not None
         passage.alarm = Alarm(self.on_hook_timeout)
         now = self.services.now()
         self.services.deadlines.arm(passage.alarm, now + link.filter.time_limit)
@@ -454,12 +457,25 @@ class FilteredExchange(Exchange):
         against: bool = True,
     ) -> None:
         """See `Attempts`."""
+        if self.replying:
+            return
         if self.passage is not None and self.passage.held is not None:
             # The head of the answer is here, and the client has nothing of it yet.
             self._release(fault.code, against)
             self._answer_fault(fault, detail)
         else:
             super()._on_attempt_failed(fault, detail, stale, unsent, against)
+
+    def fail_inside(self, error: Exception) -> None:
+        """See `StreamEvents`. No filter sees the answer: it must go out now."""
+        passage = self.passage
+        self.met = True
+        if passage is not None:
+            self._drop_hook(passage)
+            passage.held = None
+            passage.answered = 0
+            passage.answering = True
+        super().fail_inside(error)
 
     def _finish(self, outcome: str, now: float) -> None:
         """See `Exchange`."""

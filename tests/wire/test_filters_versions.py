@@ -10,7 +10,13 @@ import pytest
 
 from proxy.settings.filters import FilterSpec
 from proxy.settings.route import RouteSpec
-from proxy.settings.service import GrpcSettings, RetrySettings, ServiceSettings, Timeouts
+from proxy.settings.service import (
+    GrpcSettings,
+    QueueSettings,
+    RetrySettings,
+    ServiceSettings,
+    Timeouts,
+)
 from tests.support.filters import HEARD, spec
 from tests.support.h2_peer import (
     HTTP2,
@@ -22,7 +28,7 @@ from tests.support.h2_peer import (
 )
 from tests.support.h2_peer import answer as of_instance
 from tests.support.wire import OK, Wire, forwarded, request
-from tests.wire.scenes import BAD, CHUNKED, GET, answered, asked
+from tests.wire.scenes import BAD, CHUNKED, GET, answered, asked, faulty
 from tests.wire.test_access_log import Logged, pick
 from tests.wire.test_filters import filtered, scripted
 from tests.wire.test_grpc import GRPC, MESSAGE, told
@@ -243,3 +249,43 @@ def test_pipelined_requests_are_answered_in_order_however_long_filters_take(make
     answered(client, a)
     a.expect(forwarded("GET /x"))
     answered(client, a)
+
+
+def test_a_connection_that_comes_too_late_gets_no_request(make: Any) -> None:
+    settings = ServiceSettings(timeouts=Timeouts(total=0.5))
+    wire = filtered(make, scripted("f", "response", "wait"), settings=settings)
+    wire.network.hang(wire.address("a"))
+    client = wire.client()
+    client.send(GET)
+    wire.advance(0.6)
+    client.expect_nothing()
+    wire.network.answer(wire.address("a"))
+    wire.settle()
+    wire.connected().expect_nothing()
+    wire.advance(1)
+    client.expect_problem(504, "total_timeout")
+
+
+def test_a_request_whose_refusal_waits_gets_no_turn_in_the_queue(make: Any) -> None:
+    settings = ServiceSettings(
+        max_inflight=1, queue=QueueSettings(size=2), timeouts=Timeouts(queue=1.0)
+    )
+    wire = filtered(make, scripted("f", "response", "wait"), settings=settings)
+    first, a = asked(wire)
+    second = wire.client()
+    second.send(GET)
+    wire.advance(1.1)
+    a.send(OK)
+    wire.settle()
+    a.expect_nothing()
+    wire.advance(1)
+    second.expect_problem(503, "queue_timeout")
+    assert first.take()
+
+
+def test_an_error_inside_is_answered_at_once(make: Any) -> None:
+    wire = filtered(make, scripted("f", "response", "wait"))
+    faulty(wire, "pick")
+    client = wire.client()
+    client.send(GET)
+    client.expect_problem(500, "internal", closing=True)

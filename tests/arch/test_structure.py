@@ -109,6 +109,7 @@ def test_a_library_has_one_importer(library: str) -> None:
         *catalog.PROVIDERS.items(),
         *catalog.REGISTRATION_BACKENDS.items(),
         *catalog.CHECKS.items(),
+        *catalog.FILTERS.items(),
     ],
     ids=lambda value: str(value),
 )

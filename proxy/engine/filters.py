@@ -92,9 +92,16 @@ class Filters:
     # -- configurations
 
     def prepare(self, config: WorkerConfig) -> FilterTable:
-        """Make what another configuration needs, for `use`; those that it has as well stay. Raises
-        what a filter does."""
+        """Make and open what another configuration needs, for `use`; those that it has as well
+        stay. Raises what a filter does: then none was opened."""
         made: dict[bytes, Link] = {}
+        try:
+            return self._table(config, made)
+        except Exception:
+            self._close([one.filter for key, one in made.items() if key not in self.table.made])
+            raise
+
+    def _table(self, config: WorkerConfig, made: dict[bytes, Link]) -> FilterTable:
 
         def links(specs: Sequence[FilterSpec]) -> Links:
             return tuple([self._link(spec, made) for spec in specs])
@@ -112,16 +119,14 @@ class Filters:
         link = made.get(key) or self.table.made.get(key)
         if link is None:
             one = catalog.filter_class(spec.kind)
-            link = _linked(spec.name, make(one, spec.settings))
+            link = made[key] = _linked(spec.name, make(one, spec.settings))
+            link.filter.open(self._context)
         made[key] = link
         return link
 
     def use(self, table: FilterTable) -> None:
         """Put in force what `prepare` has made."""
         before, self.table = self.table, table
-        for key, link in table.made.items():  # ≤ routes
-            if key not in before.made:
-                link.filter.open(self._context)
         gone = [link.filter for key, link in before.made.items() if key not in table.made]
         if gone:
             self._loop.call_later(LINGER, self._close, gone)

@@ -15,6 +15,7 @@ from proxy.settings.complaints import Report
 from proxy.settings.declare import Given
 
 T = TypeVar("T")
+_PROOFS: Final = (b"authorization", b"cookie")
 TIME_LIMIT: Final = 10.0
 """Seconds that one hook may take: more than people wait for a page, and less than clients do."""
 
@@ -38,9 +39,15 @@ class Context:
         """Seconds since 1970."""
         self.buckets = buckets
         """The buckets of rate limits, shared by all workers."""
-        self.claim = claim
-        """Makes of a field, by its name in lower case, one that no client may set."""
+        self._claim = claim
         self._in_thread = in_thread
+
+    def claim(self, name: str) -> None:
+        """Make of a field one that no client may set, on any route. Not of those by which clients
+        prove who they are: without these no filter could tell."""
+        lower = name.lower().encode("ascii")
+        if lower not in _PROOFS:
+            self._claim(lower)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """The result of work that takes long, done beside the loop."""

@@ -119,7 +119,7 @@ class BasicAuth(Filter):
         """See `Filter`."""
         self._context = context
         if self._header:
-            context.claim(self._header.lower().encode("ascii"))
+            context.claim(self._header)
         if self._file is not None:
             self._file.open(context)
 

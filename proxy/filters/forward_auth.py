@@ -67,7 +67,7 @@ class ForwardAuth(Filter):
         """See `Filter`."""
         self._context = context
         for name in self._copied:  # ≤ 1000
-            context.claim(name.lower().encode("ascii"))
+            context.claim(name)
 
     def close(self) -> None:
         """See `Filter`."""
@@ -77,11 +77,12 @@ class ForwardAuth(Filter):
 
     async def on_request(self, request: Request) -> Response | None:
         """See `Filter`."""
+        question = _question(request)
         for name in self._copied:  # ≤ 1000
             request.headers.remove(name)
         try:
             async with self._connections().get(
-                self._url, headers=_question(request), allow_redirects=False
+                self._url, headers=question, allow_redirects=False
             ) as answer:
                 if 200 <= answer.status < 300:
                     self._copy(request, answer)

@@ -260,7 +260,7 @@ class Jwt(Filter):
         """See `Filter`."""
         self._context = context
         for name in self._fields.values():  # ≤ 1000
-            context.claim(name.lower().encode("ascii"))
+            context.claim(name)
         self._keys.open(context)
 
     def close(self) -> None:
@@ -269,9 +269,9 @@ class Jwt(Filter):
 
     def on_request(self, request: Request) -> Any:
         """See `Filter`."""
+        lines = request.headers.lines("Authorization")
         for name in self._fields.values():  # ≤ 1000
             request.headers.remove(name)
-        lines = request.headers.lines("Authorization")
         scheme, _, token = lines[0].partition(" ") if len(lines) == 1 else ("", "", "")
         token = token.strip(" ")
         if scheme.lower() != "bearer" or len(token) > _LONGEST:

@@ -72,6 +72,7 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
             "algorithms": ["ES256"],
             "claims_to_headers": {"sub": "X-User"},
         }
+        own = {**verify, "copy": ["Authorization"]}
         config = {
             "filters": {"login": {"forward_auth": verify}, "tokens": {"jwt": tokens}},
             "services": {"s": {"instances": [one.instance]}},
@@ -79,6 +80,7 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
                 {"path_prefix": "/down", "service": "s", "filters": [{"forward_auth": nobody}]},
                 {"path_prefix": "/token", "service": "s", "filters": ["tokens"]},
                 {"path_prefix": "/open", "service": "s"},
+                {"path_prefix": "/own", "service": "s", "filters": [{"forward_auth": own}]},
                 {"path_prefix": "/cut-off", "strip_prefix": True, "service": "s",
                  "filters": ["login"]},
                 {"path_prefix": "/", "service": "s", "filters": ["login"]},
@@ -107,6 +109,14 @@ async def test_a_request_that_is_allowed_goes_on_with_what_was_copied(
     assert got.head.all("X-User") == ["ann"]
     assert got.head.get("X.User") is None
     assert got.head.get("X-Other") is None
+
+
+async def test_a_proof_that_is_copied_is_asked_with_first(site: Site) -> None:
+    assert (await site.ask("GET /own", ANN)).status == 200
+    assert site.auth.calls[-1].head.get("Authorization") == "Bearer ann"
+    assert site.instance.calls[-1].head.get("Authorization") is None
+    assert (await site.ask("GET /open", ANN)).status == 200
+    assert site.instance.calls[-1].head.get("Authorization") == "Bearer ann"
 
 
 async def test_a_body_is_for_the_instance_alone(site: Site) -> None:

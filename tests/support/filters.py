@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from proxy.errors import DENIED, Refused
-from proxy.filters import Filter, Request, Response
+from proxy.filters import Context, Filter, Request, Response
 from proxy.settings.filters import FilterSpec
 
 HEARD: list[str] = []
@@ -26,6 +26,14 @@ class Scripted(Filter):
     def __init__(self, *, says: str = "", at: str = "", does: str = "", limit: float = 2.0) -> None:
         self.says, self.at, self.does = says, at, does
         self.time_limit = limit
+
+    def open(self, context: Context) -> None:
+        if self.at == "open":
+            raise RuntimeError("cannot open")
+
+    def close(self) -> None:
+        if self.at in ("open", "close"):
+            HEARD.append(f"{self.says}.close")
 
     def _meet(self, hook: str) -> Any:
         HEARD.append(f"{self.says}.{hook}")

@@ -248,18 +248,18 @@ def basic(user: str, scheme: str = "Basic") -> str:
     ],
 )
 def test_users_are_asked_for_a_password(make: Any, fields: list[str], user: str) -> None:
-    auth = spec("basic_auth", users=[ANN, BOB], header="X-User")
+    auth = spec("basic_auth", users=[ANN, BOB], header="X-Login")
     wire = filtered(make, auth)
     client = wire.client()
     for _ in range(2):  # Computed, and remembered.
-        client.send(request("GET /x", *fields, "X-User: root", "X.User: root", "X_User: root"))
+        client.send(request("GET /x", *fields, "X-Login: root", "X.Login: root", "X_Login: root"))
         if not user:
             head = client.expect_problem(401, "unauthorised")
             assert b'\r\nWWW-Authenticate: Basic realm="Restricted", charset="UTF-8"\r\n' in head
             continue
         a = wire.connected()
         got = a.take().lower()
-        assert f"\r\nx-user: {user}\r\n".encode() in got
+        assert f"\r\nx-login: {user}\r\n".encode() in got
         assert b"root" not in got
         answered(client, a)
         a.eof()

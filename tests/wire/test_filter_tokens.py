@@ -111,7 +111,7 @@ def filtered(make: Any, tmp_path: Path, **settings: Any) -> Any:
         "issuer": "us",
         "audience": "api",
         "leeway": HOUR / 2,
-        "claims_to_headers": {"sub": "X-User", "groups": "X-Groups"},
+        "claims_to_headers": {"sub": "X-Login", "groups": "X-Groups"},
         **settings,
     }
     return make(routes=(RouteSpec(service="s", filters=(spec("jwt", **all_),)),))
@@ -138,11 +138,11 @@ GOOD: dict[str, Callable[[], str]] = {
 def test_a_token_that_holds(make: Any, tmp_path: Path, name: str) -> None:
     wire = filtered(make, tmp_path)
     client = wire.client()
-    smuggled = ("X-User: root", "x_user: root", "X.User: root", "X-Groups: wheel")
+    smuggled = ("X-Login: root", "x_login: root", "X.Login: root", "X-Groups: wheel")
     client.send(request("GET /x", bearer(GOOD[name]()), *smuggled))
     a = wire.connected()
     got = a.take()
-    assert b"\r\nX-User: ann\r\n" in got
+    assert b"\r\nX-Login: ann\r\n" in got
     assert b"root" not in got
     assert b"wheel" not in got
     answered(client, a)
@@ -195,7 +195,7 @@ ATTACKS: dict[str, Callable[[], str]] = {
 def test_a_token_that_does_not_hold(make: Any, tmp_path: Path, name: str) -> None:
     wire = filtered(make, tmp_path)
     client = wire.client()
-    client.send(request("GET /x", bearer(ATTACKS[name]()), "X-User: root"))
+    client.send(request("GET /x", bearer(ATTACKS[name]()), "X-Login: root"))
     head = client.expect_problem(401, "unauthorised")
     assert b'\r\nWWW-Authenticate: Bearer error="invalid_token"\r\n' in head
     wire.expect_no_dial()

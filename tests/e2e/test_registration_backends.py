@@ -24,6 +24,8 @@ from tests.contract.test_registration_backends import (  # noqa: F401  # they ar
 from tests.e2e.consul_server import ConsulServer, emptied
 from tests.e2e.consul_server import missing as missing_consul
 from tests.e2e.etcd_server import EtcdServer
+from tests.e2e.eureka_server import JAR, EurekaServer
+from tests.e2e.eureka_server import emptied as emptied_eureka
 from tests.e2e.zookeeper_server import ZooKeeperServer
 from tests.e2e.zookeeper_server import missing as missing_zookeeper
 from tests.support.scripted_eureka import ScriptedEureka
@@ -37,6 +39,11 @@ SERVERS: dict[str, Callable[[], Any]] = {
 """By the name of the backend: an async context manager that gives a server with a `url`."""
 SCRIPTED: dict[str, Callable[[], Any]] = {"eureka": ScriptedEureka, "nacos": ScriptedNacos}
 """The same, where there is no real one: it lives in the loop of its test."""
+if JAR:
+    SERVERS["eureka"] = EurekaServer
+    del SCRIPTED["eureka"]
+EMPTIED = {"consul": emptied, "eureka": emptied_eureka}
+"""What empties those that have no prefix."""
 MISSING = {"consul": missing_consul(), "zookeeper": missing_zookeeper()}
 """Programs that are not on this machine."""
 
@@ -62,8 +69,8 @@ async def own(
     if running is None:
         async with SCRIPTED[name]() as one:
             yield kind(endpoints=(one.url,))
-    elif name == "consul":
-        await emptied(running.url)
+    elif name in EMPTIED:
+        await EMPTIED[name](running.url)
         yield kind(endpoints=(running.url,))
     else:
         end = "/" if name == "etcd" else ""

@@ -220,12 +220,15 @@ class DrilledEtcd(Drilled):
     """A real etcd; its lies are told by somebody else on its port."""
 
     type = "etcd"
+    rights = True
     lies = ("garbage", "cut", "huge")
     ttl = 2.0
 
     def __init__(self) -> None:
         self.server = EtcdServer()
         self._liar: asyncio.Server | None = None
+        self._guarded = False
+        """Whoever is not logged in may do nothing."""
 
     def options(self) -> RegistryOptions:
         options: RegistryOptions = registry_options(self.type)(endpoints=(self.server.url,))
@@ -249,11 +252,24 @@ class DrilledEtcd(Drilled):
     async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
         record = {"address": "10.0.0.1", "port": port, "health": {"status": status}}
         async with EtcdClient(self.server.url) as client:
+            if self._guarded:
+                await client.login("root", "root")
             await client.put_all({f"/services/{SERVICE}/{id_}": json.dumps(record) for id_ in ids})
 
     async def deregister(self, id_: str) -> None:
         async with EtcdClient(self.server.url) as client:
             await client.delete(f"/services/{SERVICE}/{id_}")
+
+    async def take_rights(self) -> None:
+        async with EtcdClient(self.server.url) as client:
+            await client.enable_auth("reader", "reader", "/services/")
+        self._guarded = True
+
+    async def give_rights(self) -> None:
+        async with EtcdClient(self.server.url) as client:
+            await client.login("root", "root")
+            await client.call("/auth/disable")
+        self._guarded = False
 
     async def register_bound(self, id_: str, address: str = "10.0.0.1", port: int = 8080) -> Owner:
         async with EtcdClient(self.server.url) as client:

@@ -22,6 +22,7 @@ from proxy.statuses import RegistryStatus
 from tests.e2e.consul_server import MANAGEMENT, ConsulServer
 from tests.e2e.consul_server import missing as missing_consul
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
+from tests.e2e.scripted_etcd import ScriptedEtcd
 from tests.e2e.zookeeper_server import ZooKeeperClient, ZooKeeperServer
 from tests.e2e.zookeeper_server import missing as missing_zookeeper
 from tests.support.processes import eventually
@@ -298,6 +299,54 @@ class DrilledEtcd(Drilled):
 
         await self.kill()
         self._liar = await asyncio.start_server(answer, "127.0.0.1", self.server.client_port)
+
+
+class DrilledScriptedEtcd(Drilled):
+    """A scripted one, which shares the rows with the real one and can lag behind."""
+
+    type = "etcd"
+    lies = ("garbage", "cut", "huge")
+    lags = True
+
+    def __init__(self) -> None:
+        self.server = ScriptedEtcd()
+
+    def options(self) -> RegistryOptions:
+        options: RegistryOptions = registry_options(self.type)(endpoints=(self.server.url,))
+        return options
+
+    async def start(self) -> None:
+        await self.server.start()
+
+    async def kill(self) -> None:
+        await self.server.kill()
+
+    def wipe(self) -> None:
+        self.server.wipe()
+
+    def pause(self) -> None:
+        self.server.pause()
+
+    def resume(self) -> None:
+        self.server.resume()
+
+    async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
+        record = {"address": "10.0.0.1", "port": port, "health": {"status": status}}
+        for id_ in ids:
+            await self.server.put(f"/services/{SERVICE}/{id_}", json.dumps(record))
+
+    async def deregister(self, id_: str) -> None:
+        await self.server.delete(f"/services/{SERVICE}/{id_}")
+
+    async def lie(self, kind: str) -> None:
+        bodies = {"garbage": b"<html>Bad gateway</html>", "huge": b" " * 2**24}
+        self.server.cut = kind == "cut"
+        self.server.lies = {"/v3/kv": bodies[kind]} if kind in bodies else {}
+
+    async def go_back(self) -> None:
+        self.server.lag = 3
+        await self.kill()  # so that it is read again
+        await self.start()
 
 
 class EtcdOwner:
@@ -822,6 +871,7 @@ class DrilledDocker(Drilled):
 
 DRILLED: dict[str, type[Drilled]] = {
     "etcd": DrilledEtcd,
+    "etcd-scripted": DrilledScriptedEtcd,
     "consul": DrilledConsul,
     "consul-scripted": DrilledScriptedConsul,
     "eureka": DrilledEureka,

@@ -6,18 +6,21 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from typing import Any, Self
+from typing import Any
 
 from aiohttp import web
 
+from tests.support.scripted_registry import ScriptedRegistry
 
-class ScriptedEtcd:
+
+class ScriptedEtcd(ScriptedRegistry):
     """Owns a store of the size tests need, and answers as etcd 3.5 does unless told otherwise.
 
     Only prefix reads and watches are understood, which is all the provider asks for.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.cluster_id = 1
         self.revision = 1
         self.keys: dict[str, tuple[str, int]] = {}
@@ -27,39 +30,41 @@ class ScriptedEtcd:
         """Status and body for the next reads."""
         self.withhold = False
         """Keep events from watches: what a member does whose delivery is stuck."""
+        self.lag = 0
+        """So many reads are answered as before the last change."""
         self.starts: list[int] = []
         """The revision that each watch asked to start from."""
         self.tokens: list[str | None] = []
         """What each read and watch showed for authorization."""
         self.logins = 0
-        self.url = ""
         self._events: list[dict[str, Any]] = []
-        self._grew = asyncio.Condition()
-        self._runner: web.AppRunner | None = None
+        self._before = self.revision, self.keys
 
-    async def __aenter__(self) -> Self:
-        app = web.Application()
-        app.router.add_post("/v3/kv/range", self._range)
-        app.router.add_post("/v3/watch", self._watch)
-        app.router.add_post("/v3/auth/authenticate", self._authenticate)
-        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{port}"
-        return self
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """See `ScriptedRegistry`."""
+        if request.path == "/v3/kv/range":
+            return await self._range(request)
+        if request.path == "/v3/watch":
+            return await self._watch(request)
+        assert request.path == "/v3/auth/authenticate"
+        self.logins += 1
+        return web.json_response({"header": self.header(), "token": f"token-{self.logins}"})
 
-    async def __aexit__(self, *exc: object) -> None:
-        assert self._runner is not None
-        await self._runner.cleanup()
+    def wipe(self) -> None:
+        """Another store, in which there has been nothing."""
+        self.cluster_id += 1
+        self.revision = 1
+        self.keys.clear()
+        self._events.clear()
 
     async def put(self, key: str, value: str) -> None:
+        self._before = self.revision, dict(self.keys)
         self.revision += 1
         self.keys[key] = (value, self.revision)
         await self._tell({"kv": _kv(key, value, self.revision)})
 
     async def delete(self, key: str) -> None:
+        self._before = self.revision, dict(self.keys)
         self.revision += 1
         del self.keys[key]
         kv = {"key": _b64(key), "mod_revision": str(self.revision)}
@@ -69,9 +74,8 @@ class ScriptedEtcd:
         return {"cluster_id": str(self.cluster_id), "revision": str(self.revision)}
 
     async def _tell(self, event: dict[str, Any]) -> None:
-        async with self._grew:
-            self._events.append(event)
-            self._grew.notify_all()
+        self._events.append(event)
+        await self.told()
 
     async def _range(self, request: web.Request) -> web.Response:
         self.tokens.append(request.headers.get("Authorization"))
@@ -80,11 +84,16 @@ class ScriptedEtcd:
             return web.json_response(answer, status=status)
         body = json.loads(await request.read())
         start = base64.b64decode(body["key"]).decode(errors="replace")
-        kvs = [_kv(key, *held) for key, held in sorted(self.keys.items()) if key >= start]
+        header, keys = self.header(), self.keys
+        if self.lag:
+            self.lag -= 1
+            revision, keys = self._before
+            header["revision"] = str(revision)
+        kvs = [_kv(key, *held) for key, held in sorted(keys.items()) if key >= start]
         if body.get("sort_order") == "DESCEND":
             kvs.sort(key=lambda kv: -int(kv["mod_revision"]))
         limit = body.get("limit") or len(kvs)
-        answer = {"header": self.header(), "kvs": kvs[:limit], "count": str(len(kvs))}
+        answer = {"header": header, "kvs": kvs[:limit], "count": str(len(kvs))}
         return web.json_response(answer | {"more": len(kvs) > limit})
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
@@ -111,10 +120,6 @@ class ScriptedEtcd:
 
     def _due(self, start: int) -> list[dict[str, Any]]:
         return [event for event in self._events if int(event["kv"]["mod_revision"]) >= start]
-
-    async def _authenticate(self, request: web.Request) -> web.Response:
-        self.logins += 1
-        return web.json_response({"header": self.header(), "token": f"token-{self.logins}"})
 
 
 def _kv(key: str, value: str, revision: int) -> dict[str, Any]:

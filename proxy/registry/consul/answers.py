@@ -31,25 +31,26 @@ _NODE_MAINTENANCE: Final = "_node_maintenance"
 _SERVICE_MAINTENANCE: Final = "_service_maintenance:"
 
 
-class Node(msgspec.Struct, frozen=True, rename="pascal"):
-    """`Node` of an answer; so the others below."""
+class Node(msgspec.Struct, frozen=True, rename="pascal", gc=False):
+    """`Node` of an answer; so the others below. None of them is watched by the garbage collector:
+    with thousands of instances its rounds took most of the time."""
 
     node: str
     address: str = ""
     id_: str = msgspec.field(default="", name="ID")
 
 
-class Weights(msgspec.Struct, frozen=True, rename="pascal"):
+class Weights(msgspec.Struct, frozen=True, rename="pascal", gc=False):
     passing: int = 1
     warning: int = 1
 
 
-class Tagged(msgspec.Struct, frozen=True, rename="pascal"):
+class Tagged(msgspec.Struct, frozen=True, rename="pascal", gc=False):
     address: str = ""
     port: int = 0
 
 
-class Service(msgspec.Struct, frozen=True, rename="pascal"):
+class Service(msgspec.Struct, frozen=True, rename="pascal", gc=False):
     id_: str = msgspec.field(name="ID")
     service: str
     tags: tuple[str, ...] | None = None
@@ -60,14 +61,14 @@ class Service(msgspec.Struct, frozen=True, rename="pascal"):
     weights: Weights | None = None
 
 
-class Check(msgspec.Struct, frozen=True, rename="pascal"):
+class Check(msgspec.Struct, frozen=True, rename="pascal", gc=False):
     check_id: str = msgspec.field(name="CheckID")
     status: str
     name: str = ""
     notes: str | None = ""
 
 
-class Registered(msgspec.Struct, frozen=True, rename="pascal"):
+class Registered(msgspec.Struct, frozen=True, rename="pascal", gc=False):
     """Instance of a service, as `/v1/health/service/…` has it."""
 
     node: Node

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -48,9 +49,14 @@ class ConsulServer:
     `async with ConsulServer() as consul:` gives one with a leader at `consul.url`.
     """
 
-    def __init__(self, *, acl: bool = False) -> None:
+    def __init__(
+        self, *, acl: bool = False, name: str = "n1", of: int = 1, join: Sequence[ConsulServer] = ()
+    ) -> None:
+        """`of`: how many servers there are; `join`: those that were made before."""
         self.directory = Path(tempfile.mkdtemp(prefix="fairlead-test-consul-"))
         self.port = free_port()
+        self.raft, self.serf = free_port(), free_port()
+        """Ports on which servers talk to each other."""
         self.url = f"http://127.0.0.1:{self.port}"
         self.token = MANAGEMENT if acl else ""
         self._process: AwaitedProcess | None = None
@@ -58,15 +64,17 @@ class ConsulServer:
         assert binary is not None
         config: dict[str, Any] = {
             "server": True,
-            "bootstrap_expect": 1,
-            "node_name": "n1",
+            "bootstrap_expect": of,
+            "retry_join": [f"127.0.0.1:{one.serf}" for one in join],
+            "retry_interval": "1s",
+            "node_name": name,
             "bind_addr": "127.0.0.1",
             "client_addr": "127.0.0.1",
             "data_dir": str(self.directory / "data"),
             "ports": {
                 "http": self.port,
-                "server": free_port(),
-                "serf_lan": free_port(),
+                "server": self.raft,
+                "serf_lan": self.serf,
                 "serf_wan": -1,
                 "dns": -1,
                 "grpc": -1,
@@ -87,8 +95,17 @@ class ConsulServer:
 
     async def start(self) -> None:
         """On the same port and data as before, if there was a before."""
+        self.launch()
+        await self.serves()
+
+    def launch(self) -> None:
+        """As `start`, without waiting for it."""
         self._process = AwaitedProcess(self._command, self.directory / "log")
         self._process.launch(start_new_session=True)
+
+    async def serves(self) -> None:
+        """Wait until it knows a leader."""
+        assert self._process is not None
         await eventually(self._serves, 30.0, self._process.log, every=0.1)
 
     async def _serves(self) -> bool:

@@ -59,6 +59,8 @@ class Pool:
     source: tuple[Instance, ...] = ()
     fallback: bool = False
     """`source` is not from the registry, which knows nobody, but `fallback_instances`."""
+    trusted: bool = True
+    """Instances of the configuration may lead anywhere: it is all of the machine's own file."""
     members: tuple[Member, ...] = ()
     snapshot: PoolSnapshot = field(default_factory=lambda: PoolSnapshot("", 0, ()))
     _latest_change: tuple[PoolSnapshot, PoolSnapshot, PoolChange | None] | None = None
@@ -84,8 +86,8 @@ class Pool:
 
     @property
     def local(self) -> bool:
-        """Whether the instances stand in the local file."""
-        return self.static or self.fallback
+        """Whether the instances stand in the machine's own file."""
+        return self.trusted and (self.static or self.fallback)
 
     @property
     def warming(self) -> int:

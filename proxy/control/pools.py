@@ -49,13 +49,16 @@ class PoolRegistry:
         destinations: Destinations | None = None,
         routes: Sequence[RouteSpec] = (),
         derived: Mapping[str, str] = MappingProxyType({}),
+        trusted: bool = True,
     ) -> None:
         """`static`: services whose instances stand in the configuration. What the registry
         says of a service of that name is ignored. `settings`: by service; `defaults` for
         those it does not name. `destinations`: where the registry's instances may not lead;
         `routes`: what they ask of metadata is looked for; `derived`: services that have the
-        instances of another one."""
+        instances of another one; `trusted`: the configuration is all of the machine's own file,
+        whose instances may lead anywhere."""
         self._derived = Derived(derived)
+        self._trusted = trusted
         self._wheres = _wheres(routes)
         self._slots = slots
         self._destinations = destinations or Destinations()
@@ -216,12 +219,15 @@ class PoolRegistry:
         other_registry: bool = False,
         routes: Sequence[RouteSpec] = (),
         derived: Mapping[str, str] = MappingProxyType({}),
+        trusted: bool = True,
     ) -> Changes:
         """Take over another configuration; see `__init__`. Nothing that was found out about an
         instance is lost, and none that stays is missing in between. `other_destinations`: the
         registry's instances may lead elsewhere now; `other_registry`: one that has not told all
         yet, which is the next that `apply` hears of."""
         changes = Changes()
+        other_destinations = other_destinations or trusted != self._trusted
+        self._trusted = trusted
         old_settings, old_defaults = self._settings, self._defaults
         self._settings, self._defaults = settings, defaults
         moved = self._derived.configure(derived)
@@ -360,6 +366,7 @@ class PoolRegistry:
         id or key); True if that gave a new snapshot."""
         found = self.overrides.get(pool.service, NO_OVERRIDES)
         before = pool.snapshot
+        pool.trusted = self._trusted
         known = {
             member.instance.id: (member, node)
             for member, node in zip(pool.members, before.nodes, strict=True)

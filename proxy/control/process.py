@@ -170,6 +170,7 @@ async def serve(
                 destinations=destinations,
                 routes=settings.routes,
                 derived=settings.derived,
+                trusted=settings.config is None,
             ),
             board,
             ProcessLaunch(

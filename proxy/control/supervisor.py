@@ -227,6 +227,7 @@ class Supervisor:
             other_registry=self.watch.awaited,
             routes=settings.routes,
             derived=settings.derived,
+            trusted=settings.config is None,
         )
         self.apply(changes)
         self.checks.configure()

@@ -131,7 +131,7 @@ def json_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Fairlead's proxy.yaml",
         **_section(File),
-        "required": ["routes"],
+        "anyOf": [{"required": ["routes"]}, {"required": ["config"]}],
     }
 
 

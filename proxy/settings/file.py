@@ -8,9 +8,11 @@ import msgspec
 
 from proxy.membership import Instance
 from proxy.settings.acme import AcmeSettings
-from proxy.settings.declare import MayBeEmpty, Off, Short
+from proxy.settings.declare import Distinct, MayBeEmpty, Off, Short
 from proxy.settings.filters import FilterSpec
+from proxy.settings.fleet import ConfigSettings
 from proxy.settings.listener import ListenerSettings
+from proxy.settings.plugged import DOTTED_NAME
 from proxy.settings.process import (
     WORKERS,
     AccessLogSettings,
@@ -24,7 +26,29 @@ from proxy.settings.route import RouteSpec
 from proxy.settings.service import PoolSettings, Service
 
 
-class File(msgspec.Struct, frozen=True, kw_only=True):
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """The sections that say who is served, and how: of proxy.yaml, or shared by a fleet."""
+
+    defaults: Annotated[PoolSettings, MayBeEmpty(), "What every service inherits, key by key."] = (
+        PoolSettings()
+    )
+    services: Annotated[
+        dict[str, Service],
+        MayBeEmpty(),
+        Short("url"),
+        "Settings of single services. A URL is short for a service of one instance.",
+    ] = {}
+    filters: Annotated[
+        dict[str, FilterSpec],
+        MayBeEmpty(),
+        "[Filters](filters.md) by name: each a mapping of its kind to its settings.",
+    ] = {}
+    routes: Annotated[
+        tuple[RouteSpec, ...], "In what order they are asked is said below. At least one."
+    ] = ()
+
+
+class File(Served, frozen=True, kw_only=True):
     """The top of proxy.yaml."""
 
     listeners: Annotated[
@@ -63,20 +87,13 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
         " `registry`: mappings with a `name` and the keys of `registry`.",
     ] = ()
     shutdown: Annotated[ShutdownSettings, "How the proxy stops."] = ShutdownSettings()
-    defaults: Annotated[PoolSettings, MayBeEmpty(), "What every service inherits, key by key."] = (
-        PoolSettings()
-    )
-    services: Annotated[
-        dict[str, Service],
-        MayBeEmpty(),
-        Short("url"),
-        "Settings of single services. A URL is short for a service of one instance.",
-    ] = {}
-    filters: Annotated[
-        dict[str, FilterSpec],
-        MayBeEmpty(),
-        "[Filters](filters.md) by name: each a mapping of its kind to its settings.",
-    ] = {}
+    config: Annotated[
+        ConfigSettings | None,
+        Off(),
+        "Take `services`, `defaults`, `routes` and `filters` from a key that all proxies of a"
+        " [fleet](fleet.md) follow. What stands under `filters` here is the machine's own, for"
+        " `listeners` and for routes there.",
+    ] = None
     include: Annotated[
         tuple[str, ...],
         TEXT,
@@ -84,8 +101,11 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
         " `filters` and `routes` are added, in the order of their names. They are read at the start"
         " and at each reload; `watch` does not follow them.",
     ] = ()
-    routes: Annotated[
-        tuple[RouteSpec, ...], "In what order they are asked is said below. At least one."
+    plugins: Annotated[
+        tuple[str, ...],
+        DOTTED_NAME,
+        Distinct(),
+        "Python names, `package.module:Class`, that a shared configuration may use.",
     ] = ()
 
 
@@ -105,6 +125,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     routes: tuple[RouteSpec, ...] = ()
     defaults: PoolSettings = PoolSettings()
     services: dict[str, PoolSettings] = {}
+    config: ConfigSettings | None = None
+    plugins: tuple[str, ...] = ()
     static: dict[str, tuple[Instance, ...]] = {}
     """Services whose instances stand in the file: never looked up in the registry."""
     derived: dict[str, str] = {}

@@ -43,15 +43,23 @@ class FilterReader:
     """Owns the named filters of one file, and what was complained about in them."""
 
     def __init__(
-        self, given: Mapping[str, Given] | None, directory: FilePath, report: Report
+        self,
+        given: Mapping[str, Given] | None,
+        directory: FilePath,
+        report: Report,
+        known: Mapping[str, FilterSpec | None] | None = None,
     ) -> None:
+        """`known`: of another file, whose names are not to be given to others here."""
         self._directory = directory
         self._report = report
-        self.named: dict[str, FilterSpec | None] = {}
+        self.named: dict[str, FilterSpec | None] = dict(known or {})
         """None: it was complained about."""
         for name, section in (given or {}).items():
             if not _NAME.fullmatch(name):
                 message = f'"{name}" is not a usable name; allowed: letters, digits, _ and -'
+                report.complain(section.path, message)
+            if name in (known or ()):
+                message = f'"{name}" is a filter of the machine\'s own file; allowed: other names'
                 report.complain(section.path, message)
             self.named[name] = self._read(section, name)
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path as FilePath
 
-from msgspec import structs
+import msgspec
 
 from proxy import cpus, files
 from proxy.settings.acme import check_acme
 from proxy.settings.complaints import Complaint, ConfigError, Report
 from proxy.settings.declare import Given, build, read_section
-from proxy.settings.file import File, Settings
+from proxy.settings.file import File, Served, Settings
 from proxy.settings.filters import FilterReader
 from proxy.settings.include import MAX_FILE, read_with_included
 from proxy.settings.instances import derived_services, renamed, static_instances
@@ -28,6 +28,7 @@ from proxy.settings.read import shown
 from proxy.settings.registry import check_registries
 from proxy.settings.route import check_routes
 from proxy.settings.service import PoolSettings, finished, inherit
+from proxy.settings.shared import SharedText, check_config, read_shared
 from proxy.settings.sticky import with_secret
 from proxy.settings.tree import Path, Scalar
 
@@ -37,6 +38,11 @@ Remarks = Iterable[tuple[Path, str]]
 
 def load(path: FilePath, environ: Mapping[str, str]) -> Settings:
     """Read and check a file. Raises `ConfigError`, for an unreadable file too."""
+    return parse(read_text(path), str(path), environ)
+
+
+def read_text(path: FilePath) -> str:
+    """The text of a file. Raises `ConfigError` if it cannot be had."""
     name = str(path)
     try:
         content = files.read(name, MAX_FILE)
@@ -51,12 +57,11 @@ def load(path: FilePath, environ: Mapping[str, str]) -> Settings:
     if len(content) > MAX_FILE:
         raise _whole_file(name, f"is too large; allowed: {MAX_FILE} bytes")
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         message = f"not text: the byte 0x{content[error.start]:02x} is not UTF-8; allowed: UTF-8"
         raise ConfigError([Complaint(name, line, "", message)]) from None
-    return parse(text, name, environ)
 
 
 def located(path: FilePath, environ: Mapping[str, str], remarks: Remarks) -> list[str]:
@@ -69,9 +74,12 @@ def located(path: FilePath, environ: Mapping[str, str], remarks: Remarks) -> lis
     return [str(complaint) for complaint in report.error().complaints]
 
 
-def parse(text: str, file_name: str, environ: Mapping[str, str]) -> Settings:
+def parse(
+    text: str, file_name: str, environ: Mapping[str, str], shared: SharedText | None = None
+) -> Settings:
     """Check the text of a file. `file_name` appears in complaints, and names of other files
-    are relative to its directory. Raises `ConfigError`."""
+    are relative to its directory. `shared`: what the key of `config` holds, if the file has one and
+    that is known; without it nobody is served. Raises `ConfigError`."""
     document = read_with_included(text, FilePath(file_name), environ)
     report = Report(file_name, document)
     if document.root is None or (isinstance(document.root, Scalar) and document.root.empty):
@@ -83,18 +91,18 @@ def parse(text: str, file_name: str, environ: Mapping[str, str]) -> Settings:
         raise report.error()
     given = read_section(File, document.root, (), report)
     assert given is not None  # It is a mapping, and no key of it is required.
-    settings = _settings(given, FilePath(file_name).parent, report)
-    if report.complaints:
-        raise report.error()
-    return settings
+    return _settings(given, FilePath(file_name).parent, report, shared)
 
 
 def _whole_file(name: str, message: str) -> ConfigError:
     return ConfigError([Complaint(name, None, "", message)])
 
 
-def _settings(given: Given, directory: FilePath, report: Report) -> Settings:
-    """Settings made of the sound part of a file, and the rules over it."""
+def _settings(
+    given: Given, directory: FilePath, report: Report, shared: SharedText | None
+) -> Settings:
+    """Settings made of a file, and of what it shares with others; after all rules are asked
+    ConfigError if one of them complained."""
     file = build(File, given)
     acme = check_acme(given.get("acme"), file.acme, directory, report)
     reader = FilterReader(given.get("filters"), directory, report)
@@ -111,24 +119,7 @@ def _settings(given: Given, directory: FilePath, report: Report) -> Settings:
         directory,
         report,
     )
-    prefix = getattr(registry.options, "prefix", "")
-
-    def inherited(given: Given, service: str, defaults: PoolSettings) -> PoolSettings:
-        settings = reader.resolved(inherit(given, service, defaults, report), given)
-        sticky = with_secret(settings.sticky, given, directory, prefix, report)
-        return structs.replace(settings, sticky=sticky)
-
-    defaults = inherited(given.get("defaults") or Given(("defaults",)), "", PoolSettings())
-    own: Mapping[str, Given] = given.get("services") or {}
-    services = {name: inherited(section, name, defaults) for name, section in own.items()}
-    static = static_instances(own, report)
-    derived = derived_services(own, report)
-    for name, source in derived.items():
-        if source in static:
-            static[name] = renamed(static[source], name)
-    routes = tuple(map(reader.resolved, file.routes, given.get("routes") or ()))
-    check_routes(given.get("routes"), routes, [one.name for one in listeners], report)
-    return Settings(
+    settings = Settings(
         listeners=listeners,
         admin=resolve_admin(file.admin, directory),
         workers=file.workers or cpus.usable(),
@@ -138,6 +129,51 @@ def _settings(given: Given, directory: FilePath, report: Report) -> Settings:
         acme=acme,
         registry=registry,
         shutdown=file.shutdown,
+        config=file.config,
+        plugins=file.plugins,
+    )
+    complaints: list[Complaint] = []
+    if file.config is None:
+        settings = _serving(settings, given, directory, reader, report)
+    else:
+        check_config(given, file.config, settings.registry, report)
+        if shared is not None:
+            try:
+                theirs, remarks = read_shared(shared, file.config, file.plugins)
+                reader = FilterReader(theirs.get("filters"), directory, remarks, reader.named)
+                settings = _serving(settings, theirs, directory, reader, remarks)
+                complaints += remarks.error().complaints
+            except ConfigError as error:
+                complaints += error.complaints
+    if complaints := [*report.error().complaints, *complaints]:
+        raise ConfigError(complaints)
+    return settings
+
+
+def _serving(
+    settings: Settings, given: Given, directory: FilePath, reader: FilterReader, report: Report
+) -> Settings:
+    """The settings with services and routes, which `given` has, and the rules over them."""
+    served = build(Served, given)
+    prefix = getattr(settings.registry.options, "prefix", "")
+
+    def inherited(given: Given, service: str, defaults: PoolSettings) -> PoolSettings:
+        own = reader.resolved(inherit(given, service, defaults, report), given)
+        sticky = with_secret(own.sticky, given, directory, prefix, report)
+        return msgspec.structs.replace(own, sticky=sticky)
+
+    defaults = inherited(given.get("defaults") or Given(("defaults",)), "", PoolSettings())
+    own: Mapping[str, Given] = given.get("services") or {}
+    services = {name: inherited(section, name, defaults) for name, section in own.items()}
+    static = static_instances(own, report)
+    derived = derived_services(own, report)
+    for name, source in derived.items():
+        if source in static:
+            static[name] = renamed(static[source], name)
+    routes = tuple(map(reader.resolved, served.routes, given.get("routes") or ()))
+    check_routes(given.get("routes"), routes, [one.name for one in settings.listeners], report)
+    return msgspec.structs.replace(
+        settings,
         routes=routes,
         defaults=finished(defaults, directory),
         services={name: finished(service, directory) for name, service in services.items()},

@@ -15,6 +15,16 @@ DOTTED: Final = "package.module:Class"
 """Form of the name of a plug-in that is not installed as one."""
 
 
+def _parse_dotted(text: str) -> str:
+    module, _, name = text.partition(":")
+    if not (name.isidentifier() and all(map(str.isidentifier, module.split(".")))):
+        raise ValueError("is not the name of a class")
+    return text
+
+
+DOTTED_NAME: Final = Read(_parse_dotted, "name", f"a name such as {DOTTED}")
+
+
 class Parameter(NamedTuple):
     """One parameter of a plug-in."""
 

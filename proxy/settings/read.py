@@ -252,5 +252,7 @@ SWITCH: Final = Read(
     parse_switch, "boolean", "true or false", literal=True, json={"type": "boolean"}
 )
 TEXT: Final = Read(parse_text, "text", "text")
+FILE: Final = Read(parse_text, "text", "text")
+"""The name of a file, which the writer of a shared configuration may not give."""
 SECRET: Final = Read(parse_text, "text", "printable text", secret=True)
 SHARE: Final = number(0, 1)

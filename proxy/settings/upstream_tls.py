@@ -11,7 +11,7 @@ from proxy.membership import Instance
 from proxy.settings.addresses import parse_host_name
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Given
-from proxy.settings.read import SWITCH, TEXT, Read, choice
+from proxy.settings.read import FILE, SWITCH, Read, choice
 
 _WORDS: Final = ("{service}", "{instance}")
 
@@ -45,13 +45,13 @@ class UpstreamTls(msgspec.Struct, frozen=True, kw_only=True):
     """`auto`: the instances whose metadata say so; `on`: all."""
     ca: Annotated[
         str,
-        TEXT,
+        FILE,
         "PEM file with the authorities that sign instances' certificates; without it the system's.",
     ] = ""
     cert: Annotated[
-        str, TEXT, "PEM file with a certificate to show to instances that ask for one. Needs `key`."
+        str, FILE, "PEM file with a certificate to show to instances that ask for one. Needs `key`."
     ] = ""
-    key: Annotated[str, TEXT, "PEM file with its private key, not encrypted. Needs `cert`."] = ""
+    key: Annotated[str, FILE, "PEM file with its private key, not encrypted. Needs `cert`."] = ""
     server_name: Annotated[
         str,
         _TEMPLATE,

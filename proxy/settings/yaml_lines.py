@@ -58,10 +58,10 @@ class _Limit(Exception):
 
 
 def read(
-    text: str, environ: Mapping[str, str], *, libyaml: bool = yaml.__with_libyaml__
+    text: str, environ: Mapping[str, str] | None, *, libyaml: bool = yaml.__with_libyaml__
 ) -> Document:
-    """The tree of `text`. Never raises: what is wrong is in `problems`. `libyaml`: use it; the
-    result is the same."""
+    """The tree of `text`. Never raises: what is wrong is in `problems`. `environ`: None
+    leaves `${…}` as it is. `libyaml`: use it; the result is the same."""
     document = Document()
     try:
         node = _compose(text, libyaml)
@@ -132,7 +132,7 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> Problem:
 class _Unfolding:
     """Owns the walk from YAML nodes to the tree, and the count that bounds it."""
 
-    def __init__(self, document: Document, environ: Mapping[str, str]) -> None:
+    def __init__(self, document: Document, environ: Mapping[str, str] | None) -> None:
         self._document = document
         self._environ = environ
         self._values = 0
@@ -190,7 +190,8 @@ class _Unfolding:
     def _scalar(self, node: yaml.ScalarNode, path: Path) -> Scalar:
         quoted = bool(node.style)  # Plain is None, or "" from libyaml.
         written: str = node.value
-        if "${" not in written:
+        environ = self._environ
+        if environ is None or "${" not in written:
             return Scalar(written, quoted)
         wrong: list[str] = []
 
@@ -206,7 +207,7 @@ class _Unfolding:
                 return ""
             name, default = variable[1], variable[2]
             # As in a shell: `:-` also replaces a variable that is set but empty.
-            value = self._environ.get(name)
+            value = environ.get(name)
             if default is not None:
                 return value or default
             if value is None:

@@ -120,6 +120,29 @@ def test_a_pool_says_which_demands_of_routes_it_meets() -> None:
     assert pools.by_service["users"].snapshot.published == ("public=true",)
 
 
+def test_instances_of_a_shared_configuration_may_lead_no_further_than_a_registrys() -> None:
+    static = {"users": (instance("a", address="127.0.0.1", port=9900),)}
+    fallback = instance("b", service="orders", address="169.254.169.254")
+    settings = {"orders": PoolSettings(fallback=(fallback,))}
+    pools = PoolRegistry(
+        static,
+        Slots(100, lambda slot: True),
+        0.0,
+        settings=settings,
+        destinations=Destinations(admin_port=9900),
+    )
+
+    def told() -> list[tuple[Status, bool]]:
+        of = pools.by_service
+        return [(of[name].members[0].status, of[name].local) for name in ("users", "orders")]
+
+    assert told() == [("ready", True)] * 2
+    pools.configure(static, settings, PoolSettings(), 1.0, trusted=False)
+    assert told() == [("unhealthy", False)] * 2
+    pools.configure(static, settings, PoolSettings(), 2.0)
+    assert told() == [("ready", True)] * 2
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "reason"),
     [

@@ -1,0 +1,63 @@
+"""`config:` and `fleet:`, what a proxy has in common with others."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+
+from proxy.settings.addresses import NAME
+from proxy.settings.declare import Distinct
+from proxy.settings.read import Read, choice, parse_text
+from proxy.settings.registry import MergedOptions, Registry
+
+TRUST: Final = ("exec", "python", "files")
+"""Ways in which the writer of a shared configuration may be trusted beyond requests."""
+
+
+def _parse_key(text: str) -> str:
+    if not text.startswith("/") or text.endswith("/") or len(text) > 512:
+        raise ValueError("is not a key")
+    return parse_text(text)
+
+
+_KEY: Final = Read(_parse_key, "key", "a key such as /fairlead/config/main")
+
+
+class ConfigSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`config:`."""
+
+    source: Annotated[str, choice(("etcd",), "a source"), "Where it is kept: `etcd`."] = "etcd"
+    registry: Annotated[
+        str,
+        NAME,
+        "Which of `registries`, by its name; without it the first of type `etcd`, or `registry`.",
+    ] = ""
+    key: Annotated[
+        str,
+        _KEY,
+        "The key that holds it. Beside it are its canary (`KEY.canary`) and its history"
+        " (`KEY.history/…`).",
+    ] = "/fairlead/config/main"
+    allow: Annotated[
+        tuple[str, ...],
+        choice(TRUST, "a way to trust its writer"),
+        Distinct(),
+        "What it may hold although its writer could do anything on this machine by it: `exec`,"
+        " checks that run commands; `python`, Python names that are not in `plugins`; `files`,"
+        " names of files.",
+    ] = ()
+
+
+def etcd_of(registry: Registry, name: str = "") -> Registry | None:
+    """The registry of type etcd with a name, or the first; None if there is none."""
+    if not isinstance(registry.options, MergedOptions):
+        return registry if registry.type == "etcd" and not name else None
+    return next(
+        (
+            part
+            for part in registry.options.parts
+            if part.type == "etcd" and name in ("", part.name)
+        ),
+        None,
+    )

@@ -1,0 +1,178 @@
+"""The configuration that a fleet shares: what is taken from where, and hostile writers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from proxy.settings.complaints import ConfigError
+from proxy.settings.file import Settings
+from proxy.settings.load import parse
+from proxy.settings.shared import MAX_TEXT, SharedText
+
+PLACE = "etcd:/fairlead/config/main"
+ETCD = 'registry: {type: etcd, endpoints: ["http://127.0.0.1:2379"]}\n'
+LOCAL = ETCD + "config: {source: etcd}\n"
+ROUTE = "routes: [{service: a}]\n"
+
+
+def merged(shared: str | None, local: str = LOCAL, **environ: str) -> Settings:
+    text = None if shared is None else SharedText(shared, PLACE)
+    return parse(local, "proxy.yaml", environ, text)
+
+
+def complaints(shared: str, local: str = LOCAL, **environ: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        merged(shared, local, **environ)
+    return [str(one) for one in caught.value.complaints]
+
+
+def test_services_and_routes_are_the_keys_and_all_else_is_the_files() -> None:
+    shared = ROUTE + "defaults: {max_inflight: 3}\nservices: {a: {balancer: random}}\n"
+    settings = merged(shared, LOCAL + "workers: 3\n")
+    assert settings.workers == 3
+    assert settings.routes[0].service == "a"
+    assert (settings.services["a"].balancer.type, settings.services["a"].max_inflight) == (
+        "random",
+        3,
+    )
+
+
+def test_a_key_that_is_not_known_yet_serves_nobody() -> None:
+    settings = merged(None)
+    assert settings.config is not None
+    assert (settings.routes, settings.services) == ((), {})
+
+
+def test_filters_of_the_file_are_there_for_routes_of_the_key_and_cannot_be_replaced() -> None:
+    local = LOCAL + "filters: {office: {allow: [10.0.0.0/8]}}\n"
+    local += "listeners: [{name: web, filters: [office]}]\n"
+    settings = merged("routes: [{service: a, filters: [office]}]\n", local)
+    assert settings.routes[0].filters == settings.listeners[0].filters
+    [said] = complaints(ROUTE + "filters: {office: {allow: [0.0.0.0/0]}}\n", local)
+    assert said.startswith(f"{PLACE}:2: filters.office: ")
+
+
+def test_a_file_with_config_has_no_services_and_needs_an_etcd() -> None:
+    said = complaints(ROUTE, "config: {registry: other}\nservices: {a: }\n" + ROUTE)
+    assert [line.split(": ")[1] for line in said] == ["config.registry", "services", "routes"]
+
+
+def test_complaints_of_both_are_told_together_the_files_first() -> None:
+    said = complaints("routes: [\n", LOCAL + "workers: 0\n")
+    assert [line.split(": ")[0] for line in said] == ["proxy.yaml:3", f"{PLACE}:2"]
+
+
+HOSTILE = {
+    "a listener": ("listeners: [{bind: 0.0.0.0:22}]", "listeners"),
+    "an admin server for all": ("admin: {bind: 0.0.0.0:9900}", "admin"),
+    "trust in itself": ("config: {allow: [exec]}", "config"),
+    "plug-ins": ('plugins: ["os:system"]', "plugins"),
+    "a command": (
+        "services: {a: {health_check: {type: exec, command: id}}}",
+        "services.a.health_check.type",
+    ),
+    "a command for all": (
+        'defaults: {health_check: {"type": "exec", command: id}}',
+        "defaults.health_check.type",
+    ),
+    "a command by an alias": (
+        "defaults: {health_check: {type: &x exec, command: id}}\n"
+        "services: {a: {health_check: {type: *x, command: id}}}",
+        "defaults.health_check.type",
+        "services.a.health_check.type",
+    ),
+    "an import as a balancer": (
+        'services: {a: {balancer: "hostile_module:Class"}}',
+        "services.a.balancer",
+    ),
+    "an import as a balancer's type": (
+        'services: {a: {balancer: {type: "hostile_module:Class"}}}',
+        "services.a.balancer.type",
+    ),
+    "an import as a check": (
+        'defaults: {health_check: {type: "hostile_module:Class"}}',
+        "defaults.health_check.type",
+    ),
+    "an import as a filter": (
+        'filters: {x: {"hostile_module:Class": {}}}',
+        "filters.x.hostile_module:Class",
+    ),
+    "an import as a service's filter": (
+        'services: {a: {filters: [{"hostile_module:Class": {}}]}}',
+        "services.a.filters.0.hostile_module:Class",
+    ),
+    "a file to be told of": (
+        "services: {a: {tls: {ca: /etc/shadow}}}",
+        "services.a.tls.ca",
+    ),
+    "a key of the machine": (
+        "defaults: {tls: {cert: /etc/ssl/own.pem, key: /etc/ssl/own.key}}",
+        "defaults.tls.cert",
+        "defaults.tls.key",
+    ),
+    "values without end": (
+        "x: &a [1,1,1,1,1,1,1,1,1,1]\n"
+        + "".join(f"y{n}: &{b} [{','.join(['*' + a] * 10)}]\n" for n, (a, b) in
+                  enumerate(zip("abcdefg", "bcdefgh", strict=True))),
+        "",
+    ),
+    "a text without end": ("#" * MAX_TEXT, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_writer_is_refused_with(case: str) -> None:
+    text, *places = HOSTILE[case]
+    said = complaints(ROUTE + text)
+    assert all(line.startswith(PLACE) for line in said)
+    if places != [""]:
+        assert [line.split(": ")[1] for line in said] == places
+    assert "hostile_module" not in sys.modules
+
+
+def test_a_hostile_route_is_refused_with_an_import_as_its_filter() -> None:
+    [said] = complaints('routes: [{service: a, filters: [{"hostile_module:Class": {}}]}]')
+    assert ": routes.0.filters.0.hostile_module:Class: " in said
+
+
+def test_variables_of_the_machine_are_not_told() -> None:
+    shared = 'routes: [{service: a, headers: {X-A: "${SECRET}", X-B: "$${SECRET}"}}]'
+    headers = merged(shared, SECRET="s3cret").routes[0].headers
+    assert headers == {"X-A": "${SECRET}", "X-B": "$${SECRET}"}
+
+
+@pytest.mark.parametrize(
+    ("trust", "text"),
+    [
+        ("exec", "services: {a: {health_check: {type: exec, command: id}}}"),
+        ("python", 'services: {a: {balancer: "balancers.p2c:PowerOfTwoChoices"}}'),
+        ("files", "services: {a: {tls: {ca: /etc/hostname}}}"),
+    ],
+)
+def test_trust_is_given_by_the_machines_own_file(trust: str, text: str) -> None:
+    assert complaints(ROUTE + text)
+    assert merged(ROUTE + text, f"{ETCD}config: {{allow: [{trust}]}}\n").routes
+
+
+def test_a_python_name_among_plugins_may_be_used() -> None:
+    local = LOCAL + 'plugins: ["balancers.p2c:PowerOfTwoChoices"]\n'
+    text = 'services: {a: {balancer: "balancers.p2c:PowerOfTwoChoices"}}'
+    assert merged(ROUTE + text, local).services["a"].balancer.type.startswith("balancers.p2c:")
+    assert complaints(ROUTE + text, local.replace("PowerOf", "XPowerOf"))
+
+
+def test_files_of_every_filter_are_found_by_what_their_keys_are_called(tmp_path: Path) -> None:
+    # Kinds of filters come and go; none may have a file under a name that nobody looks for.
+    from proxy import catalog
+    from proxy.settings.declare import walk
+    from proxy.settings.read import FILE
+
+    for kind in catalog.FILTERS:
+        for name, key in walk(catalog.filter_class(kind).options):
+            if "file" in key.meaning.lower():
+                last = name.rpartition(".")[2]
+                known = key.read is FILE or last == "file" or last.endswith("_file")
+                assert known or key.read is None, (kind, name)

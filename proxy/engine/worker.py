@@ -94,8 +94,7 @@ ORPHAN_GRACE = 3.0
 """Seconds a worker outlives its control process to finish what is in flight; the promise to
 users is five."""
 RESERVED = 64
-"""Descriptors kept for what is no connection: log, channel, event loop, twenty in all, and some to
-spare for answers in reserve and uploads that are listened to. Each listener has one more."""
+"""Descriptors kept for what is no connection (log, loop, …); each listener has one more."""
 LAST_ENDS = 0.2
 """Seconds for connections that were cut to end, which takes them some turns of the loop."""
 LAST_LINES = 1.0

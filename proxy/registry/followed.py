@@ -283,7 +283,11 @@ class Followed(Provider, Generic[C]):
                 self._reconcile_in(0.8, 1.2)
             probe_at = now + self._timing.probe * self._rng.uniform(0.9, 1.1)
             next_at = min(probe_at, self._hold_until, self._reconcile_at)
-            await asyncio.sleep(max(0.0, next_at - self._clock()))
+            await self._rest(max(0.0, next_at - self._clock()))
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait between two proofs; shorter if the next one is known to bring something."""
+        await asyncio.sleep(seconds)
 
     async def _reconcile(self, connection: C) -> None:
         """Compare everything. Twice if need be: one comparison proves nothing while changes are on

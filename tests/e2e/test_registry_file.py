@@ -79,3 +79,22 @@ async def test_a_file_system_that_does_not_answer_is_an_outage_and_takes_one_thr
             assert seen.ids() == {"10.0.0.1:80"}
         await seen.connects()
         assert len(seen.memberships) == 1
+
+
+@pytest.mark.parametrize("linked", [False, True])
+async def test_a_change_is_told_and_not_only_looked_for(tmp_path: Path, linked: bool) -> None:
+    """By a rename in the place of a file, or of a link that leads to a directory with it."""
+    for version, port in (("v1", 80), ("v2", 81)):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "users.json").write_text(json.dumps({"users": [f"10.0.0.1:{port}"]}))
+    path = tmp_path / "now/users.json" if linked else tmp_path / "v1/users.json"
+    (tmp_path / "now").symlink_to("v1")
+    timing = Timing(probe=3600.0)
+    async with Watched(FileProvider(Options(path=str(path)), timing=timing)) as seen:
+        await eventually(lambda: [one.port for one in seen.pool] == [80])
+        if linked:
+            (tmp_path / "next").symlink_to("v2")
+            (tmp_path / "next").rename(tmp_path / "now")
+        else:
+            (tmp_path / "v2/users.json").rename(path)
+        await eventually(lambda: [one.port for one in seen.pool] == [81])

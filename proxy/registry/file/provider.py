@@ -8,11 +8,15 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import ClassVar, TypeVar
+
+import structlog
 
 from proxy.registry.base import RegistryError
 from proxy.registry.belief import Answer
 from proxy.registry.file.look import Seen, joined, look
+from proxy.registry.file.notify import Notify
 from proxy.registry.file.options import Options
 from proxy.registry.followed import Timing
 from proxy.registry.lists import read_record
@@ -20,6 +24,9 @@ from proxy.registry.polled import Polled
 from proxy.registry.records import service_of
 from proxy.registry.roster import Roster
 from proxy.threads import in_thread
+from proxy.waiting import set_within
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -66,11 +73,35 @@ class FileProvider(Polled[Place]):
         self._seen: Mapping[str, Seen] = {}
         self._thread: asyncio.Future[object] | None = None
         """The last one, which may hang; there is never a second."""
+        self._notify: Notify | None = None
+
+    async def _session(self, connection: Place) -> None:
+        try:
+            self._notify = Notify()
+        except OSError as error:
+            log.info("registry_changes_not_told", endpoint=connection.url, reason=error.strerror)
+        try:
+            await super()._session(connection)
+        finally:
+            if self._notify is not None:
+                self._notify.close()
+                self._notify = None
+
+    async def _rest(self, seconds: float) -> None:
+        """See `Followed`. Who writes is noticed at once where the kernel tells; other machines'
+        changes to a shared file system are found by looking."""
+        await super()._rest(min(SETTLE, seconds))  # Looks at busy directories have a limit.
+        if self._notify is None:
+            await super()._rest(seconds - SETTLE)
+        else:
+            await set_within(self._notify.changed, seconds - SETTLE)
 
     async def _poll(self, connection: Place) -> Answer | None:
         before = self._seen
+        if self._notify is not None:
+            self._notify.changed.clear()
         for _ in range(LOOKS):
-            self._seen = await self._within(partial(look, connection.url, self._seen))
+            self._seen = await self._within(partial(self._look, connection.url))
             if all(seen.settled for seen in self._seen.values()):
                 break
             await asyncio.sleep(SETTLE)
@@ -84,6 +115,14 @@ class FileProvider(Polled[Place]):
             return await self._within(partial(os.stat, connection.url))
         except OSError as error:
             raise RegistryError(f"{connection.url}: {error.strerror}") from None
+
+    def _look(self, path: str) -> Mapping[str, Seen]:
+        """Look, and see to it that what changes from here on is told. Blocks."""
+        if (notify := self._notify) is not None:
+            links = [each for each in (path, *map(str, Path(path).parents)) if os.path.islink(each)]
+            for place in (path, *map(os.path.dirname, (path, os.path.realpath(path), *links))):
+                notify.watch(place)
+        return look(path, self._seen)
 
     async def _within(self, work: Callable[[], T]) -> T:
         """The result of work in a thread, if it comes in time."""

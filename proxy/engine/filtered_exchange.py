@@ -290,8 +290,11 @@ class FilteredExchange(Exchange):
             except Exception as error:
                 self._fail(error)
                 return
-            if inspect.isawaitable(result):
-                self._await(result)
+            if result is not None:
+                if inspect.isawaitable(result):
+                    self._await(result)
+                else:
+                    self._fail(TypeError(f"on_response returned {type(result).__name__}"))
                 return
         passage.current = None
         held, passage.held = passage.held, None

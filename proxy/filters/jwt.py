@@ -3,7 +3,7 @@
 What a token says of itself decides nothing: its algorithm must be one that the file names, and one
 that its key is for by the key's own type. So no token can name `none`, or have a public key taken
 for a secret (RFC 8725 §3.1). Of PyJWT only the signature is asked; claims are checked here, by the
-worker's clock.
+worker's clock. A signature that was right is remembered for as long as the keys are the same.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, NamedTuple, Self
 
@@ -44,6 +45,9 @@ _FITTING: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
 _ALGORITHMS: Final = tuple(name for names in _FITTING.values() for name in names)
 _LONGEST: Final = 16 * 1024
 """Bytes of a token; half of what a head may have."""
+_SHORT: Final = 2 * 1024
+"""Bytes of a token that is remembered."""
+_REMEMBERED: Final = 1000
 _MOST_KEYS: Final = 100
 _SHORTEST_RSA: Final = 2048
 _SHORTEST_SECRET: Final = 32
@@ -253,6 +257,9 @@ class Jwt(Filter):
         self._keys = Keys(options)
         self._signatures = jwt.PyJWS()
         self._wrong: type[Exception] = jwt.PyJWTError
+        self._signed: dict[bytes, dict[str, Any]] = {}  # ≤ _REMEMBERED * 8 KiB
+        """Claims of tokens whose signature was verified, by their digests."""
+        self._signed_by: tuple[Key, ...] = ()  # ≤ 1 MiB
         self.time_limit = options.timeout + 1.0
         self._context: Context
 
@@ -277,6 +284,10 @@ class Jwt(Filter):
         if scheme.lower() != "bearer" or len(token) > _LONGEST:
             return _refusal("", "no token, or several")
         try:
+            claims = self._remembered(token)
+            if claims is not None:
+                self._let_pass(request, claims)
+                return None
             algorithm, id = self._header(token)
             if self._keys.may_be_new and not self._candidates(algorithm, id):
                 return self._wait(request, token, algorithm, id)
@@ -332,6 +343,21 @@ class Jwt(Filter):
         claims = json.loads(payload)
         if not isinstance(claims, dict):
             raise ValueError("the token has no claims")
+        self._let_pass(request, claims)
+        if len(token) <= _SHORT:
+            if len(self._signed) >= _REMEMBERED:
+                del self._signed[next(iter(self._signed))]
+            self._signed[_digest(token)] = claims
+
+    def _remembered(self, token: str) -> dict[str, Any] | None:
+        """The claims of a token whose signature was verified before, with the keys in force."""
+        if self._keys.known is not self._signed_by:
+            self._signed_by = self._keys.known
+            self._signed.clear()
+        return self._signed.get(_digest(token))
+
+    def _let_pass(self, request: Request, claims: dict[str, Any]) -> None:
+        """Let a request pass whose token is signed, if its claims hold; else `ValueError`."""
         self._check(claims)
         for claim, name in self._fields.items():  # ≤ 1000
             if claims.get(claim) is not None:
@@ -368,6 +394,10 @@ def _as_field(claim: str, value: Any) -> str:
     if not text.isprintable():
         raise ValueError(f"the token's {claim} has characters that no field may have")
     return text.encode("utf-8").decode("latin-1")
+
+
+def _digest(token: str) -> bytes:
+    return blake2b(token.encode("latin-1"), digest_size=32).digest()
 
 
 def _refusal(error: str, detail: str) -> Response:

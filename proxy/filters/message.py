@@ -4,6 +4,7 @@ but made anew once the filters are done."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from proxy.errors import Fault
@@ -18,10 +19,13 @@ from proxy.http.target import TARGET_BYTES
 Change = Callable[[bytes, bool], bytes]
 """A piece of content and whether it is the last, to what takes its place. Raises `Refused`."""
 _NOT_A_PATH: Final = TARGET_BYTES.replace(b"?", b"")
+_SHORT: Final = 64
+"""Bytes of a name that is remembered."""
 _BODILESS: Final = frozenset((b"HEAD", b"CONNECT"))
 """Methods whose messages are framed in a way of their own."""
 
 
+@lru_cache(maxsize=1024)  # ≤ 512 KiB
 def problem_of_name(name: str, of_requests: bool = True) -> str:
     """Say why a filter may not set the field of this name; empty = it may. The field must not mean
     something to the proxy itself, nor be one that programs take for another."""
@@ -34,6 +38,16 @@ def problem_of_name(name: str, of_requests: bool = True) -> str:
     if kinds.of(lower) not in allowed or lower in WRITTEN_ANEW or lower == b"date":
         return "is for the proxy alone to set"
     return ""
+
+
+def _means(name: bytes) -> bytes:
+    """The name of a field as programs may take it."""
+    return _short_means(name) if len(name) <= _SHORT else hyphened(name.lower())
+
+
+@lru_cache(maxsize=1024)  # ≤ 512 KiB
+def _short_means(name: bytes) -> bytes:
+    return hyphened(name.lower())
 
 
 def _line_value(value: str) -> bytes:
@@ -98,12 +112,13 @@ class Headers:
 
     def remove(self, name: str) -> None:
         """Take all lines of a field away. Raises `ValueError`."""
-        means = hyphened(self._checked(name).lower())
-        kept = [pair for pair in self.pairs if hyphened(pair[0].lower()) != means]
-        if len(kept) != len(self.pairs) or means not in self.taken:
+        means = _means(self._checked(name))
+        kept = [pair for pair in self.pairs if _means(pair[0]) != means]
+        claimed = self._other is not None and self._other(means) is not None
+        if claimed or len(kept) != len(self.pairs):
             self.pairs = kept
-            self.taken.add(means)
             self.changed = True
+        self.taken.add(means)
 
     def _checked(self, name: str) -> bytes:
         problem = problem_of_name(name, self._of_requests)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Annotated, ClassVar, Final
 
 from proxy.errors import DENIED, Refused
@@ -13,6 +14,11 @@ from proxy.settings.addresses import CIDR
 from proxy.settings.declare import Distinct
 
 
+@lru_cache(maxsize=1024)  # ≤ 512 KiB
+def _parsed(address: str) -> IPv4Address | IPv6Address | None:
+    return parse(address.encode("ascii"))
+
+
 class Networks:
     """Addresses that lie in any of some networks."""
 
@@ -20,7 +26,7 @@ class Networks:
         self._networks: Final = [ip_network(one) for one in networks]  # ≤ 1 MiB
 
     def __contains__(self, address: str) -> bool:
-        parsed = parse(address.encode("ascii"))
+        parsed = _parsed(address)
         return parsed is not None and any(parsed in one for one in self._networks)
 
 

@@ -231,11 +231,32 @@ def test_keys_are_rotated_by_their_file_and_none_lets_nobody_pass(
     a = wire.connected()
     a.take()
     answered(client, a)
+    good = token(key=signers().evil)
     (tmp_path / "new.json").write_text("{}")
     wire.advance(2.5)
-    client.send(request("GET /x", bearer(token(key=signers().evil))))
-    a.take()
-    answered(client, a)
+    for _ in range(2):
+        client.send(request("GET /x", bearer(good)))
+        a.take()
+        answered(client, a)
+    (tmp_path / "new.json").write_text(json.dumps(signers().jwks()))
+    wire.advance(2.5)
+    client.send(request("GET /x", bearer(good)))  # However well it is remembered.
+    client.expect_problem(401, "unauthorised")
+
+
+def test_a_remembered_token_expires_like_others(make: Any, tmp_path: Path) -> None:
+    wire = filtered(make, tmp_path)
+    client = wire.client()
+    ask = request("GET /x", bearer(token(exp=time() - HOUR / 4)))
+    for _ in range(2):
+        client.send(ask)
+        a = wire.connected()
+        assert b"\r\nX-Login: ann\r\n" in a.take()
+        answered(client, a)
+        a.eof()
+    wire.worker.services.filters._context.wall = lambda: time() + HOUR / 2
+    client.send(ask)
+    client.expect_problem(401, "unauthorised")
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ def test_an_answer_of_a_filter_goes_back_by_those_before_it(
         ("fail", 500, "filter_failed"),
         ("hang", 504, "filter_timeout"),
         ("refuse", 403, "denied"),
+        ("wrong", 500, "filter_failed"),
     ],
 )
 def test_a_hook_that_fails_or_hangs_ends_its_own_request_alone(

@@ -15,7 +15,8 @@ import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.e2e.origin import Call, Origin
-from tests.e2e.raw_http import Answer, ask
+from tests.e2e.raw_http import Answer, Client, ask
+from tests.e2e.reloading import reload, rewrite
 from tests.e2e.running import RunningProxy
 from tests.support.processes import eventually, free_port
 
@@ -195,3 +196,25 @@ async def test_keys_of_a_url_are_rotated(site: Site) -> None:
     published[:] = [("b", second)]
     await eventually(lambda: passes("b", second), within=30)
     assert (await site.ask("GET /token", bearer("a", first))).status == 401
+
+
+async def test_a_reload_changes_filters_and_leaves_connections_open(site: Site) -> None:
+    proxy = site.proxy
+    async with await Client.connect(proxy.port) as client:
+        assert (await client.ask("GET", "/open")).status == 200
+        filters = {**proxy.config["filters"], "nobody": {"deny": ["0.0.0.0/0", "::/0"]}}
+        routes = [{**route, "filters": ["nobody"]} for route in proxy.config["routes"]]
+        rewrite(proxy, {"filters": filters, "routes": routes})
+        code, said = await reload(proxy)
+        assert code == 0, said
+        assert (await client.ask("GET", "/open")).status == 403
+        code, document = await proxy.get("/api/v1/explain?method=GET&url=/open")
+        assert (code, document["filters"]) == (200, ["nobody"])
+        rewrite(proxy, {"filters": {"nobody": {"denny": []}}})
+        code, said = await reload(proxy)
+        assert code == 2
+        assert "filters.nobody.denny" in said
+        assert (await client.ask("GET", "/open")).status == 403
+        rewrite(proxy, {})
+        assert (await reload(proxy))[0] == 0
+        assert (await client.ask("GET", "/open")).status == 200

@@ -26,6 +26,7 @@ from proxy.channel import Channel
 from proxy.control.ejections import Ejection
 from proxy.control.supervisor import Supervisor
 from proxy.membership import Instance, Membership
+from proxy.settings.shared import SharedText
 
 log = structlog.get_logger()
 
@@ -66,11 +67,12 @@ PARTS: Mapping[str, Any] = {
     "tripped": list[str],
     "ticket_secret": tuple[bytes, float],
     "rate_limits": bytes,
+    "shared_config": SharedText,
 }
 """Parts of the state: pools as the registry says they are; (service, id) that the operator drains;
 instances as they were registered, with the weight that the operator gave them; ejections; service →
 key of an instance → what its checks say; services whose circuit breaker is not closed; the secret
-of TLS tickets, and since when; the table of the rate limits."""
+of TLS tickets, and since when; the table of the rate limits; the shared configuration in force."""
 
 
 def read(state: State) -> dict[str, Any]:
@@ -101,6 +103,8 @@ def collect(supervisor: Supervisor, now: float) -> State:
     }
     if pools.complete:
         parts["membership"] = Membership(services=pools.listed, revision=pools.revision)
+    if supervisor.shared.good is not None:
+        parts["shared_config"] = supervisor.shared.good
     return State({name: msgspec.msgpack.encode(part) for name, part in parts.items()})
 
 

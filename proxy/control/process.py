@@ -16,6 +16,7 @@ import resource
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ from proxy.control.pools import PoolRegistry
 from proxy.control.provider import ProviderError, build_provider
 from proxy.control.reload import Reloads
 from proxy.control.service_manager import ServiceManager, from_environment
+from proxy.control.shared_config import SharedConfig
 from proxy.control.signals import Signals
 from proxy.control.slots import Slots
 from proxy.control.successors import Unusable, open_acme
@@ -45,6 +47,7 @@ from proxy.engine.load import ROWS, SLOTS, Board
 from proxy.messages import WorkerConfig
 from proxy.settings.file import Settings
 from proxy.settings.service import for_worker
+from proxy.settings.shared import SharedText
 from proxy.threads import in_thread
 
 if TYPE_CHECKING:
@@ -141,6 +144,9 @@ async def serve(
             predecessor = Predecessor()
             opened.callback(predecessor.close)
             parts = await predecessor.ask(parent.state)
+        shared = SharedConfig()
+        if file is not None:
+            settings = await shared.begin(settings, _merge(file), parts.get("shared_config"))
         certificates = await _read_certificates(settings, parts.get("ticket_secret"))
         listeners = open_listeners(settings, held, opened)
         admin_socket = open_admin(settings, held, opened)
@@ -191,6 +197,7 @@ async def serve(
             destinations=destinations,
             certificates=certificates,
             acme=acme,
+            shared=shared,
         )
         admin: Admin | None = None
         successor = Successor(supervisor)
@@ -221,6 +228,7 @@ async def serve(
             if file is not None:
                 admin.changes.reloads = Reloads(file, os.environ, supervisor, admin, config_of)
                 admin.changes.reloads.manager = manager
+                shared.on_text = admin.changes.reloads.begin_shared
                 signals.on_reload = admin.changes.reloads.begin
                 supervisor.own(admin.changes.reloads.watch(), "watch of the file")
             if parent is not None:
@@ -246,6 +254,13 @@ async def serve(
             await supervisor.close()
             if admin is not None:
                 await admin.close()
+
+
+def _merge(file: FilePath) -> Callable[[SharedText], Settings]:
+    """A function that merges the file with what is shared; ConfigError."""
+    from proxy.settings.load import parse, read_text  # The parser of YAML is not always needed.
+
+    return lambda text: parse(read_text(file), str(file), os.environ, text)
 
 
 def _load_admin() -> type[Admin]:

@@ -14,20 +14,24 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
 
 from proxy.control.service_manager import ServiceManager
+from proxy.control.shared_config import NoText
 from proxy.control.successors import AdminServer, Successors, Unusable
 from proxy.control.supervisor import Supervisor
 from proxy.messages import WorkerConfig
 from proxy.settings.changes import Change, changes
 from proxy.settings.complaints import ConfigError
 from proxy.settings.file import Settings
+from proxy.settings.shared import SharedText
 from proxy.threads import in_thread
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 RESULTS = ("changed", "unchanged", "refused", "failed")
 """Results of reloads: `refused`: the file is bad; `failed`: it could not be put in force."""
@@ -78,9 +82,12 @@ class Reloads:
         self._config_of = config_of
         self._turn = supervisor.turn
         self._hashed: tuple[Settings, str] | None = None
+        self._shared = supervisor.shared
+        self._text: str | None = None
+        """The file as it is in force: what a change of the key is merged with."""
         self._begun: set[asyncio.Task[Outcome]] = set()
-        self._to_read = False
-        """A task of these has not read the file yet."""
+        self._to_read: set[bool] = set()
+        """Kinds of reloads (see `reload`) that have begun and not read anything yet."""
         self.manager = ServiceManager(lambda text: None)
         """Hears of each reload."""
         self.counts: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))
@@ -94,10 +101,17 @@ class Reloads:
     def begin(self) -> None:
         """Reload in a task of its own; the log tells what came of it. One that has yet to read the
         file is enough for all who want it read."""
-        if self._to_read:
+        self._begin(by_key=False)
+
+    def begin_shared(self) -> None:
+        """As `begin`, for another text under the key of `config`."""
+        self._begin(by_key=True)
+
+    def _begin(self, by_key: bool) -> None:
+        if by_key in self._to_read:
             return
-        self._to_read = True
-        task = asyncio.get_running_loop().create_task(self.reload())
+        self._to_read.add(by_key)
+        task = asyncio.get_running_loop().create_task(self.reload(by_key=by_key))
         self._begun.add(task)
         task.add_done_callback(self._begun.discard)
 
@@ -127,6 +141,21 @@ class Reloads:
         yield "fairlead_config_last_reload_success", {}, float(self.succeeded)
         yield "fairlead_config_hash", {"hash": self.hash}, 1.0
         yield "fairlead_config_timestamp_seconds", {}, self.since
+        yield from self._shared.samples()
+
+    def document(self) -> dict[str, Any]:
+        """The top of `GET /api/v1/config`."""
+        last = self.last
+        return {
+            "file": str(self._file),
+            "hash": self.hash,
+            "since": self.since,
+            "reloads": self.counts,
+            "last_reload": None
+            if last is None
+            else {"at": last[0], **msgspec.to_builtins(last[1])},
+            "shared": self._shared.document(),
+        }
 
     @property
     def hash(self) -> str:
@@ -137,14 +166,15 @@ class Reloads:
             self._hashed = settings, hashlib.sha256(content).hexdigest()[:16]
         return self._hashed[1]
 
-    async def reload(self, dry_run: bool = False) -> Outcome:
-        """Read the file and put it in force; `dry_run`: only say what would change."""
+    async def reload(self, dry_run: bool = False, *, by_key: bool = False) -> Outcome:
+        """Read the file and put it in force; `dry_run`: only say what would change; `by_key`: the
+        file as it was read last, with what the key of `config` holds now."""
         async with self._turn:
             if not dry_run:
-                self._to_read = False
+                self._to_read.discard(by_key)
                 self.manager.reloading()
             try:
-                outcome = await self._reload(dry_run)
+                outcome = await self._reload(dry_run, by_key)
             except Exception as error:
                 # A reload that fails for a reason of ours must not end a proxy that serves.
                 log.exception("config_reload_failed_inside")
@@ -162,23 +192,63 @@ class Reloads:
                 "config_reloaded",
                 changed=[str(one) for one in outcome.changes[:KEYS_TOLD]],
                 number=len(outcome.changes),
+                by="key" if by_key else "file",
             )
         else:
             log.error("config_not_reloaded", result=outcome.result, errors=outcome.complaints)
         return outcome
 
-    async def _reload(self, dry_run: bool) -> Outcome:
-        from proxy.settings.load import load  # The parser of YAML, which is not needed before.
+    async def _read(self, by_key: bool) -> tuple[str, Settings, SharedText | None]:
+        """The text of the file, settings, and what is shared in them. Raises ConfigError, NoText,
+        TimeoutError."""
+        from proxy.settings.load import parse, read_text  # YAML's parser, not needed before.
 
-        supervisor = self._supervisor
-        try:
+        async def reading(work: Callable[[], T]) -> T:
             async with asyncio.timeout(READ_LIMIT):
-                settings = await in_thread(lambda: load(self._file, self._environ), "read the file")
+                return await in_thread(work, "read the file")
+
+        kept = self._text if by_key else None
+        text = await reading(lambda: read_text(self._file)) if kept is None else kept
+
+        async def merged(shared: SharedText | None) -> Settings:
+            return await reading(lambda: parse(text, str(self._file), self._environ, shared))
+
+        settings = await merged(None)
+        if settings.config is None:
+            return text, settings, None
+        shared = await self._shared.text_for(settings)
+        if shared is None:
+            return text, settings, None
+        try:
+            return text, await merged(shared), shared
+        except ConfigError as error:
+            good = self._shared.good
+            self._shared.refused(shared, tuple(map(str, error.complaints)))
+            if by_key or shared is not self._shared.newest or good in (None, shared):
+                raise
+            # The file is good: what is wrong under the key does not keep it out of force.
+            return text, await merged(good), good
+
+    async def _reload(self, dry_run: bool, by_key: bool) -> Outcome:
+        try:
+            text, settings, shared = await self._read(by_key)
         except ConfigError as error:
             return Outcome("refused", complaints=tuple(map(str, error.complaints)))
+        except NoText as error:
+            return Outcome("refused", complaints=(str(error),))
         except TimeoutError:
             reason = f"{self._file} was not read within {READ_LIMIT:g} s"
             return Outcome("failed", complaints=(reason,))
+        outcome = await self._put_in_force(settings, dry_run)
+        if not dry_run and not outcome.complaints:
+            self._text = text
+            await self._shared.took(settings, shared)
+        elif not dry_run and shared is not None and shared is not self._shared.good:
+            self._shared.refused(shared, outcome.complaints)
+        return outcome
+
+    async def _put_in_force(self, settings: Settings, dry_run: bool) -> Outcome:
+        supervisor = self._supervisor
         before = supervisor.settings
         found = tuple(changes(before, settings))
         if dry_run or settings == before:

@@ -8,13 +8,12 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
-from msgspec import to_builtins
 
 from proxy.control.admin_connections import Connection
 from proxy.control.registrations import Refusal
 from proxy.control.reload import Reloads
 from proxy.control.supervisor import Supervisor
-from proxy.settings.changes import shown_settings
+from proxy.settings.changes import without_secrets
 
 
 def json_answer(document: Any, status: int = 200) -> web.Response:
@@ -38,6 +37,11 @@ class RunningChanges:
         """Samples of metrics: name, labels, value."""
         return () if self.reloads is None else self.reloads.samples()
 
+    async def config(self, request: web.BaseRequest) -> web.Response:
+        """`GET /api/v1/config`: as in force, without secrets."""
+        told = {} if self.reloads is None else self.reloads.document()
+        return json_answer({**told, "settings": without_secrets(self._supervisor.settings)})
+
     async def reload(self, request: web.BaseRequest) -> web.Response:
         """`POST /api/v1/reload`."""
         if self.reloads is None:
@@ -45,19 +49,6 @@ class RunningChanges:
         outcome = await self.reloads.reload(request.query.get("dry_run", "") in ("1", "true"))
         # The old configuration serves on: what is wrong is the file, not the question.
         return json_answer(outcome, 422 if outcome.complaints else 200)
-
-    async def config(self, request: web.BaseRequest) -> web.Response:
-        """`GET /api/v1/config`: the configuration in force, and what came of the last reload."""
-        reloads = self.reloads
-        last = None if reloads is None else reloads.last
-        return json_answer(
-            {
-                "hash": None if reloads is None else reloads.hash,
-                "since": None if reloads is None else reloads.since,
-                "last_reload": None if last is None else {"at": last[0], **to_builtins(last[1])},
-                "settings": shown_settings(self._supervisor.settings),
-            }
-        )
 
     async def upgrade(self, request: web.BaseRequest) -> web.Response:
         """`POST /api/v1/upgrade`."""

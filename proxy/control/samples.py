@@ -195,6 +195,21 @@ MANY = {
         "Connections that ended for what a client did.",
         ("listener", "reason"),
     ),
+    "fairlead_shared_config_up": (
+        "gauge",
+        "1: the key of the configuration is followed.",
+        (),
+    ),
+    "fairlead_shared_config_good": (
+        "gauge",
+        "1: what the key holds now is in force.",
+        (),
+    ),
+    "fairlead_shared_config_revision": (
+        "gauge",
+        "Revision of the shared text in force.",
+        (),
+    ),
 }
 """Families with samples of each service or instance: name → type, help and labels."""
 

@@ -38,6 +38,7 @@ from proxy.control.pool import Changes
 from proxy.control.pools import PoolRegistry
 from proxy.control.reactions import Reactions
 from proxy.control.registry_watch import Build, RegistryWatch
+from proxy.control.shared_config import SharedConfig
 from proxy.control.slots import Rows as BoardRows
 from proxy.control.sockets import Listening
 from proxy.control.worker_process import Notice, WorkerProcess
@@ -92,10 +93,11 @@ class Supervisor:
         destinations: Destinations | None = None,
         certificates: Certificates | None = None,
         acme: Acme | None = None,
+        shared: SharedConfig | None = None,
     ) -> None:
         """`build` builds a provider; called by `start`, after a provider failed and for another
         registry. `destinations`: where the registry's instances may not lead, in all of this
-        process. `certificates` and `acme`: started already."""
+        process. `certificates`, `acme` and `shared`: started already."""
         rng = rng or Random()
         self.settings = settings
         self.config = config
@@ -103,6 +105,7 @@ class Supervisor:
         self.board = board
         self.certificates = certificates or Certificates(settings)
         self._destinations = destinations or Destinations()
+        self.shared = shared or SharedConfig()
         self.events = events or Events()
         self._reactions = Reactions(self.events)
         self._pace_changed = asyncio.Event()
@@ -177,6 +180,7 @@ class Supervisor:
         ]
         self.orders.use(self.orders.acme)
         self._follow_files()
+        self.shared.follow(self.settings, self.own)
         self.checks.follow(self.pools.by_service)
 
     def _follow_files(self) -> None:
@@ -214,6 +218,7 @@ class Supervisor:
             return error
         self.settings = settings
         self._follow_files()
+        self.shared.follow(settings, self.own)
         take()
         at = time.monotonic()
         destinations = config.admin_port, config.allow
@@ -233,6 +238,7 @@ class Supervisor:
         self.checks.configure()
         self.apply(self.pools.settle(at))
         self.on_configured()
+        self._on_worker_change()  # That may have been all that was missing.
         return ""
 
     async def restart_workers(self) -> str:
@@ -447,6 +453,8 @@ class Supervisor:
             reasons.append("stopping")
         if not self.pools.complete:
             reasons.append("no full set of instances is known yet")
+        if self.settings.config is not None and not self.settings.routes:
+            reasons.append("the shared configuration is not known yet")
         for worker in self.workers:
             process = worker.current
             if process is None:

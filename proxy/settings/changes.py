@@ -74,18 +74,20 @@ def _differences(key: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]
         yield key, _shown(old), _shown(new)
 
 
-def shown_settings(value: Any) -> Any:
-    """A configuration as JSON has it, without its secrets."""
+def without_secrets(value: Any) -> Any:
+    """Settings as JSON has them, with `…` in the place of secrets."""
+    if isinstance(value, FilterSpec):
+        return {"name": value.name, "kind": value.kind, "settings": _THERE}
     if isinstance(value, msgspec.Struct):
         secret = _secrets(type(value))
         return {
-            name: _THERE if name in secret and shown else shown_settings(shown)
-            for name, shown in ((name, getattr(value, name)) for name in value.__struct_fields__)
+            name: _THERE if name in secret and one else without_secrets(one)
+            for name, one in ((name, getattr(value, name)) for name in value.__struct_fields__)
         }
     if isinstance(value, Mapping):
-        return {str(name): shown_settings(one) for name, one in value.items()}
+        return {str(name): without_secrets(one) for name, one in value.items()}
     if isinstance(value, (tuple, list, set, frozenset)):
-        return [shown_settings(one) for one in value]
+        return [without_secrets(one) for one in value]
     if isinstance(value, str):
         return re.sub("(?<=://)[^/@]*@", f"{_THERE}@", value)
     return value if value is None or isinstance(value, (bool, int, float)) else str(value)

@@ -10,7 +10,7 @@ from proxy.membership import Instance
 from proxy.settings.acme import AcmeSettings
 from proxy.settings.declare import Distinct, MayBeEmpty, Off, Short
 from proxy.settings.filters import FilterSpec
-from proxy.settings.fleet import ConfigSettings
+from proxy.settings.fleet import ConfigSettings, FleetSettings
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.plugged import DOTTED_NAME
 from proxy.settings.process import (
@@ -101,6 +101,9 @@ class File(Served, frozen=True, kw_only=True):
         " `filters` and `routes` are added, in the order of their names. They are read at the start"
         " and at each reload; `watch` does not follow them.",
     ] = ()
+    fleet: Annotated[
+        FleetSettings | None, Off(), MayBeEmpty(), "This proxy among others ([fleet.md](fleet.md))."
+    ] = None
     plugins: Annotated[
         tuple[str, ...],
         DOTTED_NAME,
@@ -126,6 +129,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     defaults: PoolSettings = PoolSettings()
     services: dict[str, PoolSettings] = {}
     config: ConfigSettings | None = None
+    fleet: FleetSettings | None = None
     plugins: tuple[str, ...] = ()
     static: dict[str, tuple[Instance, ...]] = {}
     """Services whose instances stand in the file: never looked up in the registry."""

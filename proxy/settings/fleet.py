@@ -49,6 +49,17 @@ class ConfigSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
 
 
+class FleetSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`fleet:`."""
+
+    id: Annotated[
+        str,
+        NAME,
+        "Name of this proxy among those of its fleet, the same over restarts; without it the host's"
+        " name and the port of `admin.bind`: `web-1-9900`.",
+    ] = ""
+
+
 def etcd_of(registry: Registry, name: str = "") -> Registry | None:
     """The registry of type etcd with a name, or the first; None if there is none."""
     if not isinstance(registry.options, MergedOptions):

@@ -130,6 +130,7 @@ def _settings(
         registry=registry,
         shutdown=file.shutdown,
         config=file.config,
+        fleet=file.fleet,
         plugins=file.plugins,
     )
     complaints: list[Complaint] = []

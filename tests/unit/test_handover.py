@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from proxy.control.ejections import Ejection
 from proxy.control.handover import PARTS, State, Successor, read
 from proxy.membership import Instance, Membership
+from proxy.settings.shared import SharedText
 from tests.support.processes import eventually
 
 GOOD = {
@@ -27,6 +28,7 @@ GOOD = {
     "tripped": ["s"],
     "ticket_secret": (b"secret", 1.5),
     "rate_limits": b"table",
+    "shared_config": SharedText("routes: []", "etcd:/key", 7),
 }
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from proxy.control.reload import Reloads
+from proxy.control.shared_config import SharedConfig
 from proxy.settings.load import parse
 
 
@@ -21,6 +22,7 @@ async def test_an_error_inside_is_a_failed_reload_and_no_end_of_the_proxy(tmp_pa
 
     supervisor: Any = SimpleNamespace(
         settings=parse(text, str(file), {}),
+        shared=SharedConfig(),
         stopping=False,
         turn=asyncio.Lock(),
         sock=None,
@@ -39,7 +41,9 @@ async def test_a_storm_of_signals_is_two_reloads_at_most(tmp_path: Path) -> None
     text = "registry: {type: static}\nroutes: [{path_prefix: /, service: a}]\n"
     file.write_text(text)
     settings = parse(text, str(file), {})
-    supervisor: Any = SimpleNamespace(settings=settings, stopping=False, turn=asyncio.Lock())
+    supervisor: Any = SimpleNamespace(
+        settings=settings, stopping=False, turn=asyncio.Lock(), shared=SharedConfig()
+    )
     reloads = Reloads(file, {}, supervisor, supervisor, parse)  # type: ignore[arg-type]
     reloads.begin()
     await asyncio.sleep(0)

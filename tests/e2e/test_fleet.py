@@ -1,0 +1,121 @@
+"""Proxies that take their services and routes from a key in etcd."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.e2e.etcd_server import EtcdClient, EtcdServer
+from tests.e2e.origin import Origin, origins
+from tests.e2e.reloading import name, rewrite
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually
+
+KEY = "/fairlead/config/main"
+
+
+def shared(origin: Origin, **more: Any) -> str:
+    """A configuration that sends everything to one origin."""
+    service = {"instances": [{"address": "127.0.0.1", "port": origin.port}]}
+    return json.dumps(
+        {"services": {"users": service}, "routes": [{"path_prefix": "/", "service": "users"}]}
+        | more
+    )
+
+
+def local(etcd: EtcdServer, directory: Path, **more: Any) -> dict[str, Any]:
+    registry = {
+        "type": "etcd",
+        "endpoints": [etcd.url],
+        "snapshot": str(directory / "pools.json"),
+    }
+    return {"registry": registry, "config": {"key": KEY}, **more}
+
+
+async def config_of(proxy: RunningProxy) -> dict[str, Any]:
+    status, document = await proxy.get("/api/v1/config")
+    assert status == 200
+    found: dict[str, Any] = document["shared"]
+    return found
+
+
+async def answers(proxy: RunningProxy, text: str) -> bool:
+    async with aiohttp.ClientSession() as session, session.get(proxy.url) as answer:
+        return answer.status == 200 and await answer.text() == text
+
+
+async def test_a_start_waits_for_the_key_and_the_good_one_is_kept(tmp_path: Path) -> None:
+    async with (
+        origins("one", "two", script=name) as (one, two),
+        EtcdServer() as etcd,
+        EtcdClient(etcd.url) as client,
+    ):
+        proxy = RunningProxy(local(etcd, tmp_path), tmp_path)
+        proxy.launch()
+        try:
+            await eventually(lambda: proxy.log().count("shared_config_unknown"), 20, "a start")
+            await eventually(lambda: proxy.readyz(), 20, "an answer")
+            assert await proxy.readyz() == 503
+            await client.put(KEY, shared(one))
+            await eventually(lambda: answers(proxy, "one"), 20, "the key")
+            assert await proxy.readyz() == 200
+
+            await client.put(KEY, shared(one, admin={"bind": "0.0.0.0:1"}))
+
+            async def complained() -> bool:
+                return bool((await config_of(proxy))["complaints"])
+
+            await eventually(complained, 20, "a complaint")
+            document = await config_of(proxy)
+            assert document["complaints"][0].startswith(f"etcd:{KEY}:1: admin: ")
+            assert document["in_force"]["revision"] < document["newest"]["revision"]
+            page = (await proxy.get("/metrics"))[1]
+            assert "fairlead_shared_config_good{} 0.0" in page
+            # The file is read all the same, and what was good before serves on.
+            rewrite(proxy, {"log": {"level": "debug"}})
+            os.kill(proxy.pid, signal.SIGHUP)
+            await eventually(
+                lambda: "config_reloaded" in proxy.log().rpartition("shared_config_refused")[2],
+                20,
+                "a reload",
+            )
+            assert await answers(proxy, "one")
+            assert await proxy.stop() == 0
+
+            await etcd.kill()
+            async with RunningProxy(local(etcd, tmp_path), tmp_path) as second:
+                assert await answers(second, "one")
+                assert not (await config_of(second))["followed"]
+                await etcd.start()
+                await client.put(KEY, shared(two))
+                await eventually(lambda: answers(second, "two"), 20, "the key")
+        finally:
+            await proxy.kill()
+
+
+async def test_a_file_gets_a_key_and_loses_it_again_by_reloads(tmp_path: Path) -> None:
+    async with (
+        origins("one", "two", script=name) as (one, two),
+        EtcdServer() as etcd,
+        EtcdClient(etcd.url) as client,
+    ):
+        config = {**json.loads(shared(one)), **local(etcd, tmp_path), "config": False}
+        async with RunningProxy(config, tmp_path) as proxy:
+            assert (await proxy.get("/api/v1/config"))[1]["shared"] is None
+            alone = {"services": {}, "routes": [], "config": {"key": KEY}}
+            with_key = {key: value for key, value in proxy.config.items() if key not in alone}
+            proxy.file.write_text(json.dumps({**with_key, "config": {"key": KEY}}))
+            os.kill(proxy.pid, signal.SIGHUP)
+            await eventually(lambda: "there is no such key" in proxy.log(), 20, "a refusal")
+            assert await answers(proxy, "one")
+            await client.put(KEY, shared(two))
+            os.kill(proxy.pid, signal.SIGHUP)
+            await eventually(lambda: answers(proxy, "two"), 20, "the key")
+            rewrite(proxy, {})
+            os.kill(proxy.pid, signal.SIGHUP)
+            await eventually(lambda: answers(proxy, "one"), 20, "the file")

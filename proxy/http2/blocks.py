@@ -73,13 +73,16 @@ def answer_block(response: ResponseHead, id_line: bytes, via: bytes) -> bytes:
 def own_block(answer: OwnAnswer, id_line: bytes, via: bytes) -> bytes:
     """The head of an answer that no instance gave."""
     lines = b"".join([b"%b: %b\r\n" % pair for pair in answer.fields])
+    length = b""
+    if answer.status != 204:  # RFC 9110 §8.6
+        length = encode(b"content-length", b"%d" % len(answer.content))
     return b"".join(
         (
             _status(answer.status),
             _block(id_line),
             encode(b"date", http_date()),
             fields_block(lines),
-            encode(b"content-length", b"%d" % len(answer.content)),
+            length,
             fields_block(via),
         )
     )

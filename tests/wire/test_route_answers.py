@@ -9,6 +9,7 @@ import pytest
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.route import RedirectSpec, RespondSpec, RouteSpec, SplitSpec
 from proxy.settings.service import ServiceSettings
+from tests.support.h2_peer import HTTP2, H2Peer, head
 from tests.support.wire import Peer, request
 from tests.wire.scenes import answered
 
@@ -21,8 +22,8 @@ def routed(**spec: Any) -> tuple[RouteSpec, ...]:
 
 def answer(client: Peer) -> tuple[bytes, bytes]:
     """Head and content of what the client got."""
-    head, _, content = client.take().partition(b"\r\n\r\n")
-    return head + b"\r\n", content
+    told, _, content = client.take().partition(b"\r\n\r\n")
+    return told + b"\r\n", content
 
 
 @pytest.mark.parametrize(
@@ -39,10 +40,10 @@ def test_a_redirect(make: Any, to: str, status: int, line: str, location: str) -
     wire = make(routes=routed(path_prefix="/", redirect=RedirectSpec(to=to, status=status)))
     client = wire.client()
     client.send(request(f"GET {line}"))
-    head, content = answer(client)
-    assert head.startswith(b"HTTP/1.1 %d " % status)
-    assert f"\r\nLocation: {location}\r\n".encode() in head
-    assert b"\r\nContent-Length: 0\r\n" in head
+    told, content = answer(client)
+    assert told.startswith(b"HTTP/1.1 %d " % status)
+    assert f"\r\nLocation: {location}\r\n".encode() in told
+    assert b"\r\nContent-Length: 0\r\n" in told
     assert content == b""
     wire.expect_no_dial()
 
@@ -53,20 +54,30 @@ def test_an_answer_of_a_route(make: Any) -> None:
     client = wire.client()
     for method, expected in (("GET", b"Back at noon"), ("HEAD", b"")):
         client.send(request(f"{method} /down"))
-        head, content = answer(client)
-        assert head.startswith(b"HTTP/1.1 503 ")
+        told, content = answer(client)
+        assert told.startswith(b"HTTP/1.1 503 ")
         for line in (
             b"Retry-After: 3600",
             b"Content-Type: text/plain; charset=utf-8",
             b"Content-Length: 12",
         ):
-            assert b"\r\n" + line + b"\r\n" in head
+            assert b"\r\n" + line + b"\r\n" in told
         assert content == expected
     wire.expect_no_dial()
     client.send(request("GET /down/x"))
     a = wire.accepted()
     a.take()
     answered(client, a)
+
+
+def test_an_answer_without_content_says_no_length(make: Any) -> None:
+    wire = make(routes=routed(path="/no", respond=RespondSpec(status=204)), listener=HTTP2)
+    client = wire.client()
+    client.send(request("GET /no"))
+    assert b"Content-Length" not in answer(client)[0]
+    other = H2Peer(wire)
+    other.send(head(1, path="/no"))
+    assert "content-length" not in other.answer()[0]
 
 
 def test_the_body_of_a_request_that_a_route_answers_harms_no_other(make: Any) -> None:

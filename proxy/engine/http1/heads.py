@@ -143,13 +143,14 @@ def own_answer(
     elif client_minor == 0:
         connection = b"Connection: keep-alive\r\n"
     fields = b"".join(b"%b: %b\r\n" % pair for pair in answer.fields)
-    return b"HTTP/1.1 %d %b\r\n%bDate: %b\r\n%bContent-Length: %d\r\n%b%b\r\n%b" % (
+    if answer.status != 204:  # RFC 9110 §8.6
+        fields += b"Content-Length: %d\r\n" % len(answer.content)
+    return b"HTTP/1.1 %d %b\r\n%bDate: %b\r\n%b%b%b\r\n%b" % (
         answer.status,
         answer.phrase.encode("ascii"),
         id_line,
         http_date(),
         fields,
-        len(answer.content),
         connection,
         VIA_CLIENT,
         b"" if head_only else answer.content,

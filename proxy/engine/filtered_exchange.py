@@ -86,22 +86,24 @@ class FilteredExchange(Exchange):
         links = self.services.filters.of_route(self.match.position, self.match.service)
         if not links:
             return False
-        if self.passage is not None:
-            self.passage.add(links)
+        passage = self.passage
+        if passage is not None:
+            passage.add(links)
+            passage.view.route(self.request, *path_of(self), self.is_grpc)
         else:
-            self._meet(links, *path_of(self))
-        assert self.passage is not None
-        view = self.passage.view
+            passage = self._meet(links, *path_of(self))
+        view = passage.view
         view.service = self.match.service
         view.target_of_instance = self.target.decode("ascii")
         self.name()
         view.id = self.request_id.decode("ascii")
         return True
 
-    def _meet(self, links: Links, path: str, query: bytes) -> None:
+    def _meet(self, links: Links, path: str, query: bytes) -> Passage:
         view = Request(self.request, path, query, self.client.facts, self.is_grpc)
-        self.passage = Passage(links, view)
+        self.passage = passage = Passage(links, view)
         self.has_extras = True
+        return passage
 
     @property
     def is_grpc(self) -> bool:

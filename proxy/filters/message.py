@@ -179,6 +179,11 @@ class Request:
         """The head as it came."""
         return self._head
 
+    def route(self, head: RequestHead, path: str, query: bytes, is_call: bool) -> None:
+        """Note that the request is routed, with this head, as it is matched."""
+        self._head, self._path, self._query, self.is_call = head, path, query, is_call
+        self._method, self._headers = head.method, None
+
     @property
     def headers(self) -> Headers:
         """The fields. Those that a proxy in front set for its client are here only if it is

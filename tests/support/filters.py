@@ -89,3 +89,10 @@ class Rewriting(Filter):
     def on_response(self, request: Request, response: Response) -> None:
         if self.shout:
             response.transform(lambda data, last: data.upper() + (b"?" if last else b""))
+
+
+class Telling(Filter):
+    """A filter that tells the instance what it sees."""
+
+    def on_request(self, request: Request) -> None:
+        request.headers.set("X-Path", request.path)

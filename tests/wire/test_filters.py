@@ -261,6 +261,17 @@ def test_a_path_of_a_listeners_filter_is_matched(make: Any) -> None:
     answered(client, a)
 
 
+def test_filters_of_a_route_see_the_path_as_it_is_matched(make: Any) -> None:
+    class_ = "tests.support.filters:Telling"
+    listener = ListenerSettings(filters=(spec("Rewriting", path="/a/../new/%78"),))
+    wire = filtered(make, spec(class_), listener=listener)
+    client = wire.client()
+    client.send(request("GET /old"))
+    a = wire.connected()
+    a.expect(forwarded("GET /new/x", "X-Path: /new/x"))
+    answered(client, a)
+
+
 @pytest.mark.parametrize("change", [{"method": "GET"}, {"path": "x"}, {"path": "/a b"}])
 def test_a_change_that_makes_no_request_is_a_filters_failure(
     make: Any, change: dict[str, str]

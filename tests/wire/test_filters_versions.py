@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.settings.filters import FilterSpec
+from proxy.settings.listener import ListenerSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import (
     GrpcSettings,
@@ -126,6 +127,26 @@ def test_a_page_may_read_what_a_call_of_grpc_web_is_told(make: Any) -> None:
     got = client.take()
     assert b"\r\ngrpc-status: 7\r\n" in got
     assert b"\r\nAccess-Control-Allow-Origin: https://a.b\r\n" in got
+
+
+def test_a_call_of_grpc_web_is_translated_between_filters_of_listener_and_service(
+    make: Any,
+) -> None:
+    def stamp(name: str) -> FilterSpec:
+        return spec("headers", name, request={"set": {name: "1"}})
+
+    listener = ListenerSettings(filters=(stamp("X-A"),))
+    settings = ServiceSettings(grpc=GrpcSettings(web=True))
+    wire = filtered(make, stamp("X-B"), settings=settings, listener=listener, http2=True)
+    client = wire.client()
+    fields = ("Content-Type: application/grpc-web", "Content-Length: 7")
+    client.send(request("POST /x", *fields, body=MESSAGE))
+    a = H2Instance(wire)
+    [(_, _, got, _), (_, _, body, ended)] = a.take()
+    assert (got["content-type"], got["x-a"], got["x-b"]) == ("application/grpc", "1", "1")
+    assert (body, ended) == (MESSAGE, True)
+    a.send(of_instance(1, ("content-type", "application/grpc"), ("grpc-status", "0"), end=True))
+    assert b"application/grpc-web" in client.take()
 
 
 def test_streams_wait_for_filters_each_for_itself(make: Any, heard: list[str]) -> None:

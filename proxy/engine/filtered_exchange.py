@@ -262,6 +262,7 @@ class FilteredExchange(Exchange):
         self.whole = False
         self.body = None
         passage.answering = True
+        passage.came_at = self.services.now()
         passage.held = HeldAnswer(None, "", False, pieces, done, trailers)
         passage.response = Response.of_instance(response)
         self._show_answer()
@@ -315,6 +316,8 @@ class FilteredExchange(Exchange):
             super()._reply(own, held.outcome, held.closes)
         else:
             passage.content = response.changes
+            if self.recorder is not None:
+                self.recorder.on_answer(passage.came_at, pieces)  # As the client gets it.
             self._relay(head, pieces, held.done, held.trailers)
 
     def _form_of(self, response: Response, held: HeldAnswer) -> tuple[ResponseHead, list[bytes]]:

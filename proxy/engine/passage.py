@@ -37,8 +37,9 @@ class HeldAnswer:
 class Passage:
     """Owns where one request is among its filters, and the hook that it waits for."""
 
-    __slots__ = ("alarm", "answered", "answering", "asked", "begun", "content", "current", "held",
-                 "links", "original", "own", "response", "task", "view")  # fmt: skip
+    __slots__ = ("alarm", "answered", "answering", "asked", "begun", "came_at", "content",
+                 "current", "held", "links", "original", "own", "response", "task",
+                 "view")  # fmt: skip
 
     def __init__(self, links: Links, view: Request) -> None:
         self.links = links
@@ -63,6 +64,8 @@ class Passage:
         self.held: HeldAnswer | None = None
         """An answer that is not relayed yet."""
         self.response: Response | None = None
+        self.came_at = 0.0
+        """When the answer of an instance came."""
         self.content: list[Change] = []  # ≤ 8 KiB
         """Changes of an instance's content."""
 

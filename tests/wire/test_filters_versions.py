@@ -258,6 +258,19 @@ def test_the_access_log_has_the_request_as_it_came(tmp_path: Path) -> None:
     pick(logged.line(), method="GET", target="/x", status=200)
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_the_access_log_counts_content_as_it_was_sent(tmp_path: Path, waits: bool) -> None:
+    wait = (scripted("w", "response", "wait"),) if waits else ()
+    shout = spec("Rewriting", shout=True)
+    logged = Logged(tmp_path, routes=(RouteSpec(service="s", filters=(*wait, shout)),))
+    client, a = asked(logged.wire)
+    a.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
+    logged.wire.advance(1)
+    a.send(b"cd")
+    assert client.take().endswith(b"\r\n2\r\nAB\r\n3\r\nCD?\r\n0\r\n\r\n")
+    pick(logged.line(), bytes_sent=5)
+
+
 def test_pipelined_requests_are_answered_in_order_however_long_filters_take(make: Any) -> None:
     waits = RouteSpec(path_prefix="/w", service="s", filters=(scripted("f", "request", "wait"),))
     wire = make(routes=(waits, RouteSpec(service="s")))

@@ -22,11 +22,11 @@ from typing import Any, Final
 from proxy.engine.deadlines import Alarm
 from proxy.engine.exchange import Exchange
 from proxy.engine.filters import Links
-from proxy.engine.passage import HeldAnswer, Passage
+from proxy.engine.passage import HeldAnswer, Passage, changed
 from proxy.engine.preparation import early_answer, path_of, prepare
 from proxy.engine.replay import ReplayBuffer
 from proxy.errors import FAULTS, FILTER_FAILED, FILTER_TIMEOUT, FILTERS_BUSY, Fault, Refused
-from proxy.filters.message import Change, Request, Response
+from proxy.filters.message import Request, Response
 from proxy.http.messages import OwnAnswer, ResponseHead
 
 _UNKNOWN: Final = "an error in a filter"
@@ -72,7 +72,7 @@ class FilteredExchange(Exchange):
             passage.begun = True
             if passage.view.changes and self.body is not None:
                 try:
-                    pieces = self._changed(passage.view.changes, self.body.pieces, self.body_done)
+                    pieces = changed(passage.view.changes, self.body.pieces, self.body_done)
                 except Exception as error:
                     self._fail(error)
                     return
@@ -187,7 +187,7 @@ class FilteredExchange(Exchange):
         # Until all have let it pass, the body is kept as it came: `_attempt` sees to that.
         if passage is not None and passage.begun and passage.view.changes:
             try:
-                pieces = self._changed(passage.view.changes, pieces, done)
+                pieces = changed(passage.view.changes, pieces, done)
             except Refused as refusal:
                 self.on_bad_body(refusal.fault, refusal.detail)
                 return
@@ -196,15 +196,6 @@ class FilteredExchange(Exchange):
                 self.on_bad_body(FILTER_FAILED, _UNKNOWN)
                 return
         super().on_request_body(pieces, done)
-
-    def _changed(self, changes: list[Change], pieces: list[bytes], done: bool) -> list[bytes]:
-        """Content with the changes of filters. Raises what these do."""
-        data = b"".join(pieces)
-        if not data and not done:
-            return []
-        for change in changes:  # ≤ 256
-            data = change(data, done)
-        return [data] if data else []
 
     # -- the answer
 
@@ -326,7 +317,7 @@ class FilteredExchange(Exchange):
         head, pieces = response.head(), held.pieces
         bare = self.request.method == b"HEAD" or head.status in (204, 304)
         if response.changes and not bare:
-            pieces = self._changed(response.changes, pieces, held.done)
+            pieces = changed(response.changes, pieces, held.done)
             if held.done and not response.keeps_length and not held.trailers:
                 head.fields.length = sum(map(len, pieces))
         return head, pieces
@@ -354,7 +345,7 @@ class FilteredExchange(Exchange):
                 return
             if passage.content:
                 try:
-                    pieces = self._changed(passage.content, pieces, done)
+                    pieces = changed(passage.content, pieces, done)
                 except Exception as error:
                     self._fail(error)
                     return

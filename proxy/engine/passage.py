@@ -83,3 +83,14 @@ class Passage:
         """The request goes no further than the current filter: those before it see the answer."""
         if not self.answering:
             self.answered = self.asked - 1
+
+
+def changed(changes: list[Change], pieces: list[bytes], done: bool) -> list[bytes]:
+    """Content with the changes of filters, which are asked about content and about the end. Raises
+    what these do."""
+    data = b"".join(pieces)
+    if not data and not done:
+        return []
+    for change in changes:  # ≤ 256
+        data = change(data, done)
+    return [data] if data else []

@@ -126,7 +126,7 @@ class FilterReader:
                 f' allowed: {known}, or "package.module:Class"',
             )
             return None
-        if not hasattr(one, "on_request"):
+        if not all(hasattr(one, name) for name in ("on_request", "on_end", "options", "needs")):
             self._report.complain(place, f'"{kind}" is no filter; allowed: a subclass of Filter')
             return None
         for module in one.needs:

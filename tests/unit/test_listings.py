@@ -30,6 +30,15 @@ def registry(**fields: Any) -> list[str]:
     return list(listings.registry(msgspec.json.decode(msgspec.json.encode(document))))
 
 
+def test_an_explanation_names_the_filters() -> None:
+    request = {"method": "GET", "url": "/x"}
+    document = {"request": request, "routes": [], "service": None, "answer": None}
+    assert list(listings.explained({**document, "filters": ["office", "stamp"]}))[-1] == (
+        "filters    office, stamp"
+    )
+    assert len(list(listings.explained({**document, "filters": []}))) == 1
+
+
 def test_a_registry_that_is_well() -> None:
     assert registry() == [
         "registry   etcd",

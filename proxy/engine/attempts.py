@@ -17,6 +17,7 @@ from proxy.engine.request_state import RequestState
 from proxy.engine.selection import first_choice
 from proxy.engine.services import Services
 from proxy.engine.streams import ClientStream, UpstreamStream
+from proxy.engine.tap import Tap
 from proxy.errors import (
     NO_INSTANCE,
     NO_UPGRADE,
@@ -42,6 +43,8 @@ class Attempts(RequestState):
     """The stream of the attempt that is under way."""
     dial: asyncio.Task[None] | None = None
     """Task that waits for a connection to `last` that is being made."""
+    tap: Tap | None = None
+    """A copy of the request, which hears of its body."""
     body: ReplayBuffer | None = None
     whole = True
     """Whether all of the body that came is here."""
@@ -320,6 +323,8 @@ class Attempts(RequestState):
             self.recorder.on_request_body(pieces)
         if done:
             self.body_done = True
+        if self.has_extras and self.tap is not None:
+            self.tap.feed(pieces, done)
         upstream = self.upstream
         if self.whole:
             body = self.body

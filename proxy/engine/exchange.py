@@ -89,12 +89,21 @@ class Exchange(Attempts):
             self.name()
             self._reply(answer, "ok", closes=False)
             return
-        limit = self.terms.total
+        if self.terms.has_extras:
+            self._begin_extras()
+        self._attempt(self.began)
+
+    def _begin_extras(self) -> None:
+        """Begin what only some requests have: a limit over all attempts, a copy."""
+        limit, services = self.terms.total, self.services
         if limit:
             self.total = Alarm(self.on_total_timeout)
-            self.services.deadlines.arm(self.total, self.began + limit)
+            services.deadlines.arm(self.total, self.began + limit)
             self.has_extras = True
-        self._attempt(self.began)
+        if self.pool.settings.mirror is not None and services.new_mirror is not None:
+            pieces = [] if self.body is None else self.body.pieces
+            self.tap = services.new_mirror(self, services, pieces)
+            self.has_extras = self.has_extras or self.tap is not None
 
     # -- the answer
 
@@ -450,6 +459,9 @@ class Exchange(Attempts):
         if self.admission is not None:
             self.admission.end_probe()
         self._drop_held()
+        if self.tap is not None:
+            self.tap.end()
+            self.tap = None
         if self.waiting is not None:
             self.pool.policies.queue.leave(self)
             self._end_waiting()

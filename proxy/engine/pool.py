@@ -98,6 +98,8 @@ class Pool:
         """Nodes that have become unreachable since the balancer was built."""
         self.on_probation: set[Node] = set()  # ≤ 1 KiB + 100 B per instance
         """Nodes that are back from an ejection, and have yet to answer."""
+        self.copies = 0
+        """Of requests of other services, under way."""
         self._rebuilding = False
         """Whether the balancer will be built again in a moment."""
         self._breaker = State.CLOSED

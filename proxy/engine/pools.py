@@ -96,6 +96,10 @@ class Pools:
             self._counters.gone(service)
         return leaving
 
+    def falls_in(self, share: float) -> bool:
+        """Whether a random request is among this share of them."""
+        return self._shared.rng.random() < share
+
     def one_of(self, split: Sequence[SplitSpec]) -> str:
         """A service of these, at random by their weights."""
         point = self._shared.rng.random() * sum(one.weight for one in split)

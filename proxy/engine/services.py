@@ -13,8 +13,10 @@ from proxy.engine.filters import Filters
 from proxy.engine.hangups import Hangups
 from proxy.engine.pools import Pools
 from proxy.engine.recorder import Recorder
+from proxy.engine.request_state import RequestState
 from proxy.engine.routing import RouteTable
 from proxy.engine.streams import ClientStream, StreamEvents
+from proxy.engine.tap import Tap
 from proxy.engine.telemetry import WorkerCounters
 from proxy.engine.tls.handshakes import Handshakes
 from proxy.engine.upstream.connector import Connector
@@ -23,6 +25,8 @@ from proxy.errors import Fault
 from proxy.http.forwarding import ClientFacts
 from proxy.http.messages import RequestHead
 
+NewMirror = Callable[["RequestState", "Services", list[bytes]], Tap | None]
+
 
 class Services:
     """References to what a worker owns. A configuration replaces routes, mark, recorder and
@@ -30,7 +34,8 @@ class Services:
 
     __slots__ = (
         "challenges", "connections", "connector", "counters", "deadlines", "faults",
-        "filters", "handshakes", "hangups", "loop", "new_call", "new_exchange", "new_recorder",
+        "filters", "handshakes", "hangups", "loop", "new_call", "new_exchange", "new_mirror",
+        "new_recorder",
         "now", "on_refused", "on_underscored", "pools", "routes", "unreachable", "via_token",
     )  # fmt: skip
 
@@ -77,5 +82,7 @@ class Services:
         """Mark of this proxy in `Via`."""
         self.new_recorder: Callable[[], Recorder] | None = None
         """Makes who records a request; None = nobody does."""
+        self.new_mirror: NewMirror | None = None
+        """Makes the copy of a request."""
         self.on_refused: Callable[[Fault, ClientFacts, int, bytes], None] | None = None
         """Hears of bytes that never became a request: fault, client, content sent, request id."""

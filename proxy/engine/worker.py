@@ -39,6 +39,7 @@ from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.listener_counts import ListenerCounts
 from proxy.engine.listeners import Listeners
 from proxy.engine.load import Board, OtherRows
+from proxy.engine.mirror import new_mirror
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool, PoolContext
 from proxy.engine.pools import Pools
@@ -163,6 +164,7 @@ class Worker:
             new_call,
             self._on_underscored,
         )
+        self.services.new_mirror = new_mirror
         self.access_logs = AccessLogs(loop, rng.random)
         self.stopped = asyncio.Event()
         """Set when the process may exit."""

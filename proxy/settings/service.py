@@ -19,6 +19,7 @@ from proxy.settings.filters import FilterSpec
 from proxy.settings.health_check import HealthCheckSettings, inherit_check
 from proxy.settings.instances import InstanceEntry, instances_of
 from proxy.settings.keys import SOURCE
+from proxy.settings.mirror import MirrorSettings
 from proxy.settings.protocol import PROTOCOL, check_protocol
 from proxy.settings.read import (
     DURATION,
@@ -285,6 +286,9 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
         Off(),
         "[Clients stay](balancing.md#sticky-clients) with one instance, by a cookie of the proxy's."
         " Not for balancers that hash.",
+    ] = None
+    mirror: Annotated[
+        MirrorSettings | None, Off(), "[Copies of requests](operations.md#mirrors)."
     ] = None
     zone: Annotated[
         ZoneSettings | None, Off(), "[Instances nearby](balancing.md#zones-and-tiers) first."

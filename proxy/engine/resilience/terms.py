@@ -13,14 +13,16 @@ class Terms:
     """Limits and further attempts of requests: those of a service, or of a route to it. Frozen."""
 
     __slots__ = (
-        "_methods", "_on", "grpc_settings", "max_retries", "queue_limit", "retry_calls",
-        "retry_statuses", "settings", "total",
+        "_methods", "_on", "grpc_settings", "has_extras", "max_retries", "queue_limit",
+        "retry_calls", "retry_statuses", "settings", "total",
     )  # fmt: skip
 
     def __init__(self, settings: ServiceSettings) -> None:
         retry = settings.retry
         self.settings = settings
         self.total = settings.timeouts.total
+        self.has_extras = self.total > 0 or settings.mirror is not None
+        """Whether a request has more to begin with than an attempt."""
         self.queue_limit = settings.timeouts.queue
         self.max_retries = retry.max_retries
         self._methods = frozenset(method.encode("ascii") for method in retry.methods)

@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test drills quick lint types bench microbench guard compiled test-compiled guard-compiled docs clean
+.PHONY: run test drills quick lint types bench microbench guard compiled test-compiled guard-compiled docs simulate clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/fairlead demo
@@ -73,6 +73,10 @@ microbench: $(VENV)/.dev
 guard: $(VENV)/.dev
 	$(BIN)/python -m bench guard
 	$(BIN)/python -m bench instructions
+
+# The pictures of docs/balancing.md.
+simulate: $(VENV)/.dev
+	$(BIN)/python -m bench.simulate
 
 # The manual page and the tables of docs/errors.md, docs/metrics.md and docs/configuration.md, from what the code declares.
 docs: $(VENV)/.dev

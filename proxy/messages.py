@@ -12,7 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 from proxy.settings.listener import ListenerSettings
-from proxy.settings.process import AccessLogSettings, LogSettings
+from proxy.settings.process import AccessLogSettings, LogSettings, TracingSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import ServiceSettings
 
@@ -81,6 +81,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     via_token: str = ""
     """Random for each running proxy: a request that carries it came back to us."""
     access_log: AccessLogSettings | None = None
+    tracing: TracingSettings | None = None
     log: LogSettings | None = None
     """None: the log stays as it is."""
     admin_port: int = 0
@@ -388,6 +389,31 @@ class CertificatesApplied(msgspec.Struct, frozen=True, tag=True):
     """OpenSSL contexts that the worker has for the listener, of older generations, too."""
 
 
+class Span(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A span of a trace, as OpenTelemetry has it."""
+
+    trace_id: str
+    span_id: str
+    parent: str
+    """Empty = the trace begins here."""
+    name: str
+    kind: int
+    """2 = of a server, 3 = of a client."""
+    began: int
+    """Nanoseconds since 1970."""
+    ended: int
+    attributes: dict[str, str | int]
+    error: str = ""
+    """Code of a fault, or a status; empty = none."""
+
+
+class Spans(msgspec.Struct, frozen=True, tag=True):
+    """Spans of requests that are over, and the number of traces that were dropped."""
+
+    spans: list[Span]
+    dropped: int = 0
+
+
 class AcmeApplied(msgspec.Struct, frozen=True, tag=True):
     """The `AcmeChallenges` with this number are answered."""
 
@@ -404,6 +430,7 @@ FromWorker = (
     | FieldDropped
     | CertificatesApplied
     | AcmeApplied
+    | Spans
     | Configured
 )
 

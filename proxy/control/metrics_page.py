@@ -85,6 +85,7 @@ class MetricsPage:
                 samples=chain(
                     supervisor.certificates.samples(),
                     () if acme is None else acme.samples(),
+                    () if supervisor.exporter is None else supervisor.exporter.samples(),
                     further.pop("samples"),
                 ),
                 **further,

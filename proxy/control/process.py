@@ -446,6 +446,7 @@ def _worker_config(
         workers=settings.workers,
         via_token=token,
         access_log=settings.access_log,
+        tracing=settings.tracing,
         log=settings.log,
         admin_port=admin_port,
         allow=settings.registry.allow,

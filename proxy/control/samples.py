@@ -175,6 +175,11 @@ MANY = {
         "1; a digest of the configuration in force.",
         ("hash",),
     ),
+    "fairlead_spans_total": (
+        "counter",
+        "Spans that a collector has taken (exported), or that were dropped.",
+        ("result",),
+    ),
     "fairlead_config_timestamp_seconds": (
         "gauge",
         "When the configuration in force came in force.",

@@ -19,7 +19,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
@@ -56,11 +56,15 @@ from proxy.messages import (
     CertificatesApplied,
     FieldDropped,
     Rows,
+    Spans,
     Suspect,
     WorkerConfig,
 )
 from proxy.settings.file import Settings
 from proxy.statuses import RegistryStatus
+
+if TYPE_CHECKING:
+    from proxy.control.tracing import Exporter
 
 log = structlog.get_logger()
 
@@ -159,6 +163,8 @@ class Supervisor:
         """Called when another configuration is in force."""
         self.on_ready: Callable[[], None] = lambda: None
         """Called once, when everything is there for the first time."""
+        self.exporter: Exporter | None = None
+        """Sends spans; None = there were none."""
         self._fields_named = Novelties(FIELDS_NAMED, LONGEST_FIELD_NAMED)
 
     # ------------------------------------------------------------------ start and stop
@@ -427,6 +433,8 @@ class Supervisor:
     def _on_notice(self, worker: int, notice: Notice) -> None:
         if isinstance(notice, Suspect):
             self.outliers.suspect(notice)
+        elif isinstance(notice, Spans):
+            self._trace(notice)
         elif isinstance(notice, FieldDropped):
             self._on_field_dropped(notice.name)
         elif isinstance(notice, CertificatesApplied):
@@ -434,6 +442,15 @@ class Supervisor:
         elif notice.state != "trying":
             what = "breaker_opened" if notice.state == "open" else "breaker_closed"
             self._reactions.tell(what, service=notice.service, worker=worker)
+
+    def _trace(self, spans: Spans) -> None:
+        if self.exporter is None:
+            # Half of an HTTP client's code, which few need.
+            from proxy.control.tracing import Exporter
+
+            self.exporter = Exporter(lambda: self.settings.tracing)
+            self._own(self.exporter.run(), "spans")
+        self.exporter.take(spans)
 
     def _on_field_dropped(self, name: str) -> None:
         """Name a field in the log once, though all workers tell of it."""

@@ -71,6 +71,7 @@ from proxy.messages import (
     Release,
     ReopenAccessLog,
     Rows,
+    Spans,
     Suspect,
     WorkerConfig,
     WorkerStats,
@@ -78,7 +79,7 @@ from proxy.messages import (
 
 log = structlog.get_logger()
 
-Notice = Suspect | BreakerTurned | FieldDropped | CertificatesApplied
+Notice = Suspect | BreakerTurned | FieldDropped | Spans | CertificatesApplied
 """A worker's message that concerns more than itself; of the last kind, only what it refused."""
 
 Sockets = Mapping[int, Listened]
@@ -391,7 +392,7 @@ class WorkerProcess:
                     self._on_notice(message)
             case AcmeApplied(number):
                 self.challenges = number
-            case Suspect() | BreakerTurned() | FieldDropped():
+            case Suspect() | BreakerTurned() | FieldDropped() | Spans():
                 self._on_notice(message)
                 return
         self._on_change()

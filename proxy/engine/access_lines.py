@@ -75,6 +75,8 @@ class Entry(NamedTuple):
     request_id: bytes
     grpc_status: int = -1
     """Of a call of gRPC; below 0 = it is none."""
+    trace_id: bytes = b""
+    """Of a request that is traced."""
 
 
 def json_text(value: bytes, longest: int) -> bytes:
@@ -172,6 +174,7 @@ class JsonLines(Lines):
         (
             began, client, trusted, request, status, received, sent, seconds, first_byte,
             route, service, node, attempts, fault, request_id, grpc_status,
+            trace_id,
         ) = entry  # fmt: skip
         second = int(began)
         time = self._seconds.get(second) or self._time(second)
@@ -203,6 +206,8 @@ class JsonLines(Lines):
             fields.logged = self, trusted, block
         if grpc_status >= 0:
             block = b'%b,"grpc_status":%d' % (block, grpc_status)
+        if trace_id:
+            block = b'%b,"trace_id":"%b"' % (block, trace_id)
         if first_byte >= 0 and route >= 0 and not fault:
             lasted, first = int(seconds * 1e6 + 0.5), int(first_byte * 1e6 + 0.5)
             return _USUAL % (

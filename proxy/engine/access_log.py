@@ -19,6 +19,7 @@ from proxy.engine.access_lines import LONGEST, Entry, lines_of
 from proxy.engine.line_file import LineFile
 from proxy.engine.recorder import Recorder
 from proxy.engine.request_state import RequestState
+from proxy.engine.services import Services
 from proxy.errors import CLIENT_GONE, Fault
 from proxy.http.forwarding import ClientFacts
 from proxy.settings.process import AccessLogSettings
@@ -112,6 +113,7 @@ class AccessLog:
                         fault,
                         state.request_id,
                         state.grpc_status,
+                        state.trace_id,
                     ),
                 )
             )
@@ -261,6 +263,12 @@ class AccessLogs:
         self.close()
         if settings is not None:
             self.current = AccessLog(settings, self._loop, self._random)
+
+    def use(self, settings: AccessLogSettings | None, services: Services) -> None:
+        """Log requests from now on as the settings say."""
+        self.configure(settings)
+        services.new_recorder = None if settings is None else self.recorder
+        services.on_refused = None if settings is None else self.refused
 
     def recorder(self) -> AccessRecorder:
         """A new recorder of one request."""

@@ -51,6 +51,8 @@ class RequestState(StreamEvents):
     body_done = True
     """The client has sent all of the request."""
     finished = False
+    trace_id = b""  # ≤ 64 B
+    """Of a request that is traced."""
     grpc_status = -1
     """Status of a call of gRPC; below 0 = it is none, or not known yet."""
     outcome = "ok"

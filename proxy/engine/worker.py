@@ -51,6 +51,7 @@ from proxy.engine.services import Services
 from proxy.engine.sockets import Sockets
 from proxy.engine.telemetry import WorkerCounters
 from proxy.engine.tls.handshakes import Handshakes
+from proxy.engine.tracing import Tracer
 from proxy.engine.upstream.connector import Connector
 from proxy.engine.upstream.unreachable import Unreachable
 from proxy.errors import NO_DESCRIPTOR
@@ -85,7 +86,6 @@ from proxy.messages import (
 from proxy.messages import Pools as PoolsMessage
 from proxy.names.base import Resolver
 from proxy.names.cache import Names
-from proxy.settings.process import AccessLogSettings
 
 _log = structlog.get_logger()
 
@@ -184,6 +184,7 @@ class Worker:
         self._fields_named = Novelties(FIELDS_NAMED, LONGEST_FIELD_NAMED)
         """Of those that were left out."""
         self._channel = new_channel(ToWorker, self.on_message, self._on_orphaned)
+        self._tracer = Tracer(rng, self._channel.send, loop.call_soon)
         self._reports = Reports(
             counters,
             self.pools,
@@ -251,14 +252,15 @@ class Worker:
         services = self.services
         services.via_token = b"fairlead (%b)" % config.via_token.encode("ascii")
         services.filters.use(filters)
-        services.new_exchange = FilteredExchange if filters.any else Exchange
         self._listeners.use(listeners, filters.listeners)
         self._sockets.use(sockets, listeners, message.lasting)
         self.connections.descriptors = _room(len(self._sockets))
         services.connector.destinations = Destinations(config.admin_port, config.allow)
         self.pools.configure(config.defaults, config.services, config.tripped)
         services.routes = routes
-        self._log_access(config.access_log)
+        self.access_logs.use(config.access_log, services)
+        untraced = FilteredExchange if filters.any else Exchange
+        self._tracer.use(config.tracing, services, untraced)
         self._channel.send(Configured(config.generation))
 
     def _take_certificates(self, message: ListenerCertificates) -> None:
@@ -273,11 +275,6 @@ class Worker:
         self._channel.send(
             CertificatesApplied(message.listener, message.generation, error, certificates.alive)
         )
-
-    def _log_access(self, settings: AccessLogSettings | None) -> None:
-        self.access_logs.configure(settings)
-        self.services.new_recorder = None if settings is None else self.access_logs.recorder
-        self.services.on_refused = None if settings is None else self.access_logs.refused
 
     def _apply_pools(self, message: PoolsMessage) -> None:
         for snapshot in message.snapshots:  # ≤ services
@@ -368,6 +365,7 @@ class Worker:
         now = self.services.now()
         self.counters.note_report(now, STATS_INTERVAL)
         self.access_logs.report(now)
+        self._tracer.tell(now)
         for pool in self.pools:  # ≤ services
             pool.tick(now)
         if not self._channel.closed:

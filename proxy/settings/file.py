@@ -19,6 +19,7 @@ from proxy.settings.process import (
     AdminSettings,
     LogSettings,
     ShutdownSettings,
+    TracingSettings,
 )
 from proxy.settings.read import SWITCH, TEXT
 from proxy.settings.registry import NamedRegistry, Registry
@@ -75,6 +76,11 @@ class File(Served, frozen=True, kw_only=True):
         Off(),
         "One line for each request ([access-log.md](access-log.md)).",
     ] = None
+    tracing: Annotated[
+        TracingSettings | None,
+        Off(),
+        "Spans of requests for OpenTelemetry ([operations](operations.md#traces)).",
+    ] = None
     acme: Annotated[
         AcmeSettings | None,
         Off(),
@@ -122,6 +128,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     watch: bool = False
     log: LogSettings = LogSettings()
     access_log: AccessLogSettings | None = None
+    tracing: TracingSettings | None = None
     acme: AcmeSettings | None = None
     registry: Registry = Registry()
     shutdown: ShutdownSettings = ShutdownSettings()

@@ -126,6 +126,7 @@ def _settings(
         watch=file.watch,
         log=file.log,
         access_log=resolve_access_log(file.access_log, directory, report),
+        tracing=file.tracing,
         acme=acme,
         registry=registry,
         shutdown=file.shutdown,

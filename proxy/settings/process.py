@@ -1,10 +1,11 @@
-"""Settings of the process itself: `admin:`, `log:`, `access_log:`, `shutdown:`."""
+"""Settings of the process itself: `admin:`, `log:`, `access_log:`, `tracing:`, `shutdown:`."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path as FilePath
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -12,7 +13,16 @@ from proxy import files
 from proxy.settings.addresses import TCP_BIND, parse_host_name
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Off
-from proxy.settings.read import DURATION, SHARE, SWITCH, TEXT, Read, choice
+from proxy.settings.read import (
+    DURATION,
+    SECRET,
+    SHARE,
+    SWITCH,
+    TEXT,
+    Read,
+    choice,
+    parse_text,
+)
 from proxy.settings.tree import Path
 
 _LARGEST_PEM: Final = 1024 * 1024
@@ -123,6 +133,33 @@ class AccessLogSettings(msgspec.Struct, frozen=True, kw_only=True):
         SWITCH,
         "Log targets and referers with their query. `false` for queries that hold secrets.",
     ] = True
+
+
+def _parse_collector(text: str) -> str:
+    url = urlsplit(parse_text(text))
+    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
+        raise ValueError("is not a URL of a collector")
+    return text
+
+
+class TracingSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`tracing:`."""
+
+    endpoint: Annotated[
+        str,
+        Read(_parse_collector, "URL", "a URL like http://127.0.0.1:4318/v1/traces"),
+        "Where a collector takes OTLP over HTTP, in JSON.",
+    ] = "http://127.0.0.1:4318/v1/traces"
+    sample: Annotated[
+        float,
+        SHARE,
+        "Share of the requests that is traced, of those that come without a `traceparent`; one that"
+        " has it decides by its flag.",
+    ] = 0.01
+    service_name: Annotated[str, TEXT, "Name of the proxy in traces (`service.name`)."] = "fairlead"
+    headers: Annotated[
+        dict[str, str], SECRET, "Fields of the requests to the collector, such as its token."
+    ] = {}
 
 
 class ShutdownSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -66,7 +66,9 @@ class Bench:
         self.wire.serve("c", service="limited")
         self.wire.serve("d", service="queued")
         self.wire.serve("e", service="two", http2=True)
-        self.wire.worker._log_access(AccessLogSettings(path=str(path / "access.log")))
+        self.wire.worker.access_logs.use(
+            AccessLogSettings(path=str(path / "access.log")), self.wire.worker.services
+        )
         self._instances: list[Peer] = []
 
     def close(self) -> None:

@@ -75,6 +75,7 @@ PROMISED = {
     "fairlead_shared_config_up": (),
     "fairlead_shared_config_good": (),
     "fairlead_shared_config_revision": (),
+    "fairlead_spans_total": ("result",),
     "fairlead_admin_connections": (),
     "fairlead_admin_connections_closed_total": ("reason",),
     "fairlead_workers": (),
@@ -107,6 +108,7 @@ NOT_COUNTED_YET = {
     "fairlead_shared_config_up",
     "fairlead_shared_config_good",
     "fairlead_shared_config_revision",
+    "fairlead_spans_total",
     "fairlead_registry_source_active",
     "fairlead_registry_snapshot_age_seconds",
 }

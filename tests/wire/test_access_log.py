@@ -29,7 +29,9 @@ class Logged:
         self._path = path / "access.log"
         log = more.pop("log", {})
         self.wire = Wire(*instances, **more)
-        self.wire.worker._log_access(AccessLogSettings(path=str(self._path), **log))
+        self.wire.worker.access_logs.use(
+            AccessLogSettings(path=str(self._path), **log), self.wire.worker.services
+        )
 
     def lines(self) -> list[dict[str, Any]]:
         """Everything logged, in order. Ends the wire."""
@@ -198,7 +200,9 @@ def test_attempts_and_the_last_instance(tmp_path: Path) -> None:
     wire = logged.wire
     settings = ServiceSettings(retry=RetrySettings(on=("503",)))
     wire.configure((RouteSpec(path_prefix="/", service="s"),), {"s": settings})
-    wire.worker._log_access(AccessLogSettings(path=str(tmp_path / "access.log")))
+    wire.worker.access_logs.use(
+        AccessLogSettings(path=str(tmp_path / "access.log")), wire.worker.services
+    )
     client = wire.client()
     client.send(request("GET /"))
     first = wire.connected()
@@ -309,7 +313,9 @@ def test_lines_that_nobody_takes_cost_little_more_than_themselves(tmp_path: Path
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    logged.wire.worker._log_access(AccessLogSettings(path=str(pipe)))
+    logged.wire.worker.access_logs.use(
+        AccessLogSettings(path=str(pipe)), logged.wire.worker.services
+    )
     log = logged.wire.worker.access_logs.current
     assert log is not None
     client = logged.wire.client()
@@ -330,7 +336,7 @@ def test_lines_that_nobody_takes_cost_little_more_than_themselves(tmp_path: Path
 
 def test_without_an_access_log_nobody_records(tmp_path: Path) -> None:
     logged = Logged(tmp_path)
-    logged.wire.worker._log_access(None)
+    logged.wire.worker.access_logs.use(None, logged.wire.worker.services)
     assert logged.wire.worker.services.new_recorder is None
     assert logged.wire.worker.services.on_refused is None
     logged.wire.done()

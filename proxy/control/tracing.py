@@ -1,0 +1,137 @@
+"""Spans on their way to a collector: OTLP over HTTP, in its JSON encoding."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import aiohttp
+import msgspec
+import structlog
+
+import proxy
+from proxy.messages import Span, Spans
+from proxy.settings.process import TracingSettings
+
+log = structlog.get_logger()
+
+WAITING = 8192
+"""Spans that wait; more are dropped, and counted. Some 1 KiB each."""
+BATCH = 512
+"""Spans in one request: what the SDKs of OpenTelemetry send."""
+PAUSE = 1.0
+"""Seconds between two requests, unless a whole batch waits."""
+LIMIT = 10.0
+"""Seconds for a request: the default of OTLP."""
+SAY_AGAIN = 60.0
+"""Seconds between two lines of the log about a collector that takes nothing."""
+
+
+def document(spans: Iterable[Span], service_name: str) -> dict[str, Any]:
+    """A request of OTLP (`ExportTraceServiceRequest`). Pure."""
+    resource = {"service.name": service_name, "service.version": proxy.__version__}
+    scope = {"name": "fairlead", "version": proxy.__version__}
+    return {
+        "resourceSpans": [
+            {
+                "resource": {"attributes": _attributes(resource)},
+                "scopeSpans": [{"scope": scope, "spans": [_span(one) for one in spans]}],
+            }
+        ]
+    }
+
+
+def _span(one: Span) -> dict[str, Any]:
+    error = {"error.type": one.error} if one.error else {}
+    told: dict[str, Any] = {
+        "traceId": one.trace_id,
+        "spanId": one.span_id,
+        "parentSpanId": one.parent,
+        "name": one.name,
+        "kind": one.kind,
+        "startTimeUnixNano": str(one.began),
+        "endTimeUnixNano": str(one.ended),
+        "attributes": _attributes({**one.attributes, **error}),
+    }
+    if one.error:
+        told["status"] = {"code": 2}
+    return told
+
+
+def _attributes(values: Mapping[str, str | int]) -> list[dict[str, Any]]:
+    return [
+        {
+            "key": name,
+            # A whole number of 64 bits is a text in the JSON of Protocol Buffers.
+            "value": {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value},
+        }
+        for name, value in values.items()
+    ]
+
+
+class Exporter:
+    """Owns the spans that were not sent yet, and the connection to the collector."""
+
+    def __init__(self, settings: Callable[[], TracingSettings | None]) -> None:
+        """`settings`: those in force."""
+        self._settings = settings
+        self._waiting: deque[Span] = deque()
+        self._news = asyncio.Event()
+        self._say_at = 0.0
+        self.counts: Counter[str] = Counter(exported=0, dropped=0)
+        """`exported | dropped` → spans; traces that a worker dropped count as one."""
+
+    def take(self, message: Spans) -> None:
+        """Take the spans of a worker."""
+        room = WAITING - len(self._waiting)
+        self._waiting += message.spans[:room]
+        self.counts["dropped"] += message.dropped + max(0, len(message.spans) - room)
+        self._news.set()
+
+    def samples(self) -> Iterable[tuple[str, Mapping[str, str], float]]:
+        """Samples of metrics: name, labels, value."""
+        for result, count in self.counts.items():
+            yield "fairlead_spans_total", {"result": result}, count
+
+    async def run(self) -> None:
+        """Send spans as they come, for ever."""
+        timeout = aiohttp.ClientTimeout(total=LIMIT)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            while True:
+                await self._news.wait()
+                if len(self._waiting) < BATCH:
+                    await asyncio.sleep(PAUSE)
+                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                if not self._waiting:
+                    self._news.clear()
+                if batch:
+                    error = await self._send(session, batch)
+                    self.counts["dropped" if error else "exported"] += len(batch)
+                    if error:
+                        self._say(error)
+
+    async def _send(self, session: aiohttp.ClientSession, batch: list[Span]) -> str:
+        """Send a batch; the reason if it was not taken."""
+        settings = self._settings()
+        if settings is None:
+            return "tracing is off"
+        body = msgspec.json.encode(document(batch, settings.service_name))
+        headers = {**settings.headers, "Content-Type": "application/json"}
+        try:
+            async with session.post(
+                settings.endpoint, data=body, headers=headers, allow_redirects=False
+            ) as answer:
+                await answer.read()
+                return "" if answer.status < 300 else f"status {answer.status}"
+        except TimeoutError:
+            return f"no answer within {LIMIT:g} s"
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return str(error) or type(error).__name__
+
+    def _say(self, error: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._say_at:
+            self._say_at = now + SAY_AGAIN
+            log.warning("spans_not_exported", error=error, dropped=self.counts["dropped"])

@@ -1,0 +1,107 @@
+"""Spans on their way to a collector, and a collector that is away."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from tests.e2e.running import RunningProxy
+from tests.support.processes import eventually, free_port
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+HEADERS = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
+
+
+def config(port: int, collector: int, log: Path) -> dict[str, Any]:
+    instance = {"id": "one", "address": "127.0.0.1", "port": port}
+    return {
+        "services": {"users": {"instances": [instance]}},
+        "routes": [{"path_prefix": "/{service}"}],
+        "access_log": {"path": str(log)},
+        "tracing": {
+            "endpoint": f"http://127.0.0.1:{collector}/v1/traces",
+            "sample": 0.0,
+            "service_name": "edge",
+            "headers": {"X-Key": "k3y"},
+        },
+    }
+
+
+async def serve(handler: Any, port: int) -> web.AppRunner:
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    return runner
+
+
+async def test_spans_reach_the_collector_and_their_trace_the_log(tmp_path: Path) -> None:
+    taken: list[Any] = []
+    told: list[str] = []
+
+    async def collect(request: web.Request) -> web.Response:
+        assert request.headers["X-Key"] == "k3y"
+        taken.append(await request.json())
+        return web.json_response({})
+
+    async def answer(request: web.Request) -> web.Response:
+        told.append(request.headers["traceparent"])
+        return web.Response(text="hi")
+
+    collector, instance, log = free_port(), free_port(), tmp_path / "access.log"
+    runners = [await serve(collect, collector), await serve(answer, instance)]
+    try:
+        async with (
+            RunningProxy(config(instance, collector, log), tmp_path) as proxy,
+            aiohttp.ClientSession() as client,
+        ):
+            async with client.get(proxy.url + "/users/7", headers=HEADERS) as got:
+                assert got.status == 200
+
+            async def has_come() -> bool:
+                return bool(taken)
+
+            await eventually(has_come, 20, "spans")
+
+            async def counted() -> bool:
+                _, page = await proxy.get("/metrics")
+                return 'fairlead_spans_total{result="exported"} 2' in page
+
+            await eventually(counted, 20, "the count of spans")
+        resource = taken[0]["resourceSpans"][0]
+        server, attempt = resource["scopeSpans"][0]["spans"]
+        assert (server["traceId"], server["parentSpanId"]) == (TRACE, SPAN)
+        assert told == [f"00-{TRACE}-{attempt['spanId']}-01"]
+        assert attempt["parentSpanId"] == server["spanId"]
+        assert json.loads(log.read_text())["trace_id"] == TRACE
+    finally:
+        for runner in runners:
+            await runner.cleanup()
+
+
+async def test_requests_do_not_mind_a_collector_that_is_away(tmp_path: Path) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text="hi")
+
+    instance = free_port()
+    runner = await serve(answer, instance)
+    try:
+        settings = config(instance, free_port(), tmp_path / "access.log")
+        async with RunningProxy(settings, tmp_path) as proxy, aiohttp.ClientSession() as client:
+            for _ in range(20):
+                async with client.get(proxy.url + "/users/7", headers=HEADERS) as got:
+                    assert got.status == 200
+
+            async def dropped() -> bool:
+                _, page = await proxy.get("/metrics")
+                return 'fairlead_spans_total{result="dropped"} 40' in page
+
+            await eventually(dropped, 20, "spans that were dropped")
+            assert "spans_not_exported" in proxy.log()
+    finally:
+        await runner.cleanup()

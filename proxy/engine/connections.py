@@ -77,6 +77,9 @@ class Connections:
         # Each needs a second one to an instance: whoever is let in is to be served as well.
         if self.crowded:
             self.shed(client, "the process has as many open as it may")
+        counts = client.counts
+        if counts.per_client and not counts.enter(client.facts.address):
+            self.shed(client, f"the client has its {counts.per_client}")
         if client.counts.leaving:
             client.drain()
 
@@ -125,6 +128,7 @@ class Connections:
         if client in self.clients:
             self.clients.discard(client)
             self._counters.client_connections -= 1
+            client.counts.leave(client.facts.address)
             self.note_quiet()
 
     def on_tunnel_opened(

@@ -41,6 +41,7 @@ class ListenerConfig:
         evenly, so each worker keeps its share of the limit."""
         self.certificates = certificates
         self.counts = counts or ListenerCounts()
+        self.counts.per_client = settings.limits.connections_per_client
         self.half_close = settings.client_close == "half_close"
         """A client that has said its last byte may still read, and is served."""
         self.hsts = b"" if settings.hsts is None else settings.hsts.line

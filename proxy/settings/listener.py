@@ -152,6 +152,12 @@ class ListenerLimits(msgspec.Struct, frozen=True, kw_only=True):
         "Most client connections at the same time, in all workers together; further ones are"
         " closed at once. 0 = as many as the limit on open files allows.",
     ] = 0
+    connections_per_client: Annotated[
+        int,
+        integer(0, 1_000_000, "0 = no limit"),
+        "Most connections of one client's address at the same time, in each worker; further ones"
+        " are closed at once. Tunnels do not count. 0 = no limit.",
+    ] = 0
     handshakes: Annotated[
         int,
         integer(0, 10_000_000, "0 = a quarter of the room"),

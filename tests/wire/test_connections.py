@@ -28,6 +28,18 @@ def test_a_listener_has_room_for_so_many(make: Any) -> None:
     assert not late.closed
 
 
+def test_a_client_has_room_for_so_many(make: Any) -> None:
+    limits = ListenerLimits(connections_per_client=2)
+    wire = make(listener=ListenerSettings(limits=limits))
+    clients = [wire.client() for _ in range(3)]
+    assert [client.closed for client in clients] == [False, False, True]
+    assert wire.worker.counters.service("").faults == {"no_descriptor": 1}
+    assert not wire.client(("192.0.2.8", 40000)).closed
+    clients[0].eof()
+    assert not wire.client().closed
+    assert wire.client().closed
+
+
 def test_clients_that_are_served_notice_nothing_of_one_too_many(make: Any) -> None:
     wire = make(listener=limited(2))
     client = wire.client()

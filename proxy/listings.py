@@ -230,11 +230,14 @@ def _route_words(route: dict[str, Any]) -> str:
     hosts = [*([route["host"]] if "host" in route else []), *route.get("hosts", ())]
     paths = [f"{path} exactly" for path in [route.get("path"), *route.get("paths", ())] if path]
     paths += [path for path in [route.get("path_prefix"), *route.get("path_prefixes", ())] if path]
+    paths += [route["path_regex"]] if "path_regex" in route else []
     words = [f"host {' or '.join(hosts)}"] if hosts else []
     words += [f"path {' or '.join(paths)}"] if paths else []
     words += ["|".join(route["methods"])] if "methods" in route else []
     words += [f"{name}: {value}" for name, value in route.get("headers", {}).items()]
     words += [f"?{name}={value}" for name, value in route.get("query", {}).items()]
+    words += [f"{key}={value} of an instance" for key, value in route.get("where", {}).items()]
+    words += [f"by {' or '.join(route['listeners'])}"] if "listeners" in route else []
     return ", ".join(words) or "everything"
 
 

@@ -169,3 +169,14 @@ def test_an_ipv6_endpoint_stands_in_brackets_and_a_long_text_is_cut() -> None:
     assert line.split()[:2] == ["i" * 255, "[::1]:80"]
     assert "v" * 255 + "…" in line
     assert max(len(head), len(line)) < 700
+
+
+def test_a_route_is_told_by_all_its_conditions() -> None:
+    route = {
+        "path_regex": "^/v[0-9]",
+        "headers": {"X-A": "1*"},
+        "where": {"public": "true"},
+        "listeners": ["web", "inside"],
+    }
+    said = "path ^/v[0-9], X-A: 1*, public=true of an instance, by web or inside"
+    assert listings._route_words(route) == said

@@ -335,7 +335,7 @@ class PoolSettings(ServiceSettings, frozen=True, kw_only=True):
         float,
         DURATION,
         "How long an instance that is new, or back in use, takes to get its full weight. Not for"
-        " `consistent_hash`.",
+        " balancers that hash.",
     ] = 0.0
     fallback_instances: Annotated[
         tuple[InstanceEntry, ...],

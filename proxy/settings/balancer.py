@@ -30,7 +30,8 @@ class BalancerSpec(msgspec.Struct, frozen=True, kw_only=True):
         str,
         SOURCE,
         "What `consistent_hash` and `maglev` hash: `client_ip`, `host`, `path`, `header:NAME`,"
-        " `cookie:NAME` or `query:NAME`. Without it `client_ip`; for other balancers it is refused.",
+        " `cookie:NAME` or `query:NAME`. Without it `client_ip`; for other balancers it is"
+        " refused.",
     ] = ""
     params: Annotated[dict[str, bool | int | float | str], Further()] = {}
     """Passed to the balancer's constructor as they are."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import proxy
-from proxy import cli_admin
+from proxy import cli_admin, cli_fleet
 from proxy.cli_config import DEFAULT_FILE, complain, load_or_complain
 from proxy.listings import count
 
@@ -335,5 +335,5 @@ def _registry(given: dict[str, Any]) -> RegistryOptions:
     return msgspec.structs.replace(registry, **changes)
 
 
-for command in cli_admin.COMMANDS:
+for command in (*cli_admin.COMMANDS, *cli_fleet.COMMANDS):
     main.add_command(command)

@@ -25,9 +25,9 @@ from proxy.settings.read import FILE, shown
 from proxy.settings.registry import Registry
 from proxy.settings.tree import Path, Scalar
 
-MAX_TEXT: Final = 600 * 1024
+MAX_TEXT: Final = 512 * 1024
 """Bytes: etcd takes 1.5 MiB in one request, and a push writes the text twice, to the key and to its
-history."""
+history, there as JSON."""
 
 
 class SharedText(msgspec.Struct, frozen=True):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
+import socket
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
@@ -22,6 +24,9 @@ COMMANDS: list[click.Command] = []
 LONG = 3600.0
 """Seconds: the proxy has a limit for each step, and says when one took too long."""
 
+everywhere_option = click.option(
+    "--everywhere", is_flag=True, help="At all proxies of the fleet, until it is taken back."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
@@ -213,18 +218,20 @@ def explain(
 
 @command
 @click.argument("instance", metavar="SERVICE/ID")
+@everywhere_option
 @admin_options
-def drain(instance: str, client: AdminClient) -> None:
+def drain(instance: str, everywhere: bool, client: AdminClient) -> None:
     """Send no new requests to an instance; those in flight finish."""
-    _set_drain("drain", instance, client)
+    _set_drain("drain", instance, everywhere, client)
 
 
 @command
 @click.argument("instance", metavar="SERVICE/ID")
+@everywhere_option
 @admin_options
-def undrain(instance: str, client: AdminClient) -> None:
+def undrain(instance: str, everywhere: bool, client: AdminClient) -> None:
     """Send requests to an instance again."""
-    _set_drain("undrain", instance, client)
+    _set_drain("undrain", instance, everywhere, client)
 
 
 @command
@@ -237,9 +244,10 @@ def weight(instance: str, weight: int, client: AdminClient) -> None:
     click.echo(f"{instance}: weight {weight}")
 
 
-def _set_drain(verb: str, instance: str, client: AdminClient) -> None:
-    _post(client, f"{_path_of(instance)}/{verb}")
-    click.echo(f"{instance}: {verb}ed")
+def _set_drain(verb: str, instance: str, everywhere: bool, client: AdminClient) -> None:
+    query = f"?everywhere=1&by={_segment(_whoever())}" if everywhere else ""
+    _post(client, f"{_path_of(instance)}/{verb}{query}")
+    click.echo(f"{instance}: {verb}ed{' everywhere' * everywhere}")
 
 
 def _path_of(instance: str) -> str:
@@ -247,6 +255,19 @@ def _path_of(instance: str) -> str:
     if not (service and slash and id_):
         raise click.UsageError(f"{instance!r} is not of the form SERVICE/ID")
     return f"/api/v1/services/{_segment(service)}/instances/{_segment(id_)}"
+
+
+def _whoever() -> str:
+    return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+@command
+@admin_options
+@json_option
+def fleet(client: AdminClient, as_json: bool) -> None:
+    """List the proxies of the fleet, and what all of them drain."""
+    document = _get(client, "/api/v1/fleet")
+    _show(document, map(listings.printable, listings.fleet(document)), as_json)
 
 
 @command

@@ -42,6 +42,35 @@ def services(document: dict[str, Any]) -> Iterator[str]:
     )
 
 
+def fleet(document: dict[str, Any]) -> Iterator[str]:
+    """`fairlead fleet`."""
+    yield from _table(
+        ["PROXY", "VERSION", "READY", "CONFIGURATION", "CONNECTIONS", "ADMIN"],
+        [
+            [
+                row["id"],
+                row.get("version", ""),
+                "yes" if row.get("ready") else "; ".join(row.get("missing", ["no"])),
+                _configuration(row.get("config")),
+                row.get("load", {}).get("connections", ""),
+                row.get("admin") or "-",
+            ]
+            for row in document["proxies"]
+        ],
+        "no proxies",
+    )
+    for mark in document["marks"]:
+        until = f", until {mark['until']}" if mark["until"] else ""
+        yield f"drained everywhere: {mark['service']}/{mark['instance']}, by {mark['by']}{until}"
+
+
+def _configuration(told: dict[str, Any] | None) -> str:
+    if told is None:
+        return "its own"
+    more = (" canary" * told["canary"], " (the newest is bad)" * (not told["good"]))
+    return f"{told['hash']}{''.join(more)}"
+
+
 def instances(document: dict[str, Any]) -> Iterator[str]:
     """`fairlead instances SERVICE`."""
     yield from _table(

@@ -104,6 +104,7 @@ class Admin:
                 "/api/v1/workers": {"GET": self._workers},
                 "/api/v1/restart-workers": {"POST": self.changes.restart_workers},
                 "/api/v1/certificates": {"GET": self._certificates},
+                "/api/v1/fleet": {"GET": self.changes.list_fleet},
                 "/api/v1/config": {"GET": self.changes.config},
                 "/api/v1/reload": {"POST": self.changes.reload},
                 "/api/v1/upgrade": {"POST": self.changes.upgrade},
@@ -259,13 +260,17 @@ class Admin:
         )
 
     async def _drain(self, request: web.BaseRequest, service: str, id_: str) -> web.Response:
-        return self._set_drain(service, id_, True)
+        return await self._set_drain(request, service, id_, True)
 
     async def _undrain(self, request: web.BaseRequest, service: str, id_: str) -> web.Response:
-        return self._set_drain(service, id_, False)
+        return await self._set_drain(request, service, id_, False)
 
-    def _set_drain(self, service: str, id_: str, on: bool) -> web.Response:
-        if not self._supervisor.drain_instance(service, id_, on):
+    async def _set_drain(
+        self, request: web.BaseRequest, service: str, id_: str, on: bool
+    ) -> web.Response:
+        if request.query.get("everywhere", "") in ("1", "true"):
+            await self.changes.mark(request, service, id_, on)
+        elif not self._supervisor.drain_instance(service, id_, on):
             raise Refusal(404, f"no instance {id_!r} of a service {service!r}")
         return json_answer({"service": service, "instance": id_, "drained": on})
 

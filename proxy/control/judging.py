@@ -20,6 +20,8 @@ class Overrides:
 
     drained: set[str] = field(default_factory=set)
     """Ids; the operator's word holds for whatever is registered under that name."""
+    marked: dict[str, str] = field(default_factory=dict)
+    """Ids that the whole fleet drains → by whom."""
     unhealthy: dict[str, str] = field(default_factory=dict)
     """Key of an instance that fails its active checks → what the last one said."""
     ejected: dict[str, tuple[str, float]] = field(default_factory=dict)
@@ -28,7 +30,7 @@ class Overrides:
     """Id → the instance as it was registered, and the weight that the operator gave it."""
 
     def __bool__(self) -> bool:
-        return bool(self.drained or self.unhealthy or self.ejected or self.weights)
+        return bool(self.drained or self.marked or self.unhealthy or self.ejected or self.weights)
 
 
 NO_OVERRIDES = Overrides()
@@ -64,6 +66,8 @@ def judge(
     """
     if instance.id in found.drained:
         return "draining", "drained by the operator"
+    if instance.id in found.marked:
+        return "draining", _because("drained everywhere", found.marked[instance.id])
     if instance.health == "draining":
         return "draining", _because("draining in the registry", instance.health_message)
     if instance.health != "healthy":

@@ -137,13 +137,18 @@ class PoolRegistry:
     #
     # An override is seen in the pool after `settle`, so that many of them cost one new snapshot.
 
-    def drain(self, service: str, id_: str) -> None:
-        """The operator takes an instance out, and whatever else is registered by that id."""
-        self._overriding(service, id_).drained.add(id_)
+    def drain(self, service: str, id_: str, everywhere: str | None = None) -> None:
+        """The operator takes an instance out, and whatever else is registered by that id.
+        `everywhere`: who had the whole fleet do so, which is undone for itself."""
+        if everywhere is None:
+            self._overriding(service, id_).drained.add(id_)
+        else:
+            self._overriding(service, id_).marked[id_] = everywhere
 
-    def undrain(self, service: str, id_: str) -> None:
-        """The operator's drain is over. Safe without one."""
-        self._overriding(service, id_).drained.discard(id_)
+    def undrain(self, service: str, id_: str, everywhere: bool = False) -> None:
+        """The operator's drain, or the fleet's, is over. Safe without one."""
+        found = self._overriding(service, id_)
+        found.marked.pop(id_, None) if everywhere else found.drained.discard(id_)
 
     def weigh(self, service: str, instance: Instance, weight: int) -> None:
         """The operator gives an instance, as the registry tells it, another weight, until it

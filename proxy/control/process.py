@@ -231,13 +231,21 @@ async def serve(
                 shared.on_text = admin.changes.reloads.begin_shared
                 signals.on_reload = admin.changes.reloads.begin
                 supervisor.own(admin.changes.reloads.watch(), "watch of the file")
+            fleet = admin.changes.fleet
+
+            def on_configured() -> None:
+                fleet.follow()
+                if parent is not None:
+                    parent.hold_listeners(listeners.current)
+
+            supervisor.on_configured = on_configured
+            fleet.follow()
             if parent is not None:
                 parent.listen()
                 opened.callback(parent.close)
                 parent.on_successor = successor.meet
                 admin.changes.start_successor = parent.upgrade
                 admin.on_moved = lambda bind, sock: parent.hold("admin", "admin", bind, [sock])
-                supervisor.on_configured = lambda: parent.hold_listeners(listeners.current)
             if predecessor is None:
                 await admin.start()
             else:

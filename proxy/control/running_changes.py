@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from proxy.control.admin_connections import Connection
+from proxy.control.fleet import Fleet, NoFleet
 from proxy.control.registrations import Refusal
 from proxy.control.reload import Reloads
 from proxy.control.supervisor import Supervisor
@@ -33,6 +34,8 @@ class RunningChanges:
         self.start_successor: Callable[[str], Awaitable[str]] | None = None
         """Upgrades, see `ParentLink.upgrade`; None = there is no parent."""
 
+        self.fleet = Fleet(supervisor)
+
     def samples(self) -> Iterable[tuple[str, Mapping[str, str], float]]:
         """Samples of metrics: name, labels, value."""
         return () if self.reloads is None else self.reloads.samples()
@@ -41,6 +44,21 @@ class RunningChanges:
         """`GET /api/v1/config`: as in force, without secrets."""
         told = {} if self.reloads is None else self.reloads.document()
         return json_answer({**told, "settings": without_secrets(self._supervisor.settings)})
+
+    async def list_fleet(self, request: web.BaseRequest) -> web.Response:
+        """`GET /api/v1/fleet`."""
+        try:
+            return json_answer(await self.fleet.document())
+        except NoFleet as error:
+            raise Refusal(409, str(error)) from None
+
+    async def mark(self, request: web.BaseRequest, service: str, id_: str, on: bool) -> None:
+        """The part of `…/drain` and `…/undrain` that all proxies of the fleet obey."""
+        by = request.query.get("by", "")[:128] or f"{request.remote}"
+        try:
+            await self.fleet.mark(service, id_, on, by)
+        except NoFleet as error:
+            raise Refusal(409, str(error)) from None
 
     async def reload(self, request: web.BaseRequest) -> web.Response:
         """`POST /api/v1/reload`."""

@@ -393,6 +393,16 @@ class Supervisor:
         self.apply(self.pools.settle(time.monotonic()))
         return True
 
+    def mark_instance(self, service: str, id_: str, by: str | None) -> None:
+        """The fleet drains an instance, if it is known or not; None: no more."""
+        if by is None:
+            self.pools.undrain(service, id_, everywhere=True)
+        else:
+            self.pools.drain(service, id_, everywhere=by)
+        what = "undrained" if by is None else "drained"
+        self._reactions.tell(what, service=service, instance=id_, everywhere=True)
+        self.apply(self.pools.settle(time.monotonic()))
+
     def reopen_access_log(self) -> None:
         """Let all workers go on in a new file: the old one was moved away."""
         for process in self.crew.processes():

@@ -50,6 +50,15 @@ def _parse_admin_host(text: str) -> str:
 _HOST: Final = Read(_parse_admin_host, "host pattern", "a host name, *.example.com or * for any")
 
 
+def _parse_url(text: str) -> str:
+    if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:_-]+", text):
+        raise ValueError("is not the URL of a server")
+    return text
+
+
+_URL: Final = Read(_parse_url, "text", "https://HOST:PORT")
+
+
 class AdminTls(msgspec.Struct, frozen=True, kw_only=True):
     """`admin.tls:`."""
 
@@ -88,6 +97,12 @@ class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
         "Names under which the server may be called, besides addresses, `localhost` and the one in"
         " `admin.bind`: `proxy.example.com`, `*.example.com` for all names below, `*` for any.",
     ] = ()
+    advertise: Annotated[
+        str,
+        _URL,
+        "URL under which others of the [fleet](fleet.md) reach it, such as"
+        " `https://web-1.internal:9900`; shown by `fairlead fleet`.",
+    ] = ""
     tls: Annotated[
         AdminTls | None, Off(), "Serve HTTPS, and nothing else ([tls.md](tls.md#the-admin-server))."
     ] = None

@@ -22,7 +22,7 @@ from tests.e2e.tcp_fault import TcpFault
 from tests.e2e.test_fleet import KEY, config_of, local
 from tests.support.processes import eventually
 
-pytestmark = pytest.mark.drill
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(400)]
 WITHIN = 40.0
 OUTAGE = 10.0
 IDS = ("a", "b", "c")
@@ -72,14 +72,17 @@ class Fleet:
         self.failures += load.failures
         await self.proxies[id_].stop()
 
-    async def served(self, by: str, since: float, what: str, ids: tuple[str, ...] = IDS) -> None:
+    async def served(
+        self, by: str, since: float, what: str, ids: tuple[str, ...] = IDS, *, alone: bool = True
+    ) -> None:
         """Wait until this instance alone answers at each of the proxies; note how long it took for
         the first answer everywhere."""
         before = {id_: self.loads[id_].answers[by] for id_ in ids}
         for id_ in ids:
             await self.loads[id_].shows(by, more_than=before[id_], within=WITHIN)
         self._note("drill", f"{what}: everywhere {monotonic() - since:.3f} s after it was done")
-        await self.only(by, ids)
+        if alone:
+            await self.only(by, ids)
 
     async def only(self, by: str, ids: tuple[str, ...] = IDS) -> None:
         """Wait until a hundred answers in a row are this instance's."""
@@ -169,6 +172,25 @@ async def test_a_fleet_shares_a_configuration_whatever_happens(
             await fleet.served("one", monotonic(), "promote")
             await fleet.command("config", "rollback")
             await fleet.served("two", monotonic(), "rollback")
+
+            listed = json.loads(await fleet.command("fleet", "--json"))["proxies"]
+            assert [one["id"] for one in listed] == list(IDS)
+            assert len({one["config"]["hash"] for one in listed}) == 1
+
+            await fleet.served("two", await pushed(one, two), "push of two instances", alone=False)
+            two_id = f"{two.instance['address']}:{two.instance['port']}"
+            two_id = two.instance.get("id", two_id)
+            await fleet.command("drain", f"users/{two_id}", "--everywhere")
+            began = monotonic()
+            await fleet.only("one")
+            record_property("drill", f"drain: {monotonic() - began:.3f} s, a hundred answers later")
+            _, service = await fleet.proxies["c"].get("/api/v1/services/users")
+            assert {row["status"] for row in service["instances"]} == {"ready", "draining"}
+            assert f"users/{two_id}" in await fleet.command("fleet")
+            await fleet.command("undrain", f"users/{two_id}", "--everywhere")
+            for load in fleet.loads.values():
+                await load.shows("two", more_than=load.answers["two"], within=WITHIN)
+            await fleet.served("two", await pushed(two), "push of one")
 
             await etcd.kill()
             before = {id_: load.total for id_, load in fleet.loads.items()}

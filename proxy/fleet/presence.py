@@ -1,0 +1,109 @@
+"""The proxies of a fleet, each under `/fairlead/proxies/ID` for as long as its lease lives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+import structlog
+
+from proxy.fleet.store import Store
+from proxy.registry.etcd.gateway import Gateway, prefix_end, put_op, range_op, revision_is
+from proxy.registry.etcd.wire import EtcdError, LeaseNotFound
+
+log = structlog.get_logger()
+
+PREFIX = "/fairlead/proxies/"
+
+TTL = 15
+"""Seconds after which a proxy that says nothing is not there."""
+EVERY = 3.0
+"""Seconds between two signs of life: four may be lost."""
+WRITE_EVERY = 15.0
+"""Seconds between two statements that differ in the load alone: a thousand proxies write 70 times a
+second at most."""
+
+
+class Presence:
+    """Owns the lease of this proxy and what stands under it."""
+
+    def __init__(self, store: Store, id_: str, tell: Callable[[], Mapping[str, Any]]) -> None:
+        """`tell` says what is to stand there; `load` in it may be late."""
+        self._store = store
+        self._id = id_
+        self._key = f"{PREFIX}{id_}".encode()
+        self._tell = tell
+        self._lease = 0
+        self._said: dict[str, Any] = {}
+        self._said_at = 0.0
+        self._problem = ""
+
+    async def run(self) -> None:
+        """Be there until cancelled."""
+        while True:
+            problem = ""
+            try:
+                await self._store.call(self._say)
+            except EtcdError as error:
+                problem = str(error)
+                if isinstance(error, LeaseNotFound):
+                    self._lease = 0
+            except _Taken as error:
+                problem = str(error)
+            if problem and problem != self._problem:
+                log.warning("fleet_presence_lost", id=self._id, error=problem)
+            elif self._problem and not problem:
+                log.info("fleet_presence", id=self._id)
+            self._problem = problem
+            await asyncio.sleep(EVERY)
+
+    async def end(self) -> None:
+        """Be there no more."""
+        if self._lease:
+            await self._store.call(lambda gateway: gateway.revoke(self._lease))
+
+    async def _say(self, gateway: Gateway) -> None:
+        if self._lease and (await gateway.keep_alive(self._lease)).ttl <= 0:
+            self._lease = 0
+        if not self._lease:
+            self._lease = (await gateway.grant(TTL)).id
+            self._said = {}
+        said, now = dict(self._tell()), asyncio.get_running_loop().time()
+        first = not self._said
+        due = now - self._said_at >= WRITE_EVERY
+        if not due and {**said, "load": None} == {**self._said, "load": None}:
+            return
+        put = put_op(self._key, msgspec.json.encode(said), self._lease)
+        # Another proxy of this id is not to be overwritten; our own lease says that it is us.
+        compare = [
+            revision_is(self._key, 0)
+            if first
+            else {"key": self._key, "target": "LEASE", "result": "EQUAL", "lease": self._lease}
+        ]
+        reply = await gateway.txn(compare, [put], [range_op(self._key)])
+        if not reply.succeeded:
+            self._said = {}
+            if any(page.kvs for page in reply.ranges):
+                raise _Taken("another proxy has this id, or had it a moment ago")
+            return
+        self._said, self._said_at = said, now
+
+
+class _Taken(Exception):
+    """The key is there, under a lease of somebody else."""
+
+
+async def listed(store: Store) -> list[dict[str, Any]]:
+    """The proxies that are there, by id. EtcdError."""
+    held = await store.read(PREFIX.encode(), prefix_end(PREFIX.encode()))
+    found = []
+    for key in sorted(held):
+        id_ = key.decode(errors="replace").removeprefix(PREFIX)
+        try:
+            said = msgspec.json.decode(held[key].value, type=dict[str, Any])
+        except msgspec.MsgspecError:
+            said = {"problem": "cannot be read"}
+        found.append({**said, "id": id_})
+    return found

@@ -19,8 +19,7 @@ from proxy.health.base import Check, Endpoint
 from proxy.health.monitor import Finding, Monitor, Passed, Plan
 from proxy.health.schedule import Candidate, Rules
 from proxy.membership import Instance
-from proxy.settings.health_check import HealthCheckSettings
-from proxy.settings.plugged import parameters_of
+from proxy.settings.health_check import HealthCheckSettings, arguments
 from proxy.settings.protocol import spoken
 from proxy.settings.upstream_tls import UpstreamTls
 from proxy.threads import in_thread
@@ -173,8 +172,5 @@ def _well(instance: Instance) -> bool:
 
 def build_check(settings: HealthCheckSettings) -> Check:
     """The check that the settings ask for. ValueError when a parameter is wrong."""
-    kind = catalog.plug_in("checks", settings.type)
-    keys = settings.__struct_fields__
-    own = {key: getattr(settings, key) for key in parameters_of(kind) if key in keys}
-    check: Check = kind(**own, **dict(settings.params))
-    return check
+    kind: Callable[..., Check] = catalog.plug_in("checks", settings.type)
+    return kind(**arguments(settings))

@@ -69,3 +69,8 @@ def build_provider(
     except (OSError, ValueError) as error:
         # A certificate that cannot be read, for example.
         raise ProviderError(f"registry: {error}") from error
+    except Exception as error:
+        if registry.type in catalog.PROVIDERS:
+            raise
+        said = f"{type(error).__name__}: {error}"
+        raise ProviderError(f"registry: {registry.type}: {said}") from error

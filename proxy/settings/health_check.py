@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -107,4 +107,21 @@ def inherit_check(
     params = read_parameters(given, check.type, own, others, report)
     if above is not None and above.type == check.type:
         params = {**dict(above.params), **params}
-    return msgspec.structs.replace(check, params=tuple(params.items()))
+    check = msgspec.structs.replace(check, params=tuple(params.items()))
+    if own:
+        try:  # Or the control process would find out.
+            catalog.plug_in("checks", check.type)(**arguments(check))
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            report.complain(
+                given.path, f"is refused by {check.type}: {said}; allowed: what it takes"
+            )
+    return check
+
+
+def arguments(check: HealthCheckSettings) -> dict[str, Any]:
+    """Arguments of the constructor of its kind: such of the keys as it takes, and its own."""
+    keys = parameters_of(catalog.plug_in("checks", check.type)).keys()
+    return {key: getattr(check, key) for key in check.__struct_fields__ if key in keys} | dict(
+        check.params
+    )

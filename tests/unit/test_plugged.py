@@ -8,6 +8,9 @@ import pytest
 
 from proxy import catalog
 from proxy.control.checks import build_check
+from proxy.control.events import Events
+from proxy.control.provider import ProviderError, build_provider
+from proxy.destinations import Destinations
 from proxy.settings.complaints import ConfigError
 from proxy.settings.file import Settings
 from proxy.settings.load import parse
@@ -26,6 +29,8 @@ class Options(RegistryOptions, frozen=True, kw_only=True):
 class Cmdb(StaticProvider):
     Options = Options
     def __init__(self, options):
+        if options.table == "broken":
+            raise TypeError("no such table")
         super().__init__(options)
         self.options = options
 
@@ -39,6 +44,8 @@ class Ping(Check):
     def __init__(self, *, timeout: float = 1, path: str = "/", size: int = 56, word: str = ""):
         super().__init__(timeout=timeout)
         self.given = (timeout, path, size, word)
+        if word == "magic":
+            raise KeyError("magic")
     async def _ask(self, endpoint):
         return True, "there"
 
@@ -131,6 +138,16 @@ def test_a_registry_of_ones_own_has_its_keys(form: str, module: str) -> None:
     assert (options.type, options.table) == (name, "racks")  # type: ignore[attr-defined]
     provider = catalog.plug_in("registries", options.type)(options)
     assert provider.options is options
+
+
+def test_a_plug_in_that_refuses_its_parameters_is_told(module: str) -> None:
+    assert complaint(f"defaults: {{health_check: {{type: {module}, word: magic}}}}\n") == (
+        f"proxy.yaml:1: defaults.health_check: is refused by {module}: KeyError: 'magic'; allowed:"
+        " what it takes"
+    )
+    registry = settings(f"registry: {{type: {module}, table: broken}}\n").registry
+    with pytest.raises(ProviderError, match=f"{module}: TypeError: no such table"):
+        build_provider(registry, Events(), lambda _: 1, Destinations(), lambda: True, lambda: None)
 
 
 def test_a_key_that_a_registry_of_ones_own_does_not_have(module: str) -> None:

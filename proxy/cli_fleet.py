@@ -129,8 +129,8 @@ COMMANDS = (config,)
 def _checked(file: str, pushed: str) -> str:
     """The text of a file, if all is well with it beside the local one; else the exit code is 2."""
     from proxy.settings.complaints import ConfigError
+    from proxy.settings.fleet import SharedText
     from proxy.settings.load import parse, read_text
-    from proxy.settings.shared import SharedText
 
     try:
         text = read_text(Path(pushed))

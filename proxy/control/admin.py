@@ -270,7 +270,7 @@ class Admin:
     ) -> web.Response:
         if request.query.get("everywhere", "") in ("1", "true"):
             await self.changes.mark(request, service, id_, on)
-        elif not self._supervisor.drain_instance(service, id_, on):
+        elif not self._supervisor.by_hand.drain(service, id_, on):
             raise Refusal(404, f"no instance {id_!r} of a service {service!r}")
         return json_answer({"service": service, "instance": id_, "drained": on})
 
@@ -280,7 +280,7 @@ class Admin:
             weight = WEIGHT(Scalar(text))
         except ValueError as error:
             raise Refusal(400, f"weight: {error}") from None
-        if not self._supervisor.weigh_instance(service, id_, weight):
+        if not self._supervisor.by_hand.weigh(service, id_, weight):
             raise Refusal(404, f"no instance {id_!r} of a service {service!r}")
         return json_answer({"service": service, "instance": id_, "weight": weight})
 

@@ -173,7 +173,7 @@ class Fleet:
     def _obey(self, now: marks.Marks) -> None:
         for whom in {*self.marks, *now}:
             if (mark := now.get(whom)) != self.marks.get(whom):
-                self._supervisor.mark_instance(*whom, None if mark is None else mark.by)
+                self._supervisor.by_hand.mark(*whom, None if mark is None else mark.by)
         self.marks = now
 
     def _said(self) -> dict[str, Any]:

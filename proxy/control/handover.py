@@ -26,7 +26,7 @@ from proxy.channel import Channel
 from proxy.control.ejections import Ejection
 from proxy.control.supervisor import Supervisor
 from proxy.membership import Instance, Membership
-from proxy.settings.shared import SharedText
+from proxy.settings.fleet import SharedText
 
 log = structlog.get_logger()
 

@@ -28,8 +28,7 @@ from proxy.settings.service import PoolSettings
 
 FORGET_AFTER = 600.0
 """Seconds for which a service that left the registry keeps an empty pool. Its template routes
-answer 503 ("come back") meanwhile and 404 ("there is no such thing") after; ten minutes is
-longer than a slow deployment has nothing running."""
+answer 503 meanwhile and 404 after; no slow deployment has nothing running for longer."""
 
 SHORTEST_STEP = 0.05
 """Seconds between two steps of a slow start at least: the time a change has to reach workers."""

@@ -46,8 +46,8 @@ from proxy.engine.line_file import STDOUT, open_for_append
 from proxy.engine.load import ROWS, SLOTS, Board
 from proxy.messages import WorkerConfig
 from proxy.settings.file import Settings
+from proxy.settings.fleet import SharedText
 from proxy.settings.service import for_worker
-from proxy.settings.shared import SharedText
 from proxy.threads import in_thread
 
 if TYPE_CHECKING:

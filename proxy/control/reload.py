@@ -27,7 +27,7 @@ from proxy.messages import WorkerConfig
 from proxy.settings.changes import Change, changes
 from proxy.settings.complaints import ConfigError
 from proxy.settings.file import Settings
-from proxy.settings.shared import SharedText
+from proxy.settings.fleet import SharedText
 from proxy.threads import in_thread
 
 log = structlog.get_logger()

@@ -21,8 +21,7 @@ from proxy.registry.base import RegistryError
 from proxy.registry.etcd.wire import KeyValue
 from proxy.settings.complaints import ConfigError
 from proxy.settings.file import Settings
-from proxy.settings.fleet import etcd_of
-from proxy.settings.shared import MAX_TEXT, SharedText
+from proxy.settings.fleet import MAX_TEXT, SharedText, etcd_of
 from proxy.threads import in_thread
 
 if TYPE_CHECKING:

@@ -26,11 +26,11 @@ import structlog
 
 from proxy.control.acme import Acme
 from proxy.control.acme_orders import AcmeOrders
+from proxy.control.by_hand import ByHand
 from proxy.control.certificates import Certificates
 from proxy.control.checks import Checks
 from proxy.control.collector import Collector
 from proxy.control.events import Events
-from proxy.control.judging import NO_OVERRIDES
 from proxy.control.launch import Launch
 from proxy.control.listeners import Listeners
 from proxy.control.outliers import Outliers
@@ -113,6 +113,7 @@ class Supervisor:
         self.events = events or Events()
         self._reactions = Reactions(self.events)
         self._pace_changed = asyncio.Event()
+        self.by_hand = ByHand(pools, self._reactions, self.apply)
         self.outliers = Outliers(pools, self._reactions, self.apply, self._pace_changed.set, rng)
         self.checks = Checks(
             pools,
@@ -365,43 +366,6 @@ class Supervisor:
                 self.collector.forget()
 
     # ----------------------------------------------------------------------- the operator
-
-    def drain_instance(self, service: str, id_: str, on: bool) -> bool:
-        """No new requests for an instance, or again; False if nobody knows it. Holds for
-        whatever is registered under that id, until it is undone or this process ends."""
-        member = self.pools.named(service, id_)
-        drained = self.pools.overrides.get(service, NO_OVERRIDES).drained
-        if member is None and id_ not in drained:
-            return False
-        if on:
-            self.pools.drain(service, id_)
-        else:
-            self.pools.undrain(service, id_)
-        self._reactions.tell("drained" if on else "undrained", service=service, instance=id_)
-        self.apply(self.pools.settle(time.monotonic()))
-        return True
-
-    def weigh_instance(self, service: str, id_: str, weight: int) -> bool:
-        """Another weight for an instance, until it registers anew; False if nobody knows it."""
-        pool = self.pools.by_service.get(service)
-        source = () if pool is None else pool.source
-        instance = next((one for one in source if one.id == id_), None)
-        if instance is None:
-            return False
-        self.pools.weigh(service, instance, weight)
-        self._reactions.tell("weighed", service=service, instance=id_, weight=weight)
-        self.apply(self.pools.settle(time.monotonic()))
-        return True
-
-    def mark_instance(self, service: str, id_: str, by: str | None) -> None:
-        """The fleet drains an instance, if it is known or not; None: no more."""
-        if by is None:
-            self.pools.undrain(service, id_, everywhere=True)
-        else:
-            self.pools.drain(service, id_, everywhere=by)
-        what = "undrained" if by is None else "drained"
-        self._reactions.tell(what, service=service, instance=id_, everywhere=True)
-        self.apply(self.pools.settle(time.monotonic()))
 
     def reopen_access_log(self) -> None:
         """Let all workers go on in a new file: the old one was moved away."""

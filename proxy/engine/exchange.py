@@ -18,7 +18,7 @@ these raised, `fail_inside`; each goes through `_finish`, where all is given bac
 counted: the request in flight (`_release`), and in `_release_rest` the probe, the answer in
 reserve, the place in the queue, the total limit and what the breaker waits to hear. An instance is
 released earlier where its attempt ended earlier: in `_on_attempt_failed`, `_retry` or
-`_end_for_total`.
+`on_total_timeout`.
 
 Versions of HTTP differ behind the two streams (`streams.py`), and in where an attempt comes by its
 stream (`Attempts._send_once`).
@@ -393,26 +393,23 @@ class Exchange(Attempts):
 
     def on_total_timeout(self, now: float) -> None:
         """`timeouts.total` has passed."""
+        detail = "the request took longer than its total limit"
         try:
-            self._end_for_total()
+            if self.client.owes:
+                # It is not the instance that we wait for.
+                self._release(CLIENT_GONE.code)
+                if self.admission is not None:
+                    self.admission.abandon()
+            if self.status:
+                self._break_off(TOTAL_TIMEOUT, detail)
+            elif self.held is not None and self.held.done:
+                self._release(TOTAL_TIMEOUT.code)
+                self._drop_upstream()
+                self._relay_held()
+            else:
+                self._answer_fault(TOTAL_TIMEOUT, detail)
         except Exception as error:
             self.fail_inside(error)
-
-    def _end_for_total(self) -> None:
-        detail = "the request took longer than its total limit"
-        if self.client.owes:
-            # It is not the instance that we wait for.
-            self._release(CLIENT_GONE.code)
-            if self.admission is not None:
-                self.admission.abandon()
-        if self.status:
-            self._break_off(TOTAL_TIMEOUT, detail)
-        elif self.held is not None and self.held.done:
-            self._release(TOTAL_TIMEOUT.code)
-            self._drop_upstream()
-            self._relay_held()
-        else:
-            self._answer_fault(TOTAL_TIMEOUT, detail)
 
     def on_client_gone(self) -> None:
         """See `StreamEvents`."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from proxy.registry.etcd.wire import KeyValue
-from proxy.settings.shared import SharedText
+from proxy.settings.fleet import SharedText
 
 
 class Canary(msgspec.Struct, frozen=True):

@@ -15,6 +15,20 @@ TRUST: Final = ("exec", "python", "files")
 """Ways in which the writer of a shared configuration may be trusted beyond requests."""
 
 
+MAX_TEXT: Final = 512 * 1024
+"""Bytes: etcd takes 1.5 MiB in one request, and a push writes the text twice, to the key and to its
+history, there as JSON."""
+
+
+class SharedText(msgspec.Struct, frozen=True):
+    """The text that a key held, and at which revision."""
+
+    text: str
+    place: str
+    """`etcd:/fairlead/config/main`: what complaints name in place of a file."""
+    revision: int = 0
+
+
 def _parse_key(text: str) -> str:
     if not text.startswith("/") or text.endswith("/") or len(text) > 512:
         raise ValueError("is not a key")

@@ -20,6 +20,7 @@ from proxy.settings.complaints import Complaint, ConfigError, Report
 from proxy.settings.declare import Given, build, read_section
 from proxy.settings.file import File, Served, Settings
 from proxy.settings.filters import FilterReader
+from proxy.settings.fleet import SharedText
 from proxy.settings.include import MAX_FILE, read_with_included
 from proxy.settings.instances import derived_services, renamed, static_instances
 from proxy.settings.listener import check_listeners
@@ -28,7 +29,7 @@ from proxy.settings.read import shown
 from proxy.settings.registry import check_registries
 from proxy.settings.route import check_routes
 from proxy.settings.service import PoolSettings, finished, inherit
-from proxy.settings.shared import SharedText, check_config, read_shared
+from proxy.settings.shared import check_config, read_shared
 from proxy.settings.sticky import with_secret
 from proxy.settings.tree import Path, Scalar
 

@@ -9,7 +9,6 @@ is written, before anything is loaded for it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Final
 
 import msgspec
 
@@ -19,24 +18,11 @@ from proxy.settings.complaints import Complaint, ConfigError, Report
 from proxy.settings.declare import Given, Key, keys_of, read_section
 from proxy.settings.file import Served
 from proxy.settings.filters import FilterSpec
-from proxy.settings.fleet import ConfigSettings, etcd_of
+from proxy.settings.fleet import MAX_TEXT, ConfigSettings, SharedText, etcd_of
 from proxy.settings.plugged import PlugIn
 from proxy.settings.read import FILE, shown
 from proxy.settings.registry import Registry
 from proxy.settings.tree import Path, Scalar
-
-MAX_TEXT: Final = 512 * 1024
-"""Bytes: etcd takes 1.5 MiB in one request, and a push writes the text twice, to the key and to its
-history, there as JSON."""
-
-
-class SharedText(msgspec.Struct, frozen=True):
-    """The text that a key held, and at which revision."""
-
-    text: str
-    place: str
-    """`etcd:/fairlead/config/main`: what complaints name in place of a file."""
-    revision: int = 0
 
 
 def read_shared(

@@ -108,7 +108,7 @@ def test_a_rollback_leads_to_the_last_other_text_or_to_a_version(
 
 
 def test_a_transaction_fits_into_a_request_of_etcd() -> None:
-    from proxy.settings.shared import MAX_TEXT
+    from proxy.settings.fleet import MAX_TEXT
 
     memory = Memory()
     writes: Any = memory.found.push("x" * MAX_TEXT, "", "")

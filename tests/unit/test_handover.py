@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from proxy.control.ejections import Ejection
 from proxy.control.handover import PARTS, State, Successor, read
 from proxy.membership import Instance, Membership
-from proxy.settings.shared import SharedText
+from proxy.settings.fleet import SharedText
 from tests.support.processes import eventually
 
 GOOD = {

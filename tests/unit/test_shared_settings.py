@@ -9,8 +9,8 @@ import pytest
 
 from proxy.settings.complaints import ConfigError
 from proxy.settings.file import Settings
+from proxy.settings.fleet import MAX_TEXT, SharedText
 from proxy.settings.load import parse
-from proxy.settings.shared import MAX_TEXT, SharedText
 
 PLACE = "etcd:/fairlead/config/main"
 ETCD = 'registry: {type: etcd, endpoints: ["http://127.0.0.1:2379"]}\n'

@@ -21,6 +21,8 @@ TTL = 15
 """Seconds after which a proxy that says nothing is not there."""
 EVERY = 3.0
 """Seconds between two signs of life: four may be lost."""
+LOOK_EVERY = 0.5
+"""Seconds between two looks at whether there is news, which is not to wait for those."""
 WRITE_EVERY = 15.0
 """Seconds between two statements that differ in the load alone: a thousand proxies write 70 times a
 second at most."""
@@ -57,7 +59,10 @@ class Presence:
             elif self._problem and not problem:
                 log.info("fleet_presence", id=self._id)
             self._problem = problem
-            await asyncio.sleep(EVERY)
+            for _ in range(int(EVERY / LOOK_EVERY)):
+                await asyncio.sleep(LOOK_EVERY)
+                if not problem and _lasting(self._tell()) != _lasting(self._said):
+                    break
 
     async def end(self) -> None:
         """Be there no more."""
@@ -73,7 +78,7 @@ class Presence:
         said, now = dict(self._tell()), asyncio.get_running_loop().time()
         first = not self._said
         due = now - self._said_at >= WRITE_EVERY
-        if not due and {**said, "load": None} == {**self._said, "load": None}:
+        if not due and _lasting(said) == _lasting(self._said):
             return
         put = put_op(self._key, msgspec.json.encode(said), self._lease)
         # Another proxy of this id is not to be overwritten; our own lease says that it is us.
@@ -89,6 +94,11 @@ class Presence:
                 raise _Taken("another proxy has this id, or had it a moment ago")
             return
         self._said, self._said_at = said, now
+
+
+def _lasting(said: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A statement without the load, which is another one each time."""
+    return {**said, "load": None}
 
 
 class _Taken(Exception):

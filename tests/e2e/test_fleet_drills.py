@@ -173,9 +173,12 @@ async def test_a_fleet_shares_a_configuration_whatever_happens(
             await fleet.command("config", "rollback")
             await fleet.served("two", monotonic(), "rollback")
 
-            listed = json.loads(await fleet.command("fleet", "--json"))["proxies"]
-            assert [one["id"] for one in listed] == list(IDS)
-            assert len({one["config"]["hash"] for one in listed}) == 1
+            async def listed() -> bool:
+                found = json.loads(await fleet.command("fleet", "--json"))["proxies"]
+                assert [one["id"] for one in found] == list(IDS)
+                return len({one["config"]["hash"] for one in found}) == 1
+
+            await eventually(listed, WITHIN, "one hash of all")
 
             await fleet.served("two", await pushed(one, two), "push of two instances", alone=False)
             two_id = f"{two.instance['address']}:{two.instance['port']}"

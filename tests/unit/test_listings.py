@@ -180,3 +180,22 @@ def test_a_route_is_told_by_all_its_conditions() -> None:
     }
     said = "path ^/v[0-9], X-A: 1*, public=true of an instance, by web or inside"
     assert listings._route_words(route) == said
+
+
+def test_a_fleet_is_listed_with_what_is_unusual_and_what_all_drain() -> None:
+    config = {"hash": "abc", "canary": True, "good": False}
+    document = {
+        "proxies": [
+            {"id": "a", "version": "1", "ready": True, "config": None, "load": {"connections": 3}},
+            {"id": "b", "ready": False, "missing": ["stopping"], "config": config},
+            {"id": "c", "problem": "cannot be read"},
+        ],
+        "marks": [{"service": "users", "instance": "x", "by": "ann", "until": None}],
+    }
+    _, first, second, third, mark = listings.fleet(document)
+    assert first.split() == ["a", "1", "yes", "its", "own", "3", "-"]
+    assert second.split() == [
+        "b", "stopping", "abc", "canary", "(the", "newest", "is", "bad)", "-",
+    ]  # fmt: skip
+    assert third.split() == ["c", "no", "its", "own", "-"]
+    assert mark == "drained everywhere: users/x, by ann"

@@ -65,6 +65,11 @@ class Fleet:
         else:
             self._task = self._supervisor.own(self._run(source), "fleet")
 
+    def leave(self) -> None:
+        """Be on the list no more: a successor of the same id takes over."""
+        if self._task is not None:
+            self._task.cancel()
+
     async def mark(self, service: str, id_: str, on: bool, by: str) -> None:
         """Have an instance drained by all proxies, or no more. NoFleet."""
         from proxy.registry.etcd.gateway import delete_op, put_op

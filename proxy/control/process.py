@@ -348,6 +348,7 @@ async def _retire(
     supervisor.stopping = True
     successor.taken_over()
     supervisor.orders.use(None)
+    admin.changes.fleet.leave()
     grace = supervisor.settings.shutdown.grace
     log.info("retiring", grace=grace)
     supervisor.crew.listeners.leave()

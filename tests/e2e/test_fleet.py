@@ -119,3 +119,27 @@ async def test_a_file_gets_a_key_and_loses_it_again_by_reloads(tmp_path: Path) -
             rewrite(proxy, {})
             os.kill(proxy.pid, signal.SIGHUP)
             await eventually(lambda: answers(proxy, "one"), 20, "the file")
+
+
+async def test_an_upgrade_keeps_what_is_shared_and_the_place_on_the_list(tmp_path: Path) -> None:
+    async with (
+        origins("one", script=name) as (one,),
+        EtcdServer() as etcd,
+        EtcdClient(etcd.url) as client,
+    ):
+        await client.put(KEY, shared(one))
+        config = local(etcd, tmp_path, fleet={"id": "a"})
+        async with RunningProxy(config, tmp_path) as proxy:
+            await eventually(lambda: client.get_all("/fairlead/proxies/"), 20, "a place")
+            leases = await client.call("/lease/leases")
+            before = proxy.control
+            os.kill(proxy.pid, signal.SIGUSR2)
+            await eventually(lambda: proxy.control != before, 20, "a successor")
+
+            async def taken_over() -> bool:
+                held = await client.get_all("/fairlead/proxies/")
+                return len(held) == 1 and await client.call("/lease/leases") != leases
+
+            await eventually(taken_over, 30, "its place on the list")
+            assert await answers(proxy, "one")
+            assert (await config_of(proxy))["in_force"]

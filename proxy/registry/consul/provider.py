@@ -31,6 +31,7 @@ from proxy.registry.base import Refused, RegistryError
 from proxy.registry.consul import answers
 from proxy.registry.consul.agent import Agent, Listed
 from proxy.registry.consul.options import Options
+from proxy.registry.consul.pace import GAP, GAP_LIMIT, Pace
 from proxy.registry.followed import Followed, Resync, Timing, first_to_end
 from proxy.registry.records import read
 from proxy.registry.rest import Secret, was_refused, was_reset
@@ -47,12 +48,6 @@ AT_A_TIME: Final = 16
 
 SLICE: Final = 200
 """Instances read at a stretch: some milliseconds, then other tasks get their turn."""
-
-GAP: Final = 0.05
-GAP_LIMIT: Final = 1.0
-"""Seconds between two requests for the same service: twenty times what the last list took, so that
-one service keeps a twentieth of a CPU busy at most. A list of a thousand instances has 640 KB, and
-the next one has all that changed meanwhile."""
 
 IN_TURN: Final = 0.1
 """Seconds between two requests for services that have no request held for them: ten a second are
@@ -243,6 +238,7 @@ class ConsulProvider(Followed[Agent]):
             await asyncio.sleep(GAP_LIMIT if not gone else GAP)
 
     async def _follow_service(self, agent: Agent, service: str) -> None:
+        pace = Pace(self._clock())
         while True:
             known = self._indexes.get(service, 0)
             listed = await agent.health(service, index=known)
@@ -250,7 +246,7 @@ class ConsulProvider(Followed[Agent]):
                 listed = await self._newest(partial(agent.health, service), known, service)
             begun = self._clock()
             await self._take(agent, service, listed)
-            await asyncio.sleep(min(GAP_LIMIT, max(GAP, 20 * (self._clock() - begun))))
+            await asyncio.sleep(pace.gap(begun, self._clock()))
 
     async def _turns(self, agent: Agent) -> None:
         """Ask for the services that have no request held, one after the other."""

@@ -92,6 +92,7 @@ each of them is pure, is described, and has unit and property tests."""
 GROUPS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "balancers": ("balancers.base:Balancer", BALANCERS),
     "checks": ("proxy.health.base:Check", CHECKS),
+    "filters": ("proxy.filters.base:Filter", FILTERS),
     "registries": ("proxy.registry.base:Provider", PROVIDERS),
 }
 """Group, to which others may add → the class that each plug-in extends, and the product's own."""
@@ -154,18 +155,3 @@ def load(table: Mapping[str, str], name: str) -> Any:
 def _resolve(entry: str) -> Any:
     module, _, attribute = entry.partition(":")
     return getattr(import_module(module), attribute)
-
-
-def filter_class(kind: str) -> Any:
-    """The class behind a kind of filter: a name of `FILTERS`, `package.module:Class`, or an entry
-    point of the group `fairlead.filters`. KeyError if there is no such name; else whatever
-    importing it raises."""
-    if kind in FILTERS:
-        return load(FILTERS, kind)
-    if ":" not in kind:
-        # Most proxies have no plug-ins, and it takes 15 ms to import.
-        from importlib.metadata import entry_points
-
-        found = {point.name: point.value for point in entry_points(group="fairlead.filters")}
-        kind = found[kind]
-    return _resolve(kind)

@@ -118,7 +118,7 @@ class Filters:
         key = msgspec.json.encode(spec, order="deterministic")
         link = made.get(key) or self.table.made.get(key)
         if link is None:
-            one = catalog.filter_class(spec.kind)
+            one = catalog.plug_in("filters", spec.kind)
             link = made[key] = _linked(spec.name, make(one, spec.settings))
             link.filter.open(self._context)
         made[key] = link

@@ -45,7 +45,7 @@ def table(*names: str) -> Iterator[str]:
 
 def _filters() -> Iterator[str]:
     for kind in catalog.FILTERS:
-        one = catalog.filter_class(kind)
+        one = catalog.plug_in("filters", kind)
         yield f"| `filters.*.{kind}` | mapping | none | {one.meaning} |\n"
         for name, key in walk(one.options, f"filters.*.{kind}."):
             if _has_row(key):
@@ -159,7 +159,7 @@ def _filter() -> dict[str, Any]:
     """One kind of filter and its settings; those of classes that are somebody's own are theirs."""
     kinds = {}
     for kind in catalog.FILTERS:
-        one = catalog.filter_class(kind)
+        one = catalog.plug_in("filters", kind)
         settings = _section(one.options)
         short = keys_of(one.options).get(one.short)
         kinds[kind] = settings if short is None else {"anyOf": [settings, _value(short)]}

@@ -111,30 +111,25 @@ class FilterReader:
     def _class(self, kind: str, place: Path) -> Any:
         known = ", ".join(catalog.FILTERS)
         try:
-            one = catalog.filter_class(kind)
+            one = catalog.plug_in("filters", kind)
         except KeyError:
-            self._report.complain(
-                place,
-                f'"{kind}" is not a kind of filter{did_you_mean(kind, catalog.FILTERS)};'
-                f' allowed: {known}, or "package.module:Class"',
-            )
-            return None
-        except Exception as error:
-            self._report.complain(
-                place,
-                f'"{kind}" cannot be imported ({type(error).__name__}: {error});'
-                f' allowed: {known}, or "package.module:Class"',
-            )
-            return None
-        if not all(hasattr(one, name) for name in ("on_request", "on_end", "options", "needs")):
-            self._report.complain(place, f'"{kind}" is no filter; allowed: a subclass of Filter')
-            return None
-        for module in one.needs:
-            if find_spec(module) is None:
-                extra = "fairlead-proxy[auth]"
-                self._report.complain(place, f"needs {module}; allowed: once {extra} is installed")
-                return None
-        return one
+            near = did_you_mean(kind, (*catalog.FILTERS, *catalog.installed("filters")))
+            what = f"is not a kind of filter{near}"
+        except catalog.PlugInError as error:
+            what = str(error)
+        else:
+            for module in one.needs:
+                if find_spec(module) is None:
+                    extra = "fairlead-proxy[auth]"
+                    self._report.complain(
+                        place, f"needs {module}; allowed: once {extra} is installed"
+                    )
+                    return None
+            return one
+        self._report.complain(
+            place, f'"{kind}" {what}; allowed: {known}, or "package.module:Class"'
+        )
+        return None
 
     def _section(self, one: Any, node: object, place: Path) -> dict[str, Any] | None:
         if one.short and not isinstance(node, dict):

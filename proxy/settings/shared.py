@@ -104,7 +104,7 @@ class _Distrust:
         self._plug_in(kind, place)
         if kind not in catalog.FILTERS:
             return
-        one = catalog.filter_class(kind)
+        one = catalog.plug_in("filters", kind)
         if one.short and not isinstance(node, dict):
             node = {one.short: node}
         if one.options is not None:

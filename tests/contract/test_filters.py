@@ -59,7 +59,7 @@ def test_each_kind_has_an_example() -> None:
 @pytest.mark.parametrize("example", EXAMPLES, ids=kind_of)
 def test_the_example_of_the_page_is_read_and_made(example: str, directory: Path) -> None:
     [spec] = read(example, directory)
-    one = make(catalog.filter_class(spec.kind), spec.settings)
+    one = make(catalog.plug_in("filters", spec.kind), spec.settings)
     hooks = [name for name in ("on_request", "on_response", "on_end")
              if getattr(type(one), name) is not getattr(Filter, name)]  # fmt: skip
     assert hooks
@@ -68,7 +68,7 @@ def test_the_example_of_the_page_is_read_and_made(example: str, directory: Path)
 
 @pytest.mark.parametrize("kind", catalog.FILTERS)
 def test_a_kind_says_what_it_is_and_what_it_does_when_it_cannot(kind: str) -> None:
-    one: Any = catalog.filter_class(kind)
+    one: Any = catalog.plug_in("filters", kind)
     assert one.meaning.endswith(".")
     assert not one.short or one.short in keys_of(one.options)
     [row] = [line for line in PAGE.splitlines() if re.match(rf"\| \[.*`{kind}`.*\]\(#", line)]
@@ -79,7 +79,7 @@ def test_a_kind_says_what_it_is_and_what_it_does_when_it_cannot(kind: str) -> No
 @pytest.mark.parametrize("kind", catalog.FILTERS)
 def test_a_hook_that_waits_is_bounded_by_what_it_asks(kind: str) -> None:
     """Only those that ask somebody wait whatever comes; others are no coroutines."""
-    one: Any = catalog.filter_class(kind)
+    one: Any = catalog.plug_in("filters", kind)
     waiting = [name for name in ("on_request", "on_response", "on_end")
                if inspect.iscoroutinefunction(getattr(one, name))]  # fmt: skip
     assert waiting == (["on_request"] if kind == "forward_auth" else [])

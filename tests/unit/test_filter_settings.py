@@ -81,11 +81,11 @@ def test_settings_are_shown_neither_as_changes_nor_with_routes() -> None:
         ),
         (
             '{f: {"no.such:X": {}}}',
-            f'f.no.such:X: "no.such:X" cannot be imported (ModuleNotFoundError: No module named \'no\'); allowed: {KINDS}, or "package.module:Class"',
+            f'f.no.such:X: "no.such:X" does not load: ModuleNotFoundError: No module named \'no\'; allowed: {KINDS}, or "package.module:Class"',
         ),
         (
             '{f: {"json:JSONDecoder": {}}}',
-            'f.json:JSONDecoder: "json:JSONDecoder" is no filter; allowed: a subclass of Filter',
+            f'f.json:JSONDecoder: "json:JSONDecoder" does not extend proxy.filters.base.Filter; allowed: {KINDS}, or "package.module:Class"',
         ),
         (
             '{f: {"tests.support.filters:Scripted": {say: x}}}',

@@ -171,7 +171,7 @@ def test_files_of_every_filter_are_found_by_what_their_keys_are_called(tmp_path:
     from proxy.settings.read import FILE
 
     for kind in catalog.FILTERS:
-        for name, key in walk(catalog.filter_class(kind).options):
+        for name, key in walk(catalog.plug_in("filters", kind).options):
             if "file" in key.meaning.lower():
                 last = name.rpartition(".")[2]
                 known = key.read is FILE or last == "file" or last.endswith("_file")

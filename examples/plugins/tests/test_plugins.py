@@ -60,11 +60,13 @@ def test_a_proxy_takes_all_of_them_by_their_names(
                 # Nobody is well by it, so all are served.
                 "health_check": {"type": "fairlead_examples.redis:RedisCheck", "password": "x"},
             },
-            "routes": [{"path_prefix": "/{service}", "strip_prefix": True}],
+            "filters": {"mark": {"stamp": {"value": "7"}}},
+            "routes": [{"path_prefix": "/{service}", "strip_prefix": True, "filters": ["mark"]}],
         }
     )
     with urllib.request.urlopen(f"{proxy.url}/users/", timeout=10) as answer:
         assert answer.read() == b"hello"
+        assert answer.headers["X-Stamp"] == "7"
 
 
 def test_a_proxy_is_ready_with_an_empty_registry(

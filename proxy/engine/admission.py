@@ -1,17 +1,18 @@
-"""Debts of one request to its service's breaker, and to an instance that it probes."""
+"""Debts of one request to its service's breaker and limit, and to an instance that it probes."""
 
 from __future__ import annotations
 
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool
 from proxy.engine.resilience.breaker import Breaker
+from proxy.engine.resilience.concurrency import Concurrency
 from proxy.engine.resilience.policies import LIMIT_OF
 
 
 class Admission:
-    """Owns both debts of a request that was let in: each is paid once, or given up."""
+    """Owns the debts of a request that was let in: each is paid once, or given up."""
 
-    __slots__ = ("_breaker", "_pool", "_turn", "probe")
+    __slots__ = ("_began", "_breaker", "_limit", "_pool", "_turn", "probe")
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -19,6 +20,9 @@ class Admission:
         """Waits to hear what comes of this. Not always the pool's own: its settings may change."""
         self._turn = 0
         """The breaker's, in which this was admitted."""
+        self._limit: Concurrency | None = None
+        """Counts this until its answer begins."""
+        self._began = 0.0
         self.probe: Node | None = None
         """An instance on probation, to which this request goes to find out."""
 
@@ -27,8 +31,20 @@ class Admission:
         self._breaker = breaker
         self._turn = breaker.opened
 
+    def count(self, limit: Concurrency, now: float) -> None:
+        """Let the request count against a limit that has room."""
+        limit.inflight += 1
+        self._limit = limit
+        self._began = now
+
+    def _leave(self, now: float, answered: bool) -> None:
+        limit, self._limit = self._limit, None
+        if limit is not None:
+            limit.leave(self._began, now, answered)
+
     def report(self, failed: bool, now: float) -> None:
         """Tell the breaker, as soon as it is known: an answer may last for hours after its head."""
+        self._leave(now, not failed)
         breaker, self._breaker = self._breaker, None
         if breaker is not None:
             breaker.on_result(failed, now, self._turn)
@@ -46,24 +62,28 @@ class Admission:
             self._pool.end_probe(self.probe)
             self.probe = None
 
-    def abandon(self) -> None:
+    def abandon(self, now: float) -> None:
         """The breaker learns nothing from this request."""
+        self._leave(now, False)
         breaker, self._breaker = self._breaker, None
         if breaker is not None:
             breaker.on_abandoned(self._turn)
 
 
 def admit(pool: Pool, rate_value: bytes, now: float) -> Admission | None:
-    """Ask rate limit and breaker of the service. `rate_value`: what the limit is keyed on. None:
-    nobody waits to hear of the request. Raises `Refused`."""
+    """Ask the limits and the breaker of the service. `rate_value`: what the rate limit is keyed on.
+    None: nobody waits to hear of the request. Raises `Refused`."""
     policies = pool.policies
     refusal = policies.admit(rate_value, now)
     pool.look_at_breaker()
     if refusal is not None:
         pool.counters.rejected(LIMIT_OF[refusal.fault])
         raise refusal
-    if policies.breaker is None:
+    if policies.breaker is None and policies.concurrency is None:
         return None
     admission = Admission(pool)
-    admission.await_result(policies.breaker)
+    if policies.breaker is not None:
+        admission.await_result(policies.breaker)
+    if policies.concurrency is not None:
+        admission.count(policies.concurrency, now)
     return admission

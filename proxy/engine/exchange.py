@@ -399,7 +399,7 @@ class Exchange(Attempts):
                 # It is not the instance that we wait for.
                 self._release(CLIENT_GONE.code)
                 if self.admission is not None:
-                    self.admission.abandon()
+                    self.admission.abandon(self.services.now())
             if self.status:
                 self._break_off(TOTAL_TIMEOUT, detail)
             elif self.held is not None and self.held.done:
@@ -466,7 +466,7 @@ class Exchange(Attempts):
             self.services.deadlines.forget(self.total)
         if self.admission is not None:
             # Unless it has heard: the client left or is at fault, or no instance was asked.
-            self.admission.abandon()
+            self.admission.abandon(self.services.now())
 
     def _counters(self) -> ServiceCounters:
         return self.pool.counters if self.routed else self.services.counters.service(UNROUTED)

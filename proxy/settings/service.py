@@ -32,6 +32,7 @@ from proxy.settings.read import (
     choice,
     duration,
     integer,
+    number,
     parse_switch,
 )
 from proxy.settings.route_values import METHOD
@@ -180,6 +181,17 @@ class BreakerSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 10.0
 
 
+class AdaptiveSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit on the requests that wait for their answers, by how long these take."""
+
+    target: Annotated[
+        float,
+        number(0.1, 1),
+        "How fast answers are to be, as a share of the speed without load: at 0.9 they take a ninth"
+        " longer.",
+    ] = 0.9
+
+
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that wait for an instance with room, for `timeouts.queue` at most."""
 
@@ -255,6 +267,12 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = EjectionSettings()
     circuit_breaker: Annotated[
         BreakerSettings | None, Off(), "Answering 503 at once while a service fails."
+    ] = None
+    adaptive_concurrency: Annotated[
+        AdaptiveSettings | None,
+        Off(),
+        "Answering 503 at once to more requests than the service can work on without becoming slow;"
+        " measured in each worker.",
     ] = None
     max_inflight: Annotated[
         int,

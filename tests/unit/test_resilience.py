@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.engine.load import Board
 from proxy.engine.resilience.breaker import TRIALS, Breaker, State
+from proxy.engine.resilience.concurrency import Concurrency
 from proxy.engine.resilience.limits import SECRET, SIZE, BucketTable
 from proxy.engine.resilience.policies import LIMIT_OF, Policies
 from proxy.engine.resilience.queue import Queue, Waiter
@@ -272,3 +273,22 @@ class TestQueue:
             queue.leave(waiter)
         assert len(queue) == 0
         assert compared < 100
+
+
+def test_failures_count_only_if_they_take_longer_than_answers_should() -> None:
+    limit = Concurrency(0.9, 0.0)
+    now = 0.0
+
+    def ask(seconds: float, answered: bool, times: int) -> None:
+        nonlocal now
+        for _ in range(times):
+            limit.inflight += 1
+            limit.leave(now, now + seconds, answered)
+            now += seconds
+
+    ask(0.1, True, 100)  # The unloaded service.
+    before = limit.limit
+    ask(0.01, False, 500)
+    assert limit.limit == before
+    ask(5.0, False, 100)
+    assert limit.limit < before / 1.9

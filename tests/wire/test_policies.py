@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from proxy.messages import PolicyState
 from proxy.settings.service import (
+    AdaptiveSettings,
     BreakerSettings,
     DrainSettings,
     QueueSettings,
@@ -22,6 +23,7 @@ from tests.support.wire import OK, OK_RELAYED, Peer, Wire, forwarded, request
 from tests.wire.scenes import BAD, BAD_RELAYED, GET, answered, asked, reached
 
 POST = request("POST /x", "Content-Length: 2", body=b"ab")
+NEVER = RetrySettings(max_retries=0)
 RETRY_ALL = RetrySettings(on=("connect", "reset", "first_byte", "502", "503", "504"))
 
 
@@ -374,6 +376,48 @@ class TestRateLimit:
         other.send(request("GET /x"))
         instance.expect(forwarded("GET /x", for_="192.0.2.8"))
         answered(other, instance)
+
+
+class TestAdaptiveConcurrency:
+    def test_requests_beyond_it_are_refused_until_an_answer_begins(self, make: Any) -> None:
+        wire = make("a", settings=ServiceSettings(adaptive_concurrency=AdaptiveSettings()))
+        first, second, third = (wire.client() for _ in range(3))
+        first.send(GET)
+        a = wire.accepted()
+        second.send(GET)
+        wire.accepted().take()
+        third.send(GET)
+        third.expect_problem(503, "queue_full")
+        assert wire.pool.counters.limited == {"adaptive_concurrency": 1}
+        a.expect(forwarded("GET /x"))
+        a.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")  # Its content takes its time.
+        first.take()
+        third.send(GET)
+        wire.accepted().expect(forwarded("GET /x"))
+
+    @pytest.mark.parametrize("end", ["client", "instance", "breaker"])
+    def test_however_a_request_ends_it_counts_no_more(self, make: Any, end: str) -> None:
+        breaker = BreakerSettings(failure_ratio=0.1, min_requests=1) if end == "breaker" else None
+        settings = ServiceSettings(
+            adaptive_concurrency=AdaptiveSettings(), circuit_breaker=breaker, retry=NEVER
+        )
+        wire = make("a", settings=settings)
+        client, instance = reached(wire)
+        limit = wire.pool.policies.concurrency
+        assert limit.inflight == 1
+        instance.take()
+        if end == "client":
+            client.reset()
+        elif end == "instance":
+            instance.reset()
+            client.take()
+        else:
+            instance.send(BAD)
+            client.expect(BAD_RELAYED)
+            client.send(GET)
+            client.expect_problem(503, "breaker_open")
+        wire.settle()
+        assert limit.inflight == 0
 
 
 class TestBreaker:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import Final
 
 from proxy.engine.resilience.breaker import Breaker
+from proxy.engine.resilience.concurrency import Concurrency
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.resilience.queue import Queue
 from proxy.engine.resilience.retry import RetryBudget
 from proxy.errors import (
     BREAKER_OPEN,
+    QUEUE_FULL,
     RATE_LIMITED,
     RATE_TABLE_FULL,
     Refused,
@@ -28,6 +30,7 @@ LIMIT_OF: Final = {
     RATE_LIMITED: "rate_limit",
     RATE_TABLE_FULL: "rate_limit.table",
     BREAKER_OPEN: "circuit_breaker",
+    QUEUE_FULL: "adaptive_concurrency",
 }
 """Fault → what of the service's settings refused the request."""
 
@@ -36,8 +39,9 @@ class Policies:
     """Owns the state of every policy of one service in this worker."""
 
     __slots__ = (
-        "_breaker_settings", "_burst", "_interval", "_salt", "breaker", "buckets", "budget",
-        "has_admission", "max_inflight", "queue", "rate_key", "suspect_after",
+        "_breaker_settings", "_burst", "_interval", "_salt", "_target", "breaker", "buckets",
+        "budget", "concurrency", "has_admission", "max_inflight", "queue", "rate_key",
+        "suspect_after",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +68,13 @@ class Policies:
             self.breaker = Breaker(
                 breaker.failure_ratio, breaker.min_requests, breaker.window, breaker.open
             )
+        adaptive = settings.adaptive_concurrency
+        self._target = 0.0 if adaptive is None else adaptive.target
+        self.concurrency: Concurrency | None = None
+        if before is not None and before._target == self._target:
+            self.concurrency = before.concurrency
+        elif adaptive is not None:
+            self.concurrency = Concurrency(adaptive.target, 0.0)
         self.max_inflight = settings.max_inflight
         self.queue: Queue = (
             Queue(settings.queue.size) if before is None else before.queue
@@ -76,8 +87,10 @@ class Policies:
         """Property of the request that the rate limit is keyed on; None = no limit."""
         self._interval = 0.0 if rate is None else rate.per / rate.requests
         self._burst = 0.0 if rate is None else float(rate.burst or rate.requests)
-        self.has_admission = self.breaker is not None or rate is not None
-        """Whether a breaker or a rate limit is asked before a request goes on."""
+        self.has_admission = (
+            self.breaker is not None or rate is not None or self.concurrency is not None
+        )
+        """Whether a breaker or a limit is asked before a request goes on."""
 
     def admit(self, rate_value: bytes, now: float) -> Refused | None:
         """The refusal of the request, or None. `rate_value`: what the limit is keyed on. The
@@ -91,6 +104,9 @@ class Policies:
             if wait:
                 detail = f"more requests per {self.rate_key} than allowed"
                 return Refused(RATE_LIMITED, detail, wait)
+        if self.concurrency is not None and self.concurrency.is_full:
+            detail = f"{self.concurrency.inflight} requests wait already, and it would be slow"
+            return Refused(QUEUE_FULL, detail)
         if self.breaker is not None and not self.breaker.admit(now):
             return Refused(BREAKER_OPEN, "the service fails too often and is left alone for now")
         return None

@@ -57,7 +57,7 @@ def _lines() -> Iterator[str]:
     yield ".I COMMAND"
     yield "[options]"
     yield ".SH COMMANDS"
-    context = click.Context(main, info_name="fairlead")
+    context = click.Context(main, info_name="fairlead", **main.context_settings)
     for name in main.list_commands(context):
         command = main.get_command(context, name)
         if command is not None and not command.hidden:

@@ -9,7 +9,7 @@ import pytest
 
 from balancers.base import hash_key
 from balancers.maglev import Maglev
-from tests.support.balancer_nodes import Instance, instances
+from proxy.testing.nodes import Instance, instances
 
 KEYS = [hash_key(b"%d" % number) for number in range(4000)]
 

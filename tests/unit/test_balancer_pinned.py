@@ -5,7 +5,7 @@ from random import Random
 from balancers.base import NO_KEY, hash_key
 from balancers.pinned import Pinned
 from balancers.round_robin import RoundRobin
-from tests.support.balancer_nodes import Instance, instances
+from proxy.testing.nodes import Instance, instances
 
 
 def number(id: str) -> int:

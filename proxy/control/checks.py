@@ -19,6 +19,7 @@ from proxy.health.base import Check, Endpoint
 from proxy.health.monitor import Finding, Monitor, Passed, Plan
 from proxy.health.schedule import Candidate, Rules
 from proxy.membership import Instance
+from proxy.proxy_header import header
 from proxy.settings.health_check import HealthCheckSettings, arguments
 from proxy.settings.protocol import spoken
 from proxy.settings.upstream_tls import UpstreamTls
@@ -110,6 +111,8 @@ class Checks:
                     # Or it would be served as soon as the registry calls it healthy, whatever
                     # our own checks found meanwhile.
                     self._pools.check(service, instance.key, "not checked since it was unhealthy")
+            version = settings.send_proxy_protocol
+            preface = b"" if version == "off" else header(version, None)
             left = self._monitor.update(
                 service,
                 (
@@ -120,6 +123,7 @@ class Checks:
                             instance.port,
                             local,
                             spoken(settings.protocol, settings.tls, instance)[1],
+                            preface,
                         ),
                         _well(instance),
                     )

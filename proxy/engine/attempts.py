@@ -28,6 +28,7 @@ from proxy.errors import (
     Side,
 )
 from proxy.http.messages import RequestHead
+from proxy.proxy_header import Ends
 
 _IDEMPOTENT: Final = frozenset(
     (b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE")
@@ -89,6 +90,11 @@ class Attempts(RequestState):
         """The proxy answers itself. `retry_after`: seconds, where the status has such a field;
         `closes`: as the fault has it, unless it is known that nothing is in doubt."""
         raise NotImplementedError
+
+    def ends(self) -> Ends | None:
+        """See `Dialler`."""
+        find = self.client.facts.ends
+        return None if find is None else find()
 
     # -- to an instance
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from ipaddress import IPv4Address
 from math import ceil, inf
 
@@ -14,7 +15,19 @@ from proxy.http.client_address import ClientAddresses
 from proxy.http.client_address import parse as parse_address
 from proxy.http.forwarding import ClientFacts
 from proxy.http.request_id import IdField
+from proxy.proxy_header import Ends
 from proxy.settings.listener import ListenerSettings
+
+
+def ends_of(transport: asyncio.BaseTransport, announced: tuple[str, int] | None) -> Ends | None:
+    """The ends of a client's connection; None for a socket that has no addresses. `announced`: see
+    `ListenerConfig.client`."""
+    peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+    if not isinstance(peer, tuple) or not isinstance(own, tuple):
+        return None
+    if announced is not None:
+        return Ends(announced[0], 0, own[0], announced[1])
+    return Ends(peer[0], peer[1], own[0], own[1])
 
 
 class ListenerConfig:
@@ -64,6 +77,7 @@ class ListenerConfig:
         """The facts of a new connection. `announced`: the address it comes from and the port it
         was made to, where somebody in front of us said so."""
         facts = self._client(transport, announced)
+        facts.ends = partial(ends_of, transport, announced)
         if self.certificates is not None:
             lines = self.certificates.shown(transport.get_extra_info("tls"))
             if lines:

@@ -10,7 +10,7 @@ import asyncio
 
 from balancers.base import NO_KEY, hash_key
 from proxy.engine.arrival import CountedArrival
-from proxy.engine.listener_config import ListenerConfig
+from proxy.engine.listener_config import ListenerConfig, ends_of
 from proxy.engine.next_attempt import next_attempt
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool
@@ -20,6 +20,7 @@ from proxy.engine.streams import UpstreamStream
 from proxy.engine.tunnel import Tunnel
 from proxy.engine.upstream.raw import RawConnection
 from proxy.errors import CLIENT_GONE, NO_INSTANCE, QUEUE_FULL, Fault, Side
+from proxy.proxy_header import Ends
 
 
 class Passthrough(CountedArrival):
@@ -89,6 +90,10 @@ class Passthrough(CountedArrival):
         self._pool.take(node)
         connector = self._services.connector
         self._dial = connector.dial(node, self._pool.settings, self, make=RawConnection)
+
+    def ends(self) -> Ends | None:
+        """See `Dialler`."""
+        return ends_of(self._transport, None)
 
     def on_connected(self, node: Node, connection: UpstreamStream) -> None:
         """See `Dialler`."""

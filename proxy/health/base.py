@@ -40,6 +40,8 @@ class Endpoint(NamedTuple):
     """Stands in the local file, and may lead anywhere; what a registry names may not."""
     server_name: str | None = None
     """Name that it must prove under TLS; None: it is spoken to without."""
+    preface: bytes = b""
+    """Goes in front of the connection's first byte, in clear text."""
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if ":" in self.address else self.address

@@ -36,13 +36,20 @@ async def connect(
             raise OSError("; ".join(refusals.values()))
 
     async def dial(address: str) -> Connection:
-        return await asyncio.open_connection(
-            address,
-            endpoint.port,
-            limit=limit,
-            ssl=tls,
-            server_hostname=(endpoint.server_name or endpoint.address) if tls else None,
-        )
+        name = (endpoint.server_name or endpoint.address) if tls else None
+        if not endpoint.preface:
+            return await asyncio.open_connection(
+                address, endpoint.port, limit=limit, ssl=tls, server_hostname=name
+            )
+        reader, writer = await asyncio.open_connection(address, endpoint.port, limit=limit)
+        try:
+            writer.write(endpoint.preface)
+            if tls is not None:
+                await writer.start_tls(tls, server_hostname=name)
+        except BaseException:
+            writer.transport.abort()
+            raise
+        return reader, writer
 
     if len(addresses) == 1:
         return await dial(addresses[0])

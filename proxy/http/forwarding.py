@@ -4,11 +4,13 @@ speaks."""
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 from proxy.http.client_address import ClientAddresses
 from proxy.http.client_cert import FIELDS
 from proxy.http.messages import CRLF, Fields, RequestFields, RequestHead
+from proxy.proxy_header import Ends
 
 _PROTOCOL: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
 """RFC 9110 §7.8. Anything else might be read as several protocols."""
@@ -113,6 +115,7 @@ class ClientFacts:
         "_via",
         "address",
         "encoded_slashes",
+        "ends",
         "listener",
         "merge_slashes",
         "port",
@@ -147,6 +150,8 @@ class ClientFacts:
         """Whether the peer is believed in what it says of those before it."""
         self._addresses = addresses
         self.scheme = scheme
+        self.ends: Callable[[], Ends | None] | None = None
+        """Finds the ends of the connection: nobody asks where the PROXY protocol is not sent."""
         self._shown = b""  # ≤ 256 KiB
         self._via = via
         self._fields: RequestFields | None = None  # ≤ _REMEMBERED

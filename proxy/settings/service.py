@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path as FilePath
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -274,6 +274,12 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
         "Answering 503 at once to more requests than the service can work on without becoming slow;"
         " measured in each worker.",
     ] = None
+    send_proxy_protocol: Annotated[
+        Literal["off", "v1", "v2"],
+        choice(("off", "v1", "v2"), "a version of the PROXY protocol"),
+        "Tell instances whose connection it is, in front of its first byte. Such connections carry"
+        " one request, or one client's tunnel, of HTTP/1.1 or TCP.",
+    ] = "off"
     max_inflight: Annotated[
         int,
         integer(0, 1_000_000, "0 = no limit"),
@@ -413,6 +419,12 @@ def inherit(given: Given, service: str, inherited: PoolSettings, report: Report)
     if isinstance(tls := given.get("tls"), Given):
         checked_upstream_tls(settings.tls, tls, report)
     check_protocol(settings.protocol, settings.tls, given, report)
+    if settings.send_proxy_protocol != "off" and settings.protocol != "h1":
+        report.complain(
+            given.at("protocol" if "protocol" in given else "send_proxy_protocol"),
+            "has no meaning beside send_proxy_protocol, since many clients share its connections;"
+            " allowed: h1, or send_proxy_protocol: off",
+        )
     if settings.slow_start and given.get("slow_start") and service and is_keyed(settings):
         report.complain(
             given.at("slow_start"),
@@ -432,6 +444,9 @@ def finished(settings: PoolSettings, directory: FilePath) -> PoolSettings:
     """The settings with the names of their files resolved, and without an inherited slow start
     where weights must not change."""
     settings = msgspec.structs.replace(settings, tls=resolved_upstream_tls(settings.tls, directory))
+    if settings.send_proxy_protocol != "off":
+        alone = msgspec.structs.replace(settings.keepalive, max_idle=0)
+        settings = msgspec.structs.replace(settings, keepalive=alone)
     return msgspec.structs.replace(settings, slow_start=0.0) if is_keyed(settings) else settings
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,6 +18,7 @@ from tests.e2e.certificates import Authority
 from tests.e2e.origin import Call, Origin, echo
 from tests.e2e.raw_http import Client, request
 from tests.e2e.secure import SecureProxy
+from tests.support.processes import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -41,6 +43,8 @@ SAYS = {
 class Site:
     proxy: SecureProxy
     origins: dict[str, Origin]
+    heads: list[bytes]
+    """PROXY headers that the instance of `announced` got."""
 
     @property
     def good(self) -> Origin:
@@ -70,6 +74,39 @@ async def _saying(words: bytes) -> AsyncIterator[dict[str, Any]]:
     server = await asyncio.start_server(say, "127.0.0.1", 0)
     async with server:
         yield {"id": "saying", "address": "127.0.0.1", "port": server.sockets[0].getsockname()[1]}
+
+
+@asynccontextmanager
+async def _announced(context: ssl.SSLContext) -> AsyncIterator[tuple[dict[str, Any], list[bytes]]]:
+    """An instance of HTTPS that wants a PROXY header first, and notes these. In a thread, since
+    streams would read the beginning of the handshake with the header."""
+    heads: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        serving = asyncio.create_task(asyncio.to_thread(_serve_announced, server, context, heads))
+        port = server.getsockname()[1]
+        yield {"id": "announced", "address": "127.0.0.1", "port": port}, heads
+        server.shutdown(socket.SHUT_RDWR)
+        await serving
+
+
+def _serve_announced(server: socket.socket, context: ssl.SSLContext, heads: list[bytes]) -> None:
+    while True:
+        try:
+            connection, _ = server.accept()
+        except OSError:
+            return  # It was shut down.
+        with connection:
+            connection.settimeout(5)
+            try:
+                start = connection.recv(16, socket.MSG_WAITALL)
+                length = int.from_bytes(start[14:], "big")
+                rest = connection.recv(length, socket.MSG_WAITALL) if length else b""
+                heads.append(start + rest)
+                with context.wrap_socket(connection, server_side=True) as tls:
+                    tls.recv(65536)
+                    tls.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            except OSError:
+                pass  # The proxy has stopped.
 
 
 def _contexts(authority: Authority, other: Authority) -> dict[str, ssl.SSLContext]:
@@ -110,6 +147,14 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sit
             services[f"good-or-{name}"] = {**always, "instances": [instances[name], good]}
         services["asking"]["tls"] = {**tls, "cert": str(cert), "key": str(key)}
         services["shy"] = {**always, "instances": [instances["asking"]]}
+        context = authority.server(NAME, stem="announced")
+        one, heads = await stack.enter_async_context(_announced(context))
+        services["announced"] = {
+            **always,
+            "instances": [one],
+            "send_proxy_protocol": "v2",
+            "health_check": {"path": "/", "interval": "200ms"},
+        }
         https = {**good, "metadata": {"scheme": "https"}}
         services["auto"] = {"instances": [https]}
         proxy = SecureProxy(
@@ -117,7 +162,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sit
             directory,
             environ={"SSL_CERT_FILE": str(authority.ca)},
         )
-        yield Site(await stack.enter_async_context(proxy), found)
+        yield Site(await stack.enter_async_context(proxy), found, heads)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -126,6 +171,20 @@ async def site(running: Site) -> AsyncIterator[Site]:
         origin.calls.clear()
         origin.script = echo
     yield running
+
+
+async def test_an_instance_is_told_whose_connection_it_is_before_the_handshake(site: Site) -> None:
+    async with await site.proxy.secure() as client:
+        assert (await client.ask("GET", "/announced")).status == 200
+    told = [head for head in site.heads if head[12] == 0x21]
+    assert [head[16:20] for head in told] == [bytes((127, 0, 0, 1))]
+
+    async def checked() -> bool:
+        _, text = await site.proxy.get("/metrics")
+        return 'health_checks_total{service_name="announced",status="passed"}' in text
+
+    await eventually(checked, what="no check of the instance passes")
+    assert b"\x20\x00" in {head[12:14] for head in site.heads}
 
 
 # -- who is believed

@@ -1278,6 +1278,18 @@ proxy.yaml:2: services.a.protocol: is HTTP/2 without TLS, and `tls` is on; allow
 proxy.yaml:3: services.b.protocol: is HTTP/2 under TLS, and `tls` is off; allowed: h2c, or tls
 proxy.yaml:4: services.c.protocol: "spdy" is not a protocol; allowed: h1, h2c, h2, grpc
 proxy.yaml:5: services.d.instances.0.metadata.protocol: "http" is not a protocol; allowed: h1, h2c, h2, grpc
+=== the PROXY protocol to instances
+defaults: {send_proxy_protocol: v1}
+services:
+  a: {protocol: h2c}
+  b: {send_proxy_protocol: v3}
+  c: {send_proxy_protocol: v2, protocol: grpc}
+  d: {send_proxy_protocol: off, protocol: h2c}
+routes: [{service: a}]
+--->
+proxy.yaml:3: services.a.protocol: has no meaning beside send_proxy_protocol, since many clients share its connections; allowed: h1, or send_proxy_protocol: off
+proxy.yaml:4: services.b.send_proxy_protocol: "v3" is not a version of the PROXY protocol; allowed: off, v1, v2
+proxy.yaml:5: services.c.protocol: has no meaning beside send_proxy_protocol, since many clients share its connections; allowed: h1, or send_proxy_protocol: off
 === fallback_instances
 services:
   a: {fallback_instances: [{id: x, address: 10.0.0.1, port: 1}, {id: x, address: 10.0.0.2, port: 1}]}

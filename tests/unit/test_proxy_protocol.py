@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 
 from proxy.engine.proxy_protocol import ProxyHeader, Source, read
 from proxy.errors import Refused
+from proxy.proxy_header import Ends, header
 
 V2 = b"\r\n\r\n\x00\r\nQUIT\n"
 FOUR = bytes([192, 0, 2, 1, 192, 0, 2, 2]) + (5000).to_bytes(2, "big") + (443).to_bytes(2, "big")
@@ -67,3 +70,34 @@ def test_any_cut_waits_for_more(data: bytes, source: Source | None) -> None:
 def test_broken_headers_of_the_proxy_protocol_are_refused(data: bytes) -> None:
     with pytest.raises(Refused):
         read(data)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize(
+    ("ends", "source"),
+    [
+        (Ends("192.0.2.1", 5000, "192.0.2.2", 443), Source("192.0.2.1", 443)),
+        (Ends("2001:db8::1", 5000, "2001:db8::2", 443), Source("2001:db8::1", 443)),
+        (Ends("fe80::1%eth0", 5000, "fe80::2%eth0", 443), Source("fe80::1", 443)),
+        (Ends("::ffff:192.0.2.1", 0, "::ffff:192.0.2.2", 443), Source("192.0.2.1", 443)),
+        (Ends("192.0.2.1", 0, "2001:db8::2", 443), Source("::ffff:192.0.2.1", 443)),
+        (None, None),
+    ],
+)
+def test_headers_that_are_written_are_read_as_they_were_meant(
+    version: str, ends: Ends | None, source: Source | None
+) -> None:
+    written = header(version, ends)
+    found = read(written + b"x")
+    assert found is not None
+    assert found.length == len(written)
+    assert (found.source is None) == (source is None)
+    if source is not None and found.source is not None:
+        assert found.source.port == source.port
+        assert ip_address(found.source.address) == ip_address(source.address)
+
+
+def test_a_line_of_version_1_names_both_ends() -> None:
+    ends = Ends("192.0.2.1", 5000, "192.0.2.2", 443)
+    assert header("v1", ends) == GOOD[0][0]
+    assert header("v2", ends) == GOOD[4][0]

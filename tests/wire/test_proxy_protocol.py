@@ -8,6 +8,7 @@ import pytest
 
 from proxy.engine.proxy_protocol import ProxyProtocol
 from proxy.settings.listener import ListenerLimits, ListenerSettings
+from proxy.settings.service import Keepalive, ServiceSettings
 from tests.support.wire import CLIENT, PROXY, Peer, Wire, forwarded, request
 from tests.wire.scenes import answered
 
@@ -121,3 +122,27 @@ def test_a_silent_client_takes_no_descriptor_that_others_need(make: Any) -> None
     for one in silent:
         one.reset()
     assert wire.worker.connections.arrivals == set()
+
+
+OURS = b"PROXY TCP4 192.0.2.7 %b %d %d\r\n" % (PROXY[0].encode(), CLIENT[1], PROXY[1])
+TELLING = ServiceSettings(send_proxy_protocol="v1", keepalive=Keepalive(max_idle=0))
+
+
+def test_an_instance_is_told_whose_connection_it_is_and_gets_no_other_request(make: Any) -> None:
+    wire = make("a", settings=TELLING, tls=False)
+    client = wire.client()
+    for _ in range(2):
+        client.send(request("GET /"))
+        instance = wire.accepted()
+        instance.expect(OURS + forwarded("GET /"))
+        answered(client, instance)
+        wire.settle()
+        assert instance.closed
+
+
+def test_an_instance_is_told_whose_tcp_connection_it_is(make: Any) -> None:
+    wire = make("a", listener=ListenerSettings(mode_tcp="s"), settings=TELLING, tls=False)
+    client = wire.silent_client()
+    instance = wire.accepted()
+    client.send(b"x")
+    instance.expect(OURS + b"x")

@@ -62,8 +62,11 @@ class ClientHandshake:
         connection: KeptConnection,
         handshakes: Handshakes,
         loop: asyncio.AbstractEventLoop,
+        preface: bytes = b"",
     ) -> None:
+        """`preface`: goes in front of the handshake, in clear text."""
         self._node = node
+        self._preface = preface
         self._context = context
         self._connection = connection
         self._open = False
@@ -85,6 +88,8 @@ class ClientHandshake:
     def on_open(self, connection: TlsConnection) -> None:
         """See `Secured`."""
         self._open = True
+        if self._preface:
+            connection.transport.write(self._preface)
 
     def on_secured(self, connection: TlsConnection) -> None:
         """See `Secured`."""

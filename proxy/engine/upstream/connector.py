@@ -40,6 +40,7 @@ from proxy.errors import (
 from proxy.names.base import Unresolved
 from proxy.names.cache import Name, Names
 from proxy.names.eyeballs import first_of
+from proxy.proxy_header import header
 from proxy.settings.service import ServiceSettings
 
 _log = structlog.get_logger()
@@ -95,7 +96,8 @@ class Connector:
         and trying all of its addresses, is one attempt. `make`: kind of the connection. Returns
         what `leave` wants; None for a stream of HTTP/2, of which the waiter may have heard
         already."""
-        if node.http2 and make is UpstreamConnection:
+        told = settings.send_proxy_protocol != "off"
+        if node.http2 and make is UpstreamConnection and not told:
             self._sharing.ask(node, settings, waiter, at_most)
             return None
         return self._begin(node, settings, waiter, at_most, make)
@@ -145,15 +147,18 @@ class Connector:
         if name is None:
             name = node.name = self._names.get(node.address)
         addresses: tuple[str, ...] = ()
+        version, preface = settings.send_proxy_protocol, b""
         try:
+            if version != "off":
+                preface = header(version, waiter.ends())
             async with asyncio.timeout(None if limit == inf else limit):
                 addresses = name.known() or await name.find()
                 if not node.local:
                     addresses = self._permitted(addresses, node.port)
                 if len(addresses) == 1:
-                    connection = await self._connect(node, settings, make, addresses[0])
+                    connection = await self._connect(node, settings, make, preface, addresses[0])
                 else:
-                    connection = await self._race(node, settings, make, name, addresses)
+                    connection = await self._race(node, settings, make, preface, name, addresses)
         except Exception as error:
             if not addresses and isinstance(error, TimeoutError):
                 error = Unresolved(f"no name server has answered within {limit:g} s")
@@ -190,11 +195,12 @@ class Connector:
         node: Node,
         settings: ServiceSettings,
         make: type[KeptConnection],
+        preface: bytes,
         name: Name,
         addresses: tuple[str, ...],
     ) -> KeptConnection:
         """The first connection to one of several addresses."""
-        dial = partial(self._connect_beside, node, settings, make)
+        dial = partial(self._connect_beside, node, settings, make, preface)
         self._beside -= 1  # The task of the dial stands for one of them.
         try:
             address, connection = await first_of(addresses, dial, KeptConnection.close)
@@ -204,16 +210,26 @@ class Connector:
         return connection
 
     async def _connect_beside(
-        self, node: Node, settings: ServiceSettings, make: type[KeptConnection], address: str
+        self,
+        node: Node,
+        settings: ServiceSettings,
+        make: type[KeptConnection],
+        preface: bytes,
+        address: str,
     ) -> KeptConnection:
         self._beside += 1
         try:
-            return await self._connect(node, settings, make, address)
+            return await self._connect(node, settings, make, preface, address)
         finally:
             self._beside -= 1
 
     async def _connect(
-        self, node: Node, settings: ServiceSettings, make: type[KeptConnection], address: str
+        self,
+        node: Node,
+        settings: ServiceSettings,
+        make: type[KeptConnection],
+        preface: bytes,
+        address: str,
     ) -> KeptConnection:
         tries = round(ROOM_LIMIT / ROOM_STEP)
         context = None
@@ -227,8 +243,10 @@ class Connector:
                     await self._loop.create_connection(
                         partial(as_protocol, connection), address, node.port
                     )
+                    if preface:
+                        connection.transport.write(preface)
                 else:
-                    await self._secure(node, context, connection, address)
+                    await self._secure(node, context, connection, preface, address)
             except OSError as error:
                 if error.errno == errno.EADDRNOTAVAIL and not _has_source(address):
                     raise OSError(
@@ -247,11 +265,18 @@ class Connector:
             await asyncio.sleep(ROOM_STEP)
 
     async def _secure(
-        self, node: Node, context: ssl.SSLContext, connection: KeptConnection, address: str
+        self,
+        node: Node,
+        context: ssl.SSLContext,
+        connection: KeptConnection,
+        preface: bytes,
+        address: str,
     ) -> None:
         """Connect, and let `connection` have what is said under TLS."""
         try:
-            handshake = ClientHandshake(node, context, connection, self._handshakes, self._loop)
+            handshake = ClientHandshake(
+                node, context, connection, self._handshakes, self._loop, preface
+            )
         except ValueError as error:
             detail = f"{node.server_name!r} is no name that could be asked for: {error}"
             raise Refused(TLS_FAILED, detail) from None

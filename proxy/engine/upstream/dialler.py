@@ -7,10 +7,15 @@ from typing import Protocol
 from proxy.engine.node import Node
 from proxy.engine.streams import UpstreamStream
 from proxy.errors import Fault
+from proxy.proxy_header import Ends
 
 
 class Dialler(Protocol):
     """A caller that waits for a connection."""
+
+    def ends(self) -> Ends | None:
+        """The ends of the connection that it is made for; None = it is the proxy's own."""
+        ...
 
     def on_connected(self, node: Node, connection: UpstreamStream) -> None:
         """The connection is up and belongs to the caller."""

@@ -18,6 +18,7 @@ from proxy.engine.node import Node
 from proxy.engine.streams import UpstreamStream
 from proxy.engine.upstream.dialler import Dialler
 from proxy.errors import CONNECT_TIMEOUT, STREAM_REFUSED, Fault
+from proxy.proxy_header import Ends
 from proxy.settings.service import ServiceSettings
 
 _log = structlog.get_logger()
@@ -129,6 +130,10 @@ class NodeLine:
             self._sharing.dial(self.node, self._dialling, self)
 
     # -- the connection that is made
+
+    def ends(self) -> Ends | None:
+        """See `Dialler`: many clients share it."""
+        return None
 
     def on_connected(self, node: Node, connection: UpstreamStream) -> None:
         """See `Dialler`."""

@@ -25,6 +25,7 @@ from proxy.engine.pool import Pool
 from proxy.engine.streams import UpstreamStream
 from proxy.engine.upstream.connector import Connector
 from proxy.errors import Fault
+from proxy.proxy_header import Ends
 
 _log = structlog.get_logger()
 
@@ -123,6 +124,10 @@ class _Try:
     def __init__(self, owner: Unreachable, pool: Pool) -> None:
         self._owner = owner
         self._pool = pool
+
+    def ends(self) -> Ends | None:
+        """See `Dialler`."""
+        return None
 
     def on_connected(self, node: Node, connection: UpstreamStream) -> None:
         """See `Dialler`."""

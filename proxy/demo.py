@@ -245,7 +245,7 @@ def _page(settings: Settings, admin: str, etcd: str, pids: Mapping[str, int]) ->
     fairlead = _command()
     lines += [f"  {fairlead} {words} --admin {admin}" for words in ("services", "instances users")]
     lines += [f"  curl {admin}/api/v1/{path}" for path in ("services/users", "registry", "workers")]
-    lines += [f"  curl {admin}/metrics", ""]
+    lines += [f"  curl {admin}/metrics", "", f"The dashboard is at {admin}/ .", ""]
     first = next(iter(pids.items()), None)
     if first is not None:
         lines += [f"Kill an instance and go on asking:  kill -9 {first[1]}   ({first[0]})"]

@@ -205,7 +205,10 @@ class Admin:
             raise Refusal(400, str(error)) from None
         method = request.method
         if found is None:
-            raise Refusal(404, "there is no such path; GET / lists those there are")
+            raise Refusal(
+                404,
+                "there is no such path; GET / as application/json lists them",
+            )
         if method == "OPTIONS":
             return web.Response(status=204, headers={"Allow": found.allow})
         handler = found.handlers.get("GET" if method == "HEAD" else method)

@@ -184,8 +184,9 @@ class Pages:
 
 
 def wants_page(request: web.BaseRequest) -> bool:
-    """Whether a browser asks, which names HTML first of all."""
-    return "text/html" in request.headers.get("Accept", "")
+    """Whether the dashboard is meant, and not the list of paths, which is JSON."""
+    accept = request.headers.get("Accept", "")
+    return "text/html" in accept or "application/json" not in accept
 
 
 @cache

@@ -97,7 +97,7 @@ async def test_the_documents(instance: int, tmp_path: Path) -> None:
         assert [row["state"] for row in rows] == ["accepting", "accepting"]
         assert sum(row["requests"] for row in rows) == 5
 
-        status, body = await proxy.get("/")
+        status, body = await proxy.get("/", {"Accept": "application/json"})
         assert "/api/v1/services/{service}" in body["paths"]
 
 
@@ -177,7 +177,9 @@ async def test_a_token_is_asked_for_everything_but_health(instance: int, tmp_pat
     async with proxy:
         assert (await proxy.get("/healthz"))[0] == 200
         assert (await proxy.get("/readyz"))[0] == 200
-        paths = ("/", "/metrics", "/api/v1/services", "/api/v1/nothing", "/healthz/")
+        assert (await proxy.get("/"))[0] == 200  # The page, which asks for it.
+        assert (await proxy.get("/", {"Accept": "application/json"}))[0] == 401
+        paths = ("/metrics", "/api/v1/services", "/api/v1/nothing", "/healthz/")
         for path in paths:
             assert (await proxy.get(path))[0] == 401, path
         for wrong in ("Bearer s3cre", "Basic s3cret", "s3cret", "Bearer", "Bearer ünïcode"):

@@ -313,9 +313,9 @@ async def test_tokens_and_hosts_of_the_admin_server_are_those_of_the_file(tmp_pa
             await listening.send(request("GET", "/api/v1/events", host="localhost"))
             await listening.read_head()
             await takes(proxy, {"admin": rules})
-            assert (await ask(proxy.admin_port, "GET", "/", host="x.example")).status == 401
+            assert (await ask(proxy.admin_port, "GET", "/metrics", host="x.example")).status == 401
             known = [("Authorization", "Bearer t")]
-            answer = await ask(proxy.admin_port, "GET", "/", known, host="x.example")
+            answer = await ask(proxy.admin_port, "GET", "/metrics", known, host="x.example")
             assert answer.status == 200
             # A stream does not go on under the rules from before.
             await listening.rest()

@@ -25,7 +25,7 @@ class Pinned(Balancer):
         self.reads_load = inner.reads_load
         self.follows_load = inner.follows_load
         self.follows_answers = True
-        """So that answers tell those that are not pinned where they were."""
+        """Whether answers are of interest: those to requests without a pin set one."""
 
     def _add(self, nodes: Collection[Node]) -> None:
         for node in nodes:

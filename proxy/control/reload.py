@@ -104,7 +104,7 @@ class Reloads:
         self._begin(by_key=False)
 
     def begin_shared(self) -> None:
-        """As `begin`, for another text under the key of `config`."""
+        """Begin a reload for another text under the key of `config`."""
         self._begin(by_key=True)
 
     def _begin(self, by_key: bool) -> None:

@@ -239,7 +239,7 @@ def proxy_id(settings: Settings) -> str:
 
 
 def _source(settings: Settings) -> tuple[object, ...] | None:
-    """The same for settings that take their services from the same key for the same proxy."""
+    """The key that settings take their services from, and for which proxy; None = no key."""
     if settings.config is None:
         return None
     registry = etcd_of(settings.registry, settings.config.registry)

@@ -40,7 +40,7 @@ _PATH: Final = 1024
 
 
 class Attempt:
-    """One attempt, as it is remembered."""
+    """The facts of one attempt that become a span."""
 
     __slots__ = ("began", "ended", "node", "outcome", "span_id", "status")
 
@@ -262,8 +262,10 @@ class TracedExchange(FilteredExchange):
         if node is not None:
             attempt = self.trace.begin(node, now)
             self.request = with_parent(whole, self.trace.trace_id, attempt.span_id)
-        super()._send(upstream, now)
-        self.request = whole
+        try:
+            super()._send(upstream, now)
+        finally:
+            self.request = whole
 
     def _release(self, outcome: str, against: bool = True) -> None:
         """See `Attempts`."""
@@ -295,8 +297,10 @@ class TracedCall(GrpcExchange):
         if node is not None:
             attempt = self.trace.begin(node, now)
             self.request = with_parent(whole, self.trace.trace_id, attempt.span_id)
-        super()._send(upstream, now)
-        self.request = whole
+        try:
+            super()._send(upstream, now)
+        finally:
+            self.request = whole
 
     def _release(self, outcome: str, against: bool = True) -> None:
         """See `Attempts`."""

@@ -24,7 +24,7 @@ _TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]+/(\*|[a-z0-9!#$&^_.+-]+)")
 _GZIP_LEVEL: Final = 5
 _BROTLI_QUALITY: Final = 4
 _ZSTD_LEVEL: Final = 3
-"""As fast as a worker's loop needs: 50 to 400 MB a second and CPU."""
+"""Levels of the three, fast enough for a worker's loop: 50 to 400 MB a second and CPU."""
 _WINDOW: Final = 18
 """Bits: 256 KiB of an answer are remembered, in about a megabyte for each that is under way."""
 _MODULES: Final = {"zstd": "zstandard", "br": "brotli"}

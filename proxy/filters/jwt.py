@@ -58,7 +58,7 @@ _SOON: Final = 5.0
 """Seconds between two questions for a key that nobody knows: whoever invents names of keys makes
 no more of them."""
 _AT_ONCE: Final = 1.0
-"""The same as long as there are no keys at all."""
+"""Seconds between two questions as long as there are no keys at all."""
 _WAIT: Final = 5.0
 """Seconds that a question may take."""
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*")

@@ -342,7 +342,7 @@ class Response:
         return f"<Response {self.status}>"
 
     def transform(self, change: Change, keeps_length: bool = False) -> None:
-        """As `Request.transform`, for the content of the answer."""
+        """Change the content of the answer on its way, as `Request.transform` does a request's."""
         self.changes.append(change)
         self.keeps_length = self.keeps_length and keeps_length
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
+
+import structlog
 
 from proxy.engine.deadlines import Timed
 from proxy.engine.fault_log import FaultLog
@@ -17,6 +20,8 @@ from proxy.engine.tunnel import Tunnel
 from proxy.engine.upstream.connector import Connector
 from proxy.errors import NO_DESCRIPTOR
 from proxy.messages import UNROUTED
+
+_log = structlog.get_logger()
 
 Opened = tuple[Pool, Node, ListenerCounts]
 """Where a tunnel leads, and by which listener its client came."""
@@ -175,3 +180,27 @@ class Connections:
         for."""
         if self.draining and not self.clients and not self.tunnels and not self.arrivals:
             self.quiet.set()
+
+    def review_tunnels(self, uniform: Callable[[float, float], float]) -> None:
+        """Pools changed: end tunnels to instances that leave, where the service wants that, some
+        sooner and some later, so that not all their clients come back at the same moment.
+        `uniform`: a random number between two."""
+        to_close: dict[Pool, int] = {}
+        to_stay: dict[Pool, int] = {}
+        for tunnel, (pool, node, counts) in self.tunnels.items():  # ≤ tunnels
+            policy = pool.settings.drain
+            leaves = not node.present or node.status == "draining"
+            if leaves and policy.tunnels == "close":
+                if not tunnel.leaving:
+                    tunnel.stop_after(
+                        policy.close_after * uniform(0.5, 1.5), pool.counters.tunnel_closed
+                    )
+                    to_close[pool] = to_close.get(pool, 0) + 1
+            elif tunnel.leaving and not counts.leaving:
+                tunnel.stay()
+                to_stay[pool] = to_stay.get(pool, 0) + 1
+        for pool, tunnels in to_close.items():  # ≤ services
+            after = pool.settings.drain.close_after
+            _log.info("tunnels_to_close", service=pool.service, count=tunnels, after=after)
+        for pool, tunnels in to_stay.items():  # ≤ services
+            _log.info("tunnels_to_stay", service=pool.service, count=tunnels)

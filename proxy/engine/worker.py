@@ -13,7 +13,6 @@ import os
 import resource
 import select
 import socket
-import sys
 from collections.abc import Callable, Coroutine
 from random import Random
 from time import monotonic, perf_counter
@@ -41,7 +40,8 @@ from proxy.engine.listeners import Listeners
 from proxy.engine.load import Board, OtherRows
 from proxy.engine.mirror import new_mirror
 from proxy.engine.node import Node
-from proxy.engine.pool import Pool, PoolContext
+from proxy.engine.notices import Notices
+from proxy.engine.pool import PoolContext
 from proxy.engine.pools import Pools
 from proxy.engine.proxy_protocol import ProxyProtocol
 from proxy.engine.reports import Reports
@@ -54,32 +54,25 @@ from proxy.engine.tls.handshakes import Handshakes
 from proxy.engine.tracing import Tracer
 from proxy.engine.upstream.connector import Connector
 from proxy.engine.upstream.unreachable import Unreachable
-from proxy.errors import NO_DESCRIPTOR
-from proxy.log import Novelties, set_up
 from proxy.log import lost as lost_lines
+from proxy.log import set_up
 from proxy.messages import (
-    FIELDS_NAMED,
-    LONGEST_FIELD_NAMED,
-    UNROUTED,
     Accept,
     Accepting,
     AcmeApplied,
     AcmeChallenges,
     Applied,
-    BreakerTurned,
     CertificatesApplied,
     Collect,
     Configure,
     Configured,
     Drain,
-    FieldDropped,
     Hello,
     ListenerCertificates,
     Open,
     Release,
     ReopenAccessLog,
     Rows,
-    Suspect,
     ToWorker,
     UpstreamFiles,
 )
@@ -128,15 +121,17 @@ class Worker:
         process. `index`: by which the log calls it."""
         self._index = index
         self.counters = counters = WorkerCounters()
+        self._channel = new_channel(ToWorker, self.on_message, self._on_orphaned)
+        self._notices = Notices(counters, self._channel.send)
         self.faults = FaultLog(counters)
         shared = PoolContext(
             board.row(row),
             rng,
             BucketTable(board.buckets),
-            self._on_suspect,
+            self._notices.suspect,
             board.total,
             loop.call_later,
-            self._on_breaker,
+            self._notices.breaker_turned,
             self.faults.inside,
         )
         others = OtherRows(board, row, lambda slot, delta: self.pools.slot_changed(slot, delta))
@@ -162,7 +157,7 @@ class Worker:
             Filters(loop, now, shared.buckets, self.faults.inside),
             Exchange,
             new_call,
-            self._on_underscored,
+            self._notices.fields_dropped,
         )
         self.services.new_mirror = new_mirror
         self.access_logs = AccessLogs(loop, rng.random)
@@ -172,8 +167,6 @@ class Worker:
         """The worker stops because it cannot do its work."""
         self._loop = loop
         self._rng = rng
-        self._exhausted = False
-        """There was no descriptor left a moment ago."""
         self._sockets = Sockets(loop, descriptors, self._connection)
         self._listeners = Listeners(rng)
         self._accepts = False
@@ -181,9 +174,6 @@ class Worker:
         self._changes: set[asyncio.Task[None]] = set()  # ≤ 64 KiB
         """Changes of what is accepted from that are under way."""
         self._draining: asyncio.Task[None] | None = None
-        self._fields_named = Novelties(FIELDS_NAMED, LONGEST_FIELD_NAMED)
-        """Of those that were left out."""
-        self._channel = new_channel(ToWorker, self.on_message, self._on_orphaned)
         self._tracer = Tracer(rng, self._channel.send, loop.call_soon)
         self._reports = Reports(
             counters,
@@ -284,7 +274,7 @@ class Worker:
         for service in message.removed:  # ≤ services
             self._leave(self.pools.remove(service))
         if self.connections.tunnels:
-            self._review_tunnels()
+            self.connections.review_tunnels(self._rng.uniform)
         seconds = perf_counter() - self._channel.began
         self._channel.send(Applied(seq=message.seq, seconds=seconds))
         _log.debug(
@@ -306,61 +296,8 @@ class Worker:
             if not node.present:
                 self.services.unreachable.forget(node)
 
-    def _review_tunnels(self) -> None:
-        """Pools changed: end tunnels to instances that leave, where the service wants that, some
-        sooner and some later, so that not all their clients come back at the same moment."""
-        to_close: dict[Pool, int] = {}
-        to_stay: dict[Pool, int] = {}
-        for tunnel, (pool, node, counts) in self.connections.tunnels.items():  # ≤ tunnels
-            policy = pool.settings.drain
-            leaves = not node.present or node.status == "draining"
-            if leaves and policy.tunnels == "close":
-                if not tunnel.leaving:
-                    after = policy.close_after * self._rng.uniform(0.5, 1.5)
-                    tunnel.stop_after(after, pool.counters.tunnel_closed)
-                    to_close[pool] = to_close.get(pool, 0) + 1
-            elif tunnel.leaving and not counts.leaving:
-                tunnel.stay()
-                to_stay[pool] = to_stay.get(pool, 0) + 1
-        for pool, tunnels in to_close.items():  # ≤ services
-            after = pool.settings.drain.close_after
-            _log.info("tunnels_to_close", service=pool.service, count=tunnels, after=after)
-        for pool, tunnels in to_stay.items():  # ≤ services
-            _log.info("tunnels_to_stay", service=pool.service, count=tunnels)
-
-    def _on_suspect(self, suspect: Suspect) -> None:
-        _log.info(
-            "instance_suspect",
-            service=suspect.service,
-            instance=suspect.key,
-            reason=suspect.reason,
-            failures=suspect.failures,
-        )
-        self._channel.send(suspect)
-
-    def _on_breaker(self, service: str, state: str) -> None:
-        write = _log.warning if state == "open" else _log.info
-        write("breaker_turned", service=service, state=state)
-        self._channel.send(BreakerTurned(service=service, state=state))
-
-    def _look_for_descriptors(self) -> None:
-        """Say so when none is left, which is not ours to count: the system is out of them, or
-        something takes them that is not a connection. Connections that come then are closed by
-        the event loop without a word."""
-        try:
-            os.close(os.dup(sys.stderr.fileno()))
-        except OSError as error:
-            self.counters.service(UNROUTED).failed(NO_DESCRIPTOR.code)
-            if not self._exhausted:
-                _log.warning("descriptors_exhausted", error=error.strerror)
-            self._exhausted = True
-        else:
-            if self._exhausted:
-                _log.info("descriptors_free_again")
-            self._exhausted = False
-
     def _report(self) -> None:
-        self._look_for_descriptors()
+        self._notices.look_for_descriptors()
         self.faults.tick()
         now = self.services.now()
         self.counters.note_report(now, STATS_INTERVAL)
@@ -488,13 +425,3 @@ class Worker:
             _log.warning("control_process_gone", error=None if error is None else str(error))
             # Whoever comes after the control process may have the sockets by now.
             self.drain(ORPHAN_GRACE, shared=True)
-
-    def _on_underscored(self, names: tuple[bytes, ...]) -> None:
-        """Fields of a request were left out: CGI-like programs would take them for others."""
-        self.counters.underscored += len(names)
-        for raw in names:  # ≤ 256
-            if self._fields_named.full:
-                break
-            name = self._fields_named.take(raw.decode("latin-1").lower())
-            if name:
-                self._channel.send(FieldDropped(name=name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import structlog
@@ -26,6 +26,11 @@ _log = structlog.get_logger()
 Opened = tuple[Pool, Node, ListenerCounts]
 """Where a tunnel leads, and by which listener its client came."""
 
+
+_LOOKS: Final = 1024
+"""Instances looked at for an idle connection when there is one too many. There may be tens of
+thousands, and there is one too many at each connection then; so the next look goes on where the one
+before has ended. `RESERVED` of `worker.py` may be too many meanwhile."""
 
 LAST_CALL: Final = 1.0
 """Seconds that an idle connection stays open when the worker stops, or its listener is gone. A
@@ -67,6 +72,8 @@ class Connections:
         self.arrivals: set[Arrival] = set()  # ≤ 1 KiB + 100 B per connection
         """Connections on which HTTP has yet to begin."""
         self.tunnels: dict[Tunnel, Opened] = {}  # ≤ 1 KiB + 400 B per tunnel
+        self._round: Iterator[Node] = iter(())
+        """Instances yet to be looked at for an idle connection, before all are again."""
         self.draining = False
         """The worker stops."""
         self.last_call = LAST_CALL
@@ -111,15 +118,20 @@ class Connections:
         in_use += connector.open + connector.dialling
         if in_use <= self.descriptors:
             return
-        for pool in self._pools:  # ≤ services
-            for node in pool.nodes.values():  # ≤ instances
-                if node.idle:
-                    node.idle.pop(0).close()
+        for _ in range(_LOOKS):  # ≤ _LOOKS
+            node = next(self._round, None)
+            if node is None:
+                self._round = (
+                    node for pool in list(self._pools) for node in list(pool.nodes.values())
+                )
+                continue
+            if node.idle:
+                node.idle.pop(0).close()
+                return
+            for session in node.shared:  # ≤ connections
+                if session.idle:
+                    session.retire()
                     return
-                for session in node.shared:  # ≤ connections
-                    if session.idle:
-                        session.retire()
-                        return
 
     def on_client_changed(self, before: ClientStream, after: ClientStream) -> None:
         """A connection goes on in another version of HTTP."""

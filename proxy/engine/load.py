@@ -112,6 +112,8 @@ class OtherRows:
         """The rows as last seen. A part behind the end of a copy counts as 0."""
         self._changed = changed
         self._due = 0.0
+        self.looks = 0
+        """How often the rows were looked at."""
         self.used = 0
         """Bytes of each row that are in use; the engine raises it as slots come up."""
         self.follow(board.alive)
@@ -130,6 +132,7 @@ class OtherRows:
         """Bring the copy up to date, unless that was done a moment ago."""
         if now < self._due:
             return
+        self.looks += 1
         used = self.used
         copies = self._copies
         for index, row in enumerate(self._rows):  # ≤ workers

@@ -7,19 +7,20 @@ update, however large, loses no count.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection
-from random import Random
 from typing import Final, cast
 
 from balancers.base import Balancer, hash_key
 from balancers.round_robin import RoundRobin
 from proxy import catalog
 from proxy.engine.node import Node
+from proxy.engine.pool_context import PoolContext
 from proxy.engine.queue_turns import QueueTurns
 from proxy.engine.resilience.breaker import State
-from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.resilience.policies import Policies
 from proxy.engine.resilience.terms import RouteTerms, Terms
+from proxy.engine.room import Room
 from proxy.engine.sticky import Sticky
 from proxy.engine.telemetry import ServiceCounters
 from proxy.engine.tiers import is_divided, spread
@@ -45,36 +46,6 @@ NEUTRAL: Final = frozenset(
 """Outcomes that are the client's doing or our own, and say nothing of the instance."""
 
 
-class PoolContext:
-    """Values and callbacks that every pool of a worker uses."""
-
-    def __init__(
-        self,
-        row: memoryview[int],
-        rng: Random,
-        buckets: BucketTable,
-        suspect: Callable[[Suspect], None],
-        total: Callable[[int], int],
-        later: Callable[[float, Callable[[], None]], object],
-        breaker_turned: Callable[[str, str], None],
-        raised: Callable[[Exception, str], None],
-    ) -> None:
-        self.row = row
-        """The worker's row of the board."""
-        self.rng = rng
-        self.buckets = buckets
-        self.suspect = suspect
-        """Tells the control process of an instance that keeps failing."""
-        self.total = total
-        """In flight in one column of the board, in all workers, this moment."""
-        self.later = later
-        """Call something after so many seconds."""
-        self.breaker_turned = breaker_turned
-        """Hears of (service, state) when a circuit breaker is in another state."""
-        self.raised = raised
-        """Hears of what was raised by a balancer, and its service."""
-
-
 class Pool:
     """Owns the nodes of one service and the balancer that picks among them."""
 
@@ -93,7 +64,8 @@ class Pool:
         self.terms: Terms = Terms(settings)
         self.sticky = None if settings.sticky is None else Sticky(service, settings.sticky)
         self.route_terms: RouteTerms = RouteTerms(settings)
-        self.turns = QueueTurns(self.policies.queue, shared.later, self._has_any_room)
+        self.room = Room(self.has_room, shared.look, shared.rng)
+        self.turns = QueueTurns(self.policies.queue, shared.later, self.room.any)
         self.newly_unreachable: set[Node] = set()  # ≤ 1 KiB + 100 B per instance
         """Nodes that have become unreachable since the balancer was built."""
         self.on_probation: set[Node] = set()  # ≤ 1 KiB + 100 B per instance
@@ -112,12 +84,16 @@ class Pool:
         """See `PoolSnapshot`."""
         self._choosable = 0
         """Nodes that the balancer chooses among."""
+        self.unknown: dict[Node, None] = {}  # ≤ 1 KiB + 100 B per instance
+        """Nodes that the balancer does not know of: admitted, but one could not connect to them
+        when it was told."""
         self._any_will_do = False
         """Whether no node can be connected to, as far as is known, so that all are chosen among."""
         self.nodes: dict[str, Node] = {}  # ≤ 1 KiB + 400 B per instance
         self._departed: dict[str, Node] = {}  # ≤ 1 KiB + 400 B per request
         self.left_slots: list[int] = []  # ≤ 1 KiB + 64 B per instance
         """Columns that the latest snapshot's nodes are no longer in."""
+        self.rng = shared.rng
         self._shared = shared
         self._row = shared.row
         self.balancer = self._build_balancer([])  # ≤ 8 KiB + 8 KiB per instance
@@ -162,6 +138,10 @@ class Pool:
             node.usable = node.admitted and not node.unreachable
             self._choosable += node.usable and node.weight > 0
             self.newly_unreachable.discard(node)
+            if node.admitted and not node.usable:
+                self.unknown[node] = None
+            else:
+                self.unknown.pop(node, None)
             nodes.append(node)
         self._end_change(change.generation)
         taken_over = False
@@ -172,6 +152,10 @@ class Pool:
                 self._shared.raised(error, self.service)
         if not taken_over:
             self._rebuild()
+        elif self.limited:
+            self.room.usable = self._choosable
+            for node in (*nodes, *gone):  # ≤ instances
+                self.room.note(node)
         return leaving
 
     def _take_over(self, spec: PoolNode, node: Node | None, leaving: list[Node]) -> Node:
@@ -211,6 +195,7 @@ class Pool:
         node.admitted = False
         node.usable = False
         self.newly_unreachable.discard(node)
+        self.unknown.pop(node, None)
         self.end_probation(node)
         leaving.append(node)
         self.left_slots.append(node.slot)
@@ -218,7 +203,6 @@ class Pool:
 
     def _end_change(self, generation: int) -> None:
         self.generation = generation
-        self.turns.nodes = len(self.nodes)
         for key in [k for k, node in self._departed.items() if node.in_flight == 0]:  # ≤ instances
             del self._departed[key]
 
@@ -286,15 +270,13 @@ class Pool:
     def has_room(self, node: Node) -> bool:
         """`node` may have one more request. Reads the board itself: a copy a millisecond old
         would let every worker fill the same gap."""
+        if not self.limited:
+            return True
         in_flight = self._shared.total(node.slot) if node.slot else node.load
-        return not self.limited or in_flight < self.policies.max_inflight
-
-    def _has_any_room(self) -> bool:
-        return any(node.usable and self.has_room(node) for node in self.nodes.values())
-
-    def any_of(self, nodes: list[Node]) -> Node:
-        """A random one of these nodes."""
-        return self._shared.rng.choice(nodes)
+        if in_flight < self.policies.max_inflight:
+            return True
+        self.room.doubt(node)
+        return False
 
     def tick(self, now: float) -> None:
         """A second has passed."""
@@ -329,8 +311,8 @@ class Pool:
         node.in_flight += 1
         node.load += 1
         self._row[node.slot] += 1
-        if self._follows_load:
-            self._report_load(node)
+        if self._alert:
+            self._tell_load(node)
 
     def release(self, node: Node, outcome: str, against: bool = True) -> None:
         """Count one request on `node` as no longer in flight. `outcome`: `ok`, the code of a fault,
@@ -345,10 +327,15 @@ class Pool:
         elif against and outcome not in NEUTRAL:
             self._note_failure(node, outcome)
         if self._alert:
-            if self._follows_load:
-                self._report_load(node)
+            self._tell_load(node)
             if self.limited and self.policies.queue:
                 self.turns.on_freed()
+
+    def _tell_load(self, node: Node) -> None:
+        if self._follows_load:
+            self._report_load(node)
+        if self.limited:
+            self.room.note(node)
 
     def note_answer(self, node: Node, seconds: float, now: float) -> None:
         """Tell a balancer that follows answers of one, `seconds` after the node was asked."""
@@ -375,8 +362,8 @@ class Pool:
     def others_moved(self, node: Node, delta: int) -> None:
         """The other workers' sum for `node` is different now."""
         node.load += delta
-        if self._follows_load and node.present:
-            self._report_load(node)
+        if self._alert and node.present:
+            self._tell_load(node)
 
     def changed_nodes(self) -> list[Node]:
         """Nodes whose counts may be others than `stats_of` last told, of the members and of those
@@ -419,18 +406,19 @@ class Pool:
             zone = self.settings.zone
             spread(nodes, 1.0 if zone is None else zone.min_ready, is_keyed(self.settings))
         self._choosable = sum(node.usable and node.weight > 0 for node in nodes)
+        self.unknown = {node: None for node in nodes if node.admitted and not node.usable}
         self._install(self._build_balancer(nodes))
 
     def _build_balancer(self, nodes: list[Node]) -> Balancer:
         spec = self.settings.balancer
         try:
             make: Callable[..., Balancer] = catalog.plug_in("balancers", spec.type)
-            balancer = make(nodes, self._shared.rng, **spec.params)
+            balancer = make(nodes, self.rng, **spec.params)
             return balancer if self.sticky is None else self.sticky.around(balancer, nodes)
         except Exception as error:
             # The old one does not know these nodes, and somebody has to choose among them.
             self._shared.raised(error, self.service)
-            return RoundRobin(nodes, self._shared.rng)
+            return RoundRobin(nodes, self.rng)
 
     def _install(self, balancer: Balancer) -> None:
         if type(balancer) is type(self.balancer):
@@ -444,7 +432,9 @@ class Pool:
         self._follows_load = balancer.follows_load
         self.follows_answers = balancer.follows_answers
         self._alert = self._follows_load or self.limited
-        """Whether the end of a request is to be told."""
+        """Whether it is to be told that a load changed."""
+        if self.limited or self.policies.queue:  # Some may wait for a limit that is gone.
+            self.room.begin(self.nodes.values(), self.policies.max_inflight or sys.maxsize)
         sticky = self.sticky
         own = source_of(self.settings.balancer.key)
         self.key_source = own if sticky is None else sticky.source

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from proxy.engine.load import OtherRows
 from proxy.engine.node import Node
-from proxy.engine.pool import Pool, PoolContext
+from proxy.engine.pool import Pool
+from proxy.engine.pool_context import PoolContext
 from proxy.engine.second_look import ServiceNames
 from proxy.engine.telemetry import WorkerCounters
 from proxy.messages import PoolChange, PoolSnapshot
@@ -108,6 +109,11 @@ class Pools:
             if point < 0.0:
                 return one.service
         return max(split, key=_weight_of).service  # The sum was off by a rounding.
+
+    def look(self, now: float) -> int:
+        """Look at what other workers have in flight. Returns how often that was done so far."""
+        self.others.refresh(now)
+        return self.others.looks
 
     def slot_changed(self, slot: int, delta: int) -> None:
         """Called by `OtherRows`: the other workers' count of one instance moved."""

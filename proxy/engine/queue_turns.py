@@ -10,8 +10,6 @@ from proxy.engine.resilience.queue import Queue, Waiter
 _LOOK_AGAIN: Final = 0.002
 """Seconds between two looks for room that did not come about here while requests wait: short
 beside any request worth queueing for."""
-_LOOK: Final = 5e-6
-"""Seconds more for each node, of which there may be thousands: a look takes a seventh of that."""
 _CALLED: Final = 64
 """Waiting requests that have their turn in one turn of the loop. More room than that comes about at
 once where a reload raises `max_inflight`, or an instance is new."""
@@ -20,7 +18,7 @@ once where a reload raises `max_inflight`, or an instance is new."""
 class QueueTurns:
     """Owns the looks for room that are arranged for one queue."""
 
-    __slots__ = ("_freed", "_has_room", "_later", "_looking", "nodes", "queue")
+    __slots__ = ("_freed", "_has_room", "_later", "_looking", "queue")
 
     def __init__(
         self,
@@ -32,8 +30,6 @@ class QueueTurns:
         self.queue = queue
         self._later = later
         self._has_room = has_room
-        self.nodes = 0
-        """How many there are to look at."""
         self._looking = False
         """The next look for room that others made is arranged."""
         self._freed = False
@@ -58,7 +54,7 @@ class QueueTurns:
         of other workers, and of new nodes, must be looked for."""
         if not self._looking:
             self._looking = True
-            self._later(_LOOK_AGAIN + self.nodes * _LOOK, self._look)
+            self._later(_LOOK_AGAIN, self._look)
 
     def _look(self) -> None:
         self._looking = False

@@ -26,9 +26,15 @@ A further attempt does not join the queue, and one that is made although there i
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Final
 
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool
+
+_NAMED: Final = 8
+"""Full instances that the balancer may name, one after the other, before it is asked no more."""
+_RESORTS: Final = 64
+"""Instances looked at that the balancer does not know of."""
 
 
 def first_choice(pool: Pool, picked: Node, key: int, now: float) -> Node | None:
@@ -69,18 +75,28 @@ def _choice(pool: Pool, picked: Node, key: int, tried: Collection[Node], now: fl
         other = pool.pick(key, {*tried, *avoided})
         if other is not None and pool.has_room(other):
             return other
-    full: list[Node] = []
-    if pool.limited:
-        full = [node for node in pool.nodes.values() if node.usable and not pool.has_room(node)]
-    if avoided and full:
-        other = pool.pick(key, {*tried, *full, *avoided})
-        if other is not None or any(not node.unreachable for node in full):
+    if avoided and pool.limited:
+        other = _with_room(pool, key, {*tried, *avoided})
+        away = pool.newly_unreachable
+        if other is not None or pool.room.count_full() > sum(not pool.has_room(n) for n in away):
             return other
     if on_probation and pool.newly_unreachable:
-        other = pool.pick(key, {*tried, *full, *pool.newly_unreachable})
+        other = _with_room(pool, key, {*tried, *pool.newly_unreachable})
         if other is not None:
             return other
-    return pool.pick(key, {*tried, *full}) if full else picked
+    return picked if pool.has_room(picked) else _with_room(pool, key, {*tried})
+
+
+def _with_room(pool: Pool, key: int, avoided: set[Node]) -> Node | None:
+    """A node with room that is not avoided. If the balancer names only full ones, any: where so
+    many are full, whoever has room is to be asked, and to go on would be to look at all."""
+    passed = {*avoided}
+    for _ in range(_NAMED):  # ≤ _NAMED
+        node = pool.pick(key, passed)
+        if node is None or pool.has_room(node):
+            return node
+        passed.add(node)
+    return pool.room.one(avoided)
 
 
 def _is_avoided(node: Node, further: bool, now: float) -> bool:
@@ -95,10 +111,13 @@ def _may_dial(pool: Pool, node: Node) -> bool:
 def _last_resort(pool: Pool, tried: Collection[Node]) -> Node | None:
     """A node that the balancer does not choose among, because it cannot be connected to or could
     not until a moment ago."""
+    candidates = [*pool.unknown, *pool.newly_unreachable, *pool.on_probation]
+    if len(candidates) > _RESORTS:
+        candidates = pool.rng.sample(candidates, _RESORTS)
     nodes = [
         node
-        for node in pool.nodes.values()
+        for node in candidates
         if node.admitted and node.weight and node not in tried and pool.has_room(node)
     ]
     nodes = [node for node in nodes if not node.unreachable] or nodes
-    return pool.any_of(nodes) if nodes else None
+    return pool.rng.choice(nodes) if nodes else None

@@ -41,7 +41,7 @@ from proxy.engine.load import Board, OtherRows
 from proxy.engine.mirror import new_mirror
 from proxy.engine.node import Node
 from proxy.engine.notices import Notices
-from proxy.engine.pool import PoolContext
+from proxy.engine.pool_context import PoolContext
 from proxy.engine.pools import Pools
 from proxy.engine.proxy_protocol import ProxyProtocol
 from proxy.engine.reports import Reports
@@ -130,6 +130,7 @@ class Worker:
             BucketTable(board.buckets),
             self._notices.suspect,
             board.total,
+            lambda: self.pools.look(now()),
             loop.call_later,
             self._notices.breaker_turned,
             self.faults.inside,

@@ -6,6 +6,7 @@ from typing import Final
 
 from proxy.engine.http2.shared import SharedSession
 from proxy.engine.streams import UpstreamStream
+from proxy.engine.upstream.turns import Turns
 from proxy.latency import PLACES, UNITS, place_of
 from proxy.messages import PoolNode, Status
 from proxy.names.cache import Name
@@ -48,6 +49,7 @@ class Node:
         "stated",
         "status",
         "took",
+        "turns",
         "unreachable",
         "usable",
         "weight",
@@ -101,6 +103,8 @@ class Node:
         self.idle: list[UpstreamStream] = []  # ≤ 1 KiB + 16 B per connection
         self.shared: list[SharedSession] = []  # ≤ 1 KiB + 16 B per connection
         """Sessions of HTTP/2 that take further streams."""
+        self.turns: Turns | None = None
+        """Connections being made to it, once it was dialled."""
         self.calm_until = 0.0
         """No new session before: the instance has asked for that."""
         self.picks = 0

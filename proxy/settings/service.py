@@ -97,8 +97,8 @@ class Keepalive(msgspec.Struct, frozen=True, kw_only=True):
     max_idle: Annotated[
         int,
         integer(0, 10_000, "0 = no idle connections"),
-        "Most connections to one instance that each worker keeps idle for longer than a second, 0"
-        " to 10000; 0 closes each after its request.",
+        "Most connections to one instance that each worker keeps idle for longer than ten seconds,"
+        " 0 to 10000; 0 closes each after its request.",
     ] = 64
     max_requests: Annotated[
         int, integer(1, 1_000_000_000), "Requests on one connection before it is closed."

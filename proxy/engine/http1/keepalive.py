@@ -15,10 +15,11 @@ from proxy.engine.node import Node
 from proxy.engine.streams import StreamEvents, UpstreamStream
 from proxy.settings.service import ServiceSettings
 
-EXCESS: Final = 1.0
-"""Seconds that a connection beyond `keepalive.max_idle` stays for the next request. A thousand
-clients served in one turn of the loop need a thousand connections in the next turn, too: closing
-all but 64 of them in between would mean dialling at each request."""
+EXCESS: Final = 10.0
+"""Seconds that a connection beyond `keepalive.max_idle` stays for the next request. The one used
+last is used first, so those stay that were needed at the same time within so many seconds: the pool
+follows the demand. Bursts some seconds apart find their connections again; closing these in between
+would take a local port for a minute for each, of which there are 28,000."""
 
 _TIMEOUT: Final = re.compile(rb"(?:^|,)[ \t]*timeout=(\d{1,9})[ \t]*(?:,|$)", re.IGNORECASE)
 
@@ -101,6 +102,8 @@ class KeptConnection(UpstreamStream):
         self.deadline = now + limit
         if self.deadline < self.filed:
             self._deadlines.file(self, self.deadline)
+        if node.turns is not None:
+            node.turns.call()
 
     def close(self) -> None:
         """See `UpstreamStream`."""

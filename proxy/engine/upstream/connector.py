@@ -18,11 +18,13 @@ from proxy.engine.flow import as_protocol
 from proxy.engine.http1.client import UpstreamConnection
 from proxy.engine.http1.keepalive import KeptConnection, Upstreams
 from proxy.engine.node import Node
+from proxy.engine.streams import UpstreamStream
 from proxy.engine.tls.client import ClientContexts, ClientHandshake
 from proxy.engine.tls.handshakes import Handshakes
 from proxy.engine.upstream.dialler import Dialler
 from proxy.engine.upstream.raw import SessionOpening
 from proxy.engine.upstream.sharing import Sharing
+from proxy.engine.upstream.turns import NO_PORT_PAUSE, Turns
 from proxy.errors import (
     BAD_ANSWER,
     CLOSED_EARLY,
@@ -81,7 +83,8 @@ class Connector:
         self._left: set[Node] = set()  # ≤ 1 KiB + 100 B per instance
         """Nodes to which a connection is being made that nobody waits for any more."""
         self._beside = 0
-        """Connections being made beside the first one of their dial."""
+        """Connections being made beside the first one of their dial, less those that wait for their
+        turn."""
 
     def dial(
         self,
@@ -155,10 +158,26 @@ class Connector:
                 addresses = name.known() or await name.find()
                 if not node.local:
                     addresses = self._permitted(addresses, node.port)
-                if len(addresses) == 1:
-                    connection = await self._connect(node, settings, make, preface, addresses[0])
-                else:
-                    connection = await self._race(node, settings, make, preface, name, addresses)
+                turns = node.turns
+                if turns is None:
+                    turns = node.turns = Turns()
+                if turns.full:
+                    pooled = make is UpstreamConnection and version == "off"
+                    idle = await self._wait(node, turns, pooled)
+                    if idle is not None:
+                        waiter.on_connected(node, idle)
+                        return
+                turns.under_way += 1
+                try:
+                    if len(addresses) == 1:
+                        only = addresses[0]
+                        connection = await self._connect(node, settings, make, preface, only)
+                    else:
+                        connection = await self._race(
+                            node, settings, make, preface, name, addresses
+                        )
+                finally:
+                    turns.end()
         except Exception as error:
             if not addresses and isinstance(error, TimeoutError):
                 error = Unresolved(f"no name server has answered within {limit:g} s")
@@ -174,6 +193,22 @@ class Connector:
             waiter.on_connect_failed(node, CLOSED_EARLY, detail)
         else:
             waiter.on_connected(node, connection)
+
+    async def _wait(self, node: Node, turns: Turns, pooled: bool) -> UpstreamStream | None:
+        """Wait for a turn to connect. Returns an idle connection that has come about meanwhile,
+        instead; `pooled`: one would do."""
+        self._beside -= 1
+        try:
+            while turns.full:  # ≤ requests
+                await turns.wait(self._loop)
+                while pooled and node.idle:  # ≤ connections
+                    idle = node.idle.pop()
+                    if idle.is_quiet():
+                        return idle
+                    idle.close()
+            return None
+        finally:
+            self._beside += 1
 
     def _permitted(self, addresses: tuple[str, ...], port: int) -> tuple[str, ...]:
         """Addresses to which an instance of the registry may lead. Raises `Refused` if there are
@@ -235,7 +270,11 @@ class Connector:
         context = None
         if node.server_name is not None and make.alpn:
             context = await self.contexts.get(settings.tls, make.alpn)
+        turns = node.turns
+        assert turns is not None
         while True:  # ≤ 32
+            if turns.ports_from > self._loop.time():
+                raise OSError(errno.EADDRNOTAVAIL, "there was no local port a moment ago")
             self._make_room()
             connection = make(node, settings, self._upstreams)
             try:
@@ -252,6 +291,8 @@ class Connector:
                     raise OSError(
                         errno.ENETUNREACH, f"this machine has no address to reach {address} from"
                     ) from None
+                if error.errno == errno.EADDRNOTAVAIL:
+                    turns.ports_from = self._loop.time() + NO_PORT_PAUSE
                 if error.errno not in _NO_DESCRIPTOR or not tries:
                     raise
                 tries -= 1
@@ -301,7 +342,7 @@ class Connector:
     @property
     def dialling(self) -> int:
         """Connections being made."""
-        return len(self._dialling) + max(0, self._beside)
+        return max(0, len(self._dialling) + self._beside)
 
     def close_idle(self, node: Node) -> None:
         """The node left or must not be used: nothing idle stays behind."""

@@ -79,6 +79,7 @@ MECHANISMS: Mapping[str, str] = {
     "slow_start": "proxy.control.slow_start:SlowStart",
     "circuit_breaker": "proxy.engine.resilience.breaker:Breaker",
     "adaptive_concurrency": "proxy.engine.resilience.concurrency:Concurrency",
+    "hedge": "proxy.engine.resilience.hedging:Hedging",
     "max_inflight": "proxy.engine.resilience.queue:Queue",
     "rate_limit": "proxy.engine.resilience.limits:BucketTable",
     "drain": "proxy.control.pools:PoolRegistry",

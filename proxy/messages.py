@@ -288,6 +288,8 @@ class ServiceStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Tunnels that `drain.tunnels: close` closed."""
     calls: dict[str, int] = {}
     """Status of gRPC → calls of gRPC."""
+    hedges: dict[str, int] = {}
+    """`won`, `lost` or `failed` → hedges."""
 
 
 class PolicyState(msgspec.Struct, frozen=True, array_like=True, gc=False):

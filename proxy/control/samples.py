@@ -67,6 +67,11 @@ MANY = {
         "Calls of gRPC, by what became of them.",
         ("service", "grpc_status"),
     ),
+    "fairlead_hedges_total": (
+        "counter",
+        "Second attempts beside slow first ones: won, lost to the first, or failed.",
+        ("service", "result"),
+    ),
     "fairlead_queue_waiting": (
         "gauge",
         "Requests that wait for an instance with room.",
@@ -322,6 +327,8 @@ def write_traffic(families: Mapping[str, list[str]], service: str, total: Servic
         write("fairlead_limited_total", f",limit={quoted(limit)}", count)
     for status, count in total.calls.items():
         write("fairlead_grpc_calls_total", f",grpc_status={quoted(status)}", count)
+    for result, count in total.hedges.items():
+        write("fairlead_hedges_total", f",result={quoted(result)}", count)
     if total.breaker_opened:
         write("fairlead_breaker_opened_total", "", total.breaker_opened)
     if total.tunnels_closed:

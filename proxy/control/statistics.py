@@ -38,6 +38,7 @@ class ServiceTotal:
     breaker_opened: int = 0
     tunnels_closed: int = 0
     calls: dict[str, int] = field(default_factory=dict)
+    hedges: dict[str, int] = field(default_factory=dict)
 
     def add(self, counted: ServiceStats | ServiceTotal) -> None:
         """Add one worker's counts, or another sum."""
@@ -51,6 +52,7 @@ class ServiceTotal:
         self.breaker_opened += counted.breaker_opened
         self.tunnels_closed += counted.tunnels_closed
         _add(self.calls, counted.calls)
+        _add(self.hedges, counted.hedges)
 
 
 @dataclass(slots=True)

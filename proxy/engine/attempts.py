@@ -179,7 +179,7 @@ class Attempts(RequestState):
         self.dial = None
         try:
             self.services.unreachable.reached(self.pool, node)
-            if self.finished or self.replying:
+            if self.finished or self.replying or node is not self.last:
                 upstream.park(self.services.now())
                 return
             self.client.release_body()
@@ -194,7 +194,7 @@ class Attempts(RequestState):
         try:
             if fault.side is Side.UPSTREAM:  # Not if it was us who had no descriptor, or no port.
                 self.services.unreachable.add(self.pool, node, detail)
-            if not self.finished:
+            if not self.finished and node is self.last:
                 self._on_attempt_failed(fault, detail, unsent=True)
         except Exception as error:
             self.fail_inside(error)
@@ -202,6 +202,8 @@ class Attempts(RequestState):
     def on_dial_raised(self, node: Node, error: Exception) -> None:
         """See `Dialler`."""
         self.dial = None
+        if node is not self.last:
+            raise error  # A hedge was quicker, and the request has no part in this any more.
         self.fail_inside(error)
 
     def _send(self, upstream: UpstreamStream, now: float) -> None:

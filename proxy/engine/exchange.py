@@ -29,7 +29,9 @@ from __future__ import annotations
 from typing import Final
 
 from proxy.engine.attempts import Attempts
+from proxy.engine.beside import Beside
 from proxy.engine.deadlines import Alarm
+from proxy.engine.hedge import new_hedge
 from proxy.engine.held_response import HeldResponse
 from proxy.engine.own_answers import answer_for_us, problem
 from proxy.engine.preparation import prepare
@@ -60,6 +62,8 @@ class Exchange(Attempts):
     held: HeldResponse | None = None
     total: Alarm | None = None
     """The deadline over all attempts."""
+    beside: Beside | None = None
+    """A second attempt beside the first, or the wait for one; None = there is none."""
 
     def __repr__(self) -> str:
         return f"<Exchange {self.request!r} node={self.node!r} status={self.status}>"
@@ -94,7 +98,7 @@ class Exchange(Attempts):
         self._attempt(self.began)
 
     def _begin_extras(self) -> None:
-        """Begin what only some requests have: a limit over all attempts, a copy."""
+        """Begin what only some requests have: a limit over all attempts, a copy, a hedge."""
         limit, services = self.terms.total, self.services
         if limit:
             self.total = Alarm(self.on_total_timeout)
@@ -104,6 +108,8 @@ class Exchange(Attempts):
             pieces = [] if self.body is None else self.body.pieces
             self.tap = services.new_mirror(self, services, pieces)
             self.has_extras = self.has_extras or self.tap is not None
+        self.beside = new_hedge(self)
+        self.has_extras = self.has_extras or self.beside is not None
 
     # -- the answer
 
@@ -136,6 +142,8 @@ class Exchange(Attempts):
             self.outcome = str(status)
         if self.has_extras:
             self._drop_held()
+            if self.beside is not None:
+                self.beside.on_answer(now)
             if self.way_back is not None:
                 response = self.way_back.answer(response)
             if self.admission is not None:
@@ -200,7 +208,9 @@ class Exchange(Attempts):
         if not self.body_done:
             return False  # The connection still expects the rest, which only one can get.
         self.upstream = None  # The next attempt sets its own.
-        if not self._retry(reason, answered=True):
+        if self.beside is not None and self.beside.takes_over(reason):
+            pass
+        elif not self._retry(reason, answered=True):
             self.upstream = upstream
             return False
         if self.admission is not None:
@@ -307,6 +317,8 @@ class Exchange(Attempts):
         if self.status:
             self._break_off(fault, detail)
             return
+        if self.beside is not None and self.beside.takes_over(fault.code):
+            return
         method = self.request.method
         unsent = unsent and self.whole
         may = self.terms.may_repeat(fault, method, stale, unsent, self.replayable)
@@ -326,6 +338,8 @@ class Exchange(Attempts):
         if self.attempts and fault.side is Side.UPSTREAM and self.admission is not None:
             self.admission.report(True, self.services.now())
         self._drop_upstream()
+        if self.beside is not None:
+            self.beside.end()
         self.name()
         self.services.faults.request(fault, detail, self)
         answer = self._own_answer(fault, detail, retry_after)
@@ -456,6 +470,8 @@ class Exchange(Attempts):
         if self.admission is not None:
             self.admission.end_probe()
         self._drop_held()
+        if self.beside is not None:
+            self.beside.end()
         if self.tap is not None:
             self.tap.end()
             self.tap = None

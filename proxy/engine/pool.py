@@ -282,6 +282,8 @@ class Pool:
         """A second has passed."""
         policies = self.policies
         policies.budget.tick(self.requests)
+        if policies.hedging is not None:
+            policies.hedging.tick(self.requests)
         if policies.breaker is not None:
             policies.breaker.tick(now)
             self.look_at_breaker()

@@ -28,8 +28,8 @@ class ServiceCounters:
     """Owns the counts of one service in this worker since its start."""
 
     __slots__ = (
-        "_answers", "_buckets", "_sum", "breaker_opened", "calls", "changes", "faults", "limited",
-        "retries", "told", "tunnels_closed",
+        "_answers", "_buckets", "_sum", "breaker_opened", "calls", "changes", "faults", "hedges",
+        "limited", "retries", "told", "tunnels_closed",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -43,6 +43,8 @@ class ServiceCounters:
         self.tunnels_closed = 0
         self.calls: dict[str, int] = {}  # ≤ 4 KiB
         """Status of gRPC, of which there are 17 → calls."""
+        self.hedges: dict[str, int] = {}  # ≤ 1 KiB
+        """`won`, `lost` or `failed` → hedges."""
         self.changes = 0
         """Grows with every count, so that one look tells whether there is news."""
         self.told = -1
@@ -100,6 +102,11 @@ class ServiceCounters:
         word = str(status)
         self.calls[word] = self.calls.get(word, 0) + 1
 
+    def hedged(self, result: str) -> None:
+        """A hedge is over, or was the one to wait for: `won`, `lost` or `failed`."""
+        self.changes += 1
+        self.hedges[result] = self.hedges.get(result, 0) + 1
+
     def snapshot(self) -> ServiceStats:
         """The counts as a message."""
         return ServiceStats(
@@ -112,6 +119,7 @@ class ServiceCounters:
             self.breaker_opened,
             self.tunnels_closed,
             dict(self.calls),
+            dict(self.hedges),
         )
 
 

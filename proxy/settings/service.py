@@ -17,6 +17,7 @@ from proxy.settings.complaints import Report
 from proxy.settings.declare import Given, Off, Short, overlay
 from proxy.settings.filters import FilterSpec
 from proxy.settings.health_check import HealthCheckSettings, inherit_check
+from proxy.settings.hedge import HedgeSettings
 from proxy.settings.instances import InstanceEntry, instances_of
 from proxy.settings.keys import SOURCE
 from proxy.settings.mirror import MirrorSettings
@@ -274,6 +275,12 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
         "Answering 503 at once to more requests than the service can work on without becoming slow;"
         " measured in each worker.",
     ] = None
+    hedge: Annotated[
+        HedgeSettings | None,
+        Off(),
+        "[A second attempt](resilience.md#hedges) beside the first, of a GET, HEAD or OPTIONS that"
+        " waits for longer than others; the first answer counts.",
+    ] = None
     send_proxy_protocol: Annotated[
         Literal["off", "v1", "v2"],
         choice(("off", "v1", "v2"), "a version of the PROXY protocol"),
@@ -419,6 +426,12 @@ def inherit(given: Given, service: str, inherited: PoolSettings, report: Report)
     if isinstance(tls := given.get("tls"), Given):
         checked_upstream_tls(settings.tls, tls, report)
     check_protocol(settings.protocol, settings.tls, given, report)
+    if given.get("hedge") is not None and (settings.sticky or not settings.retry.max_retries):
+        other = "sticky" if settings.sticky else "retry: off"
+        report.complain(
+            given.at("hedge"),
+            f"asks a second instance, which {other} forbids; allowed: hedge: off, or the other",
+        )
     if settings.send_proxy_protocol != "off" and settings.protocol != "h1":
         report.complain(
             given.at("protocol" if "protocol" in given else "send_proxy_protocol"),

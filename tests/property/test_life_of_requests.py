@@ -14,10 +14,12 @@ from msgspec.structs import replace
 
 from proxy.engine.deadlines import NEVER
 from proxy.engine.exchange import Exchange
+from proxy.engine.hedge import Hedge, SecondAttempt
 from proxy.engine.node import Node
 from proxy.engine.resilience.breaker import State
 from proxy.engine.upstream.unreachable import AT_ONCE
 from proxy.settings.balancer import BalancerSpec
+from proxy.settings.hedge import HedgeSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import (
     BreakerSettings,
@@ -63,6 +65,15 @@ SETTINGS = (
         max_inflight=2,
         circuit_breaker=None,
         timeouts=Timeouts(connect=0.0),
+    ),
+    replace(EVERYTHING, max_inflight=0, hedge=HedgeSettings(after="300ms", max_share=1.0)),
+    replace(
+        EVERYTHING,
+        max_inflight=2,
+        hedge=HedgeSettings(after="1ms", max_share=1.0),
+        balancer=BalancerSpec(type="peak_ewma"),
+        circuit_breaker=None,
+        timeouts=Timeouts(connect=5.0),
     ),
 )
 REQUESTS = (
@@ -111,9 +122,16 @@ class Life(RuleBasedStateMachine):
     def take(self, node: Node) -> None:
         """An exchange has chosen `node`."""
         exchange = sys._getframe(1).f_locals["self"]
-        assert isinstance(exchange, Exchange)
         pool = self.wire.pool
         assert node.admitted
+        if isinstance(exchange, SecondAttempt):
+            first = exchange._first
+            assert first.node is not None
+            assert node not in (*first.tried, first.node)
+            assert not node.unreachable
+            self.taken(node)
+            return
+        assert isinstance(exchange, Exchange)
         if node.unreachable:
             others = [
                 other
@@ -230,6 +248,8 @@ class Life(RuleBasedStateMachine):
         assert sum(row[slot] for slot in range(32)) == sum(node.in_flight for node in nodes)
         exchanges = [c.exchange for c in wire.worker.connections.clients if c.exchange is not None]
         taken = sum(exchange.node is not None for exchange in exchanges)
+        hedges = [e.beside._second for e in exchanges if isinstance(e.beside, Hedge)]
+        taken += sum(hedge is not None and hedge.node is not None for hedge in hedges)
         assert sum(node.in_flight for node in nodes) == taken + len(wire.worker.connections.tunnels)
         assert all(node.in_flight >= 0 for node in nodes)
         waiting_ = [exchange for exchange in exchanges if exchange.waiting is not None]

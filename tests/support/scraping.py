@@ -41,6 +41,7 @@ def report(requests: int, *ids: str, number: int = 0) -> WorkerStats:
         breaker_opened=1,
         tunnels_closed=2,
         calls={"0": 2, "14": 1},
+        hedges={"won": 1},
     )
     nodes = [
         NodeStats(

@@ -34,6 +34,20 @@ TABLE = r"""
 routes: [
 --->
 proxy.yaml:2: not valid YAML: expected the node content, but found '<stream end>'
+=== hedges
+services:
+  a: {hedge: {after: p100, max_share: 2}}
+  b: {hedge: {after: 0s}}
+  c: {hedge: {}, sticky: {}}
+  d: {retry: off, hedge: {after: 50ms}}
+  e: {hedge: off, retry: off, sticky: {}}
+routes: [{service: a}]
+--->
+proxy.yaml:2: services.a.hedge.after: "p100" is not a duration; allowed: p50 to p99, or a duration such as 50ms of at least 1ms
+proxy.yaml:2: services.a.hedge.max_share: "2" is out of range; allowed: a number from 0 to 1
+proxy.yaml:3: services.b.hedge.after: "0s" is too short; allowed: p50 to p99, or a duration such as 50ms of at least 1ms
+proxy.yaml:4: services.c.hedge: asks a second instance, which sticky forbids; allowed: hedge: off, or the other
+proxy.yaml:5: services.d.hedge: asks a second instance, which retry: off forbids; allowed: hedge: off, or the other
 === unquoted_template
 routes:
   - {path_prefix: /{service}}

@@ -60,6 +60,7 @@ PROMISED = {
     "fairlead_breaker_open": ("service",),
     "fairlead_breaker_opened_total": ("service",),
     "fairlead_grpc_calls_total": ("service", "grpc_status"),
+    "fairlead_hedges_total": ("service", "result"),
     "fairlead_queue_waiting": ("service",),
     "fairlead_limited_total": ("service", "limit"),
     "fairlead_certificate_expiry_timestamp_seconds": ("listener", "service", "certificate"),

@@ -10,6 +10,7 @@ from typing import Final
 
 from proxy.engine.resilience.breaker import Breaker
 from proxy.engine.resilience.concurrency import Concurrency
+from proxy.engine.resilience.hedging import Hedging
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.resilience.queue import Queue
 from proxy.engine.resilience.retry import RetryBudget
@@ -39,9 +40,9 @@ class Policies:
     """Owns the state of every policy of one service in this worker."""
 
     __slots__ = (
-        "_breaker_settings", "_burst", "_interval", "_salt", "_target", "breaker", "buckets",
-        "budget", "concurrency", "has_admission", "max_inflight", "queue", "rate_key",
-        "suspect_after",
+        "_breaker_settings", "_burst", "_hedge_settings", "_interval", "_salt", "_target",
+        "breaker", "buckets", "budget", "concurrency", "has_admission", "hedging", "max_inflight",
+        "queue", "rate_key", "suspect_after",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +76,12 @@ class Policies:
             self.concurrency = before.concurrency
         elif adaptive is not None:
             self.concurrency = Concurrency(adaptive.target, 0.0)
+        hedge = self._hedge_settings = settings.hedge
+        self.hedging: Hedging | None = None
+        if before is not None and before._hedge_settings == hedge:
+            self.hedging = before.hedging
+        elif hedge is not None:
+            self.hedging = Hedging(hedge.quantile, hedge.delay, hedge.max_share)
         self.max_inflight = settings.max_inflight
         self.queue: Queue = (
             Queue(settings.queue.size) if before is None else before.queue

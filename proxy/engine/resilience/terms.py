@@ -21,7 +21,8 @@ class Terms:
         retry = settings.retry
         self.settings = settings
         self.total = settings.timeouts.total
-        self.has_extras = self.total > 0 or settings.mirror is not None
+        extras = (settings.mirror, settings.hedge)
+        self.has_extras = self.total > 0 or extras != (None, None)
         """Whether a request has more to begin with than an attempt."""
         self.queue_limit = settings.timeouts.queue
         self.max_retries = retry.max_retries

@@ -6,8 +6,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 
 .PHONY: run test drills quick lint types bench microbench guard compiled test-compiled guard-compiled docs simulate clean
 
+# On the compiled data plane, if `make compiled` was called since the last change of the sources.
 run: $(VENV)/.run
-	@exec $(BIN)/fairlead demo
+	@if $(MAKE) --question $(COMPILED)/.stamp >/dev/null 2>&1; then export $(WITH_COMPILED); fi; \
+		exec $(BIN)/fairlead demo
 
 # The end-to-end tests mostly wait, so more of them than cores run side by side.
 JOBS ?= 3

@@ -11,8 +11,9 @@ from typing import Final, Literal
 
 import msgspec
 
+from proxy.settings.access_log import AccessLogSettings
 from proxy.settings.listener import ListenerSettings
-from proxy.settings.process import AccessLogSettings, LogSettings, TracingSettings
+from proxy.settings.process import LogSettings, TracingSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import ServiceSettings
 

@@ -16,6 +16,7 @@ from time import gmtime
 from typing import Final, NamedTuple
 
 from proxy.engine.node import Node
+from proxy.engine.request_state import RequestState
 from proxy.errors import FAULTS
 from proxy.http.memo import ENTRY, Memo
 from proxy.http.messages import VERSIONS, RequestFields, RequestHead
@@ -23,7 +24,7 @@ from proxy.http.messages import VERSIONS, RequestFields, RequestHead
 _Values = tuple[bytes | None, bytes | None, bytes | None, bytes | None]
 """Host, user agent, referer, and the chain of proxies before."""
 
-TARGET, HOST, AGENT, REFERER, FORWARDED, ID, NAME, METHOD = 1800, 255, 300, 400, 200, 128, 128, 32
+TARGET, HOST, AGENT, REFERER, FORWARDED, ID, NAME, METHOD = 1750, 255, 300, 400, 200, 128, 128, 32
 """Bytes of a value in a line, at most; longer ones are cut and end in `...`. All of them together
 with the rest of a line fit into 4,096, which is what a pipe takes without letting another writer
 in between (PIPE_BUF)."""
@@ -118,8 +119,8 @@ class Lines(ABC):
         self._seconds: dict[int, bytes] = {}  # ≤ _SECONDS * 256
 
     @abstractmethod
-    def line(self, entry: Entry) -> bytes:
-        """One line, with its end."""
+    def line(self, entry: Entry, state: RequestState | None = None) -> bytes:
+        """One line, with its end. `state`: of the request, unless it never became one."""
 
     @abstractmethod
     def _second(self, second: int) -> bytes:
@@ -170,7 +171,7 @@ class JsonLines(Lines):
         self._texts: Memo[_Values, bytes] = Memo(_TEXTS_ROOM, _LARGEST)  # ≤ _TEXTS_ROOM
         self._nodes: Memo[Node, bytes] = Memo(_TEXTS_ROOM, _LARGEST)  # ≤ _TEXTS_ROOM
 
-    def line(self, entry: Entry) -> bytes:
+    def line(self, entry: Entry, state: RequestState | None = None) -> bytes:
         (
             began, client, trusted, request, status, received, sent, seconds, first_byte,
             route, service, node, attempts, fault, request_id, grpc_status,
@@ -182,13 +183,13 @@ class JsonLines(Lines):
         if _PERCENT in client:  # The zone of an address: a name that is given on this machine.
             client = json_text(client, NAME)
         if node is None:
-            to = b'"service":%b,"instance":null,"upstream":null' % _name(service)
+            to = b'"service":%b,"instance":null,"upstream":null' % name_of(service)
         else:
             to = self._nodes.young.get(node) or self._node(service, node)
         if request is None:
             return _ANY % (
                 time, milliseconds, client, b'"method":null,"target":null,"protocol":null',
-                status, received, sent, _milliseconds(seconds), b"null", b"null", to, attempts,
+                status, received, sent, in_milliseconds(seconds), b"null", b"null", to, attempts,
                 _FAULTS[fault], request_id,
                 b'"host":null,"user_agent":null,"referer":null,"forwarded_for":null',
             )  # fmt: skip
@@ -219,8 +220,8 @@ class JsonLines(Lines):
             time, milliseconds, client,
             b'"method":"%b","target":"%b","protocol":"HTTP/%b"'
             % (method, target, VERSIONS[request.minor]),
-            status, received, sent, _milliseconds(seconds),
-            _milliseconds(first_byte) if first_byte >= 0 else b"null",
+            status, received, sent, in_milliseconds(seconds),
+            in_milliseconds(first_byte) if first_byte >= 0 else b"null",
             b"%d" % route if route >= 0 else b"null",
             to, attempts, _FAULTS[fault], request_id, block,
         )  # fmt: skip
@@ -229,7 +230,7 @@ class JsonLines(Lines):
         return b"%04d-%02d-%02dT%02d:%02d:%02d" % gmtime(second)[:6]
 
     def _new_block(self, fields: RequestFields, trusted: bool) -> bytes:
-        agent, referer = _agent_and_referer(fields)
+        agent, referer = agent_and_referer(fields)
         # Where each block has a trace id of its own, this is still the same.
         values = (
             fields.host if fields.hosts else None,
@@ -248,10 +249,10 @@ class JsonLines(Lines):
         self, host: bytes | None, agent: bytes | None, referer: bytes | None, chain: bytes | None
     ) -> bytes:
         return b'"host":%b,"user_agent":%b,"referer":%b,"forwarded_for":%b' % (
-            _quoted(host, HOST),
-            _quoted(agent, AGENT),
-            _quoted(None if referer is None else self._shown(referer), REFERER),
-            _quoted(chain, FORWARDED),
+            quoted(host, HOST),
+            quoted(agent, AGENT),
+            quoted(None if referer is None else self._shown(referer), REFERER),
+            quoted(chain, FORWARDED),
         )
 
     def _node(self, service: str | None, node: Node) -> bytes:
@@ -260,11 +261,10 @@ class JsonLines(Lines):
         return text
 
     def _new_node(self, service: str | None, node: Node) -> bytes:
-        address = f"[{node.address}]" if ":" in node.address else node.address
         return b'"service":%b,"instance":%b,"upstream":%b' % (
-            _name(service),
-            _name(node.id),
-            _name(f"{address}:{node.port}"),
+            name_of(service),
+            name_of(node.id),
+            name_of(endpoint(node)),
         )
 
 
@@ -275,7 +275,7 @@ class CommonLines(Lines):
         super().__init__(query)
         self._combined = combined
 
-    def line(self, entry: Entry) -> bytes:
+    def line(self, entry: Entry, state: RequestState | None = None) -> bytes:
         request = entry.request
         asked, tail = b"-", b'"-" "-"'
         if request is not None:
@@ -310,14 +310,14 @@ class CommonLines(Lines):
         return tail
 
     def _new_tail(self, fields: RequestFields) -> bytes:
-        agent, referer = _agent_and_referer(fields)
+        agent, referer = agent_and_referer(fields)
         return b'"%b" "%b"' % (
             clf_text(self._shown(referer or b"-"), REFERER),
             clf_text(agent or b"-", AGENT),
         )
 
 
-def _agent_and_referer(fields: RequestFields) -> tuple[bytes | None, bytes | None]:
+def agent_and_referer(fields: RequestFields) -> tuple[bytes | None, bytes | None]:
     """The first of each; a block that is new to us is looked through once, and quickly."""
     agent = referer = None
     for name, value in fields.pairs:  # ≤ 256
@@ -330,21 +330,23 @@ def _agent_and_referer(fields: RequestFields) -> tuple[bytes | None, bytes | Non
     return agent, referer
 
 
-def _milliseconds(seconds: float) -> bytes:
+def endpoint(node: Node) -> str:
+    """Address and port of an instance."""
+    address = f"[{node.address}]" if ":" in node.address else node.address
+    return f"{address}:{node.port}"
+
+
+def in_milliseconds(seconds: float) -> bytes:
+    """A time in milliseconds, with three decimals."""
     whole, part = divmod(int(seconds * 1e6 + 0.5), 1000)
     return b"%d.%b" % (whole, _three(part))
 
 
-def _quoted(value: bytes | None, longest: int) -> bytes:
+def quoted(value: bytes | None, longest: int) -> bytes:
+    """A value of JSON: a text, or null."""
     return b"null" if value is None else b'"%b"' % json_text(value, longest)
 
 
-def _name(name: str | None) -> bytes:
-    return _quoted(None if name is None else name.encode("utf-8", "surrogatepass"), NAME)
-
-
-def lines_of(format: str, query: bool) -> Lines:
-    """`format`: `json`, `common` or `combined`."""
-    if format == "json":
-        return JsonLines(query)
-    return CommonLines(query, combined=format == "combined")
+def name_of(name: str | None) -> bytes:
+    """A name as a value of JSON."""
+    return quoted(None if name is None else name.encode("utf-8", "surrogatepass"), NAME)

@@ -15,14 +15,15 @@ from io import BytesIO
 
 import structlog
 
-from proxy.engine.access_lines import LONGEST, Entry, lines_of
+from proxy.engine.access_fields import lines_of
+from proxy.engine.access_lines import LONGEST, Entry
 from proxy.engine.line_file import LineFile
 from proxy.engine.recorder import Recorder
 from proxy.engine.request_state import RequestState
 from proxy.engine.services import Services
 from proxy.errors import CLIENT_GONE, Fault
 from proxy.http.forwarding import ClientFacts
-from proxy.settings.process import AccessLogSettings
+from proxy.settings.access_log import AccessLogSettings
 
 _log = structlog.get_logger()
 
@@ -57,7 +58,7 @@ class AccessLog:
     ) -> None:
         """`random`: numbers from 0 up to 1; `wall`: Unix time."""
         self.settings = settings
-        self._lines = lines_of(settings.format, settings.query)
+        self._lines = lines_of(settings)
         self._file = LineFile(settings.path)
         self._sample = settings.sample
         self._loop = loop
@@ -115,7 +116,8 @@ class AccessLog:
                         state.grpc_status,
                         state.trace_id,
                     ),
-                )
+                ),
+                state,
             )
         )
 

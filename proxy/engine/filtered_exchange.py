@@ -204,6 +204,7 @@ class FilteredExchange(Exchange):
         passage = self.passage
         assert passage is not None
         passage.turn_back()
+        self.filtered_by = passage.name
         passage.current = None
         fault = response.fault
         self.name()
@@ -414,6 +415,7 @@ class FilteredExchange(Exchange):
             link = passage.current
             assert link is not None
             limit = link.filter.time_limit
+            self.filtered_by = link.name
             self._answer_fault(FILTER_TIMEOUT, f"the filter {link.name} took over {limit:g} s")
         except Exception as error:
             self.fail_inside(error)
@@ -431,7 +433,8 @@ class FilteredExchange(Exchange):
         passage = self.passage
         assert passage is not None
         passage.turn_back()
-        name = "a filter" if passage.current is None else f"the filter {passage.current.name}"
+        self.filtered_by = passage.name
+        name = f"the filter {passage.name}" if passage.name else "a filter"
         passage.held = passage.current = None
         fault, detail = FILTER_FAILED, f"{name} failed"
         if isinstance(error, Refused):

@@ -11,10 +11,12 @@ from proxy.engine.edge import Edge
 from proxy.engine.http1.parser import call_a_claim
 from proxy.engine.listener_counts import ListenerCounts
 from proxy.engine.tls.certificates import ServerCertificates
+from proxy.engine.tls.transport import TlsTransport
 from proxy.http.client_address import ClientAddresses
 from proxy.http.client_address import parse as parse_address
 from proxy.http.forwarding import ClientFacts
 from proxy.http.request_id import IdField
+from proxy.http.tls_facts import TlsFacts
 from proxy.proxy_header import Ends
 from proxy.settings.listener import ListenerSettings
 
@@ -79,9 +81,12 @@ class ListenerConfig:
         facts = self._client(transport, announced)
         facts.ends = partial(ends_of, transport, announced)
         if self.certificates is not None:
-            lines = self.certificates.shown(transport.get_extra_info("tls"))
+            connection: TlsTransport | None = transport.get_extra_info("tls")
+            lines = self.certificates.shown(connection)
             if lines:
                 facts.show(lines)
+            if connection is not None:
+                facts.tls = TlsFacts(connection.ssl)
         return facts
 
     def _client(

@@ -75,6 +75,11 @@ class Passage:
         self.answered = len(self.links)
 
     @property
+    def name(self) -> str:
+        """Of the filter whose turn it is; empty = it is nobody's."""
+        return "" if self.current is None else self.current.name
+
+    @property
     def holds_up(self) -> bool:
         """Whether a filter waits with an answer of an instance."""
         return self.held is not None and self.held.own is None

@@ -53,6 +53,8 @@ class RequestState(StreamEvents):
     finished = False
     trace_id = b""  # ≤ 64 B
     """Of a request that is traced."""
+    filtered_by = ""
+    """The filter that has answered, or failed."""
     grpc_status = -1
     """Status of a call of gRPC; below 0 = it is none, or not known yet."""
     outcome = "ok"

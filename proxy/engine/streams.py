@@ -138,6 +138,11 @@ class ClientStream(Timed):
         """Trailer fields of the request's body, as field lines, once it is here whole."""
 
     @property
+    def number(self) -> int:
+        """Of the stream, in HTTP/2; below 0 = the connection is the stream."""
+        return -1
+
+    @property
     def owes_body(self) -> bool:
         """Whether it is the client's turn to send more of the body."""
         raise NotImplementedError

@@ -38,7 +38,7 @@ def xfcc(certificates: Sequence[bytes], parsed: dict[str, Any]) -> bytes:
     ]
     if len(certificates) > 1:
         parts.append(f'Chain="{_pem(certificates)}"')
-    subject = _distinguished(parsed.get("subject", ()))
+    subject = distinguished(parsed.get("subject", ()))
     escaped = subject.replace("\\", "\\\\").replace('"', '\\"')
     parts.append(f'Subject="{escaped}"')
     for kind, value in parsed.get("subjectAltName", ()):  # ≤ 4096
@@ -57,7 +57,7 @@ def _pem(certificates: Iterable[bytes]) -> str:
     return quote(text, safe="")
 
 
-def _distinguished(subject: Iterable[Iterable[tuple[str, str]]]) -> str:
+def distinguished(subject: Iterable[Iterable[tuple[str, str]]]) -> str:
     """A distinguished name as RFC 4514 writes it, the last part first."""
     parts = [
         "+".join(f"{_SHORT.get(kind, kind)}={_escaped(value)}" for kind, value in part)

@@ -10,6 +10,7 @@ from typing import Final
 from proxy.http.client_address import ClientAddresses
 from proxy.http.client_cert import FIELDS
 from proxy.http.messages import CRLF, Fields, RequestFields, RequestHead
+from proxy.http.tls_facts import TlsFacts
 from proxy.proxy_header import Ends
 
 _PROTOCOL: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
@@ -120,6 +121,7 @@ class ClientFacts:
         "merge_slashes",
         "port",
         "scheme",
+        "tls",
         "trusted",
     )  # fmt: skip
 
@@ -152,6 +154,7 @@ class ClientFacts:
         self.scheme = scheme
         self.ends: Callable[[], Ends | None] | None = None
         """Finds the ends of the connection: nobody asks where the PROXY protocol is not sent."""
+        self.tls: TlsFacts | None = None
         self._shown = b""  # ≤ 256 KiB
         self._via = via
         self._fields: RequestFields | None = None  # ≤ _REMEMBERED

@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 
 from proxy.membership import Instance
+from proxy.settings.access_log import AccessLogSettings
 from proxy.settings.acme import AcmeSettings
 from proxy.settings.declare import Distinct, MayBeEmpty, Off, Short
 from proxy.settings.filters import FilterSpec
@@ -15,7 +16,6 @@ from proxy.settings.listener import ListenerSettings
 from proxy.settings.plugged import DOTTED_NAME
 from proxy.settings.process import (
     WORKERS,
-    AccessLogSettings,
     AdminSettings,
     LogSettings,
     ShutdownSettings,

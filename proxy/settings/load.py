@@ -15,6 +15,7 @@ from pathlib import Path as FilePath
 import msgspec
 
 from proxy import cpus, files
+from proxy.settings.access_log import resolve_access_log
 from proxy.settings.acme import check_acme
 from proxy.settings.complaints import Complaint, ConfigError, Report
 from proxy.settings.declare import Given, build, read_section
@@ -24,7 +25,7 @@ from proxy.settings.fleet import SharedText
 from proxy.settings.include import MAX_FILE, read_with_included
 from proxy.settings.instances import derived_services, renamed, static_instances
 from proxy.settings.listener import check_listeners
-from proxy.settings.process import resolve_access_log, resolve_admin
+from proxy.settings.process import resolve_admin
 from proxy.settings.read import shown
 from proxy.settings.registry import check_registries
 from proxy.settings.route import check_routes

@@ -1,4 +1,4 @@
-"""Settings of the process itself: `admin:`, `log:`, `access_log:`, `tracing:`, `shutdown:`."""
+"""Settings of the process itself: `admin:`, `log:`, `tracing:`, `shutdown:`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from proxy.settings.read import (
     DURATION,
     SECRET,
     SHARE,
-    SWITCH,
     TEXT,
     Read,
     choice,
@@ -123,33 +122,6 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "json"
 
 
-class AccessLogSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`access_log:`."""
-
-    path: Annotated[
-        str,
-        TEXT,
-        "File to append to; `-` is the standard output. Its directory must exist. Links that others"
-        " could have made are not followed ([access-log.md](access-log.md#writing)).",
-    ] = "-"
-    format: Annotated[
-        str,
-        choice(("json", "common", "combined"), "an access log format"),
-        "`json`, `common` or `combined` (the formats of NCSA and Apache).",
-    ] = "json"
-    sample: Annotated[
-        float,
-        SHARE,
-        "Share of the requests that is logged, 0 to 1. Answers of 500 and above, and answers that"
-        " broke off, are always logged.",
-    ] = 1.0
-    query: Annotated[
-        bool,
-        SWITCH,
-        "Log targets and referers with their query. `false` for queries that hold secrets.",
-    ] = True
-
-
 def _parse_collector(text: str) -> str:
     url = urlsplit(parse_text(text))
     if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
@@ -218,17 +190,6 @@ def resolve_admin(admin: AdminSettings, directory: FilePath) -> AdminSettings:
     named = {name: getattr(admin.tls, name) for name in admin.tls.__struct_fields__}
     files = {name: str(directory / file) for name, file in named.items() if file is not None}
     return msgspec.structs.replace(admin, tls=AdminTls(**files))
-
-
-def resolve_access_log(
-    log: AccessLogSettings | None, directory: FilePath, report: Report
-) -> AccessLogSettings | None:
-    """The settings with the file's name resolved."""
-    if log is None or log.path == "-":
-        return log
-    return msgspec.structs.replace(
-        log, path=writable(("access_log", "path"), directory / log.path, report)
-    )
 
 
 def writable(path: Path, file: FilePath, report: Report) -> str:

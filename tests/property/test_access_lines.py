@@ -10,23 +10,26 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from proxy.engine.access_fields import lines_of
 from proxy.engine.access_lines import (
     AGENT,
     LONGEST,
+    NAME,
     REFERER,
     TARGET,
     CommonLines,
     Entry,
     JsonLines,
+    Lines,
     clf_text,
     json_text,
-    lines_of,
 )
 from proxy.engine.http1.parser import parse_request
 from proxy.engine.node import Node
 from proxy.errors import FAULTS, Refused
 from proxy.http.messages import RequestFields, RequestHead
 from proxy.messages import PoolNode
+from proxy.settings.access_log import FIELDS, AccessLogSettings
 
 FIELD_BYTES = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
 """What the parser lets through in a value."""
@@ -76,6 +79,10 @@ def entry(**given: Any) -> Entry:
         "request_id": b"r1",
     }
     return Entry(**{**usual, **given})
+
+
+def of_format(format: str) -> Lines:
+    return lines_of(AccessLogSettings(format=format))
 
 
 def seen(value: bytes) -> str:
@@ -138,8 +145,8 @@ def test_a_request_that_could_not_be_read() -> None:
 def test_the_formats_of_ncsa_and_apache() -> None:
     request = head(b"/a?b", pairs=[(b"User-Agent", b'x"y'), (b"referer", b"http://r/?q")])
     begin = b'192.0.2.7 - - [22/Nov/2025:16:17:16 +0000] "GET /a?b HTTP/1.1" 200 2'
-    assert lines_of("common", True).line(entry(request=request)) == begin + b"\n"
-    assert lines_of("combined", True).line(entry(request=request)) == (
+    assert of_format("common").line(entry(request=request)) == begin + b"\n"
+    assert of_format("combined").line(entry(request=request)) == (
         begin + b' "http://r/?q" "x\\x22y"\n'
     )
 
@@ -147,7 +154,7 @@ def test_the_formats_of_ncsa_and_apache() -> None:
 @pytest.mark.parametrize("format", ["json", "common", "combined"])
 def test_queries_left_out(format: str) -> None:
     request = head(b"/a?secret", pairs=[(b"Referer", b"http://r/?secret")])
-    line = lines_of(format, False).line(entry(request=request))
+    line = lines_of(AccessLogSettings(format=format, query=False)).line(entry(request=request))
     assert b"secret" not in line
     assert b"/a" in line
 
@@ -233,8 +240,8 @@ def test_a_head_the_parser_lets_through_is_one_plain_line(data: bytes) -> None:
     except Refused:
         return
     given_ = entry(request=request, request_id=request.fields.request_id or b"ours")
-    for format in ("json", "common", "combined"):
-        line = lines_of(format, True).line(given_)
+    for format in ("json", "text", "common", "combined"):
+        line = of_format(format).line(given_)
         assert PLAIN.fullmatch(line)
         assert format != "json" or json.loads(line)["target"] == request.target.decode()
 
@@ -251,7 +258,41 @@ def test_a_cut_value_is_whole_up_to_the_cut(value: bytes, longest: int) -> None:
     assert re.fullmatch(rb"(?:[ !#-\[\]-~]|\\x[0-9A-F]{2})*", quoted)
 
 
-@pytest.mark.parametrize("format", ["json", "common", "combined"])
+def test_chosen_fields_stand_in_the_order_in_which_they_were_chosen() -> None:
+    chosen = ("status", "host", "user_agent", "fault", "target")
+    request = head(b"/a?b", pairs=[(b"User-Agent", b"a b")])
+    json_line, text = (
+        lines_of(AccessLogSettings(format=format, fields=chosen)).line(entry(request=request))
+        for format in ("json", "text")
+    )
+    assert json_line == (
+        b'{"status":200,"host":"h","user_agent":"a b","fault":null,"target":"/a?b"}\n'
+    )
+    assert text == b'status=200 host=h user_agent="a b" fault=- target=/a?b\n'
+
+
+def test_chosen_fields_read_as_in_the_usual_line() -> None:
+    usual = json.loads(JsonLines(True).line(entry()))
+    chosen = lines_of(AccessLogSettings(fields=tuple(usual)))
+    nothing = {"request": None, "node": None, "service": None, "route": -1, "first_byte": -1.0}
+    for one in (entry(), entry(fault="bad_request", **nothing), entry(client=b"fe80::1%eth0")):
+        line = chosen.line(one)
+        assert line == JsonLines(True).line(one)
+
+
+def test_every_field_has_a_value_for_bytes_that_never_became_a_request() -> None:
+    nothing = {"request": None, "node": None, "service": None, "route": -1, "first_byte": -1.0}
+    line = lines_of(AccessLogSettings(fields=FIELDS)).line(entry(fault="bad_request", **nothing))
+    assert list(json.loads(line)) == list(FIELDS)
+
+
+def test_a_text_shows_an_absent_value_and_a_dash_differently() -> None:
+    lines = lines_of(AccessLogSettings(format="text", fields=("user_agent", "referer")))
+    request = head(pairs=[(b"User-Agent", b"-")])
+    assert lines.line(entry(request=request)) == b'user_agent="-" referer=-\n'
+
+
+@pytest.mark.parametrize("format", ["json", "text", "common", "combined"])
 @pytest.mark.parametrize("byte", [b"a", b"\xff", b'"', b"\\"])
 def test_no_line_is_longer_than_what_a_pipe_takes_whole(format: str, byte: bytes) -> None:
     long = byte * 9000
@@ -262,9 +303,13 @@ def test_no_line_is_longer_than_what_a_pipe_takes_whole(format: str, byte: bytes
     worst = entry(
         client=b"%" * 300, trusted=True, request=request, node=node, service="s" * 500,
         request_id=b"a" * 128, status=599, received=2**60, sent=2**60, seconds=1e9, first_byte=1e9,
-        attempts=99, route=99999, fault=longest,
+        attempts=99, route=99999, fault=longest, grpc_status=16, trace_id=b"a" * 32,
     )  # fmt: skip
-    assert len(lines_of(format, True).line(worst)) <= LONGEST
+    assert len(of_format(format).line(worst)) <= LONGEST
+    if format in ("json", "text"):
+        chosen = lines_of(AccessLogSettings(format=format, fields=FIELDS)).line(worst)
+        # Of what the connection knows: names of listener, filter and TLS, and a number.
+        assert len(chosen) + 6 * NAME <= LONGEST
 
 
 def test_the_limits_of_single_values() -> None:

@@ -142,10 +142,12 @@ class H2Peer(H2End):
         wire: Wire,
         begin: bytes = START + frame(4, 1),
         context: ssl.SSLContext | None = None,
+        **options: Any,
     ) -> None:
+        """`options`: of `TlsFarEnd`."""
         super().__init__(wire, False)
         client = wire.silent_client()
-        self.peer = wire.secure(client, context or _context())
+        self.peer = wire.secure(client, context or _context(), **options)
         if begin:
             self.send(begin)
             assert self.take() == []  # SETTINGS, and their acknowledgement.

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from proxy.engine.proxy_protocol import ProxyProtocol
+from proxy.settings.access_log import AccessLogSettings
 from proxy.settings.balancer import BalancerSpec
 from proxy.settings.listener import ListenerSettings
-from proxy.settings.process import AccessLogSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import (
     Keepalive,

@@ -12,6 +12,7 @@ from proxy import catalog, cpus
 from proxy.catalog import CHECKS
 from proxy.membership import Instance
 from proxy.registry.etcd.options import Options as EtcdOptions
+from proxy.settings.access_log import AccessLogSettings
 from proxy.settings.balancer import BalancerSpec
 from proxy.settings.complaints import ConfigError
 from proxy.settings.declare import keys_of
@@ -26,7 +27,6 @@ from proxy.settings.listener import (
 from proxy.settings.listener_tls import Certificate, ListenerTls
 from proxy.settings.load import load, parse
 from proxy.settings.process import (
-    AccessLogSettings,
     AdminSettings,
     AdminTls,
     LogSettings,

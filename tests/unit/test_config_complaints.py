@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 
 from proxy.catalog import BALANCERS, CHECKS, PROVIDERS
+from proxy.settings.access_log import FIELDS, AccessLogSettings
 from proxy.settings.complaints import ConfigError
 from proxy.settings.declare import keys_of
 from proxy.settings.file import File
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.load import load, parse
-from proxy.settings.process import AccessLogSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import PoolSettings, Timeouts
 
 SECTIONS = (AccessLogSettings, File, ListenerSettings, PoolSettings, RouteSpec, Timeouts)
 NAMES = {
+    "%FIELDS": FIELDS,
     "%BALANCERS": (*BALANCERS, "package.module:Class"),
     "%CHECKS": (*CHECKS, "package.module:Class"),
     "%PROVIDERS": (*PROVIDERS, "package.module:Class"),
@@ -1189,10 +1190,21 @@ access_log:
 routes: [{service: a}]
 --->
 proxy.yaml:2: access_log.path: "/nowhere" is no directory; allowed: a file in one that exists
-proxy.yaml:3: access_log.format: "clf" is not an access log format; allowed: json, common, combined
+proxy.yaml:3: access_log.format: "clf" is not an access log format; allowed: json, text, common, combined
 proxy.yaml:4: access_log.sample: "1.5" is out of range; allowed: a number from 0 to 1
 proxy.yaml:5: access_log.query: "1" is not a switch; allowed: true or false
 proxy.yaml:6: access_log.level: is not a known key; allowed: %KEYS:AccessLogSettings
+=== access_log_with_fields_that_do_not_exist
+access_log: {fields: [status, user-agent, status]}
+routes: [{service: a}]
+--->
+proxy.yaml:1: access_log.fields.1: "user-agent" is not a field of the access log (did you mean "user_agent"?); allowed: %FIELDS
+proxy.yaml:1: access_log.fields.2: "status" stands here a second time; allowed: each one once
+=== access_log_with_fields_in_a_format_that_has_its_own
+access_log: {format: combined, fields: [status]}
+routes: [{service: a}]
+--->
+proxy.yaml:1: access_log.fields: has no meaning for format combined; allowed: json, text
 === access_log_in_a_directory
 access_log: {path: /}
 routes: [{service: a}]

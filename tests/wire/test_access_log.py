@@ -10,10 +10,16 @@ from typing import Any
 
 import pytest
 
+from proxy.settings.access_log import FIELDS, AccessLogSettings
 from proxy.settings.listener import ListenerSettings
-from proxy.settings.process import AccessLogSettings
+from proxy.settings.listener_tls import Certificate, ListenerTls
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import RetrySettings, ServiceSettings, Timeouts
+from proxy.tls.contexts import load_pair
+from tests.support.certificates import Authority
+from tests.support.filters import spec
+from tests.support.h2_peer import H2Peer, head
+from tests.support.tls_far_end import authority, client_side
 from tests.support.wire import OK, Wire, request
 
 ROUTES = (
@@ -35,12 +41,16 @@ class Logged:
 
     def lines(self) -> list[dict[str, Any]]:
         """Everything logged, in order. Ends the wire."""
+        return [json.loads(line) for line in self.text().splitlines()]
+
+    def text(self) -> str:
+        """Everything logged. Ends the wire."""
         log = self.wire.worker.access_logs.current
         assert log is not None
         self.wire.done()
         log.close(10.0)
         assert log.dropped == 0
-        return [json.loads(line) for line in self._path.read_text().splitlines()]
+        return self._path.read_text()
 
     def line(self) -> dict[str, Any]:
         (line,) = self.lines()
@@ -340,3 +350,49 @@ def test_without_an_access_log_nobody_records(tmp_path: Path) -> None:
     assert logged.wire.worker.services.new_recorder is None
     assert logged.wire.worker.services.on_refused is None
     logged.wire.done()
+
+
+def test_chosen_fields_say_which_filter_answered(tmp_path: Path) -> None:
+    gate = spec("deny", "gate", networks=["0.0.0.0/0"])
+    route = RouteSpec(path_prefix="/", service="s", filters=(gate,))
+    logged = Logged(tmp_path, routes=(route,), log={"fields": ("status", "filter", "tls_version")})
+    client = logged.wire.client()
+    client.send(request("GET /"))
+    client.take()
+    assert logged.line() == {"status": 403, "filter": "gate", "tls_version": None}
+
+
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_chosen_fields_say_what_tls_and_http2_know(tmp_path: Path, format: str) -> None:
+    ours = Authority("clients")
+    shown = ours.issue("client.example")
+    tls = ListenerTls(certificates=(Certificate(cert="c", key="k"),), client_ca="ca")
+    logged = Logged(
+        tmp_path,
+        listener=ListenerSettings(tls=tls),
+        log={"format": format, "fields": FIELDS[FIELDS.index("listener") :]},
+    )
+    wire = logged.wire
+    wire.prove(authority()[1], client_ca=ours.ca)
+    context = client_side()
+    context.set_alpn_protocols(["h2"])
+    load_pair(context, shown.cert, shown.key)
+    client = H2Peer(wire, context=context, server_hostname="h")
+    client.send(head(1))
+    instance = wire.accepted()
+    instance.take()
+    instance.send(OK)
+    client.take()
+    if format == "text":
+        assert "listener=web filter=- http2_stream=1 tls_version=TLSv1.3" in logged.text()
+        return
+    assert logged.line() == {
+        "listener": "web",
+        "filter": None,
+        "http2_stream": 1,
+        "tls_version": "TLSv1.3",
+        "tls_cipher": "TLS_AES_256_GCM_SHA384",
+        "tls_name": "h",
+        "tls_resumed": False,
+        "tls_client": "CN=client.example",
+    }

@@ -97,6 +97,11 @@ class ServerStream(ClientStream):
     def __repr__(self) -> str:
         return f"<ServerStream {self.id} {self.exchange!r}>"
 
+    @property
+    def number(self) -> int:
+        """See `ClientStream`."""
+        return self.id
+
     # -- the request's body
 
     def expect(self, exchange: StreamEvents) -> None:

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from proxy.engine.edge import Edge
 from proxy.engine.tls.transport import TlsTransport
 from proxy.http.client_cert import rfc9440, xfcc
+from proxy.http.tls_facts import note_name
 from proxy.messages import CertificatePair, ListenerCertificates
 from proxy.settings.listener_tls import ListenerTls
 from proxy.tls.contexts import ServerPolicy, peer_certificates, server_context
@@ -76,6 +77,7 @@ class Generation:
         try:
             if name is None:
                 return None
+            note_name(tls, name)
             chosen = self._names.find(name)
             if not chosen:
                 return _UNKNOWN if self._refuses else None

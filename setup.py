@@ -16,6 +16,7 @@ from setuptools import Extension, setup
 INTERPRETED = {
     "proxy/engine/__main__.py": "a main module cannot be compiled",
     "proxy/engine/line_file.py": "a thread of its own writes, which costs no request anything",
+    "proxy/engine/line_socket.py": "so does that of this one",
     "proxy/engine/load.py": "the control process maps the board, too; what is hot is an array",
 }
 """Modules of the data plane that are not compiled, and why."""

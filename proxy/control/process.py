@@ -45,6 +45,7 @@ from proxy.destinations import Destinations
 from proxy.engine.line_file import STDOUT, open_for_append
 from proxy.engine.load import ROWS, SLOTS, Board
 from proxy.messages import WorkerConfig
+from proxy.settings.access_log import to_daemon
 from proxy.settings.file import Settings
 from proxy.settings.fleet import SharedText
 from proxy.settings.service import for_worker
@@ -412,8 +413,8 @@ async def _until_stopped(
 
 async def _check_access_log(settings: Settings) -> None:
     """The workers open it; that it cannot be opened is to be known before anything starts."""
-    if settings.access_log is None:
-        return
+    if settings.access_log is None or to_daemon(settings.access_log.path):
+        return  # A daemon may come later: see `line_socket.py`.
     path = settings.access_log.path
     if path == STDOUT:
         if sys.stdout is None:

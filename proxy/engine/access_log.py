@@ -18,12 +18,13 @@ import structlog
 from proxy.engine.access_fields import lines_of
 from proxy.engine.access_lines import LONGEST, Entry
 from proxy.engine.line_file import LineFile
+from proxy.engine.line_socket import LineSocket
 from proxy.engine.recorder import Recorder
 from proxy.engine.request_state import RequestState
 from proxy.engine.services import Services
 from proxy.errors import CLIENT_GONE, Fault
 from proxy.http.forwarding import ClientFacts
-from proxy.settings.access_log import AccessLogSettings
+from proxy.settings.access_log import AccessLogSettings, to_daemon
 
 _log = structlog.get_logger()
 
@@ -59,7 +60,7 @@ class AccessLog:
         """`random`: numbers from 0 up to 1; `wall`: Unix time."""
         self.settings = settings
         self._lines = lines_of(settings)
-        self._file = LineFile(settings.path)
+        self._file = LineSocket(path) if to_daemon(path := settings.path) else LineFile(path)
         self._sample = settings.sample
         self._loop = loop
         self._random = random

@@ -125,6 +125,9 @@ class LineFile:
                 lines, count = order
                 self._write(lines, count)
                 self._disposed += len(lines) + _EACH
+        self._end()
+
+    def _end(self) -> None:
         if self._fd >= 0 and self._given is None:
             os.close(self._fd)
 

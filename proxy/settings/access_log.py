@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path as FilePath
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
@@ -21,6 +22,46 @@ FIELDS: Final = (
 )  # fmt: skip
 """Fields that a line may have. `engine/access_fields.py` says what each of them is."""
 _NCSA: Final = ("common", "combined")
+_DAEMONS: Final = ("syslog:", "journald:")
+_SYSLOG: Final = re.compile(r"(udp|tcp)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
+_ALLOWED: Final = (
+    "syslog:udp://HOST:PORT, syslog:tcp://HOST:PORT, syslog:unix:/PATH, syslog:, journald: or"
+    " journald:/PATH"
+)
+
+
+class Daemon(NamedTuple):
+    """Where a daemon takes lines."""
+
+    journal: bool = False
+    """Whether the daemon is that of systemd."""
+    stream: bool = False
+    host: str = ""
+    """Empty = it has a Unix socket."""
+    port: int = 0
+    path: str = ""
+
+
+def to_daemon(path: str) -> bool:
+    """Whether `access_log.path` means a daemon, and no file."""
+    return path.startswith(_DAEMONS)
+
+
+def daemon_of(path: str) -> Daemon:
+    """The daemon that `access_log.path` means. ValueError if none."""
+    kind, _, where = path.partition(":")
+    if kind == "journald":
+        if where and not where.startswith("/"):
+            raise ValueError("is no absolute path")
+        return Daemon(journal=True, path=where or "/run/systemd/journal/socket")
+    if not where or where.startswith("unix:/"):
+        return Daemon(path=where.removeprefix("unix:") or "/dev/log")
+    match = _SYSLOG.fullmatch(where)
+    # RFC 5426 and RFC 6587: 514, which TCP shares with a shell of old; 601 is registered for it.
+    port = int((match and match[3]) or (601 if where.startswith("tcp") else 514))
+    if match is None or not 0 < port < 65536:
+        raise ValueError("is no address of a syslog daemon")
+    return Daemon(stream=match[1] == "tcp", host=match[2].strip("[]"), port=port)
 
 
 class AccessLogSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,8 +70,10 @@ class AccessLogSettings(msgspec.Struct, frozen=True, kw_only=True):
     path: Annotated[
         str,
         TEXT,
-        "File to append to; `-` is the standard output. Its directory must exist. Links that others"
-        " could have made are not followed ([access-log.md](access-log.md#writing)).",
+        "File to append to; `-` is the standard output; `syslog:udp://HOST:PORT`,"
+        " `syslog:tcp://HOST:PORT`, `syslog:unix:/PATH` and `journald:` are"
+        " [daemons](access-log.md#syslog-and-the-journal). A file's directory must exist. Links"
+        " that others could have made are not followed ([access-log.md](access-log.md#writing)).",
     ] = "-"
     format: Annotated[
         str,
@@ -69,6 +112,12 @@ def resolve_access_log(
             ("access_log", "fields"), f"has no meaning for format {log.format}; allowed: json, text"
         )
     if log.path == "-":
+        return log
+    if to_daemon(log.path):
+        try:
+            daemon_of(log.path)
+        except ValueError as error:
+            report.complain(("access_log", "path"), f'"{log.path}" {error}; allowed: {_ALLOWED}')
         return log
     return msgspec.structs.replace(
         log, path=writable(("access_log", "path"), directory / log.path, report)

@@ -1205,6 +1205,16 @@ access_log: {format: combined, fields: [status]}
 routes: [{service: a}]
 --->
 proxy.yaml:1: access_log.fields: has no meaning for format combined; allowed: json, text
+=== access_log_of_a_daemon_that_cannot_be_meant
+access_log: {path: 'syslog:tcp://h:99999'}
+routes: [{service: a}]
+--->
+proxy.yaml:1: access_log.path: "syslog:tcp://h:99999" is no address of a syslog daemon; allowed: syslog:udp://HOST:PORT, syslog:tcp://HOST:PORT, syslog:unix:/PATH, syslog:, journald: or journald:/PATH
+=== access_log_of_a_journal_at_a_relative_path
+access_log: {path: 'journald:run/socket'}
+routes: [{service: a}]
+--->
+proxy.yaml:1: access_log.path: "journald:run/socket" is no absolute path; allowed: syslog:udp://HOST:PORT, syslog:tcp://HOST:PORT, syslog:unix:/PATH, syslog:, journald: or journald:/PATH
 === access_log_in_a_directory
 access_log: {path: /}
 routes: [{service: a}]

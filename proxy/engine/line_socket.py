@@ -1,8 +1,9 @@
 """Lines for a log daemon: syslog (RFC 5424) or systemd's journal.
 
-The thread of a `LineFile` sends them. A daemon that is away, or does not keep up, costs lines, which
-are counted, and nothing else. Over UDP and sockets of datagrams a line is a message; over a stream
-its length stands in front of it (RFC 6587 §3.4.1), so that nothing in it can be taken for its end.
+The thread of a `LineFile` sends them. A daemon that is away, or does not keep up, costs lines,
+which are counted, and nothing else. Over UDP and sockets of datagrams a line is a message; over a
+stream its length stands in front of it (RFC 6587 §3.4.1), so that nothing in it is taken for its
+end.
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ class ListenerConfig:
         if self.certificates is not None:
             connection: TlsTransport | None = transport.get_extra_info("tls")
             lines = self.certificates.shown(connection)
+            facts.caller = self.certificates.caller(connection)
             if lines:
                 facts.show(lines)
             if connection is not None:

@@ -115,6 +115,7 @@ class ClientFacts:
         "_tail",
         "_via",
         "address",
+        "caller",
         "encoded_slashes",
         "ends",
         "listener",
@@ -152,6 +153,8 @@ class ClientFacts:
         """Whether the peer is believed in what it says of those before it."""
         self._addresses = addresses
         self.scheme = scheme
+        self.caller = ""
+        """The service that the client has proved to be; empty = none that is known."""
         self.ends: Callable[[], Ends | None] | None = None
         """Finds the ends of the connection: nobody asks where the PROXY protocol is not sent."""
         self.tls: TlsFacts | None = None

@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from proxy.settings.acme import AcmeSettings
+from proxy.settings.addresses import HOST_NAME
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Given
 from proxy.settings.read import SWITCH, TEXT, Read, choice
@@ -103,6 +104,13 @@ class ListenerTls(msgspec.Struct, frozen=True, kw_only=True):
         "With `client_ca`: how instances are told of the client's certificate: `rfc9440`, in"
         " `Client-Cert`; `xfcc`, in `X-Forwarded-Client-Cert`, as Envoy does; `off`, they are not.",
     ] = "off"
+    trust_domain: Annotated[
+        str,
+        HOST_NAME,
+        "With `client_ca`: clients are services, and their certificates say which:"
+        " [`SERVICE.DOMAIN` or `spiffe://DOMAIN/SERVICE`](mesh.md#identity). Requests may be for"
+        " any host then, since the connection is for a service and not for a host.",
+    ] = ""
     tickets: Annotated[
         bool,
         SWITCH,
@@ -126,8 +134,8 @@ def checked_tls(
             report.complain(place.path, message)
         elif one.acme and acme is None and report.sound(("acme",)):
             report.complain(place.at("acme"), "needs acme at the top of the file; allowed: both")
-    for key in ("client_auth", "forward_client_cert"):
-        is_off = getattr(tls, key) in ("off", "require")
+    for key in ("client_auth", "forward_client_cert", "trust_domain"):
+        is_off = getattr(tls, key) in ("off", "require", "")
         if tls.client_ca is None and not is_off and report.sound(given.at("client_ca")):
             report.complain(given.at(key), "needs client_ca beside it; allowed: both, or neither")
     return msgspec.structs.replace(

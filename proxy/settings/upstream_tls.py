@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from proxy.membership import Instance
-from proxy.settings.addresses import parse_host_name
+from proxy.settings.addresses import HOST_NAME, parse_host_name
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Given
 from proxy.settings.read import FILE, SWITCH, Read, choice
@@ -64,6 +64,12 @@ class UpstreamTls(msgspec.Struct, frozen=True, kw_only=True):
         "Names that `metadata.server_name` of an instance may choose in its place, such as"
         " `*.internal` (one label for the star); others are ignored.",
     ] = ()
+    trust_domain: Annotated[
+        str,
+        HOST_NAME,
+        "Instead of a name, an instance must prove [which service it is](mesh.md#identity): its"
+        " certificate names `SERVICE.DOMAIN` or `spiffe://DOMAIN/SERVICE`. Needs `ca`.",
+    ] = ""
     verify: Annotated[
         bool,
         SWITCH,
@@ -86,6 +92,8 @@ class UpstreamTls(msgspec.Struct, frozen=True, kw_only=True):
         what it speaks is defined over TLS, which `auto` takes for a statement."""
         if self.mode == "off":
             return None
+        if self.trust_domain:
+            return f"{instance.service}.{self.trust_domain}"
         metadata = instance.metadata
         said = metadata.get("server_name", "")
         if self.mode == "auto":
@@ -112,6 +120,16 @@ def checked_upstream_tls(tls: UpstreamTls, given: Given, report: Report) -> None
         missing = "key" if tls.cert else "cert"
         if report.sound(given.at(missing)):
             report.complain(given.at(missing), "is missing; allowed: cert and key, or neither")
+    if not tls.trust_domain:
+        return
+    if not tls.ca and report.sound(given.at("ca")):
+        # Any of the system's authorities may sign any name, and thereby be any service.
+        report.complain(given.at("ca"), "is missing; allowed: the authorities of trust_domain")
+    for key, value in (("server_name", tls.server_name), ("server_names", tls.server_names)):
+        if value and report.sound(given.at(key)):
+            report.complain(given.at(key), "stands beside trust_domain; allowed: one of the two")
+    if not tls.verify and report.sound(given.at("verify")):
+        report.complain(given.at("verify"), "is false beside trust_domain; allowed: true")
 
 
 def resolved_upstream_tls(tls: UpstreamTls, directory: FilePath) -> UpstreamTls:

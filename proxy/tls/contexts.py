@@ -131,6 +131,8 @@ def upstream_context(
         verify=tls.verify,
         min_version=tls.min_version,
     )
+    # Which service it is says more than a host name: `identity.py`, when the handshake is done.
+    context.check_hostname = context.check_hostname and not tls.trust_domain
     context.set_alpn_protocols(list(alpn))
     return context
 

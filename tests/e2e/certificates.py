@@ -58,7 +58,7 @@ class Authority:
             point = x509.DistributionPoint(places, None, None, None)
             builder = builder.add_extension(x509.CRLDistributionPoints([point]), False)
         certificate = builder.sign(self._key, hashes.SHA256())
-        stem = stem or hosts[0].replace(":", "_")
+        stem = stem or hosts[0].replace(":", "_").replace("/", "_")
         cert_file, key_file = (self._directory / f"{stem}.{end}" for end in ("crt", "key"))
         cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         key_file.write_bytes(
@@ -110,6 +110,8 @@ def _name(text: str) -> x509.Name:
 
 
 def _host(text: str) -> x509.GeneralName:
+    if "://" in text:
+        return x509.UniformResourceIdentifier(text)
     try:
         return x509.IPAddress(ip_address(text))
     except ValueError:

@@ -39,6 +39,17 @@ SAYS = {
 """Instance that speaks no TLS → what it says to a hello. asyncio's says nothing."""
 
 
+MEMBERS = {
+    "by-dns": ("by-dns.mesh.local", "127.0.0.1"),
+    "by-spiffe": ("spiffe://mesh.local/by-spiffe", "node.internal"),
+    "another": ("users.mesh.local",),
+    "elsewhere": ("elsewhere.other.local", "spiffe://other.local/elsewhere"),
+    "starred": ("*.mesh.local",),
+    "double": ("double.mesh.local", "spiffe://mesh.local/users"),
+}
+"""Service → names in the certificate of its only instance."""
+
+
 @dataclass
 class Site:
     proxy: SecureProxy
@@ -157,6 +168,14 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sit
         }
         https = {**good, "metadata": {"scheme": "https"}}
         services["auto"] = {"instances": [https]}
+        member = {"ca": str(authority.ca), "trust_domain": "mesh.local"}
+        for service, names in MEMBERS.items():
+            context = authority.server(*names, stem=service)
+            origin = await stack.enter_async_context(Origin(service, tls=context))
+            found[service] = origin
+            told = {"server_name": names[0]}  # What a registry says counts for nothing.
+            one = {**origin.instance, "metadata": told}
+            services[service] = {**always, "tls": member, "instances": [one]}
         proxy = SecureProxy(
             {"services": services, "routes": [{"path_prefix": "/{service}"}]},
             directory,
@@ -197,6 +216,18 @@ async def test_an_instance_that_is_not_who_it_should_be_gets_nothing(site: Site,
     assert answer.status == 502
     assert answer["Proxy-Status"] == f'fairlead; error={BAD[name]}; details="tls_failed"'
     assert name in SAYS or site.origins[name].calls == []
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+async def test_an_instance_in_a_trust_domain_must_be_of_the_service(site: Site, name: str) -> None:
+    async with await site.proxy.secure() as client:
+        answer = await client.ask("POST", f"/{name}/x", body=b"secret")
+    good = name.startswith("by-")
+    assert answer.status == (200 if good else 502)
+    assert len(site.origins[name].calls) == (1 if good else 0)
+    if not good:
+        said = 'fairlead; error=tls_certificate_error; details="tls_failed"'
+        assert answer["Proxy-Status"] == said
 
 
 @pytest.mark.parametrize("name", BAD)

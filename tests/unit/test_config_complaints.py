@@ -1105,6 +1105,18 @@ routes:
   - {path_prefix: /a, methods: [GET], headers: {X: 1}, service: b}
 --->
 proxy.yaml:3: routes.1: can never match, because routes.0 takes all its requests; allowed: move it up, or give it other conditions
+=== trust_domain
+services:
+  a: {tls: {trust_domain: mesh.local}}
+  b: {tls: {trust_domain: "mesh/local", ca: ca.pem}}
+  c: {tls: {trust_domain: mesh.local, ca: ca.pem, server_name: c.internal, server_names: ["*.internal"], verify: false}}
+routes: [{service: a}]
+--->
+proxy.yaml:2: services.a.tls.ca: is missing; allowed: the authorities of trust_domain
+proxy.yaml:3: services.b.tls.trust_domain: "mesh/local" is not a host name; allowed: a host name such as mesh.local
+proxy.yaml:4: services.c.tls.server_name: stands beside trust_domain; allowed: one of the two
+proxy.yaml:4: services.c.tls.server_names: stands beside trust_domain; allowed: one of the two
+proxy.yaml:4: services.c.tls.verify: is false beside trust_domain; allowed: true
 === listener_tls
 listeners:
   - name: a
@@ -1123,6 +1135,7 @@ listeners:
       client_auth: request
       forward_client_cert: xfcc
       tickets: 1
+      trust_domain: mesh.local
   - {name: b, bind: "127.0.0.1:2", tls: {certificates: []}}
   - {name: c, bind: "127.0.0.1:3", tls: {}}
   - {name: d, bind: "127.0.0.1:4", tls: yes}
@@ -1141,11 +1154,12 @@ proxy.yaml:14: listeners.0.tls.ciphers: "RC4-FOO" holds no cipher that this Open
 proxy.yaml:15: listeners.0.tls.client_auth: needs client_ca beside it; allowed: both, or neither
 proxy.yaml:16: listeners.0.tls.forward_client_cert: needs client_ca beside it; allowed: both, or neither
 proxy.yaml:17: listeners.0.tls.tickets: "1" is not a switch; allowed: true or false
-proxy.yaml:18: listeners.1.tls.certificates: is empty; allowed: at least one certificate
-proxy.yaml:19: listeners.2.tls.certificates: is missing; allowed: a list
-proxy.yaml:20: listeners.3.tls: "yes" is not a mapping; allowed: a mapping, or off
-proxy.yaml:21: listeners.4.limits.handshakes: "-1" is out of range; allowed: a whole number from 0 to 10000000 (0 = a quarter of the room)
-proxy.yaml:21: listeners.4.timeouts.handshake: "0" is too short; allowed: a duration such as 250ms, 3s, 2m or 1h, more than 0
+proxy.yaml:18: listeners.0.tls.trust_domain: needs client_ca beside it; allowed: both, or neither
+proxy.yaml:19: listeners.1.tls.certificates: is empty; allowed: at least one certificate
+proxy.yaml:20: listeners.2.tls.certificates: is missing; allowed: a list
+proxy.yaml:21: listeners.3.tls: "yes" is not a mapping; allowed: a mapping, or off
+proxy.yaml:22: listeners.4.limits.handshakes: "-1" is out of range; allowed: a whole number from 0 to 10000000 (0 = a quarter of the room)
+proxy.yaml:22: listeners.4.timeouts.handshake: "0" is too short; allowed: a duration such as 250ms, 3s, 2m or 1h, more than 0
 === acme
 acme:
   directory: http://ca.example/directory

@@ -15,6 +15,7 @@ from proxy.http.tls_facts import note_name
 from proxy.messages import CertificatePair, ListenerCertificates
 from proxy.settings.listener_tls import ListenerTls
 from proxy.tls.contexts import ServerPolicy, peer_certificates, server_context
+from proxy.tls.identity import service_of
 from proxy.tls.names import NameTable
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Generation:
     both are freed with the last connection that began under them.
     """
 
-    __slots__ = ("_contexts", "_edges", "_names", "_pairs", "_policy", "_refuses")
+    __slots__ = ("_by_host", "_contexts", "_edges", "_names", "_pairs", "_policy", "_refuses")
 
     def __init__(
         self,
@@ -56,14 +57,17 @@ class Generation:
         policy: ServerPolicy,
         refuses: bool,
         edges: WeakKeyDictionary[ssl.SSLContext, Edge],
+        by_host: bool,
     ) -> None:
         """`refuses`: clients that ask for a name that no certificate has; `edges`: what each
-        context demands of requests."""
+        context demands of requests; `by_host`: where clients must show a certificate, requests
+        must be for a host of the server's."""
         self._edges = edges
         self._pairs = pairs
         self._policy = policy
         self._refuses = refuses
         self._names = NameTable([pair.names for pair in pairs], [pair.kind for pair in pairs])
+        self._by_host = by_host
         self._contexts: dict[tuple[int, ...], ssl.SSLContext] = {}  # ≤ 32 KiB per name
 
     def begin(self) -> ssl.SSLContext:
@@ -100,7 +104,7 @@ class Generation:
         names = [pair.names for pair in pairs]
         # One connection may carry requests for all names of its certificate, and what is demanded
         # of clients is the same for them.
-        if any(names) and (self._refuses or self._policy.client_ca):
+        if any(names) and (self._refuses or (self._policy.client_ca and self._by_host)):
             self._edges[context] = Edge(names=NameTable(names))
         return context
 
@@ -141,7 +145,9 @@ class ServerCertificates:
             alpn=("h2", "http/1.1") if self._http2 else ("http/1.1",),
         )
         refuses = settings.unknown_names == "refuse"
-        self._context = context = Generation(message.pairs, policy, refuses, self._edges).begin()
+        by_host = not settings.trust_domain
+        generation = Generation(message.pairs, policy, refuses, self._edges, by_host)
+        self._context = context = generation.begin()
         self._generations.add(context)
         self.settings = settings
 
@@ -171,6 +177,13 @@ class ServerCertificates:
             return rfc9440(certificates)
         parsed: dict[str, Any] = connection.ssl.getpeercert() or {}
         return xfcc(certificates, parsed)
+
+    def caller(self, connection: TlsTransport | None) -> str:
+        """The service that the client is; empty = it has not proved to be one."""
+        domain = self.settings.trust_domain
+        if not domain or connection is None:
+            return ""
+        return service_of(connection.ssl.getpeercert() or {}, domain)
 
     def wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
         """The state of a new connection."""

@@ -285,7 +285,8 @@ class Connector:
                     if preface:
                         connection.transport.write(preface)
                 else:
-                    await self._secure(node, context, connection, preface, address)
+                    domain = settings.tls.trust_domain
+                    await self._secure(node, context, connection, preface, address, domain)
             except OSError as error:
                 if error.errno == errno.EADDRNOTAVAIL and not _has_source(address):
                     raise OSError(
@@ -312,11 +313,12 @@ class Connector:
         connection: KeptConnection,
         preface: bytes,
         address: str,
+        domain: str,
     ) -> None:
         """Connect, and let `connection` have what is said under TLS."""
         try:
             handshake = ClientHandshake(
-                node, context, connection, self._handshakes, self._loop, preface
+                node, context, connection, self._handshakes, self._loop, preface, domain
             )
         except ValueError as error:
             detail = f"{node.server_name!r} is no name that could be asked for: {error}"

@@ -1,0 +1,27 @@
+"""The service that a certificate names.
+
+Two spellings count, DNS `SERVICE.DOMAIN` and URI `spiffe://DOMAIN/SERVICE` (SPIFFE-ID §2), both
+without regard to case, as hosts are. A certificate is one service's: where it names two of the
+domain nobody could say which rule holds, and it names none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def service_of(certificate: Mapping[str, Any], domain: str) -> str:
+    """The service of a trust domain, in lower case; empty = there is not exactly one.
+    `certificate`: one that was verified, as `ssl.SSLSocket.getpeercert` has it."""
+    ending, beginning = f".{domain}", f"spiffe://{domain}/"
+    found = set()
+    for kind, name in certificate.get("subjectAltName", ()):  # ≤ 4096
+        lower = name.lower()
+        if kind == "DNS" and lower.endswith(ending):
+            found.add(lower.removesuffix(ending))
+        elif kind == "URI" and lower.startswith(beginning):
+            found.add(lower.removeprefix(beginning))
+    [service] = found if len(found) == 1 else [""]
+    # A star names many, and so does a path of several segments.
+    return "" if "*" in service or "/" in service else service

@@ -349,6 +349,13 @@ DENIED: Final = Fault(
     "Nothing, if it is meant so. Behind another proxy the client's address needs the listener's"
     " `trusted_proxies`.",
 )  # fmt: skip
+CALLER_DENIED: Final = Fault(
+    "caller_denied", "http_request_denied", 403, _C, "This caller is not allowed",
+    "`callers` of the service allows no such request of the service that the client's certificate"
+    " names, or the client has shown none.",
+    "The `detail` names caller, method and path. Add an entry to `callers.allow` if it is meant to"
+    " be allowed; `callers.dry_run` only counts.",
+)  # fmt: skip
 UNAUTHORISED: Final = Fault(
     "unauthorised", "http_request_denied", 401, _C, "Not authorised",
     "A filter that authenticates (`basic_auth`, `jwt`) found no proof of who asks, or one that does"

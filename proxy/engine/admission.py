@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool
 from proxy.engine.resilience.breaker import Breaker
@@ -87,3 +89,16 @@ def admit(pool: Pool, rate_value: bytes, now: float) -> Admission | None:
     if policies.concurrency is not None:
         admission.count(policies.concurrency, now)
     return admission
+
+
+def check_caller(pool: Pool, caller: str, method: str, paths: Iterable[str]) -> None:
+    """Raises `Refused` for a client whom `callers` of the service does not allow this; see
+    `Callers.refusal`."""
+    callers = pool.callers
+    refusal = None if callers is None else callers.refusal(caller, method, paths)
+    if callers is None or refusal is None:
+        return
+    if not callers.dry_run:
+        pool.counters.rejected("callers")
+        raise refusal
+    pool.counters.rejected("callers.dry_run")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from balancers.base import NO_KEY, hash_key
+from proxy.engine.admission import check_caller
 from proxy.engine.arrival import CountedArrival
 from proxy.engine.listener_config import ListenerConfig, ends_of
 from proxy.engine.next_attempt import next_attempt
@@ -19,7 +20,7 @@ from proxy.engine.services import Services
 from proxy.engine.streams import UpstreamStream
 from proxy.engine.tunnel import Tunnel
 from proxy.engine.upstream.raw import RawConnection
-from proxy.errors import CLIENT_GONE, NO_INSTANCE, QUEUE_FULL, Fault, Side
+from proxy.errors import CLIENT_GONE, NO_INSTANCE, QUEUE_FULL, Fault, Refused, Side
 from proxy.proxy_header import Ends
 
 
@@ -53,6 +54,12 @@ class Passthrough(CountedArrival):
             return
         self._transport.pause_reading()
         pool, now = self._pool, self._services.now()
+        if pool.callers is not None:
+            try:
+                check_caller(pool, "", "", ())
+            except Refused as refusal:
+                self._give_up(refusal.fault, refusal.detail)
+                return
         if pool.reads_load:
             self._services.pools.others.refresh(now)
         pool.requests += 1

@@ -14,6 +14,7 @@ from typing import Final, cast
 from balancers.base import Balancer, hash_key
 from balancers.round_robin import RoundRobin
 from proxy import catalog
+from proxy.engine.callers import Callers
 from proxy.engine.node import Node
 from proxy.engine.pool_context import PoolContext
 from proxy.engine.queue_turns import QueueTurns
@@ -64,6 +65,8 @@ class Pool:
         self.terms: Terms = Terms(settings)
         self.sticky = None if settings.sticky is None else Sticky(service, settings.sticky)
         self.route_terms: RouteTerms = RouteTerms(settings)
+        callers = settings.callers
+        self.callers = None if callers is None else Callers(service, callers)
         self.room = Room(self.has_room, shared.look, shared.rng)
         self.turns = QueueTurns(self.policies.queue, shared.later, self.room.any)
         self.newly_unreachable: set[Node] = set()  # ≤ 1 KiB + 100 B per instance
@@ -217,6 +220,8 @@ class Pool:
         sticky = settings.sticky
         self.sticky = None if sticky is None else Sticky(self.service, sticky)
         self.route_terms = RouteTerms(settings)
+        callers = settings.callers
+        self.callers = None if callers is None else Callers(self.service, callers)
         self.policies = Policies(
             hash_key(self.service.encode()), settings, self._shared.buckets, self.policies
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from balancers.base import NO_KEY, hash_key
-from proxy.engine.admission import admit
+from proxy.engine.admission import admit, check_caller
 from proxy.engine.match import Match
 from proxy.engine.request_state import RequestState
 from proxy.engine.route_answers import answer_of_route
@@ -69,6 +69,9 @@ def prepare(state: RequestState, services: Services) -> OwnAnswer | None:
     state.pool = pool
     state.terms = terms
     state.routed = True
+    if pool.callers is not None:
+        paths = (path, *(readings or ()))
+        check_caller(pool, facts.caller, method.decode("ascii"), paths)
     if fields.unusual:
         _look_closer(fields, services.via_token)
         if fields.upgrade is not None:

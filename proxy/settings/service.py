@@ -12,6 +12,7 @@ from proxy import catalog
 from proxy.membership import Instance
 from proxy.settings.addresses import ENDPOINT, NAME
 from proxy.settings.balancer import BalancerSpec, inherit_balancer
+from proxy.settings.callers import CallersSettings
 from proxy.settings.choosing import SubsetSettings, ZoneSettings, check_subset
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Given, Off, Short, overlay
@@ -280,6 +281,12 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
         Off(),
         "[A second attempt](resilience.md#hedges) beside the first, of a GET, HEAD or OPTIONS that"
         " waits for longer than others; the first answer counts.",
+    ] = None
+    callers: Annotated[
+        CallersSettings | None,
+        Off(),
+        "[Which services may call](mesh.md#who-may-call): refused is who does not prove, on a"
+        " listener with `tls.trust_domain`, to be one of them.",
     ] = None
     send_proxy_protocol: Annotated[
         Literal["off", "v1", "v2"],

@@ -51,6 +51,7 @@ PROMISED = {
     "method_not_allowed": (405, "http_request_error"),
     "version_not_supported": (505, "http_request_error"),
     "expectation_failed": (417, "http_request_error"),
+    "caller_denied": (403, "http_request_denied"),
     "unauthorised": (401, "http_request_denied"),
     "auth_unavailable": (503, "destination_unavailable"),
     "denied": (403, "http_request_denied"),

@@ -6,9 +6,12 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from proxy.messages import PolicyState
+from proxy.settings.callers import Caller, CallersSettings
+from proxy.settings.listener import ListenerSettings
 from proxy.settings.service import (
     AdaptiveSettings,
     BreakerSettings,
@@ -572,3 +575,28 @@ class TestTunnelsOfInstancesThatLeave:
         wire.advance(20)
         assert client.closed
         assert wire.pool.counters.tunnels_closed == 0
+
+
+CLOSED = CallersSettings(allow=(Caller(service="web"),))
+
+
+class TestCallers:
+    def test_a_client_without_a_name_is_refused(self, make: Any) -> None:
+        wire = make(settings=ServiceSettings(callers=CLOSED))
+        client = wire.client()
+        client.send(GET)
+        client.expect_problem(403, "caller_denied")
+        wire.expect_no_dial()
+        assert wire.pool.counters.limited == {"callers": 1}
+
+    def test_a_connection_that_is_passed_on_is_refused(self, make: Any) -> None:
+        listener = ListenerSettings(mode_tcp="s")
+        wire = make(settings=ServiceSettings(callers=CLOSED), listener=listener, tls=False)
+        assert wire.silent_client().closed
+        wire.expect_no_dial()
+
+    def test_dry_runs_only_count(self, make: Any) -> None:
+        callers = replace(CLOSED, dry_run=True)
+        wire = make(settings=ServiceSettings(callers=callers))
+        answered(*asked(wire))
+        assert wire.pool.counters.limited == {"callers.dry_run": 1}

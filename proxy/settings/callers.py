@@ -1,0 +1,52 @@
+"""`callers:`, which services may call a service."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+
+from proxy.settings.addresses import NAMES, parse_name
+from proxy.settings.declare import Short
+from proxy.settings.read import SWITCH, Read
+from proxy.settings.route_values import METHOD, PATH
+
+ANYBODY: Final = "*"
+
+
+def _parse_caller(text: str) -> str:
+    return text if text == ANYBODY else parse_name(text).lower()
+
+
+_CALLER: Final = Read(_parse_caller, "name", f"{NAMES}, or * for every service")
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of `allow`."""
+
+    service: Annotated[
+        str, _CALLER, "A service that may call; `*`: every one of the trust domain. Without case."
+    ]
+    methods: Annotated[tuple[str, ...], METHOD, "Only with these methods. Without it any."] = ()
+    path_prefixes: Annotated[
+        tuple[str, ...],
+        PATH,
+        "Only these paths and what is below them, by whole segments, as routes match them. Without"
+        " it any.",
+    ] = ()
+
+
+class CallersSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`callers:` of a service."""
+
+    allow: Annotated[
+        tuple[Caller, ...],
+        Short("service"),
+        "Who may: names of services, or mappings; one that fits is enough. None = nobody may.",
+    ] = ()
+    dry_run: Annotated[
+        bool,
+        SWITCH,
+        "Refuse nobody, and only count who would be: `fairlead_limited_total` with"
+        " `callers.dry_run`.",
+    ] = False

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from proxy.engine.routing import LISTENER, LONGEST_HOST, SERVICE, Fields, is_service_name
 from proxy.settings.route import RouteSpec
-from proxy.settings.route_values import pieces_of
+from proxy.settings.route_values import FIRST_LABEL, pieces_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,8 @@ def _host_rank(pattern: str | None, host: str) -> tuple[int, int, int] | None:
     match."""
     if pattern is None:
         return (2, 0, 0)
+    if pattern == FIRST_LABEL:
+        return (1, 1, 0) if is_service_name(host[:LONGEST_HOST].split(".")[0]) else None
     pattern = pattern.lower().removesuffix(".")
     if len(host) > LONGEST_HOST and ("*" in pattern or SERVICE in pattern):
         return None

@@ -5,7 +5,8 @@ Precedence, in this order:
 1. The host. An exact name comes first, then patterns by the length of their literal ending,
    then routes for any host. `*.example.com` matches every name below `example.com`, at any
    depth, and not `example.com` itself; `{service}.example.com` matches exactly one label
-   there and comes before the `*` of the same ending.
+   there and comes before the `*` of the same ending. `{service}.*`, the first label of whatever
+   host, comes behind all of these.
 2. The path: routes for exactly this path come first, then those by prefix: the one that
    matches the longest part of the path. Prefixes match whole
    segments: `/old` matches `/old` and `/old/x`, not `/older`; `/old/` matches `/old/` and
@@ -34,7 +35,7 @@ from typing import Final
 from proxy.engine.match import Match
 from proxy.settings.path_pattern import PathPattern
 from proxy.settings.route import RouteSpec
-from proxy.settings.route_values import pieces_of
+from proxy.settings.route_values import FIRST_LABEL, pieces_of
 from proxy.tls.names import NameTable
 
 SERVICE: Final = "{service}"
@@ -319,6 +320,7 @@ class RouteTable:
         self.routes = tuple(routes)
         self._exact: dict[str, _Host] = {}  # ≤ 1 KiB + 8 KiB per route
         self._endings: dict[str, _Ending] = {}  # ≤ 1 KiB + 8 KiB per route
+        self._first_label: _Host | None = None
         self._any: _Host | None = None
         names = [spec for spec in self.routes if spec.sni is not None]
         self._names = NameTable([(str(spec.sni),) for spec in names])
@@ -348,6 +350,9 @@ class RouteTable:
             self._any = self._any or new()
             return self._any
         pattern = pattern.lower().removesuffix(".")
+        if pattern == FIRST_LABEL:
+            self._first_label = self._first_label or new()
+            return self._first_label
         if pattern.startswith("*."):
             ending = self._endings.setdefault(pattern[2:], _Ending())
             ending.wildcard = ending.wildcard or new()
@@ -374,6 +379,12 @@ class RouteTable:
         if self._endings:
             for routes, label in self._by_ending(host):  # ≤ LONGEST_HOST
                 found = routes.match(path, method, fields, label)
+                if found is not None:
+                    return found
+        if self._first_label is not None:
+            label = host[:LONGEST_HOST].partition(".")[0]
+            if is_service_name(label):
+                found = self._first_label.match(path, method, fields, label)
                 if found is not None:
                     return found
         return None if self._any is None else self._any.match(path, method, fields, None)
@@ -427,6 +438,8 @@ def _check(spec: RouteSpec) -> None:
     """The configuration refuses these with line and column; here they would silently match
     nothing or the wrong thing."""
     host, prefix = spec.host, spec.path_prefix
+    if host == FIRST_LABEL:
+        host = SERVICE
     labels = [] if host is None else host.split(".")
     segments = [] if prefix is None else prefix.split("/")
     if host is not None:

@@ -106,6 +106,8 @@ def rewritten(match: Match, path: str) -> str:
 def check_published(names: ServiceNames, match: Match, published: Collection[str]) -> None:
     """Check that a service, whose pool says `published`, is one that its template route leads to.
     Raises `Refused`."""
+    if match.spec.services and match.service not in match.spec.services:
+        raise Refused(UNKNOWN_SERVICE, f"{match.service} is none of the route's services")
     if match.published and match.published not in published:
         if names.complete:
             detail = f"{match.service} has no instance with {match.published}"
@@ -168,6 +170,8 @@ def _in_its_own_spelling(found: Match, asked: Asked, name: str) -> tuple[str, st
     prefix = found.spec.path_prefix
     if prefix is None or SERVICE not in prefix:
         before, _, after = (found.spec.host or "").partition(SERVICE)
+        if after == ".*":
+            after = asked.host[len(found.service) :]
         return before + name.lower() + after, asked.path
     segments = asked.path.split("/")
     segments[prefix.split("/").index(SERVICE)] = quote(name, safe=_PLAIN)

@@ -97,7 +97,7 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         HOST_PATTERN,
         "An exact name, `*.example.com` for all names below it, or with `{service}` as one whole"
-        " label. Without it any host.",
+        " label; `{service}.*` is the first label of whatever host. Without it any host.",
     ] = None
     hosts: Annotated[
         tuple[str, ...], HOST_PATTERN, Distinct(), "Several, any of which fits; no templates."
@@ -150,6 +150,13 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
         "Only of a route with `{service}`: services with an instance whose metadata say this. Any"
         " other is unknown to it (404).",
     ] = {}
+    services: Annotated[
+        tuple[str, ...],
+        NAME,
+        Distinct(),
+        "Only of a route with `{service}`: the services that it may lead to. Any other is unknown"
+        " to it (404).",
+    ] = ()
     strip_prefix: Annotated[
         bool,
         SWITCH,
@@ -241,7 +248,7 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the route asks for more than a service, a path and an answer."""
         own_terms = self.timeouts != NO_TIMEOUTS or self.retry != NO_RETRY
         own_path = self.set_host is not None or self.rewrite_responses
-        return own_terms or own_path or bool(self.where)
+        return own_terms or own_path or bool(self.where or self.services)
 
 
 def check_routes(
@@ -272,8 +279,9 @@ def check_routes(
                     report.complain(
                         place.at(key), "has no instance to wait for; allowed: beside a service"
                     )
-        if "where" in place and not templated:
-            report.complain(place.at("where"), "has no {service} to narrow; allowed: beside one")
+        for key in ("where", "services"):
+            if key in place and not templated:
+                report.complain(place.at(key), "has no {service} to narrow; allowed: beside one")
         for at, name in enumerate(route.listeners):
             if name not in listeners and report.sound(("listeners",)):
                 report.complain(

@@ -24,9 +24,15 @@ _ESCAPE: Final = re.compile("%([0-9A-Fa-f]{2})")
 _NEVER: Final = re.compile("%(?:00|2f|5c)", re.IGNORECASE)
 
 
+FIRST_LABEL: Final = "{service}.*"
+"""The first label of any host, also of one without others."""
+
+
 def _parse_host_pattern(text: str) -> str:
     """A route's host. Template and wildcard are whole labels, so that a label in a request
     either is the service's name or is not."""
+    if text == FIRST_LABEL:
+        return text
     rest = text.replace("{service}", "service")
     if "{" in rest or "}" in rest:
         raise ValueError("holds braces that are not {service}")

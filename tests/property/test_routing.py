@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from proxy.engine.explanation import explain
 from proxy.engine.routing import SERVICE, RouteTable
 from proxy.settings.route import RouteSpec
+from proxy.settings.route_values import FIRST_LABEL
 
 HEADERS = (
     *({"X-A": "1"}, {"X-A": "1", "X-B": "2"}),
@@ -20,9 +21,11 @@ labels = st.lists(words, min_size=1, max_size=3)
 
 @st.composite
 def hosts(draw: st.DrawFn) -> str | None:
-    kind = draw(st.sampled_from(["any", "exact", "wildcard", "template"]))
+    kind = draw(st.sampled_from(["any", "exact", "wildcard", "template", "first"]))
     if kind == "any":
         return None
+    if kind == "first":
+        return FIRST_LABEL
     parts = draw(labels)
     if kind == "wildcard":
         parts = ["*", *parts]

@@ -1007,9 +1007,11 @@ proxy.yaml:3: routes.1.timeouts: has no instance to wait for; allowed: beside a 
 routes:
   - {path: /a, service: a, where: {public: "true"}}
   - {host: "{service}.a", where: {public: [1]}}
+  - {path: /b, service: a, services: [a]}
 --->
 proxy.yaml:2: routes.0.where: has no {service} to narrow; allowed: beside one
 proxy.yaml:3: routes.1.where.public: is a list; allowed: text
+proxy.yaml:4: routes.2.services: has no {service} to narrow; allowed: beside one
 === route_regex
 routes:
   - {path_regex: "^/(a+)+$", service: a}

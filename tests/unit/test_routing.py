@@ -39,6 +39,15 @@ def test_no_routes_no_match() -> None:
 
 # -- hosts
 
+
+@pytest.mark.parametrize("host", ["users", "users.", "users.mesh.local", "users.a.b.c"])
+def test_the_first_label_of_any_host_may_be_the_service(host: str) -> None:
+    routes = [to("any"), to(None, host="{service}.*"), to("own", host="own.mesh.local")]
+    assert service(routes, host) == "users"
+    assert service(routes, "own.mesh.local") == "own"
+    assert service(routes, ".users") == "any"
+
+
 HOSTS = [
     to("any"),
     to("wide", host="*.example.com"),

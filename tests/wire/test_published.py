@@ -5,8 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from proxy.settings.route import RouteSpec
-from tests.support.wire import request
+from tests.support.wire import forwarded, request
 from tests.wire.scenes import answered, asked
+
+
+def test_a_service_that_is_not_among_those_of_the_route_is_unknown(make: Any) -> None:
+    wire = make(routes=(RouteSpec(host="{service}.*", services=("users",)),))
+    client = wire.client()
+    for host in ("s.mesh.local", "S", "s:15001"):
+        client.send(request("GET /x", host=host))
+        client.expect_problem(404, "unknown_service")
+    wire.expect_no_dial()
+    wire.configure((RouteSpec(host="{service}.*", services=("s",)),), {"s": wire.pool.settings})
+    client.send(request("GET /x", host="S.mesh.local"))
+    instance = wire.accepted("a")
+    instance.expect(forwarded("GET /x", host="S.mesh.local"))
+    answered(client, instance)
+
 
 ROUTE = RouteSpec(path_prefix="/{service}", where={"public": "true"})
 

@@ -103,4 +103,12 @@ class Balancer(ABC):
         return False
 
     def inherit(self, previous: Self) -> None:
-        """Take over what `previous`, which served the same service, had learnt."""
+        """Take over what `previous`, which served the same service and is not asked any more, had
+        learnt."""
+
+    def settle(self) -> bool:
+        """Do a little, half a millisecond's worth at most, of what `__init__`, `inherit` or
+        `changed` have put off; True if there is more to do. Until then `pick` goes by what is there
+        already, and afterwards as if all had been done at once. The engine calls it until it
+        returns False; for whoever never does, `pick` does the rest."""
+        return False

@@ -34,9 +34,11 @@ MAX_POINTS = 1 << 18
 Beyond it all instances get half as many points, or a quarter, and so on."""
 
 STRETCH = 1024
-"""Points that are sorted at a time, roughly: with a thousand instances that takes a millisecond."""
+"""Points of a stretch of the ring, roughly: where one is put in, those behind it move."""
 
-_NUMBER = 0xFFFFFFFF
+PIECE = 256
+"""Points that are put in or taken out at a time: a quarter of a millisecond."""
+
 _CIRCLE = (1 << 64) - 1
 _SPREAD = 0x9E3779B97F4A7C15
 """2**64 / golden ratio: multiplied with it, even consecutive keys lie far apart."""
@@ -49,9 +51,9 @@ class ConsistentHash(Balancer):
     an instance takes no request that would bring it above this multiple of the mean load for
     its weight; the request walks on to the next instance on the ring that has room.
 
-    The ring is laid out in `inherit`, which changes only what differs from the previous one:
-    nothing at all when instances have merely changed their health. A balancer that inherits
-    from nobody lays it out at its first pick.
+    The ring is laid out bit by bit in `settle`, at a start from nothing, and where much of it is
+    another: a thousand instances take a tenth of a second. A key belongs to one of those that are
+    on it so far, and each that comes takes keys only for itself.
     """
 
     uses_key = True
@@ -81,9 +83,13 @@ class ConsistentHash(Balancer):
         self._virtual_nodes = virtual_nodes
         self._all_weights = sum(self._weights.values())
         self._halvings = _halvings(self._all_weights * virtual_nodes)
-        self._ring: _Ring | None = None
+        self._ring = _Ring()
         self._owners: list[Node | None] = []
         """Owner number on the ring → node, None if it is not usable."""
+        self._pending: dict[str, None] = dict.fromkeys(self._weights)
+        """Ids whose points on the ring may not be those that they are to have."""
+        self._is_settled_elsewhere = False
+        """Whether `settle` is called, so that `pick` need not wait for all of it."""
 
         self.reads_load = self.follows_load = bounded_load > 0
         self._bound = bounded_load
@@ -100,16 +106,15 @@ class ConsistentHash(Balancer):
             if not self._bound:
                 return self._keyless.pick(key, tried)
             key = self._rng.getrandbits(64)
-        if self._ring is None:
-            self._lay_out(_Ring.of(self._counts()))
+        if self._pending and not self._is_settled_elsewhere:
+            self._go_on(sys.maxsize)
         ring, owners = self._ring, self._owners
-        assert ring is not None
         if (tried or not self._usable) and not self._any_left(tried):
             return None
         point = key * _SPREAD & _CIRCLE
         if self._bound:
             return self._walk_bounded(point, tried)
-        points, numbers = ring.buckets[point >> ring.shift] or ring.bucket(point >> ring.shift)
+        points, numbers = ring.buckets[point >> ring.shift]
         place = bisect_left(points, point)
         if place < len(numbers) and not tried:
             node = owners[numbers[place]]
@@ -119,7 +124,7 @@ class ConsistentHash(Balancer):
             node = owners[number]
             if node is not None and (not tried or node not in tried):
                 return node
-        return None
+        return self._keyless.pick(NO_KEY, tried) if self._pending else None
 
     def _any_left(self, tried: Collection[Node]) -> bool:
         """Looks at no more nodes than were tried, plus one."""
@@ -130,7 +135,6 @@ class ConsistentHash(Balancer):
     def _walk_bounded(self, point: int, tried: Collection[Node]) -> Node | None:
         """The first untried node with room for this request too. When only tried nodes have
         room, the first untried one: the bound yields before the retry fails."""
-        assert self._ring is not None
         owners = self._owners
         fair_share = self._bound * (self._total_load + 1) / self._total_weight
         first: Node | None = None
@@ -147,21 +151,13 @@ class ConsistentHash(Balancer):
             passed.add(number)
             if len(passed) == len(self._usable):
                 break
+        if first is None and self._pending:
+            return self._keyless.pick(NO_KEY, tried)
         return first
 
     def changed(self, nodes: Collection[Node], gone: Collection[Node]) -> bool:
-        """In place unless much of the ring is to be laid out again."""
-        ring = self._ring
-        before = {node.id: self._weights.get(node.id, 0) for node in (*gone, *nodes)}
-        after = dict.fromkeys(before, 0) | {node.id: node.weight for node in nodes}
-        total = self._all_weights + sum(after.values()) - sum(before.values())
-        halvings = _halvings(total * self._virtual_nodes)
-        if ring is None or halvings != self._halvings:
-            return False
-        counts = {id: _point_count(w * self._virtual_nodes, halvings) for id, w in after.items()}
-        if not ring.is_near(counts):
-            return False
-        self._all_weights = total
+        """In place; what the ring has to do with it is left to `settle`."""
+        before = sum(self._weights.get(id, 0) for id in {node.id for node in (*gone, *nodes)})
         self._keyless.changed(nodes, gone)
         for node in (*gone, *nodes):
             used = self._usable.pop(node.id, None)
@@ -178,13 +174,17 @@ class ConsistentHash(Balancer):
                 if self._bound:
                     self._loads[node.key] = node.load
                     self._total_load += node.load
-        for id, count in counts.items():
-            ring.put(id, count)
-            number = ring.numbers.get(id)
+        self._all_weights += sum(self._weights.get(i, 0) for i in {n.id for n in (*gone, *nodes)})
+        self._all_weights -= before
+        for node in (*gone, *nodes):
+            number = self._ring.numbers.get(node.id)
             if number is not None:
-                while number >= len(self._owners):
-                    self._owners.append(None)
-                self._owners[number] = self._usable.get(id)
+                self._owners[number] = self._usable.get(node.id)
+            self._note(node.id)
+        halvings = _halvings(self._all_weights * self._virtual_nodes)
+        if halvings != self._halvings:
+            self._halvings = halvings
+            self._pending = dict.fromkeys(self._weights) | self._pending
         return True
 
     def load_changed(self, node: Node) -> None:
@@ -195,24 +195,44 @@ class ConsistentHash(Balancer):
             self._loads[node.key] = load
 
     def inherit(self, previous: Self) -> None:
-        """Take over the ring: as it is if it has the same points, else with those points
-        taken out and put in that differ."""
-        ring = previous._ring
-        counts = self._counts()
-        self._lay_out(_Ring.of(counts) if ring is None else ring.changed_to(counts))
-
-    def _counts(self) -> dict[str, int]:
-        """Points for each id that has any. A pure function of the membership: every worker must
-        come to the same ring, whatever it has seen before."""
-        return {
-            id: _point_count(weight * self._virtual_nodes, self._halvings)
-            for id, weight in self._weights.items()
-            if weight > 0
-        }
-
-    def _lay_out(self, ring: _Ring) -> None:
-        self._ring = ring
+        """Take over the ring, on which what differs is changed by and by."""
+        self._ring = ring = previous._ring
         self._owners = [None if id is None else self._usable.get(id) for id in ring.ids]
+        self._pending = {}
+        for id in self._weights.keys() | ring.numbers.keys():
+            self._note(id)
+
+    def settle(self) -> bool:
+        """See `Balancer`."""
+        self._is_settled_elsewhere = True
+        return self._go_on(PIECE)
+
+    def _note(self, id: str) -> None:
+        """Remember an instance whose points are to be others."""
+        if self._ring.counts.get(id, 0) != self._count(id):
+            self._pending[id] = None
+
+    def _count(self, id: str) -> int:
+        """How many points an instance is to have. A function of the membership alone: every worker
+        must come to the same ring, whatever it has seen before."""
+        return _point_count(self._weights.get(id, 0) * self._virtual_nodes, self._halvings)
+
+    def _go_on(self, points: int) -> bool:
+        """Put in or take out as many points. True if there are more to come."""
+        ring, owners = self._ring, self._owners
+        while self._pending:
+            if points <= 0:
+                return True
+            id, _ = self._pending.popitem()
+            wanted = self._count(id)
+            number, moved = ring.move(id, wanted, points)
+            points -= moved + 1
+            while number >= len(owners):
+                owners.append(None)
+            owners[number] = self._usable.get(id)
+            if ring.counts.get(id, 0) != wanted:
+                self._pending[id] = None
+        return False
 
 
 def _halvings(points: int) -> int:
@@ -234,151 +254,79 @@ def _points_of(id: str, count: int) -> array[int]:
     return points
 
 
-_Bucket = tuple["array[int]", "array[int]"]
-"""The points of one stretch of the circle in ascending order, and for each the number of its
-owner. A ring and the one that takes its place share it until either is changed."""
-
-
 class _Ring:
-    """All points of all instances, each instance's in order; the order of all of them is made
-    stretch by stretch, when a key falls into one.
+    """All points of all instances, in stretches of the circle."""
 
-    To sort the points of a thousand instances takes a tenth of a second, in which a worker would
-    serve nobody; a stretch of `STRETCH` points takes a millisecond, once. Only what is not laid
-    out yet is ever added to a ring.
-    """
-
-    def __init__(
-        self, counts: dict[str, int], ids: list[str | None], stocks: list[array[int] | None]
-    ) -> None:
-        self.counts = counts
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
         """Id → its number of points."""
-        self.ids = ids
+        self.ids: list[str | None] = []
         """Owner number → id; None for a number that is free."""
-        self.numbers = {id: number for number, id in enumerate(ids) if id is not None}
-        self._stocks = stocks
-        """Owner number → its points in ascending order."""
-        self._free = [number for number, id in enumerate(ids) if id is None]
-        self.size = sum(counts.values())
-        bits = max(0, self.size // STRETCH).bit_length()
-        self.shift = 64 - bits
+        self.numbers: dict[str, int] = {}
+        """Id → owner number."""
+        self.size = 0
+        self.shift = 64
         """A point lies in the bucket of the number that is left when it is shifted by this."""
-        self.buckets: list[_Bucket | None] = [None] * (1 << bits)
+        self.buckets: list[_Bucket] = [(array("Q"), array("I"))]
+        self._free: list[int] = []
 
-    @classmethod
-    def of(cls, counts: dict[str, int]) -> Self:
-        """A ring from nothing."""
-        return cls(counts, list(counts), [_stock(id, count) for id, count in counts.items()])
-
-    def changed_to(self, counts: dict[str, int]) -> _Ring:
-        """The ring with these points instead. Costs what differs, and a copy of the stretches
-        in which it does."""
-        old = self.counts
-        if counts == old:
-            return self
-        differing = [id for id in old.keys() | counts.keys() if old.get(id) != counts.get(id)]
-        numbers = dict(self.numbers)
-        ids, stocks = list(self.ids), list(self._stocks)
-        free = [number for number, id in enumerate(ids) if id is None]
-        edits: list[tuple[int, int, bool]] = []
-        changed = sum(abs(counts.get(id, 0) - old.get(id, 0)) for id in differing)
-        for id in differing:
-            before, after = old.get(id, 0), counts.get(id, 0)
-            if not before:
-                if not free:
-                    free.append(len(ids))
-                    ids.append(None)
-                    stocks.append(None)
-                numbers[id] = free.pop()
-                ids[numbers[id]] = id
-            number = numbers[id]
-            if not after:
-                ids[number] = None
-            stocks[number] = _stock(id, after) if after else None
-            if changed * 8 <= self.size:
-                low, high = sorted((before, after))
-                edits += ((p, number, after > before) for p in _points_of(id, high)[low:])
-        ring = _Ring(counts, ids, stocks)
-        if changed * 8 <= self.size and ring.shift == self.shift:
-            ring._take_over(self, edits)
-        return ring
-
-    def _take_over(self, source: _Ring, edits: list[tuple[int, int, bool]]) -> None:
-        """Share the stretches that are laid out in another ring, or copy and change them: `edits`
-        are point, owner, and whether it is new."""
-        self.buckets = list(source.buckets)
-        copied: dict[int, _Bucket] = {}
-        for point, number, is_new in edits:
-            at = point >> self.shift
-            bucket = self.buckets[at]
-            if bucket is None:
-                continue
-            if at not in copied:
-                self.buckets[at] = bucket = copied[at] = (bucket[0][:], bucket[1][:])
-            _edit(bucket, point, number, is_new)
-
-    def is_near(self, counts: dict[str, int]) -> bool:
-        """Whether these points can be `put` at a cost that is small beside that of a new ring,
-        whose stretches would be about as long."""
-        differing = sum(abs(count - self.counts.get(id, 0)) for id, count in counts.items())
-        size = self.size + sum(count - self.counts.get(id, 0) for id, count in counts.items())
-        bits = max(0, size // STRETCH).bit_length()
-        return differing * 8 <= self.size and abs(bits - 64 + self.shift) <= 1
-
-    def put(self, id: str, count: int) -> None:
-        """Let an instance have this many points, in this ring, which nobody else may use then."""
+    def move(self, id: str, count: int, most: int) -> tuple[int, int]:
+        """Let an instance have this many points, or go some of the way: `most` points. Returns its
+        number, and the number of points that were put in or taken out."""
         before = self.counts.get(id, 0)
-        if count == before:
-            return
-        if not before:
+        count = max(before - most, min(before + most, count))
+        number = self.numbers.get(id)
+        if number is None:
             if not self._free:
                 self._free.append(len(self.ids))
                 self.ids.append(None)
-                self._stocks.append(None)
-            self.numbers[id] = self._free.pop()
-        number = self.numbers[id]
-        self.size += count - before
-        self.ids[number] = id if count else None
-        self._stocks[number] = _stock(id, count) if count else None
+            number = self.numbers[id] = self._free.pop()
+            self.ids[number] = id
         low, high = sorted((before, count))
+        shift, buckets = self.shift, self.buckets
         for point in _points_of(id, high)[low:]:
-            bucket = self.buckets[point >> self.shift]
-            if bucket is not None:
-                _edit(bucket, point, number, count > before)
+            _edit(buckets[point >> shift], point, number, count > before)
+        self.size += count - before
         if count:
             self.counts[id] = count
         else:
-            del self.counts[id], self.numbers[id]
+            self.counts.pop(id, None)
+            del self.numbers[id]
+            self.ids[number] = None
             self._free.append(number)
+        if self.size > 2 * STRETCH * len(buckets):
+            self._halve_stretches()
+        elif self.size * 4 < STRETCH * len(buckets) and len(buckets) > 1:
+            self._double_stretches()
+        return number, high - low
 
-    def bucket(self, at: int) -> _Bucket:
-        """One stretch, laid out now if it was not."""
-        bucket = self.buckets[at]
-        if bucket is None:
-            low, high = at << self.shift, (at + 1) << self.shift
-            entries = []
-            for number, stock in enumerate(self._stocks):
-                if stock is not None:
-                    start = bisect_left(stock, low)
-                    for point in stock[start : bisect_left(stock, high, start)]:
-                        entries.append(point << 32 | number)
-            entries.sort()
-            bucket = (
-                array("Q", [entry >> 32 for entry in entries]),
-                array("I", [entry & _NUMBER for entry in entries]),
-            )
-            self.buckets[at] = bucket
-        return bucket
+    def _halve_stretches(self) -> None:
+        self.shift -= 1
+        halves: list[_Bucket] = []
+        for at, (points, numbers) in enumerate(self.buckets):
+            place = bisect_left(points, (2 * at + 1) << self.shift)
+            halves += (points[:place], numbers[:place]), (points[place:], numbers[place:])
+        self.buckets = halves
+
+    def _double_stretches(self) -> None:
+        self.shift += 1
+        pairs = zip(self.buckets[::2], self.buckets[1::2], strict=True)
+        self.buckets = [(low[0] + high[0], low[1] + high[1]) for low, high in pairs]
 
     def owners_from(self, point: int) -> Iterator[int]:
         """The numbers of the owners of all points, once around from this point on."""
         first = point >> self.shift
-        points, numbers = self.bucket(first)
+        points, numbers = self.buckets[first]
         place = bisect_left(points, point)
         yield from numbers[place:]
         for at in (*range(first + 1, len(self.buckets)), *range(first)):
-            yield from self.bucket(at)[1]
+            yield from self.buckets[at][1]
         yield from numbers[:place]
+
+
+_Bucket = tuple["array[int]", "array[int]"]
+"""The points of one stretch of the circle in ascending order, and for each the number of its
+owner."""
 
 
 def _edit(bucket: _Bucket, point: int, number: int, is_new: bool) -> None:
@@ -392,8 +340,3 @@ def _edit(bucket: _Bucket, point: int, number: int, is_new: bool) -> None:
         numbers.insert(place, number)
     else:
         del points[place], numbers[place]
-
-
-def _stock(id: str, count: int) -> array[int]:
-    """The points of an instance in ascending order."""
-    return array("Q", sorted(_points_of(id, count)))

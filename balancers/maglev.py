@@ -24,8 +24,8 @@ from balancers.base import NO_KEY, Balancer, Node, hash_key
 from balancers.random_choice import RandomChoice
 
 STEP = 1024
-"""Places that are looked at in one pick while a table is built: a fraction of a millisecond. A
-table of the usual size takes 250 to 700 picks, and the one before serves meanwhile."""
+"""Places that are looked at at a time while a table is built: a fraction of a millisecond. A table
+of the usual size takes 250 to 700 of them."""
 
 _PROBES = 32
 """Places at which a key looks for a usable instance. If half of them are not usable, one key in
@@ -41,8 +41,8 @@ _MASK = (1 << 64) - 1
 class Maglev(Balancer):
     """A key's instance; without a key, a random one.
 
-    The first table is built at the first pick. One that differs from the previous in its instances
-    or their weights is built `STEP` places at a pick, and used when it is whole.
+    A table is built in `settle`, `STEP` places at a time, and used when it is whole. The one before
+    serves meanwhile; if there is none, keys are given out by their remainder.
     """
 
     uses_key = True
@@ -62,16 +62,23 @@ class Maglev(Balancer):
         self._ids: Sequence[str] = ()
         self._table = _NONE
         """Place → number of an id, of these instances or of those before."""
-        self._building: Iterator[_Table | None] | None = None
+        self._building: Iterator[_Table | None] | None = _tables(self._weights, self._size)
+        self._in_turn = list(self._usable.values())
+        self._is_settled_elsewhere = False
+        """Whether `settle` is called, so that `pick` need not wait for the table."""
 
     def pick(self, key: int, tried: Collection[Node]) -> Node | None:
         if key == NO_KEY:
             return self._keyless.pick(key, tried)
-        if self._building is not None or not self._table:
+        while self._building is not None and not self._is_settled_elsewhere:
             self._build()
         table, ids, usable = self._table, self._ids, self._usable
-        if not usable or not table:
+        if not usable:
             return None
+        if not table:
+            node = self._in_turn[key % len(self._in_turn)] if self._in_turn else None
+            fits = node is not None and node.id in usable and node not in tried
+            return node if fits else self._keyless.pick(NO_KEY, tried)
         size = len(table)
         point = key
         for _ in range(_PROBES):
@@ -84,17 +91,20 @@ class Maglev(Balancer):
             left, key=lambda node: hash_key(b"%d %b" % (key, node.id.encode())), default=None
         )
 
+    def settle(self) -> bool:
+        """See `Balancer`."""
+        self._is_settled_elsewhere = True
+        if self._building is not None:
+            self._build()
+        return self._building is not None
+
     def _build(self) -> None:
-        """Go on with a table, to its end if there is no other one."""
-        if self._building is None:
-            self._building = _tables(self._weights, self._size)
-        for table in self._building:
-            if table is not None:
-                self._ids, self._table = table
-                self._building = None
-                return
-            if self._table:
-                return
+        """Go on with the table for `STEP` places."""
+        assert self._building is not None
+        table = next(self._building)
+        if table is not None:
+            self._ids, self._table = table
+            self._building = None
 
     def changed(self, nodes: Collection[Node], gone: Collection[Node]) -> bool:
         """In place where only the health of instances is another."""
@@ -112,8 +122,6 @@ class Maglev(Balancer):
         self._ids, self._table = previous._ids, previous._table
         if self._size == previous._size and self._weights == previous._weights:
             self._building = previous._building
-        elif self._table:
-            self._building = _tables(self._weights, self._size)
 
 
 def _tables(weights: Mapping[str, int], size: int) -> Iterator[_Table | None]:
@@ -124,7 +132,9 @@ def _tables(weights: Mapping[str, int], size: int) -> Iterator[_Table | None]:
         return
     heaviest = max(weights.values())
     nexts, skips = [], []
-    for id in ids:
+    for number, id in enumerate(ids):
+        if number % (STEP // 8) == STEP // 8 - 1:
+            yield None
         hashed = hash_key(id.encode())
         skip = (hashed >> 32) % (size - 1) + 1
         while gcd(skip, size) != 1:  # Only where the size is no prime number.

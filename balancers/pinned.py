@@ -57,6 +57,9 @@ class Pinned(Balancer):
         self._add(nodes)
         return True
 
+    def settle(self) -> bool:
+        return self._inner.settle()
+
     def inherit(self, previous: Self) -> None:
         if type(self._inner) is type(previous._inner):
             self._inner.inherit(previous._inner)

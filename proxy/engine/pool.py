@@ -22,6 +22,7 @@ from proxy.engine.resilience.breaker import State
 from proxy.engine.resilience.policies import Policies
 from proxy.engine.resilience.terms import RouteTerms, Terms
 from proxy.engine.room import Room
+from proxy.engine.settling import Settling
 from proxy.engine.sticky import Sticky
 from proxy.engine.telemetry import ServiceCounters
 from proxy.engine.tiers import is_divided, spread
@@ -67,6 +68,7 @@ class Pool:
         self.route_terms: RouteTerms = RouteTerms(settings)
         callers = settings.callers
         self.callers = None if callers is None else Callers(service, callers)
+        self.settling = Settling(shared.later, lambda error: shared.raised(error, service))
         self.room = Room(self.has_room, shared.look, shared.rng)
         self.turns = QueueTurns(self.policies.queue, shared.later, self.room.any)
         self.newly_unreachable: set[Node] = set()  # ≤ 1 KiB + 100 B per instance
@@ -155,7 +157,9 @@ class Pool:
                 self._shared.raised(error, self.service)
         if not taken_over:
             self._rebuild()
-        elif self.limited:
+            return leaving
+        self.settling.begin(self.balancer)
+        if self.limited:
             self.room.usable = self._choosable
             for node in (*nodes, *gone):  # ≤ instances
                 self.room.note(node)
@@ -431,6 +435,7 @@ class Pool:
         if type(balancer) is type(self.balancer):
             balancer.inherit(self.balancer)
         self.balancer = balancer
+        self.settling.begin(balancer)
         # The balancer returns one of the nodes it was built with.
         self.pick = cast(Callable[[int, Collection[Node]], Node | None], balancer.pick)
         self.limited = self.policies.max_inflight > 0

@@ -288,6 +288,9 @@ class Worker:
             if not self.pools.names.complete:
                 gc.freeze()  # as in `_open`; to collect first would hold up those who are served
             self.pools.names.complete = True
+            if not self._accepts:
+                for pool in self.pools:  # ≤ services
+                    pool.settling.finish()  # Nobody waits yet.
             self._accept()
 
     def _leave(self, nodes: list[Node]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancers.consistent_hash import ConsistentHash
+from balancers.consistent_hash import PIECE, ConsistentHash
 from proxy.testing.nodes import Instance
 
 KEYS = [Random(seed).getrandbits(64) for seed in range(200)]
@@ -19,12 +19,10 @@ def make(nodes: list[Instance], virtual_nodes: int = 20) -> ConsistentHash:
     return ConsistentHash(nodes, Random(1), virtual_nodes=virtual_nodes)
 
 
-def points(balancer: ConsistentHash) -> list[list[int]]:
-    """Of each stretch of the ring."""
+def points(balancer: ConsistentHash) -> list[int]:
+    """Of the whole ring."""
     balancer.pick(0, ())  # which makes it have one
-    ring = balancer._ring
-    assert ring is not None
-    return [list(ring.bucket(at)[0]) for at in range(len(ring.buckets))]
+    return [point for points, _ in balancer._ring.buckets for point in points]
 
 
 def owners(balancer: ConsistentHash) -> list[Any]:
@@ -34,7 +32,7 @@ def owners(balancer: ConsistentHash) -> list[Any]:
 @given(st.data())
 def test_a_ring_that_was_changed_is_the_ring_that_is_built(data: st.DataObject) -> None:
     everyone = [Instance(f"n{number}") for number in range(12)]
-    # With many points there are stretches, of which only some are laid out at a change.
+    # With many points there are stretches.
     virtual_nodes = data.draw(st.sampled_from((20, 300)))
     balancer = make([], virtual_nodes)
     for _ in range(data.draw(st.integers(1, 6))):
@@ -70,3 +68,29 @@ def test_only_the_keys_of_a_node_that_goes_move(weights: list[int], data: st.Dat
     for old, new in zip(before, owners(after), strict=True):
         assert new is not gone
         assert new is old or old is gone
+
+
+@given(st.data())
+def test_a_ring_that_is_being_laid_out_gives_every_key_an_instance(data: st.DataObject) -> None:
+    pools = st.lists(st.integers(0, 11), unique=True, max_size=12)
+    everyone = [Instance(f"n{number}", 1 + number % 3) for number in range(12)]
+    old = make([everyone[number] for number in data.draw(pools)], 300)
+    if data.draw(st.booleans()):
+        old.pick(0, ())
+    pool = [everyone[number] for number in data.draw(pools)]
+    for node in pool:
+        node.usable = data.draw(st.booleans())
+    balancer = make(pool, 300)
+    if data.draw(st.booleans()):
+        balancer.inherit(old)
+    more = True
+    while more:
+        size = balancer._ring.size
+        more = balancer.settle()
+        assert abs(balancer._ring.size - size) <= PIECE
+        found = owners(balancer)[:20]
+        assert all(node.usable and node in pool for node in found if node is not None)
+        assert (None in found) == (not any(node.usable for node in pool))
+    fresh = make(pool, 300)
+    assert owners(balancer) == owners(fresh)
+    assert points(balancer) == points(fresh)

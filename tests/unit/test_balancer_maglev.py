@@ -23,8 +23,8 @@ def built(nodes: list[Instance], size: int = 5003) -> Maglev:
 
 
 def settled(balancer: Maglev) -> Maglev:
-    while balancer._building is not None:
-        balancer.pick(1, ())
+    while balancer.settle():
+        pass
     return balancer
 
 
@@ -69,12 +69,12 @@ def test_the_table_before_serves_until_the_next_is_whole() -> None:
     before = owners(old)
     heir = built([*nodes, Instance("n9")], 65_537)
     heir.inherit(old)
+    assert heir.settle()
     assert [node and node.id for node in (heir.pick(key, ()) for key in KEYS[:50])] == before[:50]
-    picks = 50
-    while heir._building is not None:
-        heir.pick(1, ())
-        picks += 1
-    assert 100 < picks < 700
+    steps = 1
+    while heir.settle():
+        steps += 1
+    assert 100 < steps < 700
     assert owners(heir) == owners(built([*nodes, Instance("n9")], 65_537))
     again = built(nodes, 65_537)
     again.inherit(heir)
@@ -95,3 +95,16 @@ def test_a_pool_that_is_new_as_a_whole_is_served_at_once() -> None:
     heir = built([Instance("x"), Instance("y", usable=False)])
     heir.inherit(old)
     assert set(owners(heir)) == {"x"}
+
+
+def test_keys_have_instances_before_there_is_a_table() -> None:
+    nodes = instances([1] * 5)
+    nodes[3].usable = False
+    balancer = built(nodes, 65_537)
+    assert balancer.settle()
+    assert not balancer._table
+    assert {node and node.id for node in (balancer.pick(key, ()) for key in KEYS)} == {
+        "n0", "n1", "n2", "n4",
+    }  # fmt: skip
+    assert balancer.pick(0, nodes[:3]) is nodes[4]
+    assert owners(settled(balancer)) == owners(built(nodes, 65_537))

@@ -24,6 +24,7 @@ from typing import Any
 
 from proxy import packets
 from proxy.init import exit_code
+from proxy.privileges import become
 
 READY_LIMIT = 25.0
 """Seconds for a successor to become ready: it loads, checks its configuration, starts its workers
@@ -95,9 +96,11 @@ class Parent:
         environ: Mapping[str, str],
         kill: Callable[[int, int], None] = os.kill,
         now: Callable[[], float] = time.monotonic,
+        become: Callable[[int, int, Sequence[int]], None] = become,
     ) -> None:
         self._spawn = spawn
         self._kill = kill
+        self._become = become
         self._now = now
         self._environ = dict(environ)
         self._notify_to = self._environ.pop("NOTIFY_SOCKET", "")
@@ -206,6 +209,9 @@ class Parent:
             self._kill(control.pid, number)
         except ProcessLookupError:
             pass  # Its end is the next thing we hear of.
+        except PermissionError:
+            # It was there before we gave up root, and has been told to retire.
+            complain(f"cannot signal the control process {control.pid}, which is root's")
 
     # -- an upgrade
 
@@ -316,6 +322,11 @@ class Parent:
             control.ready = True
             if control is self.successor:
                 self._promote()
+            if control is self.serving and message.get("become"):
+                try:
+                    self._become(*message["become"])
+                except OSError as error:
+                    complain(f"cannot give up root: {error.strerror}")
 
     def _forget(self, control: Control, key: tuple[str, str]) -> None:
         held = control.held.pop(key, None)

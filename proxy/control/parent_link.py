@@ -124,9 +124,10 @@ class ParentLink:
                 sock.close()
         self.held.clear()
 
-    def ready(self) -> None:
-        """Tell the parent that this process serves."""
-        self._send({"ready": True})
+    def ready(self, ids: tuple[int, int, Sequence[int]] | None = None) -> None:
+        """Tell the parent that this process serves. `ids`: those for `privileges.become`, of whom
+        the parent is to be, too; None = nobody else."""
+        self._send({"ready": True} if ids is None else {"ready": True, "become": ids})
         for path, inode in self._left.items():
             remove(path, inode)
 

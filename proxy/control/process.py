@@ -35,6 +35,7 @@ from proxy.control.parent_link import ParentLink
 from proxy.control.pools import PoolRegistry
 from proxy.control.provider import ProviderError, build_provider
 from proxy.control.reload import Reloads
+from proxy.control.run_as import give_up_root
 from proxy.control.service_manager import ServiceManager, from_environment
 from proxy.control.shared_config import SharedConfig
 from proxy.control.signals import Signals
@@ -135,6 +136,14 @@ async def serve(
     held = [] if parent is None else parent.held
     predecessor: Predecessor | None = None
     with ExitStack() as opened:
+        listeners = open_listeners(settings, held, opened)
+        admin_socket = open_admin(settings, held, opened)
+        if parent is not None:
+            parent.hold("admin", "admin", settings.admin.bind, [admin_socket])
+            parent.hold_listeners(listeners.current)
+            parent.close_unused()
+        # Before anything is written, and before keys are read, which a reload must be able to.
+        become = give_up_root(settings)
         await _check_access_log(settings)
         try:
             acme = await open_acme(settings.acme)
@@ -149,12 +158,6 @@ async def serve(
         if file is not None:
             settings = await shared.begin(settings, _merge(file), parts.get("shared_config"))
         certificates = await _read_certificates(settings, parts.get("ticket_secret"))
-        listeners = open_listeners(settings, held, opened)
-        admin_socket = open_admin(settings, held, opened)
-        if parent is not None:
-            parent.hold("admin", "admin", settings.admin.bind, [admin_socket])
-            parent.hold_listeners(listeners.current)
-            parent.close_unused()
         admin_port = admin_socket.getsockname()[1]
         destinations = Destinations(admin_port, settings.registry.allow)
         board = Board.create(ROWS)
@@ -219,7 +222,7 @@ async def serve(
                 manager.status("serving")
                 ready.set()
                 if parent is not None:
-                    parent.ready()
+                    parent.ready(become)
 
             supervisor.on_ready = on_ready
             supervisor.own(_tell(manager, supervisor), "service manager")

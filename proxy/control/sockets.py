@@ -214,7 +214,7 @@ def _reason(error: OSError, address: Address) -> str:
         case errno.EADDRINUSE:
             return "the address is in use by another process"
         case errno.EACCES if address.path is None:
-            return "permission denied (ports below 1024 need root or CAP_NET_BIND_SERVICE)"
+            return "permission denied (ports below 1024: root at first, or CAP_NET_BIND_SERVICE)"
         case errno.EADDRNOTAVAIL:
             return "this machine has no such address"
     return error.strerror or str(error)

@@ -97,6 +97,8 @@ class Successors:
     async def prepare(self) -> None:
         """Make everything ready. Raises `Unusable`; `close` is to be called then, too."""
         before, settings = self._supervisor.settings, self._settings
+        if settings.user != before.user:
+            raise Unusable("user: is settled when the proxy starts: restart it")
         try:
             await self.certificates.start()
             if settings.acme != before.acme:

@@ -25,6 +25,7 @@ from proxy.settings.read import SWITCH, TEXT
 from proxy.settings.registry import NamedRegistry, Registry
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import PoolSettings, Service
+from proxy.settings.user import USER
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +65,13 @@ class File(Served, frozen=True, kw_only=True):
         " process may use (its affinity), at most the CPU quota of its cgroup and of all around it,"
         " rounded up.",
     ] = None
+    user: Annotated[
+        str,
+        USER,
+        "As whom the proxy runs, all of it, once its sockets are bound, if it is started as root"
+        " ([operations](operations.md#giving-up-root)): `user` or `user:group`. A change needs a"
+        " restart.",
+    ] = ""
     watch: Annotated[
         bool,
         SWITCH,
@@ -125,6 +133,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin: AdminSettings = AdminSettings()
     workers: int = 1
     """Resolved: `auto` is the number of CPUs this process may use."""
+    user: str = ""
     watch: bool = False
     log: LogSettings = LogSettings()
     access_log: AccessLogSettings | None = None

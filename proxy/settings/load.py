@@ -125,6 +125,7 @@ def _settings(
         listeners=listeners,
         admin=resolve_admin(file.admin, directory),
         workers=file.workers or cpus.usable(),
+        user=file.user,
         watch=file.watch,
         log=file.log,
         access_log=resolve_access_log(file.access_log, directory, report),

@@ -49,6 +49,31 @@ proxy.yaml:2: services.a.hedge.max_share: "2" is out of range; allowed: a number
 proxy.yaml:3: services.b.hedge.after: "0s" is too short; allowed: p50 to p99, or a duration such as 50ms of at least 1ms
 proxy.yaml:4: services.c.hedge: asks a second instance, which sticky forbids; allowed: hedge: off, or the other
 proxy.yaml:5: services.d.hedge: asks a second instance, which retry: off forbids; allowed: hedge: off, or the other
+=== user_of_nobody
+user: no-such-user
+routes: [{service: a}]
+--->
+proxy.yaml:1: user: "no-such-user" names a user that this machine does not have; allowed: user or user:group, by names or by numbers, or "" for no other
+=== user_with_a_group_of_nobody
+user: root:no-such-group
+routes: [{service: a}]
+--->
+proxy.yaml:1: user: "root:no-such-group" names a group that this machine does not have; allowed: user or user:group, by names or by numbers, or "" for no other
+=== user_without_a_name
+user: ":root"
+routes: [{service: a}]
+--->
+proxy.yaml:1: user: ":root" is not a user; allowed: user or user:group, by names or by numbers, or "" for no other
+=== user_by_a_number_alone
+user: "4000000001"
+routes: [{service: a}]
+--->
+proxy.yaml:1: user: "4000000001" has no group on this machine, which does not know it; allowed: user or user:group, by names or by numbers, or "" for no other
+=== user_too_large
+user: "4294967295:0"
+routes: [{service: a}]
+--->
+proxy.yaml:1: user: "4294967295:0" has too large an id; allowed: user or user:group, by names or by numbers, or "" for no other
 === unquoted_template
 routes:
   - {path_prefix: /{service}}

@@ -55,14 +55,23 @@ class House:
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         self.time = 0.0
         self.killed: list[tuple[int, int]] = []
+        self.roots: set[int] = set()
+        """Processes that the parent may not signal."""
+        self.became: list[tuple[Any, ...]] = []
         self.children: dict[int, Child] = {}
         self._pids = count(100)
         self.parent = Parent(
             self._spawn,
             environ or {"A": "1"},
-            lambda pid, number: self.killed.append((pid, number)),
+            self._kill,
             lambda: self.time,
+            lambda *ids: self.became.append(ids),
         )
+
+    def _kill(self, pid: int, number: int) -> None:
+        if pid in self.roots:
+            raise PermissionError(errno.EPERM, "not permitted")
+        self.killed.append((pid, number))
 
     def _spawn(self, descriptor: int, environ: Mapping[str, str]) -> int:
         pid = next(self._pids)
@@ -362,6 +371,20 @@ def test_a_reload_is_for_the_one_that_serves_and_a_new_log_for_all(house: House)
     house.parent.on_signal(signal.SIGHUP)
     house.parent.on_signal(signal.SIGUSR1)
     assert house.killed == [(new, signal.SIGHUP), (new, signal.SIGUSR1), (old, signal.SIGUSR1)]
+
+
+def test_the_parent_gives_up_root_with_the_one_that_serves(house: House) -> None:
+    first = house.serving()
+    assert house.became == []
+    failing = house.upgrade()
+    house.end(failing, 1)
+    assert house.became == []
+    second = house.upgrade()
+    house.say(second, {"ready": True, "become": [65534, 65534, [7]]})
+    assert house.became == [(65534, 65534, [7])]
+    house.roots.add(first)
+    house.parent.on_signal(signal.SIGTERM)  # The one that retires is another user's.
+    assert house.killed == [(second, signal.SIGTERM)]
 
 
 def test_variables_of_a_file_are_for_the_successor_and_those_after_it(

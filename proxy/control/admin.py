@@ -239,7 +239,9 @@ class Admin:
             raise Refusal(400, f"instances: {instances[:20]!r}: must be on or off")
         page, kind = await self.metrics.get(instances=instances == "on"), metrics.CONTENT_TYPE
         if metrics.OPENMETRICS.partition(";")[0] in request.headers.get("Accept", ""):
-            page, kind = metrics.openmetrics(page), metrics.OPENMETRICS
+            exporter = self._supervisor.exporter
+            exemplars = None if exporter is None else exporter.exemplars
+            page, kind = metrics.openmetrics(page, exemplars), metrics.OPENMETRICS
         return web.Response(body=page, headers={"Content-Type": kind, "Vary": "Accept"})
 
     async def _services(self, request: web.BaseRequest) -> web.Response:

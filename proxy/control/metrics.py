@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from itertools import chain
@@ -32,7 +32,7 @@ from prometheus_client.registry import Collector
 
 import proxy
 from proxy.control.samples import MANY, cumulative, quoted, write_pool, write_traffic
-from proxy.control.scrape import Scrape
+from proxy.control.scrape import Exemplar, Scrape
 from proxy.control.statistics import Retired, Totals
 from proxy.messages import APPLY_BOUNDS
 from proxy.statuses import RegistryStatus
@@ -40,12 +40,33 @@ from proxy.statuses import RegistryStatus
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
+_DURATION = b"fairlead_request_duration_seconds"
 _HEAD = re.compile(rb"^(# (?:HELP|TYPE) \w+)_total ", re.MULTILINE)
 
 
-def openmetrics(page: bytes) -> bytes:
-    """A page as OpenMetrics has it: a counter is called without the end of its samples' names."""
+def openmetrics(page: bytes, exemplars: Mapping[tuple[str, str], Exemplar] | None = None) -> bytes:
+    """A page as OpenMetrics has it: a counter is called without the end of its samples' names.
+    `exemplars`: service and upper bound of a bucket → a request in it, whose trace is shown."""
+    if exemplars:
+        page = _with_exemplars(page, exemplars)
     return _HEAD.sub(rb"\1 ", page) + b"# EOF\n"
+
+
+def _with_exemplars(page: bytes, exemplars: Mapping[tuple[str, str], Exemplar]) -> bytes:
+    begin = page.find(b"# TYPE %b " % _DURATION)
+    end = page.find(b"\n# ", begin) + 1 or len(page)
+    tails = {
+        f"{_DURATION.decode()}_bucket{{service={quoted(service)},le={quoted(bound)}}}".encode(): (
+            f' # {{trace_id="{one.trace_id}"}} {one.seconds} {one.at:.3f}\n'.encode()
+        )
+        for (service, bound), one in exemplars.items()
+    }
+    lines = page[begin:end].splitlines(keepends=True)
+    for at, line in enumerate(lines):
+        tail = tails.get(line.rpartition(b" ")[0])
+        if tail is not None:
+            lines[at] = line[:-1] + tail
+    return b"".join((page[:begin], *lines, page[end:]))
 
 
 class Page:

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from proxy.control.pool import Pool
 from proxy.control.statistics import Applies, Totals
 from proxy.statuses import RegistryStatus
+
+
+class Exemplar(NamedTuple):
+    """A request that stands for others in a histogram."""
+
+    trace_id: str
+    seconds: float
+    at: float
+    """Unix time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,7 +13,8 @@ import msgspec
 import structlog
 
 import proxy
-from proxy.messages import Span, Spans
+from proxy.control.scrape import Exemplar
+from proxy.messages import DURATION_BOUNDS, UNROUTED, Span, Spans
 from proxy.settings.process import TracingSettings
 
 log = structlog.get_logger()
@@ -25,6 +27,10 @@ PAUSE = 1.0
 """Seconds between two requests, unless a whole batch waits."""
 LIMIT = 10.0
 """Seconds for a request: the default of OTLP."""
+SERVER = 2
+"""`Span.kind` of a request."""
+EXEMPLARS = 8192
+"""Requests that histograms may show, for 500 busy services; the oldest goes first. Some 2 MiB."""
 SAY_AGAIN = 60.0
 """Seconds between two lines of the log about a collector that takes nothing."""
 
@@ -82,6 +88,8 @@ class Exporter:
         self._say_at = 0.0
         self.counts: Counter[str] = Counter(exported=0, dropped=0)
         """`exported | dropped` → spans; traces that a worker dropped count as one."""
+        self.exemplars: dict[tuple[str, str], Exemplar] = {}
+        """Service and upper bound of a bucket → the latest request in it that is traced."""
 
     def take(self, message: Spans) -> None:
         """Take the spans of a worker."""
@@ -89,6 +97,19 @@ class Exporter:
         self._waiting += message.spans[:room]
         self.counts["dropped"] += message.dropped + max(0, len(message.spans) - room)
         self._news.set()
+        for span in message.spans:
+            if span.kind == SERVER:
+                self._remember(span)
+
+    def _remember(self, span: Span) -> None:
+        seconds = (span.ended - span.began) / 1e9
+        place = bisect_left(DURATION_BOUNDS, seconds)
+        bound = repr(DURATION_BOUNDS[place]) if place < len(DURATION_BOUNDS) else "+Inf"
+        key = str(span.attributes.get("fairlead.service", UNROUTED)), bound
+        self.exemplars.pop(key, None)
+        if len(self.exemplars) >= EXEMPLARS:
+            del self.exemplars[next(iter(self.exemplars))]
+        self.exemplars[key] = Exemplar(span.trace_id, seconds, span.ended / 1e9)
 
     def samples(self) -> Iterable[tuple[str, Mapping[str, str], float]]:
         """Samples of metrics: name, labels, value."""

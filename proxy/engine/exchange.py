@@ -346,7 +346,8 @@ class Exchange(Attempts):
         self._reply(answer, fault.code, closes and fault.closes)
 
     def _own_answer(self, fault: Fault, detail: str, retry_after: float) -> OwnAnswer:
-        return problem(fault, detail, self.request_id.decode("ascii"), retry_after)
+        request_id = self.request_id.decode("ascii")
+        return problem(fault, detail, request_id, retry_after, self.trace_id)
 
     def _reply(self, answer: OwnAnswer, outcome: str, closes: bool) -> None:
         """A whole answer that no instance gave."""

@@ -14,20 +14,24 @@ _METHODS: Final = b"GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH, TRACE"
 _SECRETS: Final = (b"authorization", b"cookie", b"proxy-authorization")
 
 
-def problem(fault: Fault, detail: str, request_id: str, retry_after: float = 1.0) -> OwnAnswer:
+def problem(
+    fault: Fault, detail: str, request_id: str, retry_after: float = 1.0, trace_id: bytes = b""
+) -> OwnAnswer:
     """The answer of the proxy for a fault. `retry_after`: seconds, for 429 and 503; by default the
-    one in which a registration becomes visible at the latest."""
-    content = msgspec.json.encode(
-        {
-            "type": "about:blank",
-            "title": fault.title,
-            "status": fault.status,
-            "detail": detail,
-            "error": fault.error,
-            "code": fault.code,
-            "request_id": request_id,
-        }
-    )
+    one in which a registration becomes visible at the latest. `trace_id`: of a request that is
+    traced."""
+    told = {
+        "type": "about:blank",
+        "title": fault.title,
+        "status": fault.status,
+        "detail": detail,
+        "error": fault.error,
+        "code": fault.code,
+        "request_id": request_id,
+    }
+    if trace_id:
+        told["trace_id"] = trace_id.decode("ascii")
+    content = msgspec.json.encode(told)
     status = b'fairlead; error=%b; details="%b"' % (fault.error.encode(), fault.code.encode())
     fields = [
         (b"Content-Type", b"application/problem+json"),

@@ -23,7 +23,7 @@ from proxy.engine.request_state import RequestState
 from proxy.engine.services import Services
 from proxy.engine.streams import ClientStream, StreamEvents, UpstreamStream
 from proxy.http.messages import VERSIONS, RequestHead
-from proxy.http.trace_context import parent_of, with_parent
+from proxy.http.trace_context import Propagation
 from proxy.messages import Span, Spans
 from proxy.settings.process import TracingSettings
 
@@ -33,10 +33,18 @@ PIECE: Final = 50
 """Traces in one message: a millisecond."""
 _ATTEMPTS: Final = 16
 """Spans of attempts of one request; more retries than that are a mistake."""
+_OUR_FAULT: Final = (2, 4, 12, 13, 14, 15)
+"""Statuses of gRPC that are a server's errors, as the conventions for RPC have it."""
 _SERVER: Final = 2
 _CLIENT: Final = 3
 _PATH: Final = 1024
 """Characters of a path that a span has."""
+
+
+def rpc_of(name: str) -> dict[str, str | int]:
+    """A call as the conventions for RPC name it. `name`: `package.Service/Method`."""
+    service, _, method = name.rpartition("/")
+    return {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
 
 
 class Attempt:
@@ -57,14 +65,15 @@ class Trace:
     """Owns what a sampled request leaves behind for its spans."""
 
     __slots__ = (
-        "attempts", "current", "ended", "outcome", "parent", "rng", "span_id", "state", "trace_id",
+        "attempts", "current", "ended", "outcome", "parent", "span_id", "state", "trace_id",
+        "tracer",
     )  # fmt: skip
 
-    def __init__(self, trace_id: bytes, parent: bytes, rng: Random) -> None:
+    def __init__(self, trace_id: bytes, parent: bytes, tracer: Tracer) -> None:
         self.trace_id = trace_id
         self.parent = parent
-        self.rng = rng
-        self.span_id = b"%016x" % rng.getrandbits(64)
+        self.tracer = tracer
+        self.span_id = tracer.new_id()
         self.attempts: list[Attempt] = []  # ≤ 8 KiB
         self.current: Attempt | None = None
         """The attempt that is under way."""
@@ -75,17 +84,26 @@ class Trace:
 
     def begin(self, node: Node, now: float) -> Attempt:
         """An attempt goes to `node`."""
-        attempt = Attempt(node, b"%016x" % self.rng.getrandbits(64), now)
+        attempt = Attempt(node, self.tracer.new_id(), now)
         if len(self.attempts) < _ATTEMPTS:
             self.attempts.append(attempt)
         self.current = attempt
         return attempt
 
-    def end(self, node: Node, outcome: str, status: int, now: float) -> None:
-        """The attempt is over, which may not have got as far as a connection."""
-        attempt = self.current or self.begin(node, now)
-        attempt.ended, attempt.outcome, attempt.status = now, outcome, status
-        self.current = None
+    def enter(self, request: RequestHead, node: Node | None, now: float) -> RequestHead:
+        """The head of the request as an attempt at `node`, which begins, sends it."""
+        if node is None:
+            return request
+        span_id = self.begin(node, now).span_id
+        return self.tracer.propagation.with_parent(request, self.trace_id, span_id)
+
+    def leave(self, state: RequestState, outcome: str, now: float) -> None:
+        """The attempt is over, which may not have got as far as a connection, or to a node."""
+        node = state.node
+        if node is not None:
+            attempt = self.current or self.begin(node, now)
+            attempt.ended, attempt.outcome, attempt.status = now, outcome, state.status
+            self.current = None
 
 
 class Tracer:
@@ -102,6 +120,7 @@ class Tracer:
         self._send = send
         self._soon = soon
         self._sample = 0.0
+        self.propagation = Propagation(("w3c",))
         self._untraced: type[Exchange] = Exchange
         self._waiting: deque[Trace] = deque()  # ≤ WAITING * 2 KiB
         self.dropped = 0
@@ -117,18 +136,25 @@ class Tracer:
         self._untraced = untraced
         services.new_exchange = untraced if settings is None else self.exchange
         services.new_call = new_call if settings is None else self.call
-        self._sample = 0.0 if settings is None else settings.sample
+        if settings is not None:
+            self._sample = settings.sample
+            self.propagation = Propagation(settings.propagation)
+
+    def new_id(self) -> bytes:
+        """Of a span."""
+        return b"%016x" % self._rng.getrandbits(64)
 
     def begin(self, request: RequestHead) -> Trace | None:
         """The trace of a request: the parent decides whether there is one, or else chance."""
-        parent = parent_of(request.fields.get(b"traceparent"))
-        if parent is not None:
-            if not parent.sampled:
-                return None
-            return Trace(parent.trace_id, parent.span_id, self._rng)
-        if self._rng.random() >= self._sample:
+        parent = self.propagation.parent(request.fields)
+        sampled = None if parent is None else parent.sampled
+        if sampled is None:
+            sampled = self._rng.random() < self._sample
+        if not sampled:
             return None
-        return Trace(b"%032x" % self._rng.getrandbits(128), b"", self._rng)
+        if parent is None or not parent.trace_id:
+            return Trace(b"%032x" % self._rng.getrandbits(128), b"", self)
+        return Trace(parent.trace_id, parent.span_id, self)
 
     def exchange(
         self, services: Services, client: ClientStream, request: RequestHead
@@ -137,7 +163,7 @@ class Tracer:
         trace = self.begin(request)
         if trace is None:
             return self._untraced(services, client, request)
-        return TracedExchange(services, client, request).traced(trace, self)
+        return TracedExchange(services, client, request).traced(trace)
 
     def call(self, services: Services, client: ClientStream, request: RequestHead) -> StreamEvents:
         """Make the exchange of a request that may be a call."""
@@ -147,7 +173,7 @@ class Tracer:
         trace = self.begin(request)
         if trace is None:
             return new_call(services, client, request)
-        call = TracedCall(services, client, request).traced(trace, self)
+        call = TracedCall(services, client, request).traced(trace)
         call.is_call = is_grpc(content_type)
         return call
 
@@ -178,7 +204,7 @@ class Tracer:
         state = trace.state
         assert state is not None
         request = state.request
-        method = request.method.decode("latin-1")
+        name = method = request.method.decode("latin-1")
         path = request.target.partition(b"?")[0].decode("latin-1")[:_PATH]
         about: dict[str, str | int] = {
             "http.request.method": method,
@@ -191,14 +217,19 @@ class Tracer:
         }
         if state.routed:
             about["fairlead.service"] = state.pool.service
+        rpc: dict[str, str | int] = {}
         if state.grpc_status >= 0:
-            about |= {"rpc.system": "grpc", "rpc.grpc.status_code": state.grpc_status}
-        failed = trace.outcome != "ok" or state.status >= 500
-        error = (trace.outcome if trace.outcome != "ok" else str(state.status)) if failed else ""
+            name = path[1:]
+            rpc = rpc_of(name)
+            about |= rpc
+            about["rpc.grpc.status_code"] = state.grpc_status
+        error = "" if trace.outcome == "ok" else trace.outcome
+        if not error and state.grpc_status in _OUR_FAULT:
+            error = str(state.grpc_status)
+        elif not error and state.status >= 500:
+            error = str(state.status)
         times = state.began, trace.ended
-        found = [
-            self._span(trace, trace.span_id, trace.parent, method, _SERVER, times, about, error)
-        ]
+        found = [self._span(trace, trace.span_id, trace.parent, name, _SERVER, times, about, error)]
         for number, attempt in enumerate(trace.attempts):  # ≤ _ATTEMPTS
             node = attempt.node
             about = {
@@ -206,6 +237,7 @@ class Tracer:
                 "server.address": node.address,
                 "server.port": node.port,
                 "fairlead.instance": node.id,
+                **rpc,
             }
             if attempt.status:
                 about["http.response.status_code"] = attempt.status
@@ -215,7 +247,7 @@ class Tracer:
             times = attempt.began, attempt.ended or trace.ended
             found.append(
                 self._span(
-                    trace, attempt.span_id, trace.span_id, method, _CLIENT, times, about, error
+                    trace, attempt.span_id, trace.span_id, name, _CLIENT, times, about, error
                 )
             )
         return found
@@ -248,20 +280,16 @@ class TracedExchange(FilteredExchange):
     """Owns a sampled request; see `FilteredExchange`."""
 
     trace: Trace
-    tracer: Tracer
 
-    def traced(self, trace: Trace, tracer: Tracer) -> TracedExchange:
+    def traced(self, trace: Trace) -> TracedExchange:
         """The exchange, with its trace."""
-        self.trace, self.tracer = trace, tracer
-        self.trace_id = trace.trace_id
+        self.trace, self.trace_id = trace, trace.trace_id
         return self
 
     def _send(self, upstream: UpstreamStream, now: float) -> None:
         """See `Attempts`."""
-        whole, node = self.request, self.node
-        if node is not None:
-            attempt = self.trace.begin(node, now)
-            self.request = with_parent(whole, self.trace.trace_id, attempt.span_id)
+        whole = self.request
+        self.request = self.trace.enter(whole, self.node, now)
         try:
             super()._send(upstream, now)
         finally:
@@ -269,34 +297,30 @@ class TracedExchange(FilteredExchange):
 
     def _release(self, outcome: str, against: bool = True) -> None:
         """See `Attempts`."""
-        if self.node is not None:
-            self.trace.end(self.node, outcome, self.status, self.services.now())
+        self.trace.leave(self, outcome, self.services.now())
         super()._release(outcome, against)
 
     def _finish(self, outcome: str, now: float) -> None:
         """See `Exchange`."""
         super()._finish(outcome, now)
-        self.tracer.finish(self.trace, self, outcome, now)
+        self.trace.tracer.finish(self.trace, self, outcome, now)
 
 
 class TracedCall(GrpcExchange):
-    """Owns a sampled call of gRPC; see `GrpcExchange`."""
+    """Owns a sampled call of gRPC; see `GrpcExchange`. What all of them share stands in
+    `Trace`: a class that is compiled has one base."""
 
     trace: Trace
-    tracer: Tracer
 
-    def traced(self, trace: Trace, tracer: Tracer) -> TracedCall:
+    def traced(self, trace: Trace) -> TracedCall:
         """The exchange, with its trace."""
-        self.trace, self.tracer = trace, tracer
-        self.trace_id = trace.trace_id
+        self.trace, self.trace_id = trace, trace.trace_id
         return self
 
     def _send(self, upstream: UpstreamStream, now: float) -> None:
         """See `Attempts`."""
-        whole, node = self.request, self.node
-        if node is not None:
-            attempt = self.trace.begin(node, now)
-            self.request = with_parent(whole, self.trace.trace_id, attempt.span_id)
+        whole = self.request
+        self.request = self.trace.enter(whole, self.node, now)
         try:
             super()._send(upstream, now)
         finally:
@@ -304,11 +328,10 @@ class TracedCall(GrpcExchange):
 
     def _release(self, outcome: str, against: bool = True) -> None:
         """See `Attempts`."""
-        if self.node is not None:
-            self.trace.end(self.node, outcome, self.status, self.services.now())
+        self.trace.leave(self, outcome, self.services.now())
         super()._release(outcome, against)
 
     def _finish(self, outcome: str, now: float) -> None:
         """See `Exchange`."""
         super()._finish(outcome, now)
-        self.tracer.finish(self.trace, self, outcome, now)
+        self.trace.tracer.finish(self.trace, self, outcome, now)

@@ -12,7 +12,7 @@ import msgspec
 from proxy import files
 from proxy.settings.addresses import TCP_BIND, parse_host_name
 from proxy.settings.complaints import Report
-from proxy.settings.declare import Off
+from proxy.settings.declare import Distinct, Off
 from proxy.settings.read import (
     DURATION,
     SECRET,
@@ -143,6 +143,14 @@ class TracingSettings(msgspec.Struct, frozen=True, kw_only=True):
         "Share of the requests that is traced, of those that come without a `traceparent`; one that"
         " has it decides by its flag.",
     ] = 0.01
+    propagation: Annotated[
+        tuple[str, ...],
+        choice(("w3c", "b3", "b3multi"), "a way to tell of a trace"),
+        Distinct(),
+        "How traces are continued, and instances told: `w3c` (`traceparent`), `b3` (one field) and"
+        " `b3multi` (`X-B3-TraceId` …), which are read alike. A request that names a parent in"
+        " several is believed in the first.",
+    ] = ("w3c",)
     service_name: Annotated[str, TEXT, "Name of the proxy in traces (`service.name`)."] = "fairlead"
     headers: Annotated[
         dict[str, str], SECRET, "Fields of the requests to the collector, such as its token."

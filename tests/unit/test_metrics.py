@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxy import latency
 from proxy.control import metrics
 from proxy.control.pools import PoolRegistry
+from proxy.control.scrape import Exemplar
 from proxy.control.slots import Slots
 from proxy.control.statistics import Applies, Reported, Retired, Totals
 from proxy.membership import Membership
@@ -135,6 +136,24 @@ def test_openmetrics_say_the_same() -> None:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+def test_openmetrics_show_a_trace_for_a_bucket() -> None:
+    text = scrape(book(instance("a")), total(Retired(), [report(5, "a")]))
+    (service, bound), *_ = re.findall(r'duration_seconds_bucket{service="(.*)",le="(.*)"}', text)
+    exemplars = {
+        (service, bound): Exemplar("0af7651916cd43dd", 0.0005, 12.5),
+        ("gone", bound): Exemplar("b7ad6b7169203331", 0.0005, 12.5),
+    }
+    open_ = metrics.openmetrics(text.encode(), exemplars).decode()
+    (found,) = (
+        (sample.labels["le"], sample.exemplar)
+        for family in parse_openmetrics(open_)
+        for sample in family.samples
+        if sample.exemplar is not None
+    )
+    assert (found[0], found[1].labels) == (bound, {"trace_id": "0af7651916cd43dd"})
+    assert (found[1].value, float(found[1].timestamp)) == (0.0005, 12.5)
 
 
 def test_a_page_without_instances_has_nothing_of_each() -> None:

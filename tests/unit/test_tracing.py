@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import json
+
 import pytest
+from google.protobuf import json_format
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from proxy.control.tracing import document
-from proxy.http.trace_context import Parent, parent_of
-from proxy.messages import Span
+from proxy.control.scrape import Exemplar
+from proxy.control.tracing import EXEMPLARS, Exporter, document
+from proxy.engine.http1.parser import parse_request
+from proxy.http.messages import RequestFields
+from proxy.http.trace_context import Parent, Propagation, parent_of, parent_of_b3
+from proxy.messages import Span, Spans
 
+ATTEMPT = Span("a0", "b", "", "GET", 3, 0, 1, {})
 TRACE, SPAN = b"0af7651916cd43dd8448eb211c80319c", b"b7ad6b7169203331"
 
 
@@ -31,6 +40,104 @@ def test_a_parent_is_read_as_the_specification_says(
     value: bytes | None, parent: Parent | None
 ) -> None:
     assert parent_of(value) == parent
+
+
+def asked(*lines: str) -> RequestFields:
+    head = "GET / HTTP/1.1\r\nHost: h\r\n" + "".join(f"{line}\r\n" for line in lines) + "\r\n"
+    return parse_request(head.encode(), 100).fields
+
+
+T, S = TRACE.decode(), SPAN.decode()
+
+
+@pytest.mark.parametrize(
+    ("lines", "parent"),
+    [
+        ((), None),
+        ((f"b3: {T}-{S}-1",), Parent(TRACE, SPAN, True)),
+        ((f"b3: {T}-{S}-d-{S}",), Parent(TRACE, SPAN, True)),
+        ((f"B3: {T}-{S}-0",), Parent(TRACE, SPAN, False)),
+        ((f"b3: {T}-{S}",), Parent(TRACE, SPAN, None)),
+        ((f"b3: {S}-{S}-1",), Parent(b"0" * 16 + SPAN, SPAN, True)),
+        (("b3: 0",), Parent(b"", b"", False)),
+        (("b3: 1",), Parent(b"", b"", True)),
+        ((f"b3: {T}-{S}-2",), None),
+        ((f"b3: {T.upper()}-{S}-1",), None),
+        ((f"b3: {'0' * 32}-{S}-1",), None),
+        (
+            (f"X-B3-TraceId: {T}", f"X-B3-SpanId: {S}", "X-B3-Sampled: 1"),
+            Parent(TRACE, SPAN, True),
+        ),
+        (
+            (f"x-b3-traceid: {T}", f"x-b3-spanid: {S}", "x-b3-sampled: false"),
+            Parent(TRACE, SPAN, False),
+        ),
+        (
+            (f"X-B3-TraceId: {T}", f"X-B3-SpanId: {S}", "X-B3-Flags: 1"),
+            Parent(TRACE, SPAN, True),
+        ),
+        ((f"X-B3-TraceId: {T}", f"X-B3-SpanId: {S}"), Parent(TRACE, SPAN, None)),
+        (("X-B3-Sampled: 0",), Parent(b"", b"", False)),
+        ((f"X-B3-TraceId: {T}", f"X-B3-SpanId: {T}"), None),
+        ((f"b3: {T}-{S}-0", f"X-B3-TraceId: {S}", "X-B3-Sampled: 1"), Parent(TRACE, SPAN, False)),
+    ],
+)
+def test_a_parent_is_read_as_b3_says(lines: tuple[str, ...], parent: Parent | None) -> None:
+    assert parent_of_b3(asked(*lines)) == parent
+
+
+def test_the_first_way_in_which_a_parent_is_named_counts() -> None:
+    fields = asked(f"b3: {S}-{S}-1", f"traceparent: 00-{T}-{S}-00")
+    for kinds, found in (
+        (("w3c", "b3"), Parent(TRACE, SPAN, False)),
+        (("b3", "w3c"), Parent(b"0" * 16 + SPAN, SPAN, True)),
+        (("b3multi",), Parent(b"0" * 16 + SPAN, SPAN, True)),
+    ):
+        propagation = Propagation(kinds)
+        assert propagation.parent(fields) == found
+        assert propagation.parent(fields) == found  # From memory.
+
+
+def test_a_document_is_what_opentelemetry_calls_an_export_request() -> None:
+    """Read by its own package. It writes ids in base64, where OTLP has hexadecimal digits."""
+    span = Span(T, S, S, "GET", 2, 1, 2, {"server.port": 80, "url.path": "/x"}, "503")
+    sent = json.loads(json.dumps(document([span], "edge")))
+    for one in sent["resourceSpans"][0]["scopeSpans"][0]["spans"]:
+        for key in ("traceId", "spanId", "parentSpanId"):
+            one[key] = base64.b64encode(bytes.fromhex(one[key])).decode()
+    read = json_format.ParseDict(sent, ExportTraceServiceRequest())
+    (resource,) = read.resource_spans
+    (scope,) = resource.scope_spans
+    (found,) = scope.spans
+    assert (found.trace_id.hex(), found.span_id.hex(), found.parent_span_id.hex()) == (T, S, S)
+    assert (found.name, found.kind) == ("GET", found.SPAN_KIND_SERVER)
+    assert (found.start_time_unix_nano, found.end_time_unix_nano) == (1, 2)
+    assert found.status.code == found.status.STATUS_CODE_ERROR
+    attributes = {one.key: one.value for one in found.attributes}
+    assert attributes["server.port"].int_value == 80
+    assert attributes["url.path"].string_value == "/x"
+    assert {one.key for one in resource.resource.attributes} == {"service.name", "service.version"}
+
+
+async def test_exemplars_are_the_latest_of_a_bucket_and_bounded() -> None:
+    exporter = Exporter(lambda: None)
+
+    def take(service: str, trace: str, seconds: float) -> None:
+        about: dict[str, str | int] = {"fairlead.service": service}
+        ended = int(seconds * 1e9)
+        exporter.take(Spans([Span(trace, "b", "", "GET", 2, 0, ended, about), ATTEMPT]))
+
+    take("s", "a1", 0.003)
+    take("s", "a2", 0.004)
+    take("s", "a3", 999.0)
+    assert exporter.exemplars == {
+        ("s", "0.005"): Exemplar("a2", 0.004, 0.004),
+        ("s", "+Inf"): Exemplar("a3", 999.0, 999.0),
+    }
+    for number in range(EXEMPLARS):
+        take(str(number), "a4", 0.003)
+    assert len(exporter.exemplars) == EXEMPLARS
+    assert ("s", "0.005") not in exporter.exemplars
 
 
 def test_a_span_is_written_as_otlp_has_it() -> None:

@@ -20,9 +20,12 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 PARENT = f"TraceParent: 00-{TRACE}-{SPAN}-0"
 
 
-def traced(make: Any, *names: str, sample: float = 1.0, **more: Any) -> Wire:
+def traced(
+    make: Any, *names: str, sample: float = 1.0, propagation: Any = ("w3c",), **more: Any
+) -> Wire:
     wire: Wire = make(*names, **more)
-    wire.worker._tracer.use(TracingSettings(sample=sample), wire.worker.services, FilteredExchange)
+    settings = TracingSettings(sample=sample, propagation=propagation)
+    wire.worker._tracer.use(settings, wire.worker.services, FilteredExchange)
     return wire
 
 
@@ -147,3 +150,72 @@ def test_traces_that_nobody_takes_are_bounded_and_counted(make: Any) -> None:
     assert (len(tracer._waiting), tracer.dropped) == (WAITING, 6)
     told(wire)
     assert (len(tracer._waiting), tracer.dropped) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("propagation", "wanted"),
+    [
+        (("b3",), {"b3": f"{TRACE}-{{}}-1"}),
+        (("b3multi",), {"X-B3-TraceId": TRACE, "X-B3-SpanId": "{}", "X-B3-Sampled": "1"}),
+        (
+            ("b3", "w3c"),
+            {"b3": f"{TRACE}-{{}}-1", "traceparent": f"00-{TRACE}-{{}}-01"},
+        ),
+    ],
+)
+def test_a_trace_in_b3_is_continued_and_told_in_all_ways_that_are_set(
+    make: Any, propagation: tuple[str, ...], wanted: dict[str, str]
+) -> None:
+    wire = traced(make, sample=0.0, propagation=propagation)
+    client = wire.client()
+    client.send(request("GET /x", f"X-B3-TraceId: {TRACE}", f"X-B3-SpanId: {SPAN}",
+                        f"X-B3-ParentSpanId: {SPAN}", "X-B3-Sampled: 1"))  # fmt: skip
+    a = wire.accepted()
+    sent = dict(re.findall(r"(?im)^(b3|x-b3-\w+|traceparent): (.*)\r$", a.take().decode()))
+    a.send(OK)
+    client.take()
+    server, attempt = told(wire)
+    assert (server.trace_id, server.parent) == (TRACE, SPAN)
+    assert sent == {name: value.format(attempt.span_id) for name, value in wanted.items()}
+
+
+def test_a_caller_that_leaves_the_decision_has_its_trace_continued_by_chance(make: Any) -> None:
+    for sample, spans in ((1.0, 2), (0.0, 0)):
+        wire = traced(make, sample=sample, propagation=("b3",))
+        client = wire.client()
+        client.send(request("GET /x", f"b3: {TRACE}-{SPAN}"))
+        a = wire.accepted()
+        a.take()
+        a.send(OK)
+        client.take()
+        found = told(wire)
+        assert [span.trace_id for span in found] == [TRACE] * spans
+
+
+def test_an_answer_of_the_proxy_names_its_trace(make: Any) -> None:
+    wire = traced(make, sample=0.0)
+    wire.network.refuse(wire.address("a"))
+    client = wire.client()
+    client.send(request("GET /x", PARENT + "1"), request("GET /x", PARENT + "0"))
+    wire.settle()
+    sent = client.take().decode()
+    assert sent.count(f'"trace_id":"{TRACE}"') == 1
+    assert sent.count('"code":"connect_refused"') == 2
+
+
+@pytest.mark.parametrize(("status", "error"), [(0, ""), (5, ""), (13, "13")])
+def test_a_call_is_named_by_the_conventions_of_rpc(make: Any, status: int, error: str) -> None:
+    wire = traced(make)
+    client = wire.client()
+    client.send(request("POST /pack.Users/Find", "Content-Type: application/grpc"))
+    a = wire.accepted()
+    a.take()
+    a.send(b"HTTP/1.1 200 OK\r\nGrpc-Status: %d\r\nContent-Length: 0\r\n\r\n" % status)
+    client.take()
+    call = {"rpc.system": "grpc", "rpc.service": "pack.Users", "rpc.method": "Find"}
+    spans = told(wire)
+    assert {span.name for span in spans} == {"pack.Users/Find"}
+    for span in spans:
+        assert {name: span.attributes[name] for name in call} == call
+    assert spans[0].attributes["rpc.grpc.status_code"] == status
+    assert spans[0].error == error

@@ -32,6 +32,7 @@ from tests.support.scripted_eureka import ScriptedEureka, registered
 from tests.support.scripted_kubernetes import ScriptedKubernetes, endpoint, slice_of
 from tests.support.scripted_list import ScriptedList
 from tests.support.scripted_nacos import ScriptedNacos, host
+from tests.support.scripted_nacos_push import ScriptedNacosPush
 
 SERVICE = "users"
 READER = 'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }'
@@ -827,6 +828,29 @@ class DrilledNacos(Drilled):
         }.get(kind, {})
 
 
+class DrilledNacosPush(DrilledNacos):
+    """The same Nacos where it tells changes over gRPC. What it lies, it tells."""
+
+    server: ScriptedNacosPush
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.server = ScriptedNacosPush()
+
+    async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
+        await super().register(*ids, port=port, status=status)
+        self.server.push.tell(SERVICE)
+
+    async def deregister(self, id_: str) -> None:
+        await super().deregister(id_)
+        self.server.push.tell(SERVICE)
+
+    async def lie(self, kind: str) -> None:
+        await super().lie(kind)
+        if kind in ("empty", "partial"):
+            self.server.push.tell(SERVICE)
+
+
 class DrilledDocker(Drilled):
     """A scripted daemon. What its lists merely lack is held for a while."""
 
@@ -880,4 +904,5 @@ DRILLED: dict[str, type[Drilled]] = {
     "kubernetes": DrilledKubernetes,
     "zookeeper": DrilledZooKeeper,
     "nacos": DrilledNacos,
+    "nacos-push": DrilledNacosPush,
 }

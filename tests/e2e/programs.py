@@ -27,6 +27,14 @@ def need(program: str) -> str:
     return path
 
 
+def built(name: str) -> str:
+    """The path of a program of `tests/e2e/go/`; skips the test where there is none."""
+    path = REPOSITORY / "build" / "go" / name
+    if not path.exists():
+        pytest.skip(f"build/go/{name} is not there: .ci/go builds it")
+    return str(path)
+
+
 async def output(
     *command: str,
     within: float = 30,

@@ -65,7 +65,7 @@ class ScriptedDocker(ScriptedRegistry):
             async with self._grew:
                 while told == len(self._events):
                     await self._grew.wait()
-            await self._speaks.wait()
+            await self.speaks.wait()
             for event in self._events[told:]:
                 await response.write(json.dumps(event).encode() + b"\n")
             told = len(self._events)

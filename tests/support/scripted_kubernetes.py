@@ -91,7 +91,7 @@ class ScriptedKubernetes(ScriptedRegistry):
             async with self._grew:
                 while self.version <= at:
                     await self._grew.wait()
-            await self._speaks.wait()
+            await self.speaks.wait()
             for version, event in self._events:
                 if version > at:
                     await _say(response, event["type"], event["object"])

@@ -31,8 +31,9 @@ class ScriptedRegistry(ABC):
         """Path to listen on instead of the port."""
         self.tls: ssl.SSLContext | None = None
         """Serve under TLS, at `https:`."""
-        self._speaks = asyncio.Event()
-        self._speaks.set()
+        self.speaks = asyncio.Event()
+        """Set while requests are answered."""
+        self.speaks.set()
         self._grew = asyncio.Condition()
         self._runner: web.AppRunner | None = None
 
@@ -60,10 +61,10 @@ class ScriptedRegistry(ABC):
 
     def pause(self) -> None:
         """Take requests and say nothing, not even to those that wait."""
-        self._speaks.clear()
+        self.speaks.clear()
 
     def resume(self) -> None:
-        self._speaks.set()
+        self.speaks.set()
 
     async def told(self) -> None:
         """Wake those who wait for something to change."""
@@ -73,7 +74,7 @@ class ScriptedRegistry(ABC):
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(request.path_qs)
         response = await self.answer(request)
-        await self._speaks.wait()
+        await self.speaks.wait()
         for beginning, body in self.lies.items():
             if request.path.startswith(beginning) and isinstance(response, web.Response):
                 response.body = body

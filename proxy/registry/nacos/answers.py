@@ -28,11 +28,11 @@ class Token(msgspec.Struct, frozen=True):
 
 
 def names(body: bytes) -> tuple[int, list[str]]:
-    """A page of services: how many there are in all, and the names on it."""
+    """A page of services, of either protocol: how many there are in all, and the names on it."""
     document = _object(body)
-    doms = document.get("doms")
+    doms = document.get("doms", document.get("serviceNames"))
     if not isinstance(doms, list) or not isinstance(count := document.get("count"), int):
-        raise _other(body, "no count and doms")
+        raise _other(body, "no count and names")
     # Some versions say the group in front of the name.
     return count, [str(one).rpartition("@@")[2] for one in doms]
 
@@ -42,10 +42,30 @@ def hosts(body: bytes) -> Hosts:
     document = _object(body)
     if "code" in document and document["code"] not in (0, 200):
         raise RegistryError(f"code {document['code']}: {document.get('message')}")
-    found = document.get("hosts", document.get("data"))
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise _other(body, "no list of hosts")
-    return Hosts(tuple(found), document.get("reachProtectionThreshold") is True)
+    return _hosts(document, document.get("hosts", document.get("data")), body)
+
+
+def service_info(body: bytes) -> tuple[str, Hosts]:
+    """A service and its instances, as they are told over gRPC."""
+    info = _object(body).get("serviceInfo")
+    if not isinstance(info, dict):
+        raise _other(body, "no serviceInfo")
+    return str(info.get("name")).rpartition("@@")[2], _hosts(info, info.get("hosts"), body)
+
+
+def outcome(body: bytes) -> tuple[int, str]:
+    """Code of an error, or 0, and what is said about it, in an answer over gRPC."""
+    document = _object(body)
+    result, code = document.get("resultCode"), document.get("errorCode")
+    if not isinstance(result, int):
+        raise _other(body, "no resultCode")
+    words = str(document.get("message") or "")[:200]
+    return 0 if result == 200 else code if isinstance(code, int) and code else result, words
+
+
+def request_id(body: bytes) -> str:
+    """Id of a message over gRPC, which its answer has to name."""
+    return str(_object(body).get("requestId", ""))
 
 
 def done(body: bytes) -> None:
@@ -99,6 +119,12 @@ def records(service: str, found: Hosts, before: Mapping[bytes, bytes]) -> dict[b
             }
         )
     return made
+
+
+def _hosts(document: Mapping[str, Any], found: Any, body: bytes) -> Hosts:
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise _other(body, "no list of hosts")
+    return Hosts(tuple(found), document.get("reachProtectionThreshold") is True)
 
 
 def _health(one: Mapping[str, Any]) -> str:

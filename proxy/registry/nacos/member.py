@@ -106,6 +106,13 @@ class Member(RestEndpoint):
         self._v3 = False
         await super().disconnect()
 
+    async def credentials(self, again: bool) -> Mapping[str, str]:
+        """Headers over gRPC that tell who asks; `again`: those from before were refused."""
+        if again:
+            self._token_until = 0.0
+        await self._authenticate()
+        return {"accessToken": self._token} if self._token else {}
+
     def _named(self, service: str) -> dict[str, str]:
         """A service in the words of the API in use."""
         name = service if self._v3 else f"{self._options.group}@@{service}"

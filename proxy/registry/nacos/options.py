@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from proxy.settings.addresses import URL
 from proxy.settings.declare import Distinct
-from proxy.settings.read import POSITIVE, TEXT
+from proxy.settings.read import POSITIVE, SWITCH, TEXT
 from proxy.settings.registry import RemoteOptions
 
 
@@ -33,6 +33,16 @@ class Options(RemoteOptions, frozen=True, kw_only=True):
         tuple[str, ...],
         TEXT,
         Distinct(),
-        "Services to ask for; none = all, whose names only the API v1 of Nacos tells.",
+        "Services to ask for; none = all, whose names only gRPC and the API v1 of Nacos tell.",
     ] = ()
-    interval: Annotated[float, POSITIVE, "Time between two questions for all services."] = 3.0
+    interval: Annotated[
+        float,
+        POSITIVE,
+        "Time between two questions for all services, or for their names where changes are pushed.",
+    ] = 3.0
+    push: Annotated[
+        bool,
+        SWITCH,
+        "Have changes pushed, over gRPC at the port of `endpoints` + 1000; a member that does not"
+        " serve it is asked over HTTP.",
+    ] = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
@@ -84,7 +83,7 @@ class Link:
         context = None if self._tls is None else tls_context(self._tls)
         try:
             async with asyncio.timeout(DIAL_LIMIT):
-                reader, self._writer = await self._dial(host.strip("[]"), int(port), context)
+                reader, self._writer = await self._names.dial(host.strip("[]"), int(port), context)
             known = session or wire.Accepted(int(self.session_timeout * 1000), 0, b"")
             self._writer.write(wire.connect(zxid, known.timeout, known.session, known.password))
             async with asyncio.timeout(min(ACCEPT_LIMIT, self.session_timeout)):
@@ -104,19 +103,6 @@ class Link:
             secret = self._password() if self._password is not None else ""
             body = wire.auth("digest", f"{self._username}:{secret}")
             await self._answer(self._send_aside(Op.AUTH, body, wire.AUTH), CALL_LIMIT)
-
-    async def _dial(
-        self, host: str, port: int, context: ssl.SSLContext | None
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        failure = OSError(f"no address for {host}")
-        for found in await self._names.resolve(host, port):
-            try:
-                return await asyncio.open_connection(
-                    found["host"], port, ssl=context, server_hostname=host if context else None
-                )
-            except OSError as error:
-                failure = error
-        raise failure
 
     async def disconnect(self) -> None:
         """Hang up. Safe at any time, more than once; the session ends at once, or by itself."""

@@ -179,7 +179,7 @@ class NacosProvider(Polled[Member]):
         return {} if self._answer is None else self._answer.records
 
     async def _answer_of(self, member: Member, lists: Mapping[str, Hosts]) -> Answer:
-        """All that is known, with these services as they are now."""
+        """The records that are known, with these services as they are now."""
         before = self._before
 
         def joined() -> dict[bytes, bytes]:

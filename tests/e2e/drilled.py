@@ -7,10 +7,12 @@ import asyncio
 import json
 import random
 import struct
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar, Protocol, Self
 
+import aiohttp
 import msgspec
 
 from proxy.catalog import PROVIDERS, load, registry_options
@@ -22,6 +24,8 @@ from proxy.statuses import RegistryStatus
 from tests.e2e.consul_server import MANAGEMENT, ConsulServer
 from tests.e2e.consul_server import missing as missing_consul
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
+from tests.e2e.eureka_server import EurekaServer
+from tests.e2e.eureka_server import missing as missing_eureka
 from tests.e2e.scripted_etcd import ScriptedEtcd
 from tests.e2e.zookeeper_server import ZooKeeperClient, ZooKeeperServer
 from tests.e2e.zookeeper_server import missing as missing_zookeeper
@@ -58,6 +62,8 @@ class Drilled(ABC):
     type: ClassVar[str]
     asked: ClassVar[bool] = False
     """Whether the registry is asked for everything, and so can only lack somebody."""
+    at_once: ClassVar[bool] = True
+    """Whether its first answer after a start names all that it knows then."""
     missing: ClassVar[str] = ""
     """The program that is not on this machine."""
     rights: ClassVar[bool] = False
@@ -768,6 +774,58 @@ class DrilledEureka(Drilled):
         }.get(kind, {})
 
 
+class DrilledRealEureka(DrilledEureka):
+    """The one of `.ci/eureka`, which knows no rights and tells no lies. It forgets everybody when
+    it stops: those who were registered register again as their owners do, one after the other."""
+
+    server: EurekaServer
+    missing = missing_eureka
+    rights = False
+    lies = ()
+    at_once = False
+
+    def __init__(self) -> None:
+        self.server = EurekaServer()
+        self._known: dict[str, dict[str, Any]] = {}
+
+    async def start(self) -> None:
+        await self.server.start()
+        await self._put(*self._known)
+
+    def wipe(self) -> None:
+        self._known.clear()
+
+    async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
+        for id_ in ids:
+            written = time.time_ns() // 10**6
+            fields = {"lastDirtyTimestamp": str(written), "metadata": {}}
+            self._known[id_] = registered(SERVICE, id_, port, **fields)
+        await self._put(*ids)
+        # Of an instance that is up it believes no other status that is registered.
+        for id_ in ids if status != "healthy" else ():
+            await self._call("PUT", f"/{id_}/status", params={"value": "OUT_OF_SERVICE"})
+
+    async def deregister(self, id_: str) -> None:
+        del self._known[id_]
+        await self._call("DELETE", f"/{id_}")
+
+    async def _put(self, *ids: str) -> None:
+        for id_ in ids:
+            one = {**self._known[id_], "dataCenterInfo": _OWN_CENTRE}
+            await self._call("POST", "", json={"instance": one})
+
+    async def _call(self, method: str, path: str, **content: Any) -> None:
+        url = f"{self.server.url}/apps/{SERVICE}{path}"
+        async with aiohttp.request(method, url, **content) as response:
+            assert response.status in (200, 204), await response.text()
+
+
+_OWN_CENTRE = {
+    "@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo",
+    "name": "MyOwn",
+}
+
+
 class DrilledNacos(Drilled):
     """A scripted Nacos. Ids are made of addresses there, so the drills' are clusters."""
 
@@ -898,7 +956,8 @@ DRILLED: dict[str, type[Drilled]] = {
     "etcd-scripted": DrilledScriptedEtcd,
     "consul": DrilledConsul,
     "consul-scripted": DrilledScriptedConsul,
-    "eureka": DrilledEureka,
+    "eureka": DrilledRealEureka,
+    "eureka-scripted": DrilledEureka,
     "http": DrilledList,
     "docker": DrilledDocker,
     "kubernetes": DrilledKubernetes,

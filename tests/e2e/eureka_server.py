@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import Self
@@ -23,8 +24,13 @@ START_LIMIT = 100.0
 """Seconds until it must answer; on a quiet machine it takes ten."""
 
 
+missing = "" if JAR else "Eureka of .ci/eureka"
+"""The server that is not on this machine."""
+
+
 class EurekaServer:
-    """Owns one server, whose data are in its memory.
+    """Owns one server, whose data are in its memory. Its address stays the same when it is started
+    again.
 
     `async with EurekaServer() as eureka:` gives one that answers at `eureka.url`."""
 
@@ -43,17 +49,32 @@ class EurekaServer:
         ]
         self._process = AwaitedProcess(command, Path(self._directory) / "log")
 
-    async def __aenter__(self) -> Self:
+    async def start(self) -> None:
         self._process.launch()
+        await eventually(self._answers, START_LIMIT, self._process.log)
+
+    async def kill(self) -> None:
+        """At once; again is no error."""
+        await self._process.kill()
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay, the kernel accepts more, nobody answers."""
+        self._process.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        if self._process.returncode is None:
+            self._process.signal(signal.SIGCONT)
+
+    async def __aenter__(self) -> Self:
         try:
-            await eventually(self._answers, START_LIMIT, self._process.log)
+            await self.start()
         except BaseException:
             await self.__aexit__()
             raise
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._process.kill()
+        await self.kill()
         shutil.rmtree(self._directory)
 
     async def _answers(self) -> bool:

@@ -11,7 +11,8 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest.register_assert_rewrite("tests.support.wire", "proxy.testing")
+CONTRACTS = (f"proxy.testing.{module}" for module in ("balancers", "checks", "providers"))
+pytest.register_assert_rewrite("tests.support.wire", *CONTRACTS)
 
 settings.register_profile(
     "quick",

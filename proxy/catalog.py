@@ -35,6 +35,7 @@ PROVIDERS: Mapping[str, str] = {
     "http": "proxy.registry.http.provider:HttpProvider",
     "kubernetes": "proxy.registry.kubernetes.provider:KubernetesProvider",
     "nacos": "proxy.registry.nacos.provider:NacosProvider",
+    "relay": "proxy.registry.relay.provider:RelayProvider",
     "static": "proxy.registry.static.provider:StaticProvider",
     "zookeeper": "proxy.registry.zookeeper.provider:ZooKeeperProvider",
 }

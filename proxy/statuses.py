@@ -71,6 +71,8 @@ class RegistryStatus(msgspec.Struct, frozen=True, kw_only=True):
     connected: bool
     endpoint: str | None = None
     revision: int = 0
+    cluster: str = ""
+    """The registry's id of its store, if it has one."""
     age: float | None = None
     """Seconds since the registry last answered anything; None = never."""
     instances: int = 0

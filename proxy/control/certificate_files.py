@@ -81,9 +81,9 @@ def named_by_listener(index: int, tls: ListenerTls) -> Named:
     )
 
 
-def named_by_admin(tls: AdminTls) -> Named:
-    """The files of the admin server."""
-    place = ("admin", "tls")
+def named_by_server(section: str, tls: AdminTls) -> Named:
+    """The files of the admin server, or of the relay."""
+    place = (section, "tls")
     return Named(
         (((*place, "cert"), Certificate(cert=tls.cert, key=tls.key)),),
         () if tls.client_ca is None else (((*place, "client_ca"), tls.client_ca),),
@@ -245,8 +245,9 @@ def remarks(settings: Settings, now: float) -> Iterator[Remark]:
         if (reason := openssl.unavailable()) and len(tables) == 1:
             yield Remark(("listeners", index, "tls"), f"works less well here: {reason}", True)
     others = [*named_by_services(settings).values()]
-    if settings.admin.tls is not None:
-        others.append(named_by_admin(settings.admin.tls))
+    for name, server in (("admin", settings.admin), ("relay", settings.relay)):
+        if server is not None and server.tls is not None:
+            others.append(named_by_server(name, server.tls))
     for reading in chain(*(look(named).readings for named in others)):
         yield from _remarks(reading, now, for_names=False)
     for index, host in uncovered(settings, tables):

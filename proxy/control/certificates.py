@@ -20,8 +20,8 @@ from msgspec.structs import replace
 from proxy.control.certificate_files import (
     Look,
     Named,
-    named_by_admin,
     named_by_listener,
+    named_by_server,
     named_by_services,
     uncovered,
 )
@@ -152,8 +152,8 @@ def joined(parts: Iterable[tuple[str, bytes]]) -> dict[str, bytes]:
 
 
 class Certificates:
-    """Owns the files of all TLS listeners, of TLS to instances and of the admin server, and the
-    secret that ticket keys are made of."""
+    """Owns the files of all TLS listeners, of TLS to instances, of admin server and relay,
+    and the secret that ticket keys are made of."""
 
     def __init__(self, settings: Settings) -> None:
         self.listeners = [
@@ -168,7 +168,13 @@ class Certificates:
         """Of the admin server; its message is for this process alone."""
         if (tls := settings.admin.tls) is not None:
             server = ListenerTls(certificates=(), client_ca=tls.client_ca, tickets=False)
-            self.admin = ListenerFiles("", named_by_admin(tls), server)
+            self.admin = ListenerFiles("", named_by_server("admin", tls), server)
+        self.relay: ListenerFiles | None = None
+        """Of the relay, in the same way."""
+        if settings.relay is not None and (tls := settings.relay.tls) is not None:
+            server = ListenerTls(certificates=(), client_ca=tls.client_ca, tickets=False)
+            self.relay = ListenerFiles("", named_by_server("relay", tls), server)
+            self.relay.title = "relay"
         self.upstream = UpstreamFiles(0, {})
         """The message with the files of services; generation 0 = there are none."""
         self._settings = settings
@@ -180,8 +186,8 @@ class Certificates:
     @property
     def sections(self) -> list[ListenerFiles | ServiceFiles]:
         """Sections of proxy.yaml that name files, in the order in which these are looked at."""
-        admin = [] if self.admin is None else [self.admin]
-        return [*self.listeners, *self.services, *admin]
+        own = [one for one in (self.admin, self.relay) if one is not None]
+        return [*self.listeners, *self.services, *own]
 
     @property
     def messages(self) -> list[CertificateMessage]:
@@ -258,7 +264,7 @@ class Certificates:
             before = section.message
             if section.build(self.secret[0]) and section.message is not None:
                 happened += section.news(before)
-                if section is not self.admin:
+                if section not in (self.admin, self.relay):
                     messages.append(section.message)
         before_all = self.upstream
         if self._build_upstream():

@@ -235,15 +235,15 @@ async def serve(
                 shared.on_text = admin.changes.reloads.begin_shared
                 signals.on_reload = admin.changes.reloads.begin
                 supervisor.own(admin.changes.reloads.watch(), "watch of the file")
-            fleet = admin.changes.fleet
+            changes = admin.changes
 
             def on_configured() -> None:
-                fleet.follow()
+                changes.follow()
                 if parent is not None:
                     parent.hold_listeners(listeners.current)
 
             supervisor.on_configured = on_configured
-            fleet.follow()
+            changes.follow()
             if parent is not None:
                 parent.listen()
                 opened.callback(parent.close)
@@ -352,7 +352,7 @@ async def _retire(
     supervisor.stopping = True
     successor.taken_over()
     supervisor.orders.use(None)
-    admin.changes.fleet.leave()
+    admin.changes.leave()
     grace = supervisor.settings.shutdown.grace
     log.info("retiring", grace=grace)
     supervisor.crew.listeners.leave()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from aiohttp import web
 from proxy.control.admin_connections import Connection
 from proxy.control.fleet import Fleet, NoFleet
 from proxy.control.registrations import Refusal
+from proxy.control.relay import Relay
 from proxy.control.reload import Reloads
 from proxy.control.supervisor import Supervisor
 from proxy.settings.changes import without_secrets
@@ -35,10 +37,22 @@ class RunningChanges:
         """Upgrades, see `ParentLink.upgrade`; None = there is no parent."""
 
         self.fleet = Fleet(supervisor)
+        self.relay = Relay(supervisor.own, lambda: supervisor.certificates.relay)
+
+    def follow(self) -> None:
+        """Have what lies outside this machine go by the settings in force."""
+        self.fleet.follow()
+        self.relay.follow(self._supervisor.settings)
+
+    def leave(self) -> None:
+        """Leave that to a successor."""
+        self.fleet.leave()
+        self.relay.leave()
 
     def samples(self) -> Iterable[tuple[str, Mapping[str, str], float]]:
         """Samples of metrics: name, labels, value."""
-        return () if self.reloads is None else self.reloads.samples()
+        reloads = () if self.reloads is None else self.reloads.samples()
+        return chain(reloads, self.relay.samples())
 
     async def config(self, request: web.BaseRequest) -> web.Response:
         """`GET /api/v1/config`: as in force, without secrets."""

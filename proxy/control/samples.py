@@ -220,6 +220,13 @@ MANY = {
         "Revision of the shared text in force.",
         (),
     ),
+    "fairlead_relay_up": ("gauge", "1: followers are told what the registry says.", ()),
+    "fairlead_relay_followers": ("gauge", "Proxies that follow this relay.", ()),
+    "fairlead_relay_cut_total": (
+        "counter",
+        "Followers that were sent away, by reason.",
+        ("reason",),
+    ),
 }
 """Families with samples of each service or instance: name → type, help and labels."""
 

@@ -124,6 +124,8 @@ class Followed(Provider, Generic[C]):
         self._reconcile_at = math.inf
         self._in_doubt = False
         """There was a `Resync` since the roster was last proved."""
+        self._cluster_id = ""
+        """The registry's id of its store, "" where it has none."""
         # What is told of it.
         self._endpoint: str | None = None
         self._contact: float | None = None
@@ -181,6 +183,7 @@ class Followed(Provider, Generic[C]):
             connected=self._endpoint is not None,
             endpoint=self._endpoint,
             revision=self._roster.revision,
+            cluster=self._cluster_id,
             age=None if self._contact is None else max(0.0, self._clock() - self._contact),
             instances=self._roster.instances,
             formats=self._roster.origins(),

@@ -23,6 +23,7 @@ from proxy.settings.process import (
 )
 from proxy.settings.read import SWITCH, TEXT
 from proxy.settings.registry import NamedRegistry, Registry
+from proxy.settings.relay import RelaySettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import PoolSettings, Service
 from proxy.settings.user import USER
@@ -118,6 +119,13 @@ class File(Served, frozen=True, kw_only=True):
     fleet: Annotated[
         FleetSettings | None, Off(), MayBeEmpty(), "This proxy among others ([fleet.md](fleet.md))."
     ] = None
+    relay: Annotated[
+        RelaySettings | None,
+        Off(),
+        MayBeEmpty(),
+        "Tell other proxies what the registry says, so that they need not ask it"
+        " ([fleet.md](fleet.md#relays)).",
+    ] = None
     plugins: Annotated[
         tuple[str, ...],
         DOTTED_NAME,
@@ -146,6 +154,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     services: dict[str, PoolSettings] = {}
     config: ConfigSettings | None = None
     fleet: FleetSettings | None = None
+    relay: RelaySettings | None = None
     plugins: tuple[str, ...] = ()
     static: dict[str, tuple[Instance, ...]] = {}
     """Services whose instances stand in the file: never looked up in the registry."""

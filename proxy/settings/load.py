@@ -25,9 +25,10 @@ from proxy.settings.fleet import SharedText
 from proxy.settings.include import MAX_FILE, read_with_included
 from proxy.settings.instances import derived_services, renamed, static_instances
 from proxy.settings.listener import check_listeners
-from proxy.settings.process import resolve_admin
+from proxy.settings.process import resolve_tls
 from proxy.settings.read import shown
 from proxy.settings.registry import check_registries
+from proxy.settings.relay import check_relay
 from proxy.settings.route import check_routes
 from proxy.settings.service import PoolSettings, finished, inherit
 from proxy.settings.shared import check_config, read_shared
@@ -123,7 +124,7 @@ def _settings(
     )
     settings = Settings(
         listeners=listeners,
-        admin=resolve_admin(file.admin, directory),
+        admin=msgspec.structs.replace(file.admin, tls=resolve_tls(file.admin.tls, directory)),
         workers=file.workers or cpus.usable(),
         user=file.user,
         watch=file.watch,
@@ -135,6 +136,13 @@ def _settings(
         shutdown=file.shutdown,
         config=file.config,
         fleet=file.fleet,
+        relay=check_relay(
+            file.relay,
+            registry,
+            [file.admin.bind, *(one.bind for one in listeners)],
+            directory,
+            report,
+        ),
         plugins=file.plugins,
     )
     complaints: list[Complaint] = []

@@ -35,7 +35,7 @@ def _parse_token(text: str) -> str:
     return text
 
 
-_TOKEN: Final = Read(
+BEARER: Final = Read(
     _parse_token, "text", "letters, digits and - . _ ~ + /, with = only at the end", secret=True
 )
 
@@ -83,12 +83,12 @@ class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "127.0.0.1:9900"
     token: Annotated[
         str,
-        _TOKEN,
+        BEARER,
         "When set, everything but `/healthz` and `/readyz` needs `Authorization: Bearer` with it."
         " Without it nothing can be changed where `admin.bind` is no loopback address.",
     ] = ""
     read_token: Annotated[
-        str, _TOKEN, "A second token, which may look and change nothing: for scrapers."
+        str, BEARER, "A second token, which may look and change nothing: for scrapers."
     ] = ""
     hosts: Annotated[
         tuple[str, ...],
@@ -191,13 +191,13 @@ WORKERS: Final = Read(
 )
 
 
-def resolve_admin(admin: AdminSettings, directory: FilePath) -> AdminSettings:
+def resolve_tls(tls: AdminTls | None, directory: FilePath) -> AdminTls | None:
     """The settings with the names of their files resolved."""
-    if admin.tls is None:
-        return admin
-    named = {name: getattr(admin.tls, name) for name in admin.tls.__struct_fields__}
+    if tls is None:
+        return None
+    named = {name: getattr(tls, name) for name in tls.__struct_fields__}
     files = {name: str(directory / file) for name, file in named.items() if file is not None}
-    return msgspec.structs.replace(admin, tls=AdminTls(**files))
+    return AdminTls(**files)
 
 
 def writable(path: Path, file: FilePath, report: Report) -> str:

@@ -9,17 +9,20 @@ import random
 import struct
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any, ClassVar, Protocol, Self
 
 import aiohttp
 import msgspec
 
 from proxy.catalog import PROVIDERS, load, registry_options
+from proxy.control.relay import Relay
 from proxy.membership import Instance, Membership
 from proxy.registry.base import Provider
 from proxy.registry.followed import Timing
-from proxy.settings.registry import RegistryOptions
+from proxy.settings.file import Settings
+from proxy.settings.registry import Registry, RegistryOptions
+from proxy.settings.relay import RelaySettings
 from proxy.statuses import RegistryStatus
 from tests.e2e.consul_server import MANAGEMENT, ConsulServer
 from tests.e2e.consul_server import missing as missing_consul
@@ -29,7 +32,7 @@ from tests.e2e.eureka_server import missing as missing_eureka
 from tests.e2e.scripted_etcd import ScriptedEtcd
 from tests.e2e.zookeeper_server import ZooKeeperClient, ZooKeeperServer
 from tests.e2e.zookeeper_server import missing as missing_zookeeper
-from tests.support.processes import eventually
+from tests.support.processes import eventually, free_port
 from tests.support.scripted_consul import ScriptedConsul, check, entry
 from tests.support.scripted_docker import ScriptedDocker, container
 from tests.support.scripted_eureka import ScriptedEureka, registered
@@ -951,6 +954,80 @@ class DrilledDocker(Drilled):
         self.server.lies = {"/containers": bodies[kind]} if kind in bodies else {}
 
 
+class RelayInFront:
+    """Owns a relay of an etcd in this process, on a port that stays the same."""
+
+    def __init__(self, etcd: str, token: str = "", write_limit: float = 10.0) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        registry = registry_options("etcd")(endpoints=(etcd,))
+        self._settings = Settings(
+            relay=RelaySettings(bind=f"127.0.0.1:{self.port}", token=token),
+            registry=Registry(type="etcd", options=registry),
+        )
+        self._write_limit = write_limit
+        self._relay: Relay | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        self._tasks.append(asyncio.create_task(work, name=name))
+        return self._tasks[-1]
+
+    def start(self) -> None:
+        def build(options: RegistryOptions) -> Provider:
+            built: Provider = load(PROVIDERS, "etcd")(options, timing=TIMING)
+            return built
+
+        relay = Relay(self._own, lambda: None, build, stale=1.5, write_limit=self._write_limit)
+        relay.follow(self._settings)
+        self._relay = relay
+
+    async def kill(self) -> None:
+        if self._relay is not None:
+            self._relay.leave()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._relay = None
+
+    def samples(self) -> list[Any]:
+        return [] if self._relay is None else [*self._relay.samples()]
+
+    def cut(self, reason: str) -> float:
+        """Followers that were sent away for this reason."""
+        return sum(value for _, labels, value in self.samples() if labels == {"reason": reason})
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.kill()
+
+
+class DrilledRelay(DrilledEtcd):
+    """A relay in front of a real etcd, which is what is harmed. Whether a lease ran out a follower
+    cannot ask."""
+
+    type = "relay"
+    ttl = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._relay = RelayInFront(self.server.url)
+
+    def options(self) -> RegistryOptions:
+        options: RegistryOptions = registry_options("relay")(endpoints=(self._relay.url,))
+        return options
+
+    def provider(self) -> Provider:
+        # Not before: what is registered in a moment would be told as a change.
+        self._relay.start()
+        return super().provider()
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._relay.kill()
+        await super().__aexit__()
+
+
 DRILLED: dict[str, type[Drilled]] = {
     "etcd": DrilledEtcd,
     "etcd-scripted": DrilledScriptedEtcd,
@@ -961,6 +1038,7 @@ DRILLED: dict[str, type[Drilled]] = {
     "http": DrilledList,
     "docker": DrilledDocker,
     "kubernetes": DrilledKubernetes,
+    "relay": DrilledRelay,
     "zookeeper": DrilledZooKeeper,
     "nacos": DrilledNacos,
     "nacos-push": DrilledNacosPush,

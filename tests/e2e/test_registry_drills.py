@@ -130,7 +130,8 @@ async def test_a_wiped_store_takes_nothing_until_the_hold_is_over(registry: Dril
         await seen.has(*ALL, "d")
         await seen.has("a", "d")
         assert all(set(ALL) <= ids or ids == {"a", "d"} for ids in seen.since(0))
-        assert sum(seen.status.resyncs.values()) >= 1
+        # A relay has done it for its followers.
+        assert registry.type == "relay" or sum(seen.status.resyncs.values()) >= 1
 
 
 @those(lambda kind: kind.rights)

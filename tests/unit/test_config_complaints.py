@@ -415,6 +415,19 @@ routes: [{service: a}]
 --->
 proxy.yaml:3: listeners.0.mode: is for the file of a Unix socket, and "127.0.0.1:80" is none; allowed: leave it out, or a bind such as unix:/run/fairlead.sock
 proxy.yaml:4: listeners.0.owner: is for the file of a Unix socket, and "127.0.0.1:80" is none; allowed: leave it out, or a bind such as unix:/run/fairlead.sock
+=== relay_without_a_direct_registry
+registry: {type: relay, endpoints: ['http://a:1']}
+relay: {bind: 127.0.0.1:8081}
+routes: [{service: a}]
+--->
+proxy.yaml:2: relay: has nothing to tell beside a registry of type relay; allowed: type etcd, and in particular no other relay
+=== relay_open_to_all
+registry: {type: etcd, endpoints: ['http://a:1']}
+relay: {bind: 0.0.0.0:9900}
+routes: [{service: a}]
+--->
+proxy.yaml:2: relay.bind: "0.0.0.0:9900" is already used; allowed: another port or address
+proxy.yaml:2: relay.token: is missing, and "0.0.0.0:9900" is no loopback address; allowed: a token, or tls.client_ca
 === shared_socket_file
 listeners:
   - bind: unix:/run/web.sock

@@ -124,7 +124,7 @@ class EtcdProvider(Followed[Gateway]):
                 draft.add(page.kvs)
         if draft is None:
             raise EtcdError("list without a page")
-        self._cluster = cluster
+        self._cluster, self._cluster_id = cluster, f"{cluster:x}"
         self._listed(gateway, reason, partial(self._view.adopt, draft, went_back=replaced))
 
     async def _read(self, watch: Watch) -> None:

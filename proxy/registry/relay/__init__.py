@@ -1,0 +1,1 @@
+"""A relay of memberships: what it tells its followers, and a provider that follows one."""

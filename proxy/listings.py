@@ -203,6 +203,8 @@ def explained(document: dict[str, Any]) -> Iterator[str]:
     for route in document["routes"]:
         mark = "->" if route["taken"] else "  "
         yield f"route {route['index']:>3} {mark} {_route_words(route)}: {route['reason']}"
+    for one in document.get("refused_routes", ()):
+        yield f"refused    {one['route']} of {one['service']}: {one['reason']}"
     if document["service"] is not None:
         yield f"service    {document['service']}"
         yield f"path       {document['path_for_instance']}"

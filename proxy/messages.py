@@ -12,6 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 from proxy.settings.access_log import AccessLogSettings
+from proxy.settings.filters import FilterSpec
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.process import LogSettings, TracingSettings
 from proxy.settings.route import RouteSpec
@@ -75,6 +76,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
     listeners: tuple[ListenerSettings, ...] = ()
     routes: tuple[RouteSpec, ...] = ()
+    instance_filters: tuple[FilterSpec, ...] = ()
+    """Of routes that instances bring."""
     defaults: ServiceSettings = ServiceSettings()
     services: dict[str, ServiceSettings] = {}
     workers: int = 1
@@ -204,6 +207,13 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
     """Other workers go on accepting from the same sockets, which are left as they are."""
 
 
+class BroughtRoutes(msgspec.Struct, frozen=True, tag=True):
+    """Routes that instances bring, all of them. Sent before `Pools`, and at each change."""
+
+    routes: tuple[tuple[str | None, str | None, str], ...]
+    """Host, path prefix, service."""
+
+
 class Rows(msgspec.Struct, frozen=True, tag=True):
     """Rows of the board in which workers count. Sent before `Pools`, and at each change, to the
     others before a new worker is started."""
@@ -231,6 +241,7 @@ ToWorker = (
     | Open
     | Release
     | Drain
+    | BroughtRoutes
     | Rows
     | Collect
     | ReopenAccessLog

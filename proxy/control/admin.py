@@ -347,7 +347,9 @@ class Admin:
             await response.write(text)
 
     async def _routes(self, request: web.BaseRequest) -> web.Response:
-        return json_answer(status.routes(self._supervisor.settings.routes))
+        supervisor = self._supervisor
+        brought = supervisor.brought.claims.document()
+        return json_answer(status.routes(supervisor.settings.routes) | brought)
 
     async def _registry(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor
@@ -389,6 +391,7 @@ class Admin:
                 totals,
                 pools.complete,
                 time.monotonic(),
+                supervisor.brought.claims,
             )
         except ValueError as error:
             raise Refusal(400, str(error)) from None

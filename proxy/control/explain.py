@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from proxy import catalog
 from proxy.control import status
+from proxy.control.claims import Claims
 from proxy.control.pool import Member, Pool
 from proxy.control.statistics import Totals
 from proxy.engine import explanation
@@ -60,11 +61,12 @@ def explain(
     totals: Totals,
     complete: bool,
     now: float,
+    claims: Claims | None = None,
 ) -> dict[str, Any]:
     """The whole story of one request. `url` is absolute, or a path for any host; `totals`: what
     workers told of the limits; `complete`: the first full set of instances is known; `now`:
-    monotonic seconds. ValueError if these cannot be
-    put into one request at all."""
+    monotonic seconds; `claims`: routes that instances bring. ValueError if these cannot be put into
+    one request at all."""
     netloc, line = _split(url)
     given = _request_fields(netloc, fields)
     document: dict[str, Any] = {
@@ -95,6 +97,12 @@ def explain(
         {"index": one.position, "taken": one.taken, "reason": one.reason, **status.route(one.spec)}
         for one in explanation.explain(settings.routes, host, target.path, method, get)
     ]
+    claims = claims or Claims()
+    considered = explanation.explain(claims.routes, host, target.path, method, get)
+    brought = [one for one in considered if one.taken]
+    document["refused_routes"] = [
+        one for one in claims.document()["refused"] if one["route"].startswith((host, "any host"))
+    ]
     names = ServiceNames()
     names.complete = complete
     for name in (*pools, *settings.services):
@@ -104,9 +112,11 @@ def explain(
     try:
         if match is not None:
             _tell_match(document, match, target)
-        decided = look_again(table, names, asked, match, target.listener.encoded_slashes)
+        decided = look_again(
+            table, names, asked, match, target.listener.encoded_slashes, RouteTable(claims.routes)
+        )
         if match is None:
-            _take(document["routes"], decided)
+            _take(document["routes"], decided, brought)
         _tell_match(document, decided, target)
         pool = pools.get(decided.service)
         check_published(names, decided, () if pool is None else pool.snapshot.published)
@@ -140,8 +150,15 @@ def _tell_match(document: dict[str, Any], match: Match, target: Target) -> None:
     document["path_for_instance"] = path + _text(target.query)
 
 
-def _take(routes: list[dict[str, Any]], match: Match) -> None:
-    """A route that does not fit by itself, but by the name of a service."""
+def _take(
+    routes: list[dict[str, Any]], match: Match, brought: Sequence[explanation.Considered]
+) -> None:
+    """A route that does not fit by itself, but by the name of a service; or one that instances
+    bring."""
+    if match.position == len(routes) and brought:
+        reason = f"taken: instances of {match.service} bring it, and no route of the file fits"
+        shown = status.route(brought[0].spec)
+        routes.append({"index": len(routes), "taken": True, "reason": reason, **shown})
     for route in routes:
         if route["index"] == match.position:
             route |= {"taken": True, "reason": f"taken: the host holds the name {match.service}"}

@@ -68,11 +68,13 @@ PARTS: Mapping[str, Any] = {
     "ticket_secret": tuple[bytes, float],
     "rate_limits": bytes,
     "shared_config": SharedText,
+    "claims": list[tuple[str, str, str]],
 }
 """Parts of the state: pools as the registry says they are; (service, id) that the operator drains;
 instances as they were registered, with the weight that the operator gave them; ejections; service →
 key of an instance → what its checks say; services whose circuit breaker is not closed; the secret
-of TLS tickets, and since when; the table of the rate limits; the shared configuration in force."""
+of TLS tickets, and since when; the table of the rate limits; the shared configuration in force;
+who wants which route, the first to come first."""
 
 
 def read(state: State) -> dict[str, Any]:
@@ -99,6 +101,7 @@ def collect(supervisor: Supervisor, now: float) -> State:
         "unhealthy": {name: one.unhealthy for name, one in overrides.items() if one.unhealthy},
         "tripped": [name for name in pools.by_service if _is_tripped(totals.states(name))],
         "ticket_secret": supervisor.certificates.secret,
+        "claims": supervisor.brought.claims.order(),
         "rate_limits": bytes(supervisor.board.buckets),
     }
     if pools.complete:
@@ -120,6 +123,8 @@ def restore(
 ) -> None:
     """Take over the state: `first`, before the workers start, or what has changed since."""
     pools = supervisor.pools
+    if first:
+        supervisor.brought.claims.restore(parts.get("claims", ()))
     if not pools.complete and (membership := parts.get("membership")) is not None:
         supervisor.take_membership(membership)
     if "drained" in parts:

@@ -125,6 +125,8 @@ class Changes:
     """Services whose snapshot is a new one."""
     gone: list[str] = field(default_factory=list)
     """Services that have no pool any more."""
+    learned: list[str] = field(default_factory=list)
+    """Services of which the registry says something else, whether workers need to know or not."""
     registered: int = 0
     deregistered: int = 0
     updated: int = 0

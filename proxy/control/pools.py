@@ -320,8 +320,8 @@ class PoolRegistry:
     ) -> None:
         """The registry's view of one service is another tuple than before."""
         known = () if pool.fallback else pool.source
-        if instances != known:
-            pool.tally.discoveries += 1
+        pool.tally.discoveries += instances != known
+        changes.learned.append(pool.service)
         _count(pool, known, instances, changes)
         pool.fallback = not instances and bool(self.settings(pool.service).fallback)
         if pool.fallback:

@@ -454,6 +454,9 @@ def _worker_config(
         generation=generation,
         listeners=settings.listeners,
         routes=settings.routes,
+        instance_filters=()
+        if settings.routes_from_instances is None
+        else settings.routes_from_instances.filters,
         defaults=for_worker(settings.defaults),
         services={name: for_worker(own) for name, own in settings.services.items()},
         workers=settings.workers,

@@ -52,7 +52,7 @@ class RunningChanges:
     def samples(self) -> Iterable[tuple[str, Mapping[str, str], float]]:
         """Samples of metrics: name, labels, value."""
         reloads = () if self.reloads is None else self.reloads.samples()
-        return chain(reloads, self.relay.samples())
+        return chain(reloads, self.relay.samples(), self._supervisor.brought.claims.samples())
 
     async def config(self, request: web.BaseRequest) -> web.Response:
         """`GET /api/v1/config`: as in force, without secrets."""

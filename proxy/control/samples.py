@@ -220,6 +220,12 @@ MANY = {
         "Revision of the shared text in force.",
         (),
     ),
+    "fairlead_instance_routes": ("gauge", "Routes in force that instances bring.", ()),
+    "fairlead_instance_routes_refused": (
+        "gauge",
+        "Routes that instances bring and that are not in force.",
+        (),
+    ),
     "fairlead_relay_up": ("gauge", "1: followers are told what the registry says.", ()),
     "fairlead_relay_followers": ("gauge", "Proxies that follow this relay.", ()),
     "fairlead_relay_cut_total": (

@@ -26,6 +26,7 @@ import structlog
 
 from proxy.control.acme import Acme
 from proxy.control.acme_orders import AcmeOrders
+from proxy.control.brought_routes import RoutesOfInstances
 from proxy.control.by_hand import ByHand
 from proxy.control.certificates import Certificates
 from proxy.control.checks import Checks
@@ -41,7 +42,7 @@ from proxy.control.registry_watch import Build, RegistryWatch
 from proxy.control.shared_config import SharedConfig
 from proxy.control.slots import Rows as BoardRows
 from proxy.control.sockets import Listening
-from proxy.control.worker_process import Notice, WorkerProcess
+from proxy.control.worker_process import Further, Notice, WorkerProcess
 from proxy.control.worker_slot import WorkerSlot
 from proxy.control.workers import Workers
 from proxy.destinations import Destinations
@@ -51,8 +52,6 @@ from proxy.membership import Membership
 from proxy.messages import (
     FIELDS_NAMED,
     LONGEST_FIELD_NAMED,
-    AcmeChallenges,
-    CertificateMessage,
     CertificatesApplied,
     FieldDropped,
     Rows,
@@ -113,6 +112,7 @@ class Supervisor:
         self.events = events or Events()
         self._reactions = Reactions(self.events)
         self._pace_changed = asyncio.Event()
+        self.brought = RoutesOfInstances(settings.routes_from_instances, pools, self._tell)
         self.by_hand = ByHand(pools, self._reactions, self.apply)
         self.outliers = Outliers(pools, self._reactions, self.apply, self._pace_changed.set, rng)
         self.checks = Checks(
@@ -138,7 +138,12 @@ class Supervisor:
                 config=lambda: (
                     self.config,
                     self.crew.sockets(index),
-                    (self._rows(), *self.certificates.messages, *self.orders.challenges),
+                    (
+                        self._rows(),
+                        self.brought.message,
+                        *self.certificates.messages,
+                        *self.orders.challenges,
+                    ),
                 ),
                 accept_anyway=lambda: self._waited and not pools.complete,
                 on_change=self._on_worker_change,
@@ -243,6 +248,7 @@ class Supervisor:
         )
         self.apply(changes)
         self.checks.configure()
+        self.brought.configure(settings.routes_from_instances)
         self.apply(self.pools.settle(at))
         self.on_configured()
         self._on_worker_change()  # That may have been all that was missing.
@@ -333,6 +339,7 @@ class Supervisor:
         for process in self.crew.processes():
             process.update((*changes.pools, *changes.gone))
         self._reactions.tell_changes(changes)
+        self.brought.follow((*changes.learned, *changes.gone))
         if changes:
             self.checks.follow((*changes.pools, *changes.gone))
             self._pace_changed.set()
@@ -372,7 +379,7 @@ class Supervisor:
         for process in self.crew.processes():
             process.reopen_access_log()
 
-    def _tell(self, message: CertificateMessage | AcmeChallenges | Rows) -> None:
+    def _tell(self, message: Further) -> None:
         for process in self.crew.processes():
             process.tell(message)
 

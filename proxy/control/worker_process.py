@@ -55,6 +55,7 @@ from proxy.messages import (
     AcmeChallenges,
     Applied,
     BreakerTurned,
+    BroughtRoutes,
     CertificateMessage,
     CertificatesApplied,
     Collect,
@@ -85,7 +86,8 @@ Notice = Suspect | BreakerTurned | FieldDropped | Spans | CertificatesApplied
 Sockets = Mapping[int, Listened]
 """Listening sockets by number."""
 
-Beginning = tuple[WorkerConfig, Sockets, Sequence[Rows | CertificateMessage | AcmeChallenges]]
+Further = Rows | CertificateMessage | AcmeChallenges | BroughtRoutes
+Beginning = tuple[WorkerConfig, Sockets, Sequence[Further]]
 """The part of a dialogue that comes before the pools."""
 
 SILENT_WARNING = 5
@@ -204,7 +206,7 @@ class WorkerProcess:
         self,
         config: WorkerConfig,
         sockets: Sockets,
-        further: Iterable[Rows | CertificateMessage | AcmeChallenges],
+        further: Iterable[Further],
     ) -> None:
         """Take another configuration. One that has not said hello will get the one in force."""
         if not self._greeted:
@@ -302,7 +304,7 @@ class WorkerProcess:
         if self._greeted:
             self.channel.send(ReopenAccessLog())
 
-    def tell(self, message: CertificateMessage | AcmeChallenges | Rows) -> None:
+    def tell(self, message: Further) -> None:
         """Pass on what all workers are told. One that has not said hello will be told then."""
         if self._greeted:
             self.channel.send(message)

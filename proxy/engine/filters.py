@@ -51,6 +51,7 @@ class FilterTable(NamedTuple):
     """Filters by what stands in the file."""
     listeners: dict[str, Links]
     routes: list[Links]
+    """The last are those of all routes that instances bring."""
     services: dict[str, Links]
     others: Links
     """Of services that the file does not name."""
@@ -109,7 +110,10 @@ class Filters:
         return FilterTable(
             made,
             {one.name: links(one.filters) for one in config.listeners},
-            [links(route.filters) for route in config.routes],
+            [
+                *(links(route.filters) for route in config.routes),
+                links(config.instance_filters),
+            ],
             {name: links(service.filters) for name, service in config.services.items()},
             links(config.defaults.filters),
         )

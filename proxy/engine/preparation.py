@@ -145,7 +145,9 @@ def _look_again(
     method = request.method.decode("ascii")
     asked = Asked(request.fields.host_name, path, method, state.field, readings)
     slashes = state.client.facts.encoded_slashes
-    return look_again(services.routes, services.pools.names, asked, state.match, slashes)
+    return look_again(
+        services.routes, services.pools.names, asked, state.match, slashes, services.brought
+    )
 
 
 def _look_closer(fields: RequestFields, via_token: bytes) -> None:

@@ -68,8 +68,11 @@ def look_again(
     asked: Asked,
     found: Match | None,
     encoded_slashes: str,
+    brought: RouteTable | None = None,
 ) -> Match:
     """The route of a request for which the table has `found`, with a service that exists.
+    `brought`: routes of instances, which are asked where the table has none, and which have one
+    position together, behind all others.
     `encoded_slashes`: what the listener does with them, `pass` or `refuse`. Raises `Refused`."""
     host, path, method, fields, readings = asked
 
@@ -79,10 +82,17 @@ def look_again(
     def match_dotted(path: str) -> Match | None:
         return table.match_dotted(host, path, method, fields, names.meant_by)
 
+    def match_brought(path: str) -> Match | None:
+        one = None if brought is None else brought.match(host, path, method, fields)
+        return None if one is None else one._replace(position=len(table.routes))
+
     _check_readings(found, readings, match)
     if found is None:
         found = match_dotted(path)
         _check_readings(found, readings, match_dotted)
+        if found is None and brought is not None:
+            found = match_brought(path)
+            _check_readings(found, readings, match_brought)
         if found is None:
             raise Refused(NO_ROUTE, f"no route for {host or '(no host)'} {path}")
     if has_encoded_slash(path) and found.refuses_slashes(encoded_slashes):

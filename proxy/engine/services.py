@@ -33,7 +33,7 @@ class Services:
     what requests become."""
 
     __slots__ = (
-        "challenges", "connections", "connector", "counters", "deadlines", "faults",
+        "brought", "challenges", "connections", "connector", "counters", "deadlines", "faults",
         "filters", "handshakes", "hangups", "loop", "new_call", "new_exchange", "new_mirror",
         "new_recorder",
         "now", "on_refused", "on_underscored", "pools", "routes", "unreachable", "via_token",
@@ -78,6 +78,8 @@ class Services:
         self.challenges: Challenges | None = None
         """Of servers that speak ACME; None = there are none."""
         self.routes = RouteTable(())  # ≤ 8 KiB + 8 KiB per route
+        self.brought: RouteTable | None = None
+        """Routes that instances bring, for requests that none of `routes` fits."""
         self.via_token = b""  # ≤ 256 B
         """Mark of this proxy in `Via`."""
         self.new_recorder: Callable[[], Recorder] | None = None

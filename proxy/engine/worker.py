@@ -62,6 +62,7 @@ from proxy.messages import (
     AcmeApplied,
     AcmeChallenges,
     Applied,
+    BroughtRoutes,
     CertificatesApplied,
     Collect,
     Configure,
@@ -79,6 +80,7 @@ from proxy.messages import (
 from proxy.messages import Pools as PoolsMessage
 from proxy.names.base import Resolver
 from proxy.names.cache import Names
+from proxy.settings.route import RouteSpec
 
 _log = structlog.get_logger()
 
@@ -220,10 +222,16 @@ class Worker:
             self._change(self._release(message))
         elif isinstance(message, Drain):
             self.drain(message.grace, message.delay, message.shared)
+        elif isinstance(message, BroughtRoutes):
+            self._bring(message)
         elif isinstance(message, Rows):
             self.pools.others.follow(message.alive)
         elif isinstance(message, ReopenAccessLog):
             self.access_logs.reopen()
+
+    def _bring(self, message: BroughtRoutes) -> None:
+        specs = [RouteSpec(host=h, path_prefix=p, service=s) for h, p, s in message.routes]
+        self.services.brought = RouteTable(specs) if specs else None
 
     def _configure(self, message: Configure) -> None:
         config, sockets = message.config, message.sockets

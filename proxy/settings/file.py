@@ -12,6 +12,7 @@ from proxy.settings.acme import AcmeSettings
 from proxy.settings.declare import Distinct, MayBeEmpty, Off, Short
 from proxy.settings.filters import FilterSpec
 from proxy.settings.fleet import ConfigSettings, FleetSettings
+from proxy.settings.instance_routes import InstanceRoutes
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.plugged import DOTTED_NAME
 from proxy.settings.process import (
@@ -101,6 +102,12 @@ class File(Served, frozen=True, kw_only=True):
         "Several registries at once, [merged](registries.md#several-at-once), instead of"
         " `registry`: mappings with a `name` and the keys of `registry`.",
     ] = ()
+    routes_from_instances: Annotated[
+        InstanceRoutes | None,
+        Off(),
+        "Let instances [bring routes](forwarding.md#routes-from-instances), within these bounds;"
+        " asked when no route of `routes` fits.",
+    ] = None
     shutdown: Annotated[ShutdownSettings, "How the proxy stops."] = ShutdownSettings()
     config: Annotated[
         ConfigSettings | None,
@@ -150,6 +157,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     registry: Registry = Registry()
     shutdown: ShutdownSettings = ShutdownSettings()
     routes: tuple[RouteSpec, ...] = ()
+    routes_from_instances: InstanceRoutes | None = None
     defaults: PoolSettings = PoolSettings()
     services: dict[str, PoolSettings] = {}
     config: ConfigSettings | None = None

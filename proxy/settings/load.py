@@ -23,6 +23,7 @@ from proxy.settings.file import File, Served, Settings
 from proxy.settings.filters import FilterReader
 from proxy.settings.fleet import SharedText
 from proxy.settings.include import MAX_FILE, read_with_included
+from proxy.settings.instance_routes import check_instance_routes
 from proxy.settings.instances import derived_services, renamed, static_instances
 from proxy.settings.listener import check_listeners
 from proxy.settings.process import resolve_tls
@@ -114,6 +115,8 @@ def _settings(
     )
     if (places := given.get("listeners")) is not None:
         listeners = tuple(map(reader.resolved, listeners, places))
+    bounds, place = file.routes_from_instances, given.get("routes_from_instances")
+    check_instance_routes(place, bounds, report)
     registry = check_registries(
         given.get("registry"),
         file.registry,
@@ -133,6 +136,7 @@ def _settings(
         tracing=file.tracing,
         acme=acme,
         registry=registry,
+        routes_from_instances=bounds and reader.resolved(bounds, place),
         shutdown=file.shutdown,
         config=file.config,
         fleet=file.fleet,

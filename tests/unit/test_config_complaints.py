@@ -428,6 +428,16 @@ routes: [{service: a}]
 --->
 proxy.yaml:2: relay.bind: "0.0.0.0:9900" is already used; allowed: another port or address
 proxy.yaml:2: relay.token: is missing, and "0.0.0.0:9900" is no loopback address; allowed: a token, or tls.client_ca
+=== routes_from_instances_of_anybody
+routes_from_instances: {hosts: ['*.example.com']}
+routes: [{service: a}]
+--->
+proxy.yaml:1: routes_from_instances.hosts.0: "*.example.com" lacks {service}, so that any service could take it; allowed: a pattern with {service}, or any_service: true
+=== routes_from_instances_without_bounds
+routes_from_instances: {any_service: true}
+routes: [{service: a}]
+--->
+proxy.yaml:1: routes_from_instances: allows no route; allowed: with hosts, path_prefixes or both
 === shared_socket_file
 listeners:
   - bind: unix:/run/web.sock

@@ -29,6 +29,7 @@ GOOD = {
     "ticket_secret": (b"secret", 1.5),
     "rate_limits": b"table",
     "shared_config": SharedText("routes: []", "etcd:/key", 7),
+    "claims": [("users", "", "/users")],
 }
 
 

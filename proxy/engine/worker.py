@@ -25,6 +25,7 @@ from proxy.destinations import Destinations
 from proxy.engine.accepting import new_connection
 from proxy.engine.access_log import AccessLogs
 from proxy.engine.challenges import Challenges
+from proxy.engine.collector import Collector
 from proxy.engine.connections import LAST_CALL, UNHURRIED, Connections
 from proxy.engine.deadlines import Deadlines
 from proxy.engine.exchange import Exchange
@@ -176,6 +177,7 @@ class Worker:
         """The worker was told to accept."""
         self._changes: set[asyncio.Task[None]] = set()  # ≤ 64 KiB
         """Changes of what is accepted from that are under way."""
+        self._collector = Collector()
         self._draining: asyncio.Task[None] | None = None
         self._tracer = Tracer(rng, self._channel.send, loop.call_soon)
         self._reports = Reports(
@@ -315,6 +317,8 @@ class Worker:
         self.counters.note_report(now, STATS_INTERVAL)
         self.access_logs.report(now)
         self._tracer.tell(now)
+        connections = self.connections
+        self._collector.look(len(connections.clients) + len(connections.tunnels))
         for pool in self.pools:  # ≤ services
             pool.tick(now)
         if not self._channel.closed:

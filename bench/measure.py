@@ -18,6 +18,7 @@ from bench.load import LoadError, LoadPlan, client_tls, handshake, switched
 from bench.peers import NGINX_HTTP, Nginx, Peer, Setup, nginx_base, nginx_tls
 from bench.processes import Server, StartError, core_busy_seconds
 from bench.report import REFERENCE, Against, Sample
+from bench.rounds import MOST, counting, pace
 from bench.scenarios import MIB, SCENARIOS, SMALL_BODY, Scenario, Variant
 from bench.websocket import frame
 from tests.support.processes import free_port
@@ -240,6 +241,8 @@ class Measurement:
         self._directory = directory
         self._open_files = open_files
         self._running: dict[str, _Running] = {}
+        self.thrown_out = 0
+        """Rounds that do not count."""
         self.failures: list[str] = []
         """`peer: what went wrong`, for each peer that is missing from the result."""
 
@@ -250,7 +253,8 @@ class Measurement:
 
         All proxies are up for the whole scenario and idle but one. Every round visits each
         of them once, each round beginning with another, so that a disturbance that lasts
-        longer than a measurement meets all of them.
+        longer than a measurement meets all of them. Rounds in which the machine was slower than
+        in others do not count (`rounds.counting`), and there are more instead.
         """
         samples: dict[str, list[Sample]] = {}
         seconds = max(seconds, self._scenario.least_seconds)
@@ -260,7 +264,11 @@ class Measurement:
                 self._start(stack, contender)
             for name in list(self._running):
                 self._prepare(name)
-            for number in range(rounds):
+            number = 0
+            paces: list[tuple[float, float]] = []
+            counted: list[int] = []
+            while len(counted) < rounds and number < MOST * rounds and self._running:
+                before = pace(self._cores)
                 names = list(self._running)
                 shift = number % len(names) if names else 0
                 for name in names[shift:] + names[:shift]:
@@ -270,9 +278,17 @@ class Measurement:
                         self._fail(name, f"round {number}: {error}")
                     else:
                         samples.setdefault(name, []).append(sample)
+                paces.append((before, pace(self._cores)))
+                counted = counting(paces)
+                number += 1
+            self.thrown_out = number - len(counted)
             # The stack stops in reverse order; asking all of them first makes it one wait.
             self._terminate_all()
-        return {one.label: samples[one.label] for one in entered if one.label in self._running}
+        return {
+            one.label: [each for each in samples[one.label] if each.round in counted]
+            for one in entered
+            if one.label in self._running
+        }
 
     def _start(self, stack: ExitStack, contender: Contender) -> None:
         peer, variant = contender.peer, contender.variant

@@ -19,10 +19,8 @@ from typing import Any
 import msgspec
 
 from bench.report import NOISY, REFERENCE
-from bench.results import RESULTS
+from bench.results import PUBLISHED, RESULTS
 
-PUBLISHED = RESULTS / "published.json"
-"""The result behind the picture; it is committed, the others are not."""
 OUTPUT = Path(__file__).parent.parent / "docs" / "images" / "bench.svg"
 NAMES = {
     "fairlead": "Fairlead", "fairlead-py": "Fairlead, not compiled",

@@ -7,6 +7,7 @@ from statistics import median
 
 import msgspec
 
+from bench.rounds import interval
 from bench.scenarios import MIB, Unit
 
 REFERENCE = "nginx"
@@ -68,6 +69,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     round, so that what disturbs a whole round cancels out."""
     rate_ratios: dict[str, float]
     """`rate` relative to each other peer, likewise."""
+    intervals: dict[str, tuple[float, float]] = {}
+    """Bounds of `ratios`: see `rounds.interval`."""
 
 
 class Against(msgspec.Struct, frozen=True):
@@ -89,9 +92,14 @@ def cpu_per_unit(sample: Sample, unit: Unit) -> float:
     return sample.cpu_us / units if units else float("inf")
 
 
+def ratios_of(mine: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """The ratios of values that were measured in the same round."""
+    return [a / b if b else float("inf") for a, b in zip(mine, theirs, strict=True)]
+
+
 def paired_ratio(mine: Sequence[float], theirs: Sequence[float]) -> float:
-    """Median of the ratios of values that were measured in the same round."""
-    return median(a / b if b else float("inf") for a, b in zip(mine, theirs, strict=True))
+    """Median of these ratios."""
+    return median(ratios_of(mine, theirs))
 
 
 def summarize(samples: Mapping[str, Sequence[Sample]], unit: Unit) -> list[Row]:
@@ -124,6 +132,11 @@ def summarize(samples: Mapping[str, Sequence[Sample]], unit: Unit) -> list[Row]:
                 foreign_share=median(sample.foreign_share for sample in rounds),
                 ratios={
                     other: paired_ratio(costs[peer], costs[other])
+                    for other in samples
+                    if other != peer
+                },
+                intervals={
+                    other: interval(ratios_of(costs[peer], costs[other]))
                     for other in samples
                     if other != peer
                 },
@@ -212,7 +225,11 @@ def _fairlead_remark(row: Row, per: str, against: Mapping[str, Against]) -> str:
     same = {peer: ratio for peer, ratio in row.ratios.items() if peer.partition(" ")[2] == suffix}
     text = f"  {row.peer}: of it in workers {row.workers_cpu_us:.1f} {per}"
     if same:
-        text += "; " + ", ".join(f"{ratio:.2f} x {peer}" for peer, ratio in same.items())
+        text += "; " + ", ".join(
+            f"{ratio:.2f} ({low:.2f}-{high:.2f}) x {peer}"
+            for peer, ratio in same.items()
+            for low, high in [row.intervals[peer]]
+        )
     base = against.get(row.peer, _PLAIN).base
     if separator and base in row.ratios:
         text += f"; {row.ratios[base] - 1:+.1%} CPU against {base}"
@@ -258,3 +275,28 @@ def seconds_for(
     between 0.5 s, below which scheduling decides, and 5 s, above which nothing is gained."""
     left = budget - starts * start_cost - measurements * overhead
     return min(5.0, max(0.5, left / max(1, measurements)))
+
+
+ALLOWANCE = 0.05
+"""What a ratio may lie above the published one, as a share, before the claim is refuted: another
+build of the peers, another day of the machine."""
+
+
+def refuted(name: str, rows: Sequence[Row], published: Sequence[Row]) -> list[str]:
+    """What was published of our own proxy and holds no longer: ratios to `REFERENCE` whose whole
+    interval is above the published interval and `ALLOWANCE`. `name`: of the scenario."""
+    claims = {row.peer: row for row in published}
+    found = []
+    for row in rows:
+        suffix = row.peer.partition(" ")[2]
+        other = f"{REFERENCE} {suffix}".strip()
+        claim = claims.get(row.peer)
+        if not row.peer.startswith("fairlead") or claim is None or other not in row.intervals:
+            continue
+        said = claim.intervals.get(other, (0.0, claim.ratios.get(other, float("inf"))))[1]
+        low = row.intervals[other][0]
+        if low > said * (1 + ALLOWANCE):
+            found.append(
+                f"{name}: {row.peer} takes {low:.2f} x {other} at least; published: {said:.2f}"
+            )
+    return found

@@ -10,7 +10,11 @@ from typing import Any
 
 import msgspec
 
+from bench.report import Row
+
 RESULTS = Path(__file__).parent / "results"
+PUBLISHED = RESULTS / "published.json"
+"""The result behind the README's table and picture; it is committed, the others are not."""
 
 
 def machine(available: frozenset[int]) -> dict[str, Any]:
@@ -26,6 +30,18 @@ def machine(available: frozenset[int]) -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "load_average": os.getloadavg()[0],
+    }
+
+
+def published_rows(cpu: str = "") -> dict[str, list[Row]]:
+    """Scenario → the rows that were published; none if they are of another processor than `cpu`,
+    where nginx costs something else, too."""
+    result = msgspec.json.decode(PUBLISHED.read_bytes())
+    if cpu and result["machine"]["cpu"] != cpu:
+        return {}
+    return {
+        scenario["name"]: msgspec.convert(scenario["rows"], list[Row])
+        for scenario in result["scenarios"]
     }
 
 

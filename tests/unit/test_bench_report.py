@@ -175,7 +175,7 @@ class TestTable:
         assert nginx.split()[:3] == ["nginx", "20.0", "1.00"]
         assert envoy.split()[:3] == ["envoy", "60.0", "3.00"]
         assert remark.strip() == (
-            "fairlead: of it in workers 29.0 µs/req; 1.50 x nginx, 0.50 x envoy"
+            "fairlead: of it in workers 29.0 µs/req; 1.50 (1.50-1.50) x nginx, 0.50 (0.50-0.50) x envoy"
         )
 
     def test_without_the_reference_there_is_no_ratio(self) -> None:
@@ -218,7 +218,7 @@ class TestTable:
         assert text[3].split()[:6] == ["fairlead", "+log", "33.0", "1.50", "1.10", "0.80"]
         assert text[5].split()[:6] == ["nginx", "+log", "22.0", "1.00", "1.10", "1.00"]
         assert text[7].strip() == (
-            "fairlead +log: of it in workers 33.0 µs/req; 1.50 x nginx +log; "
+            "fairlead +log: of it in workers 33.0 µs/req; 1.50 (1.50-1.50) x nginx +log; "
             "+10.0% CPU against fairlead"
         )
 

@@ -82,13 +82,13 @@ class Admin:
             supervisor,
             self._totals.get,
             lambda: {
-                "admin_connections": len(self._front.door.guests),
-                "admin_closed": self._front.door.closed,
+                "admin_connections": len(self.front.door.guests),
+                "admin_closed": self.front.door.closed,
                 "samples": self.changes.samples(),
             },
         )
         instance = "/api/v1/services/{service}/instances/{id}"
-        self._pages = Pages(lambda: self._front.access, sock.getsockname()[1])
+        self._pages = Pages(lambda: self.front.access, sock.getsockname()[1])
         self._paths: Paths[Handler] = Paths(
             {
                 "*": {},
@@ -119,7 +119,7 @@ class Admin:
             }
         )
         self._settings = supervisor.settings.admin
-        self._front = self._new_front(sock, self._settings)
+        self.front = self._new_front(sock, self._settings)
         self._leaving: dict[asyncio.Task[None], Front] = {}
         """Fronts that finish what they have."""
 
@@ -132,7 +132,7 @@ class Admin:
 
     async def start(self) -> None:
         """Begin to answer."""
-        await self._front.start()
+        await self.front.start()
 
     async def follow(self, settings: Settings, sock: socket.socket) -> None:
         """Go on with another configuration, which the supervisor has by now. `sock`: as for
@@ -143,26 +143,26 @@ class Admin:
             log.exception("http_registrations_not_moved")
         if sock is self.sock and settings.admin == self._settings:
             return
-        before = self._front
+        before = self.front
         front = self._new_front(sock, settings.admin, before.door.closed)
         await front.start()
         if sock is not self.sock:
             self.on_moved(settings.admin.bind, sock)
             self.sock.close()
-        self.sock, self._settings, self._front = sock, settings.admin, front
+        self.sock, self._settings, self.front = sock, settings.admin, front
         task = asyncio.create_task(before.leave(FINISH), name="admin connections from before")
         self._leaving[task] = before
         task.add_done_callback(self._leaving.pop)
 
     async def stop_accepting(self) -> None:
         """Leave new connections to another process; those there are go on."""
-        await self._front.stop_accepting()
+        await self.front.stop_accepting()
 
     async def close(self) -> None:
         """Stop answering and close the socket."""
         for front in self._leaving.values():
             front.abort()
-        await asyncio.gather(*self._leaving, self._front.close(LAST_ANSWERS))
+        await asyncio.gather(*self._leaving, self.front.close(LAST_ANSWERS))
         self.sock.close()
         await self.metrics.close()
         await self._totals.close()
@@ -174,13 +174,13 @@ class Admin:
         connection = request.protocol
         assert isinstance(connection, Connection)
         with connection.serving(request):
-            response = await self._answer(access, request)
+            response = await self.answer(access, request)
             # Written here already, so that the limit of the request holds for it.
             await response.prepare(request)
             await response.write_eof()
         return response
 
-    async def _answer(self, access: Access, request: web.BaseRequest) -> web.StreamResponse:
+    async def answer(self, access: Access, request: web.BaseRequest) -> web.StreamResponse:
         """The answer, whatever happens."""
         try:
             return await self._handle(access, request)
@@ -319,11 +319,12 @@ class Admin:
         if request.query.get("kept") == "only":
             kept = b"".join(self._supervisor.events.kept())
             return web.Response(body=kept, headers=response.headers)
-        connection = request.protocol
-        assert isinstance(connection, Connection)
+        # Of an application that we are part of the limits are its own.
+        connection = request.protocol if isinstance(request.protocol, Connection) else None
         try:
             with self._supervisor.events.listen(request.query.get("kept") == "on") as listener:
-                connection.stream()
+                if connection is not None:
+                    connection.stream()
                 await response.prepare(request)
                 await self._send(response, b": connected\n\n")
                 while True:
@@ -338,7 +339,8 @@ class Admin:
             raise Refusal(503, "too many listen to events already") from None
         except (ConnectionError, TimeoutError):
             log.debug("events_listener_gone", peer=request.remote)
-            connection.end()
+            if connection is not None:
+                connection.end()
         return response
 
     @staticmethod

@@ -47,12 +47,26 @@ defaults each piece that is freed goes back to the kernel, and the next one is f
 page: a third of the cost of a download. Whoever has set these variables keeps their own."""
 
 
+class Running(Protocol):
+    """A process, as far as it is of interest; `asyncio.subprocess.Process` is one."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    async def wait(self) -> int: ...
+
+    def kill(self) -> None: ...
+
+
 class Launch(Protocol):
     """A function that starts a worker process."""
 
     async def __call__(
         self, index: int, row: int, channel: socket.socket, descriptors: socket.socket
-    ) -> Process: ...
+    ) -> Running: ...
 
 
 class ProcessLaunch:

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from proxy import log as log_setup
 from proxy.control.certificates import CertificateError, Certificates
 from proxy.control.events import Events
 from proxy.control.handover import Predecessor, Successor, restore
-from proxy.control.launch import ProcessLaunch, module_command
+from proxy.control.launch import Launch, ProcessLaunch, module_command
 from proxy.control.openings import StartError, open_admin, open_listeners
 from proxy.control.parent_link import ParentLink
 from proxy.control.pools import PoolRegistry
@@ -78,6 +79,16 @@ ORPHAN_LIMIT = 3.5
 OPEN_LIMIT = 5.0
 """Seconds for the access log to open at the start: a disk that sleeps wakes up in them, and a file
 system whose server is gone is not waited for."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A program whose loop this is."""
+
+    on_up: Callable[[Supervisor, Admin], None]
+    """Hears once the workers have begun and the admin server answers."""
+    launch: Callable[[Board], Launch] | None
+    """Starts workers; None = as processes."""
 
 
 def run(settings: Settings, file: FilePath | None = None, parent: ParentLink | None = None) -> int:
@@ -129,10 +140,13 @@ async def serve(
     signals: Signals,
     file: FilePath | None = None,
     parent: ParentLink | None = None,
+    host: Host | None = None,
 ) -> int:
     """The life of the control process inside its event loop, until `signals` end it. Returns
-    the exit code; StartError when it cannot start. `file` and `parent`: as for `run`."""
-    manager = from_environment(os.environ, None if parent is None else parent.notify)
+    the exit code; StartError when it cannot start. `file` and `parent`: as for `run`; `host`: what
+    the service manager is told, the log and the collector are the program's."""
+    environ = os.environ if host is None else {}
+    manager = from_environment(environ, None if parent is None else parent.notify)
     held = [] if parent is None else parent.held
     predecessor: Predecessor | None = None
     with ExitStack() as opened:
@@ -166,7 +180,8 @@ async def serve(
         token = secrets.token_hex(8)
 
         def config_of(settings: Settings, generation: int, admin_port: int) -> WorkerConfig:
-            return _worker_config(settings, generation, token, admin_port)
+            config = _worker_config(settings, generation, token, admin_port)
+            return config if host is None or host.launch is None else replace(config, log=None)
 
         supervisor: Supervisor = Supervisor(
             settings,
@@ -187,7 +202,9 @@ async def serve(
                 program=module_command("proxy.engine"),
                 board=board.fd,
                 environ=lambda: log_setup.environment(supervisor.settings.log),
-            ),
+            )
+            if host is None or host.launch is None
+            else host.launch(board),
             listeners,
             lambda registry: build_provider(
                 registry,
@@ -217,7 +234,8 @@ async def serve(
             ready = asyncio.Event()
 
             def on_ready() -> None:
-                _freeze()
+                if host is None:
+                    _freeze()
                 supervisor.config = replace(supervisor.config, tripped=())
                 manager.status("serving")
                 ready.set()
@@ -255,6 +273,8 @@ async def serve(
             else:
                 predecessor.supervisor = supervisor
                 supervisor.own(_take_admin(admin, predecessor, ready), "admin")
+            if host is not None:
+                host.on_up(supervisor, admin)
             signals.on_reopen = supervisor.reopen_access_log
             signals.has_log = lambda: supervisor.settings.access_log is not None
             if parent is not None and await _until_retired(parent, supervisor, signals):

@@ -38,13 +38,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from asyncio.subprocess import Process
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Literal
 
 import structlog
 
 from proxy.channel import Channel, send_sockets
+from proxy.control.launch import Running
 from proxy.control.listeners import Listened
 from proxy.control.pools import PoolRegistry
 from proxy.control.statistics import Applies, Reported
@@ -118,7 +118,7 @@ class WorkerProcess:
         self,
         index: int,
         row: int,
-        process: Process,
+        process: Running,
         pools: PoolRegistry,
         applies: Applies,
         config: Callable[[], Beginning],

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import pytest_asyncio
 from fairlead_examples.hosts import HostsOptions, HostsProvider
 from fairlead_examples.redis import RedisCheck
+from fairlead_examples.stamp import Stamp
 from fairlead_examples.sticky_random import StickyRandom
 
 from proxy.health.base import Endpoint
 from proxy.registry.base import Provider
 from proxy.testing.balancers import FairBalancerContract
 from proxy.testing.checks import CheckContract, ConnectingContract, WaitingContract
+from proxy.testing.filters import FilterContract, a_request, an_answer
 from proxy.testing.fixtures import FairleadProcess
 from proxy.testing.providers import ProviderContract
 from proxy.testing.waiting import free_port
@@ -30,6 +32,19 @@ class TestHosts(ProviderContract):
 
 class TestStickyRandom(FairBalancerContract):
     balancer = StickyRandom
+
+
+class TestStamp(FilterContract):
+    filter = Stamp
+    given: ClassVar = {"value": "7"}
+
+    def test_an_answer_says_so_and_no_request_may(self) -> None:
+        request, answer = a_request(fields={"X-Stamp": "8"}), an_answer()
+        stamp = self.make()
+        stamp.on_request(request)
+        stamp.on_response(request, answer)
+        assert request.headers.get("X-Stamp") is None
+        assert answer.headers.get("X-Stamp") == "7"
 
 
 class TestRedis(CheckContract, ConnectingContract, WaitingContract):

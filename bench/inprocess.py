@@ -35,6 +35,7 @@ from bench.calibration import units
 from bench.load import client_tls, request_bytes
 from bench.scenarios import ECHO_BODY, SCENARIOS, SMALL_BODY
 from proxy.engine.accepting import new_connection
+from proxy.engine.exchange import Exchange
 from proxy.engine.load import Board
 from proxy.engine.worker import Worker
 from proxy.log import set_up as set_up_log
@@ -49,7 +50,7 @@ from proxy.messages import (
 )
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.listener_tls import ListenerTls
-from proxy.settings.process import LogSettings
+from proxy.settings.process import LogSettings, TracingSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import Keepalive, ServiceSettings
 from tests.support.certificates import Authority
@@ -85,6 +86,8 @@ class Workload:
     title: str
     scenario: str
     answer: bytes
+    observed: bool = False
+    """One request in a hundred is traced."""
 
 
 WORKLOADS: dict[str, Workload] = {
@@ -92,6 +95,8 @@ WORKLOADS: dict[str, Workload] = {
     for workload in (
         Workload("get", "small GET, the same field block each time", "small_get",
                  _answer(SMALL_BODY)),
+        Workload("observed", "small GET, of which one in a hundred is traced", "small_get",
+                 _answer(SMALL_BODY), observed=True),
         Workload("traced", "small GET, a trace id of its own in each", "traced_get",
                  _answer(SMALL_BODY)),
         Workload("tls_get", "small GET over TLS", "tls_get", _answer(SMALL_BODY)),
@@ -274,6 +279,20 @@ class Plane:
         if self._answered - before != len(requests) or self.worker.counters.service("bench").faults:
             raise RuntimeError("not every request was answered by the instance")
 
+    def trace(self, sample: float) -> None:
+        """Trace such a share of the requests from here on."""
+        settings = TracingSettings(sample=sample)
+        self.worker._tracer.use(settings, self.worker.services, Exchange)
+
+    def tell(self) -> None:
+        """Do what a worker does once a second about traces that are over."""
+        self.worker._tracer.tell(monotonic())
+        while self._loop.run_until_complete(self._turned()):
+            pass
+
+    async def _turned(self) -> bool:
+        return bool(self.worker._tracer._waiting)
+
     def close(self) -> None:
         """Leave nothing behind."""
         for client in self.clients:
@@ -331,7 +350,10 @@ def requests_of(workload: Workload) -> Iterator[list[bytes]]:
 
 def plane_of(workload: Workload) -> Plane:
     """What a workload goes through."""
-    return Plane(tls=bool(SCENARIOS[workload.scenario].tls))
+    plane = Plane(tls=bool(SCENARIOS[workload.scenario].tls))
+    if workload.observed:
+        plane.trace(0.01)
+    return plane
 
 
 def measure(workload: Workload, seconds: float) -> Cost:
@@ -383,8 +405,14 @@ def serve_between_marks(workload: Workload, blocks: int) -> int:
     plane = plane_of(workload)
     made = requests_of(workload)
     try:
+        if workload.observed:
+            plane.trace(1.0)  # What traces do has run before, as everything else has.
         for _ in range(8):
             plane.prepare(next(made), workload.answer)
+        if workload.observed:
+            plane.tell()
+            plane.trace(0.01)
+            plane.check(next(made), workload.answer)
         requests = [next(made) for _ in range(blocks)]
         wire = [plane.wire(block) for block in requests]
         gc.collect()
@@ -392,6 +420,7 @@ def serve_between_marks(workload: Workload, blocks: int) -> int:
         mark()
         for block in wire:
             plane.serve(block, workload.answer)
+        plane.tell()
         mark()
         plane.check(requests[-1], workload.answer)
     finally:

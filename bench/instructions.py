@@ -32,6 +32,8 @@ STORE = Path(__file__).parent / "instructions.json"
 TOLERANCE = 0.03
 """What a series of changes may cost in all. A single one that is meant to cost something is paid
 for by the others; the figures are stored anew only when a series begins."""
+RELATIVE = {"observed": "get"}
+"""Workload → the one that it may cost `TOLERANCE` more than, in the same run."""
 BLOCKS = 20
 """Of 96 requests, for each workload: the memories of parsed heads turn over some times."""
 LIMIT = 300.0
@@ -85,10 +87,13 @@ def count(blocks: int, variables: Mapping[str, str]) -> tuple[str, dict[str, flo
 
 def findings(stored: Mapping[str, float], counted: Mapping[str, float]) -> list[str]:
     """What costs more than `TOLERANCE` more than is stored."""
+    limits = {name: (then, "before") for name, then in stored.items()}
+    limits |= {name: (counted[of], of) for name, of in RELATIVE.items() if of in counted}
     return [
-        f"{name}: a request costs {now:.0f} instructions, {now / stored[name] - 1:+.1%}"
+        f"{name}: a request costs {now:.0f} instructions, {now / limits[name][0] - 1:+.1%} to"
+        f" {limits[name][1]}"
         for name, now in counted.items()
-        if name in stored and now > stored[name] * (1 + TOLERANCE)
+        if name in limits and now > limits[name][0] * (1 + TOLERANCE)
     ]
 
 

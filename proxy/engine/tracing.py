@@ -117,6 +117,7 @@ class Tracer:
     ) -> None:
         """`send` takes the spans; `soon` calls something in the next turn of the loop."""
         self._rng = rng
+        self._random = rng.random
         self._send = send
         self._soon = soon
         self._sample = 0.0
@@ -149,20 +150,30 @@ class Tracer:
         parent = self.propagation.parent(request.fields)
         sampled = None if parent is None else parent.sampled
         if sampled is None:
-            sampled = self._rng.random() < self._sample
+            sampled = self._random() < self._sample
         if not sampled:
             return None
         if parent is None or not parent.trace_id:
-            return Trace(b"%032x" % self._rng.getrandbits(128), b"", self)
+            return self._new_trace()
         return Trace(parent.trace_id, parent.span_id, self)
+
+    def _new_trace(self) -> Trace:
+        return Trace(b"%032x" % self._rng.getrandbits(128), b"", self)
 
     def exchange(
         self, services: Services, client: ClientStream, request: RequestHead
     ) -> StreamEvents:
         """Make the exchange of a request that is no call."""
-        trace = self.begin(request)
-        if trace is None:
-            return self._untraced(services, client, request)
+        trace: Trace | None
+        if request.fields.orphan is self.propagation:
+            # Most have a block that was seen before, and no trace: they pay for this alone.
+            if self._random() >= self._sample:
+                return self._untraced(services, client, request)
+            trace = self._new_trace()
+        else:
+            trace = self.begin(request)
+            if trace is None:
+                return self._untraced(services, client, request)
         return TracedExchange(services, client, request).traced(trace)
 
     def call(self, services: Services, client: ClientStream, request: RequestHead) -> StreamEvents:

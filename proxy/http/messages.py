@@ -9,7 +9,7 @@ may be shared by messages of one connection.
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from proxy.http.memo import ENTRY
 from proxy.http.request_id import USUAL
@@ -116,9 +116,8 @@ class RequestFields(Fields):
     """The lines of an access log that were asked, whether about a trusted peer, and what they say
     of the block."""
 
-    parent: tuple[object, Any] | None = None
-    """The propagation that was asked for the span that the block comes from, and what it has found:
-    see `trace_context.py`."""
+    orphan: object | None = None
+    """The propagation that has found no parent of a trace in the block: see `trace_context.py`."""
 
     @property
     def grpc(self) -> bytes:

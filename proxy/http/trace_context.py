@@ -79,19 +79,15 @@ class Propagation:
         self._lines = re.compile(rb"^(?:%b):[^\r\n]*\r\n" % names, re.IGNORECASE | re.MULTILINE)
 
     def parent(self, fields: RequestFields) -> Parent | None:
-        """The parent that a request names."""
-        seen = fields.parent
-        if seen is not None and seen[0] is self:
-            known: Parent | None = seen[1]
-            return known
-        found: Parent | None = None
+        """The parent that a request names. A block that names none is remembered as such;
+        those that do differ each time."""
         for kind in self.kinds:  # ≤ 3
             w3c = kind == "w3c"
             found = parent_of(fields.get(b"traceparent")) if w3c else parent_of_b3(fields)
             if found is not None:
-                break
-        fields.parent = self, found
-        return found
+                return found
+        fields.orphan = self
+        return None
 
     def with_parent(self, request: RequestHead, trace_id: bytes, span_id: bytes) -> RequestHead:
         """The head as an instance gets it in a trace that is recorded: its parent is this span."""

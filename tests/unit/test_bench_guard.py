@@ -104,6 +104,10 @@ class TestInstructions:
     def test_three_per_cent_more_than_before_the_series_is_too_dear(self) -> None:
         stored = {"get": 1000.0, "post": 1000.0}
         assert instructions.findings(stored, {"get": 1030.0, "post": 500.0, "new": 9.0}) == []
+        assert instructions.findings({}, {"get": 1000.0, "observed": 1030.0}) == []
+        assert instructions.findings({}, {"get": 1000.0, "observed": 1031.0}) == [
+            "observed: a request costs 1031 instructions, +3.1% to get"
+        ]
         assert instructions.findings(stored, {"get": 1031.0, "post": 1000.0}) == [
-            "get: a request costs 1031 instructions, +3.1%"
+            "get: a request costs 1031 instructions, +3.1% to before"
         ]

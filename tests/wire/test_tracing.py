@@ -105,6 +105,21 @@ def test_a_trace_is_begun_by_chance(make: Any, sample: float, spans: int) -> Non
     assert len(told(wire)) == spans
 
 
+def test_requests_with_the_same_head_are_sampled_as_often_as_others(make: Any) -> None:
+    wire = traced(make, sample=0.5)
+    client = wire.client()
+    client.send(request("GET /x"))
+    a = wire.accepted()
+    for number in range(200):
+        if number:
+            client.send(request("GET /x"))
+        a.take()
+        a.send(OK)
+        client.take()
+    # Six times the standard deviation.
+    assert abs(len(told(wire)) // 2 - 100) < 6 * 50**0.5
+
+
 def test_each_attempt_has_a_span_and_is_told_its_own(make: Any) -> None:
     settings = ServiceSettings(retry=RetrySettings(on=("503",)))
     wire = traced(make, "a", "b", settings=settings)

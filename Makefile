@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test drills quick lint types bench microbench guard compiled test-compiled guard-compiled docs simulate clean
+.PHONY: run test drills quick lint types bench microbench guard compiled test-compiled guard-compiled docs simulate wheels release clean
 
 # On the compiled data plane, if `make compiled` was called since the last change of the sources.
 run: $(VENV)/.run
@@ -87,6 +87,14 @@ docs: $(VENV)/.dev
 	$(BIN)/python -m proxy.manual
 	$(BIN)/python -m proxy.settings.document docs/configuration.md
 
+# An sdist and a compiled wheel for each CPython that is found, each tried; release/wheels.py says how.
+wheels: $(VENV)/.release
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m release.wheels
+
+# Is dist/ fit to be published? Publishing, signing and tagging are the maintainer's.
+release: $(VENV)/.release
+	$(BIN)/python -m release.checks
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info
 
@@ -101,3 +109,7 @@ $(VENV)/.run: pyproject.toml constraints.txt setup.py proxy/http/_scanner.c | $(
 $(VENV)/.dev: pyproject.toml constraints.txt setup.py proxy/http/_scanner.c | $(BIN)/python
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.run
+
+$(VENV)/.release: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[release,test]'
+	@touch $@

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     [
         *ROOT.glob("docs/**/*.md"),
-        ROOT / "README.md",
+        *ROOT.glob("README*.md"),
         ROOT / "CONTRIBUTING.md",
         ROOT / "bench/README.md",
     ]

@@ -1,7 +1,8 @@
 """The picture for docs/balancing.md, by the real code on a simulated clock: `make simulate`.
 
-Four questions: what a slow instance costs, how a new one is led in, how bursts pile up, and where
-requests go as a zone or tier loses instances. Nothing is measured; the same seed draws the same.
+Five questions: what a slow instance costs, how a new one is led in, how bursts pile up, what many
+proxies cost that each count for themselves, and where requests go as a zone or tier loses
+instances. Nothing is measured; the same seed draws the same.
 """
 
 from __future__ import annotations
@@ -93,6 +94,48 @@ def bursts(count: int) -> Lines:
     }
 
 
+def fleet(count: int) -> Lines:
+    """Proxies that share the same traffic, each by the requests that it has in flight itself →
+    milliseconds of the 99th percentile, with one of ten instances four times slower."""
+    needs = [0.08, *[0.02] * 9]
+    numbers = (1, 2, 4, 8, 16, 32)
+    return {
+        name: [(n, 1000 * p99(serve_by_many(name, needs, 800.0, count, n))) for n in numbers]
+        for name in ("least_connections", "p2c")
+    }
+
+
+def serve_by_many(
+    name: str, needs: Sequence[float], rate: float, count: int, proxies: int
+) -> list[float]:
+    """Seconds that each of `count` requests takes, as in `serve`, where each comes to one of
+    several proxies, which know only their own."""
+    rng = Random(1)
+    sights = [[Instance(f"n{at}", one) for at, one in enumerate(needs)] for _ in range(proxies)]
+    balancers = [build(name, sight, rng) for sight in sights]
+    load = dict.fromkeys((node.id for node in sights[0]), 0)
+    arrival = 0.0
+    taken: list[float] = []
+    ends: list[tuple[float, int, int, Instance]] = []
+    while len(taken) < count:
+        arrival += rng.expovariate(rate)
+        while ends and ends[0][0] <= arrival:
+            _, _, at, node = heappop(ends)
+            node.load -= 1
+            load[node.id] -= 1
+            balancers[at].load_changed(node)
+        at = rng.randrange(proxies)
+        picked = balancers[at].pick(-1, ())
+        assert isinstance(picked, Instance)
+        picked.load += 1
+        load[picked.id] += 1
+        balancers[at].load_changed(picked)
+        seconds = picked.needs * rng.uniform(0.5, 1.5) * max(1.0, load[picked.id] / 4)
+        heappush(ends, (arrival + seconds, len(taken), at, picked))
+        taken.append(seconds)
+    return taken
+
+
 def new_instance(count: int) -> Lines:
     """Seconds since a fifth instance joined → its share, as a multiple of a fair one."""
     lines: dict[str, list[tuple[float, float]]] = {}
@@ -128,6 +171,7 @@ PANELS: tuple[tuple[str, str, Callable[[int], Lines], int], ...] = (
     ("One of five is slower: 99th percentile, ms", "times slower", slow_instance, 4000),
     ("Bursts: most in flight at one of ten", "requests at once", bursts, 4000),
     ("A new instance: its share, 1 = fair", "seconds since it joined", new_instance, 1000),
+    ("Proxies that count by themselves: 99th percentile, ms", "proxies", fleet, 8000),
     ("Requests that stay in the zone or tier", "share of it that is ready", zones, 20),
 )
 
@@ -162,7 +206,7 @@ def panel(title: str, below: str, lines: Lines, x: int, y: int) -> str:
 def picture(scale: float = 1.0) -> str:
     """All of them; `scale`: of the number of requests."""
     parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 840 600" font-size="12"'
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 840 890" font-size="12"'
         ' font-family="sans-serif" fill="#868e96">'
     ]
     for number, (title, below, draw, count) in enumerate(PANELS):

@@ -45,13 +45,14 @@ def services(document: dict[str, Any]) -> Iterator[str]:
 def fleet(document: dict[str, Any]) -> Iterator[str]:
     """`fairlead fleet`."""
     yield from _table(
-        ["PROXY", "VERSION", "READY", "CONFIGURATION", "CONNECTIONS", "ADMIN"],
+        ["PROXY", "VERSION", "READY", "CONFIGURATION", "REQUESTS/S", "CONNECTIONS", "ADMIN"],
         [
             [
                 row["id"],
                 row.get("version", ""),
                 "yes" if row.get("ready") else "; ".join(row.get("missing", ["no"])),
                 _configuration(row.get("config")),
+                row.get("load", {}).get("requests", ""),
                 row.get("load", {}).get("connections", ""),
                 row.get("admin") or "-",
             ]
@@ -59,6 +60,8 @@ def fleet(document: dict[str, Any]) -> Iterator[str]:
         ],
         "no proxies",
     )
+    for one in document.get("ejected_by_most", ()):
+        yield f"ejected by most: {one['instance']}, by {one['proxies']} of {one['of']} proxies"
     for mark in document["marks"]:
         until = f", until {mark['until']}" if mark["until"] else ""
         yield f"drained everywhere: {mark['service']}/{mark['instance']}, by {mark['by']}{until}"

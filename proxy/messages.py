@@ -214,6 +214,13 @@ class BroughtRoutes(msgspec.Struct, frozen=True, tag=True):
     """Host, path prefix, service."""
 
 
+class FleetShare(msgspec.Struct, frozen=True, tag=True):
+    """The part of the rate limits of a whole fleet that is this proxy's. Sent before `Pools`, and
+    at each change."""
+
+    share: float
+
+
 class Rows(msgspec.Struct, frozen=True, tag=True):
     """Rows of the board in which workers count. Sent before `Pools`, and at each change, to the
     others before a new worker is started."""
@@ -242,6 +249,7 @@ ToWorker = (
     | Release
     | Drain
     | BroughtRoutes
+    | FleetShare
     | Rows
     | Collect
     | ReopenAccessLog

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,15 @@ import msgspec
 import structlog
 
 import proxy
+from proxy.control.fleet_share import Rate
 from proxy.control.pools import PoolRegistry
+from proxy.control.reactions import id_in
 from proxy.control.shared_config import proxy_id
+from proxy.control.statistics import Reported
 from proxy.control.supervisor import Supervisor
 from proxy.fleet import marks
 from proxy.fleet.config import digest
+from proxy.fleet.shares import ejected_by_most
 from proxy.registry.base import RegistryError
 from proxy.registry.etcd.wire import KeyValue
 from proxy.settings.file import Settings
@@ -30,6 +34,8 @@ log = structlog.get_logger()
 
 CALL_LIMIT = 4.0
 """Seconds for what an operator asks of etcd: less than the command line waits."""
+EJECTED = 50
+"""Ejected instances that are told to the fleet: with more the trouble is this proxy's own."""
 LOOK_EVERY = 1.0
 """Seconds between two looks at whether marks have run out, or their instances have gone."""
 
@@ -50,6 +56,7 @@ class Fleet:
         self._absences = marks.Absences()
         self.marks: marks.Marks = {}
         self.error = ""
+        self._rate = Rate()
 
     def follow(self) -> None:
         """Go by the settings that are in force."""
@@ -62,6 +69,7 @@ class Fleet:
         self._source = source
         if source is None:
             self._obey({})
+            self._supervisor.share.leave()
         else:
             self._task = self._supervisor.own(self._run(source), "fleet")
 
@@ -84,9 +92,12 @@ class Fleet:
         """`GET /api/v1/fleet`. NoFleet."""
         from proxy.fleet.presence import listed
 
+        proxies = await self._call(listed)
         return {
             "id": proxy_id(self._supervisor.settings),
-            "proxies": await self._call(listed),
+            "proxies": proxies,
+            "ejected_by_most": ejected_by_most(proxies),
+            "share": self._supervisor.share.value,
             "marks": [
                 {"service": service, "instance": id_, "by": one.by, "at": one.at,
                  "until": one.until}
@@ -110,7 +121,7 @@ class Fleet:
     # ------------------------------------------------------------------------- private
 
     async def _run(self, source: tuple[RegistryOptions, str]) -> None:
-        from proxy.fleet.presence import Presence
+        from proxy.fleet.presence import Presence, listed
         from proxy.registry.etcd.gateway import prefix_end
 
         follower, writer = _store(source[0]), _store(source[0])
@@ -121,6 +132,9 @@ class Fleet:
             for work in (
                 follower.follow(start, prefix_end(start), self._take, self._state),
                 presence.run(),
+                self._supervisor.share.run(
+                    source[1], lambda: self._supervisor.settings, lambda: listed(writer)
+                ),
                 self._look(writer),
             )
         ]
@@ -196,11 +210,24 @@ class Fleet:
                   "good": good == shared.newest},
             "ready": not missing,
             "missing": missing,
+            "ejected": [
+                f"{service}/{id_in(key)}"
+                for service, one in supervisor.pools.overrides.items()
+                for key in one.ejected
+            ][:EJECTED],
             "load": {
+                "requests": self._rate.at(
+                    time.monotonic(), lambda: _requests(life.stats for life in processes)
+                ),
                 "connections": sum(life.stats.client_connections for life in processes),
                 "tunnels": sum(life.stats.tunnels for life in processes),
             },
         }  # fmt: skip
+
+
+def _requests(workers: Iterable[Reported]) -> int:
+    services = (one for worker in workers for one in worker.services.values())
+    return sum(sum(one.requests.values()) for one in services)
 
 
 def _source(settings: Settings) -> tuple[RegistryOptions, str] | None:

@@ -52,7 +52,9 @@ class RunningChanges:
     def samples(self) -> Iterable[tuple[str, Mapping[str, str], float]]:
         """Samples of metrics: name, labels, value."""
         reloads = () if self.reloads is None else self.reloads.samples()
-        return chain(reloads, self.relay.samples(), self._supervisor.brought.claims.samples())
+        supervisor = self._supervisor
+        owners = supervisor.brought.claims, supervisor.share, self.relay
+        return chain(reloads, *(one.samples() for one in owners))
 
     async def config(self, request: web.BaseRequest) -> web.Response:
         """`GET /api/v1/config`: as in force, without secrets."""

@@ -220,6 +220,7 @@ MANY = {
         "Revision of the shared text in force.",
         (),
     ),
+    "fairlead_fleet_share": ("gauge", "Part of the limits of the fleet that is this proxy's.", ()),
     "fairlead_instance_routes": ("gauge", "Routes in force that instances bring.", ()),
     "fairlead_instance_routes_refused": (
         "gauge",

@@ -32,6 +32,7 @@ from proxy.control.certificates import Certificates
 from proxy.control.checks import Checks
 from proxy.control.collector import Collector
 from proxy.control.events import Events
+from proxy.control.fleet_share import FleetShare
 from proxy.control.launch import Launch
 from proxy.control.listeners import Listeners
 from proxy.control.outliers import Outliers
@@ -59,6 +60,7 @@ from proxy.messages import (
     Suspect,
     WorkerConfig,
 )
+from proxy.messages import FleetShare as FleetShareMessage
 from proxy.settings.file import Settings
 from proxy.statuses import RegistryStatus
 
@@ -113,6 +115,7 @@ class Supervisor:
         self._reactions = Reactions(self.events)
         self._pace_changed = asyncio.Event()
         self.brought = RoutesOfInstances(settings.routes_from_instances, pools, self._tell)
+        self.share = FleetShare(lambda share: self._tell(FleetShareMessage(share)), rng)
         self.by_hand = ByHand(pools, self._reactions, self.apply)
         self.outliers = Outliers(pools, self._reactions, self.apply, self._pace_changed.set, rng)
         self.checks = Checks(
@@ -141,6 +144,7 @@ class Supervisor:
                     (
                         self._rows(),
                         self.brought.message,
+                        FleetShareMessage(self.share.value),
                         *self.certificates.messages,
                         *self.orders.challenges,
                     ),

@@ -63,6 +63,7 @@ from proxy.messages import (
     Configured,
     Drain,
     FieldDropped,
+    FleetShare,
     FromWorker,
     Hello,
     Open,
@@ -86,7 +87,7 @@ Notice = Suspect | BreakerTurned | FieldDropped | Spans | CertificatesApplied
 Sockets = Mapping[int, Listened]
 """Listening sockets by number."""
 
-Further = Rows | CertificateMessage | AcmeChallenges | BroughtRoutes
+Further = Rows | CertificateMessage | AcmeChallenges | BroughtRoutes | FleetShare
 Beginning = tuple[WorkerConfig, Sockets, Sequence[Further]]
 """The part of a dialogue that comes before the pools."""
 

@@ -69,6 +69,7 @@ from proxy.messages import (
     Configure,
     Configured,
     Drain,
+    FleetShare,
     Hello,
     ListenerCertificates,
     Open,
@@ -127,10 +128,11 @@ class Worker:
         self._channel = new_channel(ToWorker, self.on_message, self._on_orphaned)
         self._notices = Notices(counters, self._channel.send)
         self.faults = FaultLog(counters)
+        self._buckets = BucketTable(board.buckets)
         shared = PoolContext(
             board.row(row),
             rng,
-            BucketTable(board.buckets),
+            self._buckets,
             self._notices.suspect,
             board.total,
             lambda: self.pools.look(now()),
@@ -226,6 +228,8 @@ class Worker:
             self.drain(message.grace, message.delay, message.shared)
         elif isinstance(message, BroughtRoutes):
             self._bring(message)
+        elif isinstance(message, FleetShare):
+            self._buckets.share = message.share
         elif isinstance(message, Rows):
             self.pools.others.follow(message.alive)
         elif isinstance(message, ReopenAccessLog):

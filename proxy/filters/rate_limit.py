@@ -28,6 +28,7 @@ class RateLimit(Filter):
         self._source = source_of(options.key)
         self._interval = options.per / options.requests
         self._burst = float(options.burst or options.requests)
+        self._of_fleet = options.scope == "fleet"
         self._context: Context
 
     def open(self, context: Context) -> None:
@@ -39,7 +40,8 @@ class RateLimit(Filter):
         """See `Filter`. Requests without the key share a bucket."""
         buckets: BucketTable = self._context.buckets
         key = buckets.key_of(self._salt, request.value(self._source) or b"")
-        wait = buckets.take(key, self._interval, self._burst, self._context.now())
+        take = buckets.take_share if self._of_fleet else buckets.take
+        wait = take(key, self._interval, self._burst, self._context.now())
         if wait < 0:
             detail = f"more {self._key} are limited at the same time than there is room for"
             raise Refused(RATE_TABLE_FULL, detail, -wait)

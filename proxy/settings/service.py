@@ -214,6 +214,12 @@ class RateLimitSettings(msgspec.Struct, frozen=True, kw_only=True):
         "Requests that may come at once; without it as many as `requests`.",
     ] = None
     key: Annotated[str, SOURCE, "What tells clients apart; as `balancer.key`."] = "client_ip"
+    scope: Annotated[
+        str,
+        choice(("proxy", "fleet"), "a scope"),
+        "`proxy`, or `fleet`: all proxies of the [fleet](fleet.md#rate-limits-of-the-whole-fleet)"
+        " together, each with its share.",
+    ] = "proxy"
 
 
 class GrpcSettings(msgspec.Struct, frozen=True, kw_only=True):

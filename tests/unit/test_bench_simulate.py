@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from bench.simulate import bursts, new_instance, picture, slow_instance, zones
+from bench.simulate import bursts, fleet, new_instance, picture, slow_instance, zones
 
 
 def test_the_picture_is_one_and_the_same_each_time() -> None:
@@ -39,3 +39,10 @@ def test_a_zone_keeps_what_it_can_bear() -> None:
         for ready, stays in zones(20)[label]:
             assert (stays == 1.0) == (ready >= enough)
             assert stays > 0 or ready == 0
+
+
+def test_a_few_proxies_that_count_by_themselves_are_as_good_as_one() -> None:
+    for points in fleet(4000).values():
+        milliseconds = dict(points)
+        assert milliseconds[4] < 1.5 * milliseconds[1]
+        assert milliseconds[32] > 2 * milliseconds[1]

@@ -46,12 +46,19 @@ class BucketTable:
         self._tags = memory[SECRET:].cast("Q")
         self._times = memory[SECRET:].cast("d")
         self._buckets = len(self._tags) // 2
+        self.share = 1.0
+        """The part of the limits of a whole fleet that is this proxy's."""
 
     def key_of(self, service: bytes, value: bytes) -> int:
         """The key (64 bits) of what a limit is keyed on. `service`: 16 bytes at most that keep the
         buckets of one service apart from another's."""
         digest = blake2b(value, digest_size=8, key=self._secret, salt=service).digest()
         return int.from_bytes(digest, "big")
+
+    def take_share(self, key: int, interval: float, burst: float, now: float) -> float:
+        """As `take`, of a limit that holds for the whole fleet: this proxy has its share of rate
+        and burst, and never less than a token, or nobody would ever get one."""
+        return self.take(key, interval / self.share, max(1.0, burst * self.share), now)
 
     def take(self, key: int, interval: float, burst: float, now: float) -> float:
         """Take one token of `key`. `interval`: seconds per token; `burst`: tokens of a full bucket.

@@ -40,7 +40,7 @@ class Policies:
     """Owns the state of every policy of one service in this worker."""
 
     __slots__ = (
-        "_breaker_settings", "_burst", "_hedge_settings", "_interval", "_salt", "_target",
+        "_breaker_settings", "_burst", "_hedge_settings", "_interval", "_of_fleet", "_salt", "_target",
         "breaker", "buckets", "budget", "concurrency", "has_admission", "hedging", "max_inflight",
         "queue", "rate_key", "suspect_after",
     )  # fmt: skip
@@ -94,6 +94,7 @@ class Policies:
         """Property of the request that the rate limit is keyed on; None = no limit."""
         self._interval = 0.0 if rate is None else rate.per / rate.requests
         self._burst = 0.0 if rate is None else float(rate.burst or rate.requests)
+        self._of_fleet = rate is not None and rate.scope == "fleet"
         self.has_admission = (
             self.breaker is not None or rate is not None or self.concurrency is not None
         )
@@ -104,7 +105,8 @@ class Policies:
         breaker, if there is one, waits to hear of each request that is admitted."""
         if self.rate_key is not None:
             key = self.buckets.key_of(self._salt, rate_value)
-            wait = self.buckets.take(key, self._interval, self._burst, now)
+            take = self.buckets.take_share if self._of_fleet else self.buckets.take
+            wait = take(key, self._interval, self._burst, now)
             if wait < 0:
                 detail = f"more {self.rate_key} are limited at the same time than there is room for"
                 return Refused(RATE_TABLE_FULL, detail, -wait)

@@ -296,7 +296,10 @@ def uncovered(settings: Settings, tables: Sequence[NameTable]) -> Iterator[tuple
         return
     if settings.acme is not None:
         tables = (*tables, NameTable([(domain,) for domain in settings.acme.domains]))
+    secure = {one.name for one in settings.listeners if one.tls and not one.tls.trust_domain}
     for index, route in enumerate(settings.routes):
+        if route.listeners and secure.isdisjoint(route.listeners):
+            continue  # Nobody asks for a name there.
         host = route.host or ""
         # Any label stands for a wildcard, and for the name of a service.
         name = host.replace("{service}", "x").replace("*", "x").strip("[]")

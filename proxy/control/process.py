@@ -141,12 +141,16 @@ async def serve(
     file: FilePath | None = None,
     parent: ParentLink | None = None,
     host: Host | None = None,
+    shape: Callable[[Settings], Settings] = lambda settings: settings,
+    notify: Callable[[str], None] | None = None,
 ) -> int:
     """The life of the control process inside its event loop, until `signals` end it. Returns
     the exit code; StartError when it cannot start. `file` and `parent`: as for `run`; `host`: what
-    the service manager is told, the log and the collector are the program's."""
+    the service manager is told, the log and the collector are the program's; `shape`: what is made
+    of what the file says, whenever it is read; `notify`: hears what a service manager would, where
+    there is no parent to tell one."""
     environ = os.environ if host is None else {}
-    manager = from_environment(environ, None if parent is None else parent.notify)
+    manager = from_environment(environ, notify if parent is None else parent.notify)
     held = [] if parent is None else parent.held
     predecessor: Predecessor | None = None
     with ExitStack() as opened:
@@ -170,7 +174,7 @@ async def serve(
             parts = await predecessor.ask(parent.state)
         shared = SharedConfig()
         if file is not None:
-            settings = await shared.begin(settings, _merge(file), parts.get("shared_config"))
+            settings = await shared.begin(settings, _merge(file, shape), parts.get("shared_config"))
         certificates = await _read_certificates(settings, parts.get("ticket_secret"))
         admin_port = admin_socket.getsockname()[1]
         destinations = Destinations(admin_port, settings.registry.allow)
@@ -248,7 +252,8 @@ async def serve(
             admin_type = await asyncio.to_thread(_load_admin)
             admin = admin_type(supervisor, admin_socket)
             if file is not None:
-                admin.changes.reloads = Reloads(file, os.environ, supervisor, admin, config_of)
+                reloads = Reloads(file, os.environ, supervisor, admin, config_of, shape)
+                admin.changes.reloads = reloads
                 admin.changes.reloads.manager = manager
                 shared.on_text = admin.changes.reloads.begin_shared
                 signals.on_reload = admin.changes.reloads.begin
@@ -288,11 +293,13 @@ async def serve(
                 await admin.close()
 
 
-def _merge(file: FilePath) -> Callable[[SharedText], Settings]:
+def _merge(
+    file: FilePath, shape: Callable[[Settings], Settings]
+) -> Callable[[SharedText], Settings]:
     """A function that merges the file with what is shared; ConfigError."""
     from proxy.settings.load import parse, read_text  # The parser of YAML is not always needed.
 
-    return lambda text: parse(read_text(file), str(file), os.environ, text)
+    return lambda text: shape(parse(read_text(file), str(file), os.environ, text))
 
 
 def _load_admin() -> type[Admin]:

@@ -72,9 +72,11 @@ class Reloads:
         supervisor: Supervisor,
         admin: AdminServer,
         config_of: Callable[[Settings, int, int], WorkerConfig],
+        shape: Callable[[Settings], Settings] = lambda settings: settings,
     ) -> None:
         """`config_of`: the part of a configuration that workers get, by its generation and the
-        port of the admin server."""
+        port of the admin server; `shape`: what is made of what the file says."""
+        self._shape = shape
         self._file = file
         self._environ = environ
         self._supervisor = supervisor
@@ -211,7 +213,9 @@ class Reloads:
         text = await reading(lambda: read_text(self._file)) if kept is None else kept
 
         async def merged(shared: SharedText | None) -> Settings:
-            return await reading(lambda: parse(text, str(self._file), self._environ, shared))
+            return await reading(
+                lambda: self._shape(parse(text, str(self._file), self._environ, shared))
+            )
 
         settings = await merged(None)
         if settings.config is None:

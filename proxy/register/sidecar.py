@@ -42,6 +42,8 @@ class SidecarSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings on the command line."""
 
     record: Record
+    program_port: int = 0
+    """For checks that are commands to know, where it is not the record's; 0 = it is."""
     registry: RegistryOptions
     ttl: float = 10.0
     check: str | None = None
@@ -97,7 +99,8 @@ class Sidecar:
             loop.add_signal_handler(number, self._asked_to_stop, number)
         for number in PASSED_ON:
             loop.add_signal_handler(number, self._pass_on, number)
-        if self._settings.command:
+        await self._prepare()
+        if self._settings.command and not self._stop.is_set():
             try:
                 self._command = await _Command.start(self._settings.command)
             except OSError as error:
@@ -108,12 +111,16 @@ class Sidecar:
                 )
                 return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
         try:
-            await self._serve()
+            if not self._stop.is_set():
+                await self._serve()
         finally:
             code = 0 if self._command is None else await self._end(self._command)
         return code
 
     # ------------------------------------------------------------------------------ private
+
+    async def _prepare(self) -> None:
+        """Wait for what has to be there before the command is."""
 
     def _asked_to_stop(self, number: int) -> None:
         log.info("stopping", signal=signal.Signals(number).name, at_once=self._stop.is_set())
@@ -124,9 +131,15 @@ class Sidecar:
     def _pass_on(self, number: int) -> None:
         if self._command is not None:
             self._command.send(signal.Signals(number))
+        elif number == signal.SIGHUP and self._reload():
+            pass
         elif number in (signal.SIGHUP, signal.SIGQUIT):
             # Without a command there is nobody else these could be meant for.
             self._asked_to_stop(number)
+
+    def _reload(self) -> bool:
+        """Read the configuration again, where there is one; else False."""
+        return False
 
     async def _serve(self) -> None:
         """Registered, from here to the end of the service or of its traffic."""
@@ -134,7 +147,7 @@ class Sidecar:
             record = registrar.registrations[0].record
             reporter = None
             if self._settings.check is not None:
-                own = Endpoint(record.address, record.port)
+                own = Endpoint(record.address, self._settings.program_port or record.port)
                 reporter = HealthReporter(
                     registrar,
                     checking(self._settings.check, self._settings.timeout, own),

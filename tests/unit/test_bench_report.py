@@ -175,7 +175,8 @@ class TestTable:
         assert nginx.split()[:3] == ["nginx", "20.0", "1.00"]
         assert envoy.split()[:3] == ["envoy", "60.0", "3.00"]
         assert remark.strip() == (
-            "fairlead: of it in workers 29.0 µs/req; 1.50 (1.50-1.50) x nginx, 0.50 (0.50-0.50) x envoy"
+            "fairlead: of it in workers 29.0 µs/req; 1.50 (1.50-1.50) x nginx,"
+            " 0.50 (0.50-0.50) x envoy"
         )
 
     def test_without_the_reference_there_is_no_ratio(self) -> None:

@@ -40,9 +40,9 @@ class Policies:
     """Owns the state of every policy of one service in this worker."""
 
     __slots__ = (
-        "_breaker_settings", "_burst", "_hedge_settings", "_interval", "_of_fleet", "_salt", "_target",
-        "breaker", "buckets", "budget", "concurrency", "has_admission", "hedging", "max_inflight",
-        "queue", "rate_key", "suspect_after",
+        "_breaker_settings", "_burst", "_hedge_settings", "_interval", "_of_fleet", "_salt",
+        "_target", "breaker", "buckets", "budget", "concurrency", "has_admission", "hedging",
+        "max_inflight", "queue", "rate_key", "suspect_after",
     )  # fmt: skip
 
     def __init__(

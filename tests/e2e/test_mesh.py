@@ -1,0 +1,287 @@
+"""Services that call each other through their side-cars, with real etcd; and whoever tries to get
+round them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from tests.e2e.beside import DOMAIN, Beside
+from tests.e2e.certificates import Authority
+from tests.e2e.etcd_server import EtcdClient, EtcdServer
+from tests.e2e.h2_origin import H2Origin
+from tests.e2e.origin import Origin
+from tests.e2e.raw_http import Client
+from tests.e2e.secure import SecureClient
+from tests.support.processes import alive, children, eventually, free_port
+
+SOON = ("--drain-wait", "300ms")
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@dataclass
+class Mesh:
+    directory: Path
+    authority: Authority
+    etcd: EtcdServer
+    users: Beside
+    program: Origin
+    """Of `users`."""
+    web: Beside
+    """May call `users`, and may reach nobody else."""
+    other: Beside
+    """May not call `users`."""
+
+    async def call(self, side: Beside, host: str, path: str = "/x", **more: str) -> tuple[int, str]:
+        """Status and body of a call that the program beside `side` makes."""
+        url = f"http://127.0.0.1:{side.outbound}{path}"
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(url, headers={"Host": host, **more}) as answer,
+        ):
+            return answer.status, await answer.text()
+
+    async def claim(self, name: str, port: int) -> None:
+        """Have the registry say that an instance of a service is on this port, in clear text."""
+        record = {"address": "127.0.0.1", "port": port, "metadata": {"scheme": "http"}}
+        async with EtcdClient(self.etcd.url) as client:
+            await client.put(f"/services/{name}/false", json.dumps(record))
+        await self.other.knows(name)
+
+    async def refuses(self, context: ssl.SSLContext) -> bool:
+        """Whether the inbound listener of `users` gives no answer to a client with this context."""
+        try:
+            async with await SecureClient.connect_to(self.users.inbound, context) as client:
+                answer = await client.ask("GET", "/x", host="users")
+        except (ssl.SSLError, ConnectionError):
+            return True
+        return answer.status == 403
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
+    directory = tmp_path_factory.mktemp("mesh")
+    authority = Authority(directory, "mesh")
+    async with AsyncExitStack() as stack:
+        etcd = await stack.enter_async_context(EtcdServer())
+        program = await stack.enter_async_context(Origin("users"))
+        idle = await stack.enter_async_context(Origin("idle"))
+        port, nobody = program.instance["port"], idle.instance["port"]
+        sides = [
+            Beside("users", port, directory, authority, etcd.url, "--callers", "web"),
+            Beside("web", nobody, directory, authority, etcd.url, "--to", "users,other"),
+            Beside(
+                *("other", nobody, directory, authority, etcd.url),
+                names=[f"spiffe://{DOMAIN}/other"],
+            ),
+        ]
+        for side in sides:
+            side.launch()
+            stack.push_async_callback(side.stop)
+        for side in sides:
+            await eventually(side._there, 30.0, side.log)
+        for side in sides[1:]:
+            await side.knows("users")
+        yield Mesh(directory, authority, etcd, sides[0], program, *sides[1:])
+
+
+# -- calls
+
+
+@pytest.mark.parametrize("host", ["users", "users:15001", "USERS.localhost", "users.mesh.local"])
+async def test_a_call_goes_to_the_service_that_is_the_first_label(mesh: Mesh, host: str) -> None:
+    assert (await mesh.call(mesh.web, host))[0] == 200
+    assert mesh.program.calls[-1].head.get("Host") == host
+
+
+async def test_a_websocket_goes_through_both(mesh: Mesh) -> None:
+    async def echo(request: web.Request) -> web.WebSocketResponse:
+        answer = web.WebSocketResponse()
+        await answer.prepare(request)
+        async for message in answer:
+            await answer.send_str(message.data.upper())
+        return answer
+
+    program = web.Application()
+    program.router.add_get("/chat", echo)
+    async with TestServer(program) as server:
+        port = server.port or 0
+        async with (
+            Beside("chat", port, mesh.directory, mesh.authority, mesh.etcd.url, *SOON),
+            aiohttp.ClientSession() as session,
+        ):
+            await mesh.other.knows("chat")
+            url = f"http://127.0.0.1:{mesh.other.outbound}/chat"
+            async with session.ws_connect(url, headers={"Host": "chat"}) as socket_:
+                await socket_.send_str("hello")
+                assert await socket_.receive_str(timeout=5) == "HELLO"
+
+
+async def test_http2_goes_through_both(mesh: Mesh) -> None:
+    async with H2Origin("h2") as program:
+        side = Beside(
+            *("h2", program.instance["port"], mesh.directory, mesh.authority, mesh.etcd.url),
+            *("--protocol", "h2c", *SOON),
+        )
+        async with side:
+            await mesh.other.knows("h2")
+            assert (await mesh.call(mesh.other, "h2"))[0] == 200
+
+
+async def test_a_caller_that_is_not_allowed_is_told_so(mesh: Mesh) -> None:
+    before = len(mesh.program.calls)
+    status, body = await mesh.call(mesh.other, "users")
+    assert (status, json.loads(body)["code"]) == (403, "caller_denied")
+    assert len(mesh.program.calls) == before
+
+
+# -- attacks
+
+
+async def test_a_client_without_a_certificate_is_refused(mesh: Mesh) -> None:
+    assert await mesh.refuses(_unnamed(mesh.authority))
+
+
+async def test_a_client_of_another_authority_is_refused(mesh: Mesh, tmp_path: Path) -> None:
+    foreign = Authority(tmp_path, "foreign").issue(f"web.{DOMAIN}")
+    assert await mesh.refuses(_unnamed(mesh.authority, *foreign))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (f"other.{DOMAIN}",),
+        ("web.elsewhere.local",),
+        (f"*.{DOMAIN}",),
+        (f"web.{DOMAIN}", f"users.{DOMAIN}"),
+        ("web",),
+    ],
+)
+async def test_a_client_of_another_name_is_refused(mesh: Mesh, names: tuple[str, ...]) -> None:
+    assert await mesh.refuses(_unnamed(mesh.authority, *mesh.authority.issue(*names)))
+    right = mesh.authority.issue(f"web.{DOMAIN}")
+    assert not await mesh.refuses(_unnamed(mesh.authority, *right))
+
+
+async def test_a_client_whose_certificate_has_expired_is_refused(mesh: Mesh) -> None:
+    expired = mesh.authority.issue(f"web.{DOMAIN}", days=-1, stem="expired")
+    assert await mesh.refuses(_unnamed(mesh.authority, *expired))
+
+
+async def test_a_record_that_leads_to_another_service_is_not_believed(mesh: Mesh) -> None:
+    await mesh.claim("bank", mesh.users.inbound)
+    before = len(mesh.program.calls)
+    status, body = await mesh.call(mesh.other, "bank")
+    assert (status, json.loads(body)["error"]) == (502, "tls_certificate_error")
+    assert len(mesh.program.calls) == before
+
+
+async def test_a_record_in_clear_text_is_called_under_tls_or_not_at_all(mesh: Mesh) -> None:
+    async with Origin("plain") as plain:
+        await mesh.claim("plain", plain.instance["port"])
+        status, body = await mesh.call(mesh.other, "plain")
+        # Its server waits for the end of a line that never comes.
+        assert json.loads(body)["code"] in ("tls_failed", "connect_timeout"), status
+        assert plain.calls == []
+        plain.violations.clear()  # A hello of TLS is half a head of HTTP.
+
+
+async def test_clear_text_on_the_inbound_port_gets_nothing(mesh: Mesh) -> None:
+    before = len(mesh.program.calls)
+    async with await Client.connect(mesh.users.inbound) as client:
+        await client.send(b"GET /x HTTP/1.1\r\nHost: users\r\n\r\n")
+        assert b"200" not in await client.reader.read(1 << 16)
+    assert len(mesh.program.calls) == before
+
+
+async def test_a_process_that_has_taken_an_inbound_port_is_not_believed(mesh: Mesh) -> None:
+    """A local process in the place of a side-car that is gone, with a certificate of its own."""
+    foreign = Authority(mesh.directory, "local").server(f"vault.{DOMAIN}", stem="local")
+    async with Origin("local", tls=foreign) as local:
+        await mesh.claim("vault", local.instance["port"])
+        status, body = await mesh.call(mesh.other, "vault")
+        assert (status, json.loads(body)["error"]) == (502, "tls_certificate_error")
+        assert local.calls == []
+
+
+@pytest.mark.parametrize("host", ["web", "WEB.mesh.local"])
+async def test_a_service_that_is_not_among_to_is_not_reached(mesh: Mesh, host: str) -> None:
+    await mesh.web.knows("web")
+    status, body = await mesh.call(mesh.web, host)
+    assert (status, json.loads(body)["code"]) == (404, "unknown_service")
+
+
+async def test_an_outbound_address_that_others_reach_is_refused(mesh: Mesh) -> None:
+    side = Beside(
+        "web", 1, mesh.directory, mesh.authority, mesh.etcd.url, "--outbound", "0.0.0.0:1"
+    )
+    side.launch()
+    assert await side.wait() == 2
+    assert "--outbound: 0.0.0.0 is not this machine alone" in side.log()
+
+
+# -- the command
+
+
+PROGRAM = """
+import http.server, signal, sys
+class Answer(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.send_response(200); self.send_header("Content-Length", "2"); self.end_headers()
+        self.wfile.write(b"ok")
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+signal.signal(signal.SIGUSR1, lambda *_: print("told", flush=True))
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
+"""
+
+
+async def test_a_command_gets_signals_and_its_exit_code_is_ours(mesh: Mesh) -> None:
+    port = free_port()
+    side = Beside(
+        *("shop", port, mesh.directory, mesh.authority, mesh.etcd.url, *SOON),
+        command=(sys.executable, "-c", PROGRAM, str(port)),
+    )
+    async with side:
+        await mesh.other.knows("shop")
+        assert (await mesh.call(mesh.other, "shop"))[0] == 200
+        side.signal(signal.SIGUSR1)
+        await eventually(lambda: "told" in side.log(), what=side.log)
+        below = children(side.pid)
+        assert await side.stop() == 7
+    assert not any(map(alive, below))
+    events = [json.loads(one)["event"] for one in side.log().splitlines() if one[:1] == "{"]
+    order = ["worker_accepting", "command_started", "registered", "draining", "deregistered"]
+    assert [one for one in events if one in order] == order
+    assert events.index("deregistered") < events.index("worker_stopped")
+
+
+async def test_a_proxy_that_cannot_start_is_said_in_one_line(mesh: Mesh) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        side = Beside("web", 1, mesh.directory, mesh.authority, mesh.etcd.url, "--outbound", bind)
+        side.launch()
+        assert await side.wait() == 1
+    assert "Traceback" not in side.log()
+    assert f"Error: listener outbound: cannot listen on {bind}" in side.log()
+
+
+def _unnamed(authority: Authority, *shown: Path) -> ssl.SSLContext:
+    """A client's context that does not care which service it reaches."""
+    return authority.client(*shown, check_hostname=False)

@@ -20,6 +20,7 @@ import ssl
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     p50_us: float
     p99_us: float
+    p999_us: float = 0.0
+    """0 = not measured."""
     errors: int
     """Failed connects, reads and writes, time-outs, and answers of status 400 and above."""
 
@@ -159,12 +162,13 @@ class LoadPlan:
     cores: frozenset[int]
     directory: Path
 
-    def run(self, scenario: Scenario, port: int, seconds: float) -> Summary:
-        """Load one proxy for about `seconds` (wrk ends on its next 100 ms)."""
+    def run(self, scenario: Scenario, port: int, seconds: float, rate: float = 0.0) -> Summary:
+        """Load one proxy for about `seconds` (wrk ends on its next 100 ms). `rate`: requests a
+        second, however long answers take; 0 = each client asks again when it has its answer."""
         if scenario.streams:
             return self._h2load(scenario, port, seconds)
-        if self.wrk is None or scenario.websocket or scenario.handshakes:
-            command, limit = self._own(scenario, port, seconds), seconds + END_LIMIT
+        if self.wrk is None or scenario.websocket or scenario.handshakes or rate:
+            command, limit = self._own(scenario, port, seconds, rate), seconds + END_LIMIT
         else:
             command, limit = self._wrk(self.wrk, scenario, port, seconds), seconds
         process = subprocess.Popen(
@@ -231,8 +235,9 @@ class LoadPlan:
             raise LoadError(f"the load did not end within {END_LIMIT:.0f} s") from error
         return parse_h2load(done.stdout, log.read_text() if log.exists() else "", seconds)
 
-    def _own(self, scenario: Scenario, port: int, seconds: float) -> Sequence[str]:
-        return (sys.executable, "-m", "bench.load", scenario.name, str(port), str(seconds))
+    def _own(self, scenario: Scenario, port: int, seconds: float, rate: float) -> Sequence[str]:
+        what = (scenario.name, str(port), str(seconds), str(rate))
+        return (sys.executable, "-m", "bench.load", *what)
 
 
 # ------------------------------------------------------------------- the generator of our own
@@ -292,6 +297,75 @@ class _Client(Client):
     """A client that keeps nothing of an answer's body: what is None is never called."""
 
     on_message_begin = on_body = None
+
+
+class _OpenLoad(_Load):
+    """Owns when requests are due, and who is free for them.
+
+    A request that is due while no client is free waits, and its time counts from then, not from
+    when it was sent at last: otherwise a proxy that stalls would be asked less meanwhile, and the
+    stall be one slow answer instead of many (coordinated omission). That our own timer is a
+    millisecond late is not the proxy's doing: where a client is free, its time counts from the
+    sending.
+    """
+
+    def __init__(self, scenario: Scenario, port: int, rate: float) -> None:
+        super().__init__(scenario, port)
+        self._rate = rate
+        self._sent = 0
+        self._idle: deque[_OpenClient] = deque()
+        self._started = 0.0
+
+    def client(self) -> Client:
+        return _OpenClient(self)
+
+    def due(self, now: float) -> int:
+        """Requests that should have been sent by now."""
+        return int((now - self._started) * self._rate) if self._started else 0
+
+    def begin(self) -> None:
+        """Start the clock."""
+        self._started = monotonic()
+        self._tick()
+
+    def _tick(self) -> None:
+        if not self.stopping:
+            now = monotonic()
+            while self._idle and self._sent < self.due(now):
+                self._sent += 1
+                self._idle.popleft().send(now)
+            asyncio.get_running_loop().call_later(0.001, self._tick)
+
+    def give(self, client: _OpenClient) -> None:
+        """A client is free."""
+        if self._sent < self.due(monotonic()):
+            self._sent += 1
+            client.send(self._started + self._sent / self._rate)
+        else:
+            self._idle.append(client)
+
+    def owed(self, now: float) -> list[float]:
+        """How long the requests have waited by now that nobody was free for."""
+        numbers = range(self._sent + 1, self.due(now) + 1)
+        return [now - self._started - number / self._rate for number in numbers]
+
+
+class _OpenClient(_Client):
+    """A client that asks when a request is due."""
+
+    def ask(self) -> None:
+        assert isinstance(self.load, _OpenLoad)
+        if self.load.stopping:
+            self.close()
+        else:
+            self.load.give(self)
+
+    def send(self, began: float) -> None:
+        """Ask; the answer is awaited since then."""
+        if self.transport is None:
+            return  # It was closed while it was free; the next connection is free again.
+        super().ask()
+        self.began = began
 
 
 class _Chatter(Client):
@@ -367,12 +441,17 @@ def _requests(scenario: Scenario, port: int) -> Iterator[bytes]:
     return (request_bytes(scenario, port, trace) for trace in itertools.count(time.time_ns()))
 
 
-async def _run(scenario: Scenario, port: int, seconds: float) -> Mapping[str, float]:
-    load = _Load(scenario, port)
+async def _run(scenario: Scenario, port: int, seconds: float, rate: float) -> Mapping[str, float]:
+    load = _OpenLoad(scenario, port, rate) if rate else _Load(scenario, port)
     started = monotonic()
     async with load:
+        if isinstance(load, _OpenLoad):
+            await asyncio.sleep(0.3)  # All clients are connected.
+            load.begin()
         await asyncio.sleep(seconds)
         seconds = monotonic() - started
+        if isinstance(load, _OpenLoad):
+            load.latencies += load.owed(monotonic())
         ordered = sorted(load.latencies)
         summary = {
             "requests": len(ordered),
@@ -380,6 +459,7 @@ async def _run(scenario: Scenario, port: int, seconds: float) -> Mapping[str, fl
             "seconds": seconds,
             "p50_us": percentile(ordered, 0.50) * 1e6,
             "p99_us": percentile(ordered, 0.99) * 1e6,
+            "p999_us": percentile(ordered, 0.999) * 1e6,
             "errors": load.errors + _unwanted(load),
         }
         await load.close()
@@ -406,6 +486,10 @@ if __name__ == "__main__":
     parser.add_argument("scenario", choices=SCENARIOS)
     parser.add_argument("port", type=int)
     parser.add_argument("seconds", type=float)
+    parser.add_argument("rate", type=float, nargs="?", default=0.0)
     options = parser.parse_args()
     scenario = SCENARIOS[options.scenario]
-    print("BENCH " + json.dumps(uvloop.run(_run(scenario, options.port, options.seconds))))
+    print(
+        "BENCH "
+        + json.dumps(uvloop.run(_run(scenario, options.port, options.seconds, options.rate)))
+    )

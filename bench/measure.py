@@ -241,6 +241,8 @@ class Measurement:
         self._directory = directory
         self._open_files = open_files
         self._running: dict[str, _Running] = {}
+        self._rate = 0.0
+        """Requests a second, where that is given."""
         self.thrown_out = 0
         """Rounds that do not count."""
         self.failures: list[str] = []
@@ -333,7 +335,10 @@ class Measurement:
             server.wait_ready(lambda: check_answer(first, port))
             running.rest_rss = server.usage().rss
             check_answer(self._scenario, port)
-            self._load.run(self._scenario, port, max(WARM_UP, self._scenario.least_seconds / 3))
+            warm = max(WARM_UP, self._scenario.least_seconds / 3)
+            seen = self._load.run(self._scenario, port, warm)
+            if self._scenario.open_loop and not self._rate:
+                self._rate = seen.requests / seen.seconds / 2
             if running.access_log is not None:
                 _check_log(running.access_log)
         except StartError as error:
@@ -345,7 +350,7 @@ class Measurement:
         server, port = self._running[name].server, self._running[name].port
         begun, busy = time.monotonic(), core_busy_seconds(self._cores)
         before = server.usage()
-        seen = self._load.run(self._scenario, port, seconds)
+        seen = self._load.run(self._scenario, port, seconds, self._rate)
         after = server.usage()
         busy = core_busy_seconds(self._cores) - busy
         available = (time.monotonic() - begun) * len(self._cores)
@@ -364,6 +369,7 @@ class Measurement:
             seconds=seen.seconds,
             p50_us=seen.p50_us,
             p99_us=seen.p99_us,
+            p999_us=seen.p999_us,
             errors=seen.errors,
             cpu_us=cpu / 1000,
             workers_cpu_us=(children if len(after.pids) > 1 else cpu) / 1000,

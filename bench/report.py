@@ -26,6 +26,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     p50_us: float
     p99_us: float
+    p999_us: float = 0.0
+    """0 = not measured."""
     errors: int
     cpu_us: float
     """CPU time of the whole process tree, user and system."""
@@ -58,6 +60,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Requests per second, or GB (10⁹ bytes) per second."""
     p50_ms: float
     p99_ms: float
+    p999_ms: float = 0.0
     peak_rss: int
     """Largest over the rounds, bytes."""
     rest_rss: int
@@ -126,6 +129,7 @@ def summarize(samples: Mapping[str, Sequence[Sample]], unit: Unit) -> list[Row]:
                 rate=median(rates[peer]),
                 p50_ms=median(sample.p50_us for sample in rounds) / 1000,
                 p99_ms=median(sample.p99_us for sample in rounds) / 1000,
+                p999_ms=median(sample.p999_us for sample in rounds) / 1000,
                 peak_rss=max(sample.peak_rss for sample in rounds),
                 rest_rss=max(sample.rest_rss for sample in rounds),
                 errors=sum(sample.errors for sample in rounds),
@@ -173,7 +177,9 @@ def table(
     varied = any(compared.base for compared in against.values())
     head = ["", f"CPU {per}", *(["CPU s/GB"] if unit == "MiB" else []), f"x {REFERENCE}"]
     head += ["CPU x own", "rate x own"] if varied else []
-    head += ["kernel", "spread", rate, "p50 ms", "p99 ms", "RSS MB", "grown", "errors"]
+    head += ["kernel", "spread", rate, "p50 ms", "p99 ms"]
+    rare = any(row.p999_ms for row in rows)
+    head += [*(["p99.9 ms"] if rare else []), "RSS MB", "grown", "errors"]
     lines = [head]
     for row in rows:
         compared = against.get(row.peer, _PLAIN)
@@ -191,6 +197,7 @@ def table(
             # Long downloads on a busy machine: none may have ended within a round.
             f"{row.p50_ms:.2f}" if row.p50_ms else "-",
             f"{row.p99_ms:.2f}" if row.p99_ms else "-",
+            *([f"{row.p999_ms:.2f}"] if rare else []),
             f"{row.peak_rss / 1e6:.0f}",
             f"{(row.peak_rss - row.rest_rss) / 1e6:+.0f}" if row.rest_rss else "-",
             str(row.errors),

@@ -84,6 +84,9 @@ class Scenario:
     """Clients speak HTTP/2, with so many requests at a time on each connection; 0 = HTTP/1.1."""
     http2_to_instances: bool = False
     """The proxy speaks HTTP/2 to the backend, in clear text."""
+    open_loop: bool = False
+    """Requests come at a steady rate, half of what the first proxy carries, however long answers
+    take: what their times are like where nobody is at the limit."""
     traced: bool = False
     """Each request carries a trace id of its own, so no two field blocks are the same."""
     unit: Unit = "request"
@@ -155,6 +158,14 @@ SCENARIOS: dict[str, Scenario] = {
         Scenario(
             "websocket", "WebSocket messages of 64 bytes, echoed, one in flight on each tunnel",
             path="/ws", body=MESSAGE, answer=len(MESSAGE), websocket=True, unit="message",
+        ),
+        Scenario(
+            "half_load", "small GET at half of the rate that the first proxy carries (open loop)",
+            connections=256, open_loop=True, least_seconds=4.0,
+        ),
+        Scenario(
+            "traced_log", "small GET, each with a trace id of its own, with an access log",
+            traced=True, variants=(Variant("+log", access_log=True),), least_seconds=1.5,
         ),
         Scenario("tls_get", "small GET over TLS 1.3", tls="ec"),
         Scenario(

@@ -114,6 +114,8 @@ class _Route:
         """The match for a request in which `{service}` stood for `captured`, with so many
         characters of it in the path."""
         service = self.spec.service or captured or ""
+        if service.startswith("@") and self.spec.service is None:
+            service = ""  # Nobody's name: such services are for routes that say so.
         templated = self.spec.service is None and captured is not None
         length = self.length + in_path
         return Match(

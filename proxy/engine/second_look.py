@@ -32,7 +32,9 @@ class ServiceNames:
         self._by_lower: dict[str, tuple[str, ...]] = {}  # ≤ 1 KiB + 400 B per service
 
     def add(self, name: str) -> None:
-        """The service exists."""
+        """The service exists. One whose name begins with `@` is for nobody to ask for."""
+        if name.startswith("@"):
+            return
         alike = self._by_lower.get(name.lower(), ())
         if name not in alike:
             self._by_lower[name.lower()] = (*alike, name)

@@ -82,6 +82,8 @@ class Filter:
     """Modules of the extra `fairlead-proxy[auth]` that it imports."""
     name: str = ""
     """By which the file calls it, or the place where it stands; set before it is opened."""
+    authenticates: ClassVar[bool] = False
+    """Requests get past it only from those who have shown who they are."""
     time_limit: float = TIME_LIMIT
     """Seconds that one hook of it may take, if it waits: then 504 `filter_timeout`."""
 

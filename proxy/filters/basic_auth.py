@@ -101,6 +101,7 @@ class BasicAuth(Filter):
     """Refusal of requests without a user's password. Owns what it remembers of right ones."""
 
     options: ClassVar[type[FilterOptions] | None] = Options
+    authenticates: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("bcrypt", "argon2")
     meaning: ClassVar[str] = "Users with passwords; without one 401."
 

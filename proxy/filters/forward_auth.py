@@ -53,6 +53,7 @@ class ForwardAuth(Filter):
     """Permission by another server. Owns the connections to it."""
 
     options: ClassVar[type[FilterOptions] | None] = Options
+    authenticates: ClassVar[bool] = True
     meaning: ClassVar[str] = "Ask another server whether a request may go on."
 
     def __init__(self, options: Options) -> None:

@@ -244,6 +244,7 @@ class Jwt(Filter):
     """Refusal of requests without a token that holds."""
 
     options: ClassVar[type[FilterOptions] | None] = Options
+    authenticates: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("jwt",)
     meaning: ClassVar[str] = "Requests need a signed token (JWT); without one 401."
 

@@ -18,6 +18,7 @@ from proxy import cpus, files
 from proxy.settings.access_log import resolve_access_log
 from proxy.settings.acme import check_acme
 from proxy.settings.complaints import Complaint, ConfigError, Report
+from proxy.settings.dashboard import with_dashboard
 from proxy.settings.declare import Given, build, read_section
 from proxy.settings.file import File, Served, Settings
 from proxy.settings.filters import FilterReader
@@ -189,7 +190,7 @@ def _serving(
             static[name] = renamed(static[source], name)
     routes = tuple(map(reader.resolved, served.routes, given.get("routes") or ()))
     check_routes(given.get("routes"), routes, [one.name for one in settings.listeners], report)
-    return msgspec.structs.replace(
+    settings = msgspec.structs.replace(
         settings,
         routes=routes,
         defaults=finished(defaults, directory),
@@ -197,3 +198,4 @@ def _serving(
         static=static,
         derived={name: source for name, source in derived.items() if name not in static},
     )
+    return with_dashboard(settings, given.get("routes"), settings.config is not None, report)

@@ -8,13 +8,13 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from proxy.settings.addresses import NAME
+from proxy.settings.addresses import NAME, NAMES, parse_name
 from proxy.settings.complaints import Report, dotted
 from proxy.settings.declare import Distinct, Given, Off, Short
 from proxy.settings.filters import FilterSpec
 from proxy.settings.keys import ENCODED_SLASHES, parse_field_name
 from proxy.settings.path_pattern import PathPattern
-from proxy.settings.read import SWITCH, TEXT, choice, did_you_mean, integer
+from proxy.settings.read import SWITCH, TEXT, Read, choice, did_you_mean, integer
 from proxy.settings.route_terms import NO_RETRY, NO_TIMEOUTS, RouteRetry, RouteTimeouts
 from proxy.settings.route_values import (
     BODY,
@@ -46,6 +46,17 @@ _FRAMING: Final = frozenset(
     )
 )
 """Fields in lower case that whoever writes an answer decides."""
+
+
+DASHBOARD: Final = "@dashboard"
+"""The service that is the admin server; no other name begins so."""
+
+
+def _parse_service(text: str) -> str:
+    return text if text == DASHBOARD else parse_name(text)
+
+
+_SERVICE: Final = Read(_parse_service, "name", NAMES)
 
 
 class RespondSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,9 +215,10 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
     ] = NO_RETRY
     service: Annotated[
         str | None,
-        NAME,
+        _SERVICE,
         "Where matching requests go. Needs no entry under `services`. Without it, `{service}` must"
-        " stand in `host` or `path_prefix`, or the route has one of the next three.",
+        " stand in `host` or `path_prefix`, or the route has one of the next three. `@dashboard` is"
+        " the proxy's own [dashboard](operations.md#the-dashboard-in-public) behind a login.",
     ] = None
     split: Annotated[
         tuple[SplitSpec, ...], "Several services, each with a share of the requests, at random."

@@ -74,6 +74,27 @@ user: "4294967295:0"
 routes: [{service: a}]
 --->
 proxy.yaml:1: user: "4294967295:0" has too large an id; allowed: user or user:group, by names or by numbers, or "" for no other
+=== dashboard_for_everybody
+filters: {stamp: {headers: {response: {set: {X-A: b}}}}, login: {"tests.support.filters:Scripted": {}}}
+routes:
+  - {host: a, service: "@dashboard"}
+  - {host: b, service: "@dashboard", filters: [stamp, login]}
+  - {host: c, service: "@dash"}
+  - {host: d, split: [{service: "@dashboard"}]}
+--->
+proxy.yaml:3: routes.0.service: "@dashboard" would be there for everybody; allowed: with a filter that finds out who asks, such as basic_auth, forward_auth, jwt
+proxy.yaml:4: routes.1.service: "@dashboard" would be there for everybody; allowed: with a filter that finds out who asks, such as basic_auth, forward_auth, jwt
+proxy.yaml:5: routes.2.service: "@dash" is not a usable name; allowed: 1 to 128 letters, digits and . _ ~ : @ + -
+proxy.yaml:6: routes.3.split.0.service: "@dashboard" is not a usable name; allowed: 1 to 128 letters, digits and . _ ~ : @ + -
+=== dashboard_that_cannot_be_had
+admin: {bind: "127.0.0.1:0"}
+filters: {login: {forward_auth: {url: "http://127.0.0.1:1/"}}}
+routes:
+  - {host: a, service: "@dashboard", filters: [login], methods: [GET, POST], set_host: x}
+--->
+proxy.yaml:4: routes.0.methods: change something; allowed: GET and HEAD
+proxy.yaml:4: routes.0.service: needs a port of the admin server's own; allowed: beside admin.bind with one
+proxy.yaml:4: routes.0.set_host: is the admin server's; allowed: no such key here
 === unquoted_template
 routes:
   - {path_prefix: /{service}}

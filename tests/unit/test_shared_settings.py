@@ -138,6 +138,15 @@ def test_a_hostile_route_is_refused_with_an_import_as_its_filter() -> None:
     assert ": routes.0.filters.0.hostile_module:Class: " in said
 
 
+def test_a_hostile_route_is_refused_that_publishes_the_dashboard() -> None:
+    local = LOCAL + 'filters: {login: {forward_auth: {url: "http://127.0.0.1:1/"}}}\n'
+    [said] = complaints('routes: [{service: "@dashboard", filters: [login]}]', local)
+    assert (
+        said
+        == f'{PLACE}:1: routes.0.service: "@dashboard" is the machine\'s own; allowed: services'
+    )
+
+
 def test_variables_of_the_machine_are_not_told() -> None:
     shared = 'routes: [{service: a, headers: {X-A: "${SECRET}", X-B: "$${SECRET}"}}]'
     headers = merged(shared, SECRET="s3cret").routes[0].headers

@@ -40,6 +40,8 @@ async def _book(call: Call) -> None:
 class Site:
     proxy: SecureProxy
     origin: Origin
+    log: Path
+    """Of requests."""
 
     @property
     def base(self) -> str:
@@ -55,14 +57,17 @@ class Site:
 async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     async with AsyncExitStack() as stack:
         origin = await stack.enter_async_context(Origin(script=_book))
+        directory = tmp_path_factory.mktemp("proxy")
+        log = directory / "access.log"
         config = {
             "workers": 2,
+            "access_log": {"path": str(log)},
             "services": {"s": {"instances": [origin.instance]}},
             "routes": [{"path_prefix": "/{service}"}],
         }
-        proxy = SecureProxy(config, tmp_path_factory.mktemp("proxy"))
+        proxy = SecureProxy(config, directory)
         await stack.enter_async_context(proxy)
-        yield Site(proxy, origin)
+        yield Site(proxy, origin, log)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -135,7 +140,7 @@ async def test_java_keeps_a_connection_and_posts(site: Site) -> None:
     after = await site.proxy.handshakes()
     assert after["full"] - before.get("full", 0) == 2  # One connection for each version.
     for version in VERSIONS:
-        assert out.decode().count(f"TLSv{version} GET 200 {len(PAGE)}\n") == 5
+        assert out.decode().count(f"TLSv{version} GET 200 {len(PAGE)} HTTP_2\n") == 5
         assert f"TLSv{version} POST 200 true\n" in out.decode()
 
 
@@ -145,7 +150,8 @@ async def test_go_keeps_a_connection_posts_and_resumes(site: Site) -> None:
     out = await output(need("go"), "run", source, site.base, site.ca, within=180)
     for version in VERSIONS:
         lines = [line for line in out.decode().splitlines() if line.startswith(f"TLS {version} ")]
-        get = f"TLS {version} GET 200 {len(PAGE)}"
+        spoken = "HTTP/2.0" if version == "1.3" else "HTTP/1.1"
+        get = f"TLS {version} GET 200 {len(PAGE)} {spoken}"
         assert lines[:3] == [f"{get} false"] * 3
         assert lines[3:6] == [f"{get} true"] * 3
         assert lines[6:] == [f"TLS {version} POST 200 true"]
@@ -165,3 +171,5 @@ async def test_chromium_shows_a_page(site: Site, tmp_path: Path) -> None:
     )  # fmt: skip
     assert PAGE[-64:] in out
     assert "Chrom" in (site.origin.calls[-1].head.get("User-Agent") or "")
+    lines = site.log.read_text().splitlines()
+    assert "HTTP/2.0" in {one["protocol"] for one in map(json.loads, lines)}

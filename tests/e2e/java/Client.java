@@ -32,7 +32,8 @@ public class Client {
                 var asked = HttpRequest.newBuilder(URI.create(base + "page")).build();
                 var answer = client.send(asked, HttpResponse.BodyHandlers.ofByteArray());
                 System.out.println(answer.sslSession().get().getProtocol()
-                    + " GET " + answer.statusCode() + " " + answer.body().length);
+                    + " GET " + answer.statusCode() + " " + answer.body().length + " "
+                    + answer.version());
             }
             byte[] body = new byte[1 << 20];
             Arrays.fill(body, (byte) 'j');

@@ -1,4 +1,4 @@
-// Node's http2 against BASE, eight requests at a time on each of four connections, until standard
+// Node's http2 against BASE, STREAMS requests (8) at a time on each of four connections, until standard
 // input ends; prints how many were answered, what failed, and how many connections there were.
 import http2 from "node:http2";
 
@@ -43,7 +43,7 @@ async function client() {
       await ask(session);
     }
   }
-  await Promise.all(Array.from({ length: 8 }, loop));
+  await Promise.all(Array.from({ length: Number(process.argv[3] ?? 8) }, loop));
   session.close();
 }
 

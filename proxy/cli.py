@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 import proxy
-from proxy import cli_admin, cli_fleet, cli_register
+from proxy import cli_admin, cli_ca, cli_fleet, cli_register
 from proxy.cli_config import DEFAULT_FILE, complain, load_or_complain
 from proxy.listings import count
 
@@ -136,5 +136,5 @@ def demo(file: str | None, port: int | None, admin_port: int | None) -> None:
     raise SystemExit(code)
 
 
-for command in (*cli_register.COMMANDS, *cli_admin.COMMANDS, *cli_fleet.COMMANDS):
+for command in (*cli_register.COMMANDS, *cli_ca.COMMANDS, *cli_admin.COMMANDS, *cli_fleet.COMMANDS):
     main.add_command(command)

@@ -42,7 +42,7 @@ class _Duration(click.ParamType[float]):
             self.fail(f"{value!r} is not a duration such as 250ms, 3s, 2m or 1h", param, ctx)
 
 
-_DURATION = _Duration()
+DURATION = _Duration()
 
 
 def _metadata(_ctx: Any, _param: Any, values: tuple[str, ...]) -> dict[str, str]:
@@ -69,7 +69,7 @@ _REGISTERING = (
     click.option("--weight", type=click.IntRange(0), default=1, metavar="N", help="0 = drained."),
     click.option("--meta", multiple=True, callback=_metadata, metavar="K=V", help="Metadata."),
     click.option(
-        "--ttl", type=_DURATION, default=10.0, show_default="10s", help="Life of the lease."
+        "--ttl", type=DURATION, default=10.0, show_default="10s", help="Life of the lease."
     ),
     click.option(
         "--check",
@@ -77,10 +77,8 @@ _REGISTERING = (
         help="http://HOST:PORT/PATH, tcp://HOST:PORT or exec:COMMAND. Served only while it is good;"
         " without one, at once.",
     ),
-    click.option(
-        "--interval", type=_DURATION, default=5.0, show_default="5s", help="Of the check."
-    ),
-    click.option("--timeout", type=_DURATION, default=1.0, show_default="1s", help="Of the check."),
+    click.option("--interval", type=DURATION, default=5.0, show_default="5s", help="Of the check."),
+    click.option("--timeout", type=DURATION, default=1.0, show_default="1s", help="Of the check."),
     click.option(
         "--fall", type=click.IntRange(1), default=3, show_default=True, help="Bad checks to go out."
     ),
@@ -93,14 +91,14 @@ _REGISTERING = (
     ),
     click.option(
         "--drain-wait",
-        type=_DURATION,
+        type=DURATION,
         default=3.0,
         show_default="3s",
         help="At a stop: between marking it as draining and deregistering it.",
     ),
     click.option(
         "--stop-timeout",
-        type=_DURATION,
+        type=DURATION,
         default=10.0,
         show_default="10s",
         help="At a stop: between SIGTERM and SIGKILL for COMMAND.",
@@ -257,6 +255,11 @@ def _sidecar(given: dict[str, Any], registry: RegistryOptions, **more: Any) -> S
     metavar="DIR",
     help="Has tls.crt, tls.key and ca.crt; what is renewed there is used.",
 )
+@click.option(
+    "--renew-from",
+    metavar="URL",
+    help="An authority (fairlead ca serve) that renews what is in DIR, at a third of its life.",
+)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def sidecar(**given: Any) -> None:
     """Run the mesh's proxy beside a program, and register it.
@@ -296,6 +299,7 @@ def _beside(given: dict[str, Any]) -> int:
                 **binds,
                 to=_names(given["to"]) or (),
                 callers=_names(given["callers"]),
+                renew_from=given["renew_from"],
                 registry=None if file.exists() and not named else registry,
             )
         )

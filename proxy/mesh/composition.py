@@ -63,6 +63,8 @@ class MeshOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Services that may call it; None = as the file says."""
     trust_domain: str = "mesh.local"
     identity: Path
+    renew_from: str | None = None
+    """An authority that renews the identity; None = somebody else does."""
     registry: RegistryOptions | None = None
     """Where others are looked up; None = as the file says."""
 
@@ -93,6 +95,8 @@ def checked(options: MeshOptions) -> MeshOptions:
         raise ValueError(f"--inbound: {options.inbound} is no IP address with a port")
     if options.inbound_port == 0:
         raise ValueError("--inbound: port 0 cannot be registered; allowed: 1 to 65535")
+    if options.renew_from is not None and not options.renew_from.startswith("https://"):
+        raise ValueError(f"--renew-from: {options.renew_from}; allowed: https://HOST:PORT")
     for file in ("tls.crt", "tls.key", "ca.crt"):
         if not (options.identity / file).is_file():
             raise ValueError(f"--identity: {options.identity / file} is missing")

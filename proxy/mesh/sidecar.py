@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -23,6 +24,9 @@ from proxy.control.signals import Signals
 from proxy.mesh.composition import MeshOptions, composed
 from proxy.register.sidecar import Sidecar, SidecarSettings
 from proxy.settings.file import Settings
+
+if TYPE_CHECKING:
+    from proxy.mesh.renewal import Renewal
 
 log = structlog.get_logger()
 
@@ -36,9 +40,11 @@ class MeshSidecar(Sidecar):
         proxy: Settings,
         file: Path | None,
         shape: Callable[[Settings], Settings],
+        renewal: Renewal | None = None,
     ) -> None:
         """`file`: where the settings of the proxy come from, and are read again; `shape`: what is
         made of them then."""
+        self._renewal = renewal
         super().__init__(settings)
         self._proxy_settings = proxy
         self._file = file
@@ -60,9 +66,15 @@ class MeshSidecar(Sidecar):
             )
         )
         self._proxy.add_done_callback(self._on_proxy_end)
+        renewing = None
+        if self._renewal is not None:
+            renewing = asyncio.create_task(self._renewal.run(), name="renewal of the identity")
         try:
             code = await super().run()
         finally:
+            if renewing is not None:
+                renewing.cancel()
+                await asyncio.gather(renewing, return_exceptions=True)
             self._signals.first.set()
             failed = await self._proxy
         return code or failed
@@ -105,7 +117,12 @@ def run(settings: SidecarSettings, base: Settings, file: Path | None, options: M
         return composed(read, options)
 
     async def main() -> int:
-        return await MeshSidecar(settings, shape(base), file, shape).run()
+        renewal = None
+        if options.renew_from is not None:
+            from proxy.mesh.renewal import Renewal  # Loads what writes certificates.
+
+            renewal = Renewal(options.identity, options.renew_from, options.trust_domain)
+        return await MeshSidecar(settings, shape(base), file, shape, renewal).run()
 
     # asyncio's own loop: no data goes through this process, and uvloop knows no process groups.
     return asyncio.run(main())

@@ -1,0 +1,99 @@
+"""`fairlead ca`: a small certificate authority for the mesh, for trials and small fleets."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from datetime import timedelta
+from pathlib import Path
+
+import click
+
+from proxy.cli_register import DURATION
+
+_DIRECTORY = click.argument(
+    "directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path)
+)
+
+
+@click.group()
+def ca() -> None:
+    """A small certificate authority, whose leaves name services of a trust domain.
+
+    For trials and small fleets: its keys are files of DIR, not encrypted.
+    """
+
+
+@ca.command()
+@_DIRECTORY
+@click.option("--trust-domain", default="mesh.local", show_default=True, metavar="D")
+def init(directory: Path, trust_domain: str) -> None:
+    """Make a root, and an intermediate that signs, in an empty directory."""
+    from proxy.mesh import authority
+
+    try:
+        authority.create(directory, trust_domain)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    click.echo(f"{directory}: an authority for {trust_domain}; ca.crt is what everybody trusts")
+
+
+@ca.command()
+@_DIRECTORY
+@click.argument("service")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--life", type=DURATION, default=86400.0, show_default="24h")
+def issue(directory: Path, service: str, out: Path, life: float) -> None:
+    """Write tls.crt, tls.key and ca.crt for SERVICE: the --identity of its side-car."""
+    from proxy.mesh.authority import Authority
+    from proxy.settings.addresses import parse_name
+
+    try:
+        Authority(directory).issue(parse_name(service), out, timedelta(seconds=life))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    click.echo(f"{out}: {service}, for {life / 3600:g} h")
+
+
+@ca.command()
+@_DIRECTORY
+def rotate(directory: Path) -> None:
+    """Take the next of three steps to another root: both are trusted; the new one signs; the old
+    one is gone."""
+    from proxy.mesh import authority
+
+    try:
+        click.echo(f"{directory}: {authority.rotate(directory)}")
+    except OSError as error:
+        raise click.UsageError(f"{directory}: is no authority: {error}") from None
+
+
+@ca.command()
+@_DIRECTORY
+@click.option("--bind", default="127.0.0.1:15443", show_default=True, metavar="HOST:PORT")
+def serve(directory: Path, bind: str) -> None:
+    """Renew leaves of side-cars (--renew-from), for whoever shows one that is valid."""
+    from proxy import log
+    from proxy.mesh.renewal import RenewalServer
+    from proxy.settings.addresses import split_bind
+    from proxy.settings.process import LogSettings
+
+    log.set_up(LogSettings())
+    host, port = split_bind(bind)
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await RenewalServer(directory).serve(host, port, stop)
+
+    try:
+        asyncio.run(main())
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"{bind}: {error.strerror or error}") from None
+
+
+COMMANDS = (ca,)

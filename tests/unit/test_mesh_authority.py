@@ -1,0 +1,94 @@
+"""The small authority of the mesh: what it signs, and how its root is replaced."""
+
+from __future__ import annotations
+
+import ssl
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from proxy.mesh.authority import Authority, Issued, create, life_of, new_request, rotate
+from proxy.mesh.renewal import due
+from proxy.tls.certificates import read_pair
+from proxy.tls.contexts import ServerPolicy, client_context, server_context
+from proxy.tls.identity import service_of
+from tests.support.certificates import Made
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    create(tmp_path / "ca", "mesh.local")
+    return tmp_path / "ca"
+
+
+def signed(directory: Path, service: str = "users") -> tuple[Made, Issued]:
+    key, request = new_request()
+    issued = Authority(directory).sign(request, service)
+    return Made(issued.chain.encode(), key), issued
+
+
+def is_believed(made: Made, roots: bytes) -> str:
+    """The service that a server with this certificate proves to be, to who trusts these roots."""
+    client = client_context(roots)
+    client.check_hostname = False
+    near, far = (ssl.MemoryBIO() for _ in range(2))
+    asking = client.wrap_bio(near, far, server_hostname="x.mesh.local")
+    answering = server_context([made], ServerPolicy()).wrap_bio(far, near, server_side=True)
+    for side in (asking, answering) * 3:
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+    return service_of(asking.getpeercert() or {}, "mesh.local")
+
+
+def test_a_leaf_names_its_service_in_both_ways_and_lives_for_a_day(directory: Path) -> None:
+    made, issued = signed(directory)
+    assert read_pair(made.cert, made.key).names == ("users.mesh.local",)
+    assert is_believed(made, issued.roots.encode()) == "users"
+    begin, end = life_of(made.cert)
+    assert end - begin == pytest.approx(DAY + 60, abs=1)
+
+
+def test_a_request_that_its_key_has_not_signed_is_refused(directory: Path) -> None:
+    _, request = new_request()
+    lines = request.split(b"\n")
+    lines[-3] = lines[-3][:-8] + b"AAAAAAA="
+    with pytest.raises(ValueError, match=r"(?i)signed|parsing|invalid"):
+        Authority(directory).sign(b"\n".join(lines), "users")
+
+
+def test_a_root_is_replaced_while_both_are_believed(directory: Path) -> None:
+    old, before = signed(directory)
+    rotate(directory)
+    both = (directory / "ca.crt").read_bytes()
+    assert is_believed(signed(directory)[0], before.roots.encode()) == "users"
+    rotate(directory)
+    new, _ = signed(directory)
+    assert [is_believed(one, both) for one in (old, new)] == ["users", "users"]
+    rotate(directory)
+    alone = (directory / "ca.crt").read_bytes()
+    assert is_believed(new, alone) == "users"
+    with pytest.raises(ssl.SSLCertVerificationError):
+        is_believed(old, alone)
+
+
+def test_an_authority_is_not_written_over(directory: Path) -> None:
+    with pytest.raises(ValueError, match="not empty"):
+        create(directory, "mesh.local")
+    with pytest.raises(ValueError, match="is no authority"):
+        Authority(directory / "nowhere")
+
+
+def test_files_of_keys_are_for_their_owner_alone(directory: Path, tmp_path: Path) -> None:
+    Authority(directory).issue("users", tmp_path / "out", timedelta(hours=1))
+    keys = [directory / "root.key", directory / "issuing.key", tmp_path / "out" / "tls.key"]
+    assert [one.stat().st_mode & 0o777 for one in keys] == [0o600] * 3
+
+
+def test_a_leaf_is_renewed_when_a_third_of_its_life_is_left() -> None:
+    assert due(0.0, 90.0, 10.0) == 50.0
+    assert due(0.0, 90.0, 70.0) == 0.0

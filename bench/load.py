@@ -299,7 +299,7 @@ class _Client(Client):
     on_message_begin = on_body = None
 
 
-class _OpenLoad(_Load):
+class OpenLoad(_Load):
     """Owns when requests are due, and who is free for them.
 
     A request that is due while no client is free waits, and its time counts from then, not from
@@ -312,49 +312,50 @@ class _OpenLoad(_Load):
     def __init__(self, scenario: Scenario, port: int, rate: float) -> None:
         super().__init__(scenario, port)
         self._rate = rate
-        self._sent = 0
+        self.sent = 0
         self._idle: deque[_OpenClient] = deque()
-        self._started = 0.0
+        self.started = 0.0
+        """When the clock was started; 0 = not yet."""
 
     def client(self) -> Client:
         return _OpenClient(self)
 
     def due(self, now: float) -> int:
         """Requests that should have been sent by now."""
-        return int((now - self._started) * self._rate) if self._started else 0
+        return int((now - self.started) * self._rate) if self.started else 0
 
     def begin(self) -> None:
         """Start the clock."""
-        self._started = monotonic()
+        self.started = monotonic()
         self._tick()
 
     def _tick(self) -> None:
         if not self.stopping:
             now = monotonic()
-            while self._idle and self._sent < self.due(now):
-                self._sent += 1
+            while self._idle and self.sent < self.due(now):
+                self.sent += 1
                 self._idle.popleft().send(now)
             asyncio.get_running_loop().call_later(0.001, self._tick)
 
     def give(self, client: _OpenClient) -> None:
         """A client is free."""
-        if self._sent < self.due(monotonic()):
-            self._sent += 1
-            client.send(self._started + self._sent / self._rate)
+        if self.sent < self.due(monotonic()):
+            self.sent += 1
+            client.send(self.started + self.sent / self._rate)
         else:
             self._idle.append(client)
 
     def owed(self, now: float) -> list[float]:
         """How long the requests have waited by now that nobody was free for."""
-        numbers = range(self._sent + 1, self.due(now) + 1)
-        return [now - self._started - number / self._rate for number in numbers]
+        numbers = range(self.sent + 1, self.due(now) + 1)
+        return [now - self.started - number / self._rate for number in numbers]
 
 
 class _OpenClient(_Client):
     """A client that asks when a request is due."""
 
     def ask(self) -> None:
-        assert isinstance(self.load, _OpenLoad)
+        assert isinstance(self.load, OpenLoad)
         if self.load.stopping:
             self.close()
         else:
@@ -442,15 +443,15 @@ def _requests(scenario: Scenario, port: int) -> Iterator[bytes]:
 
 
 async def _run(scenario: Scenario, port: int, seconds: float, rate: float) -> Mapping[str, float]:
-    load = _OpenLoad(scenario, port, rate) if rate else _Load(scenario, port)
+    load = OpenLoad(scenario, port, rate) if rate else _Load(scenario, port)
     started = monotonic()
     async with load:
-        if isinstance(load, _OpenLoad):
+        if isinstance(load, OpenLoad):
             await asyncio.sleep(0.3)  # All clients are connected.
             load.begin()
         await asyncio.sleep(seconds)
         seconds = monotonic() - started
-        if isinstance(load, _OpenLoad):
+        if isinstance(load, OpenLoad):
             load.latencies += load.owed(monotonic())
         ordered = sorted(load.latencies)
         summary = {

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from bench.load import LoadError, parse_summary, percentile, request_bytes, wrk_script
+from bench.load import LoadError, OpenLoad, parse_summary, percentile, request_bytes, wrk_script
 from bench.peers import Command, Setup
 from bench.processes import core_plan
 from bench.report import (
@@ -309,3 +309,13 @@ class TestCommand:
     def test_a_command_of_another_form_is_refused(self, text: str) -> None:
         with pytest.raises(ValueError, match="expected NAME=PROGRAM"):
             Command(text)
+
+
+def test_requests_that_nobody_was_free_for_count_with_their_wait() -> None:
+    load = OpenLoad(SCENARIOS["half_load"], 1, 10.0)
+    assert load.due(5.0) == 0
+    load.started = 100.0
+    assert load.due(100.55) == 5
+    assert load.owed(100.55) == pytest.approx([0.45, 0.35, 0.25, 0.15, 0.05])
+    load.sent = 4
+    assert load.owed(100.55) == pytest.approx([0.05])

@@ -74,13 +74,17 @@ class Filters:
         now: Callable[[], float],
         buckets: BucketTable,
         raised: Callable[[Exception], None],
+        refusal: Callable[[str, int], str],
         wall: Callable[[], float] = time,
     ) -> None:
-        """`raised` hears of errors in hooks that nobody waits for."""
+        """`raised` hears of errors in hooks that nobody waits for; `refusal`: why filters that a
+        fleet shares may not connect to an address."""
         self._loop = loop
         self._raised = raised
         self._threads: ThreadPoolExecutor | None = None
-        self._context = Context(loop, now, buckets, call_a_claim, self._in_thread, wall)
+        lent = loop, now, buckets, call_a_claim, self._in_thread, wall
+        self._contexts = Context(*lent), Context(*lent, refusal)
+        """Of filters of the machine's own file, and of those that a fleet shares."""
         self.table = NO_FILTERS
         self._waiting: set[asyncio.Future[Any]] = set()  # ≤ 1 KiB + MOST_WAITING * 200 B
         self.closed = False
@@ -124,7 +128,7 @@ class Filters:
         if link is None:
             one = catalog.plug_in("filters", spec.kind)
             link = made[key] = _linked(spec.name, make(one, spec.settings))
-            link.filter.open(self._context)
+            link.filter.open(self._contexts[spec.shared])
         made[key] = link
         return link
 

@@ -160,7 +160,7 @@ class Worker:
             self.connections,
             counters,
             self.faults,
-            Filters(loop, now, shared.buckets, self.faults.inside),
+            Filters(loop, now, shared.buckets, self.faults.inside, connector.refusal),
             Exchange,
             new_call,
             self._notices.fields_dropped,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
 import msgspec
 
@@ -13,6 +15,9 @@ from proxy.engine.resilience.limits import BucketTable
 from proxy.filters.message import Request, Response
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Given
+
+if TYPE_CHECKING:
+    import aiohttp
 
 T = TypeVar("T")
 _PROOFS: Final = (b"authorization", b"cookie")
@@ -31,7 +36,10 @@ class Context:
         claim: Callable[[bytes], None],
         in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
         wall: Callable[[], float],
+        refusal: Callable[[str, int], str] | None = None,
     ) -> None:
+        """`refusal`: why nobody may connect to an address and a port, empty = they may; None = to
+        any."""
         self.loop = loop
         self.now = now
         """Seconds of a monotonic clock."""
@@ -41,6 +49,7 @@ class Context:
         """The buckets of rate limits, shared by all workers."""
         self._claim = claim
         self._in_thread = in_thread
+        self._refusal = refusal
 
     def claim(self, name: str) -> None:
         """Make of a field one that no client may set, on any route. Not of those by which clients
@@ -48,6 +57,21 @@ class Context:
         lower = name.lower().encode("ascii")
         if lower not in _PROOFS:
             self._claim(lower)
+
+    def connector(self, limit: int) -> aiohttp.TCPConnector:
+        """Connections of aiohttp, so many at a time, for a URL of the settings. If a configuration
+        that a fleet shares names it, it leads nowhere but where registered instances may."""
+        import aiohttp  # An HTTP client, which few filters need.
+
+        return aiohttp.TCPConnector(limit=limit, socket_factory=self._socket)
+
+    def _socket(self, where: tuple[Any, ...]) -> socket.socket:
+        """A socket for one address, once a name is resolved."""
+        family, kind, protocol, _, address = where
+        reason = "" if self._refusal is None else self._refusal(address[0], address[1])
+        if reason:
+            raise PermissionError(errno.EACCES, reason)
+        return socket.socket(family, kind, protocol)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """The result of work that takes long, done beside the loop."""

@@ -227,7 +227,7 @@ class Keys:
     async def _download(self) -> bytes:
         timeout = aiohttp.ClientTimeout(total=self._timeout)
         async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
+            aiohttp.ClientSession(timeout=timeout, connector=self._context.connector(1)) as session,
             session.get(self._url, allow_redirects=False) as answer,
         ):
             if answer.status != 200:

@@ -37,6 +37,8 @@ class FilterSpec(msgspec.Struct, frozen=True, kw_only=True):
     name: Annotated[str, TEXT, "Name of a filter under `filters`."] = ""
     kind: str = ""
     settings: Annotated[dict[str, Any], Further()] = {}
+    shared: bool = False
+    """The filter stands in a configuration that a fleet shares, whose writer is not trusted."""
 
 
 class FilterReader:
@@ -49,7 +51,9 @@ class FilterReader:
         report: Report,
         known: Mapping[str, FilterSpec | None] | None = None,
     ) -> None:
-        """`known`: of another file, whose names are not to be given to others here."""
+        """`known`: of the machine's own file, whose names are not to be given to others here, where
+        a fleet's is read."""
+        self._shared = known is not None
         self._directory = directory
         self._report = report
         self.named: dict[str, FilterSpec | None] = dict(known or {})
@@ -106,7 +110,9 @@ class FilterReader:
             settings = self._arguments(one, node, place)
         else:
             settings = self._section(one, node, place)
-        return None if settings is None else FilterSpec(name=name, kind=kind, settings=settings)
+        if settings is None:
+            return None
+        return FilterSpec(name=name, kind=kind, settings=settings, shared=self._shared)
 
     def _class(self, kind: str, place: Path) -> Any:
         known = ", ".join(catalog.FILTERS)

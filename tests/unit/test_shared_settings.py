@@ -147,6 +147,21 @@ def test_a_hostile_route_is_refused_that_publishes_the_dashboard() -> None:
     )
 
 
+def test_filters_of_the_key_are_known_as_such_and_those_of_the_file_are_not() -> None:
+    local = LOCAL + 'filters: {mine: {forward_auth: {url: "http://127.0.0.1:1/"}}}\n'
+    shared = (
+        'filters: {theirs: {forward_auth: {url: "http://127.0.0.1:1/"}}}\n'
+        "defaults: {filters: [theirs]}\n"
+        'routes: [{service: a, filters: [mine, theirs, {jwt: {jwks_url: "http://x/", '
+        "algorithms: [RS256]}}]}]\n"
+    )
+    settings = merged(shared, local)
+    assert [one.shared for one in settings.routes[0].filters] == [False, True, True]
+    assert [one.shared for one in settings.defaults.filters] == [True]
+    alone = parse(ETCD + 'routes: [{service: a, filters: [{allow: ["::/0"]}]}]', "x", {})
+    assert not alone.routes[0].filters[0].shared
+
+
 def test_variables_of_the_machine_are_not_told() -> None:
     shared = 'routes: [{service: a, headers: {X-A: "${SECRET}", X-B: "$${SECRET}"}}]'
     headers = merged(shared, SECRET="s3cret").routes[0].headers

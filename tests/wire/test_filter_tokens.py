@@ -254,7 +254,7 @@ def test_a_remembered_token_expires_like_others(make: Any, tmp_path: Path) -> No
         assert b"\r\nX-Login: ann\r\n" in a.take()
         answered(client, a)
         a.eof()
-    wire.worker.services.filters._context.wall = lambda: time() + HOUR / 2
+    wire.worker.services.filters._contexts[0].wall = lambda: time() + HOUR / 2
     client.send(ask)
     client.expect_problem(401, "unauthorised")
 

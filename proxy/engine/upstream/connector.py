@@ -210,13 +210,17 @@ class Connector:
         finally:
             self._beside += 1
 
+    def refusal(self, address: str, port: int) -> str:
+        """Why nobody but the local file may have us connect to an address; empty: they may."""
+        return self.destinations.refusal(address, port)
+
     def _permitted(self, addresses: tuple[str, ...], port: int) -> tuple[str, ...]:
         """Addresses to which an instance of the registry may lead. Raises `Refused` if there are
         none."""
         refusal = ""
         permitted = []
         for address in addresses:  # ≤ 16
-            reason = self.destinations.refusal(address, port)
+            reason = self.refusal(address, port)
             if reason:
                 refusal = reason
             else:

@@ -40,7 +40,8 @@ def seconds_of(place: int) -> float:
     return (8.5 + rest) * (1 << octave) / UNITS
 
 
-_MIDDLES: Final = [seconds_of(place) for place in range(LAST + 1)]
+MIDDLES: Final = [seconds_of(place) for place in range(LAST + 1)]
+"""Seconds, by place."""
 
 
 def quantiles(counts: Mapping[int, int], of: Sequence[float] = QUANTILES) -> list[float | None]:
@@ -50,11 +51,12 @@ def quantiles(counts: Mapping[int, int], of: Sequence[float] = QUANTILES) -> lis
     if not total:
         return [None] * len(of)
     found: list[float | None] = []
-    so_far, places = 0, iter(sorted(counts.items()))
+    so_far, places = 0, iter(sorted(counts))
     place = 0
     for share in of:  # ≤ 3
-        while so_far < share * total:  # ≤ LAST + 1
-            place, number = next(places)
-            so_far += number
-        found.append(_MIDDLES[place])
+        wanted = share * total
+        while so_far < wanted:  # ≤ LAST + 1
+            place = next(places)
+            so_far += counts[place]
+        found.append(MIDDLES[place])
     return found

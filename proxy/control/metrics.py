@@ -86,7 +86,7 @@ class Page:
         """Write it, in steps of a fraction of a millisecond each."""
         scrape, families = self._scrape, self._families
         for service, pool in list(scrape.pools.items()):
-            write_pool(families, scrape, service, pool)
+            yield from write_pool(families, scrape, service, pool)
             yield
         for service in scrape.totals.services:
             write_traffic(families, service, scrape.totals.service(service))

@@ -66,14 +66,7 @@ class Recent:
         was = NodeStats(now.service, now.key, 0, {}) if before is None else before
         self.rate += (now.picks - was.picks) / seconds
         self.error_rate += (errors_of(now.outcomes) - errors_of(was.outcomes)) / seconds
-        self.add_latency(was, now)
-
-    def add_latency(self, before: NodeStats | None, now: NodeStats) -> None:
-        """Add only how long the answers took."""
-        was: Mapping[int, int] = {} if before is None else before.latency
-        for place, count in now.latency.items():
-            if new := count - was.get(place, 0):
-                self.latency[place] = self.latency.get(place, 0) + new
+        add_latency(self.latency, was, now)
 
     def add_service(self, before: ServiceStats | None, now: ServiceStats, seconds: float) -> None:
         """Add what one worker counted of a service in so many seconds."""
@@ -87,6 +80,15 @@ class Recent:
     def quantiles(self) -> list[float | None]:
         """Seconds, for each of `latency.QUANTILES`."""
         return latency.quantiles(self.latency)
+
+
+def add_latency(into: dict[int, int], before: NodeStats | None, now: NodeStats) -> None:
+    """Add what one worker counted of how long answers took, by place of `proxy/latency.py`."""
+    was: Mapping[int, int] = {} if before is None else before.latency
+    for place, count in now.latency.items():
+        new = count - was[place] if place in was else count
+        if new:
+            into[place] = into[place] + new if place in into else new
 
 
 def errors_of(outcomes: Mapping[str, int]) -> int:

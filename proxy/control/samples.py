@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import get_args
 
 from proxy.control.ejections import KEPT_BY
-from proxy.control.pool import Pool
-from proxy.control.recent import Recent
+from proxy.control.pool import Member, Pool
 from proxy.control.scrape import Scrape
-from proxy.control.statistics import NodeTotal, ServiceTotal
+from proxy.control.statistics import ServiceTotal
 from proxy.errors import FAULTS
-from proxy.latency import QUANTILES
-from proxy.messages import DURATION_BOUNDS, Status
+from proxy.latency import MIDDLES, QUANTILES, quantiles
+from proxy.messages import DURATION_BOUNDS, PoolNode, Status
 
 MANY = {
     "service_registrations_total": (
@@ -238,9 +237,18 @@ MANY = {
 """Families with samples of each service or instance: name → type, help and labels."""
 
 
-def write_pool(families: Mapping[str, list[str]], scrape: Scrape, service: str, pool: Pool) -> None:
-    """The samples of one service and its instances. Only those of members: one that left is
-    still in the counters."""
+STEP = 100
+"""Instances in one step: a millisecond."""
+_TEXTS: dict[float | None, str] = {took: repr(took) for took in MIDDLES}
+"""Latencies as they are written: digits of a float cost as much as the rest of a line."""
+_SHARES = [f'"{share}"' for share in QUANTILES]
+
+
+def write_pool(
+    families: Mapping[str, list[str]], scrape: Scrape, service: str, pool: Pool
+) -> Iterator[None]:
+    """Write the samples of one service and its instances, some at a time. Only those of members: an
+    instance that left is still in the counters."""
     name = quoted(service)
     of_service, of_service_name = f"{{service={name}", f"{{service_name={name}"
 
@@ -278,40 +286,66 @@ def write_pool(families: Mapping[str, list[str]], scrape: Scrape, service: str, 
         write("fairlead_queue_waiting", of_service, sum(state.waiting for state in states))
     if not scrape.instances:
         return
-    algorithm = f"{of_service_name},algorithm={quoted(scrape.balancer_of(service))},instance="
-    for member in pool.members:
-        instance = quoted(member.instance.id)
-        key = member.instance.key
+    # Both as they are now: a pool may change between two steps.
+    members = list(zip(pool.members, pool.snapshot.nodes, strict=True))
+    for begin in range(0, len(members), STEP):
+        _write_instances(families, scrape, service, members[begin : begin + STEP])
+        yield
+
+
+def _write_instances(
+    families: Mapping[str, list[str]],
+    scrape: Scrape,
+    service: str,
+    members: Sequence[tuple[Member, PoolNode]],
+) -> None:
+    """Write the samples of some instances of a service. There may be twenty thousand, each with a
+    dozen lines: hence no calls that could be left out."""
+    name = quoted(service)
+    of_service = f"{{service={name},upstream="
+    balancer = quoted(scrape.balancer_of(service))
+    of_balancer = f"{{service_name={name},algorithm={balancer},instance="
+    inflight = families["fairlead_inflight_requests"].append
+    unreachable = families["fairlead_unreachable"].append
+    probation = families["fairlead_instances_on_probation"].append
+    picks = families["load_balancer_selections_total"].append
+    attempts = families["fairlead_upstream_attempts_total"].append
+    latency = families["fairlead_upstream_latency_seconds"].append
+    ends: dict[str, str] = {}
+    totals = scrape.totals
+    for member, node in members:
+        key = node.key
+        instance = quoted(node.id)
         # Prometheus keeps `instance` for what it asks: as a label of ours it would be renamed, and
         # whoever reads an alert would take the proxy for the one it is about.
-        labels = f"{of_service},upstream={instance}"
+        labels = of_service + instance
         if member.slot:
-            write("fairlead_inflight_requests", labels, scrape.inflight(member.slot))
-        counted = scrape.totals.node(service, key)
+            count = scrape.inflight(member.slot)
+            inflight(f"fairlead_inflight_requests{labels}}} {count}\n")
+        counted = totals.node(service, key)
         if counted is not None:
-            write("fairlead_unreachable", labels, counted.unreachable)
-            write("fairlead_instances_on_probation", labels, counted.on_probation)
-            write("load_balancer_selections_total", algorithm + instance, counted.picks)
+            unreachable(f"fairlead_unreachable{labels}}} {counted.unreachable}\n")
+            probation(f"fairlead_instances_on_probation{labels}}} {counted.on_probation}\n")
+            picks(f"load_balancer_selections_total{of_balancer}{instance}}} {counted.picks}\n")
             for outcome, count in counted.outcomes.items():
-                labelled = f"{labels},outcome={quoted(outcome)}"
-                write("fairlead_upstream_attempts_total", labelled, count)
-            _write_latency(families, labels, counted, scrape.totals.recent_node(service, key))
+                end = ends.get(outcome)
+                if end is None:
+                    end = ends[outcome] = f",outcome={quoted(outcome)}}}"
+                attempts(f"fairlead_upstream_attempts_total{labels}{end} {count}\n")
+            if counted.answers:
+                line = f"fairlead_upstream_latency_seconds{labels},quantile="
+                recent = totals.recent_latency(service, key)
+                if recent:
+                    for share, took in zip(_SHARES, quantiles(recent), strict=True):
+                        latency(f"{line}{share}}} {_TEXTS[took]}\n")
+                line = f"{labels}}} "
+                latency(f"fairlead_upstream_latency_seconds_sum{line}{counted.seconds}\n")
+                latency(f"fairlead_upstream_latency_seconds_count{line}{counted.answers}\n")
         times = scrape.ejections.get((service, key))
         if times is not None:
-            write("fairlead_ejections_total", labels, times)
-
-
-def _write_latency(
-    families: Mapping[str, list[str]], labels: str, counted: NodeTotal, recent: Recent
-) -> None:
-    name = "fairlead_upstream_latency_seconds"
-    lines = families[name]
-    if recent.latency:
-        for share, took in zip(QUANTILES, recent.quantiles(), strict=True):
-            lines.append(f'{name}{labels},quantile="{share}"}} {took}\n')
-    if counted.latency:
-        lines.append(f"{name}_sum{labels}}} {counted.seconds}\n")
-        lines.append(f"{name}_count{labels}}} {sum(counted.latency.values())}\n")
+            families["fairlead_ejections_total"].append(
+                f"fairlead_ejections_total{labels}}} {times}\n"
+            )
 
 
 def write_traffic(families: Mapping[str, list[str]], service: str, total: ServiceTotal) -> None:

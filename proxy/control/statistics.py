@@ -7,11 +7,11 @@ those that died ("retired") never goes back when one is replaced.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from proxy.control.recent import PERIOD, Recent, Window, errors_of
+from proxy.control.recent import PERIOD, Recent, Window, add_latency, errors_of
 from proxy.messages import (
     APPLY_BOUNDS,
     DURATION_BOUNDS,
@@ -65,8 +65,8 @@ class NodeTotal:
     """Live workers that cannot connect to it."""
     on_probation: int = 0
     """Live workers that have yet to see it answer after an ejection."""
-    latency: dict[int, int] = field(default_factory=dict)
-    """Place of `proxy/latency.py` → answers."""
+    answers: int = 0
+    """Answers whose latency is known."""
     seconds: float = 0.0
     """Sum of what they took."""
 
@@ -81,7 +81,10 @@ class NodeTotal:
         self.unreachable += counted.unreachable
         self.on_probation += counted.on_probation
         _add(self.outcomes, counted.outcomes)
-        _add(self.latency, counted.latency)
+        if isinstance(counted, NodeTotal):
+            self.answers += counted.answers
+        else:
+            self.answers += sum(counted.latency.values())
         self.seconds += counted.seconds
 
 
@@ -202,7 +205,8 @@ class Totals:
     instances most questions concern a few, and those that concern all take their time."""
 
     def __init__(self, retired: Retired, live: Iterable[Reported] = ()) -> None:
-        self._parts: Sequence[Reported | Retired] = (retired, *live)
+        self._reports = tuple(live)
+        self._parts: Sequence[Reported | Retired] = (retired, *self._reports)
 
     @property
     def services(self) -> Iterable[str]:
@@ -261,17 +265,42 @@ class Totals:
     def node(self, service: str, key: str) -> NodeTotal | None:
         """The sum of one instance; None if no worker has told of it."""
         total: NodeTotal | None = None
+        of = service, key
         for part in self._parts:
-            counted = part.nodes.get((service, key))
-            if counted is not None:
+            counted = part.nodes.get(of)
+            if counted is None:
+                continue
+            if total is None and isinstance(counted, NodeStats):
+                # Mostly so; `add` would cost as much again.
+                total = NodeTotal(
+                    counted.picks,
+                    {**counted.outcomes},
+                    int(counted.unreachable),
+                    int(counted.on_probation),
+                    sum(counted.latency.values()),
+                    counted.seconds,
+                )
+            else:
                 total = total or NodeTotal()
                 total.add(counted)
         return total
 
+    def recent_latency(self, service: str, key: str) -> Mapping[int, int]:
+        """How long an instance took of late: place of `proxy/latency.py` → answers."""
+        found: dict[int, int] = {}
+        of = service, key
+        for part in self._reports:
+            now = part.nodes.get(of)
+            if now is not None:
+                before = part.recent_nodes.begin(of, now)
+                if before is not now:
+                    add_latency(found, before, now)
+        return found
+
     def recent_node(self, service: str, key: str) -> Recent:
         """The counts of an instance of late."""
         recent = Recent()
-        for part in self._live():
+        for part in self._reports:
             now = part.nodes.get((service, key))
             if now is not None:
                 before = part.recent_nodes.begin((service, key), now)
@@ -282,7 +311,7 @@ class Totals:
     def recent_services(self, names: Container[str]) -> dict[str, Recent]:
         """The counts of these services of late, of those that have any."""
         found: dict[str, Recent] = {}
-        for part in self._live():
+        for part in self._reports:
             for name in part.recent_services.changed():
                 if name in names and (now := part.services.get(name)) is not None:
                     before = part.recent_services.begin(name, now)
@@ -290,11 +319,8 @@ class Totals:
             for of in part.recent_nodes.changed():
                 if of[0] in names and (told := part.nodes.get(of)) is not None:
                     recent = found.setdefault(of[0], Recent())
-                    recent.add_latency(part.recent_nodes.begin(of, told), told)
+                    add_latency(recent.latency, part.recent_nodes.begin(of, told), told)
         return found
-
-    def _live(self) -> Iterator[Reported]:
-        return (part for part in self._parts if isinstance(part, Reported))
 
 
 @dataclass(slots=True)
@@ -323,5 +349,8 @@ def _by_listener(parts: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, 
 
 
 def _add(into: dict[Name, int], counts: Mapping[Name, int]) -> None:
+    if not into:
+        into.update(counts)
+        return
     for name, count in counts.items():
         into[name] = into.get(name, 0) + count

@@ -86,6 +86,7 @@ class MetricsPage:
                     supervisor.certificates.samples(),
                     () if acme is None else acme.samples(),
                     () if supervisor.exporter is None else supervisor.exporter.samples(),
+                    (("fairlead_control_lag_seconds", {}, supervisor.lag),),
                     further.pop("samples"),
                 ),
                 **further,

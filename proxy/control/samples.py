@@ -179,6 +179,11 @@ MANY = {
         "1; a digest of the configuration in force.",
         ("hash",),
     ),
+    "fairlead_control_lag_seconds": (
+        "gauge",
+        "Seconds by which the control process's loop was late for its latest tick.",
+        (),
+    ),
     "fairlead_spans_total": (
         "counter",
         "Spans that a collector has taken (exported), or that were dropped.",

@@ -173,6 +173,8 @@ class Supervisor:
         """Called when another configuration is in force."""
         self.on_ready: Callable[[], None] = lambda: None
         """Called once, when everything is there for the first time."""
+        self.lag = 0.0
+        """Seconds by which our own loop was late for its latest tick, which is due each second."""
         self.exporter: Exporter | None = None
         """Sends spans; None = there were none."""
         self._fields_named = Novelties(FIELDS_NAMED, LONGEST_FIELD_NAMED)
@@ -367,7 +369,9 @@ class Supervisor:
     async def _tick(self) -> None:
         ticks = itertools.count(1)
         while True:
+            due = time.monotonic() + 1.0
             await asyncio.sleep(1.0)
+            self.lag = max(0.0, time.monotonic() - due)
             for worker in self.crew.places:
                 worker.tick()
             self.apply(self.pools.expire(time.monotonic()))

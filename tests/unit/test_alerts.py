@@ -339,6 +339,75 @@ class TestFiring:
         who = {"service": "users", "rule": "last_ready"}
         check(page, tmp_path, (330, "", {}), (390, "FairleadNotEjected", who))
 
+    @pytest.mark.parametrize(
+        ("alert", "sample", "since"),
+        [
+            ("FairleadReloadRefused", "fairlead_config_last_reload_success 0", 300),
+            ("FairleadSharedConfigRefused", "fairlead_shared_config_good 0", 120),
+            ("FairleadSharedConfigLost", "fairlead_shared_config_up 0", 300),
+            ("FairleadControlLate", "fairlead_control_lag_seconds 0.6", 180),
+        ],
+    )
+    def test_a_state_that_does_not_pass(
+        self, tmp_path: Path, alert: str, sample: str, since: int
+    ) -> None:
+        def page(at: int) -> str:
+            value = (
+                sample if at >= 300 else sample.partition(" ")[0] + f" {int('lag' not in sample)}"
+            )
+            return f"{situation()}{value}\n"
+
+        check(page, tmp_path, (300 + since - STEP, "", {}), (300 + since, alert, {}))
+
+    def test_a_worker_that_is_late_for_minutes(self, tmp_path: Path) -> None:
+        def page(at: int) -> str:
+            return situation(lags={0: 0.3 if at >= 300 else 0.01, 1: 0.3 * (at % 60 == 0)})
+
+        check(page, tmp_path, (450, "", {}), (480, "FairleadWorkerLate", {"worker": "0"}))
+
+    def test_a_certificate_that_is_about_to_expire(self, tmp_path: Path) -> None:
+        of = {"listener": "https", "service": "", "certificate": "a.example"}
+        name = "fairlead_certificate_expiry_timestamp_seconds"
+        week = 7 * 86400
+
+        def page(at: int) -> str:
+            return situation(samples=[(name, of, week + 301)])
+
+        told = {"listener": "https", "certificate": "a.example"}
+        check(page, tmp_path, (3900, "", {}), (3930, "FairleadCertificateExpires", told))
+
+    def test_lines_and_spans_that_are_lost(self, tmp_path: Path) -> None:
+        def page(at: int) -> str:
+            lost = max(0, at - 300)
+            text = situation().replace(
+                "fairlead_access_log_dropped_total 0.0", f"fairlead_access_log_dropped_total {lost}"
+            )
+            return f'{text}fairlead_spans_total{{result="dropped"}} {lost}\n'
+
+        spans = {"result": "dropped"}
+        check(page, tmp_path, (360, "", {}), (390, "FairleadAccessLogLost", {}),
+              (960, "FairleadAccessLogLost", {}), (960, "FairleadSpansLost", spans))  # fmt: skip
+
+    def test_instances_that_answer_with_errors(self, tmp_path: Path) -> None:
+        def page(at: int) -> str:
+            bad = max(0, at - 300) * 4
+            stats = ServiceStats(
+                {"GET 200": 50 * at, "GET 500": bad}, [0] * 16, 0.0, {}, {}, {}, 0, 0
+            )
+            return situation(totals=total(Retired(), [WorkerStats(0, 3, 1, {"users": stats}, [])]))
+
+        who = {"service": "users"}
+        check(page, tmp_path, (600, "", {}), (900, "FairleadServerErrors", who))
+
+    def test_requests_that_take_too_long(self, tmp_path: Path) -> None:
+        def page(at: int) -> str:
+            slow = max(0, at - 300)
+            buckets = [50 * at, *[0] * 12, slow, 0, 0]
+            stats = ServiceStats({"GET 200": 50 * at + slow}, buckets, 0.0, {}, {}, {}, 0, 0)
+            return situation(totals=total(Retired(), [WorkerStats(0, 3, 1, {"users": stats}, [])]))
+
+        check(page, tmp_path, (600, "", {}), (1200, "FairleadSlow", {"service": "users"}))
+
 
 def test_every_alert_is_tested() -> None:
     named = re.findall(r'"(Fairlead\w+)"', Path(__file__).read_text("utf-8"))

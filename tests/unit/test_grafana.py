@@ -37,6 +37,10 @@ def page(at: int) -> str:
         samples=[
             ("fairlead_config_hash", {"hash": "0123"}, 1),
             ("fairlead_config_last_reload_success", {}, 1),
+            ("fairlead_control_lag_seconds", {}, 0.01),
+            ("fairlead_spans_total", {"result": "dropped"}, at),
+            ("fairlead_shared_config_good", {}, 1),
+            ("fairlead_shared_config_up", {}, 1),
             (
                 "fairlead_certificate_expiry_timestamp_seconds",
                 {"listener": "https", "service": "", "certificate": "a.example"},

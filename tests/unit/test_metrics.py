@@ -84,6 +84,7 @@ PROMISED = {
     "fairlead_relay_followers": (),
     "fairlead_relay_cut_total": ("reason",),
     "fairlead_spans_total": ("result",),
+    "fairlead_control_lag_seconds": (),
     "fairlead_admin_connections": (),
     "fairlead_admin_connections_closed_total": ("reason",),
     "fairlead_workers": (),
@@ -123,6 +124,7 @@ NOT_COUNTED_YET = {
     "fairlead_relay_followers",
     "fairlead_relay_cut_total",
     "fairlead_spans_total",
+    "fairlead_control_lag_seconds",
     "fairlead_registry_source_active",
     "fairlead_registry_snapshot_age_seconds",
 }

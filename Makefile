@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test drills quick lint types bench microbench guard compiled test-compiled guard-compiled docs simulate wheels release clean
+.PHONY: run test drills quick lint types bench microbench guard compiled test-compiled guard-compiled docs site simulate wheels release clean
 
 # On the compiled data plane, if `make compiled` was called since the last change of the sources.
 run: $(VENV)/.run
@@ -86,6 +86,11 @@ docs: $(VENV)/.dev
 	$(BIN)/python -m proxy.control.metrics
 	$(BIN)/python -m proxy.manual
 	$(BIN)/python -m proxy.settings.document docs/configuration.md
+	@$(MAKE) --no-print-directory site
+
+# The pages as a site, in build/site: whoever has a web server can publish it. A link to nowhere fails it.
+site: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # An sdist and a compiled wheel for each CPython that is found, each tried; release/wheels.py says how.
 wheels: $(VENV)/.release
@@ -109,6 +114,10 @@ $(VENV)/.run: pyproject.toml constraints.txt setup.py proxy/http/_scanner.c | $(
 $(VENV)/.dev: pyproject.toml constraints.txt setup.py proxy/http/_scanner.c | $(BIN)/python
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.run
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[docs]'
+	@touch $@
 
 $(VENV)/.release: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[release,test]'

@@ -135,7 +135,7 @@ def write(page: Path, directory: Path, ports: dict[str, int]) -> None:
         text = block.text
         for port, other in ports.items():
             text = re.sub(rf"\b{port}\b", str(other), text)
-        (directory / block.file).write_text(text)
+        (directory / block.title).write_text(text)
 
 
 async def answers(command: list[str], directory: Path, port: int) -> list[Answer]:

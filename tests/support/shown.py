@@ -2,8 +2,9 @@
 
 A block `console` is typed into a shell: `$ ` begins a command, `> ` continues it, and the lines
 below are what it prints, all of it; `...` stands for any lines, `…` within a line for any text. A
-block with `title="NAME"` is the file NAME. A block `console install` is not run: what it brings is
-there already. Questions are asked again until the answer is as shown, as a reader would do.
+block with `title="NAME"` is the file NAME. A block `console` with a title is not run: it is for
+another place, and what it brings is there already. Questions are asked again until the answer is
+as shown, as a reader would do.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Block:
     line: int
 
     @property
-    def file(self) -> str:
+    def title(self) -> str:
         title = TITLE.search(self.words)
         return title[1] if title else ""
 
@@ -111,9 +112,9 @@ class Reader:
         """Do what a page (its text) says from its first line to its last. AssertionError with the
         line at the first thing that is not as it says."""
         for block in blocks(self._translated(page)):
-            if block.file:
-                (self._directory / block.file).write_text(block.text)
-            elif block.language == "console" and block.words != "install":
+            if block.title and block.language != "console":
+                (self._directory / block.title).write_text(block.text)
+            elif block.language == "console" and not block.title:
                 for command, shown in steps(block.text):
                     printed = await self._answer(command, shown)
                     assert as_shown(shown, printed), (

@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test drills quick lint types bench microbench guard compiled test-compiled guard-compiled docs site simulate wheels release clean
+.PHONY: run test drills quick lint types bench microbench guard compiled test-compiled guard-compiled docs site simulate picture wheels release clean
 
 # On the compiled data plane, if `make compiled` was called since the last change of the sources.
 run: $(VENV)/.run
@@ -91,6 +91,10 @@ docs: $(VENV)/.dev
 # The pages as a site, in build/site: whoever has a web server can publish it. A link to nowhere fails it.
 site: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# The picture of the first page, which moves: a run of the demo.
+picture: $(VENV)/.run
+	$(BIN)/python -m release.picture
 
 # An sdist and a compiled wheel for each CPython that is found, each tried; release/wheels.py says how.
 wheels: $(VENV)/.release

@@ -176,24 +176,32 @@ def events(follow: bool, client: AdminClient, as_json: bool) -> None:
 )
 @admin_options
 @json_option
-def top(once: bool, interval: float, client: AdminClient, as_json: bool) -> None:
+@click.option(
+    "--fleet",
+    "of_fleet",
+    is_flag=True,
+    help="Services as all proxies of the fleet see them: rates added up, of all else the worst.",
+)
+def top(once: bool, interval: float, client: AdminClient, as_json: bool, of_fleet: bool) -> None:
     """Show services and instances live: rate, errors, latency, in flight, state."""
     from proxy.admin_client import AdminError
 
+    every = "/api/v1/fleet/services" if of_fleet else "/api/v1/services"
+
     def ask(service: str | None) -> Any:
-        path = "/api/v1/services" + ("" if service is None else f"/{_segment(service)}")
+        path = every if service is None else f"/api/v1/services/{_segment(service)}"
         try:
             return client.get(path, [])
         except AdminError as error:
             raise ValueError(str(error)) from None
 
     if once or as_json:
-        document = _get(client, "/api/v1/services")
+        document = _get(client, every)
         _show(document, listings.services(document), as_json)
         return
     from proxy import cli_top  # Where Python has no curses, only this does not work.
 
-    _get(client, "/api/v1/services")  # If nobody answers, it is said in a line of its own.
+    _get(client, every)  # If nobody answers, it is said in a line of its own.
     cli_top.run(ask, interval)
 
 

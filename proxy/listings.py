@@ -40,6 +40,8 @@ def services(document: dict[str, Any]) -> Iterator[str]:
         ],
         "no services",
     )
+    for id_, reason in document.get("not_asked", {}).items():
+        yield printable(f"not asked: {id_}: {reason}")
 
 
 def fleet(document: dict[str, Any]) -> Iterator[str]:

@@ -105,6 +105,7 @@ class Admin:
                 "/api/v1/restart-workers": {"POST": self.changes.restart_workers},
                 "/api/v1/certificates": {"GET": self._certificates},
                 "/api/v1/fleet": {"GET": self.changes.list_fleet},
+                "/api/v1/fleet/services": {"GET": self.changes.fleet_services},
                 "/api/v1/config": {"GET": self.changes.config},
                 "/api/v1/reload": {"POST": self.changes.reload},
                 "/api/v1/upgrade": {"POST": self.changes.upgrade},
@@ -198,7 +199,9 @@ class Admin:
         authority, path = split_target(request.raw_path)
         if path not in OPEN_PATHS:
             page = path in PAGES and (path != "/" or wants_page(request))
-            _admit(access, request, authority, None if page else self._pages.authorization(request))
+            signed = await self.changes.is_signed(request)
+            needed = None if page or signed else self._pages.authorization(request)
+            _admit(access, request, authority, needed)
         try:
             found = self._paths.find(path)
         except BadPath as error:

@@ -8,15 +8,24 @@ from itertools import chain
 from typing import Any
 
 import msgspec
+import structlog
 from aiohttp import web
 
+from proxy.control import status
+from proxy.control.admin_access import READING
 from proxy.control.admin_connections import Connection
 from proxy.control.fleet import Fleet, NoFleet
+from proxy.control.fleet_calls import FleetCalls, as_document
 from proxy.control.registrations import Refusal
 from proxy.control.relay import Relay
 from proxy.control.reload import Reloads
+from proxy.control.shared_config import proxy_id
 from proxy.control.supervisor import Supervisor
+from proxy.fleet.merged import Document, merge
+from proxy.fleet.signing import ASKED, SCHEME
 from proxy.settings.changes import without_secrets
+
+log = structlog.get_logger()
 
 
 def json_answer(document: Any, status: int = 200) -> web.Response:
@@ -37,6 +46,7 @@ class RunningChanges:
         """Upgrades, see `ParentLink.upgrade`; None = there is no parent."""
 
         self.fleet = Fleet(supervisor)
+        self.calls = FleetCalls()
         self.relay = Relay(supervisor.own, lambda: supervisor.certificates.relay)
 
     def follow(self) -> None:
@@ -67,6 +77,43 @@ class RunningChanges:
             return json_answer(await self.fleet.document())
         except NoFleet as error:
             raise Refusal(409, str(error)) from None
+
+    async def fleet_services(self, request: web.BaseRequest) -> web.Response:
+        """`GET /api/v1/fleet/services`: of all proxies that can be asked, in one list."""
+        supervisor = self._supervisor
+        settings, id_ = supervisor.settings, proxy_id(supervisor.settings)
+        try:
+            proxies = (await self.fleet.document())["proxies"]
+        except NoFleet as error:
+            raise Refusal(409, str(error)) from None
+        others = {one["id"]: str(one.get("admin") or "") for one in proxies if one["id"] != id_}
+        found = await self.calls.ask(settings, id_, ASKED, others)
+        totals = await supervisor.collector.collect()
+        pools = supervisor.pools.by_service
+        own = status.services(pools, settings, totals, supervisor.registry)
+        answers = {other: one for other, one in found.items() if isinstance(one, Document)}
+        return json_answer(
+            {
+                "services": merge({id_: as_document(own), **answers}),
+                "proxies": [id_, *answers],
+                "not_asked": {other: one for other, one in found.items() if isinstance(one, str)},
+            }
+        )
+
+    async def is_signed(self, request: web.BaseRequest) -> bool:
+        """Whether another proxy of the fleet asks. Raises Refusal for a signature that is not good,
+        or not for that."""
+        value = request.headers.get("Authorization", "")
+        if not value.startswith(SCHEME):
+            return False
+        settings = self._supervisor.settings
+        reason = await self.calls.refusal(settings, value, request.raw_path)
+        if request.method not in READING or request.raw_path != ASKED:
+            reason = f"is signed, which is good for GET {ASKED} alone"
+        if reason:
+            log.warning("fleet_call_refused", peer=request.remote, reason=reason)
+            raise Refusal(401, f"the request {reason}")
+        return True
 
     async def mark(self, request: web.BaseRequest, service: str, id_: str, on: bool) -> None:
         """The part of `…/drain` and `…/undrain` that all proxies of the fleet obey."""

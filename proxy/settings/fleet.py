@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path as FilePath
 from typing import Annotated, Final
 
 import msgspec
 
+from proxy import files
 from proxy.settings.addresses import NAME
+from proxy.settings.complaints import Report
 from proxy.settings.declare import Distinct
-from proxy.settings.read import Read, choice, parse_text
+from proxy.settings.process import readable_pem
+from proxy.settings.read import TEXT, Read, choice, parse_text
 from proxy.settings.registry import MergedOptions, Registry
 
 TRUST: Final = ("exec", "python", "files")
@@ -72,6 +76,49 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True):
         "Name of this proxy among those of its fleet, the same over restarts; without it the host's"
         " name and the port of `admin.bind`: `web-1-9900`.",
     ] = ""
+    key_file: Annotated[
+        str,
+        TEXT,
+        "File with the key, 32 bytes at least and the same at all proxies, by which they sign what"
+        " they ask each other ([fleet.md](fleet.md#proxies-ask-each-other)).",
+    ] = ""
+    ca: Annotated[
+        str,
+        TEXT,
+        "PEM file with the authority of the other proxies' admin servers; else the system's trust"
+        " store.",
+    ] = ""
+
+
+LARGEST_KEY: Final = 4096
+"""Bytes of `fleet.key_file` that are looked at."""
+SHORTEST_KEY: Final = 32
+"""Bytes, as many as the digest of a signature has."""
+
+
+def check_fleet(
+    fleet: FleetSettings | None, directory: FilePath, report: Report
+) -> FleetSettings | None:
+    """The section with the names of its files resolved, after complaints of those."""
+    if fleet is None:
+        return None
+    ca, key_file = fleet.ca, fleet.key_file
+    if ca:
+        ca = readable_pem(("fleet", "ca"), directory / ca, report)
+    if key_file:
+        key_file = str(directory / key_file)
+        problem = ""
+        try:
+            if len(files.read(key_file, LARGEST_KEY).strip()) < SHORTEST_KEY:
+                problem = f"has less than {SHORTEST_KEY} bytes"
+        except OSError as error:
+            problem = f"cannot be read ({error.strerror})"
+        if problem:
+            allowed = f"a readable file with {SHORTEST_KEY} random bytes or more"
+            report.complain(
+                ("fleet", "key_file"), f'"{fleet.key_file}" {problem}; allowed: {allowed}'
+            )
+    return msgspec.structs.replace(fleet, ca=ca, key_file=key_file)
 
 
 def etcd_of(registry: Registry, name: str = "") -> Registry | None:

@@ -22,7 +22,7 @@ from proxy.settings.dashboard import with_dashboard
 from proxy.settings.declare import Given, build, read_section
 from proxy.settings.file import File, Served, Settings
 from proxy.settings.filters import FilterReader
-from proxy.settings.fleet import SharedText
+from proxy.settings.fleet import SharedText, check_fleet
 from proxy.settings.include import MAX_FILE, read_with_included
 from proxy.settings.instance_routes import check_instance_routes
 from proxy.settings.instances import derived_services, renamed, static_instances
@@ -140,7 +140,7 @@ def _settings(
         routes_from_instances=bounds and reader.resolved(bounds, place),
         shutdown=file.shutdown,
         config=file.config,
-        fleet=file.fleet,
+        fleet=check_fleet(file.fleet, directory, report),
         relay=check_relay(
             file.relay,
             registry,

@@ -52,6 +52,7 @@ VIEWS = {
     "registry": "Connected",
     "certificates": "No certificate",
     "workers": "Last exit",
+    "fleet": "This proxy is in no fleet",
     "events": "Nothing has happened",
     "config": "in force since",
 }

@@ -291,6 +291,46 @@ function workers() {
   return { title: "Workers", elements: [table.element], update: async () => table.fill((await ask("api/v1/workers")).workers) };
 }
 
+function fleet() {
+  const facts = h("p", {});
+  const wrong = h("ul", { class: "bad" });
+  const proxies = new Table(
+    "Proxies",
+    [
+      ["Proxy", (row) => row.id, "name"],
+      ["Version", (row) => row.version],
+      ["Ready", (row) => (row.ready ? "yes" : { text: (row.missing || ["no"]).join("; "), mark: "warn" })],
+      ["Configuration", (row) => (row.config ? `${row.config.hash}${row.config.canary ? ", canary" : ""}${row.config.good ? "" : ", the newest is bad"}` : "its own")],
+      ["Requests/s", (row) => row.load && row.load.requests, "number"],
+      ["Connections", (row) => row.load && row.load.connections, "number"],
+      ["Admin server", (row) => row.admin],
+    ],
+    (row) => row.id,
+  );
+  const marks = new Table(
+    "Drained everywhere",
+    [["Instance", (row) => `${row.service}/${row.instance}`, "name"], ["By", (row) => row.by], ["At", (row) => row.at], ["Until", (row) => row.until]],
+    (row) => `${row.service}/${row.instance}`,
+  );
+  return {
+    title: "Fleet",
+    every: 5000,
+    elements: [facts, wrong, proxies.element, marks.element],
+    update: async () => {
+      const { settings } = await ask("api/v1/config");
+      if (!settings.config && !settings.fleet) {
+        facts.textContent = "This proxy is in no fleet: its file has neither config nor fleet";
+        return;
+      }
+      const found = await ask("api/v1/fleet");
+      facts.textContent = `This proxy is ${found.id}; its share of common limits is ${found.share}`;
+      wrong.replaceChildren(...found.ejected_by_most.map((one) => h("li", {}, `${one.instance} is ejected by ${one.proxies} of ${one.of} proxies`)));
+      proxies.fill(found.proxies);
+      marks.fill(found.marks);
+    },
+  };
+}
+
 function events() {
   const text = ({ number, kind, time, ...fields }) => names(Object.entries(fields).map(([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`));
   const filter = h("input", { type: "search", oninput: () => state.now() });
@@ -330,4 +370,4 @@ function config() {
   };
 }
 
-export const views = { services, service, routes, registry, certificates, workers, events, config };
+export const views = { services, service, routes, registry, certificates, workers, fleet, events, config };

@@ -2,6 +2,8 @@
 
 Followers are told whole states and never of an outage: what was known stays. A list and a watch
 from its revision on; every few seconds a linearizable read proves that the watch still tells all.
+After an outage the next member is asked for what has changed since, so that a fleet which lost a
+member does not list everything at once.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import structlog
 
 from proxy.registry.etcd.gateway import Gateway, Watch
 from proxy.registry.etcd.options import Options
-from proxy.registry.etcd.wire import EtcdError, KeyValue, Unreachable, error_named
+from proxy.registry.etcd.wire import EtcdError, KeyValue, Unreachable
 from proxy.registry.followed import first_to_end
 from proxy.registry.rotation import Rotation
 
@@ -75,10 +77,11 @@ class Store:
     ) -> None:
         """Tell of a range until cancelled. `on_state` hears why it cannot be followed just now, ""
         when it can."""
+        known = _Known(start, end)
         while True:
             gateway = self._gateways[self._rotation.current]
             try:
-                await self._session(gateway, start, end, take, on_state)
+                await self._session(gateway, known, take, on_state)
             except EtcdError as error:
                 on_state(str(error))
             except Exception as error:
@@ -98,22 +101,33 @@ class Store:
         self._rotation.advance()
 
     async def _session(
-        self,
-        gateway: Gateway,
-        start: bytes,
-        end: bytes,
-        take: Take,
-        on_state: Callable[[str], None],
+        self, gateway: Gateway, known: _Known, take: Take, on_state: Callable[[str], None]
     ) -> None:
         """Ends only by an exception."""
-        held, revision = await _listed(gateway, start, end)
-        take(held)
-        async with gateway.watch(start, end, revision + 1) as watch:
+        if known.revision == 0:
+            known.held, known.revision = await _listed(gateway, known.start, known.end)
+            take(known.held)
+        else:
+            await _check(gateway, known)
+        async with gateway.watch(known.start, known.end, known.revision + 1) as watch:
             on_state("")
             self._rotation.progress()
-            await first_to_end(
-                _read(watch, held, take), _prove(gateway, start, end, held, revision)
-            )
+            await first_to_end(_read(watch, known, take), _prove(gateway, known))
+
+
+class _Known:
+    """Owns what is known of a range: it goes on at another member where it was, without a list."""
+
+    def __init__(self, start: bytes, end: bytes) -> None:
+        self.start, self.end = start, end
+        self.held: dict[bytes, KeyValue] = {}
+        self.revision = 0
+        """Up to which everything is here; 0 = a list is needed."""
+
+    def doubt(self, why: str) -> Unreachable:
+        """The error of a range that has to be listed anew."""
+        self.revision = 0
+        return Unreachable(why)
 
 
 async def _listed(gateway: Gateway, start: bytes, end: bytes) -> tuple[dict[bytes, KeyValue], int]:
@@ -126,35 +140,42 @@ async def _listed(gateway: Gateway, start: bytes, end: bytes) -> tuple[dict[byte
     return held, revision
 
 
-async def _read(watch: Watch, held: dict[bytes, KeyValue], take: Take) -> None:
+async def _read(watch: Watch, known: _Known, take: Take) -> None:
     async for frame in watch:
         if frame.canceled or frame.compact_revision:
-            raise error_named(frame.cancel_reason or "watch canceled")
+            # Compacted, most likely; whatever it is, a list is the way on.
+            raise known.doubt(frame.cancel_reason or "the watch was canceled")
         for event in frame.events:
+            known.revision = max(known.revision, event.kv.mod_revision)
             if event.deleted:
-                held.pop(event.kv.key, None)
+                known.held.pop(event.kv.key, None)
             else:
-                held[event.kv.key] = event.kv
+                known.held[event.kv.key] = event.kv
         if frame.events:
-            take(held)
+            take(known.held)
 
 
-async def _prove(
-    gateway: Gateway, start: bytes, end: bytes, held: Mapping[bytes, KeyValue], revision: int
-) -> None:
+async def _prove(gateway: Gateway, known: _Known) -> None:
     """Unreachable once two reads in a row say something else than the watch has told."""
     doubted = False
     while True:
         await asyncio.sleep(PROVE_EVERY)
-        reply = await gateway.range(start, end, limit=1, newest_first=True, timeout=PROVE_LIMIT)
-        if reply.header.revision < revision:
-            raise Unreachable(f"the store went back from {revision} to {reply.header.revision}")
-        revision = reply.header.revision
-        newest = max((kv.mod_revision for kv in held.values()), default=0)
-        told = reply.kvs[0].mod_revision if reply.kvs else 0
-        if (newest, len(held)) == (told, reply.count):
+        if await _check(gateway, known):
             doubted = False
         elif doubted:
-            raise Unreachable("the watch lags behind the store")
+            raise known.doubt("the watch lags behind the store")
         else:
             doubted = True
+
+
+async def _check(gateway: Gateway, known: _Known) -> bool:
+    """Whether the store says of the range what is known of it, by its newest key and the number of
+    keys; Unreachable for one that went back."""
+    reply = await gateway.range(
+        known.start, known.end, limit=1, newest_first=True, timeout=PROVE_LIMIT
+    )
+    if reply.header.revision < known.revision:
+        raise known.doubt(f"the store went back from {known.revision} to {reply.header.revision}")
+    newest = max((kv.mod_revision for kv in known.held.values()), default=0)
+    told = reply.kvs[0].mod_revision if reply.kvs else 0
+    return (newest, len(known.held)) == (told, reply.count)

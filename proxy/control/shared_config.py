@@ -133,6 +133,10 @@ class SharedConfig:
         self.good = text
         if self.newest in (None, text):
             self.newest, self.complaints = text, ()
+        await self._keep(settings, text)
+
+    async def _keep(self, settings: Settings, text: SharedText) -> None:
+        """Keep a text for a start while etcd does not answer."""
         if (path := _kept_file(settings)) is None:
             return
         try:
@@ -166,6 +170,9 @@ class SharedConfig:
     async def _follow(self, settings: Settings) -> None:
         config = settings.config
         assert config is not None
+        if self.good is not None:
+            # The text of a start, which may never change.
+            await self._keep(settings, self.good)
         store = _store(settings)
         try:
             await store.follow(

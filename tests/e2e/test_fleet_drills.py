@@ -25,6 +25,7 @@ from tests.support.processes import eventually
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(400)]
 WITHIN = 40.0
 OUTAGE = 10.0
+LONG_OUTAGE = 60.0
 IDS = ("a", "b", "c")
 
 
@@ -216,4 +217,56 @@ async def test_a_fleet_shares_a_configuration_whatever_happens(
             await fleet.only("one", ("c",))
             way.thaw()
             await fleet.served("two", monotonic(), "the one that was cut off", ("c",))
+        assert fleet.failures == []
+
+
+async def test_a_fleet_outlives_a_long_outage_and_its_own_restarts(
+    tmp_path: Path, record_property: Callable[[str, str], None]
+) -> None:
+    """Instances are in etcd, too; every proxy is restarted while that is gone."""
+    routes = json.dumps({"routes": [{"path_prefix": "/", "service": "users"}]})
+    async with (
+        origins("one", "two", script=name) as (one, two),
+        EtcdServer() as etcd,
+    ):
+        async with EtcdClient(etcd.url) as client:
+            await client.put(KEY, routes)
+            await client.put("/services/users/u", json.dumps(one.instance))
+        async with Fleet(etcd, tmp_path, record_property) as fleet:
+            await fleet.only("one")
+            # Both snapshots have to be on the disk: they are written half a second after a change.
+            for id_ in IDS:
+                for kept in ("pools.json", "pools.json.config"):
+                    file = tmp_path / id_ / kept
+                    await eventually(file.exists, WITHIN, f"{kept} of {id_}")
+            await etcd.kill()
+            began = monotonic()
+            for id_ in IDS:
+                await fleet.stop(id_)
+                since = monotonic()
+                await fleet.start(id_)
+                await fleet.served("one", since, f"restart of {id_} without etcd", (id_,))
+
+            async def over() -> bool:
+                return monotonic() - began > LONG_OUTAGE
+
+            await eventually(over, LONG_OUTAGE + WITHIN, "the end of the outage")
+            await fleet.only("one")
+            await etcd.start()
+            since = monotonic()
+            async with EtcdClient(etcd.url) as client:
+                await client.put("/services/users/u", json.dumps(two.instance))
+                await fleet.served("two", since, "a registration after a minute without etcd")
+                pushed = fleet.write(fleet.text(one))
+                await fleet.command("config", "push", pushed)
+                await fleet.served("one", monotonic(), "push after a minute without etcd")
+
+                way = fleet.ways["b"]
+                await way.refuse()
+                back = {"routes": [{"path_prefix": "/", "service": "users"}]}
+                await client.put(KEY, json.dumps(back))
+                await fleet.served("two", monotonic(), "the others, with one cut off", ("a", "c"))
+                await fleet.only("one", ("b",))
+                await way.accept()
+                await fleet.served("two", monotonic(), "the one that was cut off", ("b",))
         assert fleet.failures == []

@@ -67,6 +67,11 @@ class Beside(AwaitedProcess):
         log_file = directory / f"{self.id}.log"
         super().__init__(words, log_file, {"PYTHONUNBUFFERED": "1"}, directory)
 
+    def run_in(self, directory: Path, command: Sequence[str]) -> None:
+        """Have it run a command, in a directory, that has to know its ports."""
+        self._command += ["--", *command]
+        self._directory = directory
+
     async def started(self) -> Self:
         """Start it, and wait until the registry has it and it knows of the registry."""
         self.launch()

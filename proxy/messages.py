@@ -310,6 +310,11 @@ class ServiceStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Status of gRPC → calls of gRPC."""
     hedges: dict[str, int] = {}
     """`won`, `lost` or `failed` → hedges."""
+    callers: dict[str, int] = {}
+    """`"web 200"`: a service that has proved to be one, and the hundreds of a status → its
+    requests."""
+    caller_seconds: dict[str, float] = {}
+    """Service → what its requests took in all."""
 
 
 class PolicyState(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -71,6 +71,16 @@ MANY = {
         "Second attempts beside slow first ones: won, lost to the first, or failed.",
         ("service", "result"),
     ),
+    "fairlead_caller_requests_total": (
+        "counter",
+        "Requests of services that have proved which they are, by the hundreds of their status.",
+        ("service", "caller", "code"),
+    ),
+    "fairlead_caller_seconds_total": (
+        "counter",
+        "What these took in all, from the head to the last byte of the answer.",
+        ("service", "caller"),
+    ),
     "fairlead_queue_waiting": (
         "gauge",
         "Requests that wait for an instance with room.",
@@ -382,6 +392,12 @@ def write_traffic(families: Mapping[str, list[str]], service: str, total: Servic
         write("fairlead_grpc_calls_total", f",grpc_status={quoted(status)}", count)
     for result, count in total.hedges.items():
         write("fairlead_hedges_total", f",result={quoted(result)}", count)
+    for what, count in total.callers.items():
+        caller, _, code = what.rpartition(" ")
+        labels = f",caller={quoted(caller)},code={quoted(code)}"
+        write("fairlead_caller_requests_total", labels, count)
+    for caller, seconds in total.caller_seconds.items():
+        write("fairlead_caller_seconds_total", f",caller={quoted(caller)}", seconds)
     if total.breaker_opened:
         write("fairlead_breaker_opened_total", "", total.breaker_opened)
     if total.tunnels_closed:

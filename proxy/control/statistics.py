@@ -23,6 +23,7 @@ from proxy.messages import (
 )
 
 Name = TypeVar("Name", str, int)
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(slots=True)
@@ -39,6 +40,8 @@ class ServiceTotal:
     tunnels_closed: int = 0
     calls: dict[str, int] = field(default_factory=dict)
     hedges: dict[str, int] = field(default_factory=dict)
+    callers: dict[str, int] = field(default_factory=dict)
+    caller_seconds: dict[str, float] = field(default_factory=dict)
 
     def add(self, counted: ServiceStats | ServiceTotal) -> None:
         """Add one worker's counts, or another sum."""
@@ -53,6 +56,8 @@ class ServiceTotal:
         self.tunnels_closed += counted.tunnels_closed
         _add(self.calls, counted.calls)
         _add(self.hedges, counted.hedges)
+        _add(self.callers, counted.callers)
+        _add(self.caller_seconds, counted.caller_seconds)
 
 
 @dataclass(slots=True)
@@ -348,9 +353,9 @@ def _by_listener(parts: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, 
     return total
 
 
-def _add(into: dict[Name, int], counts: Mapping[Name, int]) -> None:
+def _add(into: dict[Name, Number], counts: Mapping[Name, Number]) -> None:
     if not into:
         into.update(counts)
         return
     for name, count in counts.items():
-        into[name] = into.get(name, 0) + count
+        into[name] = into[name] + count if name in into else count

@@ -170,6 +170,7 @@ def limits(service: str, settings: ServiceSettings, totals: Totals) -> dict[str,
         **standing(service, settings, totals),
         "breaker_opened": counted.breaker_opened,
         "refused": counted.limited,
+        "callers": counted.callers,
         "retries": counted.retries,
     }
 

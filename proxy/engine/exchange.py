@@ -463,6 +463,8 @@ class Exchange(Attempts):
             # How long a tunnel stays open is not how long its request took.
             counters = self.pool.counters if self.routed else self._counters()
             counters.answered(self.request.method, self.status, now - self.began)
+            if caller := self.client.facts.caller:
+                counters.called_by(caller, self.status, now - self.began)
         if self.recorder is not None:
             self.recorder.on_finished(self, outcome, now)
 

@@ -23,13 +23,17 @@ KINDS: Final = 256
 """Pairs of a method and a status that are counted apart. Further ones are counted together by the
 hundreds of their status, as `OTHER 200`. Real services have a dozen."""
 
+CALLERS: Final = 256
+"""Services by which requests are counted apart; those of further ones are counted together, as
+`other`."""
+
 
 class ServiceCounters:
     """Owns the counts of one service in this worker since its start."""
 
     __slots__ = (
-        "_answers", "_buckets", "_sum", "breaker_opened", "calls", "changes", "faults", "hedges",
-        "limited", "retries", "told", "tunnels_closed",
+        "_answers", "_buckets", "_sum", "breaker_opened", "caller_seconds", "callers", "calls",
+        "changes", "faults", "hedges", "limited", "retries", "told", "tunnels_closed",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -45,6 +49,8 @@ class ServiceCounters:
         """Status of gRPC, of which there are 17 → calls."""
         self.hedges: dict[str, int] = {}  # ≤ 1 KiB
         """`won`, `lost` or `failed` → hedges."""
+        self.callers: dict[tuple[str, int], int] = {}  # ≤ CALLERS * 512
+        self.caller_seconds: dict[str, float] = {}  # ≤ CALLERS * 128
         self.changes = 0
         """Grows with every count, so that one look tells whether there is news."""
         self.told = -1
@@ -107,6 +113,16 @@ class ServiceCounters:
         self.changes += 1
         self.hedges[result] = self.hedges.get(result, 0) + 1
 
+    def called_by(self, caller: str, status: int, seconds: float) -> None:
+        """A request of a service that has proved to be one is over. Counted with it, `answered`."""
+        if caller not in self.caller_seconds:
+            if len(self.caller_seconds) >= CALLERS:
+                caller = "other"
+            self.caller_seconds.setdefault(caller, 0.0)
+        self.caller_seconds[caller] += seconds
+        key = (caller, status // 100)
+        self.callers[key] = self.callers.get(key, 0) + 1
+
     def snapshot(self) -> ServiceStats:
         """The counts as a message."""
         return ServiceStats(
@@ -120,6 +136,8 @@ class ServiceCounters:
             self.tunnels_closed,
             dict(self.calls),
             dict(self.hedges),
+            {f"{caller} {hundreds}00": n for (caller, hundreds), n in self.callers.items()},
+            dict(self.caller_seconds),
         )
 
 

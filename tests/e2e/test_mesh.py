@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -147,6 +148,60 @@ async def test_a_caller_that_is_not_allowed_is_told_so(mesh: Mesh) -> None:
     status, body = await mesh.call(mesh.other, "users")
     assert (status, json.loads(body)["code"]) == (403, "caller_denied")
     assert len(mesh.program.calls) == before
+
+
+async def test_a_file_says_more_and_traces_span_both_side_cars(mesh: Mesh) -> None:
+    """Callers by method and path, and where spans go."""
+    spans: list[dict[str, Any]] = []
+
+    async def collect(request: web.Request) -> web.Response:
+        (resource,) = (await request.json())["resourceSpans"]
+        spans.extend(one for scope in resource["scopeSpans"] for one in scope["spans"])
+        return web.json_response({})
+
+    collector = web.Application()
+    collector.router.add_post("/v1/traces", collect)
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(TestServer(collector))
+        entry = {"service": "front", "methods": ["GET"], "path_prefixes": ["/open"]}
+        file = mesh.directory / "mesh.yaml"
+        config = {
+            "registry": {"type": "etcd", "endpoints": [mesh.etcd.url]},
+            "services": {"back": {"callers": {"allow": [entry]}}},
+            "tracing": {"endpoint": f"http://127.0.0.1:{server.port}/v1/traces", "sample": 0.0},
+            "routes": [{"path": "/", "respond": 204}],
+        }
+        file.write_text(json.dumps(config))
+        sides = []
+        for service in ("back", "front"):
+            program = await stack.enter_async_context(Origin(service))
+            port = program.instance["port"]
+            side = Beside(
+                *(service, port, mesh.directory, mesh.authority, mesh.etcd.url),
+                *("-c", str(file), *SOON),
+            )
+            sides.append(await stack.enter_async_context(side))
+        back, front = sides
+        await front.knows("back")
+        trace = "0af7651916cd43dd8448eb211c80319c"
+        parent = {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+        assert (await mesh.call(front, "back", "/open/x", **parent))[0] == 200
+        for path in ("/closed", "/open/../closed", "/open%2F..%2Fclosed"):
+            assert (await mesh.call(front, "back", path))[0] in (400, 403)
+        await eventually(lambda: len(spans) == 4, 20.0, lambda: str(spans))
+        assert {one["traceId"] for one in spans} == {trace}
+        ids = {one["spanId"]: one.get("parentSpanId") for one in spans}
+        # Request and attempt, in one side-car and then in the other: a chain of four.
+        assert len(set(ids.values()) - set(ids)) == 1
+
+        async def counted() -> bool:
+            _, page = await back.ask_admin("/metrics")
+            name = (
+                'fairlead_caller_requests_total{service="back:inbound",caller="front",code="200"}'
+            )
+            return f"{name} 1" in page and 'code="400"' in page
+
+        await eventually(counted, 10.0)
 
 
 # -- attacks

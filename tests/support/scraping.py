@@ -42,6 +42,8 @@ def report(requests: int, *ids: str, number: int = 0) -> WorkerStats:
         tunnels_closed=2,
         calls={"0": 2, "14": 1},
         hedges={"won": 1},
+        callers={"web 200": 3, "web 400": 1},
+        caller_seconds={"web": 0.5},
     )
     nodes = [
         NodeStats(

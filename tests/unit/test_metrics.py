@@ -62,6 +62,8 @@ PROMISED = {
     "fairlead_breaker_opened_total": ("service",),
     "fairlead_grpc_calls_total": ("service", "grpc_status"),
     "fairlead_hedges_total": ("service", "result"),
+    "fairlead_caller_requests_total": ("service", "caller", "code"),
+    "fairlead_caller_seconds_total": ("service", "caller"),
     "fairlead_queue_waiting": ("service",),
     "fairlead_limited_total": ("service", "limit"),
     "fairlead_certificate_expiry_timestamp_seconds": ("listener", "service", "certificate"),

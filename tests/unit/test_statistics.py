@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from proxy.control.statistics import Reported, Retired, ServiceTotal, Totals
+from proxy.engine.telemetry import CALLERS, ServiceCounters
 from proxy.messages import ServiceStats, WorkerStats
 
 
@@ -48,3 +49,23 @@ def test_a_count_of_a_service_is_summed_over_workers(name: str) -> None:
     for _ in range(2):
         total.add(ServiceStats({}, [], 0.0, {}, {}, **count))
     assert getattr(total, name) == 4
+
+
+def test_requests_of_callers_are_counted_and_summed() -> None:
+    counters = ServiceCounters()
+    for caller, status in (("web", 200), ("web", 204), ("web", 503), ("orders", 403)):
+        counters.called_by(caller, status, 0.25)
+    total = ServiceTotal()
+    for _ in range(2):
+        total.add(counters.snapshot())
+    assert total.callers == {"web 200": 4, "web 500": 2, "orders 400": 2}
+    assert total.caller_seconds == {"web": 1.5, "orders": 0.5}
+
+
+def test_callers_beyond_those_that_are_kept_are_counted_together() -> None:
+    counters = ServiceCounters()
+    for number in range(CALLERS + 2):
+        counters.called_by(f"s{number}", 200, 1.0)
+    told = counters.snapshot()
+    assert len(told.caller_seconds) == CALLERS + 1
+    assert (told.callers["other 200"], told.caller_seconds["other"]) == (2, 2.0)

@@ -158,6 +158,7 @@ def test_a_service_tells_where_its_limits_stand() -> None:
         "queue_full": 3,
         "refused": {"max_inflight": 15},
         "retries": {"reset": 3},
+        "callers": {},
     }
     nothing = told(pools, ServiceSettings(), Totals(Retired()))
     assert nothing["limits"] == {
@@ -167,6 +168,7 @@ def test_a_service_tells_where_its_limits_stand() -> None:
         "queue_full": 0,
         "refused": {},
         "retries": {},
+        "callers": {},
     }
 
 

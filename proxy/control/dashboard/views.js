@@ -174,7 +174,8 @@ function service(name) {
       if (zone.value) query.set("zone", zone.value);
       const found = await ask(`${path}?${query}`);
       const { text, mark } = standing(found);
-      summary.textContent = `${found.ready} of ${found.total} ready, ${text}`;
+      const callers = Object.entries(found.limits.callers).map(([what, count]) => `${what}s: ${count}`);
+      summary.textContent = `${found.ready} of ${found.total} ready, ${text}${callers.length ? `; called by ${names(callers)}` : ""}`;
       summary.className = mark;
       const last = Math.min(first + PAGE, found.matching);
       table.fill(found.instances, found.matching ? `Instances ${first + 1} to ${last} of ${found.matching}` : "No instance");

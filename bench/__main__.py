@@ -41,6 +41,7 @@ COMMANDS = {
     "registries": "bench.registries",
     "scale": "bench.scale",
     "tls-memory": "bench.tls_memory",
+    "mesh": "bench.mesh",
 }
 """What else this program does, by the first argument → the module whose `main` gets the rest."""
 START_COST = 1.0

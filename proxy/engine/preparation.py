@@ -81,7 +81,7 @@ def prepare(state: RequestState, services: Services) -> OwnAnswer | None:
         limited = pool.policies.rate_key is not None
         value = state.value_of(pool.rate_source, path, query) if limited else None
         state.admission = admit(pool, value or b"", state.began)
-        state.has_extras = state.admission is not None
+        state.has_extras = state.has_extras or state.admission is not None
     if pool.uses_key:
         value = state.value_of(pool.key_source, path, query)
         state.key = hash_key(value) if value else NO_KEY

@@ -54,6 +54,13 @@ def test_filters_are_asked_from_listener_to_service_and_answers_go_back(
     assert heard[8:] == ends
 
 
+def test_filters_of_a_listener_see_answers_behind_a_rate_limit(make: Any, heard: list[str]) -> None:
+    limited = ServiceSettings(rate_limit=RateLimitSettings(requests=100, per=1.0, burst=0))
+    wire = make(listener=ListenerSettings(filters=(scripted("l"),)), settings=limited)
+    answered(*asked(wire))
+    assert "l.response" in heard
+
+
 def test_a_service_without_a_list_has_that_of_defaults_and_others_none(make: Any) -> None:
     wire = make()
     config = RouteSpec(path_prefix="/", service="s")

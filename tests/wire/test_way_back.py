@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.settings.route import RouteSpec
+from proxy.settings.service import RateLimitSettings, ServiceSettings
 from tests.support.wire import request
 from tests.wire.scenes import asked
 
@@ -50,3 +51,11 @@ def test_places_in_an_answer(route: RouteSpec, field: str, relayed: str, make: A
     assert relayed.encode() in lines
     assert b"Content-Length: 2" in lines
     assert content == b"hi"
+
+
+def test_places_in_an_answer_behind_a_rate_limit(make: Any) -> None:
+    limited = ServiceSettings(rate_limit=RateLimitSettings(requests=100, per=1.0, burst=0))
+    wire = make(routes=(STRIP,), settings=limited)
+    client, instance = asked(wire, request("GET /svc/x"))
+    instance.send(b"HTTP/1.1 201 OK\r\nLocation: /a\r\nContent-Length: 2\r\n\r\nhi")
+    assert b"\r\nLocation: /svc/a\r\n" in client.take()

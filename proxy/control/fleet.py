@@ -34,6 +34,8 @@ log = structlog.get_logger()
 
 CALL_LIMIT = 4.0
 """Seconds for what an operator asks of etcd: less than the command line waits."""
+PAUSE = 10.0
+"""Seconds until everything begins again after an error of ours."""
 EJECTED = 50
 """Ejected instances that are told to the fleet: with more the trouble is this proxy's own."""
 LOOK_EVERY = 1.0
@@ -121,6 +123,12 @@ class Fleet:
     # ------------------------------------------------------------------------- private
 
     async def _run(self, source: tuple[RegistryOptions, str]) -> None:
+        while True:
+            await self._live(source)
+            await asyncio.sleep(PAUSE)
+
+    async def _live(self, source: tuple[RegistryOptions, str]) -> None:
+        """Returns when something has failed that must not."""
         from proxy.fleet.presence import Presence, listed
         from proxy.registry.etcd.gateway import prefix_end
 

@@ -9,12 +9,13 @@ since those that go by one list are at most 1.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from math import isfinite
 from typing import Any, Final
 
 EVEN: Final = 0.5
 """The part of a limit that is shared evenly; the rest goes by load. A proxy that had nothing to do
 so far has half of an even share for the first who come to it."""
+MOST: Final = 1e12
+"""Requests a second that a load may be; more is none."""
 LIST_EVERY: Final = 15.0
 """Seconds between two looks at the list, as often as loads are written to it."""
 LISTS_A_SECOND: Final = 10.0
@@ -29,7 +30,7 @@ def loads_of(proxies: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         load = one.get("load")
         rate = load.get("requests") if isinstance(load, dict) else None
         if one.get("ready") is True:
-            good = isinstance(rate, (int, float)) and isfinite(rate) and rate > 0
+            good = isinstance(rate, (int, float)) and 0 < rate <= MOST
             loads[str(one.get("id"))] = float(rate) if good else 0.0  # type: ignore[arg-type]
     return loads
 
@@ -39,7 +40,7 @@ def share_of(id_: str, loads: Mapping[str, float]) -> float:
     loads = {id_: 0.0, **loads}
     total = sum(loads.values())
     even = 1.0 / len(loads)
-    by_load = loads[id_] / total if 0.0 < total < float("inf") else even
+    by_load = loads[id_] / total if total else even
     return EVEN * even + (1.0 - EVEN) * by_load
 
 

@@ -24,7 +24,11 @@ def test_shares_are_half_even_and_half_by_load() -> None:
 
 
 @pytest.mark.parametrize(
-    "load", [None, "many", {}, {"requests": "9"}, {"requests": -1}, {"requests": float("nan")}]
+    "load",
+    [
+        *(None, "many", {}, {"requests": "9"}, {"requests": -1}),
+        *({"requests": float("nan")}, {"requests": float("inf")}, {"requests": 10**400}),
+    ],
 )
 def test_a_load_that_is_none_counts_as_nothing(load: Any) -> None:
     assert loads_of([told("a", load), told("b", {"requests": 5})]) == {"a": 0.0, "b": 5.0}

@@ -28,6 +28,8 @@ ADDED = {
     "bench/README.md": "how-fast.md",
 }
 """Pages that lie beside `docs/`, and what they are called in the site."""
+FIRST = ("README.md", "pyproject.toml")
+"""Files that stand for the folder they are in; where there are none, any does."""
 LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 API = {
     "proxy.discovery": "Discovery as a library",
@@ -89,7 +91,8 @@ def _target(uri: str, link: str) -> str | None:
         return place.removeprefix("docs/")
     path = ROOT / place
     if path.is_dir():
-        place = f"{place}/{'pyproject.toml' if (path / 'pyproject.toml').exists() else 'README.md'}"
+        names = sorted(one.name for one in path.iterdir() if one.is_file())
+        place = f"{place}/{next(n for n in (*FIRST, *names) if n in names)}"
     return f"source/{place}"
 
 

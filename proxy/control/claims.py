@@ -14,7 +14,7 @@ from proxy.membership import Instance
 from proxy.settings.addresses import parse_host_name
 from proxy.settings.instance_routes import InstanceRoutes
 from proxy.settings.route import RouteSpec
-from proxy.settings.route_values import PATH
+from proxy.settings.route_values import EXACT_PATH
 from proxy.settings.tree import Scalar
 
 HOST, PREFIX = "route_host", "route_prefix"
@@ -129,16 +129,18 @@ class Claims:
         routes: list[RouteSpec] = []
         refused: list[Refused] = []
         held: dict[str, int] = {}
+        holders: dict[Claim, str] = {}
         for claim, services in self._waiting.items() if self._bounds is not None else ():
-            holder = ""
+            place = _place(claim)
             for service in services:
                 reason = _refusal(self._bounds, service, claim)
-                if not reason and holder:
+                holder = holders.get(place, "")
+                if not reason and holder not in ("", service):
                     reason = f"{holder} has it"
                 elif not reason and (held.get(service, 0) >= MOST_OF_ONE or len(routes) >= MOST):
                     reason = f"too many; allowed: {MOST_OF_ONE} of a service, {MOST} in all"
                 elif not reason:
-                    holder = service
+                    holders[place] = service
                     held[service] = held.get(service, 0) + 1
                     routes.append(_route(service, claim, self._bounds))
                     continue
@@ -153,13 +155,22 @@ class Claims:
 def _claim(instance: Instance) -> Claim | None:
     host = instance.metadata.get(HOST, "").lower().removesuffix(".")[: LONGEST + 1]
     prefix = instance.metadata.get(PREFIX, "")[: LONGEST + 1]
+    try:
+        prefix = EXACT_PATH(Scalar(prefix))
+    except ValueError:
+        pass  # The bounds say why it is refused.
     return Claim(host, prefix) if host or prefix else None
+
+
+def _place(claim: Claim) -> Claim:
+    """The claim as all are written that lead to the same requests, but for the path alone: a slash
+    more at the end, which is looked up first, takes no route away from whoever has it."""
+    return Claim(claim.host, claim.prefix.rstrip("/"))
 
 
 def _route(service: str, claim: Claim, bounds: InstanceRoutes | None) -> RouteSpec:
     assert bounds is not None
-    prefix = PATH(Scalar(claim.prefix)) if claim.prefix else None
-    host = claim.host or None
+    host, prefix = claim.host or None, claim.prefix or None
     return RouteSpec(host=host, path_prefix=prefix, service=service, filters=bounds.filters)
 
 
@@ -178,7 +189,7 @@ def _refusal(bounds: InstanceRoutes | None, service: str, claim: Claim) -> str:
         return f"{HOST} is outside the bounds; allowed: {', '.join(bounds.hosts) or 'none'}"
     if prefix:
         try:
-            PATH(Scalar(prefix))
+            EXACT_PATH(Scalar(prefix))
         except ValueError as error:
             return f"{PREFIX} {error}"
         if len(prefix) > LONGEST:

@@ -10,7 +10,7 @@ from proxy.settings.complaints import Report
 from proxy.settings.declare import Distinct, Given, Short
 from proxy.settings.filters import FilterSpec
 from proxy.settings.read import SWITCH
-from proxy.settings.route_values import HOST_PATTERN, PATH
+from proxy.settings.route_values import EXACT_PATH, HOST_PATTERN
 
 
 class InstanceRoutes(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +25,7 @@ class InstanceRoutes(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
     path_prefixes: Annotated[
         tuple[str, ...],
-        PATH,
+        EXACT_PATH,
         Distinct(),
         "What `metadata.route_prefix` may be: one of these, or below it. Without it any prefix of a"
         " permitted host.",

@@ -110,6 +110,31 @@ def test_the_first_of_two_services_keeps_a_route_until_it_wants_it_no_more() -> 
     assert routes(claims) == [(None, "/team-a/x", "another")]
 
 
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [("/team-a/x", "/team-a/x/"), ("/team-a/x/", "/team-a/x"), ("/team-a/x", "/team-a/%78")],
+)
+def test_a_claim_in_another_spelling_takes_no_route_away(first: str, other: str) -> None:
+    claims = made(PREFIXES)
+    claims.follow([wants("users", prefix=first)])
+    claims.follow([wants("another", prefix=other)])
+    assert routes(claims) == [(None, first, "users")]
+    assert claims.refused[0].held_by == "users"
+
+
+def test_a_claim_of_all_paths_takes_no_host_away() -> None:
+    claims = made(ANY)
+    claims.follow([wants("users", "www.example.com")])
+    claims.follow([wants("another", "www.example.com", "/")])
+    assert routes(claims) == [("www.example.com", None, "users")]
+
+
+def test_a_prefix_is_as_requests_have_it() -> None:
+    claims = made(PREFIXES)
+    claims.follow([wants("users", prefix="/team-a/%7e%c3%a4")])
+    assert routes(claims) == [(None, "/team-a/~%C3%A4", "users")]
+
+
 def test_services_that_are_heard_of_at_once_come_by_their_names() -> None:
     one, other = made(PREFIXES), made(PREFIXES)
     some = [wants("b", prefix="/team-a"), wants("a", prefix="/team-a")]

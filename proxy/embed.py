@@ -10,7 +10,6 @@ as well, or with worker processes beside it.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,7 +68,6 @@ class Proxy:
             up.set()
 
         self._signals = Signals()
-        frozen = gc.get_freeze_count()
         host = Host(on_up, InsideLaunch if self._inside else None)
         self._life = asyncio.create_task(serve(self._settings, self._signals, host=host))
         try:
@@ -81,8 +79,6 @@ class Proxy:
         except BaseException:
             await self._stop(at_once=True)
             raise
-        if not frozen:
-            gc.unfreeze()  # A worker process exempts what it has; this one is not ours.
         return self
 
     async def __aexit__(

@@ -53,6 +53,7 @@ class InsideLaunch:
         loop = asyncio.get_running_loop()
         brings = descriptors.dup()
         brings.setblocking(False)
-        worker = Worker(loop, row, Board(self._fd, ROWS), brings, Random(), index=index)
+        board = Board(self._fd, ROWS)
+        worker = Worker(loop, row, board, brings, Random(), index=index, own_process=False)
         await worker.join(channel.dup())
         return InsideWorker(worker, brings)

@@ -8,7 +8,6 @@ taken by an orphan.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import resource
 import select
@@ -119,10 +118,11 @@ class Worker:
         resolver: Resolver | None = None,
         new_channel: Callable[..., Channel[ToWorker]] = Channel,
         index: int = 0,
+        own_process: bool = True,
     ) -> None:
         """`row`: of the board; `descriptors`: see `Sockets`. `resolver`: of instances' names; by
         default this machine's. `new_channel`: makes this end of the channel to the control
-        process. `index`: by which the log calls it."""
+        process. `index`: by which the log calls it. `own_process`: see `Collector`."""
         self._index = index
         self.counters = counters = WorkerCounters()
         self._channel = new_channel(ToWorker, self.on_message, self._on_orphaned)
@@ -179,7 +179,7 @@ class Worker:
         """The worker was told to accept."""
         self._changes: set[asyncio.Task[None]] = set()  # ≤ 64 KiB
         """Changes of what is accepted from that are under way."""
-        self._collector = Collector()
+        self._collector = Collector(own_process)
         self._draining: asyncio.Task[None] | None = None
         self._tracer = Tracer(rng, self._channel.send, loop.call_soon)
         self._reports = Reports(
@@ -300,7 +300,7 @@ class Worker:
         )
         if message.complete:
             if not self.pools.names.complete:
-                gc.freeze()  # as in `_open`; to collect first would hold up those who are served
+                self._collector.spare(collect=False)  # Clients are served already.
             self.pools.names.complete = True
             if not self._accepts:
                 for pool in self.pools:  # ≤ services
@@ -353,9 +353,7 @@ class Worker:
 
     async def _begin(self) -> None:
         await self._open()
-        # What exists now lives as long as the process: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
+        self._collector.spare(collect=True)
 
     async def _open(self) -> None:
         await self._sockets.accept()

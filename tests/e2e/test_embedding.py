@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 import sys
@@ -45,6 +46,7 @@ async def get(address: str, path: str = "/", **options: Any) -> tuple[int, str]:
 
 @pytest.mark.parametrize("workers", [0, 1])
 async def test_a_program_serves_by_its_proxy_and_stops_gently(workers: int) -> None:
+    frozen = gc.get_freeze_count()
     async with origins("one") as (one,):
         gate = asyncio.Event()
 
@@ -64,6 +66,7 @@ async def test_a_program_serves_by_its_proxy_and_stops_gently(workers: int) -> N
         assert await slow == (200, "one")
         with pytest.raises(aiohttp.ClientConnectionError):
             await get(address)
+    assert gc.get_freeze_count() <= frozen  # It is not for the proxy to spare the program's.
 
 
 async def test_two_proxies_live_in_one_program() -> None:

@@ -35,3 +35,11 @@ def test_collector_is_spared_when_connections_have_doubled() -> None:
 
 def test_collector_is_spared_again_after_most_have_gone() -> None:
     assert frozen(Collector(), 8000, 7000, 8000, 1000, 2000) == [True, False, False, False, True]
+
+
+def test_collector_of_another_program_is_left_alone() -> None:
+    collector = Collector(own=False)
+    assert frozen(collector, 999, 1000, 10_000) == [False] * 3
+    gc.unfreeze()
+    collector.spare(collect=True)
+    assert gc.get_freeze_count() == 0

@@ -46,6 +46,12 @@ def due(begin: float, end: float, now: float) -> float:
     return max(0.0, end - (end - begin) * LEFT - now)
 
 
+def pause(failures: int) -> float:
+    """Seconds after a failure that so many came before: a week of them in a row is no number of
+    seconds that could still be doubled."""
+    return min(PAUSE * 2 ** min(failures, 10), LONGEST_PAUSE)
+
+
 class Renewal:
     """Owns the task that renews the files in a side-car's directory."""
 
@@ -65,9 +71,10 @@ class Renewal:
                 if wait == 0:
                     await self._renew()
                     self._failures = 0
-                    continue
+                    # Not at once: by a clock that is ahead of the authority's, each new one is due.
+                    wait = PAUSE
             except (OSError, ValueError) as error:
-                wait = min(PAUSE * 2**self._failures, LONGEST_PAUSE)
+                wait = pause(self._failures)
                 self._failures += 1
                 reason = str(error) or type(error).__name__
                 log.error("identity_not_renewed", url=self._url, error=reason, again_in=wait)

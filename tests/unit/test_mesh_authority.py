@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from datetime import timedelta
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxy.mesh.authority import Authority, Issued, create, life_of, new_request, rotate
-from proxy.mesh.renewal import due
+from proxy.mesh.renewal import LONGEST_PAUSE, PAUSE, Renewal, due, pause
 from proxy.tls.certificates import read_pair
 from proxy.tls.contexts import ServerPolicy, client_context, server_context
 from proxy.tls.identity import service_of
@@ -92,3 +93,26 @@ def test_files_of_keys_are_for_their_owner_alone(directory: Path, tmp_path: Path
 def test_a_leaf_is_renewed_when_a_third_of_its_life_is_left() -> None:
     assert due(0.0, 90.0, 10.0) == 50.0
     assert due(0.0, 90.0, 70.0) == 0.0
+
+
+def test_pauses_after_failures_are_doubled_for_as_long_as_there_are_some() -> None:
+    assert [pause(0), pause(1), pause(2)] == [PAUSE, 2 * PAUSE, 4 * PAUSE]
+    assert pause(5000) == LONGEST_PAUSE
+
+
+async def test_a_leaf_that_is_due_as_soon_as_it_is_there_is_not_renewed_at_once(
+    directory: Path,
+) -> None:
+    class Counted(Renewal):
+        count = 0
+
+        async def _renew(self) -> None:
+            self.count += 1
+
+    Authority(directory).issue("users", directory, timedelta(seconds=-1))
+    renewal = Counted(directory, "https://127.0.0.1:1", "mesh.local")
+    task = asyncio.create_task(renewal.run())
+    for _ in range(50):  # Each of them would be enough for one more.
+        await asyncio.to_thread(int)
+    task.cancel()
+    assert renewal.count == 1

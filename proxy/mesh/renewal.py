@@ -49,7 +49,7 @@ def due(begin: float, end: float, now: float) -> float:
 def pause(failures: int) -> float:
     """Seconds after a failure that so many came before: a week of them in a row is no number of
     seconds that could still be doubled."""
-    return min(PAUSE * 2 ** min(failures, 10), LONGEST_PAUSE)
+    return min(PAUSE * 2.0 ** min(failures, 10), LONGEST_PAUSE)
 
 
 class Renewal:

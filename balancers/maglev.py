@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from heapq import heapify, heapreplace
 from math import gcd
 from random import Random
 from typing import ClassVar, Self
@@ -143,24 +144,30 @@ def _tables(weights: Mapping[str, int], size: int) -> Iterator[_Table | None]:
         nexts.append(hashed % size)
     owners = array("l", [-1]) * size
     free, looked = size, 0
-    credit = [0] * len(ids)
+    # The turn of each instance, in order: its round, and its number. The heaviest has one in each
+    # round, and whoever is so many times lighter one in so many.
+    turns = [-(-heaviest // weights[id]) * len(ids) + number for number, id in enumerate(ids)]
+    heapify(turns)
+    given = [1] * len(ids)
     while True:
-        for number, id in enumerate(ids):
+        number = turns[0] % len(ids)
+        given[number] += 1
+        turn = -(-given[number] * heaviest // weights[ids[number]])
+        heapreplace(turns, turn * len(ids) + number)
+        place, skip = nexts[number], skips[number]
+        looked += 1
+        while owners[place] >= 0:
+            place = (place + skip) % size
             looked += 1
-            credit[number] += weights[id]
-            if credit[number] < heaviest:
-                continue
-            credit[number] -= heaviest
-            place, skip = nexts[number], skips[number]
-            while owners[place] >= 0:
-                place = (place + skip) % size
-                looked += 1
-                if looked >= STEP:
-                    looked = 0
-                    yield None
-            owners[place] = number
-            nexts[number] = (place + skip) % size
-            free -= 1
-            if not free:
-                yield ids, owners
-                return
+            if looked >= STEP:
+                looked = 0
+                yield None
+        owners[place] = number
+        nexts[number] = (place + skip) % size
+        free -= 1
+        if not free:
+            yield ids, owners
+            return
+        if looked >= STEP:
+            looked = 0
+            yield None

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from balancers.base import hash_key
-from balancers.maglev import Maglev
+from balancers.maglev import STEP, Maglev, _tables
 from proxy.testing.nodes import Instance, instances
 
 KEYS = [hash_key(b"%d" % number) for number in range(4000)]
@@ -108,3 +108,19 @@ def test_keys_have_instances_before_there_is_a_table() -> None:
     }  # fmt: skip
     assert balancer.pick(0, nodes[:3]) is nodes[4]
     assert owners(settled(balancer)) == owners(built(nodes, 65_537))
+
+
+def test_a_step_is_short_however_heavy_one_instance_is() -> None:
+    looks = 0
+
+    class Weights(dict[str, int]):
+        def __getitem__(self, id: str) -> int:
+            nonlocal looks
+            looks += 1
+            return super().__getitem__(id)
+
+    steps, longest, total = 0, 0, 0
+    for _ in _tables(Weights({f"n{number}": 1 for number in range(100)} | {"n0": 65_535}), 5003):
+        steps, longest, total, looks = steps + 1, max(longest, looks), total + looks, 0
+    assert longest <= 2 * STEP
+    assert total <= 2 * 5003

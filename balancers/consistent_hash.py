@@ -269,11 +269,17 @@ class _Ring:
         """A point lies in the bucket of the number that is left when it is shifted by this."""
         self.buckets: list[_Bucket] = [(array("Q"), array("I"))]
         self._free: list[int] = []
+        self._moving = ("", array("Q"))
+        """The instance that has gone some of its way, and all points on that: to make them is dear,
+        and a heavy one's are a quarter of a million."""
 
     def move(self, id: str, count: int, most: int) -> tuple[int, int]:
         """Let an instance have this many points, or go some of the way: `most` points. Returns its
         number, and the number of points that were put in or taken out."""
-        before = self.counts.get(id, 0)
+        before, wanted = self.counts.get(id, 0), count
+        if self._moving[0] != id or len(self._moving[1]) < max(before, wanted):
+            self._moving = id, _points_of(id, max(before, wanted))
+        points = self._moving[1]
         count = max(before - most, min(before + most, count))
         number = self.numbers.get(id)
         if number is None:
@@ -284,8 +290,10 @@ class _Ring:
             self.ids[number] = id
         low, high = sorted((before, count))
         shift, buckets = self.shift, self.buckets
-        for point in _points_of(id, high)[low:]:
+        for point in points[low:high]:
             _edit(buckets[point >> shift], point, number, count > before)
+        if count == wanted:
+            self._moving = "", array("Q")
         self.size += count - before
         if count:
             self.counts[id] = count

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from balancers.base import NO_KEY
-from balancers.consistent_hash import MAX_POINTS, ConsistentHash
+from balancers.consistent_hash import MAX_POINTS, ConsistentHash, _Ring
 from proxy.testing.nodes import Instance, Traffic, instances
 
 KEYS = [Random(seed).getrandbits(64) for seed in range(4000)]
@@ -173,6 +173,18 @@ def test_huge_weights_do_not_make_a_huge_ring() -> None:
     counts = Counter(owners(balancer))
     assert balancer._ring.size <= MAX_POINTS + len(nodes)
     assert counts[nodes[0]] / len(KEYS) == pytest.approx(2 / 3, abs=0.03)
+
+
+def test_points_of_a_heavy_instance_are_made_once_and_not_in_each_step() -> None:
+    ring = _Ring()
+    ring.move("a", 1000, 256)
+    points = ring._moving[1]
+    assert len(points) == 1000
+    ring.move("a", 1000, 256)
+    assert ring._moving[1] is points
+    ring.move("a", 1000, 1000)
+    assert ring.counts == {"a": 1000}
+    assert not ring._moving[1]  # A quarter of a million of them would be 2 MiB.
 
 
 def test_a_ring_at_its_bound_keeps_keys_in_place_too() -> None:

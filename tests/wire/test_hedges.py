@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
+from proxy.engine.exchange import Exchange
 from proxy.engine.resilience.retry import FLOOR
 from proxy.settings.hedge import HedgeSettings
+from proxy.settings.process import TracingSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import BreakerSettings, RetrySettings, ServiceSettings
+from tests.support.filters import spec
 from tests.support.h2_peer import H2Instance, answer, data
-from tests.support.wire import OK, OK_RELAYED, Peer, Wire, forwarded, request
+from tests.support.wire import OK, OK_RELAYED, OK_RELAYED_CLOSE, Peer, Wire, forwarded, request
 from tests.wire.scenes import BAD, BAD_RELAYED, GET, REFUSED, UPGRADE, answered, asked, served
 
 AFTER = 0.05
@@ -424,4 +427,56 @@ def test_a_session_that_comes_too_late_is_kept_for_others(make: Any) -> None:
     assert H2Instance(wire, slow).requests() == []
     second.send(data(1, b"hi", True))
     client.expect(OK_RELAYED)
+    counted(wire, won=1)
+
+
+@pytest.mark.parametrize("at", ["request", "response"])
+def test_a_filter_that_waits_sees_one_answer(make: Any, at: str) -> None:
+    waits = spec("Scripted", says="f", at=at, does="wait")
+    route = RouteSpec(path_prefix="/", service="s", filters=(waits,))
+    hedge = HedgeSettings(after="50ms", max_share=1.0)
+    wire = make(
+        "a", "b", routes=(route,),
+        settings=ServiceSettings(hedge=hedge, retry=RetrySettings(budget=1.0)),
+    )  # fmt: skip
+    client = wire.client()
+    client.send(GET)
+    if at == "request":
+        wire.advance(1.01)  # The wait for a filter is not the instance's.
+    first = wire.connected()
+    first.take()
+    wire.expect_no_dial("a" if first.name == "b" else "b")
+    wire.advance(AFTER + 0.02)
+    second = wire.connected()
+    second.take()
+    second.send(OK)
+    assert first.closed
+    if at == "response":
+        client.expect_nothing()
+        wire.advance(1.1)
+    client.expect(OK_RELAYED)
+    counted(wire, won=1)
+
+
+def test_a_worker_that_stops_lets_both_go_on(make: Any) -> None:
+    wire, client, first, second = both(make)
+    wire.worker.drain(10.0)
+    wire.settle()
+    second.send(OK)
+    client.expect(OK_RELAYED_CLOSE)
+    assert first.closed
+    assert wire.in_flight == 0
+
+
+def test_a_request_that_is_traced_is_hedged(make: Any) -> None:
+    hedge = HedgeSettings(after="50ms", max_share=1.0)
+    wire = make("a", "b", settings=ServiceSettings(hedge=hedge, retry=RetrySettings(budget=1.0)))
+    traceparent = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    wire.worker._tracer.use(TracingSettings(), wire.worker.services, Exchange)
+    client, first = asked(wire, request("GET /x", traceparent))
+    wire.advance(AFTER + 0.02)
+    second = wire.connected()
+    assert b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-" in second.take()
+    answered(client, second)
+    assert first.closed
     counted(wire, won=1)

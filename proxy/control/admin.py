@@ -150,6 +150,8 @@ class Admin:
         if sock is not self.sock:
             self.on_moved(settings.admin.bind, sock)
             self.sock.close()
+        for one in (before, *self._leaving.values()):
+            one.follow(front.access)
         self.sock, self._settings, self.front = sock, settings.admin, front
         task = asyncio.create_task(before.leave(FINISH), name="admin connections from before")
         self._leaving[task] = before

@@ -7,6 +7,7 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -39,14 +40,16 @@ class Front:
         the certificate, if there is one; `closed`: see `Door`."""
         # Whoever accepts closes its socket in the end.
         self._socket = sock.dup()
-        self.access = access = Access(
+        self.access = Access(
             token=settings.token,
             read_token=settings.read_token,
             # Who wrote a name into `bind` calls it by that.
             hosts=(*settings.hosts, settings.bind.rpartition(":")[0]),
             local=is_loopback(sock.getsockname()[0]),
         )
-        self.door = Door(lambda request: serve(access, request), room(descriptors()), closed=closed)
+        self.door = Door(
+            lambda request: serve(self.access, request), room(descriptors()), closed=closed
+        )
         self._site = SecureSite(self.door, self._socket, files) if settings.tls else None
         self._server: asyncio.Server | None = None
 
@@ -58,6 +61,11 @@ class Front:
             # uvloop accepts one in each turn, so who is too many waits in the kernel.
             loop = asyncio.get_running_loop()
             self._server = await loop.create_server(self.door, sock=self._socket, backlog=BACKLOG)
+
+    def follow(self, tokens: Access) -> None:
+        """Obey tokens of another configuration from here on: connections that are kept outlive a
+        reload, and a token that is taken away must not."""
+        self.access = replace(self.access, token=tokens.token, read_token=tokens.read_token)
 
     async def stop_accepting(self) -> None:
         """Accept no more; connections that there are go on."""

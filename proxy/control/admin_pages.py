@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cache
 from http.cookies import CookieError, SimpleCookie
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from aiohttp import web
 import proxy
 from proxy.control.admin_access import READING, Access, Denial, denied_token
 from proxy.control.admin_connections import read_body
+from proxy.control.admin_logins import Logins
 from proxy.control.registrations import Refusal
 from proxy.control.running_changes import json_answer
 
@@ -101,6 +103,7 @@ class Pages:
         self._access = access
         self._cookie = f"fairlead_session_{port}"
         self._sessions = Sessions()
+        self._logins = Logins()
 
     @property
     def paths(self) -> Mapping[str, Mapping[str, Any]]:
@@ -149,14 +152,25 @@ class Pages:
 
     async def _begin(self, request: web.BaseRequest) -> web.Response:
         """`POST /api/v1/session`: log in."""
+        address, now = request.remote or "", time.monotonic()
+        wait = self._logins.wait(address, now)
+        if wait > 0:
+            headers = {"Retry-After": str(ceil(wait))}
+            raise Refusal(429, f"too many wrong tokens: wait {ceil(wait)} s", headers=headers)
         try:
             token = msgspec.json.decode(await read_body(request, BODY), type=Login).token
         except msgspec.DecodeError:
             raise Refusal(400, 'the body: must be {"token": "…"}') from None
         denial: Denial | None = denied_token("GET", f"Bearer {token}", self._access())
         if denial is not None:
-            log.warning("admin_login_refused", peer=request.remote)
+            self._logins.failed(address, now)
+            log.warning(
+                "admin_login_refused",
+                peer=request.remote,
+                wait=ceil(self._logins.wait(address, now)),
+            )
             raise Refusal(denial.status, "this is not the token")
+        self._logins.succeeded(address)
         log.info("admin_logged_in", peer=request.remote)
         answer = await self._session_of(request, token)
         self._sessions.end(self._name(request))

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest_asyncio
 
+from proxy.control.admin_logins import FREE
 from tests.e2e.reloading import rewrite
 from tests.e2e.running import RunningProxy
 from tests.support.processes import eventually, free_port
@@ -87,11 +88,38 @@ async def test_a_session_ends_with_the_token_that_it_stands_for(
     async with client.post(proxy.admin + "/api/v1/reload", headers=headers) as answer:
         assert answer.status == 200
 
-    async def ended() -> bool:
-        return await status(client, "GET", proxy.admin + "/api/v1/services", sent) == 401
+    assert await status(client, "GET", proxy.admin + "/api/v1/services", sent) == 401
 
-    # A connection that is kept may have a last answer by the rules from before.
-    await eventually(ended, what="the session goes on")
+
+async def test_a_token_that_is_taken_away_counts_no_more_on_connections_that_are_kept(
+    proxy: RunningProxy,
+) -> None:
+    """A reload answers once the rules are others; its own connection has some seconds to go."""
+    headers = {"Authorization": "Bearer all"}
+    async with aiohttp.ClientSession(headers=headers) as client:
+        rewrite(proxy, {"admin": {**proxy.config["admin"], "token": "another"}})
+        async with client.post(proxy.admin + "/api/v1/reload") as answer:
+            assert answer.status == 200
+        async with client.get(proxy.admin + "/api/v1/services") as answer:
+            assert answer.status == 401
+
+
+async def test_somebody_who_guesses_is_told_to_wait(
+    proxy: RunningProxy, client: aiohttp.ClientSession
+) -> None:
+    codes = []
+    while not codes or codes[-1] == 401:  # Waits double: soon the next guess is too early.
+        codes.append((await log_in(client, proxy, f"guess-{len(codes)}"))[0])
+    assert codes[: FREE + 1] == [401] * (FREE + 1)
+    assert codes[-1] == 429
+    headers = {"Authorization": "Bearer all"}
+    async with client.get(proxy.admin + "/api/v1/services", headers=headers) as answer:
+        assert answer.status == 200
+
+    async def may_again() -> bool:
+        return (await log_in(client, proxy, "all"))[0] == 200
+
+    await eventually(may_again, 60, "the end of the wait")
 
 
 async def test_the_page_is_there_for_browsers_without_a_token_and_runs_only_its_own_scripts(

@@ -224,15 +224,30 @@ def explained(document: dict[str, Any]) -> Iterator[str]:
             )
             by = f" by {key['source']} ({value})"
         yield f"balancer   {document['balancer']}{by}"
+        yield from _limits(document["limits"], len(document["candidates"]))
         for _, what, told in _unusual(document):
             yield f"{what:9}  {told}"
         for mark, rows in (("may be picked", "candidates"), ("not picked", "others")):
             for row in document[rows]:
                 reason = f" ({row['reason']})" if row["reason"] else ""
-                yield f"{mark:13}  {row['id']}  {_endpoint(row)}  {row['status']}{reason}"
+                busy = f", {row['inflight']} in flight" if row.get("inflight") else ""
+                yield f"{mark:13}  {row['id']}  {_endpoint(row)}  {row['status']}{reason}{busy}"
     answer = document["answer"]
     if answer is not None:
         yield f"answer     {answer['status']} {answer['fault']}: {answer['detail']}"
+
+
+def _limits(limits: dict[str, Any], candidates: int) -> Iterator[str]:
+    """Where the limits stand that a request meets, of those that are set."""
+    rate = limits["rate_limit"]
+    if rate is not None:
+        left = "as many as are left" if rate["left"] is None else f"{rate['left']:g}"
+        yield f"rate_limit {left} of {rate['burst']:g} for {rate['key']} ({rate['value']})"
+    if limits["max_inflight"] is not None:
+        full = f"{limits['full']} of {count(candidates, 'instance')} full"
+        yield f"in flight  {limits['max_inflight']} for each instance at most; {full}"
+    if limits["queue"]:
+        yield f"queue      {limits['waiting']} waiting, {limits['queue']} in each worker at most"
 
 
 def _unusual(service: dict[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -398,6 +398,7 @@ class Admin:
                 totals,
                 pools.complete,
                 time.monotonic(),
+                supervisor.board,
                 supervisor.brought.claims,
             )
         except ValueError as error:

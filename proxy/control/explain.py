@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from balancers.base import hash_key
 from proxy import catalog
 from proxy.control import status
 from proxy.control.claims import Claims
@@ -18,11 +19,22 @@ from proxy.control.pool import Member, Pool
 from proxy.control.statistics import Totals
 from proxy.engine import explanation
 from proxy.engine.http1.parser import call_a_claim, parse_request
+from proxy.engine.load import Board
 from proxy.engine.match import Match
+from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.route_answers import answer_of_route
 from proxy.engine.routing import LISTENER, RouteTable
 from proxy.engine.second_look import Asked, ServiceNames, check_published, look_again, rewritten
-from proxy.errors import HEAD_TOO_LARGE, NO_INSTANCE, NO_ROUTE, Fault, Refused
+from proxy.errors import (
+    BREAKER_OPEN,
+    HEAD_TOO_LARGE,
+    NO_INSTANCE,
+    NO_ROUTE,
+    QUEUE_FULL,
+    RATE_LIMITED,
+    Fault,
+    Refused,
+)
 from proxy.http.client_address import ClientAddresses
 from proxy.http.messages import RequestHead
 from proxy.http.properties import field, parameter, property_of, source_of
@@ -31,6 +43,7 @@ from proxy.http.target import as_it_came, resolve
 from proxy.settings.file import Settings
 from proxy.settings.filters import names_of
 from proxy.settings.listener import ListenerSettings
+from proxy.settings.service import RateLimitSettings
 
 CLIENT_SIDE = b"of the client that asks"
 """Said in place of a value that only a real connection has."""
@@ -61,12 +74,14 @@ def explain(
     totals: Totals,
     complete: bool,
     now: float,
+    board: Board | None = None,
     claims: Claims | None = None,
 ) -> dict[str, Any]:
     """The whole story of one request. `url` is absolute, or a path for any host; `totals`: what
     workers told of the limits; `complete`: the first full set of instances is known; `now`:
-    monotonic seconds; `claims`: routes that instances bring. ValueError if these cannot be put into
-    one request at all."""
+    monotonic seconds; `board`: where workers count what is in flight, and tokens of rate limits;
+    `claims`: routes that instances bring. ValueError if these cannot be put into one request at
+    all."""
     netloc, line = _split(url)
     given = _request_fields(netloc, fields)
     document: dict[str, Any] = {
@@ -137,7 +152,7 @@ def explain(
     if spec.split:
         document["split"] = {one.service: one.weight for one in spec.split}
         return document
-    return {**document, **_choice(decided, target, pools, settings, totals, now)}
+    return {**document, **_choice(decided, target, pools, settings, totals, now, board)}
 
 
 def _tell_match(document: dict[str, Any], match: Match, target: Target) -> None:
@@ -228,6 +243,7 @@ def _choice(
     settings: Settings,
     totals: Totals,
     now: float,
+    board: Board | None,
 ) -> dict[str, Any]:
     """The part about the service: balancer, key, what stands in the way, who may be picked and
     who not."""
@@ -237,20 +253,71 @@ def _choice(
     own = status.settings_of(settings, match.service)
     spec = own.balancer
     uses_key = catalog.plug_in("balancers", spec.type).uses_key
-    candidates = [_instance(member, now) for member in members if _served(member, panic)]
+    served = [member for member in members if _served(member, panic)]
+    inflight = {
+        member.instance.key: board.total(member.slot)
+        for member in served
+        if board is not None and member.slot
+    }
+    candidates = [
+        {**_instance(member, now), "inflight": inflight.get(member.instance.key)}
+        for member in served
+    ]
+    rate = own.rate_limit
+    tokens = None if rate is None else _tokens(match.service, rate, target, board, now)
+    most = own.max_inflight
+    full = sum(count >= most for count in inflight.values()) if most else 0
+    limits = {
+        **status.standing(match.service, own, totals),
+        "rate_limit": tokens,
+        "max_inflight": most or None,
+        "full": full,
+        "queue": own.queue.size,
+    }
     document: dict[str, Any] = {
         "balancer": spec.type,
         "key": _key(spec.key, target) if uses_key and spec.key else None,
         "source": None if pool is None else status.source(pool),
         "panic": panic,
-        "limits": status.standing(match.service, own, totals),
+        "limits": limits,
         "candidates": candidates,
         "others": [_instance(member, now) for member in members if not _served(member, panic)],
     }
     if not candidates:
         what = "has no instance" if not members else "has no usable instance"
         return {**document, "answer": _own_answer(NO_INSTANCE, f"{match.service} {what}")}
-    return document
+    refusal = _refused(limits, len(candidates))
+    return document if refusal is None else {**document, "answer": _own_answer(*refusal)}
+
+
+def _refused(limits: dict[str, Any], candidates: int) -> tuple[Fault, str] | None:
+    """The refusal by a limit, asked in the order in which a worker asks. Of the breaker and the
+    queue each worker has its own: only what holds in all of them is sure."""
+    tokens, breaker = limits["rate_limit"], limits["breaker"] or {}
+    if tokens is not None and tokens["left"] is not None and tokens["left"] < 1:
+        return RATE_LIMITED, f"no token is left for {tokens['key']} {tokens['value']}"
+    if breaker and breaker.get("open", 0) == sum(breaker.values()):
+        return BREAKER_OPEN, "the circuit breaker is open in all workers that told of it"
+    if limits["full"] == candidates and not limits["queue"]:
+        return (
+            QUEUE_FULL,
+            "each instance is full, and nobody may wait",
+        )
+    return None
+
+
+def _tokens(
+    service: str, rate: RateLimitSettings, target: Target, board: Board | None, now: float
+) -> dict[str, Any]:
+    """A rate limit as one request meets it: what is left; null for a key that only a connection has."""
+    value = _property(rate.key, target) or b""
+    burst = float(rate.burst or rate.requests)
+    left = None
+    if value != CLIENT_SIDE and board is not None:
+        buckets = BucketTable(board.buckets)
+        key = buckets.key_of(hash_key(service.encode()).to_bytes(8, "big"), value)
+        left = round(buckets.left(key, rate.per / rate.requests, burst, now), 2)
+    return {"key": rate.key, "value": _text(value) or None, "burst": burst, "left": left}
 
 
 def _served(member: Member, panic: bool) -> bool:
@@ -273,18 +340,20 @@ def _instance(member: Member, now: float) -> dict[str, Any]:
 def _key(word: str, target: Target) -> dict[str, Any]:
     """The source of the hash key, and its value in this request; null = nothing to hash, a random
     pick."""
+    return {"source": word, "value": _text(_property(word, target) or b"") or None}
+
+
+def _property(word: str, target: Target) -> bytes | None:
+    """A property of the request, such as `client_ip` or `header:X-User`."""
     source = source_of(word)
     fields = target.request.fields
     if source[0] == "client_ip":
-        found: bytes | None = CLIENT_SIDE
-        if target.trusted:
-            named = target.listener.client_ip
-            addresses = ClientAddresses(target.listener.trusted_proxies, named.header, named.hops)
-            found = addresses.find(fields, CLIENT_SIDE)
-    else:
-        found = property_of(source, fields, target.path, target.query, target.trusted)
-    value = _text(found or b"")
-    return {"source": word, "value": value or None}
+        if not target.trusted:
+            return CLIENT_SIDE
+        named = target.listener.client_ip
+        addresses = ClientAddresses(target.listener.trusted_proxies, named.header, named.hops)
+        return addresses.find(fields, CLIENT_SIDE)
+    return property_of(source, fields, target.path, target.query, target.trusted)
 
 
 def _text(value: bytes) -> str:

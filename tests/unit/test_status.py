@@ -7,11 +7,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from balancers.base import hash_key
 from proxy.control import status
 from proxy.control.explain import explain
 from proxy.control.pools import PoolRegistry
 from proxy.control.slots import Slots
 from proxy.control.statistics import NodeTotal, Reported, Retired, Totals
+from proxy.engine.load import Board
+from proxy.engine.resilience.limits import BucketTable
+from proxy.engine.resilience.policies import Policies
 from proxy.latency import seconds_of
 from proxy.membership import Instance, Membership
 from proxy.messages import NodeStats, PolicyState, ServiceStats, WorkerStats
@@ -20,7 +24,13 @@ from proxy.settings.file import Settings
 from proxy.settings.filters import FilterSpec
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.route import RouteSpec
-from proxy.settings.service import BreakerSettings, PoolSettings, QueueSettings, ServiceSettings
+from proxy.settings.service import (
+    BreakerSettings,
+    PoolSettings,
+    QueueSettings,
+    RateLimitSettings,
+    ServiceSettings,
+)
 from proxy.statuses import InvalidRecord, OddRecord, RegistryStatus, RetainedInstance
 
 
@@ -286,12 +296,15 @@ class TestExplain:
         method: str = "GET",
         pools: PoolRegistry | None = None,
         workers: tuple[Reported, ...] = (),
+        board: Board | None = None,
         **changes: Any,
     ) -> dict[str, Any]:
         known = pools or book(users=(instance("a"), instance("b", weight=0)))
         totals = Totals(Retired(), workers)
         settings = msgspec.structs.replace(self.settings, **changes)
-        return explain(method, url, fields, known.by_service, settings, totals, known.complete, 5.0)
+        return explain(
+            method, url, fields, known.by_service, settings, totals, known.complete, 5.0, board
+        )
 
     def test_the_way_of_a_request(self) -> None:
         document = self.ask("http://Users.Example.com:8080/x?y=1", ("X-User", "42"))
@@ -409,10 +422,56 @@ class TestExplain:
         worker.states["users"] = PolicyState("open", 4)
         document = self.ask("http://users.example.com/", workers=(worker, Reported()))
         assert document["source"] == "registry"
-        assert document["limits"] == {"breaker": {"open": 1}, "waiting": 4, "queue_full": 1}
+        told = {"breaker": {"open": 1}, "waiting": 4, "queue_full": 1}
+        unset = {"rate_limit": None, "max_inflight": None, "full": 0, "queue": 4}
+        assert document["limits"] == {**told, **unset}
+        assert document["answer"]["fault"] == "breaker_open"
         nobody = self.ask("http://users.example.com/", pools=book())
         assert nobody["source"] is None
-        assert nobody["limits"] == {"breaker": {}, "waiting": 0, "queue_full": 0}
+        assert nobody["limits"] == {"breaker": {}, "waiting": 0, "queue_full": 0, **unset}
+
+    def test_tokens_that_are_left_are_those_that_workers_take(self) -> None:
+        rate = RateLimitSettings(requests=2, per=10.0, burst=3, key="header:X-User")
+        services = {"users": ServiceSettings(rate_limit=rate)}
+        board = Board.create(1)
+        policies = Policies(hash_key(b"users"), services["users"], BucketTable(board.buckets))
+
+        def ask(user: str) -> dict[str, Any]:
+            return self.ask(
+                "http://users.example.com/", ("X-User", user), services=services, board=board
+            )
+
+        for left in (3.0, 2.0, 1.0):
+            document = ask("42")
+            assert (document["limits"]["rate_limit"]["left"], document["answer"]) == (left, None)
+            assert policies.admit(b"42", 5.0) is None
+        document = ask("42")
+        assert document["limits"]["rate_limit"] == {
+            "key": "header:X-User", "value": "42", "burst": 3.0, "left": 0.0,
+        }  # fmt: skip
+        assert document["answer"]["fault"] == "rate_limited"
+        assert ask("43")["limits"]["rate_limit"]["left"] == 3.0
+
+    def test_a_limit_on_what_only_a_connection_has_is_named_without_its_state(self) -> None:
+        services = {"users": ServiceSettings(rate_limit=RateLimitSettings(requests=2))}
+        document = self.ask("http://users.example.com/", services=services, board=Board.create(1))
+        told = document["limits"]["rate_limit"]
+        assert (told["value"], told["left"]) == ("of the client that asks", None)
+        assert document["answer"] is None
+
+    def test_instances_that_are_full(self) -> None:
+        board = Board.create(1)
+        pools = book(users=(instance("a"),))
+        (member,) = pools.by_service["users"].members
+        board.row(0)[member.slot] = 2
+        for size, fault in ((0, "queue_full"), (5, None)):
+            services = {"users": ServiceSettings(max_inflight=2, queue=QueueSettings(size=size))}
+            document = self.ask(
+                "http://users.example.com/", services=services, board=board, pools=pools
+            )
+            assert document["candidates"][0]["inflight"] == 2
+            assert (document["limits"]["full"], document["limits"]["queue"]) == (1, size)
+            assert (document["answer"] or {}).get("fault") == fault
 
     def test_a_service_that_its_fallback_serves(self) -> None:
         fallback = {"users": PoolSettings(fallback=(instance("z"),))}

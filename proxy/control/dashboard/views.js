@@ -217,7 +217,12 @@ function told(document) {
   for (const route of document.routes) lines.push(`Route ${route.index} (${conditions(route)}): ${route.reason}`);
   if (document.service !== null && document.service !== undefined) lines.push(`Service ${document.service}, path for the instance ${document.path_for_instance}`);
   if (document.balancer) lines.push(`Balancer ${document.balancer}${document.key ? `, key ${document.key.source} (${document.key.value === null ? "nothing in this request" : document.key.value})` : ""}`);
-  for (const row of document.candidates || []) lines.push(`May be picked: ${row.id} (${row.address}:${row.port}, ${row.status})`);
+  const limits = document.limits || {};
+  if (limits.rate_limit) lines.push(`Rate limit: ${limits.rate_limit.left === null ? "as many as are left" : limits.rate_limit.left} of ${limits.rate_limit.burst} for ${limits.rate_limit.key} (${limits.rate_limit.value})`);
+  if (limits.breaker) lines.push(`Circuit breaker: ${names(Object.entries(limits.breaker).map(([state, workers]) => `${state} in ${workers}`)) || "nothing told yet"}`);
+  if (limits.max_inflight) lines.push(`In flight: ${limits.max_inflight} for each instance at most, ${limits.full} of ${document.candidates.length} full`);
+  if (limits.queue) lines.push(`Queue: ${limits.waiting} waiting, ${limits.queue} in each worker at most`);
+  for (const row of document.candidates || []) lines.push(`May be picked: ${row.id} (${row.address}:${row.port}, ${row.status}${row.inflight ? `, ${row.inflight} in flight` : ""})`);
   for (const row of document.others || []) lines.push(`Not picked: ${row.id} (${row.status}: ${row.reason})`);
   if (document.answer) lines.push(`Answer ${document.answer.status} ${document.answer.fault || ""} ${document.answer.detail || ""}`);
   return lines;

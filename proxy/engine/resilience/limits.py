@@ -90,3 +90,12 @@ class BucketTable:
             return wait
         times[place + 1] = full_at
         return 0.0
+
+    def left(self, key: int, interval: float, burst: float, now: float) -> float:
+        """Tokens of `key` that could be taken now: see `take`."""
+        tag = key or 1
+        for probe in range(_PROBES):  # ≤ 32 * _PROBES
+            cell = 2 * ((key + probe) % self._buckets)
+            if self._tags[cell] == tag:
+                return max(0.0, burst - max(0.0, self._times[cell + 1] - now) / interval)
+        return burst

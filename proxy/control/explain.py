@@ -309,7 +309,7 @@ def _refused(limits: dict[str, Any], candidates: int) -> tuple[Fault, str] | Non
 def _tokens(
     service: str, rate: RateLimitSettings, target: Target, board: Board | None, now: float
 ) -> dict[str, Any]:
-    """A rate limit as one request meets it: what is left; null for a key that only a connection has."""
+    """A rate limit as one request meets it; `left` is null for a key that only a connection has."""
     value = _property(rate.key, target) or b""
     burst = float(rate.burst or rate.requests)
     left = None

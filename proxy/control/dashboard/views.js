@@ -54,7 +54,7 @@ function standing(row) {
   if (row.limits.queue_full) words.push("queue full");
   else if (row.limits.waiting) words.push(`${row.limits.waiting} waiting`);
   if (row.refused.length) words.push(`${row.refused.length} records refused`);
-  if (!words.length && row.total && !row.ready) words.push("none ready");
+  if (!words.length && row.ready < row.total) words.push(row.ready ? `${row.total - row.ready} not ready` : "none ready");
   return { text: words.join("; ") || "well", mark: words.length ? "warn" : "good" };
 }
 

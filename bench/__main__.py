@@ -35,6 +35,7 @@ OVERHEAD = 0.15
 """Seconds around each measurement: wrk ends on its next 100 ms, /proc is read twice."""
 COMMANDS = {
     "guard": "bench.guard",
+    "http2-memory": "bench.http2_memory",
     "inprocess": "bench.inprocess",
     "instructions": "bench.instructions",
     "plot": "bench.plot",

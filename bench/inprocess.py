@@ -25,13 +25,14 @@ from pathlib import Path
 from random import Random
 from time import monotonic, thread_time_ns
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 import balancers
 import proxy
 from bench.calibration import units
+from bench.http2 import Http2Requests
 from bench.load import client_tls, request_bytes
 from bench.scenarios import ECHO_BODY, SCENARIOS, SMALL_BODY
 from proxy.engine.accepting import new_connection
@@ -101,6 +102,8 @@ WORKLOADS: dict[str, Workload] = {
                  _answer(SMALL_BODY)),
         Workload("tls_get", "small GET over TLS", "tls_get", _answer(SMALL_BODY)),
         Workload("post", "POST of 16 KiB, echoed", "post_16k", _answer(ECHO_BODY)),
+        Workload("h2_get", "small GET over HTTP/2, to HTTP/1.1", "http2_one",
+                 _answer(SMALL_BODY)),
     )
 }  # fmt: skip
 
@@ -122,6 +125,9 @@ class _Transport(asyncio.Transport):
         for data in list_of_data:
             self.bytes += len(data)
         self._written()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
 
     def is_closing(self) -> bool:
         return self.closing
@@ -198,9 +204,16 @@ class _Loop(asyncio.SelectorEventLoop):
 class Plane:
     """Owns a worker, its clients and its connections to one instance."""
 
-    def __init__(self, listener: ListenerSettings | None = None, *, tls: bool = False) -> None:
-        """`tls`: clients speak it."""
+    def __init__(
+        self,
+        listener: ListenerSettings | None = None,
+        *,
+        tls: bool = False,
+        http2: bool = False,
+    ) -> None:
+        """`tls`, `http2`: clients speak it."""
         self._tls = tls
+        self._http2 = [Http2Requests() for _ in range(CONNECTIONS)] if http2 else []
         self._far: list[_Far] = []
         self._asked: list[asyncio.Protocol] = []
         """Connections to the instance that a request was written to and not yet answered."""
@@ -234,15 +247,28 @@ class Plane:
         if self._tls:
             far = _Far(self._on_answer)
             client.connection_made(far)
-            far.shake(client, lambda: self._loop.run_until_complete(asyncio.sleep(0)))
+            far.shake(client, self._turn)
             self._far.append(far)
-        else:
-            client.connection_made(_Transport(self._on_answer, "192.0.2.1"))
+            return client
+        transport = _Transport(self._on_answer, "192.0.2.1")
+        client.connection_made(transport)
+        if self._http2:
+            client.data_received(Http2Requests.PRELUDE)
+            self._turn()
+            client = cast(asyncio.Protocol, transport.protocol)
         return client
+
+    def _turn(self) -> None:
+        """Let what was put off to the end of a turn of the loop happen."""
+        self._loop.call_soon(self._loop.stop)
+        self._loop.run_forever()
 
     def wire(self, requests: Sequence[bytes]) -> Sequence[bytes]:
         """What goes over the wire for requests, which are the next to be served. Not before: a
         client's records are counted."""
+        if self._http2:
+            made = enumerate(requests)
+            return [self._http2[at % CONNECTIONS].request(one) for at, one in made]
         if not self._tls:
             return requests
         return [self._far[at % CONNECTIONS].encrypt(one) for at, one in enumerate(requests)]
@@ -260,16 +286,19 @@ class Plane:
             for connection in asked:
                 connection.data_received(answer)
             asked.clear()
+            if self._http2:
+                self._turn()
 
     def prepare(self, requests: Sequence[bytes], answer: bytes) -> None:
         """Serve some while connections are dialled, then check that all of them go through."""
         for client, request in zip(self.clients, self.wire(requests[:CONNECTIONS]), strict=True):
             client.data_received(request)
         while len(self._asked) < CONNECTIONS:
-            self._loop.run_until_complete(asyncio.sleep(0))
+            self._turn()
         for connection in self._asked:
             connection.data_received(answer)
         self._asked.clear()
+        self._turn()
         self.check(requests, answer)
 
     def check(self, requests: Sequence[bytes], answer: bytes) -> None:
@@ -350,7 +379,8 @@ def requests_of(workload: Workload) -> Iterator[list[bytes]]:
 
 def plane_of(workload: Workload) -> Plane:
     """What a workload goes through."""
-    plane = Plane(tls=bool(SCENARIOS[workload.scenario].tls))
+    scenario = SCENARIOS[workload.scenario]
+    plane = Plane(tls=bool(scenario.tls), http2=scenario.streams > 0)
     if workload.observed:
         plane.trace(0.01)
     return plane

@@ -108,23 +108,37 @@ class Bench:
         os.sched_setaffinity(0, others)
 
     def with_proxy(
-        self, peer: Peer, workers: int, measure: Callable[[Server, int], float]
+        self,
+        peer: Peer,
+        workers: int,
+        measure: Callable[[Server, int], float],
+        *,
+        http2: bool = False,
+        backend_port: int = 0,
     ) -> float:
-        """What is measured of a proxy that is started for it."""
+        """What is measured of a proxy that is started for it, with TLS or with HTTP/2.
+        `backend_port`: of another instance than the usual one, which may be silent."""
         with ExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory(dir=self._directory))
             setup = Setup(
                 directory=Path(directory),
                 port=free_port(),
                 admin_port=free_port(),
-                backend_port=self._backends.plain,
+                backend_port=backend_port or self._backends.plain,
                 workers=workers,
                 open_files=self._open_files,
-                certificate=self._certificates.of("ec"),
+                certificate=None if http2 else self._certificates.of("ec"),
+                http2=http2,
             )
             server = peer.start(setup, self._cores)
             stack.callback(server.stop)
-            server.wait_ready(lambda: check_answer(SMALL, setup.port))
+            if backend_port:
+                server.wait_ready(
+                    lambda: socket.create_connection(("127.0.0.1", setup.port)).close()
+                )
+            else:
+                asked = SCENARIOS["http2_one"] if http2 else SMALL
+                server.wait_ready(lambda: check_answer(asked, setup.port))
             return measure(server, setup.port)
 
 

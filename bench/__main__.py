@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.certificates import make_certificates
 from bench.load import LoadPlan
-from bench.measure import Measurement, contenders, start_backends
+from bench.measure import GRPC_SERVER, Measurement, contenders, start_backends
 from bench.peers import PEERS, Command, Peer
 from bench.processes import StartError, core_plan, raise_open_files
 from bench.report import refuted, scaling_remark, seconds_for, summarize, table
@@ -193,6 +193,7 @@ def _chosen_scenarios(options: argparse.Namespace) -> list[Scenario]:
             scenario
             for scenario in SCENARIOS.values()
             if (scenario.quick if options.quick else scenario.default)
+            and (GRPC_SERVER.exists() or not scenario.grpc)
         ]
     unknown = [name for name in options.scenario if name not in SCENARIOS]
     if unknown:

@@ -211,6 +211,10 @@ class LoadPlan:
         log = self.directory / "h2load.log"
         log.unlink(missing_ok=True)
         fields = [f"--header={name}: {value}" for name, value in scenario.headers]
+        if scenario.body:
+            sent = self.directory / f"{scenario.name}.body"
+            sent.write_bytes(scenario.body)
+            fields.append(f"--data={sent}")
         milliseconds = max(1, round(seconds * 1000))
         command = [
             "h2load", f"--clients={scenario.connections}", f"--duration={milliseconds}ms",

@@ -33,6 +33,10 @@ LOG_LIMIT = 12.0
 """Seconds an access log may stay empty; Envoy writes out what it has every ten."""
 
 
+GRPC_SERVER = Path(__file__).parent.parent / "build" / "go" / "grpc"
+"""Built by `.ci/go`."""
+
+
 class AnswerError(ValueError):
     """A proxy's answer is not the backend's."""
 
@@ -48,6 +52,8 @@ class Backends:
     """Small answers over TLS; 0 = there is none."""
     http2: int = 0
     """Small answers over HTTP/2 in clear text; 0 = there is none."""
+    grpc: int = 0
+    """Calls of gRPC; 0 = there is none."""
 
 
 def start_backends(
@@ -65,9 +71,21 @@ def start_backends(
     )
     stack.callback(origin.stop)
     origin.wait_ready(lambda: check_answer(SCENARIOS["small_get"], echo))
+    grpc = 0
+    if GRPC_SERVER.exists():
+        grpc = free_port()
+        called = Server(
+            "grpc",
+            [str(GRPC_SERVER), "server", str(grpc)],
+            directory=directory,
+            log=directory / "grpc.log",
+            cores=cores,
+        )
+        stack.callback(called.stop)
+        called.wait_ready(lambda: check_answer(SCENARIOS["grpc_unary"], grpc))
     nginx = Nginx().find()
     if nginx is None:
-        return Backends(plain=echo, echo=echo, tls=0)
+        return Backends(plain=echo, echo=echo, tls=0, grpc=grpc)
     plain, tls, http2 = free_port(), free_port(), free_port()
     for name, size in (("1m", MIB), ("100m", 100 * MIB)):
         with (directory / name).open("wb") as file:
@@ -84,7 +102,7 @@ def start_backends(
     )
     stack.callback(server.stop)
     server.wait_ready(lambda: check_answer(SCENARIOS["small_get"], plain))
-    return Backends(plain=plain, echo=echo, tls=tls, http2=http2)
+    return Backends(plain=plain, echo=echo, tls=tls, http2=http2, grpc=grpc)
 
 
 def _backend_conf(directory: Path, port: int, tls: int, http2: int, certificate: Path) -> str:
@@ -145,9 +163,13 @@ def _check_http2(scenario: Scenario, port: int) -> None:
     url = f"http{'s' * bool(scenario.tls)}://127.0.0.1:{port}{scenario.path}"
     way = "--http2" if scenario.tls else "--http2-prior-knowledge"
     fields = [part for field in scenario.headers for part in ("-H", ": ".join(field))]
-    command = ["curl", "-sk", way, "-w", "%{http_version} %{http_code} ", "-o", "-", *fields, url]
+    sent = ["--data-binary", "@-"] if scenario.body else []
+    shown = ["-w", "%{http_version} %{http_code} ", "-o", "-"]
+    command = ["curl", "-sk", way, *shown, *fields, *sent, url]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=PROBE_LIMIT, check=False)
+        done = subprocess.run(
+            command, input=scenario.body, capture_output=True, timeout=PROBE_LIMIT, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise AnswerError(f"{scenario.path}: curl: {error}") from error
     if done.returncode == 7:
@@ -229,6 +251,8 @@ class Measurement:
         self._backend = (
             backends.tls
             if scenario.tls_to_instances
+            else backends.grpc
+            if scenario.grpc
             else backends.http2
             if scenario.http2_to_instances
             else backends.echo
@@ -332,6 +356,8 @@ class Measurement:
         try:
             scenario = self._scenario
             first = replace(SCENARIOS["small_get"], tls=scenario.tls, streams=scenario.streams)
+            if scenario.grpc:
+                first = scenario
             server.wait_ready(lambda: check_answer(first, port))
             running.rest_rss = server.usage().rss
             check_answer(self._scenario, port)

@@ -33,6 +33,15 @@ BROWSER_HEADERS = {
 """With the Host that every client adds, the 12 fields of the reference request."""
 
 
+CALL = b"\0" + len(SMALL_BODY).to_bytes(4, "big") + SMALL_BODY
+CALL_HEADERS = (
+    ("Content-Type", "application/grpc"),
+    ("TE", "trailers"),
+    ("User-Agent", "grpc-go/1.83.2"),
+    ("grpc-timeout", "10S"),
+)
+
+
 Unit = Literal["request", "message", "MiB"]
 """What CPU time is divided by."""
 
@@ -87,6 +96,8 @@ class Scenario:
     open_loop: bool = False
     """Requests come at a steady rate, half of what the first proxy carries, however long answers
     take: what their times are like where nobody is at the limit."""
+    grpc: bool = False
+    """The requests are unary calls, and the backend is a server of gRPC, which echoes."""
     traced: bool = False
     """Each request carries a trace id of its own, so no two field blocks are the same."""
     unit: Unit = "request"
@@ -197,6 +208,11 @@ SCENARIOS: dict[str, Scenario] = {
         Scenario(
             "http2_both", "HTTP/2 on both sides, 4 clients with 32 requests each", connections=4,
             streams=32, http2_to_instances=True,
+        ),
+        Scenario(
+            "grpc_unary", "unary gRPC, 98 bytes both ways, 4 clients with 32 calls each",
+            path="/t.T/Unary", headers=CALL_HEADERS, body=CALL, answer=len(CALL), connections=4,
+            streams=32, http2_to_instances=True, grpc=True,
         ),
         Scenario(
             "http2_tls", "HTTP/2 over TLS 1.3 from 4 clients with 32 requests each, to HTTP/1.1",

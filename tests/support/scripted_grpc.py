@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from typing import Any
@@ -27,9 +28,11 @@ class ScriptedGrpc(ABC):
     def left(self, connection: GrpcConnection) -> None:
         """A connection is over."""
 
-    async def start(self, port: int) -> None:
+    async def start(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: GrpcConnection(self), "127.0.0.1", port)
+        self._server = await loop.create_server(
+            lambda: GrpcConnection(self), "127.0.0.1", port, ssl=tls
+        )
 
     async def kill(self) -> None:
         server, self._server = self._server, None
@@ -120,6 +123,24 @@ class GrpcConnection(asyncio.Protocol):
         self._h2.send_data(stream, framed[: len(framed) // 2])
         self._write()
         self._transport.close()
+
+    def raw(self, stream: int, content: bytes) -> None:
+        """Content that may be no message."""
+        self._h2.send_data(stream, content)
+        self._write()
+
+    def end(self, stream: int, trailers: list[tuple[str, str]]) -> None:
+        self._h2.send_headers(stream, trailers, end_stream=True)
+        self._write()
+
+    def reset(self, stream: int, code: int) -> None:
+        self._h2.reset_stream(stream, code)
+        self._write()
+
+    def announce(self, name: int, value: int) -> None:
+        """Other SETTINGS."""
+        self._h2.update_settings({name: value})
+        self._write()
 
     def abort(self) -> None:
         self._transport.abort()

@@ -12,6 +12,7 @@ from proxy.registry.base import Refused, RegistryError
 from proxy.registry.grpc import GrpcLink, Leaving
 from proxy.registry.nacos import answers, wire
 from proxy.registry.nacos.answers import Hosts
+from proxy.registry.nacos.member import CALL_LIMIT
 from proxy.registry.nacos.options import Options
 from proxy.settings.registry import RegistryTls
 
@@ -62,7 +63,8 @@ class Push:
         headers: Callable[[bool], Awaitable[Mapping[str, str]]],
         limit: float,
     ) -> None:
-        """`headers`: what tells who asks; with True those from before were refused."""
+        """`headers`: what tells who asks; with True those from before were refused. `limit`:
+        seconds for an answer that is short."""
         parts = urlsplit(url)
         secure = parts.scheme == "https"
         port = parts.port or (443 if secure else 80)
@@ -139,8 +141,9 @@ class Push:
         """All instances of a service, whose changes are told from now on."""
         clusters = ",".join(self._options.clusters)
         if service in self.subscribed:
-            query = {"cluster": clusters, "healthyOnly": False}
-            body = await self._ask("ServiceQueryRequest", {**self._named(service), **query})
+            query: dict[str, Any] = {"cluster": clusters, "healthyOnly": False}
+            query |= self._named(service)
+            body = await self._ask("ServiceQueryRequest", query, CALL_LIMIT)
         else:
             body = await self._subscribe(service, True)
             self.subscribed.add(service)
@@ -160,7 +163,7 @@ class Push:
     async def _subscribe(self, service: str, subscribe: bool) -> bytes:
         clusters = ",".join(self._options.clusters)
         asked = {**self._named(service), "subscribe": subscribe, "clusters": clusters}
-        return await self._ask("SubscribeServiceRequest", asked)
+        return await self._ask("SubscribeServiceRequest", asked, CALL_LIMIT)
 
     def _named(self, service: str) -> dict[str, Any]:
         return {
@@ -170,17 +173,20 @@ class Push:
             "module": "naming",
         }
 
-    async def _ask(self, kind: str, body: Mapping[str, Any]) -> bytes:
+    async def _ask(self, kind: str, body: Mapping[str, Any], limit: float = 0.0) -> bytes:
+        limit = limit or self._limit
         try:
-            return await self._once(kind, body, await self._headers(False))
+            return await self._once(kind, body, limit, await self._headers(False))
         except _Failed as error:
             if error.code != _NO_RIGHT or not self._options.username:
                 raise
-        return await self._once(kind, body, await self._headers(True))
+        return await self._once(kind, body, limit, await self._headers(True))
 
-    async def _once(self, kind: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> bytes:
+    async def _once(
+        self, kind: str, body: Mapping[str, Any], limit: float, headers: Mapping[str, str]
+    ) -> bytes:
         message = wire.payload(kind, headers, body)
-        _, found = _read(await self._link.call(_CALL, message, self._limit))
+        _, found = _read(await self._link.call(_CALL, message, limit))
         code, words = answers.outcome(found)
         if code == _NO_RIGHT:
             raise _NoRight(code, f"{kind}: {words}")

@@ -32,8 +32,11 @@ from proxy.catalog import PROVIDERS, load, registry_options
 from tests.e2e.drilled import DRILLED, SERVICE, Drilled, id_of
 from tests.support.processes import eventually
 
-PUSHED = ("etcd", "zookeeper", "consul", "kubernetes")
-"""Types that tell of changes at once; of the others it takes their interval."""
+PUSHED = (
+    *("etcd", "etcd-scripted", "zookeeper", "consul", "consul-scripted", "kubernetes"),
+    *("nacos", "nacos-push"),
+)
+"""Those that tell of changes at once; of the others it takes their interval."""
 CHANGED = "i0"
 """Id of the instance that changes."""
 SETTLE = 1.0
@@ -85,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{name}: there is no {DRILLED[name].missing} on this machine")
             continue
         sizes = [(options.instances, 0)]
-        if DRILLED[name].type in PUSHED:
+        if name in PUSHED:
             sizes.append((options.changes_of, options.changes))
         for instances, changes in sizes:
             results.append(asyncio.run(_measure(name, instances, changes)))

@@ -8,7 +8,8 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 
 # On the compiled data plane, if `make compiled` was called since the last change of the sources.
 run: $(VENV)/.run
-	@if $(MAKE) --question $(COMPILED)/.stamp >/dev/null 2>&1; then export $(WITH_COMPILED); fi; \
+	@if [ -e $(COMPILED)/.stamp ] && [ -z "$$(find proxy balancers setup.py -name '*.[cp]*' \
+		-newer $(COMPILED)/.stamp -print -quit)" ]; then export $(WITH_COMPILED); fi; \
 		exec $(BIN)/fairlead demo
 
 # The end-to-end tests mostly wait, so more of them than cores run side by side.
@@ -81,12 +82,12 @@ simulate: $(VENV)/.dev
 	$(BIN)/python -m bench.simulate
 
 # The manual page and the tables of docs/errors.md, docs/metrics.md and docs/configuration.md, from what the code declares.
-docs: $(VENV)/.dev
+docs: $(VENV)/.dev $(VENV)/.docs
 	$(BIN)/python -m proxy.errors
 	$(BIN)/python -m proxy.control.metrics
 	$(BIN)/python -m proxy.manual
 	$(BIN)/python -m proxy.settings.document docs/configuration.md
-	@$(MAKE) --no-print-directory site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # The pages as a site, in build/site: whoever has a web server can publish it. A link to nowhere fails it.
 site: $(VENV)/.docs

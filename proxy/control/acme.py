@@ -13,18 +13,22 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from msgspec.structs import replace
 
 from proxy import files
-from proxy.messages import CertificatePair
+from proxy.control.acme_turns import Busy, Challenges, Failure
+from proxy.registry.base import RegistryError
 from proxy.settings.acme import AcmeSettings
 from proxy.settings.read import escaped
 from proxy.threads import in_thread
 from proxy.tls.acme import AccountKey, new_key
 from proxy.tls.certificates import LARGEST_PEM, CertificateFacts, read_pair
+
+if TYPE_CHECKING:
+    from proxy.control.acme_fleet import AcmeFleet  # Loads the client of etcd, which few need.
 
 log = structlog.get_logger()
 
@@ -39,11 +43,12 @@ FIRST_WAIT, LONGEST_WAIT = 60.0, 6 * HOUR
 """Seconds between an order that failed and the next for its name: they double. Public authorities
 take five failures an hour."""
 
+WAIT_FOR_OTHERS = 5.0
+"""Seconds until a proxy looks again whether another one still orders: an order takes some."""
+
 FILES_LIMIT = 30.0
 """Seconds for what is read or written: a file system whose server is gone is not waited for."""
 
-Challenges = tuple[dict[str, str], dict[str, CertificatePair]]
-"""Token → answer, and name → certificate: what workers are to answer."""
 Publish = Callable[[Challenges], Awaitable[bool]]
 """Lets all workers answer these challenges and no others; False if some have not taken them."""
 LONGEST_PROBLEM = 500
@@ -124,19 +129,22 @@ class Acme:
         now: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: Random | None = None,
+        fleet: AcmeFleet | None = None,
     ) -> None:
+        """`fleet`: what others share with this proxy; None = nothing."""
         self.names = {domain: Standing() for domain in settings.domains}
         self._settings = settings
         self._obtain = obtain
         self._now = now
         self._sleep = sleep
         self._rng = rng or Random()
+        self._fleet = fleet
         self._key: AccountKey
 
-    def successor(self, settings: AcmeSettings) -> Acme:
+    def successor(self, settings: AcmeSettings, fleet: AcmeFleet | None = None) -> Acme:
         """Orders by another configuration, to be started. Names that stay go on where they are; if
         there is more that differs, what failed is tried again at once."""
-        new = Acme(settings, self._obtain, self._now, self._sleep, self._rng)
+        new = Acme(settings, self._obtain, self._now, self._sleep, self._rng, fleet)
         same = replace(settings, domains=()) == replace(self._settings, domains=())
         for domain in new.names.keys() & self.names.keys():
             known = self.names[domain]
@@ -157,6 +165,8 @@ class Acme:
         for directory in (place.parent, place, place / "certificates"):
             if not directory.is_dir():
                 directory.mkdir(mode=0o700)
+        if self._fleet is not None:
+            self._fleet.open()
         file = str(place / "account.key")
         if not os.path.exists(file):
             files.replace(file, new_key())
@@ -169,6 +179,20 @@ class Acme:
 
     async def run(self, publish: Publish, tell: Callable[..., None]) -> None:
         """Order what is due, for ever. `tell`: as `Reactions.tell`."""
+        if self._fleet is None:
+            await self._run(publish, tell)
+            return
+        following = asyncio.create_task(
+            self._fleet.follow(self._obtained, publish), name="acme of the fleet"
+        )
+        try:
+            await self._run(publish, tell)
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+            await self._fleet.close()
+
+    async def _run(self, publish: Publish, tell: Callable[..., None]) -> None:
         while True:
             if not await self._look():
                 # Nothing is ordered that may be there already.
@@ -178,8 +202,69 @@ class Acme:
             wait = self.names[domain].due - self._now()
             if wait > 0:
                 await self._sleep(min(wait, HOUR))
-            else:
+            elif self._fleet is None:
                 await self._order(domain, publish, tell)
+            else:
+                await self._order_for_all(self._fleet, domain, publish, tell)
+
+    async def _order_for_all(
+        self, fleet: AcmeFleet, domain: str, publish: Publish, tell: Callable[..., None]
+    ) -> None:
+        """Order for the fleet, if no other proxy does, or did a moment ago."""
+        name = self.names[domain]
+        try:
+            async with fleet.turn():
+                if content := await fleet.certificate(domain):
+                    await self._obtained(domain, content)
+                    await self._look()
+                if failure := await fleet.failure(domain):
+                    name.failures, name.problem = failure.failures, failure.problem
+                    name.retry = max(name.retry, failure.retry)
+                if name.due > self._now():
+                    return
+                mine = files.read(str(self._settings.place / "account.key"), LARGEST_PEM)
+                self._key = AccountKey(await fleet.account(mine))
+
+                async def to_all(challenges: Challenges) -> bool:
+                    taken = await publish(challenges)
+                    await fleet.put_challenges(challenges)
+                    return taken
+
+                before = name.failures
+                await self._order(domain, to_all, tell)
+                if name.failures > before:
+                    failure = Failure(name.failures, name.retry, name.problem)
+                    await fleet.put_failure(domain, failure)
+                else:
+                    content = await self._in_time(lambda: self._content(domain))
+                    await fleet.put_certificate(domain, content)
+        except Busy:
+            await self._sleep(WAIT_FOR_OTHERS)
+        except RegistryError as error:
+            log.warning("acme_fleet_not_reached", name=domain, error=str(error))
+            await self._sleep(FIRST_WAIT)
+
+    async def _obtained(self, domain: str, content: bytes) -> None:
+        """Another proxy has a certificate: it is ours as well, if it is for its name and lasts
+        longer than what is here."""
+        if domain not in self.names:
+            return
+        try:
+            facts = read_pair(content, content)
+            if domain not in facts.names:
+                raise ValueError("it is for other names")
+            here = await self._in_time(lambda: self._read(domain))
+            if here is None or facts.not_after > here.not_after:
+                file = self._settings.file(domain)
+                await self._in_time(lambda: files.replace(file, content))
+                self.names[domain].found(facts, self._rng)
+                log.info("acme_taken_over", name=domain)
+        except (OSError, ValueError) as error:
+            reason = str(error) or "the files do not answer"
+            log.warning("acme_value_refused", name=domain, reason=reason)
+
+    def _content(self, domain: str) -> bytes:
+        return files.read(self._settings.file(domain), LARGEST_PEM)
 
     async def _look(self) -> bool:
         """See which certificates there are; False if the files cannot be read."""

@@ -19,7 +19,8 @@ import msgspec
 
 import proxy
 from proxy import files
-from proxy.control.acme import AcmeError, Challenges, Publish
+from proxy.control.acme import AcmeError, Publish
+from proxy.control.acme_turns import Challenges
 from proxy.messages import CertificatePair
 from proxy.registry.named import MemberNames
 from proxy.settings.acme import AcmeSettings

@@ -7,7 +7,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from proxy.control.acme import Acme, Challenges
+from proxy.control.acme import Acme
+from proxy.control.acme_turns import Challenges
 from proxy.messages import AcmeChallenges
 
 TAKEN_LIMIT = 10.0

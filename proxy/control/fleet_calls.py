@@ -16,7 +16,7 @@ from proxy import files
 from proxy.fleet.merged import Document
 from proxy.fleet.signing import Signatures, authority_of, sign
 from proxy.settings.file import Settings
-from proxy.settings.fleet import LARGEST_KEY
+from proxy.settings.process import LARGEST_KEY
 from proxy.threads import in_thread
 from proxy.tls.certificates import LARGEST_PEM
 from proxy.tls.contexts import client_context

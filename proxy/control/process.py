@@ -164,7 +164,7 @@ async def serve(
         become = give_up_root(settings)
         await _check_access_log(settings)
         try:
-            acme = await open_acme(settings.acme)
+            acme = await open_acme(settings)
         except Unusable as error:
             raise StartError(str(error)) from error
         parts: dict[str, Any] = {}

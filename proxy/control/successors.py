@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import structlog
@@ -15,12 +15,16 @@ from proxy.control.acme import Acme, StorageError
 from proxy.control.certificates import CertificateError, Certificates
 from proxy.control.provider import ProviderError
 from proxy.control.registry_watch import close_provider
+from proxy.control.shared_config import proxy_id
 from proxy.control.sockets import BindError, Listening, listen_alone
 from proxy.control.supervisor import Supervisor
 from proxy.registry.base import Provider
-from proxy.settings.acme import AcmeSettings
 from proxy.settings.file import Settings
+from proxy.settings.fleet import etcd_of
 from proxy.settings.registry import Registry
+
+if TYPE_CHECKING:
+    from proxy.control.acme_fleet import AcmeFleet
 
 log = structlog.get_logger()
 
@@ -51,17 +55,43 @@ def bind_admin(bind: str, beside: socket.socket | None = None) -> socket.socket:
     return sock
 
 
-async def open_acme(settings: AcmeSettings | None, before: Acme | None = None) -> Acme | None:
+async def open_acme(whole: Settings, before: Acme | None = None) -> Acme | None:
     """Orders of certificates by these settings, started, if there are any. `before`: those in use.
     Raises `Unusable`."""
+    settings = whole.acme
     if settings is None:
         return None
-    acme = Acme(settings, _obtain) if before is None else before.successor(settings)
+    fleet = _acme_fleet(whole)
+    if before is None:
+        acme = Acme(settings, _obtain, fleet=fleet)
+    else:
+        acme = before.successor(settings, fleet)
     try:
         await acme.start()
     except StorageError as error:
         raise Unusable(f"acme: {error}") from None
     return acme
+
+
+def _acme_fleet(settings: Settings) -> AcmeFleet | None:
+    """Make the way to what a fleet has in common, if the settings say so."""
+    acme = settings.acme
+    if acme is None or not acme.storage.key_file:
+        return None
+    from proxy.control.acme_fleet import AcmeFleet  # Loads the client of etcd.
+    from proxy.registry.etcd.options import Options
+
+    registry = etcd_of(settings.registry, acme.storage.registry)
+    assert registry is not None, "is checked"
+    assert isinstance(registry.options, Options)
+    return AcmeFleet(acme, registry.options, proxy_id(settings))
+
+
+def _acme_of(settings: Settings) -> tuple[object, ...]:
+    """Settings that orders depend on, all together."""
+    acme = settings.acme
+    shared = acme is not None and acme.storage.key_file
+    return acme, etcd_of(settings.registry, acme.storage.registry) if shared and acme else None
 
 
 def _obtain(*given: Any) -> Awaitable[bytes]:
@@ -101,8 +131,8 @@ class Successors:
             raise Unusable("user: is settled when the proxy starts: restart it")
         try:
             await self.certificates.start()
-            if settings.acme != before.acme:
-                self._acme = await open_acme(settings.acme, self._acme)
+            if _acme_of(settings) != _acme_of(before):
+                self._acme = await open_acme(settings, self._acme)
             if settings.admin.bind != before.admin.bind:
                 self._socket = bind_admin(settings.admin.bind, self._admin.sock)
             if _watched(settings.registry) != _watched(before.registry):

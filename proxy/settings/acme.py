@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from proxy.settings.addresses import parse_host_name
+from proxy.settings.addresses import NAME, parse_host_name
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Distinct, Given
-from proxy.settings.process import readable_pem
+from proxy.settings.process import checked_key, readable_pem
 from proxy.settings.read import TEXT, Read, choice, parse_text
 from proxy.settings.tree import Path
 
@@ -83,6 +83,18 @@ class AcmeStorage(msgspec.Struct, frozen=True, kw_only=True):
         "Directory for the account's key and the certificates with theirs; made when it is not"
         " there, for its owner only. One proxy uses it.",
     ] = "acme"
+    registry: Annotated[
+        str,
+        NAME,
+        "With `key_file`: which of `registries`, by its name; without it the first of type `etcd`.",
+    ] = ""
+    key_file: Annotated[
+        str,
+        TEXT,
+        "File with a secret of 32 bytes at least, the same at all proxies of a"
+        " [fleet](tls.md#acme-for-a-fleet): account, certificates and challenges are kept in etcd,"
+        " too, encrypted with it, and one proxy orders for all.",
+    ] = ""
 
 
 class AcmeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,7 +157,13 @@ def check_acme(
     return msgspec.structs.replace(
         acme,
         ca=acme.ca and readable_pem(given.at("ca"), directory / acme.ca, report),
-        storage=AcmeStorage(path=str(storage)),
+        storage=msgspec.structs.replace(
+            acme.storage,
+            path=str(storage),
+            key_file=checked_key(
+                given.at("storage", "key_file"), acme.storage.key_file, directory, report
+            ),
+        ),
     )
 
 

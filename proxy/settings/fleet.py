@@ -7,11 +7,11 @@ from typing import Annotated, Final
 
 import msgspec
 
-from proxy import files
+from proxy.settings.acme import AcmeSettings
 from proxy.settings.addresses import NAME
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Distinct
-from proxy.settings.process import readable_pem
+from proxy.settings.process import checked_key, readable_pem
 from proxy.settings.read import TEXT, Read, choice, parse_text
 from proxy.settings.registry import MergedOptions, Registry
 
@@ -90,12 +90,6 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
 
 
-LARGEST_KEY: Final = 4096
-"""Bytes of `fleet.key_file` that are looked at."""
-SHORTEST_KEY: Final = 32
-"""Bytes, as many as the digest of a signature has."""
-
-
 def check_fleet(
     fleet: FleetSettings | None, directory: FilePath, report: Report
 ) -> FleetSettings | None:
@@ -105,19 +99,7 @@ def check_fleet(
     ca, key_file = fleet.ca, fleet.key_file
     if ca:
         ca = readable_pem(("fleet", "ca"), directory / ca, report)
-    if key_file:
-        key_file = str(directory / key_file)
-        problem = ""
-        try:
-            if len(files.read(key_file, LARGEST_KEY).strip()) < SHORTEST_KEY:
-                problem = f"has less than {SHORTEST_KEY} bytes"
-        except OSError as error:
-            problem = f"cannot be read ({error.strerror})"
-        if problem:
-            allowed = f"a readable file with {SHORTEST_KEY} random bytes or more"
-            report.complain(
-                ("fleet", "key_file"), f'"{fleet.key_file}" {problem}; allowed: {allowed}'
-            )
+    key_file = checked_key(("fleet", "key_file"), key_file, directory, report)
     return msgspec.structs.replace(fleet, ca=ca, key_file=key_file)
 
 
@@ -133,3 +115,15 @@ def etcd_of(registry: Registry, name: str = "") -> Registry | None:
         ),
         None,
     )
+
+
+def check_acme_storage(acme: AcmeSettings | None, registry: Registry, report: Report) -> None:
+    """Complain of a storage for a fleet that has no etcd, or a registry without a key."""
+    if acme is None:
+        return
+    storage = acme.storage
+    place = ("acme", "storage", "registry" if storage.registry else "key_file")
+    if storage.registry and not storage.key_file:
+        report.complain(place, "has no key_file beside it; allowed: both of them, or neither")
+    elif storage.key_file and etcd_of(registry, storage.registry) is None:
+        report.complain(place, "finds no registry of type etcd; allowed: one, by its name")

@@ -22,7 +22,7 @@ from proxy.settings.dashboard import with_dashboard
 from proxy.settings.declare import Given, build, read_section
 from proxy.settings.file import File, Served, Settings
 from proxy.settings.filters import FilterReader
-from proxy.settings.fleet import SharedText, check_fleet
+from proxy.settings.fleet import SharedText, check_acme_storage, check_fleet
 from proxy.settings.include import MAX_FILE, read_with_included
 from proxy.settings.instance_routes import check_instance_routes
 from proxy.settings.instances import derived_services, renamed, static_instances
@@ -126,6 +126,7 @@ def _settings(
         directory,
         report,
     )
+    check_acme_storage(acme, registry, report)
     settings = Settings(
         listeners=listeners,
         admin=msgspec.structs.replace(file.admin, tls=resolve_tls(file.admin.tls, directory)),

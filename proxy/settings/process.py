@@ -28,6 +28,12 @@ _LARGEST_PEM: Final = 1024 * 1024
 """Bytes that are looked at for a PEM block: more than any bundle of authorities has."""
 
 
+LARGEST_KEY: Final = 4096
+"""Bytes of a file with a secret that are looked at."""
+SHORTEST_KEY: Final = 32
+"""Bytes of a secret that proxies share, as many as the digests have that are made with it."""
+
+
 def _parse_token(text: str) -> str:
     # RFC 6750 section 2.1; anything else cannot stand in an Authorization field.
     if not re.fullmatch(r"(?:[A-Za-z0-9\-._~+/]+=*)?", text):
@@ -230,3 +236,20 @@ def readable_pem(path: Path, file: FilePath, report: Report) -> str:
     if problem:
         report.complain(path, f'"{file}" {problem}; allowed: a readable PEM file')
     return str(file)
+
+
+def checked_key(path: Path, name: str, directory: FilePath, report: Report) -> str:
+    """The name of a file with a secret that proxies share, after a complaint if it cannot be read
+    or is too short; "" = there is none."""
+    if not name:
+        return ""
+    file, problem = str(directory / name), ""
+    try:
+        if len(files.read(file, LARGEST_KEY).strip()) < SHORTEST_KEY:
+            problem = f"has less than {SHORTEST_KEY} bytes"
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+    if problem:
+        allowed = f"a readable file with {SHORTEST_KEY} random bytes or more"
+        report.complain(path, f'"{name}" {problem}; allowed: {allowed}')
+    return file

@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -37,6 +40,32 @@ def new_key() -> bytes:
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+class Unsealed(Exception):
+    """A value was not sealed with this key, or for another place."""
+
+
+class Seal:
+    """Encryption of what is kept where others may write: AES-256-GCM under a key that is derived
+    from a secret, bound to the place where a value stands."""
+
+    def __init__(self, secret: bytes) -> None:
+        """`secret`: 32 random bytes or more."""
+        self._cipher = AESGCM(hmac.digest(secret, b"fairlead acme storage 1", "sha256"))
+
+    def close(self, place: str, content: bytes) -> bytes:
+        """The content as it may stand there. Its nonce is random: with 96 bits, four billion values
+        may be written before two of them are likely to share one."""
+        nonce = os.urandom(12)
+        return nonce + self._cipher.encrypt(nonce, content, place.encode())
+
+    def open(self, place: str, value: bytes) -> bytes:
+        """Open a value that was sealed for this place; Unsealed."""
+        try:
+            return self._cipher.decrypt(value[:12], value[12:], place.encode())
+        except (InvalidTag, ValueError):
+            raise Unsealed from None
 
 
 class AccountKey:

@@ -459,6 +459,14 @@ routes_from_instances: {any_service: true}
 routes: [{service: a}]
 --->
 proxy.yaml:1: routes_from_instances: allows no route; allowed: with hosts, path_prefixes or both
+=== acme_of_a_fleet_without_etcd_and_key
+acme: {directory: 'https://a/', domains: [a.test], storage: {key_file: nowhere.key}}
+fleet: {key_file: nowhere.key}
+routes: [{service: a}]
+--->
+proxy.yaml:1: acme.storage.key_file: "nowhere.key" cannot be read (No such file or directory); allowed: a readable file with 32 random bytes or more
+proxy.yaml:1: acme.storage.key_file: finds no registry of type etcd; allowed: one, by its name
+proxy.yaml:2: fleet.key_file: "nowhere.key" cannot be read (No such file or directory); allowed: a readable file with 32 random bytes or more
 === shared_socket_file
 listeners:
   - bind: unix:/run/web.sock

@@ -12,6 +12,7 @@ and the last to go.
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,6 +88,7 @@ class MeshSidecar(Sidecar):
         if not self._signals.first.is_set():
             log.error("sidecar_proxy_ended", effect="the command is stopped")
             self._accepting.set()
+            self._leave.set()
             self._stop.set()
 
     async def _prepare(self) -> None:
@@ -97,6 +99,15 @@ class MeshSidecar(Sidecar):
         if self._hurry.is_set():
             self._signals.second.set()
         super()._asked_to_stop(number)
+
+    def _pass_on(self, number: int) -> None:
+        """See `Sidecar`; without a command SIGUSR1 is to deregister and go on, for whoever stops
+        the program first and us last."""
+        if number == signal.SIGUSR1 and self._command is None:
+            log.info("leaving", signal="SIGUSR1")
+            self._leave.set()
+        else:
+            super()._pass_on(number)
 
     def _reload(self) -> bool:
         """See `Sidecar`."""

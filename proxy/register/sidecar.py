@@ -82,6 +82,8 @@ class Sidecar:
             start_limit=0,
         )
         self._command: _Command | None = None
+        self._leave = asyncio.Event()
+        """Asked to deregister."""
         self._stop = asyncio.Event()
         """Asked to stop."""
         self._hurry = asyncio.Event()
@@ -113,6 +115,8 @@ class Sidecar:
         try:
             if not self._stop.is_set():
                 await self._serve()
+            if self._leave.is_set():
+                await self._first(self._stop)
         finally:
             code = 0 if self._command is None else await self._end(self._command)
         return code
@@ -126,6 +130,7 @@ class Sidecar:
         log.info("stopping", signal=signal.Signals(number).name, at_once=self._stop.is_set())
         if self._stop.is_set():
             self._hurry.set()
+        self._leave.set()
         self._stop.set()
 
     def _pass_on(self, number: int) -> None:
@@ -157,7 +162,7 @@ class Sidecar:
                 )
                 reporter.start()
             try:
-                if not await self._first(self._stop):
+                if not await self._first(self._leave):
                     return  # The command has ended: nothing to drain.
             finally:
                 if reporter is not None:

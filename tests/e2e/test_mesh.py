@@ -325,6 +325,18 @@ async def test_a_command_gets_signals_and_its_exit_code_is_ours(mesh: Mesh) -> N
     assert events.index("deregistered") < events.index("worker_stopped")
 
 
+async def test_a_sidecar_that_is_told_leaves_and_goes_on(mesh: Mesh) -> None:
+    async with Origin("brief") as program:
+        port = program.instance["port"]
+        side = Beside("brief", port, mesh.directory, mesh.authority, mesh.etcd.url, *SOON)
+        async with side:
+            side.signal(signal.SIGUSR1)
+            await eventually(lambda: '"deregistered"' in side.log(), what=side.log)
+            assert (await mesh.call(side, "brief"))[0] == 404
+            assert side.returncode is None
+            assert await side.stop() == 0
+
+
 async def test_a_proxy_that_cannot_start_is_said_in_one_line(mesh: Mesh) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

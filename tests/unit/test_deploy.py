@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from proxy.cli import main
 from proxy.control.worker_process import KILL_AFTER_GRACE, SILENT_WARNING
 from proxy.control.worker_slot import SILENT_TICKS
 from proxy.demo import BUILT_IN
@@ -82,3 +83,30 @@ def test_in_a_container_it_listens_where_the_port_is_published() -> None:
 def test_every_file_is_readable() -> None:
     for path in DEPLOY.rglob("*.yaml"):
         assert all(document for document in yaml.safe_load_all(path.read_text())), path
+
+
+def side_cars() -> list[list[str]]:
+    """The words of every side-car that is started."""
+    compose = documents("compose-mesh.yaml")[0]["services"].values()
+    found = [one["command"] for one in compose if one.get("command", [""])[0] == "sidecar"]
+    pod = documents("kubernetes/sidecar.yaml")[0]["spec"]["template"]["spec"]
+    unit = (DEPLOY / "systemd/fairlead-sidecar@.service").read_text()
+    start = re.search(r"^ExecStart=\S+ (.*)", unit, re.MULTILINE)
+    assert start is not None
+    started = start[1].replace("$OPTIONS ", "").replace("${PORT}", "1").split()
+    return [*found, pod["initContainers"][0]["args"], started]
+
+
+@pytest.mark.parametrize("words", side_cars())
+def test_side_cars_are_started_with_words_that_they_know(words: list[str]) -> None:
+    command = main.commands[words[0]]
+    context = command.make_context("sidecar", list(words[1:]))
+    assert context.params["identity"]
+
+
+def test_pods_give_side_cars_the_time_that_stopping_takes() -> None:
+    pod = documents("kubernetes/sidecar.yaml")[0]["spec"]["template"]["spec"]
+    wait = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    record = 3  # --drain-wait, after which nobody is sent there.
+    assert wait > record
+    assert pod["terminationGracePeriodSeconds"] > wait + ShutdownSettings().grace

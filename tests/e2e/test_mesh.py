@@ -136,7 +136,7 @@ async def test_http2_goes_through_both(mesh: Mesh) -> None:
     async with H2Origin("h2") as program:
         side = Beside(
             *("h2", program.instance["port"], mesh.directory, mesh.authority, mesh.etcd.url),
-            *("--protocol", "h2c", *SOON),
+            *("--protocol", "h2c", "--callers", "other", *SOON),
         )
         async with side:
             await mesh.other.knows("h2")

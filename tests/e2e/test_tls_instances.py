@@ -253,7 +253,9 @@ async def test_an_instance_that_asks_for_a_certificate_gets_one(site: Site) -> N
     assert shown["subject"] == ((("commonName", "proxy.internal"),),)
 
 
-@pytest.mark.parametrize("name", ["good", "two"], ids=["TLS 1.3", "TLS 1.2"])
+@pytest.mark.parametrize(
+    "name", ["good", "two", "by-spiffe"], ids=["TLS 1.3", "TLS 1.2", "trust domain"]
+)
 async def test_sessions_are_resumed(site: Site, name: str) -> None:
     async def once(call: Call) -> None:
         call.closing = True

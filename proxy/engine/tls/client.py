@@ -102,6 +102,7 @@ class ClientHandshake:
             return
         if self._domain and (said := self._is_another(connection.ssl)):
             connection.transport.abort()
+            self._node.session = None
             self.done.set_exception(Refused(TLS_TYPES["tls_certificate_error"], said))
             return
         connection.on_first = self._keep_session

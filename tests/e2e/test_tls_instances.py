@@ -267,8 +267,8 @@ async def test_sessions_are_resumed(site: Site, name: str) -> None:
     async with await site.proxy.secure() as client:
         for _ in range(20):
             assert (await client.ask("GET", f"/{name}/x")).status == 200
-    assert origin.connections - connections >= 20
-    assert origin.resumed - before >= 19
+    assert origin.connections - connections >= 19  # One may have been there.
+    assert origin.resumed - before >= 18
 
 
 # -- when an answer is complete

@@ -57,7 +57,7 @@ def test_a_fault_is_one_status_of_grpc() -> None:
         1: "client_gone",
         2: "misdirected",
         4: "first_byte_timeout idle_timeout total_timeout head_timeout body_timeout filter_timeout",
-        7: "denied",
+        7: "denied caller_denied",
         8: "body_too_large",
         12: "no_route unknown_service method_not_allowed version_not_supported"
         " coding_not_supported expectation_failed",

@@ -9,6 +9,8 @@ from balancers.base import Balancer
 
 _PAUSE: Final = 0.001
 """Seconds in which others have their turn, after at most half of that."""
+_FIRST: Final = 4
+"""Steps when something has changed: with a few instances that is all, and nobody sees the half."""
 
 
 class Settling:
@@ -32,6 +34,9 @@ class Settling:
         """Begin to settle this balancer, which has changed, instead of any other."""
         self._balancer = balancer
         if not self._waits:
+            for _ in range(_FIRST - 1):  # ≤ _FIRST
+                if not self._step():
+                    return
             self._go_on()
 
     def _go_on(self) -> None:

@@ -40,14 +40,16 @@ def slow(left: int) -> Slow:
 def test_settling_goes_on_in_later_turns_until_it_is_done() -> None:
     loop, raised = SteppedLoop(), list[Exception]()
     settling = Settling(loop.call_later, raised.append)
-    first, second = slow(5), slow(4)
+    first, second = slow(9), slow(4)
     settling.begin(first)
-    assert first.left == 4
+    assert first.left == 5
     loop.advance(0.0015)
-    assert first.left == 3
+    assert first.left == 4
     settling.begin(second)
     loop.advance(1.0)
-    assert (first.left, second.left) == (3, 0)
+    assert (first.left, second.left) == (4, 0)
+    settling.begin(few := slow(3))
+    assert few.left == 0
     settling.begin(third := slow(9))
     settling.finish()
     assert third.left == 0

@@ -34,6 +34,7 @@ REFUTED = 3
 OVERHEAD = 0.15
 """Seconds around each measurement: wrk ends on its next 100 ms, /proc is read twice."""
 COMMANDS = {
+    "features": "bench.features",
     "guard": "bench.guard",
     "http2-memory": "bench.http2_memory",
     "inprocess": "bench.inprocess",

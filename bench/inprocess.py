@@ -61,6 +61,8 @@ CONNECTIONS = 16
 single connection, few enough that a block of whole turns is short."""
 BLOCK = 96
 """Requests in a block, one to two milliseconds: shorter than a time slice."""
+TURNS = 20_000
+"""Of the loop, in which the first requests must have got to the instance: a password takes many."""
 UNITS = 48
 """Units of calibration in a block, about as long."""
 KEEPALIVE = Keepalive(max_requests=1 << 62, idle=1e9)
@@ -210,8 +212,12 @@ class Plane:
         *,
         tls: bool = False,
         http2: bool = False,
+        routes: tuple[RouteSpec, ...] = (RouteSpec(path_prefix="/", service="bench"),),
+        service: ServiceSettings | None = None,
+        tracing: TracingSettings | None = None,
     ) -> None:
-        """`tls`, `http2`: clients speak it."""
+        """`tls`, `http2`: clients speak it; `service`: settings of the service that `routes` lead
+        to."""
         self._tls = tls
         self._http2 = [Http2Requests() for _ in range(CONNECTIONS)] if http2 else []
         self._far: list[_Far] = []
@@ -225,9 +231,10 @@ class Plane:
             Configure(
                 WorkerConfig(
                     listeners=(listener,),
-                    routes=(RouteSpec(path_prefix="/", service="bench"),),
-                    services={"bench": ServiceSettings(keepalive=KEEPALIVE)},
+                    routes=routes,
+                    services={"bench": service or ServiceSettings(keepalive=KEEPALIVE)},
                     via_token="t0k3n",
+                    tracing=tracing,
                 )
             )
         )
@@ -293,8 +300,12 @@ class Plane:
         """Serve some while connections are dialled, then check that all of them go through."""
         for client, request in zip(self.clients, self.wire(requests[:CONNECTIONS]), strict=True):
             client.data_received(request)
-        while len(self._asked) < CONNECTIONS:
+        for _ in range(TURNS):
+            if len(self._asked) == CONNECTIONS:
+                break
             self._turn()
+        else:
+            raise RuntimeError("not every request got to the instance")
         for connection in self._asked:
             connection.data_received(answer)
         self._asked.clear()
@@ -432,27 +443,43 @@ def mark() -> None:
 
 def serve_between_marks(workload: Workload, blocks: int) -> int:
     """So many blocks of requests between two marks. Returns the number of requests."""
-    plane = plane_of(workload)
-    made = requests_of(workload)
-    try:
-        if workload.observed:
-            plane.trace(1.0)  # What traces do has run before, as everything else has.
+    plane, made, answer = plane_of(workload), requests_of(workload), workload.answer
+    if workload.observed:
+        plane.trace(1.0)  # What traces do has run before, as everything else has.
         for _ in range(8):
-            plane.prepare(next(made), workload.answer)
-        if workload.observed:
-            plane.tell()
-            plane.trace(0.01)
-            plane.check(next(made), workload.answer)
+            plane.prepare(next(made), answer)
+        plane.tell()
+        plane.trace(0.01)
+        plane.check(next(made), answer)
+        return between_marks(plane, made, answer, blocks, warm=0, tell=True)
+    return between_marks(plane, made, answer, blocks)
+
+
+def between_marks(
+    plane: Plane,
+    made: Iterator[list[bytes]],
+    answer: bytes,
+    blocks: int,
+    warm: int = 8,
+    *,
+    tell: bool = False,
+) -> int:
+    """As `serve_between_marks`, of blocks of requests that are `made`, through a plane that is
+    closed in the end. `warm`: blocks before; `tell`: what a worker does once a second counts."""
+    try:
+        for _ in range(warm):
+            plane.prepare(next(made), answer)
         requests = [next(made) for _ in range(blocks)]
         wire = [plane.wire(block) for block in requests]
         gc.collect()
         gc.disable()
         mark()
         for block in wire:
-            plane.serve(block, workload.answer)
-        plane.tell()
+            plane.serve(block, answer)
+        if tell:
+            plane.tell()
         mark()
-        plane.check(requests[-1], workload.answer)
+        plane.check(requests[-1], answer)
     finally:
         gc.enable()
         plane.close()

@@ -56,20 +56,25 @@ def key(variant_: str) -> str:
     return f"{variant_} {build}" + (f" {compiler} {version}" if variant_ == "compiled" else "")
 
 
-def count(blocks: int, variables: Mapping[str, str]) -> tuple[str, dict[str, float]]:
-    """The variant that ran, and workload → instructions per request. RuntimeError when the
-    process under callgrind fails."""
+def count(
+    blocks: int,
+    variables: Mapping[str, str],
+    command: str = "inprocess",
+    limit: float = LIMIT,
+) -> tuple[str, dict[str, float]]:
+    """The variant that ran, and workload → instructions per request. `command`: of `bench`, that
+    serves them between marks. RuntimeError when the process under callgrind fails."""
     with tempfile.TemporaryDirectory(prefix="fairlead-count-") as directory:
         out = Path(directory) / "out"
         done = subprocess.run(
             ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}",
-             "--dump-before=getppid", sys.executable, "-m", "bench", "inprocess",
+             "--dump-before=getppid", sys.executable, "-m", "bench", command,
              "--marked", str(blocks)],
             env={**os.environ, **variables, "PYTHONHASHSEED": "0"},
             cwd=Path(__file__).parent.parent,
             capture_output=True,
             text=True,
-            timeout=LIMIT,
+            timeout=limit,
             check=False,
         )  # fmt: skip
         if done.returncode:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import getpass
+import json
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -108,18 +109,39 @@ def diff(other: str, file: str) -> None:
 
 @config.command()
 @config_option
-def history(file: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def history(file: str, as_json: bool) -> None:
     """List the last versions, the newest first, and the canary."""
     from proxy.fleet.config import digest
 
     found = _ask(file, _find)
-    if (canary := found.canary) is not None:
+    canary = found.canary
+    pushed = bool(found.history) and found.history[-1].text == found.text
+    if as_json:
+        document = {
+            "canary": canary
+            and {
+                "digest": digest(canary.text), "at": canary.at, "by": canary.by,
+                "to": canary.to, "share": canary.share,
+            },
+            "history": [
+                {
+                    "number": one.number, "digest": digest(one.text), "at": one.at, "by": one.by,
+                    "in_force": one.text == found.text,
+                }
+                for one in reversed(found.history)
+            ],
+            "in_force": None if found.text is None else digest(found.text),
+        }  # fmt: skip
+        click.echo(json.dumps(document, indent=2))
+        return
+    if canary is not None:
         whom = ", ".join(canary.to) or f"{canary.share:.0%}"
         click.echo(printable(f"canary  {digest(canary.text)}  {canary.at}  {canary.by}  {whom}"))
     for one in reversed(found.history):
         now = "  in force" if one.text == found.text else ""
         click.echo(printable(f"{one.number:>6}  {digest(one.text)}  {one.at}  {one.by}{now}"))
-    if found.text is not None and (not found.history or found.history[-1].text != found.text):
+    if found.text is not None and not pushed:
         click.echo(f"the key holds {digest(found.text)}, which was not pushed")
 
 

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from aiohttp import web
 
 import proxy as package
+from proxy.cli import main
 from tests.e2e.running import RunningProxy
 from tests.support.processes import eventually, free_port
 
@@ -373,3 +375,69 @@ async def test_top_is_printed_once_or_drawn_on_a_terminal(tmp_path: Path) -> Non
         finally:
             os.close(ours)
             os.close(theirs)
+
+
+LISTING = {
+    "services": (),
+    "instances": ("users",),
+    "registry": (),
+    "events": (),
+    "top": ("--once",),
+    "explain": ("/users/7",),
+    "reload": ("--dry-run",),
+}
+"""Commands that list what a running proxy knows, with what they need; `fleet` needs a fleet, and is
+in tests/e2e/test_fleet.py."""
+
+
+def with_json() -> set[str]:
+    """Commands that have --json, as the parser knows them."""
+    return {
+        name
+        for name, command in main.commands.items()
+        if any("--json" in option.opts for option in command.params)
+    }
+
+
+async def test_each_command_that_lists_something_does_so_in_json(tmp_path: Path) -> None:
+    assert with_json() == {*LISTING, "fleet"}
+    async with RunningProxy(CONFIG, tmp_path) as proxy:
+        where = ("--admin", proxy.admin)
+        done = await asyncio.gather(
+            *(
+                fairlead(command, *needs, "--json", *where, cwd=tmp_path)
+                for command, needs in LISTING.items()
+            )
+        )
+    for command, (code, output, errors) in zip(LISTING, done, strict=True):
+        assert code == 0, (command, errors)
+        told = output.splitlines() if command == "events" else [output]
+        assert all(isinstance(json.loads(text), dict) for text in told), command
+
+
+def complete(shell: str, mode: str, cwd: Path, **words: str) -> str:
+    """Output of the installed command, which is called as it is in a shell: the variable has its
+    name."""
+    command = Path(sys.executable).parent / "fairlead"
+    asked = {"_FAIRLEAD_COMPLETE": f"{shell}_{mode}", **words}
+    done = subprocess.run(
+        [command], cwd=cwd, env={**environment(), **asked}, capture_output=True, text=True,
+        timeout=30, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands_and_options(tmp_path: Path, shell: str) -> None:
+    script = complete(shell, "source", tmp_path)
+    assert f"_FAIRLEAD_COMPLETE={shell}_complete" in script
+    if shell == "bash":
+        assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+    for words, at, wanted in (
+        ("fairlead ser", "1", "services"),
+        ("fairlead explain --m", "2", "--method"),
+    ):
+        cursor = words.rpartition(" ")[2] if shell == "fish" else at
+        found = complete(shell, "complete", tmp_path, COMP_WORDS=words, COMP_CWORD=cursor)
+        assert wanted in found

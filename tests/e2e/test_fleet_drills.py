@@ -167,6 +167,8 @@ async def test_a_fleet_shares_a_configuration_whatever_happens(
             await fleet.served("one", since, "canary", ("b",))
             await fleet.only("two", ("a", "c"))
             assert "canary" in await fleet.command("config", "history")
+            told = json.loads(await fleet.command("config", "history", "--json"))
+            assert told["canary"]["digest"] != told["in_force"]
             assert (await config_of(fleet.proxies["b"]))["canary"]
             await fleet.command("config", "push", fleet.write(fleet.text(two)), code=1)
             await fleet.command("config", "promote")

@@ -373,6 +373,8 @@ class WorkerStats(msgspec.Struct, frozen=True, tag=True):
     """Listener → reason → connections of HTTP/2 that ended for what a client did."""
     lag: float = 0.0
     """Seconds by which the worker's loop was late for this report, which is due each second."""
+    http2: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Sessions with clients and requests on them, sessions with instances and requests on them."""
 
 
 class Suspect(msgspec.Struct, frozen=True, tag=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -87,6 +87,7 @@ class MetricsPage:
                     () if acme is None else acme.samples(),
                     () if supervisor.exporter is None else supervisor.exporter.samples(),
                     (("fairlead_control_lag_seconds", {}, supervisor.lag),),
+                    of_http2([life.stats.http2 for life in lives]),
                     further.pop("samples"),
                 ),
                 **further,
@@ -124,3 +125,13 @@ class MetricsPage:
             pieces.append(piece)
             await asyncio.sleep(0)
         return b"".join(pieces)
+
+
+def of_http2(
+    counts: Sequence[tuple[int, int, int, int]],
+) -> Iterator[tuple[str, Mapping[str, str], float]]:
+    """Samples of `WorkerStats.http2`, over all workers."""
+    names = ("fairlead_http2_sessions", "fairlead_http2_streams")
+    for place, side in enumerate(("client", "instance")):
+        for more, name in enumerate(names):
+            yield name, {"side": side}, sum(one[2 * place + more] for one in counts)

@@ -189,6 +189,16 @@ MANY = {
         "1; a digest of the configuration in force.",
         ("hash",),
     ),
+    "fairlead_http2_sessions": (
+        "gauge",
+        "Open connections of HTTP/2, by whom with: client, or instance.",
+        ("side",),
+    ),
+    "fairlead_http2_streams": (
+        "gauge",
+        "Requests that are under way on connections of HTTP/2.",
+        ("side",),
+    ),
     "fairlead_control_lag_seconds": (
         "gauge",
         "Seconds by which the control process's loop was late for its latest tick.",

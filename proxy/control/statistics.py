@@ -109,6 +109,7 @@ class Reported:
     name_failures: int = 0
     names_outdated: float = 0.0
     lag: float = 0.0
+    http2: tuple[int, int, int, int] = (0, 0, 0, 0)
     handshakes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     http2_closed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     recent_services: Window[str, ServiceStats] = field(default_factory=Window)
@@ -141,6 +142,7 @@ class Reported:
         self.name_failures = message.name_failures
         self.names_outdated = message.names_outdated
         self.lag = message.lag
+        self.http2 = message.http2
         self.handshakes = message.handshakes
         self.http2_closed = message.http2_closed
         for name, counts in message.services.items():

@@ -31,9 +31,11 @@ class Reports:
         dropped: Callable[[], int],
         log_dropped: Callable[[], int],
         names: Names,
+        http2: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         """`send` takes the messages; `soon` calls something in the next turn of the loop;
-        `dropped`: lines of the access log that could not be written; `log_dropped`: of the log."""
+        `dropped`: lines of the access log that could not be written; `log_dropped`: of the log;
+        `http2`: sessions with instances, and requests on them."""
         self._counters = counters
         self._pools = pools
         self._send = send
@@ -41,6 +43,7 @@ class Reports:
         self._dropped = dropped
         self._log_dropped = log_dropped
         self._names = names
+        self._http2 = http2
         self._states: dict[str, PolicyState] = {}  # ≤ 1 KiB + 400 B per service
         """Service → where its limits stand, as was told, of those that have any."""
         self._under_way: Iterator[WorkerStats] | None = None
@@ -120,8 +123,11 @@ class Reports:
         *,
         more: bool,
     ) -> WorkerStats:
+        counters = self._counters
+        instances = (0, 0) if self._http2 is None else self._http2()
         return WorkerStats(
             number=number,
+            http2=(counters.http2_sessions, counters.http2_streams, *instances),
             client_connections=self._counters.client_connections,
             tunnels=self._counters.tunnels,
             services=services,

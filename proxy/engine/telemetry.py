@@ -144,12 +144,17 @@ class ServiceCounters:
 class WorkerCounters:
     """Owns the counts that belong to no service, and the table of those that do."""
 
-    __slots__ = ("_due", "_gone", "client_connections", "handshakes", "http2_closed", "lag",
-                 "services", "tunnels", "underscored")  # fmt: skip
+    __slots__ = ("_due", "_gone", "client_connections", "handshakes", "http2_closed",
+                 "http2_sessions", "http2_streams", "lag", "services", "tunnels",
+                 "underscored")  # fmt: skip
 
     def __init__(self) -> None:
         self.client_connections = 0
         self.tunnels = 0
+        self.http2_sessions = 0
+        """Clients that speak HTTP/2."""
+        self.http2_streams = 0
+        """Requests of theirs that are under way."""
         self.lag = 0.0
         """Seconds by which the loop was late for the latest report."""
         self._due = inf

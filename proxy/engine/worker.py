@@ -190,6 +190,7 @@ class Worker:
             lambda: self.access_logs.dropped,
             lost_lines,
             self.names,
+            lambda: connector.http2,
         )
 
     # -- the control process

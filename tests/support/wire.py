@@ -519,10 +519,12 @@ class Wire:
         assert not self.worker.connections.clients
         assert not self.worker.connections.tunnels
         assert self.worker.counters.client_connections == 0
-        assert self.worker.counters.tunnels == 0
+        counters = self.worker.counters
+        assert (counters.tunnels, counters.http2_sessions, counters.http2_streams) == (0, 0, 0)
         self.serve()  # Every instance leaves, and so do their idle connections.
         open_ = [t for t in self.network.transports if not t.lost]
         assert not open_, [transport.get_protocol() for transport in open_]
+        assert self.worker.services.connector.http2 == (0, 0)
         assert len(self.worker.services.deadlines) == 0
         assert len(self.worker.services.hangups) == 0
         self.worker.services.hangups.close()

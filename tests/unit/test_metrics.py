@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy import latency
 from proxy.control import metrics
+from proxy.control.metrics_page import of_http2
 from proxy.control.pools import PoolRegistry
 from proxy.control.scrape import Exemplar
 from proxy.control.slots import Slots
@@ -87,6 +88,8 @@ PROMISED = {
     "fairlead_relay_cut_total": ("reason",),
     "fairlead_spans_total": ("result",),
     "fairlead_control_lag_seconds": (),
+    "fairlead_http2_sessions": ("side",),
+    "fairlead_http2_streams": ("side",),
     "fairlead_admin_connections": (),
     "fairlead_admin_connections_closed_total": ("reason",),
     "fairlead_workers": (),
@@ -127,6 +130,8 @@ NOT_COUNTED_YET = {
     "fairlead_relay_cut_total",
     "fairlead_spans_total",
     "fairlead_control_lag_seconds",
+    "fairlead_http2_sessions",
+    "fairlead_http2_streams",
     "fairlead_registry_source_active",
     "fairlead_registry_snapshot_age_seconds",
 }
@@ -137,6 +142,16 @@ def test_the_page_of_metrics_is_what_the_code_says() -> None:
     assert page[page.index("| name |") :] == metrics.rows(), "run `make docs`"
     told = re.findall(r"^\| `(\w+)` \| \w+ \| (.*?) \|", page, re.MULTILINE)
     assert {name: tuple(re.findall(r"\w+", labels)) for name, labels in told} == PROMISED
+
+
+def test_sessions_of_http2_are_summed_over_workers_for_each_side() -> None:
+    found = {(name, of["side"]): value for name, of, value in of_http2([(1, 2, 3, 4), (10,) * 4])}
+    assert found == {
+        ("fairlead_http2_sessions", "client"): 11,
+        ("fairlead_http2_streams", "client"): 12,
+        ("fairlead_http2_sessions", "instance"): 13,
+        ("fairlead_http2_streams", "instance"): 14,
+    }
 
 
 def test_openmetrics_say_the_same() -> None:

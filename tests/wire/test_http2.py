@@ -727,3 +727,16 @@ def test_answers_that_are_cut_count_as_well(make: Any) -> None:
     assert stream == 2 * limits.RESETS + 3
     assert client.take()[-1][2] == CALM
     assert wire.worker.counters.http2_closed == {"web": {"rapid_reset": 1}}
+
+
+def test_sessions_and_requests_under_way_are_counted(make: Any) -> None:
+    """That nothing is left of them in the end is asked in every test: `Wire.done`."""
+    wire, client, instance = asked(make, head(1), head(3))
+    other = wire.accepted()
+    assert other.take()
+    counters = wire.worker.counters
+    assert (counters.http2_sessions, counters.http2_streams) == (1, 2)
+    instance.send(OK)
+    other.send(OK)
+    client.take()
+    assert (counters.http2_sessions, counters.http2_streams) == (1, 0)

@@ -102,8 +102,10 @@ def test_requests_share_a_session(make: Any) -> None:
     other.send(request("GET /x"))
     wire.expect_no_dial()
     assert instance.requests() == [3]
+    assert wire.worker.services.connector.http2 == (1, 2)
     instance.send(hi(3))
     other.expect(RELAYED)
+    assert wire.worker.services.connector.http2 == (1, 1)
     instance.send(hi(1))
     client.expect(RELAYED)
     assert wire.in_flight == 0

@@ -27,7 +27,7 @@ _TIMEOUT: Final = re.compile(rb"(?:^|,)[ \t]*timeout=(\d{1,9})[ \t]*(?:,|$)", re
 class Upstreams:
     """Values shared by all connections of a worker to instances. Owns the number of these."""
 
-    __slots__ = ("deadlines", "open", "soon")
+    __slots__ = ("deadlines", "open", "sessions", "soon", "streams")
 
     def __init__(self, deadlines: Deadlines, soon: Callable[..., object]) -> None:
         """`soon`: calls a function in a turn of the loop to come."""
@@ -35,6 +35,10 @@ class Upstreams:
         self.soon = soon
         self.open = 0
         """Connections that are open, but for those that have become tunnels."""
+        self.sessions = 0
+        """Connections of HTTP/2 among them."""
+        self.streams = 0
+        """Requests under way on connections of HTTP/2."""
 
 
 class KeptConnection(UpstreamStream):

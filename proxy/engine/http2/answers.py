@@ -119,6 +119,7 @@ class AnsweringSession(StreamSession):
     def _forget(self, stream: ServerStream) -> None:
         self._end_output(stream.out)
         del self._streams[stream.id]
+        self.services.counters.http2_streams -= 1
         self._read.pop(stream.id, None)
         self._lent -= stream.borrowed
         self.services.deadlines.forget(stream)
@@ -131,6 +132,7 @@ class AnsweringSession(StreamSession):
         """See `SessionConnection`."""
         if self._streams:
             self._lost = list(self._streams.values())
+            self.services.counters.http2_streams -= len(self._lost)
             self._streams = {}
             self._waiting = {}
             self._read = {}

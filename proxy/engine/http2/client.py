@@ -90,6 +90,7 @@ class InstanceSession(SessionLife):
         if self.full and self.transport.get_write_buffer_size() > UNREAD:
             return None
         self._open += 1
+        self._upstreams.streams += 1
         self._uses += 1
         if self._uses >= self.settings.keepalive.max_requests or self._last > _LAST_ID:
             self.retire()
@@ -121,6 +122,7 @@ class InstanceSession(SessionLife):
         stream.over = True
         self.deadlines.forget(stream)
         self._open -= 1
+        self._upstreams.streams -= 1
         out = stream.out
         if out is not None:
             self._streams.pop(out.id, None)

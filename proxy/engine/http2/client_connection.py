@@ -99,6 +99,7 @@ class SessionLife(InstanceStreams):
         """Speak over a new connection, on which the instance has `said` this already."""
         self.transport = transport
         self._upstreams.open += 1
+        self._upstreams.sessions += 1
         self.node.shared.append(self)
         transport.set_protocol(as_protocol(self))
         self.write(self._greeting())
@@ -306,6 +307,7 @@ class SessionLife(InstanceStreams):
         self.closed = True
         self._retired = True
         self._upstreams.open -= 1
+        self._upstreams.sessions -= 1
         self._out = []
         self._waiting.clear()
         self.deadlines.forget(self._alarm)

@@ -197,6 +197,7 @@ class SessionConnection(SessionOutput):
         self.data_received(data)
 
     def _begin(self, transport: asyncio.Transport) -> None:
+        self.services.counters.http2_sessions += 1
         self.transport = transport
         self._gate = ReadGate(transport, self.services.hangups)
         self.facts = self.control.facts = self.listener.client(transport, self._announced)
@@ -273,6 +274,7 @@ class SessionConnection(SessionOutput):
         self.phase = _CLOSING
         services = self.services
         self.listener.counts.open -= 1
+        services.counters.http2_sessions -= 1
         for alarm in (self._age, self._slow, self._stall):  # ≤ 3
             if alarm is not None:
                 services.deadlines.forget(alarm)

@@ -140,6 +140,7 @@ class ClientSession(AnsweringSession):
         else:
             stream = ServerStream(self, id, self._peer.window, end)
         self._streams[id] = stream
+        self.services.counters.http2_streams += 1
         if len(self._streams) == 1 and self.phase is Phase.OPEN:
             self._wait(0)
         if refusal is not None:

@@ -346,6 +346,11 @@ class Connector:
         return self._upstreams.open
 
     @property
+    def http2(self) -> tuple[int, int]:
+        """Sessions of HTTP/2 with instances, and requests under way on them."""
+        return self._upstreams.sessions, self._upstreams.streams
+
+    @property
     def dialling(self) -> int:
         """Connections being made."""
         return max(0, len(self._dialling) + self._beside)

@@ -206,6 +206,26 @@ async def test_a_member_that_is_asked_over_http_is_asked_to_tell_later() -> None
             assert seen.ids() == {"a"}
 
 
+async def test_a_member_that_starts_is_not_believed_that_it_knows_nobody() -> None:
+    async with ScriptedNacosPush() as server:
+        users = server.services["users"] = [host(clusterName="a")]
+        async with watched(server) as seen:
+            await seen.has("a")
+            await server.kill()
+            await seen.loses_it()
+            server.wipe()
+            server.push.starting = True
+            await server.start()
+            checked = server.push.heard_kinds.count("ServerCheckRequest")
+            await eventually(lambda: len(server.push.heard_kinds) > checked + 20)
+            assert "starting" in (seen.status.last_error or "")
+            assert server.asked == []
+            server.services["users"] = users
+            server.push.starting = False
+            await seen.connects()
+            assert (seen.ids(), len(seen.memberships)) == ({"a"}, 1)
+
+
 async def test_a_member_is_not_asked_to_tell_where_that_is_switched_off() -> None:
     async with ScriptedNacosPush() as server:
         server.services["users"] = [host(clusterName="a")]

@@ -21,6 +21,8 @@ class ScriptedPush(ScriptedGrpc):
         super().__init__()
         self.heard_kinds: list[str] = []
         self.acknowledged = 0
+        self.starting = False
+        """The member is not up yet, although its HTTP answers."""
         self.streams: dict[GrpcConnection, int] = {}
         """Of the connections that are registered."""
         self.subscribed: dict[GrpcConnection, set[str]] = {}
@@ -78,6 +80,8 @@ class ScriptedPush(ScriptedGrpc):
         self, connection: GrpcConnection, kind: str, given: dict[str, Any], message: bytes
     ) -> dict[str, Any]:
         nacos = self._nacos
+        if self.starting:
+            return {"resultCode": 500, "errorCode": 300, "message": "Server is starting"}
         if kind == "ServerCheckRequest":
             return {"resultCode": 200, "connectionId": str(id(connection))}
         if connection not in self.streams:

@@ -20,7 +20,7 @@ from proxy.registry.grpc import Leaving
 from proxy.registry.nacos.answers import Hosts, records
 from proxy.registry.nacos.member import Member
 from proxy.registry.nacos.options import Options
-from proxy.registry.nacos.push import Push
+from proxy.registry.nacos.push import Push, Starting
 from proxy.registry.polled import Polled, aside
 from proxy.registry.records import read, service_of, split_key
 from proxy.registry.roster import Roster
@@ -107,7 +107,7 @@ class NacosProvider(Polled[Member]):
             await push.open()
         except BaseException as error:
             await push.close()
-            if not isinstance(error, RegistryError):
+            if not isinstance(error, RegistryError) or isinstance(error, Starting):
                 raise
             if self._polled_for != str(error):
                 self._polled_for = str(error)

@@ -26,6 +26,7 @@ _CALL: Final = "/Request/request"
 _STREAM: Final = "/BiRequestStream/requestBiStream"
 
 _NO_RIGHT: Final = 403
+_STARTING: Final = 300
 _UNREGISTERED: Final = 301
 
 _TURN: Final = 0.1
@@ -50,6 +51,10 @@ class _Failed(RegistryError):
 
 class _NoRight(_Failed, Refused):
     """The member does not know who asks, or what is asked is not for him."""
+
+
+class Starting(_Failed):
+    """The member is not up yet. Over HTTP it answers already, as one that knows nobody."""
 
 
 class Push:
@@ -191,7 +196,9 @@ class Push:
         if code == _NO_RIGHT:
             raise _NoRight(code, f"{kind}: {words}")
         if code:
-            raise _Failed(code, f"{kind}: error {code}: {words}")
+            raise (Starting if code == _STARTING else _Failed)(
+                code, f"{kind}: error {code}: {words}"
+            )
         return found
 
     # -------------------------------------------------------------------- what is told

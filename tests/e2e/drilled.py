@@ -4,6 +4,7 @@ watched while that happens. `test_registry_drills.py` has the drills."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import struct
@@ -20,6 +21,7 @@ from proxy.control.relay import Relay
 from proxy.membership import Instance, Membership
 from proxy.registry.base import Provider
 from proxy.registry.followed import Timing
+from proxy.registry.own import packed
 from proxy.settings.file import Settings
 from proxy.settings.registry import Registry, RegistryOptions
 from proxy.settings.relay import RelaySettings
@@ -29,6 +31,8 @@ from tests.e2e.consul_server import missing as missing_consul
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.eureka_server import EurekaServer
 from tests.e2e.eureka_server import missing as missing_eureka
+from tests.e2e.nacos_server import NacosServer
+from tests.e2e.nacos_server import missing as missing_nacos
 from tests.e2e.scripted_etcd import ScriptedEtcd
 from tests.e2e.zookeeper_server import ZooKeeperClient, ZooKeeperServer
 from tests.e2e.zookeeper_server import missing as missing_zookeeper
@@ -45,6 +49,8 @@ SERVICE = "users"
 READER = 'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }'
 TIMING = Timing(probe=0.4, probe_limit=1.0, catch_up=0.3, recheck=0.5, hold=1.5, backoff_limit=0.3)
 """Shorter than in earnest, in the same proportions."""
+SLOW = msgspec.structs.replace(TIMING, hold=12.0)
+"""For servers that take seconds to hear of everybody after a start, on a busy machine ten."""
 
 
 class Owner(Protocol):
@@ -77,6 +83,7 @@ class Drilled(ABC):
     """Whether it can be made to go back."""
     drained: ClassVar[str] = "draining"
     """Word of an instance that is taken out without being deregistered."""
+    timing: ClassVar[Timing] = TIMING
     ttl: ClassVar[float] = 0.0
     """Seconds that bound registrations outlive their owner; 0 = there are none."""
 
@@ -139,7 +146,7 @@ class Drilled(ABC):
 
     def provider(self) -> Provider:
         kind = load(PROVIDERS, self.type)
-        built: Provider = kind(self.options(), timing=TIMING, rng=random.Random(7))
+        built: Provider = kind(self.options(), timing=self.timing, rng=random.Random(7))
         return built
 
     def watched(self) -> Watched:
@@ -786,6 +793,7 @@ class DrilledRealEureka(DrilledEureka):
     rights = False
     lies = ()
     at_once = False
+    timing = SLOW
 
     def __init__(self) -> None:
         self.server = EurekaServer()
@@ -795,8 +803,17 @@ class DrilledRealEureka(DrilledEureka):
         await self.server.start()
         await self._put(*self._known)
 
+    async def kill(self) -> None:
+        await self.server.process.kill()
+
     def wipe(self) -> None:
         self._known.clear()
+
+    def pause(self) -> None:
+        self.server.process.pause()
+
+    def resume(self) -> None:
+        self.server.process.resume()
 
     async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
         for id_ in ids:
@@ -910,6 +927,74 @@ class DrilledNacosPush(DrilledNacos):
         await super().lie(kind)
         if kind in ("empty", "partial"):
             self.server.push.tell(SERVICE)
+
+
+class DrilledRealNacos(DrilledNacos):
+    """The one of `.ci/nacos`, which tells changes over gRPC, knows no rights and tells no lies. It
+    forgets everybody when it stops: see `DrilledRealEureka`. One address is one instance there, and
+    one that is not enabled is in no list, so those who drain say it as registrars of ours do."""
+
+    server: NacosServer
+    missing = missing_nacos
+    rights = False
+    lies = ()
+    at_once = False
+    timing = SLOW
+
+    def __init__(self) -> None:
+        self.server = NacosServer()
+        self._known: dict[str, dict[str, str]] = {}
+        self._addresses = itertools.count(1)
+
+    async def start(self) -> None:
+        await self.server.start()
+        for one in self._known.values():
+            await self._call("POST", one)
+
+    async def kill(self) -> None:
+        await self.server.process.kill()
+
+    def wipe(self) -> None:
+        self._known.clear()
+
+    def pause(self) -> None:
+        self.server.process.pause()
+
+    def resume(self) -> None:
+        self.server.process.resume()
+
+    async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
+        for id_ in ids:
+            before = self._known.get(id_)
+            if before is not None and before["port"] != str(port):
+                await self.deregister(id_)
+            number = next(self._addresses)
+            ip = before["ip"] if before else f"10.0.{number // 200}.{number % 200 + 1}"
+            one = {
+                "serviceName": SERVICE,
+                "ip": ip,
+                "port": str(port),
+                "clusterName": id_,
+                "weight": "1" if status == "healthy" else "0",
+                "metadata": json.dumps(_NO_BEATS),
+            }
+            if status != "healthy":
+                record = {"id": id_, "health": {"status": status}}
+                one["metadata"] = json.dumps({**packed(record, 1), **_NO_BEATS})
+            self._known[id_] = one
+            await self._call("POST", one)
+
+    async def deregister(self, id_: str) -> None:
+        await self._call("DELETE", self._known.pop(id_))
+
+    async def _call(self, method: str, one: dict[str, str]) -> None:
+        assert await self.server.call(method, **one) == 200
+
+
+_NO_BEATS = {
+    "preserved.heart.beat.timeout": "600000",
+    "preserved.ip.delete.timeout": "600000",
+}
 
 
 class DrilledDocker(Drilled):
@@ -1040,6 +1125,7 @@ DRILLED: dict[str, type[Drilled]] = {
     "kubernetes": DrilledKubernetes,
     "relay": DrilledRelay,
     "zookeeper": DrilledZooKeeper,
-    "nacos": DrilledNacos,
+    "nacos": DrilledRealNacos,
+    "nacos-http": DrilledNacos,
     "nacos-push": DrilledNacosPush,
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import tempfile
 from pathlib import Path
 from typing import Self
@@ -19,6 +18,8 @@ OPTIONS = (
     "--eureka.client.fetch-registry=false",
     "--eureka.server.use-read-only-response-cache=false",
     "--eureka.server.wait-time-in-ms-when-sync-empty=0",
+    # An answer that is made while somebody registers may be kept without him, by default for 180 s.
+    "--eureka.server.response-cache-auto-expiration-in-seconds=1",
 )
 START_LIMIT = 100.0
 """Seconds until it must answer; on a quiet machine it takes ten."""
@@ -47,23 +48,11 @@ class EurekaServer:
             f"--server.port={port}",
             *OPTIONS,
         ]
-        self._process = AwaitedProcess(command, Path(self._directory) / "log")
+        self.process = AwaitedProcess(command, Path(self._directory) / "log")
 
     async def start(self) -> None:
-        self._process.launch()
-        await eventually(self._answers, START_LIMIT, self._process.log)
-
-    async def kill(self) -> None:
-        """At once; again is no error."""
-        await self._process.kill()
-
-    def pause(self) -> None:
-        """SIGSTOP: connections stay, the kernel accepts more, nobody answers."""
-        self._process.signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        if self._process.returncode is None:
-            self._process.signal(signal.SIGCONT)
+        self.process.launch()
+        await eventually(self._answers, START_LIMIT, self.process.log)
 
     async def __aenter__(self) -> Self:
         try:
@@ -74,7 +63,7 @@ class EurekaServer:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self.kill()
+        await self.process.kill()
         shutil.rmtree(self._directory)
 
     async def _answers(self) -> bool:

@@ -164,6 +164,15 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         self._started().send_signal(number)
 
+    def pause(self) -> None:
+        """SIGSTOP: connections stay, the kernel accepts more, nobody answers."""
+        self.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT, if it still runs."""
+        if self.returncode is None:
+            self.signal(signal.SIGCONT)
+
 
 class AwaitedProcess(Process):
     """A process that is waited for by a test's event loop."""

@@ -36,7 +36,9 @@ class NacosServer:
             port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [PROGRAM, str(port), self._directory]
-        self.process = AwaitedProcess(command, Path(self._directory) / "log")
+        directory = Path(self._directory)
+        # It writes files into the directory that it works in, too.
+        self.process = AwaitedProcess(command, directory / "log", directory=directory)
 
     async def start(self) -> None:
         self.process.launch()

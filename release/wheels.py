@@ -109,7 +109,6 @@ def _tried(python: str, wheel: Path, clean: Path) -> Row:
 
 def _environment(python: str, directory: Path) -> None:
     _run(python, "-m", "venv", str(directory))
-    _run(str(directory / "bin/pip"), "install", "--quiet", "--upgrade", "pip")
 
 
 def _seconds(*command: str) -> float:

@@ -14,6 +14,7 @@ from proxy.cli import main
 from proxy.control.worker_process import KILL_AFTER_GRACE, SILENT_WARNING
 from proxy.control.worker_slot import SILENT_TICKS
 from proxy.demo import BUILT_IN
+from proxy.settings.file import Settings
 from proxy.settings.load import parse
 from proxy.settings.process import ShutdownSettings
 
@@ -28,17 +29,54 @@ def documents(name: str) -> list[Any]:
     return list(yaml.safe_load_all((DEPLOY / name).read_text()))
 
 
-def test_the_configuration_for_kubernetes_is_accepted() -> None:
+def in_kubernetes(directory: Path) -> Settings:
+    """What the ConfigMap becomes where the files that it names are in a directory."""
     config = documents("kubernetes/fairlead.yaml")[0]["data"]["proxy.yaml"]
-    settings = parse(config, "proxy.yaml", {"FAIRLEAD_ADMIN_TOKEN": "secret"})
-    assert settings.registry.options.addresses == tuple(
-        f"http://etcd-{n}.etcd:2379" for n in range(3)
+    ca = directory / "ca.crt"
+    ca.write_text("-----BEGIN CERTIFICATE-----\n")
+    environ = {"FAIRLEAD_ADMIN_TOKEN": "secret", "FAIRLEAD_ETCD_PASSWORD": "secret"}
+    return parse(config.replace("/etc/etcd/tls/ca.crt", str(ca)), "proxy.yaml", environ)
+
+
+def test_the_configuration_for_kubernetes_is_accepted(tmp_path: Path) -> None:
+    assert in_kubernetes(tmp_path).registry.options.addresses == tuple(
+        f"https://etcd-{n}.etcd:2379" for n in range(3)
     )
 
 
-def test_pods_get_the_time_that_stopping_takes() -> None:
-    config, deployment, _ = documents("kubernetes/fairlead.yaml")
-    settings = parse(config["data"]["proxy.yaml"], "proxy.yaml", {"FAIRLEAD_ADMIN_TOKEN": "x"})
+def test_the_proxy_and_etcd_in_kubernetes_agree_on_names_and_files() -> None:
+    _, _, stateful = documents("kubernetes/etcd.yaml")
+    command = stateful["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert "--listen-client-urls=https://0.0.0.0:2379" in command
+    assert stateful["spec"]["replicas"] == 3
+    _, deployment, _ = documents("kubernetes/fairlead.yaml")
+    volumes = deployment["spec"]["template"]["spec"]["volumes"]
+    assert "etcd-tls" in {one.get("secret", {}).get("secretName") for one in volumes}
+
+
+def test_the_numbers_of_the_chart_follow_from_those_of_stopping() -> None:
+    [values] = documents("helm/fairlead/values.yaml")
+    shutdown = values["shutdown"]
+    # The chart adds ten seconds to delay and grace: a worker that does not end is killed in them.
+    assert KILL_AFTER_GRACE < 10
+    assert values["probes"]["ready"] < shutdown["delay"]
+    workload = (DEPLOY / "helm/fairlead/templates/workload.yaml").read_text()
+    assert "add .Values.shutdown.delay .Values.shutdown.grace 10" in workload
+    assert values["autoscaling"]["calm"] > shutdown["delay"] + shutdown["grace"]
+
+
+def test_compose_provisions_what_it_mounts() -> None:
+    services = documents("compose.yaml")[0]["services"]
+    for name in ("prometheus", "grafana"):
+        for mount in services[name]["volumes"]:
+            assert (DEPLOY / mount.split(":")[0]).exists(), mount
+    [scraped] = documents("prometheus/prometheus.yaml")
+    assert scraped["rule_files"] == ["rules.yaml"]
+
+
+def test_pods_get_the_time_that_stopping_takes(tmp_path: Path) -> None:
+    _, deployment, _ = documents("kubernetes/fairlead.yaml")
+    settings = in_kubernetes(tmp_path)
     patience = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert patience > settings.shutdown.delay + settings.shutdown.grace
 
@@ -82,7 +120,8 @@ def test_in_a_container_it_listens_where_the_port_is_published() -> None:
 
 
 def test_every_file_is_readable() -> None:
-    for path in DEPLOY.rglob("*.yaml"):
+    # Templates of a chart become YAML only in Helm.
+    for path in set(DEPLOY.rglob("*.yaml")) - set(DEPLOY.rglob("templates/*.yaml")):
         assert all(document for document in yaml.safe_load_all(path.read_text())), path
 
 

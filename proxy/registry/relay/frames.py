@@ -22,7 +22,7 @@ ALIVE: Final = "/v1/alive"
 
 BEAT: Final = 1.0
 """Seconds between two lines at most. A follower that has heard nothing for three times as long
-leaves; a thousand of them cost a relay a hundredth of a core."""
+leaves; a thousand of them cost a relay a fifth of a core."""
 
 _SIZE: Final = 16
 _ALL: Final = 1 << 8 * _SIZE

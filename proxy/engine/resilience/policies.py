@@ -105,8 +105,10 @@ class Policies:
         breaker, if there is one, waits to hear of each request that is admitted."""
         if self.rate_key is not None:
             key = self.buckets.key_of(self._salt, rate_value)
-            take = self.buckets.take_share if self._of_fleet else self.buckets.take
-            wait = take(key, self._interval, self._burst, now)
+            if self._of_fleet:
+                wait = self.buckets.take_share(key, self._interval, self._burst, now)
+            else:
+                wait = self.buckets.take(key, self._interval, self._burst, now)
             if wait < 0:
                 detail = f"more {self.rate_key} are limited at the same time than there is room for"
                 return Refused(RATE_TABLE_FULL, detail, -wait)

@@ -112,11 +112,14 @@ class Relay:
     # -------------------------------------------------------------------------- serving
 
     async def _run(self, relay: RelaySettings, options: RegistryOptions) -> None:
+        told = ""
         while True:
             try:
                 await self._relay(relay, options)
             except BindError as error:
-                log.warning("relay_not_listening", error=str(error))
+                if str(error) != told:  # Not at each attempt.
+                    told = str(error)
+                    log.warning("relay_not_listening", error=told)
             except Exception:
                 # A bug here must not end a proxy that serves.
                 log.exception("relay_failed")

@@ -1042,8 +1042,10 @@ class DrilledDocker(Drilled):
 class RelayInFront:
     """Owns a relay of an etcd in this process, on a port that stays the same."""
 
-    def __init__(self, etcd: str, token: str = "", write_limit: float = 10.0) -> None:
-        self.port = free_port()
+    def __init__(
+        self, etcd: str, token: str = "", write_limit: float = 10.0, port: int = 0
+    ) -> None:
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         registry = registry_options("etcd")(endpoints=(etcd,))
         self._settings = Settings(

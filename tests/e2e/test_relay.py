@@ -181,3 +181,22 @@ async def test_a_proxy_follows_another_under_tls_and_says_so(tmp_path: Path) -> 
             status = (await second.get("/api/v1/registry"))[1]
             assert status["provider"] == "relay"
             assert status["connected"]
+
+
+async def test_a_relay_waits_for_its_address_and_a_follower_for_the_relay() -> None:
+    """As after an upgrade in place, until the predecessor is gone."""
+    async with EtcdServer() as etcd:
+        await register(etcd, "a")
+        predecessor = RelayInFront(etcd.url)
+        successor = RelayInFront(etcd.url, port=predecessor.port)
+        async with predecessor, following(predecessor.url) as seen:
+            await seen.has("a")
+            await seen.connects()
+            async with successor:
+                await predecessor.kill()
+                await seen.loses_it()
+                await seen.connects()
+                # The digest was enough for the other one to go on from.
+                assert seen.status.resyncs == {}
+                await register(etcd, "a", "b")
+                await seen.has("a", "b")

@@ -22,6 +22,6 @@ def service_of(certificate: Mapping[str, Any], domain: str) -> str:
             found.add(lower.removesuffix(ending))
         elif kind == "URI" and lower.startswith(beginning):
             found.add(lower.removeprefix(beginning))
-    [service] = found if len(found) == 1 else [""]
+    service = found.pop() if len(found) == 1 else ""
     # A star names many, and so does a path of several segments.
     return "" if "*" in service or "/" in service else service

@@ -80,6 +80,7 @@ class ListenerConfig:
         was made to, where somebody in front of us said so."""
         facts = self._client(transport, announced)
         facts.ends = partial(ends_of, transport, announced)
+        facts.ends_loops = self.settings.ends_loops
         if self.certificates is not None:
             connection: TlsTransport | None = transport.get_extra_info("tls")
             lines = self.certificates.shown(connection)

@@ -73,7 +73,7 @@ def prepare(state: RequestState, services: Services) -> OwnAnswer | None:
         paths = (path, *(readings or ()))
         check_caller(pool, facts.caller, method.decode("ascii"), paths)
     if fields.unusual:
-        _look_closer(fields, services.via_token)
+        _look_closer(fields, services.via_token if facts.ends_loops else b"")
         if fields.upgrade is not None:
             state.upgrade = offered_upgrade(request)
     if pool.policies.has_admission and not state.admitted:
@@ -151,8 +151,9 @@ def _look_again(
 
 
 def _look_closer(fields: RequestFields, via_token: bytes) -> None:
-    """Check for properties that few requests have. Raises `Refused`."""
-    if fields.via and any(via_token in via for via in fields.via):
+    """Check for properties that few requests have; `via_token`: empty = a loop is not our affair.
+    Raises `Refused`."""
+    if fields.via and via_token and any(via_token in via for via in fields.via):
         raise Refused(LOOP, "the request carries this proxy's own Via mark")
     if fields.expect is not None and fields.expect.lower() != b"100-continue":
         raise Refused(EXPECTATION_FAILED, "the only expectation understood is 100-continue")

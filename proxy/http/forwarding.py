@@ -118,6 +118,7 @@ class ClientFacts:
         "caller",
         "encoded_slashes",
         "ends",
+        "ends_loops",
         "listener",
         "merge_slashes",
         "port",
@@ -153,6 +154,8 @@ class ClientFacts:
         """Whether the peer is believed in what it says of those before it."""
         self._addresses = addresses
         self.scheme = scheme
+        self.ends_loops = True
+        """Requests with our own `Via` mark are refused."""
         self.caller = ""
         """The service that the client has proved to be; empty = none that is known."""
         self.ends: Callable[[], Ends | None] | None = None

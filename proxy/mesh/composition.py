@@ -144,6 +144,7 @@ def composed(base: Settings, options: MeshOptions) -> Settings:
             ListenerSettings(
                 name=INBOUND,
                 bind=options.inbound,
+                ends_loops=False,  # The program may call its own service, and be who answers.
                 limits=ListenerLimits(connection_age=AGE),
                 tls=ListenerTls(
                     certificates=(Certificate(cert=cert, key=key),),
@@ -153,7 +154,7 @@ def composed(base: Settings, options: MeshOptions) -> Settings:
                     tickets=False,  # A session would outlive the certificate that was shown.
                 ),
             ),
-            ListenerSettings(name=OUTBOUND, bind=options.outbound),
+            ListenerSettings(name=OUTBOUND, bind=options.outbound, ends_loops=False),
         ),
         admin=replace(base.admin, bind=options.admin, tls=None),
         workers=1,

@@ -283,6 +283,9 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
         "[Filters](filters.md) of all its requests, before they are matched: names, or mappings as"
         " under `filters`.",
     ] = ()
+    ends_loops: bool = True
+    """Requests that carry this proxy's own `Via` mark are refused. Set by no file: where each
+    request goes to or comes from a program, going round is that program's doing (`proxy/mesh`)."""
     tls: Annotated[ListenerTls | None, Off(), "Serve HTTPS ([tls.md](tls.md))."] = None
     tls_passthrough: Annotated[
         bool,

@@ -109,6 +109,14 @@ async def test_a_call_goes_to_the_service_that_is_the_first_label(mesh: Mesh, ho
     assert mesh.program.calls[-1].head.get("Host") == host
 
 
+async def test_a_program_may_call_its_own_service_and_pass_fields_on(mesh: Mesh) -> None:
+    await mesh.other.knows("other")
+    assert (await mesh.call(mesh.other, "other"))[0] == 200
+    assert (await mesh.call(mesh.web, "users"))[0] == 200
+    seen = mesh.program.calls[-1].head.all("Via")
+    assert (await mesh.call(mesh.web, "users", Via=", ".join(seen)))[0] == 200
+
+
 async def test_a_websocket_goes_through_both(mesh: Mesh) -> None:
     async def echo(request: web.Request) -> web.WebSocketResponse:
         answer = web.WebSocketResponse()

@@ -212,6 +212,35 @@ async def test_a_file_says_more_and_traces_span_both_side_cars(mesh: Mesh) -> No
         await eventually(counted, 10.0)
 
 
+async def test_a_shared_configuration_says_who_may_call(mesh: Mesh) -> None:
+    async def share(client: EtcdClient, *callers: str) -> None:
+        services = {"ledger": {"callers": {"allow": list(callers)}}}
+        routes = [{"path": "/", "respond": 204}]
+        text = json.dumps({"services": services, "routes": routes})
+        await client.put("/fairlead/config/main", text)
+
+    async def becomes(status: int) -> None:
+        async def is_so() -> bool:
+            return (await mesh.call(mesh.other, "ledger"))[0] == status
+
+        await eventually(is_so, 10.0)
+
+    file = mesh.directory / "shared.yaml"
+    registry = {"type": "etcd", "endpoints": [mesh.etcd.url]}
+    file.write_text(json.dumps({"registry": registry, "config": {"source": "etcd"}}))
+    async with Origin("ledger") as program, EtcdClient(mesh.etcd.url) as client:
+        await share(client, "other")
+        port = program.instance["port"]
+        more = ("-c", str(file), *SOON)
+        async with Beside("ledger", port, mesh.directory, mesh.authority, mesh.etcd.url, *more):
+            await mesh.other.knows("ledger")
+            await becomes(200)
+            await share(client, "web")
+            await becomes(403)
+            await share(client, "web", "other")
+            await becomes(200)
+
+
 # -- attacks
 
 

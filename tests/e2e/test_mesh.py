@@ -369,7 +369,11 @@ async def test_a_sidecar_that_is_told_leaves_and_goes_on(mesh: Mesh) -> None:
         async with side:
             side.signal(signal.SIGUSR1)
             await eventually(lambda: '"deregistered"' in side.log(), what=side.log)
-            assert (await mesh.call(side, "brief"))[0] == 404
+
+            async def gone() -> bool:
+                return (await mesh.call(side, "brief"))[0] == 404
+
+            await eventually(gone, 10.0, side.log)
             assert side.returncode is None
             assert await side.stop() == 0
 

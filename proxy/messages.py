@@ -326,6 +326,13 @@ class PolicyState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Requests in the queue."""
 
 
+OUTRUN = "outrun"
+"""Outcome of an attempt that nobody waits for any more, since a hedge or what it was beside was
+quicker: it speaks neither for its instance nor against it."""
+NO_ERRORS = ("ok", OUTRUN)
+"""Outcomes that are no errors."""
+
+
 class NodeStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Counters of one instance in one worker since it first met the instance."""
 
@@ -333,7 +340,8 @@ class NodeStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     key: str
     picks: int
     outcomes: dict[str, int]
-    """`ok`, the code of a fault, or a status that speaks against the instance → attempts."""
+    """`ok`, `OUTRUN`, the code of a fault, or a status that speaks against the instance →
+    attempts."""
     unreachable: bool = False
     """The worker cannot connect to it at present."""
     on_probation: bool = False

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from proxy import latency
-from proxy.messages import NodeStats, ServiceStats
+from proxy.messages import NO_ERRORS, NodeStats, ServiceStats
 
 PERIOD = 30.0
 """Seconds. What is shown is of one period that is over and of the one that runs: enough answers
@@ -93,4 +93,4 @@ def add_latency(into: dict[int, int], before: NodeStats | None, now: NodeStats) 
 
 def errors_of(outcomes: Mapping[str, int]) -> int:
     """Attempts that brought no answer, or one that speaks against the instance."""
-    return sum(outcomes.values()) - outcomes.get("ok", 0)
+    return sum(outcomes.values()) - sum(outcomes.get(one, 0) for one in NO_ERRORS)

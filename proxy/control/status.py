@@ -20,6 +20,7 @@ from proxy.control.statistics import NodeTotal, Reported, Totals
 from proxy.control.watched_files import State, WatchedFiles
 from proxy.control.worker_process import WorkerProcess
 from proxy.control.worker_slot import WorkerSlot
+from proxy.messages import NO_ERRORS
 from proxy.settings.file import Settings
 from proxy.settings.filters import names_of
 from proxy.settings.route import RouteSpec
@@ -198,7 +199,9 @@ def instance(
         "inflight": inflight(member.slot) if member.slot else None,
         "requests": counted.picks,
         "failures": counted.failures,
-        "errors": {code: count for code, count in counted.outcomes.items() if code != "ok"},
+        "errors": {
+            code: count for code, count in counted.outcomes.items() if code not in NO_ERRORS
+        },
         "unreachable_from": counted.unreachable,
         "on_probation_in": counted.on_probation,
     }

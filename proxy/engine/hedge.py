@@ -29,10 +29,9 @@ from proxy.engine.resilience.policies import BAD_STATUSES
 from proxy.engine.streams import UpstreamStream
 from proxy.errors import Fault
 from proxy.http.messages import ResponseHead
+from proxy.messages import OUTRUN
 
 _SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
-_OUTRUN: Final = "outrun"
-"""Outcome of an attempt that nobody waits for any more, since the other one was quicker."""
 
 
 class Hedge(Beside):
@@ -157,7 +156,7 @@ class SecondAttempt(Attempts):
             if self.pool.follows_answers and node is not None:
                 self.pool.note_answer(node, now - upstream.asked, now)
             attempt._drop_upstream()
-        attempt._release(_OUTRUN, against=False)
+        attempt._release(OUTRUN, against=False)
 
     def _fail(self, outcome: str, against: bool) -> None:
         """Come to nothing; the first goes on alone."""

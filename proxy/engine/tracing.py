@@ -24,7 +24,7 @@ from proxy.engine.services import Services
 from proxy.engine.streams import ClientStream, StreamEvents, UpstreamStream
 from proxy.http.messages import VERSIONS, RequestHead
 from proxy.http.trace_context import Propagation
-from proxy.messages import Span, Spans
+from proxy.messages import NO_ERRORS, Span, Spans
 from proxy.settings.process import TracingSettings
 
 WAITING: Final = 2048
@@ -254,7 +254,7 @@ class Tracer:
                 about["http.response.status_code"] = attempt.status
             if number:
                 about["http.request.resend_count"] = number
-            error = "" if attempt.outcome == "ok" else attempt.outcome
+            error = "" if attempt.outcome in NO_ERRORS else attempt.outcome
             times = attempt.began, attempt.ended or trace.ended
             found.append(
                 self._span(

@@ -18,7 +18,7 @@ from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.resilience.policies import Policies
 from proxy.latency import seconds_of
 from proxy.membership import Instance, Membership
-from proxy.messages import NodeStats, PolicyState, ServiceStats, WorkerStats
+from proxy.messages import OUTRUN, NodeStats, PolicyState, ServiceStats, WorkerStats
 from proxy.settings.balancer import BalancerSpec
 from proxy.settings.file import Settings
 from proxy.settings.filters import FilterSpec
@@ -132,7 +132,7 @@ def test_a_service_and_its_instances_tell_how_it_went_of_late() -> None:
     workers = [Reported(), Reported()]
     for at, served in ((0.0, 0), (10.0, 40)):
         service = ServiceStats({"GET 200": served, "GET 503": served // 4}, [0] * 16, 0.0, {}, {})
-        outcomes = {"ok": served - served // 8, "503": served // 8}
+        outcomes = {"ok": served - served // 4, "503": served // 8, OUTRUN: served // 8}
         took = {32: served // 2, 64: served // 2}
         node = NodeStats("users", "a@10.0.0.1:80", served, outcomes, latency=took)
         for worker in workers:

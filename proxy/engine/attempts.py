@@ -91,6 +91,13 @@ class Attempts(RequestState):
         `closes`: as the fault has it, unless it is known that nothing is in doubt."""
         raise NotImplementedError
 
+    def head_beside(self, node: Node, now: float) -> RequestHead:
+        """The head of the request as a second attempt beside this one sends it to `node`."""
+        return self.request
+
+    def on_end_beside(self, node: Node, outcome: str) -> None:
+        """The second attempt beside this one has ended, at `node`."""
+
     def ends(self) -> Ends | None:
         """See `Dialler`."""
         find = self.client.facts.ends

@@ -171,9 +171,20 @@ class SecondAttempt(Attempts):
 
     def _send(self, upstream: UpstreamStream, now: float) -> None:
         """See `Attempts`."""
+        first = self._first
+        node = self.node
         if self._is_own:
-            self._first.upstream, self._first.dial = upstream, None
+            node = first.node
+            first.upstream, first.dial = upstream, None
+        assert node is not None
+        self.request = first.head_beside(node, now)
         super()._send(upstream, now)
+
+    def _release(self, outcome: str, against: bool = True) -> None:
+        """See `Attempts`."""
+        if self.node is not None:
+            self._first.on_end_beside(self.node, outcome)
+        super()._release(outcome, against)
 
     def on_interim(self, response: ResponseHead) -> None:
         """See `StreamEvents`. While there are two, the client hears of neither's plans."""

@@ -65,8 +65,7 @@ class Trace:
     """Owns what a sampled request leaves behind for its spans."""
 
     __slots__ = (
-        "attempts", "current", "ended", "outcome", "parent", "span_id", "state", "trace_id",
-        "tracer",
+        "attempts", "ended", "outcome", "parent", "span_id", "state", "trace_id", "tracer",
     )  # fmt: skip
 
     def __init__(self, trace_id: bytes, parent: bytes, tracer: Tracer) -> None:
@@ -75,8 +74,6 @@ class Trace:
         self.tracer = tracer
         self.span_id = tracer.new_id()
         self.attempts: list[Attempt] = []  # ≤ 8 KiB
-        self.current: Attempt | None = None
-        """The attempt that is under way."""
         self.state: RequestState | None = None
         """The request, once it is over."""
         self.outcome = ""
@@ -87,7 +84,6 @@ class Trace:
         attempt = Attempt(node, self.tracer.new_id(), now)
         if len(self.attempts) < _ATTEMPTS:
             self.attempts.append(attempt)
-        self.current = attempt
         return attempt
 
     def enter(self, request: RequestHead, node: Node | None, now: float) -> RequestHead:
@@ -97,13 +93,18 @@ class Trace:
         span_id = self.begin(node, now).span_id
         return self.tracer.propagation.with_parent(request, self.trace_id, span_id)
 
-    def leave(self, state: RequestState, outcome: str, now: float) -> None:
-        """The attempt is over, which may not have got as far as a connection, or to a node."""
-        node = state.node
+    def leave(self, node: Node | None, outcome: str, status: int, now: float) -> None:
+        """The attempt at `node` is over, which may not have got as far as a connection, or to a
+        node."""
         if node is not None:
-            attempt = self.current or self.begin(node, now)
-            attempt.ended, attempt.outcome, attempt.status = now, outcome, state.status
-            self.current = None
+            attempt = self._open(node) or self.begin(node, now)
+            attempt.ended, attempt.outcome, attempt.status = now, outcome, status
+
+    def _open(self, node: Node) -> Attempt | None:
+        for attempt in reversed(self.attempts):  # ≤ _ATTEMPTS
+            if attempt.node is node and not attempt.ended:
+                return attempt
+        return None
 
 
 class Tracer:
@@ -306,9 +307,17 @@ class TracedExchange(FilteredExchange):
         finally:
             self.request = whole
 
+    def head_beside(self, node: Node, now: float) -> RequestHead:
+        """See `Attempts`."""
+        return self.trace.enter(self.request, node, now)
+
+    def on_end_beside(self, node: Node, outcome: str) -> None:
+        """See `Attempts`."""
+        self.trace.leave(node, outcome, 0, self.services.now())
+
     def _release(self, outcome: str, against: bool = True) -> None:
         """See `Attempts`."""
-        self.trace.leave(self, outcome, self.services.now())
+        self.trace.leave(self.node, outcome, self.status, self.services.now())
         super()._release(outcome, against)
 
     def _finish(self, outcome: str, now: float) -> None:
@@ -339,7 +348,7 @@ class TracedCall(GrpcExchange):
 
     def _release(self, outcome: str, against: bool = True) -> None:
         """See `Attempts`."""
-        self.trace.leave(self, outcome, self.services.now())
+        self.trace.leave(self.node, outcome, self.status, self.services.now())
         super()._release(outcome, against)
 
     def _finish(self, outcome: str, now: float) -> None:

@@ -10,6 +10,7 @@ import pytest
 from proxy.engine.filtered_exchange import FilteredExchange
 from proxy.engine.tracing import WAITING
 from proxy.messages import Span, Spans
+from proxy.settings.hedge import HedgeSettings
 from proxy.settings.process import TracingSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import RetrySettings, ServiceSettings
@@ -234,3 +235,33 @@ def test_a_call_is_named_by_the_conventions_of_rpc(make: Any, status: int, error
         assert {name: span.attributes[name] for name in call} == call
     assert spans[0].attributes["rpc.grpc.status_code"] == status
     assert spans[0].error == error
+
+
+@pytest.mark.parametrize(
+    ("winner", "first_ends", "error"),
+    [("second", False, ""), ("first", False, ""), ("second", True, "closed_early")],
+)
+def test_a_second_attempt_beside_the_first_has_a_span_and_is_told_its_own(
+    make: Any, winner: str, first_ends: bool, error: str
+) -> None:
+    hedge = HedgeSettings(after="50ms", max_share=1.0)
+    settings = ServiceSettings(hedge=hedge, retry=RetrySettings(budget=1.0))
+    wire = traced(make, "a", "b", settings=settings)
+    client = wire.client()
+    client.send(request("GET /x"))
+    first = wire.connected()
+    trace, one = parent_at(first)
+    wire.advance(0.07)
+    second = wire.connected()
+    same, other = parent_at(second)
+    assert (same, other != one) == (trace, True)
+    if first_ends:
+        first.reset()
+    wire.advance(0.1)
+    (second if winner == "second" else first).send(OK)
+    assert client.take()
+    _, *attempts = told(wire)
+    assert [span.span_id for span in attempts] == [one, other]
+    assert attempts[0].error == error
+    lasted = [(span.ended - span.began) / 1e9 for span in attempts]
+    assert lasted == pytest.approx([0.07 if first_ends else 0.17, 0.11], rel=1e-3)

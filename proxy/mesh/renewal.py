@@ -127,9 +127,10 @@ class Renewal:
 class RenewalServer:
     """Owns the server that renews leaves for whoever shows one."""
 
-    def __init__(self, directory: Path) -> None:
-        """ValueError for a directory without an authority."""
+    def __init__(self, directory: Path, look: float = LOOK) -> None:
+        """`look`: see `LOOK`. ValueError for a directory without an authority."""
         self._directory = directory
+        self._look = look
         self._domain = Authority(directory).domain
         self._context: tuple[str, float, ssl.SSLContext] | None = None
 
@@ -142,14 +143,25 @@ class RenewalServer:
         site: web.TCPSite | None = None
         try:
             while not stop.is_set():
-                context, wait = await asyncio.to_thread(self._prove)
-                if site is not None:
-                    await site.stop()
-                site = web.TCPSite(
-                    runner, host, port, ssl_context=context, backlog=CONNECTIONS, reuse_address=True
-                )
-                await site.start()
-                log.info("authority_serving", address=f"{host}:{port}", domain=self._domain)
+                try:
+                    context, wait = await asyncio.to_thread(self._prove)
+                except (OSError, ValueError) as error:
+                    if site is None:
+                        raise
+                    # As while a root is replaced. The leaf that is shown is good for hours.
+                    log.error("authority_not_read", error=str(error), again_in=PAUSE)
+                    wait = PAUSE
+                else:
+                    if site is not None:
+                        await site.stop()
+                    site = web.TCPSite(
+                        *(runner, host, port),
+                        ssl_context=context,
+                        backlog=CONNECTIONS,
+                        reuse_address=True,
+                    )
+                    await site.start()
+                    log.info("authority_serving", address=f"{host}:{port}", domain=self._domain)
                 try:
                     async with asyncio.timeout(wait):
                         await stop.wait()
@@ -171,7 +183,7 @@ class RenewalServer:
             alpn=("http/1.1",),
         )
         context = server_context([_Pair(cert, key)], policy)
-        return context, min(due(*life_of(cert), time.time()), LOOK)
+        return context, min(due(*life_of(cert), time.time()), self._look)
 
     async def _renew(self, request: web.Request) -> web.Response:
         peer = request.get_extra_info("peercert") or {}

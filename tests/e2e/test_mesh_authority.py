@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 import sys
@@ -12,8 +13,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 from click.testing import CliRunner
+from structlog.testing import capture_logs
 
 from proxy.cli import main
+from proxy.mesh.renewal import RenewalServer
 from tests.e2e.beside import Beside
 from tests.e2e.certificates import Authority
 from tests.e2e.etcd_server import EtcdServer
@@ -88,3 +91,19 @@ async def test_a_client_that_is_no_service_gets_no_leaf(
     except (aiohttp.ClientError, ssl.SSLError):
         status = 0
     assert status == (403 if who == "itself" else 0)
+
+
+async def test_an_authority_that_cannot_be_read_for_a_moment_goes_on_serving(
+    tmp_path: Path,
+) -> None:
+    directory, port, stop = tmp_path / "ca", free_port(), asyncio.Event()
+    ran("init", str(directory))
+    server = RenewalServer(directory, look=0.1)
+    with capture_logs() as logs:
+        serving = asyncio.create_task(server.serve("127.0.0.1", port, stop))
+        await eventually(lambda: listens(port))
+        (directory / "issuing.key").rename(directory / "away")
+        await eventually(lambda: any(one["event"] == "authority_not_read" for one in logs))
+    assert await listens(port)
+    stop.set()
+    await serving

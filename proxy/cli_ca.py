@@ -46,8 +46,11 @@ def init(directory: Path, trust_domain: str) -> None:
 def issue(directory: Path, service: str, out: Path, life: float) -> None:
     """Write tls.crt, tls.key and ca.crt for SERVICE: the --identity of its side-car."""
     from proxy.mesh.authority import Authority
+    from proxy.mesh.renewal import OWN
     from proxy.settings.addresses import parse_name
 
+    if service.lower() == OWN:
+        raise click.UsageError(f"{service} is the authority's own name; allowed: any other")
     try:
         Authority(directory).issue(parse_name(service), out, timedelta(seconds=life))
     except ValueError as error:

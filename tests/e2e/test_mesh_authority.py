@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from structlog.testing import capture_logs
 
 from proxy.cli import main
+from proxy.mesh import authority as authority_of_the_mesh
 from proxy.mesh.renewal import RenewalServer
 from tests.e2e.beside import Beside
 from tests.e2e.certificates import Authority
@@ -80,7 +81,7 @@ async def test_a_client_that_is_no_service_gets_no_leaf(
     if who == "foreign":
         context.load_cert_chain(*Authority(tmp_path).issue("users.mesh.local"))
     elif who == "itself":
-        ran("issue", str(directory), "ca", "--out", str(tmp_path / "own"))
+        authority_of_the_mesh.Authority(directory).issue("ca", tmp_path / "own")
         context.load_cert_chain(tmp_path / "own" / "tls.crt", tmp_path / "own" / "tls.key")
     try:
         async with (
@@ -107,3 +108,13 @@ async def test_an_authority_that_cannot_be_read_for_a_moment_goes_on_serving(
     assert await listens(port)
     stop.set()
     await serving
+
+
+@pytest.mark.parametrize("name", ["ca", "CA"])
+def test_a_leaf_with_the_name_of_the_authority_is_not_issued(tmp_path: Path, name: str) -> None:
+    ran("init", str(tmp_path / "ca"))
+    words = ["ca", "issue", str(tmp_path / "ca"), name, "--out", str(tmp_path / "own")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2
+    assert "the authority's own name" in result.output
+    assert not (tmp_path / "own").exists()

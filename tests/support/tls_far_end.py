@@ -30,12 +30,17 @@ def authority() -> tuple[bytes, CertificatePair]:
     return authority.ca, CertificatePair(made.cert, made.key, NAMES, "ec")
 
 
-@cache
-def client_side() -> ssl.SSLContext:
-    """A client's context that believes `authority`."""
+def new_client_side() -> ssl.SSLContext:
+    """A client's context that believes `authority`, for one test to change."""
     context = ssl.create_default_context(cadata=authority()[0].decode())
     context.check_hostname = False
     return context
+
+
+@cache
+def client_side() -> ssl.SSLContext:
+    """The same for all tests, which leave it as it is."""
+    return new_client_side()
 
 
 @cache

@@ -19,7 +19,7 @@ from proxy.tls.contexts import load_pair
 from tests.support.certificates import Authority
 from tests.support.filters import spec
 from tests.support.h2_peer import H2Peer, head
-from tests.support.tls_far_end import authority, client_side
+from tests.support.tls_far_end import authority, new_client_side
 from tests.support.wire import OK, Wire, request
 
 ROUTES = (
@@ -374,7 +374,7 @@ def test_chosen_fields_say_what_tls_and_http2_know(tmp_path: Path, format: str) 
     )
     wire = logged.wire
     wire.prove(authority()[1], client_ca=ours.ca)
-    context = client_side()
+    context = new_client_side()
     context.set_alpn_protocols(["h2"])
     load_pair(context, shown.cert, shown.key)
     client = H2Peer(wire, context=context, server_hostname="h")

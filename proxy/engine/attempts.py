@@ -140,6 +140,14 @@ class Attempts(RequestState):
         else:
             self._send_once(node)
 
+    def _begin_tap(self) -> None:
+        """Begin a copy, if there is to be one: what instances get of the request is known."""
+        services = self.services
+        if self.pool.settings.mirror is not None and services.new_mirror is not None:
+            pieces = [] if self.body is None else self.body.pieces
+            self.tap = services.new_mirror(self, services, pieces)
+            self.has_extras = self.has_extras or self.tap is not None
+
     def _probe(self, node: Node) -> None:
         """The instance is on probation, and this request finds out."""
         if self.admission is None:

@@ -104,10 +104,7 @@ class Exchange(Attempts):
             self.total = Alarm(self.on_total_timeout)
             services.deadlines.arm(self.total, self.began + limit)
             self.has_extras = True
-        if self.pool.settings.mirror is not None and services.new_mirror is not None:
-            pieces = [] if self.body is None else self.body.pieces
-            self.tap = services.new_mirror(self, services, pieces)
-            self.has_extras = self.has_extras or self.tap is not None
+        self._begin_tap()
         self.beside = new_hedge(self)
         self.has_extras = self.has_extras or self.beside is not None
 

@@ -77,7 +77,12 @@ class FilteredExchange(Exchange):
                     self._fail(error)
                     return
                 self.body = ReplayBuffer(pieces)
+        if self.waiting is None and self.terms.has_extras:
+            super()._begin_tap()
         super()._attempt(now)
+
+    def _begin_tap(self) -> None:
+        """See `Attempts`. Not before the filters have let the request pass: `_attempt`."""
 
     def _meet_more(self) -> bool:
         """The route is known: whether it, or its service, has filters."""

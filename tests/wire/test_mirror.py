@@ -9,10 +9,14 @@ import pytest
 from proxy.settings.mirror import MirrorSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import RetrySettings, ServiceSettings, Timeouts
+from tests.support.filters import spec
 from tests.support.wire import OK, OK_RELAYED, Peer, Wire, forwarded, request
 from tests.wire.scenes import REFUSED
 
 ROUTES = (RouteSpec(path_prefix="/svc", strip_prefix=True, set_host="inner", service="s"),)
+
+
+SERVICES = {"s": ServiceSettings(mirror=MirrorSettings(service="m")), "m": ServiceSettings()}
 
 
 def wired(make: Any, share: float = 1.0, **shadow: Any) -> Wire:
@@ -143,3 +147,27 @@ def test_a_share_of_the_requests_is_copied(make: Any, share: float) -> None:
         shadow.send(OK)
         shadow.eof()
     assert pool.copies == 0
+
+
+def test_a_request_that_a_filter_refuses_is_not_copied(make: Any) -> None:
+    wire = wired(make)
+    denied = spec("deny", networks=("0.0.0.0/0", "::/0"))
+    route = RouteSpec(path_prefix="/", service="s", filters=(denied,))
+    wire.configure((route,), SERVICES)
+    client = wire.client()
+    client.send(request("GET /x"))
+    assert client.take().startswith(b"HTTP/1.1 403 ")
+    wire.expect_no_dial("b")
+
+
+def test_a_copy_is_what_filters_have_made_of_the_request(make: Any) -> None:
+    wire = wired(make)
+    removes = spec("headers", request={"remove": ["Authorization"]})
+    route = RouteSpec(path_prefix="/", service="s", filters=(removes,))
+    wire.configure((route,), SERVICES)
+    client, instance, shadow = both(wire, request("GET /x", "Authorization: secret"))
+    for one in (instance, shadow):
+        assert b"secret" not in one.take()
+    shadow.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+    instance.send(OK)
+    client.expect(OK_RELAYED)

@@ -9,7 +9,7 @@ import msgspec
 from proxy.settings.addresses import NAMES, parse_name
 from proxy.settings.declare import Short
 from proxy.settings.read import SWITCH, Read
-from proxy.settings.route_values import METHOD, PATH
+from proxy.settings.route_values import EXACT_PATH, METHOD
 
 ANYBODY: Final = "*"
 
@@ -30,7 +30,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     methods: Annotated[tuple[str, ...], METHOD, "Only with these methods. Without it any."] = ()
     path_prefixes: Annotated[
         tuple[str, ...],
-        PATH,
+        EXACT_PATH,
         "Only these paths and what is below them, by whole segments, as routes match them. Without"
         " it any.",
     ] = ()

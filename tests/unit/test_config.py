@@ -55,6 +55,13 @@ def service(text: str) -> ServiceSettings:
     return settings(text + ROUTE).services["a"]
 
 
+def test_prefixes_of_callers_are_as_requests_have_them() -> None:
+    text = "services: {a: {callers: {allow: [{service: b, path_prefixes: [/%7e%c3%a4]}]}}}\n"
+    callers = service("listeners: [{name: l, bind: '127.0.0.1:80'}]\n" + text).callers
+    assert callers is not None
+    assert callers.allow[0].path_prefixes == ("/~%C3%A4",)
+
+
 def test_an_access_log_beside_the_file(tmp_path: Path) -> None:
     file = tmp_path / "proxy.yaml"
     text = "access_log: {path: a.log, format: combined, sample: 0.1, query: false}\n" + ROUTE

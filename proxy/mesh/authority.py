@@ -94,8 +94,12 @@ class Authority:
         self._certificate = x509.load_pem_x509_certificate(self._chain)
 
     def sign(self, request: bytes, service: str, life: timedelta = LEAF_LIFE) -> Issued:
-        """A leaf for the key of a request (CSR, PEM), whatever names that asks for. ValueError for
-        one that cannot be read, or that its key has not signed."""
+        """A leaf for the key of a request (CSR, PEM), whatever names that asks for, which lives no
+        longer than what signs it. ValueError for one that cannot be read, or that its key has not
+        signed, and when there is no such life."""
+        left = self._certificate.not_valid_after_utc - datetime.now(UTC)
+        if left <= SKEW:
+            raise ValueError("the life of the issuing certificate is over: rotate the authority")
         asked = x509.load_pem_x509_csr(request)
         if not asked.is_signature_valid:
             raise ValueError("the request is not signed by its own key")
@@ -105,7 +109,9 @@ class Authority:
         ]
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         builder = (
-            _builder(service, self._certificate.subject, asked.public_key(), self._key, life)
+            _builder(
+                service, self._certificate.subject, asked.public_key(), self._key, min(life, left)
+            )
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs=False), critical=True)

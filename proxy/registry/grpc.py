@@ -24,6 +24,8 @@ WINDOW: Final = 2**20
 """Bytes that a server may send ahead, of an answer and of all."""
 _MAX_HEAD: Final = 64 * 1024
 _MAX_FIELDS: Final = 1000
+_SAID: Final = frozenset((":status", "grpc-status", "grpc-message"))
+"""Fields of an answer that are kept: a server may send any number of others."""
 _READ: Final = 64 * 1024
 _PREFIX: Final = 5
 """Bytes in front of a message: whether it is compressed, and its length."""
@@ -54,7 +56,8 @@ class GrpcCall:
 
     def told(self, name: str, value: str) -> None:
         """A field of the head, or of the trailers."""
-        self._told[name] = value
+        if name in _SAID:
+            self._told[name] = value
 
     def more(self, piece: bytes) -> None:
         """Hand over the messages that are whole. RegistryError for one that is none."""
@@ -161,7 +164,13 @@ class GrpcLink:
     async def call(self, method: str, message: bytes, limit: float) -> bytes:
         """The answer to one message, within `limit` seconds."""
         answers: list[bytes] = []  # ≤ 1, or an error
-        stream = self._begin(method, answers.append, False)
+
+        def heard(answer: bytes) -> None:
+            if answers:
+                raise RegistryError(f"{method}: more than one message in answer")
+            answers.append(answer)
+
+        stream = self._begin(method, heard, False)
         call = self._calls[stream]
         try:
             self._send(stream, message, True)
@@ -172,8 +181,8 @@ class GrpcLink:
         finally:
             if self._calls.pop(stream, None) is not None:
                 self._write(frames.reset(stream, CANCEL))
-        if len(answers) != 1:
-            raise RegistryError(f"{method}: {len(answers)} messages in answer, one is expected")
+        if not answers:
+            raise RegistryError(f"{method}: no message in answer, one is expected")
         return answers[0]
 
     def stream(self, method: str, heard: Callable[[bytes], None]) -> Callable[[bytes], None]:

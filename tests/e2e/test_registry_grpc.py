@@ -72,7 +72,7 @@ async def test_long_answers_come_through_the_windows() -> None:
         ([("grpc-status", "5"), ("grpc-message", "no%20%C3%BC")], RegistryError, "5: no ü"),
         ([("grpc-status", "16")], Refused, "grpc-status 16"),
         ([("other", "1")], RegistryError, "/t/T: 200"),
-        ([("grpc-status", "0")], RegistryError, "0 messages in answer"),
+        ([("grpc-status", "0")], RegistryError, "no message in answer"),
     ],
 )
 async def test_an_answer_that_is_none_says_why(
@@ -96,6 +96,16 @@ async def test_a_call_that_is_reset_or_takes_too_long_costs_no_other() -> None:
         with pytest.raises(RegistryError, match=r"within 0\.1 s"):
             await link.call("/t/T", b"never", 0.1)
         assert await link.call("/t/T", b"x", 5.0) == b"x"
+
+
+async def test_more_than_one_message_in_answer_to_a_call_ends_the_connection() -> None:
+    def then(connection: GrpcConnection, stream: int, _: bytes) -> None:
+        connection.send(stream, b"one", False)
+        connection.send(stream, b"two", True)
+
+    async with linked(then) as link:
+        with pytest.raises(RegistryError, match="more than one message"):
+            await link.call("/t/T", b"", 5.0)
 
 
 @pytest.mark.parametrize("prefix", [b"\x01\0\0\0\x01", b"\0\xff\xff\xff\xff"])

@@ -54,6 +54,14 @@ def test_a_leaf_names_its_service_in_both_ways_and_lives_for_a_day(directory: Pa
     assert end - begin == pytest.approx(DAY + 60, abs=1)
 
 
+def test_a_leaf_lives_no_longer_than_what_signs_it(directory: Path) -> None:
+    _, request = new_request()
+    authority = Authority(directory)
+    issued = authority.sign(request, "users", timedelta(days=4000))
+    leaf, issuing = issued.chain.encode(), (directory / "issuing.crt").read_bytes()
+    assert life_of(leaf)[1] == pytest.approx(life_of(issuing)[1], abs=2)
+
+
 def test_a_request_that_its_key_has_not_signed_is_refused(directory: Path) -> None:
     _, request = new_request()
     lines = request.split(b"\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -18,9 +18,23 @@ CALL_LIMIT: Final = 5.0
 
 PAGE: Final = 500
 """Services on a page."""
+MOST_PAGES: Final = 200
+"""Of those: a hundred thousand services."""
 
 _ABSENT: Final = (404, 410, 501)
 """Statuses of an API that this version does not have, or has switched off."""
+
+
+async def every_name(ask: Callable[[int], Awaitable[bytes]]) -> list[str]:
+    """Names of all services; `ask`: for the page of a number, from 1. RegistryError where there is
+    no end to them."""
+    found: list[str] = []
+    for number in range(1, MOST_PAGES + 1):
+        count, names = answers.names(await ask(number))
+        found += names
+        if len(found) >= count or not names:
+            return found
+    raise RegistryError(f"more than {MOST_PAGES * PAGE:,} services are named")
 
 
 class Member(RestEndpoint):
@@ -47,21 +61,19 @@ class Member(RestEndpoint):
 
     async def services(self) -> list[str]:
         """Names of all services of the group."""
-        found: list[str] = []
-        while True:
-            page = {"pageNo": str(len(found) // PAGE + 1), "pageSize": str(PAGE)}
+
+        async def page(number: int) -> bytes:
+            query = {**self._place(), "pageNo": str(number), "pageSize": str(PAGE)}
             try:
-                answer = await self._ask("/v1/ns/service/list", {**self._place(), **page})
+                return (await self._ask("/v1/ns/service/list", query)).body
             except Answered as error:
                 if error.status in _ABSENT:
                     raise RegistryError(
                         f"{error}: only the API v1 tells names; name them in registry.services"
                     ) from None
                 raise
-            count, names = answers.names(answer.body)
-            found += names
-            if len(found) >= count or not names:
-                return found
+
+        return await every_name(page)
 
     async def instances(self, service: str) -> Hosts:
         """All instances of a service, whatever their health."""

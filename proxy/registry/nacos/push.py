@@ -12,15 +12,12 @@ from proxy.registry.base import Refused, RegistryError
 from proxy.registry.grpc import GrpcLink, Leaving
 from proxy.registry.nacos import answers, wire
 from proxy.registry.nacos.answers import Hosts
-from proxy.registry.nacos.member import CALL_LIMIT
+from proxy.registry.nacos.member import CALL_LIMIT, PAGE, every_name
 from proxy.registry.nacos.options import Options
 from proxy.settings.registry import RegistryTls
 
 PORT_OFFSET: Final = 1000
 """From the port of HTTP to that of gRPC."""
-
-PAGE: Final = 500
-"""Services on a page."""
 
 _CALL: Final = "/Request/request"
 _STREAM: Final = "/BiRequestStream/requestBiStream"
@@ -132,15 +129,11 @@ class Push:
 
     async def services(self) -> list[str]:
         """Names of all services of the group."""
-        found: list[str] = []
-        while True:
-            page = {"pageNo": len(found) // PAGE + 1, "pageSize": PAGE}
-            count, names = answers.names(
-                await self._ask("ServiceListRequest", {**self._named(""), **page})
+        return await every_name(
+            lambda number: self._ask(
+                "ServiceListRequest", {**self._named(""), "pageNo": number, "pageSize": PAGE}
             )
-            found += names
-            if len(found) >= count or not names:
-                return found
+        )
 
     async def instances(self, service: str) -> Hosts:
         """All instances of a service, whose changes are told from now on."""

@@ -1061,6 +1061,9 @@ class RelayInFront:
         return self._tasks[-1]
 
     def start(self) -> None:
+        if self._relay is not None:
+            return
+
         def build(options: RegistryOptions) -> Provider:
             built: Provider = load(PROVIDERS, "etcd")(options, timing=TIMING)
             return built
@@ -1102,13 +1105,10 @@ class DrilledRelay(DrilledEtcd):
         self._relay = RelayInFront(self.server.url)
 
     def options(self) -> RegistryOptions:
-        options: RegistryOptions = registry_options("relay")(endpoints=(self._relay.url,))
-        return options
-
-    def provider(self) -> Provider:
         # Not before: what is registered in a moment would be told as a change.
         self._relay.start()
-        return super().provider()
+        options: RegistryOptions = registry_options("relay")(endpoints=(self._relay.url,))
+        return options
 
     async def __aexit__(self, *exc: object) -> None:
         await self._relay.kill()

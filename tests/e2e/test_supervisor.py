@@ -250,7 +250,8 @@ async def test_a_challenge_is_not_told_of_before_all_workers_know_it() -> None:
             return answer["index"] == 0 and answer["messages"]
 
         messages = await eventually(learnt, 10, "an answer of it")
-        assert messages[:4] == ["Configure", "Rows", "AcmeChallenges", "Pools"]
+        assert messages[:2] == ["Configure", "Rows"]
+        assert messages.index("AcmeChallenges") < messages.index("Pools")
 
 
 async def test_counters_of_an_instance_that_left_are_not_kept_for_ever() -> None:

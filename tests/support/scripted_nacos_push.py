@@ -153,9 +153,10 @@ class ScriptedNacosPush(ScriptedNacos):
         self.serves_push = True
 
     async def start(self) -> None:
-        await super().start()
+        # As Nacos does: who finds HTTP open and this port closed believes that nothing is told.
         if self.serves_push:
             await self.push.start(self.port + OFFSET)
+        await super().start()
 
     async def kill(self) -> None:
         await self.push.kill()

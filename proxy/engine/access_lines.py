@@ -120,7 +120,8 @@ class Lines(ABC):
 
     @abstractmethod
     def line(self, entry: Entry, state: RequestState | None = None) -> bytes:
-        """One line, with its end. `state`: of the request, unless it never became one."""
+        """The line of an exchange, with its end. `state`: of the request, unless it never became
+        one."""
 
     @abstractmethod
     def _second(self, second: int) -> bytes:

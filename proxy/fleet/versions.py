@@ -34,7 +34,7 @@ class Refused(Exception):
 
 
 class Writes(NamedTuple):
-    """One transaction of etcd: what must hold, and what is written then."""
+    """Transaction of etcd: what must hold, and what is written then."""
 
     compare: Sequence[Mapping[str, Any]]
     success: Sequence[Mapping[str, Any]]

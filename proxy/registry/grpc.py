@@ -1,4 +1,4 @@
-"""One connection to a registry over gRPC: calls with one answer, and streams that last."""
+"""Connections to registries over gRPC: calls with one answer, and streams that last."""
 
 from __future__ import annotations
 

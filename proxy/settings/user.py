@@ -13,7 +13,7 @@ import msgspec
 from proxy.settings.read import Read
 
 _LARGEST: Final = 2**32 - 2
-"""One more means "unchanged" to the system."""
+"""Highest id of a user or group: the system takes the next one for "unchanged"."""
 
 
 class RunAs(msgspec.Struct, frozen=True):

@@ -56,8 +56,8 @@ class BucketTable:
         return int.from_bytes(digest, "big")
 
     def take_share(self, key: int, interval: float, burst: float, now: float) -> float:
-        """As `take`, of a limit that holds for the whole fleet: this proxy has its share of rate
-        and burst, and never less than a token, or nobody would ever get one."""
+        """Take one token, as `take` does, of a limit that holds for the whole fleet: this proxy has
+        its share of rate and burst, and never less than a token, or nobody would ever get one."""
         return self.take(key, interval / self.share, max(1.0, burst * self.share), now)
 
     def take(self, key: int, interval: float, burst: float, now: float) -> float:

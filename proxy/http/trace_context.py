@@ -79,14 +79,15 @@ class Propagation:
         self._lines = re.compile(rb"^(?:%b):[^\r\n]*\r\n" % names, re.IGNORECASE | re.MULTILINE)
 
     def parent(self, fields: RequestFields) -> Parent | None:
-        """The parent that a request names. A block that names none is remembered as such;
-        those that do differ each time."""
+        """The parent that a request names. A block that has no line about one is remembered as
+        such; those that do differ each time."""
         for kind in self.kinds:  # ≤ 3
             w3c = kind == "w3c"
             found = parent_of(fields.get(b"traceparent")) if w3c else parent_of_b3(fields)
             if found is not None:
                 return found
-        fields.orphan = self
+        if self._lines.search(fields.passed) is None:
+            fields.orphan = self
         return None
 
     def with_parent(self, request: RequestHead, trace_id: bytes, span_id: bytes) -> RequestHead:
@@ -98,7 +99,7 @@ class Propagation:
         fields.claims, fields.claims_named = was.claims, was.claims_named
         fields.claim_lines, fields.chunked, fields.length = was.claim_lines, was.chunked, was.length
         fields.te_trailers, fields.grpc = was.te_trailers, was.grpc
-        lines = [self._lines.sub(b"", was.passed)]
+        lines = [was.passed if was.orphan is self else self._lines.sub(b"", was.passed)]
         for kind in self.kinds:  # ≤ 3
             if kind == "w3c":
                 lines.append(b"traceparent: 00-%b-%b-01\r\n" % (trace_id, span_id))

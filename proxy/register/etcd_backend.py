@@ -11,7 +11,7 @@ from proxy.register.record import Name
 from proxy.registry.etcd.gateway import Gateway, delete_op, put_op, range_op, revision_is
 from proxy.registry.etcd.options import Options
 from proxy.registry.etcd.wire import EtcdError, LeaseNotFound, TxnReply
-from proxy.registry.formats.layout import literal
+from proxy.registry.formats.layout import AUTO, literal
 from proxy.registry.formats.writing import WRITTEN, written
 
 
@@ -25,6 +25,9 @@ class EtcdBackend(RegistrationBackend):
     def __init__(self, options: Options, url: str, limit: float) -> None:
         super().__init__(options, url, limit)
         self._prefix = literal(options.prefix)
+        if options.format not in (AUTO, "fairlead", *WRITTEN):
+            words = f"registry.format: {options.format!r} can only be read; allowed: 'fairlead'"
+            raise ValueError(f"{words}, {', '.join(map(repr, WRITTEN))}")
         self._form = options.format if options.format in WRITTEN else None
         self._withheld: set[Name] = set()
         """Names without a key because of it."""

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from proxy.register.backend import Found, Lease, Outcome, RegistrationBackend, Write
 from proxy.register.record import Name
 from proxy.registry.base import LeaseLost
+from proxy.registry.formats.layout import AUTO
 from proxy.registry.rest import Secret
 from proxy.registry.zookeeper import wire
 from proxy.registry.zookeeper.link import Link
@@ -39,7 +40,7 @@ class ZooKeeperBackend(RegistrationBackend):
 
     def __init__(self, options: Options, url: str, limit: float) -> None:
         super().__init__(options, url, limit)
-        if options.format != "fairlead":
+        if options.format not in (AUTO, "fairlead"):
             words = f"registry.format: {options.format!r} can only be read; allowed: 'fairlead'"
             raise ValueError(words)
         self._prefix = options.prefix

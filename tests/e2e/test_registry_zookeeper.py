@@ -75,6 +75,49 @@ async def test_members_of_a_server_set_that_register_anew_are_the_same() -> None
             assert seen.pool is pool
 
 
+async def test_nodes_on_any_level_are_records_and_directories_are_none() -> None:
+    """And one may become the other."""
+    nerve = f"{SERVICE}/services/1_0000000001"
+    nodes = {
+        nerve: b'{"host": "10.0.0.1", "port": 80}',
+        f"{SERVICE}/2": b"10.0.0.2:80",
+        f"{SERVICE}/10.0.0.3:80": b"",
+    }
+    async with ZooKeeperServer() as server, server.client() as client:
+        for path, value in nodes.items():
+            await client.put(f"/services/{path}", value)
+        await client.put("/services/alone", b"10.0.0.4:80")
+        await client.put("/services/nobody", b"")
+        async with watched(server.url, format="text") as seen:
+            await seen.has("2", "10.0.0.3:80")
+            [refused] = seen.status.invalid
+            assert (refused.key, refused.service) == (f"/services/{nerve}", SERVICE)
+            assert "the format text has host:port" in refused.reason
+        async with watched(server.url) as seen:
+            await eventually(lambda: seen.memberships)
+            services = seen.memberships[-1].services
+            assert sorted(services) == ["alone", SERVICE]
+            assert seen.ids() == {"services:1_0000000001", "2", "10.0.0.3:80"}
+            assert seen.status.invalid == ()
+            await client.put("/services/alone/1", b"10.0.0.5:80")
+            await eventually(lambda: ids(seen, "alone") == ["1"])
+            await client.delete("/services/alone/1")
+            await eventually(lambda: ids(seen, "alone") == ["10.0.0.4:80"])
+            await client.put("/services/nobody/1", b"10.0.0.6:80")
+            await eventually(lambda: ids(seen, "nobody") == ["1"])
+            await client.put("/services/nobody/1", b"")
+            await eventually(lambda: seen.status.invalid)
+            assert ids(seen, "nobody") == ["1"]
+            await client.delete("/services/nobody/1")
+            await eventually(lambda: ids(seen, "nobody") == [])
+            await client.put(f"/services/{SERVICE}/2", b"10.0.0.2:81")
+            await eventually(lambda: seen.by_id()["2"].port == 81)
+
+
+def ids(seen: Watched, service: str) -> list[str]:
+    return [one.id for one in seen.memberships[-1].services.get(service, ())]
+
+
 async def test_an_ensemble_that_loses_its_leader_and_its_quorum_loses_no_instance() -> None:
     async with ZooKeeperEnsemble() as ensemble, watched(*ensemble.urls) as seen:
         [leader] = [server for server in ensemble.servers if server.mode == "leader"]

@@ -710,7 +710,7 @@ proxy.yaml:1: registry.services.web: "web:0" has no port from 1 to 65535; allowe
 registry: {type: etcd, endpoints: ['http://a:1'], prefix: "", format: krato}
 routes: [{service: a}]
 --->
-proxy.yaml:1: registry.format: "krato" is not a format (did you mean "kratos"?); allowed: auto, fairlead, text, grpc, kratos, go-micro, go-zero, registrator, nerve
+proxy.yaml:1: registry.format: "krato" is not a format (did you mean "kratos"?); allowed: auto, fairlead, text, grpc, kratos, go-micro, go-zero, registrator, nerve, curator, serverset
 === registry_password_twice
 registry: {type: etcd, endpoints: ['http://a:1'], username: u, password: p, password_file: none}
 routes: [{service: a}]
@@ -728,7 +728,7 @@ routes: [{service: a}]
 --->
 proxy.yaml:1: registry.endpoints.0: "http://a:1" is not a host name; allowed: host:port
 proxy.yaml:1: registry.endpoints.1: "b:0" has no port from 1 to 65535; allowed: host:port
-proxy.yaml:1: registry.format: "dubbo" is not a format; allowed: fairlead, curator, serverset
+proxy.yaml:1: registry.format: "dubbo" is not a format; allowed: auto, fairlead, text, grpc, kratos, go-micro, go-zero, registrator, nerve, curator, serverset
 proxy.yaml:1: registry.prefix: "services" is not the path of a node below the root; allowed: the path of a node such as /services
 === registry_zookeeper_without_servers
 registry: {type: zookeeper}

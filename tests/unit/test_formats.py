@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.registry.formats.layout import FORMATS, literal, read_any, service_at
+from proxy.registry.formats.layout import FORMATS, is_record, literal, read_any, service_at
 from proxy.registry.formats.writing import WRITTEN, written
 from proxy.registry.records import Unreadable
 
@@ -22,6 +22,23 @@ MICRO = (
     b'[{"id":"users-9","address":"10.0.0.4:1"},{"id":"users-1","address":"10.0.0.5:8080",'
     b'"metadata":{"protocol":"grpc","broker":"http"}}]}'
 )
+REGISTRATOR = (
+    b'{"Name":"users","IP":"10.0.0.5","PublicPort":8080,"PrivatePort":80,"ContainerID":"3f",'
+    b'"Tags":["a"],"Attrs":{}}'
+)
+"""As its adapter for ZooKeeper writes it."""
+CURATOR = {
+    "name": "web",
+    "id": "71b4",
+    "address": "10.0.0.5",
+    "port": 8080,
+    "sslPort": None,
+    "payload": None,
+    "registrationTimeUTC": 1,
+    "serviceType": "DYNAMIC",
+    "uriSpec": None,
+}
+MEMBER = {"serviceEndpoint": {"host": "10.0.0.5", "port": 8080}, "additionalEndpoints": {}}
 
 READ: list[tuple[bytes, bytes, bytes, str, tuple[Any, ...]]] = [
     # prefix, key, value; what it is taken for; service, id, address, port
@@ -38,6 +55,7 @@ READ: list[tuple[bytes, bytes, bytes, str, tuple[Any, ...]]] = [
     (P, b"users/node:users:80", b"10.0.0.5:8080", "text", ("users", "node:users:80")),
     (b"", b"users.rpc/7587869", b"10.0.0.5:8080", "text", ("users.rpc", "7587869")),
     (P, b"users/1", b'{"host":"10.0.0.5","port":8080,"name":"a"}', "nerve", ("users", "1")),
+    (P, b"users/a/1", b'{"host":"10.0.0.5","port":8080}', "nerve", ("users", "a:1")),
     (P, b"users/1", b'{"ip":"10.0.0.5","port":"8080"}', "nerve", ("users", "1")),
     (P, b"users/1", b'{"Host":"10.0.0.5","Port":8080}', "nerve", ("users", "1")),
     (P, b"users/1", b'{"addr":"10.0.0.5:8080"}', "nerve", ("users", "1")),
@@ -48,6 +66,9 @@ READ: list[tuple[bytes, bytes, bytes, str, tuple[Any, ...]]] = [
     (b"", b"a/users/1", b'{"Op":0,"Addr":"10.0.0.5:8080"}', "grpc", ("a.users", "1")),
     (b"a/users/", b"1", b'{"Op":0,"Addr":"10.0.0.5:8080"}', "grpc", ("users", "1")),
     (b"/micro/registry/", b"users/users-1", MICRO, "go-micro", ("users", "users-1")),
+    (P, b"users/10.0.0.5:8080", REGISTRATOR, "nerve", ("users", "10.0.0.5:8080")),
+    (P, b"users/71b4", json.dumps(CURATOR).encode(), "curator", ("users", "71b4")),
+    (P, b"users/member_1", json.dumps(MEMBER).encode(), "serverset", ("users", "10.0.0.5:8080")),
     (b"/microservices/", b"users/7d", KRATOS.replace(b"8000", b"8080"), "kratos", ("users", "7d")),
 ]
 
@@ -127,7 +148,12 @@ def test_go_zero_keys_are_a_service_and_a_lease() -> None:
         (b"users/1", b"h:1", "grpc", "the value is 'h:1', and the format grpc has an object"),
         (b"users/1", b'{"host":"h","port":1}', "fairlead", "no address in the value, which has"),
         (b"users/1", b'{"host":"h","port":1}', "kratos", "no list endpoints in the value, which"),
-        (b"users/1", b'{"host":"h","port":1}', "registrator", "the value is an object, and the"),
+        (b"users/1", b'{"host":"h","port":1}', "text", "the value is an object, and the"),
+        (b"users/1", b"h:1", "curator", "the value is 'h:1', and the format curator has an obj"),
+        (b"users/1", b'{"port":1}', "curator", "no address in the value, which has: port"),
+        (b"users/1", b'{"address":"h"}', "curator", "no port in the value, which has: address"),
+        (b"users/1", b'{"serviceEndpoint":{}}', "auto", "no host in the value, which has: nothing"),
+        (b"users/1", b"{}", "serverset", "no serviceEndpoint in the value, which has: nothing"),
         (b"users", b'{"address":"h","port":1}', "fairlead", "key is not of the form"),
     ],
 )
@@ -145,9 +171,63 @@ def test_a_format_reads_a_record_of_another_one_or_refuses_it(
     try:
         instance, _ = read_any(prefix + key, value, prefix=prefix, form=form)
     except Unreadable:
-        assert shape != form
+        assert form not in (shape, "auto")
     else:
         assert instance.port in (8080, 9000)
+
+
+@pytest.mark.parametrize(
+    ("changes", "port", "health", "metadata"),
+    [
+        ({}, 8080, "healthy", {}),
+        ({"enabled": True}, 8080, "healthy", {}),
+        ({"enabled": False}, 8080, "draining", {}),
+        ({"port": None, "sslPort": 8443}, 8443, "healthy", {"scheme": "https"}),
+        ({"sslPort": 8443}, 8080, "healthy", {}),
+        ({"payload": {"metadata": {"zone": "a"}}}, 8080, "healthy", {"zone": "a"}),
+        ({"payload": "text"}, 8080, "healthy", {}),
+        ({"payload": {"metadata": []}}, 8080, "healthy", {}),
+    ],
+)
+def test_instances_of_curator(
+    changes: dict[str, Any], port: int, health: str, metadata: dict[str, str]
+) -> None:
+    value = json.dumps(CURATOR | changes).encode()
+    instance, odd = read_any(P + b"users/71b4", value, prefix=P, form="auto")
+    assert (instance.port, instance.health, instance.metadata, odd) == (port, health, metadata, "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "health", "metadata"),
+    [
+        ({}, "healthy", {}),
+        ({"status": "ALIVE", "shard": 1}, "healthy", {"shard": "1"}),
+        ({"status": "STOPPING"}, "STOPPING", {}),
+        ({"shard": "x"}, "healthy", {}),
+    ],
+)
+def test_members_of_a_server_set(
+    changes: dict[str, Any], health: str, metadata: dict[str, str]
+) -> None:
+    value = json.dumps(MEMBER | changes).encode()
+    instance, odd = read_any(P + b"users/member_0000000012", value, prefix=P, form="auto")
+    assert (instance.health, instance.metadata, odd) == (health, metadata, "")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "is_one"),
+    [
+        (b"/services/users", b"", False),
+        (b"/services/users", b" \n", False),
+        (b"/services/users/10.0.0.5:8080", b"", True),
+        (b"/services/a:b/users", b"", False),
+        (b"/services/users/1", b"x", True),
+    ],
+)
+def test_a_place_without_a_value_is_a_record_if_its_name_is_an_address(
+    key: bytes, value: bytes, is_one: bool
+) -> None:
+    assert is_record(key, value) is is_one
 
 
 @pytest.mark.parametrize(

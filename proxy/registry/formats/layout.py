@@ -21,6 +21,13 @@ FORMATS: Final = (AUTO, *SHAPES)
 _NESTED: Final = frozenset({"grpc", "go-zero"})
 """Formats in which the last part of a key is the id and all before it is the service."""
 
+_DEEP: Final = frozenset({"text", "nerve"})
+"""Formats in which the first part of a key is the service and all behind it is the id."""
+
+_NUMBERED: Final = frozenset({"serverset"})
+"""Formats in which the last part of a key is another one at each registration, so that the id is
+what the record leads to."""
+
 
 def literal(prefix: str) -> str:
     """The prefix that is meant: who writes `services` means `services/`."""
@@ -46,6 +53,12 @@ def service_at(key: bytes, *, prefix: bytes, form: str) -> str:
     if form == "fairlead" and len(parts) == 1:
         return ""
     return ".".join(parts[:-1]) if form in _NESTED and len(parts) > 1 else parts[0]
+
+
+def is_record(key: bytes, value: bytes) -> bool:
+    """Whether a place in a tree is a record, and no directory that nobody is in: one without a
+    value is a record only if its name is an address."""
+    return bool(value.strip()) or b":" in key.rpartition(b"/")[2]
 
 
 def _decoded(value: bytes) -> Any:
@@ -79,11 +92,11 @@ def _place(parts: list[str], shape: str, form: str, prefix: bytes) -> tuple[str,
         return ".".join(above), last
     if not above and form != "fairlead":
         return last, ""
-    if shape == "text":
+    if shape in _DEEP:
         return above[0], ":".join(parts[1:])
     if len(parts) != 2:
         raise _misplaced(prefix)
-    return above[0], last
+    return above[0], "" if shape in _NUMBERED else last
 
 
 def _misplaced(prefix: bytes) -> Unreadable:

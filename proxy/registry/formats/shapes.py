@@ -17,7 +17,7 @@ Shape = Callable[[Any, str], tuple[Fields, str]]
 """The value, decoded, and the last part of the key → fields of a record, and what was odd."""
 
 _HOSTS: Final = ("host", "Host", "ip", "IP", "addr", "hostname", "address", "Address", "endpoint")
-_PORTS: Final = ("port", "Port")
+_PORTS: Final = ("port", "Port", "PublicPort")
 _WEIGHTED: Final = re.compile(r"([^:]+:[0-9]{1,5}):([0-9]{1,5})\Z")
 
 
@@ -86,6 +86,39 @@ def nerve(value: Any, last: str) -> tuple[Fields, str]:
     return _with(metadata, fields, record.get("version"), record.get("health")), ""
 
 
+def registrator(value: Any, last: str) -> tuple[Fields, str]:
+    """`10.0.0.5:8080` in etcd and Consul; `{"Name", "IP", "PublicPort", …}` in ZooKeeper."""
+    return (nerve if isinstance(value, dict) else text)(value, last)
+
+
+def curator(value: Any, last: str) -> tuple[Fields, str]:
+    """`ServiceInstance` of Apache Curator's discovery, with the payload that Spring Cloud puts in
+    it. A `sslPort` alone means TLS."""
+    record = _object(value, "curator")
+    payload = record.get("payload")
+    metadata = dict(_metadata(payload)) if isinstance(payload, dict) else {}
+    port = record.get("port")
+    if port is None and record.get("sslPort") is not None:
+        port = record["sslPort"]
+        metadata.setdefault("scheme", "https")
+    address = _text_at(record, "address")
+    if port is None:
+        raise _lacks("port", record)
+    health = "draining" if record.get("enabled") is False else None
+    return {"address": address, "port": port, "metadata": metadata, "health": health}, ""
+
+
+def serverset(value: Any, last: str) -> tuple[Fields, str]:
+    """`{"serviceEndpoint": {"host", "port"}, "status", "shard"}`: a member of Finagle's."""
+    record = _object(value, "serverset")
+    found = record.get("serviceEndpoint")
+    if not isinstance(found, dict):
+        raise _lacks("serviceEndpoint", record)
+    metadata = {"shard": record["shard"]} if isinstance(record.get("shard"), int) else {}
+    status = record.get("status", "ALIVE")
+    return _with(metadata, _pair(found), health=None if status == "ALIVE" else status), ""
+
+
 SHAPES: Final[Mapping[str, Shape]] = {
     "fairlead": fairlead,
     "text": text,
@@ -93,8 +126,10 @@ SHAPES: Final[Mapping[str, Shape]] = {
     "kratos": kratos,
     "go-micro": go_micro,
     "go-zero": text,
-    "registrator": text,
+    "registrator": registrator,
     "nerve": nerve,
+    "curator": curator,
+    "serverset": serverset,
 }
 """Values of `format`, beside `auto`."""
 
@@ -103,6 +138,10 @@ def shape_of(value: Any) -> str:
     """The shape that a value has by the look of it: `auto`."""
     if not isinstance(value, dict):
         return "text"
+    if "serviceEndpoint" in value:
+        return "serverset"
+    if "serviceType" in value and "address" in value:
+        return "curator"
     if "address" in value and "port" in value:
         return "fairlead"
     if "Addr" in value:
@@ -120,9 +159,7 @@ def _pair(record: Fields) -> Fields:
     host = next((record[name] for name in _HOSTS if isinstance(record.get(name), str)), None)
     port = next((record[name] for name in _PORTS if record.get(name) is not None), None)
     if host is None or (port is None and ":" not in host):
-        missing = "host" if host is None else "port"
-        has = ", ".join(name[:40] for name in list(record)[:12]) or "nothing"
-        raise Unreadable(f"no {missing} in the value, which has: {has}")
+        raise _lacks("host" if host is None else "port", record)
     return endpoint(host) if port is None else {"address": host, "port": port}
 
 
@@ -151,13 +188,16 @@ def _object(value: Any, name: str) -> Fields:
 
 def _text_at(record: Fields, name: str) -> str:
     if not isinstance(found := record.get(name), str):
-        has = ", ".join(one[:40] for one in list(record)[:12]) or "nothing"
-        raise Unreadable(f"no {name} in the value, which has: {has}")
+        raise _lacks(name, record)
     return found
 
 
 def _list_at(record: Fields, name: str) -> list[Any]:
     if not isinstance(found := record.get(name), list):
-        has = ", ".join(one[:40] for one in list(record)[:12]) or "nothing"
-        raise Unreadable(f"no list {name} in the value, which has: {has}")
+        raise _lacks(f"list {name}", record)
     return found
+
+
+def _lacks(what: str, record: Fields) -> Unreadable:
+    has = ", ".join(name[:40] for name in list(record)[:12]) or "nothing"
+    return Unreadable(f"no {what} in the value, which has: {has}")

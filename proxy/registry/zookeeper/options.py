@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, ClassVar, Final
 
+from proxy.registry.formats.layout import AUTO, FORMATS
 from proxy.settings.addresses import parse_host_name, parse_port
 from proxy.settings.declare import Distinct, Off
 from proxy.settings.read import Read, choice, duration
@@ -50,14 +51,16 @@ class Options(RemoteOptions, frozen=True, kw_only=True):
         " authorities that the system trusts.",
     ] = None
     prefix: Annotated[
-        str, _PATH, "Node below which there is one for each service, and below that its instances."
+        str,
+        _PATH,
+        "Node below which there is one for each service, and below that its instances; in some"
+        " formats a service is one instance, or they are deeper.",
     ] = "/services"
     format: Annotated[
         str,
-        choice(("fairlead", "curator", "serverset"), "a format"),
-        "How instances are written: as ours, as Apache Curator (and Spring Cloud) does, or as"
-        " Finagle's server sets.",
-    ] = "fairlead"
+        choice(FORMATS, "a format"),
+        "How [nodes are written](registries.md#formats), as for `etcd`.",
+    ] = AUTO
     session_timeout: Annotated[
         float,
         duration(4.0),

@@ -22,17 +22,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import ClassVar, Final
 
-from proxy.membership import Departure, Instance
+from proxy.membership import Departure
 from proxy.registry.base import RegistryError
 from proxy.registry.followed import Followed, Resync, Timing, first_to_end
-from proxy.registry.records import read, service_of, split_key
+from proxy.registry.formats.layout import is_record, read_any, service_at
 from proxy.registry.rest import Secret
 from proxy.registry.roster import Entry, Roster
 from proxy.registry.zookeeper import wire
-from proxy.registry.zookeeper.formats import FORMATS, Format
 from proxy.registry.zookeeper.link import Link, TurnedAway
 from proxy.registry.zookeeper.options import Options
-from proxy.registry.zookeeper.wire import NO_NODE, Event, Failed, Op
+from proxy.registry.zookeeper.wire import CREATED, DELETED, NO_NODE, Event, Failed, Op, Stat
 
 TIMING: Final = Timing(hold=15.0)
 """Clients find out that a store was replaced by losing their sessions, which they made with up to
@@ -72,8 +71,8 @@ class ZooKeeperProvider(Followed[Link]):
         self._prefix = options.prefix
         prefix = f"{options.prefix}/".encode()
         roster = Roster(
-            partial(_read, prefix=prefix, form=FORMATS[options.format]),
-            partial(service_of, prefix=prefix),
+            partial(read_any, prefix=prefix, form=options.format),
+            partial(service_at, prefix=prefix, form=options.format),
         )
         links = [self._link(url) for url in options.endpoints]
         super().__init__(links, roster, timing=timing, rng=rng, clock=clock)
@@ -163,19 +162,25 @@ class ZooKeeperProvider(Followed[Link]):
         self._created = created
 
     async def _read_all(self, link: Link) -> dict[bytes, Entry]:
-        paths = [self._prefix]
-        for _ in ("services", "instances"):
-            parents, paths = paths, []
-            for some in _slices(parents):
+        """All records: of nodes that have others below them it is those."""
+        entries: dict[bytes, Entry] = {}
+        parents = [self._prefix]
+        while parents:
+            paths, above, parents = [], parents, []
+            for some in _slices(above):
                 replies = await self._read_nodes(link, some, Op.GET_CHILDREN)
                 for parent, reply in zip(some, replies, strict=True):
                     paths += [f"{parent}/{name}" for name in (reply.texts() if reply else ())]
-        entries: dict[bytes, Entry] = {}
-        for some in _slices(paths):
-            replies = await self._read_nodes(link, some, Op.GET_DATA)
-            for path, reply in zip(some, replies, strict=True):
-                if reply is not None:
-                    entries[path.encode()] = self._entry(path, reply)
+            for some in _slices(paths):
+                replies = await self._read_nodes(link, some, Op.GET_DATA)
+                for path, reply in zip(some, replies, strict=True):
+                    if reply is None:
+                        continue
+                    value, stat = reply.buffer(), reply.stat()
+                    if stat.children:
+                        parents.append(path)
+                    elif (entry := self._entry(path, value, stat)) is not None:
+                        entries[entry.key] = entry
         return entries
 
     async def _read_nodes(
@@ -189,18 +194,25 @@ class ZooKeeperProvider(Followed[Link]):
                 raise one
         return [None if isinstance(one, Failed) else one for one in found]
 
-    def _entry(self, path: str, reply: wire.Reader) -> Entry:
-        value = reply.buffer()
-        stat = reply.stat()
-        return self._roster.entry(path.encode(), value, stat.mzxid, stat.owner)
+    def _entry(self, path: str, value: bytes, stat: Stat) -> Entry | None:
+        """The record of a node; None = it is a directory."""
+        key = path.encode()
+        if stat.children or not (is_record(key, value) or key in self._roster.entries):
+            return None
+        return self._roster.entry(key, value, stat.mzxid, stat.owner)
 
     # -------------------------------------------------------------------- notifications
 
     def _note(self, event: Event) -> None:
-        """Of whatever happens to an instance there is a notification of its own."""
-        if event.path.count("/") == self._prefix.count("/") + 2:
-            self._dirty[event.path] = event.zxid
-            self._mentioned.set()
+        """Of whatever happens to a node there is a notification of its own; it may turn the one
+        above into a directory, or a directory into a record."""
+        parent = event.path.rpartition("/")[0]
+        if len(parent) < len(self._prefix):
+            return
+        self._dirty[event.path] = event.zxid
+        if event.kind in (CREATED, DELETED) and parent != self._prefix:
+            self._dirty.setdefault(parent, event.zxid)
+        self._mentioned.set()
 
     async def _settle(self, link: Link) -> None:
         """Read what notifications mention, for ever."""
@@ -211,10 +223,13 @@ class ZooKeeperProvider(Followed[Link]):
             for some in _slices(sorted(dirty)):
                 replies = await self._read_nodes(link, some, Op.GET_DATA)
                 for path, reply in zip(some, replies, strict=True):
-                    if reply is None:
+                    entry = None
+                    if reply is not None:
+                        entry = self._entry(path, reply.buffer(), reply.stat())
+                    if entry is None:
                         self._roster.remove(path.encode(), dirty[path])
                     else:
-                        self._roster.put(self._entry(path, reply))
+                        self._roster.put(entry)
                 self._roster.revision = max(self._roster.revision, link.zxid)
                 self._changed.set()
 
@@ -249,8 +264,3 @@ class ZooKeeperProvider(Followed[Link]):
 def _slices(paths: Sequence[str]) -> Iterator[Sequence[str]]:
     for start in range(0, len(paths), SLICE):
         yield paths[start : start + SLICE]
-
-
-def _read(key: bytes, value: bytes, *, prefix: bytes, form: Format) -> tuple[Instance, str]:
-    service, node = split_key(key, prefix)
-    return read(service, *form(node, value))

@@ -108,6 +108,10 @@ class Stat(NamedTuple):
     """Of the last change of its children."""
 
 
+CREATED, DELETED = 1, 2
+"""Kinds of notifications."""
+
+
 class Event(NamedTuple):
     """A notification. What has happened is to be read."""
 

@@ -27,6 +27,7 @@ BALANCERS: Mapping[str, str] = {
 
 PROVIDERS: Mapping[str, str] = {
     "consul": "proxy.registry.consul.provider:ConsulProvider",
+    "consul-kv": "proxy.registry.consul_kv.provider:ConsulKvProvider",
     "dns": "proxy.registry.dns.provider:DnsProvider",
     "docker": "proxy.registry.docker.provider:DockerProvider",
     "etcd": "proxy.registry.etcd.provider:EtcdProvider",

@@ -55,11 +55,12 @@ class Secret:
 
 
 class Answered(RegistryError):
-    """An answer with a status that is no success."""
+    """An answer with a status that is no success. Names of fields are in lower case."""
 
-    def __init__(self, status: int, words: str) -> None:
+    def __init__(self, status: int, words: str, headers: Mapping[str, str]) -> None:
         super().__init__(words)
         self.status = status
+        self.headers = headers
 
 
 class Denied(Answered, Refused):
@@ -113,8 +114,7 @@ class RestEndpoint:
     ) -> Answer:
         """As `get`, with another method and a body; a mapping is a form."""
         async with self._request(method, path, query, body, timeout) as response:
-            found = await _whole(response)
-            return Answer({name.lower(): v for name, v in response.headers.items()}, found)
+            return Answer(_fields(response), await _whole(response))
 
     async def lines(
         self, path: str, query: Mapping[str, str], *, timeout: float | None
@@ -143,7 +143,8 @@ class RestEndpoint:
         try:
             async with self._open(method, path, query, body, timeout) as response:
                 if response.status not in (200, 204):
-                    raise refusal(response.status, path, await _whole(response))
+                    body = await _whole(response)
+                    raise refusal(response.status, path, body, _fields(response))
                 yield response
         except TimeoutError as error:
             reason = str(error) or f"no answer within {timeout or DIAL_LIMIT:g} s"
@@ -196,6 +197,10 @@ class RestEndpoint:
         )
 
 
+def _fields(response: aiohttp.ClientResponse) -> Mapping[str, str]:
+    return {name.lower(): value for name, value in response.headers.items()}
+
+
 async def _whole(response: aiohttp.ClientResponse) -> bytes:
     pieces = []
     size = 0
@@ -227,11 +232,12 @@ def was_refused(error: RegistryError) -> bool:
     return isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED
 
 
-def refusal(status: int, path: str, body: bytes) -> Answered:
+def refusal(status: int, path: str, body: bytes, headers: Mapping[str, str]) -> Answered:
     """An answer that is no success as an error, with the beginning of what it says."""
     said = " ".join(body[:200].decode(errors="replace").split())
     kind = Denied if status in (401, 403) else Answered
-    return kind(status, f"{path}: status {status}: {said}" if said else f"{path}: status {status}")
+    words = f"{path}: status {status}: {said}" if said else f"{path}: status {status}"
+    return kind(status, words, headers)
 
 
 def tls_context(tls: RegistryTls) -> ssl.SSLContext:

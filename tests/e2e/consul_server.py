@@ -80,6 +80,7 @@ class ConsulServer:
                 "grpc": -1,
             },
             "performance": {"raft_multiplier": 1},
+            "session_ttl_min": "1s",
             "disable_update_check": True,
             "log_level": "warn",
         }

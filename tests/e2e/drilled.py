@@ -4,6 +4,7 @@ watched while that happens. `test_registry_drills.py` has the drills."""
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 import json
 import random
@@ -46,7 +47,6 @@ from tests.support.scripted_nacos import ScriptedNacos, host
 from tests.support.scripted_nacos_push import ScriptedNacosPush
 
 SERVICE = "users"
-READER = 'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }'
 TIMING = Timing(probe=0.4, probe_limit=1.0, catch_up=0.3, recheck=0.5, hold=1.5, backoff_limit=0.3)
 """Shorter than in earnest, in the same proportions."""
 SLOW = msgspec.structs.replace(TIMING, hold=12.0)
@@ -387,6 +387,8 @@ class DrilledConsul(Drilled):
     type = "consul"
     missing = missing_consul()
     rights = True
+    rules: ClassVar[str] = 'service_prefix "" { policy = "%s" } node_prefix "" { policy = "read" }'
+    """Of the token, with the word for what it may do."""
 
     def __init__(self) -> None:
         self.server = ConsulServer(acl=True)
@@ -407,7 +409,7 @@ class DrilledConsul(Drilled):
         known = await self.server.get("/v1/acl/policies")
         if all(one["Name"] != "reader" for one in known):
             self._policy = await self.server.put(
-                "/v1/acl/policy", {"Name": "reader", "Rules": READER}
+                "/v1/acl/policy", {"Name": "reader", "Rules": self.rules % "read"}
             )
             await self.server.put(
                 "/v1/acl/token", {"SecretID": self._token, "Policies": [{"Name": "reader"}]}
@@ -435,13 +437,13 @@ class DrilledConsul(Drilled):
         await self.server.deregister(id_)
 
     async def take_rights(self) -> None:
-        await self._rules('service_prefix "" { policy = "deny" }')
+        await self._may("deny")
 
     async def give_rights(self) -> None:
-        await self._rules(READER)
+        await self._may("read")
 
-    async def _rules(self, rules: str) -> None:
-        policy = {"ID": self._policy["ID"], "Name": "reader", "Rules": rules}
+    async def _may(self, word: str) -> None:
+        policy = {"ID": self._policy["ID"], "Name": "reader", "Rules": self.rules % word}
         await self.server.put(f"/v1/acl/policy/{self._policy['ID']}", policy)
 
 
@@ -510,6 +512,73 @@ class DrilledScriptedConsul(Drilled):
         """Nobody waits any more, so that all that is known is asked for again."""
         await self.kill()
         await self.start()
+
+
+class DrilledConsulKv(DrilledConsul):
+    """Keys of that Consul, bound ones by a session, and a token that may read keys only."""
+
+    type = "consul-kv"
+    rules = 'key_prefix "services/" { policy = "%s" }'
+    ttl = 2.0
+    timing = msgspec.structs.replace(TIMING, hold=4.0)
+    """Consul doubles the time of a session, and its owner comes back after that of a server."""
+
+    async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
+        record = {"address": "10.0.0.1", "port": port, "health": {"status": status}}
+        value = base64.b64encode(json.dumps(record).encode()).decode()
+        for start in range(0, len(ids), 64):
+            some = [f"services/{SERVICE}/{id_}" for id_ in ids[start : start + 64]]
+            writes = [{"KV": {"Verb": "set", "Key": key, "Value": value}} for key in some]
+            await self.server.put("/v1/txn", writes)
+
+    async def deregister(self, id_: str) -> None:
+        await self.server.call("DELETE", f"/v1/kv/services/{SERVICE}/{id_}")
+
+    async def register_bound(self, id_: str, address: str = "10.0.0.1", port: int = 8080) -> Owner:
+        asked = {"TTL": f"{self.ttl / 2:g}s", "Behavior": "delete", "LockDelay": "0s"}
+        session = (await self.server.put("/v1/session/create", asked))["ID"]
+        path = f"/v1/kv/services/{SERVICE}/{id_}?acquire={session}"
+        assert await self.server.put(path, {"address": address, "port": port})
+        return ConsulOwner(self.server, session)
+
+
+class ConsulOwner:
+    """Owns a session."""
+
+    def __init__(self, server: ConsulServer, session: str) -> None:
+        self._server = server
+        self._session = session
+
+    async def renew(self) -> None:
+        await self._server.put(f"/v1/session/renew/{self._session}")
+
+    async def leave(self) -> None:
+        """Nothing holds the session."""
+
+
+class DrilledScriptedConsulKv(DrilledScriptedConsul):
+    """Keys of the scripted one."""
+
+    type = "consul-kv"
+
+    async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
+        record = {"address": "10.0.0.1", "port": port, "health": {"status": status}}
+        for id_ in ids:
+            await self.server.put_key(f"services/{SERVICE}/{id_}", json.dumps(record).encode())
+
+    async def deregister(self, id_: str) -> None:
+        await self.server.delete_key(f"services/{SERVICE}/{id_}")
+
+    async def lie(self, kind: str) -> None:
+        bodies = {
+            "empty": b"[]",
+            "partial": json.dumps(list(self.server.pairs.values())[:1]).encode(),
+            "garbage": b"<html>Bad gateway</html>",
+            "huge": b"[" + b" " * 2**24 + b"]",
+        }
+        self.server.cut = kind == "cut"
+        self.server.lies = {"/v1/kv/": bodies[kind]} if kind in bodies else {}
+        await self._reconnected()
 
 
 class DrilledList(Drilled):
@@ -1120,6 +1189,8 @@ DRILLED: dict[str, type[Drilled]] = {
     "etcd-scripted": DrilledScriptedEtcd,
     "consul": DrilledConsul,
     "consul-scripted": DrilledScriptedConsul,
+    "consul-kv": DrilledConsulKv,
+    "consul-kv-scripted": DrilledScriptedConsulKv,
     "eureka": DrilledRealEureka,
     "eureka-scripted": DrilledEureka,
     "http": DrilledList,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -42,6 +43,13 @@ class ScriptedConsul(ScriptedRegistry):
         self.index = 5
         self.services: dict[str, dict[str, dict[str, Any]]] = {}
         self.indexes: dict[str, int] = {}
+        self.pairs: dict[str, dict[str, Any]] = {}
+        self.graves: dict[str, int] = {}
+        """Keys that were deleted → index at which."""
+        self.hidden: set[str] = set()
+        """Keys that the token may not see."""
+        self.sessions: list[str] = []
+        """Those that live."""
         self.rights = True
         """Without them Consul answers as if there were nothing."""
         self.leader = True
@@ -69,9 +77,28 @@ class ScriptedConsul(ScriptedRegistry):
             del self.services[service], self.indexes[service]
         await self.told()
 
+    async def put_key(self, key: str, value: bytes, session: str = "") -> None:
+        self.index += 1
+        self.pairs[key] = {
+            "Key": key,
+            "Value": base64.b64encode(value).decode() or None,
+            "ModifyIndex": self.index,
+            **({"Session": session} if session else {}),
+        }
+        await self.told()
+
+    async def delete_key(self, *keys: str) -> None:
+        self.index += 1
+        for key in keys:
+            del self.pairs[key]
+            self.graves[key] = self.index
+        await self.told()
+
     def wipe(self) -> None:
         self.services.clear()
         self.indexes.clear()
+        self.pairs.clear()
+        self.graves.clear()
         self.index = 5
         self.server += "'"
 
@@ -91,6 +118,11 @@ class ScriptedConsul(ScriptedRegistry):
 
     async def _told(self, request: web.Request) -> web.Response:
         *_, kind, name = request.path.split("/")
+        if request.path.startswith("/v1/kv/"):
+            kind, name = "kv", request.path.removeprefix("/v1/kv/")
+        of_one = kind == "kv" and not {"recurse", "keys"} & set(request.query)
+        if of_one and not self.rights:
+            return web.Response(status=403, text="Permission denied")
         waited = int(request.query.get("index", 0))
         if waited:
             async with self._grew:
@@ -107,16 +139,35 @@ class ScriptedConsul(ScriptedRegistry):
             "X-Consul-Knownleader": "true" if self.leader else "false",
             "X-Consul-Lastcontact": "0",
         }
+        body = self._keys(request, name) if kind == "kv" else self._body(kind, name)
         return web.Response(
-            text=json.dumps(self._body(kind, name)),
+            status=404 if body is None else 200,
+            text="" if body is None else json.dumps(body),
             headers=fields | self.fields,
             content_type="application/json",
         )
 
     def _index(self, kind: str, name: str) -> int:
+        if kind == "kv":
+            seen = [one["ModifyIndex"] for key, one in self.pairs.items() if key.startswith(name)]
+            gone = [index for key, index in self.graves.items() if key.startswith(name)]
+            return max(seen + gone, default=self.index)
         return self.indexes.get(name, self.index) if kind == "service" else self.index
 
+    def _keys(self, request: web.Request, prefix: str) -> object:
+        """None = there are none."""
+        seen = self.pairs.keys() - self.hidden
+        found = {key: self.pairs[key] for key in sorted(seen) if key.startswith(prefix)}
+        if not self.rights or not found:
+            return None
+        if "keys" in request.query:
+            rests = {key.removeprefix(prefix).partition("/") for key in found}
+            return sorted({prefix + first + slash for first, slash, _ in rests})
+        return list(found.values()) if "recurse" in request.query else None
+
     def _body(self, kind: str, name: str) -> object:
+        if kind == "info":
+            return [{"ID": name}] if self.rights and name in self.sessions else []
         if kind == "catalog":
             return {"consul": [], **{one: [] for one in self.services}} if self.rights else {}
         if kind == "node":

@@ -1,15 +1,15 @@
-"""Consul's HTTP API at one agent: the catalogue, and the instances of a service."""
+"""Consul's HTTP API at one agent: the catalogue, the instances of a service, and keys."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Awaitable, Mapping
+from typing import Final, Protocol
 from urllib.parse import quote
 
 from proxy.registry.base import RegistryError
 from proxy.registry.consul.answers import hides, index_of
-from proxy.registry.consul.options import Options
-from proxy.registry.rest import Answer, RestEndpoint, Secret, basic
+from proxy.registry.consul.options import AgentOptions
+from proxy.registry.rest import Answer, Answered, RestEndpoint, Secret, basic
 
 CALL_LIMIT: Final = 5.0
 """Seconds for an answer that is not waited for. A server without a leader takes up to 7 s to say
@@ -24,7 +24,7 @@ WAIT_LIMIT: Final = WAIT * 17 / 16 + CALL_LIMIT
 
 
 class Listed:
-    """The catalogue, or the instances of a service."""
+    """The catalogue, the instances of a service, or keys."""
 
     def __init__(self, answer: Answer) -> None:
         """RegistryError for an answer that may be out of date."""
@@ -33,10 +33,23 @@ class Listed:
         self.body = answer.body
 
 
+class Ask(Protocol):
+    """A question to an agent."""
+
+    def __call__(self, *, leader: bool = False) -> Awaitable[Listed]: ...
+
+
+async def newest(ask: Ask, known: int) -> Listed:
+    """An answer from the agent's server, or from the leader if that is older than what is known;
+    the leader's may be so as well."""
+    listed = await ask()
+    return await ask(leader=True) if listed.index < known else listed
+
+
 class Agent(RestEndpoint):
     """Owns the connections to one agent. See `RestEndpoint` for errors."""
 
-    def __init__(self, url: str, options: Options, token: Secret) -> None:
+    def __init__(self, url: str, options: AgentOptions, token: Secret) -> None:
         self._query = {"dc": options.datacenter} if options.datacenter else {}
         self._options = options
         self._token = token
@@ -60,14 +73,39 @@ class Agent(RestEndpoint):
         path = f"/v1/health/node/{quote(node, safe='')}"
         return (await self.get(path, self._query, timeout=timeout)).body
 
-    async def _list(self, path: str, index: int, leader: bool, timeout: float) -> Listed:
-        query = dict(self._query)
+    async def keys(self, prefix: str, *, index: int = 0, leader: bool = False) -> Listed:
+        """All keys that begin with `prefix`, and their values; otherwise as `catalogue`."""
+        return await self._list(_key(prefix), index, leader, CALL_LIMIT, recurse="")
+
+    async def folders(self, prefix: str, *, leader: bool = False, timeout: float) -> Listed:
+        """As `keys`, but of each only what stands before the next slash."""
+        return await self._list(_key(prefix), 0, leader, timeout, keys="", separator="/")
+
+    async def may_read(self, prefix: str, *, timeout: float = CALL_LIMIT) -> None:
+        """Denied if the token may not read keys that begin so. Of one key Consul says it; of many
+        it says that there are none."""
+        await self._list(_key(prefix), 0, False, timeout)
+
+    async def lives(self, session: str, *, timeout: float) -> bool:
+        """Whether there is such a session, and the token may see it."""
+        path = f"/v1/session/info/{session}"
+        return (await self.get(path, self._query, timeout=timeout)).body.strip() != b"[]"
+
+    async def _list(
+        self, path: str, index: int, leader: bool, timeout: float, **further: str
+    ) -> Listed:
+        query = {**self._query, **further}
         if not leader:
             query["stale"] = ""
         if index:
             query |= {"index": str(index), "wait": f"{WAIT}s"}
             timeout = WAIT_LIMIT
-        answer = await self.get(path, query, timeout=timeout)
+        try:
+            answer = await self.get(path, query, timeout=timeout)
+        except Answered as error:
+            if error.status != 404 or "x-consul-index" not in error.headers:
+                raise
+            answer = Answer(error.headers, b"[]")  # So Consul says that there are no keys.
         try:
             return Listed(answer)
         except RegistryError as error:
@@ -77,3 +115,7 @@ class Agent(RestEndpoint):
         token = self._token()
         fields = {"X-Consul-Token": token} if token else {}
         return {**fields, **basic(self._options.username, self._password())}
+
+
+def _key(prefix: str) -> str:
+    return f"/v1/kv/{quote(prefix)}"

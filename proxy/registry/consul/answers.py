@@ -95,18 +95,18 @@ def hides(headers: Mapping[str, str]) -> bool:
 
 def names(body: bytes) -> frozenset[str]:
     """Services in the catalogue. RegistryError for anything but the answer of one."""
-    return frozenset(_decode(body, dict[str, tuple[str, ...]]))
+    return frozenset(decode(body, dict[str, tuple[str, ...]]))
 
 
 def pieces(body: bytes) -> Sequence[msgspec.Raw]:
     """Instances of one service, each for `registered`: to decode thousands at once takes 50 ms.
     RegistryError for anything but an answer of that kind, here and there."""
-    return _decode(body, tuple[msgspec.Raw, ...])
+    return decode(body, tuple[msgspec.Raw, ...])
 
 
 def registered(piece: msgspec.Raw) -> Registered:
     """An instance of a service."""
-    return _decode(piece, Registered)
+    return decode(piece, Registered)
 
 
 def servers(body: bytes) -> frozenset[str]:
@@ -118,7 +118,7 @@ def servers(body: bytes) -> frozenset[str]:
 def agent_is_well(body: bytes) -> bool:
     """Whether a node's agent answers the others, by the checks of the node. RegistryError for
     anything but an answer of that kind."""
-    checks = _decode(body, tuple[Check, ...])
+    checks = decode(body, tuple[Check, ...])
     return any(check.check_id == _NODE_DEAD and check.status == "passing" for check in checks)
 
 
@@ -189,7 +189,8 @@ def _said(check: Check) -> str:
     return check.name or check.check_id
 
 
-def _decode(body: bytes | msgspec.Raw, kind: type[T]) -> T:
+def decode(body: bytes | msgspec.Raw, kind: type[T]) -> T:
+    """An answer of this kind, or a part of one; RegistryError for anything else."""
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

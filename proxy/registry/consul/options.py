@@ -13,18 +13,27 @@ from proxy.settings.read import SECRET, TEXT, choice, integer
 from proxy.settings.registry import RemoteOptions, readable_secret
 
 
-class Options(RemoteOptions, frozen=True, kw_only=True):
-    """One datacenter of Consul, and whom it is asked for."""
+class AgentOptions(RemoteOptions, frozen=True, kw_only=True):
+    """How one datacenter of Consul is asked."""
 
-    type: ClassVar[str] = "consul"
-
-    token: Annotated[
-        str, SECRET, "ACL token; it needs `service_prefix` and `node_prefix` with `read`."
-    ] = ""
+    token: Annotated[str, SECRET, "ACL token; [what it needs](registries.md#consul)."] = ""
     token_file: Annotated[str | None, TEXT, "File with that token, read again when it changes."] = (
         None
     )
     datacenter: Annotated[str, TEXT, "Datacenter to ask for; else that of the agent."] = ""
+
+    def checked(self, given: Given, directory: FilePath, report: Report) -> Self:
+        """See `RegistryOptions`."""
+        checked = super().checked(given, directory, report)
+        file = readable_secret("token", self, given, directory, report)
+        return msgspec.structs.replace(checked, token_file=file)
+
+
+class Options(AgentOptions, frozen=True, kw_only=True):
+    """One datacenter of Consul, and whom it is asked for."""
+
+    type: ClassVar[str] = "consul"
+
     tag: Annotated[str, TEXT, "Only instances with this tag are taken; empty = all."] = ""
     address: Annotated[
         str,
@@ -40,9 +49,3 @@ class Options(RemoteOptions, frozen=True, kw_only=True):
         " `http_max_conns_per_client` says otherwise, and a proxy that is upgraded needs twice as"
         " many for a moment.",
     ] = 80
-
-    def checked(self, given: Given, directory: FilePath, report: Report) -> Self:
-        """See `RegistryOptions`."""
-        checked = super().checked(given, directory, report)
-        file = readable_secret("token", self, given, directory, report)
-        return msgspec.structs.replace(checked, token_file=file)

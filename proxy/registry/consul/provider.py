@@ -18,10 +18,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from hashlib import blake2b
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final
 from zlib import crc32
 
 import structlog
@@ -29,7 +29,7 @@ import structlog
 from proxy.membership import Departure, Instance
 from proxy.registry.base import Refused, RegistryError
 from proxy.registry.consul import answers
-from proxy.registry.consul.agent import Agent, Listed
+from proxy.registry.consul.agent import Agent, Ask, Listed, newest
 from proxy.registry.consul.options import Options
 from proxy.registry.consul.pace import GAP, GAP_LIMIT, Pace
 from proxy.registry.followed import Followed, Resync, Timing, first_to_end
@@ -69,12 +69,6 @@ _EMPTY: Final = (
     "the catalogue is empty, and there is none without Consul's own servers: the token may not read"
     ' services (service_prefix "" and node_prefix "" need the policy read)'
 )
-
-
-class Ask(Protocol):
-    """A question to an agent."""
-
-    def __call__(self, *, leader: bool = False) -> Awaitable[Listed]: ...
 
 
 class ConsulProvider(Followed[Agent]):
@@ -325,9 +319,7 @@ class ConsulProvider(Followed[Agent]):
     async def _newest(self, ask: Ask, known: int, what: str) -> Listed:
         """An answer that is not older than what is known: from the agent's server, or else from the
         leader; Resync when that is older as well."""
-        listed = await ask()
-        if listed.index < known:
-            listed = await ask(leader=True)
+        listed = await newest(ask, known)
         if listed.index < known:
             raise Resync("store_went_back", f"{what}: from index {known} to {listed.index}")
         return listed

@@ -1,0 +1,1 @@
+"""Consul's keys and values, in which others register."""

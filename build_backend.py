@@ -47,7 +47,7 @@ NEEDED = ["msgspec>=0.19", "mypy[mypyc]>=1.10", "structlog>=24.1"]
 """The compiler, and what the compiled modules import, so that it knows their types."""
 
 LIMIT = 300.0
-"""Seconds for compiling: three times what it takes on a quiet core of a present machine."""
+"""Seconds for compiling: twice what it takes on one quiet core of a present machine."""
 
 
 def get_requires_for_build_wheel(config_settings: Settings = None) -> list[str]:

@@ -172,6 +172,8 @@ def registry(document: dict[str, Any]) -> Iterator[str]:
         state = "in use" if source["active"] else _ALIVE[source["alive"]]
         name = f"{source['name']}: " if source.get("name") else ""
         yield f"source     {name}{source['provider']} {', '.join(source['endpoints'])}: {state}"
+    for one in document.get("registries", ()):
+        yield printable(f"of {one['name']:<7} {_of_one(one)}")
     snapshot = document["snapshot"]
     if snapshot is not None:
         state = "in use" if snapshot["in_use"] else "not in use"
@@ -182,6 +184,15 @@ def registry(document: dict[str, Any]) -> Iterator[str]:
         why = f"{one['why']}, {one['age']:.0f} s ago"
         yield printable(f"held       {one['service']}/{one['id']}: {why}")
     yield from _records({"refused": document["invalid"], "odd": document.get("odd", [])})
+
+
+def _of_one(registry: dict[str, Any]) -> str:
+    """A line about one of several registries."""
+    age = registry["age"]
+    heard = "never answered" if age is None else f"last answer {age:.1f} s ago"
+    known = f"{count(registry['instances'], 'instance')}, {heard}"
+    tries = f"{count(registry['connects'], 'connect')}, {count(registry['errors'], 'error')}"
+    return f"{known}, {tries}"
 
 
 def _refused(row: dict[str, Any]) -> list[str]:

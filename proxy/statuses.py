@@ -76,6 +76,15 @@ class RegistryStatus(msgspec.Struct, frozen=True, kw_only=True):
     age: float | None = None
     """Seconds since the registry last answered anything; None = never."""
     instances: int = 0
+    """Instances that the registry names and whose records can be read."""
+    sessions: int = 0
+    """Times that following it began: with a list, or a watch of what changes."""
+    connects: int = 0
+    """Times that it answered after it had not: at the start, and after each outage."""
+    answers: int = 0
+    """Of all kinds: lists, changes, proofs that nothing changed."""
+    errors: int = 0
+    """Sessions, and attempts to begin one, that ended by an error."""
     formats: Mapping[str, int] = {}
     """Instances by the form of their records, where there are several forms."""
     invalid: tuple[InvalidRecord, ...] = ()
@@ -93,3 +102,5 @@ class RegistryStatus(msgspec.Struct, frozen=True, kw_only=True):
     retained_total: int = msgspec.field(default=0, name="held_total")
     """Times an instance was retained."""
     snapshot: SnapshotStatus | None = None
+    parts: Mapping[str, RegistryStatus] = {}
+    """Of several registries each one's own, by its name in `registries`; empty for one."""

@@ -31,6 +31,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 import proxy
+from proxy.control.registry_samples import registry_samples
 from proxy.control.samples import MANY, cumulative, quoted, write_pool, write_traffic
 from proxy.control.scrape import Exemplar, Scrape
 from proxy.control.statistics import Retired, Totals
@@ -91,9 +92,11 @@ class Page:
         for service in scrape.totals.services:
             write_traffic(families, service, scrape.totals.service(service))
             yield
-        for name, labels, value in chain(scrape.samples, _of_listeners(scrape.totals)):
+        for name, labels, value in chain(
+            registry_samples(scrape.registry), scrape.samples, _of_listeners(scrape.totals)
+        ):
             shown = ",".join(f"{label}={quoted(text)}" for label, text in labels.items())
-            families[name].append(f"{name}{{{shown}}} {value}\n")
+            families[name].append(f"{name}{f'{{{shown}}}' if shown else ''} {value}\n")
         for name, pid in scrape.processes.items():
             _add_process(self._processes, name, pid)
             yield
@@ -112,7 +115,7 @@ class Page:
 
 def families(scrape: Scrape) -> list[Metric]:
     """The families of which there are a few samples, however many instances there are."""
-    return [*_registry_families(scrape), *_process_families(scrape)]
+    return list(_process_families(scrape))
 
 
 class _Collected(Collector):
@@ -125,65 +128,6 @@ class _Collected(Collector):
 
 def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
     return CounterMetricFamily(name.removesuffix("_total"), text, labels=labels)
-
-
-def _registry_families(scrape: Scrape) -> Iterator[Metric]:
-    status_ = scrape.registry
-    yield GaugeMetricFamily(
-        "fairlead_registry_up", "1 while the registry answers.", value=int(status_.connected)
-    )
-    age = GaugeMetricFamily(
-        "fairlead_registry_age_seconds", "Seconds since the registry last answered anything."
-    )
-    if status_.age is not None:
-        age.add_metric([], status_.age)
-    yield age
-    resyncs = _counter(
-        "fairlead_registry_resyncs_total", "Full lists after the first, by reason.", "reason"
-    )
-    for reason, count in status_.resyncs.items():
-        resyncs.add_metric([reason], count)
-    yield resyncs
-    sources = GaugeMetricFamily(
-        "fairlead_registry_source_active",
-        "1 for the registry whose instances are served, in order of preference from 0.",
-        labels=["source"],
-    )
-    for place, source in enumerate(status_.sources):
-        sources.add_metric([str(place)], int(source.active))
-    yield sources
-    yield CounterMetricFamily(
-        "fairlead_registry_switches",
-        "Switches from one registry to another.",
-        value=status_.switches,
-    )
-    yield GaugeMetricFamily(
-        "fairlead_registry_held_instances",
-        "Instances served although the registry does not name them.",
-        value=len(status_.retained),
-    )
-    yield CounterMetricFamily(
-        "fairlead_registry_holds",
-        "Instances whose expired registration was held.",
-        value=status_.retained_total,
-    )
-    snapshot = GaugeMetricFamily(
-        "fairlead_registry_snapshot_age_seconds",
-        "Seconds since what the snapshot file holds was true.",
-    )
-    if status_.snapshot is not None and status_.snapshot.age is not None:
-        snapshot.add_metric([], status_.snapshot.age)
-    yield snapshot
-    yield CounterMetricFamily(
-        "fairlead_registry_snapshot_failures",
-        "Times that the snapshot file could not be read or written.",
-        value=0 if status_.snapshot is None else status_.snapshot.failures,
-    )
-    yield GaugeMetricFamily(
-        "fairlead_registry_invalid_records",
-        "Keys whose current value cannot be read; /api/v1/registry lists them.",
-        value=len(status_.invalid),
-    )
 
 
 def _of_listeners(totals: Totals) -> Iterator[tuple[str, dict[str, str], int]]:

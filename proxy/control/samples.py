@@ -8,6 +8,7 @@ from typing import get_args
 
 from proxy.control.ejections import KEPT_BY
 from proxy.control.pool import Member, Pool
+from proxy.control.registry_samples import REGISTRY
 from proxy.control.scrape import Scrape
 from proxy.control.statistics import ServiceTotal
 from proxy.errors import FAULTS
@@ -15,6 +16,7 @@ from proxy.latency import MIDDLES, QUANTILES, quantiles
 from proxy.messages import DURATION_BOUNDS, PoolNode, Status
 
 MANY = {
+    **REGISTRY,
     "service_registrations_total": (
         "counter",
         "Registrations seen in the registry, by what happened to the record.",

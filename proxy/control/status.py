@@ -225,9 +225,31 @@ def route(spec: RouteSpec) -> dict[str, Any]:
 def registry(status: RegistryStatus, complete: bool) -> dict[str, Any]:
     """`GET /api/v1/registry`."""
     document: dict[str, Any] = msgspec.to_builtins(status)
-    if status.age is not None:
-        document["age"] = round(status.age, 3)
-    return {**document, "complete": complete}
+    parts = document.pop("parts")
+    return {
+        **document,
+        "age": _rounded(status.age),
+        "complete": complete,
+        "registries": [
+            {
+                "name": name,
+                **{field: part[field] for field in _OF_A_REGISTRY},
+                "age": _rounded(part["age"]),
+            }
+            for name, part in parts.items()
+        ],
+    }
+
+
+_OF_A_REGISTRY = (
+    "provider", "connected", "endpoint", "revision", "instances", "sessions", "connects",
+    "answers", "errors", "resyncs", "switches", "last_error",
+)  # fmt: skip
+"""Facts of each of several registries; records and sources name theirs in the lists of all."""
+
+
+def _rounded(age: float | None) -> float | None:
+    return None if age is None else round(age, 3)
 
 
 def workers(all_: Iterable[WorkerSlot], now: float) -> dict[str, Any]:

@@ -133,6 +133,10 @@ class Followed(Provider, Generic[C]):
         self._last_error: str | None = None
         self._resyncs: dict[str, int] = {}
         self._differences = 0
+        self._sessions = 0
+        self._connects = 0
+        self._answers = 0
+        self._errors = 0
 
     # --------------------------------------------------------------- what a registry adds
 
@@ -186,6 +190,10 @@ class Followed(Provider, Generic[C]):
             cluster=self._cluster_id,
             age=None if self._contact is None else max(0.0, self._clock() - self._contact),
             instances=self._roster.instances,
+            sessions=self._sessions,
+            connects=self._connects,
+            answers=self._answers,
+            errors=self._errors,
             formats=self._roster.origins(),
             invalid=self._roster.invalid(),
             odd=self._roster.odd(),
@@ -241,6 +249,7 @@ class Followed(Provider, Generic[C]):
         """Session after session, for ever."""
         while True:
             connection = self._connections[self._rotation.current]
+            self._sessions += 1
             try:
                 await self._session(connection)
             except Resync as resync:
@@ -313,6 +322,7 @@ class Followed(Provider, Generic[C]):
     def _heard(self) -> None:
         """The registry answered something."""
         self._contact = self._clock()
+        self._answers += 1
 
     def _listed(self, connection: C, reason: str, adopt: Callable[[], int]) -> None:
         """Take over a list that is here whole: `adopt` does it, and says how much was different."""
@@ -339,6 +349,7 @@ class Followed(Provider, Generic[C]):
         known, self._endpoint = self._endpoint, connection.url
         if known is not None:
             return
+        self._connects += 1
         outage = None if self._lost_at is None else round(self._clock() - self._lost_at, 3)
         self._lost_at = None
         self._last_error = None
@@ -356,6 +367,7 @@ class Followed(Provider, Generic[C]):
     def _lost(self, connection: C, error: Exception) -> None:
         """Log a line when an outage begins; the attempts after it go to debug."""
         self._endpoint = None
+        self._errors += 1
         self._last_error = f"{connection.url}: {error}"
         if self._lost_at is not None:
             log.debug("registry_attempt_failed", endpoint=connection.url, error=str(error))

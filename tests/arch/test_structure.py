@@ -146,7 +146,8 @@ def test_the_pages_of_behaviour_name_tests_that_exist() -> None:
 
 def test_the_pages_of_behaviour_name_metrics_that_exist() -> None:
     source = "".join(
-        (ROOT / f"proxy/control/{name}.py").read_text() for name in ("metrics", "samples")
+        (ROOT / f"proxy/control/{name}.py").read_text()
+        for name in ("metrics", "samples", "registry_samples")
     )
     named = set(re.findall(r"`((?:fairlead|service|health)_\w+)`", BEHAVIOUR))
     for name in named - {"health_check"}:

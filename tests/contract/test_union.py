@@ -144,6 +144,10 @@ async def test_the_status_tells_of_each_registry(watched: Make) -> None:
         ("old", ("http://old:1",), True, True),
         ("new", ("http://new:1",), True, False),
     ]
+    assert {name: (one.connected, one.instances) for name, one in told.parts.items()} == {
+        "old": (True, 0),
+        "new": (False, 0),
+    }
     assert await union.provider.alive()
 
 

@@ -13,6 +13,7 @@ import pytest
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.running import RunningProxy
 from tests.support.processes import eventually
+from tests.support.scraping import samples
 
 ROUTES = [{"path_prefix": "/{service}", "strip_prefix": True}]
 
@@ -73,6 +74,17 @@ async def test_registries_are_merged_and_the_outage_of_one_changes_nothing(
         _, told = await proxy.get("/api/v1/registry")
         sources = [(one["name"], one["provider"], one["alive"]) for one in told["sources"]]
         assert sources == [("new", "etcd", False), ("old", "file", True)]
+        _, page = await proxy.get("/metrics")
+        found = samples(page)
+
+        def figure(what: str, name: str) -> float:
+            return found[f'fairlead_registry_{what}{{registry="{name}"}}']
+
+        assert (figure("up", "new"), figure("up", "old")) == (0, 1)
+        assert (figure("instances", "new"), figure("instances", "old")) == (2, 1)
+        assert (figure("connects_total", "new"), figure("errors_total", "old")) == (1, 0)
+        assert figure("errors_total", "new") >= 1
+        assert figure("age_seconds", "new") >= 0
 
 
 async def test_a_reload_while_one_registry_is_down_keeps_what_it_said(
@@ -129,3 +141,9 @@ async def test_a_backup_may_be_of_another_type(etcd: EtcdServer, tmp_path: Path)
         await eventually(lambda: is_known("e2"))
         await etcd.kill()
         await eventually(lambda: is_known("f1"))  # Both are served for a while.
+        _, page = await proxy.get("/metrics")
+        found = samples(page)
+        of = 'fairlead_registry_source_%s{source="%d"}'
+        assert [found[of % ("active", source)] for source in (0, 1)] == [0, 1]
+        assert [found[of % ("up", source)] for source in (0, 1)] == [0, 1]
+        assert found["fairlead_registry_up"] == 1

@@ -15,7 +15,7 @@ from proxy.control.slots import Slots
 from proxy.control.statistics import Reported, Retired, Totals
 from proxy.membership import Instance, Membership
 from proxy.messages import NodeStats, PolicyState, ServiceStats, WorkerStats
-from proxy.statuses import InvalidRecord, RegistryStatus
+from proxy.statuses import InvalidRecord, RegistrySource, RegistryStatus
 
 
 def instance(id_: str, **fields: Any) -> Instance:
@@ -76,6 +76,35 @@ def total(retired: Retired, messages: Iterable[WorkerStats]) -> Totals:
         workers.append(Reported())
         workers[-1].take(message)
     return Totals(retired, workers)
+
+
+def several(**old: Any) -> RegistryStatus:
+    """Two registries, of which `old` has a backup in use unless told otherwise."""
+    parts = {
+        "old": RegistryStatus(
+            **{
+                "provider": "etcd",
+                "connected": True,
+                "age": 1.5,
+                "resyncs": {"compacted": 2},
+                "sources": (
+                    RegistrySource(provider="etcd", alive=False),
+                    RegistrySource(provider="file", alive=True, active=True),
+                ),
+                **old,
+            }
+        ),
+        "new": RegistryStatus(
+            provider="consul",
+            connected=False,
+            instances=3,
+            sessions=5,
+            connects=2,
+            answers=40,
+            errors=4,
+        ),
+    }
+    return RegistryStatus(provider="merged", connected=False, parts=parts)
 
 
 def scrape(pools: PoolRegistry, totals: Totals, **more: Any) -> str:

@@ -21,8 +21,8 @@ from proxy.errors import FAULTS, Side
 from proxy.membership import Membership
 from proxy.messages import NodeStats, PolicyState, ServiceStats, WorkerStats
 from proxy.settings.service import PoolSettings
-from proxy.statuses import RegistryStatus
-from tests.support.scraping import book, instance, scrape, total
+from proxy.statuses import RegistrySource, RegistryStatus
+from tests.support.scraping import book, instance, scrape, several, total
 
 RULES = Path(__file__).parents[2] / "deploy/prometheus/rules.yaml"
 ALERTS = {
@@ -77,9 +77,14 @@ def check(page: At, tmp_path: Path, *expected: tuple[int, str, dict[str, str]]) 
             rule = ALERTS[alert]
             labels = {**PROXY, **labels}
             summary = re.sub(
+                r"{{ with \$labels.(\w+) }}( ){{ \. }}{{ end }}",
+                lambda m, own=labels: m[2] + own[m[1]] if m[1] in own else "",  # type: ignore[misc]
+                rule["annotations"]["summary"],
+            )
+            summary = re.sub(
                 r"{{ \$labels\.(\w+) }}",
                 lambda m, own=labels: own.get(m[1], ""),  # type: ignore[misc]
-                rule["annotations"]["summary"],
+                summary,
             )
             firing[at, alert].append(
                 {
@@ -313,6 +318,28 @@ class TestFiring:
             lambda at: situation(registry=registry(connected=False, age=None)), tmp_path,
             (30, "", {}), (270, "FairleadRegistryLost", {}),
             (300, "FairleadRegistryLost", {}), (300, "FairleadRegistryNeverSeen", {}),
+        )  # fmt: skip
+
+    def test_one_of_several_registries_that_is_away(self, tmp_path: Path) -> None:
+        one = {"registry": "new"}
+        check(
+            lambda at: situation(registry=several(sources=())), tmp_path,
+            (30, "", {}), (60, "FairleadRegistryLost", one),
+            (300, "FairleadRegistryLost", one), (300, "FairleadRegistryNeverSeen", one),
+        )  # fmt: skip
+
+    def test_a_source_that_is_away_while_another_one_is_in_use(self, tmp_path: Path) -> None:
+        sources = several().parts["old"].sources
+        check(
+            lambda at: situation(registry=registry(sources=sources)), tmp_path,
+            (270, "", {}), (300, "FairleadRegistrySourceDown", {"source": "0"}),
+        )  # fmt: skip
+
+    def test_sources_that_are_all_away_are_a_registry_that_is(self, tmp_path: Path) -> None:
+        sources = (RegistrySource(provider="etcd", alive=False),) * 2
+        check(
+            lambda at: situation(registry=registry(connected=False, sources=sources)), tmp_path,
+            (300, "FairleadRegistryLost", {}),
         )  # fmt: skip
 
     def test_records_that_cannot_be_read(self, tmp_path: Path) -> None:

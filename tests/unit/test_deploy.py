@@ -21,7 +21,8 @@ from proxy.settings.process import ShutdownSettings
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 METRICS = "".join(
-    (ROOT / f"proxy/control/{name}.py").read_text() for name in ("metrics", "samples")
+    (ROOT / f"proxy/control/{name}.py").read_text()
+    for name in ("metrics", "samples", "registry_samples")
 )
 
 

@@ -122,6 +122,11 @@ class Stepped:
         async for membership in self.provider.watch():
             self.memberships.append(membership)
 
+    def tallies(self) -> tuple[int, int, int]:
+        """Sessions, times that it was found, errors."""
+        told = self.provider.status()
+        return told.sessions, told.connects, told.errors
+
     def advance(self, seconds: float) -> None:
         self.loop.advance(seconds)
 
@@ -183,6 +188,8 @@ def test_an_outage_changes_nothing_and_needs_no_list_afterwards(make: Make) -> N
     assert stepped.provider.status().last_error is None
     assert (stepped.resyncs(), len(stepped.provider.lists)) == ({}, 1)
     assert len(stepped.memberships) == 1
+    # Each attempt is a session, which ends by an error until one does not.
+    assert stepped.tallies() == (member.disconnected + 1, 2, member.disconnected)
 
 
 def test_after_an_outage_everything_is_compared_soon(make: Make) -> None:

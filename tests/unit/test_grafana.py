@@ -14,7 +14,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.control.statistics import Retired
-from tests.support.scraping import book, instance, report, scrape, total
+from tests.support.scraping import book, instance, report, scrape, several, total
 from tests.unit.test_alerts import PROXY, STEP, needs_promtool, series
 
 DASHBOARD = json.loads(
@@ -34,6 +34,7 @@ def page(at: int) -> str:
         totals,
         ejections={("users", "a@10.0.0.1:80"): at},
         lags={0: 0.01},
+        registry=several(),
         samples=[
             ("fairlead_config_hash", {"hash": "0123"}, 1),
             ("fairlead_config_last_reload_success", {}, 1),

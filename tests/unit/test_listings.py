@@ -199,3 +199,13 @@ def test_a_fleet_is_listed_with_what_is_unusual_and_what_all_drain() -> None:
     ]  # fmt: skip
     assert third.split() == ["c", "no", "its", "own", "-"]
     assert mark == "drained everywhere: users/x, by ann"
+
+
+def test_each_of_several_registries_has_a_line() -> None:
+    part = RegistryStatus(provider="etcd", connected=True, age=0.25, instances=1, connects=2)
+    never = RegistryStatus(provider="file", connected=False, errors=1)
+    lines = registry(provider="merged", parts={"old": part, "new": never})
+    assert lines[-2:] == [
+        "of old     1 instance, last answer 0.2 s ago, 2 connects, 0 errors",
+        "of new     0 instances, never answered, 0 connects, 1 error",
+    ]

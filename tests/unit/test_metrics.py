@@ -23,8 +23,8 @@ from proxy.control.statistics import Applies, Reported, Retired, Totals
 from proxy.membership import Membership
 from proxy.messages import NodeStats, PolicyState
 from proxy.settings.service import PoolSettings
-from proxy.statuses import RegistryStatus
-from tests.support.scraping import book, instance, report, samples, scrape, total
+from proxy.statuses import RegistrySource, RegistryStatus
+from tests.support.scraping import book, instance, report, samples, scrape, several, total
 
 PROMISED = {
     "service_registrations_total": ("service_name", "status"),
@@ -46,16 +46,22 @@ PROMISED = {
     "fairlead_client_connections": (),
     "fairlead_tunnels": (),
     "fairlead_tunnels_closed_total": ("service",),
-    "fairlead_registry_up": (),
-    "fairlead_registry_age_seconds": (),
-    "fairlead_registry_resyncs_total": ("reason",),
-    "fairlead_registry_invalid_records": (),
-    "fairlead_registry_source_active": ("source",),
-    "fairlead_registry_switches_total": (),
-    "fairlead_registry_held_instances": (),
-    "fairlead_registry_holds_total": (),
-    "fairlead_registry_snapshot_age_seconds": (),
-    "fairlead_registry_snapshot_failures_total": (),
+    "fairlead_registry_up": ("registry",),
+    "fairlead_registry_age_seconds": ("registry",),
+    "fairlead_registry_instances": ("registry",),
+    "fairlead_registry_invalid_records": ("registry",),
+    "fairlead_registry_connects_total": ("registry",),
+    "fairlead_registry_sessions_total": ("registry",),
+    "fairlead_registry_answers_total": ("registry",),
+    "fairlead_registry_errors_total": ("registry",),
+    "fairlead_registry_resyncs_total": ("registry", "reason"),
+    "fairlead_registry_source_active": ("registry", "source"),
+    "fairlead_registry_source_up": ("registry", "source"),
+    "fairlead_registry_switches_total": ("registry",),
+    "fairlead_registry_held_instances": ("registry",),
+    "fairlead_registry_holds_total": ("registry",),
+    "fairlead_registry_snapshot_age_seconds": ("registry",),
+    "fairlead_registry_snapshot_failures_total": ("registry",),
     "fairlead_panic": ("service",),
     "fairlead_fallback": ("service",),
     "fairlead_slow_start_instances": ("service",),
@@ -132,7 +138,6 @@ NOT_COUNTED_YET = {
     "fairlead_control_lag_seconds",
     "fairlead_http2_sessions",
     "fairlead_http2_streams",
-    "fairlead_registry_source_active",
     "fairlead_registry_snapshot_age_seconds",
 }
 
@@ -206,7 +211,7 @@ def test_every_promised_name_is_there_and_no_other() -> None:
 
 
 def test_every_sample_has_exactly_the_promised_labels() -> None:
-    text = scrape(book(instance("a")), total(Retired(), [report(5, "a")]))
+    text = scrape(book(instance("a")), total(Retired(), [report(5, "a")]), registry=several())
     seen = set()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -422,6 +427,44 @@ def test_registry_gauges() -> None:
     down = samples(scrape(book(), Totals(Retired()), registry=never))
     assert down["fairlead_registry_up"] == 0
     assert "fairlead_registry_age_seconds" not in down
+
+
+def test_one_registry_is_told_of_without_a_name() -> None:
+    text = scrape(book(), Totals(Retired()))
+    assert re.search(r"^fairlead_registry_up 1$", text, re.MULTILINE)
+    assert "registry=" not in text
+
+
+def test_each_of_several_registries_is_told_of_by_its_name() -> None:
+    found = samples(scrape(book(), Totals(Retired()), registry=several()))
+    old, new = '{registry="old"}', '{registry="new"}'
+    assert (found["fairlead_registry_up" + old], found["fairlead_registry_up" + new]) == (1, 0)
+    assert found["fairlead_registry_age_seconds" + old] == 1.5
+    assert "fairlead_registry_age_seconds" + new not in found
+    assert "fairlead_registry_up" not in found
+    assert found['fairlead_registry_resyncs_total{reason="compacted",registry="old"}'] == 2
+    counted = {
+        what: found[f"fairlead_registry_{what}{new}"]
+        for what in ("instances", "sessions_total", "connects_total", "answers_total")
+    }
+    assert counted == {
+        "instances": 3, "sessions_total": 5, "connects_total": 2, "answers_total": 40,
+    }  # fmt: skip
+    assert found["fairlead_registry_errors_total" + new] == 4
+
+
+def test_of_a_registry_with_backups_is_told_which_answers_and_which_is_in_use() -> None:
+    found = samples(scrape(book(), Totals(Retired()), registry=several()))
+    of = '{registry="old",source="%d"}'
+    active, up = (f"fairlead_registry_source_{what}{of}" for what in ("active", "up"))
+    assert [found[active % source] for source in (0, 1)] == [0, 1]
+    assert [found[up % source] for source in (0, 1)] == [0, 1]
+    never = RegistryStatus(
+        provider="etcd", connected=False, sources=(RegistrySource(provider="etcd"),)
+    )
+    told = samples(scrape(book(), Totals(Retired()), registry=never))
+    assert told['fairlead_registry_source_active{source="0"}'] == 0
+    assert 'fairlead_registry_source_up{source="0"}' not in told
 
 
 def test_reloads_are_counted_by_result() -> None:

@@ -231,11 +231,26 @@ function told(document) {
 function registry() {
   const facts = new Table("Registry in use", [["What", (row) => row[0], "name"], ["Value", (row) => row[1]]], (row) => row[0]);
   const sources = new Table("Sources", [["Source", (row) => row.name || row.provider, "name"], ["Endpoints", (row) => names(row.endpoints)], ["State", (row) => (row.active ? { text: "in use", mark: "good" } : row.alive === false ? { text: "does not answer", mark: "bad" } : row.alive ? "answers" : "not checked yet")]], (row) => `${row.name}${row.endpoints}`);
+  const each = new Table(
+    "Each registry",
+    [
+      ["Name", (row) => row.name, "name"],
+      ["Connected", (row) => (row.connected ? { text: "yes", mark: "good" } : { text: "no", mark: "bad" })],
+      ["Last answer", (row) => (row.age === null ? "never" : `${ago(row.age)} ago`)],
+      ["Instances", (row) => row.instances, "number"],
+      ["Connects", (row) => row.connects, "number"],
+      ["Sessions", (row) => row.sessions, "number"],
+      ["Answers", (row) => row.answers, "number"],
+      ["Errors", (row) => row.errors, "number"],
+      ["Last error", (row) => row.last_error || null],
+    ],
+    (row) => row.name,
+  );
   const records = new Table("Records that cannot be read, or in part", [["Key", (row) => row.key, "name"], ["Reason", (row) => row.reason]], (row) => row.key);
   const held = new Table("Instances that are held", [["Instance", (row) => `${row.service}/${row.id}`, "name"], ["Why", (row) => row.why], ["For", (row) => ago(row.age), "number"]], (row) => `${row.service}/${row.id}`);
   return {
     title: "Registries",
-    elements: [facts.element, sources.element, records.element, held.element],
+    elements: [facts.element, each.element, sources.element, records.element, held.element],
     update: async () => {
       const found = await ask("api/v1/registry");
       facts.fill([
@@ -246,8 +261,11 @@ function registry() {
         ["Last error", found.last_error || null],
         ["Revision", found.revision],
         ["Instances", found.instances],
+        ["Connects, sessions, errors", `${found.connects}, ${found.sessions}, ${found.errors}`],
         ["First full set", found.complete ? "known" : "not known yet"],
       ]);
+      each.element.hidden = !found.registries.length;
+      each.fill(found.registries);
       sources.fill(found.sources);
       records.fill([...found.invalid, ...(found.odd || [])]);
       held.fill(found.held);

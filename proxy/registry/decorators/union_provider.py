@@ -61,6 +61,10 @@ class UnionProvider(Composed):
             endpoint=", ".join(one.endpoint for one in every if one.endpoint) or None,
             age=max(known) if len(known) == len(ages) else None,
             instances=sum(map(len, self._union.membership().services.values())),
+            sessions=sum(one.sessions for one in every),
+            connects=sum(one.connects for one in every),
+            answers=sum(one.answers for one in every),
+            errors=sum(one.errors for one in every),
             formats=self._union.origins(),
             invalid=tuple(_named(statuses, lambda one: one.invalid)),
             odd=tuple(_named(statuses, lambda one: one.odd)),
@@ -72,6 +76,7 @@ class UnionProvider(Composed):
             retained=tuple(held for one in every for held in one.retained),
             retained_total=sum(one.retained_total for one in every),
             snapshot=next((one.snapshot for one in every if one.snapshot), None),
+            parts=statuses,
         )
 
     async def alive(self) -> bool:

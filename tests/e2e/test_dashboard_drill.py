@@ -4,6 +4,9 @@ shows and nothing else (docs/dashboard.md)."""
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from functools import partial
@@ -23,6 +26,12 @@ from tests.support.processes import free_port
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 NAMES = ("good", "slow", "failing", "flapping")
+MINUTES = float(os.environ.get("FAIRLEAD_DRILL_MINUTES", "0"))
+"""How long the drill by hand is looked at: `FAIRLEAD_DRILL_MINUTES=5 pytest -s` and this file."""
+LOOK = 2.0
+"""Seconds between two looks of somebody who watches."""
+FLAP = 5.0
+"""Seconds for which the flapping instance is well, then ill, in the drill by hand."""
 SLOW = 0.4
 """Seconds that the slow one takes."""
 CELL = """
@@ -35,6 +44,13 @@ CELL = """
 
 def cell(name: str, column: str) -> str:
     return CELL.format(name=name, column=column).strip()
+
+
+ROWS = """
+[...document.querySelectorAll('#content tbody tr')].map((row) => Object.fromEntries(
+  [...document.querySelectorAll('#content thead th')].map(
+    (head, at) => [head.innerText, row.cells[at].innerText])))
+"""
 
 
 def looks(name: str, columns: dict[str, str]) -> str:
@@ -177,3 +193,74 @@ async def test_ailments_are_told_apart_by_the_dashboard_alone(
         if SHOTS:
             save("drill-registry", await browser.screenshot())
         assert browser.errors == []
+
+
+def ailment(row: dict[str, str], good: dict[str, str]) -> str:
+    """What somebody who sees a row, and that of a healthy instance, takes it for."""
+    if row["State"] == "unhealthy":
+        return "fails its checks"
+    if "503" in row["Failures"]:
+        return "fails requests"
+    if milliseconds(row["p50"]) > 10 * milliseconds(good["p50"]):
+        return "slow"
+    return "well"
+
+
+def milliseconds(text: str) -> float:
+    """`p50` as the page writes it; 0 where nothing was measured."""
+    number, _, unit = text.partition(" ")
+    return float(number) * {"s": 1000.0}.get(unit, 1.0) if number[:1].isdigit() else 0.0
+
+
+@pytest.mark.skipif(not MINUTES, reason="FAIRLEAD_DRILL_MINUTES is not set")
+@pytest.mark.timeout(60 * MINUTES + 120)
+@pytest.mark.usefixtures("traffic")
+async def test_at_every_look_for_minutes(
+    proxy: RunningProxy, instances: Instances, tmp_path: Path
+) -> None:
+    seen: Counter[tuple[str, str]] = Counter()
+    events: set[str] = set()
+
+    async def flap() -> None:
+        while True:
+            instances.well = not instances.well
+            await asyncio.sleep(FLAP)
+
+    async with Browser(tmp_path / "profile") as browser, asyncio.TaskGroup() as group:
+        await browser.open(proxy.admin + "/#service=users")
+        failing = {"State": "ejected", "Failures": "503"}
+        await browser.until(looks("failing", failing), "who fails is out", 30)
+        slow = f"parseFloat({cell('slow', 'p50')}) > 10 * parseFloat({cell('good', 'p50')})"
+        await browser.until(slow, "who is slow", 30)
+        flapping = group.create_task(flap())
+        until = asyncio.get_running_loop().time() + 60 * MINUTES
+        while asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(LOOK)
+            rows = {row["Instance"]: row for row in await browser.run(ROWS)}
+            for name, row in rows.items():
+                seen[name, ailment(row, rows["good"])] += 1
+        if SHOTS:
+            save("drill-instances", await browser.screenshot())
+        await browser.run("location.hash = 'events'")
+        await browser.until(shows("check_unhealthy"), "the events")
+        for row in await browser.run(ROWS):
+            events.add(" ".join(row.values()))
+        flapping.cancel()
+        await browser.run("location.hash = 'registry'")
+        await browser.until(shows("does not answer"), "the registry that is dead", 30)
+        assert await browser.run(shows("in use"))
+        assert browser.errors == []
+    for (name, what), count in sorted(seen.items()):
+        sys.stdout.write(f"{name:<10} {what:<18} at {count} looks\n")
+    turns = Counter(
+        what
+        for what in ("check_healthy", "check_unhealthy")
+        for event in events
+        if f"{what} " in event and "flapping" in event
+    )
+    sys.stdout.write(f"events of the flapping one that the page shows: {dict(turns)}\n")
+    assert {what for name, what in seen if name == "good"} == {"well"}
+    assert {what for name, what in seen if name == "slow"} == {"slow"}
+    assert {what for name, what in seen if name == "failing"} == {"fails requests"}
+    assert {what for name, what in seen if name == "flapping"} == {"fails its checks", "well"}
+    assert min(turns.values()) >= 2

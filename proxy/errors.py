@@ -371,8 +371,10 @@ FILTER_FAILED: Final = Fault(
 )  # fmt: skip
 FILTER_TIMEOUT: Final = Fault(
     "filter_timeout", "proxy_internal_error", 504, _P, "A filter took too long",
-    "A hook of a filter was not done within the filter's time limit, and was cancelled.",
-    "Find out what the filter waits for; its `time_limit` can be set in its class.",
+    "A hook of a filter was not done within the filter's time limit, and was cancelled; or it held"
+    " its worker for longer than its `block_limit`, and was interrupted.",
+    "Find out what the filter waits for; its `time_limit` can be set in its class. One that blocked"
+    " is in the log as `filter_blocked`, with the line where it was.",
 )  # fmt: skip
 FILTERS_BUSY: Final = Fault(
     "filters_busy", "connection_limit_reached", 503, _P, "Too many requests wait for filters",

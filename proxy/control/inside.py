@@ -9,6 +9,7 @@ from random import Random
 
 from proxy.engine.load import ROWS, Board
 from proxy.engine.worker import LAST_LINES, Worker
+from proxy.filters.watch import ThreadLooks, Watch
 
 
 class InsideWorker:
@@ -54,6 +55,9 @@ class InsideLaunch:
         brings = descriptors.dup()
         brings.setblocking(False)
         board = Board(self._fd, ROWS)
-        worker = Worker(loop, row, board, brings, Random(), index=index, own_process=False)
+        watch = Watch(ThreadLooks())
+        worker = Worker(
+            loop, row, board, brings, Random(), index=index, own_process=False, watch=watch
+        )
         await worker.join(channel.dup())
         return InsideWorker(worker, brings)

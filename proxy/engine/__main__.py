@@ -21,6 +21,7 @@ from proxy import log as log_setup
 from proxy.engine.load import ROWS, Board
 from proxy.engine.tls.certificates import without_names
 from proxy.engine.worker import LAST_LINES, Worker
+from proxy.filters.watch import SignalLooks, Watch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +43,10 @@ async def _run(arguments: argparse.Namespace) -> int:
     board = Board(arguments.board, ROWS)
     descriptors = socket.socket(fileno=arguments.descriptors)
     descriptors.setblocking(False)
-    worker = Worker(loop, arguments.row, board, descriptors, Random(), index=arguments.index)
+    watch = Watch(SignalLooks())
+    worker = Worker(
+        loop, arguments.row, board, descriptors, Random(), index=arguments.index, watch=watch
+    )
     # Ctrl-C reaches the whole group, and systemd's SIGTERM the whole unit: it is for the control
     # process to decide what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

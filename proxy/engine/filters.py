@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import time
 from typing import Any, Final, NamedTuple
@@ -15,7 +15,9 @@ from proxy import catalog
 from proxy.engine.http1.parser import call_a_claim
 from proxy.engine.resilience.limits import BucketTable
 from proxy.filters.base import Context, Filter
+from proxy.filters.guarded import GuardedHooks
 from proxy.filters.message import Request
+from proxy.filters.watch import NoLooks, Watch
 from proxy.messages import WorkerConfig
 from proxy.settings.filters import FilterSpec
 
@@ -39,6 +41,8 @@ class Link(NamedTuple):
     on_request: Hook | None
     on_response: Hook | None
     on_end: Hook | None
+    guard: GuardedHooks | None
+    """Around the hooks of one that is not the product's."""
 
 
 Links = tuple[Link, ...]
@@ -76,10 +80,13 @@ class Filters:
         raised: Callable[[Exception], None],
         refusal: Callable[[str, int], str],
         wall: Callable[[], float] = time,
+        watch: Watch | None = None,
     ) -> None:
         """`raised` hears of errors in hooks that nobody waits for; `refusal`: why filters that a
-        fleet shares may not connect to an address."""
+        fleet shares may not connect to an address; `watch`: of hooks that hold the loop, None = by
+        nobody."""
         self._loop = loop
+        self._watch = Watch(NoLooks()) if watch is None else watch
         self._raised = raised
         self._threads: ThreadPoolExecutor | None = None
         lent = loop, now, buckets, call_a_claim, self._in_thread, wall
@@ -103,7 +110,7 @@ class Filters:
         try:
             return self._table(config, made)
         except Exception:
-            self._close([one.filter for key, one in made.items() if key not in self.table.made])
+            self._close([link for key, link in made.items() if key not in self.table.made])
             raise
 
     def _table(self, config: WorkerConfig, made: dict[bytes, Link]) -> FilterTable:
@@ -127,7 +134,7 @@ class Filters:
         link = made.get(key) or self.table.made.get(key)
         if link is None:
             one = catalog.plug_in("filters", spec.kind)
-            link = made[key] = _linked(spec.name, make(one, spec.settings))
+            link = made[key] = self._linked(spec, make(one, spec.settings))
             link.filter.open(self._contexts[spec.shared])
         made[key] = link
         return link
@@ -135,14 +142,30 @@ class Filters:
     def use(self, table: FilterTable) -> None:
         """Put in force what `prepare` has made."""
         before, self.table = self.table, table
-        gone = [link.filter for key, link in before.made.items() if key not in table.made]
+        gone = [link for key, link in before.made.items() if key not in table.made]
         if gone:
             self._loop.call_later(LINGER, self._close, gone)
 
-    def _close(self, filters: list[Filter]) -> None:
-        for one in filters:  # ≤ routes
+    def _linked(self, spec: FilterSpec, one: Filter) -> Link:
+        """A filter with the hooks that it has overridden."""
+        one.name = spec.name
+        guard = None if spec.kind in catalog.FILTERS else GuardedHooks(one, self._watch)
+
+        def hook(method: str) -> Hook | None:
+            if getattr(type(one), method) is getattr(Filter, method):
+                return None
+            own: Hook = getattr(one, method)
+            return own if guard is None else guard.around(own)
+
+        hooks = hook("on_request"), hook("on_response"), hook("on_end")
+        return Link(spec.name, one, *hooks, guard)
+
+    def _close(self, links: list[Link]) -> None:
+        for link in links:  # ≤ routes
+            if link.guard is not None:
+                link.guard.close()
             try:
-                one.close()
+                link.filter.close()
             except Exception as error:
                 self._raised(error)
 
@@ -151,7 +174,7 @@ class Filters:
         self.closed = True
         for task in list(self._waiting):  # ≤ MOST_WAITING
             task.cancel()
-        self._close([link.filter for link in self.table.made.values()])
+        self._close(list(self.table.made.values()))
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -167,7 +190,7 @@ class Filters:
         """Have a hook that waits run; None: too many do already. Whoever asked hears of its end,
         and says when it has taken too long."""
         if len(self._waiting) >= MOST_WAITING or self.closed:
-            if inspect.iscoroutine(hook):
+            if isinstance(hook, Coroutine):
                 hook.close()
             return None
         task: asyncio.Future[Any] = asyncio.ensure_future(hook, loop=self._loop)
@@ -208,14 +231,3 @@ def make(one: type[Filter], settings: dict[str, Any]) -> Filter:
         return one(**settings)
     construct: Callable[[Any], Filter] = one
     return construct(msgspec.convert(settings, one.options))
-
-
-def _linked(name: str, one: Filter) -> Link:
-    """A filter with the hooks that it has overridden."""
-    one.name = name
-
-    def hook(method: str) -> Hook | None:
-        has = getattr(type(one), method) is not getattr(Filter, method)
-        return getattr(one, method) if has else None
-
-    return Link(name, one, hook("on_request"), hook("on_response"), hook("on_end"))

@@ -54,6 +54,7 @@ from proxy.engine.tls.handshakes import Handshakes
 from proxy.engine.tracing import Tracer
 from proxy.engine.upstream.connector import Connector
 from proxy.engine.upstream.unreachable import Unreachable
+from proxy.filters.watch import Watch
 from proxy.log import lost as lost_lines
 from proxy.log import set_up
 from proxy.messages import (
@@ -119,10 +120,12 @@ class Worker:
         new_channel: Callable[..., Channel[ToWorker]] = Channel,
         index: int = 0,
         own_process: bool = True,
+        watch: Watch | None = None,
     ) -> None:
         """`row`: of the board; `descriptors`: see `Sockets`. `resolver`: of instances' names; by
         default this machine's. `new_channel`: makes this end of the channel to the control
-        process. `index`: by which the log calls it. `own_process`: see `Collector`."""
+        process. `index`: by which the log calls it. `own_process`: see `Collector`; `watch`: see
+        `Filters`."""
         self._index = index
         self.counters = counters = WorkerCounters()
         self._channel = new_channel(ToWorker, self.on_message, self._on_orphaned)
@@ -160,7 +163,7 @@ class Worker:
             self.connections,
             counters,
             self.faults,
-            Filters(loop, now, shared.buckets, self.faults.inside, connector.refusal),
+            Filters(loop, now, shared.buckets, self.faults.inside, connector.refusal, watch=watch),
             Exchange,
             new_call,
             self._notices.fields_dropped,

@@ -23,6 +23,9 @@ T = TypeVar("T")
 _PROOFS: Final = (b"authorization", b"cookie")
 TIME_LIMIT: Final = 10.0
 """Seconds that one hook may take: more than people wait for a page, and less than clients do."""
+BLOCK_LIMIT: Final = 1.0
+"""Seconds that one hook may hold its worker: more than the first import of a library takes, and
+less than those who wait behind it put up with."""
 
 
 class Context:
@@ -110,6 +113,12 @@ class Filter:
     """Requests get past it only from those who have shown who they are."""
     time_limit: float = TIME_LIMIT
     """Seconds that one hook of it may take, if it waits: then 504 `filter_timeout`."""
+    block_limit: float = BLOCK_LIMIT
+    """Seconds that one hook of a filter which is not the product's may hold its worker, 0.05 at
+    least: then it is interrupted, and its request 504 `filter_timeout`."""
+    threads: bool = False
+    """Hooks of it that are no coroutines may block, and are called in threads: of a filter which is
+    not the product's."""
 
     def open(self, context: Context) -> None:
         """A worker is about to use it."""

@@ -104,6 +104,7 @@ class FilterContract:
         one = self.make()
         assert [hook for hook in HOOKS if getattr(type(one), hook) is not getattr(Filter, hook)]
         assert 0 < one.time_limit <= LONGEST
+        assert 0 < one.block_limit <= LONGEST
 
     @pytest.mark.asyncio
     @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])

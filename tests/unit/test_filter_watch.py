@@ -1,0 +1,133 @@
+"""Hooks that hold the loop, with looks that come when a test says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from proxy.errors import FILTER_TIMEOUT, Refused
+from proxy.filters import Filter
+from proxy.filters.guarded import GuardedHooks
+from proxy.filters.watch import LOOKS, Held, Watch
+
+
+class Stepped:
+    """Looks of a test, which counts how often they were begun."""
+
+    lock = None
+
+    def __init__(self) -> None:
+        self.period = 0.0
+        self.begun = 0
+        self.now = 0.0
+        self._look: Callable[[], bool] | None = None
+
+    def begin(self, period: float, look: Callable[[], bool]) -> None:
+        self.period, self._look = period, look
+        self.begun += 1
+
+    def rest(self) -> bool:
+        self._look = None
+        return True
+
+    def stop(self) -> None:
+        self._look = None
+
+    def spare(self) -> None:
+        pass
+
+    def cpu(self) -> float:
+        return self.now
+
+    def look(self, computes: float = 0.0) -> None:
+        """A period has passed, of which this part was computed."""
+        self.now += self.period * computes
+        if self._look is not None and self._look():
+            raise Held
+
+
+class Own(Filter):
+    block_limit = 2.0
+
+
+@pytest.fixture
+def looks() -> Stepped:
+    return Stepped()
+
+
+@pytest.fixture
+def hooks(looks: Stepped) -> GuardedHooks:
+    one = Own()
+    one.name = "own"
+    return GuardedHooks(one, Watch(looks))
+
+
+def looks_until_interrupted(hooks: GuardedHooks, looks: Stepped, computes: float) -> int:
+    """After how many looks a hook is interrupted that never returns."""
+    count = 0
+
+    def hook() -> None:
+        nonlocal count
+        while True:
+            count += 1
+            looks.look(computes)
+
+    with pytest.raises(Refused) as refused:
+        hooks.call("on_request", True, hook)
+    assert refused.value.fault is FILTER_TIMEOUT
+    return count
+
+
+def test_a_hook_is_interrupted_within_a_quarter_more_than_its_limit(
+    hooks: GuardedHooks, looks: Stepped
+) -> None:
+    assert looks_until_interrupted(hooks, looks, 1.0) == LOOKS + 1
+    assert looks.period == pytest.approx(2.0 / 16 / LOOKS)
+    assert looks_until_interrupted(hooks, looks, 1.0) == LOOKS + 1
+
+
+def test_hooks_that_end_are_never_hit(hooks: GuardedHooks, looks: Stepped) -> None:
+    for _ in range(100):
+        hooks.call("on_request", True, looks.look)
+        looks.look()
+
+
+def test_looks_rest_while_nothing_runs(hooks: GuardedHooks, looks: Stepped) -> None:
+    assert looks.begun == 0
+    hooks.call("on_request", True, looks.look)
+    assert looks.begun == 1
+    looks.look()
+    assert looks._look is None
+    hooks.call("on_request", True, looks.look)
+    assert looks.begun == 2
+    hooks.close()
+    assert looks._look is None
+
+
+def test_a_hook_that_swallows_it_is_interrupted_once_more(
+    hooks: GuardedHooks, looks: Stepped
+) -> None:
+    hit = []
+
+    def hook() -> str:
+        for _ in range(3 * LOOKS + 1):
+            try:
+                looks.look()
+            except Held:
+                hit.append(1)
+        return "done"
+
+    assert hooks.call("on_request", True, hook) == "done"
+    assert len(hit) == 3
+
+
+@pytest.mark.parametrize(
+    ("computes", "waited"), [(0.0, True), (0.05, True), (0.2, False), (1, False)]
+)
+def test_a_hook_that_waited_is_told_from_one_that_computed(
+    hooks: GuardedHooks, looks: Stepped, computes: float, waited: bool
+) -> None:
+    looks_until_interrupted(hooks, looks, computes)
+    assert hooks.waited == waited
+    assert hooks.leash == (2.0 if waited else 2.0 / 16)

@@ -209,10 +209,10 @@ def _sidecar(given: dict[str, Any], registry: RegistryOptions, **more: Any) -> S
 @_registering
 @click.option(
     "--protocol",
-    type=click.Choice(["h1", "h2c", "grpc"]),
+    type=click.Choice(["h1", "h2c", "grpc", "tcp"]),
     default="h1",
     show_default=True,
-    help="What the program speaks on its port.",
+    help="What the program speaks on its port; tcp: anything, connections are passed on.",
 )
 @click.option(
     "--inbound",
@@ -234,6 +234,13 @@ def _sidecar(given: dict[str, Any], registry: RegistryOptions, **more: Any) -> S
     show_default=True,
     metavar="BIND",
     help="Readiness, metrics, dashboard.",
+)
+@click.option(
+    "--tcp",
+    multiple=True,
+    callback=_metadata,
+    metavar="S=BIND",
+    help="Where the program finds a service that speaks something else: db=127.0.0.1:5432.",
 )
 @click.option("--to", metavar="S,…", help="Services that it may reach  [default: any].")
 @click.option(
@@ -297,6 +304,7 @@ def _beside(given: dict[str, Any]) -> int:
             MeshOptions(
                 **given_names,
                 **binds,
+                tcp=tuple(given["tcp"].items()),
                 to=_names(given["to"]) or (),
                 callers=_names(given["callers"]),
                 renew_from=given["renew_from"],
@@ -311,7 +319,7 @@ def _beside(given: dict[str, Any]) -> int:
             registry,
             port=options.inbound_port,
             address=given["address"] or options.address,
-            protocol="" if options.protocol == "h1" else options.protocol.replace("h2c", "h2"),
+            protocol={"h2c": "h2", "grpc": "grpc"}.get(options.protocol, ""),
             metadata={"scheme": "https", **given["meta"]},
         )
         return mesh.run(settings, base, file if file.exists() else None, options)

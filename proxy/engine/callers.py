@@ -26,17 +26,24 @@ class Callers:
 
     def refusal(self, caller: str, method: str, paths: Iterable[str]) -> Refused | None:
         """The refusal of a request, or None. `caller`: in lower case, empty = nobody is known;
-        `paths`: all readings of the path; none = it has none, being a connection."""
+        `method`: empty = it is a connection, and has no path, either; `paths`: all readings."""
         place = f"callers of {self._service}"
         if not caller:
             return Refused(CALLER_DENIED, f"{place}: the client has not proved to be a service")
         entries = [*self._entries.get(caller, ()), *self._entries.get(ANYBODY, ())]
         if not entries:
             return Refused(CALLER_DENIED, f"{place}: {caller} is not among them")
+        if not method and not any(_fits_all(entry) for entry in entries):
+            limits = "by method or path alone, and a connection has neither"
+            return Refused(CALLER_DENIED, f"{place}: {caller} is allowed {limits}")
         for path in paths:  # ≤ 18
             if not any(_fits(entry, method, path) for entry in entries):
                 return Refused(CALLER_DENIED, f"{place}: {caller} is not allowed {method} {path}")
         return None
+
+
+def _fits_all(entry: Caller) -> bool:
+    return not entry.methods and not entry.path_prefixes
 
 
 def _fits(entry: Caller, method: str, path: str) -> bool:

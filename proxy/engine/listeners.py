@@ -48,7 +48,7 @@ class Listeners:
             if settings.tls is None:
                 certificates = None
             elif certificates is None:
-                certificates = ServerCertificates(settings.tls, settings.http2)
+                certificates = ServerCertificates(settings.tls, settings.alpn)
             listeners[settings.name] = ListenerConfig(
                 settings,
                 via,
@@ -70,7 +70,7 @@ class Listeners:
         for name, listener in listeners.items():  # ≤ listeners
             listener.counts.filters = filters[name]
             if listener.certificates is not None and listener.settings.tls is not None:
-                listener.certificates.configure(listener.settings.tls, listener.settings.http2)
+                listener.certificates.configure(listener.settings.tls, listener.settings.alpn)
 
     def _ids(self, header: str | None) -> IdField:
         if header is None:

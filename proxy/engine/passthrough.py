@@ -1,4 +1,4 @@
-"""Connections that go to an instance as they are: TLS that is not ended here.
+"""Connections that go to an instance as they are, whatever is spoken on them.
 
 The instance is chosen, tried and counted as for a request, and there is another attempt where no
 connection came about. From then on it is a tunnel.
@@ -7,6 +7,7 @@ connection came about. From then on it is a tunnel.
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from balancers.base import NO_KEY, hash_key
 from proxy.engine.admission import check_caller
@@ -19,23 +20,38 @@ from proxy.engine.selection import first_choice
 from proxy.engine.services import Services
 from proxy.engine.streams import UpstreamStream
 from proxy.engine.tunnel import Tunnel
-from proxy.engine.upstream.raw import RawConnection
+from proxy.engine.upstream.raw import RawConnection, SecuredRaw
 from proxy.errors import CLIENT_GONE, NO_INSTANCE, QUEUE_FULL, Fault, Refused, Side
 from proxy.proxy_header import Ends
+
+OK: Final = 200
 
 
 class Passthrough(CountedArrival):
     """Owns a client's connection until it is a tunnel, and the attempts to make it one."""
 
-    __slots__ = ("_attempts", "_dial", "_early", "_key", "_last", "_node", "_pool", "_tried",
-                 "_tunnel")  # fmt: skip
+    __slots__ = ("_attempts", "_began", "_caller", "_dial", "_early", "_key", "_last", "_make",
+                 "_node", "_pool", "_tried", "_tunnel")  # fmt: skip
 
     def __init__(
-        self, services: Services, listener: ListenerConfig, pool: Pool, key: bytes, early: bytes
+        self,
+        services: Services,
+        listener: ListenerConfig,
+        pool: Pool,
+        key: bytes,
+        early: bytes,
+        caller: str = "",
+        ours: bool = False,
     ) -> None:
-        """`key`: the client's address; `early`: what the client has said already."""
+        """`key`: the client's address; `early`: what the client has said already; `caller`: the
+        service that it has proved to be; `ours`: TLS to the instance is ours to speak, where the
+        service's settings demand it."""
         super().__init__(services, listener)
         self._pool = pool
+        self._caller = caller
+        self._began = 0.0
+        ours = ours and pool.settings.tls.mode == "on"
+        self._make: type[RawConnection] = SecuredRaw if ours else RawConnection
         self._key = hash_key(key) if pool.uses_key else NO_KEY
         self._early = early  # ≤ 512 KiB
         self._attempts = 0
@@ -54,9 +70,10 @@ class Passthrough(CountedArrival):
             return
         self._transport.pause_reading()
         pool, now = self._pool, self._services.now()
+        self._began = now
         if pool.callers is not None:
             try:
-                check_caller(pool, "", "", ())
+                check_caller(pool, self._caller, "", ())
             except Refused as refusal:
                 self._give_up(refusal.fault, refusal.detail)
                 return
@@ -76,7 +93,8 @@ class Passthrough(CountedArrival):
         self._try(node)
 
     def data_received(self, data: bytes) -> None:
-        self._early += data  # Read before it was paused.
+        self._early += data
+        self._transport.pause_reading()  # uvloop begins to read behind `connection_made`.
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._dial is not None and self._last is not None:
@@ -96,7 +114,7 @@ class Passthrough(CountedArrival):
         self._attempts += 1
         self._pool.take(node)
         connector = self._services.connector
-        self._dial = connector.dial(node, self._pool.settings, self, make=RawConnection)
+        self._dial = connector.dial(node, self._pool.settings, self, make=self._make)
 
     def ends(self) -> Ends | None:
         """See `Dialler`."""
@@ -155,8 +173,16 @@ class Passthrough(CountedArrival):
 
     def _give_up(self, fault: Fault, detail: str) -> None:
         self._pool.counters.failed(fault.code)
+        self._count_call(fault.status)
         self._note(fault, detail)
         self._transport.abort()
+
+    def _count_call(self, status: int) -> None:
+        """Count what came of it, by what a request would have been answered with, and how long
+        that took."""
+        if self._caller:
+            took = self._services.now() - self._began
+            self._pool.counters.called_by(self._caller, status, took)
 
     def _release(self, outcome: str) -> None:
         if self._node is not None:
@@ -176,6 +202,7 @@ class Passthrough(CountedArrival):
             pool.settings.timeouts.tunnel_idle,
             self._on_tunnel_closed,
         )
+        self._count_call(OK)
         # In this order: between the two the worker must not look quiet.
         services.connections.on_tunnel_opened(tunnel, pool, node, self.counts)
         self._leave()

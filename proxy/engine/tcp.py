@@ -1,4 +1,4 @@
-"""Listeners whose connections are passed on as they are, to one service."""
+"""Listeners whose connections are passed on, to one service; under TLS what is said in it."""
 
 from __future__ import annotations
 
@@ -37,9 +37,11 @@ class TcpArrival(CountedArrival):
         if pool is None:
             self._refuse(NO_INSTANCE, f"{service} has no instance")
             return
-        address = listener.client(self._transport, self._announced).address
+        client = listener.client(self._transport, self._announced)
         self._leave()
-        above = as_protocol(Passthrough(services, listener, pool, address, b""))
+        above = as_protocol(
+            Passthrough(services, listener, pool, client.address, b"", client.caller, ours=True)
+        )
         self._transport.set_protocol(above)
         above.connection_made(self._transport)
 

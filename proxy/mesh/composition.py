@@ -18,10 +18,10 @@ import msgspec
 from msgspec.structs import replace
 
 from proxy.membership import Instance
-from proxy.settings.addresses import BIND, HOST_NAME, split_bind
+from proxy.settings.addresses import BIND, HOST_NAME, NAME, split_bind
 from proxy.settings.callers import Caller, CallersSettings
 from proxy.settings.file import Settings
-from proxy.settings.listener import ListenerLimits, ListenerSettings
+from proxy.settings.listener import ListenerLimits, ListenerSettings, collide
 from proxy.settings.listener_tls import Certificate, ListenerTls
 from proxy.settings.registry import Registry, RegistryOptions
 from proxy.settings.route import RouteSpec
@@ -37,6 +37,7 @@ from proxy.settings.upstream_tls import UpstreamTls
 
 INBOUND: Final = "inbound"
 OUTBOUND: Final = "outbound"
+TCP: Final = "tcp"
 
 AGE: Final = 3600.0
 """Seconds that a connection between side-cars may live: one that began under a certificate that has
@@ -53,10 +54,12 @@ class MeshOptions(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     """The program's, on loopback."""
     protocol: str = "h1"
-    """Spoken by the program: `h1`, `h2c` or `grpc`."""
+    """Spoken by the program: `h1`, `h2c`, `grpc`, or `tcp` for anything."""
     inbound: str = "0.0.0.0:18443"
     outbound: str = "127.0.0.1:15001"
     admin: str = "127.0.0.1:15000"
+    tcp: tuple[tuple[str, str], ...] = ()
+    """Where services of `tcp` are for the program: their name, and an address of its own."""
     to: tuple[str, ...] = ()
     """Services that the program may reach; none = any."""
     callers: tuple[str, ...] | None = None
@@ -85,12 +88,17 @@ def checked(options: MeshOptions) -> MeshOptions:
     for name in ("inbound", "outbound", "admin"):
         _read(BIND, name, getattr(options, name))
     _read(HOST_NAME, "trust-domain", options.trust_domain)
-    host = options.outbound.removeprefix("unix:").rpartition(":")[0]
-    if not options.outbound.startswith("unix:") and not _is_loopback(host):
-        raise ValueError(
-            f"--outbound: {host} is not this machine alone, and whoever reaches it speaks as"
-            f" {options.service}; allowed: 127.0.0.1:PORT, [::1]:PORT or unix:/PATH"
-        )
+    _check_local("outbound", options.outbound, options)
+    binds = [options.inbound, options.outbound, options.admin]
+    for service, bind in options.tcp:  # ≤ words
+        _read(NAME, "tcp", service)
+        _read(BIND, "tcp", bind)
+        _check_local("tcp", bind, options)
+        if options.to and service not in options.to:
+            raise ValueError(f"--tcp: {service} is not among --to: {', '.join(options.to)}")
+        if any(collide(bind, other) for other in binds):
+            raise ValueError(f"--tcp: {bind} is used twice; allowed: an address for each service")
+        binds.append(bind)
     if options.inbound.startswith("unix:") or not _is_address(options.inbound):
         raise ValueError(f"--inbound: {options.inbound} is no IP address with a port")
     if options.inbound_port == 0:
@@ -101,6 +109,15 @@ def checked(options: MeshOptions) -> MeshOptions:
         if not (options.identity / file).is_file():
             raise ValueError(f"--identity: {options.identity / file} is missing")
     return options
+
+
+def _check_local(name: str, bind: str, options: MeshOptions) -> None:
+    host = bind.rpartition(":")[0]
+    if not bind.startswith("unix:") and not _is_loopback(host):
+        raise ValueError(
+            f"--{name}: {host} is not this machine alone, and whoever reaches it speaks as"
+            f" {options.service}; allowed: 127.0.0.1:PORT, [::1]:PORT or unix:/PATH"
+        )
 
 
 def _read(kind: object, name: str, text: str) -> None:
@@ -144,6 +161,7 @@ def composed(base: Settings, options: MeshOptions) -> Settings:
             ListenerSettings(
                 name=INBOUND,
                 bind=options.inbound,
+                mode_tcp=own if options.protocol == TCP else None,
                 ends_loops=False,  # The program may call its own service, and be who answers.
                 limits=ListenerLimits(connection_age=AGE),
                 tls=ListenerTls(
@@ -155,6 +173,10 @@ def composed(base: Settings, options: MeshOptions) -> Settings:
                 ),
             ),
             ListenerSettings(name=OUTBOUND, bind=options.outbound, ends_loops=False),
+            *(
+                ListenerSettings(name=f"{OUTBOUND}:{service}", bind=bind, mode_tcp=service)
+                for service, bind in options.tcp
+            ),
         ),
         admin=replace(base.admin, bind=options.admin, tls=None),
         workers=1,
@@ -198,5 +220,5 @@ def _in(settings: PoolSettings, options: MeshOptions) -> PoolSettings:
         retry=RetrySettings(max_retries=0),
         ejection=EjectionSettings(enabled=False),
         tls=UpstreamTls(mode="off"),
-        protocol=options.protocol,
+        protocol="h1" if options.protocol == TCP else options.protocol,
     )

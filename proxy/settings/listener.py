@@ -297,8 +297,9 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         NAME,
         Off(),
-        "A service: each connection of this listener goes to an instance of it as it is, whatever"
-        " it speaks ([operations](operations.md#connections-that-are-passed-on)).",
+        "A service: each connection of this listener goes to an instance of it, whatever it speaks"
+        " ([operations](operations.md#connections-that-are-passed-on)). With `tls` that is ended"
+        " here.",
     ] = None
     hsts: Annotated[
         Hsts | None,
@@ -311,6 +312,13 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
         Off(),
         "Send all clients to the same address under https. The host is kept, the port replaced.",
     ] = None
+
+    @property
+    def alpn(self) -> tuple[str, ...]:
+        """Protocols that clients may choose under TLS, the best one first."""
+        if self.mode_tcp is not None:
+            return ()
+        return ("h2", "http/1.1") if self.http2 else ("http/1.1",)
 
 
 def check_listeners(
@@ -359,12 +367,12 @@ def check_listeners(
                 f"is larger than the head that holds it; allowed: up to {limits.head} bytes,"
                 " or a larger limits.head",
             )
-        for key in ("tls", "tls_passthrough", "hsts", "redirect_to_https"):
+        for key in ("tls_passthrough", "hsts", "redirect_to_https"):
             if listener.mode_tcp is not None and place.get(key):
                 report.complain(
                     place.at(key),
-                    "has no meaning beside mode_tcp, whose connections are passed on as they are;"
-                    " allowed: one of the two",
+                    "has no meaning beside mode_tcp, which looks at nothing that is said on a"
+                    " connection; allowed: one of the two",
                 )
         check_edge(place, listener.tls is not None, report)
         if listener.tls is not None:

@@ -31,6 +31,7 @@ CALLERS = Callers(
         ("orders", "POST", ["/orders/1"]),
         ("anybody", "PUT", ["/health/deep"]),
         ("orders", "GET", ["/users/%2Fx", "/users/x"]),
+        ("web", "", []),
     ],
 )
 def test_an_entry_that_fits_is_enough(caller: str, method: str, paths: list[str]) -> None:
@@ -45,6 +46,10 @@ def test_an_entry_that_fits_is_enough(caller: str, method: str, paths: list[str]
         ("orders", "GET", ["/usersx"], "orders is not allowed GET /usersx"),
         ("orders", "GET", ["/users/..%2Fadmin", "/admin"], "orders is not allowed GET /admin"),
         ("anybody", "GET", ["/users"], "anybody is not allowed GET /users"),
+        *(
+            (one, "", [], f"{one} is allowed by method or path alone, and a connection has neither")
+            for one in ("orders", "anybody")
+        ),
     ],
 )
 def test_refusals_say_whom_and_what(caller: str, method: str, paths: list[str], said: str) -> None:

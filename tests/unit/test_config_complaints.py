@@ -1145,7 +1145,7 @@ listeners:
 routes: [{service: a}]
 --->
 proxy.yaml:2: listeners.0.mode_tcp: "a/b" is not a usable name; allowed: 1 to 128 letters, digits and . _ ~ : @ + -
-proxy.yaml:3: listeners.1.tls_passthrough: has no meaning beside mode_tcp, whose connections are passed on as they are; allowed: one of the two
+proxy.yaml:3: listeners.1.tls_passthrough: has no meaning beside mode_tcp, which looks at nothing that is said on a connection; allowed: one of the two
 === route_listener
 listeners: [{name: web}]
 routes:

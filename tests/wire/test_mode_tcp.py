@@ -12,8 +12,8 @@ LISTENER = ListenerSettings(mode_tcp="s")
 
 
 def test_bytes_go_both_ways_and_the_connection_counts(make: Any) -> None:
-    wire = make(listener=LISTENER, tls=False)
-    client = wire.silent_client()
+    wire = make(listener=LISTENER)
+    client = wire.client()
     instance = wire.accepted("a")
     assert wire.in_flight == 1
     instance.send(b"220 ready\r\n")
@@ -29,16 +29,16 @@ def test_bytes_go_both_ways_and_the_connection_counts(make: Any) -> None:
 
 def test_a_connection_is_tried_elsewhere(make: Any) -> None:
     settings = ServiceSettings(retry=RetrySettings(budget=1.0))
-    wire = make("a", "b", listener=LISTENER, settings=settings, tls=False)
+    wire = make("a", "b", listener=LISTENER, settings=settings)
     wire.network.refuse(wire.address("a"), REFUSED)
     for _ in range(2):
-        client = wire.silent_client()
+        client = wire.client()
         instance = wire.accepted("b")
         client.send(b"x")
         instance.expect(b"x")
 
 
 def test_a_connection_to_a_service_that_nobody_knows_is_closed(make: Any) -> None:
-    wire = make(listener=ListenerSettings(mode_tcp="nobody"), tls=False)
-    assert wire.silent_client().closed
+    wire = make(listener=ListenerSettings(mode_tcp="nobody"))
+    assert wire.client().closed
     wire.expect_no_dial()

@@ -47,8 +47,8 @@ class KeptConnection(UpstreamStream):
     __slots__ = ("_deadlines", "_dup", "_events", "_node", "_settings", "_upstreams", "_uses",
                  "closed", "transport")  # fmt: skip
 
-    alpn: ClassVar[tuple[str, ...]] = ("http/1.1",)
-    """Protocols that are offered under TLS, the one to be spoken first; empty = there is no TLS."""
+    alpn: ClassVar[tuple[str, ...] | None] = ("http/1.1",)
+    """Protocols that are offered under TLS, the one to be spoken first; None = there is no TLS."""
 
     def __init__(self, node: Node, settings: ServiceSettings, upstreams: Upstreams) -> None:
         super().__init__()

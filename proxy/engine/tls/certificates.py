@@ -112,23 +112,23 @@ class Generation:
 class ServerCertificates:
     """Owns the generation that new connections of one listener get."""
 
-    __slots__ = ("_context", "_edges", "_generations", "_http2", "_next", "settings")
+    __slots__ = ("_alpn", "_context", "_edges", "_generations", "_next", "settings")
 
-    def __init__(self, settings: ListenerTls, http2: bool = False) -> None:
-        """`http2`: clients may choose it."""
+    def __init__(self, settings: ListenerTls, alpn: tuple[str, ...] = ("http/1.1",)) -> None:
+        """`alpn`: protocols that clients may choose, the best one first."""
         self.settings = self._next = settings
-        self._http2 = http2
+        self._alpn = alpn
         self._context: ssl.SSLContext | None = None
         self._edges: WeakKeyDictionary[ssl.SSLContext, Edge] = (
             WeakKeyDictionary()
         )  # ≤ 8 KiB per name
         self._generations: WeakSet[ssl.SSLContext] = WeakSet()  # ≤ 1 KiB + 1 KiB per connection
 
-    def configure(self, settings: ListenerTls, http2: bool = False) -> None:
+    def configure(self, settings: ListenerTls, alpn: tuple[str, ...] = ("http/1.1",)) -> None:
         """Follow other settings from the next `apply` on, which is about to come: what they ask of
         clients needs what they name."""
         self._next = settings
-        self._http2 = http2
+        self._alpn = alpn
 
     def apply(self, message: ListenerCertificates) -> None:
         """Use these for new connections. Raises `ValueError` or `OSError` when they cannot be
@@ -142,7 +142,7 @@ class ServerCertificates:
             tickets=settings.tickets,
             ticket_keys=message.ticket_keys,
             session_context=message.session_context,
-            alpn=("h2", "http/1.1") if self._http2 else ("http/1.1",),
+            alpn=self._alpn,
         )
         refuses = settings.unknown_names == "refuse"
         by_host = not settings.trust_domain

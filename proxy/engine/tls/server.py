@@ -13,6 +13,7 @@ from proxy.engine.http1.server import ClientConnection
 from proxy.engine.http2.session import ClientSession
 from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.services import Services
+from proxy.engine.tcp import TcpArrival
 from proxy.engine.tls.connection import TlsConnection
 from proxy.errors import BAD_REQUEST, HANDSHAKE_FAILED, NO_DESCRIPTOR
 
@@ -62,6 +63,9 @@ class ServerHandshake(CountedArrival):
         """See `Secured`."""
         self._leave()
         self._count("resumed" if connection.ssl.session_reused else "full")
+        if self._listener.settings.mode_tcp is not None:
+            connection.speak(TcpArrival(self._services, self._listener, self._announced))
+            return
         http2 = connection.ssl.selected_alpn_protocol() == "h2"
         speaks = ClientSession if http2 else ClientConnection
         connection.speak(speaks(self._services, self._listener, self._announced))
@@ -72,7 +76,7 @@ class ServerHandshake(CountedArrival):
             self._lose()
             self._count("closed")  # Mostly by somebody who looks whether the port is open.
             return
-        if error.reason in _PLAIN:
+        if error.reason in _PLAIN and self._listener.settings.mode_tcp is None:
             self._leave()
             self._count("plain_http")
             self._answer_plainly()

@@ -272,7 +272,7 @@ class Connector:
     ) -> KeptConnection:
         tries = round(ROOM_LIMIT / ROOM_STEP)
         context = None
-        if node.server_name is not None and make.alpn:
+        if node.server_name is not None and make.alpn is not None:
             context = await self.contexts.get(settings.tls, make.alpn)
         turns = node.turns
         assert turns is not None
@@ -332,7 +332,7 @@ class Connector:
                 partial(as_protocol, handshake.tls), address, node.port
             )
             await handshake.done
-            if connection.alpn[0] == "h2":
+            if connection.alpn and connection.alpn[0] == "h2":
                 chosen = handshake.tls.ssl.selected_alpn_protocol()
                 if chosen != "h2":
                     raise Refused(BAD_ANSWER, f"chose {chosen or 'nothing'} by ALPN, not h2")

@@ -13,7 +13,7 @@ class RawConnection(KeptConnection):
 
     __slots__ = ("_said",)
 
-    alpn: ClassVar[tuple[str, ...]] = ()
+    alpn: ClassVar[tuple[str, ...] | None] = None
     _said: bytes
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -47,10 +47,18 @@ class RawConnection(KeptConnection):
         return self.transport, self._said
 
 
+class SecuredRaw(RawConnection):
+    """Owns the transport until a tunnel under TLS does, with whatever is said in it."""
+
+    __slots__ = ()
+
+    alpn: ClassVar[tuple[str, ...] | None] = ()
+
+
 class SessionOpening(RawConnection):
     """Owns the transport until a session of HTTP/2 does."""
 
     __slots__ = ()
 
     # With the second one a server that does not know the first can say so, and need not hang up.
-    alpn: ClassVar[tuple[str, ...]] = ("h2", "http/1.1")
+    alpn: ClassVar[tuple[str, ...] | None] = ("h2", "http/1.1")

@@ -281,6 +281,9 @@ def sidecar(**given: Any) -> None:
 
 def _beside(given: dict[str, Any]) -> int:
     """Run `sidecar`; the exit code."""
+    from proxy.control.forked import EarlyWorker
+
+    early = EarlyWorker.fork()  # Before anything else is loaded, or known.
     from proxy import log
     from proxy.control.openings import StartError
     from proxy.mesh import sidecar as mesh
@@ -322,7 +325,7 @@ def _beside(given: dict[str, Any]) -> int:
             protocol={"h2c": "h2", "grpc": "grpc"}.get(options.protocol, ""),
             metadata={"scheme": "https", **given["meta"]},
         )
-        return mesh.run(settings, base, file if file.exists() else None, options)
+        return mesh.run(settings, base, file if file.exists() else None, options, early)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     except StartError as error:

@@ -24,11 +24,11 @@ from proxy.registry.base import RegistryError
 from proxy.settings.acme import AcmeSettings
 from proxy.settings.read import escaped
 from proxy.threads import in_thread
-from proxy.tls.acme import AccountKey, new_key
 from proxy.tls.certificates import LARGEST_PEM, CertificateFacts, read_pair
 
 if TYPE_CHECKING:
     from proxy.control.acme_fleet import AcmeFleet  # Loads the client of etcd, which few need.
+    from proxy.tls.acme import AccountKey  # And this `cryptography`.
 
 log = structlog.get_logger()
 
@@ -54,7 +54,7 @@ Publish = Callable[[Challenges], Awaitable[bool]]
 LONGEST_PROBLEM = 500
 """Characters of what a server says is wrong."""
 
-Obtain = Callable[[AcmeSettings, AccountKey, str, str, Publish], Awaitable[bytes]]
+Obtain = Callable[[AcmeSettings, "AccountKey", str, str, Publish], Awaitable[bytes]]
 """Settings, account key, name, kind of challenge and publisher → key and certificate, PEM; in use
 `acme_client.obtain`."""
 
@@ -161,6 +161,8 @@ class Acme:
             raise StorageError(f"{place}: {str(why) or 'does not answer'}") from None
 
     def _open(self) -> AccountKey:
+        from proxy.tls.acme import AccountKey, new_key
+
         place = self._settings.place
         for directory in (place.parent, place, place / "certificates"):
             if not directory.is_dir():
@@ -223,7 +225,7 @@ class Acme:
                 if name.due > self._now():
                     return
                 mine = files.read(str(self._settings.place / "account.key"), LARGEST_PEM)
-                self._key = AccountKey(await fleet.account(mine))
+                self._key = type(self._key)(await fleet.account(mine))
 
                 async def to_all(challenges: Challenges) -> bool:
                     taken = await publish(challenges)

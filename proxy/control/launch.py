@@ -82,8 +82,8 @@ class ProcessLaunch:
         """`board`: descriptor of the in-flight board; `environ`: added to this process's
         environment, at each start anew."""
         self._program = tuple(program)
-        self._board = board
-        self._environ = environ
+        self.board = board
+        self.environ = environ
 
     async def __call__(
         self, index: int, row: int, channel: socket.socket, descriptors: socket.socket
@@ -91,14 +91,14 @@ class ProcessLaunch:
         """Start worker `index` with its row of the board and its ends of the channel and of the
         pair beside it. OSError when there is no process to be had."""
         inherited = {"channel": channel.fileno(), "descriptors": descriptors.fileno()}
-        numbers = {"index": index, "row": row, "board": self._board, **inherited}
+        numbers = {"index": index, "row": row, "board": self.board, **inherited}
         arguments = [word for name, n in numbers.items() for word in (f"--{name}", str(n))]
         return await asyncio.create_subprocess_exec(
             *self._program,
             *arguments,
             stdin=DEVNULL,
-            pass_fds=[self._board, *inherited.values()],
-            env=environment_of_workers(os.environ, self._environ()),
+            pass_fds=[self.board, *inherited.values()],
+            env=environment_of_workers(os.environ, self.environ()),
             # Ctrl-C in a terminal goes to the whole foreground group. A worker must not see
             # it: the control process alone decides in which order things stop.
             start_new_session=True,

@@ -143,12 +143,13 @@ async def serve(
     host: Host | None = None,
     shape: Callable[[Settings], Settings] = lambda settings: settings,
     notify: Callable[[str], None] | None = None,
+    around: Callable[[ProcessLaunch], Launch] = lambda launch: launch,
 ) -> int:
     """The life of the control process inside its event loop, until `signals` end it. Returns
     the exit code; StartError when it cannot start. `file` and `parent`: as for `run`; `host`: what
     the service manager is told, the log and the collector are the program's; `shape`: what is made
     of what the file says, whenever it is read; `notify`: hears what a service manager would, where
-    there is no parent to tell one."""
+    there is no parent to tell one; `around`: what starts workers, around what does it otherwise."""
     environ = os.environ if host is None else {}
     manager = from_environment(environ, notify if parent is None else parent.notify)
     held = [] if parent is None else parent.held
@@ -202,10 +203,12 @@ async def serve(
                 trusted=settings.config is None,
             ),
             board,
-            ProcessLaunch(
-                program=module_command("proxy.engine"),
-                board=board.fd,
-                environ=lambda: log_setup.environment(supervisor.settings.log),
+            around(
+                ProcessLaunch(
+                    program=module_command("proxy.engine"),
+                    board=board.fd,
+                    environ=lambda: log_setup.environment(supervisor.settings.log),
+                )
             )
             if host is None or host.launch is None
             else host.launch(board),

@@ -11,10 +11,7 @@ from proxy.control.events import Events
 from proxy.destinations import Destinations
 from proxy.membership import Instance
 from proxy.registry.base import Provider
-from proxy.registry.decorators.failover_provider import FailoverProvider
-from proxy.registry.decorators.mass_loss_provider import MassLossProvider
 from proxy.registry.decorators.snapshot_provider import SnapshotProvider
-from proxy.registry.decorators.union_provider import UnionProvider
 from proxy.settings.registry import MergedOptions, NamedRegistry, Registry, RegistryOptions
 
 
@@ -39,6 +36,8 @@ def build_provider(
         def part(one: NamedRegistry, before: Callable[[], Provider | None]) -> Provider:
             return build_provider(one, events, answers, destinations, known, before)
 
+        from proxy.registry.decorators.union_provider import UnionProvider
+
         return UnionProvider(registry.options.parts, part, before=in_use)
 
     def make(options: RegistryOptions) -> Provider:
@@ -51,10 +50,14 @@ def build_provider(
     try:
         provider = make(registry.options)
         if registry.backups:
+            from proxy.registry.decorators.failover_provider import FailoverProvider
+
             choices = (registry, *registry.backups)
             registries = [choice.options for choice in choices]
             provider = FailoverProvider(registries, make, registry, on_event=publish)
         if registry.mass_loss_guard is not None:
+            from proxy.registry.decorators.mass_loss_provider import MassLossProvider
+
             provider = MassLossProvider(
                 provider,
                 registry.mass_loss_guard,

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from proxy import log as log_setup
+from proxy.control.forked import EarlyWorker, ForkedFirst
+from proxy.control.launch import Launch, ProcessLaunch
 from proxy.control.process import fill_standard_descriptors, raise_file_limit, serve
 from proxy.control.signals import Signals
 from proxy.mesh.composition import MeshOptions, composed
@@ -42,9 +44,11 @@ class MeshSidecar(Sidecar):
         file: Path | None,
         shape: Callable[[Settings], Settings],
         renewal: Renewal | None = None,
+        early: EarlyWorker | None = None,
     ) -> None:
         """`file`: where the settings of the proxy come from, and are read again; `shape`: what is
-        made of them then."""
+        made of them then; `early`: is to be the worker."""
+        self._early = early
         self._renewal = renewal
         super().__init__(settings)
         self._proxy_settings = proxy
@@ -64,6 +68,7 @@ class MeshSidecar(Sidecar):
                 self._file,
                 shape=self._shape,
                 notify=self._on_notice,
+                around=self._around,
             )
         )
         self._proxy.add_done_callback(self._on_proxy_end)
@@ -79,6 +84,9 @@ class MeshSidecar(Sidecar):
             self._signals.first.set()
             failed = await self._proxy
         return code or failed
+
+    def _around(self, launch: ProcessLaunch) -> Launch:
+        return launch if self._early is None else ForkedFirst(self._early, launch)
 
     def _on_notice(self, text: str) -> None:
         if text.startswith("READY=1"):
@@ -117,9 +125,15 @@ class MeshSidecar(Sidecar):
         return True
 
 
-def run(settings: SidecarSettings, base: Settings, file: Path | None, options: MeshOptions) -> int:
-    """Run a side-car to its end; the exit code. `base`: the settings of the file, or defaults.
-    StartError when it cannot start."""
+def run(
+    settings: SidecarSettings,
+    base: Settings,
+    file: Path | None,
+    options: MeshOptions,
+    early: EarlyWorker | None = None,
+) -> int:
+    """Run a side-car to its end; the exit code. `base`: the settings of the file, or defaults;
+    `early`: is to be the worker. StartError when it cannot start."""
     fill_standard_descriptors()
     log_setup.set_up(base.log)
     raise_file_limit()
@@ -133,7 +147,7 @@ def run(settings: SidecarSettings, base: Settings, file: Path | None, options: M
             from proxy.mesh.renewal import Renewal  # Loads what writes certificates.
 
             renewal = Renewal(options.identity, options.renew_from, options.trust_domain)
-        return await MeshSidecar(settings, shape(base), file, shape, renewal).run()
+        return await MeshSidecar(settings, shape(base), file, shape, renewal, early).run()
 
     # asyncio's own loop: no data goes through this process, and uvloop knows no process groups.
     return asyncio.run(main())

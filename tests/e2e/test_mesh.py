@@ -4,6 +4,7 @@ round them."""
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import ssl
@@ -94,7 +95,7 @@ async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
             side.launch()
             stack.push_async_callback(side.stop)
         for side in sides:
-            await eventually(side._there, 30.0, side.log)
+            await eventually(side._there, 90.0, side.log)
         for side in sides[1:]:
             await side.knows("users")
         yield Mesh(directory, authority, etcd, sides[0], program, *sides[1:])
@@ -376,6 +377,31 @@ async def test_a_sidecar_that_is_told_leaves_and_goes_on(mesh: Mesh) -> None:
             await eventually(gone, 10.0, side.log)
             assert side.returncode is None
             assert await side.stop() == 0
+
+
+async def test_a_worker_that_dies_is_replaced(mesh: Mesh) -> None:
+    """The first one was forked, with all that is in the memory of both; the other one is not."""
+
+    def workers() -> list[int]:
+        return children(side.pid)
+
+    async def served() -> bool:
+        return (await mesh.call(mesh.other, "mortal"))[0] == 200
+
+    async with Origin("mortal") as program:
+        port = program.instance["port"]
+        side = Beside("mortal", port, mesh.directory, mesh.authority, mesh.etcd.url, *SOON)
+        async with side:
+            await mesh.other.knows("mortal")
+            await eventually(served)
+            (first,) = workers()
+            os.kill(first, signal.SIGKILL)
+            await eventually(lambda: workers() not in ([first], []), 20.0, side.log)
+            await eventually(served, 20.0, side.log)
+            assert "signal SIGKILL" in side.log()
+            (second,) = workers()
+        assert not alive(first)
+        assert not alive(second)
 
 
 async def test_a_proxy_that_cannot_start_is_said_in_one_line(mesh: Mesh) -> None:

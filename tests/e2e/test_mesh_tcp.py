@@ -140,7 +140,7 @@ async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
             side.launch()
             stack.push_async_callback(side.stop)
         for side in (db, *callers.values()):
-            await eventually(side._there, 30.0, side.log)
+            await eventually(side._there, 90.0, side.log)
         for side in callers.values():
             await side.knows("db")
         web = callers.pop("web")

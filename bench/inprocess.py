@@ -49,6 +49,7 @@ from proxy.messages import (
     PoolSnapshot,
     WorkerConfig,
 )
+from proxy.settings.access_log import AccessLogSettings
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.listener_tls import ListenerTls
 from proxy.settings.process import LogSettings, TracingSettings
@@ -91,6 +92,10 @@ class Workload:
     answer: bytes
     observed: bool = False
     """One request in a hundred is traced."""
+    logged: bool = False
+    """There is an access log, into nowhere."""
+    fresh: bool = False
+    """Each request has a new connection, which its client closes behind the answer."""
 
 
 WORKLOADS: dict[str, Workload] = {
@@ -102,6 +107,10 @@ WORKLOADS: dict[str, Workload] = {
                  _answer(SMALL_BODY), observed=True),
         Workload("traced", "small GET, a trace id of its own in each", "traced_get",
                  _answer(SMALL_BODY)),
+        Workload("log", "small GET with an access log", "access_log", _answer(SMALL_BODY),
+                 logged=True),
+        Workload("connection", "small GET, a new connection for each", "new_connection",
+                 _answer(SMALL_BODY), fresh=True),
         Workload("tls_get", "small GET over TLS", "tls_get", _answer(SMALL_BODY)),
         Workload("post", "POST of 16 KiB, echoed", "post_16k", _answer(ECHO_BODY)),
         Workload("h2_get", "small GET over HTTP/2, to HTTP/1.1", "http2_one",
@@ -215,10 +224,13 @@ class Plane:
         routes: tuple[RouteSpec, ...] = (RouteSpec(path_prefix="/", service="bench"),),
         service: ServiceSettings | None = None,
         tracing: TracingSettings | None = None,
+        access_log: AccessLogSettings | None = None,
+        fresh: bool = False,
     ) -> None:
         """`tls`, `http2`: clients speak it; `service`: settings of the service that `routes` lead
-        to."""
+        to; `fresh`: each request has a new connection."""
         self._tls = tls
+        self._fresh = fresh
         self._http2 = [Http2Requests() for _ in range(CONNECTIONS)] if http2 else []
         self._far: list[_Far] = []
         self._asked: list[asyncio.Protocol] = []
@@ -235,6 +247,7 @@ class Plane:
                     services={"bench": service or ServiceSettings(keepalive=KEEPALIVE)},
                     via_token="t0k3n",
                     tracing=tracing,
+                    access_log=access_log,
                 )
             )
         )
@@ -288,6 +301,9 @@ class Plane:
         asked = self._asked
         receivers = [client.data_received for client in self.clients]
         for begin in range(0, len(requests), CONNECTIONS):
+            if self._fresh:
+                self._come_anew()
+                receivers = [client.data_received for client in self.clients]
             for receive, request in zip(receivers, requests[begin : begin + CONNECTIONS]):  # noqa: B905
                 receive(request)
             for connection in asked:
@@ -296,8 +312,16 @@ class Plane:
             if self._http2:
                 self._turn()
 
+    def _come_anew(self) -> None:
+        """In place of all clients there are new ones."""
+        for client in self.clients:
+            client.connection_lost(None)
+        self.clients = [self._client() for _ in range(CONNECTIONS)]
+
     def prepare(self, requests: Sequence[bytes], answer: bytes) -> None:
         """Serve some while connections are dialled, then check that all of them go through."""
+        if self._fresh:
+            self._come_anew()
         for client, request in zip(self.clients, self.wire(requests[:CONNECTIONS]), strict=True):
             client.data_received(request)
         for _ in range(TURNS):
@@ -342,6 +366,7 @@ class Plane:
             client.connection_lost(None)
         for connection in self._loop.connections:
             connection.connection_lost(None)
+        self.worker.access_logs.close(1.0)
         self._loop.close()
         os.close(self._board.fd)
 
@@ -394,7 +419,12 @@ def requests_of(workload: Workload) -> Iterator[list[bytes]]:
 def plane_of(workload: Workload) -> Plane:
     """What a workload goes through."""
     scenario = SCENARIOS[workload.scenario]
-    plane = Plane(tls=bool(scenario.tls), http2=scenario.streams > 0)
+    plane = Plane(
+        tls=bool(scenario.tls),
+        http2=scenario.streams > 0,
+        access_log=AccessLogSettings(path=os.devnull) if workload.logged else None,
+        fresh=workload.fresh,
+    )
     if workload.observed:
         plane.trace(0.01)
     return plane

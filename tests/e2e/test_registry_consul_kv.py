@@ -145,7 +145,7 @@ async def test_keys_that_are_missing_after_an_outage_stay_for_a_while() -> None:
             await seen.has("b")
 
 
-async def test_who_went_while_its_session_lives_was_deleted() -> None:
+async def test_an_instance_gone_while_its_session_lives_was_deleted() -> None:
     one, two, three = (str(uuid4()) for _ in range(3))
     async with ScriptedConsul() as server:
         server.sessions = [one]

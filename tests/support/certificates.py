@@ -21,6 +21,19 @@ LONG_AGO, FAR = 1_000_000_000.0, 4_000_000_000.0
 """In 2001 and in 2096: for those who look at the clock themselves, as OpenSSL does."""
 
 
+SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
+
 class Made(NamedTuple):
     """A certificate and its key, as PEM; the chain without the key's certificate is `above`."""
 
@@ -60,6 +73,8 @@ class Authority:
             _builder(self._name, self._name, public, LONG_AGO, FAR)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            # Python 3.13 and later want to know what the key of an authority is for.
+            .add_extension(SIGNS, critical=True)
             .sign(self._key, hashes.SHA256())
         )
         self.ca = pem(self._certificate)

@@ -7,7 +7,6 @@ places are one unit wide.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Final
 
 UNITS: Final = 16384.0
@@ -16,7 +15,7 @@ UNITS: Final = 16384.0
 LAST: Final = 144
 """Place of all that took 64 s or more: the default limit of a first byte is 60 s."""
 
-QUANTILES: Final = (0.5, 0.95, 0.99)
+QUANTILES: Final[tuple[float, ...]] = (0.5, 0.95, 0.99)
 
 
 def place_of(units: int) -> int:
@@ -44,19 +43,35 @@ MIDDLES: Final = [seconds_of(place) for place in range(LAST + 1)]
 """Seconds, by place."""
 
 
-def quantiles(counts: Mapping[int, int], of: Sequence[float] = QUANTILES) -> list[float | None]:
-    """Seconds within which the share `of` the answers came, for each of them; None without any.
-    `counts`: place → answers."""
-    total = sum(counts.values())
+def no_answers() -> list[int]:
+    """Counts by place, all of them 0."""
+    return [0] * (LAST + 1)
+
+
+def add_between(counts: list[int], before: dict[int, int], now: dict[int, int]) -> int:
+    """Add the answers that came between two moments to those by place; how many had come by the
+    second. `before`, `now`: how many had come by then, place → answers."""
+    total = 0
+    for place, count in now.items():  # ≤ LAST + 1
+        counts[place] += count
+        total += count
+    for place, count in before.items():  # ≤ LAST + 1
+        counts[place] -= count
+    return total
+
+
+def quantiles(counts: list[int]) -> list[float | None]:
+    """Seconds within which these shares of the answers came; None without any. `counts`: answers
+    by place."""
+    total = sum(counts)
     if not total:
-        return [None] * len(of)
+        return [None] * len(QUANTILES)
     found: list[float | None] = []
-    so_far, places = 0, iter(sorted(counts))
-    place = 0
-    for share in of:  # ≤ 3
+    so_far, place = 0, -1
+    for share in QUANTILES:  # ≤ 3
         wanted = share * total
         while so_far < wanted:  # ≤ LAST + 1
-            place = next(places)
+            place += 1
             so_far += counts[place]
         found.append(MIDDLES[place])
     return found

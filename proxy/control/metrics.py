@@ -105,12 +105,12 @@ class Page:
         """The whole, once all steps are done."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Collected([*families(self._scrape), *self._processes.values()]))
-        parts = [generate_latest(registry)]
+        parts = [generate_latest(registry).decode()]
         for name, lines in self._families.items():
             kind, help_, _ = MANY[name]
-            parts.append(f"# HELP {name} {help_}\n# TYPE {name} {kind}\n".encode())
-            parts.append("".join(lines).encode())
-        return b"".join(parts)
+            parts.append(f"# HELP {name} {help_}\n# TYPE {name} {kind}\n")
+            parts += lines
+        return "".join(parts).encode()
 
 
 def families(scrape: Scrape) -> list[Metric]:

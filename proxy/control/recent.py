@@ -58,8 +58,8 @@ class Recent:
     error_rate: float = 0.0
     """Of these, per second: attempts that brought no answer, or one that speaks against the
     instance; requests that were answered 5xx."""
-    latency: dict[int, int] = field(default_factory=dict)
-    """Place of `proxy/latency.py` → answers."""
+    latency: list[int] = field(default_factory=latency.no_answers)
+    """Answers by place of `proxy/latency.py`."""
 
     def add_node(self, before: NodeStats | None, now: NodeStats, seconds: float) -> None:
         """Add what one worker counted of an instance in so many seconds."""
@@ -82,13 +82,9 @@ class Recent:
         return latency.quantiles(self.latency)
 
 
-def add_latency(into: dict[int, int], before: NodeStats | None, now: NodeStats) -> None:
+def add_latency(into: list[int], before: NodeStats | None, now: NodeStats) -> None:
     """Add what one worker counted of how long answers took, by place of `proxy/latency.py`."""
-    was: Mapping[int, int] = {} if before is None else before.latency
-    for place, count in now.latency.items():
-        new = count - was[place] if place in was else count
-        if new:
-            into[place] = into[place] + new if place in into else new
+    latency.add_between(into, {} if before is None else before.latency, now.latency)
 
 
 def errors_of(outcomes: Mapping[str, int]) -> int:

@@ -12,7 +12,7 @@ from proxy.control.registry_samples import REGISTRY
 from proxy.control.scrape import Scrape
 from proxy.control.statistics import ServiceTotal
 from proxy.errors import FAULTS
-from proxy.latency import MIDDLES, QUANTILES, quantiles
+from proxy.latency import MIDDLES, QUANTILES, no_answers, quantiles
 from proxy.messages import DURATION_BOUNDS, PoolNode, Status
 
 MANY = {
@@ -338,6 +338,7 @@ def _write_instances(
     picks = families["load_balancer_selections_total"].append
     attempts = families["fairlead_upstream_attempts_total"].append
     latency = families["fairlead_upstream_latency_seconds"].append
+    ejections = families["fairlead_ejections_total"].append
     ends: dict[str, str] = {}
     totals = scrape.totals
     for member, node in members:
@@ -347,9 +348,9 @@ def _write_instances(
         # whoever reads an alert would take the proxy for the one it is about.
         labels = of_service + instance
         if member.slot:
-            count = scrape.inflight(member.slot)
-            inflight(f"fairlead_inflight_requests{labels}}} {count}\n")
-        counted = totals.node(service, key)
+            inflight(f"fairlead_inflight_requests{labels}}} {scrape.inflight(member.slot)}\n")
+        late = no_answers()
+        counted = totals.node(service, key, late)
         if counted is not None:
             unreachable(f"fairlead_unreachable{labels}}} {counted.unreachable}\n")
             probation(f"fairlead_instances_on_probation{labels}}} {counted.on_probation}\n")
@@ -360,19 +361,21 @@ def _write_instances(
                     end = ends[outcome] = f",outcome={quoted(outcome)}}}"
                 attempts(f"fairlead_upstream_attempts_total{labels}{end} {count}\n")
             if counted.answers:
-                line = f"fairlead_upstream_latency_seconds{labels},quantile="
-                recent = totals.recent_latency(service, key)
-                if recent:
-                    for share, took in zip(_SHARES, quantiles(recent), strict=True):
-                        latency(f"{line}{share}}} {_TEXTS[took]}\n")
-                line = f"{labels}}} "
-                latency(f"fairlead_upstream_latency_seconds_sum{line}{counted.seconds}\n")
-                latency(f"fairlead_upstream_latency_seconds_count{line}{counted.answers}\n")
+                p50, p95, p99 = quantiles(late)
+                if p50 is not None:
+                    line = f"fairlead_upstream_latency_seconds{labels},quantile="
+                    latency(
+                        f"{line}{_SHARES[0]}}} {_TEXTS[p50]}\n"
+                        f"{line}{_SHARES[1]}}} {_TEXTS[p95]}\n"
+                        f"{line}{_SHARES[2]}}} {_TEXTS[p99]}\n"
+                    )
+                latency(
+                    f"fairlead_upstream_latency_seconds_sum{labels}}} {counted.seconds}\n"
+                    f"fairlead_upstream_latency_seconds_count{labels}}} {counted.answers}\n"
+                )
         times = scrape.ejections.get((service, key))
         if times is not None:
-            families["fairlead_ejections_total"].append(
-                f"fairlead_ejections_total{labels}}} {times}\n"
-            )
+            ejections(f"fairlead_ejections_total{labels}}} {times}\n")
 
 
 def write_traffic(families: Mapping[str, list[str]], service: str, total: ServiceTotal) -> None:

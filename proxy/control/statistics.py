@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from proxy.control.recent import PERIOD, Recent, Window, add_latency, errors_of
+from proxy.latency import add_between
 from proxy.messages import (
     APPLY_BOUNDS,
     DURATION_BOUNDS,
@@ -60,6 +61,9 @@ class ServiceTotal:
         _add(self.caller_seconds, counted.caller_seconds)
 
 
+_NO_ANSWERS: dict[int, int] = {}  # ≤ 0
+
+
 @dataclass(slots=True)
 class NodeTotal:
     """One instance over several workers."""
@@ -79,18 +83,6 @@ class NodeTotal:
     def failures(self) -> int:
         """Attempts that did not bring an answer."""
         return errors_of(self.outcomes)
-
-    def add(self, counted: NodeStats | NodeTotal) -> None:
-        """Add one worker's counts, or another sum."""
-        self.picks += counted.picks
-        self.unreachable += counted.unreachable
-        self.on_probation += counted.on_probation
-        _add(self.outcomes, counted.outcomes)
-        if isinstance(counted, NodeTotal):
-            self.answers += counted.answers
-        else:
-            self.answers += sum(counted.latency.values())
-        self.seconds += counted.seconds
 
 
 @dataclass(slots=True)
@@ -214,6 +206,7 @@ class Totals:
     def __init__(self, retired: Retired, live: Iterable[Reported] = ()) -> None:
         self._reports = tuple(live)
         self._parts: Sequence[Reported | Retired] = (retired, *self._reports)
+        self._dead_nodes = retired.nodes
 
     @property
     def services(self) -> Iterable[str]:
@@ -269,40 +262,41 @@ class Totals:
             if isinstance(part, Reported) and service in part.states
         ]
 
-    def node(self, service: str, key: str) -> NodeTotal | None:
-        """The sum of one instance; None if no worker has told of it."""
-        total: NodeTotal | None = None
-        of = service, key
-        for part in self._parts:
-            counted = part.nodes.get(of)
-            if counted is None:
-                continue
-            if total is None and isinstance(counted, NodeStats):
-                # Mostly so; `add` would cost as much again.
-                total = NodeTotal(
-                    counted.picks,
-                    {**counted.outcomes},
-                    int(counted.unreachable),
-                    int(counted.on_probation),
-                    sum(counted.latency.values()),
-                    counted.seconds,
-                )
-            else:
-                total = total or NodeTotal()
-                total.add(counted)
-        return total
+    def node(self, service: str, key: str, late: list[int] | None = None) -> NodeTotal | None:
+        """The sum of one instance; None if no worker has told of it. To `late` its answers of late
+        are added, by place of `proxy/latency.py`.
 
-    def recent_latency(self, service: str, key: str) -> Mapping[int, int]:
-        """How long an instance took of late: place of `proxy/latency.py` → answers."""
-        found: dict[int, int] = {}
+        A scrape asks for twenty thousand at a time, which is why this calls so little."""
         of = service, key
+        picks = unreachable = on_probation = answers = 0
+        seconds = 0.0
+        outcomes: dict[str, int] | None = None
+        dead = self._dead_nodes.get(of)
+        if dead is not None:
+            picks, answers, seconds = dead.picks, dead.answers, dead.seconds
+            outcomes = dead.outcomes.copy()
         for part in self._reports:
-            now = part.nodes.get(of)
-            if now is not None:
-                before = part.recent_nodes.begin(of, now)
-                if before is not now:
-                    add_latency(found, before, now)
-        return found
+            told = part.nodes.get(of)
+            if told is None:
+                continue
+            picks += told.picks
+            unreachable += told.unreachable
+            on_probation += told.on_probation
+            seconds += told.seconds
+            if outcomes is None:
+                outcomes = told.outcomes.copy()
+            else:
+                for name, count in told.outcomes.items():
+                    outcomes[name] = outcomes[name] + count if name in outcomes else count
+            before = told if late is None else part.recent_nodes.begin(of, told)
+            if late is None or before is told:
+                answers += sum(told.latency.values())
+            else:
+                was = _NO_ANSWERS if before is None else before.latency
+                answers += add_between(late, was, told.latency)
+        if outcomes is None:
+            return None
+        return NodeTotal(picks, outcomes, unreachable, on_probation, answers, seconds)
 
     def recent_node(self, service: str, key: str) -> Recent:
         """The counts of an instance of late."""

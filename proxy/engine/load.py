@@ -66,7 +66,7 @@ class Board:
     def total(self, slot: int) -> int:
         """In flight on one instance in all workers."""
         cells = self._cells
-        return sum(cells[slot + row * SLOTS] for row in self.alive)
+        return sum([cells[slot + row * SLOTS] for row in self.alive])
 
     def idle(self, slot: int) -> bool:
         """No worker counts anything in this column, so it may go to another instance."""

@@ -35,4 +35,13 @@ def test_quantiles_are_the_middle_of_the_place_where_they_fall(
     counts: dict[int, int], wanted: list[int | None]
 ) -> None:
     found = [None if place is None else latency.seconds_of(place) for place in wanted]
-    assert latency.quantiles(counts) == found
+    by_place = latency.no_answers()
+    latency.add_between(by_place, {}, counts)
+    assert latency.quantiles(by_place) == found
+
+
+def test_answers_between_two_moments_are_added_for_each_counter() -> None:
+    counts = latency.no_answers()
+    latency.add_between(counts, {3: 2, 9: 1}, {3: 5, 9: 1, 40: 2})
+    latency.add_between(counts, {}, {3: 1})
+    assert {place: count for place, count in enumerate(counts) if count} == {3: 4, 40: 2}

@@ -124,6 +124,7 @@ class Checks:
                             local,
                             spoken(settings.protocol, settings.tls, instance)[1],
                             preface,
+                            settings.tls.trust_domain,
                         ),
                         _well(instance),
                     )

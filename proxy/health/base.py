@@ -42,6 +42,8 @@ class Endpoint(NamedTuple):
     """Name that it must prove under TLS; None: it is spoken to without."""
     preface: bytes = b""
     """Goes in front of the connection's first byte, in clear text."""
+    trust_domain: str = ""
+    """Where its certificate must name the service of `server_name`; empty = it is a host's."""
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if ":" in self.address else self.address

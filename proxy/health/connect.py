@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from proxy.health.base import Endpoint
 from proxy.names.eyeballs import first_of
 from proxy.names.lookups import Lookups
+from proxy.tls.identity import is_another
 
 if TYPE_CHECKING:
     from proxy.destinations import Destinations
@@ -27,7 +28,8 @@ async def connect(
     """A connection to the first address that takes one (RFC 8305). OSError when none does, or when
     none may be connected to. `destinations`: what an endpoint that is not the local file's may not
     lead to; None = it may lead anywhere. `tls`: with it the endpoint must prove its `server_name`,
-    or its address. `limit`: bytes that the reader holds."""
+    or its address; in a trust domain that it is the service. `limit`: bytes that the reader
+    holds."""
     addresses = await lookups.addresses(endpoint.address)
     if destinations is not None and not endpoint.local:
         refusals = {one: destinations.refusal(one, endpoint.port) for one in addresses}
@@ -37,15 +39,23 @@ async def connect(
 
     async def dial(address: str) -> Connection:
         name = (endpoint.server_name or endpoint.address) if tls else None
-        if not endpoint.preface:
-            return await asyncio.open_connection(
-                address, endpoint.port, limit=limit, ssl=tls, server_hostname=name
-            )
-        reader, writer = await asyncio.open_connection(address, endpoint.port, limit=limit)
+        first = None if endpoint.preface else tls
+        reader, writer = await asyncio.open_connection(
+            address,
+            endpoint.port,
+            limit=limit,
+            ssl=first,
+            server_hostname=None if first is None else name,
+        )
         try:
-            writer.write(endpoint.preface)
-            if tls is not None:
-                await writer.start_tls(tls, server_hostname=name)
+            if endpoint.preface:
+                writer.write(endpoint.preface)
+                if tls is not None:
+                    await writer.start_tls(tls, server_hostname=name)
+            if tls is not None and endpoint.trust_domain:
+                shown = writer.get_extra_info("peercert") or {}
+                if said := is_another(shown, endpoint.server_name, endpoint.trust_domain):
+                    raise ConnectionAbortedError(said)
         except BaseException:
             writer.transport.abort()
             raise

@@ -25,3 +25,15 @@ def service_of(certificate: Mapping[str, Any], domain: str) -> str:
     service = found.pop() if len(found) == 1 else ""
     # A star names many, and so does a path of several segments.
     return "" if "*" in service or "/" in service else service
+
+
+def is_another(certificate: Mapping[str, Any], server_name: str | None, domain: str) -> str:
+    """Why a server is not believed to be the service that `server_name` names in a trust domain;
+    empty = it is, or there is no domain in which it had to be. `certificate`: as for
+    `service_of`."""
+    found = service_of(certificate, domain) if domain else ""
+    expected = (server_name or "").lower().removesuffix(f".{domain}")
+    if not domain or found == expected:
+        return ""
+    named = f"the service {found}" if found else f"no one service of {domain}"
+    return f"its certificate: names {named}, not {expected}"

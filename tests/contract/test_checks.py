@@ -320,7 +320,7 @@ async def asked(
 ) -> Verdict:
     check = make(kind, {})
     check.context = partial(Contexts(lambda: FILES).get, tls, check.alpn)
-    verdict = await check.probe(endpoint._replace(server_name=name))
+    verdict = await check.probe(endpoint._replace(server_name=name, trust_domain=tls.trust_domain))
     await check.close()
     return verdict
 
@@ -335,6 +335,17 @@ async def asked(
         ({"ca": "other"}, "users.internal", "its certificate: self-signed certificate in"),
         ({}, "users.internal", "its certificate: "),
         ({"ca": "none"}, "users.internal", "'none'"),
+        ({"ca": "ca", "trust_domain": "internal"}, "users.internal", "HTTP 204"),
+        (
+            {"ca": "ca", "trust_domain": "internal"},
+            "others.internal",
+            "its certificate: names the service users, not others",
+        ),
+        (
+            {"ca": "ca", "trust_domain": "local"},
+            "users.local",
+            "its certificate: names no one service of local, not users",
+        ),
     ],
 )
 async def test_http_over_tls_believes_what_requests_do(
@@ -368,12 +379,17 @@ async def test_http_over_tls_finds_out_that_there_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("users.internal", ""), ("{instance}.internal", "certificate")]
+    ("names", "why"),
+    [
+        ({"server_name": "users.internal"}, ""),
+        ({"server_name": "{instance}.internal"}, "certificate"),
+        ({"trust_domain": "internal"}, "certificate"),
+    ],
 )
 async def test_instances_are_checked_under_the_name_that_requests_expect(
-    name: str, why: str
+    names: dict[str, Any], why: str
 ) -> None:
-    tls = UpstreamTls(mode="on", ca="ca", server_name=name)
+    tls = UpstreamTls(mode="on", ca="ca", **names)
     check = HealthCheckSettings(interval=0.05, fall=1, rise=1, timeout=5.0)
     async with over_tls() as (endpoint, heads):
         instance = Instance(service="s", id="x", address=endpoint.address, port=endpoint.port)

@@ -14,7 +14,7 @@ from proxy.engine.tls.handshakes import Handshakes
 from proxy.errors import CLOSED_EARLY, TLS_FAILED, TLS_TYPES, Refused
 from proxy.settings.upstream_tls import UpstreamTls
 from proxy.tls.contexts import upstream_context
-from proxy.tls.identity import service_of
+from proxy.tls.identity import is_another
 
 _POLICIES: Final = 1000
 """Contexts that are kept: one for each different `tls:` of the file."""
@@ -100,7 +100,8 @@ class ClientHandshake:
         if self.done.done():  # Nobody waits for it any more.
             connection.transport.abort()
             return
-        if self._domain and (said := self._is_another(connection.ssl)):
+        shown = (connection.ssl.getpeercert() or {}) if self._domain else {}
+        if said := is_another(shown, self._node.server_name, self._domain):
             connection.transport.abort()
             self._node.session = None
             self.done.set_exception(Refused(TLS_TYPES["tls_certificate_error"], said))
@@ -108,15 +109,6 @@ class ClientHandshake:
         connection.on_first = self._keep_session
         connection.speak(self._connection)
         self.done.set_result(None)
-
-    def _is_another(self, tls: ssl.SSLObject) -> str:
-        """Why the instance is not believed to be of the service; empty = it is."""
-        found = service_of(tls.getpeercert() or {}, self._domain)
-        expected = (self._node.server_name or "").lower().removesuffix(f".{self._domain}")
-        if found == expected:
-            return ""
-        named = f"the service {found}" if found else f"no one service of {self._domain}"
-        return f"its certificate: names {named}, not {expected}"
 
     def _keep_session(self, connection: TlsConnection) -> None:
         """Keep what the next handshake with the instance can resume. Not before it has said

@@ -209,17 +209,22 @@ def top(once: bool, interval: float, client: AdminClient, as_json: bool, of_flee
 @click.argument("url")
 @click.option("--method", default="GET", show_default=True, metavar="M", help="Request method.")
 @click.option("--header", "headers", multiple=True, metavar="K:V", help="Request header field.")
+@click.option(
+    "--caller", default="", metavar="S", help="Service that the client's certificate names."
+)
 @admin_options
 @json_option
 def explain(
     url: str,
     method: str,
     headers: tuple[str, ...],
+    caller: str,
     client: AdminClient,
     as_json: bool,
 ) -> None:
     """Tell what would become of a request for URL: route, service, balancer, instances."""
     query = [("method", method), ("url", url), *(("header", header) for header in headers)]
+    query += [("caller", caller)] if caller else []
     document = _get(client, "/api/v1/explain", query)
     _show(document, map(listings.printable, listings.explained(document)), as_json)
 

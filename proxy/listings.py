@@ -226,6 +226,10 @@ def explained(document: dict[str, Any]) -> Iterator[str]:
         yield f"path       {document['path_for_instance']}"
     if document["filters"]:
         yield f"filters    {', '.join(document['filters'])}"
+    if (callers := document.get("callers")) is not None:
+        dry = " (dry_run: counted, and let through)" if callers["dry_run"] else ""
+        said = f"{callers['refused']}{dry}" if callers["refused"] else "may call"
+        yield f"caller     {callers['caller'] or 'nobody'}: {said}"
     if "balancer" in document:
         key = document["key"]
         by = ""

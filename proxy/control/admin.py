@@ -400,6 +400,7 @@ class Admin:
                 time.monotonic(),
                 supervisor.board,
                 supervisor.brought.claims,
+                request.query.get("caller", ""),
             )
         except ValueError as error:
             raise Refusal(400, str(error)) from None

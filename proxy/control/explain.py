@@ -18,6 +18,7 @@ from proxy.control.claims import Claims
 from proxy.control.pool import Member, Pool
 from proxy.control.statistics import Totals
 from proxy.engine import explanation
+from proxy.engine.callers import Callers
 from proxy.engine.http1.parser import call_a_claim, parse_request
 from proxy.engine.load import Board
 from proxy.engine.match import Match
@@ -27,6 +28,7 @@ from proxy.engine.routing import LISTENER, RouteTable
 from proxy.engine.second_look import Asked, ServiceNames, check_published, look_again, rewritten
 from proxy.errors import (
     BREAKER_OPEN,
+    CALLER_DENIED,
     HEAD_TOO_LARGE,
     NO_INSTANCE,
     NO_ROUTE,
@@ -43,7 +45,7 @@ from proxy.http.target import as_it_came, resolve
 from proxy.settings.file import Settings
 from proxy.settings.filters import names_of
 from proxy.settings.listener import ListenerSettings
-from proxy.settings.service import RateLimitSettings
+from proxy.settings.service import RateLimitSettings, ServiceSettings
 
 CLIENT_SIDE = b"of the client that asks"
 """Said in place of a value that only a real connection has."""
@@ -76,11 +78,13 @@ def explain(
     now: float,
     board: Board | None = None,
     claims: Claims | None = None,
+    caller: str = "",
 ) -> dict[str, Any]:
     """The whole story of one request. `url` is absolute, or a path for any host; `totals`: what
     workers told of the limits; `complete`: the first full set of instances is known; `now`:
     monotonic seconds; `board`: where workers count what is in flight, and tokens of rate limits;
-    `claims`: routes that instances bring. ValueError if these cannot be put into one request at
+    `claims`: routes that instances bring; `caller`: the service that the client has proved to be,
+    where the listener asks for that. ValueError if these cannot be put into one request at
     all."""
     netloc, line = _split(url)
     given = _request_fields(netloc, fields)
@@ -94,6 +98,8 @@ def explain(
     }
     try:
         target = _read(method, line, given, _listener(netloc, settings.listeners))
+        tls = target.listener.tls
+        caller = caller.lower() if tls is not None and tls.trust_domain else ""
     except Refused as refusal:
         return {**document, "answer": _own_answer(refusal.fault, refusal.detail)}
 
@@ -152,7 +158,12 @@ def explain(
     if spec.split:
         document["split"] = {one.service: one.weight for one in spec.split}
         return document
-    return {**document, **_choice(decided, target, pools, settings, totals, now, board)}
+    document |= _choice(decided, target, pools, settings, totals, now, board)
+    document["callers"] = _callers(decided.service, own, caller, method, target)
+    refused = document["callers"] is not None and document["callers"]["refused"]
+    if refused and not document["callers"]["dry_run"] and decided.service in pools:
+        document["answer"] = _own_answer(CALLER_DENIED, refused)
+    return document
 
 
 def _tell_match(document: dict[str, Any], match: Match, target: Target) -> None:
@@ -288,6 +299,20 @@ def _choice(
         return {**document, "answer": _own_answer(NO_INSTANCE, f"{match.service} {what}")}
     refusal = _refused(limits, len(candidates))
     return document if refusal is None else {**document, "answer": _own_answer(*refusal)}
+
+
+def _callers(
+    service: str, own: ServiceSettings | None, caller: str, method: str, target: Target
+) -> dict[str, Any] | None:
+    """The word of `callers` on the request: the rule that refuses it, or null."""
+    if own is None or own.callers is None:
+        return None
+    said = Callers(service, own.callers).refusal(caller, method, (target.path, *target.readings))
+    return {
+        "caller": caller or None,
+        "dry_run": own.callers.dry_run,
+        "refused": None if said is None else said.detail,
+    }
 
 
 def _refused(limits: dict[str, Any], candidates: int) -> tuple[Fault, str] | None:

@@ -238,5 +238,5 @@ async def test_a_record_that_leads_elsewhere_is_not_believed(mesh: Mesh) -> None
 async def test_wrong_words_are_refused(mesh: Mesh, words: tuple[str, ...], said: str) -> None:
     side = Beside("web", 1, mesh.directory, mesh.authority, mesh.etcd.url, *words)
     side.launch()
-    assert await side.wait() == 2
+    assert await side.wait(60.0) == 2
     assert said in side.log()

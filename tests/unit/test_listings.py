@@ -36,6 +36,10 @@ def test_an_explanation_names_the_filters() -> None:
     assert list(listings.explained({**document, "filters": ["office", "stamp"]}))[-1] == (
         "filters    office, stamp"
     )
+    callers = {"caller": "web", "dry_run": True, "refused": "callers of users: web is not"}
+    assert list(listings.explained({**document, "filters": [], "callers": callers}))[-1] == (
+        "caller     web: callers of users: web is not (dry_run: counted, and let through)"
+    )
     assert len(list(listings.explained({**document, "filters": []}))) == 1
 
 

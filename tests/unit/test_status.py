@@ -20,9 +20,11 @@ from proxy.latency import seconds_of
 from proxy.membership import Instance, Membership
 from proxy.messages import OUTRUN, NodeStats, PolicyState, ServiceStats, WorkerStats
 from proxy.settings.balancer import BalancerSpec
+from proxy.settings.callers import Caller, CallersSettings
 from proxy.settings.file import Settings
 from proxy.settings.filters import FilterSpec
 from proxy.settings.listener import ListenerSettings
+from proxy.settings.listener_tls import ListenerTls
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import (
     BreakerSettings,
@@ -297,13 +299,15 @@ class TestExplain:
         pools: PoolRegistry | None = None,
         workers: tuple[Reported, ...] = (),
         board: Board | None = None,
+        caller: str = "",
         **changes: Any,
     ) -> dict[str, Any]:
         known = pools or book(users=(instance("a"), instance("b", weight=0)))
         totals = Totals(Retired(), workers)
         settings = msgspec.structs.replace(self.settings, **changes)
+        services, complete = known.by_service, known.complete
         return explain(
-            method, url, fields, known.by_service, settings, totals, known.complete, 5.0, board
+            method, url, fields, services, settings, totals, complete, 5.0, board, caller=caller
         )
 
     def test_the_way_of_a_request(self) -> None:
@@ -328,6 +332,36 @@ class TestExplain:
             routes=(RouteSpec(service="users", filters=(office,)),),
         )
         assert document["filters"] == ["stamp", "office"]
+
+    def test_callers_that_are_refused_are_told_by_which_rule(self) -> None:
+        allow = (Caller(service="web", methods=("GET",)),)
+        both = ListenerTls(certificates=(), client_ca="ca", trust_domain="mesh.local")
+
+        def ask(
+            caller: str, method: str = "GET", dry_run: bool = False, tls: ListenerTls | None = both
+        ) -> tuple[dict[str, Any], int | None]:
+            callers = CallersSettings(allow=allow, dry_run=dry_run)
+            document = self.ask(
+                "http://users.example.com/x",
+                method=method,
+                caller=caller,
+                services={"users": ServiceSettings(callers=callers)},
+                listeners=(ListenerSettings(tls=tls),),
+            )
+            answer = document["answer"]
+            return document["callers"], None if answer is None else answer["status"]
+
+        assert ask("Web") == ({"caller": "web", "dry_run": False, "refused": None}, None)
+        for refused, said in (
+            (ask("web", "POST"), "web is not allowed POST /x"),
+            (ask("shop"), "shop is not among them"),
+            (ask(""), "the client has not proved to be a service"),
+            (ask("web", tls=None), "the client has not proved to be a service"),
+        ):
+            assert (refused[0]["refused"], refused[1]) == (f"callers of users: {said}", 403)
+        told, status = ask("shop", dry_run=True)
+        assert (told["refused"], status) == ("callers of users: shop is not among them", None)
+        assert self.ask("http://users.example.com/x")["callers"] is None
 
     def test_a_request_without_the_key(self) -> None:
         assert self.ask("http://users.example.com/")["key"]["value"] is None

@@ -10,7 +10,9 @@ and leaves that live for a day.
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +39,7 @@ SKEW: Final = timedelta(minutes=1)
 LARGEST: Final = 64 * 1024
 """Bytes of a file or a request; a chain has two thousand."""
 
+_DATA: Final = "..data"
 _NAMES: Final = ("root.crt", "root.key", "issuing.crt", "issuing.key")
 
 
@@ -135,13 +138,36 @@ def new_request() -> tuple[bytes, bytes]:
 
 
 def keep(out: Path, key: bytes, issued: Issued) -> None:
-    """Put the files in place. The roots first: who believes more for a moment harms nobody."""
-    for name, content in (
-        ("ca.crt", issued.roots.encode()),
-        ("tls.key", key),
-        ("tls.crt", issued.chain.encode()),
-    ):
-        files.replace(str(out / name), content)
+    """Put the files in place, all at once, as Kubernetes does for a Secret: each name is a link
+    into `..data`, and that is one to the directory of the moment. Who opens that directory has
+    three files of one moment; the one before stays until the next time."""
+    names = ("ca.crt", "tls.key", "tls.crt")
+    if not (out / _DATA).is_symlink():
+        # What is there, and was not put there like this, becomes the first moment.
+        _put(out, {name: _read(out / name) for name in names if (out / name).exists()})
+    _put(out, dict(zip(names, (issued.roots.encode(), key, issued.chain.encode()), strict=True)))
+
+
+def _put(out: Path, contents: dict[str, bytes]) -> None:
+    data = out / _DATA
+    before = os.readlink(data) if data.is_symlink() else ""
+    made = Path(tempfile.mkdtemp(prefix="..", dir=out))
+    for name, content in contents.items():
+        files.replace(str(made / name), content)
+    _link(made.name, data)
+    for name in contents:
+        if not (out / name).is_symlink():
+            _link(f"{_DATA}/{name}", out / name)
+    for one in out.glob("..*/"):  # ≤ 16
+        if not one.is_symlink() and one.name not in (made.name, before):
+            shutil.rmtree(one)
+
+
+def _link(target: str, at: Path) -> None:
+    new = at.with_name(f"..{at.name}.new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(target)
+    new.replace(at)
 
 
 def life_of(cert: bytes) -> tuple[float, float]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
+import threading
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from proxy.mesh.authority import Authority, Issued, create, life_of, new_request, rotate
+from proxy.mesh.authority import Authority, Issued, create, keep, life_of, new_request, rotate
 from proxy.mesh.renewal import LONGEST_PAUSE, PAUSE, Renewal, due, pause
 from proxy.tls.certificates import read_pair
 from proxy.tls.contexts import ServerPolicy, client_context, server_context
@@ -126,3 +128,38 @@ async def test_a_leaf_that_is_due_as_soon_as_it_is_there_is_not_renewed_at_once(
         await asyncio.to_thread(int)
     task.cancel()
     assert renewal.count == 1
+
+
+def test_files_are_replaced_all_at_once(tmp_path: Path) -> None:
+    """A reader in a loop has the three of one moment, from the first files on, which were written
+    by somebody else."""
+    names = ("ca.crt", "tls.key", "tls.crt")
+    for name in names:
+        (tmp_path / name).write_text("0")
+    keep(tmp_path, b"1", Issued("1", "1"))
+    seen: list[set[str]] = []
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            moment = tmp_path / os.readlink(tmp_path / "..data")
+            try:
+                seen.append({(moment / name).read_text() for name in names})
+            except FileNotFoundError:
+                pass  # Two were put in place since.
+            assert all((tmp_path / name).read_text() for name in names)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    number = 1
+    while len(set(map(tuple, seen))) < 20 and reader.is_alive():
+        number += 1
+        text = str(number)
+        keep(tmp_path, text.encode(), Issued(text, text))
+    over.set()
+    reader.join()
+    assert len(set(map(tuple, seen))) >= 20
+    assert all(len(one) == 1 for one in seen)
+    assert {(tmp_path / name).read_text() for name in names} == {str(number)}
+    assert {one.name for one in tmp_path.iterdir() if not one.name.startswith("..")} == set(names)
+    assert len(list(tmp_path.iterdir())) == 3 + 3

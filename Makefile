@@ -40,6 +40,7 @@ types: $(VENV)/.dev
 bench: $(VENV)/.dev
 	-@$(MAKE) --no-print-directory compiled
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench mesh
 
 # The data plane as extension modules, in a directory of its own. Needs a C compiler and Python.h.
 COMPILED := build/compiled

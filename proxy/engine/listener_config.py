@@ -106,10 +106,13 @@ class ListenerConfig:
         return self._facts(str(peer[0]), int(own[1]))
 
     def _facts(self, peer: str, port: int, trusted: bool = False) -> ClientFacts:
-        parsed = parse_address(peer.encode("ascii"))
-        if isinstance(parsed, IPv4Address):
-            peer = str(parsed)  # It may have come to a socket that serves both families.
-        addresses = self._addresses if trusted or self._addresses.trusts(parsed) else None
+        # An address of IPv4 has one spelling, and reading it costs more than all the rest here.
+        if ":" in peer or self._addresses.trusts_any:
+            parsed = parse_address(peer.encode("ascii"))
+            if isinstance(parsed, IPv4Address):
+                peer = str(parsed)  # It may have come to a socket that serves both families.
+            trusted = trusted or self._addresses.trusts(parsed)
+        addresses = self._addresses if trusted else None
         return ClientFacts(
             peer or "unknown",
             port,

@@ -34,6 +34,7 @@ from tests.support.processes import eventually
 
 PUSHED = (
     *("etcd", "etcd-scripted", "zookeeper", "consul", "consul-scripted", "kubernetes"),
+    *("consul-kv", "consul-kv-scripted"),
     *("nacos", "nacos-push"),
 )
 """Those that tell of changes at once; of the others it takes their interval."""

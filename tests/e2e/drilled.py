@@ -84,6 +84,10 @@ class Drilled(ABC):
     drained: ClassVar[str] = "draining"
     """Word of an instance that is taken out without being deregistered."""
     timing: ClassVar[Timing] = TIMING
+    address = "10.0.0.1"
+    """Of all instances that do not name theirs."""
+    addressed: ClassVar[bool] = True
+    """Whether several instances may have it."""
     ttl: ClassVar[float] = 0.0
     """Seconds that bound registrations outlive their owner; 0 = there are none."""
 
@@ -268,7 +272,7 @@ class DrilledEtcd(Drilled):
         self.server.resume()
 
     async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
-        record = {"address": "10.0.0.1", "port": port, "health": {"status": status}}
+        record = {"address": self.address, "port": port, "health": {"status": status}}
         async with EtcdClient(self.server.url) as client:
             if self._guarded:
                 await client.login("root", "root")
@@ -348,7 +352,7 @@ class DrilledScriptedEtcd(Drilled):
         self.server.resume()
 
     async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
-        record = {"address": "10.0.0.1", "port": port, "health": {"status": status}}
+        record = {"address": self.address, "port": port, "health": {"status": status}}
         for id_ in ids:
             await self.server.put(f"/services/{SERVICE}/{id_}", json.dumps(record))
 
@@ -429,7 +433,7 @@ class DrilledConsul(Drilled):
 
     async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
         for id_ in ids:
-            await self.server.register(SERVICE, id_, port)
+            await self.server.register(SERVICE, id_, port, Address=self.address)
             if status == "draining":
                 await self.server.put(f"/v1/agent/service/maintenance/{id_}?enable=true")
 
@@ -480,6 +484,7 @@ class DrilledScriptedConsul(Drilled):
     async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
         checks = [check(f"_service_maintenance:{SERVICE}", "critical")]
         changes = {} if status == "healthy" else {"Checks": checks}
+        changes["Address"] = self.address
         await self.server.put(SERVICE, *(entry(SERVICE, id_, port, **changes) for id_ in ids))
 
     async def deregister(self, id_: str) -> None:
@@ -524,7 +529,7 @@ class DrilledConsulKv(DrilledConsul):
     """Consul doubles the time of a session, and its owner comes back after that of a server."""
 
     async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
-        record = {"address": "10.0.0.1", "port": port, "health": {"status": status}}
+        record = {"address": self.address, "port": port, "health": {"status": status}}
         value = base64.b64encode(json.dumps(record).encode()).decode()
         for start in range(0, len(ids), 64):
             some = [f"services/{SERVICE}/{id_}" for id_ in ids[start : start + 64]]
@@ -562,7 +567,7 @@ class DrilledScriptedConsulKv(DrilledScriptedConsul):
     type = "consul-kv"
 
     async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
-        record = {"address": "10.0.0.1", "port": port, "health": {"status": status}}
+        record = {"address": self.address, "port": port, "health": {"status": status}}
         for id_ in ids:
             await self.server.put_key(f"services/{SERVICE}/{id_}", json.dumps(record).encode())
 
@@ -613,7 +618,7 @@ class DrilledList(Drilled):
         self.server.resume()
 
     async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
-        record = {"address": "10.0.0.1", "port": port, "health": status}
+        record = {"address": self.address, "port": port, "health": status}
         self._known |= {id_: {"id": id_, **record} for id_ in ids}
         self._write()
 
@@ -674,7 +679,7 @@ class DrilledZooKeeper(Drilled):
         self.server.resume()
 
     async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
-        record = {"address": "10.0.0.1", "port": port, "health": {"status": status}}
+        record = {"address": self.address, "port": port, "health": {"status": status}}
         async with self.server.client() as client:
             for id_ in ids:
                 await client.put(f"/services/{SERVICE}/{id_}", json.dumps(record).encode())
@@ -775,7 +780,7 @@ class DrilledKubernetes(Drilled):
         conditions["serving"] = True
         for id_ in ids:
             ports = [{"name": "http", "port": port}]
-            one = endpoint(id_, conditions=conditions)
+            one = endpoint(id_, self.address, conditions=conditions)
             await self.server.put(slice_of(SERVICE, f"slice-{id_}", one, ports=ports))
 
     async def deregister(self, id_: str) -> None:
@@ -826,7 +831,8 @@ class DrilledEureka(Drilled):
     async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
         word = "UP" if status == "healthy" else "OUT_OF_SERVICE"
         for id_ in ids:
-            self.server.put(registered(SERVICE, id_, port, status=word))
+            one = registered(SERVICE, id_, port, status=word, ipAddr=self.address)
+            self.server.put(one)
 
     async def deregister(self, id_: str) -> None:
         self.server.delete(id_)
@@ -887,7 +893,7 @@ class DrilledRealEureka(DrilledEureka):
     async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
         for id_ in ids:
             written = time.time_ns() // 10**6
-            fields = {"lastDirtyTimestamp": str(written), "metadata": {}}
+            fields = {"lastDirtyTimestamp": str(written), "metadata": {}, "ipAddr": self.address}
             self._known[id_] = registered(SERVICE, id_, port, **fields)
         await self._put(*ids)
         # Of an instance that is up it believes no other status that is registered.
@@ -951,7 +957,8 @@ class DrilledNacos(Drilled):
         weight = 1.0 if status == "healthy" else 0.0
         for id_ in ids:
             enabled = status == "healthy"
-            self._known[id_] = host(port, clusterName=id_, weight=weight, enabled=enabled)
+            fields = {"clusterName": id_, "weight": weight, "enabled": enabled}
+            self._known[id_] = host(port, ip=self.address, **fields)
         self.server.services[SERVICE] = list(self._known.values())
 
     async def deregister(self, id_: str) -> None:
@@ -1007,6 +1014,7 @@ class DrilledRealNacos(DrilledNacos):
     missing = missing_nacos
     rights = False
     lies = ()
+    addressed = False
     at_once = False
     timing = SLOW
 
@@ -1097,7 +1105,11 @@ class DrilledDocker(Drilled):
 
     async def register(self, *ids: str, port: int = 8080, status: str = "healthy") -> None:
         state = "running" if status == "healthy" else "paused"
-        await self.server.put(*(container(SERVICE, id_, port, State=state) for id_ in ids))
+        fields = {
+            "State": state,
+            "NetworkSettings": {"Networks": {"b": {"IPAddress": self.address}}},
+        }
+        await self.server.put(*(container(SERVICE, id_, port, **fields) for id_ in ids))
 
     async def deregister(self, id_: str) -> None:
         await self.server.delete(id_)

@@ -1,4 +1,4 @@
-"""Spans on their way to a collector: OTLP over HTTP, in its JSON encoding."""
+"""Spans on their way to a collector: OTLP over HTTP."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import asyncio
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import aiohttp
-import msgspec
 import structlog
 
-import proxy
+from proxy.control.otlp import request
 from proxy.control.scrape import Exemplar
 from proxy.messages import DURATION_BOUNDS, UNROUTED, Span, Spans
 from proxy.settings.process import TracingSettings
@@ -33,48 +31,6 @@ EXEMPLARS = 8192
 """Requests that histograms may show, for 500 busy services; the oldest goes first. Some 2 MiB."""
 SAY_AGAIN = 60.0
 """Seconds between two lines of the log about a collector that takes nothing."""
-
-
-def document(spans: Iterable[Span], service_name: str) -> dict[str, Any]:
-    """A request of OTLP (`ExportTraceServiceRequest`). Pure."""
-    resource = {"service.name": service_name, "service.version": proxy.__version__}
-    scope = {"name": "fairlead", "version": proxy.__version__}
-    return {
-        "resourceSpans": [
-            {
-                "resource": {"attributes": _attributes(resource)},
-                "scopeSpans": [{"scope": scope, "spans": [_span(one) for one in spans]}],
-            }
-        ]
-    }
-
-
-def _span(one: Span) -> dict[str, Any]:
-    error = {"error.type": one.error} if one.error else {}
-    told: dict[str, Any] = {
-        "traceId": one.trace_id,
-        "spanId": one.span_id,
-        "parentSpanId": one.parent,
-        "name": one.name,
-        "kind": one.kind,
-        "startTimeUnixNano": str(one.began),
-        "endTimeUnixNano": str(one.ended),
-        "attributes": _attributes({**one.attributes, **error}),
-    }
-    if one.error:
-        told["status"] = {"code": 2}
-    return told
-
-
-def _attributes(values: Mapping[str, str | int]) -> list[dict[str, Any]]:
-    return [
-        {
-            "key": name,
-            # A whole number of 64 bits is a text in the JSON of Protocol Buffers.
-            "value": {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value},
-        }
-        for name, value in values.items()
-    ]
 
 
 class Exporter:
@@ -138,8 +94,8 @@ class Exporter:
         settings = self._settings()
         if settings is None:
             return "tracing is off"
-        body = msgspec.json.encode(document(batch, settings.service_name))
-        headers = {**settings.headers, "Content-Type": "application/json"}
+        kind, body = request(batch, settings.service_name, settings.encoding)
+        headers = {**settings.headers, "Content-Type": kind}
         try:
             async with session.post(
                 settings.endpoint, data=body, headers=headers, allow_redirects=False

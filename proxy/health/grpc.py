@@ -6,6 +6,7 @@ import asyncio
 from typing import ClassVar, Final
 
 import proxy
+from proxy import protobuf
 from proxy.health.base import Check, Endpoint, checked_port
 from proxy.health.connect import connect
 from proxy.http2 import frames
@@ -46,7 +47,7 @@ class GrpcCheck(Check):
         self._port = checked_port(port)
         self._host = host
         asked = service.encode()
-        self._message = _framed(b"\x0a" + _varint(len(asked)) + asked if asked else b"")
+        self._message = _framed(protobuf.field(1, asked) if asked else b"")
         self._lookups = Lookups()
 
     async def _ask(self, endpoint: Endpoint) -> tuple[bool, str]:
@@ -153,9 +154,3 @@ class _Answer:
 def _framed(message: bytes) -> bytes:
     """A message as gRPC writes it: not compressed."""
     return b"\0" + len(message).to_bytes(4, "big") + message
-
-
-def _varint(number: int) -> bytes:
-    if number < 128:
-        return bytes((number,))
-    return bytes((number & 127 | 128,)) + _varint(number >> 7)

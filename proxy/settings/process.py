@@ -141,8 +141,14 @@ class TracingSettings(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: Annotated[
         str,
         Read(_parse_collector, "URL", "a URL like http://127.0.0.1:4318/v1/traces"),
-        "Where a collector takes OTLP over HTTP, in JSON.",
+        "Where a collector takes OTLP over HTTP.",
     ] = "http://127.0.0.1:4318/v1/traces"
+    encoding: Annotated[
+        str,
+        choice(("json", "protobuf"), "an encoding of OTLP"),
+        "How spans are written: `json`, which can be read on the way, or `protobuf`, which every"
+        " receiver of OTLP takes.",
+    ] = "json"
     sample: Annotated[
         float,
         SHARE,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from aiohttp import web
+from google.protobuf import json_format
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.e2e.running import RunningProxy
 from tests.support.processes import eventually, free_port
@@ -40,13 +44,33 @@ async def serve(handler: Any, port: int) -> web.AppRunner:
     return runner
 
 
-async def test_spans_reach_the_collector_and_their_trace_the_log(tmp_path: Path) -> None:
-    taken: list[Any] = []
+def read_json(sent: bytes) -> ExportTraceServiceRequest:
+    """What OpenTelemetry's own package reads; ids are base64 to it, where OTLP has digits."""
+    document = json.loads(sent)
+    for span in document["resourceSpans"][0]["scopeSpans"][0]["spans"]:
+        for key in ("traceId", "spanId", "parentSpanId"):
+            span[key] = base64.b64encode(bytes.fromhex(span[key])).decode()
+    return json_format.ParseDict(document, ExportTraceServiceRequest())
+
+
+READERS = {
+    "application/json": read_json,
+    "application/x-protobuf": ExportTraceServiceRequest.FromString,
+}
+
+
+@pytest.mark.parametrize("encoding", ["json", "protobuf"])
+async def test_spans_reach_the_collector_and_their_trace_the_log(
+    tmp_path: Path, encoding: str
+) -> None:
+    taken: list[ExportTraceServiceRequest] = []
     told: list[str] = []
 
     async def collect(request: web.Request) -> web.Response:
         assert request.headers["X-Key"] == "k3y"
-        taken.append(await request.json())
+        kind = request.headers["Content-Type"]
+        assert kind.endswith(encoding)
+        taken.append(READERS[kind](await request.read()))
         return web.json_response({})
 
     async def answer(request: web.Request) -> web.Response:
@@ -56,8 +80,10 @@ async def test_spans_reach_the_collector_and_their_trace_the_log(tmp_path: Path)
     collector, instance, log = free_port(), free_port(), tmp_path / "access.log"
     runners = [await serve(collect, collector), await serve(answer, instance)]
     try:
+        settings = config(instance, collector, log)
+        settings["tracing"]["encoding"] = encoding
         async with (
-            RunningProxy(config(instance, collector, log), tmp_path) as proxy,
+            RunningProxy(settings, tmp_path) as proxy,
             aiohttp.ClientSession() as client,
         ):
             async with client.get(proxy.url + "/users/7", headers=HEADERS) as got:
@@ -73,11 +99,12 @@ async def test_spans_reach_the_collector_and_their_trace_the_log(tmp_path: Path)
                 return 'fairlead_spans_total{result="exported"} 2' in page
 
             await eventually(counted, 20, "the count of spans")
-        resource = taken[0]["resourceSpans"][0]
-        server, attempt = resource["scopeSpans"][0]["spans"]
-        assert (server["traceId"], server["parentSpanId"]) == (TRACE, SPAN)
-        assert told == [f"00-{TRACE}-{attempt['spanId']}-01"]
-        assert attempt["parentSpanId"] == server["spanId"]
+        (resource,) = taken[0].resource_spans
+        (scope,) = resource.scope_spans
+        server, attempt = scope.spans
+        assert (server.trace_id.hex(), server.parent_span_id.hex()) == (TRACE, SPAN)
+        assert told == [f"00-{TRACE}-{attempt.span_id.hex()}-01"]
+        assert attempt.parent_span_id == server.span_id
         assert json.loads(log.read_text())["trace_id"] == TRACE
     finally:
         for runner in runners:

@@ -9,8 +9,9 @@ import pytest
 from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from proxy.control.otlp import document, message, request
 from proxy.control.scrape import Exemplar
-from proxy.control.tracing import EXEMPLARS, Exporter, document
+from proxy.control.tracing import EXEMPLARS, Exporter
 from proxy.engine.http1.parser import parse_request
 from proxy.http.messages import RequestFields
 from proxy.http.trace_context import Parent, Propagation, parent_of, parent_of_b3
@@ -117,6 +118,22 @@ def test_a_document_is_what_opentelemetry_calls_an_export_request() -> None:
     assert attributes["server.port"].int_value == 80
     assert attributes["url.path"].string_value == "/x"
     assert {one.key for one in resource.resource.attributes} == {"service.name", "service.version"}
+
+
+def test_encodings_of_spans_say_the_same() -> None:
+    spans = [
+        Span(T, S, S, "GET", 2, 1, 2, {"server.port": 80, "url.path": "/ü"}, "503"),
+        Span(T, S, "", "x" * 200, 3, 10**18, 10**18 + 1, {"below": -1, "zero": 0, "empty": ""}),
+    ]
+    sent = json.loads(json.dumps(document(spans, "edge")))
+    for one in sent["resourceSpans"][0]["scopeSpans"][0]["spans"]:
+        for key in ("traceId", "spanId", "parentSpanId"):
+            one[key] = base64.b64encode(bytes.fromhex(one[key])).decode()
+    read = ExportTraceServiceRequest()
+    read.ParseFromString(message(spans, "edge"))
+    assert read == json_format.ParseDict(sent, ExportTraceServiceRequest())
+    assert request(spans, "edge", "protobuf") == ("application/x-protobuf", message(spans, "edge"))
+    assert request(spans, "edge", "json")[0] == "application/json"
 
 
 async def test_exemplars_are_the_latest_of_a_bucket_and_bounded() -> None:

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import msgspec
 
+from proxy.protobuf import field
+
 # message Payload { Metadata metadata = 2; google.protobuf.Any body = 3; }
 _METADATA: Final = 2
 _BODY: Final = 3
@@ -25,12 +27,12 @@ _FIXED: Final = {1: 8, 5: 4}
 
 def payload(kind: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> bytes:
     """A message of a kind, such as `ServiceListRequest`."""
-    metadata = _field(_TYPE, kind.encode())
+    metadata = field(_TYPE, kind.encode())
     for name, value in headers.items():
-        pair = _field(_KEY, name.encode()) + _field(_VALUE, value.encode())
-        metadata += _field(_HEADERS, pair)
-    content = _field(_VALUE, msgspec.json.encode(body))
-    return _field(_METADATA, metadata) + _field(_BODY, content)
+        pair = field(_KEY, name.encode()) + field(_VALUE, value.encode())
+        metadata += field(_HEADERS, pair)
+    content = field(_VALUE, msgspec.json.encode(body))
+    return field(_METADATA, metadata) + field(_BODY, content)
 
 
 def read(message: bytes) -> tuple[str, bytes]:
@@ -38,19 +40,6 @@ def read(message: bytes) -> tuple[str, bytes]:
     parts = dict(_fields(message))
     kind = dict(_fields(parts.get(_METADATA, b""))).get(_TYPE, b"")
     return kind.decode(), dict(_fields(parts.get(_BODY, b""))).get(_VALUE, b"")
-
-
-def _field(number: int, value: bytes) -> bytes:
-    return bytes((number << 3 | _BYTES,)) + _varint(len(value)) + value
-
-
-def _varint(number: int) -> bytes:
-    coded = bytearray()
-    while number >= 0x80:
-        coded.append(number & 0x7F | 0x80)
-        number >>= 7
-    coded.append(number)
-    return bytes(coded)
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:

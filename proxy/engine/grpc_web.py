@@ -11,7 +11,7 @@ import re
 from typing import Final
 
 from proxy.errors import BAD_REQUEST, Refused
-from proxy.http.edits import lines_of, request_with, response_with
+from proxy.http.edits import request_with, response_with
 from proxy.http.forwarding import passed_fields
 from proxy.http.messages import CRLF, RequestHead, ResponseHead
 
@@ -52,7 +52,7 @@ class WebCoding:
         assert match is not None
         content_type = b"application/grpc" + match[2]
         kept = _TYPE.sub(b"", was.plain) + b"content-type: %b\r\n" % content_type
-        fields = request_with(was, lines_of(kept))
+        fields = request_with(was, kept)
         fields.unusual, fields.upgrade = False, None
         fields.chunked = was.chunked or (self._text and bool(was.length))
         fields.length = None if fields.chunked else was.length
@@ -88,7 +88,7 @@ class WebCoding:
         kind = b"-web-text" if self._text else b"-web"
         content_type = b"application/grpc%b%b" % (kind, match[1])
         kept = _TYPE.sub(b"", was.plain) + b"content-type: %b\r\n" % content_type
-        fields = response_with(was, lines_of(kept))
+        fields = response_with(was, kept)
         fields.length = 0 if was.length == 0 else None  # Of trailers alone; or there is a frame.
         return ResponseHead(response.status, response.status_line, response.minor, fields)
 

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from balancers.base import Balancer, hash_key
 from balancers.pinned import Pinned
 from proxy.engine.node import Node
-from proxy.http.edits import lines_of, response_with
+from proxy.http.edits import response_edited
 from proxy.http.messages import ResponseHead
 from proxy.http.properties import Source
 from proxy.settings.sticky import StickySettings
@@ -56,5 +56,5 @@ class Sticky:
         fields = response.fields
         name = self.settings.cookie.encode("ascii")
         value = self.token(node.id) + self._ends + self._secure[scheme]
-        new = response_with(fields, [*lines_of(fields.plain), b"Set-Cookie: %b=%b" % (name, value)])
+        new = response_edited(fields, fields.plain + b"Set-Cookie: %b=%b\r\n" % (name, value))
         return ResponseHead(response.status, response.status_line, response.minor, new)

@@ -19,6 +19,10 @@ _ORIGIN: Final = re.compile(
 )
 _BELOW: Final = r"(?:[a-z0-9_-]+\.)+"
 
+_OURS: Final = tuple(
+    f"Access-Control-{what}" for what in ("Allow-Origin", "Allow-Credentials", "Expose-Headers")
+)
+
 
 def _parse_origin(text: str) -> str:
     lower = text.lower()
@@ -96,8 +100,10 @@ class Cors(Filter):
     def on_request(self, request: Request) -> Response | None:
         """See `Filter`. A preflight request is answered here, whoever asks; what it asks for is
         permitted by fields, or by none."""
+        if request.method != "OPTIONS":
+            return None
         asked = request.headers.get("Access-Control-Request-Method")
-        if request.method != "OPTIONS" or asked is None or "Origin" not in request.headers:
+        if asked is None or "Origin" not in request.headers:
             return None
         response = Response(204)
         headers = response.headers
@@ -116,20 +122,21 @@ class Cors(Filter):
     def on_response(self, request: Request, response: Response) -> None:
         """See `Filter`. What an instance says of it gives way to what stands here."""
         headers = response.headers
-        for name in ("Allow-Origin", "Allow-Credentials", "Expose-Headers"):  # ≤ 3
-            if f"Access-Control-{name}" in headers:
-                headers.remove(f"Access-Control-{name}")
+        if headers.mention(b"access"):
+            for name in _OURS:
+                headers.remove(name)
         if not self._any:
             vary(headers, "Origin")
         if self._permit(request, headers) and self._expose:
-            headers.set("Access-Control-Expose-Headers", self._expose)
+            headers.add("Access-Control-Expose-Headers", self._expose)
 
     def _permit(self, request: Request, headers: Headers) -> bool:
-        """Permit the origin of the request, if it is one of these."""
+        """Permit the origin of the request, if it is one of these, in fields that say nothing of it
+        yet."""
         origin = request.headers.get("Origin")
         if origin is None or not (self._any or self._allowed.fullmatch(origin.lower())):
             return False
-        headers.set("Access-Control-Allow-Origin", "*" if self._any else origin)
+        headers.add("Access-Control-Allow-Origin", "*" if self._any else origin)
         if self._credentials:
-            headers.set("Access-Control-Allow-Credentials", "true")
+            headers.add("Access-Control-Allow-Credentials", "true")
         return True

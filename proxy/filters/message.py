@@ -9,10 +9,17 @@ from typing import Any, Final
 
 from proxy.errors import Fault
 from proxy.http.claims import hyphened
-from proxy.http.edits import lines_of, request_with, response_with
+from proxy.http.edits import request_edited, request_with, response_edited, response_with, without
 from proxy.http.fields import CLAIM, PLAIN, REQUEST_KINDS, RESPONSE_KINDS, VALUE_BYTES, Kinds
 from proxy.http.forwarding import TOKEN_BYTES, WRITTEN_ANEW, ClientFacts, passed_fields
-from proxy.http.messages import OwnAnswer, RequestHead, ResponseHead, phrase_of
+from proxy.http.messages import (
+    OwnAnswer,
+    RequestHead,
+    ResponseHead,
+    pairs_of,
+    phrase_of,
+    values_of,
+)
 from proxy.http.properties import Source, field, property_of
 from proxy.http.target import TARGET_BYTES
 
@@ -21,6 +28,7 @@ Change = Callable[[bytes, bool], bytes]
 _NOT_A_PATH: Final = TARGET_BYTES.replace(b"?", b"")
 _SHORT: Final = 64
 """Bytes of a name that is remembered."""
+_NOTHING: Final[frozenset[str]] = frozenset()
 _BODILESS: Final = frozenset((b"HEAD", b"CONNECT"))
 """Methods whose messages are framed in a way of their own."""
 
@@ -61,16 +69,17 @@ class Headers:
     """Fields of a message. Their names are compared without regard to case, and, to take them
     away, as programs do that make variables of them: `X_User` and `X.User` are `X-User`, too."""
 
-    __slots__ = ("_of_requests", "_other", "changed", "pairs", "taken")
+    __slots__ = ("_of_requests", "_other", "changed", "plain", "taken")
 
     def __init__(
         self,
-        pairs: list[tuple[bytes, bytes]],
+        plain: bytes,
         other: Callable[[bytes], bytes | None] | None = None,
         of_requests: bool = True,
     ) -> None:
-        """`other`: finds those that the proxy keeps apart, by their names in lower case."""
-        self.pairs = pairs  # ≤ 256 KiB
+        """`plain`: the lines, each `Name: value` CR LF; `other`: finds those that the proxy keeps
+        apart, by their names in lower case."""
+        self.plain = plain  # ≤ 256 KiB
         self._other = other
         self._of_requests = of_requests
         self.taken: set[bytes] = set()  # ≤ 64 KiB
@@ -80,7 +89,7 @@ class Headers:
     def get(self, name: str, default: str | None = None) -> str | None:
         """The value of a field, several lines joined by a comma; those of Cookie by a semicolon."""
         lower = name.lower().encode("latin-1", "replace")
-        values = [value for seen, value in self.pairs if seen.lower() == lower]
+        values = self._values(lower)
         if values:
             return (b"; " if lower == b"cookie" else b", ").join(values).decode("latin-1")
         if self._other is None or hyphened(lower) in self.taken:
@@ -91,14 +100,26 @@ class Headers:
     def __contains__(self, name: str) -> bool:
         return self.get(name) is not None
 
+    def mention(self, lower: bytes) -> bool:
+        """Whether this stands anywhere in the fields, in any case: most often it does not."""
+        return lower in self.plain.lower()
+
     def lines(self, name: str) -> list[str]:
         """The values of a field, one for each of its lines."""
         lower = name.lower().encode("latin-1", "replace")
-        return [value.decode("latin-1") for seen, value in self.pairs if seen.lower() == lower]
+        return [value.decode("latin-1") for value in self._values(lower)]
+
+    def _values(self, lower: bytes) -> list[bytes]:
+        return [] if lower.translate(None, TOKEN_BYTES) else values_of(self.plain, lower)
 
     def items(self) -> list[tuple[str, str]]:
         """Names and values of all fields that mean nothing to a proxy, in order."""
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.pairs]
+
+    @property
+    def pairs(self) -> list[tuple[bytes, bytes]]:
+        """Names and values of the same fields as they are written."""
+        return pairs_of(self.plain)
 
     def set(self, name: str, value: str) -> None:
         """Have this one line of the field, whatever there was. Raises `ValueError`."""
@@ -107,16 +128,15 @@ class Headers:
 
     def add(self, name: str, value: str) -> None:
         """Add a line behind those that there are. Raises `ValueError`."""
-        self.pairs.append((self._checked(name), _line_value(value)))
+        self.plain += b"%b: %b\r\n" % (self._checked(name), _line_value(value))
         self.changed = True
 
     def remove(self, name: str) -> None:
         """Take all lines of a field away. Raises `ValueError`."""
         means = _means(self._checked(name))
-        kept = [pair for pair in self.pairs if _means(pair[0]) != means]
-        claimed = self._other is not None and self._other(means) is not None
-        if claimed or len(kept) != len(self.pairs):
-            self.pairs = kept
+        kept = without(self.plain, means)
+        if kept is not self.plain or (self._other is not None and self._other(means) is not None):
+            self.plain = kept
             self.changed = True
         self.taken.add(means)
 
@@ -126,15 +146,11 @@ class Headers:
             raise ValueError(f"{name!r} {problem}")
         return name.encode("latin-1")
 
-    @property
-    def field_lines(self) -> list[bytes]:
-        """The fields as they are written, without ends of lines."""
-        return [b"%b: %b" % pair for pair in self.pairs]
-
 
 def vary(headers: Headers, *names: str) -> None:
     """Say that an answer depends on these fields of requests (RFC 9110 §12.5.5)."""
-    said = {one.strip().lower() for line in headers.lines("Vary") for one in line.split(",")}
+    lines = headers.lines("Vary")
+    said = {one.strip().lower() for line in lines for one in line.split(",")} if lines else _NOTHING
     new = [name for name in names if name.lower() not in said and "*" not in said]
     if new:
         headers.add("Vary", ", ".join(new))
@@ -189,7 +205,7 @@ class Request:
         """The fields. Those that a proxy in front set for its client are here only if it is
         trusted."""
         if self._headers is None:
-            self._headers = Headers(self._head.fields.pairs, self._special)
+            self._headers = Headers(self._head.fields.plain, self._special)
         return self._headers
 
     def _special(self, lower: bytes) -> bytes | None:
@@ -293,9 +309,9 @@ class Request:
         if not changed and not retargeted and not lengthless:
             return None
         if headers is not None and changed:
-            fields = request_with(fields, headers.field_lines, frozenset(headers.taken))
+            fields = request_edited(fields, headers.plain, frozenset(headers.taken))
         if lengthless:
-            fields = request_with(fields, lines_of(fields.plain))
+            fields = request_with(fields, fields.plain)
             fields.chunked, fields.length = True, None
             fields.passed = passed_fields(fields)
         target = self._path.encode("ascii") + self._query if retargeted else head.target
@@ -307,6 +323,13 @@ class Request:
 class Response:
     """An answer on its way to the client: an instance's, the proxy's, or one that a filter makes
     by itself."""
+
+    fault: Fault | None = None
+    """Reason for an answer of the proxy's own, if something went wrong."""
+    detail = ""
+    keeps_length = True
+    phrase = ""
+    _head: ResponseHead | None = None
 
     def __init__(
         self,
@@ -321,18 +344,14 @@ class Response:
         own faults is, also to clients of gRPC; `detail`: what exactly is wrong."""
         raw = content.encode("utf-8") if isinstance(content, str) else content
         self.status = status if fault is None else fault.status
-        self.headers = Headers([], None, False)
+        self.headers = Headers(b"", None, False)
         self.content: bytes | None = raw  # ≤ 1 MiB
         """The whole content; None = an instance's, which passes by (`transform`)."""
         self.fault = fault
-        """Reason for an answer of the proxy's own, if something went wrong."""
         self.detail = detail
         self.changes: list[Change] = []  # ≤ 8 KiB
-        self.keeps_length = True
         self.length: int | None = len(raw)
         """Bytes of content, as far as they are known at the head."""
-        self.phrase = ""
-        self._head: ResponseHead | None = None
         for name, value in (headers or {}).items():  # ≤ 256
             self.headers.add(name, value)
         if raw and "Content-Type" not in self.headers and isinstance(content, str):
@@ -349,9 +368,11 @@ class Response:
     @classmethod
     def of_instance(cls, head: ResponseHead) -> Response:
         """The view of an instance's answer."""
-        response = cls(head.status)
-        response.headers = Headers(head.fields.pairs, None, False)
+        response = cls.__new__(cls)
+        response.status = head.status
+        response.headers = Headers(head.fields.plain, None, False)
         response.content, response.length = None, head.fields.length
+        response.changes = []
         response._head = head
         return response
 
@@ -359,7 +380,8 @@ class Response:
     def of_proxy(cls, answer: OwnAnswer, fault: Fault | None) -> Response:
         """The view of an answer of the proxy's own."""
         response = cls(answer.status, answer.content)
-        response.headers = Headers(list(answer.fields), None, False)
+        plain = b"".join([b"%b: %b\r\n" % pair for pair in answer.fields])
+        response.headers = Headers(plain, None, False)
         response.fault, response.phrase = fault, answer.phrase
         return response
 
@@ -370,7 +392,10 @@ class Response:
         lengthless = bool(self.changes) and not self.keeps_length
         if not self.headers.changed and self.status == head.status and not lengthless:
             return head
-        fields = response_with(head.fields, self.headers.field_lines)
+        if self.changes:  # Whose length is set anew, here or where they are made.
+            fields = response_with(head.fields, self.headers.plain)
+        else:
+            fields = response_edited(head.fields, self.headers.plain)
         if lengthless:
             fields.length = None
         line = head.status_line

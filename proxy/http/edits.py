@@ -3,17 +3,57 @@ is never changed, but made anew."""
 
 from __future__ import annotations
 
+from typing import Final
+
 from proxy.http.claims import hyphened
 from proxy.http.forwarding import passed_fields
+from proxy.http.memo import Memo
 from proxy.http.messages import CRLF, RequestFields, ResponseFields
+
+_FOLDED: Final = bytes(
+    byte if byte in b"0123456789abcdefghijklmnopqrstuvwxyz: \r\n" else 0x2D
+    for byte in bytes(range(256)).lower()
+)
+"""Lines with their names as `hyphened` writes them."""
+_ROOM: Final = 256 * 1024
+_NOBODY: Final[frozenset[bytes]] = frozenset()
+_requests: Final[Memo[RequestFields, RequestFields]] = Memo(_ROOM, _ROOM // 8)  # ≤ _ROOM
+_responses: Final[Memo[ResponseFields, ResponseFields]] = Memo(_ROOM, _ROOM // 8)  # ≤ _ROOM
+"""Fields and what was made of them last: messages repeat themselves, and so do their edits."""
+
+
+def without(plain: bytes, means: bytes) -> bytes:
+    """Plain lines without those of a name in all spellings that programs take for it; `means`: the
+    name as `hyphened` writes it."""
+    mark = CRLF + means + b": "
+    folded = CRLF + plain.translate(_FOLDED)
+    at = folded.find(mark)
+    if at < 0:
+        return plain
+    end = folded.find(CRLF, at + 2)
+    if folded.find(mark, end) < 0:
+        return plain[:at] + plain[end:]
+    names = folded.split(CRLF)[1:-1]
+    lines = zip(names, plain.split(CRLF), strict=False)
+    return _block([line for name, line in lines if not name.startswith(mark[2:])])
+
+
+def request_edited(was: RequestFields, plain: bytes, taken: frozenset[bytes]) -> RequestFields:
+    """As `request_with`, for who does not change what is returned."""
+    made = _requests.young.get(was)
+    if made is None or made.plain != plain or made.taken != taken:
+        made = request_with(was, plain, taken)
+        made.taken = taken
+        _requests.put(was, made, was.memory + made.memory)
+    return made
 
 
 def request_with(
-    was: RequestFields, lines: list[bytes], taken: frozenset[bytes] = frozenset()
+    was: RequestFields, plain: bytes, taken: frozenset[bytes] = _NOBODY
 ) -> RequestFields:
     """The same fields, with these plain lines in place of its own. `taken`: names of claims that
     are left out, as `hyphened` writes them."""
-    fields = RequestFields(_block(lines), was.count, sum(map(len, lines)))
+    fields = RequestFields(plain, was.count, len(plain))
     fields.connection, fields.keeps_alive = was.connection, was.keeps_alive
     fields.length, fields.chunked, fields.trailer = was.length, was.chunked, was.trailer
     fields.host, fields.host_name, fields.hosts = was.host, was.host_name, was.hosts
@@ -35,9 +75,20 @@ def request_with(
     return fields
 
 
-def response_with(was: ResponseFields, lines: list[bytes]) -> ResponseFields:
+def response_edited(was: ResponseFields, plain: bytes) -> ResponseFields:
+    """As `response_with`, for who does not change what is returned."""
+    made = _responses.young.get(was)
+    if made is None or made.plain != plain:
+        made = response_with(was, plain)
+        if was.usual:
+            made.usual, made.relayed = True, plain + was.relayed[len(was.plain) :]
+        _responses.put(was, made, was.memory + made.memory)
+    return made
+
+
+def response_with(was: ResponseFields, plain: bytes) -> ResponseFields:
     """The same fields, with these plain lines in place of its own."""
-    fields = ResponseFields(_block(lines), was.count, sum(map(len, lines)))
+    fields = ResponseFields(plain, was.count, len(plain))
     fields.connection, fields.keeps_alive = was.connection, was.keeps_alive
     fields.length, fields.chunked, fields.trailer = was.length, was.chunked, was.trailer
     fields.upgrade, fields.via = was.upgrade, was.via
@@ -47,8 +98,3 @@ def response_with(was: ResponseFields, lines: list[bytes]) -> ResponseFields:
 
 def _block(lines: list[bytes]) -> bytes:
     return CRLF.join(lines) + CRLF if lines else b""
-
-
-def lines_of(plain: bytes) -> list[bytes]:
-    """The lines of a block without their ends."""
-    return plain.split(CRLF)[:-1]

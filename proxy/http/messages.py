@@ -30,6 +30,26 @@ def phrase_of(status: int) -> str:
         return ""
 
 
+def pairs_of(plain: bytes) -> list[tuple[bytes, bytes]]:
+    """Name and value of each of the lines `Name: value` CR LF, in order."""
+    lines = plain.split(CRLF)[:-1]
+    return [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+
+
+def values_of(plain: bytes, name: bytes) -> list[bytes]:
+    """Values of the lines `Name: value` CR LF of a name in lower case, in order."""
+    mark = CRLF + name + b": "
+    lower = CRLF + plain.lower()
+    values: list[bytes] = []
+    at = lower.find(mark)
+    while at >= 0:  # ≤ 256
+        at += len(mark)
+        end = lower.find(CRLF, at)
+        values.append(plain[at - 2 : end - 2])
+        at = lower.find(mark, end)
+    return values
+
+
 class Fields:
     """Fields that requests and responses have in common. Frozen once parsed.
 
@@ -65,14 +85,13 @@ class Fields:
     @property
     def pairs(self) -> list[tuple[bytes, bytes]]:
         """(name as received, value) of the fields in `plain`, in order."""
-        lines = self.plain.split(CRLF)[:-1]
-        return [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+        return pairs_of(self.plain)
 
     def get(self, name: bytes) -> bytes | None:
         """Value of a field without meaning to a proxy, by lower-case name; several lines are
         joined by a comma (RFC 9110 §5.2), those of Cookie by a semicolon (RFC 9113 §8.2.3). None
         when it is absent."""
-        values = [value for seen, value in self.pairs if seen.lower() == name]
+        values = values_of(self.plain, name)
         return (b"; " if name == b"cookie" else b", ").join(values) if values else None
 
     def set_connection(self, members: frozenset[bytes]) -> None:
@@ -109,6 +128,8 @@ class RequestFields(Fields):
     unusual = False
     """Whether a field needs a look: Via, Expect, Upgrade, Max-Forwards, X-Forwarded-Prefix, or a
     name that was left out. One question instead of six for each request."""
+    taken: frozenset[bytes] = _NO_NAMES
+    """Names of claims that an edit has left out."""
     passed = b""
     """Field lines that go on to the instance whatever the client: plain fields, framing, Via."""
     _grpc: bytes | None = None

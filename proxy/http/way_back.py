@@ -7,7 +7,7 @@ import re
 from typing import Final, NamedTuple
 
 from proxy.http.edits import response_with
-from proxy.http.messages import ResponseHead
+from proxy.http.messages import CRLF, ResponseHead
 
 _NAMED: Final = (b"location", b"content-location")
 _COOKIE_PATH: Final = re.compile(rb"(;[ \t]*path=)(/[^;]*)", re.IGNORECASE)
@@ -41,10 +41,10 @@ class WayBack(NamedTuple):
             elif lower == b"set-cookie":
                 new = _COOKIE_PATH.sub(self._cookie_path, value)
             changed = changed or new != value
-            lines.append(name + b": " + new)
+            lines.append(name + b": " + new + CRLF)
         if not changed:
             return response
-        new_fields = response_with(fields, lines)
+        new_fields = response_with(fields, b"".join(lines))
         return ResponseHead(response.status, response.status_line, response.minor, new_fields)
 
     def _location(self, value: bytes) -> bytes:

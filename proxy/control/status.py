@@ -94,7 +94,7 @@ def service_summary(pool: Pool, settings: ServiceSettings, totals: Totals) -> di
         "unhealthy": statuses["unhealthy"],
         "ejected": statuses["ejected"],
         "draining": statuses["draining"],
-        "limits": standing(pool.service, settings, totals),
+        "limits": {**standing(pool.service, settings, totals), **callers(pool.service, totals)},
     }
 
 
@@ -171,9 +171,17 @@ def limits(service: str, settings: ServiceSettings, totals: Totals) -> dict[str,
         **standing(service, settings, totals),
         "breaker_opened": counted.breaker_opened,
         "refused": counted.limited,
-        "callers": counted.callers,
+        **callers(service, totals),
         "retries": counted.retries,
     }
+
+
+def callers(service: str, totals: Totals) -> dict[str, Any]:
+    """Counts of calls by proven caller and the hundreds of the status, and seconds that those of
+    each caller took."""
+    counted = totals.service(service)
+    seconds = {who: round(took, 6) for who, took in counted.caller_seconds.items()}
+    return {"callers": counted.callers, "caller_seconds": seconds}
 
 
 def instance(

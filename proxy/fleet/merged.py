@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -14,6 +15,13 @@ class Latency(msgspec.Struct, frozen=True):
     p50: float | None = None
     p95: float | None = None
     p99: float | None = None
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Counts of calls by caller and the hundreds of the status, and seconds that those took."""
+
+    callers: dict[str, int] = {}
+    caller_seconds: dict[str, float] = {}
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -31,6 +39,7 @@ class Row(msgspec.Struct, frozen=True):
     rate: float = 0.0
     error_rate: float = 0.0
     latency: Latency = Latency()
+    limits: Limits = Limits()
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -67,6 +76,16 @@ def _merged(name: str, rows: list[Row]) -> dict[str, Any]:
         "rate": round(sum(row.rate for row in rows), 3),
         "error_rate": round(sum(row.error_rate for row in rows), 3),
         "latency": {point: worst(point) for point in ("p50", "p95", "p99")},
-        "limits": {},
+        "limits": {
+            "callers": _summed(row.limits.callers for row in rows),
+            "caller_seconds": _summed(row.limits.caller_seconds for row in rows),
+        },
         "refused": [],
     }
+
+
+def _summed(counts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    total: Counter[str] = Counter()
+    for one in counts:  # ≤ proxies
+        total.update(one)
+    return dict(total)

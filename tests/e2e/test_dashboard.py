@@ -48,6 +48,7 @@ CONFIG: dict[str, Any] = {
 VIEWS = {
     "services": "users",
     "service=users": "users-1",
+    "calls": "Calls: 0 pairs",
     "routes": "path_prefix: /orders",
     "registry": "Connected",
     "certificates": "No certificate",

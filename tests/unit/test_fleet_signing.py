@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
-from proxy.fleet.merged import Document, Latency, Row, merge
+from proxy.fleet.merged import Document, Latency, Limits, Row, merge
 from proxy.fleet.signing import ASKED, MOST_SEEN, Signatures, authority_of, sign
 
 KEY = b"k" * 32
@@ -67,10 +68,16 @@ def test_only_urls_under_tls_are_asked() -> None:
 
 def test_rates_are_added_up_and_the_worst_of_the_rest_is_shown() -> None:
     one = Row("users", ready=3, total=3, rate=5.0, error_rate=0.5, latency=Latency(p99=0.1))
+    one = replace(one, limits=Limits({"web 200": 3, "web 500": 1}, {"web": 0.5}))
     two = Row("users", ready=1, total=3, ejected=2, rate=2.0, latency=Latency(0.01, None, 0.3))
+    two = replace(two, limits=Limits({"web 200": 2, "shop 400": 1}, {"web": 0.25, "shop": 0.0}))
     found = merge({"a": Document((one,)), "b": Document((two, Row("only-here")))})
     assert [row["name"] for row in found] == ["only-here", "users"]
     users = found[1]
     assert (users["rate"], users["error_rate"], users["ready"], users["ejected"]) == (7, 0.5, 1, 2)
     assert users["latency"] == {"p50": 0.01, "p95": None, "p99": 0.3}
     assert users["proxies"] == 2
+    assert users["limits"] == {
+        "callers": {"web 200": 5, "web 500": 1, "shop 400": 1},
+        "caller_seconds": {"web": 0.75, "shop": 0.0},
+    }

@@ -171,6 +171,7 @@ def test_a_service_tells_where_its_limits_stand() -> None:
         "refused": {"max_inflight": 15},
         "retries": {"reset": 3},
         "callers": {},
+        "caller_seconds": {},
     }
     nothing = told(pools, ServiceSettings(), Totals(Retired()))
     assert nothing["limits"] == {
@@ -181,6 +182,7 @@ def test_a_service_tells_where_its_limits_stand() -> None:
         "refused": {},
         "retries": {},
         "callers": {},
+        "caller_seconds": {},
     }
 
 
@@ -206,11 +208,18 @@ def test_a_list_of_services_tells_what_stands_in_the_way_of_each() -> None:
     workers = [Reported(), Reported()]
     workers[0].states["users"] = PolicyState("open", 3)
     workers[1].states["users"] = PolicyState("trying", 2)
+    for worker in workers:
+        worker.services["users"] = ServiceStats(
+            {}, [], 0.0, {}, {}, {}, 0, callers={"web 200": 3}, caller_seconds={"web": 0.25}
+        )
     pools = book(users=(instance("a"),), orders=(instance("a", "orders"),))
     totals = Totals(Retired(), workers)
     orders, users = status.services(pools.by_service, settings, totals, REGISTRY)["services"]
-    assert users["limits"] == {"breaker": {"open": 1, "trying": 1}, "waiting": 5, "queue_full": 1}
-    assert orders["limits"] == {"breaker": None, "waiting": 0, "queue_full": 0}
+    called = {"callers": {"web 200": 6}, "caller_seconds": {"web": 0.5}}
+    tried = {"breaker": {"open": 1, "trying": 1}, "waiting": 5, "queue_full": 1}
+    assert users["limits"] == {**tried, **called}
+    called = {"callers": {}, "caller_seconds": {}}
+    assert orders["limits"] == {"breaker": None, "waiting": 0, "queue_full": 0, **called}
 
 
 def test_the_registry_names_its_endpoint_and_each_unreadable_key() -> None:

@@ -4,12 +4,13 @@ import { views } from "./views.js";
 const NEXT = 1000; // ms from an answer to the next question
 const EVENTS = 300; // events that are kept for the list
 
+const SVG = new Set(["svg", "polyline", "path", "text", "g", "title"]);
+
 const $ = (id) => document.getElementById(id);
 
 /** An element with attributes and children; a child may be text, an element, or nothing. */
 export function h(tag, attributes = {}, ...children) {
-  const svg = tag === "svg" || tag === "polyline";
-  const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  const made = SVG.has(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
     else if (value === true) made.setAttribute(name, "");

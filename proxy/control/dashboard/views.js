@@ -93,6 +93,103 @@ function services() {
   };
 }
 
+const NOBODY = "(not proven)";
+const INBOUND = /:inbound$/; // what a side-car hands to its program
+
+/** Who calls whom: of each service the callers that certificates have named, and the rest. A table,
+ * and the same as a picture for whoever sees one. */
+function calls() {
+  const before = new Map(); // edge → {at, requests, errors, seconds}
+  const picture = h("div", {});
+  const table = new Table(
+    "Calls",
+    [
+      ["Caller", (row) => row.caller, "name"],
+      ["Service", (row) => row.service],
+      ["Rate /s", (row) => rate(row.rate), "number"],
+      ["Errors /s", (row) => ({ text: rate(row.errors), mark: row.errors > 0 ? "number bad" : "number" }), "number"],
+      ["Latency", (row) => took(row.latency), "number"],
+      ["Mutual TLS", (row) => (row.caller === NOBODY ? { text: "no", mark: "warn" } : { text: "yes", mark: "good" })],
+    ],
+    (row) => `${row.caller} ${row.service}`,
+  );
+  const now = (key, total) => {
+    const at = performance.now() / 1000;
+    const known = before.get(key);
+    if (known && at - known.at < 0.5) return known.shown;
+    const passed = known ? at - known.at : 0;
+    const of = (what) => (passed ? Math.max(0, (total[what] - known[what]) / passed) : 0);
+    const shown = { rate: of("requests"), errors: of("errors") };
+    // Of what came since; where nothing did, of all there was.
+    const fresh = known && total.requests > known.requests;
+    const [seconds, requests] = fresh ? [total.seconds - known.seconds, total.requests - known.requests] : [total.seconds, total.requests];
+    shown.latency = requests ? seconds / requests : null;
+    before.set(key, { at, ...total, shown });
+    return shown;
+  };
+  return {
+    title: "Calls",
+    elements: [picture, table.element],
+    update: async () => {
+      const { settings } = await ask("api/v1/config");
+      const alone = () => ask("api/v1/services");
+      const found = (await (settings.fleet || settings.config ? ask("api/v1/fleet/services").catch(alone) : alone())).services;
+      // Beside a program all other calls are that program's; of several side-cars each knows its callers.
+      const inbound = found.filter((row) => INBOUND.test(row.name));
+      const own = inbound.length === 1 ? inbound[0].name.replace(INBOUND, "") : NOBODY;
+      const edges = (inbound.length > 1 ? inbound : found).flatMap((row) => edgesOf(row, now, own));
+      table.fill(edges, `Calls: ${pairs(edges)}`);
+      picture.replaceChildren(drawn(edges));
+    },
+  };
+}
+
+const pairs = (edges) => `${edges.length} pair${edges.length === 1 ? "" : "s"} of caller and service`;
+
+function edgesOf(row, now, own) {
+  const service = row.name.replace(INBOUND, "");
+  const totals = new Map();
+  for (const [what, count] of Object.entries(row.limits.callers || {})) {
+    const [, caller, hundreds] = what.match(/^(.*) (\d)00$/);
+    const total = totals.get(caller) || { requests: 0, errors: 0, seconds: row.limits.caller_seconds[caller] || 0 };
+    total.requests += count;
+    if (hundreds === "5") total.errors += count;
+    totals.set(caller, total);
+  }
+  const edges = [...totals].map(([caller, total]) => ({ caller, service, ...now(`${caller} ${service}`, total) }));
+  const caller = INBOUND.test(row.name) ? NOBODY : own;
+  if (!edges.length && row.rate > 0) edges.push({ caller, service, rate: row.rate, errors: row.error_rate, latency: row.latency && row.latency.p50 });
+  return edges;
+}
+
+/** Callers left of those whom they call, as far as nobody calls in a circle. */
+function drawn(edges) {
+  const column = new Map(edges.flatMap(({ caller, service }) => [[caller, 0], [service, 0]]));
+  for (let round = 0; round < Math.min(column.size, 12); round += 1)
+    for (const { caller, service } of edges)
+      if (caller !== service && column.get(service) <= column.get(caller) && column.get(caller) < 11) column.set(service, column.get(caller) + 1);
+  const filled = new Map();
+  const place = new Map();
+  for (const [name, at] of [...column].sort()) {
+    const line = filled.get(at) || 0;
+    filled.set(at, line + 1);
+    place.set(name, { x: 20 + at * 220, y: 30 + line * 46 });
+  }
+  const wide = 220 * (Math.max(0, ...filled.keys()) + 1);
+  const high = 46 * Math.max(1, ...filled.values()) + 20;
+  const svg = h("svg", { class: "calls", viewBox: `0 0 ${wide} ${high}`, role: "img", "aria-label": `${column.size} services, ${pairs(edges)}, as in the table below` });
+  for (const edge of edges) {
+    const [from, to] = [place.get(edge.caller), place.get(edge.service)];
+    const [x, y] = [from.x + 130, from.y - 4];
+    const bend = to.x > x ? (to.x - x) / 2 : 54;
+    const told = `${edge.caller} calls ${edge.service}: ${rate(edge.rate)}/s, ${rate(edge.errors)} errors/s`;
+    const marks = `${edge.caller === NOBODY ? "unproven " : ""}${edge.errors > 0 ? "failing" : ""}`;
+    svg.append(h("path", { class: marks, "stroke-width": 1 + Math.min(4, Math.log10(1 + edge.rate)), d: `M${x} ${y} C${x + bend} ${y} ${to.x - bend} ${to.y - 4} ${to.x - 6} ${to.y - 4}` }, h("title", {}, told)));
+  }
+  for (const [name, { x, y }] of place) svg.append(h("text", { x, y }, name.length > 18 ? `${name.slice(0, 17)}…` : name));
+  return svg;
+}
+
 function trend(points) {
   const most = Math.max(...points, 1e-9);
   const at = points.map((value, place) => `${(place * 80) / (POINTS - 1)},${(17 - (value * 16) / most).toFixed(1)}`);
@@ -394,4 +491,4 @@ function config() {
   };
 }
 
-export const views = { services, service, routes, registry, certificates, workers, fleet, events, config };
+export const views = { services, service, calls, routes, registry, certificates, workers, fleet, events, config };

@@ -19,7 +19,7 @@ ROWS = "[...document.querySelectorAll('#content tbody tr')].map(row => row.inner
 PICTURE = "document.querySelector('#content svg.calls')"
 
 
-async def test_both_ends_of_a_call_are_shown_in_words_and_as_a_picture(tmp_path: Path) -> None:
+async def test_a_call_is_shown_in_words_and_as_a_picture_with_both_ends(tmp_path: Path) -> None:
     authority = Authority(tmp_path, "mesh")
     async with EtcdServer() as etcd, Origin("users") as program, Browser(tmp_path / "p") as browser:
         port = program.instance["port"]

@@ -7,6 +7,7 @@ night.
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -40,7 +41,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what tests measured and do not judge (`record_property("drill", line)`)."""
+    """Print what was left out for what is not on this machine, a line for each reason, and what
+    tests measured and do not judge (`record_property("drill", line)`)."""
+    skipped = Counter(str(report.longrepr[-1]) for report in terminalreporter.getreports("skipped"))
+    for reason, number in sorted(skipped.items()):
+        terminalreporter.write_line(f"{number} {reason[0].lower()}{reason[1:]}")
     lines = [
         str(value)
         for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed")

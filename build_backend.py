@@ -16,19 +16,14 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from setuptools import build_meta
-from setuptools.build_meta import (
-    build_editable,
-    build_sdist,
-    get_requires_for_build_sdist,
-    prepare_metadata_for_build_editable,
-    prepare_metadata_for_build_wheel,
-)
+from setuptools.build_meta import build_editable
 
 __all__ = [
     "build_editable",
@@ -42,6 +37,8 @@ __all__ = [
 ]
 
 Settings = dict[str, Any] | None
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 NEEDED = ["msgspec>=0.19", "mypy[mypyc]>=1.10", "structlog>=24.1"]
 """The compiler, and what the compiled modules import, so that it knows their types."""
@@ -50,15 +47,48 @@ LIMIT = 300.0
 """Seconds for compiling: twice what it takes on one quiet core of a present machine."""
 
 
+@contextmanager
+def _environ(name: str, value: str) -> Iterator[None]:
+    """Have a variable for as long as this lasts."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _plain(hook: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A hook of setuptools that runs `setup.py`, but builds nothing: when it is called, the
+    compiler need not be there yet, and what it says is the same without."""
+
+    @wraps(hook)
+    def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with _environ("FAIRLEAD_COMPILED", "0"):
+            return hook(*args, **kwargs)
+
+    return called
+
+
+build_sdist = _plain(build_meta.build_sdist)
+get_requires_for_build_sdist = _plain(build_meta.get_requires_for_build_sdist)
+prepare_metadata_for_build_editable = _plain(build_meta.prepare_metadata_for_build_editable)
+prepare_metadata_for_build_wheel = _plain(build_meta.prepare_metadata_for_build_wheel)
+
+
 def get_requires_for_build_wheel(config_settings: Settings = None) -> list[str]:
     """What pip installs into the isolated environment; the compiler only where it will be used."""
-    return [*build_meta.get_requires_for_build_wheel(config_settings), *_needed(_hindrance())]
+    requires = _plain(build_meta.get_requires_for_build_wheel)(config_settings)
+    return [*requires, *_needed(_hindrance())]
 
 
 def get_requires_for_build_editable(config_settings: Settings = None) -> list[str]:
     """The same for `pip install --editable`."""
     asked = os.environ.get("FAIRLEAD_COMPILED") == "1"
-    requires = build_meta.get_requires_for_build_editable(config_settings)
+    requires = _plain(build_meta.get_requires_for_build_editable)(config_settings)
     return [*requires, *_needed("" if asked else "nobody asked for it")]
 
 
@@ -134,15 +164,8 @@ def _compiled(wheel_directory: str) -> tuple[str, str]:
 def _build_directory() -> Iterator[str]:
     """Have setuptools build in a directory that goes afterwards. In `build/` of the sources it
     would take along what an earlier build has left there: modules compiled from other sources."""
-    before = os.environ.get("DIST_EXTRA_CONFIG")
     with tempfile.TemporaryDirectory(prefix="fairlead-build-") as directory:
         config = Path(directory, "build.cfg")
         config.write_text(f"[build]\nbuild_base = {directory}\n")
-        os.environ["DIST_EXTRA_CONFIG"] = str(config)
-        try:
+        with _environ("DIST_EXTRA_CONFIG", str(config)):
             yield directory
-        finally:
-            if before is None:
-                del os.environ["DIST_EXTRA_CONFIG"]
-            else:
-                os.environ["DIST_EXTRA_CONFIG"] = before

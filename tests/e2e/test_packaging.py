@@ -119,6 +119,16 @@ def test_backend_gets_the_compiler_for_wheels_only(project: Path, compiler: str)
     assert "mypy" in asked.stdout
 
 
+def test_backend_asks_for_the_compiler_before_it_is_there(project: Path) -> None:
+    (project / "setup.py").write_text(SETUP.format(body="import no_such_compiler"))
+    calls = [f"b.get_requires_for_build_{kind}()" for kind in ("wheel", "editable", "sdist")]
+    calls += [f"b.prepare_metadata_for_build_{kind}('.')" for kind in ("wheel", "editable")]
+    for call in (*calls, "b.build_sdist('out')"):
+        done = ask(project, call, FAIRLEAD_COMPILED="1")
+        assert done.returncode == 0, done.stderr
+    assert ask(project, BUILD, FAIRLEAD_COMPILED="1").returncode == 1
+
+
 def test_sdist_has_what_the_repository_has(tmp_path: Path) -> None:
     if not shutil.which("git") or not (ROOT / ".git").exists():
         pytest.skip("no checkout of git: nothing says which files there are")

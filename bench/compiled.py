@@ -7,6 +7,7 @@ that was edited since. Whoever is to use it gets `environment()`.
 from __future__ import annotations
 
 import os
+import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -15,8 +16,11 @@ STAMP = BUILT / ".stamp"
 
 
 def is_built() -> bool:
-    """It is there, and no source is newer."""
-    if not STAMP.exists():
+    """It is there, for this Python, and no source is newer. With FAIRLEAD_COMPILED=0 it does not
+    count: what is installed is meant."""
+    if os.environ.get("FAIRLEAD_COMPILED") == "0" or not STAMP.exists():
+        return False
+    if not any(BUILT.glob(f"*{sysconfig.get_config_var('EXT_SUFFIX')}")):
         return False
     built = STAMP.stat().st_mtime
     sources = [path for name in ("proxy", "balancers") for path in (ROOT / name).rglob("*.py")]

@@ -3,18 +3,21 @@
 An interpreter is found by its name on the path (`python3.11` and so on), or named in
 FAIRLEAD_PYTHONS, separated by spaces. Whichever is not there is left out, with a line. Each wheel
 is repaired by auditwheel, so that it says which systems it is good for, installed into a clean
-environment, and has the tests of the data plane run on it. With FAIRLEAD_COMPILED=0 they are not
-compiled, which shows in a minute or two that all the rest works.
+environment, has the tests of the data plane run on it, and forwards small GETs beside nginx, where
+that is. The table that comes of it is written into docs/install.md. With FAIRLEAD_COMPILED=0 they
+are not compiled and nothing is written, which shows in a minute or two that all the rest works;
+FAIRLEAD_WHEEL_TESTS names other tests.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +30,10 @@ COMPILED = os.environ.get("FAIRLEAD_COMPILED", "1")
 NATIVE = "proxy.engine.exchange" if COMPILED == "1" else "proxy.http._scanner"
 """A module of which a wheel must have a shared object."""
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
-TESTS = ("tests/unit", "tests/property", "tests/wire")
+TESTS = os.environ.get("FAIRLEAD_WHEEL_TESTS", "tests/unit tests/property tests/wire").split()
+PAGE = ROOT / "docs/install.md"
+TABLE = re.compile(r"(?<=<!-- wheels -->\n\n).*?(?=\n<!-- end -->)", re.DOTALL)
+ROUNDS = ("--rounds", "9", "--seconds", "1")
 THROWN = "ignore:the (type, exc, tb) signature of throw:DeprecationWarning"  # see the Makefile
 
 
@@ -39,11 +45,24 @@ class Row:
     compressed: int
     installed: int
     load: float
+    ratio: str
     tests: str
 
     def __str__(self) -> str:
+        python, platform = self.name.removesuffix(".whl").split("-")[2::2]
         sizes = f"{self.compressed / 1e6:.1f} MB | {self.installed / 1e6:.1f} MB"
-        return f"| `{self.name}` | {sizes} | {1000 * self.load:.0f} ms | {self.tests} |"
+        measured = f"{1000 * self.load:.0f} ms | {self.ratio}"
+        return f"| {python} | {platform.split('.')[0]} | {sizes} | {measured} | {self.tests} |"
+
+
+HEAD = """\
+| CPython | platform | wheel | installed | importing | small GET | tests of the data plane |
+|---|---|---|---|---|---|---|
+"""
+LEGEND = """
+"Importing": the modules of a worker, without the start of Python. "Small GET": CPU time, the median
+of rounds in which both were loaded in turn.
+"""
 
 
 def main() -> int:
@@ -52,10 +71,10 @@ def main() -> int:
     (sdist,) = DIST.glob("*.tar.gz")
     rows = [_built_and_tried(python, sdist) for python in _interpreters()]
     checks.packages(sorted(DIST.iterdir()))
-    print("| wheel | size | installed | `fairlead version` | tests of the data plane |")
-    print("|---|---|---|---|---|")
-    for row in rows:
-        print(row)
+    table = HEAD + "".join(f"{row}\n" for row in rows) + LEGEND
+    print(table, end="")
+    if COMPILED == "1":
+        PAGE.write_text(TABLE.sub(lambda _: table, PAGE.read_text("utf-8")), "utf-8")
     return 0 if rows else 1
 
 
@@ -90,12 +109,11 @@ def _tried(python: str, wheel: Path, clean: Path) -> Row:
     site = next(clean.glob("lib/python*/site-packages"))
     ours = [*site.glob("proxy"), *site.glob("balancers"), *site.glob("fairlead*")]
     installed = sum(file.stat().st_size for path in ours for file in (path, *path.rglob("*")))
-    command = str(clean / "bin/fairlead")
-    load = min(_seconds(command, "version") for _ in range(5))
+    interpreter = str(clean / "bin/python")
+    load = min(_seconds_to_import(interpreter, site) for _ in range(5))
     _run(str(clean / "bin/pip"), "install", "--quiet", *constrained, f"{wheel}[test]")
     # The checkout has the tests, and a `proxy` of its own, which must come second.
     path = {"PYTHONPATH": f"{site}:{ROOT}", "PYTHONSAFEPATH": "1"}
-    interpreter = str(clean / "bin/python")
     code = f"import {NATIVE} as m; assert m.__file__.endswith('.so'), m.__file__"
     _run(interpreter, "-c", code, **path)
     said = _run(
@@ -104,17 +122,39 @@ def _tried(python: str, wheel: Path, clean: Path) -> Row:
         **path,
     )
     tests = said.strip().splitlines()[-1].strip("= ")
-    return Row(wheel.name, wheel.stat().st_size, installed, load, tests)
+    ratio = _ratio(interpreter, path)
+    return Row(wheel.name, wheel.stat().st_size, installed, load, ratio, tests)
+
+
+def _ratio(interpreter: str, path: Mapping[str, str]) -> str:
+    """CPU time of a small GET through the wheel against nginx, in words."""
+    if not shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin"):
+        return "no nginx here"
+    chosen = ("--scenario", "small_get", "--peers", "nginx,fairlead", *ROUNDS)
+    said = subprocess.run(
+        [interpreter, "-m", "bench", *chosen],
+        env={**os.environ, **path, "FAIRLEAD_COMPILED": "0"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    ).stdout
+    written = re.search(r"written to (\S+)", said)
+    if written is None:
+        sys.exit(f"bench has measured nothing\n{said[-5000:]}")
+    measured = json.loads((ROOT / written[1]).read_bytes())
+    rows = {row["peer"]: row for row in measured["scenarios"][0]["rows"]}
+    return f"{rows['fairlead']['ratios']['nginx']:.2f} × nginx"
 
 
 def _environment(python: str, directory: Path) -> None:
     _run(python, "-m", "venv", str(directory))
 
 
-def _seconds(*command: str) -> float:
-    start = time.perf_counter()
-    _run(*command)
-    return time.perf_counter() - start
+def _seconds_to_import(interpreter: str, site: Path) -> float:
+    """How long a worker's modules take, without the start of Python itself."""
+    clock = "time.perf_counter()"
+    code = f"import time; t = {clock}; import proxy.engine.worker; print({clock} - t)"
+    return float(_run(interpreter, "-P", "-c", code, PYTHONPATH=str(site)))
 
 
 def _run(*command: str, **environ: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -217,3 +218,31 @@ async def test_a_token_to_look_changes_nothing_and_whoever_logs_out_sees_nothing
     assert await browser.run("fetch('/api/v1/services').then(answer => answer.status)") == 401
     await browser.open(proxy.admin + "/#services")
     await browser.until("!document.querySelector('#login').hidden", "the form after reloading")
+
+
+async def test_each_of_several_registries_is_told_of(
+    browser: Browser, axe: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "one.json").write_text('{"users": [{"address": "127.0.0.1", "port": 1}]}')
+    registries = [
+        {"name": "first", "type": "file", "path": "one.json", "interval": "100ms"},
+        {"name": "second", "type": "file", "path": "two.json", "interval": "100ms"},
+    ]
+    running = RunningProxy({"routes": [{"path_prefix": "/{service}"}]}, tmp_path)
+    del running.config["registry"]
+    running.file.write_text(json.dumps({**running.config, "registries": registries}))
+    async with running as proxy:
+        await browser.open(proxy.admin + "/#registry")
+        cells = "[...document.querySelectorAll('#content tbody tr')].map((row) => row.innerText)"
+
+        def row(*texts: str) -> str:
+            return f"{cells}.some((row) => /^{'.*'.join(texts)}/s.test(row))"
+
+        await browser.until(row("first", "yes", "ago", "1"), "the first one")
+        await browser.until(row("second", "no", "never", "0", "two.json"), "the second one")
+        await _is_accessible(browser, axe)
+        if SHOTS:
+            save("registries", await browser.screenshot())
+        (tmp_path / "two.json").write_text("{}")
+        await browser.until(row("second", "yes"), "the second one, which answers now")
+        assert browser.errors == []

@@ -41,6 +41,7 @@ bench: $(VENV)/.dev
 	-@$(MAKE) --no-print-directory compiled
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench mesh
+	-$(BIN)/python -m bench features
 
 # The data plane as extension modules, in a directory of its own. Needs a C compiler and Python.h.
 COMPILED := build/compiled

@@ -78,10 +78,14 @@ def _key() -> dict[str, str]:
     return {"kty": "oct", "k": base64.urlsafe_b64encode(SECRET).decode().rstrip("=")}
 
 
+_HEADINGS = {"deny": "allow-and-deny", "error_pages": "maintenance-and-error_pages"}
+"""Of filters that have one together with others."""
+
+
 def _filter(kind: str, settings: Any, sent: str = "") -> Feature:
     return Feature(
         f"filter `{kind}`",
-        f"filters.md#{kind}",
+        f"filters.md#{_HEADINGS.get(kind, kind)}",
         route={**TO, "filters": [{kind: settings}]},
         sent=sent,
     )

@@ -15,8 +15,8 @@ from tests.e2e.certificates import Authority
 from tests.support.processes import AwaitedProcess, eventually, free_port
 
 DOMAIN = "mesh.local"
-PATIENCE = 30.0
-"""Seconds until a side-car is there; it takes one or two."""
+PATIENCE = 90.0
+"""Seconds until a side-car is there; it takes one or two, and many on a machine with much to do."""
 
 
 def identify(directory: Path, authority: Authority, *names: str, **options: Any) -> Path:

@@ -168,23 +168,26 @@ function drawn(edges) {
   for (let round = 0; round < Math.min(column.size, 12); round += 1)
     for (const { caller, service } of edges)
       if (caller !== service && column.get(service) <= column.get(caller) && column.get(caller) < 11) column.set(service, column.get(caller) + 1);
+  const passed = ({ caller, service }) => Math.max(0, column.get(service) - column.get(caller) - 1);
+  const far = Math.max(0, ...edges.map(passed));
   const filled = new Map();
   const place = new Map();
   for (const [name, at] of [...column].sort()) {
     const line = filled.get(at) || 0;
     filled.set(at, line + 1);
-    place.set(name, { x: 20 + at * 220, y: 30 + line * 46 });
+    place.set(name, { at, x: 20 + at * 220, y: 30 + 28 * far + line * 52 + (at % 2) * 26, end: 30 + at * 220 + Math.min(name.length, 18) * 7.5 });
   }
   const wide = 220 * (Math.max(0, ...filled.keys()) + 1);
-  const high = 46 * Math.max(1, ...filled.values()) + 20;
+  const high = 52 * Math.max(1, ...filled.values()) + 30 + 56 * far;
   const svg = h("svg", { class: "calls", viewBox: `0 0 ${wide} ${high}`, role: "img", "aria-label": `${column.size} services, ${pairs(edges)}, as in the table below` });
   for (const edge of edges) {
     const [from, to] = [place.get(edge.caller), place.get(edge.service)];
-    const [x, y] = [from.x + 130, from.y - 4];
+    const [x, y] = [from.end, from.y - 4];
+    const sag = (from.at % 2 ? 40 : -40) * passed(edge); // around the names that are passed
     const bend = to.x > x ? (to.x - x) / 2 : 54;
     const told = `${edge.caller} calls ${edge.service}: ${rate(edge.rate)}/s, ${rate(edge.errors)} errors/s`;
     const marks = `${edge.caller === NOBODY ? "unproven " : ""}${edge.errors > 0 ? "failing" : ""}`;
-    svg.append(h("path", { class: marks, "stroke-width": 1 + Math.min(4, Math.log10(1 + edge.rate)), d: `M${x} ${y} C${x + bend} ${y} ${to.x - bend} ${to.y - 4} ${to.x - 6} ${to.y - 4}` }, h("title", {}, told)));
+    svg.append(h("path", { class: marks, "stroke-width": 1 + Math.min(4, Math.log10(1 + edge.rate)), d: `M${x} ${y} C${x + bend} ${y + sag} ${to.x - bend} ${to.y - 4 + sag} ${to.x - 6} ${to.y - 4}` }, h("title", {}, told)));
   }
   for (const [name, { x, y }] of place) svg.append(h("text", { x, y }, name.length > 18 ? `${name.slice(0, 17)}…` : name));
   return svg;

@@ -323,7 +323,7 @@ async def test_an_outbound_address_that_others_reach_is_refused(mesh: Mesh) -> N
         "web", 1, mesh.directory, mesh.authority, mesh.etcd.url, "--outbound", "0.0.0.0:1"
     )
     side.launch()
-    assert await side.wait() == 2
+    assert await side.wait(60.0) == 2
     assert "--outbound: 0.0.0.0 is not this machine alone" in side.log()
 
 
@@ -411,7 +411,7 @@ async def test_a_proxy_that_cannot_start_is_said_in_one_line(mesh: Mesh) -> None
         bind = f"127.0.0.1:{taken.getsockname()[1]}"
         side = Beside("web", 1, mesh.directory, mesh.authority, mesh.etcd.url, "--outbound", bind)
         side.launch()
-        assert await side.wait() == 1
+        assert await side.wait(60.0) == 1
     assert "Traceback" not in side.log()
     assert f"Error: listener outbound: cannot listen on {bind}" in side.log()
 

@@ -47,7 +47,7 @@ def test_users_are_told_as_rfc_7617_has_it() -> None:
 
 @pytest.mark.parametrize(("status", "kind"), [(401, Denied), (403, Denied), (500, Answered)])
 def test_a_refusal_says_status_and_words(status: int, kind: type[Answered]) -> None:
-    error = refusal(status, "/v1/x", b"rpc error:\n no leader" + b"." * 1000)
+    error = refusal(status, "/v1/x", b"rpc error:\n no leader" + b"." * 1000, {})
     assert type(error) is kind
     assert error.status == status
     assert str(error).startswith(f"/v1/x: status {status}: rpc error: no leader")

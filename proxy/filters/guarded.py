@@ -199,6 +199,7 @@ class _ThreadedCall:
         self._hook, self._messages, self._ended = hook, messages, ended
         self._lock = threading.Lock()
         self._thread = 0
+        self._interrupted = False
         self.begun = False
 
     def __call__(self) -> Any:
@@ -218,14 +219,15 @@ class _ThreadedCall:
 
     def _end(self) -> None:
         with self._lock:
-            if self._thread:
-                spare(self._thread)
-                self._thread = 0
+            self._thread = 0
+            if self._interrupted:
+                spare()
 
     def interrupt(self) -> None:
         """End the hook if it computes: there is nobody to wait for it."""
         with self._lock:
             if self._thread:
+                self._interrupted = True
                 interrupt(self._thread)
 
 

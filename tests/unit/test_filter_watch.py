@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import pytest
 
 from proxy.errors import FILTER_TIMEOUT, Refused
 from proxy.filters import Filter
 from proxy.filters.guarded import GuardedHooks
-from proxy.filters.watch import LOOKS, Held, Watch
+from proxy.filters.watch import LOOKS, Held, Watch, interrupt, spare
 
 
 class Stepped:
@@ -131,3 +135,26 @@ def test_a_hook_that_waited_is_told_from_one_that_computed(
     looks_until_interrupted(hooks, looks, computes)
     assert hooks.waited == waited
     assert hooks.leash == (2.0 if waited else 2.0 / 16)
+
+
+def test_an_interruption_leaves_nothing_behind() -> None:
+    other = threading.Thread(target=interrupt, args=(threading.get_ident(),))
+    try:
+        other.start()
+        other.join()
+        spare()
+    except Held:
+        pass
+    spare()
+    calls = []
+
+    def trace(frame: FrameType, event: str, _: Any) -> None:
+        calls.append(event)
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        [0].sort(key=lambda number: number)  # Never ends where Python still looks for one.
+    finally:
+        sys.settrace(before)
+    assert calls == ["call"]

@@ -2,9 +2,9 @@
 
 A hook that holds the loop for longer than the filter's `block_limit` is interrupted
 (`watch.py`) and its request answered: `filter_timeout`. From then on the others are spared:
-a hook that had waited, for a server or a file, is called in threads; one that had computed, which
-would hold up a thread's neighbours as well, and what cannot go elsewhere (steps of coroutines,
-changes of content) stays, on a leash a sixteenth as long.
+a hook that had waited, for a server or a file, is called in threads, and no other hook of its
+filter; one that had computed, which would hold up a thread's neighbours as well, and what cannot go
+elsewhere (steps of coroutines, changes of content) stays, on a leash a sixteenth as long.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ _log = structlog.get_logger()
 MOST_THREADS: Final = 32
 """Hooks of one filter in threads at a time; further ones wait for their turn, within their time
 limit. As many as Python's own pools have at most."""
+MOST_LEFT: Final = 256
+"""Hooks of one filter that were given up and still hold a thread, beside those: a call of the
+system in a thread cannot be broken off. With more of them, they keep their turns."""
 SHORTER: Final = 16
 """Part of its limit for which a filter may hold the loop that has blocked before: some hundredths
 of a second, a hundred times what a hook takes that does not block."""
@@ -44,8 +47,10 @@ class GuardedHooks:
         """See `Watched`."""
         self.waited = False
         """See `Watched`."""
-        self._in_threads = one.threads
+        self._moved: set[str] = set()  # ≤ hooks
+        """Names of the hooks that have waited."""
         self._turns = asyncio.Semaphore(MOST_THREADS)
+        self._left = 0
         watch.add(self)
 
     def close(self) -> None:
@@ -55,27 +60,20 @@ class GuardedHooks:
     def around(self, hook: Hook) -> Hook:
         """A hook in the place of one of the filter's."""
 
+        name = hook.__name__
+
         def guarded(*messages: Any) -> Any:
-            if self._in_threads:
-                return self._elsewhere(hook, messages)
-            result = self.call(hook.__name__, True, hook, *messages)
-            self.take_changes(messages)
-            return self._stepwise(hook, result, messages)
+            taken = _Changes(self, messages)
+            if self._filter.threads or name in self._moved:
+                return self._elsewhere(name, hook, messages, taken)
+            result = self.call(name, True, hook, *messages)
+            taken.guard()
+            return self._stepwise(name, result, taken)
 
         return guarded
 
-    def _stepwise(self, hook: Hook, result: Any, messages: tuple[Any, ...]) -> Any:
-        if isinstance(result, Coroutine):
-            return _Steps(self, hook.__name__, result, messages)
-        return result
-
-    def take_changes(self, messages: tuple[Any, ...]) -> None:
-        """Guard what a hook has said to be done to content."""
-        for message in messages:  # ≤ 2
-            changes: list[Change] = getattr(message, "changes", [])
-            for at, change in enumerate(changes):  # ≤ 256
-                if not isinstance(change, _Guarded):
-                    changes[at] = _Guarded(self, change)
+    def _stepwise(self, name: str, result: Any, taken: _Changes) -> Any:
+        return _Steps(self, name, result, taken) if isinstance(result, Coroutine) else result
 
     def call(self, name: str, movable: bool, hook: Hook, *arguments: Any) -> Any:
         """Call a hook in the loop's thread; `movable`: in another one it would do as well. Raises
@@ -87,6 +85,8 @@ class GuardedHooks:
                 return hook(*arguments)
             finally:
                 watch.end()
+        except SystemExit as exit:
+            raise exited(exit) from exit
         except Held as held:
             watch.end()
             self._restrain(name, movable, held)
@@ -97,8 +97,10 @@ class GuardedHooks:
     def _restrain(self, name: str, movable: bool, held: Held) -> None:
         """Have the next calls hold up nobody, or nearly."""
         limit = self.leash
-        self._in_threads = movable and self.waited
-        if not self._in_threads:
+        moves = movable and self.waited
+        if moves:
+            self._moved.add(name)
+        else:
             shorter = max(self._filter.block_limit / SHORTER, SHORTEST)
             if shorter < limit:
                 self.leash = shorter
@@ -110,26 +112,62 @@ class GuardedHooks:
             at=_place(held),
             limit=limit,
             waited=self.waited,
-            from_now_on="threads" if self._in_threads else f"interrupted after {self.leash:g} s",
+            from_now_on="threads" if moves else f"interrupted after {self.leash:g} s",
         )
 
-    async def _elsewhere(self, hook: Hook, messages: tuple[Any, ...]) -> Any:
+    async def _elsewhere(
+        self, name: str, hook: Hook, messages: tuple[Any, ...], taken: _Changes
+    ) -> Any:
         """Call a hook in a thread; a coroutine that it returns goes on here."""
         await self._turns.acquire()
-        loop, turns = asyncio.get_running_loop(), self._turns
-        call = _ThreadedCall(hook, messages, lambda: loop.call_soon_threadsafe(turns.release))
+        loop = asyncio.get_running_loop()
+        call = _ThreadedCall(hook, messages, lambda: loop.call_soon_threadsafe(self._ended, call))
         try:
             result = await in_thread(call, f"filter {self._filter.name}")
         except asyncio.CancelledError:
             call.interrupt()
+            if not call.ended and self._left < MOST_LEFT:
+                call.left = True
+                self._left += 1
+                self._turns.release()
             raise
         except OSError:
             if not call.begun:
-                turns.release()  # No thread was to be had.
+                self._turns.release()  # No thread was to be had.
             raise
-        self.take_changes(messages)
-        result = self._stepwise(hook, result, messages)
+        taken.guard()
+        result = self._stepwise(name, result, taken)
         return await result if isinstance(result, Coroutine) else result
+
+    def _ended(self, call: _ThreadedCall) -> None:
+        call.ended = True
+        if call.left:
+            self._left -= 1
+        else:
+            self._turns.release()
+
+
+def exited(exit: SystemExit) -> RuntimeError:
+    """A hook that would end the process has failed."""
+    return RuntimeError(f"the hook has called sys.exit({exit.code!r})")
+
+
+class _Changes:
+    """What a hook has said to be done to content, as opposed to those before it."""
+
+    __slots__ = ("_guards", "_hooks", "_messages")
+
+    def __init__(self, hooks: GuardedHooks, messages: tuple[Any, ...]) -> None:
+        self._hooks, self._messages = hooks, messages
+        self._guards = [len(getattr(message, "changes", ())) for message in messages]
+
+    def guard(self) -> None:
+        """Guard what has been added."""
+        for number, message in enumerate(self._messages):  # ≤ 2
+            changes: list[Change] = getattr(message, "changes", [])
+            for at in range(self._guards[number], len(changes)):  # ≤ 256
+                changes[at] = _Guarded(self._hooks, changes[at])
+            self._guards[number] = len(changes)
 
 
 class _Guarded:
@@ -149,17 +187,17 @@ class _Guarded:
 class _Steps(Coroutine[Any, Any, Any]):
     """A hook that waits, each of whose steps may block."""
 
-    __slots__ = ("_coroutine", "_hooks", "_messages", "_name")
+    __slots__ = ("_coroutine", "_hooks", "_name", "_taken")
 
     def __init__(
         self,
         hooks: GuardedHooks,
         name: str,
         coroutine: Coroutine[Any, Any, Any],
-        messages: tuple[Any, ...],
+        taken: _Changes,
     ) -> None:
         self._hooks, self._name = hooks, name
-        self._coroutine, self._messages = coroutine, messages
+        self._coroutine, self._taken = coroutine, taken
 
     def send(self, value: Any) -> Any:
         """See `Coroutine`."""
@@ -173,7 +211,7 @@ class _Steps(Coroutine[Any, Any, Any]):
         try:
             return self._hooks.call(self._name, False, step, *arguments)
         finally:
-            self._hooks.take_changes(self._messages)
+            self._taken.guard()
 
     def close(self) -> None:
         """See `Coroutine`."""
@@ -181,14 +219,17 @@ class _Steps(Coroutine[Any, Any, Any]):
 
     def __await__(self) -> Any:
         """Wait for it from another coroutine."""
-        value = None
+        step: Callable[[Any], Any] = self.send
+        argument: Any = None
         while True:  # ≤ request
             try:
-                value = yield self.send(value)
+                awaited = step(argument)
             except StopIteration as end:
                 return end.value
+            try:
+                step, argument = self.send, (yield awaited)
             except BaseException as error:
-                value = yield self.throw(error)
+                step, argument = self.throw, error
 
 
 class _ThreadedCall:
@@ -200,7 +241,9 @@ class _ThreadedCall:
         self._lock = threading.Lock()
         self._thread = 0
         self._interrupted = False
-        self.begun = False
+        self.begun = self.ended = False
+        self.left = False
+        """Given up, and its turn with it."""
 
     def __call__(self) -> Any:
         """Call the hook; None if it was interrupted."""
@@ -214,6 +257,8 @@ class _ThreadedCall:
         except Held:
             self._end()
             return None
+        except SystemExit as exit:
+            raise exited(exit) from exit
         finally:
             self._ended()
 

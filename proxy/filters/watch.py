@@ -210,6 +210,8 @@ class Watch:
 
     def look_oftener(self) -> None:
         """Adapt to a leash that is shorter now."""
+        if not self._watched:
+            return  # A change of content that has outlived its filter has blocked.
         self._period = min(one.leash for one in self._watched) / LOOKS
         if not self._resting:
             self._looks.begin(self._period, self.look)

@@ -8,13 +8,14 @@ it is told to be a worker. One that takes its place is executed like any other's
 from __future__ import annotations
 
 import asyncio
+import atexit
 import ctypes
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Mapping
 from typing import Final, NoReturn
 
@@ -67,6 +68,8 @@ class EarlyWorker:
             if self._ids != (os.getresuid(), os.getresgid()):
                 return None
             try:
+                files = resource.getrlimit(resource.RLIMIT_NOFILE)  # Raised since.
+                resource.prlimit(self._pid, resource.RLIMIT_NOFILE, files)
                 socket.send_fds(self._way, [msgspec.msgpack.encode(order)], descriptors)
             except OSError:
                 return None
@@ -120,6 +123,7 @@ class ForkedFirst:
 def _wait(way: socket.socket) -> NoReturn:
     """The life of the process."""
     code = 1
+    atexit._clear()
     try:
         # As for those that are executed: what the group is sent is not for a worker.
         os.setsid()
@@ -130,8 +134,9 @@ def _wait(way: socket.socket) -> NoReturn:
         # Without an order nobody needs it.
         code = _work(msgspec.msgpack.decode(data, type=_Order), *descriptors) if data else 0
     except BaseException:
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
     finally:
+        atexit._run_exitfuncs()
         sys.stderr.flush()
         os._exit(code)  # Behind this there are only the frames of the process that it came from.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -391,10 +392,15 @@ async def test_a_worker_that_dies_is_replaced(mesh: Mesh) -> None:
     async with Origin("mortal") as program:
         port = program.instance["port"]
         side = Beside("mortal", port, mesh.directory, mesh.authority, mesh.etcd.url, *SOON)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))
         async with side:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
             await mesh.other.knows("mortal")
             await eventually(served)
             (first,) = workers()
+            files = resource.prlimit(side.pid, resource.RLIMIT_NOFILE)
+            assert resource.prlimit(first, resource.RLIMIT_NOFILE) == files
             os.kill(first, signal.SIGKILL)
             await eventually(lambda: workers() not in ([first], []), 20.0, side.log)
             await eventually(served, 20.0, side.log)

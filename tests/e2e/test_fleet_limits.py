@@ -42,7 +42,7 @@ async def test_two_proxies_let_a_client_through_as_often_as_one_may(tmp_path: Pa
 
         async def have_halves() -> bool:
             pages = [(await proxy.get("/metrics"))[1] for proxy in proxies]
-            return all("fairlead_fleet_share{} 0.5" in page for page in pages)
+            return all("fairlead_fleet_share 0.5" in page for page in pages)
 
         await eventually(have_halves, 60, "shares of a half")
         for proxy in proxies:

@@ -174,8 +174,8 @@ async def test_a_proxy_follows_another_under_tls_and_says_so(tmp_path: Path) -> 
 
             await eventually(lambda: answers("one"), 20, "the first instance")
             page = (await first.get("/metrics"))[1]
-            assert "fairlead_relay_followers{} 1.0" in page
-            assert "fairlead_relay_up{} 1.0" in page
+            assert "fairlead_relay_followers 1.0" in page
+            assert "fairlead_relay_up 1.0" in page
             await client.put("/services/users/one", json.dumps(two.instance))
             await eventually(lambda: answers("two"), 20, "the second instance")
             status = (await second.get("/api/v1/registry"))[1]

@@ -33,7 +33,9 @@ def _parse_url(text: str) -> str:
     return text
 
 
-URL: Final = Read(_parse_url, "URL", "a URL such as http://auth.internal/verify", secret=True)
+_URLS: Final = "a URL such as http://auth.internal/verify"
+URL: Final = Read(_parse_url, "URL", _URLS, secret=True)
+URL_OR_NONE: Final = Read(lambda text: text and _parse_url(text), "URL", _URLS, secret=True)
 
 
 class Options(FilterOptions, frozen=True, kw_only=True):

@@ -23,7 +23,7 @@ import structlog
 
 from proxy.errors import AUTH_UNAVAILABLE, UNAUTHORISED, Refused
 from proxy.filters.base import Context, Filter, FilterOptions
-from proxy.filters.forward_auth import URL
+from proxy.filters.forward_auth import URL_OR_NONE
 from proxy.filters.headers import name_read
 from proxy.filters.message import Request, Response
 from proxy.filters.watched import LARGEST, WatchedFile, resolved_file
@@ -114,7 +114,9 @@ class Options(FilterOptions, frozen=True, kw_only=True):
 
     jwks_file: Annotated[str, TEXT, "File with the keys (JWKS), read again when it changes."] = ""
     jwks_url: Annotated[
-        str, URL, "Where the keys are fetched: every five minutes, and for a key that is not known."
+        str,
+        URL_OR_NONE,
+        "Where the keys are fetched: every five minutes, and for a key that is not known.",
     ] = ""
     algorithms: Annotated[
         tuple[str, ...],

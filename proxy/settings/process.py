@@ -56,7 +56,7 @@ _HOST: Final = Read(_parse_admin_host, "host pattern", "a host name, *.example.c
 
 
 def _parse_url(text: str) -> str:
-    if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:_-]+", text):
+    if not re.fullmatch(r"(https?://[A-Za-z0-9.\[\]:_-]+)?", text):
         raise ValueError("is not the URL of a server")
     return text
 

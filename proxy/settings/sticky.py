@@ -74,7 +74,7 @@ def with_secret(
         return None
     own = given.get("sticky") or Given(given.at("sticky"))
     secret, source = sticky.secret, own.at("secret")
-    if "secret_file" in own:
+    if sticky.secret_file:
         source = own.at("secret_file")
         if "secret" in own:
             report.complain(source, "stands beside secret; allowed: one of the two")
@@ -84,6 +84,6 @@ def with_secret(
             reason = getattr(error, "strerror", None) or "not text"
             report.complain(source, f"cannot be read ({reason}); allowed: a file with the secret")
             return sticky
-    if ("secret" in own or "secret_file" in own) and len(secret) < _SMALLEST:
+    if ("secret" in own or sticky.secret_file) and len(secret) < _SMALLEST:
         report.complain(source, f"is too short; allowed: {_SMALLEST} characters or more")
     return msgspec.structs.replace(sticky, secret=secret or f"registry prefix {prefix}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -624,6 +625,20 @@ services: {a: {}, b: {sticky: {ttl: 1h}}, c: {sticky: off}}
     found = parse(text.replace("secret_file: secret", "ttl: 1s") + ROUTE, "proxy.yaml", {})
     assert found.defaults.sticky is not None
     assert "/here/" in found.defaults.sticky.secret
+
+
+def test_a_text_that_is_empty_unless_given_may_be_given_so(tmp_path: Path) -> None:
+    key = {"kty": "oct", "k": "A" * 86, "alg": "HS256"}
+    (tmp_path / "keys.json").write_text(json.dumps({"keys": [key]}))
+    text = """
+registry: {type: etcd, endpoints: ["http://127.0.0.1:1"]}
+admin: {bind: "127.0.0.1:0", advertise: ""}
+services: {a: {sticky: {secret_file: ""}}}
+filters: {tokens: {jwt: {jwks_file: keys.json, jwks_url: "", algorithms: [HS256]}}}
+routes: [{path_prefix: /, service: a, filters: [tokens]}]
+"""
+    found = parse(text, str(tmp_path / "proxy.yaml"), {})
+    assert found.services["a"].sticky is not None
 
 
 def test_included_files_add_services_and_routes(tmp_path: Path) -> None:

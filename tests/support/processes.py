@@ -17,13 +17,15 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from pathlib import Path
 from typing import Any, Final
 
+_LAST: Final = 32_000
+
 
 def _ports() -> Iterator[int]:
     """Ports below the kernel's ephemeral range, each once in a long while: those of one test
     process are nobody else's, so that nothing takes one between the look and the use."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    size = (32_000 - 15_000) // workers
+    size = (_LAST - 15_000) // workers
     start = random.randrange(size)
     for step in itertools.count(start):
         yield 15_000 + number * size + step % size
@@ -32,13 +34,17 @@ def _ports() -> Iterator[int]:
 _PORTS: Final = _ports()
 
 
-def free_port() -> int:
-    """A loopback TCP port nobody listens on, from below the kernel's ephemeral range: no
-    outgoing connection of another test can take it in the meantime."""
-    for port in itertools.islice(_PORTS, 200):
-        with socket.socket() as probe:
+def free_port(beside: int = 0) -> int:
+    """A loopback TCP port nobody listens on, nor on that which is `beside` more, from below the
+    kernel's ephemeral range: no outgoing connection of another test can take it in the meantime."""
+    for port in itertools.islice(_PORTS, 200 + beside):
+        if port + beside > _LAST:
+            continue
+        with socket.socket() as probe, socket.socket() as other:
             try:
                 probe.bind(("127.0.0.1", port))
+                if beside:
+                    other.bind(("127.0.0.1", port + beside))
             except OSError:
                 continue
             return port

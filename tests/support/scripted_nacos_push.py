@@ -146,8 +146,7 @@ class ScriptedNacosPush(ScriptedNacos):
 
     def __init__(self, password: str = "") -> None:
         super().__init__(password)
-        while self.port + OFFSET > 65535:
-            self.port = free_port()
+        self.port = free_port(OFFSET)
         self.url = f"http://127.0.0.1:{self.port}"
         self.push = ScriptedPush(self)
         self.serves_push = True

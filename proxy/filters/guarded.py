@@ -153,7 +153,7 @@ def exited(exit: SystemExit) -> RuntimeError:
 
 
 class _Changes:
-    """What a hook has said to be done to content, as opposed to those before it."""
+    """Owns which changes of content a hook has added, as opposed to those before it."""
 
     __slots__ = ("_guards", "_hooks", "_messages")
 

@@ -159,7 +159,7 @@ class _Changes:
 
     def __init__(self, hooks: GuardedHooks, messages: tuple[Any, ...]) -> None:
         self._hooks, self._messages = hooks, messages
-        self._guards = [len(getattr(message, "changes", ())) for message in messages]
+        self._guards = [len(getattr(one, "changes", ())) for one in messages]  # ≤ 2
 
     def guard(self) -> None:
         """Guard what has been added."""

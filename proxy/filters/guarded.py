@@ -47,7 +47,7 @@ class GuardedHooks:
         """See `Watched`."""
         self.waited = False
         """See `Watched`."""
-        self._moved: set[str] = set()  # ≤ hooks
+        self._moved: set[str] = set()  # ≤ 8
         """Names of the hooks that have waited."""
         self._turns = asyncio.Semaphore(MOST_THREADS)
         self._left = 0

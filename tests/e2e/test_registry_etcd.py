@@ -460,7 +460,7 @@ async def test_watched_member_cut_off_from_its_quorum() -> None:
             assert cluster.at(seen.provider.status().endpoint) is not member
             await client.put_all(fleet("users", 7))
             await seen.follows(client)
-            cluster.heal()
+            await cluster.heal(member)
             await client.put_all(fleet("users", 9))
             await seen.follows(client)
             assert seen.never_without(set(fleet("users", 5)), since)

@@ -43,6 +43,20 @@ static void fill_tables(void) {
     in_value['\t'] = 1;
 }
 
+/* Where a value ends that goes on here: at the first byte that none may hold. */
+static const uint8_t *value_end(const uint8_t *at, const uint8_t *end) {
+    const uint64_t ones = ~(uint64_t)0 / 255;
+    uint64_t eight;
+    while (end - at >= 8) { /* None of eight is below a space, or DEL. */
+        memcpy(&eight, at, 8);
+        uint64_t del = eight ^ ones * 0x7f;
+        if ((((eight - ones * 0x20) & ~eight) | ((del - ones) & ~del)) & ones * 0x80) break;
+        at += 8;
+    }
+    while (at < end && in_value[*at]) at++;
+    return at;
+}
+
 static void forget_all(Scanner *self) {
     memset(self->slots, 0, sizeof self->slots);
     self->used = 0;
@@ -178,7 +192,7 @@ static PyObject *scan(Scanner *self, PyObject *const *args, Py_ssize_t count) {
         at++;
         while (at < end && (*at == ' ' || *at == '\t')) at++;
         const uint8_t *value = at;
-        while (at < end && in_value[*at]) at++;
+        at = value_end(at, end);
         if (end - at < 2 || at[0] != '\r' || at[1] != '\n') {
             wrong = "a field line without a colon, or with bytes no value has";
             break;
@@ -233,6 +247,24 @@ static PyObject *forget(Scanner *self, PyObject *ignored) {
     Py_RETURN_NONE;
 }
 
+/* Where a head ends in data: its last four bytes begin at start or later; -1 = it is not there. */
+static PyObject *find_end(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    (void)module;
+    if (count != 2 || !PyBytes_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "find_end(data, start)");
+        return NULL;
+    }
+    Py_ssize_t start = PyLong_AsSsize_t(args[1]);
+    if (start == -1 && PyErr_Occurred()) return NULL;
+    const char *data = PyBytes_AS_STRING(args[0]), *end = data + PyBytes_GET_SIZE(args[0]);
+    const char *at = data + (start < 0 ? 0 : start);
+    while (end - at >= 4 && (at = memchr(at, '\r', (size_t)(end - at - 3))) != NULL) {
+        if (!memcmp(at, "\r\n\r\n", 4)) return PyLong_FromSsize_t(at - data);
+        at++;
+    }
+    return PyLong_FromLong(-1);
+}
+
 static PyObject *scanner_new(PyTypeObject *type, PyObject *args, PyObject *named) {
     PyObject *of, *too_many;
     static char *names[] = {"of", "too_many", NULL};
@@ -256,6 +288,11 @@ static PyMethodDef scanner_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyMethodDef functions[] = {
+    {"find_end", (PyCFunction)(void (*)(void))find_end, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
 /* Without garbage collection: a scanner lives as long as its process. */
 static PyTypeObject scanner_type = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "proxy.http._scanner.Scanner",
@@ -267,7 +304,7 @@ static PyTypeObject scanner_type = {
 };
 
 static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, .m_name = "proxy.http._scanner", .m_size = -1,
+    PyModuleDef_HEAD_INIT, .m_name = "proxy.http._scanner", .m_size = -1, .m_methods = functions,
 };
 
 PyMODINIT_FUNC PyInit__scanner(void) {

@@ -17,9 +17,9 @@ _FOLDED: Final = bytes(
 """Lines with their names as `hyphened` writes them."""
 _ROOM: Final = 256 * 1024
 _NOBODY: Final[frozenset[bytes]] = frozenset()
-_requests: Final[Memo[RequestFields, RequestFields]] = Memo(_ROOM, _ROOM // 8)  # ≤ _ROOM
-_responses: Final[Memo[ResponseFields, ResponseFields]] = Memo(_ROOM, _ROOM // 8)  # ≤ _ROOM
-"""Fields and what was made of them last: messages repeat themselves, and so do their edits."""
+RESPONSES: Final[Memo[ResponseFields, ResponseFields]] = Memo(_ROOM, _ROOM // 8)  # ≤ _ROOM
+"""Fields of answers, which many connections share, and what was made of them last: messages repeat
+themselves, and so do their edits. Those of requests, each a connection's own, know it."""
 
 
 def without(plain: bytes, means: bytes) -> bytes:
@@ -40,11 +40,11 @@ def without(plain: bytes, means: bytes) -> bytes:
 
 def request_edited(was: RequestFields, plain: bytes, taken: frozenset[bytes]) -> RequestFields:
     """As `request_with`, for who does not change what is returned."""
-    made = _requests.young.get(was)
+    made = was.edited
     if made is None or made.plain != plain or made.taken != taken:
         made = request_with(was, plain, taken)
         made.taken = taken
-        _requests.put(was, made, was.memory + made.memory)
+        was.edited = made
     return made
 
 
@@ -77,12 +77,12 @@ def request_with(
 
 def response_edited(was: ResponseFields, plain: bytes) -> ResponseFields:
     """As `response_with`, for who does not change what is returned."""
-    made = _responses.young.get(was)
+    made = RESPONSES.young.get(was)
     if made is None or made.plain != plain:
         made = response_with(was, plain)
         if was.usual:
             made.usual, made.relayed = True, plain + was.relayed[len(was.plain) :]
-        _responses.put(was, made, was.memory + made.memory)
+        RESPONSES.put(was, made, was.memory + made.memory)
     return made
 
 

@@ -193,13 +193,14 @@ def request_fields(
         fields.request_id = acceptable(given)
     if not ids.usual:
         fields.id_name = ids.lower
-    fields.underscored = tuple(underscored)
+    if underscored:
+        fields.underscored = tuple(underscored)
     fields.unusual = (
-        fields.via != ()
+        len(fields.via) > 0
         or fields.expect is not None
         or fields.upgrade is not None
         or fields.max_forwards is not None
-        or underscored != []
+        or len(underscored) > 0
         or b"x-forwarded-prefix" in fields.claims
     )
     fields.passed = passed_fields(fields)

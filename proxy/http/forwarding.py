@@ -4,14 +4,12 @@ speaks."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Final
 
 from proxy.http.client_address import ClientAddresses
 from proxy.http.client_cert import FIELDS
 from proxy.http.messages import CRLF, Fields, RequestFields, RequestHead
 from proxy.http.tls_facts import TlsFacts
-from proxy.proxy_header import Ends
 
 _PROTOCOL: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
 """RFC 9110 §7.8. Anything else might be read as several protocols."""
@@ -35,6 +33,7 @@ WRITTEN_ANEW: Final = (
 """Fields that say something of ours, whatever came."""
 
 _NOT_NAMES: Final = frozenset((b"close", b"keep-alive", b"upgrade", b"te"))
+_NO_NAMES: Final[frozenset[bytes]] = frozenset()
 
 
 _NOT_LISTS: Final = (b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port")
@@ -68,11 +67,12 @@ def strip_named(fields: Fields) -> frozenset[bytes]:
     """Take plain fields that `Connection` names out of what is passed on: they end here
     (RFC 9110 §7.6.1). Done before our own are added: a client that names X-Forwarded-For
     cannot take ours away. Returns the names."""
+    if fields.connection <= _NOT_NAMES:
+        return _NO_NAMES  # As nearly always, and no set is made for it.
     names = fields.connection - _NOT_NAMES
-    if names:
-        fields.plain = b"".join(
-            [b"%b: %b\r\n" % pair for pair in fields.pairs if pair[0].lower() not in names]
-        )
+    fields.plain = b"".join(
+        [b"%b: %b\r\n" % pair for pair in fields.pairs if pair[0].lower() not in names]
+    )
     return names
 
 
@@ -93,7 +93,7 @@ def passed_fields(fields: RequestFields) -> bytes:
         extra += b"Max-Forwards: %b\r\n" % _one_less(fields.max_forwards)
     for via in fields.via:  # ≤ 256
         extra += b"Via: %b\r\n" % via
-    return fields.plain + extra
+    return fields.plain + extra if extra else fields.plain
 
 
 class ClientFacts:
@@ -115,15 +115,16 @@ class ClientFacts:
         "_tail",
         "_via",
         "address",
+        "announced",
         "caller",
         "encoded_slashes",
-        "ends",
         "ends_loops",
         "listener",
         "merge_slashes",
         "port",
         "scheme",
         "tls",
+        "transport",
         "trusted",
     )  # fmt: skip
 
@@ -158,8 +159,10 @@ class ClientFacts:
         """Requests with our own `Via` mark are refused."""
         self.caller = ""
         """The service that the client has proved to be; empty = none that is known."""
-        self.ends: Callable[[], Ends | None] | None = None
-        """Finds the ends of the connection: nobody asks where the PROXY protocol is not sent."""
+        self.transport: object | None = None
+        """The connection, whose ends nobody asks for where the PROXY protocol is not sent."""
+        self.announced: tuple[str, int] | None = None
+        """Where it comes from and which port it was made to, if somebody in front of us said so."""
         self.tls: TlsFacts | None = None
         self._shown = b""  # ≤ 256 KiB
         self._via = via
@@ -181,20 +184,28 @@ class ClientFacts:
             return self.address
         return self._addresses.find(fields, self.address)
 
+    def scheme_of(self, fields: RequestFields) -> bytes:
+        """`http` or `https`: what the client of a request speaks, as a trusted peer says."""
+        if self.trusted:
+            told = fields.claims.get(b"x-forwarded-proto")
+            if told == b"https" or told == b"http":
+                return told
+        return self.scheme
+
     def tail(self, fields: RequestFields, set_host: str | None) -> bytes:
         """Every field line of the request to the instance, but for its id and upgrade."""
         if set_host == self._set_host:
             if fields is self._fields:
                 return self._tail
             if fields.host == self._host and not self.trusted:
-                tail = self._before + fields.passed + self._after
+                tail = b"%b%b%b" % (self._before, fields.passed, self._after)
                 if fields.memory <= _REMEMBERED:
                     self._fields = fields
                     self._tail = tail
                 return tail
         host = fields.host
         out = host if set_host is None else set_host.encode("ascii")
-        lines = []
+        more = b""
         elements: bytes | None = None
         for_, proto, asked, port = self.address, self.scheme, host, self.port
         if self.trusted:
@@ -206,19 +217,19 @@ class ClientFacts:
             asked = claims.get(b"x-forwarded-host") or asked
             port = claims.get(b"x-forwarded-port") or port
             elements = claims.get(b"forwarded")
-            lines.append(_without_shown(fields) if self._shown else fields.claim_lines)
+            more = _without_shown(fields) if self._shown else fields.claim_lines
         if self._forwarded:
             element = self._element(host)
             elements = element if elements is None else elements + b", " + element
         if elements is not None:
-            lines.append(b"Forwarded: %b\r\n" % elements)
-        lines.append(
-            b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\n"
-            b"X-Forwarded-Port: %b\r\n%b%b" % (for_, proto, asked, port, self._shown, self._via)
-        )
+            more += b"Forwarded: %b\r\n" % elements
         before = b"Host: %b\r\n" % out
-        after = b"".join(lines)
-        tail = before + fields.passed + after
+        after = (
+            b"%bX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\n"
+            b"X-Forwarded-Port: %b\r\n%b%b"
+            % (more, for_, proto, asked, port, self._shown, self._via)
+        )
+        tail = b"%b%b%b" % (before, fields.passed, after)
         if fields.memory <= _REMEMBERED:
             self._fields = fields
             self._host = host

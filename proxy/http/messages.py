@@ -21,6 +21,10 @@ _NONE: Final[dict[bytes, bytes]] = {}  # ≤ 64 B
 _NO_NAMES: Final[frozenset[bytes]] = frozenset()
 _GRPC: Final = b"application/grpc"
 
+Resolved = tuple[str, bytes, bool, tuple[str, ...] | None]
+"""Path (normalised), `?query` or empty, whether the two make up the target as it was received, and
+the other readings of the path; None = nothing about it is unusual."""
+
 
 def phrase_of(status: int) -> str:
     """The reason phrase of a status; empty for one that nobody has given any."""
@@ -56,6 +60,8 @@ class Fields:
     Defaults stand on the class: a block pays only for what is special about it.
     """
 
+    edit: object | None = None
+    """The `Edit` that has made the block of another one."""
     length: int | None = None
     """`Content-Length`; None = no such field."""
     chunked = False
@@ -128,6 +134,8 @@ class RequestFields(Fields):
     unusual = False
     """Whether a field needs a look: Via, Expect, Upgrade, Max-Forwards, X-Forwarded-Prefix, or a
     name that was left out. One question instead of six for each request."""
+    edited: RequestFields | None = None
+    """The block that was made of this one last, for an instance."""
     taken: frozenset[bytes] = _NO_NAMES
     """Names of claims that an edit has left out."""
     passed = b""
@@ -167,12 +175,16 @@ class ResponseFields(Fields):
     """Whether no field depends on the answer or on the time, so that `relayed` will do."""
     relayed = b""
     """Rest of the head for the usual client: 1.1, kept alive, body by length."""
+    closing = b""
+    """Rest of the head where the connection ends with the answer; empty = not asked for yet."""
+    block = b""
+    """Field block of the head in HTTP/2; empty = not asked for yet, or the time is in it."""
 
 
 class RequestHead:
     """A request before routing."""
 
-    __slots__ = ("fields", "method", "minor", "target")
+    __slots__ = ("fields", "method", "minor", "resolved", "target")
 
     def __init__(self, method: bytes, target: bytes, minor: int, fields: RequestFields) -> None:
         self.method = method
@@ -180,6 +192,8 @@ class RequestHead:
         self.minor = minor
         """1 for HTTP/1.1, 0 for HTTP/1.0; 2 for HTTP/2, which has none (`VERSIONS`)."""
         self.fields = fields
+        self.resolved: Resolved | None = None
+        """See `target.resolve`, once that was asked."""
 
     def __repr__(self) -> str:
         version = VERSIONS[self.minor].decode()

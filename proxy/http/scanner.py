@@ -27,6 +27,11 @@ serialised, the others, and how many there are of both. ValueError when they are
 `TooManyFields` when there are more."""
 
 
+FindEnd = Callable[[bytes, int], int]
+"""Bytes that begin with a head, and from where to look → where its last CR LF CR LF begins; below
+0 = it is not there."""
+
+
 class TooManyFields(Exception):
     """More field lines than the listener allows; the caller knows the limit."""
 
@@ -79,22 +84,26 @@ class PlainScanner:
         return kind
 
 
+def plain_find_end(data: bytes, start: int) -> int:
+    """See `FindEnd`."""
+    return data.find(CRLF + CRLF, start)
+
+
 def _complaint(block: bytes) -> str:
     """The first thing that is wrong with the lines of a block."""
     lines = block.split(CRLF)
-    last = lines.pop()
-    if lines and not lines[-1] and not last:
-        del lines[-1]
-    else:
-        lines.append(last)
+    whole = lines[-2:] == [b"", b""]
+    if whole:
+        del lines[-2:]
     for at, line in enumerate(lines):  # ≤ 256
+        cut_off = not whole and at == len(lines) - 1
         name = _match(_TOKEN, line)
         rest = line[len(name) :]
-        if not rest and at == len(lines) - 1 and line is last:
+        if cut_off and not rest:
             return "the block does not end in an empty line"
         if not name or (rest and rest[:1] != b":"):
             return "a field name is empty, or holds bytes that no name has"
-        if not rest or _match(_VALUE, rest) != rest or line is last:
+        if not rest or _match(_VALUE, rest) != rest or cut_off:
             return "a field line without a colon, or with bytes no value has"
     return "the block does not end in an empty line"
 
@@ -109,12 +118,14 @@ class FieldScanner:
 
     def __init__(self, kinds: Kinds) -> None:
         try:
-            from proxy.http._scanner import Scanner
+            from proxy.http._scanner import Scanner, find_end
         except ImportError:
             plain = PlainScanner(kinds.of)
             self.scan: Scan = plain.scan
             self.forget: Callable[[], None] = plain.forget
+            self.find_end: FindEnd = plain_find_end
         else:
             native = Scanner(kinds.of, TooManyFields)
             self.scan = native.scan
             self.forget = native.forget
+            self.find_end = find_end

@@ -13,7 +13,7 @@ import re
 from typing import Final
 
 from proxy.errors import BAD_REQUEST, METHOD_NOT_ALLOWED, Refused
-from proxy.http.messages import RequestHead
+from proxy.http.messages import RequestHead, Resolved
 
 TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """RFC 9110 §5.6.2."""
@@ -23,6 +23,8 @@ method for as long as it comes."""
 TARGET_BYTES: Final = bytes(range(0x21, 0x7F)).replace(b"#", b"")
 """Visible ASCII without the fragment mark. RFC 9112 §3.2 wants less; what is left out here
 (quotes, brackets, …) is sent by real browsers and is unambiguous."""
+_BARE: Final = bytes(255 - byte if byte in b"%.;?\\" else byte for byte in range(256))
+"""A table that changes what may make a target more than a path in its one spelling."""
 _UNRESERVED: Final = frozenset(
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 )  # RFC 3986 §2.3
@@ -30,13 +32,20 @@ _HEX: Final = "0123456789ABCDEFabcdef"
 _SLASH: Final = ord("/")
 
 
-Readings = tuple[str, ...] | None
+def resolve(request: RequestHead, merge_slashes: bool = False) -> Resolved:
+    """The meaning of a request's target. Raises `Refused` for one that two servers could
+    understand differently."""
+    if merge_slashes:
+        return _resolve(request, True)
+    known = request.resolved
+    if known is None:
+        known = _resolve(request, False)
+        if known[3] is None:  # Other readings are sixteen paths at most, and rare: not kept.
+            request.resolved = known
+    return known
 
 
-def resolve(request: RequestHead, merge_slashes: bool = False) -> tuple[str, bytes, bool, Readings]:
-    """Path (normalised), `?query` or empty, whether the two make up the target as it was
-    received, and the other readings of the path; None = nothing about it is unusual. Raises
-    `Refused` for a target that two servers could understand differently."""
+def _resolve(request: RequestHead, merge_slashes: bool) -> Resolved:
     raw = request.target
     as_received = True
     if raw[0] != _SLASH or request.method == b"CONNECT":
@@ -44,6 +53,8 @@ def resolve(request: RequestHead, merge_slashes: bool = False) -> tuple[str, byt
         if raw == b"*":
             return "/", b"", True, None  # About the server as a whole: routed as its root.
         as_received = False
+    elif raw.translate(_BARE) == raw and raw.find(b"//") < 0:
+        return raw.decode("ascii"), b"", True, None  # As most are.
     raw_path, mark, query = raw.partition(b"?")
     path = raw_path.decode("ascii")
     if "%" in path or "//" in path or "/." in path or ";" in path or "\\" in path:

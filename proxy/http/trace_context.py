@@ -32,6 +32,8 @@ class Parent(NamedTuple):
     """16 of them."""
     sampled: bool | None
     """None: the caller leaves that to us."""
+    random: bool = False
+    """Whether who began the trace says that its id was drawn (Trace Context Level 2 §3.2.2.5)."""
 
 
 def parent_of(value: bytes | None) -> Parent | None:
@@ -41,7 +43,8 @@ def parent_of(value: bytes | None) -> Parent | None:
         return None
     if not match[2].strip(b"0") or not match[3].strip(b"0"):
         return None
-    return Parent(match[2], match[3], bool(int(match[4], 16) & 1))
+    flags = int(match[4], 16)
+    return Parent(match[2], match[3], bool(flags & 1), bool(flags & 2))
 
 
 def parent_of_b3(fields: RequestFields) -> Parent | None:
@@ -76,7 +79,10 @@ class Propagation:
         first."""
         self.kinds = tuple(kinds)
         names = b"|".join(_LINES[kind] for kind in kinds)
-        self._lines = re.compile(rb"^(?:%b):[^\r\n]*\r\n" % names, re.IGNORECASE | re.MULTILINE)
+        more = names + rb"|tracestate" if "w3c" in kinds else names
+        line, flags = rb"^(?:%b):[^\r\n]*\r\n", re.IGNORECASE | re.MULTILINE
+        self._lines = re.compile(line % names, flags)
+        self._begun = re.compile(line % more, flags)
 
     def parent(self, fields: RequestFields) -> Parent | None:
         """The parent that a request names. A block that has no line about one is remembered as
@@ -86,12 +92,16 @@ class Propagation:
             found = parent_of(fields.get(b"traceparent")) if w3c else parent_of_b3(fields)
             if found is not None:
                 return found
-        if self._lines.search(fields.passed) is None:
+        if self._begun.search(fields.passed) is None:
             fields.orphan = self
         return None
 
-    def with_parent(self, request: RequestHead, trace_id: bytes, span_id: bytes) -> RequestHead:
-        """The head as an instance gets it in a trace that is recorded: its parent is this span."""
+    def with_parent(
+        self, request: RequestHead, trace_id: bytes, span_id: bytes, random: bool
+    ) -> RequestHead:
+        """The head as an instance gets it in a trace that is recorded: its parent is this span.
+        What `tracestate` says is about the `traceparent` beside it: where that is not continued, it
+        is deleted (Trace Context §4.3)."""
         was = request.fields
         fields = RequestFields(b"", was.count)
         fields.memory = _UNREMEMBERED
@@ -99,10 +109,16 @@ class Propagation:
         fields.claims, fields.claims_named = was.claims, was.claims_named
         fields.claim_lines, fields.chunked, fields.length = was.claim_lines, was.chunked, was.length
         fields.te_trailers, fields.grpc = was.te_trailers, was.grpc
-        lines = [was.passed if was.orphan is self else self._lines.sub(b"", was.passed)]
+        passed = was.passed
+        if was.orphan is not self:
+            beside = parent_of(was.get(b"traceparent"))
+            continued = beside is not None and beside.trace_id == trace_id
+            passed = (self._lines if continued else self._begun).sub(b"", passed)
+        lines = [passed]
         for kind in self.kinds:  # ≤ 3
             if kind == "w3c":
-                lines.append(b"traceparent: 00-%b-%b-01\r\n" % (trace_id, span_id))
+                flags = b"03" if random else b"01"
+                lines.append(b"traceparent: 00-%b-%b-%b\r\n" % (trace_id, span_id, flags))
             elif kind == "b3":
                 lines.append(b"b3: %b-%b-1\r\n" % (trace_id, span_id))
             else:

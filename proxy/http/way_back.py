@@ -63,7 +63,8 @@ class WayBack(NamedTuple):
             path[: len(self.inner)] != self.inner or path[len(self.inner) :][:1] not in b"?#"
         ):
             return path
-        return self.outer + path[len(self.inner) :]
+        new = self.outer + path[len(self.inner) :]
+        return new if new.startswith(b"/") else b"/" + new  # The client's prefix is the root.
 
     def _cookie_path(self, found: re.Match[bytes]) -> bytes:
         path = self._path(found[2])

@@ -10,13 +10,15 @@ from typing import Final
 
 from proxy.http.dates import http_date
 from proxy.http.memo import ENTRY, Memo
-from proxy.http.messages import CRLF, OwnAnswer, ResponseHead
+from proxy.http.messages import CRLF, OwnAnswer, ResponseFields, ResponseHead
 from proxy.http2.heads import CONNECTION_FIELDS
 from proxy.http2.hpack import encode, name_bytes, value_bytes
 
 _KIB: Final = 1024
 _blocks: Final[Memo[bytes, bytes]] = Memo(_KIB * 1024, _KIB * 16)  # ≤ _KIB * 1024
 """Field lines, and the block that they make."""
+_tails: Final[Memo[bytes, bytes]] = Memo(_KIB * 1024, _KIB * 16)  # ≤ _KIB * 1024
+"""Lines of requests, `Host` first, and the end of the block that they make."""
 _names: Final[Memo[bytes, bytes]] = Memo(_KIB * 64, _KIB)  # ≤ _KIB * 64
 """Spellings of names, and how their fields begin; empty for fields of connections."""
 _statuses: Final[dict[int, bytes]] = {}  # ≤ 128 KiB
@@ -37,26 +39,41 @@ def fields_block(lines: bytes) -> bytes:
 def request_block(method: bytes, scheme: bytes, target: bytes, tail: bytes, extra: bytes) -> bytes:
     """The head of a request to an instance. `tail`: lines that go to it, `Host` first, as
     `ClientFacts.tail` has them; `extra`: lines of this request alone."""
-    host, _, rest = tail.partition(CRLF)
-    authority = host[len(_HOST) :]
-    parts = [
+    rest = _tails.young.get(tail)
+    if rest is None:
+        rest = _tails.old.get(tail) or _tail(tail)
+        _tails.put(tail, rest, ENTRY + len(tail) + len(rest))
+    return b"%b%b%b%b%b" % (
         encode(b":method", method),
         encode(b":scheme", scheme),
         encode(b":path", target),
-        fields_block(rest),
+        rest,
         _block(extra),
-    ]
-    if authority:
-        parts.insert(2, encode(b":authority", authority))
-    return b"".join(parts)
+    )
+
+
+def _tail(tail: bytes) -> bytes:
+    host, _, rest = tail.partition(CRLF)
+    authority = host[len(_HOST) :]
+    return (encode(b":authority", authority) if authority else b"") + _block(rest)
 
 
 def answer_block(response: ResponseHead, id_line: bytes, via: bytes) -> bytes:
     """The head of an answer to a client. `id_line`: names the request; `via`: our own `Via` line,
-    if the answer gets one."""
-    status = response.status
-    fields = response.fields
-    parts = [_status(status), _block(id_line), fields_block(fields.plain)]
+    the same for all answers; empty for one that is interim."""
+    status, fields = response.status, response.fields
+    usual = status >= 200 and status != 204
+    rest = fields.block
+    if not rest or not usual:
+        rest = _answer(status, fields, via)
+        if usual and fields.dated:
+            fields.block = rest
+    return b"%b%b%b" % (_status(status), _block(id_line), rest)
+
+
+def _answer(status: int, fields: ResponseFields, via: bytes) -> bytes:
+    """The block of an answer's fields, and of those that we add."""
+    parts = [fields_block(fields.plain)]
     if fields.length is not None and status >= 200 and status != 204:
         # RFC 9110 §8.6; also for HEAD and 304, where it is about content that is not sent.
         parts.append(encode(b"content-length", b"%d" % fields.length))
@@ -74,7 +91,7 @@ def own_block(answer: OwnAnswer, id_line: bytes, via: bytes) -> bytes:
     """The head of an answer that no instance gave."""
     lines = b"".join([b"%b: %b\r\n" % pair for pair in answer.fields])
     length = b""
-    if answer.status != 204:  # RFC 9110 §8.6
+    if answer.status not in (204, 304):  # RFC 9110 §8.6
         length = encode(b"content-length", b"%d" % len(answer.content))
     return b"".join(
         (
@@ -97,7 +114,7 @@ def _status(status: int) -> bytes:
 
 def _block(lines: bytes) -> bytes:
     parts: list[bytes] = []
-    for line in lines.split(CRLF):  # ≤ 10000
+    for line in lines[:-2].split(CRLF):  # ≤ 10000
         name, _, value = line.partition(b": ")
         start = _names.young.get(name)
         if start is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final
 
 FIRST_WINDOW: Final = 65535
@@ -72,7 +71,7 @@ class ReceiveWindow:
         return granted
 
 
-def add_piece(pieces: list[bytes] | deque[bytes], piece: bytes) -> None:
+def add_piece(pieces: list[bytes], piece: bytes) -> None:
     """Append a piece; a small one becomes a part of the last one, if that is small, too."""
     if pieces and len(pieces[-1]) + len(piece) <= _SMALL:
         pieces[-1] += piece
@@ -80,20 +79,27 @@ def add_piece(pieces: list[bytes] | deque[bytes], piece: bytes) -> None:
         pieces.append(piece)
 
 
-class Pieces:
-    """Owns content of a stream that waits for room. Nothing is copied but what is cut, and what is
-    so small that the object around it would be larger."""
+_NOTHING: Final[list[bytes]] = []  # ≤ 64 B
+
+
+class Pieces(SendWindow):
+    """Owns content of a stream that waits for its window. Nothing is copied but what is cut, and
+    what is so small that the object around it would be larger."""
 
     __slots__ = ("_at", "_pieces", "size")
 
-    def __init__(self) -> None:
-        self._pieces: deque[bytes] = deque()  # ≤ 1 MiB per request
+    def __init__(self, window: int) -> None:
+        """`window`: bytes that the peer takes."""
+        super().__init__(window)
+        self._pieces = _NOTHING  # ≤ 1 MiB per request
         self._at = 0
         """Bytes of the first piece that are gone already."""
         self.size = 0
 
     def put(self, pieces: list[bytes]) -> None:
         """More of the content. Whoever puts more when `size` is large must have a reason."""
+        if self._pieces is _NOTHING:
+            self._pieces = []
         for piece in pieces:  # ≤ 256
             if piece:
                 add_piece(self._pieces, piece)
@@ -101,9 +107,11 @@ class Pieces:
 
     def take(self, room: int) -> list[bytes]:
         """Pieces that fit into `room` bytes of a frame."""
-        taken = []
-        while self._pieces and room > 0:  # ≤ 64 KiB
-            piece = self._pieces[0]
+        taken: list[bytes] = []
+        pieces = self._pieces
+        gone = 0
+        while gone < len(pieces) and room > 0:  # ≤ 64 KiB
+            piece = pieces[gone]
             count = len(piece) - self._at
             if count > room:
                 end = self._at + room
@@ -112,13 +120,15 @@ class Pieces:
                 self.size -= room
                 break
             taken.append(piece[self._at :] if self._at else piece)
-            self._pieces.popleft()
+            gone += 1
             self._at = 0
             self.size -= count
             room -= count
+        if gone:
+            self._pieces = pieces[gone:]
         return taken
 
     def clear(self) -> None:
         """Forget the content: its stream is over."""
-        self._pieces.clear()
+        self._pieces = _NOTHING
         self._at = self.size = 0

@@ -201,7 +201,7 @@ def _is_value(kind: int, value: bytes) -> bool:
     """Whether a field may have this value (§8.2.1), a pseudo-field (§8.3), or `te` (§8.2.2)."""
     if kind < _PSEUDO:
         if kind == TE:
-            return value == b"trailers"
+            return value.lower() == b"trailers"  # As all names of codings (RFC 9110 §10.1.4).
         return not value or not (
             value[0] in _BLANKS or value[-1] in _BLANKS or value.translate(None, VALUE_BYTES)
         )
@@ -302,7 +302,8 @@ class RequestReader(HeadReader):
             elif kind != DROP:
                 special.append((kind, field.line))
         if len(crumbs) > 1:
-            plain[cookies] = b"cookie: " + b"; ".join(crumbs)
+            # An empty one adds nothing, and at the end would leave white space there.
+            plain[cookies] = b"cookie: " + b"; ".join([crumb for crumb in crumbs if crumb])
         if not authority:
             authority = host or b""
         elif host is not None and host.lower() != authority.lower():

@@ -7,7 +7,6 @@ from typing import Final
 from proxy.http2.errors import FLOW_CONTROL_ERROR, PROTOCOL_ERROR, GoAway
 from proxy.http2.flow import FIRST_WINDOW, LARGEST_WINDOW
 
-HEADER_TABLE_SIZE: Final = 1
 ENABLE_PUSH: Final = 2
 MAX_CONCURRENT_STREAMS: Final = 3
 INITIAL_WINDOW_SIZE: Final = 4

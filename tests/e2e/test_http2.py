@@ -121,6 +121,15 @@ async def test_httpx_has_many_requests_on_one_connection(site: Site, kind: str) 
     assert {answer.http_version for answer in answers} == {"HTTP/2"}
 
 
+@pytest.mark.parametrize("kind", ["clear", "tls"])
+async def test_node_asks_for_many_things_on_one_connection(site: Site, kind: str) -> None:
+    base, _ = site.bases[kind]
+    ca = [site.ca] if kind == "tls" else []
+    out = json.loads(await output(need("node"), str(NODE / "h2_client.mjs"), base, *ca))
+    page, sent, large = (hashlib.sha256(one).hexdigest() for one in (PAGE, MIB * b"n", LARGE))
+    assert out == [[200, page], [200, sent]] * 4 + [[200, large]]
+
+
 async def test_nghttp_reads_pages(site: Site) -> None:
     urls = [site.secure + "page", site.secure + "large", site.secure + "other"]
     out = await output(need("nghttp"), "--no-verify-peer", *urls)

@@ -21,7 +21,7 @@ from proxy.http.fields import (
     Kinds,
 )
 from proxy.http.forwarding import TOKEN_BYTES
-from proxy.http.scanner import PlainScanner, TooManyFields
+from proxy.http.scanner import FindEnd, PlainScanner, TooManyFields, plain_find_end
 
 MOST = 12
 
@@ -37,6 +37,12 @@ def native_scan(kinds: Kinds) -> Callable[[bytes, int], Any]:
         pytest.skip("the native scanner is not built; `make test-compiled` does")
     scan: Callable[[bytes, int], Any] = native.Scanner(kinds.of, TooManyFields).scan
     return scan
+
+
+def native_find_end() -> FindEnd:
+    native_scan(REQUEST_KINDS)
+    find: FindEnd = importlib.import_module("proxy.http._scanner").find_end
+    return find
 
 
 def by_lines(kinds: Kinds, block: bytes, most: int) -> object:
@@ -94,12 +100,18 @@ blocks = st.tuples(
     st.sampled_from([b"\r\n"] * 9 + [b"", b"\r", b"\r\n\r\n", b"\r\nx"]),
 ).map(lambda parts: b"".join(map(b"".join, parts[0])) + parts[1])
 
+# A value is looked at in eights: each byte of one, and what is behind it.
+eights = [b"A: " + b"~" * at + b"%b \xff!~~~~~~~~" for at in range(9)]
+places = [b"%b: v", b"A%bB: v", b"A%b: v", b"A:%b", b"A: v%bw", b"A: v%b", *eights]
+
 
 @twins
 @directions
 @given(st.one_of(blocks, blocks, st.binary(max_size=40)))
 @example(b"")
 @example(b"\r\n")
+@example(b"\r\n\r\n")
+@example(b"a: b\r\n\r\n\r\n")
 @example(b"a\r\n\r\n")
 def test_a_block_is_scanned_as_its_lines_are_read_one_by_one(
     make: Callable[[Kinds], Callable[[bytes, int], Any]], kinds: Kinds, block: bytes
@@ -110,7 +122,7 @@ def test_a_block_is_scanned_as_its_lines_are_read_one_by_one(
 
 
 @twins
-@pytest.mark.parametrize("place", [b"%b: v", b"A%bB: v", b"A%b: v", b"A:%b", b"A: v%bw", b"A: v%b"])
+@pytest.mark.parametrize("place", places)
 def test_each_byte_at_each_place_is_judged_alike(
     make: Callable[[Kinds], Callable[[bytes, int], Any]], place: bytes
 ) -> None:
@@ -128,3 +140,15 @@ def test_more_names_than_are_kept_are_read_like_the_first(
     for number in range(2000):
         block = b"X-%d: 1\r\nHost: h\r\nX_%d: 1\r\n\r\n" % (number, number)
         assert scan(block, MOST) == by_lines(REQUEST_KINDS, block, MOST)
+
+
+@pytest.mark.parametrize("make", [lambda: plain_find_end, native_find_end])
+@given(
+    st.lists(st.sampled_from([b"\r\n", b"\r", b"\n", b"a"]), max_size=12).map(b"".join),
+    st.integers(0, 14),
+)
+def test_a_head_ends_at_the_first_empty_line(
+    make: Callable[[], FindEnd], data: bytes, start: int
+) -> None:
+    ends = [at for at in range(start, len(data)) if data[at : at + 4] == b"\r\n\r\n"]
+    assert make()(data, start) == (ends[0] if ends else -1)

@@ -137,6 +137,8 @@ REQUEST_CASES = (
     get("http2-settings", "9113 §8.2.2", (b"http2-settings", b"")),
     get("te of other codings", "9113 §8.2.2", (b"te", b"gzip")),
     get("te of several", "9113 §8.2.2", (b"te", b"trailers, gzip")),
+    get("te: Trailers in HTTP/2", "9113 §8.2.2", (b"te", b"Trailers"),
+        lines=b"Connection: TE\r\nTE: trailers\r\n"),
     get("te: trailers in HTTP/2", "9113 §8.2.2", (b"te", b"trailers"),
         lines=b"Connection: TE\r\nTE: trailers\r\n"),
     get("cookie crumbs", "9113 §8.2.3", (b"cookie", b"a=1"), (b"x", b"y"), (b"cookie", b"b=2"),

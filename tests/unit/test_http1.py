@@ -106,6 +106,14 @@ def test_refused_targets(method: bytes, target: bytes, host: bytes, fault: Fault
     assert refused.value.fault is fault
 
 
+def test_other_readings_of_a_path_are_not_kept_with_a_request() -> None:
+    """They may be sixteen paths, and a connection keeps its latest request while it is idle."""
+    odd, plain = get(b"/a;b"), get(b"/a")
+    assert resolve(odd)[3]
+    assert odd.resolved is None
+    assert resolve(plain) == plain.resolved
+
+
 def test_options_about_the_server_as_a_whole() -> None:
     assert resolve(get(b"*", b"OPTIONS")) == ("/", b"", True, None)
 

@@ -43,7 +43,7 @@ def test_a_window_that_is_enlarged_tells_at_once() -> None:
 
 
 def test_small_pieces_are_joined() -> None:
-    content = Pieces()
+    content = Pieces(0)
     content.put([b"a"])
     content.put([b"b", b"c"])
     assert content.take(2) == [b"ab"]
@@ -53,7 +53,7 @@ def test_small_pieces_are_joined() -> None:
 
 
 def test_content_is_cut_where_there_is_no_room() -> None:
-    content = Pieces()
+    content = Pieces(0)
     first, second, third = 1500 * b"a", 1100 * b"b", 1200 * b"c"
     content.put([first, b"", second, third])
     assert content.size == 3800

@@ -11,7 +11,7 @@ from proxy.errors import Refused
 from proxy.http.fields import REQUEST_KINDS, USUAL_IDS
 from proxy.http.forwarding import ClientFacts, offered_upgrade
 from proxy.http.memo import Memo
-from proxy.http.messages import OwnAnswer
+from proxy.http.messages import OwnAnswer, ResponseHead
 from proxy.http.request_id import IdField
 from proxy.http2 import blocks, heads
 from proxy.http2.blocks import answer_block, fields_block, own_block, request_block
@@ -223,13 +223,16 @@ def test_fields_are_written_in_lower_case_without_those_of_connections() -> None
 
 def test_a_request_is_written_for_an_instance() -> None:
     head = requests().read(
-        encoded((*GET, (b"te", b"trailers"), (b"cookie", b"a"), (b"cookie", b"b"))), False
+        encoded(
+            (*GET, (b"te", b"trailers"), (b"cookie", b"a"), (b"cookie", b"b"), (b"cookie", b""))
+        ),
+        False,
     )
     facts = ClientFacts("10.0.0.1", 80, None, b"Via: 2 fairlead (0)\r\n")
     tail = facts.tail(head.fields, None)
     block = request_block(head.method, b"http", head.target, tail, ID)
     assert decoded(block) == [
-        (b":method", b"GET"), (b":scheme", b"http"), (b":authority", b"h"), (b":path", b"/a?b"),
+        (b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/a?b"), (b":authority", b"h"),
         (b"cookie", b"a; b"), (b"te", b"trailers"),
         (b"x-forwarded-for", b"10.0.0.1"), (b"x-forwarded-proto", b"http"),
         (b"x-forwarded-host", b"h"), (b"x-forwarded-port", b"80"), (b"via", b"2 fairlead (0)"),
@@ -263,6 +266,23 @@ def test_an_answer_that_has_no_content_has_no_length(status: bytes) -> None:
     fields = ((b":status", status), (b"content-length", b"0"), (b"date", b"d"))
     head = answers().read(encoded(fields), False, USUAL_IDS)
     assert decoded(answer_block(head, b"", b"")) == [(b":status", status), (b"date", b"d")]
+
+
+def test_a_block_that_is_kept_is_for_all_answers_that_have_its_fields() -> None:
+    fields = ((OK, (b"content-length", b"5"), (b"date", b"d")), (OK, (b"content-length", b"5")))
+    for kept, pairs in zip((True, False), fields, strict=True):
+        head = answers().read(encoded(pairs), False, USUAL_IDS)
+        bare = [one for one in pairs[1:] if one[0] == b"date"]
+        for status in (200, 204, 304, 103, 204, 200):
+            other = ResponseHead(status, b"", 1, head.fields)
+            got = decoded(answer_block(other, ID, VIA if status >= 200 else b""))
+            assert (b"content-length", b"5") in got or status in (103, 204)
+            assert ((b"content-length", b"5") in got) == (status in (200, 304))
+            assert ((b"via", b"1.1 fairlead") in got) == (status >= 200)
+            assert got[:2] == [(b":status", b"%d" % status), (b"x-request-id", b"7")]
+            assert sum(name == b"date" for name, _ in got) == (kept or status >= 200)
+            assert [one for one in got if one in bare] == bare
+        assert (head.fields.block != b"") == kept
 
 
 def test_an_answer_of_our_own() -> None:
@@ -299,7 +319,7 @@ def test_memory_of_heads_is_bounded_in_bytes(flood: str) -> None:
     owners = (*vars(blocks).values(), *(value for _, value in attributes_of(reader)))
     memos = [value for value in owners if isinstance(value, Memo)]
     memos += [value for _, value in attributes_of(heads._REQUESTS) if isinstance(value, Memo)]
-    assert len(memos) == 4
+    assert len(memos) == 5
     for memo in memos:
         assert deep_size([memo.young, memo.old]) <= memo.room
 

@@ -269,6 +269,41 @@ def test_a_body_beyond_its_limit_is_refused(make: Any) -> None:
     instance.expect_nothing()
 
 
+# -- the table of a client
+
+
+@pytest.mark.parametrize("size", [0, 1024])
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("GET", OK),
+        ("GET", b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK),
+        ("GET", STREAMED + b"2\r\nhi\r\n0\r\n\r\n"),
+        ("HEAD", b"HTTP/1.1 204 No Content\r\n\r\n"),
+        ("GET", b""),
+    ],
+)
+def test_a_client_that_keeps_a_smaller_table_hears_that_none_is_used(
+    make: Any, method: str, said: bytes, size: int
+) -> None:
+    wire, client = begun(make)
+    client.decoder.max_allowed_table_size = size  # It raises unless the first block says so.
+    client.send(frame(4, 0, 0, b"\0\1" + number(size)))
+    if not said:
+        client.send(head(1, ("host", "another")))
+        client.expect_problem(400, "bad_request")
+        method, said = "GET", OK
+    client.send(head(3, method=method))
+    instance = wire.accepted()
+    assert instance.take()
+    instance.send(said)
+    assert any(one[:2] == ("head", 3) for one in client.take())
+    client.send(head(5))
+    assert instance.take()
+    instance.send(OK)
+    assert client.answer(5)[1] == b"hi"
+
+
 # -- flow control
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -72,6 +73,31 @@ def asked(make: Any, *raw: bytes, **options: Any) -> tuple[Any, Peer, H2Instance
     instance = H2Instance(wire)
     assert instance.take()
     return wire, client, instance
+
+
+def test_many_that_are_late_together_end_some_in_each_turn_of_the_loop(make: Any) -> None:
+    settings = ServiceSettings(timeouts=Timeouts(first_byte=2.0))
+    wire, first, instance = asked(make, settings=settings)
+    clients = [wire.client() for _ in range(90)]
+    for client in clients:
+        client.send(request("GET /x"))
+    instance.take()
+    left = [wire.in_flight]
+
+    def in_turns() -> None:
+        before = -1
+        while before < wire.loop.callbacks:
+            before = wire.loop.callbacks
+            wire.loop.run_turn()
+            left.append(wire.in_flight)
+
+    wire.loop.advance(3.0, in_turns)
+    assert (left[0], left[-1]) == (91, 0)
+    assert max(before - after for before, after in itertools.pairwise(left)) <= 32
+    wire.settle()
+    assert len(instance.take()) == 91  # Each is cancelled.
+    for client in (first, *clients):
+        client.expect_problem(504, "first_byte_timeout")
 
 
 def test_a_request_of_http1_reaches_an_instance_and_its_answer_the_client(make: Any) -> None:
@@ -429,6 +455,33 @@ def test_a_silent_instance_is_asked_whether_it_is_there(make: Any) -> None:
     assert client.take().startswith(b"HTTP/1.1 200 OK\r\n")
     assert client.closed
     assert instance.take() == [("goaway", 0, 0, b"")]
+
+
+def test_each_stream_of_a_session_has_its_own_limit(make: Any) -> None:
+    settings = ServiceSettings(timeouts=Timeouts(first_byte=2.0, idle=0.5))
+    wire, first, instance = asked(make, settings=settings)
+    wire.advance(1.5)
+    clients = [wire.client() for _ in range(3)]
+    for client in clients:
+        client.send(request("GET /x"))
+    second, third, fourth = clients
+    assert instance.requests() == [3, 5, 7]
+    instance.send(answer(7, HI))  # Its next limit is before those of the others.
+    assert fourth.take().startswith(b"HTTP/1.1 200 OK\r\n")
+    wire.advance(0.45)
+    assert instance.take() == []
+    wire.advance(0.1)
+    assert instance.take() == [("reset", 1, 8), ("reset", 7, 8)]
+    first.expect_problem(504, "first_byte_timeout")
+    assert fourth.closed
+    wire.advance(1.4)
+    assert instance.take() == []
+    instance.send(hi(3))
+    second.expect(RELAYED)
+    wire.advance(0.1)
+    assert instance.take() == [("reset", 5, 8)]
+    third.expect_problem(504, "first_byte_timeout")
+    assert wire.in_flight == 0
 
 
 def test_an_instance_that_says_no_settings_is_none(make: Any) -> None:

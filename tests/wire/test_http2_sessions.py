@@ -70,10 +70,14 @@ def play(make: Any, case: SessionCase, pieces: list[bytes]) -> None:
     settled(client, instance, case.ends < 0)
 
 
+@pytest.mark.parametrize("places", [12, pytest.param(1000, marks=pytest.mark.drill)])
 @pytest.mark.parametrize("case", CONVERSATIONS, ids=lambda case: case.name)
-def test_frames_mean_the_same_however_they_are_cut(make: Any, case: SessionCase) -> None:
+def test_frames_mean_the_same_however_they_are_cut(
+    make: Any, case: SessionCase, places: int
+) -> None:
+    """Cut at so many places: at each byte, where there are no more."""
     play(make, case, [case.raw])
-    for at in range(1, len(case.raw), 1 + len(case.raw) // 12):
+    for at in range(1, len(case.raw), 1 + len(case.raw) // places):
         play(make, case, [case.raw[:at], case.raw[at:]])
     play(make, case, [case.raw[at : at + 1] for at in range(len(case.raw))])
 
@@ -99,3 +103,34 @@ def test_a_head_that_must_not_be_does_not_reach_an_instance(make: Any, case: Hea
         assert got.startswith(b"%b %b HTTP/1.1\r\nHost: %b\r\n" % case.becomes[:3]) or frames
         if not got:  # What HTTP/1 would answer itself, too.
             assert frames[0][2][":status"] in ("200", "404", "417", "501", "400")
+
+
+def test_answers_of_a_turn_are_written_together(make: Any) -> None:
+    """One that comes alone, with its content and without waiting for the turn's end."""
+    client, first = begun(make)
+    client.send(head(3) + head(5))
+    second = client.wire.accepted()
+    assert first.take()
+    assert second.take()
+    writes: list[int] = []
+    transport = client.peer.raw
+    write = transport.write
+
+    def counted(data: bytes) -> None:
+        writes.append(len(data))
+        write(data)
+
+    transport.write = counted  # type: ignore[method-assign]
+    first.transport.feed(OK)
+    second.transport.feed(OK)
+    client.wire.settle()
+    assert len(writes) == 1
+    ends = [one for one in client.take() if one[0] == "data"]
+    assert sorted(ends) == [("data", 3, b"hi", True), ("data", 5, b"hi", True)]
+    client.send(head(7))
+    assert client.wire.in_flight == 1
+    for instance in (first, second):
+        if instance.take():
+            instance.send(OK)
+    assert len(writes) == 2
+    assert client.answer(7)[1] == b"hi"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.h2_peer import HTTP2, H2Peer, data, frame, head, reset, window
+from tests.support.h2_peer import HTTP2, H2Peer, data, frame, head, reset, trailers, window
 from tests.support.wire import OK, Peer, Wire
 from tests.wire.test_access_log import Logged, pick
 from tests.wire.test_http2 import begun
@@ -89,6 +89,29 @@ def test_bytes_before_the_answer_wait(make: Any) -> None:
     instance.send(accepts(got))
     instance.expect(b"abcdef")
     assert client.take()[0][2][":status"] == "200"
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [connect(1, end=True)],
+        [connect(1) + data(1, end=True)],
+        [connect(1), data(1, b"abc", end=True)],
+        [connect(1) + data(1, b"abc"), trailers(1, ("x-t", "1"))],
+    ],
+)
+def test_an_end_before_the_answer_is_passed_on_behind_it(make: Any, frames: list[bytes]) -> None:
+    wire, client, instance, got = asked(make, *frames)
+    assert not instance.saw_end
+    instance.send(accepts(got))
+    instance.expect(b"abc" if b"abc" in b"".join(frames) else b"")
+    assert instance.saw_end
+    instance.send(b"goodbye")
+    instance.eof()
+    assert client.take()[1:] == [("data", 1, b"goodbye", True)]
+    assert instance.closed
+    assert wire.worker.counters.tunnels == 0
+    assert wire.in_flight == 0
 
 
 def test_ends_in_good_order_pass_both_ways(make: Any) -> None:

@@ -50,6 +50,10 @@ class AnsweringSession(StreamSession):
 
     # -- what is sent
 
+    def _writes_at_once(self) -> bool:
+        """See `FrameSender`."""
+        return len(self._streams) == 1 and not self._reading
+
     def _outflow(self, stream: int) -> Outflow | None:
         """See `FrameSender`."""
         open_ = self._streams.get(stream)
@@ -120,7 +124,8 @@ class AnsweringSession(StreamSession):
         self._end_output(stream.out)
         del self._streams[stream.id]
         self.services.counters.http2_streams -= 1
-        self._read.pop(stream.id, None)
+        if self._read:
+            self._read.pop(stream.id, None)
         self._lent -= stream.borrowed
         self.services.deadlines.forget(stream)
 

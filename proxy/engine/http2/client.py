@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from proxy.engine.deadlines import NEVER
 from proxy.engine.hangups import has_ended
 from proxy.engine.http1.answers import MAX_HEAD
 from proxy.engine.http1.keepalive import Upstreams
@@ -14,7 +15,7 @@ from proxy.engine.http2.client_connection import Lines, SessionLife
 from proxy.engine.http2.client_stream import WINDOW, InstanceStream
 from proxy.engine.http2.sender import Outflow
 from proxy.engine.node import Node
-from proxy.engine.streams import UpstreamStream
+from proxy.engine.streams import Loss, UpstreamStream
 from proxy.errors import CLOSED_EARLY, STREAM_REFUSED, Refused
 from proxy.http2 import frames, settings
 from proxy.http2.errors import (
@@ -28,7 +29,6 @@ from proxy.http2.errors import (
     name_of,
 )
 from proxy.http2.flow import FIRST_WINDOW, ReceiveWindow
-from proxy.http2.hpack import NO_TABLE
 from proxy.settings.service import ServiceSettings
 
 _log = structlog.get_logger()
@@ -78,7 +78,7 @@ class InstanceSession(SessionLife):
         """Streams that may be open."""
         if not self.settled:
             return 1  # §6.5.2: nobody knows how many; peers end sessions that have too many.
-        return min(self._peer.max_streams, self.settings.keepalive.streams, self._most)
+        return min(min(self._peer.max_streams, self.most_streams), self._most)
 
     def stream(self) -> UpstreamStream | None:
         """See `SharedSession`."""
@@ -92,7 +92,7 @@ class InstanceSession(SessionLife):
         self._open += 1
         self._upstreams.streams += 1
         self._uses += 1
-        if self._uses >= self.settings.keepalive.max_requests or self._last > _LAST_ID:
+        if self._uses >= self.most_uses or self._last > _LAST_ID:
             self.retire()
         return InstanceStream(self)
 
@@ -108,7 +108,7 @@ class InstanceSession(SessionLife):
 
     def write_request(self, out: Outflow, block: bytes, end: bool) -> None:
         """See `InstanceStreams`."""
-        self.write_head(out, NO_TABLE + block if out.id == 1 else block, end)
+        self.write_head(out, block, end)
 
     def grant(self, stream: InstanceStream, count: int) -> None:
         """See `InstanceStreams`."""
@@ -120,7 +120,7 @@ class InstanceSession(SessionLife):
         if stream.over:
             return
         stream.over = True
-        self.deadlines.forget(stream)
+        stream.deadline = NEVER
         self._open -= 1
         self._upstreams.streams -= 1
         out = stream.out
@@ -261,4 +261,4 @@ class InstanceSession(SessionLife):
         self._end_streams(begun_not, partial(self._send_away, detail, code != NO_ERROR))
 
     def _send_away(self, detail: str, against: bool, stream: InstanceStream) -> None:
-        stream.lose(CLOSED_EARLY, detail, True, True, against and self._blame())
+        stream.lose(Loss(CLOSED_EARLY, detail, True, True, against and self._blame()))

@@ -12,7 +12,7 @@ import structlog
 from proxy.engine.deadlines import NEVER, Alarm
 from proxy.engine.flow import as_protocol
 from proxy.engine.http1.keepalive import EXCESS, Upstreams
-from proxy.engine.http2.client_stream import InstanceStream, InstanceStreams
+from proxy.engine.http2.client_stream import InstanceStream, InstanceStreams, StreamClock
 from proxy.engine.node import Node
 from proxy.errors import BAD_ANSWER, CLOSED_EARLY, CONNECT_TIMEOUT, Fault
 from proxy.http2 import frames
@@ -56,9 +56,9 @@ class Lines:
 class SessionLife(InstanceStreams):
     """Owns one connection to an instance, and for how long it is kept."""
 
-    __slots__ = ("_alarm", "_blamed", "_due_read", "_heard", "_lines", "_next_ping", "_open",
-                 "_pinged", "_read", "_retired", "_streams", "_upstreams", "_uses",
-                 "closed")  # fmt: skip
+    __slots__ = ("_alarm", "_blamed", "_due_read", "_heard", "_lines", "_next_ping",
+                 "_open", "_pinged", "_read", "_reading", "_retired", "_streams", "_upstreams",
+                 "_uses", "closed")  # fmt: skip
 
     def __init__(
         self, node: Node, settings: ServiceSettings, upstreams: Upstreams, lines: Lines
@@ -71,6 +71,9 @@ class SessionLife(InstanceStreams):
         """Streams of which there is something to pass on."""
         self._due_read = False
         """The turn of the loop to do that is arranged."""
+        self._reading = False
+        """Frames of the instance are being read, and passed on in the end."""
+        self.clock = StreamClock(self.deadlines, self._streams)
         self._open = 0
         """Streams that were given out and are not over."""
         self._uses = 0
@@ -125,6 +128,7 @@ class SessionLife(InstanceStreams):
             self._pinged = False
             self._watch()
         try:
+            self._reading = True
             if not self.settled and data.startswith(b"HTTP/"):
                 raise GoAway(PROTOCOL_ERROR, "speaks HTTP/1: set `protocol: h1` for it")
             self.feed(data)
@@ -135,6 +139,7 @@ class SessionLife(InstanceStreams):
             self._give_up(error.code, BAD_ANSWER, str(error))
         except Exception as error:
             self._fail_inside(error)
+        self._reading = False
         self._pass_on()
 
     def _read_on(self) -> None:
@@ -150,7 +155,8 @@ class SessionLife(InstanceStreams):
             if stream.out.id not in self._read:
                 self._read[stream.out.id] = stream
                 self.spend(2)
-            self._arrange()
+            if not self._reading:
+                self._arrange()
 
     def _arrange(self) -> None:
         if not self._due_read:
@@ -311,6 +317,7 @@ class SessionLife(InstanceStreams):
         self._out = []
         self._waiting.clear()
         self.deadlines.forget(self._alarm)
+        self.deadlines.forget(self.clock)
         if self in self.node.shared:
             self.node.shared.remove(self)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from proxy.engine.deadlines import NEVER
+from proxy.engine.deadlines import NEVER, TICK, Deadlines, Timed
 from proxy.engine.http1.answers import MAX_HEAD
 from proxy.engine.http1.client import MAX_INTERIM
 from proxy.engine.http1.heads import extra_lines
@@ -13,7 +13,7 @@ from proxy.engine.http1.keepalive import Upstreams
 from proxy.engine.http2.sender import DRAINED, FULL, Outflow
 from proxy.engine.http2.shared import SharedSession
 from proxy.engine.node import Node
-from proxy.engine.streams import StreamEvents, UpstreamStream
+from proxy.engine.streams import Loss, StreamEvents, UpstreamStream
 from proxy.errors import (
     BAD_ANSWER,
     CLOSED_EARLY,
@@ -47,22 +47,64 @@ WINDOW: Final = 256 * 1024
 """Bytes of an answer that are on their way, or wait for a client that does not read: what one read
 of an HTTP/1 connection may have."""
 _NO_CONTENT: Final = (204, 304)
+_LATE: Final = 32
+"""Requests that end in one turn of the loop since their time is over: others want one, too."""
 _GAVE_UP: Final = (NO_ERROR, INTERNAL_ERROR, CANCEL, CONNECT_ERROR)
 """Codes that say nothing of the protocol: the program behind the instance has given up."""
+
+
+class StreamClock(Timed):
+    """Owns when the time of one of a session's streams is over: they come and go too fast for a
+    place of each on the wheel."""
+
+    __slots__ = ("_deadlines", "_streams")
+
+    def __init__(self, deadlines: Deadlines, streams: dict[int, InstanceStream]) -> None:
+        super().__init__()
+        self._deadlines = deadlines
+        self._streams = streams
+
+    def arm(self, stream: InstanceStream, when: float) -> None:
+        """`stream.on_deadline` is called at `when`, unless it is moved before."""
+        stream.deadline = when
+        if when < self.deadline:
+            self._deadlines.arm(self, when)
+
+    def on_deadline(self, now: float) -> None:
+        """See `Timed`. Some of those that are late end in each turn of the loop."""
+        late = [stream for stream in self._streams.values() if stream.deadline <= now]
+        for stream in late[:_LATE]:  # ≤ _LATE
+            if stream.deadline <= now:  # It may have ended with another.
+                stream.deadline = NEVER
+                stream.on_deadline(now)
+        first = NEVER
+        for stream in self._streams.values():  # ≤ requests
+            first = min(first, stream.deadline)
+        self._deadlines.arm(self, max(first, now + TICK))
 
 
 class InstanceStreams(SharedSession):
     """Owns what its subclass does; here is what a stream asks of it."""
 
-    __slots__ = ("deadlines", "heads", "node", "settings")
+    __slots__ = ("clock", "deadlines", "first_byte", "heads", "idle_limit", "most_streams",
+                 "most_uses", "node", "settings")  # fmt: skip
+
+    clock: StreamClock
 
     def __init__(self, node: Node, settings: ServiceSettings, upstreams: Upstreams) -> None:
         deadlines = upstreams.deadlines
         super().__init__(False, MAX_HEAD, upstreams.soon, deadlines.now)
         self.node = node
-        self.settings = settings
+        self.adopt(settings)
         self.deadlines = deadlines
         self.heads = AnswerReader(MAX_HEAD, MAX_FIELDS)
+
+    def adopt(self, settings: ServiceSettings) -> None:
+        """Go by other settings; what each stream asks of them is here as well, found sooner."""
+        self.settings = settings
+        self.first_byte, self.idle_limit = settings.timeouts.first_byte, settings.timeouts.idle
+        self.most_streams = settings.keepalive.streams
+        self.most_uses = settings.keepalive.max_requests
 
     def begin_stream(self, stream: InstanceStream) -> Outflow:
         """The next stream of the session; what it has to say."""
@@ -141,7 +183,8 @@ class InstanceStream(UpstreamStream):
     ) -> None:
         """See `UpstreamStream`."""
         session = self._session
-        session.settings = settings
+        if settings is not session.settings:
+            session.adopt(settings)
         self._events = events
         request, facts = events.request, events.client.facts
         self._bare = request.method == b"HEAD"
@@ -152,33 +195,33 @@ class InstanceStream(UpstreamStream):
         scheme = b"http" if session.node.server_name is None else b"https"
         block = request_block(request.method, scheme, events.target, tail, extra)
         out = self.out = session.begin_stream(self)
-        end = done and not trailers and not any(pieces)
+        end = done and not trailers and not any(piece for piece in pieces)
         out.said_end = end
         session.write_request(out, block, end)
         if not end:
             self.send(pieces, done, trailers)
-        limit = settings.timeouts.first_byte
+        limit = session.first_byte
         self.asked = now
-        session.deadlines.arm(self, now + limit if limit else NEVER)
+        session.clock.arm(self, now + limit if limit else NEVER)
 
     def send(self, pieces: list[bytes], done: bool, trailers: bytes) -> None:
         """See `UpstreamStream`."""
         out, events = self.out, self._events
         if out is None or out.said_end or events is None:
             return
-        out.content.put(pieces)
+        out.put(pieces)
         if done:
             out.done = True
             out.trailers = fields_block(trailers) if trailers else b""
         self._session.pump(out)
-        if out.content.size > FULL and not self._full:
+        if out.size > FULL and not self._full:
             self._full = True
             events.on_upstream_full()
 
     def on_written(self) -> None:
         """Content that waited is written, or a part of it."""
         out, events = self.out, self._events
-        if self._full and out is not None and out.content.size <= DRAINED:
+        if self._full and out is not None and out.size <= DRAINED:
             self._full = False
             if events is not None:
                 try:
@@ -188,9 +231,9 @@ class InstanceStream(UpstreamStream):
 
     def expect_answer(self) -> None:
         """See `UpstreamStream`."""
-        limit = self._session.settings.timeouts.first_byte
+        limit = self._session.first_byte
         if self._head is None and limit and self._events is not None:
-            self._session.deadlines.arm(self, self._session.now() + limit)
+            self._session.clock.arm(self, self._session.now() + limit)
 
     def expect_nothing(self) -> None:
         """See `UpstreamStream`."""
@@ -219,10 +262,10 @@ class InstanceStream(UpstreamStream):
         if head.status >= 200:
             self._head = head
             self._bare = self._bare or head.status in _NO_CONTENT
-            self._expect_more()
             if end:
                 self._on_end()
             else:
+                self._expect_more()
                 self._session.pass_on_soon(self)
             return
         self._interims += 1
@@ -287,7 +330,7 @@ class InstanceStream(UpstreamStream):
             self._fail_inside(events, error)
             return
         if self._events is events and not done:
-            self._owed += sum(map(len, pieces))
+            self._owed += sum(len(piece) for piece in pieces)
             if not self._paused:
                 self._expect_more()
                 self._return_window()
@@ -300,8 +343,8 @@ class InstanceStream(UpstreamStream):
             self._session.grant(self, count)
 
     def _expect_more(self) -> None:
-        limit = self._session.settings.timeouts.idle
-        self._session.deadlines.arm(self, self._session.now() + limit if limit else NEVER)
+        limit = self._session.idle_limit
+        self._session.clock.arm(self, self._session.now() + limit if limit else NEVER)
 
     def pause_reading(self) -> None:
         """See `UpstreamStream`. The session is read on, for others: what comes is kept, up to the
@@ -360,44 +403,37 @@ class InstanceStream(UpstreamStream):
             return  # It does not want the rest of the request (§8.1), and the answer is whole.
         name = f"{self._session.node.id} reset the stream ({name_of(code)})"
         if code == REFUSED_STREAM:
-            self.lose(STREAM_REFUSED, name, True, True, False)  # §8.7
+            self.lose(Loss(STREAM_REFUSED, name, True, True, False))  # §8.7
         elif code == HTTP_1_1_REQUIRED:
-            self.lose(BAD_ANSWER, f"{name}: set `protocol: h1` for it", False, True, True)
+            self.lose(Loss(BAD_ANSWER, f"{name}: set `protocol: h1` for it", unsent=True))
         elif self._head is not None:
-            self.lose(CUT_SHORT, name, False, False, True)
+            self.lose(Loss(CUT_SHORT, name))
         else:
             fault = CLOSED_EARLY if code in _GAVE_UP else BAD_ANSWER
-            self.lose(fault, name, False, False, True)
+            self.lose(Loss(fault, name))
 
     def on_lost(self, fault: Fault, detail: str, used: bool, against: bool) -> None:
         """The session is lost. `used`: it had served others before; `against`: nobody has heard of
         that yet, so that it counts."""
+        early = fault is CLOSED_EARLY
         if self._head is None:
-            self.lose(fault, detail, used and fault is CLOSED_EARLY, False, against)
+            self.lose(Loss(fault, detail, used and early, against=against))
         else:
-            self.lose(CUT_SHORT if fault is CLOSED_EARLY else fault, detail, False, False, against)
+            self.lose(Loss(CUT_SHORT if early else fault, detail, against=against))
 
-    def lose(self, fault: Fault, detail: str, stale: bool, unsent: bool, against: bool) -> None:
+    def lose(self, loss: Loss, code: int = -1) -> None:
         """Tell the exchange that there will be no more: see `StreamEvents.on_upstream_failed`."""
-        events, self._events = self._events, None
-        self._pieces = []
-        self._session.end_stream(self)
-        if events is not None:
-            try:
-                events.on_upstream_failed(self, fault, detail, stale, unsent, against)
-            except Exception as error:
-                events.fail_inside(error)
-
-    def _fail(self, fault: Fault, detail: str, code: int) -> None:
         events, self._events = self._events, None
         self._pieces = []
         self._session.end_stream(self, code)
         if events is not None:
             try:
-                name = self._session.node.id
-                events.on_upstream_failed(self, fault, f"{name}: {detail}", False, False, True)
+                events.on_upstream_failed(self, loss)
             except Exception as error:
                 events.fail_inside(error)
+
+    def _fail(self, fault: Fault, detail: str, code: int) -> None:
+        self.lose(Loss(fault, f"{self._session.node.id}: {detail}"), code)
 
     def _fail_inside(self, events: StreamEvents, error: Exception) -> None:
         """Fail `events`, whose callback raised, and abort if its exchange is still under way."""

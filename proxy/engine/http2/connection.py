@@ -49,7 +49,11 @@ class Phase(Enum):
     """The proxy is done and waits for the client: to read what was written, and to close."""
 
 
-_CLOSING: Final = Phase.CLOSING
+# Looked up once: a member of an enumeration is found anew each time it is named.
+START: Final = Phase.START
+OPEN: Final = Phase.OPEN
+LEFT: Final = Phase.LEFT
+CLOSING: Final = Phase.CLOSING
 
 
 class SessionControl(ClientStream):
@@ -85,7 +89,7 @@ class SessionOutput(FrameSender):
         super().__init__(True, listener.limits.head, services.loop.call_soon, services.now)
         self.services = services
         self.listener = listener
-        self.phase = Phase.START
+        self.phase = START
         self._stall: Alarm | None = None
         """The patience with a client that does not read."""
         self._gate: ReadGate
@@ -96,7 +100,7 @@ class SessionOutput(FrameSender):
 
     def _on_turn(self) -> None:
         """See `FrameSender`."""
-        if self.phase is _CLOSING:
+        if self.phase is CLOSING:
             return
         self._send()
         if self.full and self.transport.get_write_buffer_size() > UNREAD:
@@ -105,8 +109,8 @@ class SessionOutput(FrameSender):
 
     def pause_writing(self) -> None:
         self.full = True
-        limit = self.listener.timeouts.idle
-        if limit and self.phase is not _CLOSING:
+        limit = self.listener.idle
+        if limit and self.phase is not CLOSING:
             if self._stall is None:
                 self._stall = Alarm(self._on_stall)
             self.services.deadlines.arm(self._stall, self.services.now() + limit)
@@ -126,8 +130,8 @@ class SessionOutput(FrameSender):
 class SessionConnection(SessionOutput):
     """Owns whether a client is read, which limit runs, and how its connection ends."""
 
-    __slots__ = ("_age", "_announced", "_eof", "_slow", "_slow_stream", "control", "edge", "facts",
-                 "last")  # fmt: skip
+    __slots__ = ("_age", "_announced", "_eof", "_reading", "_slow", "_slow_stream", "control",
+                 "edge", "facts", "last")  # fmt: skip
 
     def __init__(
         self,
@@ -143,6 +147,8 @@ class SessionConnection(SessionOutput):
         """The latest stream of the client."""
         self._age: Alarm | None = None
         self._eof = False
+        self._reading = False
+        """Frames of the client are being read, and there may be more requests among them."""
         self._slow: Alarm | None = None
         """The time of a frame, or of a head, that is not whole."""
         self._slow_stream = 0
@@ -202,8 +208,8 @@ class SessionConnection(SessionOutput):
         self._gate = ReadGate(transport, self.services.hangups)
         self.facts = self.control.facts = self.listener.client(transport, self._announced)
         self.edge = self.listener.edge(transport)
-        self._wait(self.listener.timeouts.head)
-        limit = self.listener.limits.connection_age
+        self._wait(self.listener.head)
+        limit = self.listener.max_age
         if limit:
             self._age = Alarm(self._on_age)
             age = self.listener.counts.age(limit)
@@ -211,8 +217,9 @@ class SessionConnection(SessionOutput):
         self.write(self.settings())
 
     def data_received(self, data: bytes) -> None:
-        if self.phase is _CLOSING:
+        if self.phase is CLOSING:
             return
+        self._reading = True
         try:
             self.feed(data)
             if self.behind:
@@ -224,10 +231,11 @@ class SessionConnection(SessionOutput):
             self.end(error)
         except Exception as error:
             self.fail_inside(error)
+        self._reading = False
 
     def _read_on(self) -> None:
         """The rest of what was read."""
-        if self.phase is not _CLOSING and not self.transport.is_closing():
+        if self.phase is not CLOSING and not self.transport.is_closing():
             self.data_received(b"")
             if not self.behind:
                 self._gate.release(BEHIND)
@@ -257,7 +265,7 @@ class SessionConnection(SessionOutput):
         """The client sends no more. As in HTTP/1, whoever still waits for an answer has left then,
         unless the listener says that it may read on."""
         self._eof = True
-        if self.phase is _CLOSING:
+        if self.phase is CLOSING:
             return False
         if not self.busy:
             self._close()
@@ -265,13 +273,13 @@ class SessionConnection(SessionOutput):
         if not self.listener.half_close:
             self.transport.abort()
             return False
-        self.phase = Phase.LEFT
+        self.phase = LEFT
         self._gate.listen(self._on_hangup)
         self._on_eof()
         return not self.transport.is_closing()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.phase = _CLOSING
+        self.phase = CLOSING
         services = self.services
         self.listener.counts.open -= 1
         services.counters.http2_sessions -= 1
@@ -300,30 +308,30 @@ class SessionConnection(SessionOutput):
 
     def on_limit(self) -> None:
         """The time of the present phase is over."""
-        if self.phase is Phase.START:
+        if self.phase is START:
             self.end(GoAway(SETTINGS_TIMEOUT, "no preface and SETTINGS in time", "slow_head"))
-        elif self.phase is _CLOSING:
+        elif self.phase is CLOSING:
             cut(self.transport)
         else:
             self._leave()
 
     def rest(self) -> None:
         """There are no streams any more."""
-        if self.phase is Phase.LEFT:
+        if self.phase is LEFT:
             self._close()
-        elif self.phase is Phase.OPEN:
-            self._wait(self.listener.timeouts.idle)
+        elif self.phase is OPEN:
+            self._wait(self.listener.idle)
 
     def drain(self) -> None:
         """See `ClientStream`. What the client has sent before it knew is served, too."""
-        if self.phase is Phase.START or self.phase is Phase.OPEN:
+        if self.phase is START or self.phase is OPEN:
             self.phase = Phase.LEAVING
             self.write(frames.goaway(_ANY, NO_ERROR))
             self._wait(self.services.connections.last_call)
 
     def _leave(self) -> None:
         """No stream beyond those that there are."""
-        self.phase = Phase.LEFT
+        self.phase = LEFT
         self.write(frames.goaway(self.last, NO_ERROR))
         if not self.busy:
             self._close()
@@ -334,7 +342,7 @@ class SessionConnection(SessionOutput):
 
     def end(self, error: GoAway) -> None:
         """Tell the client what is wrong with the connection, and close it."""
-        if self.phase is not _CLOSING:
+        if self.phase is not CLOSING:
             services = self.services
             services.counters.service(UNROUTED).failed(BAD_REQUEST.code)
             services.counters.close_http2(self.listener.settings.name, error.reason)
@@ -345,7 +353,7 @@ class SessionConnection(SessionOutput):
     def fail_inside(self, error: Exception) -> None:
         """End the connection for an error that was raised in a callback about it."""
         self.services.faults.inside(error)
-        if self.phase is not _CLOSING:
+        if self.phase is not CLOSING:
             self._give_up(INTERNAL_ERROR, "")
 
     def _give_up(self, code: int, detail: str) -> None:
@@ -355,7 +363,7 @@ class SessionConnection(SessionOutput):
     def _close(self) -> None:
         """Close after what was written, as in HTTP/1: not at once, since unread input would
         destroy it (RFC 9113 §5.4.1)."""
-        self.phase = _CLOSING
+        self.phase = CLOSING
         self._lose_streams()
         self._send()
         timeouts = self.listener.timeouts

@@ -9,6 +9,7 @@ from typing import Final
 from proxy.http2 import frames
 from proxy.http2.errors import FLOW_CONTROL_ERROR, GoAway
 from proxy.http2.flow import FIRST_WINDOW, Pieces, SendWindow
+from proxy.http2.hpack import NO_TABLE
 from proxy.http2.limits import ConnectionLimits
 from proxy.http2.settings import PeerSettings
 
@@ -26,17 +27,15 @@ DRAINED: Final = 16 * 1024
 """Bytes from which on it is read again; both as in uvloop's transports."""
 
 
-class Outflow:
-    """Owns what one stream has yet to say: content that waits for a window, and its end."""
+class Outflow(Pieces):
+    """Owns what one stream has yet to say: content that waits for its window, and its end."""
 
-    __slots__ = ("content", "done", "id", "said_end", "trailers", "window")
+    __slots__ = ("done", "id", "said_end", "trailers")
 
     def __init__(self, id: int, window: int) -> None:
         """`window`: bytes that the peer takes."""
+        super().__init__(window)
         self.id = id
-        self.window = SendWindow(window)
-        self.content = Pieces()  # ≤ FULL + 256 KiB
-        """Content that waits."""
         self.done = False
         """The end is told, perhaps with trailers."""
         self.trailers = b""  # ≤ 64 KiB
@@ -48,8 +47,8 @@ class FrameSender(frames.FrameReader):
     """Owns what is to be written to a peer, gathered for each turn of the loop: a transport of
     uvloop makes one call of the system for each call of its own. And how much content it takes."""
 
-    __slots__ = ("_call_soon", "_due", "_out", "_peer", "_pumped", "_sent", "_size", "_waiting",
-                 "full", "limits", "now", "transport")  # fmt: skip
+    __slots__ = ("_begun", "_call_soon", "_due", "_out", "_peer", "_pumped", "_sent", "_size",
+                 "_waiting", "full", "limits", "now", "transport")  # fmt: skip
 
     def __init__(
         self,
@@ -70,6 +69,8 @@ class FrameSender(frames.FrameReader):
         self._out: list[bytes] = []  # ≤ GATHER + 256 KiB
         """Frames that this turn of the loop writes."""
         self._size = 0
+        self._begun = False
+        """A field block is written."""
         self._due = False
         """The turn of the loop to write them is arranged."""
         self._peer = PeerSettings(of_server=not of_client)
@@ -80,6 +81,10 @@ class FrameSender(frames.FrameReader):
         """Bytes of content in this turn of the loop."""
 
     # -- what a session makes of it
+
+    def _writes_at_once(self) -> bool:
+        """Whether, as far as is known, there is nothing else to gather in this turn of the loop."""
+        return False
 
     def _on_turn(self) -> None:
         """Write what was gathered, unless nothing may be written any more."""
@@ -123,7 +128,7 @@ class FrameSender(frames.FrameReader):
         out, size = self._out, self._size
         self._out = []
         self._size = 0
-        if self.transport.is_closing() or not out:
+        if not out or self.transport.is_closing():
             return
         if size <= _JOIN:
             self.transport.write(b"".join(out))
@@ -132,7 +137,36 @@ class FrameSender(frames.FrameReader):
 
     def write_head(self, out: Outflow, block: bytes, end: bool) -> None:
         """Write a head; `end`: the stream's last frame."""
+        if not self._begun:
+            self._begun = True
+            block = NO_TABLE + block
         self.write(frames.head_frames(out.id, block, end, frames.LARGEST))
+
+    def write_whole(self, out: Outflow, block: bytes, content: bytes) -> bool:
+        """Write all that a stream says. False: there is more of it than may be said in one go."""
+        size = len(content)
+        if not self._begun:
+            block = NO_TABLE + block
+        if size:
+            if (
+                size > min(out.left, self._sent.left)
+                or max(size, len(block)) > frames.LARGEST
+                or self.full
+                or self._pumped >= _TURN
+            ):
+                return False
+            self._sent.left -= size
+            self.limits.note_sent()
+            data = frames.answer_frames(out.id, block, content)
+        else:
+            data = frames.head_frames(out.id, block, True, frames.LARGEST)
+        self._begun = out.said_end = True
+        if self._due or self.full or not self._writes_at_once():
+            self._pumped += size
+            self.write(data)
+        elif not self.transport.is_closing():
+            self.transport.write(data)
+        return True
 
     # -- content
 
@@ -143,26 +177,26 @@ class FrameSender(frames.FrameReader):
 
     def _pump_one(self, out: Outflow) -> bool:
         """Send a frame of the content. False: there is none, or nothing may be sent."""
-        content = out.content
-        size = content.size
+        size = out.size
         if size:
-            room = min(size, out.window.left, self._sent.left, frames.LARGEST)
+            room = min(min(size, out.left), min(self._sent.left, frames.LARGEST))
             if room <= 0 or self.full or self._pumped >= _TURN:
                 self._waiting[out.id] = out
                 return False
-            pieces = content.take(room)
+            pieces = out.take(room)
             end = room == size and out.done and not out.trailers
             self.write(frames.data_header(room, out.id, end))
             for piece in pieces:  # ≤ 16 KiB
                 self.write(piece)
-            out.window.left -= room
+            out.left -= room
             self._sent.left -= room
             self._pumped += room
             self.limits.note_sent()
             out.said_end = end
             if room < size:
                 return True
-        self._waiting.pop(out.id, None)
+        if self._waiting:
+            self._waiting.pop(out.id, None)
         if out.done and not out.said_end:
             out.said_end = True
             if out.trailers:
@@ -182,17 +216,18 @@ class FrameSender(frames.FrameReader):
         while moved and not self.full:  # ≤ 16
             moved = False
             for out in list(self._waiting.values()):  # ≤ requests
-                size = out.content.size
+                size = out.size
                 self._pump_one(out)
-                if out.content.size < size:
+                if out.size < size:
                     moved = True
                     self._on_written(out.id)
 
     def _end_output(self, out: Outflow) -> None:
         """Say nothing more on a stream."""
         out.said_end = True
-        out.content.clear()
-        self._waiting.pop(out.id, None)
+        out.clear()
+        if self._waiting:
+            self._waiting.pop(out.id, None)
 
     def on_window(self, stream: int, increment: int) -> None:
         """See `FrameReader`."""
@@ -205,7 +240,7 @@ class FrameSender(frames.FrameReader):
         out = self._outflow(stream)
         if out is None:
             return
-        if not out.window.grow(increment):
+        if not out.grow(increment):
             self.on_bad_frame(stream, FLOW_CONTROL_ERROR, "too large a window of a stream")
         elif stream in self._waiting:
             self.spend(2)
@@ -218,7 +253,7 @@ class FrameSender(frames.FrameReader):
         if by:
             outflows = self._outflows()
             for out in outflows:  # ≤ 16 per request
-                if not out.window.grow(by):
+                if not out.grow(by):
                     raise GoAway(FLOW_CONTROL_ERROR, "too large a window by SETTINGS")  # §6.9.2
             self.spend(len(outflows) // 8)
             self._pump_soon()

@@ -20,6 +20,8 @@ _LARGEST: Final = 512 * 1024
 _ANSWERED: Final = 9
 """Frames that an answer of our own costs as much as: see `FrameReader.spend`."""
 _NO_CONTENT: Final = (204, 304)
+_CLOSED: Final = ReceiveWindow(FIRST_WINDOW)
+"""Of streams that have ended, on which nothing may come."""
 
 
 class StreamSession(SessionConnection):
@@ -82,9 +84,9 @@ class ServerStream(ClientStream):
         self._held = False
         self._invited = True
         """The client is to send the body: it did not ask for a 100 first, or has got it."""
-        self._patience = session.listener.timeouts.body
+        self._patience = 0.0 if ended else session.listener.timeouts.body
         """Seconds between two pieces of the body."""
-        self._window = ReceiveWindow(FIRST_WINDOW)
+        self._window = _CLOSED if ended else ReceiveWindow(FIRST_WINDOW)
         self._owed = 0
         """Bytes that were passed on, and that the instance has not taken yet."""
         self.out = Outflow(id, window)
@@ -118,7 +120,7 @@ class ServerStream(ClientStream):
         size = len(piece)
         if size and self.exchange is not None:
             self._received += size
-            limit = self._session.listener.limits.body
+            limit = self._session.listener.max_body
             if self._length is not None and self._received > self._length:
                 self._refuse_length()
                 return True
@@ -175,7 +177,7 @@ class ServerStream(ClientStream):
         self.set_clock()
         try:
             if pieces or done:
-                self._owed += sum(map(len, pieces))
+                self._owed += sum(len(piece) for piece in pieces)
                 exchange.on_request_body(pieces, done)
             if starts and self.exchange is exchange:
                 exchange.start(done)
@@ -277,13 +279,14 @@ class ServerStream(ClientStream):
         return 0 if self._bare else len(answer.content)
 
     def _begin(self, block: bytes, pieces: list[bytes], done: bool, trailers: bytes) -> None:
-        if self.out.said_end:
+        out, session = self.out, self._session
+        if out.said_end:
             return
-        end = done and (self._bare or not (trailers or any(pieces)))
-        self._session.write_head(self.out, block, end)
-        if end:
-            self.out.said_end = True
-        else:
+        if self._bare:
+            pieces, trailers = [], b""
+        small = done and not trailers and len(pieces) <= 1
+        if not small or not session.write_whole(out, block, pieces[0] if pieces else b""):
+            session.write_head(out, block, False)
             self._put(pieces, done, trailers)
 
     def _put(self, pieces: list[bytes], done: bool, trailers: bytes) -> None:
@@ -291,18 +294,18 @@ class ServerStream(ClientStream):
             return
         if self._bare:
             pieces, trailers = [], b""
-        self.out.content.put(pieces)
+        self.out.put(pieces)
         if done:
             self.out.done = True
             self.out.trailers = fields_block(trailers) if trailers else b""
         self._session.pump(self.out)
-        if self.out.content.size > FULL:
+        if self.out.size > FULL:
             self.full = True
         self.set_clock()
 
     def on_written(self) -> None:
         """Content that waited is written, or a part of it."""
-        if self.full and self.out.content.size <= DRAINED:
+        if self.full and self.out.size <= DRAINED:
             self.full = False
             exchange = self.exchange
             if exchange is not None:
@@ -335,7 +338,7 @@ class ServerStream(ClientStream):
     def lose(self) -> None:
         """The stream is gone: nobody waits for its answer."""
         self._pieces = []
-        self.out.content.clear()
+        self.out.clear()
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             try:
@@ -347,8 +350,8 @@ class ServerStream(ClientStream):
         """The client's turn, to send or to read; or nobody waits for it."""
         if self.exchange is not None and self.owes_body:
             limit = self._patience
-        elif self.out.content.size:
-            limit = self._session.listener.timeouts.idle
+        elif self.out.size:
+            limit = self._session.listener.idle
         else:
             self.deadline = NEVER
             return

@@ -8,7 +8,7 @@ from typing import Final
 
 from proxy.engine.grpc import is_grpc, trailers_only
 from proxy.engine.http2.answers import AnsweringSession
-from proxy.engine.http2.connection import Phase
+from proxy.engine.http2.connection import CLOSING, LEFT, OPEN
 from proxy.engine.http2.server_stream import ServerStream
 from proxy.engine.http2.tunnel_stream import TunnelStream
 from proxy.engine.listener_config import ListenerConfig
@@ -46,7 +46,7 @@ _PASSED: Final = 64
 class ClientSession(AnsweringSession):
     """Owns what a client asks, and how much it may send."""
 
-    __slots__ = ("_heads", "_named", "_received", "_soon")
+    __slots__ = ("_heads", "_named", "_received", "_soon", "_usual")
 
     def __init__(
         self,
@@ -61,6 +61,9 @@ class ClientSession(AnsweringSession):
         """Names that are no trailer's."""
         self._soon = False
         """The turn of the loop to do that is arranged."""
+        self._usual = b""  # ≤ 64 KiB
+        """The latest target that is read in one way: in a head that is remembered it is the same
+        object."""
         self._received = ReceiveWindow(FIRST_WINDOW)
 
     def _begin(self, transport: asyncio.Transport) -> None:
@@ -107,20 +110,20 @@ class ClientSession(AnsweringSession):
         self.last = id
         self.limits.begin_stream()
         self.spend(_BEGIN)
-        most = self.listener.limits.requests
+        listener = self.listener
+        most = listener.max_requests
         if most and id >= 2 * most - 1:
             self.drain()  # Those on their way are served, too.
         refusal: Refused | None = None
         request: RequestHead | None = None
         try:
             request = self._heads.read(block, end)
-            limits = self.listener.limits
-            if len(request.target) > limits.target:
-                refusal = Refused(
-                    TARGET_TOO_LONG, f"the target is longer than {limits.target} bytes"
-                )
-            elif limits.body and (request.fields.length or 0) > limits.body:
-                refusal = Refused(BODY_TOO_LARGE, f"the body is longer than {limits.body} bytes")
+            most = listener.max_body
+            if len(request.target) > listener.max_target:
+                detail = f"the target is longer than {listener.max_target} bytes"
+                refusal = Refused(TARGET_TOO_LONG, detail)
+            elif most and (request.fields.length or 0) > most:
+                refusal = Refused(BODY_TOO_LARGE, f"the body is longer than {most} bytes")
         except Refused as error:
             refusal = error
         except Malformed as error:
@@ -128,9 +131,9 @@ class ClientSession(AnsweringSession):
             self._end_without_answer(id, PROTOCOL_ERROR)
             self.limits.note_violation(self.services.now())
             return
-        if self.phase is Phase.LEFT or self.phase is Phase.CLOSING:
+        if self.phase is LEFT or self.phase is CLOSING:
             return  # The client was told so, and asks elsewhere.
-        if len(self._streams) >= self.listener.limits.streams:
+        if len(self._streams) >= listener.max_streams:
             self.services.counters.service(UNROUTED).failed(TOO_MANY_STREAMS.code)
             self._end_without_answer(id, REFUSED_STREAM)
             self.limits.lose_stream(self.services.now())
@@ -141,15 +144,24 @@ class ClientSession(AnsweringSession):
             stream = ServerStream(self, id, self._peer.window, end)
         self._streams[id] = stream
         self.services.counters.http2_streams += 1
-        if len(self._streams) == 1 and self.phase is Phase.OPEN:
+        if len(self._streams) == 1 and self.phase is OPEN:
             self._wait(0)
         if refusal is not None:
             self._refuse(stream, refusal, b"" if request is None else request.fields.grpc)
             return
         assert request is not None
-        if _ODD.search(request.target) is not None:
-            self.spend(_LOOK)
-        exchange = self.services.new_call(self.services, stream, request)
+        target = request.target
+        if target is not self._usual:
+            if _ODD.search(target) is None:
+                self._usual = target
+            else:
+                self.spend(_LOOK)
+        services = self.services
+        make = services.new_call if request.method == b"POST" else services.new_exchange
+        sampling = services.sampling
+        if sampling is not None and not sampling.leaves_out(request.fields):
+            make = services.new_traced
+        exchange = make(services, stream, request)
         if not end and request.fields.upgrade is None:
             stream.expect(exchange)
             self._read[id] = stream
@@ -216,7 +228,7 @@ class ClientSession(AnsweringSession):
         """A frame on a stream that is not open."""
         if stream > self.last:
             raise GoAway(PROTOCOL_ERROR, "a frame on a stream that nobody opened")  # §5.1
-        if self.phase is not Phase.LEFT and stream not in self._reset:
+        if self.phase is not LEFT and stream not in self._reset:
             raise GoAway(STREAM_CLOSED, "a frame on a stream that is closed")
         self.limits.note_control(self.services.now())
 
@@ -242,7 +254,8 @@ class ClientSession(AnsweringSession):
         if stream.id not in self._read:
             self._read[stream.id] = stream
             self.spend(2)
-        self._arrange()
+        if not self._reading:
+            self._arrange()
 
     def _arrange(self) -> None:
         if not self._soon:
@@ -256,6 +269,8 @@ class ClientSession(AnsweringSession):
     def _on_read(self) -> None:
         """See `SessionConnection`. What came for a stream is one piece of work, in however many
         frames."""
+        if not self._read:
+            return
         for id in list(self._read)[:_PASSED]:  # ≤ _PASSED
             stream = self._read.pop(id, None)
             if stream is not None:

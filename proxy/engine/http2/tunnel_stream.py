@@ -15,7 +15,7 @@ from proxy.engine.http2.server_stream import ServerStream, StreamSession
 from proxy.http.messages import RequestHead, ResponseFields, ResponseHead
 from proxy.http2.blocks import answer_block
 from proxy.http2.errors import CANCEL
-from proxy.http2.flow import add_piece
+from proxy.http2.flow import FIRST_WINDOW, ReceiveWindow, add_piece
 
 _WEBSOCKET: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """RFC 6455 §1.3."""
@@ -32,6 +32,7 @@ class TunnelStream(ServerStream):
     ) -> None:
         super().__init__(session, id, window, True)  # There is no body.
         self.ended = ended
+        self._window = ReceiveWindow(FIRST_WINDOW)
         self._side: StreamTransport | None = None
         self._key = b""  # ≤ 64 B
         if request.fields.upgrade == b"websocket":
@@ -117,6 +118,8 @@ class TunnelStream(ServerStream):
     def hand_over(self) -> bytes:
         """See `ClientStream`."""
         self.exchange = None
+        if self.ended:
+            self._session.pass_on_soon(self)  # Behind what is handed over, the end.
         return self.take()
 
     def on_written(self) -> None:
@@ -161,7 +164,7 @@ class StreamTransport:
         return default
 
     def get_write_buffer_size(self) -> int:
-        return self._stream.out.content.size
+        return self._stream.out.size
 
     def is_closing(self) -> bool:
         return self._closing
@@ -183,10 +186,10 @@ class StreamTransport:
         out = self._stream.out
         if self._closing or out.done:
             return
-        out.content.put([data])
+        out.put([data])
         self._session.pump(out)
         self._stream.set_clock()
-        if out.content.size > FULL and not self._full:
+        if out.size > FULL and not self._full:
             self._full = True
             self._protocol.pause_writing()
 
@@ -223,7 +226,7 @@ class StreamTransport:
 
     def on_written(self) -> None:
         """Content that waited is written, or a part of it."""
-        if self._full and self._stream.out.content.size <= DRAINED:
+        if self._full and self._stream.out.size <= DRAINED:
             self._full = False
             self._protocol.resume_writing()
         if self._closing:

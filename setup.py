@@ -1,9 +1,9 @@
 """Builds the data plane as extension modules if FAIRLEAD_COMPILED is 1 (see `build_backend.py`).
 
-Else only the scanner of field blocks is native, and that not where there is no compiler: it has a
-twin in Python. With it, mypyc compiles the modules below from the same sources. Everything else
-stays as it is: what is not on the path of each request gains nothing, and balancers stay plain
-Python, since users write their own.
+Else only the scanner of field blocks and histograms are native, and they not where there is no
+compiler: each has a twin in Python. With it, mypyc compiles the modules below from the same
+sources. Everything else stays as it is: what is not on the path of each request gains nothing, and
+balancers stay plain Python, since users write their own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ COMPILED = sorted(
     + ["proxy/latency.py"]
 )
 
-SCANNER = Extension("proxy.http._scanner", ["proxy/http/_scanner.c"], optional=True)
+NATIVE = [
+    Extension(f"{package}._{name}", [f"{package.replace('.', '/')}/_{name}.c"], optional=True)
+    for package, name in (("proxy.http", "scanner"), ("proxy", "latency"))
+]
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -58,7 +61,7 @@ class BuildOnAllCores(build_ext):
             super().build_extensions()
 
 
-modules = [SCANNER]
+modules = [*NATIVE]
 if os.environ.get("FAIRLEAD_COMPILED") == "1":
     from mypyc.build import mypycify
 

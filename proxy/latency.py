@@ -2,18 +2,22 @@
 
 Log-linear, as in HdrHistogram: each power of two has eight places of one width, so that a quantile
 is off by a sixteenth at most, and one instance needs some hundred integers. The first sixteen
-places are one unit wide.
+places are one unit wide. Where there is a compiler `_latency.c` counts.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 UNITS: Final = 16384.0
 """Units in a second: one has 61 µs, less than a proxy in Python adds."""
 
+MOST: Final = 64.0
+"""Seconds: the default limit of a first byte is 60."""
+
 LAST: Final = 144
-"""Place of all that took 64 s or more: the default limit of a first byte is 60 s."""
+"""Place of all that took that long or longer."""
 
 QUANTILES: Final[tuple[float, ...]] = (0.5, 0.95, 0.99)
 
@@ -26,9 +30,38 @@ def place_of(units: int) -> int:
     return min(8 * octave + (units >> octave), LAST)
 
 
-PLACES: Final = bytes(place_of(units) for units in range(int(UNITS)))
-"""Places of what took less than a second, by units: 16 KiB, since to look is cheaper than to
-reckon."""
+class PlainHistogram:
+    """Owns how many answers took how long. The reference for `_latency.c`."""
+
+    __slots__ = ("_counts", "_seconds")
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}  # ≤ 16 KiB
+        self._seconds = 0.0
+
+    def count(self, seconds: float) -> None:
+        """An answer took so long."""
+        place = LAST
+        if seconds < MOST:
+            place = place_of(int(seconds * UNITS)) if seconds > 0.0 else 0
+        self._counts[place] = self._counts.get(place, 0) + 1
+        self._seconds += seconds
+
+    def told(self) -> tuple[dict[int, int], float]:
+        """Place → answers, and the sum of what all of them took."""
+        return dict(self._counts), self._seconds
+
+
+def _histogram() -> Callable[[], Any]:
+    try:
+        from proxy._latency import Histogram
+    except ImportError:
+        return PlainHistogram
+    return Histogram
+
+
+new_histogram: Final = _histogram()
+"""Makes a histogram, native where there is one."""
 
 
 def seconds_of(place: int) -> float:

@@ -34,6 +34,7 @@ class Overrides:
 
 
 NO_OVERRIDES = Overrides()
+DRAINED = "drained by the operator"
 
 
 def weighed(instances: Sequence[Instance], found: Overrides) -> Sequence[Instance]:
@@ -65,7 +66,7 @@ def judge(
     the registry or our own checks: it is served only if neither does.
     """
     if instance.id in found.drained:
-        return "draining", "drained by the operator"
+        return "draining", DRAINED
     if instance.id in found.marked:
         return "draining", _because("drained everywhere", found.marked[instance.id])
     if instance.health == "draining":

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 import proxy
-from proxy.messages import Span
 from proxy.protobuf import field, fixed64, whole
+from proxy.spans import Span
 
 ERROR = 2
 """`Status.code` of a span that failed."""

@@ -12,8 +12,9 @@ import structlog
 
 from proxy.control.otlp import request
 from proxy.control.scrape import Exemplar
-from proxy.messages import DURATION_BOUNDS, UNROUTED, Span, Spans
+from proxy.messages import DURATION_BOUNDS, UNROUTED, Spans
 from proxy.settings.process import TracingSettings
+from proxy.spans import SERVER, Span, spans_of
 
 log = structlog.get_logger()
 
@@ -25,8 +26,6 @@ PAUSE = 1.0
 """Seconds between two requests, unless a whole batch waits."""
 LIMIT = 10.0
 """Seconds for a request: the default of OTLP."""
-SERVER = 2
-"""`Span.kind` of a request."""
 EXEMPLARS = 8192
 """Requests that histograms may show, for 500 busy services; the oldest goes first. Some 2 MiB."""
 SAY_AGAIN = 60.0
@@ -48,12 +47,13 @@ class Exporter:
         """Service and upper bound of a bucket → the latest request in it that is traced."""
 
     def take(self, message: Spans) -> None:
-        """Take the spans of a worker."""
+        """Take the traces of a worker."""
+        spans = [one for traced in message.traced for one in spans_of(traced, message.offset)]
         room = WAITING - len(self._waiting)
-        self._waiting += message.spans[:room]
-        self.counts["dropped"] += message.dropped + max(0, len(message.spans) - room)
+        self._waiting += spans[:room]
+        self.counts["dropped"] += message.dropped + max(0, len(spans) - room)
         self._news.set()
-        for span in message.spans:
+        for span in spans:
             if span.kind == SERVER:
                 self._remember(span)
 

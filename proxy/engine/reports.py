@@ -144,4 +144,5 @@ class Reports:
             http2_closed={
                 name: dict(counts) for name, counts in self._counters.http2_closed.items()
             },
+            filters={name: dict(counts) for name, counts in self._counters.filters.items()},
         )

@@ -13,6 +13,8 @@ from typing import Final
 from proxy.messages import DURATION_BOUNDS, KEPT_SERVICES, ServiceStats
 
 _FIRST_BOUND: Final = DURATION_BOUNDS[0]
+_BOUNDS: Final = list(DURATION_BOUNDS)  # ≤ 1 KiB
+"""A list, since what is compiled makes objects of all members of a tuple to hand it over."""
 _METHODS: Final = frozenset(
     (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"CONNECT")
 )
@@ -33,7 +35,7 @@ class ServiceCounters:
 
     __slots__ = (
         "_answers", "_buckets", "_sum", "breaker_opened", "caller_seconds", "callers", "calls",
-        "changes", "faults", "hedges", "limited", "retries", "told", "tunnels_closed",
+        "changes", "faults", "hedges", "limited", "mirrored", "retries", "told", "tunnels_closed",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -51,6 +53,8 @@ class ServiceCounters:
         """`won`, `lost` or `failed` → hedges."""
         self.callers: dict[tuple[str, int], int] = {}  # ≤ CALLERS * 512
         self.caller_seconds: dict[str, float] = {}  # ≤ CALLERS * 128
+        self.mirrored: dict[str, int] = {}  # ≤ 1 KiB
+        """`sent`, `failed` or `dropped` → copies of requests."""
         self.changes = 0
         """Grows with every count, so that one look tells whether there is news."""
         self.told = -1
@@ -65,7 +69,7 @@ class ServiceCounters:
         except KeyError:
             self._count_other(method, status)
         # Most instances answer within some milliseconds.
-        place = 0 if seconds <= _FIRST_BOUND else bisect_left(DURATION_BOUNDS, seconds, 1)
+        place = 0 if seconds <= _FIRST_BOUND else bisect_left(_BOUNDS, seconds, 1)
         self._buckets[place] += 1
         self._sum += seconds
 
@@ -113,6 +117,18 @@ class ServiceCounters:
         self.changes += 1
         self.hedges[result] = self.hedges.get(result, 0) + 1
 
+    def copied(self, result: str) -> None:
+        """A copy of a request was `sent`, has `failed` or was `dropped`."""
+        self.changes += 1
+        self.mirrored[result] = self.mirrored.get(result, 0) + 1
+
+    def over(self, method: bytes, status: int, seconds: float, caller: str) -> None:
+        """A request is over, or is a tunnel from here on; `caller`: the service that has proved to
+        be its client, empty = none has."""
+        self.answered(method, status, seconds)
+        if caller:
+            self.called_by(caller, status, seconds)
+
     def called_by(self, caller: str, status: int, seconds: float) -> None:
         """A request of a service that has proved to be one is over. Counted with it, `answered`."""
         if caller not in self.caller_seconds:
@@ -138,13 +154,14 @@ class ServiceCounters:
             dict(self.hedges),
             {f"{caller} {hundreds}00": n for (caller, hundreds), n in self.callers.items()},
             dict(self.caller_seconds),
+            dict(self.mirrored),
         )
 
 
 class WorkerCounters:
     """Owns the counts that belong to no service, and the table of those that do."""
 
-    __slots__ = ("_due", "_gone", "client_connections", "handshakes", "http2_closed",
+    __slots__ = ("_due", "_gone", "client_connections", "filters", "handshakes", "http2_closed",
                  "http2_sessions", "http2_streams", "lag", "services", "tunnels",
                  "underscored")  # fmt: skip
 
@@ -165,6 +182,8 @@ class WorkerCounters:
         """Listener → result → handshakes of clients."""
         self.http2_closed: dict[str, dict[str, int]] = {}  # ≤ 4 KiB per listener
         """Listener → reason → connections of HTTP/2 that ended for what a client did."""
+        self.filters: dict[str, dict[str, int]] = {}  # ≤ 16 KiB per route
+        """Filter → fault, or status → requests that it answered, refused or failed."""
         self._gone: dict[str, None] = {}  # ≤ KEPT_SERVICES * 400
         """Services in the table that have no pool any more, in the order in which they left."""
 
@@ -182,6 +201,13 @@ class WorkerCounters:
         """A connection of HTTP/2 ends for what a client did."""
         counts = self.http2_closed.setdefault(listener, {})
         counts[reason] = counts.get(reason, 0) + 1
+
+    def end_at(self, filter_name: str, outcome: str, status: int) -> None:
+        """A request is over that went no further than a filter."""
+        if outcome == "ok":
+            outcome = str(status)
+        counts = self.filters.setdefault(filter_name, {})
+        counts[outcome] = counts.get(outcome, 0) + 1
 
     def service(self, name: str) -> ServiceCounters:
         """The counters of a service; they outlive its pool."""

@@ -1,8 +1,8 @@
 """Traces of requests: a span for each, and one for each of its attempts.
 
 Only a request that is sampled has a trace, and an exchange that knows of it; where tracing is off
-there is nothing that would have to be asked. Spans are made once a second, some at a time, and sent
-by the control process.
+there is nothing that would have to be asked. Traces are told of once a second, some at a time; the
+control process makes spans of them (`proxy/spans.py`), and sends these.
 """
 
 from __future__ import annotations
@@ -13,19 +13,22 @@ from collections.abc import Callable
 from random import Random
 from typing import Final
 
-from proxy.engine.exchange import Exchange
+from proxy.engine.exchange import new_exchange
 from proxy.engine.filtered_exchange import FilteredExchange
-from proxy.engine.grpc import is_grpc
+from proxy.engine.grpc import SERVER_ERRORS, is_grpc, status_name
 from proxy.engine.grpc_exchange import GrpcExchange, new_call
 from proxy.engine.grpc_web import is_web
 from proxy.engine.node import Node
 from proxy.engine.request_state import RequestState
-from proxy.engine.services import Services
+from proxy.engine.sampling import Sampling
+from proxy.engine.services import NewExchange, Services
 from proxy.engine.streams import ClientStream, StreamEvents, UpstreamStream
-from proxy.http.messages import VERSIONS, RequestHead
+from proxy.http.messages import RequestHead
 from proxy.http.trace_context import Propagation
-from proxy.messages import NO_ERRORS, Span, Spans
+from proxy.messages import NO_ERRORS, Spans
 from proxy.settings.process import TracingSettings
+from proxy.settings.route import RouteSpec
+from proxy.spans import Attempted, Traced
 
 WAITING: Final = 2048
 """Traces that wait to be told of; more are dropped, and counted. Some 4 MiB."""
@@ -33,18 +36,14 @@ PIECE: Final = 50
 """Traces in one message: a millisecond."""
 _ATTEMPTS: Final = 16
 """Spans of attempts of one request; more retries than that are a mistake."""
-_OUR_FAULT: Final = (2, 4, 12, 13, 14, 15)
-"""Statuses of gRPC that are a server's errors, as the conventions for RPC have it."""
-_SERVER: Final = 2
-_CLIENT: Final = 3
 _PATH: Final = 1024
 """Characters of a path that a span has."""
-
-
-def rpc_of(name: str) -> dict[str, str | int]:
-    """A call as the conventions for RPC name it. `name`: `package.Service/Method`."""
-    service, _, method = name.rpartition("/")
-    return {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+_HOST: Final = 255
+"""Characters of a host that a span has: more than DNS has (RFC 1035 §2.3.4). A client may send as
+many as a head has room for."""
+_DIGITS: Final = 256
+"""Of ids that are drawn at once: sixteen cost hardly more than one."""
+_ID: Final = 16
 
 
 class Attempt:
@@ -64,20 +63,15 @@ class Attempt:
 class Trace:
     """Owns what a sampled request leaves behind for its spans."""
 
-    __slots__ = (
-        "attempts", "ended", "outcome", "parent", "span_id", "state", "trace_id", "tracer",
-    )  # fmt: skip
+    __slots__ = ("attempts", "parent", "random", "span_id", "trace_id", "tracer")
 
-    def __init__(self, trace_id: bytes, parent: bytes, tracer: Tracer) -> None:
+    def __init__(self, trace_id: bytes, parent: bytes, random: bool, tracer: Tracer) -> None:
         self.trace_id = trace_id
         self.parent = parent
+        self.random = random
         self.tracer = tracer
         self.span_id = tracer.new_id()
         self.attempts: list[Attempt] = []  # ≤ 8 KiB
-        self.state: RequestState | None = None
-        """The request, once it is over."""
-        self.outcome = ""
-        self.ended = 0.0
 
     def begin(self, node: Node, now: float) -> Attempt:
         """An attempt goes to `node`."""
@@ -91,7 +85,7 @@ class Trace:
         if node is None:
             return request
         span_id = self.begin(node, now).span_id
-        return self.tracer.propagation.with_parent(request, self.trace_id, span_id)
+        return self.tracer.propagation.with_parent(request, self.trace_id, span_id, self.random)
 
     def leave(self, node: Node | None, outcome: str, status: int, now: float) -> None:
         """The attempt at `node` is over, which may not have got as far as a connection, or to a
@@ -118,174 +112,153 @@ class Tracer:
     ) -> None:
         """`send` takes the spans; `soon` calls something in the next turn of the loop."""
         self._rng = rng
-        self._random = rng.random
+        self._draw: Callable[[], float] = rng.random
+        self._digits = b""  # ≤ 1 KiB
+        self._drawn = 0
+        """Of these, how many are used."""
         self._send = send
         self._soon = soon
-        self._sample = 0.0
         self.propagation = Propagation(("w3c",))
-        self._untraced: type[Exchange] = Exchange
-        self._waiting: deque[Trace] = deque()  # ≤ WAITING * 2 KiB
+        self._sampling: Sampling | None = None
+        self._untraced: NewExchange = new_exchange
+        self._waiting: deque[Traced] = deque()  # ≤ WAITING * 2 KiB
         self.dropped = 0
         """Traces that were dropped since the last message."""
         self._offset = 0.0
         """From the loop's clock to Unix time."""
 
     def use(
-        self, settings: TracingSettings | None, services: Services, untraced: type[Exchange]
+        self, settings: TracingSettings | None, services: Services, untraced: NewExchange
     ) -> None:
-        """Trace requests from now on as the settings say. `untraced`: the exchange of one that has
-        no trace."""
+        """Trace requests from now on as the settings say. `untraced` makes the exchange of one that
+        has no trace."""
         self._untraced = untraced
-        services.new_exchange = untraced if settings is None else self.exchange
-        services.new_call = new_call if settings is None else self.call
-        if settings is not None:
-            self._sample = settings.sample
+        services.new_exchange, services.new_traced = untraced, self.exchange
+        if settings is None:
+            services.sampling = None
+        else:
             self.propagation = Propagation(settings.propagation)
+            sampling = Sampling(settings.sample, self.propagation, self._draw)
+            services.sampling = self._sampling = sampling
 
     def new_id(self) -> bytes:
         """Of a span."""
-        return b"%016x" % self._rng.getrandbits(64)
+        at = self._drawn
+        if at == len(self._digits):
+            self._digits = b"%0*x" % (_DIGITS, self._rng.getrandbits(4 * _DIGITS))
+            at = 0
+        self._drawn = at + _ID
+        return self._digits[at : at + _ID]
 
     def begin(self, request: RequestHead) -> Trace | None:
         """The trace of a request: the parent decides whether there is one, or else chance."""
-        parent = self.propagation.parent(request.fields)
+        fields = request.fields
+        orphan = fields.orphan is self.propagation
+        parent = None if orphan else self.propagation.parent(fields)
         sampled = None if parent is None else parent.sampled
         if sampled is None:
-            sampled = self._random() < self._sample
+            sampled = self._sampling is not None and self._sampling.takes()
         if not sampled:
             return None
         if parent is None or not parent.trace_id:
-            return self._new_trace()
-        return Trace(parent.trace_id, parent.span_id, self)
-
-    def _new_trace(self) -> Trace:
-        return Trace(b"%032x" % self._rng.getrandbits(128), b"", self)
+            return Trace(self.new_id() + self.new_id(), b"", True, self)
+        return Trace(parent.trace_id, parent.span_id, parent.random, self)
 
     def exchange(
         self, services: Services, client: ClientStream, request: RequestHead
     ) -> StreamEvents:
-        """Make the exchange of a request that is no call."""
-        trace: Trace | None
-        if request.fields.orphan is self.propagation:
-            # Most have a block that was seen before, and no trace: they pay for this alone.
-            if self._random() >= self._sample:
-                return self._untraced(services, client, request)
-            trace = self._new_trace()
-        else:
-            trace = self.begin(request)
+        """Make the exchange of a request that may have a trace, and may be a call."""
+        trace = self.begin(request)
+        content_type = request.fields.grpc if request.method == b"POST" else b""
+        is_call = is_grpc(content_type)
+        if not (is_call or is_web(content_type)):
             if trace is None:
                 return self._untraced(services, client, request)
-        return TracedExchange(services, client, request).traced(trace)
-
-    def call(self, services: Services, client: ClientStream, request: RequestHead) -> StreamEvents:
-        """Make the exchange of a request that may be a call."""
-        content_type = request.fields.grpc if request.method == b"POST" else b""
-        if not (is_grpc(content_type) or is_web(content_type)):
-            return self.exchange(services, client, request)
-        trace = self.begin(request)
+            return TracedExchange(services, client, request).traced(trace)
         if trace is None:
             return new_call(services, client, request)
         call = TracedCall(services, client, request).traced(trace)
-        call.is_call = is_grpc(content_type)
+        call.is_call = is_call
         return call
 
     def finish(self, trace: Trace, state: RequestState, outcome: str, now: float) -> None:
-        """A request is over."""
+        """A request is over. Facts of it wait, and not the request, of which a head alone may have
+        a megabyte."""
         if len(self._waiting) >= WAITING:
             self.dropped += 1
-            return
-        trace.state, trace.outcome, trace.ended = state, outcome, now
-        self._waiting.append(trace)
+        else:
+            self._waiting.append(_facts(trace, state, outcome, now))
 
     def tell(self, now: float) -> None:
-        """Make spans of what is finished, a piece in each turn of the loop."""
+        """Tell of what is finished, a piece in each turn of the loop."""
         self._offset = time.time() - now
         if self._waiting or self.dropped:
             self._tell()
 
     def _tell(self) -> None:
-        spans: list[Span] = []
-        for _ in range(min(PIECE, len(self._waiting))):  # ≤ PIECE
-            spans += self._spans(self._waiting.popleft())
+        some = min(PIECE, len(self._waiting))
+        traced = [self._waiting.popleft() for _ in range(some)]  # ≤ PIECE
         dropped, self.dropped = self.dropped, 0
-        self._send(Spans(spans, dropped))
+        self._send(Spans(traced, dropped, self._offset))
         if self._waiting:
             self._soon(self._tell)
 
-    def _spans(self, trace: Trace) -> list[Span]:
-        state = trace.state
-        assert state is not None
-        request = state.request
-        name = method = request.method.decode("latin-1")
-        path = request.target.partition(b"?")[0].decode("latin-1")[:_PATH]
-        about: dict[str, str | int] = {
-            "http.request.method": method,
-            "http.response.status_code": state.status,
-            "url.path": path,
-            "server.address": request.fields.host_name,
-            "client.address": state.client.facts.address.decode("latin-1"),
-            "network.protocol.version": VERSIONS[request.minor].decode(),
-            "fairlead.request_id": state.request_id.decode("latin-1"),
-        }
-        if state.routed:
-            about["fairlead.service"] = state.pool.service
-        rpc: dict[str, str | int] = {}
-        if state.grpc_status >= 0:
-            name = path[1:]
-            rpc = rpc_of(name)
-            about |= rpc
-            about["rpc.grpc.status_code"] = state.grpc_status
-        error = "" if trace.outcome == "ok" else trace.outcome
-        if not error and state.grpc_status in _OUR_FAULT:
-            error = str(state.grpc_status)
-        elif not error and state.status >= 500:
-            error = str(state.status)
-        times = state.began, trace.ended
-        found = [self._span(trace, trace.span_id, trace.parent, name, _SERVER, times, about, error)]
-        for number, attempt in enumerate(trace.attempts):  # ≤ _ATTEMPTS
-            node = attempt.node
-            about = {
-                "http.request.method": method,
-                "server.address": node.address,
-                "server.port": node.port,
-                "fairlead.instance": node.id,
-                **rpc,
-            }
-            if attempt.status:
-                about["http.response.status_code"] = attempt.status
-            if number:
-                about["http.request.resend_count"] = number
-            error = "" if attempt.outcome in NO_ERRORS else attempt.outcome
-            times = attempt.began, attempt.ended or trace.ended
-            found.append(
-                self._span(
-                    trace, attempt.span_id, trace.span_id, name, _CLIENT, times, about, error
-                )
-            )
-        return found
 
-    def _span(
-        self,
-        trace: Trace,
-        span_id: bytes,
-        parent: bytes,
-        name: str,
-        kind: int,
-        times: tuple[float, float],
-        attributes: dict[str, str | int],
-        error: str,
-    ) -> Span:
-        return Span(
-            trace.trace_id.decode(),
-            span_id.decode(),
-            parent.decode(),
-            name,
-            kind,
-            int((times[0] + self._offset) * 1e9),
-            int((times[1] + self._offset) * 1e9),
-            attributes,
-            error,
+def _facts(trace: Trace, state: RequestState, outcome: str, ended: float) -> Traced:
+    """The facts of a trace that is finished, as the control process is told."""
+    request, facts = state.request, state.client.facts
+    path = request.target.partition(b"?")[0]
+    attempts: list[Attempted] = []
+    for one in trace.attempts:  # ≤ _ATTEMPTS
+        node, error = one.node, one.outcome
+        attempts.append(
+            Attempted(
+                one.span_id,
+                node.id,
+                node.address,
+                node.port,
+                node.server_name is not None,
+                one.began,
+                one.ended or ended,
+                one.status,
+                "" if error in NO_ERRORS else error,
+            )
         )
+    return Traced(
+        trace.trace_id,
+        trace.span_id,
+        trace.parent,
+        state.began,
+        ended,
+        request.method,
+        path[:_PATH],
+        state.status,
+        facts.scheme,
+        request.fields.host_name[:_HOST],
+        facts.address,
+        request.minor,
+        state.request_id,
+        state.pool.service if state.routed else "",
+        "" if state.match is None else _route(state.match.spec, path.decode("latin-1")[:_PATH]),
+        status_name(state.grpc_status),
+        state.grpc_status in SERVER_ERRORS,
+        "" if outcome == "ok" else outcome,
+        state.target.partition(b"?")[0][:_PATH],
+        attempts,
+    )
+
+
+def _route(spec: RouteSpec, path: str) -> str:
+    """The pattern by which a route took a path; "" = it takes any."""
+    prefix = spec.path_prefix
+    if prefix and not (spec.path_prefixes or spec.path or spec.paths or spec.path_regex):
+        return prefix
+    if path in spec.all_paths:
+        return path
+    if spec.path_regex is not None:
+        return spec.path_regex
+    fitting = (one for one in spec.all_prefixes if one and path.startswith(one.partition("{")[0]))
+    return max(fitting, key=len, default="")
 
 
 class TracedExchange(FilteredExchange):

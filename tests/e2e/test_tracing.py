@@ -12,6 +12,8 @@ import pytest
 from aiohttp import web
 from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from tests.e2e.running import RunningProxy
 from tests.support.processes import eventually, free_port
@@ -111,6 +113,45 @@ async def test_spans_reach_the_collector_and_their_trace_the_log(
             await runner.cleanup()
 
 
+async def test_a_bucket_of_a_live_page_has_its_traced_request_as_exemplar(tmp_path: Path) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text="hi")
+
+    instance = free_port()
+    runner = await serve(answer, instance)
+    try:
+        settings = config(instance, free_port(), tmp_path / "access.log")  # Nobody collects.
+        async with RunningProxy(settings, tmp_path) as proxy, aiohttp.ClientSession() as client:
+            for headers in (HEADERS, {}):  # The other one is not traced.
+                async with client.get(proxy.url + "/users/7", headers=headers) as got:
+                    assert got.status == 200
+            buckets: list[Sample] = []
+
+            async def shown() -> bool:
+                accept = {"Accept": "application/openmetrics-text"}
+                _, page = await proxy.get("/metrics", accept)
+                families = {one.name: one for one in text_string_to_metric_families(page)}
+                samples = families["fairlead_request_duration_seconds"].samples
+                buckets[:] = [
+                    one
+                    for one in samples
+                    if one.name.endswith("_bucket") and one.labels["service"] == "users"
+                ]
+                return any(one.exemplar for one in buckets)
+
+            await eventually(shown, 20, "an exemplar")
+            (with_one,) = [one for one in buckets if one.exemplar]
+            exemplar = with_one.exemplar
+            assert exemplar is not None
+            assert exemplar.labels == {"trace_id": TRACE}
+            bounds = [float(one.labels["le"]) for one in buckets]
+            place = bounds.index(float(with_one.labels["le"]))
+            assert bounds[place] >= exemplar.value > (bounds[place - 1] if place else 0.0)
+            assert with_one.value >= 1
+    finally:
+        await runner.cleanup()
+
+
 async def test_requests_do_not_mind_a_collector_that_is_away(tmp_path: Path) -> None:
     async def answer(request: web.Request) -> web.Response:
         return web.Response(text="hi")
@@ -129,6 +170,6 @@ async def test_requests_do_not_mind_a_collector_that_is_away(tmp_path: Path) -> 
                 return 'fairlead_spans_total{result="dropped"} 40' in page
 
             await eventually(dropped, 20, "spans that were dropped")
-            assert "spans_not_exported" in proxy.log()
+            await proxy.logs("spans_not_exported")
     finally:
         await runner.cleanup()

@@ -163,11 +163,17 @@ class Telling(RuleBasedStateMachine):
         self.complete()
 
     def complete(self) -> None:
-        assert self.told.handshakes == self.worker.counters.handshakes
+        assert self.told.last.handshakes == self.worker.counters.handshakes
         for pool in self.worker.pools:
             for key, node in pool.nodes.items():
                 counted = NodeStats(
-                    pool.service, key, node.picks, node.outcomes, on_probation=node.on_probation
+                    pool.service,
+                    key,
+                    node.picks,
+                    node.outcomes,
+                    on_probation=node.on_probation,
+                    failure=node.failure,
+                    failed_at=node.failed_at,
                 )
                 assert self.told.nodes[pool.service, key] == counted
             assert self.told.services[pool.service] == pool.counters.snapshot()

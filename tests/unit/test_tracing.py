@@ -15,9 +15,10 @@ from proxy.control.tracing import EXEMPLARS, Exporter
 from proxy.engine.http1.parser import parse_request
 from proxy.http.messages import RequestFields
 from proxy.http.trace_context import Parent, Propagation, parent_of, parent_of_b3
-from proxy.messages import Span, Spans
+from proxy.messages import Spans
+from proxy.spans import Attempted, Span, Traced
 
-ATTEMPT = Span("a0", "b", "", "GET", 3, 0, 1, {})
+ATTEMPT = Attempted(b"b1", "a", "10.0.0.1", 80, False, 0.0, 1.0, 200, "")
 TRACE, SPAN = b"0af7651916cd43dd8448eb211c80319c", b"b7ad6b7169203331"
 
 
@@ -27,7 +28,7 @@ TRACE, SPAN = b"0af7651916cd43dd8448eb211c80319c", b"b7ad6b7169203331"
         (None, None),
         (b"00-%b-%b-01" % (TRACE, SPAN), Parent(TRACE, SPAN, True)),
         (b"00-%b-%b-00" % (TRACE, SPAN), Parent(TRACE, SPAN, False)),
-        (b"01-%b-%b-03-more" % (TRACE, SPAN), Parent(TRACE, SPAN, True)),
+        (b"01-%b-%b-03-more" % (TRACE, SPAN), Parent(TRACE, SPAN, True, True)),
         (b"00-%b-%b-01-more" % (TRACE, SPAN), None),
         (b"ff-%b-%b-01" % (TRACE, SPAN), None),
         (b"00-%b-%b-01" % (TRACE.upper(), SPAN), None),
@@ -140,9 +141,11 @@ async def test_exemplars_are_the_latest_of_a_bucket_and_bounded() -> None:
     exporter = Exporter(lambda: None)
 
     def take(service: str, trace: str, seconds: float) -> None:
-        about: dict[str, str | int] = {"fairlead.service": service}
-        ended = int(seconds * 1e9)
-        exporter.take(Spans([Span(trace, "b", "", "GET", 2, 0, ended, about), ATTEMPT]))
+        traced = Traced(
+            trace.encode(), b"b0", b"", 0.0, seconds, b"GET", b"/", 200, b"http", "h", b"192.0.2.1",
+            1, b"i", service, "", "", False, "", b"/", [ATTEMPT],
+        )  # fmt: skip
+        exporter.take(Spans([traced]))
 
     take("s", "a1", 0.003)
     take("s", "a2", 0.004)

@@ -28,11 +28,13 @@ class Node(Protocol):
     """An instance as far as a balancer may know it.
 
     `id` and `key` never change: `id` is the name the instance is registered under, `key`
-    adds its endpoint. Both are unique within a pool. `weight` and `usable` may change at any
-    time: a balancer reads them while it is built and in `changed`, and keeps what it read, because
-    the node may already show values that it will be told of next. `load` is live: requests and
-    tunnels in flight in all workers, for a balancer with `reads_load`. The same instance is the
-    same object for as long as it is in the pool, so identity may be compared.
+    adds its endpoint. Both are unique within a pool. `weight`, `share` and `usable` may change at
+    any time: a balancer reads them while it is built and in `changed`, and keeps what it read,
+    because the node may already show values that it will be told of next. `load` is live: requests
+    and tunnels in flight in all workers, for a balancer with `reads_load`. `share` is how much of
+    its weight an instance in slow start is to have so far, for a balancer with `uses_key`, whose
+    layout is that of whole weights; others are told weights that it is part of. The same instance
+    is the same object for as long as it is in the pool, so identity may be compared.
     """
 
     @property
@@ -41,6 +43,8 @@ class Node(Protocol):
     def key(self) -> str: ...
     @property
     def weight(self) -> int: ...
+    @property
+    def share(self) -> float: ...
     @property
     def usable(self) -> bool: ...
     @property
@@ -94,8 +98,8 @@ class Balancer(ABC):
         monotonic clock. Called for each answer of this worker, if it is overridden."""
 
     def changed(self, nodes: Collection[Node], gone: Collection[Node]) -> bool:
-        """Take over a difference: `nodes` are new, or show another `weight` or `usable`; `gone` are
-        not in the pool any more; all others are as they were.
+        """Take over a difference: `nodes` are new, or show another `weight`, `share` or `usable`;
+        `gone` are not in the pool any more; all others are as they were.
 
         Returns False, and has changed nothing, if the balancer is to be built anew instead, as it
         is unless this is overridden. One that takes it over does so at the cost of the difference:

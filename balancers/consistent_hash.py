@@ -53,7 +53,8 @@ class ConsistentHash(Balancer):
 
     The ring is laid out bit by bit in `settle`, at a start from nothing, and where much of it is
     another: a thousand instances take a tenth of a second. A key belongs to one of those that are
-    on it so far, and each that comes takes keys only for itself.
+    on it so far, and each that comes takes keys only for itself. One in slow start has the first of
+    its points, and then more of them.
     """
 
     uses_key = True
@@ -80,6 +81,7 @@ class ConsistentHash(Balancer):
         self._keyless = RandomChoice(nodes, rng)
         self._usable = {node.id: node for node in nodes if node.usable and node.weight > 0}
         self._weights = {node.id: node.weight for node in nodes}
+        self._shares = {node.id: node.share for node in nodes if node.share < 1.0}
         self._virtual_nodes = virtual_nodes
         self._all_weights = sum(self._weights.values())
         self._halvings = _halvings(self._all_weights * virtual_nodes)
@@ -93,7 +95,7 @@ class ConsistentHash(Balancer):
 
         self.reads_load = self.follows_load = bounded_load > 0
         self._bound = bounded_load
-        self._weight = {node.key: node.weight for node in self._usable.values()}
+        self._weight = {node.key: node.weight * node.share for node in self._usable.values()}
         self._total_weight = sum(self._weight.values())
         self._loads: dict[str, int] = {}
         """Of the usable ones; empty without a bound."""
@@ -103,7 +105,7 @@ class ConsistentHash(Balancer):
 
     def pick(self, key: int, tried: Collection[Node]) -> Node | None:
         if key == NO_KEY:
-            if not self._bound:
+            if not self._bound and not self._shares:
                 return self._keyless.pick(key, tried)
             key = self._rng.getrandbits(64)
         if self._pending and not self._is_settled_elsewhere:
@@ -165,12 +167,15 @@ class ConsistentHash(Balancer):
                 self._total_weight -= self._weight.pop(used.key)
                 self._total_load -= self._loads.pop(used.key, 0)
             self._weights.pop(node.id, None)
+            self._shares.pop(node.id, None)
         for node in nodes:
             self._weights[node.id] = node.weight
+            if node.share < 1.0:
+                self._shares[node.id] = node.share
             if node.usable and node.weight > 0:
                 self._usable[node.id] = node
-                self._weight[node.key] = node.weight
-                self._total_weight += node.weight
+                self._weight[node.key] = node.weight * node.share
+                self._total_weight += self._weight[node.key]
                 if self._bound:
                     self._loads[node.key] = node.load
                     self._total_load += node.load
@@ -215,7 +220,8 @@ class ConsistentHash(Balancer):
     def _count(self, id: str) -> int:
         """How many points an instance is to have. A function of the membership alone: every worker
         must come to the same ring, whatever it has seen before."""
-        return _point_count(self._weights.get(id, 0) * self._virtual_nodes, self._halvings)
+        points = _point_count(self._weights.get(id, 0) * self._virtual_nodes, self._halvings)
+        return ceil(points * self._shares.get(id, 1.0))
 
     def _go_on(self, points: int) -> bool:
         """Put in or take out as many points. True if there are more to come."""

@@ -43,7 +43,9 @@ class Maglev(Balancer):
     """A key's instance; without a key, a random one.
 
     A table is built in `settle`, `STEP` places at a time, and used when it is whole. The one before
-    serves meanwhile; if there is none, keys are given out by their remainder.
+    serves meanwhile; if there is none, keys are given out by their remainder. An instance in slow
+    start has all of its places, and more and more of their keys: a table for each step would move
+    others' keys as well.
     """
 
     uses_key = True
@@ -57,9 +59,11 @@ class Maglev(Balancer):
         if table_size < 2:
             raise ValueError(f"table_size: {table_size}: must be at least 2")
         self._size = table_size
+        self._rng = rng
         self._keyless = RandomChoice(nodes, rng)
         self._usable = {node.id: node for node in nodes if node.usable and node.weight > 0}
         self._weights = {node.id: node.weight for node in nodes if node.weight > 0}
+        self._shares = {node.id: node.share for node in nodes if node.share < 1.0}
         self._ids: Sequence[str] = ()
         self._table = _NONE
         """Place → number of an id, of these instances or of those before."""
@@ -70,10 +74,12 @@ class Maglev(Balancer):
 
     def pick(self, key: int, tried: Collection[Node]) -> Node | None:
         if key == NO_KEY:
-            return self._keyless.pick(key, tried)
+            if not self._shares:
+                return self._keyless.pick(key, tried)
+            key = self._rng.getrandbits(64)
         while self._building is not None and not self._is_settled_elsewhere:
             self._build()
-        table, ids, usable = self._table, self._ids, self._usable
+        table, ids, usable, shares = self._table, self._ids, self._usable, self._shares
         if not usable:
             return None
         if not table:
@@ -82,14 +88,23 @@ class Maglev(Balancer):
             return node if fits else self._keyless.pick(NO_KEY, tried)
         size = len(table)
         point = key
+        late = (key & 0xFFFF) / 0x10000 if shares else 0.0
+        """The share from which on an instance in slow start has this key."""
         for _ in range(_PROBES):
             point = point * _SPREAD + 1 & _MASK
             node = usable.get(ids[table[(point >> 16) % size]])
-            if node is not None and (not tried or node not in tried):
+            if (
+                node is not None
+                and (not tried or node not in tried)
+                and (not shares or shares.get(node.id, 1.0) > late)
+            ):
                 return node
         left = [node for node in usable.values() if node not in tried]
+        warm = [node for node in left if shares.get(node.id, 1.0) > late]
         return max(
-            left, key=lambda node: hash_key(b"%d %b" % (key, node.id.encode())), default=None
+            warm or left,
+            key=lambda node: hash_key(b"%d %b" % (key, node.id.encode())),
+            default=None,
         )
 
     def settle(self) -> bool:
@@ -108,12 +123,15 @@ class Maglev(Balancer):
             self._building = None
 
     def changed(self, nodes: Collection[Node], gone: Collection[Node]) -> bool:
-        """In place where only the health of instances is another."""
+        """In place where only the health or share of instances is another."""
         if gone or any(self._weights.get(node.id, 0) != node.weight for node in nodes):
             return False
         self._keyless.changed(nodes, gone)
         for node in nodes:
             self._usable.pop(node.id, None)
+            self._shares.pop(node.id, None)
+            if node.share < 1.0:
+                self._shares[node.id] = node.share
             if node.usable and node.weight > 0:
                 self._usable[node.id] = node
         return True

@@ -9,10 +9,21 @@ whatever the number of nodes and of distinct weights.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from random import Random
+from typing import Protocol, TypeVar
 
 from balancers.base import Node
+
+
+class Weighted(Protocol):
+    """An item to draw."""
+
+    @property
+    def weight(self) -> int: ...
+
+
+W = TypeVar("W", bound=Weighted)
 
 
 class Seat:
@@ -114,10 +125,21 @@ class WeightedDraw:
         if remaining * 2 < among.total:
             # Most of it was tried, so that the rest is not long.
             rest = [seat for seat in among.seats if seat not in tried]
-            return rng.choices(rest, [seat.weight for seat in rest])[0].node
+            return one_of(rest, rng).node
         while (seat := _one_of(among, rng)) in tried:
             pass
         return seat.node
+
+
+def one_of(items: Sequence[W], rng: Random) -> W:
+    """Draw one of a few, of which some weigh anything."""
+    weights = [item.weight for item in items]
+    point = rng.random() * sum(weights)
+    for item, weight in zip(items, weights, strict=True):
+        point -= weight
+        if point < 0.0:
+            return item
+    return items[weights.index(max(weights))]  # The sum was off by a rounding.
 
 
 def _one_of(among: _Class, rng: Random) -> Seat:

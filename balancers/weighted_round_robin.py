@@ -9,8 +9,9 @@ Done literally, that touches every node at every pick. But all nodes of one weig
 so their order among themselves changes only when one of them wins, and the winner falls
 behind all its equals: nodes of one weight form a queue. A pick compares the heads of the
 queues, one for each *distinct* weight, and its cost does not depend on the number of nodes.
-The comparison is two passes in C over a list of integers. Beyond `MOST_QUEUES` weights the turns
-are those of `earliest_deadline`, whose cost does not depend on the weights either.
+The comparison is two passes in C over a list of integers. Beyond `MOST_QUEUES` weights or
+`MOST_NODES` nodes the turns are those of `earliest_deadline`, whose cost does not depend on the
+weights either, and which takes any change as it comes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from balancers.earliest_deadline import EarliestDeadline
 
 MOST_QUEUES = 16
 """Distinct weights up to which queues are compared: with more of them a heap is quicker."""
+MOST_NODES = 256
+"""Nodes up to which queues are kept: when the sum of the weights has moved away they are built
+anew, which is to take a millisecond at most."""
 
 _Entry = tuple[int, int]
 """(debt, position in order). A node's current value is `weight * rounds - debt`, so the entry
@@ -40,15 +44,15 @@ _MANY = 8
 class WeightedRoundRobin(Balancer):
     """Owns the current values of the usable nodes of one pool.
 
-    A pick costs O(distinct weights) up to `MOST_QUEUES` of them, with `tried` nodes a little more,
-    and beyond that the logarithm of the number of nodes.
+    A pick costs O(distinct weights) while there are queues, with `tried` nodes a little more, and
+    beyond that the logarithm of the number of nodes.
     """
 
     def __init__(self, nodes: Sequence[Node], rng: Random) -> None:
         usable = [node for node in nodes if node.usable and node.weight > 0]
         self._deadlines: EarliestDeadline | None = None
         """The turns, if there are too many weights for queues, which are empty then."""
-        if len({node.weight for node in usable}) > MOST_QUEUES:
+        if len(usable) > MOST_NODES or len({node.weight for node in usable}) > MOST_QUEUES:
             self._deadlines = EarliestDeadline(rng)
             for node in usable:
                 self._deadlines.add(node)
@@ -79,7 +83,7 @@ class WeightedRoundRobin(Balancer):
 
     def changed(self, nodes: Collection[Node], gone: Collection[Node]) -> bool:
         """In place while the sum of the weights stays near the one that the current values are in
-        proportion to, and the weights do not become too many."""
+        proportion to, and neither weights nor nodes become too many."""
         usable = [node for node in nodes if node.usable and node.weight > 0]
         if self._deadlines is not None:
             for node in (*gone, *nodes):
@@ -91,7 +95,9 @@ class WeightedRoundRobin(Balancer):
         total = self._total - sum(self._weights[self._orders[key]] for key in leaving)
         total += sum(node.weight for node in usable)
         weights = {weight for weight, _ in self._queues} | {node.weight for node in usable}
-        if abs(total - self._scale) * 8 > self._scale or len(weights) > MOST_QUEUES:
+        count = len(self._orders) - len(leaving) + len(usable)
+        drifted = abs(total - self._scale) * 8 > self._scale
+        if drifted or count > MOST_NODES or len(weights) > MOST_QUEUES:
             return False
         self._total = total
         for key in leaving:

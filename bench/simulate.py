@@ -1,4 +1,4 @@
-"""The picture for docs/balancing.md, by the real code on a simulated clock: `make simulate`.
+"""The picture for docs/balancers.md, by the real code on a simulated clock: `make simulate`.
 
 Five questions: what a slow instance costs, how a new one is led in, how bursts pile up, what many
 proxies cost that each count for themselves, and where requests go as a zone or tier loses

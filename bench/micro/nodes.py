@@ -8,12 +8,13 @@ from proxy.messages import PoolNode
 class Instance:
     """A balancer's node."""
 
-    __slots__ = ("id", "key", "load", "usable", "weight")
+    __slots__ = ("id", "key", "load", "share", "usable", "weight")
 
     def __init__(self, number: int, weight: int = 1) -> None:
         self.id = f"instance-{number}"
         self.key = f"{self.id}@10.0.{number >> 8}.{number & 255}:8080"
         self.weight = weight
+        self.share = 1.0
         self.usable = True
         self.load = 0
 

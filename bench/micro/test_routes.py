@@ -8,7 +8,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from proxy.engine.routing import RouteTable
 from proxy.settings.route import RouteSpec
 
-CASES = ("exact host", "prefix", "no route", "prefix of any host", "host template", "path template")
+CASES = ("exact host", "prefix", "no route", "prefix of any host", "host template", "path template",
+         "exact path", "field", "expression")  # fmt: skip
 
 
 def routes_and_request(case: str, count: int) -> tuple[list[RouteSpec], str, str]:
@@ -25,7 +26,20 @@ def routes_and_request(case: str, count: int) -> tuple[list[RouteSpec], str, str
         *prefixes[: count // 2],
         RouteSpec(path_prefix="/svc/{service}", strip_prefix=True),
     ]
+    kinds = [
+        route
+        for n in range(count // 3)
+        for route in (
+            RouteSpec(path=f"/e/{n}", service="s"),
+            RouteSpec(path_prefix="/api", headers={"X-Env": "b", "X-To": f"{n}"}, service="s"),
+            RouteSpec(path_regex=f"^/r{n}/(?P<v>[0-9]+)/", rewrite="/{v}", service="s"),
+        )
+    ]
+    last = count // 3 - 1
     return {
+        "exact path": (kinds, "example.com", f"/e/{last}"),
+        "field": (kinds, "example.com", "/api/users/17"),
+        "expression": (kinds, "example.com", f"/r{last}/17/users"),
         "exact host": (hosts, f"s{count - 1}.example.com", "/users/17"),
         "prefix": (prefixes, "example.com", f"/api/v1/s{count - 1}/users/17"),
         "no route": (prefixes, "example.com", "/api/v2/users/17"),
@@ -35,10 +49,12 @@ def routes_and_request(case: str, count: int) -> tuple[list[RouteSpec], str, str
     }[case]
 
 
-@pytest.mark.parametrize("count", [10, 1000])
+@pytest.mark.parametrize("count", [10, 1000, 10_000])
 @pytest.mark.parametrize("case", CASES)
 def test_look_up(benchmark: BenchmarkFixture, case: str, count: int) -> None:
     routes, host, path = routes_and_request(case, count)
     table = RouteTable(routes)
     benchmark.group = f"route look-up, {count} routes"
-    benchmark(table.match, host, path, "GET", lambda name: None)
+    fields = {"x-env": "b", "x-to": f"{count // 3 - 1}"}
+    assert (table.match(host, path, "GET", fields.get) is None) == (case == "no route")
+    benchmark(table.match, host, path, "GET", fields.get)

@@ -18,6 +18,11 @@ def owners(balancer: Maglev) -> list[str | None]:
     return [node and node.id for node in (balancer.pick(key, ()) for key in KEYS)]
 
 
+def owner_of_places(balancer: Maglev) -> list[str]:
+    settled(balancer).pick(1, ())
+    return [balancer._ids[number] for number in balancer._table]
+
+
 def built(nodes: list[Instance], size: int = 5003) -> Maglev:
     return Maglev(nodes, Random(1), table_size=size)
 
@@ -31,8 +36,7 @@ def settled(balancer: Maglev) -> Maglev:
 @pytest.mark.parametrize(("size", "weights"), [(5003, [1] * 7), (5000, [3, 1, 2]), (101, [1, 1])])
 def test_places_follow_the_weights_to_one(size: int, weights: list[int]) -> None:
     balancer = built(instances(weights), size)
-    balancer.pick(1, ())
-    places = Counter(balancer._ids[number] for number in balancer._table)
+    places = Counter(owner_of_places(balancer))
     for number, weight in enumerate(weights):
         share = size * weight / sum(weights)
         assert abs(places[f"n{number}"] - share) <= max(weights) / min(weights)
@@ -46,6 +50,14 @@ def test_a_change_moves_few_keys(count: int) -> None:
     moved = sum(a != b for a, b in zip(before, left, strict=True))
     assert moved / len(KEYS) <= 2 / count
     assert sum(a == "n0" for a in before) <= moved
+
+
+@pytest.mark.parametrize(("count", "most"), [(100, 2), (150, 2), (300, 4)])
+def test_a_removal_moves_few_places_of_a_table_of_the_usual_size(count: int, most: int) -> None:
+    nodes = instances([1] * count)
+    before, left = (owner_of_places(built(some, 65_537)) for some in (nodes, nodes[1:]))
+    moved = sum(a != b for a, b in zip(before, left, strict=True))
+    assert before.count("n0") <= moved <= 65_537 * most / count
 
 
 def test_a_flap_moves_only_the_keys_of_its_own_instance() -> None:

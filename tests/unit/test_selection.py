@@ -15,6 +15,7 @@ from proxy.engine.pool import Pool
 from proxy.engine.selection import first_choice, next_choice
 from proxy.engine.worker import Worker
 from proxy.messages import PoolNode, PoolSnapshot
+from proxy.settings.choosing import ZoneSettings
 from proxy.settings.service import QueueSettings, RetrySettings, ServiceSettings
 from tests.support.loop_and_network import SteppedLoop
 
@@ -23,15 +24,19 @@ NOW = 100.0
 
 class Scene:
     """A pool with `max_inflight: 1` whose nodes are named for what they are: `ok`, `full`,
-    `probation`, `probed`, `gone` (unreachable), and the same with a digit behind."""
+    `probation`, `probed`, `gone` (unreachable), `far` (in another zone), and the same with a digit
+    behind."""
 
     def __init__(self, board: Board, names: str) -> None:
         loop = SteppedLoop()
         worker = Worker(loop, 0, board, None, Random(5), loop.time)
-        limited = ServiceSettings(max_inflight=1, queue=QueueSettings(size=1))
+        zone = ZoneSettings(prefer="here") if "far" in names else None
+        limited = ServiceSettings(max_inflight=1, queue=QueueSettings(size=1), zone=zone)
         worker.pools.configure(limited, {})
         specs = tuple(
-            PoolNode(name, name, "10.0.0.1", port, 1, "ready", port)
+            PoolNode(
+                name, name, "10.0.0.1", port, 1, "ready", port, nearby=not name.startswith("far")
+            )
             for port, name in enumerate(names.split(), 1)
         )
         worker.pools.apply(PoolSnapshot("s", 1, specs))
@@ -127,6 +132,16 @@ def test_with_an_answer_in_hand_nobody_unreachable_is_asked(board: Board) -> Non
     scene = Scene(board, "ok gone gone2")
     assert scene.further("ok", answered=True) == {"none"}
     assert scene.further("ok") == {"gone", "gone2"}
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_further_attempt_leaves_the_zone_where_nobody_is_left_in_it(
+    board: Board, answered: bool
+) -> None:
+    scene = Scene(board, "ok ok2 far far2 gone")
+    assert scene.first() == {"ok", "ok2"}
+    assert scene.further("ok", answered=answered) == {"ok2"}
+    assert scene.further("ok ok2", answered=answered) == {"far", "far2"}
 
 
 @pytest.mark.parametrize(

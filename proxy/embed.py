@@ -68,8 +68,9 @@ class Proxy:
             up.set()
 
         self._signals = Signals()
-        host = Host(on_up, InsideLaunch if self._inside else None)
-        self._life = asyncio.create_task(serve(self._settings, self._signals, host=host))
+        launch = InsideLaunch if self._inside else None
+        life = serve(self._settings, self._signals, host=Host(on_up), launch=launch)
+        self._life = asyncio.create_task(life)
         try:
             await self._first(up.wait())
             assert self._supervisor is not None

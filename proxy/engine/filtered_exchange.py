@@ -4,7 +4,8 @@
     client ◀─ filters, the last one first ◀─ _take_to_filters, _reply ◀─ an answer
 
 Where no configuration in force has a filter, requests are plain `Exchange`s, and none of this is
-asked. A route that answers by itself has filters as well: they are asked before its answer goes out
+asked. Filters of route and service that only edit fields are not asked either: `EditedExchange`. A
+route that answers by itself has filters as well: they are asked before its answer goes out
 (`_reply`). What rate limit and breaker of the service refuse comes before filters of route and
 service are asked, and goes back through them all.
 
@@ -17,22 +18,21 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from typing import Any, Final
+from typing import Any
 
 from proxy.engine.deadlines import Alarm
-from proxy.engine.exchange import Exchange
+from proxy.engine.edited_exchange import EditedExchange
 from proxy.engine.filters import Links
 from proxy.engine.passage import HeldAnswer, Passage, changed
 from proxy.engine.preparation import early_answer, path_of, prepare
 from proxy.engine.replay import ReplayBuffer
-from proxy.errors import FAULTS, FILTER_FAILED, FILTER_TIMEOUT, FILTERS_BUSY, Fault, Refused
+from proxy.engine.streams import Loss
+from proxy.errors import FAULTS, FILTER_FAILED, FILTER_TIMEOUT, FILTERS_BUSY, Refused
 from proxy.filters.message import Request, Response
 from proxy.http.messages import OwnAnswer, ResponseHead
 
-_UNKNOWN: Final = "an error in a filter"
 
-
-class FilteredExchange(Exchange):
+class FilteredExchange(EditedExchange):
     """Owns one request that may have filters."""
 
     passage: Passage | None = None
@@ -64,7 +64,7 @@ class FilteredExchange(Exchange):
         """See `Attempts`."""
         if self.replying:
             return
-        if not self.met and self._meet_more() and self.passage is not None:
+        if not self.met and self._meet_more(True) and self.passage is not None:
             self._ask()
             return
         passage = self.passage
@@ -72,7 +72,7 @@ class FilteredExchange(Exchange):
             passage.begun = True
             if passage.view.changes and self.body is not None:
                 try:
-                    pieces = changed(passage.view.changes, self.body.pieces, self.body_done)
+                    pieces = passage.of_request(self.body.pieces, self.body_done)
                 except Exception as error:
                     self._fail(error)
                     return
@@ -84,14 +84,17 @@ class FilteredExchange(Exchange):
     def _begin_tap(self) -> None:
         """See `Attempts`. Not before the filters have let the request pass: `_attempt`."""
 
-    def _meet_more(self) -> bool:
-        """The route is known: whether it, or its service, has filters."""
+    def _meet_more(self, unanswered: bool = False) -> bool:
+        """The route is known: whether it, or its service, has filters that are to be asked.
+        `unanswered`: if they only edit fields, this is done."""
         self.met = True
         assert self.match is not None
         links = self.services.filters.of_route(self.match.position, self.match.service)
         if not links:
             return False
         passage = self.passage
+        if unanswered and passage is None and not self.pool.uses_key and self._edit(links):
+            return False
         if passage is not None:
             passage.add(links)
             passage.view.route(self.request, *path_of(self), self.is_grpc)
@@ -192,13 +195,13 @@ class FilteredExchange(Exchange):
         # Until all have let it pass, the body is kept as it came: `_attempt` sees to that.
         if passage is not None and passage.begun and passage.view.changes:
             try:
-                pieces = changed(passage.view.changes, pieces, done)
+                pieces = passage.of_request(pieces, done)
             except Refused as refusal:
                 self.on_bad_body(refusal.fault, refusal.detail)
                 return
             except Exception as error:
                 self.failure = error
-                self.on_bad_body(FILTER_FAILED, _UNKNOWN)
+                self.on_bad_body(FILTER_FAILED, "an error in a filter")
                 return
         super().on_request_body(pieces, done)
 
@@ -208,19 +211,23 @@ class FilteredExchange(Exchange):
         """A filter has answered the request: those before it see the answer."""
         passage = self.passage
         assert passage is not None
-        passage.turn_back()
-        self.filtered_by = passage.name
-        passage.current = None
         fault = response.fault
-        self.name()
-        if fault is None:
-            self._reply(self._own_form(response), "ok", False)
+        try:
+            own = self._own_form(response) if fault is None else None
+        except Exception as error:
+            self._fail(error)
             return
-        self._counters().failed(fault.code)
-        self.services.faults.request(fault, response.detail, self)
-        answer = self._own_answer(fault, response.detail, 1.0)
-        fields = (*answer.fields, *response.headers.pairs)
-        self._reply(answer._replace(fields=fields), fault.code, fault.closes)
+        self.filtered_by = passage.turn_back()
+        passage.current = None
+        self.name()
+        if own is not None:
+            self._reply(own, "ok", False)
+        elif fault is not None:
+            self._counters().failed(fault.code)
+            self.services.faults.request(fault, response.detail, self)
+            answer = self._own_answer(fault, response.detail, 1.0)
+            fields = (*answer.fields, *response.headers.pairs)
+            self._reply(answer._replace(fields=fields), fault.code, fault.closes)
 
     def _own_form(self, response: Response) -> OwnAnswer:
         """The answer of a filter, as this client can read it."""
@@ -240,6 +247,10 @@ class FilteredExchange(Exchange):
                 passage.own = HeldAnswer(answer, outcome, closes, [], True, b"")
                 self._ask()
                 return
+        if passage is None and self.edited:
+            passage = self._meet(self.edited, *path_of(self))
+            passage.asked = len(self.edited)
+            passage.original = self.original or self.request
         if passage is None:
             super()._reply(answer, outcome, closes)
             return
@@ -254,7 +265,9 @@ class FilteredExchange(Exchange):
     ) -> bool:
         """See `Exchange`."""
         passage = self.passage
-        if passage is None or not any(link.on_response is not None for link in passage.links):
+        if passage is None:
+            return super()._take_to_filters(response, pieces, done, trailers)
+        if not any(link.on_response is not None for link in passage.links):
             return False
         self.whole = False
         self.body = None
@@ -312,7 +325,7 @@ class FilteredExchange(Exchange):
         if held.own is not None:
             super()._reply(own, held.outcome, held.closes)
         else:
-            passage.content = response.changes
+            passage.content, passage.keeps_length = response.changes, response.keeps_length
             if self.recorder is not None:
                 self.recorder.on_answer(passage.came_at, pieces)  # As the client gets it.
             self._relay(head, pieces, held.done, held.trailers)
@@ -323,22 +336,10 @@ class FilteredExchange(Exchange):
         head, pieces = response.head(), held.pieces
         bare = self.request.method == b"HEAD" or head.status in (204, 304)
         if response.changes and not bare:
-            pieces = changed(response.changes, pieces, held.done)
+            pieces = changed(response.changes, pieces, held.done, response.keeps_length)
             if held.done and not response.keeps_length and not held.trailers:
                 head.fields.length = sum(map(len, pieces))
         return head, pieces
-
-    def _relay(self, head: ResponseHead, pieces: list[bytes], done: bool, trailers: bytes) -> None:
-        """Relay an answer, as `on_answer` does where nobody looks at it."""
-        self.status = head.status
-        client = self.client
-        client.answer(head, self.id_line, pieces, done, trailers)
-        if done:
-            self._complete(self.services.now())
-        elif client.full:
-            self.on_client_full()
-        elif self.upstream is not None:
-            self.upstream.resume_reading()
 
     def on_body(self, pieces: list[bytes], done: bool, trailers: bytes) -> None:
         """See `StreamEvents`."""
@@ -351,7 +352,7 @@ class FilteredExchange(Exchange):
                 return
             if passage.content:
                 try:
-                    pieces = changed(passage.content, pieces, done)
+                    pieces = passage.of_answer(pieces, done)
                 except Exception as error:
                     self._fail(error)
                     return
@@ -375,13 +376,14 @@ class FilteredExchange(Exchange):
         assert passage is not None
         link = passage.current
         assert link is not None
-        task = self.services.filters.spawn(hook)
+        task = self.services.filters.spawn(link, hook)
         if task is None:
-            passage.turn_back()
+            self.filtered_by = passage.turn_back()
             self._answer_fault(FILTERS_BUSY, f"the filter {link.name} would have to wait")
             return
         passage.task = task
-        self.replying = passage.held is not None and passage.held.own is not None
+        if passage.held is not None and passage.held.own is not None:
+            self.replying = True
         passage.alarm = Alarm(self.on_hook_timeout)
         now = self.services.now()
         self.services.deadlines.arm(passage.alarm, now + link.filter.time_limit)
@@ -437,8 +439,7 @@ class FilteredExchange(Exchange):
         """A filter has raised: its own request ends."""
         passage = self.passage
         assert passage is not None
-        passage.turn_back()
-        self.filtered_by = passage.name
+        self.filtered_by = passage.turn_back()
         name = f"the filter {passage.name}" if passage.name else "a filter"
         passage.held = passage.current = None
         fault, detail = FILTER_FAILED, f"{name} failed"
@@ -455,28 +456,22 @@ class FilteredExchange(Exchange):
 
     # -- the end
 
-    def _on_attempt_failed(
-        self,
-        fault: Fault,
-        detail: str,
-        stale: bool = False,
-        unsent: bool = False,
-        against: bool = True,
-    ) -> None:
+    def _on_attempt_failed(self, loss: Loss) -> None:
         """See `Attempts`."""
         if self.replying:
             return
         if self.passage is not None and self.passage.held is not None:
             # The head of the answer is here, and the client has nothing of it yet.
-            self._release(fault.code, against)
-            self._answer_fault(fault, detail)
+            self._release(loss.fault.code, loss.against)
+            self._answer_fault(loss.fault, loss.detail)
         else:
-            super()._on_attempt_failed(fault, detail, stale, unsent, against)
+            super()._on_attempt_failed(loss)
 
     def fail_inside(self, error: Exception) -> None:
         """See `StreamEvents`. No filter sees the answer: it must go out now."""
         passage = self.passage
         self.met = True
+        self.edited = ()
         if passage is not None:
             self._drop_hook(passage)
             passage.held = None
@@ -484,14 +479,22 @@ class FilteredExchange(Exchange):
             passage.answering = True
         super().fail_inside(error)
 
+    def decisions(self, end: str) -> str:
+        """See `RequestState`."""
+        if self.passage is not None:
+            return self.passage.decisions(self.filtered_by, end)
+        asked = (link.name for link in self.edited if link.on_request is not None)
+        return ",".join([f"{name}:pass" for name in asked])
+
     def _finish(self, outcome: str, now: float) -> None:
         """See `Exchange`."""
         passage = self.passage
-        if passage is None:
-            super()._finish(outcome, now)
-            return
-        self._drop_hook(passage)
-        passage.held = None
-        self.request = passage.original
+        if passage is not None:
+            self._drop_hook(passage)
+            passage.held = None
+            self.request = passage.original
+            if self.filtered_by:
+                self.services.counters.end_at(self.filtered_by, outcome, self.status)
         super()._finish(outcome, now)
-        self.services.filters.end(passage.links[: passage.asked], passage.view, outcome)
+        if passage is not None:
+            self.services.filters.end(passage.links[: passage.asked], passage.view, outcome)

@@ -22,8 +22,8 @@ from proxy.messages import WorkerConfig
 from proxy.settings.filters import FilterSpec
 
 MOST_WAITING: Final = 1000
-"""Hooks that wait for something at a time: as many requests as a slow server of `forward_auth` may
-hold in each worker, at some ten KiB each."""
+"""Hooks of one filter that wait for something at a time: as many requests as a slow server of
+`forward_auth` may hold in each worker, at some ten KiB each."""
 LINGER: Final = 60.0
 """Seconds after which a filter is closed that a configuration has no more: as long as hooks of
 requests that are with it may take, and to spare."""
@@ -43,6 +43,9 @@ class Link(NamedTuple):
     on_end: Hook | None
     guard: GuardedHooks | None
     """Around the hooks of one that is not the product's."""
+    waiting: set[asyncio.Future[Any]]  # ≤ 1 KiB + MOST_WAITING * 200 B
+    """Hooks of it that wait. Each filter has its own, so that one whose hooks never end takes no
+    other's room."""
 
 
 Links = tuple[Link, ...]
@@ -93,7 +96,6 @@ class Filters:
         self._contexts = Context(*lent), Context(*lent, refusal)
         """Of filters of the machine's own file, and of those that a fleet shares."""
         self.table = NO_FILTERS
-        self._waiting: set[asyncio.Future[Any]] = set()  # ≤ 1 KiB + MOST_WAITING * 200 B
         self.closed = False
 
     def _in_thread(self, work: Callable[[], Any]) -> asyncio.Future[Any]:
@@ -149,7 +151,11 @@ class Filters:
     def _linked(self, spec: FilterSpec, one: Filter) -> Link:
         """A filter with the hooks that it has overridden."""
         one.name = spec.name
-        guard = None if spec.kind in catalog.FILTERS else GuardedHooks(one, self._watch)
+        guard = (
+            None
+            if spec.kind in catalog.FILTERS
+            else GuardedHooks(one, self._watch, self._loop.call_later)
+        )
 
         def hook(method: str) -> Hook | None:
             if getattr(type(one), method) is getattr(Filter, method):
@@ -158,10 +164,12 @@ class Filters:
             return own if guard is None else guard.around(own)
 
         hooks = hook("on_request"), hook("on_response"), hook("on_end")
-        return Link(spec.name, one, *hooks, guard)
+        return Link(spec.name, one, *hooks, guard, set())
 
     def _close(self, links: list[Link]) -> None:
         for link in links:  # ≤ routes
+            for task in list(link.waiting):  # ≤ MOST_WAITING
+                task.cancel()
             if link.guard is not None:
                 link.guard.close()
             try:
@@ -172,8 +180,6 @@ class Filters:
     def close(self) -> None:
         """The worker stops."""
         self.closed = True
-        for task in list(self._waiting):  # ≤ MOST_WAITING
-            task.cancel()
         self._close(list(self.table.made.values()))
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
@@ -186,16 +192,16 @@ class Filters:
 
     # -- hooks
 
-    def spawn(self, hook: Any) -> asyncio.Future[Any] | None:
-        """Have a hook that waits run; None: too many do already. Whoever asked hears of its end,
-        and says when it has taken too long."""
-        if len(self._waiting) >= MOST_WAITING or self.closed:
+    def spawn(self, link: Link, hook: Any) -> asyncio.Future[Any] | None:
+        """Have a hook of a filter that waits run; None: too many of it do already. Whoever asked
+        hears of its end, and says when it has taken too long."""
+        if len(link.waiting) >= MOST_WAITING or self.closed:
             if isinstance(hook, Coroutine):
                 hook.close()
             return None
         task: asyncio.Future[Any] = asyncio.ensure_future(hook, loop=self._loop)
-        self._waiting.add(task)
-        task.add_done_callback(self._waiting.discard)
+        link.waiting.add(task)
+        task.add_done_callback(link.waiting.discard)
         return task
 
     def end(self, links: Links, request: Request, outcome: str) -> None:
@@ -206,12 +212,12 @@ class Filters:
             try:
                 hook = link.on_end(request, outcome)
                 if inspect.isawaitable(hook):
-                    self._let_end(hook, link.filter.time_limit)
+                    self._let_end(link, hook)
             except Exception as error:
                 self._raised(error)
 
-    def _let_end(self, hook: Any, limit: float) -> None:
-        task = self.spawn(hook)
+    def _let_end(self, link: Link, hook: Any) -> None:
+        task, limit = self.spawn(link, hook), link.filter.time_limit
         if task is not None:
             timer = self._loop.call_later(limit, task.cancel)
 

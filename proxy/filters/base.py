@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 import msgspec
 
 from proxy.engine.resilience.limits import BucketTable
-from proxy.filters.message import Request, Response
+from proxy.filters.message import Edit, Request, Response
+from proxy.http.forwarding import ClientFacts
+from proxy.http.messages import RequestHead
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Given
 
@@ -119,6 +121,19 @@ class Filter:
     threads: bool = False
     """Hooks of it that are no coroutines may block, and are called in threads: of a filter which is
     not the product's."""
+
+    request_edit: Edit | None = None
+    """See `edits_only`."""
+
+    def edits_only(self, request: RequestHead, facts: ClientFacts) -> bool:
+        """Whether the filter does no more to such a request than `request_edit`, and to an
+        instance's answer than `response_edit`: then these are done, and no hook is called. Asked of
+        the product's own alone."""
+        return False
+
+    def response_edit(self, request: RequestHead) -> Edit | None:
+        """See `edits_only`."""
+        return None
 
     def open(self, context: Context) -> None:
         """A worker is about to use it."""

@@ -165,7 +165,7 @@ class BasicAuth(Filter):
 
     def _pass(self, request: Request, name: str) -> None:
         if self._header:
-            request.headers.set(self._header, name)
+            request.headers.set(self._header, name.encode("utf-8").decode("latin-1"))
 
     def _refusal(self, detail: str) -> Response:
         headers = {"WWW-Authenticate": self._challenge}

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Final, Self
 
 from proxy.filters.base import Filter, FilterOptions
-from proxy.filters.message import Change, Request, Response, vary
+from proxy.filters.content import Change
+from proxy.filters.message import Headers, Request, Response, vary
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Distinct, Given
 from proxy.settings.read import Read, choice, size
@@ -29,6 +30,7 @@ _WINDOW: Final = 18
 """Bits: 256 KiB of an answer are remembered, in about a megabyte for each that is under way."""
 _MODULES: Final = {"zstd": "zstandard", "br": "brotli"}
 _UNTOUCHABLE: Final = ("Content-Range", "Content-Digest", "Repr-Digest", "Digest", "Content-MD5")
+_TAG: Final = re.compile(r'(?:W/)?"[^"]*"')
 _WEIGHT: Final = re.compile(r"q\s*=\s*(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)")
 
 
@@ -82,9 +84,11 @@ class Compress(Filter):
 
     def on_response(self, request: Request, response: Response) -> None:
         """See `Filter`."""
+        headers = response.headers
+        if response.status == 304:
+            _confirm(request, headers)
         if request.is_call or not self._may(request, response):
             return
-        headers = response.headers
         vary(headers, "Accept-Encoding")
         encoding = preferred(self._encodings, request.headers.get("Accept-Encoding"))
         if encoding is None:
@@ -113,6 +117,17 @@ class Compress(Filter):
             return False
         said = f"{headers.get('Cache-Control')},{request.headers.get('Cache-Control')}"
         return "no-transform" not in said.lower()
+
+
+def _confirm(request: Request, headers: Headers) -> None:
+    """Have the tag of a 304 be that of the answer which the client keeps: the weak one, if it has
+    that one alone of us. A strong one would be another answer's, or make that one pass for the
+    instance's own bytes (RFC 9110 §15.4.5, RFC 9111 §4.3.4)."""
+    tag = headers.get("ETag")
+    kept = _TAG.findall(request.headers.get("If-None-Match") or "")
+    if tag is not None and f"W/{tag}" in kept and tag not in kept:
+        headers.set("ETag", f"W/{tag}")
+        vary(headers, "Accept-Encoding")
 
 
 def preferred(encodings: tuple[str, ...], accepted: str | None) -> str | None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Final, Self
 
 from proxy.filters.base import Filter, FilterOptions
-from proxy.filters.message import Headers, Request, Response, vary
+from proxy.filters.message import Edit, Headers, Request, Response, vary
+from proxy.http.forwarding import ClientFacts
+from proxy.http.messages import RequestHead, values_of
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Distinct, Given
 from proxy.settings.keys import TOKEN
@@ -17,6 +19,11 @@ from proxy.settings.route_values import METHOD
 _ORIGIN: Final = re.compile(
     r"https?://(\*\.)?([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
 )
+_MOST_EDITS: Final = 256
+"""Origins for which is remembered how answers to them are edited: more than pages of one site have.
+Behind a wildcard, or of those that are refused, there may be any number."""
+_LONGEST: Final = 300
+"""Characters of an origin that is remembered: a name in the DNS has 253."""
 _BELOW: Final = r"(?:[a-z0-9_-]+\.)+"
 
 _OURS: Final = tuple(
@@ -95,7 +102,28 @@ class Cors(Filter):
         self._fields = ", ".join(options.headers)
         self._expose = ", ".join(options.expose)
         self._credentials = options.credentials
+        self._varies = Headers(b"", None, False)
+        vary(self._varies, "Origin")
         self._max_age = int(options.max_age)
+        self._edits: dict[str | None, Edit] = {}  # ≤ _MOST_EDITS * (400 B + _LONGEST)
+        """By Origin."""
+
+    def edits_only(self, request: RequestHead, facts: ClientFacts) -> bool:
+        """See `Filter`."""
+        return request.method != b"OPTIONS"
+
+    def response_edit(self, request: RequestHead) -> Edit | None:
+        """See `Filter`."""
+        values = values_of(request.fields.plain, b"origin")
+        origin = b", ".join(values).decode("latin-1") if values else None
+        edit = self._edits.get(origin)
+        if edit is None:
+            edit = Edit(lambda headers: self._answer(headers, origin))
+            if origin is None or len(origin) <= _LONGEST:
+                if len(self._edits) >= _MOST_EDITS:
+                    self._edits.clear()
+                self._edits[origin] = edit
+        return edit
 
     def on_request(self, request: Request) -> Response | None:
         """See `Filter`. A preflight request is answered here, whoever asks; what it asks for is
@@ -108,7 +136,7 @@ class Cors(Filter):
         response = Response(204)
         headers = response.headers
         vary(headers, "Origin", "Access-Control-Request-Method", "Access-Control-Request-Headers")
-        if asked in self._methods and self._permit(request, headers):
+        if asked in self._methods and self._permit(request.headers.get("Origin"), headers):
             headers.set("Access-Control-Allow-Methods", ", ".join(self._methods))
             fields = self._fields
             if self._any_field:
@@ -121,19 +149,24 @@ class Cors(Filter):
 
     def on_response(self, request: Request, response: Response) -> None:
         """See `Filter`. What an instance says of it gives way to what stands here."""
-        headers = response.headers
+        self._answer(response.headers, request.headers.get("Origin"))
+
+    def _answer(self, headers: Headers, origin: str | None) -> None:
+        """Edit the fields of an answer to a page of this origin."""
         if headers.mention(b"access"):
             for name in _OURS:
                 headers.remove(name)
         if not self._any:
-            vary(headers, "Origin")
-        if self._permit(request, headers) and self._expose:
+            if headers.mention(b"vary"):
+                vary(headers, "Origin")
+            else:
+                headers.edit(self._varies)
+        if self._permit(origin, headers) and self._expose:
             headers.add("Access-Control-Expose-Headers", self._expose)
 
-    def _permit(self, request: Request, headers: Headers) -> bool:
-        """Permit the origin of the request, if it is one of these, in fields that say nothing of it
+    def _permit(self, origin: str | None, headers: Headers) -> bool:
+        """Permit the origin of a request, if it is one of these, in fields that say nothing of it
         yet."""
-        origin = request.headers.get("Origin")
         if origin is None or not (self._any or self._allowed.fullmatch(origin.lower())):
             return False
         headers.add("Access-Control-Allow-Origin", "*" if self._any else origin)

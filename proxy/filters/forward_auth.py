@@ -107,9 +107,11 @@ class ForwardAuth(Filter):
         return self._session
 
     def _copy(self, request: Request, answer: aiohttp.ClientResponse) -> None:
-        for name in self._copied:  # ≤ 1000
-            for value in answer.headers.getall(name, ()):
-                request.headers.add(name, value)
+        wanted = {name.lower().encode(): name for name in self._copied}
+        for raw, value in answer.raw_headers:  # ≤ 1000
+            name = wanted.get(raw.lower())
+            if name is not None:
+                request.headers.add(name, value.decode("latin-1"))
 
 
 def _question(request: Request) -> dict[str, str]:
@@ -125,8 +127,16 @@ def _question(request: Request) -> dict[str, str]:
     for name in _ASKED_WITH:  # ≤ 2
         value = request.headers.get(name)
         if value is not None:
-            fields[name] = value
+            fields[name] = _same_bytes(value)
     return fields
+
+
+def _same_bytes(value: str) -> str:
+    """A value of which aiohttp, which writes UTF-8, makes the bytes that came, if they are some."""
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        return value
 
 
 async def _relayed(answer: aiohttp.ClientResponse) -> Response:
@@ -137,7 +147,8 @@ async def _relayed(answer: aiohttp.ClientResponse) -> Response:
     if len(content) > LARGEST:
         raise ValueError("too large an answer")
     response = Response(answer.status, content)
-    for name, value in answer.headers.items():  # ≤ 1000
+    for raw, value in answer.raw_headers:  # ≤ 1000
+        name = raw.decode("latin-1")
         if not problem_of_name(name, False):
-            response.headers.add(name, value)
+            response.headers.add(name, value.decode("latin-1"))
     return response

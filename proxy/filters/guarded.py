@@ -4,7 +4,8 @@ A hook that holds the loop for longer than the filter's `block_limit` is interru
 (`watch.py`) and its request answered: `filter_timeout`. From then on the others are spared:
 a hook that had waited, for a server or a file, is called in threads, and no other hook of its
 filter; one that had computed, which would hold up a thread's neighbours as well, and what cannot go
-elsewhere (steps of coroutines, changes of content) stays, on a leash a sixteenth as long.
+elsewhere (steps of coroutines, changes of content) stays, on a leash a sixteenth as long, until a
+minute has passed without another interruption.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import structlog
 
 from proxy.errors import FILTER_TIMEOUT, Refused
 from proxy.filters.base import Filter
-from proxy.filters.message import Change
+from proxy.filters.content import Change
 from proxy.filters.watch import SHORTEST, Held, Watch, interrupt, spare
 from proxy.threads import in_thread
 
@@ -33,16 +34,23 @@ system in a thread cannot be broken off. With more of them, they keep their turn
 SHORTER: Final = 16
 """Part of its limit for which a filter may hold the loop that has blocked before: some hundredths
 of a second, a hundred times what a hook takes that does not block."""
+FORGIVEN: Final = 60.0
+"""Seconds without another interruption after which it has its whole limit again: one that goes
+astray now and then holds up its worker for a fiftieth of the time, and is not punished for ever."""
 
 Hook = Callable[..., Any]
+Later = Callable[[float, Callable[[], None]], asyncio.TimerHandle]
+"""Calls a function after so many seconds: `call_later` of an event loop."""
 
 
 class GuardedHooks:
     """Owns how the hooks of one filter are called."""
 
-    def __init__(self, one: Filter, watch: Watch) -> None:
+    def __init__(self, one: Filter, watch: Watch, later: Later) -> None:
         self._filter = one
         self._watch = watch
+        self._later = later
+        self._forgiving: asyncio.TimerHandle | None = None
         self.leash = max(one.block_limit, SHORTEST)
         """See `Watched`."""
         self.waited = False
@@ -56,6 +64,8 @@ class GuardedHooks:
     def close(self) -> None:
         """No hook will begin."""
         self._watch.remove(self)
+        if self._forgiving is not None:
+            self._forgiving.cancel()
 
     def around(self, hook: Hook) -> Hook:
         """A hook in the place of one of the filter's."""
@@ -101,10 +111,10 @@ class GuardedHooks:
         if moves:
             self._moved.add(name)
         else:
-            shorter = max(self._filter.block_limit / SHORTER, SHORTEST)
-            if shorter < limit:
-                self.leash = shorter
-                self._watch.look_oftener()
+            self._keep_to(self._filter.block_limit / SHORTER)
+            if self._forgiving is not None:
+                self._forgiving.cancel()
+            self._forgiving = self._later(FORGIVEN, self._forgive)
         _log.error(
             "filter_blocked",
             filter=self._filter.name,
@@ -114,6 +124,14 @@ class GuardedHooks:
             waited=self.waited,
             from_now_on="threads" if moves else f"interrupted after {self.leash:g} s",
         )
+
+    def _forgive(self) -> None:
+        self._keep_to(self._filter.block_limit)
+        _log.info("filter_forgiven", filter=self._filter.name, limit=self.leash)
+
+    def _keep_to(self, leash: float) -> None:
+        self.leash = max(leash, SHORTEST)
+        self._watch.adapt()
 
     async def _elsewhere(
         self, name: str, hook: Hook, messages: tuple[Any, ...], taken: _Changes

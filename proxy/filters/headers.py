@@ -8,7 +8,9 @@ from typing import Annotated, ClassVar, Final, Self
 import msgspec
 
 from proxy.filters.base import Filter, FilterOptions
-from proxy.filters.message import Headers, Request, Response, problem_of_name
+from proxy.filters.message import Edit, Headers, Request, Response, problem_of_name
+from proxy.http.forwarding import ClientFacts
+from proxy.http.messages import RequestHead
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Given
 from proxy.settings.read import Read
@@ -85,21 +87,34 @@ class SetHeaders(Filter):
     meaning: ClassVar[str] = "Set, add and remove fields of requests and answers."
 
     def __init__(self, options: Options) -> None:
-        self._request, self._response = options.request, options.response
+        self._request = _edits(options.request, True)
+        self._response = _edits(options.response, False)
+        self.request_edit = Edit(lambda headers: headers.edit(self._request))
+        self._response_edit = Edit(lambda headers: headers.edit(self._response))
+
+    def edits_only(self, request: RequestHead, facts: ClientFacts) -> bool:
+        """See `Filter`."""
+        return True
+
+    def response_edit(self, request: RequestHead) -> Edit | None:
+        """See `Filter`."""
+        return self._response_edit
 
     def on_request(self, request: Request) -> None:
         """See `Filter`."""
-        _apply(self._request, request.headers)
+        request.headers.edit(self._request)
 
     def on_response(self, request: Request, response: Response) -> None:
         """See `Filter`."""
-        _apply(self._response, response.headers)
+        response.headers.edit(self._response)
 
 
-def _apply(wanted: RequestFields | ResponseFields, headers: Headers) -> None:
+def _edits(wanted: RequestFields | ResponseFields, of_requests: bool) -> Headers:
+    headers = Headers(b"", None, of_requests)
     for name in wanted.remove:  # ≤ 1000
         headers.remove(name)
     for name, value in wanted.set.items():  # ≤ 1000
         headers.set(name, value)
     for name, value in wanted.add.items():  # ≤ 1000
         headers.add(name, value)
+    return headers

@@ -62,6 +62,9 @@ _AT_ONCE: Final = 1.0
 _WAIT: Final = 5.0
 """Seconds that a question may take."""
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*")
+_NO_VALUE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Controls, breaks of lines, and halves of characters. What else cannot be seen has its place in
+names: a Persian one may hold a joiner."""
 
 
 class Key(NamedTuple):
@@ -73,34 +76,30 @@ class Key(NamedTuple):
 
 
 def keys_of(content: bytes) -> tuple[Key, ...]:
-    """The keys of a set (RFC 7517) that are for signatures and long enough. Raises `ValueError` if
-    there are none."""
+    """The keys of a set (RFC 7517) that are for signatures and long enough; what is no key does not
+    harm the others (§5). Raises `ValueError` if there are none."""
     import jwt
 
     try:
-        given = json.loads(content)["keys"]
-        found = [key for one in given[:_MOST_KEYS] if (key := _key_of(one, jwt)) is not None]
-    except (ValueError, TypeError, KeyError, AttributeError):
+        given = json.loads(content)["keys"][:_MOST_KEYS]
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise ValueError("is no set of keys (JWKS)") from None
+    found = [key for one in given if (key := _key_of(one, jwt)) is not None]
     if not found:
         raise ValueError("has no key that can be used for signatures")
     return tuple(found)
 
 
-def _key_of(one: dict[str, Any], jwt: Any) -> Key | None:
-    kind = str(one.get("kty"))
-    fitting = _FITTING.get((kind, str(one.get("crv", "")) if kind in ("EC", "OKP") else ""), ())
-    if "alg" in one:
-        fitting = tuple(name for name in fitting if name == one["alg"])
-    if (
-        not fitting
-        or one.get("use", "sig") != "sig"
-        or "verify" not in one.get("key_ops", "verify")
-    ):
-        return None
+def _key_of(one: Any, jwt: Any) -> Key | None:
     try:
+        kind = str(one.get("kty"))
+        fitting = _FITTING.get((kind, str(one.get("crv", "")) if kind in ("EC", "OKP") else ""), ())
+        if "alg" in one:
+            fitting = tuple(name for name in fitting if name == one["alg"])
+        if one.get("use", "sig") != "sig" or "verify" not in one.get("key_ops", "verify"):
+            return None
         key = jwt.PyJWK(one, algorithm=fitting[0]).key
-    except jwt.PyJWTError:
+    except (jwt.PyJWTError, ValueError, TypeError, LookupError, AttributeError):
         return None
     if kind == "RSA" and key.key_size < _SHORTEST_RSA:
         return None
@@ -343,7 +342,10 @@ class Jwt(Filter):
                 continue
         if payload is None:
             raise ValueError("the token's signature fits no key")
-        claims = json.loads(payload)
+        try:
+            claims = json.loads(payload)
+        except RecursionError:
+            raise ValueError("the token's claims cannot be read") from None
         if not isinstance(claims, dict):
             raise ValueError("the token has no claims")
         self._let_pass(request, claims)
@@ -369,9 +371,9 @@ class Jwt(Filter):
     def _check(self, claims: dict[str, Any]) -> None:
         """Raise `ValueError` if the token is not for now, or not for us."""
         now = self._context.wall()
-        if now >= _time(claims, "exp", None) + self._leeway:
+        if now - self._leeway >= _time(claims, "exp", None):
             raise ValueError("the token has expired")
-        if now < _time(claims, "nbf", -math.inf) - self._leeway:
+        if now + self._leeway < _time(claims, "nbf", -math.inf):
             raise ValueError("the token is not valid yet")
         if self._issuer and claims.get("iss") != self._issuer:
             raise ValueError("the token is of another issuer")
@@ -383,18 +385,17 @@ class Jwt(Filter):
 
 def _time(claims: dict[str, Any], name: str, otherwise: float | None) -> float:
     value = claims.get(name, otherwise)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:  # NaN
         raise ValueError(f"the token's {name} is missing or no time")
-    return float(value)
+    return value
 
 
 def _as_field(claim: str, value: Any) -> str:
-    """A claim as the value of a field: UTF-8, members of a list behind commas."""
-    if isinstance(value, list):
-        text = ",".join(map(str, value))
-    else:
-        text = value if isinstance(value, str) else json.dumps(value)
-    if not text.isprintable():
+    """A claim as the value of a field: UTF-8, members of a list behind commas, what is no text as
+    JSON."""
+    members = value if isinstance(value, list) else [value]
+    text = ",".join([one if isinstance(one, str) else json.dumps(one) for one in members])
+    if _NO_VALUE.search(text):
         raise ValueError(f"the token's {claim} has characters that no field may have")
     return text.encode("utf-8").decode("latin-1")
 

@@ -8,13 +8,23 @@ from functools import lru_cache
 from typing import Any, Final
 
 from proxy.errors import Fault
+from proxy.filters.content import Change, changed
 from proxy.http.claims import hyphened
-from proxy.http.edits import request_edited, request_with, response_edited, response_with, without
+from proxy.http.edits import (
+    RESPONSES,
+    request_edited,
+    request_with,
+    response_edited,
+    response_with,
+    without,
+)
 from proxy.http.fields import CLAIM, PLAIN, REQUEST_KINDS, RESPONSE_KINDS, VALUE_BYTES, Kinds
 from proxy.http.forwarding import TOKEN_BYTES, WRITTEN_ANEW, ClientFacts, passed_fields
 from proxy.http.messages import (
     OwnAnswer,
+    RequestFields,
     RequestHead,
+    ResponseFields,
     ResponseHead,
     pairs_of,
     phrase_of,
@@ -23,14 +33,14 @@ from proxy.http.messages import (
 from proxy.http.properties import Source, field, property_of
 from proxy.http.target import TARGET_BYTES
 
-Change = Callable[[bytes, bool], bytes]
-"""A piece of content and whether it is the last, to what takes its place. Raises `Refused`."""
 _NOT_A_PATH: Final = TARGET_BYTES.replace(b"?", b"")
 _SHORT: Final = 64
 """Bytes of a name that is remembered."""
 _NOTHING: Final[frozenset[str]] = frozenset()
 _BODILESS: Final = frozenset((b"HEAD", b"CONNECT"))
 """Methods whose messages are framed in a way of their own."""
+_BARE: Final = (204, 304)
+"""Statuses of answers that have no content, whatever their fields say."""
 
 
 @lru_cache(maxsize=1024)  # ≤ 512 KiB
@@ -59,7 +69,7 @@ def _short_means(name: bytes) -> bytes:
 
 
 def _line_value(value: str) -> bytes:
-    raw = value.encode("latin-1", "replace").strip(b" \t")
+    raw = value.encode("latin-1").strip(b" \t")
     if raw.translate(None, VALUE_BYTES):
         raise ValueError(f"{value!r} is not a field value")
     return raw
@@ -122,7 +132,8 @@ class Headers:
         return pairs_of(self.plain)
 
     def set(self, name: str, value: str) -> None:
-        """Have this one line of the field, whatever there was. Raises `ValueError`."""
+        """Have this one line of the field, whatever there was. A character of the value is a byte:
+        UTF-8 is `text.encode().decode("latin-1")`. Raises `ValueError`."""
         self.remove(name)
         self.add(name, value)
 
@@ -140,11 +151,55 @@ class Headers:
             self.changed = True
         self.taken.add(means)
 
+    def edit(self, by: Headers) -> None:
+        """Take the same away, and then add the same, as was done to those that began with none."""
+        plain = self.plain
+        for means in by.taken:  # ≤ 1000
+            kept = without(plain, means)
+            if kept is not plain or (self._other is not None and self._other(means) is not None):
+                self.changed = True
+            plain = kept
+        self.taken |= by.taken
+        if by.plain:
+            plain += by.plain
+            self.changed = True
+        self.plain = plain
+
     def _checked(self, name: str) -> bytes:
         problem = problem_of_name(name, self._of_requests)
         if problem:
             raise ValueError(f"{name!r} {problem}")
         return name.encode("latin-1")
+
+
+class Edit:
+    """A change of fields, which is the same for all messages: what it makes of a block of them is
+    remembered."""
+
+    __slots__ = ("_change",)
+
+    def __init__(self, change: Callable[[Headers], None]) -> None:
+        self._change = change
+
+    def of_request(self, was: RequestFields) -> RequestFields:
+        """The fields that take the place of a request's."""
+        made = was.edited
+        if made is None or made.edit is not self:
+            headers = Headers(was.plain)
+            self._change(headers)
+            made = request_edited(was, headers.plain, frozenset(headers.taken))
+            made.edit = self
+        return made
+
+    def of_response(self, was: ResponseFields) -> ResponseFields:
+        """The fields that take the place of an answer's."""
+        made = RESPONSES.young.get(was)
+        if made is None or made.edit is not self:
+            headers = Headers(was.plain, None, False)
+            self._change(headers)
+            made = response_edited(was, headers.plain)
+            made.edit = self
+        return made
 
 
 def vary(headers: Headers, *names: str) -> None:
@@ -276,7 +331,7 @@ class Request:
 
     @query.setter
     def query(self, query: str) -> None:
-        raw = query.encode("latin-1", "replace")
+        raw = query.encode("latin-1")
         if raw.translate(None, TARGET_BYTES):
             raise ValueError(f"{query!r} is not a query with its escapes")
         self._retargeted = True
@@ -330,6 +385,7 @@ class Response:
     keeps_length = True
     phrase = ""
     _head: ResponseHead | None = None
+    _content: bytes | None = None
 
     def __init__(
         self,
@@ -345,8 +401,7 @@ class Response:
         raw = content.encode("utf-8") if isinstance(content, str) else content
         self.status = status if fault is None else fault.status
         self.headers = Headers(b"", None, False)
-        self.content: bytes | None = raw  # ≤ 1 MiB
-        """The whole content; None = an instance's, which passes by (`transform`)."""
+        self._content = raw  # ≤ 1 MiB
         self.fault = fault
         self.detail = detail
         self.changes: list[Change] = []  # ≤ 8 KiB
@@ -360,6 +415,34 @@ class Response:
     def __repr__(self) -> str:
         return f"<Response {self.status}>"
 
+    @property
+    def status(self) -> int:
+        """The status, which may be set: from 200 on; with content if the instance's has some."""
+        return self._status
+
+    @status.setter
+    def status(self, status: int) -> None:
+        if not isinstance(status, int) or not 200 <= status <= 999:
+            raise ValueError(f"{status!r} is not the status of an answer")
+        head = self._head
+        if head is not None and (status in _BARE) != (head.status in _BARE):
+            raise ValueError(f"an instance's {head.status} cannot become {status}")
+        self._status = int(status)
+
+    @property
+    def content(self) -> bytes | None:
+        """The whole content; None = an instance's, which passes by (`transform`)."""
+        return self._content
+
+    @content.setter
+    def content(self, content: bytes) -> None:
+        if self._head is not None:
+            raise ValueError("the content of an instance's answer can be transformed, not set")
+        given: object = content
+        if not isinstance(given, bytes):
+            raise TypeError(f"{type(given).__name__} is not a content, bytes are")
+        self._content = given
+
     def transform(self, change: Change, keeps_length: bool = False) -> None:
         """Change the content of the answer on its way, as `Request.transform` does a request's."""
         self.changes.append(change)
@@ -369,9 +452,9 @@ class Response:
     def of_instance(cls, head: ResponseHead) -> Response:
         """The view of an instance's answer."""
         response = cls.__new__(cls)
-        response.status = head.status
+        response._status = head.status
         response.headers = Headers(head.fields.plain, None, False)
-        response.content, response.length = None, head.fields.length
+        response.length = head.fields.length
         response.changes = []
         response._head = head
         return response
@@ -405,9 +488,9 @@ class Response:
 
     def own_answer(self) -> OwnAnswer:
         """The whole answer, content changed."""
-        content = self.content or b""
-        for change in self.changes:  # ≤ 256
-            content = change(content, True)
+        content = b"" if self._status in _BARE else self._content or b""
+        if self.changes and self._status not in _BARE:
+            content = changed(self.changes, content, True, False)
         phrase = self.phrase
         if not phrase or phrase_of(self.status) != phrase:
             phrase = phrase_of(self.status)

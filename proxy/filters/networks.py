@@ -10,6 +10,8 @@ from proxy.errors import DENIED, Refused
 from proxy.filters.base import Filter, FilterOptions
 from proxy.filters.message import Request
 from proxy.http.client_address import parse
+from proxy.http.forwarding import ClientFacts
+from proxy.http.messages import RequestHead
 from proxy.settings.addresses import CIDR
 from proxy.settings.declare import Distinct
 
@@ -52,6 +54,10 @@ class Allow(Filter):
     def __init__(self, options: Options) -> None:
         self._networks = Networks(options.networks)
 
+    def edits_only(self, request: RequestHead, facts: ClientFacts) -> bool:
+        """See `Filter`."""
+        return facts.client(request.fields).decode("ascii") in self._networks
+
     def on_request(self, request: Request) -> None:
         """See `Filter`. Of whom no address is known is in none: a connection over a Unix socket."""
         if request.client not in self._networks:
@@ -62,6 +68,10 @@ class Deny(Allow):
     """Refusal of clients that are in one of the networks."""
 
     meaning: ClassVar[str] = "No clients in these networks; they get 403."
+
+    def edits_only(self, request: RequestHead, facts: ClientFacts) -> bool:
+        """See `Filter`."""
+        return not super().edits_only(request, facts)
 
     def on_request(self, request: Request) -> None:
         """See `Filter`."""

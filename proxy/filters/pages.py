@@ -13,6 +13,8 @@ from proxy.filters.base import Context, Filter, FilterOptions
 from proxy.filters.message import Request, Response
 from proxy.filters.networks import Networks
 from proxy.filters.watched import WatchedFile, resolved_file
+from proxy.http.forwarding import ClientFacts
+from proxy.http.messages import RequestHead
 from proxy.settings.addresses import CIDR
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Distinct, Given
@@ -45,6 +47,20 @@ class Page:
         return None if self._file is None else self._file.value
 
 
+class Paged(Filter):
+    """A filter that answers with a page."""
+
+    _page: Page
+
+    def open(self, context: Context) -> None:
+        """See `Filter`."""
+        self._page.open(context)
+
+    def close(self) -> None:
+        """See `Filter`."""
+        self._page.close()
+
+
 class MaintenanceOptions(FilterOptions, frozen=True, kw_only=True):
     """The keys of `maintenance`."""
 
@@ -64,7 +80,7 @@ class MaintenanceOptions(FilterOptions, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, file=path)
 
 
-class Maintenance(Filter):
+class Maintenance(Paged):
     """A page for everybody but some."""
 
     options: ClassVar[type[FilterOptions] | None] = MaintenanceOptions
@@ -77,13 +93,9 @@ class Maintenance(Filter):
         if options.retry_after:
             self._headers["Retry-After"] = str(ceil(options.retry_after))
 
-    def open(self, context: Context) -> None:
+    def edits_only(self, request: RequestHead, facts: ClientFacts) -> bool:
         """See `Filter`."""
-        self._page.open(context)
-
-    def close(self) -> None:
-        """See `Filter`."""
-        self._page.close()
+        return facts.client(request.fields).decode("ascii") in self._allowed
 
     def on_request(self, request: Request) -> Response | None:
         """See `Filter`."""
@@ -109,7 +121,7 @@ class ErrorPagesOptions(FilterOptions, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, file=path)
 
 
-class ErrorPages(Filter):
+class ErrorPages(Paged):
     """A page in place of the proxy's own words about a fault."""
 
     options: ClassVar[type[FilterOptions] | None] = ErrorPagesOptions
@@ -119,13 +131,9 @@ class ErrorPages(Filter):
         self._page = Page(options.file)
         self._statuses = frozenset(options.statuses)
 
-    def open(self, context: Context) -> None:
+    def edits_only(self, request: RequestHead, facts: ClientFacts) -> bool:
         """See `Filter`."""
-        self._page.open(context)
-
-    def close(self) -> None:
-        """See `Filter`."""
-        self._page.close()
+        return True
 
     def on_response(self, request: Request, response: Response) -> None:
         """See `Filter`. Status and other fields stay; without the page all does."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,12 @@ SHORTEST: Final = 0.05
 """Seconds: a shorter limit is this one. A collection of garbage, or another process on the CPU,
 takes some hundredths."""
 
+LEVELS: Final = 16
+"""Times in a row that a hook is interrupted which has swallowed it once: as many loops that catch
+all may lie in each other. CPython keeps twice as many calls for later."""
+INSISTS: Final = sys.version_info[:2] != (3, 12)
+"""Whether this interpreter can interrupt again and again. CPython 3.12 runs calls for later until
+there is none, those included that they add, and so never gets out of one that comes too early."""
 WAITING: Final = 0.1
 """Part of the time that a hook may compute which is said to wait. Little, since one that computes
 gets no more than that of a busy machine's CPU."""
@@ -36,6 +43,32 @@ class Held(BaseException):
 def interrupt(thread: int) -> None:
     """Have `Held` raised in a thread, at its next instruction in Python."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Held))
+
+
+class _Again:
+    """Owns the further interruptions of a hook that has swallowed one. Each happens where Python
+    looks next for calls that are pending: behind the handler that has swallowed the last, or in
+    it, and so out of reach of its `try`. Where no hook runs any more they come to nothing."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def __bool__(self) -> bool:
+        if self._watch.running:
+            if sys._getframe(1).f_globals.get("__name__") not in _OURS:
+                raise Held
+            self.add()  # It is being interrupted, or ends just now.
+        return False
+
+    def add(self) -> None:
+        """Have one more happen in the main thread."""
+        ctypes.pythonapi.Py_AddPendingCall(_IS_TRUE, ctypes.py_object(self))
+
+
+_IS_TRUE: Final = ctypes.cast(ctypes.pythonapi.PyObject_IsTrue, ctypes.c_void_p)
+"""A function of C that calls Python, and says that it has raised as pending calls do."""
+_OURS: Final = (__name__, "proxy.filters.guarded")
+"""Where a hook begins and ends."""
 
 
 def spare() -> None:
@@ -195,11 +228,20 @@ class Watch:
         self._found = 0
         """Looks that have found it since the first."""
         self._cpu = 0.0
+        self._swallowed = False
+        """The hook was interrupted, and goes on."""
+        self._again = _Again(self)
+        self._insists = INSISTS and threading.current_thread() is threading.main_thread()
+
+    @property
+    def running(self) -> bool:
+        """A hook has the loop."""
+        return self._running is not None
 
     def add(self, one: Watched) -> None:
         """Hooks of this one begin and end from now on."""
         self._watched.add(one)
-        self.look_oftener()
+        self.adapt()
 
     def remove(self, one: Watched) -> None:
         """No hook of this one will begin."""
@@ -208,8 +250,8 @@ class Watch:
             self._looks.stop()
             self._resting = True
 
-    def look_oftener(self) -> None:
-        """Adapt to a leash that is shorter now."""
+    def adapt(self) -> None:
+        """Adapt to a leash that has another length now."""
         if not self._watched:
             return  # A change of content that has outlived its filter has blocked.
         self._period = min(one.leash for one in self._watched) / LOOKS
@@ -239,6 +281,7 @@ class Watch:
         one, call = self._running, self._call
         if call != self._seen:
             self._seen, self._found, self._cpu = call, 0, self._looks.cpu()
+            self._swallowed = False
             return False
         if one is None:
             self._resting = self._looks.rest()
@@ -248,5 +291,9 @@ class Watch:
             return False
         computed = self._looks.cpu() - self._cpu
         one.waited = computed < self._found * self._period * WAITING
-        self._found = 0  # If the hook swallows it, it is interrupted once more.
+        self._found = 0
+        if self._swallowed and self._insists:
+            for _ in range(LEVELS):  # ≤ LEVELS
+                self._again.add()
+        self._swallowed = True
         return True

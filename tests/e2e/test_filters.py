@@ -25,7 +25,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 async def decide(call: Call) -> None:
     """The server that decides: by the path, as it is told of it."""
-    path = call.head.get("X-Forwarded-Uri") or ""
+    path = call.head.get("X-Forwarded-Uri") or call.target
     if path.startswith("/hang"):
         await asyncio.sleep(60)
     elif path.startswith("/login"):
@@ -35,6 +35,10 @@ async def decide(call: Call) -> None:
         await call.reply(b"x" * 100_000, 403)
     elif path.startswith("/cut"):
         call.abort()
+    elif path.startswith("/far"):
+        await call.reply(b"", 302, [("Location", "/Ł".encode().decode("latin-1"))])
+    elif "Zoë Łęk".encode().decode("latin-1") in (call.head.get("Cookie") or ""):
+        await call.reply(b"", 200, [("X-User", "Zoë Łęk".encode().decode("latin-1"))])
     elif path.startswith("/silent"):
         await call.reply(b"", 204)
     elif call.head.get("Authorization") == "Bearer ann" or "ann" in (call.head.get("Cookie") or ""):
@@ -73,6 +77,7 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
             "algorithms": ["ES256"],
             "claims_to_headers": {"sub": "X-User"},
         }
+        hung = {**tokens, "jwks_url": f"http://127.0.0.1:{auth.port}/hang", "timeout": "1s"}
         own = {**verify, "copy": ["Authorization"]}
         config = {
             "filters": {"login": {"forward_auth": verify}, "tokens": {"jwt": tokens}},
@@ -80,6 +85,7 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
             "routes": [
                 {"path_prefix": "/down", "service": "s", "filters": [{"forward_auth": nobody}]},
                 {"path_prefix": "/token", "service": "s", "filters": ["tokens"]},
+                {"path_prefix": "/hung", "service": "s", "filters": [{"jwt": hung}]},
                 {"path_prefix": "/open", "service": "s"},
                 {"path_prefix": "/own", "service": "s", "filters": [{"forward_auth": own}]},
                 {"path_prefix": "/cut-off", "strip_prefix": True, "service": "s",
@@ -154,6 +160,13 @@ async def test_another_answer_is_relayed(site: Site) -> None:
     assert len(site.instance.calls) == before
 
 
+async def test_bytes_that_are_no_ascii_stay_the_same(site: Site) -> None:
+    zoe = "Zoë Łęk".encode().decode("latin-1")
+    assert (await site.ask("GET /x", f"Cookie: name={zoe}")).status == 200
+    assert site.instance.calls[-1].head.all("X-User") == [zoe]
+    assert (await site.ask("GET /far"))["Location"] == "/Ł".encode().decode("latin-1")
+
+
 @pytest.mark.parametrize("path", ["/down", "/hang", "/cut", "/large"])
 async def test_a_server_that_cannot_decide_lets_nobody_pass(site: Site, path: str) -> None:
     before = len(site.instance.calls)
@@ -196,6 +209,19 @@ async def test_keys_of_a_url_are_rotated(site: Site) -> None:
     published[:] = [("b", second)]
     await eventually(lambda: passes("b", second), within=30)
     assert (await site.ask("GET /token", bearer("a", first))).status == 401
+
+
+async def test_keys_that_never_come_let_nobody_pass_and_hold_up_nobody_else(site: Site) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    token = jwt.encode({"sub": "ann", "exp": time() + 3600}, key, "ES256")
+    before = len(site.instance.calls)
+    asking = asyncio.create_task(site.ask("GET /hung", f"Authorization: Bearer {token}"))
+    assert (await site.ask("GET /open")).status == 200
+    answer = await asking
+    assert answer.status == 503
+    assert json.loads(answer.body)["code"] == "auth_unavailable"
+    assert [call.target for call in site.instance.calls[before:]] == ["/open"]
+    assert "/hang" in [call.target for call in site.auth.calls]
 
 
 async def test_a_reload_changes_filters_and_leaves_connections_open(site: Site) -> None:

@@ -21,7 +21,8 @@ def spec(kind: str, name: str = "", **settings: Any) -> FilterSpec:
 
 
 class Scripted(Filter):
-    """A filter that notes its hooks, and in one of them raises, waits, hangs or answers."""
+    """A filter that notes its hooks, and in one of them raises, waits, hangs or answers; `asks` and
+    `answers`: in a change of content, at its end."""
 
     def __init__(self, *, says: str = "", at: str = "", does: str = "", limit: float = 2.0) -> None:
         self.says, self.at, self.does = says, at, does
@@ -57,13 +58,22 @@ class Scripted(Filter):
             raise
         HEARD.append(f"{self.says}.{hook} done")
 
+    def _change(self, data: bytes, last: bool) -> bytes:
+        if last:
+            self._meet(self.at)
+        return data
+
     def on_request(self, request: Request) -> Any:
+        if self.at == "asks":
+            request.transform(self._change)
         if self.at == "request" and self.does == "answer":
             HEARD.append(f"{self.says}.request")
             return Response(299, "by a filter", {"X-By": self.says})
         return self._meet("request")
 
     def on_response(self, request: Request, response: Response) -> Any:
+        if self.at == "answers":
+            response.transform(self._change)
         return self._meet("response")
 
     def on_end(self, request: Request, outcome: str) -> Any:
@@ -89,6 +99,39 @@ class Rewriting(Filter):
     def on_response(self, request: Request, response: Response) -> None:
         if self.shout:
             response.transform(lambda data, last: data.upper() + (b"?" if last else b""))
+
+
+class Odd(Filter):
+    """A filter that answers, or changes an answer, as no filter may: `does` names how."""
+
+    def __init__(self, *, does: str) -> None:
+        self.does = does
+
+    def on_request(self, request: Request) -> Any:
+        status: Any = {"early": 199, "text": "200", "late": 1000, "bare": 204}.get(self.does)
+        if status is not None:
+            return Response(status, "content")
+        if self.does == "own":
+            response = Response(200, "content")
+            response.transform(self._change)
+            return response
+        if self.does == "request":
+            request.transform(self._change)
+        return None
+
+    def on_response(self, request: Request, response: Response) -> None:
+        status: Any = {"to bare": 204, "to early": 103, "to text": "200"}.get(self.does)
+        if status is not None:
+            response.status = status
+        if self.does == "content":
+            response.content = b"other"
+        if self.does == "answer":
+            response.transform(self._change)
+        if self.does == "longer":
+            response.transform(lambda data, last: data + b"!", keeps_length=True)
+
+    def _change(self, data: bytes, last: bool) -> Any:
+        return data.decode()
 
 
 class Telling(Filter):

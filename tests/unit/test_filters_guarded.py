@@ -14,6 +14,7 @@ from proxy.errors import DENIED, FILTER_TIMEOUT, Refused
 from proxy.filters import Filter
 from proxy.filters.guarded import MOST_THREADS, GuardedHooks
 from proxy.filters.watch import Held, NoLooks, Watch
+from tests.unit.test_filter_watch import Later
 
 
 class Message:
@@ -25,7 +26,7 @@ class Message:
 
 def hooks_of(one: Filter) -> GuardedHooks:
     one.name = "own"
-    return GuardedHooks(one, Watch(NoLooks()))
+    return GuardedHooks(one, Watch(NoLooks()), Later())
 
 
 def blocks(*_: Any) -> None:

@@ -110,6 +110,27 @@ def test_a_status_whose_content_is_not_the_whole(make: Any, status: int) -> None
     assert content == body
 
 
+@pytest.mark.parametrize(
+    ("kept", "tag", "told"),
+    [
+        ('W/"v,1"', '"v,1"', 'W/"v,1"'),
+        ('"v0", W/"v1"', '"v1"', 'W/"v1"'),
+        ('"v1"', '"v1"', '"v1"'),
+        ('W/"v1", "v1"', '"v1"', '"v1"'),
+        ('W/"v1"', 'W/"v1"', 'W/"v1"'),
+        ("*", '"v1"', '"v1"'),
+    ],
+)
+def test_a_tag_that_still_holds_is_the_one_that_the_client_has(
+    make: Any, kept: str, tag: str, told: str
+) -> None:
+    wire = compressing(make)
+    asks = f"gzip\r\nIf-None-Match: {kept}"
+    head, _ = answer(wire, asks, f"ETag: {tag}", body=b"", status=304)
+    assert f"\r\nETag: {told}\r\n".encode() in head
+    assert (b"\r\nVary: Accept-Encoding\r\n" in head) == (tag != told)
+
+
 def test_a_small_answer_is_not_worth_it(make: Any) -> None:
     wire = compressing(make, min_size=len(TEXT) + 1)
     assert answer(wire, "gzip", *plain())[1] == TEXT
@@ -190,3 +211,32 @@ def test_a_client_of_http_1_0_gets_the_whole(make: Any) -> None:
 )
 def test_the_encoding_that_a_client_likes_best(accepted: str | None, expected: str | None) -> None:
     assert preferred(ALL, accepted) == expected
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_an_answer_that_cannot_be_compressed_is_a_failure(
+    make: Any, monkeypatch: pytest.MonkeyPatch, pieces: int
+) -> None:
+    class Broken:
+        """Its memory is exhausted at the last piece."""
+
+        def __init__(self, **_: object) -> None:
+            self.process, self.flush = bytes, lambda: b""
+
+        def finish(self) -> bytes:
+            raise brotli.error("no memory")
+
+    monkeypatch.setattr(brotli, "Compressor", Broken)
+    wire = compressing(make)
+    client = wire.client()
+    client.send(request("GET /x", "Accept-Encoding: br"))
+    a = wire.connected()
+    a.take()
+    half = len(TEXT) // pieces
+    a.send("\r\n".join(("HTTP/1.1 200 OK", *plain(), "", "")).encode() + TEXT[:half])
+    if pieces == 1:
+        client.expect_problem(500, "filter_failed")
+        return
+    assert TEXT[:half] in client.take()
+    a.send(TEXT[half:])
+    assert client.cut  # It has the head, and must not take the half for the whole.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from base64 import b64encode
 from pathlib import Path
+from struct import pack
 from typing import Any
 
 import bcrypt
 import pytest
 from argon2 import PasswordHasher
 
+from proxy.engine.resilience.limits import SECRET
 from proxy.settings.filters import FilterSpec
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.route import RouteSpec
@@ -135,6 +137,17 @@ def test_requests_beyond_a_rate_are_refused_for_each_key_and_filter(make: Any) -
     get("/a", "ann")
 
 
+def test_a_key_without_a_place_in_the_table_is_refused(make: Any) -> None:
+    wire = filtered(make, spec("rate_limit", requests=100, per=1.0))
+    table = wire.board.buckets[SECRET:]
+    cell = pack("Qd", 7, wire.loop.time() + 60)  # Somebody else's, and far from full.
+    table[:] = cell * (len(table) // len(cell))
+    client = wire.client()
+    client.send(GET)
+    assert b"\r\nRetry-After: 60\r\n" in client.expect_problem(429, "rate_table_full")
+    wire.expect_no_dial()
+
+
 # -- body_limit
 
 
@@ -218,9 +231,19 @@ def test_an_error_page_is_for_the_proxys_own_answers(make: Any, tmp_path: Path) 
     assert content == b"<p>sorry"
 
 
+def test_without_its_page_an_answer_is_as_it_was(make: Any, tmp_path: Path) -> None:
+    page = spec("error_pages", statuses=[502], file=str(tmp_path / "gone.html"))
+    wire = filtered(make, page)
+    wire.network.refuse(wire.address("a"))
+    client = wire.client()
+    client.send(GET)
+    client.expect_problem(502, "connect_refused")
+
+
 # -- basic_auth
 
 ANN = "ann:" + bcrypt.hashpw(b"right", bcrypt.gensalt(4)).decode()
+ZOE = "Zoë Łęk:" + ANN.removeprefix("ann:")
 BOB = "bob:" + PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("b:o:b")
 
 
@@ -234,6 +257,7 @@ def basic(user: str, scheme: str = "Basic") -> str:
         ([basic("ann:right")], "ann"),
         ([basic("ann:right", "bAsIc")], "ann"),
         ([basic("bob:b:o:b")], "bob"),
+        ([basic("Zoë Łęk:right")], "Zoë Łęk"),
         ([basic("ann:wrong")], ""),
         ([basic("ann:")], ""),
         ([basic("bob:right")], ""),
@@ -248,7 +272,7 @@ def basic(user: str, scheme: str = "Basic") -> str:
     ],
 )
 def test_users_are_asked_for_a_password(make: Any, fields: list[str], user: str) -> None:
-    auth = spec("basic_auth", users=[ANN, BOB], header="X-Login")
+    auth = spec("basic_auth", users=[ANN, BOB, ZOE], header="X-Login")
     wire = filtered(make, auth)
     client = wire.client()
     for _ in range(2):  # Computed, and remembered.
@@ -259,12 +283,81 @@ def test_users_are_asked_for_a_password(make: Any, fields: list[str], user: str)
             continue
         a = wire.connected()
         got = a.take().lower()
-        assert f"\r\nx-login: {user}\r\n".encode() in got
+        assert b"\r\nx-login: %b\r\n" % user.encode().lower() in got
         assert b"root" not in got
         answered(client, a)
         a.eof()
     if not user:
         wire.expect_no_dial()
+
+
+@pytest.mark.parametrize("user", ["ann:right", "bob:b:o:b"])
+def test_a_password_is_computed_beside_the_loop_and_once(make: Any, user: str) -> None:
+    routes = (
+        RouteSpec(path_prefix="/open", service="s"),
+        RouteSpec(service="s", filters=(spec("basic_auth", users=[ANN, BOB]),)),
+    )
+    wire = make(routes=routes)
+    threads: list[Any] = []
+    at_once = wire.loop.run_in_executor
+
+    def later(executor: object, work: Any, *arguments: Any) -> Any:
+        if executor is None:  # A context of TLS.
+            return at_once(executor, work, *arguments)
+        threads.append((wire.loop.create_future(), work))
+        return threads[-1][0]
+
+    wire.loop.run_in_executor = later
+
+    def computed() -> None:
+        future, work = threads.pop()
+        future.set_result(work())
+        wire.settle()
+
+    client, other = wire.client(), wire.client()
+    client.send(request("GET /x", basic(user)))
+    [_] = threads
+    for _ in range(3):  # The loop goes on.
+        other.send(request("GET /open"))
+        a = wire.connected()
+        a.take()
+        answered(other, a)
+        a.eof()
+    client.expect_nothing()
+    computed()
+    for _ in range(2):
+        a = wire.connected()
+        a.take()
+        answered(client, a)
+        a.eof()
+        client.send(request("GET /x", basic(user)))
+        assert not threads  # It is remembered.
+    wire.connected().take()
+    other.send(request("GET /x", basic("ann:wrong")))
+    for _ in range(2):
+        computed()
+        other.expect_problem(401, "unauthorised")
+        other.send(request("GET /x", basic("ann:wrong")))
+    computed()
+    other.expect_problem(401, "unauthorised")
+
+
+def test_no_trick_sets_or_takes_away_who_a_client_is(make: Any) -> None:
+    wire = filtered(make, spec("basic_auth", users=[ANN], header="X-Login"))
+    client = wire.client()
+    trailers = b"".join(b"%b: root\r\n" % name for name in (b"X-Login", b"x.login", b"X_LOGIN"))
+    client.send(
+        request(
+            "POST /x", basic("ann:right"), "Connection: X-Login, TE", "TE: trailers", CHUNKED,
+            body=b"0\r\n" + trailers + b"X-Sum: 1\r\n\r\n",
+        )
+    )  # fmt: skip
+    a = wire.connected()
+    got = a.take()
+    assert got.lower().count(b"login") == got.count(b"\r\nX-Login: ann\r\n") == 1
+    assert b"root" not in got
+    assert got.endswith(b"\r\n\r\n0\r\nX-Sum: 1\r\n\r\n")
+    answered(client, a)
 
 
 def test_a_file_of_users_is_followed_and_the_last_good_one_stays(make: Any, tmp_path: Path) -> None:

@@ -131,6 +131,7 @@ GOOD: dict[str, Callable[[], str]] = {
     "one_of_several_audiences": lambda: token(aud=["web", "api"]),
     "a_little_late": lambda: token(exp=time() - HOUR / 4),
     "a_little_early": lambda: token(nbf=time() + HOUR / 4),
+    "until_beyond_what_floats_hold": lambda: token(exp=10**400),
 }
 
 
@@ -145,6 +146,26 @@ def test_a_token_that_holds(make: Any, tmp_path: Path, name: str) -> None:
     assert b"\r\nX-Login: ann\r\n" in got
     assert b"root" not in got
     assert b"wheel" not in got
+    answered(client, a)
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        ("staff", "staff"),
+        (["a", "b c"], "a,b c"),
+        ([True, 1.5, {"a": None}], 'true,1.5,{"a": null}'),
+        ({"a": [1]}, '{"a": [1]}'),
+        (False, "false"),
+        ("Łęk\xa0می\u200cخواهم", "Łęk\xa0می\u200cخواهم"),
+    ],
+)
+def test_a_claim_as_it_is_told(make: Any, tmp_path: Path, groups: Any, told: str) -> None:
+    wire = filtered(make, tmp_path)
+    client = wire.client()
+    client.send(request("GET /x", bearer(token(groups=groups))))
+    a = wire.connected()
+    assert f"\r\nX-Groups: {told}\r\n".encode() in a.take()
     answered(client, a)
 
 
@@ -186,8 +207,11 @@ ATTACKS: dict[str, Callable[[], str]] = {
     "four_parts": lambda: token() + ".x",
     "nothing": lambda: "",
     "nested_header": lambda: urlsafe_b64encode(b"[" * 9000).decode() + ".e30.AA",
+    "nested_claims": lambda: jwt.PyJWS().encode(b"[" * 10_000, signers().rsa, "RS256"),
     "line_break_in_a_claim": lambda: token(sub="ann\r\nX-Admin: 1"),
     "list_with_a_line_break": lambda: token(groups=["a", "b\r\n"]),
+    "nul_in_a_claim": lambda: token(sub="ann\0"),
+    "half_a_character_in_a_claim": lambda: token(sub="ann\ud800"),
 }
 
 
@@ -276,7 +300,15 @@ def test_a_key_that_is_not_for_signatures_or_too_short_is_none(changed: dict[str
         keys_of(json.dumps({"keys": [{**own_jwk(), **changed}]}).encode())
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"keys": 7}', '{"keys": [7]}', "\xff"])
+@pytest.mark.parametrize(
+    "other", [7, None, "RSA", {"kty": "oct"}, {"kty": "oct", "key_ops": None}, {"kty": ["RSA"]}]
+)
+def test_a_member_of_the_set_that_is_no_key_does_not_harm_the_others(other: Any) -> None:
+    keys = [other, {**own_jwk(), "kid": "r"}, other]
+    assert [key.id for key in keys_of(json.dumps({"keys": keys}).encode())] == ["r"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"keys": 7}', "[" * 60_000, "\xff"])
 def test_a_text_that_is_no_set_of_keys(text: str) -> None:
     with pytest.raises(ValueError, match="JWKS"):
         keys_of(text.encode("latin-1"))

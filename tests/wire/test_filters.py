@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from proxy.filters.message import Headers
+from proxy.messages import Configure, WorkerConfig
 from proxy.settings.filters import FilterSpec
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.route import RespondSpec, RouteSpec
-from proxy.settings.service import RateLimitSettings, ServiceSettings
+from proxy.settings.service import (
+    RateLimitSettings,
+    RetrySettings,
+    ServiceSettings,
+    Timeouts,
+)
 from tests.support.filters import HEARD, spec
 from tests.support.wire import OK, OK_RELAYED, forwarded, request
-from tests.wire.scenes import CHUNKED, GET, answered, asked
+from tests.wire.scenes import BAD, BAD_RELAYED, CHUNKED, GET, answered, asked
 
 HOOKS = ("request", "response")
 
@@ -88,6 +97,7 @@ def test_an_answer_of_a_filter_goes_back_by_those_before_it(
     assert content == (b"by a filter" if method == "GET" else b"")
     assert heard[:3] == ["before.request", "answers.request", "before.response"]
     assert "behind.outcome ok" not in heard
+    assert list(wire.worker.counters.filters.values()) == [{"299": 1}]
     wire.expect_no_dial()
 
 
@@ -117,6 +127,7 @@ def test_a_hook_that_fails_or_hangs_ends_its_own_request_alone(
     wire.advance(3)
     client.expect_problem(status, fault)
     answered(other, b)
+    assert list(wire.worker.counters.filters.values()) == [{fault: 1}]
     assert [one for one in heard if one.endswith("cancelled")] == (
         [f"f.{hook} cancelled"] if does == "hang" else []
     )
@@ -150,6 +161,33 @@ def test_a_hook_that_waits_holds_up_its_own_request_alone(
     assert f"f.{hook} done" in heard
 
 
+@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize("http2", [False, True])
+def test_no_attempt_goes_on_while_a_hook_has_the_answer(
+    make: Any, refused: bool, http2: bool
+) -> None:
+    waits = RouteSpec(path_prefix="/", service="s", filters=(scripted("f", "response", "wait"),))
+    settings = ServiceSettings(retry=RetrySettings(on=("503",)), timeouts=Timeouts(total=0.5))
+    wire = make("a", "b", routes=(waits,), settings=settings, tls=False)
+    client, bad = asked(wire)
+    other = "b" if bad.name == "a" else "a"
+    if http2:
+        wire.node(other).http2 = True
+    wire.network.hang(wire.address(other))
+    bad.send(BAD)
+    wire.advance(0.6)
+    client.expect_nothing()
+    if refused:
+        wire.network.refuse(wire.address(other))
+    wire.network.answer(wire.address(other))
+    wire.settle()
+    if not refused:
+        assert b"GET" not in wire.accepted(other).take()
+    client.expect_nothing()
+    wire.advance(1.0)
+    client.expect(BAD_RELAYED)
+
+
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_client_that_leaves_cancels_a_hook(make: Any, heard: list[str], hook: str) -> None:
     wire = filtered(make, scripted("f", hook, "hang"))
@@ -163,6 +201,53 @@ def test_a_client_that_leaves_cancels_a_hook(make: Any, heard: list[str], hook: 
     assert heard[-1] in (f"f.{hook} cancelled", "f.end")
     assert f"f.{hook} cancelled" in heard
     assert "f.outcome client_gone" in heard
+
+
+FAILS = pytest.mark.parametrize(
+    ("does", "status", "fault"), [("raise", 500, "filter_failed"), ("refuse", 403, "denied")]
+)
+"""What a change of content may do at its end."""
+
+
+@FAILS
+@pytest.mark.parametrize("pieces", [(b"abcdef",), (b"abc", b"def")])
+def test_a_change_of_a_request_that_fails_ends_it_alone(
+    make: Any, pieces: tuple[bytes, ...], does: str, status: int, fault: str
+) -> None:
+    bad = RouteSpec(path_prefix="/bad", service="s", filters=(scripted("f", "asks", does),))
+    wire = make(routes=(bad, RouteSpec(service="s")))
+    other, b = asked(wire)
+    client = wire.client()
+    client.send(request("POST /bad", "Content-Length: 6"))
+    for piece in pieces:
+        client.send(piece)
+    wire.connected().take()
+    client.expect_problem(status, fault)
+    answered(other, b)
+    assert wire.in_flight == 0
+
+
+@FAILS
+@pytest.mark.parametrize("pieces", [(b"abcdef",), (b"abc", b"def")])
+def test_a_change_of_an_answer_that_fails_ends_its_request_alone(
+    make: Any, pieces: tuple[bytes, ...], does: str, status: int, fault: str
+) -> None:
+    bad = RouteSpec(path_prefix="/bad", service="s", filters=(scripted("f", "answers", does),))
+    wire = make(routes=(bad, RouteSpec(service="s")))
+    other, b = asked(wire)
+    client = wire.client()
+    client.send(request("GET /bad"))
+    a = wire.connected()
+    a.take()
+    a.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n" + pieces[0])
+    if pieces[1:]:
+        assert b"abc" in client.take()
+        a.send(pieces[1])
+        assert client.cut  # It has the head, and must not take the rest for whole.
+    else:
+        client.expect_problem(status, fault)
+    answered(other, b)
+    assert wire.in_flight == 0
 
 
 def test_an_end_that_raises_or_hangs_concerns_nobody(make: Any, heard: list[str]) -> None:
@@ -279,7 +364,10 @@ def test_filters_of_a_route_see_the_path_as_it_is_matched(make: Any) -> None:
     answered(client, a)
 
 
-@pytest.mark.parametrize("change", [{"method": "GET"}, {"path": "x"}, {"path": "/a b"}])
+@pytest.mark.parametrize(
+    "change",
+    [{"method": "GET"}, {"path": "x"}, {"path": "/a b"}, {"query": "a b"}, {"query": "a=Ł"}],
+)
 def test_a_change_that_makes_no_request_is_a_filters_failure(
     make: Any, change: dict[str, str]
 ) -> None:
@@ -287,6 +375,53 @@ def test_a_change_that_makes_no_request_is_a_filters_failure(
     client = wire.client()
     client.send(request("HEAD /x"))
     assert client.take().startswith(b"HTTP/1.1 500 ")
+
+
+ODD = ("early", "text", "late", "own", "request", "to bare", "to early", "to text", "content",
+       "answer", "longer")  # fmt: skip
+
+
+@pytest.mark.parametrize("does", ODD)
+def test_an_answer_that_is_none_is_a_filters_failure_and_harms_no_other(
+    make: Any, does: str
+) -> None:
+    routes = (
+        RouteSpec(path_prefix="/odd", service="s", filters=(spec("Odd", does=does),)),
+        RouteSpec(service="s"),
+    )
+    wire = make(routes=routes)
+    client = wire.client()
+    client.send(request("POST /odd", "Content-Length: 2", body=b"hi") + GET)
+    asks = does in ("early", "text", "late", "own", "request")
+    a = wire.connected()
+    if not asks:
+        a.take()
+        a.send(OK)
+    wire.settle()
+    told = client.take()
+    assert told.startswith(b"HTTP/1.1 500 ")
+    assert b'details="filter_failed"' in told
+    a = a if asks else wire.connected()
+    assert a.take().startswith(b"GET ")
+    a.send(OK)
+    assert client.take().startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_answer_without_content_has_none_whatever_a_filter_says(make: Any) -> None:
+    wire = filtered(make, spec("Odd", does="bare"))
+    client = wire.client()
+    client.send(GET)
+    head, _, content = client.take().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 204 ")
+    assert content == b""
+
+
+@pytest.mark.parametrize("value", ["a\r\nb: c", "a\0", "Łęk"])
+def test_a_value_that_no_field_has_is_refused(value: str) -> None:
+    headers = Headers(b"X-A: 1\r\n")
+    with pytest.raises(ValueError, match=r"field value|latin-1"):
+        headers.add("X-A", value)
+    assert headers.items() == [("X-A", "1")]
 
 
 @pytest.mark.parametrize("waits", [False, True])
@@ -334,16 +469,22 @@ def test_a_reload_changes_filters_of_connections_that_are_open(make: Any) -> Non
 
 
 def test_more_hooks_than_may_wait_are_refused(make: Any) -> None:
-    wire = filtered(make, scripted("f", "request", "hang"))
-    waiting = [wire.loop.create_future() for _ in range(1000)]
-    for future in waiting:
-        assert wire.worker.services.filters.spawn(future) is not None
+    wire = filtered(make, scripted("f", "request", "hang"), scripted("g"))
+    filters = wire.worker.services.filters
+    waiting = [wire.loop.create_future() for _ in range(1001)]
+    one, other = filters.of_route(0, "s")
+    started = [filters.spawn(one, future) is not None for future in waiting]
+    assert started == [True] * 1000 + [False]
     client = wire.client()
     client.send(GET)
     client.expect_problem(503, "filters_busy")
+    assert list(wire.worker.counters.filters.values()) == [{"filters_busy": 1}]
+    assert filters.spawn(other, waiting[-1]) is not None  # Each has room of its own.
     for future in waiting:
         future.cancel()
     wire.settle()
+    client.send(GET)
+    client.expect_nothing()
 
 
 def test_a_filter_that_cannot_open_leaves_the_configuration_as_it_was(
@@ -359,6 +500,22 @@ def test_a_filter_that_cannot_open_leaves_the_configuration_as_it_was(
     a.take()
     answered(client, a)
     assert "f.close" not in heard
+
+
+def test_plugins_are_imported_or_leave_the_configuration_as_it_was(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plugged_by_a_test.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    wire = filtered(make)
+    client, a = asked(wire)
+    answered(client, a)
+    names = "plugged_by_a_test", "plugged_by_no_test"
+    wire.worker.on_message(Configure(WorkerConfig(plugins=names)))
+    assert sys.modules.pop(names[0]).__file__ == str(tmp_path / "plugged_by_a_test.py")
+    client.send(GET)
+    a.take()
+    answered(client, a)
 
 
 def test_a_filter_that_is_no_more_is_closed_after_its_last_requests(

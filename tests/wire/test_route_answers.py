@@ -48,6 +48,16 @@ def test_a_redirect(make: Any, to: str, status: int, line: str, location: str) -
     wire.expect_no_dial()
 
 
+@pytest.mark.parametrize("ask", [b"GET /a HTTP/1.0\r\n\r\n", b"GET /a HTTP/1.1\r\nHost:\r\n\r\n"])
+def test_a_redirect_to_the_host_of_a_request_that_names_none_is_refused(
+    make: Any, ask: bytes
+) -> None:
+    wire = make(routes=routed(path="/a", redirect=RedirectSpec(to="https://{host}{path}")))
+    client = wire.client()
+    client.send(ask)
+    assert client.take().startswith(b"HTTP/1.1 400 ")
+
+
 def test_an_answer_of_a_route(make: Any) -> None:
     respond = RespondSpec(status=503, body="Back at noon", headers={"Retry-After": "3600"})
     wire = make(routes=routed(path="/down", respond=respond))
@@ -70,8 +80,9 @@ def test_an_answer_of_a_route(make: Any) -> None:
     answered(client, a)
 
 
-def test_an_answer_without_content_says_no_length(make: Any) -> None:
-    wire = make(routes=routed(path="/no", respond=RespondSpec(status=204)), listener=HTTP2)
+@pytest.mark.parametrize("status", [204, 304])
+def test_an_answer_without_content_says_no_length(make: Any, status: int) -> None:
+    wire = make(routes=routed(path="/no", respond=RespondSpec(status=status)), listener=HTTP2)
     client = wire.client()
     client.send(request("GET /no"))
     assert b"Content-Length" not in answer(client)[0]

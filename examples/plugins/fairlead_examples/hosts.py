@@ -17,7 +17,7 @@ from proxy.registry.followed import Timing
 from proxy.registry.polled import Polled
 from proxy.registry.records import read, service_of, split_key
 from proxy.registry.rest import RestEndpoint
-from proxy.registry.roster import Roster
+from proxy.registry.roster import Roster, single
 from proxy.settings.addresses import URL
 from proxy.settings.declare import Distinct
 from proxy.settings.read import POSITIVE
@@ -39,7 +39,8 @@ class HostsProvider(Polled[RestEndpoint]):
 
     def __init__(self, options: HostsOptions) -> None:
         roster = Roster(
-            lambda key, value: read(*split_key(key, b""), value), partial(service_of, prefix=b"")
+            single(lambda key, value: read(*split_key(key, b""), value)),
+            partial(service_of, prefix=b""),
         )
         servers = [RestEndpoint(url, tls=options.tls) for url in options.endpoints]
         super().__init__(servers, roster, timing=Timing(probe=options.interval))

@@ -24,7 +24,8 @@ from proxy.engine.load import Board
 from proxy.engine.match import Match
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.route_answers import answer_of_route
-from proxy.engine.routing import LISTENER, RouteTable
+from proxy.engine.route_lines import LISTENER
+from proxy.engine.routing import RouteTable
 from proxy.engine.second_look import Asked, ServiceNames, check_published, look_again, rewritten
 from proxy.errors import (
     BREAKER_OPEN,
@@ -79,13 +80,14 @@ def explain(
     board: Board | None = None,
     claims: Claims | None = None,
     caller: str = "",
+    share: float = 1.0,
 ) -> dict[str, Any]:
     """The whole story of one request. `url` is absolute, or a path for any host; `totals`: what
     workers told of the limits; `complete`: the first full set of instances is known; `now`:
     monotonic seconds; `board`: where workers count what is in flight, and tokens of rate limits;
     `claims`: routes that instances bring; `caller`: the service that the client has proved to be,
-    where the listener asks for that. ValueError if these cannot be put into one request at
-    all."""
+    where the listener asks for that; `share`: of the limits of the fleet, this proxy's. ValueError
+    if these cannot be put into one request at all."""
     netloc, line = _split(url)
     given = _request_fields(netloc, fields)
     document: dict[str, Any] = {
@@ -152,13 +154,16 @@ def explain(
         *names_of(spec.filters),
         *([] if own is None else names_of(own.filters)),
     ]
-    answer = answer_of_route(spec, host, target.path, target.query)
+    try:
+        answer = answer_of_route(spec, host, target.path, target.query)
+    except Refused as refusal:
+        return {**document, "answer": _own_answer(refusal.fault, refusal.detail)}
     if answer is not None:
         return {**document, "answer": {"status": answer.status, "by": "the route"}}
     if spec.split:
         document["split"] = {one.service: one.weight for one in spec.split}
         return document
-    document |= _choice(decided, target, pools, settings, totals, now, board)
+    document |= _choice(decided, target, pools, settings, totals, now, board, share)
     document["callers"] = _callers(decided.service, own, caller, method, target)
     refused = document["callers"] is not None and document["callers"]["refused"]
     if refused and not document["callers"]["dry_run"] and decided.service in pools:
@@ -255,6 +260,7 @@ def _choice(
     totals: Totals,
     now: float,
     board: Board | None,
+    share: float,
 ) -> dict[str, Any]:
     """The part about the service: balancer, key, what stands in the way, who may be picked and
     who not."""
@@ -275,7 +281,7 @@ def _choice(
         for member in served
     ]
     rate = own.rate_limit
-    tokens = None if rate is None else _tokens(match.service, rate, target, board, now)
+    tokens = None if rate is None else _tokens(match.service, rate, target, board, now, share)
     most = own.max_inflight
     full = sum(count >= most for count in inflight.values()) if most else 0
     limits = {
@@ -320,7 +326,10 @@ def _refused(limits: dict[str, Any], candidates: int) -> tuple[Fault, str] | Non
     queue each worker has its own: only what holds in all of them is sure."""
     tokens, breaker = limits["rate_limit"], limits["breaker"] or {}
     if tokens is not None and tokens["left"] is not None and tokens["left"] < 1:
-        return RATE_LIMITED, f"no token is left for {tokens['key']} {tokens['value']}"
+        whose = f"{tokens['key']} {tokens['value']}"
+        if tokens["value"] is None:  # They share a bucket.
+            whose = f"requests without {tokens['key']}"
+        return RATE_LIMITED, f"no token is left for {whose}"
     if breaker and breaker.get("open", 0) == sum(breaker.values()):
         return BREAKER_OPEN, "the circuit breaker is open in all workers that told of it"
     if limits["full"] == candidates and not limits["queue"]:
@@ -332,17 +341,25 @@ def _refused(limits: dict[str, Any], candidates: int) -> tuple[Fault, str] | Non
 
 
 def _tokens(
-    service: str, rate: RateLimitSettings, target: Target, board: Board | None, now: float
+    service: str,
+    rate: RateLimitSettings,
+    target: Target,
+    board: Board | None,
+    now: float,
+    share: float,
 ) -> dict[str, Any]:
     """A rate limit as one request meets it; `left` is null for a key that only a connection has."""
     value = _property(rate.key, target) or b""
-    burst = float(rate.burst or rate.requests)
+    interval, burst = rate.per / rate.requests, float(rate.burst or rate.requests)
+    if rate.scope == "fleet":  # As `BucketTable.take_share` has it.
+        interval, burst = interval / share, max(1.0, burst * share)
     left = None
     if value != CLIENT_SIDE and board is not None:
         buckets = BucketTable(board.buckets)
         key = buckets.key_of(hash_key(service.encode()).to_bytes(8, "big"), value)
-        left = round(buckets.left(key, rate.per / rate.requests, burst, now), 2)
-    return {"key": rate.key, "value": _text(value) or None, "burst": burst, "left": left}
+        left = round(buckets.left(key, interval, burst, now), 2)
+    told = {"burst": round(burst, 2), "left": left}
+    return {"key": rate.key, "value": _text(value) or None, **told}
 
 
 def _served(member: Member, panic: bool) -> bool:

@@ -10,7 +10,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxy.engine.routing import LISTENER, LONGEST_HOST, SERVICE, Fields, is_service_name
+from proxy.engine.route_lines import LISTENER, SERVICE, Fields
+from proxy.engine.routing import LONGEST_HOST, is_service_name
 from proxy.settings.route import RouteSpec
 from proxy.settings.route_values import FIRST_LABEL, pieces_of
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
+import sys
 from ipaddress import IPv4Address
-from math import ceil, inf
+from math import ceil
 
 from proxy.engine.edge import Edge
 from proxy.engine.http1.parser import call_a_claim
@@ -48,15 +48,29 @@ class ListenerConfig:
         configuration before."""
         self.settings = settings
         self.ids = ids
-        self.limits = settings.limits
+        self.limits = limits = settings.limits
         self.timeouts = settings.timeouts
+        # What each request or connection asks: in settings it takes five times as long to find.
+        self.max_head, self.max_fields = limits.head, limits.fields
+        self.max_target, self.max_body = limits.target, limits.body
+        self.max_requests, self.max_streams = limits.requests, limits.streams
+        self.max_age = limits.connection_age
+        self.head, self.idle = settings.timeouts.head, settings.timeouts.idle
+        self.ends_loops, self.forwarded = settings.ends_loops, settings.forwarded
+        self.merge_slashes, self.encoded_slashes = settings.merge_slashes, settings.encoded_slashes
+        self.name = settings.name
+        tcp = settings.tls_passthrough or settings.mode_tcp is not None
+        self.plain = certificates is None and not tcp
+        """HTTP begins with a connection's first byte."""
         self.via = via
-        self.room = ceil(settings.limits.connections / workers) or inf
+        self.port = 0
+        """Of its sockets; 0 = not the same for all, or not known: each connection is asked."""
+        self.room = ceil(limits.connections / workers) or sys.maxsize
         """Connections that this worker may have open on the listener. The kernel spreads them
         evenly, so each worker keeps its share of the limit."""
         self.certificates = certificates
         self.counts = counts or ListenerCounts()
-        self.counts.per_client = settings.limits.connections_per_client
+        self.counts.per_client = limits.connections_per_client
         self.half_close = settings.client_close == "half_close"
         """A client that has said its last byte may still read, and is served."""
         self.hsts = b"" if settings.hsts is None else settings.hsts.line
@@ -79,8 +93,8 @@ class ListenerConfig:
         """The facts of a new connection. `announced`: the address it comes from and the port it
         was made to, where somebody in front of us said so."""
         facts = self._client(transport, announced)
-        facts.ends = partial(ends_of, transport, announced)
-        facts.ends_loops = self.settings.ends_loops
+        facts.transport, facts.announced = transport, announced
+        facts.ends_loops = self.ends_loops
         if self.certificates is not None:
             connection: TlsTransport | None = transport.get_extra_info("tls")
             lines = self.certificates.shown(connection)
@@ -102,8 +116,8 @@ class ListenerConfig:
             # client that has reset its connection already: nobody to trust.
             local = self.settings.bind.startswith("unix:")
             return self._facts("", 0, local and self._addresses.trusts_any)
-        own = transport.get_extra_info("sockname")
-        return self._facts(str(peer[0]), int(own[1]))
+        port = self.port or int(transport.get_extra_info("sockname")[1])
+        return self._facts(str(peer[0]), port)
 
     def _facts(self, peer: str, port: int, trusted: bool = False) -> ClientFacts:
         # An address of IPv4 has one spelling, and reading it costs more than all the rest here.
@@ -119,8 +133,8 @@ class ListenerConfig:
             addresses,
             self.via,
             b"http" if self.certificates is None else b"https",
-            forwarded=self.settings.forwarded,
-            merge_slashes=self.settings.merge_slashes,
-            encoded_slashes=self.settings.encoded_slashes,
-            listener=self.settings.name,
+            forwarded=self.forwarded,
+            merge_slashes=self.merge_slashes,
+            encoded_slashes=self.encoded_slashes,
+            listener=self.name,
         )

@@ -33,12 +33,10 @@ from operator import itemgetter
 from typing import Final
 
 from proxy.engine.match import Match
-from proxy.settings.path_pattern import PathPattern
+from proxy.engine.route_lines import SERVICE, Fields, Line, add_line
 from proxy.settings.route import RouteSpec
-from proxy.settings.route_values import FIRST_LABEL, pieces_of
+from proxy.settings.route_values import FIRST_LABEL
 from proxy.tls.names import NameTable
-
-SERVICE: Final = "{service}"
 
 _ESCAPE: Final = r"%(?!2[DEF]|3[0-9]|4[1-9A-F]|5[0-9ACF]|6[1-9A-F]|7[0-9AE])[0-9A-F]{2}"
 """Of neither an unreserved character (paths have them as they are) nor a slash or backslash."""
@@ -54,106 +52,6 @@ LONGEST_HOST: Final = 512
 """Characters; a name in the DNS has 253, of which some may be escaped. Looking up the endings of
 one costs its labels times its length: 0.3 s for a Host of 30 KB that is all dots."""
 
-Fields = Callable[[str], str | None]
-"""Field name in lower case → value, None if the request has no such field; `query:NAME` → value of
-a parameter of the query, escapes resolved; `LISTENER` → name of the listener."""
-LISTENER: Final = "listener:"
-
-
-class _Route:
-    """A line of the file, prepared."""
-
-    __slots__ = (
-        "accepts_all",
-        "conditions",
-        "fixed",
-        "length",
-        "listeners",
-        "methods",
-        "pattern",
-        "patterns",
-        "position",
-        "prefix",
-        "published",
-        "spec",
-        "special",
-        "strips",
-    )
-
-    def __init__(self, position: int, spec: RouteSpec, prefix: str | None, exact: bool) -> None:
-        """`prefix`: the one of the route's that it is kept under; `exact`: under a path instead."""
-        self.position = position
-        self.spec = spec
-        self.special = spec.is_special
-        self.published = spec.published
-        self.prefix = prefix
-        self.methods = frozenset(spec.methods)
-        self.listeners = frozenset(spec.listeners)
-        fields = [(name.lower(), pieces_of(value)) for name, value in spec.headers.items()]
-        self.conditions = (
-            *((name, pieces[0]) for name, pieces in fields if len(pieces) == 1),
-            *((f"query:{name}", value) for name, value in spec.query.items()),
-        )
-        self.patterns = tuple(one for one in fields if len(one[1]) > 1)
-        self.accepts_all = not (self.methods or self.conditions or self.patterns or self.listeners)
-        literal = (prefix or "").removesuffix("/")
-        templated = SERVICE in literal
-        self.length = len(literal) - (len(SERVICE) if templated else 0)
-        """Of the prefix's literal part."""
-        self.strips = spec.rewrite is not None or (
-            not exact and (spec.rewrite_prefix is not None or (spec.strip_prefix and literal != ""))
-        )
-        self.pattern: re.Pattern[str] | None = None
-        if spec.path_regex is not None:
-            self.pattern = PathPattern(spec.path_regex).compiled
-        in_host = spec.host is not None and SERVICE in spec.host
-        self.fixed = None if templated or in_host else self.at(None, 0)
-        """The match, where it is the same for every request."""
-
-    def at(self, captured: str | None, in_path: int) -> Match:
-        """The match for a request in which `{service}` stood for `captured`, with so many
-        characters of it in the path."""
-        service = self.spec.service or captured or ""
-        if service.startswith("@") and self.spec.service is None:
-            service = ""  # Nobody's name: such services are for routes that say so.
-        templated = self.spec.service is None and captured is not None
-        length = self.length + in_path
-        return Match(
-            self.position,
-            self.spec,
-            service,
-            templated,
-            length,
-            self.strips,
-            self.special,
-            self.published,
-            self.pattern,
-        )
-
-    def accepts(self, method: str, fields: Fields) -> bool:
-        if self.methods and method not in self.methods:
-            return False
-        if self.listeners and fields(LISTENER) not in self.listeners:
-            return False
-        if not all(fields(name) == value for name, value in self.conditions):
-            return False
-        return all(_fits(pieces, fields(name)) for name, pieces in self.patterns)
-
-
-def _fits(pieces: tuple[str, ...], value: str | None) -> bool:
-    """Whether a field has these pieces one after the other, with anything in between."""
-    if value is None:
-        return False
-    at, stop = len(pieces[0]), len(value) - len(pieces[-1])
-    if at > stop or not (value.startswith(pieces[0]) and value.endswith(pieces[-1])):
-        return False
-    for piece in pieces[1:-1]:  # ≤ routes
-        found = value.find(piece, at, stop)
-        if found < 0:
-            return False
-        at = found + len(piece)
-    return True
-
 
 class _Segment:
     """One place in the tree of path prefixes."""
@@ -163,9 +61,9 @@ class _Segment:
     def __init__(self) -> None:
         self.literal: dict[str, _Segment] = {}  # ≤ 1 KiB + 4 KiB per route
         self.service: _Segment | None = None
-        self.ends: list[_Route] = []  # ≤ 1 KiB + 2 KiB per route
+        self.ends: list[Line] = []  # ≤ 1 KiB + 2 KiB per route
         """Routes whose prefix ends here."""
-        self.under: list[_Route] = []  # ≤ 1 KiB + 2 KiB per route
+        self.under: list[Line] = []  # ≤ 1 KiB + 2 KiB per route
         """Routes whose prefix ends here with a slash."""
 
     def next(self, segment: str) -> _Segment:
@@ -179,7 +77,7 @@ class _Host:
     """All routes of one host pattern."""
 
     def __init__(self) -> None:
-        self.exact: dict[str, list[_Route]] = {}  # ≤ 1 KiB + 4 KiB per route
+        self.exact: dict[str, list[Line]] = {}  # ≤ 1 KiB + 4 KiB per route
         """Path → routes for it alone."""
         self.root = _Segment()
         self.depth = 0
@@ -188,31 +86,32 @@ class _Host:
     def add(self, position: int, spec: RouteSpec) -> None:
         """Keep a route under all its paths and prefixes."""
         for path in spec.all_paths:  # ≤ routes
-            self.exact.setdefault(path, []).append(_Route(position, spec, None, True))
+            add_line(self.exact.setdefault(path, []), Line(position, spec, None, True))
         for prefix in spec.all_prefixes:  # ≤ routes
-            self._add(_Route(position, spec, prefix, False))
+            self._add(Line(position, spec, prefix, False))
 
-    def _add(self, route: _Route) -> None:
+    def _add(self, route: Line) -> None:
         prefix = route.prefix
         place = self.root
         segments = [] if prefix is None else prefix.removesuffix("/").split("/")[1:]
         for segment in segments:  # ≤ routes
             place = place.next(segment)
         self.depth = max(self.depth, len(segments) + 1)
-        (place.under if prefix is not None and prefix.endswith("/") else place.ends).append(route)
+        add_line(place.under if prefix is not None and prefix.endswith("/") else place.ends, route)
 
     def match(self, path: str, method: str, fields: Fields, label: str | None) -> Match | None:
         """`label` is what `{service}` stood for in the host."""
         if self.exact:
-            for route in self.exact.get(path, ()):  # ≤ routes
-                if route.accepts_all or route.accepts(method, fields):
-                    return route.fixed or route.at(label, 0)
-        if self.depth <= 1 and path[:1] == "/":
+            exact = self.exact.get(path)
+            found = None if exact is None else _first(exact, path, method, fields, label, 0)
+            if found is not None:
+                return found
+        if self.depth <= 1 and path.startswith("/"):
             # The whole host goes one way, which is the most common kind of host.
-            for routes in (self.root.under, self.root.ends):
-                for route in routes:  # ≤ routes
-                    if route.accepts_all or route.accepts(method, fields):
-                        return route.fixed or route.at(label, 0)
+            for lines in (self.root.under, self.root.ends):
+                found = _first(lines, path, method, fields, label, 0)
+                if found is not None:
+                    return found
             return None
         segments = path.split("/", self.depth)
         reached: list[_Reached] = []
@@ -228,10 +127,28 @@ class _Host:
         else:
             reached.reverse()
         for _, routes, captured in reached:  # ≤ routes
-            for route in routes:  # ≤ routes
-                if route.accepts_all or route.accepts(method, fields):
-                    return route.fixed or route.at(captured or label, len(captured))
+            found = _first(routes, path, method, fields, captured or label, len(captured))
+            if found is not None:
+                return found
         return None
+
+
+def _first(
+    routes: list[Line],
+    path: str,
+    method: str,
+    fields: Fields,
+    captured: str | None,
+    in_path: int,
+) -> Match | None:
+    """The match of the first of these that fits: see `Line.at`."""
+    for route in routes:  # ≤ routes
+        if route.accepts_all:
+            return route.fixed or route.at(captured, in_path)
+        fits = route.accepting(method, fields, path)
+        if fits is not None:
+            return fits.fixed or fits.at(captured, in_path)
+    return None
 
 
 class _PatternHost(_Host):
@@ -242,16 +159,11 @@ class _PatternHost(_Host):
         super().__init__()
         self._rest = _Host()
         """Routes for any path."""
-        self._by_beginning: dict[int, dict[str, list[_Route]]] = {}  # ≤ 1 KiB + 8 KiB per route
-        """Length → beginning of that length, which is plain text → routes, so that few expressions
-        are tried where there are many."""
+        self._patterns: list[Line] = []  # ≤ 1 KiB + 8 KiB per route
 
     def add(self, position: int, spec: RouteSpec) -> None:
         if spec.path_regex is not None:
-            route = _Route(position, spec, None, False)
-            beginning = PathPattern(spec.path_regex).beginning
-            places = self._by_beginning.setdefault(len(beginning), {})
-            places.setdefault(beginning, []).append(route)
+            add_line(self._patterns, Line(position, spec, None, False))
         elif spec.all_prefixes == (None,):
             self._rest.add(position, spec)
         else:
@@ -261,26 +173,14 @@ class _PatternHost(_Host):
         found = super().match(path, method, fields, label)
         if found is not None:
             return found
-        routes: list[_Route] = []
-        for length, places in self._by_beginning.items():  # ≤ 256
-            routes += places.get(path[:length], ())
-        routes.sort(key=_position_of)
-        for route in routes:  # ≤ routes
-            pattern = route.pattern
-            if (
-                pattern is not None
-                and pattern.match(path)
-                and (route.accepts_all or route.accepts(method, fields))
-            ):
-                return route.fixed or route.at(label, 0)
+        for route in self._patterns:  # ≤ routes
+            fits = route.accepting(method, fields, path)
+            if fits is not None:
+                return fits.fixed or fits.at(label, 0)
         return self._rest.match(path, method, fields, label)
 
 
-def _position_of(route: _Route) -> int:
-    return route.position
-
-
-_Reached = tuple[int, list[_Route], str]
+_Reached = tuple[int, list[Line], str]
 """(how far into the path, routes whose prefix reaches there, what `{service}` stood for)."""
 
 

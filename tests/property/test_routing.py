@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.engine.explanation import explain
-from proxy.engine.routing import SERVICE, RouteTable
+from proxy.engine.route_lines import SERVICE
+from proxy.engine.routing import RouteTable
 from proxy.settings.route import RouteSpec
 from proxy.settings.route_values import FIRST_LABEL
 
@@ -71,6 +72,24 @@ def routes(draw: st.DrawFn) -> RouteSpec:
     )
 
 
+by_fields = st.builds(
+    RouteSpec,
+    service=st.just("s"),
+    path_prefix=st.sampled_from([None, "/a", "/a", "/a", "/a/"]),
+    methods=st.sampled_from([(), (), (), ("GET",)]),
+    headers=st.sampled_from([{"X-A": "1"}, {"X-A": "2"}, {"X-B": "ab"}, {"X-B": "2"}, *HEADERS]),
+    query=st.sampled_from([{}, {}, {"q": "1"}, {"q": "2"}]),
+)
+"""Of which many stand at the same place."""
+by_regex = st.builds(
+    RouteSpec,
+    service=st.just("s"),
+    path_regex=st.sampled_from(
+        [*REGEXES, "^/a/b$", "^/(?:a/)+b/c", "^/[ab]/c/a(?:/b)?", "^/b/.*a/b$"]
+    ),
+    headers=st.sampled_from([{}, {}, *HEADERS]),
+    methods=st.sampled_from([(), (), (), ("GET",)]),
+)
 segments = st.sampled_from(["a", "b", "c", "", "a", "b", "$", "..", "d"])
 paths = st.lists(segments, max_size=5).map(lambda parts: "/" + "/".join(parts)) | st.just("*")
 request_hosts = st.lists(st.sampled_from(["a", "b", "c", "d", ""]), max_size=4).map(".".join)
@@ -86,7 +105,7 @@ fields = st.fixed_dictionaries(
 
 
 @given(
-    st.lists(routes(), max_size=12),
+    st.lists(routes(), max_size=12) | st.lists(by_fields | by_regex, min_size=8, max_size=30),
     request_hosts,
     paths,
     st.sampled_from(["GET", "POST"]),

@@ -22,14 +22,16 @@ from proxy.settings.path_pattern import PathPattern
         (r"^/\.\$", "/.$", ["/.$"], ["/."]),
         (r"^/[^a-c/.]+$", "/", ["/d"], ["/a", "/d/"]),
         (r"^/a{2}b?", "/", ["/aa"], ["/a"]),
+        (r"^/(?:a(?:b[c]+d)e)f*", "/ab", ["/abccdeff", "/abcde"], ["/abde"]),
     ],
 )  # fmt: skip
 def test_a_pattern(text: str, beginning: str, fitting: list[str], others: list[str]) -> None:
     pattern = PathPattern(text)
-    assert pattern.beginning == beginning
+    assert pattern.literals[0] == beginning
     assert all(pattern.compiled.match(path) for path in fitting)
     assert not any(pattern.compiled.match(path) for path in others)
     assert all(path.startswith(beginning) for path in fitting)
+    assert all(literal in path for path in fitting for literal in pattern.literals)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ from typing import Any
 
 from proxy.engine.deadlines import Alarm
 from proxy.engine.filters import Link, Links
-from proxy.filters.message import Change, Request, Response
+from proxy.filters import content
+from proxy.filters.content import Change
+from proxy.filters.message import Request, Response
 from proxy.http.messages import OwnAnswer
 
 
@@ -38,7 +40,7 @@ class Passage:
     """Owns where one request is among its filters, and the hook that it waits for."""
 
     __slots__ = ("alarm", "answered", "answering", "asked", "begun", "came_at", "content",
-                 "current", "held", "links", "original", "own", "response", "task",
+                 "current", "held", "keeps_length", "links", "original", "own", "response", "task",
                  "view")  # fmt: skip
 
     def __init__(self, links: Links, view: Request) -> None:
@@ -68,11 +70,21 @@ class Passage:
         """When the answer of an instance came."""
         self.content: list[Change] = []  # ≤ 8 KiB
         """Changes of an instance's content."""
+        self.keeps_length = True
+        """Whether these leave its length."""
 
     def add(self, links: Links) -> None:
         """Further filters concern the request."""
         self.links += links
         self.answered = len(self.links)
+
+    def of_request(self, pieces: list[bytes], done: bool) -> list[bytes]:
+        """A request's content as the filters change it. Raises what they do."""
+        return changed(self.view.changes, pieces, done, self.view.keeps_length)
+
+    def of_answer(self, pieces: list[bytes], done: bool) -> list[bytes]:
+        """An answer's, behind its first pieces."""
+        return changed(self.content, pieces, done, self.keeps_length)
 
     @property
     def name(self) -> str:
@@ -84,18 +96,33 @@ class Passage:
         """Whether a filter waits with an answer of an instance."""
         return self.held is not None and self.held.own is None
 
-    def turn_back(self) -> None:
-        """The request goes no further than the current filter: those before it see the answer."""
+    def turn_back(self) -> str:
+        """The request goes no further than the current filter: those before it see the answer.
+        Returns its name."""
         if not self.answering:
             self.answered = self.asked - 1
+        return self.name
+
+    def decisions(self, by: str, end: str) -> str:
+        """See `RequestState`. `by`: the filter that ended the request, empty = none did."""
+        told = []
+        for link in self.links[: self.asked][::-1]:  # ≤ 256
+            decided = "none" if link is self.current and not self.answering else "pass"
+            if link.name == by:
+                decided, by = end, ""
+            elif link.on_request is None:
+                continue
+            told.append(f"{link.name}:{decided}")
+        return ",".join(reversed(told))
 
 
-def changed(changes: list[Change], pieces: list[bytes], done: bool) -> list[bytes]:
+def changed(
+    changes: list[Change], pieces: list[bytes], done: bool, keeps_length: bool
+) -> list[bytes]:
     """Content with the changes of filters, which are asked about content and about the end. Raises
     what these do."""
     data = b"".join(pieces)
     if not data and not done:
         return []
-    for change in changes:  # ≤ 256
-        data = change(data, done)
+    data = content.changed(changes, data, done, keeps_length)
     return [data] if data else []

@@ -120,13 +120,8 @@ class ProxyProtocol(CountedArrival):
             return
         if announced is None:
             return
-        self._leave()
         protocol = new_connection(self._services, self._listener, announced.source)
-        self._transport.set_protocol(protocol)
-        protocol.connection_made(self._transport)
-        rest = self._buffer[announced.length :]
-        if rest and not self._transport.is_closing():
-            protocol.data_received(rest)
+        self._hand_on(protocol, self._buffer[announced.length :])
 
     def on_deadline(self, now: float) -> None:
         """See `Timed`."""

@@ -94,8 +94,11 @@ class Tunnel(Timed):
         self._on_cut: Callable[[], None] | None = None
         self._lost = 0
 
-    def start(self, *, from_client: bytes, from_instance: bytes) -> None:
-        """Take the transports over, with what each side had sent before the switch."""
+    def start(
+        self, *, from_client: bytes, from_instance: bytes, client_ended: bool = False
+    ) -> None:
+        """Take the transports over, with what each side had sent before the switch.
+        `client_ended`: nothing more comes from the client."""
         for end in (self._client, self._instance):
             end.transport.set_protocol(as_protocol(end))
         self._client.received += len(from_client)
@@ -104,7 +107,11 @@ class Tunnel(Timed):
             self._instance.transport.write(from_client)
         if from_instance:
             self._client.transport.write(from_instance)
+        if client_ended and not self._client.transport.is_closing():
+            self._client.eof_received()
         for end in (self._client, self._instance):
+            if end.ended:
+                continue  # Read again, it would end a second time.
             if end.gate.open and not end.transport.is_closing() and not end.transport.is_reading():
                 end.transport.resume_reading()
         self.touch()

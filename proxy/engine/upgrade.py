@@ -35,7 +35,8 @@ def open_tunnel(
         state.terms.settings.timeouts.tunnel_idle,
         on_closed,
     )
-    pool.counters.answered(state.request.method, 101, services.now() - state.began)
+    took = services.now() - state.began
+    pool.counters.over(state.request.method, 101, took, client.facts.caller)
     # In this order: between the two the worker must not look quiet.
     services.connections.on_tunnel_opened(tunnel, pool, node, client.counts)
     tunnel.start(from_client=client.hand_over(), from_instance=early)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from proxy.settings.balancer import BalancerSpec
 from proxy.settings.listener import ListenerSettings, ListenerTimeouts
 from proxy.settings.listener_tls import Certificate, ListenerTls
 from proxy.settings.route import RouteSpec
@@ -68,6 +69,30 @@ def test_the_connection_goes_to_the_service_of_its_name(make: Any) -> None:
     instance.eof()
     assert client.closed
     assert wire.pool.nodes["a@10.0.0.1:80"].outcomes == {"ok": 1}
+
+
+def test_connections_are_balanced_and_counted_like_tunnels(make: Any) -> None:
+    settings = ServiceSettings(balancer=BalancerSpec(type="least_connections"))
+    wire = make("a", "b", routes=ROUTES, listener=LISTENER, settings=settings)
+
+    def joining() -> tuple[Peer, Peer, str]:
+        client = asking(wire, "db.example.com")
+        [name] = [one for one in "ab" if wire.network.accepted.get(wire.address(one))]
+        return client, joined(wire, client, name), name
+
+    first, other = joining(), joining()
+    assert {first[2], other[2]} == {"a", "b"}
+    assert [wire.node(name).in_flight for name in "ab"] == [1, 1]
+    assert len(wire.worker.connections.tunnels) == 2
+    for peer in other[:2]:
+        peer.eof()
+    assert len(wire.worker.connections.tunnels) == 1
+    again = joining()
+    assert again[2] == other[2]
+    for client, instance, _ in (first, again):
+        instance.eof()
+        client.eof()
+    assert not wire.worker.connections.tunnels
 
 
 def test_other_names_are_for_the_listener_itself(make: Any) -> None:
@@ -170,11 +195,14 @@ def test_early_words_of_an_instance_are_kept(make: Any) -> None:
     wire.settle()
 
 
-def test_an_error_inside_ends_the_connection_and_gives_back_what_was_counted(make: Any) -> None:
+@pytest.mark.parametrize("spared", [0, 1])
+def test_an_error_inside_ends_the_connection_and_gives_back_what_was_counted(
+    make: Any, spared: int
+) -> None:
     wire = make("a", "b", routes=ROUTES, listener=LISTENER)
     wire.network.refuse(wire.address("a"), REFUSED)
     wire.network.refuse(wire.address("b"), REFUSED)
-    faulty(wire, "pick").spared = 1
+    faulty(wire, "pick").spared = spared
     client = asking(wire, "db.example.com")
     assert client.cut
     assert wire.in_flight == 0

@@ -146,3 +146,17 @@ def test_an_instance_is_told_whose_tcp_connection_it_is(make: Any) -> None:
     instance = wire.accepted()
     client.send(b"x")
     instance.expect(OURS + b"x")
+
+
+@pytest.mark.parametrize("cut", [5, len(LINE), len(LINE) + 4])
+def test_a_tcp_connection_is_announced_in_one_piece_with_what_is_said(make: Any, cut: int) -> None:
+    listener = ListenerSettings(mode_tcp="s", proxy_protocol=True)
+    wire = make("a", listener=listener, settings=TELLING, tls=False)
+    client = connect(wire)
+    said = LINE + b"SELECT 1"
+    client.send(said[:cut], said[cut:])
+    instance = wire.accepted()
+    announced = LINE.replace(b" 5000 ", b" 0 ").replace(b"198.51.100.1", PROXY[0].encode())
+    instance.expect(announced + b"SELECT 1")
+    instance.send(b"1")
+    client.expect(b"1")

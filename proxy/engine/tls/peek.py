@@ -6,7 +6,6 @@ import asyncio
 from typing import Final
 
 from proxy.engine.arrival import CountedArrival
-from proxy.engine.flow import as_protocol
 from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.passthrough import Passthrough
 from proxy.engine.services import Services
@@ -21,7 +20,7 @@ UNRECOGNIZED: Final = b"\x15\x03\x03\x00\x02\x02\x70"
 class Peek(CountedArrival):
     """Owns a client's connection until its hello is here."""
 
-    __slots__ = ("_announced", "_buffer")
+    __slots__ = ("_buffer",)
 
     def __init__(
         self,
@@ -30,8 +29,7 @@ class Peek(CountedArrival):
         announced: tuple[str, int] | None = None,
     ) -> None:
         """`announced`: see `ListenerConfig.client`."""
-        super().__init__(services, listener)
-        self._announced = announced
+        super().__init__(services, listener, announced)
         self._buffer = b""  # ≤ 384 KiB
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -80,13 +78,7 @@ class Peek(CountedArrival):
         if pool is None:
             self._refuse(HANDSHAKE_FAILED, f"{service} has no instance")
             return
-        address = self._listener.client(self._transport, self._announced).address
-        self._hand_on(Passthrough(self._services, self._listener, pool, address, data), b"")
-
-    def _hand_on(self, protocol: object, data: bytes) -> None:
-        self._leave()
-        above = as_protocol(protocol)
-        self._transport.set_protocol(above)
-        above.connection_made(self._transport)
-        if data and not self._transport.is_closing():
-            above.data_received(data)
+        services, listener, announced = self._services, self._listener, self._announced
+        address = listener.client(self._transport, announced).address
+        passed = Passthrough(services, listener, pool, address, data, announced=announced)
+        self._hand_on(passed)

@@ -1,10 +1,10 @@
-"""Waiting: for an event and no longer than that, and for several things at a time."""
+"""Waiting: for an event and no longer than that, for several things at a time, for their end."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -31,6 +31,12 @@ async def together(limit: int, works: Sequence[Callable[[], Awaitable[T]]]) -> l
     try:
         return await asyncio.gather(*tasks)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*tasks)
+
+
+async def ended(*tasks: asyncio.Future[Any] | None) -> None:
+    """Cancel these tasks, and return when nothing of them runs; what they raise is nobody's."""
+    there = [task for task in tasks if task is not None]
+    for task in there:
+        task.cancel()
+    await asyncio.gather(*there, return_exceptions=True)

@@ -6,7 +6,6 @@ Apart from `worker.py`, because a module that is run as a program cannot be a co
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import signal
@@ -25,34 +24,30 @@ from proxy.filters.watch import SignalLooks, Watch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the worker process; its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m proxy.engine")
-    parser.add_argument("--index", type=int, required=True)
-    parser.add_argument("--row", type=int, required=True)
-    parser.add_argument("--channel", type=int, required=True)
-    parser.add_argument("--descriptors", type=int, required=True)
-    parser.add_argument("--board", type=int, required=True)
-    arguments = parser.parse_args(argv)
-    log_setup.set_up(log_setup.from_environment(os.environ), worker=arguments.index)
+    """Entry point of the worker process; its exit code. `argv`: five numbers, each behind its
+    name."""
+    words = sys.argv[1:] if argv is None else argv
+    given = {name: int(number) for name, number in zip(words[::2], words[1::2], strict=True)}
+    log_setup.set_up(log_setup.from_environment(os.environ), worker=given["--index"])
     sys.unraisablehook = without_names(sys.unraisablehook)
-    return uvloop.run(_run(arguments))
+    return uvloop.run(_run(given))
 
 
-async def _run(arguments: argparse.Namespace) -> int:
+async def _run(given: dict[str, int]) -> int:
     loop = asyncio.get_running_loop()
-    board = Board(arguments.board, ROWS)
-    descriptors = socket.socket(fileno=arguments.descriptors)
+    board = Board(given["--board"], ROWS)
+    descriptors = socket.socket(fileno=given["--descriptors"])
     descriptors.setblocking(False)
     watch = Watch(SignalLooks())
     worker = Worker(
-        loop, arguments.row, board, descriptors, Random(), index=arguments.index, watch=watch
+        loop, given["--row"], board, descriptors, Random(), index=given["--index"], watch=watch
     )
     # Ctrl-C reaches the whole group, and systemd's SIGTERM the whole unit: it is for the control
     # process to decide what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    await worker.join(socket.socket(fileno=arguments.channel))
+    await worker.join(socket.socket(fileno=given["--channel"]))
     await worker.stopped.wait()
     worker.access_logs.close(LAST_LINES)
     return 1 if worker.failed else 0

@@ -18,6 +18,8 @@ def new_connection(
 ) -> asyncio.Protocol:
     """The protocol of a connection that was accepted, behind what was `announced` in front of it:
     see `ListenerConfig.client`."""
+    if listener.plain:
+        return as_protocol(ClientConnection(services, listener, announced))
     challenges = services.challenges
     if listener.settings.tls_passthrough:
         return as_protocol(Peek(services, listener, announced))
@@ -25,6 +27,4 @@ def new_connection(
         if challenges is not None and challenges.in_tls:
             return as_protocol(Peek(services, listener, announced))
         return as_protocol(ServerHandshake(services, listener, announced).connection)
-    if listener.settings.mode_tcp is not None:
-        return as_protocol(TcpArrival(services, listener, announced))
-    return as_protocol(ClientConnection(services, listener, announced))
+    return as_protocol(TcpArrival(services, listener, announced))

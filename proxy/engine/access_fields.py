@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 TARGET: Final = 800
 """Bytes of a target: all fields together still fit into a line."""
+DECISIONS: Final = 200
+"""Bytes of what filters have decided."""
 USUAL: Final = FIELDS[: FIELDS.index("listener")]
 """Fields of a text where none were chosen: those of the usual line in JSON."""
 _PLAIN: Final = re.compile(rb'"([!#-<>-\[\]-~]+)"')
@@ -60,6 +62,11 @@ def _tls_text(get: Callable[[TlsFacts], str | None]) -> Field:
         return None if tls is None else name_of(get(tls))
 
     return told
+
+
+def _filters(entry: Entry, state: RequestState | None) -> bytes | None:
+    told = "" if state is None else state.decisions(entry.fault or str(entry.status))
+    return quoted(told.encode("utf-8", "surrogatepass") if told else None, DECISIONS)
 
 
 def _stream(_: Entry, state: RequestState | None) -> bytes | None:
@@ -121,6 +128,7 @@ _SIMPLE: Final[dict[str, Field]] = {  # ≤ 8 KiB
     "trace_id": lambda entry, _: b'"%b"' % entry.trace_id if entry.trace_id else None,
     "listener": lambda _, state: name_of(state.client.facts.listener) if state else None,
     "filter": lambda _, state: name_of(state.filtered_by or None) if state else None,
+    "filters": _filters,
     "http2_stream": _stream,
     "tls_version": _tls_text(lambda tls: tls.version),
     "tls_cipher": _tls_text(lambda tls: tls.cipher),

@@ -7,6 +7,7 @@ from math import inf
 from typing import cast
 
 from proxy.engine.connections import Arrival
+from proxy.engine.flow import as_protocol
 from proxy.engine.listener_config import ListenerConfig
 from proxy.engine.services import Services
 from proxy.errors import NO_DESCRIPTOR, Fault
@@ -16,10 +17,17 @@ from proxy.messages import UNROUTED
 class CountedArrival(Arrival):
     """Owns that a connection counts until a client's stream has it."""
 
-    __slots__ = ("_listener", "_services", "_transport")
+    __slots__ = ("_announced", "_listener", "_services", "_transport")
 
-    def __init__(self, services: Services, listener: ListenerConfig) -> None:
+    def __init__(
+        self,
+        services: Services,
+        listener: ListenerConfig,
+        announced: tuple[str, int] | None = None,
+    ) -> None:
+        """`announced`: see `ListenerConfig.client`."""
         super().__init__()
+        self._announced = announced
         self._services = services
         self._listener = listener
         self.counts = listener.counts
@@ -58,6 +66,16 @@ class CountedArrival(Arrival):
         self._services.deadlines.forget(self)
         self._services.connections.arrivals.discard(self)
         self._listener.counts.open -= 1
+
+    def _hand_on(self, protocol: object, data: bytes = b"") -> asyncio.Protocol:
+        """Let another have the connection, and what was read of it."""
+        self._leave()
+        above = as_protocol(protocol)
+        self._transport.set_protocol(above)
+        above.connection_made(self._transport)
+        if data and not self._transport.is_closing():
+            above.data_received(data)
+        return above
 
     def _lose(self) -> None:
         """The connection is gone: perhaps the last that a stopping worker waits for."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Final, cast
 
 from balancers.base import NO_KEY
 from proxy.engine.admission import Admission
 from proxy.engine.deadlines import NEVER, Alarm
 from proxy.engine.http2.shared import shared_stream
+from proxy.engine.listener_config import ends_of
 from proxy.engine.next_attempt import next_attempt
 from proxy.engine.node import Node
 from proxy.engine.recorder import Recorder
@@ -16,8 +17,9 @@ from proxy.engine.replay import ReplayBuffer
 from proxy.engine.request_state import RequestState
 from proxy.engine.selection import first_choice
 from proxy.engine.services import Services
-from proxy.engine.streams import ClientStream, UpstreamStream
+from proxy.engine.streams import ClientStream, Loss, UpstreamStream
 from proxy.engine.tap import Tap
+from proxy.engine.upstream.connector import Dial
 from proxy.errors import (
     NO_INSTANCE,
     NO_UPGRADE,
@@ -42,8 +44,8 @@ class Attempts(RequestState):
     recorder: Recorder | None = None
     upstream: UpstreamStream | None = None
     """The stream of the attempt that is under way."""
-    dial: asyncio.Task[None] | None = None
-    """Task that waits for a connection to `last` that is being made."""
+    dial: Dial | None = None
+    """Connection to `last` that is waited for."""
     tap: Tap | None = None
     """A copy of the request, which hears of its body."""
     body: ReplayBuffer | None = None
@@ -52,7 +54,7 @@ class Attempts(RequestState):
     replayable = True
     """Whether that is so, and a second attempt would do no harm whatever became of the first."""
     replying = False
-    """An answer of the proxy's own is with a filter, and no attempt is of any use."""
+    """The answer is known, though a filter may hold it, and no attempt is of any use."""
     waiting: Alarm | None = None
     """The patience of one that waits in the queue."""
 
@@ -72,16 +74,8 @@ class Attempts(RequestState):
 
     # -- what the exchange decides
 
-    def _on_attempt_failed(
-        self,
-        fault: Fault,
-        detail: str,
-        stale: bool = False,
-        unsent: bool = False,
-        against: bool = True,
-    ) -> None:
-        """There is no answer. `unsent`: there was no connection, or else as the others in
-        `StreamEvents.on_upstream_failed`."""
+    def _on_attempt_failed(self, loss: Loss) -> None:
+        """There is no answer."""
         raise NotImplementedError
 
     def _answer_fault(
@@ -100,8 +94,9 @@ class Attempts(RequestState):
 
     def ends(self) -> Ends | None:
         """See `Dialler`."""
-        find = self.client.facts.ends
-        return None if find is None else find()
+        facts = self.client.facts
+        transport = cast(asyncio.BaseTransport | None, facts.transport)
+        return None if transport is None else ends_of(transport, facts.announced)
 
     # -- to an instance
 
@@ -191,9 +186,10 @@ class Attempts(RequestState):
 
     def on_connected(self, node: Node, upstream: UpstreamStream) -> None:
         """See `Dialler`."""
-        self.dial = None
+        dial, self.dial = self.dial, None
         try:
-            self.services.unreachable.reached(self.pool, node)
+            if dial is None or dial.task is not None:  # Else it was there before.
+                self.services.unreachable.reached(self.pool, node)
             if self.finished or self.replying or node is not self.last:
                 upstream.park(self.services.now())
                 return
@@ -210,7 +206,7 @@ class Attempts(RequestState):
             if fault.side is Side.UPSTREAM:  # Not if it was us who had no descriptor, or no port.
                 self.services.unreachable.add(self.pool, node, detail)
             if not self.finished and node is self.last:
-                self._on_attempt_failed(fault, detail, unsent=True)
+                self._on_attempt_failed(Loss(fault, detail, unsent=True))
         except Exception as error:
             self.fail_inside(error)
 
@@ -247,7 +243,7 @@ class Attempts(RequestState):
 
     def _retry(self, reason: str, stale: bool = False, answered: bool = False) -> bool:
         """Once more on another instance, if `next_attempt` knows one. `stale`: see
-        `_on_attempt_failed`; `answered`: there is an answer already."""
+        `Loss`; `answered`: there is an answer already."""
         pool = self.pool
         failed = self.last
         assert failed is not None
@@ -288,6 +284,10 @@ class Attempts(RequestState):
             self.pool.release(node, outcome, against)
 
     def _drop_upstream(self) -> None:
+        """Give up the connection that is under way, made or not."""
+        if self.dial is not None:
+            self.services.connector.leave(self.dial)
+            self.dial = None
         if self.upstream is not None:
             self.upstream.abort()
             self.upstream = None

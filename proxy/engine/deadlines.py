@@ -112,7 +112,7 @@ class Deadlines:
         self._slots[tick] = {item}
 
     def _take_out(self, item: Timed) -> None:
-        tick = round(item.filed / TICK)
+        tick = int(item.filed / TICK + 0.5)
         item.filed = NEVER
         slot = self._slots[tick]
         if slot is not None:

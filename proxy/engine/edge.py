@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from proxy.errors import MISDIRECTED, Refused
+from proxy.errors import BAD_REQUEST, MISDIRECTED, Refused
 from proxy.http.messages import OwnAnswer
 from proxy.settings.edge import Redirect
 from proxy.tls.names import NameTable
@@ -25,12 +25,14 @@ class Edge:
     def answer(self, host: str, path: str, query: bytes) -> OwnAnswer | None:
         """The answer to a request that is not served here, by its host without port and its
         resolved path; None: it is. Raises `Refused` for one that came over a connection which is
-        not for its host (RFC 9110 §15.5.20)."""
+        not for its host (RFC 9110 §15.5.20), and for one that cannot be sent anywhere else."""
         if self._names is not None and host and not self._names.find(host.strip("[]")):
             raise Refused(MISDIRECTED, f"the connection's certificate is not for {host}")
         redirect = self._redirect
-        if redirect is None or not host or any(_below(path, one) for one in redirect.excepted):
+        if redirect is None or any(_below(path, one) for one in redirect.excepted):
             return None
+        if not host:
+            raise Refused(BAD_REQUEST, "without a Host it has no address under https to go to")
         port = "" if redirect.port == 443 else f":{redirect.port}"
         location = f"https://{host}{port}{path}".encode("ascii") + query
         phrase = HTTPStatus(redirect.status).phrase

@@ -15,10 +15,16 @@ from proxy.http.messages import OwnAnswer
 
 UNKNOWN: Final = 2
 DEADLINE_EXCEEDED: Final = 4
-RESOURCE_EXHAUSTED: Final = 8
 UNAVAILABLE: Final = 14
 _LAST: Final = 16
+SERVER_ERRORS: Final = (UNKNOWN, DEADLINE_EXCEEDED, 12, 13, UNAVAILABLE, 15)
+"""Statuses that are a server's errors, as OpenTelemetry's conventions for RPC have it."""
 
+_NAMES: Final = (
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND",
+    "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED",
+    "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+)  # fmt: skip
 _OF_STATUSES: Final = {  # ≤ 4 KiB
     400: 13, 401: 16, 403: 7, 404: 12, 405: 12, 408: 4, 413: 8, 414: 13, 417: 12, 429: 14, 431: 13,
     499: 1, 500: 13, 501: 12, 502: 14, 503: 14, 504: 4, 505: 12,
@@ -41,10 +47,12 @@ def is_grpc(content_type: bytes) -> bool:
 
 
 def timeout_of(value: bytes | None) -> float:
-    """Seconds of a `grpc-timeout`; 0 = there is none, or none that can be read, which is for the
-    instance to complain of. One that is over already is the shortest that there is."""
-    match = None if value is None else _TIMEOUT.fullmatch(value)
-    return 0.0 if match is None else max(int(match[1]) * _UNITS[match[2]], _SHORTEST)
+    """Seconds of a `grpc-timeout`, the shortest where several are said; 0 = there is none, or none
+    that can be read, which is for the instance to complain of. One that is over already is the
+    shortest that there is."""
+    members = [] if value is None else value.split(b",")
+    read = [match for member in members if (match := _TIMEOUT.fullmatch(member.strip(b" \t")))]
+    return min([max(int(match[1]) * _UNITS[match[2]], _SHORTEST) for match in read], default=0.0)
 
 
 def status_of(fault: Fault) -> int:
@@ -55,6 +63,16 @@ def status_of(fault: Fault) -> int:
 def status_for(status: int) -> int:
     """The gRPC status that an answer without one stands for, by its status in HTTP."""
     return _OF_STATUSES.get(status, UNKNOWN)
+
+
+def status_name(status: int) -> str:
+    """How gRPC calls a status; "" = there is none."""
+    return "" if status < 0 else _NAMES[status]
+
+
+def hundreds_of(status: int) -> int:
+    """The hundreds of a status of HTTP that say as much of the outcome as one of gRPC does."""
+    return 200 if not status else 500 if status in SERVER_ERRORS else 400
 
 
 def status_in(lines: bytes) -> int:

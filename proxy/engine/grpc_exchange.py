@@ -25,7 +25,7 @@ from proxy.engine.grpc_web import WebCoding, is_web
 from proxy.engine.node import Node
 from proxy.engine.replay import ReplayBuffer
 from proxy.engine.services import Services
-from proxy.engine.streams import ClientStream, StreamEvents, UpstreamStream
+from proxy.engine.streams import ClientStream, Loss, StreamEvents, UpstreamStream
 from proxy.errors import FAULTS, NO_GRPC, Fault, Refused
 from proxy.filters.message import Response
 from proxy.http.messages import OwnAnswer, RequestHead, ResponseHead
@@ -61,6 +61,11 @@ class GrpcExchange(FilteredExchange):
         if self.is_call and not self.attempts:
             self._set_limits()
         super()._attempt(now)
+
+    def _on_edited(self) -> None:
+        """See `EditedExchange`."""
+        if self.is_call:
+            self._set_limits()
 
     def _set_limits(self) -> None:
         settings = self.pool.settings
@@ -121,19 +126,12 @@ class GrpcExchange(FilteredExchange):
             return Refused(NO_GRPC, f"{node.id} speaks HTTP/1.1; set `protocol: grpc` for it")
         return super()._mismatch(node)
 
-    def _on_attempt_failed(
-        self,
-        fault: Fault,
-        detail: str,
-        stale: bool = False,
-        unsent: bool = False,
-        against: bool = True,
-    ) -> None:
+    def _on_attempt_failed(self, loss: Loss) -> None:
         """See `Attempts`. A body that is kept for another call than one that an instance has
         answered is none: what was done of this one, nobody knows."""
-        if self.is_call and not unsent:
+        if self.is_call and not loss.unsent:
             self.replayable = False
-        super()._on_attempt_failed(fault, detail, stale, unsent, against)
+        super()._on_attempt_failed(loss)
 
     # -- the answer
 

@@ -26,8 +26,7 @@ from proxy.engine.next_attempt import next_attempt
 from proxy.engine.node import Node
 from proxy.engine.resilience.hedging import Hedging
 from proxy.engine.resilience.policies import BAD_STATUSES
-from proxy.engine.streams import UpstreamStream
-from proxy.errors import Fault
+from proxy.engine.streams import Loss, UpstreamStream
 from proxy.http.messages import ResponseHead
 from proxy.messages import OUTRUN
 
@@ -146,16 +145,13 @@ class SecondAttempt(Attempts):
 
     def _give_up(self, attempt: Attempts) -> None:
         """End one of the two, which the other one has outrun."""
-        node, upstream, dial = attempt.node, attempt.upstream, attempt.dial
-        if dial is not None and node is not None:
-            self.services.connector.leave(node, dial)
-            attempt.dial = None
+        node, upstream = attempt.node, attempt.upstream
         if upstream is not None:
             now = self.services.now()
             self._hedging.note(now - upstream.asked)
             if self.pool.follows_answers and node is not None:
                 self.pool.note_answer(node, now - upstream.asked, now)
-            attempt._drop_upstream()
+        attempt._drop_upstream()
         attempt._release(OUTRUN, against=False)
 
     def _fail(self, outcome: str, against: bool) -> None:
@@ -218,36 +214,21 @@ class SecondAttempt(Attempts):
         """See `StreamEvents`."""
         self._first.on_body(pieces, done, trailers)
 
-    def on_upstream_failed(
-        self,
-        upstream: UpstreamStream,
-        fault: Fault,
-        detail: str,
-        stale: bool = False,
-        unsent: bool = False,
-        against: bool = True,
-    ) -> None:
+    def on_upstream_failed(self, upstream: UpstreamStream, loss: Loss) -> None:
         """See `StreamEvents`."""
         if self._is_own:
-            self._first.on_upstream_failed(upstream, fault, detail, stale, unsent, against)
+            self._first.on_upstream_failed(upstream, loss)
         else:
             self.upstream = None
-            self._fail(fault.code, against)
+            self._fail(loss.fault.code, loss.against)
 
-    def _on_attempt_failed(
-        self,
-        fault: Fault,
-        detail: str,
-        stale: bool = False,
-        unsent: bool = False,
-        against: bool = True,
-    ) -> None:
+    def _on_attempt_failed(self, loss: Loss) -> None:
         """See `Attempts`."""
         if self._is_own:
             self._first.dial = None
-            self._first._on_attempt_failed(fault, detail, stale, unsent, against)
+            self._first._on_attempt_failed(loss)
         else:
-            self._fail(fault.code, against)
+            self._fail(loss.fault.code, loss.against)
 
     def fail_inside(self, error: Exception) -> None:
         """See `StreamEvents`."""

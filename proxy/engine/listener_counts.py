@@ -39,7 +39,7 @@ class ListenerCounts:
 
     def leave(self, client: bytes) -> None:
         """Count one less, if it was counted."""
-        count = self._by_client.pop(client, 0)
+        count = self._by_client.pop(client, 0) if self._by_client else 0
         if count > 1:
             self._by_client[client] = count - 1
 

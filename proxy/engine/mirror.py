@@ -17,6 +17,7 @@ from proxy.engine.request_state import RequestState
 from proxy.engine.services import Services
 from proxy.engine.streams import ClientStream, StreamEvents
 from proxy.engine.tap import Tap
+from proxy.errors import CLIENT_GONE
 from proxy.http.messages import OwnAnswer, ResponseHead
 
 MOST: Final = 256
@@ -105,6 +106,8 @@ class Copy(Exchange):
         """See `Exchange`."""
         super()._finish(outcome, now)
         self.pool.copies -= 1
+        if outcome not in ("ok", CLIENT_GONE.code):
+            self.pool.counters.copied("failed")
 
 
 class Mirror(Tap):
@@ -136,6 +139,7 @@ class Mirror(Tap):
         copy.follow(original, self._pool)
         copy.body_done = self._whole and not self._early
         self._pool.copies += 1
+        self._pool.counters.copied("sent")
         try:
             copy._attempt(copy.services.now())
             early, self._early = self._early, []
@@ -174,9 +178,14 @@ class Mirror(Tap):
 
     def _give_up(self) -> None:
         self._over = True
-        self._pool.counters.rejected("mirror")
+        _drop(self._pool)
         if self._original is None:
             self._copy.on_client_gone()
+
+
+def _drop(pool: Pool) -> None:
+    pool.counters.rejected("mirror")
+    pool.counters.copied("dropped")
 
 
 def new_mirror(original: RequestState, services: Services, pieces: list[bytes]) -> Tap | None:
@@ -188,7 +197,7 @@ def new_mirror(original: RequestState, services: Services, pieces: list[bytes]) 
         return None
     pool = services.pools.get(settings.service)
     if pool is None or pool.copies >= MOST:
-        (original.pool if pool is None else pool).counters.rejected("mirror")
+        _drop(original.pool if pool is None else pool)
         return None
     mirror = Mirror(original, services, pool, pieces)
     services.loop.call_soon(mirror.begin)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
 
 from proxy.engine.http2.shared import SharedSession
 from proxy.engine.streams import UpstreamStream
 from proxy.engine.upstream.turns import Turns
-from proxy.latency import PLACES, UNITS, place_of
+from proxy.latency import new_histogram
 from proxy.messages import PoolNode, Status
 from proxy.names.cache import Name
-
-_TABLE: Final = len(PLACES)
 
 
 class Node:
@@ -20,15 +18,18 @@ class Node:
     __slots__ = (
         "address",
         "admitted",
+        "answers",
         "calm_until",
+        "count_answer",
+        "failed_at",
         "failing",
+        "failure",
         "http2",
         "id",
         "idle",
         "impaired",
         "in_flight",
         "key",
-        "latency",
         "load",
         "local",
         "name",
@@ -41,14 +42,13 @@ class Node:
         "present",
         "probes",
         "reported",
-        "seconds",
         "server_name",
         "session",
+        "share",
         "shared",
         "slot",
         "stated",
         "status",
-        "took",
         "turns",
         "unreachable",
         "usable",
@@ -74,6 +74,8 @@ class Node:
         self.stated = spec.weight
         """Weight as the control process says; `weight` is another one in a pool that is divided."""
         self.weight = spec.weight
+        self.share = spec.share
+        """See `PoolNode`."""
         self.place = (spec.tier, not spec.nearby)
         """See `tiers.py`."""
         self.status: Status = spec.status
@@ -100,6 +102,9 @@ class Node:
         """Unreachable or on probation, so that `selection` must look at a pick again."""
         self.failing = 0
         """Attempts that failed since the last one that did not."""
+        self.failure = ""
+        """How the last one ended that spoke against the instance; "" = there was none."""
+        self.failed_at = 0.0
         self.idle: list[UpstreamStream] = []  # ≤ 1 KiB + 16 B per connection
         self.shared: list[SharedSession] = []  # ≤ 1 KiB + 16 B per connection
         """Sessions of HTTP/2 that take further streams."""
@@ -113,24 +118,12 @@ class Node:
         although there was no pick."""
         self.outcomes: dict[str, int] = {}  # ≤ 8 KiB
         """Attempts that ended, by `ok`, the fault's code, or the status that speaks against it."""
-        self.took: list[float] = []  # ≤ 1 MiB
-        """Seconds from a request to the head of its answer, of answers that are not counted yet:
-        those of a second, since a report counts them; a worker whose reports nobody takes ends."""
-        self.latency: dict[int, int] = {}  # ≤ 16 KiB
-        """The others: place of `proxy/latency.py` → answers."""
-        self.seconds = 0.0
-        """Sum of what these took."""
-
-    def count_answers(self) -> None:
-        """Count the answers since the last time. All together, since no request waits for it, and
-        to append a number costs a tenth of that."""
-        took, self.took = self.took, []
-        latency = self.latency
-        self.seconds += sum(took)
-        for seconds in took:  # ≤ requests
-            units = int(seconds * UNITS)
-            place = PLACES[units] if units < _TABLE else place_of(units)
-            latency[place] = latency.get(place, 0) + 1
+        histogram = new_histogram()
+        self.count_answer: Callable[[float], None] = histogram.count
+        """To be called with the seconds from a request to the head of its answer. Kept bound: so a
+        call costs half of one that looks for the method."""
+        self.answers: Callable[[], tuple[dict[int, int], float]] = histogram.told  # ≤ 2 KiB
+        """Place of `proxy/latency.py` → answers, and the seconds that all of them took."""
 
     def reassess(self) -> None:
         """To be called when `unreachable` or `on_probation` has changed."""

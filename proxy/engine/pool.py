@@ -176,6 +176,7 @@ class Pool:
         self._move(node, spec.slot)
         node.present = True
         node.weight = node.stated = spec.weight
+        node.share = spec.share
         node.place = (spec.tier, not spec.nearby)
         node.local = spec.local
         http2 = spec.protocol != "h1"
@@ -364,6 +365,7 @@ class Pool:
 
     def _note_failure(self, node: Node, outcome: str) -> None:
         node.failing += 1
+        node.failure, node.failed_at = outcome, self._shared.now()
         after = self.policies.suspect_after
         if after and (node.failing % after == 0 or (node.on_probation and node.probes > 0)):
             self._shared.suspect(
@@ -389,7 +391,7 @@ class Pool:
     def stats_of(self, node: Node) -> NodeStats:
         """The counts of a node, which are told with this."""
         node.reported = -1 if node.in_flight else node.picks
-        node.count_answers()
+        latency, seconds = node.answers()
         return NodeStats(
             self.service,
             node.key,
@@ -397,8 +399,10 @@ class Pool:
             dict(node.outcomes),
             node.unreachable,
             node.on_probation,
-            dict(node.latency),
-            node.seconds,
+            latency,
+            seconds,
+            node.failure,
+            node.failed_at,
         )
 
     def _rebuild(self) -> None:

@@ -23,6 +23,7 @@ class PoolContext:
         later: Callable[[float, Callable[[], None]], object],
         breaker_turned: Callable[[str, str], None],
         raised: Callable[[Exception, str], None],
+        now: Callable[[], float],
     ) -> None:
         self.row = row
         """The worker's row of the board."""
@@ -41,3 +42,5 @@ class PoolContext:
         """Hears of (service, state) when a circuit breaker is in another state."""
         self.raised = raised
         """Hears of what was raised by a balancer, and its service."""
+        self.now = now
+        """Seconds of a monotonic clock, which all processes share."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from balancers.weighted_draw import one_of
 from proxy.engine.load import OtherRows
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool
@@ -13,10 +14,6 @@ from proxy.engine.telemetry import WorkerCounters
 from proxy.messages import PoolChange, PoolSnapshot
 from proxy.settings.route import SplitSpec
 from proxy.settings.service import ServiceSettings
-
-
-def _weight_of(one: SplitSpec) -> int:
-    return one.weight
 
 
 class Pools:
@@ -103,12 +100,7 @@ class Pools:
 
     def one_of(self, split: Sequence[SplitSpec]) -> str:
         """A service of these, at random by their weights."""
-        point = self._shared.rng.random() * sum(one.weight for one in split)
-        for one in split:  # ≤ routes
-            point -= one.weight
-            if point < 0.0:
-                return one.service
-        return max(split, key=_weight_of).service  # The sum was off by a rounding.
+        return one_of(split, self._shared.rng).service
 
     def look(self, now: float) -> int:
         """Look at what other workers have in flight. Returns how often that was done so far."""

@@ -64,7 +64,7 @@ def prepare(state: RequestState, services: Services) -> OwnAnswer | None:
         state.set_host = spec.set_host
         terms = pool.route_terms.of(spec.timeouts, spec.retry)
         if spec.rewrite_responses:
-            state.way_back = match.way_back(path, fields.host, facts.scheme)
+            state.way_back = match.way_back(path, fields.host, facts.scheme_of(fields))
             state.has_extras = True
     state.pool = pool
     state.terms = terms

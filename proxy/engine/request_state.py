@@ -8,7 +8,7 @@ from proxy.engine.match import Match
 from proxy.engine.node import Node
 from proxy.engine.pool import Pool
 from proxy.engine.resilience.terms import Terms
-from proxy.engine.routing import LISTENER
+from proxy.engine.route_lines import LISTENER
 from proxy.engine.streams import StreamEvents
 from proxy.engine.tunnel import Tunnel
 from proxy.http.properties import Source, field, parameter, property_of
@@ -82,9 +82,14 @@ class RequestState(StreamEvents):
             self._id = self.client.ids.value(self.id_line)
         return self._id
 
+    def decisions(self, end: str) -> str:
+        """Verdicts of all filters that were asked, in order: `NAME:pass`, `NAME:none` if it had
+        none when the client left, or `end` of the one that ended the request."""
+        return ""
+
     def field(self, name: str) -> str | None:
         """A request field by lower-case name, or a parameter of the query, for routes that match on
-        one: see `routing.Fields`."""
+        one: see `route_lines.Fields`."""
         if name.startswith("query:"):
             return parameter(self.request.target.partition(b"?")[2], name[6:])
         if name == LISTENER:

@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
 from proxy.engine.match import Match
-from proxy.engine.routing import SERVICE, Fields, RouteTable
+from proxy.engine.route_lines import SERVICE, Fields
+from proxy.engine.routing import RouteTable
 from proxy.errors import NO_INSTANCE, NO_ROUTE, UNKNOWN_SERVICE, Refused
 from proxy.http.target import bad_path, has_dot_segments, has_encoded_slash
 from proxy.http.target import readings as _readings

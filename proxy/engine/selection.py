@@ -17,10 +17,11 @@ first tier in which there is anybody decides:
 | 1 | reachable, not on probation, with room |
 | 2 | reachable, on probation, with room |
 | 3 | or to the one that had closed a kept connection, by a new one: that said nothing against it |
-| 4 | or to one that the balancer does not know of, reachable if possible |
+| 4 | or to one of another zone or tier of priority, with room |
+| 5 | or to one that is unreachable, or was until a moment ago |
 
 A further attempt does not join the queue, and one that is made although there is an answer already
-(a 503 that the service wants repeated) does not go to tier 4.
+(a 503 that the service wants repeated) does not go to tier 5.
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ def next_choice(
         node = _choice(pool, node, key, tried, now)
     if (node is None or node.unreachable) and stale is not None and _may_dial(pool, stale):
         node = stale
-    if node is None and not answered:
-        node = _last_resort(pool, tried[:-1] if stale is failed else tried)
+    if node is None or node.unreachable:
+        others = tried[:-1] if stale is failed else tried
+        node = _last_resort(pool, others, answered) or node
     return None if answered and node is not None and node.unreachable else node
 
 
@@ -108,10 +110,12 @@ def _may_dial(pool: Pool, node: Node) -> bool:
     return node.admitted and not node.unreachable and pool.has_room(node)
 
 
-def _last_resort(pool: Pool, tried: Collection[Node]) -> Node | None:
-    """A node that the balancer does not choose among, because it cannot be connected to or could
-    not until a moment ago."""
-    candidates = [*pool.unknown, *pool.newly_unreachable, *pool.on_probation]
+def _last_resort(pool: Pool, tried: Collection[Node], answered: bool) -> Node | None:
+    """A node that the balancer does not choose among: one of another place, or if there is no
+    answer yet one that cannot be connected to or could not until a moment ago."""
+    candidates = [*pool.unknown]
+    if not answered:
+        candidates += [*pool.newly_unreachable, *pool.on_probation]
     if len(candidates) > _RESORTS:
         candidates = pool.rng.sample(candidates, _RESORTS)
     nodes = [

@@ -15,6 +15,7 @@ from proxy.engine.pools import Pools
 from proxy.engine.recorder import Recorder
 from proxy.engine.request_state import RequestState
 from proxy.engine.routing import RouteTable
+from proxy.engine.sampling import Sampling
 from proxy.engine.streams import ClientStream, StreamEvents
 from proxy.engine.tap import Tap
 from proxy.engine.telemetry import WorkerCounters
@@ -26,6 +27,7 @@ from proxy.http.forwarding import ClientFacts
 from proxy.http.messages import RequestHead
 
 NewMirror = Callable[["RequestState", "Services", list[bytes]], Tap | None]
+NewExchange = Callable[["Services", ClientStream, RequestHead], StreamEvents]
 
 
 class Services:
@@ -35,8 +37,8 @@ class Services:
     __slots__ = (
         "brought", "challenges", "connections", "connector", "counters", "deadlines", "faults",
         "filters", "handshakes", "hangups", "loop", "new_call", "new_exchange", "new_mirror",
-        "new_recorder",
-        "now", "on_refused", "on_underscored", "pools", "routes", "unreachable", "via_token",
+        "new_recorder", "new_traced", "now", "on_refused", "on_underscored", "pace", "pools",
+        "routes", "sampling", "unreachable", "via_token",
     )  # fmt: skip
 
     def __init__(
@@ -53,8 +55,8 @@ class Services:
         counters: WorkerCounters,
         faults: FaultLog,
         filters: Filters,
-        new_exchange: Callable[[Services, ClientStream, RequestHead], StreamEvents],
-        new_call: Callable[[Services, ClientStream, RequestHead], StreamEvents],
+        new_exchange: NewExchange,
+        new_call: NewExchange,
         on_underscored: Callable[[tuple[bytes, ...]], None],
     ) -> None:
         """`now`: seconds of a monotonic clock; `new_exchange`: what a request becomes, `new_call`:
@@ -67,6 +69,7 @@ class Services:
         self.hangups = hangups
         self.pools = pools
         self.connector = connector
+        self.pace = connector.pace
         self.unreachable = unreachable
         self.connections = connections
         self.counters = counters
@@ -74,6 +77,10 @@ class Services:
         self.filters = filters
         self.new_exchange = new_exchange
         self.new_call = new_call
+        self.new_traced: NewExchange = new_exchange
+        """Makes what a request becomes that `sampling` does not leave out."""
+        self.sampling: Sampling | None = None
+        """Where tracing is on."""
         self.on_underscored = on_underscored
         self.challenges: Challenges | None = None
         """Of servers that speak ACME; None = there are none."""

@@ -97,9 +97,15 @@ class Sockets:
         lasting: Collection[int],
     ) -> None:
         """Facts for connections from here on. Sockets that are not named keep what they have."""
+        ports: dict[str, set[int]] = {}
         for number, name in names.items():  # ≤ 256 per listener
-            self._by_number[number].facts = listeners[name]
-            self._by_number[number].lasting = number in lasting
+            each = self._by_number[number]
+            each.facts = listeners[name]
+            each.lasting = number in lasting
+            unix = each.sock.family == socket.AF_UNIX
+            ports.setdefault(name, set()).add(0 if unix else each.sock.getsockname()[1])
+        for name, found in ports.items():  # ≤ 256
+            listeners[name].port = found.pop() if len(found) == 1 else 0
 
     async def accept(self) -> None:
         """Accept from all."""

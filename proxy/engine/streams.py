@@ -13,6 +13,7 @@ These are base classes, since what is compiled calls one at the price of a metho
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
 from proxy.engine.deadlines import Timed
 from proxy.engine.edge import Edge
@@ -23,6 +24,20 @@ from proxy.http.forwarding import ClientFacts
 from proxy.http.messages import OwnAnswer, RequestHead, ResponseHead
 from proxy.http.request_id import IdField
 from proxy.settings.service import ServiceSettings
+
+
+class Loss(NamedTuple):
+    """Why an attempt brings no answer, or no more of one."""
+
+    fault: Fault
+    detail: str
+    stale: bool = False
+    """The connection was used before, and was closed, as far as we know, with no regard to this
+    request."""
+    unsent: bool = False
+    """There was no connection, or the instance says that it has done nothing about the request."""
+    against: bool = True
+    """The loss speaks against the instance, and nobody was told so yet."""
 
 
 class StreamEvents(Waiter):
@@ -94,19 +109,8 @@ class StreamEvents(Waiter):
         """The instance keeps up with the request's body again."""
         raise NotImplementedError
 
-    def on_upstream_failed(
-        self,
-        upstream: UpstreamStream,
-        fault: Fault,
-        detail: str,
-        stale: bool = False,
-        unsent: bool = False,
-        against: bool = True,
-    ) -> None:
-        """The stream is gone; before, in, or after the head of the answer. `stale`: its connection
-        was used before, and was closed, as far as we know, with no regard to this request;
-        `unsent`: the instance says that it has done nothing about it; `against`: that it is gone
-        speaks against the instance, and nobody was told so yet."""
+    def on_upstream_failed(self, upstream: UpstreamStream, loss: Loss) -> None:
+        """The stream is gone; before, in, or after the head of the answer."""
         raise NotImplementedError
 
     # -- from either

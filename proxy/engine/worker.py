@@ -19,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from proxy import catalog
 from proxy.channel import Channel
 from proxy.destinations import Destinations
 from proxy.engine.accepting import new_connection
@@ -27,7 +28,7 @@ from proxy.engine.challenges import Challenges
 from proxy.engine.collector import Collector
 from proxy.engine.connections import LAST_CALL, UNHURRIED, Connections
 from proxy.engine.deadlines import Deadlines
-from proxy.engine.exchange import Exchange
+from proxy.engine.exchange import new_exchange
 from proxy.engine.fault_log import FaultLog
 from proxy.engine.filtered_exchange import FilteredExchange
 from proxy.engine.filters import Filters
@@ -47,7 +48,7 @@ from proxy.engine.proxy_protocol import ProxyProtocol
 from proxy.engine.reports import Reports
 from proxy.engine.resilience.limits import BucketTable
 from proxy.engine.routing import RouteTable
-from proxy.engine.services import Services
+from proxy.engine.services import NewExchange, Services
 from proxy.engine.sockets import Sockets
 from proxy.engine.telemetry import WorkerCounters
 from proxy.engine.tls.handshakes import Handshakes
@@ -142,6 +143,7 @@ class Worker:
             loop.call_later,
             self._notices.breaker_turned,
             self.faults.inside,
+            now,
         )
         others = OtherRows(board, row, lambda slot, delta: self.pools.slot_changed(slot, delta))
         self.pools = Pools(counters, shared, others)
@@ -164,7 +166,7 @@ class Worker:
             counters,
             self.faults,
             Filters(loop, now, shared.buckets, self.faults.inside, connector.refusal, watch=watch),
-            Exchange,
+            new_exchange,
             new_call,
             self._notices.fields_dropped,
         )
@@ -246,6 +248,8 @@ class Worker:
     def _configure(self, message: Configure) -> None:
         config, sockets = message.config, message.sockets
         try:
+            for name in config.plugins:  # ≤ routes
+                catalog.imported(name)
             routes = RouteTable(config.routes)
             self._sockets.receive(sockets)
             renamed = self._sockets.renamed(sockets, [one.name for one in config.listeners])
@@ -268,7 +272,7 @@ class Worker:
         self.pools.configure(config.defaults, config.services, config.tripped)
         services.routes = routes
         self.access_logs.use(config.access_log, services)
-        untraced = FilteredExchange if filters.any else Exchange
+        untraced: NewExchange = FilteredExchange if filters.any else new_exchange
         self._tracer.use(config.tracing, services, untraced)
         self._channel.send(Configured(config.generation))
 

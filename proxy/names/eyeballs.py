@@ -6,6 +6,7 @@ import asyncio
 import errno
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 DELAY: Final = 0.25
@@ -70,10 +71,15 @@ async def first_of(
             discard(won[1])
         raise
     finally:
+        # Not waited for: who is cancelled while it waits would forget what was won.
         for task in under_way:  # ≤ 16
+            task.add_done_callback(partial(_discard, discard))
             task.cancel()
-        for result in await asyncio.gather(*under_way, return_exceptions=True):  # ≤ 16
-            if not isinstance(result, BaseException):
-                discard(result)
     telling = [error for error in failures if error.errno not in _LEAST_TELLING]
     raise (telling or failures)[0]
+
+
+def _discard(discard: Callable[[T], None], task: asyncio.Task[T]) -> None:
+    """Let `discard` have what a dial that was given up has made after all."""
+    if not task.cancelled() and task.exception() is None:
+        discard(task.result())

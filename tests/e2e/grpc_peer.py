@@ -171,11 +171,11 @@ def grpcio(address: str, service: str, ca: str | None) -> None:
     before = cancelled()
     late = failure("Slow", timeout=0.3)
     said("deadline", late.code() is grpc.StatusCode.DEADLINE_EXCEEDED, late)
-    leaving = channel.unary_unary("/t.T/Slow").future(b"", metadata=metadata)
-    time.sleep(0.1)
-    leaving.cancel()
-    while cancelled() < before + 2:
-        time.sleep(0.02)
+    leaving = None
+    while leaving is None or cancelled() < before + 2:  # One may be gone before it is there.
+        leaving = channel.unary_unary("/t.T/Slow").future(b"", metadata=metadata)
+        time.sleep(0.1)
+        leaving.cancel()
     said("cancel", leaving.cancelled())
     channel.close()
 
@@ -258,12 +258,12 @@ async def grpclib(address: str, service: str, ca: str | None) -> None:
     late = await failure("Slow", timeout=0.3)
     status = getattr(late, "status", None)
     said("deadline", isinstance(late, TimeoutError) or status is Status.DEADLINE_EXCEEDED, late)
-    leaving = asyncio.create_task(unary("Slow"))
-    await asyncio.sleep(0.1)
-    leaving.cancel()
-    await asyncio.gather(leaving, return_exceptions=True)
-    while int(await unary("Cancelled")) < before + 2:  # noqa: ASYNC110
-        await asyncio.sleep(0.02)
+    leaving = None
+    while leaving is None or int(await unary("Cancelled")) < before + 2:
+        leaving = asyncio.create_task(unary("Slow"))
+        await asyncio.sleep(0.1)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
     said("cancel", leaving.cancelled())
     channel.close()
 

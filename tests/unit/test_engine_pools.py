@@ -315,6 +315,19 @@ def test_a_new_endpoint_of_an_id_is_a_new_node(side: Side) -> None:
     assert side.pool().nodes["a@10.0.0.2:80"] is not a
 
 
+def test_a_node_keeps_the_last_failure_that_speaks_against_it(side: Side) -> None:
+    side.apply(spec("a"))
+    pool, node = side.pool(), side.node("a")
+    for at, outcome in enumerate(("503", "connect_refused", "client_gone", "ok"), 1):
+        side.loop.advance(1.0)
+        pool.take(node)
+        pool.release(node, outcome)
+        if at == 2:
+            failed_at = side.loop.time()
+    told = pool.stats_of(node)
+    assert (told.failure, told.failed_at) == ("connect_refused", failed_at)
+
+
 def test_the_others_loads_are_part_of_a_nodes_load(side: Side) -> None:
     side.apply(spec("a", 1), spec("b", 2))
     side.other[1] = 3

@@ -44,7 +44,12 @@ def test_a_call_is_known_by_its_content_type(content_type: bytes, call: bool) ->
         (b"-1S", 0.0),
         (b"1.5S", 0.0),
         (b"1s", 0.0),
-        (b" 1S", 0.0),
+        (b"9S, 2S", 2.0),
+        (b"2S,9S", 2.0),
+        (b"abc, 1M", 60.0),
+        (b"0S, 1M", 1e-9),
+        (b", ,", 0.0),
+        (b"1 S", 0.0),
     ],
 )
 def test_a_timeout_is_eight_digits_and_a_unit(value: bytes | None, seconds: float) -> None:

@@ -7,14 +7,13 @@ import sys
 
 import pytest
 
-from proxy.control.forked import EarlyWorker
-
 LIBRARIES = ("aiohttp", "cryptography", "etcd3", "prometheus_client", "requests", "yaml")
 """Loaded where something needs them, each when it does."""
 
 
 def loaded(module: str) -> set[str]:
-    code = f"import sys, {module}; print(*sys.modules)"
+    # structlog loads rich where it finds it: it is there once somebody has checked a wheel.
+    code = f"import sys; sys.modules['rich'] = None; import {module}; print(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(ran.stdout.split())
 
@@ -22,9 +21,8 @@ def loaded(module: str) -> set[str]:
 @pytest.mark.parametrize(
     ("module", "without", "most"),
     [
-        ("proxy.cli", ("proxy.engine", "proxy.control", "proxy.settings"), 230),
+        ("proxy.cli", ("proxy.engine", "proxy.control", "proxy.settings", "proxy.cli_admin"), 150),
         ("proxy.engine.__main__", ("proxy.control", "proxy.registry", "proxy.cli", "click"), 490),
-        ("proxy.control.forked", ("proxy.registry", "proxy.cli", "proxy.control.process"), 490),
         ("proxy.control.process", ("proxy.engine.worker", "proxy.tls.acme"), 390),
         ("proxy.mesh.sidecar", ("proxy.tls.acme", "proxy.mesh.authority"), 590),
     ],
@@ -38,8 +36,20 @@ def test_a_process_loads_no_more_than_it_needs(
     assert len(found) <= most, len(found)
 
 
-def test_a_process_with_a_known_seed_for_hashes_forks_no_worker(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("PYTHONHASHSEED", "0")
-    assert EarlyWorker.fork() is None
+BESIDE = (
+    "proxy.cli, proxy.mesh.sidecar, proxy.control.admin, proxy.registry.etcd.provider,"
+    "proxy.register.etcd_backend"
+)
+"""In a side-car, when it has begun."""
+
+
+def test_a_side_car_loads_no_library_without_a_use_for_it() -> None:
+    found = loaded(BESIDE)
+    for name in ("cryptography", "requests", "semantic_version", "urllib3", "yaml"):
+        assert name not in found
+    assert len(found) <= 750, len(found)
+
+
+def test_etcd3_is_whole_for_whoever_imports_it() -> None:
+    assert {"requests", "semantic_version"} <= loaded(f"{BESIDE}, etcd3")
+    assert "requests" in loaded("proxy.registry.etcd.gateway")  # In a program of somebody's own.

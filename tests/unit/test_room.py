@@ -41,6 +41,7 @@ class Scene:
             lambda seconds, call: None,
             lambda service, state: None,
             self._raised,
+            lambda: 0.0,
         )
         settings = ServiceSettings(
             max_inflight=limit,

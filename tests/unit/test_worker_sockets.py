@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
 from random import Random
 
 from proxy.channel import send_sockets
@@ -64,3 +66,25 @@ async def test_clients_that_wait_are_accepted_before_the_end_and_later_ones_refu
         waits = socket.create_connection(two.getsockname())
         two.accept()[0].close()
         waits.close()
+
+
+async def test_the_port_of_a_listener_is_known_where_all_its_sockets_have_the_same(
+    tmp_path: Path,
+) -> None:
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair(type=socket.SOCK_DGRAM)
+    theirs.setblocking(False)
+    sockets = Sockets(loop, theirs, lambda facts: Accepted(Counter(), facts))
+    names = {1: "one", 2: "two", 3: "two", 4: "unix"}
+    listeners = tuple(ListenerSettings(name=name) for name in set(names.values()))
+    facts = Listeners(Random(1)).prepare(WorkerConfig(listeners=listeners), {})
+    with ours, theirs, ExitStack() as open_:
+        made = {number: open_.enter_context(listening()) for number in (1, 2, 3)}
+        unix = made[4] = open_.enter_context(socket.socket(socket.AF_UNIX))
+        unix.bind(str(tmp_path / "socket"))
+        send_sockets(ours, made)
+        sockets.receive(names)
+        sockets.use(names, facts, ())
+        ports = {name: one.port for name, one in facts.items()}
+        assert ports == {"one": made[1].getsockname()[1], "two": 0, "unix": 0}
+        await sockets.close(sockets.release_all(), False)

@@ -362,6 +362,36 @@ def test_chosen_fields_say_which_filter_answered(tmp_path: Path) -> None:
     assert logged.line() == {"status": 403, "filter": "gate", "tls_version": None}
 
 
+@pytest.mark.parametrize(
+    ("does", "decided"),
+    [
+        ("", "first:pass,gate:pass,last:pass"),
+        ("refuse", "first:pass,gate:denied"),
+        ("raise", "first:pass,gate:filter_failed"),
+        ("hang", "first:pass,gate:none"),
+    ],
+)
+def test_chosen_fields_say_what_each_filter_has_decided(
+    tmp_path: Path, does: str, decided: str
+) -> None:
+    """Not of those that look at answers alone, such as `compress`."""
+    gate = spec("Scripted", "gate", at="request", does=does)
+    filters = (spec("Scripted", "first"), spec("compress", "small"), gate, spec("Scripted", "last"))
+    routes = (RouteSpec(path_prefix="/", service="s", filters=filters),)
+    logged = Logged(tmp_path, routes=routes, log={"fields": ("filters",)})
+    client = logged.wire.client()
+    client.send(request("GET /"))
+    if not does:
+        instance = logged.wire.accepted()
+        instance.take()
+        instance.send(OK)
+    if does == "hang":
+        client.reset()
+    else:
+        client.take()
+    assert logged.line() == {"filters": decided}
+
+
 @pytest.mark.parametrize("format", ["json", "text"])
 def test_chosen_fields_say_what_tls_and_http2_know(tmp_path: Path, format: str) -> None:
     ours = Authority("clients")
@@ -384,11 +414,12 @@ def test_chosen_fields_say_what_tls_and_http2_know(tmp_path: Path, format: str) 
     instance.send(OK)
     client.take()
     if format == "text":
-        assert "listener=web filter=- http2_stream=1 tls_version=TLSv1.3" in logged.text()
+        assert "listener=web filter=- filters=- http2_stream=1 tls_version=TLSv1.3" in logged.text()
         return
     assert logged.line() == {
         "listener": "web",
         "filter": None,
+        "filters": None,
         "http2_stream": 1,
         "tls_version": "TLSv1.3",
         "tls_cipher": "TLS_AES_256_GCM_SHA384",

@@ -38,6 +38,8 @@ class Scene:
         self.peers: list[FakeTransport] = []
         self.answer = b"ok"
         self.served = 0
+        self.late = self.loop.create_future()
+        """What answers of `/late` wait for."""
         self.door = self.run(lambda: Door(self._serve, MOST, clock=self.loop.time))
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -48,6 +50,8 @@ class Scene:
             if request.path == "/stream":
                 connection.stream()
                 await self.loop.create_future()
+            if request.path == "/late":
+                await self.late
             response = web.Response(body=self.answer)
             if request.method == "PUT":
                 try:
@@ -320,3 +324,25 @@ def test_a_stream_lasts_and_its_end_is_noticed(scene: Scene) -> None:
     scene.run(peer.feed_eof)
     assert peer.lost
     assert not scene.door.guests
+
+
+@pytest.mark.parametrize("after", [0.5, 1.0, None])
+def test_an_end_gives_answers_some_time_and_leaves_nobody(
+    scene: Scene, after: float | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also to one that is ready in the very turn of the loop in which its time is over."""
+    peer = scene.connect()
+    idle = scene.connect()
+    scene.send(peer, GET.replace(b"/ ", b"/late "))
+    if after is not None:
+        scene.run(lambda: scene.loop.call_later(after, scene.late.set_result, None))
+    ending = scene.run(lambda: scene.loop.create_task(scene.door.shutdown(1.0)))
+    assert not ending.done()
+    scene.loop.advance(1.0, lambda: None)
+    scene.settle()
+    assert ending.done()
+    assert (status(peer.taken) == 200) == (after is not None)
+    assert peer.lost
+    assert idle.lost
+    assert not scene.door.answering
+    assert not caplog.records

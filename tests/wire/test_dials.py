@@ -8,7 +8,7 @@ from typing import Any
 from proxy.engine.upstream.turns import DIALS, NO_PORT_PAUSE
 from proxy.settings.service import RetrySettings, ServiceSettings, Timeouts
 from tests.support.wire import Peer, Wire, forwarded, request
-from tests.wire.scenes import answered
+from tests.wire.scenes import answered, asked
 
 ONCE = ServiceSettings(timeouts=Timeouts(connect=2.0), retry=RetrySettings(max_retries=0))
 
@@ -63,6 +63,21 @@ def test_a_dial_that_waits_takes_a_connection_that_has_become_idle(make: Any) ->
     leave(wire, clients)
 
 
+def test_a_client_that_asks_again_takes_no_connection_from_one_that_waits(make: Any) -> None:
+    wire = make(settings=ONCE, tls=False)
+    first = wire.client()
+    first.send(request("GET /first"), request("GET /again"))
+    instance = wire.accepted()
+    instance.expect(forwarded("GET /first"))
+    wire.network.hang(wire.address("a"))
+    clients = crowd(wire, DIALS + 1)
+    answered(first, instance)
+    instance.expect(forwarded(f"GET /{DIALS}"))
+    answered(clients[DIALS], instance)
+    instance.expect(forwarded("GET /again"))
+    leave(wire, [first, *clients])
+
+
 def test_a_dial_that_waits_gives_its_turn_away_when_its_client_leaves(make: Any) -> None:
     wire = make(settings=ONCE, tls=False)
     wire.network.hang(wire.address("a"))
@@ -78,6 +93,22 @@ def test_a_dial_that_waits_gives_its_turn_away_when_its_client_leaves(make: Any)
     leave(wire, clients)
 
 
+def test_a_request_whose_time_is_over_waits_for_no_connection_any_more(make: Any) -> None:
+    never = ServiceSettings(timeouts=Timeouts(connect=0.0, total=1.0))
+    wire = make(settings=never, tls=False)
+    wire.network.hang(wire.address("a"))
+    clients = crowd(wire, DIALS + 3)
+    wire.advance(1.1)
+    for client in clients:
+        client.expect_problem(504, "total_timeout")
+    connector = wire.worker.services.connector
+    assert len(connector._dials) == connector.dialling == 1  # Made in any case, for the next one.
+    wire.network.answer(wire.address("a"))
+    wire.settle()
+    assert len(wire.node().idle) == 1
+    leave(wire, clients)
+
+
 def test_a_dial_that_waits_does_so_for_the_time_to_connect(make: Any) -> None:
     wire = make(settings=ONCE, tls=False)
     wire.network.hang(wire.address("a"))
@@ -87,6 +118,32 @@ def test_a_dial_that_waits_does_so_for_the_time_to_connect(make: Any) -> None:
         client.expect_problem(504, "connect_timeout")
     assert wire.in_flight == 0
     assert wire.worker.services.connector.dialling == 0
+
+
+def test_a_connection_from_before_does_not_say_that_one_can_be_made(make: Any) -> None:
+    wire = make(settings=ONCE, tls=False)
+    first, instance = asked(wire)
+    wire.network.hang(wire.address("a"))
+    clients = crowd(wire, DIALS)
+    wire.advance(1.0)
+    clients += crowd(wire, DIALS + 2)
+    wire.advance(1.5)
+    for client in clients[:DIALS]:
+        client.expect_problem(504, "connect_timeout")
+    assert wire.node().unreachable
+    answered(first, instance)
+    assert instance.take()
+    answered(clients[2 * DIALS], instance)  # Another one has waited for its turn, or this.
+    assert instance.take()
+    assert wire.node().unreachable
+    clients.append(wire.client())
+    clients[-1].send(request("GET /"))
+    wire.advance(0.49)
+    assert len(wire.worker.services.unreachable._due) == 1
+    wire.network.answer(wire.address("a"))
+    wire.settle()
+    assert not wire.node().unreachable
+    leave(wire, [first, *clients])
 
 
 def test_a_want_of_local_ports_is_not_found_out_by_each_request(make: Any) -> None:

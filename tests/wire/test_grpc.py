@@ -151,12 +151,15 @@ def calling(make: Any, *fields: tuple[str, str], **grpc: Any) -> tuple[Wire, H2P
 class TestTime:
     @pytest.mark.parametrize(
         ("asked", "most", "seconds"),
-        [("2S", 0.0, 2.0), ("2S", 1.0, 1.0), ("500m", 1.0, 0.5), (None, 1.0, 1.0)],
-    )
+        [
+            ("2S", 0.0, 2.0), ("2S", 1.0, 1.0), ("500m", 1.0, 0.5), ("", 1.0, 1.0),
+            ("9S 2S", 0.0, 2.0), ("2S 9S", 5.0, 2.0), ("soon 2S", 5.0, 2.0),
+        ],
+    )  # fmt: skip
     def test_a_deadline_is_the_shortest_that_is_said(
-        self, make: Any, asked: str | None, most: float, seconds: float
+        self, make: Any, asked: str, most: float, seconds: float
     ) -> None:
-        fields = [] if asked is None else [("grpc-timeout", asked)]
+        fields = [("grpc-timeout", one) for one in asked.split()]
         wire, client, instance = calling(make, *fields, max_timeout=most)
         wire.advance(seconds - 0.1)
         assert client.take() == []
@@ -268,6 +271,16 @@ class TestOnceMore:
         assert told(client)["grpc-status"] == "0"
         assert wire.pool.counters.retries == {"grpc_unavailable": 1}
         assert wire.pool.counters.calls == {"0": 1}
+
+    def test_an_instance_that_has_no_more_of_something_may_be_passed_over(self, make: Any) -> None:
+        retry = RetrySettings(on=("connect", "grpc_resource_exhausted"))
+        exhausted = UNAVAILABLE.replace(b"14", b"8") % b""
+        wire, client = answered_first(make, exhausted, settings=ServiceSettings(retry=retry))
+        second = wire.connected()
+        assert second.take().endswith(b"7\r\n" + MESSAGE + b"\r\n0\r\n\r\n")
+        second.send(b"HTTP/1.1 200 OK\r\ngrpc-status: 0\r\nContent-Length: 0\r\n\r\n")
+        assert told(client)["grpc-status"] == "0"
+        assert wire.pool.counters.retries == {"grpc_resource_exhausted": 1}
 
     def test_the_answer_in_reserve_is_the_clients_if_no_better_one_comes(self, make: Any) -> None:
         wire, client = answered_first(make, UNAVAILABLE % b"x: first\r\n")

@@ -53,6 +53,20 @@ def test_trailers_alone_stay_one_frame(make: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "seconds", "status"),
+    [(2, 8.9, "14"), (8, 8.9, "14"), (2, 9.0, "4"), (7, 9.0, "4"), (8, 9.0, "4")],
+)
+def test_a_call_whose_time_is_over_has_failed_for_that(
+    make: Any, code: int, seconds: float, status: str
+) -> None:
+    """Its instance may say so before the proxy's own clock is looked at."""
+    wire, client, instance, _ = called(make)
+    wire.advance(seconds)
+    instance.send(reset(1, code))
+    assert told(client)["grpc-status"] == status
+
+
+@pytest.mark.parametrize(
     "how", [reset(1, 7), frame(7, 0, 0, number(0) + number(0))], ids=["refused", "goaway"]
 )
 def test_a_call_that_an_instance_has_not_begun_is_made_again(make: Any, how: bytes) -> None:

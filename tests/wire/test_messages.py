@@ -422,3 +422,82 @@ def test_connections_are_used_a_limited_number_of_times(make: Any) -> None:
             a.take()
             answered(client, a)
         assert a.closed
+
+
+HEADS = [
+    request("GET /x"),
+    request("HEAD /x"),
+    request("GET /y/../x?a=1"),
+    request("GET /x", "Accept: */*"),
+    request("GET /x", host="other"),
+    request("GET http://h/x"),
+    request("GET http://h/x", host="other"),
+    request("GET /x HTTP/1.0", "Connection: keep-alive", "Expect: 100-continue"),
+    request("POST /x", "Content-Length: 0"),
+    request("POST /x", "Content-Length: 2", body=b"ab"),
+    request("OPTIONS *"),
+    request("GET /x", "Content-Length: x"),
+    request("GET /x\rab"),
+]
+
+
+def outcome(client: Any, raw: bytes) -> tuple[bytes, bytes]:
+    """What an instance and the client get of a request."""
+    wire = client.wire
+    client.send(raw)
+    waiting = wire.network.accepted.get(wire.address("a"), [])
+    instances = [peer for peer in wire.peers if peer.name == "a" and not peer.closed]
+    instance = wire.accepted() if waiting else instances[-1] if instances else None
+    got = b"" if instance is None else instance.take()
+    if got:
+        instance.send(OK if not got.startswith(b"HEAD") else OK[:-2])
+    return got, client.take()
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_heads_mean_the_same_whatever_came_before(make: Any, cut: bool) -> None:
+    """Connections keep their latest head, with what was read of it."""
+    alone = {raw: outcome(make().client(), raw) for raw in HEADS}
+    for first in HEADS:
+        for second in HEADS:
+            client = make().client()
+            for raw in (first, second, second, first, second):
+                if client.closed or client.saw_end:
+                    break
+                if cut:
+                    client.send(raw[:9])
+                    raw, whole = raw[9:], raw
+                else:
+                    whole = raw
+                assert outcome(client, raw) == alone[whole], (first, second)
+            client.reset()
+
+
+ANSWERS = [
+    OK,
+    b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nA: b\r\n\r\nhi",
+    b"HTTP/1.1 204 No Content\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+    b"HTTP/1.1 103 Early Hints\r\nContent-Length: 2\r\n\r\n" + OK,
+    b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_answers_mean_the_same_whatever_came_before(make: Any, cut: bool) -> None:
+    def told(client: Any, instance: Any, raw: bytes) -> bytes:
+        instance.send(*((raw[:12], raw[12:]) if cut else (raw,)))
+        return bytes(client.take())
+
+    alone = {}
+    for raw in ANSWERS:
+        client, instance = asked(make())
+        alone[raw] = told(client, instance, raw)
+    for first in ANSWERS:
+        for second in ANSWERS:
+            client, instance = asked(make())
+            for raw in (first, second, second, first):
+                assert told(client, instance, raw) == alone[raw], (first, second)
+                client.send(request("GET /"))
+                assert instance.take()

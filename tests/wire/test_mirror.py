@@ -46,6 +46,12 @@ def faults(wire: Wire) -> dict[str, int]:
     return {**pool.counters.faults, **pool.counters.limited}
 
 
+def mirrored(wire: Wire) -> dict[str, int]:
+    pool = wire.worker.pools.get("m")
+    assert pool is not None
+    return pool.counters.mirrored
+
+
 def test_a_copy_gets_what_the_instance_gets_and_its_answer_goes_nowhere(make: Any) -> None:
     wire = wired(make)
     client, instance, shadow = both(wire, request("GET /svc/x"))
@@ -58,6 +64,7 @@ def test_a_copy_gets_what_the_instance_gets_and_its_answer_goes_nowhere(make: An
     instance.eof()
     shadow.eof()
     assert faults(wire) == {}
+    assert mirrored(wire) == {"sent": 1}
 
 
 def test_a_body_is_copied_as_it_comes(make: Any) -> None:
@@ -94,6 +101,7 @@ def test_a_copy_that_cannot_be_made_changes_nothing(make: Any) -> None:
     client.expect(OK_RELAYED)
     instance.eof()
     assert faults(wire) == {"connect_refused": 1}
+    assert mirrored(wire) == {"sent": 1, "failed": 1}
     wire.serve(service="m")
 
 
@@ -105,6 +113,7 @@ def test_a_copy_that_does_not_keep_up_is_given_up(make: Any) -> None:
     instance = wire.accepted("a")
     client.send(b"y" * 99_999)
     assert faults(wire) == {"mirror": 1}
+    assert mirrored(wire) == {"sent": 1, "dropped": 1}
     client.send(b"z")
     assert instance.take().endswith(b"yyz")
     instance.send(OK)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
+
+from proxy.settings.listener import ListenerSettings
 from proxy.settings.route import RouteSpec, SplitSpec
 from proxy.settings.service import ServiceSettings
 from proxy.settings.sticky import StickySettings
@@ -43,6 +46,23 @@ def test_a_client_stays_with_its_instance(make: Any) -> None:
         again, head = asked(wire, cookie)
         assert again == name
         assert b"Set-Cookie" not in head
+
+
+@pytest.mark.parametrize(("said", "secure"), [("https", True), ("http", False), ("wss", False)])
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_trusted_proxy_says_what_the_client_speaks(
+    make: Any, said: str, secure: bool, trusted: bool
+) -> None:
+    listener = ListenerSettings(trusted_proxies=("0.0.0.0/0",) if trusted else ())
+    wire = make("a", settings=STICKY, listener=listener, tls=False)
+    client = wire.client()
+    client.send(request("GET /", f"X-Forwarded-Proto: {said}"))
+    instance = wire.connected()
+    instance.take()
+    instance.send(OK)
+    found = COOKIE.search(client.take())
+    assert found is not None
+    assert found[2].endswith(b"; Secure") == (secure and trusted)
 
 
 def test_a_client_gets_another_instance_when_its_own_is_lost(make: Any) -> None:

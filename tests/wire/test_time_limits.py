@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from proxy.engine.connections import LAST_CALL
+from proxy.engine.exchange import Exchange
 from proxy.engine.tunnel import FLUSH
 from proxy.engine.upstream.connector import ROOM_LIMIT
 from proxy.engine.upstream.unreachable import AGAIN
@@ -20,7 +22,7 @@ from proxy.settings.service import (
     Timeouts,
 )
 from tests.support.wire import OK, Peer, Wire, request
-from tests.wire.scenes import SWITCH, UPGRADE, asked, reached
+from tests.wire.scenes import GET, SWITCH, UPGRADE, answered, asked, reached
 
 SECONDS = [0.1, 0.3, 1.0, 7.0, 75.0]
 PHASE = 0.0137
@@ -365,3 +367,27 @@ def test_tunnels_of_an_instance_that_leaves_end_spread(make: Any, t: float) -> N
     assert not left
     assert 0.5 <= min(ends) < 0.6
     assert 1.4 < max(ends) <= 1.5 + 0.05
+
+
+@pytest.mark.parametrize("end", ["answer", "leave", "limit"])
+def test_a_request_with_a_total_limit_leaves_nothing_to_the_collector(make: Any, end: str) -> None:
+    wire = make(settings=ServiceSettings(timeouts=Timeouts(total=5.0)))
+    client, a = asked(wire)
+    answered(client, a)
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        client.send(GET)
+        assert a.take()
+        if end == "answer":
+            answered(client, a)
+        elif end == "leave":
+            client.reset()
+        else:
+            wire.advance(6.0)
+            client.take()
+        gc.collect()
+        assert not [item for item in gc.garbage if isinstance(item, Exchange)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()

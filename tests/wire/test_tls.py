@@ -22,6 +22,7 @@ from proxy.settings.listener_tls import Certificate, ListenerTls
 from proxy.tls.acme import challenge_pair
 from proxy.tls.contexts import load_pair
 from tests.support.certificates import Authority, Made
+from tests.support.h2_peer import H2Peer, head
 from tests.support.tls_far_end import TlsFarEnd, authority, client_side
 from tests.support.wire import OK, OK_RELAYED, Peer, Wire, forwarded, request
 from tests.wire.conftest import making
@@ -316,6 +317,15 @@ def test_old_versions_get_an_alert(make: Any) -> None:
         wire.secure(wire.silent_client(), client_context(maximum_version=ssl.TLSVersion.TLSv1_2))
 
 
+def test_protocols_that_nobody_here_speaks_are_passed_over(make: Any) -> None:
+    wire = make()
+    context = client_context()
+    context.set_alpn_protocols(["foo"])
+    client = wire.secure(wire.silent_client(), context)
+    assert client.transport.ssl.selected_alpn_protocol() is None
+    serve(wire, client)
+
+
 VERSIONS = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 
 
@@ -458,6 +468,27 @@ def test_instances_are_told_of_the_certificate_and_not_of_what_clients_say_of_th
     answered(client, instance)
 
 
+def test_instances_are_told_the_same_over_http2(make: Any) -> None:
+    authority_, good, _ = clients()
+    trusting = {"trusted_proxies": ("192.0.2.0/24",)}
+    wire = make(listener=listener(
+        tls={"client_ca": "ca", "forward_client_cert": "rfc9440"}, **trusting
+    ))  # fmt: skip
+    wire.prove(authority()[1], client_ca=authority_.ca)
+    context = showing(good)
+    context.set_alpn_protocols(["h2"])
+    client = H2Peer(wire, context=context)
+    spoofed = ("client-cert", "client-cert-chain", "x-forwarded-client-cert")
+    client.send(head(1, *((name, ":AAAA:") for name in spoofed), scheme="https"))
+    instance = wire.accepted()
+    sent = instance.take()
+    assert sent.count(b"\r\nClient-Cert: :MI") == 1
+    assert b":AAAA:" not in sent
+    assert b"X-Forwarded-Client-Cert" not in sent
+    instance.send(OK)
+    assert client.answer(1)[1] == b"hi"
+
+
 def test_xfcc_names_the_client(make: Any) -> None:
     authority_, good, _ = clients()
     wire = make(listener=with_client_ca(forward_client_cert="xfcc"))
@@ -508,6 +539,15 @@ def test_hsts_is_on_every_answer_and_an_instance_may_say_it_itself(make: Any) ->
     assert line in client.take()
 
 
+def test_hsts_is_not_said_in_clear_text(make: Any) -> None:
+    wire = make(listener=listener(hsts=Hsts(max_age=60.0)))
+    client = wire.silent_client()
+    client.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    answer = client.take()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"strict-transport" not in answer.lower()
+
+
 @pytest.mark.parametrize(
     ("target", "host", "location"),
     [
@@ -527,6 +567,22 @@ def test_a_redirect_keeps_host_and_target(
     answer = client.take()
     assert answer.startswith(b"HTTP/1.1 308 Permanent Redirect\r\n")
     assert b"\r\nLocation: %b\r\n" % location in answer
+
+
+@pytest.mark.parametrize("said", [b"GET /x HTTP/1.0\r\n\r\n", b"GET /x HTTP/1.1\r\nHost:\r\n\r\n"])
+def test_a_client_that_cannot_be_sent_to_https_is_not_served_in_clear_text(
+    make: Any, said: bytes
+) -> None:
+    redirect = Redirect(excepted=("/health",))
+    wire = make(tls=False, listener=ListenerSettings(redirect_to_https=redirect))
+    client = wire.client()
+    client.send(said)
+    client.expect_problem(400, "bad_request", closing=True)
+    wire.expect_no_dial()
+    client = wire.client()
+    client.send(said.replace(b"/x", b"/health"))
+    instance = wire.accepted()
+    assert instance.take().startswith(b"GET /health ")
 
 
 def challenge(wire: Wire, **tokens: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from balancers.base import NO_KEY
+from proxy.engine.selection import first_choice
 from proxy.engine.upstream.unreachable import AGAIN, AT_ONCE, LIMIT
 from proxy.messages import PoolNode, PoolSnapshot
 from proxy.messages import Pools as PoolsMessage
@@ -440,7 +441,7 @@ class TestMany:
             wire.worker.services.unreachable.add(pool, node, "no answer")
             picked = pool.pick(NO_KEY, ())
             assert picked is not None
-            again = pool.pick_again(picked, NO_KEY, ()) if picked.unreachable else picked
+            again = first_choice(pool, picked, NO_KEY, wire.loop.time())
             assert again is not None
             assert not again.unreachable
             if node.port % 10 == 0:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from proxy.messages import UpstreamFiles
+from proxy.messages import PoolNode, Pools, PoolSnapshot, UpstreamFiles
 from tests.support.certificates import Authority
 from tests.wire.conftest import making
-from tests.wire.scenes import GET, answered, served
+from tests.wire.scenes import GET, answered, asked, served
 
 
 @pytest.fixture
@@ -30,6 +30,21 @@ def test_new_files_are_for_new_connections(make: Any) -> None:
     answered(client, kept)
     kept.eof()
     with pytest.raises(ssl.SSLError, match="UNKNOWN_CA"):  # The instance is told.
+        client.send(GET)
+    wire.accepted()
+    wire.settle()
+    assert b"error=tls_certificate_error;" in client.take()
+
+
+def test_a_session_under_another_name_does_not_vouch_for_a_new_one(make: Any) -> None:
+    wire = make()
+    client, instance = asked(wire)
+    node = wire.node()
+    named = PoolNode(node.key, "a", *wire.address("a"), 1, "ready", 1, server_name="other.test")
+    wire.worker.on_message(Pools(seq=2, snapshots=(PoolSnapshot("s", 2, (named,)),)))
+    wire.settle()
+    answered(client, instance)  # Its first word, with which a session is kept.
+    with pytest.raises(ssl.SSLError, match="BAD_CERTIFICATE"):
         client.send(GET)
     wire.accepted()
     wire.settle()

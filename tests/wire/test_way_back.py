@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from proxy.settings.listener import ListenerSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import RateLimitSettings, ServiceSettings
 from tests.support.wire import request
@@ -13,6 +14,7 @@ from tests.wire.scenes import asked
 
 STRIP = RouteSpec(path_prefix="/svc", strip_prefix=True, rewrite_responses=True, service="s")
 SWAP = RouteSpec(path_prefix="/svc", rewrite_prefix="/new/", rewrite_responses=True, service="s")
+ROOT = RouteSpec(path_prefix="/", rewrite_prefix="/new", rewrite_responses=True, service="s")
 HOST = RouteSpec(set_host="inner:81", rewrite_responses=True, service="s")
 
 
@@ -37,6 +39,11 @@ HOST = RouteSpec(set_host="inner:81", rewrite_responses=True, service="s")
         (SWAP, "Location: /new?a", "Location: /svc?a"),
         (SWAP, "Location: /newer/a", "Location: /newer/a"),
         (SWAP, "Set-Cookie: a=b; Path=/new/", "Set-Cookie: a=b; Path=/svc"),
+        (ROOT, "Location: /new", "Location: /"),
+        (ROOT, "Location: /new?a", "Location: /?a"),
+        (ROOT, "Location: /new/a", "Location: /a"),
+        (ROOT, "Set-Cookie: a=b; Path=/new", "Set-Cookie: a=b; Path=/"),
+        (ROOT, "Set-Cookie: a=b; Path=/new/x", "Set-Cookie: a=b; Path=/x"),
         (HOST, "Location: https://INNER:81/a", "Location: http://h/a"),
         (HOST, "Location: http://h/a", "Location: http://h/a"),
         (HOST, "Location: /a", "Location: /a"),
@@ -51,6 +58,17 @@ def test_places_in_an_answer(route: RouteSpec, field: str, relayed: str, make: A
     assert relayed.encode() in lines
     assert b"Content-Length: 2" in lines
     assert content == b"hi"
+
+
+@pytest.mark.parametrize(("trusted", "scheme"), [("0.0.0.0/0", b"https"), ("10.9.9.9/32", b"http")])
+def test_a_trusted_proxy_says_what_the_client_speaks(
+    make: Any, trusted: str, scheme: bytes
+) -> None:
+    listener = ListenerSettings(trusted_proxies=(trusted,))
+    wire = make(routes=(HOST,), listener=listener, tls=False)
+    client, instance = asked(wire, request("GET /", "X-Forwarded-Proto: https"))
+    instance.send(b"HTTP/1.1 302 Found\r\nLocation: http://inner:81/a\r\nContent-Length: 0\r\n\r\n")
+    assert b"\r\nLocation: %b://h/a\r\n" % scheme in client.take()
 
 
 def test_places_in_an_answer_behind_a_rate_limit(make: Any) -> None:

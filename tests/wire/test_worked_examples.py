@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from msgspec.structs import replace
 
+from proxy.cli import main
 from proxy.engine.proxy_protocol import ProxyProtocol
 from proxy.settings.file import Settings
 from proxy.settings.load import load
@@ -19,6 +21,13 @@ from tests.wire.conftest import making
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SITE = load(EXAMPLES / "site.yaml", {"SITE": "site.example"})
 INGEST = load(EXAMPLES / "ingest.yaml", {})
+
+
+@pytest.mark.parametrize(("name", "said"), [("site", "8 routes"), ("ingest", "4 routes")])
+def test_fairlead_check_finds_nothing_to_say(name: str, said: str) -> None:
+    command = ["check", "-c", str(EXAMPLES / f"{name}.yaml")]
+    result = CliRunner().invoke(main, command, env={"SITE": "site.example"})
+    assert (result.exit_code, said in result.output) == (0, True), result.output
 
 
 @pytest.fixture

@@ -17,14 +17,14 @@ from proxy.engine.http1.body import (
 from proxy.engine.http1.heads import extra_lines, request_head
 from proxy.engine.http1.keepalive import KeptConnection, Upstreams, promised
 from proxy.engine.http1.parser import (
-    HEAD_END,
     LONGEST_BLOCK,
+    find_end,
     read_response_fields,
     response_of,
 )
 from proxy.engine.http1.second_descriptor import second_descriptor
 from proxy.engine.node import Node
-from proxy.engine.streams import StreamEvents
+from proxy.engine.streams import Loss, StreamEvents
 from proxy.errors import (
     BAD_ANSWER,
     CLOSED_EARLY,
@@ -34,7 +34,7 @@ from proxy.errors import (
     Fault,
     Refused,
 )
-from proxy.http.messages import CRLF, ResponseFields, ResponseHead
+from proxy.http.messages import CRLF, ResponseHead
 from proxy.http.request_id import IdField
 from proxy.settings.service import ServiceSettings
 
@@ -46,16 +46,16 @@ an hour and a half; one that sends more has lost its way, and each is work for u
 class UpstreamConnection(KeptConnection):
     """Owns where in the answer of its instance the connection stands."""
 
-    __slots__ = ("_block", "_due", "_ended_well", "_fields", "_full", "_head", "_ids", "_interims",
+    __slots__ = ("_due", "_ended_well", "_full", "_head", "_ids", "_interims", "_known", "_latest",
                  "_more", "_paused", "_pending", "_reader")  # fmt: skip
 
     def __init__(self, node: Node, settings: ServiceSettings, upstreams: Upstreams) -> None:
         super().__init__(node, settings, upstreams)
         self._full = False
         """The instance does not read as fast as we write."""
-        self._block = b""  # ≤ LONGEST_BLOCK
-        """The latest field block, and what was read of it for listeners that name requests so."""
-        self._fields: ResponseFields | None = None  # ≤ LONGEST_BLOCK * 16
+        self._latest = b""  # ≤ LONGEST_BLOCK
+        """The latest head, and what was read of it for listeners that name requests so."""
+        self._known: ResponseHead | None = None  # ≤ LONGEST_BLOCK * 16
         self._ids: IdField | None = None
         # for one exchange
         self._interims = 0
@@ -85,7 +85,8 @@ class UpstreamConnection(KeptConnection):
     ) -> None:
         """See `UpstreamStream`."""
         request = events.request
-        self._settings = settings  # A reload reaches connections at their next exchange.
+        if settings is not self._settings:
+            self._adopt(settings)  # A reload reaches connections at their next exchange.
         self._events = events
         self._uses += 1
         self._interims = 0
@@ -101,7 +102,7 @@ class UpstreamConnection(KeptConnection):
             self.transport.writelines([head, *pieces])
         else:
             self.transport.write(head)
-        limit = settings.timeouts.first_byte
+        limit = self._first_byte
         self.asked = now
         self.deadline = now + limit if limit else NEVER
         if self.deadline < self.filed:
@@ -120,7 +121,7 @@ class UpstreamConnection(KeptConnection):
 
     def expect_answer(self) -> None:
         """See `UpstreamStream`."""
-        limit = self._settings.timeouts.first_byte
+        limit = self._first_byte
         if self._head is None and limit and not self.closed:
             self._deadlines.arm(self, self._deadlines.now() + limit)
 
@@ -135,8 +136,7 @@ class UpstreamConnection(KeptConnection):
         if self._dup is not None:
             self._drop_dup()
         head = self._head
-        keepalive = self._settings.keepalive
-        limit = keepalive.idle
+        limit = self._idle
         if head is not None and head.fields.keep_alive is not None:
             limit = min(limit, promised(head.fields.keep_alive) - 1.0)
         ended = (
@@ -144,7 +144,7 @@ class UpstreamConnection(KeptConnection):
             or self._pending
             or isinstance(self._reader, UntilCloseBody)
             or not head.fields.keeps_alive[head.minor]
-            or self._uses >= keepalive.max_requests
+            or self._uses >= self._max_uses
             or self._full  # It answered without reading all of the request.
         )
         if self._paused:
@@ -164,7 +164,7 @@ class UpstreamConnection(KeptConnection):
     def hand_over(self) -> tuple[asyncio.Transport, bytes]:
         """See `UpstreamStream`."""
         self._let_go()
-        self._upstreams.open -= 1
+        self._discount()
         rest, self._pending = self._pending, b""
         return self.transport, rest
 
@@ -250,6 +250,11 @@ class UpstreamConnection(KeptConnection):
         try:
             if self._reader is not None:
                 self._on_body(events, data)
+                return
+            pace = self._upstreams.pace
+            left = pace.left = pace.left - 1
+            if data and (self._more or (left < 0 and pace.is_over())):
+                self._put_off(data)
             elif self._pending:
                 # Behind what is there of a head already; or nothing, behind a 1xx: then nobody has
                 # looked at what is there. A head that comes byte by byte is not searched whole
@@ -263,23 +268,23 @@ class UpstreamConnection(KeptConnection):
         except Exception as error:
             self._fail_inside(events, error)
 
+    def _put_off(self, data: bytes) -> None:
+        """Pass the answer on in a later turn of the loop: this one was long."""
+        self._pending += data
+        if self._more:
+            self.transport.pause_reading()  # Until then, so that there is not ever more of it.
+        self._more = True
+        if not self._due:
+            self._due = True
+            self._upstreams.pace.put_off(self._read_on)
+
     def _on_head(self, events: StreamEvents, data: bytes, seen: int) -> None:
         """`seen`: the head does not end among so many bytes."""
         ids = events.client.ids
-        end = data.find(HEAD_END, seen) + 4
-        refusal: Refused | None = None
-        head: ResponseHead | None = None
-        if 4 <= end <= MAX_HEAD:
-            try:
-                line, _, block = data[:end].partition(CRLF)
-                fields = self._fields
-                if fields is None or block != self._block or ids is not self._ids:
-                    fields = self._read_fields(block, ids)
-                head = response_of(line, fields)
-            except Refused as error:
-                refusal = error
-        if head is None:
-            end, head = lenient_head(data, self._settings.lenient_answers, ids, refusal)
+        end, head = len(self._latest), self._known
+        if head is None or ids is not self._ids or not data.startswith(self._latest):
+            # Else it begins with the same head, to the byte, which ends where it ended before.
+            end, head = self._read_head(data, seen, ids)
             if head is None:
                 refuse_part(data)
                 self._pending = data
@@ -289,7 +294,7 @@ class UpstreamConnection(KeptConnection):
             self._on_interim(events, head, data[end:])
             return
         self._head = head
-        length = head.fields.length
+        length = -1 if head.fields.length is None else head.fields.length
         if events.request.method == b"HEAD" or status == 204 or status == 304 or length == 0:
             self._pending = data[end:]
             events.on_answer(head, [], True, b"")
@@ -299,14 +304,23 @@ class UpstreamConnection(KeptConnection):
         else:
             self._begin_body(events, head, data[end:])
 
-    def _read_fields(self, block: bytes, ids: IdField) -> ResponseFields:
-        self._fields = None
-        fields = read_response_fields(block, ids)
-        if len(block) <= LONGEST_BLOCK:
-            self._block = block
-            self._fields = fields
-            self._ids = ids
-        return fields
+    def _read_head(self, data: bytes, seen: int, ids: IdField) -> tuple[int, ResponseHead | None]:
+        """Where the head ends, and what it says; None: more of it is to come. `seen`: see
+        `_on_head`."""
+        end = find_end(data, seen) + 4
+        refusal: Refused | None = None
+        if 4 <= end <= MAX_HEAD:
+            try:
+                whole = data[:end]
+                line, _, block = whole.partition(CRLF)
+                head = response_of(line, read_response_fields(block, ids))
+            except Refused as error:
+                refusal = error
+            else:
+                if end <= LONGEST_BLOCK:
+                    self._latest, self._known, self._ids = whole, head, ids
+                return end, head
+        return lenient_head(data, self._settings.lenient_answers, ids, refusal)
 
     def _on_interim(self, events: StreamEvents, head: ResponseHead, rest: bytes) -> None:
         """A 1xx. What follows it has the loop's next turn: there may be thousands in one read."""
@@ -361,7 +375,7 @@ class UpstreamConnection(KeptConnection):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._upstreams.open -= 1
+        self._discount()
         self.closed = True
         self._deadlines.forget(self)
         events = self._events
@@ -426,7 +440,7 @@ class UpstreamConnection(KeptConnection):
         self.abort()
         if events is not None:
             stale = fault is CLOSED_EARLY and self._uses > 1
-            events.on_upstream_failed(self, fault, detail, stale, against=not stale)
+            events.on_upstream_failed(self, Loss(fault, detail, stale, against=not stale))
 
     def _refuse(self, events: StreamEvents, refusal: Refused) -> None:
         """The answer is not acceptable."""

@@ -72,8 +72,12 @@ def response_head(
     the connection again; `trailers`: the client takes them."""
     fields = response.fields
     head = response.status_line + id_line
-    if framing == BY_LENGTH and client_minor and keep_alive and fields.usual:
-        return head + fields.relayed
+    if framing == BY_LENGTH and client_minor and fields.usual:
+        if keep_alive:
+            return head + fields.relayed
+        if not fields.closing:
+            fields.closing = relayed_fields(fields, BY_LENGTH, client_minor, False)
+        return head + fields.closing
     if response.status == 204 and fields.length is not None:
         # RFC 9110 §8.6: a 204 has no Content-Length.
         return head + relayed_fields(fields, BY_CLOSE, client_minor, keep_alive)
@@ -143,7 +147,7 @@ def own_answer(
     elif client_minor == 0:
         connection = b"Connection: keep-alive\r\n"
     fields = b"".join(b"%b: %b\r\n" % pair for pair in answer.fields)
-    if answer.status != 204:  # RFC 9110 §8.6
+    if answer.status not in (204, 304):  # RFC 9110 §8.6
         fields += b"Content-Length: %d\r\n" % len(answer.content)
     return b"HTTP/1.1 %d %b\r\n%bDate: %b\r\n%b%b%b\r\n%b" % (
         answer.status,

@@ -1,14 +1,14 @@
 """From bytes to heads.
 
-The listener and the upstream connection find the end of a head themselves (`HEAD_END`)
+The listener and the upstream connection find the end of a head themselves (`find_end`)
 and hand over whole heads, so the result cannot depend on how the bytes were cut. A field block
 is its lines and nothing else: a line that continues the one before (RFC 9112 §5.2) is refused. So
 lines are read one by one (`scanner`), framing is decided in one place for both directions, and no
 state is kept between two heads.
 
-A connection repeats itself: its field block is often the same to the byte as the one before, and
-parsing is a pure function of the bytes. So each connection keeps its latest block, with what was
-read of it, and nothing else is kept of what people send.
+A connection repeats itself: its first line, its field block, or both, are often the same to the
+byte as the ones before, and parsing is a pure function of the bytes. So each connection keeps its
+latest head, with what was read of it, and nothing else is kept of what people send.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ hundred, real answers have thirty; without a bound 64 KiB would hold 16,000."""
 _KIB: Final = 1024
 _requests: Final = FieldScanner(REQUEST_KINDS)
 _scan_request: Final = _requests.scan
+find_end: Final = _requests.find_end
 _scan_response: Final = FieldScanner(RESPONSE_KINDS).scan
 _status_lines: Final[Memo[bytes, StatusLine]] = Memo(_KIB * 64, _KIB)  # ≤ _KIB * 64
 """Real instances have a dozen."""
@@ -83,12 +84,21 @@ def read_request_fields(block: bytes, ids: IdField, max_fields: int) -> RequestF
 
 
 def request_of(
-    line: bytes, block: bytes, fields: RequestFields, max_fields: int, ids: IdField
+    line: bytes,
+    block: bytes,
+    fields: RequestFields,
+    max_fields: int,
+    ids: IdField,
+    like: RequestHead | None = None,
 ) -> RequestHead:
-    """A request head of its first line and its block, of which `fields` were read."""
+    """A request head of its first line and its block, of which `fields` were read. `like`: an
+    earlier one that had the same first line."""
     if fields.count > max_fields:
         raise TooManyFields
-    method, target, minor = split_request_line(line)
+    if like is None:
+        method, target, minor = split_request_line(line)
+    else:
+        method, target, minor = like.method, like.target, like.minor
     if fields.hosts != 1 and (minor == 1 or fields.hosts > 1):
         # RFC 9112 §3.2: a server MUST answer 400 to a 1.1 request without exactly one Host.
         raise Refused(BAD_REQUEST, "several Host fields" if fields.hosts else "no Host field")
@@ -101,7 +111,10 @@ def request_of(
             fields = read_request_fields(block, ids, max_fields)
             fields.expect = None
             fields.passed = passed_fields(fields)
-    return RequestHead(method, target, minor, fields)
+    head = RequestHead(method, target, minor, fields)
+    if like is not None and like.fields.host == fields.host:
+        head.resolved = like.resolved
+    return head
 
 
 def parse_response(head: bytes, ids: IdField = USUAL_IDS) -> ResponseHead:

@@ -14,8 +14,8 @@ from proxy.engine.http1.beginnings import (
 )
 from proxy.engine.http1.body import BodyReader, ChunkedBody, LengthBody
 from proxy.engine.http1.parser import (
-    HEAD_END,
     LONGEST_BLOCK,
+    find_end,
     read_request_fields,
     request_of,
 )
@@ -32,11 +32,12 @@ from proxy.errors import (
     Refused,
 )
 from proxy.http.fields import REQUEST_KINDS
-from proxy.http.messages import CRLF, RequestFields
+from proxy.http.messages import CRLF, RequestFields, RequestHead
 from proxy.http.scanner import TooManyFields
 
 # Looked up once: a member of an enumeration is found anew each time it is named.
 _ANSWER: Final = Phase.ANSWER
+_IDLE: Final = Phase.IDLE
 _LINGER: Final = Phase.LINGER
 
 
@@ -44,7 +45,7 @@ class RequestReader(ServerConnection):
     """Owns the request that is read or served, and how much of its body is here."""
 
     __slots__ = ("_behind", "_block", "_body", "_due", "_empty", "_fields", "_invited",
-                 "_keep_alive", "_kinds", "_received", "_whole")  # fmt: skip
+                 "_keep_alive", "_kinds", "_line", "_received", "_request", "_whole")  # fmt: skip
 
     def __init__(
         self,
@@ -57,6 +58,9 @@ class RequestReader(ServerConnection):
         """The latest field block, and what was read of it by kinds that had changed so often."""
         self._fields: RequestFields | None = None  # ≤ LONGEST_BLOCK * 16
         self._kinds = 0
+        self._line = b""  # ≤ LONGEST_BLOCK
+        self._request: RequestHead | None = None  # ≤ LONGEST_BLOCK * 4
+        """The request of this line and this block; None = of none that is kept."""
         self._empty = 0
         """Bytes of empty lines since the last request."""
         self._whole = True
@@ -84,47 +88,25 @@ class RequestReader(ServerConnection):
                 # Also while the client does not read: what it asks for has nowhere to go.
                 self._read_ahead(self._buffer + data)
             else:
+                pace = self.services.pace
+                left = pace.left = pace.left - 1
+                if left < 0 and self._phase is _IDLE and pace.is_over():
+                    if len(self._buffer) < 2:  # Nothing, or half an empty line: else it was.
+                        pace.put_off(self._next)
+                    self._read_ahead(self._buffer + data)
+                    return
                 self._on_head(self._buffer + data if self._buffer else data)
         except Exception as error:
             self._fail_inside(error)
 
     def _on_head(self, data: bytes) -> None:
         """Look for a whole head at the beginning of `data` and serve it."""
-        limits = self._listener.limits
-        # Half a head that was looked at before is in the buffer still, and `data` begins with it.
-        seen = len(self._buffer) if self._phase is Phase.HEAD else 0
-        if data[:2] == CRLF:
-            seen, size = 0, len(data)
-            data = without_empty_lines(data)
-            if self._is_endless(size - len(data), data):
+        request, rest = self._request, b""
+        if request is None or not self._is_latest(data):
+            request, rest = self._read_head(data)
+            if request is None:
                 return
-        end = 0
-        line = block = b""
-        fields = self._fields
-        if fields is not None and len(data) <= LONGEST_BLOCK:
-            # A block that was read before ends where its head ended: no need to look for that.
-            line, _, block = data.partition(CRLF)
-            if block == self._block:
-                end = len(data)
-        if end == 0:
-            end = data.find(HEAD_END, max(0, seen - 3)) + 4
-            line, _, block = data[:end].partition(CRLF)
-        if end < 4 or end > limits.head:
-            self._on_part(data, seen)
-            return
         self._buffer = b""
-        try:
-            if fields is None or block != self._block or self._kinds != REQUEST_KINDS.changes:
-                fields = self._read_fields(block)
-            request = request_of(line, block, fields, limits.fields, self.ids)
-            if len(request.target) > limits.target:
-                raise Refused(TARGET_TOO_LONG, f"the target is longer than {limits.target} bytes")
-            if limits.body and (request.fields.length or 0) > limits.body:
-                raise Refused(BODY_TOO_LARGE, f"the body is longer than {limits.body} bytes")
-        except Exception as error:
-            if not self._speak_http2(data):
-                self._refuse_head(data[:end], error)
-            return
         self._phase = _ANSWER
         self.deadline = NEVER
         if self._left:
@@ -132,18 +114,80 @@ class RequestReader(ServerConnection):
             self._last = self._last or self._left == 0
         services = self.services
         make = services.new_call if request.method == b"POST" else services.new_exchange
+        sampling = services.sampling
+        if sampling is not None and not sampling.leaves_out(request.fields):
+            make = services.new_traced
         self.exchange = exchange = make(services, self, request)
         fields = request.fields
         if fields.length or fields.chunked:
-            self._take_body(exchange, fields, data[end:])
+            self._take_body(exchange, fields, rest)
         else:
-            if len(data) > end:
-                self._read_ahead(data[end:])
+            if rest:
+                self._read_ahead(rest)
             exchange.start(True)
+
+    def _is_latest(self, data: bytes) -> bool:
+        """Whether that is the latest head again, to the byte, and nothing else."""
+        line, block = self._line, self._block
+        at = len(line)
+        return (
+            len(data) == at + 2 + len(block)
+            and data.endswith(block)
+            and data.startswith(line)
+            and data[at] == 0x0D
+            and data[at + 1] == 0x0A
+            and self._kinds == REQUEST_KINDS.changes
+        )
+
+    def _read_head(self, data: bytes) -> tuple[RequestHead | None, bytes]:
+        """The head at the beginning of `data`, and what is behind it; None: nothing is to be
+        served yet, or any more."""
+        listener = self._listener
+        # Half a head that was looked at before is in the buffer still, and `data` begins with it.
+        seen = len(self._buffer) if self._phase is Phase.HEAD else 0
+        if data[:2] == CRLF:
+            seen, size = 0, len(data)
+            data = without_empty_lines(data)
+            if self._is_endless(size - len(data), data):
+                return None, b""
+        line = block = b""
+        short = len(data) <= LONGEST_BLOCK
+        if short:
+            line, _, block = data.partition(CRLF)
+        fields = self._fields
+        if short and fields is not None and block == self._block:
+            end = len(data)  # It ends where it ended before: no need to look for that.
+        else:
+            end = find_end(data, max(0, seen - 3)) + 4
+            if not short or end != len(data):
+                line, _, block = data[:end].partition(CRLF)
+        if end < 4 or end > listener.max_head:
+            self._on_part(data, seen)
+            return None, b""
+        like = self._request if line == self._line else None
+        self._buffer = b""
+        self._request = None
+        try:
+            if fields is None or block != self._block or self._kinds != REQUEST_KINDS.changes:
+                fields = self._read_fields(block)
+            request = request_of(line, block, fields, listener.max_fields, self.ids, like)
+            most = listener.max_target
+            if len(request.target) > most:
+                raise Refused(TARGET_TOO_LONG, f"the target is longer than {most} bytes")
+            most = listener.max_body
+            if most and (request.fields.length or 0) > most:
+                raise Refused(BODY_TOO_LARGE, f"the body is longer than {most} bytes")
+        except Exception as error:
+            if not self._speak_http2(data):
+                self._refuse_head(data[:end], error)
+            return None, b""
+        if len(line) + len(block) <= LONGEST_BLOCK:
+            self._line, self._request = line, request
+        return request, data[end:]
 
     def _read_fields(self, block: bytes) -> RequestFields:
         self._fields = None
-        fields = read_request_fields(block, self.ids, self._listener.limits.fields)
+        fields = read_request_fields(block, self.ids, self._listener.max_fields)
         if len(block) <= LONGEST_BLOCK:
             self._block = block
             self._fields = fields
@@ -176,6 +220,10 @@ class RequestReader(ServerConnection):
         # Half an empty line is no beginning of a request yet.
         if data and data != b"\r" and self._phase is not Phase.HEAD:
             self._wait(Phase.HEAD, self._listener.timeouts.head)
+
+    def _next(self) -> None:
+        """Serve the request in the buffer, unless that is out of date."""
+        raise NotImplementedError
 
     def _speak_http2(self, data: bytes) -> bool:
         """Go on as HTTP/2 if `data`, which cannot be a request, is how that begins (RFC 9113 §3.3).
@@ -224,9 +272,9 @@ class RequestReader(ServerConnection):
         assert exchange is not None
         try:
             pieces, rest = body.feed(data)
-            limit = self._listener.limits.body
+            limit = self._listener.max_body
             if limit:
-                self._received += sum(map(len, pieces))
+                self._received += sum(len(piece) for piece in pieces)
                 if self._received > limit:
                     raise Refused(BODY_TOO_LARGE, f"the body is longer than {limit} bytes")
         except Refused as refusal:
@@ -245,7 +293,7 @@ class RequestReader(ServerConnection):
             self._phase = _ANSWER
             self.deadline = NEVER
             if self.full:
-                self._wait(Phase.STALLED, self._listener.timeouts.idle)
+                self._wait(Phase.STALLED, self._listener.idle)
         else:
             if body.behind is not self._behind:
                 self._fall_behind(body.behind)
@@ -312,7 +360,7 @@ class RequestReader(ServerConnection):
         elif self.full:
             # It does not read, and we do not read it: what either waits for, the other does, if
             # the instance sends back what it gets. The client is to end that.
-            self._wait(Phase.STALLED, self._listener.timeouts.idle)
+            self._wait(Phase.STALLED, self._listener.idle)
         else:
             self._phase = Phase.BODY
             self.deadline = NEVER  # Not the client's silence.

@@ -190,10 +190,10 @@ class ClientConnection(RequestReader):
             return
         if self.full:
             # Answers that nobody reads must not pile up: no next one before these are gone.
-            self._wait(Phase.STALLED, self._listener.timeouts.idle)
+            self._wait(Phase.STALLED, self._listener.idle)
             return
         self._phase = _IDLE
-        limit = self._listener.timeouts.idle
+        limit = self._listener.idle
         self.deadline = now + limit if limit else NEVER
         if self.deadline < self.filed:
             self.services.deadlines.file(self, self.deadline)
@@ -263,6 +263,8 @@ class ClientConnection(RequestReader):
             self.exchange.on_bad_body(BODY_TIMEOUT, detail)
         elif phase is Phase.LINGER or phase is Phase.STALLED:
             cut(self.transport)
+        elif HEAD_END in self._buffer:
+            self._next()  # It came in time, and was put off.
         else:
             self._close(linger=False)
 
@@ -270,9 +272,9 @@ class ClientConnection(RequestReader):
         if self.exchange is not None:
             self.exchange.on_client_full()
             if not self.owes_body:
-                self._wait(Phase.STALLED, self._listener.timeouts.idle)
+                self._wait(Phase.STALLED, self._listener.idle)
         elif self._phase is Phase.IDLE:
-            self._wait(Phase.STALLED, self._listener.timeouts.idle)
+            self._wait(Phase.STALLED, self._listener.idle)
 
     def _on_drained(self) -> None:
         if self.exchange is not None:
@@ -282,7 +284,7 @@ class ClientConnection(RequestReader):
                 self.deadline = NEVER
             self.exchange.on_client_drained()
         elif self._phase is Phase.STALLED:
-            self._wait(Phase.IDLE, self._listener.timeouts.idle)
+            self._wait(Phase.IDLE, self._listener.idle)
             self._next()
         elif self._phase is Phase.HEAD:
             self._next()

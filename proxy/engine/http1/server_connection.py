@@ -68,7 +68,7 @@ class ServerConnection(ClientStream):
         worker drains."""
         self._last = False
         """The next answer ends the connection: see `limits.requests`, `limits.connection_age`."""
-        self._left = listener.limits.requests
+        self._left = listener.max_requests
         """Requests until then; 0 = any number."""
         self._age: Alarm | None = None
         self.transport: asyncio.Transport
@@ -112,8 +112,8 @@ class ServerConnection(ClientStream):
         self.facts = self._listener.client(self.transport, self._announced)
         self.edge = self._listener.edge(self.transport)
         # A connection that never says anything is as slow as one that dribbles.
-        self._wait(Phase.IDLE, self._listener.timeouts.head)
-        limit = self._listener.limits.connection_age
+        self._wait(Phase.IDLE, self._listener.head)
+        limit = self._listener.max_age
         if limit:
             self._age = Alarm(self._on_age)
             now = self.services.now()
@@ -207,7 +207,9 @@ class ServerConnection(ClientStream):
         id_line = self.ids.new()
         request_id = self.ids.value(id_line)
         answer = problem(fault, detail, request_id.decode("ascii"))
-        self.transport.write(own_answer(answer, id_line + self._listener.hsts, False, 1, False))
+        if self.facts.tls is not None:  # RFC 6797 §7.2: not in clear text on a port for TLS.
+            id_line += self._listener.hsts
+        self.transport.write(own_answer(answer, id_line, False, 1, False))
         if services.on_refused is not None:
             services.on_refused(fault, self.facts, len(answer.content), request_id)
         self._close(linger=True)
@@ -227,15 +229,15 @@ class ServerConnection(ClientStream):
         reset the connection and could destroy the answer before it is read (RFC 9112 §9.6), so
         the write side is closed first and the input thrown away for a while."""
         self._buffer = b""
-        timeouts = self._listener.timeouts
         if not linger or self._eof or not self.transport.can_write_eof():
             # The transport closes when everything is written: with a client that does not
             # read, only the limit ends that.
             self.transport.close()
-            self._wait(Phase.LINGER, timeouts.idle)
+            self._wait(Phase.LINGER, self._listener.idle)
             return
         self.transport.write_eof()
         self._gate.release(PEER_FULL | AHEAD | BEHIND)
+        timeouts = self._listener.timeouts
         long = self.transport.get_write_buffer_size() > _SHORT
         self._wait(Phase.LINGER, timeouts.idle if long else timeouts.linger)
 

@@ -12,6 +12,8 @@ from proxy.http.target import LONGEST_METHOD, TARGET_BYTES, TOKEN
 _METHODS: Final = frozenset(
     (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"CONNECT")
 )
+_TARGET: Final = bytes(byte if byte in TARGET_BYTES else 255 - byte for byte in range(256))
+"""A table that changes what no target holds: nothing is deleted, which takes five times as long."""
 _VERSION: Final = re.compile(rb"HTTP/(\d)\.(\d)")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?")
 
@@ -39,7 +41,7 @@ def split_request_line(line: bytes) -> tuple[bytes, bytes, int]:
         if match[1] != b"1":
             raise Refused(VERSION_NOT_SUPPORTED, f"{version.decode()} is not spoken here")
         minor = 1  # RFC 9110 §2.5: a higher minor version is handled as the highest we know.
-    if target.translate(None, TARGET_BYTES):
+    if target.translate(_TARGET) != target:
         raise Refused(BAD_REQUEST, "the target holds bytes that no URI has")
     if not target.startswith(b"/"):
         check_form(method, target, True)

@@ -69,6 +69,7 @@ class ClientHandshake:
         """`preface`: goes in front of the handshake, in clear text; `domain`: where the instance
         must prove which service it is (`trust_domain`)."""
         self._node = node
+        self._name = node.server_name
         self._preface = preface
         self._domain = domain
         self._context = context
@@ -85,7 +86,7 @@ class ClientHandshake:
             incoming,
             outgoing,
             False,
-            self._node.server_name,
+            self._name,
             session,  # type: ignore[arg-type]
         )
 
@@ -112,8 +113,10 @@ class ClientHandshake:
 
     def _keep_session(self, connection: TlsConnection) -> None:
         """Keep what the next handshake with the instance can resume. Not before it has said
-        something: a server of TLS 1.3 sends that behind the handshake."""
-        self._node.session = (self._context, connection.ssl.session)
+        something: a server of TLS 1.3 sends that behind the handshake. By then the instance may
+        have to prove another name, which is not looked at when a session is resumed."""
+        if self._node.server_name == self._name:
+            self._node.session = (self._context, connection.ssl.session)
 
     def on_not_secured(self, connection: TlsConnection, error: Exception | None) -> None:
         """See `Secured`."""

@@ -26,7 +26,7 @@ _ALERT: Final = ("ALERT", "SSLV3_ALERT", "TLSV1_ALERT", "TLSV13_ALERT")
 class ServerHandshake(CountedArrival):
     """Owns a client's connection until its handshake is over."""
 
-    __slots__ = ("_announced", "_counted", "connection")
+    __slots__ = ("_counted", "connection")
 
     def __init__(
         self,
@@ -36,8 +36,7 @@ class ServerHandshake(CountedArrival):
         wrap: Callable[[ssl.MemoryBIO, ssl.MemoryBIO], ssl.SSLObject] | None = None,
     ) -> None:
         """`wrap`: see `TlsTransport`; by default that of the listener's certificates."""
-        super().__init__(services, listener)
-        self._announced = announced
+        super().__init__(services, listener, announced)
         self._counted = False
         if wrap is None:
             assert listener.certificates is not None

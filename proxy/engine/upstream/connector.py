@@ -18,13 +18,14 @@ from proxy.engine.flow import as_protocol
 from proxy.engine.http1.client import UpstreamConnection
 from proxy.engine.http1.keepalive import KeptConnection, Upstreams
 from proxy.engine.node import Node
+from proxy.engine.pace import Pace
 from proxy.engine.streams import UpstreamStream
 from proxy.engine.tls.client import ClientContexts, ClientHandshake
 from proxy.engine.tls.handshakes import Handshakes
 from proxy.engine.upstream.dialler import Dialler
 from proxy.engine.upstream.raw import SessionOpening
 from proxy.engine.upstream.sharing import Sharing
-from proxy.engine.upstream.turns import NO_PORT_PAUSE, Turns
+from proxy.engine.upstream.turns import NO_PORT_PAUSE, Turn, Turns
 from proxy.errors import (
     BAD_ANSWER,
     CLOSED_EARLY,
@@ -57,8 +58,63 @@ A burst of clients is accepted in one go, before those that are too many can be 
 a turn of the event loop. Much longer, and waiting would only make the shortage worse."""
 
 
+class Dial(Turn):
+    """Owns where a connection stands that somebody wants: it waits for its turn, or is made."""
+
+    __slots__ = ("_connector", "left", "limit", "make", "node", "settings", "task", "until",
+                 "waiter")  # fmt: skip
+
+    def __init__(
+        self,
+        connector: Connector,
+        node: Node,
+        settings: ServiceSettings,
+        waiter: Dialler,
+        limit: float,
+        make: type[KeptConnection],
+        pooled: bool,
+    ) -> None:
+        """See `Connector.dial`; `limit`: seconds for all of it; `pooled`: any of this kind will do,
+        made before or not."""
+        super().__init__(pooled and make is UpstreamConnection)
+        self._connector, self.waiter = connector, waiter
+        self.node, self.settings, self.make = node, settings, make
+        self.limit, self.until = limit, connector.deadlines.now() + limit
+        self.task: asyncio.Task[None] | None = None
+        """Makes the connection."""
+        self.left = False
+        """The waiter is gone: see `Connector.leave`."""
+
+    def on_turn(self) -> None:
+        """See `Turn`."""
+        self._connector.end_wait(self)
+        self._connector.connect(self)
+
+    def on_given(self, connection: UpstreamStream) -> None:
+        """See `Turn`."""
+        self._connector.end_wait(self)
+        self._connector.forget(self)
+        self.waiter.on_connected(self.node, connection)
+
+    def on_deadline(self, now: float) -> None:
+        """See `Timed`: the turn has not come in time."""
+        self.cancel()
+        name = self.node.name
+        self._connector.fail(self, TimeoutError(), name is not None and bool(name.addresses))
+
+    def cancel(self) -> None:
+        """Let the waiter hear nothing."""
+        if self.task is not None:
+            self.task.cancel()
+        else:
+            assert self.node.turns is not None
+            self.node.turns.leave(self)
+            self._connector.end_wait(self)
+            self._connector.forget(self)
+
+
 class Connector:
-    """Owns the tasks that dial, and the number of connections that are open."""
+    """Owns the dials, and the number of connections that are open."""
 
     def __init__(
         self,
@@ -70,16 +126,19 @@ class Connector:
     ) -> None:
         """`make_room` is called before each connection: its chance to close something."""
         self._loop = loop
+        self.deadlines = deadlines
         self._handshakes = handshakes
         self.contexts = ClientContexts(loop)
         """TLS contexts, by the policy of a service."""
-        self._upstreams = Upstreams(deadlines, loop.call_soon)
+        self.pace = Pace(loop.call_soon, deadlines.now)
+        """Of the worker."""
+        self._upstreams = Upstreams(deadlines, loop.call_soon, self.pace)
         self._sharing = Sharing(self._upstreams, partial(self._begin, make=SessionOpening))
         self._make_room = make_room
         self._names = names
         self.destinations = Destinations()
         """Where instances that are not the local file's may not lead."""
-        self._dialling: set[asyncio.Task[None]] = set()  # ≤ 1 KiB + 4 KiB per request
+        self._dials: set[Dial] = set()  # ≤ 1 KiB + 4 KiB per request
         self._left: set[Node] = set()  # ≤ 1 KiB + 100 B per instance
         """Nodes to which a connection is being made that nobody waits for any more."""
         self._beside = 0
@@ -93,17 +152,18 @@ class Connector:
         waiter: Dialler,
         at_most: float = inf,
         make: type[KeptConnection] = UpstreamConnection,
-    ) -> asyncio.Task[None] | None:
+    ) -> Dial | None:
         """Connect in the background; `waiter` hears of the result exactly once, after
-        `timeouts.connect` or `at_most` seconds at the latest. Looking up the name of the instance,
-        and trying all of its addresses, is one attempt. `make`: kind of the connection. Returns
-        what `leave` wants; None for a stream of HTTP/2, of which the waiter may have heard
+        `timeouts.connect` or `at_most` seconds at the latest; who bounds it so finds out whether a
+        connection can be made, and gets none that is left behind. Looking up the name of the
+        instance, and trying all of its addresses, is one attempt. `make`: kind of the connection.
+        Returns what `leave` wants; None for a stream of HTTP/2, of which the waiter may have heard
         already."""
         told = settings.send_proxy_protocol != "off"
         if node.http2 and make is UpstreamConnection and not told:
             self._sharing.ask(node, settings, waiter, at_most)
             return None
-        return self._begin(node, settings, waiter, at_most, make)
+        return self._begin(node, settings, waiter, at_most, make, not told and at_most == inf)
 
     def _begin(
         self,
@@ -112,40 +172,59 @@ class Connector:
         waiter: Dialler,
         at_most: float = inf,
         make: type[KeptConnection] = UpstreamConnection,
-    ) -> asyncio.Task[None]:
+        pooled: bool = False,
+    ) -> Dial:
         limit = min(settings.timeouts.connect or inf, at_most)
-        task = self._loop.create_task(self._dial(node, settings, waiter, limit, make))
-        self._dialling.add(task)
-        task.add_done_callback(self._dialled)
-        return task
+        dial = Dial(self, node, settings, waiter, limit, make, pooled)
+        self._dials.add(dial)
+        turns = node.turns
+        if turns is None:
+            turns = node.turns = Turns(self._upstreams.soon, self.deadlines.now)
+        if turns.full:
+            self._beside -= 1
+            turns.wait(dial)
+            self.deadlines.arm(dial, dial.until)
+        else:
+            turns.begin()
+            self.connect(dial)
+        return dial
 
-    def leave(self, node: Node, dial: asyncio.Task[None]) -> None:
-        """Leave `dial`, to `node`, whose waiter is gone. One such connection to each instance is
+    def connect(self, dial: Dial) -> None:
+        """Make the connection, whose turn it is, in a task."""
+        dial.task = self._loop.create_task(self._dial(dial))
+        dial.task.add_done_callback(partial(self._dialled, dial))
+
+    def end_wait(self, dial: Dial) -> None:
+        """A dial does not wait for its turn any more."""
+        self._beside += 1
+        self.deadlines.forget(dial)
+
+    def forget(self, dial: Dial) -> None:
+        """A dial is over."""
+        self._dials.discard(dial)
+        if dial.left:
+            self._left.discard(dial.node)
+
+    def leave(self, dial: Dial) -> None:
+        """Leave `dial`, whose waiter is gone. One such connection to each instance is
         made all the same: the next request can use it, and that it cannot be made is worth knowing,
         which clients less patient than `timeouts.connect` would never let us find out. Further ones
         are given up, and hear nothing: clients that come and go must not take all descriptors."""
-        if node in self._left:
-            dial.cancel()
+        if dial.task is None or dial.node in self._left:
+            dial.cancel()  # While one waits, others are made.
         else:
-            self._left.add(node)
-            dial.add_done_callback(partial(self._made, node))
+            self._left.add(dial.node)
+            dial.left = True
 
-    def _made(self, node: Node, dial: asyncio.Task[None]) -> None:
-        self._left.discard(node)
-
-    def _dialled(self, task: asyncio.Task[None]) -> None:
-        self._dialling.discard(task)
+    def _dialled(self, dial: Dial, task: asyncio.Task[None]) -> None:
+        self.forget(dial)
+        assert dial.node.turns is not None
+        dial.node.turns.end()  # Here, since of a task that is cancelled early no line is run.
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("dialling_failed_inside", exc_info=error)
 
-    async def _dial(
-        self,
-        node: Node,
-        settings: ServiceSettings,
-        waiter: Dialler,
-        limit: float,
-        make: type[KeptConnection],
-    ) -> None:
+    async def _dial(self, dial: Dial) -> None:
+        node, settings, make = dial.node, dial.settings, dial.make
         name = node.name
         if name is None:
             name = node.name = self._names.get(node.address)
@@ -153,62 +232,37 @@ class Connector:
         version, preface = settings.send_proxy_protocol, b""
         try:
             if version != "off":
-                preface = header(version, waiter.ends())
-            async with asyncio.timeout(None if limit == inf else limit):
+                preface = header(version, dial.waiter.ends())
+            left = dial.until - self.deadlines.now()
+            async with asyncio.timeout(None if left == inf else left):
                 addresses = name.known() or await name.find()
                 if not node.local:
                     addresses = self._permitted(addresses, node.port)
-                turns = node.turns
-                if turns is None:
-                    turns = node.turns = Turns()
-                if turns.full:
-                    pooled = make is UpstreamConnection and version == "off"
-                    idle = await self._wait(node, turns, pooled)
-                    if idle is not None:
-                        waiter.on_connected(node, idle)
-                        return
-                turns.under_way += 1
-                try:
-                    if len(addresses) == 1:
-                        only = addresses[0]
-                        connection = await self._connect(node, settings, make, preface, only)
-                    else:
-                        connection = await self._race(
-                            node, settings, make, preface, name, addresses
-                        )
-                finally:
-                    turns.end()
+                if len(addresses) == 1:
+                    only = addresses[0]
+                    connection = await self._connect(node, settings, make, preface, only)
+                else:
+                    connection = await self._race(node, settings, make, preface, name, addresses)
         except Exception as error:
-            if not addresses and isinstance(error, TimeoutError):
-                error = Unresolved(f"no name server has answered within {limit:g} s")
-            fault = _translate(error)
-            if fault is None:
-                waiter.on_dial_raised(node, error)
-                return
-            waiter.on_connect_failed(node, fault, f"{node.id}: {_words(error, limit)}")
+            self.fail(dial, error, bool(addresses))
             return
         if connection.closed:
             # Between the connect and this line of the task the instance has hung up.
             detail = f"{node.id} closed the connection as soon as it was open"
-            waiter.on_connect_failed(node, CLOSED_EARLY, detail)
+            dial.waiter.on_connect_failed(node, CLOSED_EARLY, detail)
         else:
-            waiter.on_connected(node, connection)
+            dial.waiter.on_connected(node, connection)
 
-    async def _wait(self, node: Node, turns: Turns, pooled: bool) -> UpstreamStream | None:
-        """Wait for a turn to connect. Returns an idle connection that has come about meanwhile,
-        instead; `pooled`: one would do."""
-        self._beside -= 1
-        try:
-            while turns.full:  # ≤ requests
-                await turns.wait(self._loop)
-                while pooled and node.idle:  # ≤ connections
-                    idle = node.idle.pop()
-                    if idle.is_quiet():
-                        return idle
-                    idle.close()
-            return None
-        finally:
-            self._beside += 1
+    def fail(self, dial: Dial, error: Exception, known: bool) -> None:
+        """Tell who waits why there is no connection. `known`: where it would lead."""
+        node, limit = dial.node, dial.limit
+        if not known and isinstance(error, TimeoutError):
+            error = Unresolved(f"no name server has answered within {limit:g} s")
+        fault = _translate(error)
+        if fault is None:
+            dial.waiter.on_dial_raised(node, error)
+        else:
+            dial.waiter.on_connect_failed(node, fault, f"{node.id}: {_words(error, limit)}")
 
     def refusal(self, address: str, port: int) -> str:
         """Why nobody but the local file may have us connect to an address; empty: they may."""
@@ -353,7 +407,7 @@ class Connector:
     @property
     def dialling(self) -> int:
         """Connections being made."""
-        return max(0, len(self._dialling) + self._beside)
+        return max(0, len(self._dials) + self._beside)
 
     def close_idle(self, node: Node) -> None:
         """The node left or must not be used: nothing idle stays behind."""
@@ -364,10 +418,11 @@ class Connector:
 
     async def close(self) -> None:
         """Give up what is being dialled."""
-        for task in self._dialling:  # ≤ requests
-            task.cancel()
-        if self._dialling:
-            await asyncio.wait(self._dialling, timeout=1)
+        tasks = [dial.task for dial in self._dials if dial.task is not None]
+        for dial in list(self._dials):  # ≤ requests
+            dial.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1)
 
 
 def _translate(error: Exception) -> Fault | None:

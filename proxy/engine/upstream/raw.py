@@ -29,9 +29,7 @@ class RawConnection(KeptConnection):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        if not self.closed:
-            self.closed = True
-            self._upstreams.open -= 1
+        self.disown()
 
     def park(self, now: float, limit: float | None = None) -> None:
         """See `UpstreamStream`. Nobody else can use it."""
@@ -43,7 +41,7 @@ class RawConnection(KeptConnection):
     def hand_over(self) -> tuple[asyncio.Transport, bytes]:
         """See `UpstreamStream`."""
         self._let_go()
-        self._upstreams.open -= 1
+        self._discount()
         return self.transport, self._said
 
 

@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from proxy.engine.deadlines import NEVER, Alarm
-from proxy.engine.http1.keepalive import Upstreams
+from proxy.engine.http1.keepalive import KeptConnection, Upstreams
 from proxy.engine.http2.client import InstanceSession
 from proxy.engine.http2.client_connection import Lines
 from proxy.engine.http2.shared import shared_stream
@@ -139,6 +139,11 @@ class NodeLine:
         """See `Dialler`."""
         settings, self._dialling = self._dialling, None
         assert settings is not None
+        assert isinstance(connection, KeptConnection)
+        if connection.outdated:
+            connection.close()
+            self._dial_or_leave()
+            return
         transport, said = connection.hand_over()
         InstanceSession(node, settings, self._sharing.upstreams, self._sharing).begin(
             transport, said

@@ -14,7 +14,7 @@ import msgspec
 
 from proxy.membership import Instance
 from proxy.registry.formats.endpoints import endpoint
-from proxy.registry.records import Unreadable, read, split_key
+from proxy.registry.records import Unreadable, parsed, read_below
 
 _COMPLAINT = b"!"
 """Begins a value that is the reason why there is no record."""
@@ -51,6 +51,11 @@ def records(document: object, label: str = "service", place: str = "") -> dict[b
     return found
 
 
+def decoded(body: bytes) -> object:
+    """The document of a body in JSON; ValueError, RecursionError."""
+    return parsed(body.decode("utf-8-sig"))
+
+
 def complaint(reason: str) -> bytes:
     """The value of a key that holds no record, for this reason."""
     return _COMPLAINT + reason.encode()
@@ -60,7 +65,7 @@ def read_record(key: bytes, value: bytes) -> tuple[Instance, str]:
     """The instance of a record, and what was odd about it; Unreadable."""
     if value.startswith(_COMPLAINT):
         raise Unreadable(value.removeprefix(_COMPLAINT).decode())
-    return read(*split_key(key, b""), value)
+    return read_below(key, value)
 
 
 class _Item(NamedTuple):
@@ -84,7 +89,9 @@ def _of_mapping(document: Mapping[Any, object]) -> Iterator[_Item]:
 
 def _of_groups(document: list[object], label: str) -> Iterator[_Item]:
     for number, group in enumerate(document):
-        targets = group.get("targets") if isinstance(group, dict) else None
+        targets = group.get("targets", 0) if isinstance(group, dict) else 0
+        if targets is None:
+            continue  # So Go writes a list that was never made.
         if not isinstance(group, dict) or not isinstance(targets, list):
             raise NoList(f"has no list of targets in [{number}]")
         labels = group.get("labels")
@@ -100,6 +107,7 @@ def _record(item: object, labels: Mapping[str, object]) -> tuple[str, dict[str, 
     if not isinstance(record, dict):
         raise Unreadable(f"{str(item)[:60]!r} is neither a record nor host:port")
     if labels:
-        metadata = {**labels, **record.get("metadata", {})}
+        given = record.get("metadata")
+        metadata = {**labels, **(given if isinstance(given, dict) else {})}
         record = {"version": labels.get("version"), **record, "metadata": metadata}
     return str(record.get("id") or f"{record.get('address')}:{record.get('port')}"), record

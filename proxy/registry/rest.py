@@ -9,11 +9,12 @@ import ssl
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import ClassVar
 
 import aiohttp
 
 from proxy import files
-from proxy.registry.base import Refused, RegistryError
+from proxy.registry.base import BadReply, Refused, RegistryError
 from proxy.registry.named import MemberNames
 from proxy.settings.registry import RegistryTls
 from proxy.tls.certificates import LARGEST_PEM
@@ -53,14 +54,24 @@ class Secret:
             raise Refused(f"{self._file}: {reason}") from None
         return self._text
 
+    def bearer(self) -> Mapping[str, str]:
+        """Fields of RFC 6750 that show it, if there is one."""
+        secret = self()
+        return {"Authorization": f"Bearer {secret}"} if secret else {}
+
 
 class Answered(RegistryError):
     """An answer with a status that is no success. Names of fields are in lower case."""
 
-    def __init__(self, status: int, words: str, headers: Mapping[str, str]) -> None:
+    answered: ClassVar[bool] = True
+
+    def __init__(
+        self, status: int, words: str, headers: Mapping[str, str], body: bytes = b""
+    ) -> None:
         super().__init__(words)
         self.status = status
         self.headers = headers
+        self.body = body
 
 
 class Denied(Answered, Refused):
@@ -141,36 +152,32 @@ class RestEndpoint:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """An answer with status 200 or 204, to be read; what goes wrong is a RegistryError."""
         try:
-            async with self._open(method, path, query, body, timeout) as response:
+            if self._session is None:
+                self._session = self._connect()
+            async with self._session.request(
+                method,
+                self._base + path,
+                params=query,
+                data=body,
+                headers=self._fields(),
+                timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=DIAL_LIMIT),
+                allow_redirects=False,
+            ) as response:
                 if response.status not in (200, 204):
                     body = await _whole(response)
                     raise refusal(response.status, path, body, _fields(response))
                 yield response
         except TimeoutError as error:
             reason = str(error) or f"no answer within {timeout or DIAL_LIMIT:g} s"
-            raise RegistryError(f"{path}: {reason}") from None
+            raise RegistryError(_at(path) + reason) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise RegistryError(f"{path}: {error or type(error).__name__}") from error
-
-    def _open(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str] | None,
-        body: bytes | Mapping[str, str] | None,
-        timeout: float | None,
-    ) -> aiohttp.client._RequestContextManager:
-        if self._session is None:
-            self._session = self._connect()
-        return self._session.request(
-            method,
-            self._base + path,
-            params=query,
-            data=body,
-            headers=self._fields(),
-            timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=DIAL_LIMIT),
-            allow_redirects=False,
-        )
+            # A handshake that fails costs the other side as much as one that does not.
+            kind = BadReply if isinstance(error, aiohttp.ClientSSLError) else RegistryError
+            # Of what it cannot read aiohttp says 400, which nobody has answered.
+            words = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+            words = " ".join(words.split()).removeprefix("400, message: ")
+            words = words or type(error).__name__
+            raise kind(_at(path) + words) from error
 
     async def disconnect(self) -> None:
         """Close all connections. The next call opens new ones and reads the TLS files again."""
@@ -208,8 +215,13 @@ async def _whole(response: aiohttp.ClientResponse) -> bytes:
         pieces.append(piece)
         size += len(piece)
         if size > LARGEST:
-            raise RegistryError(f"{response.url.path}: the answer has more than {LARGEST} bytes")
+            raise RegistryError(f"{_at(response.url.path)}the answer has more than {LARGEST} bytes")
     return b"".join(pieces)
+
+
+def _at(path: str) -> str:
+    """The beginning of what is said of an answer; "" where it is that of the endpoint itself."""
+    return f"{path}: " if path else ""
 
 
 def basic(username: str, password: str) -> Mapping[str, str]:
@@ -236,8 +248,10 @@ def refusal(status: int, path: str, body: bytes, headers: Mapping[str, str]) -> 
     """An answer that is no success as an error, with the beginning of what it says."""
     said = " ".join(body[:200].decode(errors="replace").split())
     kind = Denied if status in (401, 403) else Answered
-    words = f"{path}: status {status}: {said}" if said else f"{path}: status {status}"
-    return kind(status, words, headers)
+    words = f"{_at(path)}status {status}"
+    if status in (301, 302, 303, 307, 308) and (place := headers.get("location")):
+        words += f", which leads to {place[:200]!r} and is not followed"
+    return kind(status, f"{words}: {said}" if said else words, headers, body)
 
 
 def tls_context(tls: RegistryTls) -> ssl.SSLContext:

@@ -6,17 +6,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
 
-from tests.support.processes import AwaitedProcess, eventually, free_port
+from tests.support.processes import OwnServer, eventually, free_port
 
 MANAGEMENT = "11111111-2222-3333-4444-555555555555"
 """Token that may do everything, where there are ACLs."""
@@ -43,7 +40,7 @@ async def emptied(url: str) -> None:
                 assert response.status == 200, await response.text()
 
 
-class ConsulServer:
+class ConsulServer(OwnServer):
     """Owns one server, which is an agent as well, and its throw-away data.
 
     `async with ConsulServer() as consul:` gives one with a leader at `consul.url`.
@@ -53,13 +50,12 @@ class ConsulServer:
         self, *, acl: bool = False, name: str = "n1", of: int = 1, join: Sequence[ConsulServer] = ()
     ) -> None:
         """`of`: how many servers there are; `join`: those that were made before."""
-        self.directory = Path(tempfile.mkdtemp(prefix="fairlead-test-consul-"))
+        super().__init__("consul")
         self.port = free_port()
         self.raft, self.serf = free_port(), free_port()
         """Ports on which servers talk to each other."""
         self.url = f"http://127.0.0.1:{self.port}"
         self.token = MANAGEMENT if acl else ""
-        self._process: AwaitedProcess | None = None
         binary = consul_binary()
         assert binary is not None
         config: dict[str, Any] = {
@@ -94,16 +90,6 @@ class ConsulServer:
         file.write_text(json.dumps(config))
         self._command = [binary, "agent", f"-config-file={file}"]
 
-    async def start(self) -> None:
-        """On the same port and data as before, if there was a before."""
-        self.launch()
-        await self.serves()
-
-    def launch(self) -> None:
-        """As `start`, without waiting for it."""
-        self._process = AwaitedProcess(self._command, self.directory / "log")
-        self._process.launch(start_new_session=True)
-
     async def serves(self) -> None:
         """Wait until it knows a leader."""
         assert self._process is not None
@@ -114,24 +100,6 @@ class ConsulServer:
             return await self.get("/v1/catalog/services") != {}
         except (aiohttp.ClientError, AssertionError, TimeoutError):
             return False
-
-    async def kill(self) -> None:
-        if self._process is not None:
-            self.resume()
-            await self._process.kill()
-
-    def pause(self) -> None:
-        """SIGSTOP: connections stay, the kernel accepts more, nobody answers."""
-        assert self._process is not None
-        self._process.signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.signal(signal.SIGCONT)
-
-    def wipe(self) -> None:
-        """Throw the data away. The server must not run."""
-        shutil.rmtree(self.directory / "data")
 
     async def call(self, method: str, path: str, body: object = None) -> Any:
         async with (
@@ -160,15 +128,3 @@ class ConsulServer:
 
     async def deregister(self, id_: str) -> None:
         await self.put(f"/v1/agent/service/deregister/{id_}")
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.kill()
-        shutil.rmtree(self.directory, ignore_errors=True)

@@ -6,11 +6,10 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Self
 
 import aiohttp
 
-from tests.support.processes import AwaitedProcess, eventually, free_port
+from tests.support.processes import AwaitedProcess, Started, eventually, free_port
 
 JAR = os.environ.get("FAIRLEAD_TEST_EUREKA", "")
 OPTIONS = (
@@ -29,7 +28,7 @@ missing = "" if JAR else "Eureka of .ci/eureka"
 """The server that is not on this machine."""
 
 
-class EurekaServer:
+class EurekaServer(Started):
     """Owns one server, whose data are in its memory. Its address stays the same when it is started
     again.
 
@@ -53,14 +52,6 @@ class EurekaServer:
     async def start(self) -> None:
         self.process.launch()
         await eventually(self._answers, START_LIMIT, self.process.log)
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self.process.kill()

@@ -6,11 +6,10 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Self
 
 import aiohttp
 
-from tests.support.processes import AwaitedProcess, eventually, free_port
+from tests.support.processes import AwaitedProcess, Started, eventually, free_port
 
 PROGRAM = os.environ.get("FAIRLEAD_TEST_NACOS", "")
 START_LIMIT = 120.0
@@ -23,7 +22,7 @@ _FURTHER = 1001
 """From the port of HTTP to the last of those beside it, of gRPC."""
 
 
-class NacosServer:
+class NacosServer(Started):
     """Owns one server, whose data are in its memory. Its address stays the same when it is started
     again.
 
@@ -43,14 +42,6 @@ class NacosServer:
     async def start(self) -> None:
         self.process.launch()
         await eventually(self._answers, START_LIMIT, self.process.log)
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self.process.kill()

@@ -51,6 +51,22 @@ async def test_a_service_is_asked_for_by_one_held_request() -> None:
             assert all("stale" in one for one in server.asked)
 
 
+async def test_an_agent_that_holds_no_request_is_not_asked_without_end() -> None:
+    """As where something in front of it does not pass on the query, or its index."""
+    async with ScriptedConsul() as server:
+        server.holds = False
+        await server.put(SERVICE, entry(SERVICE, "a"))
+        async with watched(server) as seen:
+            await seen.has("a")
+            begun = len(server.asked)
+            # A probe comes each 0.4 s.
+            await eventually(lambda: sum("/v1/catalog/" in one for one in server.asked[begun:]) > 4)
+            assert sum("/v1/health/service/" in one for one in server.asked[begun:]) < 9
+            await server.put(SERVICE, entry(SERVICE, "b"))
+            await seen.has("a", "b")
+            assert seen.status.resyncs == {}
+
+
 async def test_services_beyond_the_streams_are_asked_in_turn() -> None:
     async with ScriptedConsul() as server:
         for service in ("a1", "a2", SERVICE):

@@ -36,6 +36,22 @@ async def test_keys_are_followed_by_one_held_request() -> None:
             assert all("stale" in one for one in server.asked)
 
 
+async def test_an_agent_that_holds_no_request_is_not_asked_without_end() -> None:
+    """As where something in front of it does not pass on the query, or its index."""
+    async with ScriptedConsul() as server:
+        server.holds = False
+        await server.put_key(A, VALUE)
+        async with watched(server) as seen:
+            await seen.has("a")
+            begun = len(server.asked)
+            # A probe comes each 0.4 s.
+            await eventually(lambda: sum("separator=" in one for one in server.asked[begun:]) > 4)
+            assert sum("index=" in one for one in server.asked[begun:]) < 9
+            await server.put_key(B, VALUE)
+            await seen.has("a", "b")
+            assert seen.status.resyncs == {}
+
+
 async def test_folders_are_no_records() -> None:
     async with ScriptedConsul() as server:
         await server.put_key("services/", b"")

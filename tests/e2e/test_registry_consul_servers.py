@@ -9,7 +9,8 @@ import pytest
 from proxy.registry.consul.options import Options
 from proxy.registry.consul.provider import ConsulProvider
 from tests.e2e.consul_server import ConsulServer, missing
-from tests.e2e.drilled import SERVICE, TIMING, Watched
+from tests.e2e.drill_traffic import Instances, Served
+from tests.e2e.drilled import SERVICE, TIMING
 
 pytestmark = [
     pytest.mark.drill,
@@ -30,17 +31,19 @@ async def test_servers_that_lose_their_leader_and_their_quorum_lose_no_instance(
         raft = await servers[0].get("/v1/status/leader")
         [leader] = [server for server in servers if raft.endswith(f":{server.raft}")]
         one, two = [server for server in servers if server is not leader]
+        instances = await stack.enter_async_context(Instances())
+        there = {"port": instances.ports[0], "Address": "127.0.0.1"}
         # Instances are of an agent's node, so theirs is one that lives.
-        await one.register(SERVICE, "a", 8080)
-        await one.register(SERVICE, "b", 8080)
+        await one.register(SERVICE, "a", **there)
+        await one.register(SERVICE, "b", **there)
         options = Options(endpoints=tuple(server.url for server in servers))
-        async with Watched(ConsulProvider(options, timing=TIMING)) as seen:
+        async with Served(ConsulProvider(options, timing=TIMING)) as seen:
             await seen.has("a", "b")
             both = len(seen.memberships) - 1
             await leader.kill()
             await one.serves()
             await seen.connects()
-            await one.register(SERVICE, "c", 8080)
+            await one.register(SERVICE, "c", **there)
             await seen.has("a", "b", "c")
             await two.kill()
             await seen.loses_it()

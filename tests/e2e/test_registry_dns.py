@@ -13,14 +13,15 @@ from proxy.registry.dns.provider import DnsProvider
 from proxy.registry.followed import Timing
 from tests.e2e.drilled import Watched
 from tests.support.processes import eventually
-from tests.support.scripted_names import CNAME, SRV, A, ScriptedNames
+from tests.support.scripted_names import AAAA, CNAME, SRV, A, ScriptedNames
 
 NAME = "_users._tcp.svc.local"
 USERS = {"users": NAME}
 
 
-def watched(*servers: ScriptedNames, **keys: Any) -> Watched:
-    timing = Timing(probe=0.02, hold=0.3, backoff_limit=0.02)
+def watched(*servers: ScriptedNames, probe: float = 0.02, **keys: Any) -> Watched:
+    """`probe`: as `interval`."""
+    timing = Timing(probe=probe, hold=0.3, backoff_limit=0.02)
     addresses = tuple(one.address for one in servers)
     options = Options(servers=addresses, **{"services": USERS, **keys})
     return Watched(DnsProvider(options, timing=timing, rng=random.Random(1)))
@@ -52,6 +53,22 @@ async def test_thousands_of_records_come_whole(server: ScriptedNames) -> None:
     assert len(seen.memberships) == 1
 
 
+async def test_a_name_is_asked_for_again_when_its_records_run_out(server: ScriptedNames) -> None:
+    server.records["web.internal"] = [(A, "10.0.0.9")]
+    server.ttls |= {NAME: 1, "web.internal": 60, "late.internal": 0}
+    services = {**USERS, "web": "web.internal:80", "late": "late.internal:80"}
+    async with watched(server, probe=60.0, services=services) as seen:
+        await seen.has("10.0.0.1:80", "10.0.0.2:81")
+        asked = [("late.internal", A), (NAME, SRV)]
+        await eventually(lambda: all(server.asked.count(one) > 2 for one in asked), 15.0)
+        server.records["late.internal"] = [(A, "10.0.0.7")]
+        await eventually(lambda: "late" in seen.memberships[-1].services, 15.0)
+        server.codes["late.internal"] = 2
+        await eventually(lambda: len(seen.status.invalid) == 1, 15.0)
+        assert seen.status.connected
+        assert server.asked.count(("web.internal", A)) == 1
+
+
 async def test_a_name_in_trouble_keeps_what_was_said_and_harms_no_other(
     server: ScriptedNames,
 ) -> None:
@@ -69,6 +86,35 @@ async def test_a_name_in_trouble_keeps_what_was_said_and_harms_no_other(
         await eventually(lambda: len(seen.status.invalid) == 1)
         assert seen.ids() == {"10.0.0.1:80", "10.0.0.2:81"}
         assert seen.status.connected
+
+
+async def test_a_server_without_a_word_for_ipv6_is_believed_of_ipv4(server: ScriptedNames) -> None:
+    server.records["web.internal"] = [(A, "10.0.0.9")]
+    server.codes |= {("web.internal", AAAA): 2, ("n1.svc.local", AAAA): 4}
+    async with watched(server, services={**USERS, "web": "web.internal:80"}) as seen:
+        await seen.has("10.0.0.1:80", "10.0.0.2:81")
+        assert [one.id for one in seen.memberships[-1].services["web"]] == ["10.0.0.9:80"]
+        assert seen.status.invalid == ()
+        # Of nobody at all it says nothing.
+        server.records["web.internal"] = []
+        await eventually(lambda: len(seen.status.invalid) == 1)
+        assert [one.id for one in seen.memberships[-1].services["web"]] == ["10.0.0.9:80"]
+
+
+@pytest.mark.parametrize("target", ["gr\u00f6\u00dfe.local", ".".join(["a" * 60] * 5)])
+async def test_a_target_that_cannot_be_asked_for_harms_no_other(
+    server: ScriptedNames, target: str
+) -> None:
+    server.records["web.internal"] = [(A, "10.0.0.9")]
+    async with watched(server, services={**USERS, "web": "web.internal:80"}) as seen:
+        await seen.has("10.0.0.1:80", "10.0.0.2:81")
+        server.records[NAME] = [(SRV, (0, 0, 80, target)), (SRV, (0, 0, 82, "n2.svc.local"))]
+        server.records["web.internal"].append((A, "10.0.0.8"))
+        await eventually(lambda: len(seen.memberships[-1].services["web"]) == 2)
+        assert seen.status.connected
+        [told] = seen.status.invalid
+        assert told.service == "users"
+        assert "no name of the DNS" in told.reason
 
 
 async def test_a_name_that_vanishes_is_doubted_for_the_hold(server: ScriptedNames) -> None:

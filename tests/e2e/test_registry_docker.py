@@ -8,6 +8,7 @@ from pathlib import Path
 from proxy.registry.docker.options import Options
 from proxy.registry.docker.provider import DockerProvider
 from tests.e2e.drilled import SERVICE, TIMING, Watched
+from tests.support.processes import eventually
 from tests.support.scripted_docker import ScriptedDocker, container
 
 
@@ -37,3 +38,37 @@ async def test_a_container_whose_end_is_told_is_gone_at_once_and_another_one_hel
             await server.delete("b")
             await seen.has()
             assert seen.status.resyncs == {"empty": 1}
+
+
+async def test_an_end_that_is_told_while_a_list_is_under_way_counts_at_once() -> None:
+    async with ScriptedDocker() as server:
+        await server.put(container(SERVICE, "a"))
+        async with Watched(DockerProvider(Options(endpoints=(server.url,)), timing=TIMING)) as seen:
+            await seen.has("a")
+            await seen.connects()
+            server.lists.clear()
+            asked = len(server.asked)
+            await server.put(container("orders", "b"))
+            await eventually(lambda: len(server.asked) > asked)
+            await server.delete("a")
+            await eventually(lambda: seen.provider._ended)  # type: ignore[attr-defined]
+            server.lists.set()
+            await seen.has()
+            assert seen.status.resyncs == {}
+
+
+async def test_a_container_that_cannot_be_used_is_told_and_harms_no_other() -> None:
+    async with ScriptedDocker() as server:
+        await server.put(
+            container(SERVICE, "a"),
+            container("", "b"),
+            container("x/y", "c"),
+            container("orders", "d", NetworkSettings=None),
+            container("orders", "e", NetworkSettings={"Networks": {"n": None}}),
+        )
+        async with Watched(DockerProvider(Options(endpoints=(server.url,)), timing=TIMING)) as seen:
+            await seen.has("a")
+            assert set(seen.memberships[-1].services) == {SERVICE}
+            said = {one.key: one.reason for one in seen.status.invalid}
+            assert set(said) == {"/b", "x/y/c", "orders/d", "orders/e"}
+            assert said["x/y/c"] == "label fairlead.service 'x/y' is no name of a service"

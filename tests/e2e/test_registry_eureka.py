@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import random
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,17 +15,17 @@ from proxy.register.backend import Write
 from proxy.register.eureka_backend import EurekaBackend
 from proxy.registry.base import Refused
 from proxy.registry.eureka.options import Options
-from proxy.registry.eureka.provider import EurekaProvider
+from proxy.registry.eureka.provider import WHOLE, EurekaProvider
 from proxy.registry.followed import Timing
 from tests.e2e.drilled import Watched
 from tests.support.processes import eventually
 from tests.support.scripted_eureka import ScriptedEureka, registered
 
 
-def watched(*servers: ScriptedEureka) -> Watched:
+def watched(*servers: ScriptedEureka, clock: Callable[[], float] = time.monotonic) -> Watched:
     options = Options(endpoints=tuple(one.url for one in servers))
     timing = Timing(probe=0.02, hold=0.3, backoff_limit=0.02)
-    return Watched(EurekaProvider(options, timing=timing, rng=random.Random(1)))
+    return Watched(EurekaProvider(options, timing=timing, rng=random.Random(1), clock=clock))
 
 
 async def test_everything_is_asked_for_once_and_then_what_has_changed() -> None:
@@ -48,6 +50,40 @@ async def test_everything_is_asked_for_again_when_the_hash_does_not_fit() -> Non
             server.changes.clear()  # It was too long ago.
             await seen.has("a", "b")
         assert server.asked.count("/eureka/apps") == 2
+
+
+async def test_a_deleted_instance_is_gone_at_once_though_the_hash_does_not_fit() -> None:
+    async with ScriptedEureka() as server:
+        server.put(registered("users", "a"))
+        async with watched(server) as seen:
+            await seen.has("a")
+            server.put(registered("orders", "b"))
+            server.changes.clear()  # It was too long ago.
+            server.delete("a")
+            await seen.has()
+            await eventually(lambda: "orders" in seen.memberships[-1].services)
+            assert seen.status.resyncs == {}
+
+
+async def test_a_deleted_instance_is_gone_at_once_when_everything_is_due() -> None:
+    late = [0.0]
+    async with ScriptedEureka() as server:
+        server.put(registered("users", "a"))
+        async with watched(server, clock=lambda: time.monotonic() + late[0]) as seen:
+            await seen.has("a")
+            late[0] = 2 * WHOLE
+            server.delete("a")
+            await seen.has()
+            assert seen.status.resyncs == {}
+        assert server.asked.count("/eureka/apps") == 2
+
+
+async def test_metadata_that_are_none_harm_no_instance() -> None:
+    async with ScriptedEureka() as server:
+        server.put(registered("users", "a", metadata="none"))
+        server.put(registered("users", "b", metadata=["x"]))
+        async with watched(server) as seen:
+            await seen.has("a", "b")
 
 
 async def test_a_server_that_tells_no_changes_is_asked_for_everything() -> None:

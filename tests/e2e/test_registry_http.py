@@ -97,3 +97,14 @@ async def test_another_document_is_an_outage_that_quotes_it(body: bytes) -> None
             server.lies = {}
             server.document = [group("10.0.0.1:80")]
             await eventually(lambda: ids() == ["10.0.0.1:80"])
+
+
+async def test_an_answer_packed_otherwise_than_it_says_is_an_outage() -> None:
+    async with ScriptedList() as server:
+        server.fields = {"Content-Encoding": "gzip"}
+        async with watched(server) as (provider, ids):
+            error = str(await eventually(lambda: provider.status().last_error))
+            assert error == f"{server.url}/targets/?role=web: Can not decode content-encoding: gzip"
+            server.fields = {}
+            server.document = [group("10.0.0.1:80")]
+            await eventually(lambda: ids() == ["10.0.0.1:80"])

@@ -36,6 +36,30 @@ async def test_slices_of_a_service_are_joined_and_an_endpoint_in_two_is_one() ->
             assert all("b" in ids for ids in seen.since(0))
 
 
+async def test_of_an_endpoint_in_two_slices_the_newer_counts_at_the_start_as_well() -> None:
+    async with ScriptedKubernetes() as server:
+        await server.put(slice_of(SERVICE, "y", endpoint("a", conditions={"ready": False})))
+        await server.put(slice_of(SERVICE, "x", endpoint("a")))
+        async with watched(server) as seen:
+            await seen.has("a")
+            assert [one.health for one in seen.pool] == ["healthy"]
+
+
+async def test_watches_that_end_at_once_are_not_opened_without_end() -> None:
+    async with ScriptedKubernetes() as server:
+        server.hangs_up = True
+        await server.put(slice_of(SERVICE, "x", endpoint("a")))
+        async with watched(server) as seen:
+            await seen.has("a")
+            begun = len(server.asked)
+            # A probe comes each 0.4 s.
+            await eventually(lambda: sum("limit=1" in one for one in server.asked[begun:]) > 5)
+            assert sum("watch=1" in one for one in server.asked[begun:]) < 6
+            server.hangs_up = False
+            await server.put(slice_of(SERVICE, "x", endpoint("b")))
+            await seen.has("b")
+
+
 async def test_a_version_that_is_gone_is_followed_by_a_list() -> None:
     async with ScriptedKubernetes() as server:
         await server.put(slice_of(SERVICE, "x", endpoint("a")))

@@ -201,8 +201,9 @@ async def test_a_member_that_is_asked_over_http_is_asked_to_tell_later() -> None
             await seen.has("a")
             assert server.asked
             await server.push.start(server.port + OFFSET)
-            await eventually(lambda: server.push.subscribed)
+            await eventually(lambda: seen.status.resyncs)
             assert seen.status.resyncs.keys() == {"pushed"}
+            assert server.push.subscribed
             assert seen.ids() == {"a"}
 
 

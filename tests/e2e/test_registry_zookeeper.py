@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import time
+from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ import pytest
 from proxy.registry.zookeeper.options import Options
 from proxy.registry.zookeeper.provider import ZooKeeperProvider
 from proxy.registry.zookeeper.wire import ALL, Op
+from tests.e2e.drill_traffic import Instances, Served
 from tests.e2e.drilled import SERVICE, TIMING, Watched
 from tests.e2e.zookeeper_server import ZooKeeperEnsemble, ZooKeeperServer, missing
 from tests.support.processes import eventually
@@ -24,8 +26,12 @@ pytestmark = pytest.mark.skipif(missing() != "", reason=f"there is no {missing()
 
 
 def watched(*urls: str, **options: Any) -> Watched:
+    return Watched(provider(*urls, **options))
+
+
+def provider(*urls: str, **options: Any) -> ZooKeeperProvider:
     known = msgspec.structs.replace(Options(endpoints=urls), **options)
-    return Watched(ZooKeeperProvider(known, timing=TIMING))
+    return ZooKeeperProvider(known, timing=TIMING)
 
 
 def record(port: int = 8080) -> bytes:
@@ -119,25 +125,29 @@ def ids(seen: Watched, service: str) -> list[str]:
 
 
 async def test_an_ensemble_that_loses_its_leader_and_its_quorum_loses_no_instance() -> None:
-    async with ZooKeeperEnsemble() as ensemble, watched(*ensemble.urls) as seen:
+    async with AsyncExitStack() as stack:
+        instances = await stack.enter_async_context(Instances())
+        ensemble = await stack.enter_async_context(ZooKeeperEnsemble())
+        seen = await stack.enter_async_context(Served(provider(*ensemble.urls)))
+        here = json.dumps({"address": "127.0.0.1", "port": instances.ports[0]}).encode()
         [leader] = [server for server in ensemble.servers if server.mode == "leader"]
         one, two = [server for server in ensemble.servers if server is not leader]
         async with one.client() as client:
-            await client.put(f"/services/{SERVICE}/a", record())
-            await client.put(f"/services/{SERVICE}/b", record())
+            await client.put(f"/services/{SERVICE}/a", here)
+            await client.put(f"/services/{SERVICE}/b", here)
         await seen.has("a", "b")
         both = len(seen.memberships) - 1  # They may have come one after the other.
         await leader.kill()
-        await one.healthy()
-        await two.healthy()
+        await one.serves()
+        await two.serves()
         await seen.connects()
         async with two.client() as client:
-            await client.put(f"/services/{SERVICE}/c", record())
+            await client.put(f"/services/{SERVICE}/c", here)
         await seen.has("a", "b", "c")
         await two.kill()
         await seen.loses_it()
         two.launch()
-        await two.healthy()
+        await two.serves()
         await seen.connects()
         async with two.client() as client:
             await client.delete(f"/services/{SERVICE}/a")

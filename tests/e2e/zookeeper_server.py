@@ -4,9 +4,7 @@ Where there is none the tests that need it are skipped."""
 from __future__ import annotations
 
 import shutil
-import signal
 import socket
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from struct import pack
@@ -15,8 +13,9 @@ from typing import Final, Self, cast
 from proxy.registry.base import RegistryError
 from proxy.registry.zookeeper import wire
 from proxy.registry.zookeeper.link import Link
+from proxy.registry.zookeeper.options import Options
 from proxy.registry.zookeeper.wire import NO_NODE, NODE_EXISTS, Failed, Op
-from tests.support.processes import AwaitedProcess, eventually, free_port
+from tests.support.processes import OwnServer, eventually, free_port
 
 JARS: Final = [
     Path("/usr/share/java", f"{name}.jar")
@@ -32,7 +31,7 @@ def missing() -> str:
     return next((str(jar) for jar in JARS[:3] if not jar.exists()), "")
 
 
-class ZooKeeperServer:
+class ZooKeeperServer(OwnServer):
     """Owns one server and its throw-away data.
 
     `async with ZooKeeperServer() as server:` gives one that answers at `server.url`.
@@ -40,12 +39,11 @@ class ZooKeeperServer:
 
     def __init__(self, number: int = 0, peers: Sequence[tuple[int, int]] = ()) -> None:
         """Of an ensemble the one with this number, from 1 on; `peers`: two ports of each."""
-        self.directory = Path(tempfile.mkdtemp(prefix="fairlead-test-zookeeper-"))
+        super().__init__("zookeeper")
         self.port = free_port()
         self.url = f"127.0.0.1:{self.port}"
         self.mode = ""
         """Role in the ensemble when last asked: leader, follower or standalone."""
-        self._process: AwaitedProcess | None = None
         config = {
             "tickTime": 500,
             "minSessionTimeout": 1000,
@@ -70,17 +68,7 @@ class ZooKeeperServer:
             *("org.apache.zookeeper.server.quorum.QuorumPeerMain", str(file)),
         ]
 
-    async def start(self) -> None:
-        """On the same port and data as before, if there was a before."""
-        self.launch()
-        await self.healthy()
-
-    def launch(self) -> None:
-        """See `healthy` for when it serves."""
-        self._process = AwaitedProcess(self._command, self.directory / "log")
-        self._process.launch(start_new_session=True)
-
-    async def healthy(self) -> None:
+    async def serves(self) -> None:
         assert self._process is not None
         await eventually(self._serves, 30.0, self._process.log, every=0.05)
 
@@ -96,38 +84,8 @@ class ZooKeeperServer:
         self.mode = said.partition(b"Mode: ")[2].partition(b"\n")[0].decode()
         return self.mode
 
-    async def kill(self) -> None:
-        if self._process is not None:
-            self.resume()
-            await self._process.kill()
-
-    def pause(self) -> None:
-        """SIGSTOP: connections stay, the kernel accepts more, nobody answers."""
-        assert self._process is not None
-        self._process.signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.signal(signal.SIGCONT)
-
-    def wipe(self) -> None:
-        """Throw the data away. The server must not run."""
-        shutil.rmtree(self.directory / "data")
-
     def client(self, timeout: float = 10.0) -> ZooKeeperClient:
         return ZooKeeperClient(self.url, timeout)
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.kill()
-        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 class ZooKeeperEnsemble:
@@ -146,7 +104,7 @@ class ZooKeeperEnsemble:
             for server in self.servers:
                 server.launch()
             for server in self.servers:
-                await server.healthy()
+                await server.serves()
         except BaseException:
             await self.__aexit__()
             raise
@@ -161,7 +119,7 @@ class ZooKeeperClient:
     """Owns a session, of `timeout` seconds, which ends with `async with`."""
 
     def __init__(self, url: str, timeout: float) -> None:
-        self.link = Link(url, timeout=timeout)
+        self.link = Link(url, Options(), timeout=timeout)
 
     async def put(
         self,

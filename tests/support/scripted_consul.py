@@ -58,6 +58,8 @@ class ScriptedConsul(ScriptedRegistry):
         self.room: int | None = None
         """Requests that are taken at a time; it hangs up on further ones. None = any number."""
         self.waiting = 0
+        self.holds = True
+        """Requests are held until something changes."""
         self.fields: dict[str, str] = {}
         self.statuses: dict[str, int] = {}
         """Beginning of a path → status of its answers."""
@@ -124,7 +126,7 @@ class ScriptedConsul(ScriptedRegistry):
         if of_one and not self.rights:
             return web.Response(status=403, text="Permission denied")
         waited = int(request.query.get("index", 0))
-        if waited:
+        if waited and self.holds:
             async with self._grew:
                 try:
                     async with asyncio.timeout(float(request.query["wait"].rstrip("s"))):

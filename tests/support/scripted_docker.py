@@ -1,14 +1,19 @@
-"""A daemon of Docker that lists containers and tells events, as its API documents."""
+"""A daemon of Docker that lists containers and tells events, as its API documents and its own
+client reads it (`tests/e2e/test_scripted_servers.py`)."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
 
 from tests.support.scripted_registry import ScriptedRegistry
+
+_VERSION = re.compile(r"^/v1\.\d+")
 
 
 def container(service: str, name: str, port: int = 8080, **changes: Any) -> dict[str, Any]:
@@ -31,6 +36,11 @@ class ScriptedDocker(ScriptedRegistry):
     def __init__(self) -> None:
         super().__init__()
         self.containers: dict[str, dict[str, Any]] = {}
+        self.refuses = False
+        """As a program in front of the socket that lets nothing pass."""
+        self.lists = asyncio.Event()
+        """Lists are sent while it is set; they are made before."""
+        self.lists.set()
         self.quiet = False
         """Events are told to nobody."""
         self._events: list[Mapping[str, Any]] = []
@@ -45,7 +55,8 @@ class ScriptedDocker(ScriptedRegistry):
 
     async def _happened(self, action: str, one: Mapping[str, Any]) -> None:
         attributes = {**one["Labels"], "name": one["Names"][0][1:]}
-        event = {"Type": "container", "Action": action, "Actor": {"Attributes": attributes}}
+        actor = {"ID": one["Id"], "Attributes": attributes}
+        event = {"Type": "container", "Action": action, "Actor": actor, "scope": "local"}
         if not self.quiet:
             self._events.append(event)
             await self.told()
@@ -55,10 +66,20 @@ class ScriptedDocker(ScriptedRegistry):
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """See `ScriptedRegistry`."""
-        if request.path == "/containers/json":
-            return web.json_response(list(self.containers.values()))
-        assert request.path == "/events"
-        response = web.StreamResponse()
+        if self.refuses:
+            return web.Response(status=403)
+        path = _VERSION.sub("", request.path)
+        if path == "/version":
+            return web.json_response({"Version": "28.0.0", "ApiVersion": "1.48"})
+        wanted = json.loads(request.query.get("filters", "{}"))
+        if path == "/containers/json":
+            found = [one for one in self.containers.values() if _has(wanted, one["Labels"])]
+            listed = web.json_response(found)
+            await self.lists.wait()
+            return listed
+        if path != "/events":
+            return web.json_response({"message": "page not found"}, status=404)
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         told = len(self._events)
         while True:
@@ -67,5 +88,14 @@ class ScriptedDocker(ScriptedRegistry):
                     await self._grew.wait()
             await self.speaks.wait()
             for event in self._events[told:]:
-                await response.write(json.dumps(event).encode() + b"\n")
+                if _has(wanted, event["Actor"]["Attributes"]):
+                    await response.write(json.dumps(event).encode() + b"\n")
             told = len(self._events)
+
+
+def _has(filters: Mapping[str, Sequence[str]], labels: Mapping[str, str]) -> bool:
+    """Whether a container with these labels is wanted; nothing but containers is there."""
+    wanted = (text.partition("=") for text in filters.get("label", ()))
+    return "container" in filters.get("type", ["container"]) and all(
+        name in labels and (not sign or labels[name] == value) for name, sign, value in wanted
+    )

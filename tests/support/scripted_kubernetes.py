@@ -1,14 +1,20 @@
-"""An API server that lists and watches EndpointSlices as Kubernetes documents it."""
+"""An API server that lists and watches EndpointSlices as Kubernetes documents it, and as its own
+client reads it (`tests/e2e/test_scripted_servers.py`)."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
 from tests.support.scripted_registry import ScriptedRegistry
+
+_PATH = re.compile(r"/apis/discovery\.k8s\.io/v1/namespaces/[^/]+/endpointslices")
 
 
 def endpoint(name: str, address: str = "10.0.0.1", **changes: Any) -> dict[str, Any]:
@@ -18,12 +24,20 @@ def endpoint(name: str, address: str = "10.0.0.1", **changes: Any) -> dict[str, 
 def slice_of(service: str, name: str, *endpoints: Mapping[str, Any], **changes: Any) -> Any:
     labels = {"kubernetes.io/service-name": service}
     return {
-        "metadata": {"name": name, "labels": labels},
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": name, "namespace": "default", "labels": labels},
         "addressType": "IPv4",
         "endpoints": list(endpoints),
         "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
         **changes,
     }
+
+
+def status(code: int, reason: str, message: str) -> dict[str, Any]:
+    """The object of every failure."""
+    fields = {"status": "Failure", "message": message, "reason": reason, "code": code}
+    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, **fields}
 
 
 class ScriptedKubernetes(ScriptedRegistry):
@@ -35,6 +49,8 @@ class ScriptedKubernetes(ScriptedRegistry):
         self.slices: dict[str, dict[str, Any]] = {}
         self.forgotten = 0
         """Watches from before this version are told that it is gone."""
+        self.hangs_up = False
+        """Watches end at once."""
         self.token = ""
         """Who does not show it is refused."""
         self._events: list[tuple[int, dict[str, Any]]] = []
@@ -47,7 +63,8 @@ class ScriptedKubernetes(ScriptedRegistry):
         await self._happened("DELETED", self.slices.pop(name))
 
     async def bookmark(self) -> None:
-        await self._happened("BOOKMARK", {"metadata": {}})
+        """Tell the version to those who have asked for it."""
+        await self._happened("BOOKMARK", {"kind": "EndpointSlice", "metadata": {}})
 
     async def _happened(self, kind: str, one: dict[str, Any]) -> dict[str, Any]:
         self.version += 1
@@ -65,37 +82,48 @@ class ScriptedKubernetes(ScriptedRegistry):
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """See `ScriptedRegistry`."""
         if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
-            return web.json_response({"code": 403, "message": "forbidden"}, status=403)
-        if "watch" in request.query:
+            return web.json_response(status(403, "Forbidden", "forbidden"), status=403)
+        if not _PATH.fullmatch(request.path):
+            return web.json_response(status(404, "NotFound", "no such page"), status=404)
+        if request.query.get("watch") in ("1", "true", "True"):
             return await self._watch(request)
         names = sorted(self.slices)
         start = int(request.query.get("continue", 0))
-        end = start + int(request.query["limit"])
+        end = start + int(request.query.get("limit", len(names)))
         metadata = {"resourceVersion": str(self.version)}
         if end < len(names):
             metadata["continue"] = str(end)
         items = [self.slices[name] for name in names[start:end]]
-        return web.json_response({"metadata": metadata, "items": items})
+        kind = {"kind": "EndpointSliceList", "apiVersion": "discovery.k8s.io/v1"}
+        return web.json_response({**kind, "metadata": metadata, "items": items})
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
+        if self.hangs_up:
+            return response
         at = int(request.query["resourceVersion"])
+        bookmarks = request.query.get("allowWatchBookmarks") in ("1", "true", "True")
         if at < self.forgotten:
-            await _say(response, "ERROR", {"code": 410, "message": "too old resource version"})
+            told = f"too old resource version: {at} ({self.forgotten})"
+            await _say(response, "ERROR", status(410, "Expired", told))
             return response
         if at > self.version:
-            await _say(response, "ERROR", {"code": 504, "message": "Too large resource version"})
+            told = f"Too large resource version: {at}, current: {self.version}"
+            await _say(response, "ERROR", status(504, "Timeout", told))
             return response
-        while True:
-            async with self._grew:
-                while self.version <= at:
-                    await self._grew.wait()
-            await self.speaks.wait()
-            for version, event in self._events:
-                if version > at:
-                    await _say(response, event["type"], event["object"])
-            at = self.version
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(int(request.query.get("timeoutSeconds", 1800))):
+                while True:
+                    async with self._grew:
+                        while self.version <= at:
+                            await self._grew.wait()
+                    await self.speaks.wait()
+                    for version, event in self._events:
+                        if version > at and (bookmarks or event["type"] != "BOOKMARK"):
+                            await _say(response, event["type"], event["object"])
+                    at = self.version
+        return response
 
 
 async def _say(response: web.StreamResponse, kind: str, object_: Mapping[str, Any]) -> None:

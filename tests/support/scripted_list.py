@@ -20,6 +20,7 @@ class ScriptedList(ScriptedRegistry):
         self.token = token
         """Only to who shows it."""
         self.status = 200
+        self.fields: dict[str, str] = {}
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """See `ScriptedRegistry`."""
@@ -32,4 +33,5 @@ class ScriptedList(ScriptedRegistry):
         if request.headers.get("If-None-Match") == tag and not self.lies:
             return web.Response(status=304)
         headers = {"ETag": tag} if not self.lies else {}
+        headers |= self.fields
         return web.Response(body=body, content_type="application/json", headers=headers)

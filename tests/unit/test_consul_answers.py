@@ -76,6 +76,7 @@ def test_weights(changes: dict[str, Any], weight: int) -> None:
     assert one(**changes).weight == weight
 
 
+NODE = {"TaggedAddresses": {"lan": "10.0.0.9", "wan": "1.2.3.9"}}
 TAGGED = {"lan": {"Address": "10.0.0.2", "Port": 81}, "wan": {"Address": "1.2.3.4", "Port": 0}}
 
 
@@ -88,6 +89,10 @@ TAGGED = {"lan": {"Address": "10.0.0.2", "Port": 81}, "wan": {"Address": "1.2.3.
         ("lan", {"TaggedAddresses": TAGGED}, "10.0.0.2", 81),
         ("wan", {"TaggedAddresses": TAGGED}, "1.2.3.4", 8080),
         ("wan", {}, "10.0.0.1", 8080),
+        ("wan", {"Address": "", "Node": NODE}, "1.2.3.9", 8080),
+        ("wan", {"Address": "10.0.0.1", "Node": NODE}, "10.0.0.1", 8080),
+        ("auto", {"Address": "", "Node": NODE}, "10.0.0.9", 8080),
+        ("wan", {"Address": "", "Node": {"TaggedAddresses": None}}, "10.0.0.9", 8080),
     ],
 )
 def test_addresses(choice: str, changes: dict[str, Any], address: str, port: int) -> None:

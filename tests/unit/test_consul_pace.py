@@ -23,6 +23,12 @@ def test_single_changes_of_a_large_service_never_wait() -> None:
     assert set(waits(work=0.04, apart=1.0, times=500)) == {GAP}
 
 
+def test_an_agent_that_holds_no_request_is_asked_once_a_second() -> None:
+    pace = Pace(0.0)
+    assert pace.gap(0.0, 0.001, held=False) == GAP_LIMIT
+    assert pace.gap(1.0, 1.001) == GAP
+
+
 def test_a_flood_of_changes_costs_its_share_of_the_time() -> None:
     gaps = waits(work=0.04, apart=0.0, times=500)
     assert gaps[: int(CREDIT / 0.05)] == [GAP] * int(CREDIT / 0.05)

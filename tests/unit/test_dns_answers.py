@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from proxy.registry.base import RegistryError
-from proxy.registry.dns.answers import Asked, asked, records, targets, trouble
+from proxy.registry.dns.answers import Asked, asked, lifetime, records, targets, trouble
+from proxy.registry.dns.due import Due
 from proxy.registry.dns.wire import Kind, Record, Reply, question, reply
 from tests.support.scripted_names import AAAA, CNAME, SRV, A, answer
 
@@ -42,8 +43,9 @@ def test_an_answer_has_records_of_known_types() -> None:
     assert reply(message) == Reply(
         7,
         0,
-        (Record(name, Kind.SRV, "n1.svc.local", 1, 5, 8080), Record(name, Kind.A, "10.0.0.1")),
+        (Record(name, Kind.SRV, "n1.svc.local", 1, 5, 8080), Record("x", Kind.A, "10.0.0.1")),
         (Record("n1.svc.local", Kind.AAAA, "fd00::1"),),
+        ttl=5,
     )
 
 
@@ -69,6 +71,81 @@ ONE = struct.pack("!6H", 1, 0x8180, 0, 1, 0, 0)
 def test_messages_of_another_kind_are_an_outage(message: bytes) -> None:
     with pytest.raises(RegistryError):
         reply(message)
+
+
+@pytest.mark.parametrize(
+    ("message", "ttl"),
+    [
+        (answer(QUERY, [(A, "10.0.0.1")], ttl=30), 30),
+        (answer(QUERY, [(A, "10.0.0.1"), (CNAME, "x")], [("n", A, "10.0.0.2")], ttl=0), 0),
+        (answer(QUERY, [(A, "10.0.0.1")], ttl=2**31 + 7), 0),  # RFC 2181 section 8
+        # RFC 2308 section 5: how long there is none is the lesser of the two.
+        (answer(QUERY, code=3, ttl=60, minimum=20), 20),
+        (answer(QUERY, ttl=10, minimum=20), 10),
+        (answer(QUERY, code=3), None),
+        (answer(QUERY, code=2), None),
+    ],
+)
+def test_an_answer_says_for_how_long_it_holds(message: bytes, ttl: int | None) -> None:
+    assert reply(message).ttl == ttl
+
+
+@pytest.mark.parametrize(
+    ("ttls", "expected"),
+    [
+        ([(30, True), (5, True)], 5),
+        ([(30, True), (5, False)], 30),
+        ([(30, False), (5, False)], 5),
+        ([(None, False), (5, False)], 5),
+        ([(None, False)], None),
+        ([(0, True)], 0),
+    ],
+)
+def test_answers_hold_as_long_as_each_that_names_somebody(
+    ttls: list[tuple[int | None, bool]], expected: int | None
+) -> None:
+    one = Record("n", Kind.A, "10.0.0.1")
+    replies = [Reply(0, 0, (one,) if names else (), ttl=ttl) for ttl, names in ttls]
+    assert lifetime(replies) == expected
+
+
+# ------------------------------------------------------------------------------------- due
+
+
+def test_a_name_is_due_when_its_records_run_out_within_bounds() -> None:
+    due = Due("abcd", longest=30.0)
+    assert list(due.now(100.0)) == [*"abcd"]
+    for service, ttl in (("a", 0), ("b", 7), ("c", 3600), ("d", None)):
+        due.told(service, ttl, 100.0)
+    assert due.next_at == 101.0
+    asked: dict[str, list[float]] = {service: [] for service in "abcd"}
+    now = 100.0
+    for _ in range(60):
+        now = due.next_at
+        for service in due.now(now):
+            asked[service].append(now)
+            due.told(service, {"a": 0, "b": 7, "c": 3600, "d": None}[service], now)
+    assert asked["a"] == [101.0 + number for number in range(60)]
+    assert asked["b"] == [100.0 + 7 * number for number in range(1, 9)]
+    assert asked["c"] == asked["d"] == [130.0, 160.0]
+
+
+def test_names_that_are_nearly_due_are_asked_together_and_all_if_none_is() -> None:
+    due = Due("abc", longest=30.0)
+    due.told("a", 2, 100.0)
+    due.told("b", 2, 100.4)
+    due.told("c", 20, 100.0)
+    assert list(due.now(101.0)) == [*"abc"]
+    assert list(due.now(102.0)) == [*"ab"]
+    assert list(due.now(119.6)) == [*"abc"]
+
+
+def test_an_interval_shorter_than_a_second_is_the_time_between_questions() -> None:
+    due = Due("a", longest=0.2)
+    due.told("a", 60, 100.0)
+    assert due.next_at == 100.2
+    due.told("a", 0, 100.0)
+    assert due.next_at == 100.2
 
 
 # --------------------------------------------------------------------------------- records

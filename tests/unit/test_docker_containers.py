@@ -115,3 +115,11 @@ def test_answers_that_are_none_are_refused(body: bytes) -> None:
 def test_an_event_names_the_container() -> None:
     event = decode(b'{"Action": "die", "Actor": {"Attributes": {"name": "a"}}, "x": 1}', Event)
     assert (event.action, event.actor.attributes) == ("die", {"name": "a"})
+
+
+@pytest.mark.parametrize(
+    ("action", "changes"),
+    [("start", True), ("health_status: healthy", True), ("exec_start: /bin/sh -c x", False)],
+)
+def test_commands_in_a_container_change_nothing(action: str, changes: bool) -> None:
+    assert Event(action=action).changes is changes

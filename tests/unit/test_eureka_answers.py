@@ -63,6 +63,11 @@ def test_each_status_word_is_mapped(status: str, health: str) -> None:
     assert only(registered("users", "1", status=status)).health == health
 
 
+def test_numbers_and_texts_beyond_strict_json_are_read() -> None:
+    one = registered("users", "1", metadata={"x": float("nan"), "y": "\ud83d", "weight": "2"})
+    assert only(one).weight == 2
+
+
 def test_names_and_addresses_are_those_that_the_settings_prefer() -> None:
     one = registered("users", "1")
     assert only(one).service == "users"

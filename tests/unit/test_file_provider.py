@@ -104,6 +104,25 @@ def test_files_of_a_directory_are_read_together_and_one_harms_no_other(tmp_path:
     assert looks()[1:] == ["b"]
 
 
+def test_a_link_that_leads_nowhere_harms_no_other_file(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(A)
+    (tmp_path / "b.json").symlink_to(tmp_path / "target")
+    looks = Looks(tmp_path)
+    assert looks() == ["(b.json: cannot be read: No such file or directory)", "10.0.0.1:80"]
+    (tmp_path / "target").write_bytes(b"\xef\xbb\xbf" + B.encode())  # As Windows begins a text.
+    assert looks() == ["10.0.0.1:80", "b"]
+    (tmp_path / "target").unlink()
+    complaint, *ids = looks()
+    assert ids == ["10.0.0.1:80", "b"]
+    assert complaint.endswith("No such file or directory; what it held before is used)")
+    (tmp_path / "a.yaml").unlink()
+    with pytest.raises(RegistryError, match="any more"):
+        looks()
+    (tmp_path / "a.yaml").write_text(A)
+    (tmp_path / "b.json").unlink()
+    assert looks() == ["10.0.0.1:80"]
+
+
 def test_an_instance_that_two_files_have_is_told_of(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(A)
     (tmp_path / "b.yaml").write_text(A)

@@ -38,6 +38,7 @@ def one(**changes: Any) -> Instance:
     ("conditions", "health"),
     [
         ({}, "healthy"),
+        (None, "healthy"),
         ({"ready": None}, "healthy"),
         ({"ready": True, "serving": True, "terminating": False}, "healthy"),
         ({"ready": False, "serving": False}, "not ready"),
@@ -47,7 +48,7 @@ def one(**changes: Any) -> Instance:
         ({"ready": True, "terminating": True}, "draining"),
     ],
 )
-def test_conditions(conditions: dict[str, Any], health: str) -> None:
+def test_conditions(conditions: dict[str, Any] | None, health: str) -> None:
     assert one(conditions=conditions).health == health
 
 
@@ -90,6 +91,7 @@ def test_a_port_that_is_not_there_is_named(ports: Any) -> None:
     [
         {"addressType": "IPv6"},
         {"metadata": {"name": "x"}},
+        {"metadata": {"name": "x", "labels": None}},
         {"endpoints": None},
         {"endpoints": [{"addresses": []}]},
     ],

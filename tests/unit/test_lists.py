@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.membership import Instance
-from proxy.registry.lists import NoList, read_record, records
+from proxy.registry.lists import NoList, decoded, read_record, records
 from proxy.registry.records import Unreadable
 
 
@@ -51,6 +51,7 @@ def test_groups_of_targets_are_those_of_prometheus() -> None:
             {"targets": ["10.0.0.1:80", "[fd00::1]:81"], "labels": labels},
             {"targets": ["host.example:82"], "labels": {"service": "orders"}},
             {"targets": []},
+            {"targets": None, "labels": {"service": "users"}},
         ]
     )
     assert (one.service, one.id, one.version, one.weight) == ("users", "10.0.0.1:80", "1.2", 2)
@@ -59,9 +60,27 @@ def test_groups_of_targets_are_those_of_prometheus() -> None:
     assert (three.service, three.address) == ("orders", "host.example")
 
 
+def test_a_target_may_be_a_record_whose_own_metadata_win() -> None:
+    record = {"address": "10.0.0.1", "port": 80}
+    targets = [record | {"id": id_, "metadata": own} for id_, own in (("a", {"z": 1}), ("b", None))]
+    labels = {"service": "users", "z": "b"}
+    found = instances([{"targets": targets, "labels": labels}])
+    assert [(one.id, one.metadata) for one in found] == [("a", {"z": "1"}), ("b", {"z": "b"})]
+
+
 @pytest.mark.parametrize("document", [{}, [], {"users": []}, {"users": None}])
 def test_an_empty_list_is_one(document: object) -> None:
     assert records(document) == {}
+
+
+@pytest.mark.parametrize("odd", ["NaN", "-Infinity", "1e999", r'"a\ud83d"', '"a\nb"'])
+def test_numbers_and_texts_beyond_strict_json_harm_no_more_than_their_record(odd: str) -> None:
+    body = f'{{"users": [{{"address": "10.0.0.1", "port": {odd}}}, "10.0.0.2:80"]}}'
+    found = decoded(body.encode())
+    assert list(complaints(found)) == [next(iter(records(found))).decode()]
+    assert read_record(b"users/10.0.0.2:80", records(found)[b"users/10.0.0.2:80"])
+    body = f'{{"users": [{{"address": "10.0.0.1", "port": 80, "metadata": {{"x": {odd}}}}}]}}'
+    assert len(instances(decoded(body.encode()))) == 1
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,8 @@ def test_switches_become_health(fields: dict[str, Any], health: str) -> None:
         ([1.0, 0.5, 0.0], [100, 50, 0]),
         ([0.001, 10.0], [1, 1000]),
         (["x", None], [1, 1]),
+        ([float("nan"), -(10**400)], [1, 0]),
+        ([1e308, 0.5], [65535, 50]),
     ],
 )
 def test_weights_keep_their_proportions(given: list[Any], weights: list[int]) -> None:

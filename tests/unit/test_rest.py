@@ -52,3 +52,8 @@ def test_a_refusal_says_status_and_words(status: int, kind: type[Answered]) -> N
     assert error.status == status
     assert str(error).startswith(f"/v1/x: status {status}: rpc error: no leader")
     assert len(str(error)) < 300
+
+
+def test_a_redirection_says_where_it_leads() -> None:
+    error = refusal(302, "", b"<html>", {"location": "/elsewhere"})
+    assert str(error) == "status 302, which leads to '/elsewhere' and is not followed: <html>"

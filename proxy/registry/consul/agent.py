@@ -50,7 +50,8 @@ class Agent(RestEndpoint):
     """Owns the connections to one agent. See `RestEndpoint` for errors."""
 
     def __init__(self, url: str, options: AgentOptions, token: Secret) -> None:
-        self._query = {"dc": options.datacenter} if options.datacenter else {}
+        self.query = {"dc": options.datacenter} if options.datacenter else {}
+        """Of each request that is about the datacenter."""
         self._options = options
         self._token = token
         self._password = Secret(options.password, options.password_file)
@@ -71,7 +72,7 @@ class Agent(RestEndpoint):
     async def node(self, node: str, *, timeout: float) -> bytes:
         """Checks of a node."""
         path = f"/v1/health/node/{quote(node, safe='')}"
-        return (await self.get(path, self._query, timeout=timeout)).body
+        return (await self.get(path, self.query, timeout=timeout)).body
 
     async def keys(self, prefix: str, *, index: int = 0, leader: bool = False) -> Listed:
         """All keys that begin with `prefix`, and their values; otherwise as `catalogue`."""
@@ -81,6 +82,10 @@ class Agent(RestEndpoint):
         """As `keys`, but of each only what stands before the next slash."""
         return await self._list(_key(prefix), 0, leader, timeout, keys="", separator="/")
 
+    async def key(self, key: str, *, timeout: float) -> Listed:
+        """The key as the leader knows it, in a list."""
+        return await self._list(_key(key), 0, True, timeout)
+
     async def may_read(self, prefix: str, *, timeout: float = CALL_LIMIT) -> None:
         """Denied if the token may not read keys that begin so. Of one key Consul says it; of many
         it says that there are none."""
@@ -89,12 +94,12 @@ class Agent(RestEndpoint):
     async def lives(self, session: str, *, timeout: float) -> bool:
         """Whether there is such a session, and the token may see it."""
         path = f"/v1/session/info/{session}"
-        return (await self.get(path, self._query, timeout=timeout)).body.strip() != b"[]"
+        return (await self.get(path, self.query, timeout=timeout)).body.strip() != b"[]"
 
     async def _list(
         self, path: str, index: int, leader: bool, timeout: float, **further: str
     ) -> Listed:
-        query = {**self._query, **further}
+        query = {**self.query, **further}
         if not leader:
             query["stale"] = ""
         if index:

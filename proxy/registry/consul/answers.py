@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeVar
+from functools import partial
+from typing import Any, Final
 
 import msgspec
 
+from proxy.registry import base
 from proxy.registry.base import RegistryError
 from proxy.registry.consul.meta import ID, OWN, unpacked
 from proxy.registry.consul.options import Options
 
-T = TypeVar("T")
+decode = partial(base.decode, "Consul")
 
 SERVERS: Final = "consul"
 """Service under which the servers of Consul register. Every catalogue has it; what listens there
@@ -38,6 +40,7 @@ class Node(msgspec.Struct, frozen=True, rename="pascal", gc=False):
     node: str
     address: str = ""
     id_: str = msgspec.field(default="", name="ID")
+    tagged_addresses: dict[str, str] | None = None
 
 
 class Weights(msgspec.Struct, frozen=True, rename="pascal", gc=False):
@@ -166,7 +169,8 @@ def _endpoint(one: Registered, choice: str) -> tuple[str, int]:
     tagged = (one.service.tagged_addresses or {}).get(choice)
     if tagged is not None and tagged.address:
         return tagged.address, tagged.port or one.service.port
-    return one.service.address or one.node.address, one.service.port
+    node = (one.node.tagged_addresses or {}).get(choice) or one.node.address
+    return one.service.address or node, one.service.port
 
 
 def _health(checks: Sequence[Check]) -> tuple[str, str, bool]:
@@ -187,11 +191,3 @@ def _said(check: Check) -> str:
     if check.check_id == _NODE_DEAD:
         return "the agent of its node does not answer"
     return check.name or check.check_id
-
-
-def decode(body: bytes | msgspec.Raw, kind: type[T]) -> T:
-    """An answer of this kind, or a part of one; RegistryError for anything else."""
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise RegistryError(f"not an answer of Consul: {error}: {bytes(body)[:60]!r}") from None

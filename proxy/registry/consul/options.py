@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path as FilePath
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
-import msgspec
-
-from proxy.settings.complaints import Report
-from proxy.settings.declare import Given
 from proxy.settings.read import SECRET, TEXT, choice, integer
-from proxy.settings.registry import RemoteOptions, readable_secret
+from proxy.settings.registry import RemoteOptions, TokenFile
 
 
 class AgentOptions(RemoteOptions, frozen=True, kw_only=True):
     """How one datacenter of Consul is asked."""
 
     token: Annotated[str, SECRET, "ACL token; [what it needs](registries.md#consul)."] = ""
-    token_file: Annotated[str | None, TEXT, "File with that token, read again when it changes."] = (
-        None
-    )
+    token_file: TokenFile = None
     datacenter: Annotated[str, TEXT, "Datacenter to ask for; else that of the agent."] = ""
-
-    def checked(self, given: Given, directory: FilePath, report: Report) -> Self:
-        """See `RegistryOptions`."""
-        checked = super().checked(given, directory, report)
-        file = readable_secret("token", self, given, directory, report)
-        return msgspec.structs.replace(checked, token_file=file)
 
 
 class Options(AgentOptions, frozen=True, kw_only=True):
@@ -39,7 +26,7 @@ class Options(AgentOptions, frozen=True, kw_only=True):
         str,
         choice(("auto", "lan", "wan"), "an address"),
         "Which address of an instance is used: the one it registered or else its node's (`auto`),"
-        " or the tagged `lan` or `wan` one if there is one.",
+        " or the tagged `lan` or `wan` one, of itself or else of its node, if there is one.",
     ] = "auto"
     streams: Annotated[
         int,

@@ -22,9 +22,12 @@ class Pace:
         self._credit = CREDIT
         self._at = now
 
-    def gap(self, began: float, now: float) -> float:
+    def gap(self, began: float, now: float, *, held: bool = True) -> float:
         """Seconds until the next request, behind a list whose work lasted from `began` until
-        `now`."""
+        `now`. Not `held`: it came at once and is the one before, as from something in front of an
+        agent that does not pass on what is to be waited for."""
+        if not held:
+            return GAP_LIMIT
         earned = (began - self._at) * SHARE
         self._credit = min(CREDIT, self._credit + earned) - (now - began)
         self._at = now

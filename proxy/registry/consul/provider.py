@@ -16,27 +16,25 @@ known is believed only if Consul says that something changed (`_believe`).
 from __future__ import annotations
 
 import asyncio
-import random
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from functools import partial
 from hashlib import blake2b
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Unpack
 from zlib import crc32
 
 import structlog
 
-from proxy.membership import Departure, Instance
+from proxy.membership import Departure
 from proxy.registry.base import Refused, RegistryError
 from proxy.registry.consul import answers
 from proxy.registry.consul.agent import Agent, Ask, Listed, newest
 from proxy.registry.consul.options import Options
 from proxy.registry.consul.pace import GAP, GAP_LIMIT, Pace
-from proxy.registry.followed import Followed, Resync, Timing, first_to_end
-from proxy.registry.records import read
+from proxy.registry.followed import Followed, Means, Resync, Timing, first_to_end
+from proxy.registry.records import read_named, service_of
 from proxy.registry.rest import Secret, was_refused, was_reset
-from proxy.registry.roster import Entry, Roster
-from proxy.waiting import together
+from proxy.registry.roster import Entry, Roster, differences, single
+from proxy.waiting import ended, together
 
 log = structlog.get_logger()
 
@@ -76,21 +74,13 @@ class ConsulProvider(Followed[Agent]):
 
     name: ClassVar[str] = "consul"
 
-    def __init__(
-        self,
-        options: Options,
-        *,
-        timing: Timing = TIMING,
-        rng: random.Random | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, options: Options, **means: Unpack[Means]) -> None:
+        means.setdefault("timing", TIMING)
         token = Secret(options.token, options.token_file)
         super().__init__(
             [Agent(url, options, token) for url in options.endpoints],
-            Roster(_read, _service_of),
-            timing=timing,
-            rng=rng,
-            clock=clock,
+            Roster(single(read_named), service_of),
+            **means,
         )
         self._options = options
         self._streams = options.streams
@@ -106,9 +96,9 @@ class ConsulProvider(Followed[Agent]):
         self._servers: frozenset[str] = frozenset()
         """Ids of Consul's servers; empty = they cannot be seen."""
         self._nodes: dict[int, str] = {}
+        """The nodes behind `Departure.lease`."""
         self._lists: dict[str, dict[bytes, tuple[answers.Registered, bytes]]] = {}
         """Service → digest of an instance in the last answer → what was read there."""
-        """The nodes behind `Departure.lease`."""
 
     async def expired(self, departure: Departure) -> bool | None:
         """A service that went while its node's agent is well was deregistered by it; of one that
@@ -181,7 +171,7 @@ class ConsulProvider(Followed[Agent]):
             self._heard()
             return listed, await self._entries(service, listed)
 
-        services = sorted({*names, *map(_service_of, self._roster.entries)})
+        services = sorted({*names, *map(service_of, self._roster.entries)})
         lists = await together(AT_A_TIME, [partial(one, service) for service in services])
         return dict(zip(services, lists, strict=True))
 
@@ -206,17 +196,15 @@ class ConsulProvider(Followed[Agent]):
                         streams[service] = stream
                 renamed = asyncio.create_task(self._renamed.wait())
                 try:
-                    ended, _ = await asyncio.wait(
+                    over, _ = await asyncio.wait(
                         [renamed, *streams.values()], return_when=asyncio.FIRST_COMPLETED
                     )
                 finally:
                     renamed.cancel()
-                for task in ended:
+                for task in over:
                     task.result()
         finally:
-            for task in streams.values():
-                task.cancel()
-            await asyncio.gather(*streams.values(), return_exceptions=True)
+            await ended(*streams.values())
 
     async def _follow_names(self, agent: Agent) -> None:
         while True:
@@ -234,13 +222,14 @@ class ConsulProvider(Followed[Agent]):
     async def _follow_service(self, agent: Agent, service: str) -> None:
         pace = Pace(self._clock())
         while True:
-            known = self._indexes.get(service, 0)
+            known, asked = self._indexes.get(service, 0), self._clock()
             listed = await agent.health(service, index=known)
+            held = listed.index != known or self._clock() - asked > GAP_LIMIT
             if listed.index < known:
                 listed = await self._newest(partial(agent.health, service), known, service)
             begun = self._clock()
             await self._take(agent, service, listed)
-            await asyncio.sleep(pace.gap(begun, self._clock()))
+            await asyncio.sleep(pace.gap(begun, self._clock(), held=held))
 
     async def _turns(self, agent: Agent) -> None:
         """Ask for the services that have no request held, one after the other."""
@@ -339,17 +328,13 @@ class ConsulProvider(Followed[Agent]):
             if names != self._names and self._index < listed.index:
                 raise Resync("behind", f"at {self._index}, catalogue at {listed.index}")
 
-    async def _compare(self, agent: Agent) -> set[tuple[bytes, bytes | None]]:
+    async def _compare(self, agent: Agent) -> frozenset[tuple[bytes, Hashable]]:
         found = await self._read_all(agent, _names(await agent.catalogue()))
         for service, (listed, entries) in found.items():
             await self._believe(agent, service, listed, entries.keys())
-        known = self._roster.entries
-        held = {key: entry for _, one in found.values() for key, entry in one.items()}
-        return {
-            (key, entry.value)
-            for key, entry in held.items()
-            if key not in known or known[key].value != entry.value
-        } | {(key, None) for key in known if key not in held}
+        known = {key: one.value for key, one in self._roster.entries.items()}
+        held = {key: one.value for _, entries in found.values() for key, one in entries.items()}
+        return differences(held, known)
 
     def _keys(self, service: str) -> set[bytes]:
         prefix = f"{service}/".encode()
@@ -363,12 +348,3 @@ def _names(listed: Listed) -> frozenset[str]:
         raise Refused(_EMPTY)
     # No route can name a service with a slash, and keys would have two meanings.
     return frozenset(name for name in names if "/" not in name and name != answers.SERVERS)
-
-
-def _service_of(key: bytes) -> str:
-    return key.decode().partition("/")[0]
-
-
-def _read(key: bytes, value: bytes) -> tuple[Instance, str]:
-    service, _, instance = key.decode().partition("/")
-    return read(service, instance, value)

@@ -23,6 +23,7 @@ class Options(AgentOptions, frozen=True, kw_only=True):
     """One datacenter of Consul, and where among its keys the instances are."""
 
     type: ClassVar[str] = "consul-kv"
+    root: ClassVar[str] = ""
 
     prefix: Annotated[
         str,

@@ -16,14 +16,10 @@ What a list lacks after an outage may be another store's, too, and is retained f
 from __future__ import annotations
 
 import asyncio
-import random
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Hashable, Mapping
 from functools import partial
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Unpack
 from uuid import UUID
-
-import msgspec
 
 from proxy.membership import Departure
 from proxy.registry.base import Refused, RegistryError
@@ -31,7 +27,8 @@ from proxy.registry.consul import answers
 from proxy.registry.consul.agent import Agent, Listed, newest
 from proxy.registry.consul.pace import GAP_LIMIT, Pace
 from proxy.registry.consul_kv.options import Options
-from proxy.registry.followed import Followed, Resync, Timing, first_to_end
+from proxy.registry.consul_kv.pairs import Pair
+from proxy.registry.followed import Followed, Means, Resync, Timing, first_to_end
 from proxy.registry.formats.layout import is_record, literal, read_any, service_at
 from proxy.registry.rest import Secret
 from proxy.registry.roster import Entry, Roster
@@ -48,29 +45,13 @@ _REPLACED: Final = frozenset({"store_went_back", "returned", "reconcile"})
 """Reasons for which that what a list lacks is retained."""
 
 
-class Pair(msgspec.Struct, frozen=True, rename="pascal", gc=False):
-    """A key in an answer."""
-
-    key: str
-    modify_index: int
-    value: bytes | None = None
-    session: str = ""
-    """Owner of the key, which may take it along."""
-
-
 class ConsulKvProvider(Followed[Agent]):
     """Owns what is known of the keys below one prefix in a datacenter of Consul."""
 
     name: ClassVar[str] = "consul-kv"
 
-    def __init__(
-        self,
-        options: Options,
-        *,
-        timing: Timing = TIMING,
-        rng: random.Random | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, options: Options, **means: Unpack[Means]) -> None:
+        means.setdefault("timing", TIMING)
         token = Secret(options.token, options.token_file)
         self._prefix = literal(options.prefix)
         prefix = self._prefix.encode()
@@ -80,9 +61,7 @@ class ConsulKvProvider(Followed[Agent]):
                 partial(read_any, prefix=prefix, form=options.format),
                 partial(service_at, prefix=prefix, form=options.format),
             ),
-            timing=timing,
-            rng=rng,
-            clock=clock,
+            **means,
         )
         self._index = 0
         """Of the list that was taken last."""
@@ -132,8 +111,10 @@ class ConsulKvProvider(Followed[Agent]):
     async def _follow(self, agent: Agent) -> None:
         pace = Pace(self._clock())
         while True:
+            asked = self._clock()
             listed = await agent.keys(self._prefix, index=self._index)
             begun = self._clock()
+            held = listed.index != self._index or begun - asked > GAP_LIMIT
             if listed.index < self._index:
                 listed, entries = await self._read_all(agent)
             else:
@@ -144,7 +125,7 @@ class ConsulKvProvider(Followed[Agent]):
             self._taken.set()
             if self._roster.replace(entries, max(self._roster.revision, listed.index)):
                 self._changed.set()
-            await asyncio.sleep(pace.gap(begun, self._clock()))
+            await asyncio.sleep(pace.gap(begun, self._clock(), held=held))
 
     async def _entries(self, listed: Listed) -> dict[bytes, Entry]:
         entries: dict[bytes, Entry] = {}
@@ -153,7 +134,7 @@ class ConsulKvProvider(Followed[Agent]):
             key, value = pair.key.encode(), pair.value or b""
             # Consul's own page makes keys that end with a slash, as folders.
             if is_record(key, value) or key in self._roster.entries:
-                entries[key] = self._roster.entry(key, value, pair.modify_index, _lease(pair))
+                entries[key] = self._roster.entry(key, value, pair.modify_index, pair.lease)
             if number % SLICE == 0:
                 await asyncio.sleep(0)
         return entries
@@ -170,7 +151,7 @@ class ConsulKvProvider(Followed[Agent]):
         words = f"the list of {self._prefix} lacks {len(lacking)} of {len(known)} keys"
         if lacking and listed.hides:
             raise Refused(f"{words}, which the token may not see")
-        if listed.index <= self._index and (different := self._differences_of(entries)):
+        if listed.index <= self._index and (different := self._roster.unlike(entries)):
             if listed.index == self._index and len(different) == len(lacking):
                 why = "nothing has changed: the token may not see them any more"
                 raise Refused(f"{words}, and {why}")
@@ -199,27 +180,10 @@ class ConsulKvProvider(Followed[Agent]):
             if not await set_within(self._taken, self._timing.catch_up + GAP_LIMIT):
                 raise Resync("behind", f"at {self._index}, store at {listed.index}")
 
-    async def _compare(self, agent: Agent) -> set[tuple[bytes, int]]:
+    async def _compare(self, agent: Agent) -> frozenset[tuple[bytes, Hashable]]:
         known = self._index
         listed, entries = await self._read_all(agent)
         if self._index != known:
-            return set()  # A change came meanwhile, so nothing is proved.
+            return frozenset()  # A change came meanwhile, so nothing is proved.
         await self._believe(agent, listed, entries)
-        return self._differences_of(entries)
-
-    def _differences_of(self, entries: Mapping[bytes, Entry]) -> set[tuple[bytes, int]]:
-        """Keys in which the roster differs from a list, each with its index there."""
-        known = self._roster.entries
-        return {
-            (key, entry.revision)
-            for key, entry in entries.items()
-            if key not in known or not known[key].states(entry.value, entry.revision, entry.lease)
-        } | {(key, 0) for key in known if key not in entries}
-
-
-def _lease(pair: Pair) -> int:
-    """The session as a number; 0 = none."""
-    try:
-        return UUID(pair.session).int if pair.session else 0
-    except ValueError:
-        raise RegistryError(f"not a session of Consul: {pair.session[:60]!r}") from None
+        return self._roster.unlike(entries)

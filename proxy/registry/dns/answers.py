@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
-from proxy.registry.dns.wire import Kind, Record, Reply, word
+from proxy.registry.dns.wire import Kind, Record, Reply, is_name, word
+from proxy.registry.lists import complaint
 
 NO_SUCH_NAME: Final = 3
 
@@ -33,10 +34,25 @@ def asked(target: str) -> Asked:
     return Asked(name, int(port)) if colon else Asked(target, 0)
 
 
+def told(replies: Sequence[Reply]) -> Sequence[Reply]:
+    """Of the answers about one name's addresses, in the order of `ADDRESSES`, those that count.
+    Servers that know nothing of IPv6 answer questions for it with errors (RFC 4074)."""
+    if any(record.kind is Kind.A for record in replies[0].answers):
+        return [one for one in replies if not trouble([one])]
+    return replies
+
+
 def trouble(replies: Iterable[Reply]) -> str:
     """Why the answers about a name say nothing of it; "" = they do, and if only that there is
     none."""
     return next((word(one.code) for one in replies if one.code not in (0, NO_SUCH_NAME)), "")
+
+
+def lifetime(replies: Collection[Reply]) -> int | None:
+    """Seconds for which the answers about a name hold; None = none says. What does not exist counts
+    only if nothing does: a name with addresses of one family goes by these."""
+    named = [one for one in replies if one.answers] or replies
+    return min((one.ttl for one in named if one.ttl is not None), default=None)
 
 
 def targets(replies: Iterable[Reply]) -> set[str]:
@@ -46,7 +62,7 @@ def targets(replies: Iterable[Reply]) -> set[str]:
     for one in replies:
         known |= {record.name for record in one.extra if record.kind in ADDRESSES}
         wanted |= {record.value for record in _preferred(one.answers)}
-    return wanted - known - {""}
+    return {name for name in wanted - known if is_name(name)}
 
 
 def addresses(known: Iterable[Record]) -> Sequence[str]:
@@ -61,7 +77,8 @@ def addresses(known: Iterable[Record]) -> Sequence[str]:
 def records(
     service: str, question: Asked, replies: Sequence[Reply], found: Mapping[str, Sequence[str]]
 ) -> dict[bytes, bytes]:
-    """Key and record of each instance. `found`: addresses of targets that were asked for."""
+    """Key and record of each instance, or why there is none. `found`: addresses of targets that
+    were asked for."""
     if question.port:
         every = [record for one in replies for record in one.answers]
         return {
@@ -74,6 +91,9 @@ def records(
     made: dict[bytes, bytes] = {}
     servers = _preferred(record for one in replies for record in one.answers)
     for server in servers:
+        if not is_name(server.value):
+            why = complaint(f"target {server.value[:60]!r} is no name of the DNS")
+            made[_key(service, server.value, server.port)] = why
         for address in addresses(known.get(server.value, [])) or found.get(server.value, ()):
             # Without any weight all are equal (RFC 2782); else 0 is "hardly ever", not never.
             weight = max(1, server.weight)

@@ -56,7 +56,12 @@ class Options(RegistryOptions, frozen=True, kw_only=True):
         "Service → its name in the DNS: `_users._tcp.svc.local` for SRV records, or"
         " `web.internal:8080` for the addresses of a name and a port. Required.",
     ] = msgspec.field(default_factory=dict)
-    interval: Annotated[float, POSITIVE, "Time between two questions for all of them."] = 5.0
+    interval: Annotated[
+        float,
+        POSITIVE,
+        "Longest time between two questions for a name; it is asked for again when its records have"
+        " run out (TTL), but no sooner than after a second.",
+    ] = 5.0
 
     @property
     def addresses(self) -> tuple[str, ...]:

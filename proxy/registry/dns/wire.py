@@ -1,6 +1,7 @@
 """Messages of the DNS: bytes of a question, and of an answer → its records. Pure.
 
-RFC 1035 section 4 (messages), 2782 (SRV), 3596 (AAAA). Only what a client needs.
+RFC 1035 section 4 (messages), 2308 (what does not exist), 2782 (SRV), 3596 (AAAA). Only what a
+client needs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Kind(IntEnum):
     """Types of records."""
 
     A = 1
+    SOA = 6
     AAAA = 28
     SRV = 33
 
@@ -48,6 +50,9 @@ class Reply(msgspec.Struct, frozen=True):
     answers: tuple[Record, ...] = ()
     extra: tuple[Record, ...] = ()
     """Addresses that the server gives unasked."""
+    ttl: int | None = None
+    """Seconds for which it holds: as long as each of its records, or as the zone says of what does
+    not exist; None = nothing is said."""
 
 
 _WORDS = {1: "FORMERR", 2: "SERVFAIL", 4: "NOTIMP", 5: "REFUSED"}
@@ -58,11 +63,17 @@ def word(code: int) -> str:
     return _WORDS.get(code, f"error {code}")
 
 
+def is_name(name: str) -> bool:
+    """Whether this can be asked for."""
+    labels = name.rstrip(".").split(".")
+    return name.isascii() and len(name) <= 253 and all(0 < len(label) < 64 for label in labels)
+
+
 def question(number: int, name: str, kind: Kind) -> bytes:
     """A question, with recursion asked for. ValueError for a name that cannot be in the DNS."""
-    labels = name.rstrip(".").encode("ascii").split(b".")
-    if not all(0 < len(label) < 64 for label in labels) or len(name) > 253:
+    if not is_name(name):
         raise ValueError(f"{name!r} is no name of the DNS")
+    labels = name.rstrip(".").encode("ascii").split(b".")
     encoded = b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
     return struct.pack("!6H", number, 0x0100, 1, 0, 0, 0) + encoded + struct.pack("!2H", kind, 1)
 
@@ -83,30 +94,40 @@ def reply(message: bytes) -> Reply:
     return Reply(
         number,
         flags & 0xF,
-        tuple(record for section, record in found if section == 0),
-        tuple(record for section, record in found if section == 2),
+        tuple(record for section, _, record in found if section == 0 and record),
+        tuple(record for section, _, record in found if section == 2 and record),
+        min((ttl for _, ttl, _ in found), default=None),
     )
 
 
-def _records(message: bytes, at: int, counts: tuple[int, ...]) -> Iterator[tuple[int, Record]]:
-    """Section and record of each that is of a known type."""
+def _records(
+    message: bytes, at: int, counts: tuple[int, ...]
+) -> Iterator[tuple[int, int, Record | None]]:
+    """Section of each record, for how long it holds, and itself, of known types; of other types in
+    the answer, and of what says for how long it is that there is none, no more than that."""
     for section, count in enumerate(counts):
         for _ in range(count):
             name, at = _name(message, at)
-            kind, _, _, size = struct.unpack_from("!HHIH", message, at)
+            kind, _, ttl, size = struct.unpack_from("!HHIH", message, at)
+            ttl = ttl if ttl < 2**31 else 0  # RFC 2181 section 8
             at += 10
             if at + size > len(message):
                 raise ValueError("a record is longer than the message")
             if kind == Kind.A:
                 value = str(IPv4Address(message[at : at + size]))
-                yield section, Record(name, Kind.A, value)
+                yield section, ttl, Record(name, Kind.A, value)
             elif kind == Kind.AAAA:
                 value = str(IPv6Address(message[at : at + size]))
-                yield section, Record(name, Kind.AAAA, value)
+                yield section, ttl, Record(name, Kind.AAAA, value)
             elif kind == Kind.SRV:
                 priority, weight, port = struct.unpack_from("!3H", message, at)
                 target, _ = _name(message, at + 6)
-                yield section, Record(name, Kind.SRV, target, priority, weight, port)
+                yield section, ttl, Record(name, Kind.SRV, target, priority, weight, port)
+            elif kind == Kind.SOA and section == 1:
+                (minimum,) = struct.unpack_from("!I", message, at + size - 4)
+                yield section, min(ttl, minimum), None
+            elif section == 0:
+                yield section, ttl, None
             at += size
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Final, TypeVar
+from functools import partial
+from typing import Final
 
 import msgspec
 
-from proxy.registry.base import RegistryError
+from proxy.membership import Instance
+from proxy.registry import base
 from proxy.registry.docker.options import Options
+from proxy.registry.records import Unreadable, read_below
 
-T = TypeVar("T")
+decode = partial(base.decode, "Docker")
 
 LABEL: Final = "fairlead.service"
 """Label that makes a container an instance, and names the service."""
@@ -28,7 +31,7 @@ class Network(msgspec.Struct, frozen=True, rename="pascal"):
 
 
 class Networks(msgspec.Struct, frozen=True, rename="pascal"):
-    networks: dict[str, Network] | None = None
+    networks: dict[str, Network | None] | None = None
 
 
 class Port(msgspec.Struct, frozen=True, rename="pascal"):
@@ -45,7 +48,7 @@ class Container(msgspec.Struct, frozen=True, rename="pascal"):
     state: str = "running"
     status: str = ""
     ports: tuple[Port, ...] | None = None
-    network_settings: Networks = Networks()
+    network_settings: Networks | None = None
 
     @property
     def name(self) -> str:
@@ -63,18 +66,24 @@ class Event(msgspec.Struct, frozen=True, rename="pascal"):
     action: str = ""
     actor: Actor = Actor()
 
-
-def decode(body: bytes, kind: type[T]) -> T:
-    """RegistryError for anything but an answer of that kind."""
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise RegistryError(f"not an answer of Docker: {error}: {body[:60]!r}") from None
+    @property
+    def changes(self) -> bool:
+        """Whether there may be another list after it. Commands in a container change nothing, and
+        each health check is one, of which three events tell."""
+        return not self.action.startswith("exec_")
 
 
 def key(one: Container) -> bytes:
     """Service and name. A name is unique in a daemon, and that of a container made anew."""
     return f"{(one.labels or {})[LABEL]}/{one.name}".encode()
+
+
+def read(key: bytes, value: bytes) -> tuple[Instance, str]:
+    """The instance of a record, and what was odd about it; Unreadable."""
+    service, _, _ = key.decode().rpartition("/")
+    if not service or "/" in service:
+        raise Unreadable(f"label {LABEL} {service[:60]!r} is no name of a service")
+    return read_below(key, value)
 
 
 def record(one: Container, options: Options) -> bytes:
@@ -104,7 +113,7 @@ def _port(one: Container) -> int | str:
 
 def _address(one: Container, network: str) -> str:
     """Address in the network with this name, or in the only one."""
-    known = one.network_settings.networks or {}
+    known = (one.network_settings and one.network_settings.networks) or {}
     if set(known) == {"host"}:
         return "127.0.0.1"
     chosen = known.get(network) or (next(iter(known.values())) if len(known) == 1 else None)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path as FilePath
-from typing import Annotated, ClassVar, Final, Self
-
-import msgspec
+from typing import Annotated, ClassVar, Final
 
 from proxy.settings.addresses import parse_endpoint
-from proxy.settings.complaints import Report
-from proxy.settings.declare import Distinct, Given, Off
+from proxy.settings.declare import Distinct
 from proxy.settings.read import TEXT, Read, parse_text
-from proxy.settings.registry import RegistryOptions, RegistryTls, checked_tls
+from proxy.settings.registry import RegistryOptions, Tls
 
 
 def _parse_daemon(text: str) -> str:
@@ -42,18 +38,9 @@ class Options(RegistryOptions, frozen=True, kw_only=True):
     network: Annotated[
         str, TEXT, "Network whose addresses are used of containers in several ones."
     ] = ""
-    tls: Annotated[
-        RegistryTls | None,
-        Off(),
-        "Settings for `https://` endpoints. Host names are always checked.",
-    ] = None
+    tls: Tls = None
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """See `RegistryOptions`."""
         return self.endpoints
-
-    def checked(self, given: Given, directory: FilePath, report: Report) -> Self:
-        """See `RegistryOptions`."""
-        tls = self.tls and checked_tls(self.tls, given.at("tls"), directory, report)
-        return msgspec.structs.replace(self, tls=tls)

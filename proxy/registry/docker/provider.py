@@ -7,15 +7,11 @@ that is asked again and again (`belief.py`): the daemon may have been another on
 from __future__ import annotations
 
 import asyncio
-import random
-import time
-from collections.abc import Callable
 from contextlib import aclosing
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Unpack
 
 import msgspec
 
-from proxy.membership import Instance
 from proxy.registry.belief import Answer
 from proxy.registry.docker.containers import (
     ENDS,
@@ -24,16 +20,15 @@ from proxy.registry.docker.containers import (
     Event,
     decode,
     key,
+    read,
     record,
 )
 from proxy.registry.docker.options import Options
-from proxy.registry.followed import Timing, first_to_end
+from proxy.registry.followed import Means, first_to_end
 from proxy.registry.polled import Polled, aside
-from proxy.registry.records import read
+from proxy.registry.records import service_of
 from proxy.registry.rest import RestEndpoint
-from proxy.registry.roster import Roster
-
-TIMING: Final = Timing()
+from proxy.registry.roster import Roster, single
 
 _LISTED: Final = msgspec.json.encode({"label": [LABEL]}).decode()
 _TOLD: Final = msgspec.json.encode({"label": [LABEL], "type": ["container"]}).decode()
@@ -44,24 +39,17 @@ class DockerProvider(Polled[RestEndpoint]):
 
     name: ClassVar[str] = "docker"
 
-    def __init__(
-        self,
-        options: Options,
-        *,
-        timing: Timing = TIMING,
-        rng: random.Random | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, options: Options, **means: Unpack[Means]) -> None:
         super().__init__(
             [RestEndpoint(url, tls=options.tls) for url in options.endpoints],
-            Roster(_read, _service_of),
-            timing=timing,
-            rng=rng,
-            clock=clock,
+            Roster(single(read), service_of),
+            **means,
         )
         self._options = options
         self._told = asyncio.Event()
         """Set when something has happened."""
+        self._ended: frozenset[bytes] = frozenset()  # ≤ events between two lists
+        """Keys of containers that were said to have ended since the last list was asked for."""
         self._one_by_one = asyncio.Lock()
 
     async def _session(self, daemon: RestEndpoint) -> None:
@@ -73,17 +61,16 @@ class DockerProvider(Polled[RestEndpoint]):
             lines = daemon.lines("/events", {"filters": _TOLD}, timeout=None)
             async with aclosing(lines):
                 async for line in lines:
-                    if line.strip():
-                        self._happened(decode(line, Event))
+                    if line.strip() and (event := decode(line, Event)).changes:
+                        self._happened(event)
             await asyncio.sleep(self._timing.probe)
 
     def _happened(self, event: Event) -> None:
-        """Forget a container that is said to have ended, so that nobody misses it."""
+        """Take note of a container that is said to have ended, so that nobody misses it."""
         attributes = event.actor.attributes
         gone = f"{attributes.get(LABEL)}/{attributes.get('name')}".encode()
-        if event.action in ENDS and self._answer is not None:
-            records = {key: one for key, one in self._answer.records.items() if key != gone}
-            self._answer = msgspec.structs.replace(self._answer, records=records)
+        if event.action in ENDS:
+            self._ended |= {gone}
         self._told.set()
 
     async def _settle(self, daemon: RestEndpoint) -> None:
@@ -99,25 +86,24 @@ class DockerProvider(Polled[RestEndpoint]):
             await super()._confirm(daemon)
 
     async def _poll(self, daemon: RestEndpoint) -> Answer:
+        # A list that is under way may be from before an end that is told meanwhile.
+        ended, self._ended = self._ended, frozenset()
+        try:
+            records = await self._ask(daemon)
+        except BaseException:
+            self._ended |= ended
+            raise
+        return Answer(records=records, left=ended - records.keys())
+
+    async def _ask(self, daemon: RestEndpoint) -> dict[bytes, bytes]:
+        """See `Followed`: the records of all containers."""
         answer = await daemon.get(
             "/containers/json", {"filters": _LISTED}, timeout=self._timing.probe_limit
         )
 
         def read_all() -> dict[bytes, bytes]:
             found = decode(answer.body, tuple[Container, ...])
-            return {
-                key(one): record(one, self._options)
-                for one in found
-                if (one.labels or {}).get(LABEL, "/").count("/") == 0
-            }
+            labelled = (one for one in found if LABEL in (one.labels or {}))
+            return {key(one): record(one, self._options) for one in labelled}
 
-        return Answer(records=await aside(read_all))
-
-
-def _service_of(key: bytes) -> str:
-    return key.decode().partition("/")[0]
-
-
-def _read(key: bytes, value: bytes) -> tuple[Instance, str]:
-    service, _, instance = key.decode().partition("/")
-    return read(service, instance, value)
+        return await aside(read_all)

@@ -12,6 +12,7 @@ import msgspec
 from proxy.registry.base import RegistryError
 from proxy.registry.eureka.options import Options
 from proxy.registry.own import metadata_of, own_of
+from proxy.registry.records import parsed
 
 DELETED: Final = "DELETED"
 
@@ -67,12 +68,12 @@ def changed(known: Known, body: bytes, options: Options) -> Known:
 def _instances(body: bytes) -> tuple[str, list[dict[str, Any]]]:
     """Hash and instances of an answer, of whichever codec of Eureka."""
     try:
-        applications = msgspec.json.decode(body)["applications"]
+        applications = parsed(body.decode())["applications"]
         stated = applications["apps__hashcode"]
         found = [
             one for each in _list(applications, "application") for one in _list(each, "instance")
         ]
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise RegistryError(
             f"not an answer of Eureka: {type(error).__name__}: {error}: {body[:60]!r}"
         ) from None

@@ -15,7 +15,7 @@ import msgspec
 
 from proxy import files
 from proxy.registry.base import RegistryError
-from proxy.registry.lists import NoList, complaint, records
+from proxy.registry.lists import NoList, complaint, decoded, records
 from proxy.settings import yaml_lines
 from proxy.settings.tree import Scalar
 
@@ -33,7 +33,7 @@ class Seen(msgspec.Struct, frozen=True):
     """One file."""
 
     stamp: Stamp
-    """When it was written, as the file system tells it, at the last look."""
+    """When it was written, as the file system tells it, at the last look; () = it is not there."""
     read: Stamp | None = None
     """The same, when it was last read."""
     records: Mapping[bytes, bytes] = {}
@@ -63,7 +63,7 @@ def look(path: str, before: Mapping[str, Seen]) -> dict[str, Seen]:
     problems = [seen.problem for seen in found.values() if seen.problem]
     if problems and not any(seen.good for seen in found.values()):
         raise RegistryError(f"{path} {problems[0]}")  # So there is nothing to be told yet.
-    if before and not found:
+    if before and not any(seen.stamp for seen in found.values()):
         # As a mount that is gone leaves it. An empty list in a file says it on purpose.
         kinds = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
         raise RegistryError(f"{path} has none of {kinds} any more")
@@ -94,13 +94,19 @@ def _names(directory: str) -> list[str]:
 
 
 def _seen(name: str, before: Seen | None) -> Seen:
-    found = os.stat(name)
-    stamp = (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
+    gone = ""
+    try:
+        found = os.stat(name)
+        stamp: Stamp = (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
+    except OSError as error:  # A link that leads nowhere is no matter of the others.
+        stamp, gone = (), f"cannot be read: {error.strerror}"
     if before is None:
         return Seen(stamp)
     if stamp != before.stamp or before.settled:
         return msgspec.structs.replace(before, stamp=stamp)
     try:
+        if gone:
+            raise NoList(gone)
         content = records(_document(name), place=f"{os.path.basename(name)}: ")
     except NoList as problem:
         kept = "; what it held before is used" if before.good else ""
@@ -122,9 +128,9 @@ def _document(name: str) -> object:
         raise NoList("is empty, as one that is being written; none at all is {} or []")
     try:
         if name.endswith(".json"):
-            return msgspec.json.decode(content)
+            return decoded(content)
         text = content.decode("utf-8-sig")
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise NoList(f"is not JSON in UTF-8: {error}") from None
     document = yaml_lines.read(text, {})
     for problem in document.problems:

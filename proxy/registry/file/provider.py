@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar, TypeVar, Unpack
 
 import structlog
 
@@ -18,11 +16,11 @@ from proxy.registry.belief import Answer
 from proxy.registry.file.look import Seen, joined, look
 from proxy.registry.file.notify import Notify
 from proxy.registry.file.options import Options
-from proxy.registry.followed import Timing
+from proxy.registry.followed import Means, Timing
 from proxy.registry.lists import read_record
 from proxy.registry.polled import Polled
 from proxy.registry.records import service_of
-from proxy.registry.roster import Roster
+from proxy.registry.roster import Roster, single
 from proxy.threads import in_thread
 from proxy.waiting import set_within
 
@@ -55,20 +53,12 @@ class FileProvider(Polled[Place]):
     name: ClassVar[str] = "file"
     states_all = True
 
-    def __init__(
-        self,
-        options: Options,
-        *,
-        timing: Timing | None = None,
-        rng: random.Random | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, options: Options, **means: Unpack[Means]) -> None:
+        means.setdefault("timing", Timing(probe=options.interval))
         super().__init__(
             [Place(options.path)],
-            Roster(read_record, partial(service_of, prefix=b"")),
-            timing=timing or Timing(probe=options.interval),
-            rng=rng,
-            clock=clock,
+            Roster(single(read_record), service_of),
+            **means,
         )
         self._seen: Mapping[str, Seen] = {}
         self._thread: asyncio.Future[object] | None = None

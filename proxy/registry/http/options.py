@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path as FilePath
 from typing import Annotated, ClassVar, Self
 
-import msgspec
-
 from proxy.settings.addresses import URL
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Distinct, Given
 from proxy.settings.read import POSITIVE, SECRET, TEXT
-from proxy.settings.registry import RemoteOptions, readable_secret
+from proxy.settings.registry import RemoteOptions, TokenFile
 
 
 class Options(RemoteOptions, frozen=True, kw_only=True):
@@ -32,14 +30,10 @@ class Options(RemoteOptions, frozen=True, kw_only=True):
         str, TEXT, "The label that names the service, of groups of targets with labels."
     ] = "service"
     token: Annotated[str, SECRET, "Bearer token to show."] = ""
-    token_file: Annotated[str | None, TEXT, "File with that token, read again when it changes."] = (
-        None
-    )
+    token_file: TokenFile = None
 
     def checked(self, given: Given, directory: FilePath, report: Report) -> Self:
         """See `RegistryOptions`."""
-        checked = super().checked(given, directory, report)
         if (self.token or self.token_file) and self.username and report.sound(given.at("username")):
             report.complain(given.at("username"), "stands beside a token; allowed: one of them")
-        file = readable_secret("token", self, given, directory, report)
-        return msgspec.structs.replace(checked, token_file=file)
+        return super().checked(given, directory, report)

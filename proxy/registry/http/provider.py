@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from hashlib import sha256
-from typing import ClassVar, Final
-
-import msgspec
+from typing import ClassVar, Final, Unpack
 
 from proxy.registry.base import RegistryError
 from proxy.registry.belief import Answer
-from proxy.registry.followed import Timing
+from proxy.registry.followed import Means, Timing
 from proxy.registry.http.options import Options
-from proxy.registry.lists import NoList, read_record, records
-from proxy.registry.polled import Polled
+from proxy.registry.lists import NoList, decoded, read_record, records
+from proxy.registry.polled import Polled, aside
 from proxy.registry.records import service_of
 from proxy.registry.rest import Answer as Response
 from proxy.registry.rest import Answered, RestEndpoint, Secret, basic
-from proxy.registry.roster import Roster
+from proxy.registry.roster import Roster, single
 
 CALL_LIMIT: Final = 5.0
 """Seconds for an answer: lists are often made when they are asked for."""
@@ -68,11 +63,10 @@ class Server(RestEndpoint):
         self._tag, self._digest = "", b""
 
     def _shown(self) -> Mapping[str, str]:
-        token = self._token()
         return {
             "Accept": "application/json",
             **({"If-None-Match": self._tag} if self._tag else {}),
-            **({"Authorization": f"Bearer {token}"} if token else {}),
+            **self._token.bearer(),
             **basic(self._username, self._password()),
         }
 
@@ -82,20 +76,12 @@ class HttpProvider(Polled[Server]):
 
     name: ClassVar[str] = "http"
 
-    def __init__(
-        self,
-        options: Options,
-        *,
-        timing: Timing | None = None,
-        rng: random.Random | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, options: Options, **means: Unpack[Means]) -> None:
+        means.setdefault("timing", Timing(probe=options.interval, hold=HOLD))
         super().__init__(
             [Server(url, options) for url in options.endpoints],
-            Roster(read_record, partial(service_of, prefix=b"")),
-            timing=timing or Timing(probe=options.interval, hold=HOLD),
-            rng=rng,
-            clock=clock,
+            Roster(single(read_record), service_of),
+            **means,
         )
         self._label = options.service_label
 
@@ -105,8 +91,8 @@ class HttpProvider(Polled[Server]):
         if body is None:
             return None
         try:
-            found = records(msgspec.json.decode(body), self._label)
-        except (NoList, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            found = await aside(lambda: records(decoded(body), self._label))
+        except (NoList, ValueError, RecursionError) as error:
             connection.forget()
             raise RegistryError(f"not a list of instances: {error}: {body[:60]!r}") from None
         return Answer(records=found, source=connection.url)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path as FilePath
-from typing import Annotated, ClassVar, Final, Self
+from typing import Annotated, ClassVar, Final
 
 import msgspec
 
 from proxy.settings.addresses import ENDPOINT
-from proxy.settings.complaints import Report
-from proxy.settings.declare import Distinct, Given, Off
+from proxy.settings.declare import Distinct
 from proxy.settings.read import SECRET, TEXT, choice
-from proxy.settings.registry import RegistryOptions, RegistryTls, checked_tls, readable_secret
+from proxy.settings.registry import RegistryOptions, RegistryTls, Tls, TokenFile
 
 _ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 """Where a pod finds the token of its account and the cluster's authority."""
@@ -31,14 +29,8 @@ class Options(RegistryOptions, frozen=True, kw_only=True):
         " in, with the token and the authority that pods are given.",
     ] = ()
     token: Annotated[str, SECRET, "Bearer token of an account."] = ""
-    token_file: Annotated[str | None, TEXT, "File with that token, read again when it changes."] = (
-        None
-    )
-    tls: Annotated[
-        RegistryTls | None,
-        Off(),
-        "Settings for `https://` endpoints. Host names are always checked.",
-    ] = None
+    token_file: TokenFile = None
+    tls: Tls = None
     namespace: Annotated[str, TEXT, "Namespace whose services are followed."] = "default"
     port: Annotated[str, TEXT, "Name of the port that is used of services with several ones."] = (
         "http"
@@ -68,9 +60,3 @@ class Options(RegistryOptions, frozen=True, kw_only=True):
         token_file = self.token_file or (None if self.token else f"{_ACCOUNT}/token")
         tls = self.tls or RegistryTls(ca=f"{_ACCOUNT}/ca.crt")
         return msgspec.structs.replace(self, token_file=token_file, tls=tls)
-
-    def checked(self, given: Given, directory: FilePath, report: Report) -> Self:
-        """See `RegistryOptions`."""
-        file = readable_secret("token", self, given, directory, report)
-        tls = self.tls and checked_tls(self.tls, given.at("tls"), directory, report)
-        return msgspec.structs.replace(self, token_file=file, tls=tls)

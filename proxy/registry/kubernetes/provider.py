@@ -7,24 +7,21 @@ is followed by a list, which is applied as a difference.
 from __future__ import annotations
 
 import asyncio
-import random
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Hashable
 from contextlib import aclosing
 from functools import partial
-from typing import ClassVar, Final
+from operator import itemgetter
+from typing import ClassVar, Final, Unpack
 from urllib.parse import quote
 
 from proxy.membership import Instance
 from proxy.registry.base import RegistryError
-from proxy.registry.followed import Followed, Resync, Timing, first_to_end
+from proxy.registry.followed import Followed, Means, Resync, first_to_end
 from proxy.registry.kubernetes.options import Options
 from proxy.registry.kubernetes.slices import Frame, Page, Slice, Status, decode, records, version
-from proxy.registry.records import read
+from proxy.registry.records import read, service_of
 from proxy.registry.rest import Answered, RestEndpoint, Secret
-from proxy.registry.roster import Entry, Roster
-
-TIMING: Final = Timing()
+from proxy.registry.roster import Entry, Roster, differences, single
 
 CALL_LIMIT: Final = 10.0
 """Seconds for a page; an API server gives up on etcd after less."""
@@ -32,6 +29,10 @@ PAGE: Final = 250
 """Slices of a page, of a hundred endpoints at most each."""
 WATCH: Final = 300
 """Seconds after which the API server ends a watch, so that watches spread over its replicas."""
+
+SHORT: Final = 1.0
+"""Seconds that a watch lasts at least, or else brings something. One that does not was ended by
+something in front of the API server, which would be asked without end."""
 
 _GONE: Final = 410
 
@@ -41,27 +42,13 @@ class KubernetesProvider(Followed[RestEndpoint]):
 
     name: ClassVar[str] = "kubernetes"
 
-    def __init__(
-        self,
-        options: Options,
-        *,
-        timing: Timing = TIMING,
-        rng: random.Random | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, options: Options, **means: Unpack[Means]) -> None:
         self._options = options = options.in_place()
-        token = Secret(options.token, options.token_file)
-
-        def shown() -> Mapping[str, str]:
-            known = token()
-            return {"Authorization": f"Bearer {known}"} if known else {}
-
+        shown = Secret(options.token, options.token_file).bearer
         super().__init__(
             [RestEndpoint(url, tls=options.tls, fields=shown) for url in options.addresses],
-            Roster(_read, _service_of),
-            timing=timing,
-            rng=rng,
-            clock=clock,
+            Roster(single(_read), service_of),
+            **means,
         )
         namespace = quote(options.namespace, safe="")
         self._path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
@@ -80,15 +67,17 @@ class KubernetesProvider(Followed[RestEndpoint]):
         await first_to_end(self._follow(server), self._supervise(server))
 
     async def _list(self, server: RestEndpoint, reason: str) -> None:
-        entries: dict[bytes, Entry] = {}
+        found: list[tuple[int, dict[bytes, Entry]]] = []
         at, revision = "", 0
         async for page in self._pages(server):
             at, revision = page.metadata.resource_version, version(page.metadata)
             for one in page.items or ():
-                entries.update(self._entries(one))
+                found.append((version(one.metadata), self._entries(one)))
             await asyncio.sleep(0)
         replaced = reason == "reconcile" or 0 < revision < self._roster.revision
         self._at = at
+        found.sort(key=itemgetter(0))  # Of an endpoint in two slices the newer one counts.
+        entries = {key: entry for _, each in found for key, entry in each.items()}
         adopt = partial(self._roster.replace, entries, revision, retain=replaced)
         self._listed(server, reason, adopt)
 
@@ -116,17 +105,20 @@ class KubernetesProvider(Followed[RestEndpoint]):
                 "resourceVersion": self._at,
                 "timeoutSeconds": str(WATCH),
             }
+            began, told = self._clock(), False
             try:
                 lines = server.lines(self._path, query, timeout=WATCH + CALL_LIMIT)
                 async with aclosing(lines):
                     async for line in lines:
+                        told = True
                         self._heard()
                         self._apply(decode(line, Frame))
             except Answered as error:
                 if error.status == _GONE:
                     raise Resync("gone", str(error)) from None
                 raise
-            await asyncio.sleep(self._timing.coalesce)
+            short = not told and self._clock() - began < SHORT
+            await asyncio.sleep(SHORT if short else self._timing.coalesce)
 
     def _apply(self, frame: Frame) -> None:
         if frame.type == "ERROR":
@@ -170,21 +162,12 @@ class KubernetesProvider(Followed[RestEndpoint]):
         if 0 < newest < known:
             raise Resync("store_went_back", f"from version {known} to {newest}")
 
-    async def _compare(self, server: RestEndpoint) -> set[tuple[bytes, bytes | None]]:
+    async def _compare(self, server: RestEndpoint) -> frozenset[tuple[bytes, Hashable]]:
         held: dict[bytes, bytes] = {}
         async for page in self._pages(server):
             for one in page.items or ():
                 held.update(records(one, self._options))
-        known = self._roster.entries
-        return {
-            (key, value)
-            for key, value in held.items()
-            if key not in known or known[key].value != value
-        } | {(key, None) for key in known if key not in held}
-
-
-def _service_of(key: bytes) -> str:
-    return key.decode().partition("/")[0]
+        return differences(held, {key: one.value for key, one in self._roster.entries.items()})
 
 
 def _read(key: bytes, value: bytes) -> tuple[Instance, str]:

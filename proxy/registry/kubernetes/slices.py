@@ -7,14 +7,15 @@ newer of the two counts (`Roster.membership`). A record has the form of ours (`r
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, TypeVar
+from functools import partial
+from typing import Final
 
 import msgspec
 
-from proxy.registry.base import RegistryError
+from proxy.registry import base
 from proxy.registry.kubernetes.options import Options
 
-T = TypeVar("T")
+decode = partial(base.decode, "Kubernetes")
 
 _SERVICE: Final = "kubernetes.io/service-name"
 """Label of a slice with the service it is of."""
@@ -31,7 +32,7 @@ class Meta(msgspec.Struct, frozen=True, rename="camel"):
     """`metadata` of an object or a list."""
 
     name: str = ""
-    labels: dict[str, str] = {}
+    labels: dict[str, str] | None = None
     resource_version: str = ""
     continue_: str = msgspec.field(default="", name="continue")
 
@@ -50,7 +51,7 @@ class Target(msgspec.Struct, frozen=True):
 
 class Endpoint(msgspec.Struct, frozen=True, rename="camel"):
     addresses: tuple[str, ...] = ()
-    conditions: Conditions = Conditions()
+    conditions: Conditions | None = None
     target_ref: Target | None = None
     zone: str | None = None
     node_name: str | None = None
@@ -74,7 +75,7 @@ class Slice(msgspec.Struct, frozen=True, rename="camel"):
     @property
     def service(self) -> str:
         """Name of the service; "" = it is of none."""
-        return self.metadata.labels.get(_SERVICE, "")
+        return (self.metadata.labels or {}).get(_SERVICE, "")
 
     @property
     def prefix(self) -> bytes:
@@ -101,15 +102,6 @@ class Status(msgspec.Struct, frozen=True):
 
     code: int = 0
     message: str = ""
-
-
-def decode(body: bytes | msgspec.Raw, kind: type[T]) -> T:
-    """RegistryError for anything but an answer of that kind."""
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        shown = bytes(body)[:60]
-        raise RegistryError(f"not an answer of Kubernetes: {error}: {shown!r}") from None
 
 
 def version(metadata: Meta) -> int:
@@ -140,7 +132,7 @@ def records(one: Slice, options: Options) -> Iterator[tuple[bytes, bytes]]:
             "address": address,
             "port": number,
             "metadata": metadata,
-            "health": _health(endpoint.conditions),
+            "health": _health(endpoint.conditions or Conditions()),
         }
         yield one.prefix + id_.encode(), msgspec.json.encode(record)
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
-from proxy.registry.base import RegistryError
+from proxy.registry.base import BadReply
 from proxy.registry.own import metadata_of, own_of, word_of
+from proxy.registry.records import parsed
 
 
 class Hosts(msgspec.Struct, frozen=True):
@@ -41,7 +42,7 @@ def hosts(body: bytes) -> Hosts:
     """The answer of either API, v1 or v3."""
     document = _object(body)
     if "code" in document and document["code"] not in (0, 200):
-        raise RegistryError(f"code {document['code']}: {document.get('message')}")
+        raise BadReply(f"code {document['code']}: {document.get('message')}")
     return _hosts(document, document.get("hosts", document.get("data")), body)
 
 
@@ -72,7 +73,7 @@ def done(body: bytes) -> None:
     """The answer to a change: a word of v1, or the code of v3. RegistryError for one that was not
     done."""
     if body.startswith(b"{") and (document := _object(body)).get("code") not in (0, 200):
-        raise RegistryError(f"code {document.get('code')}: {document.get('message')}")
+        raise BadReply(f"code {document.get('code')}: {document.get('message')}")
 
 
 def token(body: bytes) -> Token:
@@ -134,18 +135,20 @@ def _health(one: Mapping[str, Any]) -> str:
 
 
 def _number(given: Any) -> float:
-    return float(given) if isinstance(given, int | float) else 1.0
+    """A weight: at most 10,000, as Nacos has it."""
+    known = isinstance(given, int | float) and given == given
+    return max(0, min(given, 10_000)) if known else 1.0
 
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        document = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        document = parsed(body.decode())
+    except (ValueError, RecursionError) as error:
         raise _other(body, str(error)) from None
     if not isinstance(document, dict):
         raise _other(body, "no object")
     return document
 
 
-def _other(body: bytes, why: str) -> RegistryError:
-    return RegistryError(f"not an answer of Nacos: {why}: {body[:60]!r}")
+def _other(body: bytes, why: str) -> BadReply:
+    return BadReply(f"not an answer of Nacos: {why}: {body[:60]!r}")

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import random
-import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from functools import partial
-from typing import ClassVar, Final
-from zlib import crc32
+from typing import ClassVar, Final, Unpack
 
 import structlog
 
-from proxy.membership import Departure, Instance
 from proxy.registry.base import RegistryError
 from proxy.registry.belief import Answer
-from proxy.registry.followed import Resync, Timing, first_to_end
+from proxy.registry.followed import Means, Resync, Timing, first_to_end
 from proxy.registry.grpc import Leaving
 from proxy.registry.nacos.answers import Hosts, records
 from proxy.registry.nacos.member import Member
 from proxy.registry.nacos.options import Options
 from proxy.registry.nacos.push import Push, Starting
 from proxy.registry.polled import Polled, aside
-from proxy.registry.records import read, service_of, split_key
-from proxy.registry.roster import Roster
+from proxy.registry.records import read_below, service_of
+from proxy.registry.roster import Roster, differences, single
 from proxy.waiting import together
 
 log = structlog.get_logger()
@@ -44,22 +40,15 @@ class NacosProvider(Polled[Member]):
     """Owns the members of one cluster of Nacos."""
 
     name: ClassVar[str] = "nacos"
+    leased = True
     empty_start = 15.0
 
-    def __init__(
-        self,
-        options: Options,
-        *,
-        timing: Timing | None = None,
-        rng: random.Random | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, options: Options, **means: Unpack[Means]) -> None:
+        means.setdefault("timing", Timing(probe=options.interval, hold=HOLD, reconcile=ALL))
         super().__init__(
             [Member(url, options) for url in options.endpoints],
-            Roster(_read, partial(service_of, prefix=b"")),
-            timing=timing or Timing(probe=options.interval, hold=HOLD, reconcile=ALL),
-            rng=rng,
-            clock=clock,
+            Roster(single(read_below), service_of),
+            **means,
         )
         self._options = options
         self._services = options.services
@@ -69,14 +58,6 @@ class NacosProvider(Polled[Member]):
         """Held while an answer is under way: changes that are told meanwhile are newer."""
         self._polled_for = ""
         """Why the member of the last session told nothing."""
-
-    async def expired(self, departure: Departure) -> bool | None:
-        """Never known: an instance that is deregistered and one that does not beat go alike."""
-        return None
-
-    def _lease(self, key: bytes) -> int:
-        """See `Polled`: each instance has a lease of its own."""
-        return crc32(key) or 1
 
     # ----------------------------------------------------------------------- one session
 
@@ -166,8 +147,7 @@ class NacosProvider(Polled[Member]):
             lists = await self._lists(self._push, self._push.subscribed)
             found = (await self._answer_of(connection, lists)).records
             known = self._before
-        keys = found.keys() | known.keys()
-        return frozenset((key, found.get(key)) for key in keys if found.get(key) != known.get(key))
+        return differences(found, known)
 
     async def _lists(self, source: Push | Member, names: Iterable[str]) -> dict[str, Hosts]:
         asked = sorted(names)
@@ -203,7 +183,3 @@ class NacosProvider(Polled[Member]):
                 raise
             await push.close()
             return None
-
-
-def _read(key: bytes, value: bytes) -> tuple[Instance, str]:
-    return read(*split_key(key, b""), value)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import proxy
-from proxy.registry.base import Refused, RegistryError
+from proxy.registry.base import BadReply, Refused, RegistryError
 from proxy.registry.grpc import GrpcLink, Leaving
 from proxy.registry.nacos import answers, wire
 from proxy.registry.nacos.answers import Hosts
@@ -38,7 +38,7 @@ _REPLIES: Final = {
 """Questions of a member, and the kind of the answer."""
 
 
-class _Failed(RegistryError):
+class _Failed(BadReply):
     """An answer that says that it is none."""
 
     def __init__(self, code: int, words: str) -> None:

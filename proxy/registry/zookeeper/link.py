@@ -11,8 +11,9 @@ from proxy.registry.base import RegistryError
 from proxy.registry.named import MemberNames
 from proxy.registry.rest import DIAL_LIMIT, Secret, tls_context
 from proxy.registry.zookeeper import wire
+from proxy.registry.zookeeper.options import Options
 from proxy.registry.zookeeper.wire import Op, Reader
-from proxy.settings.registry import RegistryTls
+from proxy.waiting import ended
 
 T = TypeVar("T")
 
@@ -35,17 +36,9 @@ class Link:
     nothing. Built while the server is down, and outside an event loop. Calls raise RegistryError
     only."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        timeout: float,
-        tls: RegistryTls | None = None,
-        username: str = "",
-        password: Secret | None = None,
-    ) -> None:
+    def __init__(self, url: str, options: Options, *, timeout: float) -> None:
         """`url`: `host:port`, a scheme in front of it does not matter; `timeout`: of the session,
-        in seconds; `username`: of scheme `digest`."""
+        in seconds."""
         self.url = url
         self.zxid = 0
         """The newest that this server has told."""
@@ -53,9 +46,9 @@ class Link:
         """The session; of no connection when its timeout is 0."""
         self.on_event: Callable[[wire.Event], None] = lambda event: None
         self.session_timeout = timeout
-        self._tls = tls
-        self._username = username
-        self._password = password
+        self._tls = options.tls
+        self._username = options.username
+        self._password = Secret(options.password, options.password_file)
         self._names = MemberNames()
         self._writer: asyncio.StreamWriter | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -100,8 +93,7 @@ class Link:
         self.zxid = 0
         self._reader = asyncio.create_task(self._read(reader))
         if self._username:
-            secret = self._password() if self._password is not None else ""
-            body = wire.auth("digest", f"{self._username}:{secret}")
+            body = wire.auth("digest", f"{self._username}:{self._password()}")
             await self._answer(self._send_aside(Op.AUTH, body, wire.AUTH), CALL_LIMIT)
 
     async def disconnect(self) -> None:
@@ -111,9 +103,7 @@ class Link:
         self.accepted = self.accepted._replace(timeout=0)
         if writer is not None:
             writer.transport.abort()  # First: whoever waits below may be cancelled.
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await ended(task)
 
     async def close_session(self) -> None:
         """End the session, and with it all its nodes."""

@@ -16,17 +16,14 @@ list, which is applied as a difference.
 from __future__ import annotations
 
 import asyncio
-import random
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Unpack
 
 from proxy.membership import Departure
 from proxy.registry.base import RegistryError
-from proxy.registry.followed import Followed, Resync, Timing, first_to_end
+from proxy.registry.followed import Followed, Means, Resync, Timing, first_to_end
 from proxy.registry.formats.layout import is_record, read_any, service_at
-from proxy.registry.rest import Secret
 from proxy.registry.roster import Entry, Roster
 from proxy.registry.zookeeper import wire
 from proxy.registry.zookeeper.link import Link, TurnedAway
@@ -53,21 +50,9 @@ class ZooKeeperProvider(Followed[Link]):
 
     name: ClassVar[str] = "zookeeper"
 
-    def __init__(
-        self,
-        options: Options,
-        *,
-        timing: Timing = TIMING,
-        rng: random.Random | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._link = partial(
-            Link,
-            timeout=options.session_timeout,
-            tls=options.tls,
-            username=options.username,
-            password=Secret(options.password, options.password_file),
-        )
+    def __init__(self, options: Options, **means: Unpack[Means]) -> None:
+        means.setdefault("timing", TIMING)
+        self._link = partial(Link, options=options, timeout=options.session_timeout)
         self._prefix = options.prefix
         prefix = f"{options.prefix}/".encode()
         roster = Roster(
@@ -75,7 +60,7 @@ class ZooKeeperProvider(Followed[Link]):
             partial(service_at, prefix=prefix, form=options.format),
         )
         links = [self._link(url) for url in options.endpoints]
-        super().__init__(links, roster, timing=timing, rng=rng, clock=clock)
+        super().__init__(links, roster, **means)
         self._dirty: dict[str, int] = {}  # ≤ nodes that change until they are read
         """Paths of instances to read, each with the zxid of its last change, 0 = not known."""
         self._mentioned = asyncio.Event()
@@ -251,14 +236,9 @@ class ZooKeeperProvider(Followed[Link]):
         self._check(await self._top_of(link), link)
         self._roster.revision = max(self._roster.revision, link.zxid)
 
-    async def _compare(self, link: Link) -> set[tuple[bytes, int]]:
+    async def _compare(self, link: Link) -> frozenset[tuple[bytes, Hashable]]:
         found = await self._read_all(link)
-        known = self._roster.entries
-        return {
-            (key, entry.revision)
-            for key, entry in found.items()
-            if key not in known or not known[key].states(entry.value, entry.revision, entry.lease)
-        } | {(key, 0) for key in known if key not in found}
+        return self._roster.unlike(found)
 
 
 def _slices(paths: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -12,7 +12,7 @@ from enum import IntEnum
 from struct import Struct, error, pack
 from typing import NamedTuple
 
-from proxy.registry.base import LeaseLost, Refused, RegistryError
+from proxy.registry.base import BadReply, LeaseLost, Refused, RegistryError
 
 MAX_FRAME = 16 * 2**20
 """Bytes of a frame. Servers refuse more than 1 MiB from clients (`jute.maxbuffer`); a list of
@@ -74,7 +74,7 @@ _WORDS = {
 }
 
 
-class Failed(RegistryError):
+class Failed(BadReply):
     """A reply that says no; `code` is ZooKeeper's."""
 
     def __init__(self, code: int, what: str) -> None:

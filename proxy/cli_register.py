@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import structs
 
-from proxy.cli_config import DEFAULT_FILE, load_or_complain
+from proxy.cli_config import DEFAULT_FILE, load_or_complain, named
 
 if TYPE_CHECKING:
     from proxy.register.sidecar import SidecarSettings
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def split_if_first() -> None:
-    """Before anything is loaded: a process that stays behind stays small."""
+    """Before anything is loaded or opened: a process that stays behind stays small."""
     from proxy import init
 
     code = init.split_if_first()
@@ -75,7 +75,7 @@ _REGISTERING = (
         "--check",
         metavar="CHECK",
         help="http://HOST:PORT/PATH, tcp://HOST:PORT or exec:COMMAND. Served only while it is good;"
-        " without one, at once.",
+        " without one, at once, and by a side-car of the mesh when the port accepts.",
     ),
     click.option("--interval", type=DURATION, default=5.0, show_default="5s", help="Of the check."),
     click.option("--timeout", type=DURATION, default=1.0, show_default="1s", help="Of the check."),
@@ -108,13 +108,14 @@ _REGISTERING = (
         "--config",
         "file",
         metavar="FILE",
-        help="Take etcd from this file's registry section  [default: proxy.yaml, if there is one].",
+        help="Take etcd from this file's registry section, and for a side-car of the mesh what it"
+        " says of services  [default: proxy.yaml, if there is one].",
     ),
     click.option(
         "--registry",
         metavar="URL",
-        help="consul://HOST:PORT, etcd://…, zookeeper://HOST:PORT,HOST:PORT/PREFIX; instead of a"
-        " file's.",
+        help="consul://HOST:PORT, consul-kv://…, etcd://…, eureka://…, nacos://…,"
+        " zookeeper://HOST:PORT,HOST:PORT/PREFIX; instead of a file's.",
     ),
     click.option("--endpoints", metavar="URL,…", help="etcd, instead of a file's."),
     click.option(
@@ -242,7 +243,9 @@ def _sidecar(given: dict[str, Any], registry: RegistryOptions, **more: Any) -> S
     metavar="S=BIND",
     help="Where the program finds a service that speaks something else: db=127.0.0.1:5432.",
 )
-@click.option("--to", metavar="S,…", help="Services that it may reach  [default: any].")
+@click.option(
+    "--to", callback=named, metavar="S,…", help="Services that it may reach  [default: any]."
+)
 @click.option(
     "--callers",
     metavar="S,…",
@@ -281,9 +284,9 @@ def sidecar(**given: Any) -> None:
 
 def _beside(given: dict[str, Any]) -> int:
     """Run `sidecar`; the exit code."""
-    from proxy.control.forked import EarlyWorker
+    from proxy.mesh import heap
 
-    early = EarlyWorker.fork()  # Before anything else is loaded, or known.
+    heap.tune()  # Before there are threads.
     from proxy import log
     from proxy.control.openings import StartError
     from proxy.mesh import sidecar as mesh
@@ -299,18 +302,13 @@ def _beside(given: dict[str, Any]) -> int:
             base = Settings(log=log.from_environment({**default, **os.environ}))
         else:
             base = load_or_complain(str(file))
-        given_names = {
-            name: given[name] for name in ("service", "port", "protocol", "trust_domain")
-        }
-        binds = {name: given[name] for name in ("inbound", "outbound", "admin", "identity")}
+        same = ("service", "port", "protocol", "trust_domain", "inbound", "outbound", "admin")
         options = checked(
             MeshOptions(
-                **given_names,
-                **binds,
+                **{name: given[name] for name in (*same, "identity", "renew_from")},
                 tcp=tuple(given["tcp"].items()),
-                to=_names(given["to"]) or (),
+                to=given["to"],
                 callers=_names(given["callers"]),
-                renew_from=given["renew_from"],
                 registry=None if file.exists() and not named else registry,
             )
         )
@@ -325,7 +323,7 @@ def _beside(given: dict[str, Any]) -> int:
             protocol={"h2c": "h2", "grpc": "grpc"}.get(options.protocol, ""),
             metadata={"scheme": "https", **given["meta"]},
         )
-        return mesh.run(settings, base, file if file.exists() else None, options, early)
+        return mesh.run(settings, base, file if file.exists() else None, options)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     except StartError as error:
@@ -344,10 +342,12 @@ def _registry(given: dict[str, Any]) -> RegistryOptions:
 
     from proxy.catalog import REGISTRATION_BACKENDS, registry_options
     from proxy.register.backend import read_key, registry_at
+    from proxy.register.foreign import place_of
+    from proxy.settings.declare import keys_of
     from proxy.settings.registry import RegistryTls
 
     etcd = registry_options("etcd")
-    registry: RegistryOptions = etcd(endpoints=("http://127.0.0.1:2379",))
+    registry: Any = etcd(endpoints=("http://127.0.0.1:2379",))
     file = given["file"]
     secure = bool(given["ca"] or given["cert"] or given["key"])
     if given["registry"] is not None:
@@ -372,9 +372,15 @@ def _registry(given: dict[str, Any]) -> RegistryOptions:
         for name in names
         if given[name] is not None
     }
+    # Who reads another format looks elsewhere, unless a prefix is given.
+    place = place_of(registry.type, changes.get("format", ""))
+    kind: type[RegistryOptions] = type(registry)
+    if place is not None and registry.prefix == keys_of(kind)["prefix"].default:
+        changes.setdefault("prefix", place)
     if secure:
         changes["tls"] = RegistryTls(ca=given["ca"], cert=given["cert"], key=given["key"])
-    return msgspec.structs.replace(registry, **changes)
+    made: RegistryOptions = msgspec.structs.replace(registry, **changes)
+    return made
 
 
 COMMANDS = (register, sidecar)

@@ -1,12 +1,12 @@
 """`RegistrationBackend`: what the keeper of registrations needs of a registry.
 
-| here     | etcd             | ZooKeeper            | Consul, Eureka, Nacos             |
-|----------|------------------|----------------------|-----------------------------------|
-| lease    | lease            | session              | made here, kept in the metadata   |
-| renew    | keep-alive       | ping                 | check passed, renewal, beat, each |
-| owned    | keys of it       | its `ephemeralOwner` | known at the last renewal         |
-| revision | of the last write| version of the node  | hash of what was read             |
-| revoke   | revoke           | close the session    | deregister, cancel, each          |
+| here     | etcd             | ZooKeeper            | Consul's keys | Consul, Eureka, Nacos       |
+|----------|------------------|----------------------|---------------|-----------------------------|
+| lease    | lease            | session              | session       | made here, in the metadata  |
+| renew    | keep-alive       | ping                 | renew         | check passed, renewal, beat |
+| owned    | keys of it       | its `ephemeralOwner` | check-session | known at the last renewal   |
+| revision | of the last write| version of the node  | `ModifyIndex` | hash of what was read       |
+| revoke   | revoke           | close the session    | destroy       | deregister, cancel, each    |
 
 Adding one is a file with a subclass and a line in `REGISTRATION_BACKENDS` of `proxy/catalog.py`;
 the contract tests run over that table.
@@ -102,6 +102,10 @@ class RegistrationBackend(ABC):
     def key(self, name: Name) -> str:
         """The registry's word for `name`, for people."""
 
+    def id_of(self, host: str, address: str, port: int) -> str:
+        """The id of an instance that has none, on the machine `host`: the same after a restart."""
+        return f"{host}-{port}"
+
     @abstractmethod
     async def grant(self, ttl: float) -> Lease:
         """A new lease; the registry may make it longer. One whose answer got lost holds nothing and
@@ -152,7 +156,7 @@ def registry_at(url: str, *, secure: bool = False) -> RegistryOptions:
         "endpoints": tuple(read_key(kind, "endpoints", one) for one in endpoints)
     }
     if path:
-        keys["prefix"] = read_key(kind, "prefix", f"/{path}")
+        keys["prefix"] = read_key(kind, "prefix", kind.root + path)
     return kind(**keys)
 
 

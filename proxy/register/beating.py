@@ -38,6 +38,11 @@ class There(msgspec.Struct, frozen=True):
 class BeatingBackend(RegistrationBackend):
     """Owns the connections to one endpoint of such a registry."""
 
+    def key(self, name: Name) -> str:
+        """See `RegistrationBackend`. At an agent of Consul ids of all services are one
+        name-space."""
+        return f"{name[0]}/{name[1]}"
+
     @abstractmethod
     async def _answers(self) -> None:
         """Ask for something: whoever answers takes registrations."""

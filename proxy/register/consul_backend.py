@@ -12,8 +12,8 @@ import msgspec
 from proxy.register.backend import Lease
 from proxy.register.beating import BeatingBackend, There, revision_of
 from proxy.register.record import Name
-from proxy.registry.base import RegistryError
 from proxy.registry.consul.agent import Agent
+from proxy.registry.consul.answers import decode
 from proxy.registry.consul.meta import lease_of, packed, unpacked
 from proxy.registry.consul.options import Options
 from proxy.registry.own import word_of
@@ -49,10 +49,6 @@ class ConsulBackend(BeatingBackend):
     def remedy(self) -> str:
         return "check the token, which needs the policy write for the service, and the TLS files"
 
-    def key(self, name: Name) -> str:
-        """The id at the agent, where ids of all services are one name-space."""
-        return f"{name[0]}/{name[1]}"
-
     async def close(self) -> None:
         await self._agent.disconnect()
 
@@ -61,10 +57,7 @@ class ConsulBackend(BeatingBackend):
 
     async def _look(self, names: Collection[Name]) -> Mapping[Name, There]:
         answer = await self._agent.get("/v1/agent/services", timeout=self._limit)
-        try:
-            known = msgspec.json.decode(answer.body, type=dict[str, Known])
-        except msgspec.MsgspecError as error:
-            raise RegistryError(f"/v1/agent/services: not an answer of Consul: {error}") from None
+        known = decode(answer.body, dict[str, Known])
         return {name: _there(one) for name in names if (one := known.get(self.key(name)))}
 
     async def _remove(self, name: Name, there: There) -> None:

@@ -6,17 +6,16 @@ import math
 from collections.abc import Collection, Sequence
 from typing import ClassVar
 
-from proxy.register.backend import Found, Lease, Outcome, RegistrationBackend, Write
+from proxy.register.backend import Found, Lease, Outcome, Write
+from proxy.register.foreign import KeyedBackend
 from proxy.register.record import Name
 from proxy.registry.etcd.gateway import Gateway, delete_op, put_op, range_op, revision_is
 from proxy.registry.etcd.options import Options
-from proxy.registry.etcd.wire import EtcdError, LeaseNotFound, TxnReply
-from proxy.registry.formats.layout import AUTO, literal
-from proxy.registry.formats.writing import WRITTEN, written
+from proxy.registry.etcd.wire import EtcdError, KeyValue, LeaseNotFound, TxnReply
 
 
-class EtcdBackend(RegistrationBackend):
-    """Owns one `Gateway`. In a format of others an instance that is not healthy has no key."""
+class EtcdBackend(KeyedBackend):
+    """Owns one `Gateway`."""
 
     name: ClassVar[str] = "etcd"
     batch: ClassVar[int] = 100
@@ -24,20 +23,7 @@ class EtcdBackend(RegistrationBackend):
 
     def __init__(self, options: Options, url: str, limit: float) -> None:
         super().__init__(options, url, limit)
-        self._prefix = literal(options.prefix)
-        if options.format not in (AUTO, "fairlead", *WRITTEN):
-            words = f"registry.format: {options.format!r} can only be read; allowed: 'fairlead'"
-            raise ValueError(f"{words}, {', '.join(map(repr, WRITTEN))}")
-        self._form = options.format if options.format in WRITTEN else None
-        self._withheld: set[Name] = set()
-        """Names without a key because of it."""
-        self._gateway = Gateway(
-            url,
-            tls=options.tls,
-            username=options.username,
-            password=options.password,
-            password_file=options.password_file,
-        )
+        self._gateway = Gateway(url, options)
 
     @property
     def remedy(self) -> str:
@@ -45,9 +31,6 @@ class EtcdBackend(RegistrationBackend):
             f"check the user, its permission to read and write {self._prefix}, the TLS"
             " files, and that enable-grpc-gateway is on"
         )
-
-    def key(self, name: Name) -> str:
-        return f"{self._prefix}{name[0]}/{name[1]}"
 
     async def grant(self, ttl: float) -> Lease:
         granted = await self._gateway.grant(math.ceil(ttl), timeout=self._limit)
@@ -66,7 +49,7 @@ class EtcdBackend(RegistrationBackend):
         if reply.ttl <= 0:
             raise LeaseNotFound("/lease/timetolive: the lease is lost")
         under = set(reply.keys)
-        return {name for name in names if self._key(name) in under or name in self._withheld}
+        return {name for name in names if self._key(name) in under} | {*self._form.withheld(names)}
 
     async def find(self, names: Sequence[Name]) -> Sequence[Found | None]:
         reads = [range_op(self._key(name)) for name in names]
@@ -74,10 +57,10 @@ class EtcdBackend(RegistrationBackend):
 
     async def write(self, lease: Lease, writes: Sequence[Write]) -> Sequence[Outcome]:
         keys = [self._key(write.name) for write in writes]
-        values = [self._value(write) for write in writes]
+        values = [self._form.value(write) for write in writes]
         reply = await self._gateway.txn(
             [
-                revision_is(key, 0 if write.name in self._withheld else write.revision)
+                revision_is(key, self._form.revision(write))
                 for key, write in zip(keys, writes, strict=True)
             ],
             [
@@ -87,13 +70,9 @@ class EtcdBackend(RegistrationBackend):
             [range_op(key) for key in keys],
             timeout=self._limit,
         )
-        self._withheld -= {write.name for write in writes}
+        for write in writes:
+            self._form.wrote(write, reply.succeeded)
         if reply.succeeded:
-            self._withheld |= {
-                write.name
-                for write, value in zip(writes, values, strict=True)
-                if value is None and write.value is not None
-            }
             return [Outcome(True, reply.header.revision)] * len(writes)
         return [Outcome(False, found=found) for found in self._found(reply)]
 
@@ -106,19 +85,8 @@ class EtcdBackend(RegistrationBackend):
     def _key(self, name: Name) -> bytes:
         return self.key(name).encode()
 
-    def _value(self, write: Write) -> bytes | None:
-        """The value to put; None: delete the key."""
-        if self._form is None or write.value is None:
-            return write.value
-        return written(self._form, write.value)
-
     def _found(self, reply: TxnReply) -> list[Found | None]:
-        """Entries as they stand there. A value in a format of others is no record of ours, which
-        could be kept."""
-        found: list[Found | None] = []
-        for page in reply.ranges:
-            found.append(None)
-            for kv in page.kvs:
-                value = kv.value if self._form is None else b""
-                found[-1] = Found(value, kv.mod_revision, kv.lease)
-        return found
+        return [next(map(self._read, page.kvs), None) for page in reply.ranges]
+
+    def _read(self, kv: KeyValue) -> Found:
+        return Found(self._form.found(kv.value), kv.mod_revision, kv.lease)

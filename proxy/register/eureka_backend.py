@@ -18,7 +18,7 @@ import msgspec
 from proxy.register.backend import Lease
 from proxy.register.beating import BeatingBackend, There, revision_of
 from proxy.register.record import Name
-from proxy.registry.base import Refused, RegistryError
+from proxy.registry.base import Refused, decode
 from proxy.registry.eureka.options import Options
 from proxy.registry.eureka.server import Server
 from proxy.registry.own import metadata_of, own_of, packed, word_of
@@ -58,9 +58,6 @@ class EurekaBackend(BeatingBackend):
     def remedy(self) -> str:
         return "check the user, the path in the URL, and the TLS files"
 
-    def key(self, name: Name) -> str:
-        return f"{name[0]}/{name[1]}"
-
     async def close(self) -> None:
         await self._server.disconnect()
 
@@ -76,11 +73,7 @@ class EurekaBackend(BeatingBackend):
         answer = await self._asked("GET", name)
         if answer is None:
             return None
-        try:
-            one = msgspec.json.decode(answer.body, type=One).instance
-        except msgspec.MsgspecError as error:
-            words = f"{self.key(name)}: not an answer of Eureka: {error}"
-            raise RegistryError(words) from None
+        one = decode("Eureka", answer.body, One).instance
         port = one.port.get("$") if isinstance(one.port, dict) else one.port
         address = one.ip_addr or one.host_name
         own = own_of(one.metadata)

@@ -20,9 +20,9 @@ from proxy.register.entry import Entry
 from proxy.register.errors import InvalidRecord, RegistryRefused, RegistryUnavailable
 from proxy.register.lease import LeaseLife, Step
 from proxy.register.record import Name
-from proxy.registry.base import LeaseLost, Refused, RegistryError
+from proxy.registry.base import BadReply, LeaseLost, Refused, RegistryError
 from proxy.registry.rotation import Rotation
-from proxy.waiting import set_within
+from proxy.waiting import ended, set_within
 
 if TYPE_CHECKING:
     from proxy.register.metrics import RegistrationMetrics
@@ -160,10 +160,8 @@ class Keeper:
 
     async def stop(self, limit: float) -> None:
         """End the task, then the lease, and with it all that hangs on it."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await ended(self._task)
+        self._task = None
         try:
             if limit > 0:
                 async with asyncio.timeout(limit):
@@ -233,7 +231,7 @@ class Keeper:
             except Exception as error:
                 # A fault of ours must not end the registration of a service that is well.
                 log.exception("registrar_fault", step=step.value)
-                await self._failed(backend, RegistryError(f"{type(error).__name__}: {error}"))
+                await self._failed(backend, BadReply(f"{type(error).__name__}: {error}"))
             self._tell()
 
     async def _act(self, step: Step, backend: RegistrationBackend) -> None:
@@ -353,7 +351,8 @@ class Keeper:
         self._rotation.advance()
         await backend.close()
         # The next endpoint may be well; only after all of them failed there is time to lose.
-        delay = self._rotation.delay() if len(self._faults) >= len(self.backends) else 0.0
+        alone = len(self._faults) < len(self.backends)
+        delay = 0.0 if alone else self._rotation.delay(answered=error.answered)
         self.life.failed(self._clock(), delay)
 
     def _count(self, entry: Entry, status: Literal["success", "failure"]) -> None:

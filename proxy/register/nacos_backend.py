@@ -42,9 +42,6 @@ class NacosBackend(BeatingBackend):
     def remedy(self) -> str:
         return "check the user, who needs to write in the namespace, and the TLS files"
 
-    def key(self, name: Name) -> str:
-        return f"{name[0]}/{name[1]}"
-
     async def close(self) -> None:
         await self._member.disconnect()
 

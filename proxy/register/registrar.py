@@ -277,15 +277,16 @@ class Registrar:
         return joined
 
     async def _filled(self, records: Sequence[Record]) -> list[Record]:
-        address = ""
+        address, known = "", self._entered().backends
         if any(not record.address for record in records):
-            address = await local_address([one.host for one in self._entered().backends])
+            address = await local_address([one.host for one in known])
+        host = socket.gethostname()
         initial = {} if self._reporter is None else _UNCHECKED
         return [
             msgspec.structs.replace(
                 record,
                 address=record.address or address,
-                id=record.id or f"{socket.gethostname()}-{record.port}",
+                id=record.id or known[0].id_of(host, record.address or address, record.port),
                 **initial,
             )
             for record in records

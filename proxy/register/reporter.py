@@ -23,6 +23,7 @@ from proxy.health.exec import ExecCheck
 from proxy.health.http import HttpCheck
 from proxy.health.tcp import TcpCheck
 from proxy.health.thresholds import Standing
+from proxy.waiting import ended
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -274,9 +275,7 @@ class HealthReporter:
     async def stop(self) -> None:
         """Ask no more. Returns when nothing of it runs."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await ended(task)
         await self._check.close()
 
     async def __aenter__(self) -> Self:

@@ -10,11 +10,10 @@ from collections.abc import Collection, Sequence
 from typing import ClassVar
 from urllib.parse import urlsplit
 
-from proxy.register.backend import Found, Lease, Outcome, RegistrationBackend, Write
+from proxy.register.backend import Found, Lease, Outcome, Write
+from proxy.register.foreign import KeyedBackend
 from proxy.register.record import Name
 from proxy.registry.base import LeaseLost
-from proxy.registry.formats.layout import AUTO
-from proxy.registry.rest import Secret
 from proxy.registry.zookeeper import wire
 from proxy.registry.zookeeper.link import Link
 from proxy.registry.zookeeper.options import Options
@@ -30,7 +29,7 @@ class Session(Lease, frozen=True):
     password: bytes
 
 
-class ZooKeeperBackend(RegistrationBackend):
+class ZooKeeperBackend(KeyedBackend):
     """Owns one `Link`, with the session of the lease that it was last asked about."""
 
     name: ClassVar[str] = "zookeeper"
@@ -40,18 +39,10 @@ class ZooKeeperBackend(RegistrationBackend):
 
     def __init__(self, options: Options, url: str, limit: float) -> None:
         super().__init__(options, url, limit)
-        if options.format not in (AUTO, "fairlead"):
-            words = f"registry.format: {options.format!r} can only be read; allowed: 'fairlead'"
-            raise ValueError(words)
-        self._prefix = options.prefix
+        self._prefix = f"{options.prefix}/"
+        self._top = options.prefix
         self._rights = wire.OURS if options.username else wire.ANYBODY
-        self._link = Link(
-            url,
-            timeout=10.0,
-            tls=options.tls,
-            username=options.username,
-            password=Secret(options.password, options.password_file),
-        )
+        self._link = Link(url, options, timeout=10.0)
 
     @property
     def host(self) -> str | None:
@@ -59,10 +50,7 @@ class ZooKeeperBackend(RegistrationBackend):
 
     @property
     def remedy(self) -> str:
-        return f"check the user, the rights to {self._prefix}, and the TLS files"
-
-    def key(self, name: Name) -> str:
-        return f"{self._prefix}/{name[0]}/{name[1]}"
+        return f"check the user, the rights to {self._top}, and the TLS files"
 
     async def grant(self, ttl: float) -> Lease:
         self._link.session_timeout = ttl
@@ -80,7 +68,7 @@ class ZooKeeperBackend(RegistrationBackend):
         stats = await self._stats(link, list(names))
         return {
             name for name, stat in zip(names, stats, strict=True) if stat and stat.owner == lease.id
-        }
+        } | {*self._form.withheld(names)}
 
     async def find(self, names: Sequence[Name]) -> Sequence[Found | None]:
         link = self._link
@@ -94,8 +82,9 @@ class ZooKeeperBackend(RegistrationBackend):
         outcomes = []
         for write, stat in zip(writes, stats, strict=True):
             done = None
-            if (stat.mzxid if stat else 0) == write.revision:
+            if (stat.mzxid if stat else 0) == self._form.revision(write):
                 done = await self._do(link, lease, write, stat)
+            self._form.wrote(write, done is not None)
             if done is None:
                 [found] = await self._find(link, [write.name])
                 done = Outcome(False, found=found)
@@ -134,13 +123,17 @@ class ZooKeeperBackend(RegistrationBackend):
         paths = [self.key(name) for name in names]
         asked = [(Op.GET_DATA, wire.read(path), path) for path in paths]
         replies = await self._read(link, asked)
-        return [None if reply is None else _found(reply) for reply in replies]
+        return [None if reply is None else self._found(reply) for reply in replies]
+
+    def _found(self, reply: Reader) -> Found:
+        value, stat = reply.buffer(), reply.stat()
+        return Found(self._form.found(value), stat.mzxid, stat.owner)
 
     async def _read(
         self, link: Link, requests: Sequence[tuple[Op, bytes, str]]
     ) -> list[Reader | None]:
         """Replies as of now, whatever the server has missed; None = there is no such node."""
-        sync = (Op.SYNC, wire.text(self._prefix), self._prefix)
+        sync = (Op.SYNC, wire.text(self._top), self._top)
         _, *found = await link.outcomes([sync, *requests], self._limit)
         for one in found:
             if isinstance(one, Failed) and one.code != wire.NO_NODE:
@@ -151,18 +144,18 @@ class ZooKeeperBackend(RegistrationBackend):
         self, link: Link, lease: Lease, write: Write, stat: Stat | None
     ) -> Outcome | None:
         """Carry a write out; None = somebody else's came first."""
-        path = self.key(write.name)
+        path, value = self.key(write.name), self._form.value(write)
         version = stat.version if stat else -1
-        created = wire.create(path, write.value or b"", self._rights, wire.EPHEMERAL)
+        created = wire.create(path, value or b"", self._rights, wire.EPHEMERAL)
         try:
-            if write.value is None:
+            if value is None:
                 if stat is not None:
                     await self._call(link, Op.DELETE, wire.delete(path, version), path)
                 return Outcome(True)
             if stat is None:
                 reply = await self._create(link, path, created)
             elif stat.owner == lease.id:
-                body = wire.write(path, write.value, version)
+                body = wire.write(path, value, version)
                 reply = await self._call(link, Op.SET_DATA, body, path)
             else:
                 anew = wire.multi((Op.DELETE, wire.delete(path, version)), (Op.CREATE, created))
@@ -194,8 +187,3 @@ class ZooKeeperBackend(RegistrationBackend):
 
     async def _call(self, link: Link, op: Op, body: bytes, what: str) -> Reader:
         return await link.call(op, body, what, self._limit)
-
-
-def _found(reply: Reader) -> Found:
-    value, stat = reply.buffer(), reply.stat()
-    return Found(value, stat.mzxid, stat.owner)

@@ -39,16 +39,20 @@ def packed(record: Mapping[str, Any], lease: int) -> dict[str, str]:
     return {**metadata, PAIR: msgspec.json.encode(own).decode()}
 
 
-def own_of(metadata: Mapping[str, Any]) -> Own | None:
+def own_of(metadata: object) -> Own | None:
     """The contents of the pair; None = somebody else wrote this."""
+    if not isinstance(metadata, dict):
+        return None
     try:
         return msgspec.json.decode(metadata.get(PAIR, ""), type=Own)
-    except (msgspec.MsgspecError, TypeError):
+    except (TypeError, ValueError, RecursionError):
         return None
 
 
-def metadata_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata as they were stated."""
+def metadata_of(metadata: object) -> dict[str, Any]:
+    """The metadata as they were stated; what is no object is none."""
+    if not isinstance(metadata, dict):
+        return {}
     return {
         name: value
         for name, value in metadata.items()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Set as AbstractSet
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any
 
@@ -38,6 +39,8 @@ DRAINING = frozenset({"draining", "maintenance", "out_of_service"})
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})\Z")
 _ZONE = re.compile(r"[A-Za-z0-9_.-]{1,15}\Z")
 _NUMBER = re.compile(r"(?:[0-9]+|0[xX][0-9A-Fa-f]*)\Z")
+_GZIP = b"\x1f\x8b"
+"""RFC 1952 section 2.3.1. No text in UTF-8 begins so."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ESCAPES = re.compile(
     r"\\(?:u[dD][89abAB][0-9A-Fa-f]{2}\\u[dD][c-fC-F][0-9A-Fa-f]{2}"
@@ -48,7 +51,19 @@ _ESCAPES = re.compile(
 
 
 class Unreadable(Exception):
-    """The record cannot be used; `str()` is the reason, fit for an operator to read."""
+    """The record cannot be used; `str()` is the reason, fit for an operator to read. Of one that
+    holds several instances there may be some that can, and those that cannot may have an id."""
+
+    def __init__(
+        self,
+        reason: str,
+        readable: tuple[Instance, ...] = (),
+        unread: AbstractSet[str] | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.readable = readable
+        self.unread = unread
+        """Ids of the others; None = all there are."""
 
 
 def split_key(key: bytes, prefix: bytes) -> tuple[str, str]:
@@ -75,7 +90,23 @@ def has_control(text: str) -> bool:
     return _CONTROL.search(text) is not None
 
 
-def service_of(key: bytes, prefix: bytes) -> str:
+def names_of(key: bytes) -> tuple[str, str]:
+    """Service and id of a key of our own making, in which the id may hold anything."""
+    service, _, instance = key.decode().partition("/")
+    return service, instance
+
+
+def read_named(key: bytes, value: bytes) -> tuple[Instance, str]:
+    """Record of an instance under a key as `names_of` takes one; Unreadable, as of `read`."""
+    return read(*names_of(key), value)
+
+
+def read_below(key: bytes, value: bytes) -> tuple[Instance, str]:
+    """Record of an instance under a key `service + "/" + id` that anybody made; Unreadable."""
+    return read(*split_key(key, b""), value)
+
+
+def service_of(key: bytes, prefix: bytes = b"") -> str:
     """The service that a key of any form is about; "" = it is below none."""
     service, slash, _ = key.removeprefix(prefix).decode(errors="replace").partition("/")
     return service if slash else ""
@@ -128,6 +159,8 @@ def text_of(value: bytes) -> str:
     """The text that a value is; Unreadable for one that is too long, or none."""
     if len(value) > MAX_VALUE:
         raise Unreadable(f"the value has {len(value)} bytes; at most {MAX_VALUE} are read")
+    if value.startswith(_GZIP):
+        raise Unreadable("the value is compressed with gzip; texts and JSON are read")
     try:
         # RFC 8259 section 8.1 lets readers ignore a byte order mark.
         return value.removeprefix(b"\xef\xbb\xbf").decode()
@@ -139,26 +172,26 @@ def document(value: bytes) -> dict[str, Any]:
     """The object that a value is; Unreadable for anything else."""
     text = text_of(value)
     try:
-        found = msgspec.json.decode(text)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        found = _decode_leniently(text)
+        found = parsed(text)
+    except ValueError as error:
+        raise Unreadable(f"the value is not JSON ({error}): {text[:60]!r}") from None
+    except RecursionError:
+        raise Unreadable("the value is nested too deeply") from None
     if not isinstance(found, dict):
         raise Unreadable(f"the value is {_shown(found)}, not an object with address and port")
     return found
 
 
-def _decode_leniently(text: str) -> Any:
-    """As JSON's grammar has it: msgspec refuses numbers beyond all bounds and halves of surrogate
-    pairs (JavaScript cuts texts in the middle of them) even in fields that nobody reads. Beyond
-    the grammar, what usual tools write all the same: NaN and Infinity (Python), and line ends in
-    texts (shell scripts)."""
-    text = _ESCAPES.sub(lambda escape: r"\ufffd" if escape[1] else escape[0], text)
+def parsed(text: str) -> Any:
+    """A text of JSON, decoded as its grammar has it: msgspec refuses numbers beyond all bounds and
+    halves of surrogate pairs (JavaScript cuts texts in the middle of them) even in fields that
+    nobody reads. Beyond the grammar, what usual tools write all the same: NaN and Infinity
+    (Python), and line ends in texts (shell scripts). ValueError, RecursionError."""
     try:
+        return msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        text = _ESCAPES.sub(lambda escape: r"\ufffd" if escape[1] else escape[0], text)
         return json.loads(text, strict=False, parse_int=_integer)
-    except ValueError as error:
-        raise Unreadable(f"the value is not JSON ({error}): {text[:60]!r}") from None
-    except RecursionError:
-        raise Unreadable("the value is nested too deeply") from None
 
 
 def _integer(digits: str) -> int | float:

@@ -4,6 +4,7 @@ they change, and what cannot be read says why."""
 from __future__ import annotations
 
 import asyncio
+import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -277,3 +278,51 @@ async def test_records_of_all_registrars_are_served_side_by_side_while_they_chan
                 return bool(document["instances"] == 0)
 
             await eventually(gone, 10, "no instance left")
+
+
+async def test_nodes_of_one_record_are_instances_that_come_and_go_one_by_one(
+    store: Store, tmp_path: Path
+) -> None:
+    key = f"{literal(store.config['prefix'])}shop/1"
+    config = {"registry": store.config, "routes": [{"service": "shop"}]}
+    async with answering("a") as a, answering("b") as b, answering("c") as c:
+
+        def record(**ports: int | str) -> str:
+            nodes = [{"id": id_, "address": f"127.0.0.1:{at}"} for id_, at in ports.items()]
+            return json.dumps({"name": "shop", "version": "1", "nodes": nodes})
+
+        await store.put(key, record(a=a.port, b=b.port))
+        async with RunningProxy(config, tmp_path) as proxy:
+
+            async def shows(**ports: int) -> None:
+                """The service has these instances, and no more."""
+
+                async def known() -> bool:
+                    status, shop = await proxy.get("/api/v1/services/shop")
+                    found = shop["instances"] if status == 200 else []
+                    assert {one["origin"] for one in found} <= {"go-micro"}
+                    return {one["id"]: one["port"] for one in found} == ports
+
+                await eventually(known, 10, proxy.log)
+
+            await shows(a=a.port, b=b.port)
+            assert "formats    go-micro 2" in await fairlead(proxy, "registry")
+            async with Asking(proxy.url, ["shop"]) as clients:
+                await store.put(key, record(a=a.port, b=b.port, c=c.port))
+                await shows(a=a.port, b=b.port, c=c.port)
+                await store.put(key, record(a=a.port, b=b.port, c=a.port))
+                await shows(a=a.port, b=b.port, c=a.port)
+                # A node that cannot be read any more keeps what it said, and the others change.
+                await store.put(key, record(b="nowhere", c=c.port))
+                await shows(b=b.port, c=c.port)
+                printed = await fairlead(proxy, "registry")
+                assert f"{key}: nodes[0]: '127.0.0.1:nowhere' is not host:port" in printed
+                await store.put(key, record(c=c.port))
+                await shows(c=c.port)
+                assert clients.failures == []
+                answers = clients.answers
+                await eventually(lambda: clients.answers > answers + 2)
+                assert clients.told == {"shop": "c"}
+            assert clients.failures == []
+            await store.delete(key)
+            await shows()

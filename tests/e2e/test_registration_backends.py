@@ -33,6 +33,7 @@ from tests.support.scripted_nacos import ScriptedNacos
 
 SERVERS: dict[str, Callable[[], Any]] = {
     "consul": ConsulServer,
+    "consul-kv": ConsulServer,
     "etcd": EtcdServer,
     "zookeeper": ZooKeeperServer,
 }
@@ -44,7 +45,10 @@ if JAR:
     del SCRIPTED["eureka"]
 EMPTIED = {"consul": emptied, "eureka": emptied_eureka}
 """What empties those that have no prefix."""
-MISSING = {"consul": missing_consul(), "zookeeper": missing_zookeeper()}
+MISSING = {
+    **dict.fromkeys(("consul", "consul-kv"), missing_consul()),
+    "zookeeper": missing_zookeeper(),
+}
 """Programs that are not on this machine."""
 
 
@@ -73,8 +77,9 @@ async def own(
         await EMPTIED[name](running.url)
         yield kind(endpoints=(running.url,))
     else:
-        end = "/" if name == "etcd" else ""
-        yield kind(endpoints=(running.url,), prefix=f"/{request.node.name}{end}")
+        end = "" if name == "zookeeper" else "/"
+        prefix = f"{kind.root}{request.node.name}{end}"
+        yield kind(endpoints=(running.url,), prefix=prefix)
 
 
 @pytest.fixture

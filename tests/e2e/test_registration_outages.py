@@ -12,7 +12,8 @@ import pytest
 from proxy.catalog import REGISTRATION_BACKENDS
 from proxy.register import Record, Registrar
 from proxy.register.backend import backends
-from tests.e2e.drilled import DRILLED, SERVICE, Drilled
+from tests.e2e.drilled import SERVICE, Drilled
+from tests.e2e.every_registry import DRILLED
 from tests.e2e.running import RunningProxy
 from tests.support.processes import AwaitedProcess, eventually
 
@@ -53,7 +54,7 @@ async def test_a_registration_survives_a_restart_and_a_wiped_store(registry: Dri
         registry.wipe()
         await seen.loses_it()
         await registry.start()
-        await eventually(lambda: seen.status.resyncs, 20.0, lambda: seen.status)
+        await seen.connects()
         [backend] = backends(registry.writing(), 5.0)
 
         async def is_there() -> bool:

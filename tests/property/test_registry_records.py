@@ -96,17 +96,20 @@ foreign = st.dictionaries(
     | foreign.map(lambda value: json.dumps(value).encode()),
     st.sampled_from(FORMATS),
 )
-def test_any_record_in_any_format_is_an_instance_or_refused_with_a_reason(
+def test_any_record_in_any_format_is_instances_or_refused_with_a_reason(
     key: bytes, value: bytes, form: str
 ) -> None:
     try:
-        instance, _ = read_any(b"/s/" + key, value, prefix=b"/s/", form=form)
+        instances, odd = read_any(b"/s/" + key, value, prefix=b"/s/", form=form)
     except Unreadable as refused:
         reason = str(refused)
         assert reason
         assert len(reason) < 1000
     else:
-        assert instance.service
-        assert instance.id
-        assert 1 <= instance.port <= 65535
-        str(instance.metadata).encode()
+        assert instances or odd
+        assert len({(one.service, one.id) for one in instances}) == len(instances)
+        for instance in instances:
+            assert instance.service
+            assert instance.id
+            assert 1 <= instance.port <= 65535
+            str(instance.metadata).encode()

@@ -140,6 +140,22 @@ def test_an_outage_longer_than_the_lease_is_waited_out(stepped: Stepped) -> None
     assert stepped.document()["health"]["message"] == "said in the dark"
 
 
+@pytest.mark.parametrize("urls", ["a", "abc"])
+def test_an_entry_is_written_within_a_second_after_five_minutes_of_silence(
+    stepped: Stepped, urls: str
+) -> None:
+    members = {f"memory://{one}" for one in urls}
+    keeper = stepped.keeper(*members)
+    stepped.add(keeper, "a")
+    for number in range(20):
+        stepped.registry.down = set(members)
+        stepped.advance(300.0 + number * 0.1)
+        assert stepped.ids() == ""
+        stepped.registry.down = members - {f"memory://{urls[number % len(urls)]}"}
+        stepped.advance(1.0)
+        assert stepped.ids() == "a"
+
+
 def test_another_endpoint_is_used_at_once_when_one_fails(stepped: Stepped) -> None:
     keeper = stepped.keeper("memory://a", "memory://b")
     [entry] = stepped.add(keeper, "a")

@@ -37,7 +37,8 @@ def _url(text: str) -> dict[str, Any]:
         raise Unreadable(
             f"{shown(text)} has the scheme {scheme[:20]!r}; read are {', '.join(_SCHEMES)}"
         )
-    port = port or _SCHEMES[scheme]
+    if port is None:  # 0 is one, and none to connect to.
+        port = _SCHEMES[scheme]
     if not host or not port:
         raise Unreadable(f"{shown(text)} is a URL without a {'port' if host else 'host'}")
     # Kratos says of TLS in the query what others say in the scheme.
@@ -46,6 +47,19 @@ def _url(text: str) -> dict[str, Any]:
     if scheme in ("grpc", "grpcs", "h2c"):
         metadata["protocol"] = "h2c" if scheme == "h2c" else "grpc"
     return {"address": f"[{host}]" if ":" in host else host, "port": port, "metadata": metadata}
+
+
+def readable(text: str) -> bool:
+    """Whether `endpoint` reads this."""
+    try:
+        return bool(endpoint(text))
+    except Unreadable:
+        return False
+
+
+def is_http(text: str) -> bool:
+    """Whether this is a URL of HTTP, with TLS or without."""
+    return text.strip().lower().startswith(("http://", "https://"))
 
 
 def shown(text: str) -> str:

@@ -1,11 +1,12 @@
-"""A key and its value in any format → an instance, or why not. Pure."""
+"""A key and its value in any format → the instances of the record, or why not. Pure."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from proxy.membership import Instance
-from proxy.registry.formats.shapes import SHAPES, shape_of
+from proxy.registry.formats.endpoints import shown
+from proxy.registry.formats.shapes import SHAPES, instances_in, shape_of
 from proxy.registry.records import (
     MAX_NAME,
     Unreadable,
@@ -34,17 +35,39 @@ def literal(prefix: str) -> str:
     return prefix + "/" if prefix[-1:].isalnum() else prefix
 
 
-def read_any(key: bytes, value: bytes, *, prefix: bytes, form: str) -> tuple[Instance, str]:
-    """The instance of a record in the format `form`, and what was odd about it; Unreadable."""
+def read_any(
+    key: bytes, value: bytes, *, prefix: bytes, form: str
+) -> tuple[tuple[Instance, ...], str]:
+    """The instances of a record in the format `form`, and what was odd about it; Unreadable."""
     decoded = _decoded(value)
     shape = shape_of(decoded) if form == AUTO else form
     parts = _parts(key, prefix)
     service, id_ = _place(parts, shape, form, prefix)
     if max(len(service.encode()), len(id_.encode())) > MAX_NAME:
         raise Unreadable(f"key has a service or an id of more than {MAX_NAME} bytes")
-    record, odd = SHAPES[shape](decoded, parts[-1])
-    instance, odder = instance_of(service, id_, record, shape)
-    return instance, "; ".join(filter(None, (odd, odder)))
+    found: dict[str, Instance] = {}
+    odd: list[str] = []
+    wrong: list[str] = []
+    unread: set[str] = set()
+    each = instances_in(decoded, shape, id_)
+    for place, own, one in each:
+        try:
+            record, *oddities = SHAPES[shape](one, parts[-1])
+            instance, odder = instance_of(service, own, record, shape)
+            if instance.id in found:
+                raise Unreadable(f"the id {shown(instance.id)} is another one's")
+            found[instance.id] = instance
+            odd += [place + why for why in (*oddities, odder) if why]
+        except Unreadable as error:
+            if not place:
+                raise
+            wrong.append(f"{place}{error}")
+            unread.add(own)
+    instances = tuple(found.values())
+    if wrong:
+        # Who has no id may be any of those that are missing.
+        raise Unreadable(_few(wrong), instances, None if "" in unread else unread)
+    return instances, _few(odd) if each else "it holds no instance"
 
 
 def service_at(key: bytes, *, prefix: bytes, form: str) -> str:
@@ -61,12 +84,19 @@ def is_record(key: bytes, value: bytes) -> bool:
     return bool(value.strip()) or b":" in key.rpartition(b"/")[2]
 
 
+def _few(complaints: list[str]) -> str:
+    more = len(complaints) - 2
+    return "; ".join(complaints[:2]) + (f"; and {more} more like these" if more > 0 else "")
+
+
 def _decoded(value: bytes) -> Any:
-    """An object, or a text."""
+    """An object, or a text, which may be one of JSON: PHP writes `http:\\/\\/` in there."""
     text = text_of(value).strip()
     if text.startswith("{"):
         return document(value)
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        return text[1:-1].replace("\\/", "/")
+    return text
 
 
 def _parts(key: bytes, prefix: bytes) -> list[str]:

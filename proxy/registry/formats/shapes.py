@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from proxy.registry.formats.endpoints import endpoint, shown
-from proxy.registry.records import Unreadable, is_ip
+from proxy.registry.formats.endpoints import endpoint, is_http, readable, shown
+from proxy.registry.records import MAX_NAME, Unreadable, is_ip
 
 Fields = dict[str, Any]
 Shape = Callable[[Any, str], tuple[Fields, str]]
@@ -18,7 +18,7 @@ Shape = Callable[[Any, str], tuple[Fields, str]]
 
 _HOSTS: Final = ("host", "Host", "ip", "IP", "addr", "hostname", "address", "Address", "endpoint")
 _PORTS: Final = ("port", "Port", "PublicPort")
-_WEIGHTED: Final = re.compile(r"([^:]+:[0-9]{1,5}):([0-9]{1,5})\Z")
+_WEIGHTED: Final = re.compile(r"((?:\[[^\]]*\]|[^:]+):[0-9]{1,5}):([0-9]{1,5})\Z")
 
 
 def fairlead(value: Any, last: str) -> tuple[Fields, str]:
@@ -33,10 +33,12 @@ def text(value: Any, last: str) -> tuple[Fields, str]:
     if not isinstance(value, str):
         raise Unreadable("the value is an object, and the format text has host:port or a URL")
     value = value.strip()
-    if value.isdecimal() and is_ip(last):
+    if value.isdecimal() and is_ip(last.strip("[]")):
         return {"address": last, "port": value}, ""
     if not value and (weighted := _WEIGHTED.match(last)):
         return {**endpoint(weighted[1]), "metadata": {"weight": weighted[2]}}, ""
+    if not value and not readable(last):
+        raise Unreadable(f"the value is empty, and the key's end {shown(last)} is not host:port")
     return endpoint(value or last), ""
 
 
@@ -52,29 +54,30 @@ def grpc(value: Any, last: str) -> tuple[Fields, str]:
 
 def kratos(value: Any, last: str) -> tuple[Fields, str]:
     """`{"id", "name", "version", "metadata", "endpoints": ["http://10.0.0.5:8000", "grpc://…"]}`.
-    An instance has one endpoint here: that of HTTP, if there is one."""
+    An instance has one endpoint here: that of HTTP, if there is one, or the first that is read."""
     record = _object(value, "kratos")
     endpoints = [one for one in _list_at(record, "endpoints") if isinstance(one, str)]
     if not endpoints:
         raise Unreadable("endpoints in the value holds no URL")
-    chosen = next((one for one in endpoints if one.startswith("http")), endpoints[0])
+    spoken = [one for one in endpoints if readable(one)] or endpoints
+    chosen = next(filter(is_http, spoken), spoken[0])
     rest = [one for one in endpoints if one != chosen]
     odd = f"of several endpoints {shown(chosen)} is used" if rest else ""
     return _with(_metadata(record), endpoint(chosen), record.get("version")), odd
 
 
 def go_micro(value: Any, last: str) -> tuple[Fields, str]:
-    """`{"name", "version", "metadata", "nodes": [{"id", "address": "10.0.0.5:8080", "metadata"}]}`.
-    go-micro writes a key for each node, whose last part is the node's id."""
+    """`{"name", "version", "metadata", "nodes": [{"id", "address": "10.0.0.5:8080", "metadata"}]}`
+    with one node: see `instances_in`."""
     record = _object(value, "go-micro")
-    nodes = [one for one in _list_at(record, "nodes") if isinstance(one, dict)]
-    if not nodes:
-        raise Unreadable("nodes in the value holds no object")
-    node = next((one for one in nodes if one.get("id") == last), nodes[0])
+    node = _object(_list_at(record, "nodes")[0], "go-micro")
     address = _text_at(node, "address")
     fields = endpoint(address) if "port" not in node else {**_pair(node), "metadata": {}}
-    odd = f"of several nodes {shown(address)} is used" if len(nodes) > 1 else ""
-    return _with({**_metadata(record), **_metadata(node)}, fields, record.get("version")), odd
+    metadata = {**_metadata(record), **_metadata(node)}
+    if metadata.get("protocol") == "mucp" and metadata.get("transport", "http") == "http":
+        # Its own calls, as its servers take them unless told otherwise, are requests of HTTP/1.1.
+        del metadata["protocol"]
+    return _with(metadata, fields, record.get("version")), ""
 
 
 def nerve(value: Any, last: str) -> tuple[Fields, str]:
@@ -104,7 +107,8 @@ def curator(value: Any, last: str) -> tuple[Fields, str]:
     address = _text_at(record, "address")
     if port is None:
         raise _lacks("port", record)
-    health = "draining" if record.get("enabled") is False else None
+    # Spring Cloud says in there what Curator has no word for, and asks for `UP` as well.
+    health = "draining" if record.get("enabled") is False else metadata.get("instance_status")
     return {"address": address, "port": port, "metadata": metadata, "health": health}, ""
 
 
@@ -114,8 +118,9 @@ def serverset(value: Any, last: str) -> tuple[Fields, str]:
     found = record.get("serviceEndpoint")
     if not isinstance(found, dict):
         raise _lacks("serviceEndpoint", record)
-    metadata = {"shard": record["shard"]} if isinstance(record.get("shard"), int) else {}
+    shard = {"shard": record["shard"]} if isinstance(record.get("shard"), int) else {}
     status = record.get("status", "ALIVE")
+    metadata = {**_metadata(record), **shard}
     return _with(metadata, _pair(found), health=None if status == "ALIVE" else status), ""
 
 
@@ -142,7 +147,7 @@ def shape_of(value: Any) -> str:
         return "serverset"
     if "serviceType" in value and "address" in value:
         return "curator"
-    if "address" in value and "port" in value:
+    if "address" in value and value.get("port") is not None:
         return "fairlead"
     if "Addr" in value:
         return "grpc"
@@ -154,9 +159,32 @@ def shape_of(value: Any) -> str:
     return "nerve" if any(name in value for name in _HOSTS) else "fairlead"
 
 
+def instances_in(value: Any, shape: str, id_: str) -> list[tuple[str, str, Any]]:
+    """The instances in a record, whose key gives it the id `id_`: what begins a complaint about
+    each, its own id ("" = it has none), and the record as if it were the only one. A `go-micro`
+    record has a node for each, and their ids, which its keys are made of, are theirs whatever the
+    key is, so that no node is another one because of those beside it."""
+    nodes = value.get("nodes") if shape == "go-micro" and isinstance(value, dict) else None
+    if not isinstance(nodes, list):
+        return [("", id_, value)]
+    return [
+        (f"nodes[{number}]: ", _id_of(node), {**value, "nodes": [node]})
+        for number, node in enumerate(nodes)
+    ]
+
+
+def _id_of(node: Any) -> str:
+    """The id of a node as in its key, "" for one that cannot be an id."""
+    id_ = node.get("id") if isinstance(node, dict) else None
+    if not isinstance(id_, str) or not id_.isprintable() or len(id_.encode()) > MAX_NAME:
+        return ""
+    return id_.replace("/", "-")
+
+
 def _pair(record: Fields) -> Fields:
     """Address and port, under whichever names."""
-    host = next((record[name] for name in _HOSTS if isinstance(record.get(name), str)), None)
+    named = (record.get(name) for name in _HOSTS)
+    host = next((one for one in named if isinstance(one, str) and one.strip()), None)
     port = next((record[name] for name in _PORTS if record.get(name) is not None), None)
     if host is None or (port is None and ":" not in host):
         raise _lacks("host" if host is None else "port", record)

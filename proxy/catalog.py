@@ -43,6 +43,7 @@ PROVIDERS: Mapping[str, str] = {
 
 REGISTRATION_BACKENDS: Mapping[str, str] = {
     "consul": "proxy.register.consul_backend:ConsulBackend",
+    "consul-kv": "proxy.register.consul_kv_backend:ConsulKvBackend",
     "etcd": "proxy.register.etcd_backend:EtcdBackend",
     "eureka": "proxy.register.eureka_backend:EurekaBackend",
     "nacos": "proxy.register.nacos_backend:NacosBackend",
@@ -117,17 +118,27 @@ def plug_in(group: str, name: str) -> Any:
     base, ours = GROUPS[group]
     if name in ours:
         return load(ours, name)
-    entry = name if ":" in name else installed(group)[name]
-    try:
-        kind = _resolve(entry)
-    except Exception as error:
-        said = format_exception_only(error)[-1].strip()
-        raise PlugInError(f"does not load: {said}") from error
+    kind = imported(name if ":" in name else installed(group)[name])
     if not (isinstance(kind, type) and issubclass(kind, _resolve(base))):
         raise PlugInError(f"does not extend {base.replace(':', '.')}")
     if missing := sorted(getattr(kind, "__abstractmethods__", ())):
         raise PlugInError(f"lacks {', '.join(missing)} of {base.replace(':', '.')}")
     return kind
+
+
+def provider(options: Any) -> Any:
+    """The provider of a registry with these options, which know their type. Raises as `plug_in`."""
+    return plug_in("registries", options.type)(options)
+
+
+def imported(name: str) -> Any:
+    """The module of this name, or the class `package.module:Class`. PlugInError if it does not
+    load."""
+    try:
+        return _resolve(name)
+    except Exception as error:
+        said = format_exception_only(error)[-1].strip()
+        raise PlugInError(f"does not load: {said}") from error
 
 
 def installed(group: str) -> Mapping[str, str]:
@@ -157,5 +168,6 @@ def load(table: Mapping[str, str], name: str) -> Any:
 
 
 def _resolve(entry: str) -> Any:
-    module, _, attribute = entry.partition(":")
-    return getattr(import_module(module), attribute)
+    name, _, attribute = entry.partition(":")
+    module = import_module(name)
+    return getattr(module, attribute) if attribute else module

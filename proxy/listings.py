@@ -7,7 +7,6 @@ characters that cannot be printed.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -77,11 +76,14 @@ def _configuration(told: dict[str, Any] | None) -> str:
 
 
 def instances(document: dict[str, Any]) -> Iterator[str]:
-    """`fairlead instances SERVICE`."""
+    """`fairlead instances SERVICE`; of whom an instance is, if there are several."""
+    several = len({row.get("origin") for row in document["instances"]}) > 1
     yield from _table(
         [
             *("INSTANCE", "ENDPOINT", "STATUS", "WEIGHT", "VERSION"),
-            *("IN FLIGHT", "REQUESTS", "FAILED", *_LATE, "REASON"),
+            *("IN FLIGHT", "REQUESTS", "FAILED", *_LATE, "LAST FAILURE"),
+            *(["FROM"] * several),
+            "REASON",
         ],
         [
             [
@@ -94,15 +96,14 @@ def instances(document: dict[str, Any]) -> Iterator[str]:
                 row["requests"],
                 row["failures"],
                 *_late(row),
+                _last_failure(row.get("last_failure")),
+                *([row.get("origin") or "-"] * several),
                 row["reason"] or _doubts(row),
             ]
             for row in document["instances"]
         ],
         "no instances",
     )
-    origins = Counter(row["origin"] for row in document["instances"] if row.get("origin"))
-    if len(origins) > 1:
-        yield f"from: {', '.join(f'{name} {number}' for name, number in sorted(origins.items()))}"
     for _, what, told in _unusual(document):
         yield f"{what}: {told}"
     yield from _records(document)
@@ -117,6 +118,10 @@ def _late(row: dict[str, Any]) -> tuple[str, ...]:
         return ("-",) * len(_LATE)
     took = (milliseconds(row["latency"][share]) for share in ("p50", "p95", "p99"))
     return (f"{row['rate']:.1f}/s", f"{row['error_rate']:.1f}/s", *took)
+
+
+def _last_failure(told: dict[str, Any] | None) -> str:
+    return "-" if told is None else f"{told['code']}, {told['age']:.0f} s ago"
 
 
 def milliseconds(seconds: float | None) -> str:
@@ -221,8 +226,13 @@ def explained(document: dict[str, Any]) -> Iterator[str]:
         yield f"route {route['index']:>3} {mark} {_route_words(route)}: {route['reason']}"
     for one in document.get("refused_routes", ()):
         yield f"refused    {one['route']} of {one['service']}: {one['reason']}"
-    if document["service"] is not None:
+    split = document.get("split")
+    if split:
+        shares = (f"{service} {weight}" for service, weight in split.items())
+        yield f"split      {', '.join(shares)}"
+    if document["service"]:
         yield f"service    {document['service']}"
+    if document["service"] or split:
         yield f"path       {document['path_for_instance']}"
     if document["filters"]:
         yield f"filters    {', '.join(document['filters'])}"
@@ -249,7 +259,9 @@ def explained(document: dict[str, Any]) -> Iterator[str]:
                 yield f"{mark:13}  {row['id']}  {_endpoint(row)}  {row['status']}{reason}{busy}"
     answer = document["answer"]
     if answer is not None:
-        yield f"answer     {answer['status']} {answer['fault']}: {answer['detail']}"
+        fault = answer.get("fault")
+        why = f"by {answer['by']}" if fault is None else f"{fault}: {answer['detail']}"
+        yield f"answer     {answer['status']} {why}"
 
 
 def _limits(limits: dict[str, Any], candidates: int) -> Iterator[str]:
@@ -257,7 +269,8 @@ def _limits(limits: dict[str, Any], candidates: int) -> Iterator[str]:
     rate = limits["rate_limit"]
     if rate is not None:
         left = "as many as are left" if rate["left"] is None else f"{rate['left']:g}"
-        yield f"rate_limit {left} of {rate['burst']:g} for {rate['key']} ({rate['value']})"
+        value = "requests without it" if rate["value"] is None else rate["value"]
+        yield f"rate_limit {left} of {rate['burst']:g} for {rate['key']} ({value})"
     if limits["max_inflight"] is not None:
         full = f"{limits['full']} of {count(candidates, 'instance')} full"
         yield f"in flight  {limits['max_inflight']} for each instance at most; {full}"

@@ -17,6 +17,7 @@ from proxy.settings.listener import ListenerSettings
 from proxy.settings.process import LogSettings, TracingSettings
 from proxy.settings.route import RouteSpec
 from proxy.settings.service import ServiceSettings
+from proxy.spans import Traced
 
 Status = Literal["ready", "unhealthy", "ejected", "draining"]
 
@@ -42,6 +43,9 @@ class PoolNode(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Priority, the lowest first."""
     nearby: bool = True
     """In the preferred zone, or there is none."""
+    share: float = 1.0
+    """Of its whole weight, while it is in slow start. `weight` has it in it, unless the balancer
+    hashes."""
 
 
 class PoolSnapshot(msgspec.Struct, frozen=True):
@@ -92,6 +96,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Port of the admin listener, to which no registry may lead."""
     allow: tuple[str, ...] = ()
     """`registry.allow`."""
+    plugins: tuple[str, ...] = ()
+    """Modules to import, or classes of them."""
     tripped: tuple[str, ...] = ()
     """Services whose circuit breaker was not closed in the processes before."""
 
@@ -315,6 +321,8 @@ class ServiceStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     requests."""
     caller_seconds: dict[str, float] = {}
     """Service → what its requests took in all."""
+    mirrored: dict[str, int] = {}
+    """`sent`, `failed` or `dropped` → copies of requests."""
 
 
 class PolicyState(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -350,6 +358,10 @@ class NodeStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Place of `proxy/latency.py` → answers that took so long, from the request to their head."""
     seconds: float = 0.0
     """Sum of these times."""
+    failure: str = ""
+    """Outcome of the last attempt that spoke against the instance; "" = there was none."""
+    failed_at: float = 0.0
+    """When that was, on the clock that all processes of a machine share."""
 
 
 class WorkerStats(msgspec.Struct, frozen=True, tag=True):
@@ -379,6 +391,8 @@ class WorkerStats(msgspec.Struct, frozen=True, tag=True):
     """Listener → result → TLS handshakes of clients."""
     http2_closed: dict[str, dict[str, int]] = {}
     """Listener → reason → connections of HTTP/2 that ended for what a client did."""
+    filters: dict[str, dict[str, int]] = {}
+    """Filter → fault, or status → requests that went no further."""
     lag: float = 0.0
     """Seconds by which the worker's loop was late for this report, which is due each second."""
     http2: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -426,29 +440,13 @@ class CertificatesApplied(msgspec.Struct, frozen=True, tag=True):
     """OpenSSL contexts that the worker has for the listener, of older generations, too."""
 
 
-class Span(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A span of a trace, as OpenTelemetry has it."""
-
-    trace_id: str
-    span_id: str
-    parent: str
-    """Empty = the trace begins here."""
-    name: str
-    kind: int
-    """2 = of a server, 3 = of a client."""
-    began: int
-    """Nanoseconds since 1970."""
-    ended: int
-    attributes: dict[str, str | int]
-    error: str = ""
-    """Code of a fault, or a status; empty = none."""
-
-
 class Spans(msgspec.Struct, frozen=True, tag=True):
-    """Spans of requests that are over, and the number of traces that were dropped."""
+    """Traced requests that are over, and the number of those that were dropped. `offset`: from the
+    clock of these to Unix time."""
 
-    spans: list[Span]
+    traced: list[Traced]
     dropped: int = 0
+    offset: float = 0.0
 
 
 class AcmeApplied(msgspec.Struct, frozen=True, tag=True):

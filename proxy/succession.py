@@ -171,7 +171,8 @@ class Parent:
         for start in range(0, len(all_), packets.DESCRIPTORS):
             part = all_[start : start + packets.DESCRIPTORS]
             self._tell(control, {"held": [told for _, told in part]}, [one for one, _ in part])
-        self._tell(control, {"begin": state is not None}, [] if state is None else [state.fileno()])
+        begin = {"begin": state is not None, "echoes": True}
+        self._tell(control, begin, [] if state is None else [state.fileno()])
         return control
 
     # -- signals
@@ -310,6 +311,8 @@ class Parent:
         packets.close(descriptors)
         if "forget" in message:
             self._forget(control, (str(message["forget"]), str(message.get("name"))))
+        elif "echo" in message:
+            self._tell(control, {"echo": message["echo"]})
         elif "notify" in message:
             if control is self.serving:
                 self._notify(str(message["notify"]))

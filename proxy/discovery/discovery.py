@@ -24,6 +24,7 @@ from proxy.membership import Instance, Membership
 from proxy.registry.base import Provider
 from proxy.settings.registry import RegistryOptions
 from proxy.statuses import RegistryStatus
+from proxy.waiting import ended
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -108,8 +109,7 @@ class Discovery:
 
     def _build(self) -> Provider:
         assert self._settings is not None
-        kind = catalog.plug_in("registries", self._settings.type)
-        provider: Provider = kind(self._settings)
+        provider: Provider = catalog.provider(self._settings)
         return provider
 
     # ------------------------------------------------------------------- start and stop
@@ -145,9 +145,7 @@ class Discovery:
         tasks = [task for task in (self._watching, *self._callbacks.values()) if task is not None]
         # A callback that closes the discovery must not wait for itself.
         tasks = [task for task in tasks if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*tasks)
         await self._provider.close()
 
     async def wait_ready(self, timeout: float = 10.0) -> None:

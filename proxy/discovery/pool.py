@@ -20,7 +20,8 @@ class Node:
     """Owns the number of requests in flight on one instance in this process. What the balancers
     see (`balancers.base.Node`)."""
 
-    __slots__ = ("address", "id", "key", "load", "port", "reason", "status", "usable", "weight")
+    __slots__ = ("address", "id", "key", "load", "port", "reason", "share", "status", "usable",
+                 "weight")  # fmt: skip
 
     def __init__(self, instance: Instance) -> None:
         self.id = instance.id
@@ -28,6 +29,7 @@ class Node:
         self.address = instance.address
         self.port = instance.port
         self.weight = instance.weight
+        self.share = 1.0
         self.status: Status = "unhealthy"
         self.reason = ""
         self.usable = False

@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from typing import TYPE_CHECKING
 
-from proxy.health.base import Endpoint
+from proxy.health.base import Check, Endpoint, checked_port
 from proxy.names.eyeballs import first_of
 from proxy.names.lookups import Lookups
 from proxy.tls.identity import is_another
@@ -65,3 +65,23 @@ async def connect(
         return await dial(addresses[0])
     _, connection = await first_of(addresses, dial, lambda unused: unused[1].transport.abort())
     return connection
+
+
+class ConnectingCheck(Check):
+    """Owns the look-ups of a check that makes a connection for each probe."""
+
+    def __init__(self, *, timeout: float, host: str = "", port: int = 0) -> None:
+        super().__init__(timeout=timeout)
+        if not host.isascii() or not host.isprintable() or " " in host:
+            raise ValueError(f"host: {host!r} is not a host in visible ASCII")
+        self._host = host
+        self._port = checked_port(port)
+        self._lookups = Lookups()
+
+    def _place(self, endpoint: Endpoint) -> Endpoint:
+        """The endpoint that is asked."""
+        return endpoint._replace(port=self._port) if self._port else endpoint
+
+    async def close(self) -> None:
+        """See `Check`."""
+        self._lookups.close()

@@ -7,15 +7,14 @@ from typing import ClassVar, Final
 
 import proxy
 from proxy import protobuf
-from proxy.health.base import Check, Endpoint, checked_port
-from proxy.health.connect import connect
+from proxy.health.base import Endpoint
+from proxy.health.connect import ConnectingCheck, connect
 from proxy.http2 import frames
 from proxy.http2.blocks import request_block
 from proxy.http2.errors import GoAway, name_of
 from proxy.http2.frame_list import FrameList
 from proxy.http2.hpack import BlockError, Decoder, static_fields
 from proxy.http2.settings import ENABLE_PUSH
-from proxy.names.lookups import Lookups
 
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a head, as it is compressed and as it is not."""
@@ -30,7 +29,7 @@ _STATIC: Final = static_fields()
 _MEANINGS: Final = {"5": "it does not know this service", "12": "it has no health service"}
 
 
-class GrpcCheck(Check):
+class GrpcCheck(ConnectingCheck):
     """Good when the answer is SERVING. Each probe makes a new connection: see `HttpCheck`."""
 
     name: ClassVar[str] = "grpc"
@@ -41,18 +40,12 @@ class GrpcCheck(Check):
     ) -> None:
         """`service`: whose health is asked for; "" = the server's. `host`: the authority; "" = the
         endpoint. `port`: another one of the instance; 0 = the endpoint's."""
-        super().__init__(timeout=timeout)
-        if not host.isascii() or not host.isprintable() or " " in host:
-            raise ValueError(f"host: {host!r} is not a host in visible ASCII")
-        self._port = checked_port(port)
-        self._host = host
+        super().__init__(timeout=timeout, host=host, port=port)
         asked = service.encode()
         self._message = _framed(protobuf.field(1, asked) if asked else b"")
-        self._lookups = Lookups()
 
     async def _ask(self, endpoint: Endpoint) -> tuple[bool, str]:
-        if self._port:
-            endpoint = endpoint._replace(port=self._port)
+        endpoint = self._place(endpoint)
         tls = None
         if endpoint.server_name is not None and self.context is not None:
             tls = await self.context()
@@ -68,9 +61,6 @@ class GrpcCheck(Check):
             return await _Answer(writer).read(reader)
         finally:
             writer.transport.abort()  # A connection of HTTP/2 does not end by itself.
-
-    async def close(self) -> None:
-        self._lookups.close()
 
     def _request(self, endpoint: Endpoint, scheme: bytes) -> bytes:
         lines = (

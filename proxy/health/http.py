@@ -8,9 +8,8 @@ import ssl
 from typing import ClassVar
 
 import proxy
-from proxy.health.base import Check, Endpoint, checked_port
-from proxy.health.connect import connect
-from proxy.names.lookups import Lookups
+from proxy.health.base import Endpoint
+from proxy.health.connect import ConnectingCheck, connect
 
 MAX_HEAD = 64 * 1024
 """Bytes of the head of an answer."""
@@ -26,7 +25,7 @@ _EMPTY = re.compile(rb"\ncontent-length:[ \t]*0+[ \t]*\r?\n", re.IGNORECASE)
 _RANGE = re.compile(r"\s*([1-5]\d\d)(?:\s*-\s*([1-5]\d\d))?\s*\Z")
 
 
-class HttpCheck(Check):
+class HttpCheck(ConnectingCheck):
     """Good when the status is one of `expect`. Redirects are answers, not followed.
 
     Each probe makes a new connection: a kept one would go on proving that an instance which
@@ -49,26 +48,20 @@ class HttpCheck(Check):
         endpoint. `port`: another one of the instance, for its management; 0 = the endpoint's.
         `https`: the certificate of an endpoint without a `server_name` is not verified: a service
         that asks itself goes to an address that no certificate names, and sends no secret."""
-        super().__init__(timeout=timeout)
+        super().__init__(timeout=timeout, host=host, port=port)
         if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
             raise ValueError(f"path: {path!r} is not an absolute path in visible ASCII")
         self._expected = parse_statuses(expect)
-        if not host.isascii() or not host.isprintable() or " " in host:
-            raise ValueError(f"host: {host!r} is not a host in visible ASCII")
         self._path = path
-        self._host = host
         self._tls: ssl.SSLContext | None = None
         if https:
             # It takes a while to load, which most checks do not need.
             from proxy.tls.contexts import client_context
 
             self._tls = client_context(verify=False)
-        self._port = checked_port(port)
-        self._lookups = Lookups()
 
     async def _ask(self, endpoint: Endpoint) -> tuple[bool, str]:
-        if self._port:
-            endpoint = endpoint._replace(port=self._port)
+        endpoint = self._place(endpoint)
         tls = self._tls
         if endpoint.server_name is not None and self.context is not None:
             tls = await self.context()
@@ -88,9 +81,6 @@ class HttpCheck(Check):
             else:
                 writer.transport.abort()  # Nobody waits for the other side's farewell.
         return status in self._expected, f"HTTP {status}"
-
-    async def close(self) -> None:
-        self._lookups.close()
 
     def _request(self, endpoint: Endpoint, default: int) -> bytes:
         shown = str(endpoint)

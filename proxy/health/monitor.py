@@ -17,6 +17,7 @@ import structlog
 
 from proxy.health.base import Check, Verdict
 from proxy.health.schedule import Candidate, Rules, Schedule, Target
+from proxy.waiting import ended
 
 log = structlog.get_logger()
 
@@ -127,9 +128,7 @@ class Monitor:
                         await asyncio.sleep(0)
                 await self._pause()
         finally:
-            for probe in self._probes:
-                probe.cancel()
-            await asyncio.gather(*self._probes, return_exceptions=True)
+            await ended(*self._probes)
 
     async def close(self) -> None:
         """Release what checks share. `run` must be over."""

@@ -38,8 +38,3 @@ class Standing:
     def in_transition(self) -> bool:
         """Results speak against the standing, not yet enough of them: worth asking faster."""
         return self._against > 0
-
-    @property
-    def against(self) -> int:
-        """Results in a row against the standing."""
-        return self._against

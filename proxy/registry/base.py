@@ -10,19 +10,43 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
-from typing import ClassVar
+from typing import ClassVar, TypeVar
+
+import msgspec
 
 from proxy.membership import Departure, Membership
 from proxy.statuses import RegistryStatus
+
+T = TypeVar("T")
 
 
 class RegistryError(Exception):
     """A call or a stream failed; the registry may be tried again, here or elsewhere."""
 
+    answered: ClassVar[bool] = False
+    """Whether somebody is there and said so, who is not to be pressed then."""
+
 
 class Refused(RegistryError):
     """The registry refuses for a reason that waiting does not change: credentials, rights,
     certificates, an interface that is switched off."""
+
+    answered: ClassVar[bool] = True
+
+
+class BadReply(RegistryError):
+    """The registry answers, and that is of no use, or says that something failed."""
+
+    answered: ClassVar[bool] = True
+
+
+def decode(whose: str, body: bytes | msgspec.Raw, kind: type[T]) -> T:
+    """An answer of this kind, or a part of one; BadReply for anything else."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (ValueError, RecursionError) as error:
+        said = f"{error}: {bytes(body)[:60]!r}"
+        raise BadReply(f"not an answer of {whose}: {said}") from None
 
 
 class LeaseLost(RegistryError):

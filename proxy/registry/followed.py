@@ -14,7 +14,7 @@ import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypedDict, TypeVar
 
 import msgspec
 import structlog
@@ -25,6 +25,7 @@ from proxy.registry.complaints import Complaints
 from proxy.registry.roster import Roster
 from proxy.registry.rotation import Rotation
 from proxy.statuses import RegistryStatus, RetainedInstance
+from proxy.waiting import ended
 
 log = structlog.get_logger()
 
@@ -55,9 +56,21 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     coalesce: float = 0.05
     """At most one membership in this time: a roll-out of a thousand instances becomes a few
     snapshots, and a single change is still out at once."""
+    relist: float = 1.0
+    """Between two lists for a doubt each. A registry whose lists and proofs are well, and whose
+    watches say at once that they cannot go on, would be listed without end."""
     backoff_first: float = 0.02
     backoff_limit: float = 5.0
-    """Full jitter between attempts, so that a fleet of proxies does not come back in step."""
+    """Full jitter between attempts, so that a fleet of proxies does not come back in step. The
+    limit is for registries that answer; `rotation.ROUND` holds while they do not."""
+
+
+class Means(TypedDict, total=False):
+    """Means of a provider that tests replace: its timing, chance and time."""
+
+    timing: Timing
+    rng: random.Random
+    clock: Callable[[], float]
 
 
 class Resync(Exception):
@@ -100,6 +113,7 @@ class Followed(Provider, Generic[C]):
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`timing`, `rng`, `clock`: see `Means`; any other word is an error."""
         self._timing = timing or Timing()
         self._rng = rng or random.Random()
         self._clock = clock
@@ -124,6 +138,8 @@ class Followed(Provider, Generic[C]):
         self._reconcile_at = math.inf
         self._in_doubt = False
         """There was a `Resync` since the roster was last proved."""
+        self._list_at = 0.0
+        """When a doubt may be answered by a list again."""
         self._cluster_id = ""
         """The registry's id of its store, "" where it has none."""
         # What is told of it.
@@ -229,16 +245,12 @@ class Followed(Provider, Generic[C]):
                     return True
             return False
         finally:
-            for task in asked:
-                task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+            await ended(*asked)
 
     async def close(self) -> None:
         self._closed = True
         self._changed.set()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await ended(self._task)
         self._endpoint = None
         for connection in self._connections:
             await connection.disconnect()
@@ -250,6 +262,7 @@ class Followed(Provider, Generic[C]):
         while True:
             connection = self._connections[self._rotation.current]
             self._sessions += 1
+            heard, answered = self._answers, True
             try:
                 await self._session(connection)
             except Resync as resync:
@@ -257,11 +270,14 @@ class Followed(Provider, Generic[C]):
                 log.info("registry_resync", endpoint=connection.url, reason=str(resync))
                 if resync.elsewhere:
                     self._rotation.advance()
-                if not self._in_doubt:
-                    # The registry is there and answers. Only if the list did not help, wait.
-                    self._in_doubt = True
+                first, self._in_doubt = not self._in_doubt, True
+                # The registry is there and answers. Only if the list did not help, wait.
+                await asyncio.sleep(max(0.0, self._list_at - self._clock()))
+                self._list_at = self._clock() + self._timing.relist
+                if first:
                     continue
             except RegistryError as error:
+                answered = error.answered or self._answers > heard
                 await self._leave(connection, error)
             except Exception as error:
                 # A fault of ours must not end discovery for the life of the process: say it
@@ -269,7 +285,7 @@ class Followed(Provider, Generic[C]):
                 log.exception("registry_fault", endpoint=connection.url)
                 self._list_for = "fault"
                 await self._leave(connection, error)
-            await asyncio.sleep(self._rotation.delay())
+            await asyncio.sleep(self._rotation.delay(answered=answered))
 
     async def _leave(self, connection: C, error: Exception) -> None:
         self._lost(connection, error)
@@ -278,9 +294,14 @@ class Followed(Provider, Generic[C]):
 
     async def _supervise(self, connection: C) -> None:
         """Prove over and over that the roster follows; do what is due by the clock."""
+        proved = False
         while True:
             await self._confirm(connection)
-            self._rotation.progress()
+            if proved:
+                # Not by the first proof: who is well and whose watches end at once, say since they
+                # are not permitted, would be asked without end.
+                self._rotation.progress()
+            proved = True
             self._in_doubt = False
             self._found(connection)
             now = self._clock()
@@ -389,6 +410,4 @@ async def first_to_end(*coroutines: Coroutine[Any, Any, None]) -> None:
         for task in done:
             task.result()
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*tasks)

@@ -19,6 +19,7 @@ from proxy.registry.base import Refused, RegistryError
 from proxy.registry.named import MemberNames
 from proxy.registry.rest import DIAL_LIMIT, LARGEST, tls_context
 from proxy.settings.registry import RegistryTls
+from proxy.waiting import ended
 
 WINDOW: Final = 2**20
 """Bytes that a server may send ahead, of an answer and of all."""
@@ -151,9 +152,7 @@ class GrpcLink:
         task, self._reader = self._reader, None
         if self._writer is not None:
             self._writer.transport.abort()
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await ended(task)
 
     async def ended(self) -> None:
         """Wait for the end of the connection, and raise why."""

@@ -10,7 +10,9 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import Callable, Hashable
 from typing import ClassVar, TypeVar
+from zlib import crc32
 
+from proxy.membership import Departure
 from proxy.registry.base import Refused, RegistryError
 from proxy.registry.belief import Answer, Step, believe
 from proxy.registry.followed import C, Followed, Resync
@@ -42,6 +44,10 @@ class Polled(Followed[C]):
     states_all: ClassVar[bool] = False
     """Whether an answer is a statement of somebody who means all of it, and is never doubted."""
 
+    leased: ClassVar[bool] = False
+    """Whether each instance is kept by beats of its own: one that was deregistered and one that
+    does not beat go alike, and nobody can say which it was."""
+
     empty_start: ClassVar[float] = 0.0
     """Seconds for which a first answer without anybody is an outage: the registry may have been
     started together with the proxy, and hear of its instances as they renew."""
@@ -61,9 +67,9 @@ class Polled(Followed[C]):
         """See `Followed`. Nothing is remembered of it."""
         return await self._poll(connection)
 
-    def _lease(self, key: bytes) -> int:
-        """Lease that a record hangs on, for the mass-loss guard; 0 = records go on purpose."""
-        return 0
+    async def expired(self, departure: Departure) -> bool | None:
+        """See `Provider`."""
+        return None if self.leased else False
 
     async def _session(self, connection: C) -> None:
         await self._supervise(connection)
@@ -108,7 +114,8 @@ class Polled(Followed[C]):
             raise Resync(reason, f"from {answer.source}", elsewhere=True)
         entries: dict[bytes, Entry] = {}
         for number, (key, value) in enumerate(answer.records.items(), 1):
-            entries[key] = self._roster.entry(key, value, lease=self._lease(key))
+            lease = (crc32(key) or 1) if self.leased else 0
+            entries[key] = self._roster.entry(key, value, lease=lease)
             if number % SLICE == 0:
                 await asyncio.sleep(0)
         self._answer, self._was_lost = answer, False

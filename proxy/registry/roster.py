@@ -1,6 +1,7 @@
 """The roster: the records of a registry, of whatever kind it is, and the instances they make. Pure.
 
-* A record that cannot be read keeps the last good value of its key and harms no other.
+* A record that cannot be read keeps the last good value of its key and harms no other; of one
+  that holds several instances, so does each of them.
 * A full list replaces the roster by its *difference*, so no reader ever sees a pool emptied and
   filled again.
 * What a list lacks that is not believed at once is *retained*: it stays in the membership until
@@ -10,7 +11,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 
 import msgspec
 
@@ -18,12 +19,23 @@ from proxy.membership import Departure, Instance, Membership
 from proxy.registry.records import Unreadable
 from proxy.statuses import InvalidRecord, OddRecord
 
-Read = Callable[[bytes, bytes], tuple[Instance, str]]
-"""Key and value → the instance, and what was odd about the value; Unreadable."""
+Read = Callable[[bytes, bytes], tuple[tuple[Instance, ...], str]]
+"""Key and value → the instances, all of one service and each with an id of its own, and what was
+odd about the value; Unreadable."""
+
+
+def single(read: Callable[[bytes, bytes], tuple[Instance, str]]) -> Read:
+    """Of a registry whose records hold one instance each."""
+
+    def instances(key: bytes, value: bytes) -> tuple[tuple[Instance, ...], str]:
+        instance, odd = read(key, value)
+        return (instance,), odd
+
+    return instances
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A record. `instance` is the last good value; `reason` says why the current one is not,
+    """A record. `instances` are the last good value; `reason` says why the current one is not,
     `odd` what was not understood of one that is."""
 
     key: bytes
@@ -32,13 +44,23 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     """When it was last written; 0 where the registry does not tell."""
     lease: int
     """Lease that the record hangs on; 0 = none."""
-    instance: Instance | None
+    instances: tuple[Instance, ...]
     reason: str = ""
     odd: str = ""
 
-    def states(self, value: bytes, revision: int, lease: int) -> bool:
-        """The registry holds this, whatever was made of it."""
-        return (self.revision, self.lease, self.value) == (revision, lease, value)
+    @property
+    def stated(self) -> tuple[int, int, bytes]:
+        """The record as the registry holds it, whatever was made of it."""
+        return self.revision, self.lease, self.value
+
+
+def differences(
+    held: Mapping[bytes, Hashable], known: Mapping[bytes, Hashable]
+) -> frozenset[tuple[bytes, Hashable]]:
+    """Keys of which a registry holds something else than is known, each with that; None = it has
+    none."""
+    other = {(key, value) for key, value in held.items() if known.get(key) != value}
+    return frozenset(other | {(key, None) for key in known.keys() - held.keys()})
 
 
 class Roster:
@@ -52,14 +74,19 @@ class Roster:
         self._read = read
         self._entries: dict[bytes, Entry] = {}
         self._retained: dict[bytes, Entry] = {}
-        self._pools: dict[str, dict[bytes, Instance]] = {}
+        self._pools: dict[str, dict[bytes, tuple[Instance, ...]]] = {}
+        """Service → key → instances, those that were written last at the end."""
+        self._origins: Counter[str] = Counter()
+        """How many of those are known from where; "" = that is not said."""
         self._dirty: set[str] = set()
         self._noted: dict[bytes, Entry] = {}
         """The entries with a `reason` or something `odd`."""
         self._news: set[bytes] = set()
         """Keys of which that is another one than `news` last told."""
-        self._departures: dict[bytes, Departure] = {}
-        """Since the last membership; the keys are back in it if they were written again."""
+        self._said: tuple[tuple[InvalidRecord, ...], tuple[OddRecord, ...]] | None = None
+        """The invalid and the odd as last told, while that holds; None = it does not."""
+        self._departures: dict[tuple[str, str], Departure] = {}
+        """Since the last membership, of those (service, id) that are not back."""
         self._membership = Membership(services={})
 
     # ------------------------------------------------------------------------- changes
@@ -69,46 +96,70 @@ class Roster:
         keeps the object, so that a full list of known keys decodes nothing."""
         known = self._entries.get(key) or self._retained.get(key)
         if known is not None and known.value == value:
-            return Entry(key, value, revision, lease, known.instance, known.reason, known.odd)
+            return Entry(key, value, revision, lease, known.instances, known.reason, known.odd)
+        last = known.instances if known else ()
         try:
-            instance, odd = self._read(key, value)
-            return Entry(key, value, revision, lease, instance, odd=odd)
+            instances, odd = self._read(key, value)
+            return Entry(key, value, revision, lease, _kept(instances, last), odd=odd)
         except Unreadable as error:
-            last = known.instance if known else None
-            return Entry(key, value, revision, lease, last, reason=str(error))
+            reason, unread = str(error), error.unread
+            readable = {one.id for one in error.readable}
+            kept = (one for one in last if unread is None or one.id in unread)
+            instances = (
+                *_kept(error.readable, last),
+                *(one for one in kept if one.id not in readable),
+            )
+            if readable:
+                return Entry(key, value, revision, lease, instances, odd=reason)
+            return Entry(key, value, revision, lease, instances, reason)
 
     def put(self, entry: Entry) -> None:
         """A record was written."""
         key = entry.key
-        self._retained.pop(key, None)
+        before = self._retained.pop(key, None) or self._entries.get(key)
         self._note(entry)
-        self._departures.pop(key, None)
         self._entries[key] = entry
-        if entry.instance is not None:
-            service = entry.instance.service
-            pool = self._pools.setdefault(service, {})
-            if pool.get(key) is not entry.instance:
-                pool[key] = entry.instance
-                self._dirty.add(service)
+        # Whom it named and does not name any more it gave up: no lease ended.
+        self._serve(key, before, entry.instances, 0, entry.revision)
 
     def remove(self, key: bytes, revision: int = 0) -> None:
         """A record went, at `revision`; 0 = it was found missing."""
         entry = self._entries.pop(key, None) or self._retained.pop(key, None)
-        self._noted.pop(key, None)
-        if entry is not None and entry.instance is not None:
-            service = entry.instance.service
-            self._departures[key] = Departure(
-                service=service,
-                id=entry.instance.id,
-                health=entry.instance.health,
-                lease=entry.lease,
-                revision=revision,
-            )
+        self._forget(key)
+        if entry is not None:
+            self._serve(key, entry, (), entry.lease, revision)
+
+    def _serve(
+        self,
+        key: bytes,
+        before: Entry | None,
+        instances: tuple[Instance, ...],
+        lease: int,
+        revision: int,
+    ) -> None:
+        """A key stands for these instances, and not for those before, which went like that."""
+        old = before.instances if before is not None else ()
+        if old is instances:
+            return
+        if old:
+            service = old[0].service
             pool = self._pools[service]
             del pool[key]
             if not pool:
                 del self._pools[service]
             self._dirty.add(service)
+        for one in old:
+            self._departures[one.service, one.id] = Departure(
+                service=one.service, id=one.id, health=one.health, lease=lease, revision=revision
+            )
+            self._origins[one.origin] -= 1
+        if instances:
+            service = instances[0].service
+            self._pools.setdefault(service, {})[key] = instances
+            self._dirty.add(service)
+        for one in instances:
+            self._departures.pop((one.service, one.id), None)
+            self._origins[one.origin] += 1
 
     def replace(
         self,
@@ -125,14 +176,15 @@ class Roster:
         known = self._entries if among is None else among
         for key in [key for key in known if key not in entries]:
             different += 1
-            if retain and self._entries[key].instance is not None:
+            if retain and self._entries[key].instances:
                 self._retained[key] = self._entries.pop(key)
-                self._noted.pop(key, None)
+                self._forget(key)
             else:
                 self.remove(key)
-        for key, entry in entries.items():
+        # Of two records about one instance the newer counts, as if both had been seen written.
+        for key, entry in sorted(entries.items(), key=lambda item: item[1].revision):
             before = self._entries.get(key)
-            if before is None or not before.states(entry.value, entry.revision, entry.lease):
+            if before is None or before.stated != entry.stated:
                 different += 1
                 self.put(entry)
         self.revision = revision
@@ -153,11 +205,21 @@ class Roster:
     @property
     def retained(self) -> int:
         """Instances that the registry does not name."""
-        return len(self._retained)
+        return sum(len(one.instances) for one in self._retained.values())
 
     def held(self) -> list[Instance]:
         """Instances that the registry does not name."""
-        return [one.instance for one in self._retained.values() if one.instance is not None]
+        return [one for entry in self._retained.values() for one in entry.instances]
+
+    def unlike(self, entries: Mapping[bytes, Entry]) -> frozenset[tuple[bytes, Hashable]]:
+        """Keys of which a full list says something else, each with that."""
+        known = self._entries
+        other = {
+            (key, one.stated)
+            for key, one in entries.items()
+            if key not in known or known[key].stated != one.stated
+        }
+        return frozenset(other | {(key, None) for key in known.keys() - entries.keys()})
 
     def __len__(self) -> int:
         """Records in the registry, readable or not; the retained are not in the registry."""
@@ -165,20 +227,20 @@ class Roster:
 
     @property
     def instances(self) -> int:
-        return sum(map(len, self._pools.values()))
+        return self._origins.total()
 
     def origins(self) -> dict[str, int]:
         """Instances by where they are known from, if that is said."""
-        counts = Counter(one.origin for pool in self._pools.values() for one in pool.values())
-        return {origin: count for origin, count in sorted(counts.items()) if origin}
+        self._origins = +self._origins
+        return {origin: count for origin, count in sorted(self._origins.items()) if origin}
 
     def invalid(self) -> tuple[InvalidRecord, ...]:
         """The keys whose current value cannot be read, in key order."""
-        return tuple(self._invalid(entry) for entry in self._in_order() if entry.reason)
+        return self._all_noted()[0]
 
     def odd(self) -> tuple[OddRecord, ...]:
         """The keys of whose current value something was not understood, in key order."""
-        return tuple(self._odd(entry) for entry in self._in_order() if entry.odd)
+        return self._all_noted()[1]
 
     def news(self) -> tuple[InvalidRecord | OddRecord, ...]:
         """Of the invalid and the odd those that are so since the last call, or for another
@@ -196,7 +258,7 @@ class Roster:
         for service in self._dirty:
             pool = self._pools.get(service, {})
             # Two records may be about one instance: of a registration before, and of the newest.
-            by_id = {one.id: one for one in pool.values()}
+            by_id = {one.id: one for instances in pool.values() for one in instances}
             members = tuple(sorted(by_id.values(), key=lambda one: one.id))
             if members == services.get(service, ()):
                 continue
@@ -218,27 +280,51 @@ class Roster:
     # ------------------------------------------------------------------------- private
 
     def _note(self, entry: Entry) -> None:
-        before = self._noted.pop(entry.key, None)
+        before = self._forget(entry.key)
         if not (entry.reason or entry.odd):
             return
         self._noted[entry.key] = entry
+        self._said = None
         if before is None or (before.reason, before.odd) != (entry.reason, entry.odd):
             self._news.add(entry.key)
 
-    def _in_order(self) -> list[Entry]:
-        return [entry for _, entry in sorted(self._noted.items(), key=lambda item: item[0])]
+    def _forget(self, key: bytes) -> Entry | None:
+        before = self._noted.pop(key, None)
+        if before is not None:
+            self._said = None
+        return before
+
+    def _all_noted(self) -> tuple[tuple[InvalidRecord, ...], tuple[OddRecord, ...]]:
+        if self._said is None:
+            entries = [entry for _, entry in sorted(self._noted.items(), key=lambda item: item[0])]
+            self._said = (
+                tuple(self._invalid(entry) for entry in entries if entry.reason),
+                tuple(self._odd(entry) for entry in entries if entry.odd),
+            )
+        return self._said
 
     def _invalid(self, entry: Entry) -> InvalidRecord:
         return InvalidRecord(
             key=entry.key.decode(errors="replace"),
             reason=entry.reason,
-            kept=entry.instance is not None,
-            service=self.service_of(entry.key),
+            kept=bool(entry.instances),
+            service=self._service_of(entry),
         )
 
     def _odd(self, entry: Entry) -> OddRecord:
         return OddRecord(
             key=entry.key.decode(errors="replace"),
             reason=entry.odd,
-            service=self.service_of(entry.key),
+            service=self._service_of(entry),
         )
+
+    def _service_of(self, entry: Entry) -> str:
+        """The service that a record is served in, or else that its key is about."""
+        known = entry.instances
+        return known[0].service if known else self.service_of(entry.key)
+
+
+def _kept(found: tuple[Instance, ...], last: tuple[Instance, ...]) -> tuple[Instance, ...]:
+    """The instances found, and of those that did not change the objects from before."""
+    same = {one.id: one for one in last}
+    return tuple(same[one.id] if same.get(one.id) == one else one for one in found)

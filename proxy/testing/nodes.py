@@ -20,6 +20,7 @@ class Instance:
         self.id = id
         self.key = f"{id}@10.0.0.1:{port}"
         self.weight = weight
+        self.share = 1.0
         self.usable = usable
         self.in_flight = load
         self._read = False

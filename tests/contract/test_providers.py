@@ -43,8 +43,13 @@ class TestProviders(ProviderContract):
             key: value.format(directory=tmp_path) if isinstance(value, str) else value
             for key, value in example.items()
         }
-        built: Provider = load(PROVIDERS, name)(kind(**keys))
+        self.options = kind(**keys)
+        built: Provider = load(PROVIDERS, name)(self.options)
         return built
 
     def test_a_provider_bears_its_catalogue_name(self, name: str, provider: Provider) -> None:
         assert provider.name == name
+
+    def test_a_word_that_no_provider_takes_is_an_error(self, provider: Provider) -> None:
+        with pytest.raises(TypeError, match="unexpected"):
+            type(provider)(self.options, tming=None)  # type: ignore[call-arg]

@@ -269,3 +269,21 @@ def test_an_odd_record_is_listed_while_it_is_so() -> None:
     assert (view.odd(), ids(view)) == ((), ["1"])
     view.apply([put("a/1", 7, value=odd)])
     assert len(view.odd()) == 1
+
+
+def test_of_two_records_about_one_instance_the_newer_counts_in_a_list_as_well() -> None:
+    node = '{"nodes": [{"id": "x", "address": "10.0.0.%d:80"}]}'
+    old, new = kv("a/2", 3, value=(node % 1).encode()), kv("a/1", 9, value=(node % 2).encode())
+    listed_ = listed(new, old, revision=10)
+    told = listed(old, revision=5)
+    told.apply([Event(new)])
+    for view in (listed_, told):
+        assert [one.address for one in view.membership().services["a"]] == ["10.0.0.2"]
+
+
+def test_an_unreadable_value_is_shown_beside_the_service_that_it_keeps() -> None:
+    named = b'{"Op": 0, "Addr": "10.0.0.1:80"}'
+    view = listed(kv("a/users/1", 2, value=named), revision=2)
+    view.apply([put("a/users/1", 3, value=b"x"), put("a/orders/1", 4, value=b"x")])
+    assert ids(view, "a.users") == ["1"]
+    assert [(one.service, one.kept) for one in view.invalid()] == [("a", False), ("a.users", True)]

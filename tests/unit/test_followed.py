@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import pytest
 
 from proxy.membership import Instance, Membership
-from proxy.registry.base import RegistryError
+from proxy.registry.base import Refused, RegistryError
 from proxy.registry.followed import Followed, Resync, Timing, first_to_end
-from proxy.registry.roster import Roster
+from proxy.registry.roster import Roster, single
+from proxy.registry.rotation import ROUND
 from tests.support.loop_and_network import START, SteppedLoop
 
 T = TypeVar("T")
@@ -49,13 +50,15 @@ class StoreProvider(Followed[Member]):
         self.members = [Member(url) for url in urls]
         super().__init__(
             self.members,
-            Roster(read, lambda key: "users"),
+            Roster(single(read), lambda key: "users"),
             rng=random.Random(1),
             clock=loop.time,
         )
         self.loop = loop
         self.store: dict[bytes, bytes] = {}
         self.silent = False
+        self.ends: Exception | None = None
+        """How each new session ends once it is proved."""
         self.doubts: list[Resync] = []
         """What the next questions find."""
         self.doubted: list[float] = []
@@ -78,6 +81,9 @@ class StoreProvider(Followed[Member]):
         await first_to_end(self._follow(), self._supervise(connection))
 
     async def _follow(self) -> None:
+        if self.ends is not None:
+            await asyncio.sleep(0.01)
+            raise self.ends
         while True:
             await self._news.wait()
             self._news.clear()
@@ -181,15 +187,42 @@ def test_an_outage_changes_nothing_and_needs_no_list_afterwards(make: Make) -> N
     assert not stepped.connected
     assert stepped.provider.status().last_error == "a: refused"
     assert len(stepped.memberships) == 1
-    assert 12 <= member.disconnected < 60  # It is tried on, and no faster than it may be.
+    # It is tried on, and no faster than it may be.
+    assert 60 / ROUND < member.disconnected < 4 * 60 / ROUND
     member.fault = None
-    stepped.advance(TIMING.backoff_limit)
+    stepped.advance(ROUND)
     assert stepped.connected
     assert stepped.provider.status().last_error is None
     assert (stepped.resyncs(), len(stepped.provider.lists)) == ({}, 1)
     assert len(stepped.memberships) == 1
     # Each attempt is a session, which ends by an error until one does not.
     assert stepped.tallies() == (member.disconnected + 1, 2, member.disconnected)
+
+
+@pytest.mark.parametrize("urls", ["a", "abc"])
+def test_a_change_is_known_within_a_second_after_five_minutes_of_silence(
+    make: Make, urls: str
+) -> None:
+    stepped = make(*urls)
+    stepped.comes_up()
+    for number in range(20):
+        for member in stepped.provider.members:
+            member.fault = RegistryError("refused")
+        stepped.advance(300.0 + number * 0.1)
+        assert not stepped.connected
+        stepped.provider.members[number % len(urls)].fault = None
+        stepped.provider.put(f"x{number}")
+        stepped.advance(ROUND + TIMING.coalesce)
+        assert f"x{number}" in stepped.ids()
+
+
+def test_a_registry_that_answers_and_refuses_is_asked_ever_more_rarely(make: Make) -> None:
+    stepped = make()
+    stepped.comes_up()
+    [member] = stepped.provider.members
+    member.fault = Refused("not you")
+    stepped.advance(60.0)
+    assert 12 <= member.disconnected < 60
 
 
 def test_after_an_outage_everything_is_compared_soon(make: Make) -> None:
@@ -264,6 +297,39 @@ def test_doubts_that_a_list_does_not_end_are_followed_by_pauses(make: Make) -> N
     assert 5 <= len(lists) <= 25
     assert lists[0] == doubted[0]
     assert all(at > before for at, before in zip(lists[1:], doubted[1:], strict=False))
+
+
+def test_a_registry_that_proves_itself_and_cannot_go_on_is_not_listed_without_end(
+    make: Make,
+) -> None:
+    stepped = make()
+    stepped.comes_up()
+    stepped.provider.lists.clear()
+    stepped.provider.ends = Resync("gone")
+    stepped.provider.doubts = [Resync("gone")]
+    stepped.advance(TIMING.probe * 1.1 + 20.0)
+    lists = stepped.provider.lists
+    assert 15 <= len(lists) <= 22 / TIMING.relist
+    stepped.provider.ends = None
+    stepped.provider.put("2")
+    stepped.advance(2 * TIMING.relist)
+    assert stepped.connected
+    assert stepped.ids() == "12"
+
+
+def test_a_registry_that_proves_itself_and_may_not_be_followed_is_asked_ever_more_rarely(
+    make: Make,
+) -> None:
+    stepped = make()
+    stepped.comes_up()
+    sessions = stepped.tallies()[0]
+    stepped.provider.ends = Refused("not you")
+    stepped.provider.doubts = [Resync("behind")]
+    stepped.advance(TIMING.probe * 1.1 + 60.0)
+    assert 12 <= stepped.tallies()[0] - sessions < 60
+    stepped.provider.ends = None
+    stepped.advance(TIMING.backoff_limit)
+    assert stepped.connected
 
 
 def test_a_difference_that_two_comparisons_find_is_counted_and_mended(make: Make) -> None:

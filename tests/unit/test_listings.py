@@ -9,8 +9,12 @@ import pytest
 
 from proxy import listings
 from proxy.control import status
+from proxy.control.explain import explain
 from proxy.control.pool import Member
+from proxy.control.statistics import Retired, Totals
 from proxy.membership import Instance
+from proxy.settings.file import Settings
+from proxy.settings.route import RedirectSpec, RespondSpec, RouteSpec, SplitSpec
 from proxy.statuses import (
     InvalidRecord,
     OddRecord,
@@ -41,6 +45,33 @@ def test_an_explanation_names_the_filters() -> None:
         "caller     web: callers of users: web is not (dry_run: counted, and let through)"
     )
     assert len(list(listings.explained({**document, "filters": []}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("route", "told"),
+    [
+        (RouteSpec(redirect=RedirectSpec(to="/new")), ["answer     302 by the route"]),
+        (
+            RouteSpec(redirect=RedirectSpec(to="https://{host}/")),
+            ["answer     400 bad_request: the request names no host to be sent to"],
+        ),
+        (RouteSpec(respond=RespondSpec(status=204)), ["answer     204 by the route"]),
+        (
+            RouteSpec(split=(SplitSpec(service="a", weight=9), SplitSpec(service="b"))),
+            ["split      a 9, b 1", "path       /x?y"],
+        ),
+    ],
+)
+def test_an_explanation_of_a_route_that_has_no_one_service(
+    route: RouteSpec, told: list[str]
+) -> None:
+    settings = Settings(routes=(route,))
+    document = explain("GET", "/x?y", [], {}, settings, Totals(Retired()), True, 0.0)
+    assert list(listings.explained(document)) == [
+        "request    GET /x?y",
+        "route   0 -> everything: taken",
+        *told,
+    ]
 
 
 def test_a_registry_that_is_well() -> None:
@@ -129,6 +160,7 @@ def test_a_list_of_services_counts_the_records_that_are_refused(refused: int, la
         ({"reason": "weight 0"}, "weight 0"),
         ({"unreachable_from": 1}, "no connection from 1 worker"),
         ({"on_probation_in": 2}, "on probation in 2 workers"),
+        ({"last_failure": {"code": "503", "age": 7.2}, "reason": "late"}, "503, 7 s ago  late"),
     ],
 )
 def test_a_line_says_in_words_what_holds_of_an_instance(fields: dict[str, Any], words: str) -> None:
@@ -138,17 +170,18 @@ def test_a_line_says_in_words_what_holds_of_an_instance(fields: dict[str, Any], 
     assert line.endswith(words or "-")
 
 
-def test_origins_are_counted_below_instances_if_there_are_several() -> None:
+def test_the_origin_of_each_instance_is_told_if_there_are_several() -> None:
     def listed(*origins: str) -> list[str]:
         instances = [
             Instance(service="users", id="i", address="a", port=80, origin=one) for one in origins
         ]
         members = [Member(one, "ready", "", 1) for one in instances]
         rows = [status.instance(one, None, lambda slot: 0, 0.0) for one in members]
-        return list(listings.instances({"instances": rows}))[len(origins) + 1 :]
+        head, *lines = listings.instances({"instances": rows})
+        return [head.split()[-2], *(line.split()[-1] for line in lines)]
 
-    assert listed("old", "new/text", "old") == ["from: new/text 1, old 2"]
-    assert listed("fairlead", "fairlead") == []
+    assert listed("old", "new/text", "") == ["FROM", "old", "new/text", "-"]
+    assert listed("fairlead", "fairlead")[0] != "FROM"
 
 
 def test_formats_and_registries_are_told_of_a_registry() -> None:

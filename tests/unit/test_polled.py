@@ -14,7 +14,7 @@ from proxy.registry.base import RegistryError
 from proxy.registry.belief import Answer, Step, believe
 from proxy.registry.followed import Timing
 from proxy.registry.polled import Polled
-from proxy.registry.roster import Roster
+from proxy.registry.roster import Roster, single
 from tests.support.loop_and_network import SteppedLoop
 
 
@@ -101,7 +101,7 @@ class Scripted(Polled[Server]):
     name = "scripted"
 
     def __init__(self, loop: SteppedLoop, servers: list[Server]) -> None:
-        roster = Roster(read, service_of)
+        roster = Roster(single(read), service_of)
         rng = random.Random(1)
         super().__init__(servers, roster, timing=TIMING, rng=rng, clock=loop.time)
 

@@ -352,28 +352,60 @@ class TestSlots:
 
     def test_an_instance_that_comes_back_gets_its_column_back(self) -> None:
         slots = Slots(10, lambda slot: False)
-        first = slots.take("users", "a", 0.0)
-        slots.free("users", "a", 1.0)
-        slots.take("users", "b", 1.0)
-        assert slots.take("users", "a", 1.0) == first
+        first = slots.take("users", "a@h:1", 0.0)
+        slots.free("users", instance("a", address="h", port=1), 1.0)
+        slots.take("users", "b@h:1", 1.0)
+        assert slots.take("users", "a@h:1", 1.0) == first
 
     def test_a_freed_column_rests_and_is_reused_when_idle(self) -> None:
         busy = {1}
         slots = Slots(10, lambda slot: slot not in busy)
-        assert slots.take("users", "a", 0.0) == 1
-        slots.free("users", "a", 0.0)
-        assert slots.take("users", "b", SLOT_REST - 1) == 2
-        assert slots.take("users", "c", SLOT_REST) == 3
+        assert slots.take("users", "a@h:1", 0.0) == 1
+        slots.free("users", instance("a", address="h", port=1), 0.0)
+        assert slots.take("users", "b@h:1", SLOT_REST - 1) == 2
+        assert slots.take("users", "c@h:1", SLOT_REST) == 3
         busy.clear()
-        assert slots.take("users", "d", 3 * SLOT_REST) == 1
+        assert slots.take("users", "d@h:1", 3 * SLOT_REST) == 1
 
     def test_a_full_board_means_column_0(self) -> None:
         slots = Slots(3, lambda slot: True)
-        taken = [slots.take("users", str(n), 0.0) for n in range(4)]
+        taken = [slots.take("users", f"{n}@h:1", 0.0) for n in range(4)]
         assert taken == [1, 2, 0, 0]
-        slots.free("users", "3", 0.0)
-        slots.free("users", "0", 0.0)
-        assert slots.take("users", "4", SLOT_REST) == 1
+        slots.free("users", instance("3", address="h", port=1), 0.0)
+        slots.free("users", instance("0", address="h", port=1), 0.0)
+        assert slots.take("users", "4@h:1", SLOT_REST) == 1
+
+    def test_an_instance_that_left_is_told_of_until_its_last_request_ends(self) -> None:
+        busy = {1, 2}
+        pools = book(busy=busy)
+        pools.apply(membership(users=[instance("a"), instance("b"), instance("c")]), 0.0)
+        pools.apply(membership(users=[instance("b")]), 5.0)  # `c` had nothing in flight.
+        pools.apply(membership(), 6.0)
+        found = pools.slots.left()
+        assert [(one.instance.id, one.since) for one in found.values()] == [("a", 5.0), ("b", 6.0)]
+        assert found.keys() <= pools.identities()
+        pools.apply(membership(users=[instance("b")]), 7.0)
+        assert [one.instance.id for one in pools.slots.left().values()] == ["a"]
+        busy.clear()
+        assert not pools.slots.left()
+
+    def test_of_those_that_left_only_so_many_are_told_of(self) -> None:
+        pools = book(capacity=9000, busy=set(range(1, 9000)))
+        pools.apply(membership(users=[instance(str(n)) for n in range(5000)]), 0.0)
+        pools.apply(membership(), 1.0)
+        ids = [int(one.instance.id) for one in pools.slots.left().values()]
+        assert ids == list(range(5000 - len(ids), 5000))
+        assert 1000 <= len(ids) < 2000
+
+    def test_a_column_that_another_one_got_tells_of_nobody_who_left(self) -> None:
+        busy: set[int] = set()
+        pools = book(busy=busy)
+        pools.apply(membership(users=[instance("a")]), 0.0)
+        pools.apply(membership(), 1.0)
+        pools.apply(membership(users=[instance("b")]), 1.0 + SLOT_REST)
+        busy.add(1)
+        assert pools.by_service["users"].members[0].slot == 1
+        assert not pools.slots.left()
 
     def test_an_instance_that_found_the_board_full_stays_uncounted(self) -> None:
         pools = book(capacity=2)

@@ -13,6 +13,7 @@ from proxy.control.slots import Slots
 from proxy.control.slow_start import SCALE
 from proxy.membership import Instance, Membership
 from proxy.messages import Status
+from proxy.settings.balancer import BalancerSpec
 from proxy.settings.service import PoolSettings
 
 
@@ -210,6 +211,17 @@ class TestSlowStart:
         pools.apply(membership("a", "b"), 100.0)
         pools.step(115.0)
         assert weights(pools) == {"a": SCALE, "b": SCALE // 2}
+
+    def test_weights_of_a_ring_stay_and_it_is_told_the_share(self) -> None:
+        ring = BalancerSpec(type="consistent_hash")
+        pools = book("a", instance("b", weight=3), slow_start=30.0, balancer=ring)
+        pools.apply(membership("a", instance("b", weight=3), "c"), 100.0)
+        assert weights(pools) == {"a": 1, "b": 3, "c": 1}
+        pools.step(107.6)
+        assert [node.share for node in pools.by_service["s"].snapshot.nodes] == [1.0, 1.0, 0.25]
+        assert pools.by_service["s"].warming == 1
+        pools.step(130.0)
+        assert [node.share for node in pools.by_service["s"].snapshot.nodes] == [1.0] * 3
 
     def test_a_pool_that_is_new_as_a_whole_is_neutral(self) -> None:
         pools = book(slow_start=30.0)

@@ -6,6 +6,7 @@ import pytest
 
 from proxy.register.backend import registry_at
 from proxy.registry.consul.options import Options as Consul
+from proxy.registry.consul_kv.options import Options as ConsulKv
 from proxy.registry.etcd.options import Options as Etcd
 from proxy.registry.eureka.options import Options as Eureka
 from proxy.registry.nacos.options import Options as Nacos
@@ -20,6 +21,8 @@ from proxy.settings.registry import RegistryOptions
         ("etcd://a:1,b:2/own/", Etcd(endpoints=("http://a:1", "http://b:2"), prefix="/own/")),
         ("consul://127.0.0.1:8500", Consul(endpoints=("http://127.0.0.1:8500",))),
         ("consul://[::1]:8500/", Consul(endpoints=("http://[::1]:8500",))),
+        ("consul-kv://a:1", ConsulKv(endpoints=("http://a:1",))),
+        ("consul-kv://a:1/own/", ConsulKv(endpoints=("http://a:1",), prefix="own/")),
         ("eureka://a:1/own", Eureka(endpoints=("http://a:1/own",))),
         ("eureka://a:1,b:2", Eureka(endpoints=("http://a:1/eureka", "http://b:2/eureka"))),
         ("nacos://a:1", Nacos(endpoints=("http://a:1",))),
@@ -39,7 +42,7 @@ def test_a_url_under_tls() -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("http://a:1", "allowed: consul://host:port, etcd://host:port"),
+        ("http://a:1", "allowed: consul://host:port, consul-kv://host:port, etcd:"),
         ("a:1", "no registry"),
         ("static://a", "no registry"),
         ("consul://", "endpoints: .*has no host"),

@@ -7,7 +7,7 @@ import pytest
 
 from proxy.membership import Instance, Membership
 from proxy.registry.records import read
-from proxy.registry.relay.frames import Frame, digest_of, record_of
+from proxy.registry.relay.frames import Frame, digest_of, key_of, part_of, record_of
 from proxy.registry.relay.history import PIECE, History
 
 
@@ -81,6 +81,56 @@ def test_a_list_comes_in_pieces_of_which_all_but_the_last_say_so() -> None:
     assert history.whole() is history.whole()
     digest = digest_of((*name, record) for name, record in known(told).items())
     assert str(digest) == told[-1].digest
+
+
+NAMES = [f"i{number:03}" for number in range(300)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "most"),
+    [
+        (pool(*NAMES), pool(*NAMES[1:], "new"), 5),
+        (pool(*NAMES), pool(*NAMES[:200]) + pool(*NAMES[200:240], port=81), 160),
+        (pool(*NAMES), pool(*NAMES), 0),
+        (pool(*NAMES), (), 0),
+        ((), pool(*NAMES), 300),
+    ],
+)
+def test_a_history_tells_the_parts_that_differ_to_whoever_stood_where_it_never_did(
+    before: tuple[Instance, ...], after: tuple[Instance, ...], most: int
+) -> None:
+    theirs, ours = History(), History()
+    theirs.take(Membership(services={"users": before}, revision=5), "c")
+    ours.take(Membership(services={"users": after}, revision=9), "c")
+    had = known(frames(theirs.whole()))
+    digest = digest_of((*one, record) for one, record in had.items())
+    told = frames(ours.lead(digest.parts))
+    parts = told[0].parts
+    assert not told[0].full or before == after
+    assert sum(len(one.put) for one in told) <= max(most, len(after) * (before == after))
+    kept = {} if told[0].full else had
+    kept = {one: record for one, record in kept.items() if part_of(key_of(*one)) not in parts}
+    assert kept | known(told) == known(frames(ours.whole()))
+    assert [one.more for one in told] == [True] * (len(told) - 1) + [False]
+    assert ours.lead(digest.parts) is ours.lead(digest.parts)
+
+
+@pytest.mark.parametrize("parts", ["x", "AAAA", "\udcff", "A" * 5461, "AAAA" + digest_of(()).parts])
+def test_a_history_tells_everything_to_whoever_has_no_parts(parts: str) -> None:
+    history = History()
+    history.take(Membership(services={"users": pool("a")}, revision=9), "c")
+    assert history.lead(parts) is history.whole()
+
+
+def test_most_parts_are_everything() -> None:
+    history = History()
+    ids = [f"i{number:05}" for number in range(5000)]
+    history.take(Membership(services={"users": pool(*ids)}, revision=9), "c")
+    assert history.lead(digest_of(()).parts) is history.whole()
+
+
+def test_parts_fit_into_a_line_of_a_request() -> None:
+    assert len(digest_of(()).parts) < 8190 - 1000
 
 
 def test_an_empty_list_is_a_list() -> None:

@@ -132,7 +132,7 @@ def test_a_successor_gets_the_sockets_and_a_way_to_the_one_that_serves(
     new = house.upgrade()
     held, begin = house.children[new].told()
     assert held["held"] == [[0, "listener", "web", "x"]]
-    assert begin["begin"] is True
+    assert begin == {"begin": True, "echoes": True}
     [successor] = house.children[old].told()
     assert successor["successor"] == new
     with socket.socket(fileno=house.children[new].descriptors.pop(0)) as same:
@@ -218,6 +218,12 @@ def test_noise_of_a_successor_is_no_harm(house: House, noise: bytes) -> None:
     house.say(new, {"failed": "noise"})
     house.end(new, 1)
     assert {"not_upgraded": "noise"} in house.children[old].told()
+
+
+def test_a_control_process_hears_when_what_it_said_was_read(house: House) -> None:
+    pid = house.serving()
+    house.say(pid, {"echo": 7})
+    assert {"echo": 7} in house.children[pid].told()
 
 
 def test_a_parent_without_descriptors_refuses_an_upgrade(house: House) -> None:

@@ -29,6 +29,8 @@ def test_an_instance_is_draining_if_one_registry_says_so() -> None:
     well, leaving = instance("a"), instance("a", health="draining")
     assert ids(("old", (well,)), ("new", (leaving,))) == [("a", 80, "draining", "old")]
     assert ids(("old", (leaving,)), ("new", (well,))) == [("a", 80, "draining", "old")]
+    idle = instance("a", weight=0)
+    assert ids(("old", (well,)), ("new", (idle,))) == [("a", 80, "draining", "old")]
     ill = instance("a", health="unhealthy")
     assert ids(("old", (ill,)), ("new", (leaving,))) == [("a", 80, "unhealthy", "old")]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from proxy.membership import Departure, Membership
 from proxy.registry.base import Provider
+from proxy.waiting import ended
 
 OnEvent = Callable[..., None]
 """`on_event(kind, **fields)`."""
@@ -56,9 +57,7 @@ class Composed(Provider):
                     known = membership
                     yield membership
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await ended(*tasks)
             await self.close()
 
     async def close(self) -> None:

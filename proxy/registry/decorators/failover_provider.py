@@ -22,7 +22,7 @@ from proxy.registry.decorators.base import Composed, OnEvent, to_nobody
 from proxy.registry.decorators.failover import FailoverPolicy, GracefulSwitch, ProbeSchedule
 from proxy.settings.registry import Registry, RegistryOptions
 from proxy.statuses import RegistrySource, RegistryStatus
-from proxy.waiting import set_within
+from proxy.waiting import ended, set_within
 
 log = structlog.get_logger()
 
@@ -43,9 +43,7 @@ class _Watched:
         self.task: asyncio.Task[None] | None = None
 
     async def end(self) -> None:
-        if self.task is not None:
-            self.task.cancel()
-            await asyncio.gather(self.task, return_exceptions=True)
+        await ended(self.task)
         await self.provider.close()
 
 

@@ -45,7 +45,7 @@ def decode(content: bytes) -> Snapshot:
     """SnapshotError for anything that was not written by `encode`, whole."""
     try:
         file = msgspec.json.decode(content, type=_File)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise SnapshotError(f"is not a snapshot: {error}") from None
     if file.format != FORMAT:
         raise SnapshotError(f"has format {file.format}; this version reads {FORMAT}")
@@ -53,6 +53,6 @@ def decode(content: bytes) -> Snapshot:
         raise SnapshotError("is damaged: its checksum does not fit")
     try:
         services = msgspec.json.decode(file.services, type=dict[str, tuple[Instance, ...]])
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise SnapshotError(f"holds something else than instances: {error}") from None
     return Snapshot(file.saved_at, Membership(services=services))

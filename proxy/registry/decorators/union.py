@@ -85,7 +85,8 @@ def joined(pools: Sequence[tuple[str, Pool]]) -> Pool:
             place = one.address, one.port
             first = places.get(place)
             if first is not None:
-                if one.health == "draining" and found[first].health == "healthy":
+                leaves = one.health == "draining" or one.weight == 0
+                if leaves and found[first].health == "healthy":
                     message = one.health_message or f"draining in {name}"
                     found[first] = msgspec.structs.replace(
                         found[first], health="draining", health_message=message

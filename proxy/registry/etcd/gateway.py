@@ -10,18 +10,19 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import chain
-from typing import Any
+from types import ModuleType
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
-from etcd3 import AioClient
-from etcd3.baseclient import BaseClient
 
 from proxy.registry.base import Refused
+from proxy.registry.etcd.options import Options
 from proxy.registry.etcd.wire import (
     AuthReply,
     BadCredentials,
@@ -44,7 +45,6 @@ from proxy.registry.etcd.wire import (
 )
 from proxy.registry.named import MemberNames
 from proxy.registry.rest import DIAL_LIMIT, Secret, tls_context
-from proxy.settings.registry import RegistryTls
 
 CALL_LIMIT = 5.0
 """Seconds for a unary call. etcd gives up on its own requests after 7 s or so; whoever waits
@@ -58,7 +58,47 @@ _WITH_LEADER = {"Grpc-Metadata-hasleader": "true"}
 """Without it, a member that lost its leader keeps a watch open and silent."""
 
 
-class _Transport(AioClient):  # type: ignore[misc]  # etcd3-py is untyped
+class _Unused(ModuleType):
+    """A library that etcd3-py names when it is loaded, and needs for what is not used here."""
+
+    __path__ = []  # noqa: RUF012
+
+    def __getattr__(self, name: str) -> type[OSError]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return OSError  # Where an exception is wanted, for one.
+
+
+_OLDER: Final = "etcd3.swaggerdefs.v3_2_x"
+_UNUSED: Final = ("requests", "requests.exceptions", "semantic_version", _OLDER)
+"""`requests` is for its synchronous client, the second for versions of servers that it asks for,
+the last describes calls of older ones: 5 MB and a tenth of a second."""
+
+
+def _load() -> tuple[Any, Any]:
+    """Load etcd3-py's asynchronous client and its base. In our own processes without `_UNUSED`; in
+    a program of somebody else's a thread may ask for those at the same moment. What is not whole
+    is forgotten then: whoever imports etcd3-py gets all of it."""
+    apart = "proxy.cli" in sys.modules and not {"etcd3", *_UNUSED} & sys.modules.keys()
+    if apart:
+        sys.modules |= {name: _Unused(name) for name in _UNUSED}
+    try:
+        from etcd3 import AioClient
+        from etcd3.baseclient import BaseClient
+    finally:
+        if apart:
+            for name in [*sys.modules]:
+                if name in _UNUSED or name.partition(".")[0] == "etcd3":
+                    del sys.modules[name]
+    return AioClient, BaseClient
+
+
+AioClient: Any
+BaseClient: Any
+AioClient, BaseClient = _load()
+
+
+class _Transport(AioClient):  # type: ignore[misc]
     """etcd3-py's asynchronous client without its start-up and without its session.
 
     Its own constructor asks the server for its version (blocking, and fatal when the server
@@ -144,15 +184,8 @@ class Gateway:
     down, and outside an event loop. Calls raise EtcdError only.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        tls: RegistryTls | None = None,
-        username: str = "",
-        password: str = "",
-        password_file: str | None = None,
-    ) -> None:
+    def __init__(self, url: str, options: Options | None = None) -> None:
+        options = options or Options()
         try:
             parts = urlsplit(url)
             port = parts.port or 2379
@@ -172,9 +205,9 @@ class Gateway:
         self._protocol = parts.scheme
         self._host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         self._port = port
-        self._tls = tls
-        self._username = username
-        self._password = Secret(password, password_file)
+        self._tls = options.tls
+        self._username = options.username
+        self._password = Secret(options.password, options.password_file)
         self._token: str | None = None
         self._transport: _Transport | None = None
         self._names = MemberNames()

@@ -15,12 +15,9 @@ length leaves the last known membership in service.
 from __future__ import annotations
 
 import asyncio
-import random
-import time
-from collections.abc import Callable
 from contextlib import aclosing
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from proxy.membership import Departure
 from proxy.registry.etcd.gateway import Gateway, Watch, prefix_end
@@ -35,7 +32,7 @@ from proxy.registry.etcd.wire import (
     RangeReply,
     error_named,
 )
-from proxy.registry.followed import Followed, Resync, Timing, first_to_end
+from proxy.registry.followed import Followed, Means, Resync, first_to_end
 from proxy.registry.formats.layout import literal
 from proxy.waiting import set_within
 
@@ -51,32 +48,14 @@ class EtcdProvider(Followed[Gateway]):
 
     name: ClassVar[str] = "etcd"
 
-    def __init__(
-        self,
-        options: Options,
-        *,
-        timing: Timing | None = None,
-        rng: random.Random | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, options: Options, **means: Unpack[Means]) -> None:
         if not options.endpoints:
             raise ValueError("registry.endpoints: none given; allowed are http[s]://host[:port]")
         self._view = View(literal(options.prefix), options.format)
         super().__init__(
-            [
-                Gateway(
-                    url,
-                    tls=options.tls,
-                    username=options.username,
-                    password=options.password,
-                    password_file=options.password_file,
-                )
-                for url in options.endpoints
-            ],
+            [Gateway(url, options) for url in options.endpoints],
             self._view,
-            timing=timing,
-            rng=rng,
-            clock=clock,
+            **means,
         )
         # No key is empty: the first possible one is a zero byte.
         self._range = (self._view.prefix or b"\0", prefix_end(self._view.prefix))

@@ -122,4 +122,4 @@ class View(Roster):
 def _same(entry: Entry | None, kv: KeyValue | None) -> bool:
     if entry is None or kv is None:
         return False
-    return entry.states(kv.value, kv.mod_revision, kv.lease)
+    return entry.stated == (kv.mod_revision, kv.lease, kv.value)

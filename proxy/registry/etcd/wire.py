@@ -7,7 +7,7 @@ are left out (the proto3 JSON mapping); msgspec undoes all three while it decode
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import msgspec
 
@@ -22,9 +22,13 @@ could fill the memory with a line that never ends."""
 class EtcdError(RegistryError):
     """A call or a stream failed; etcd may be tried again, here or elsewhere."""
 
+    answered: ClassVar[bool] = True
+
 
 class Unreachable(EtcdError):
     """No answer, no connection, or an answer that says "not now" (no leader, shutting down)."""
+
+    answered: ClassVar[bool] = False
 
 
 class TokenRefused(EtcdError, Refused):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from proxy.membership import Instance, Membership
-from proxy.registry.relay.frames import Digest, Frame, record_of
+from proxy.registry.relay.frames import PARTS, Digest, Frame, key_of, part_of, record_of
 
 KEPT_BYTES: Final = 16 * 2**20
 """Of the last changes, for all followers together: some 60,000 records, which is ten minutes of a
@@ -26,7 +26,8 @@ class History:
     def __init__(self, kept: int = KEPT_BYTES) -> None:
         self._kept = kept
         self._pools: Mapping[str, tuple[Instance, ...]] = {}
-        self._records: dict[Name, bytes] = {}
+        self._records: list[dict[Name, bytes]] = [{} for _ in range(PARTS)]
+        """In parts, as the digest has them."""
         self._digest = Digest()
         self._frames: deque[tuple[str, bytes]] = deque()  # ≤ KEPT_BYTES, see take()
         """Each with the digest before it."""
@@ -36,6 +37,8 @@ class History:
         self._at: dict[str, int] = {}
         """Digest → the frame after it."""
         self._whole: list[bytes] | None = None
+        self._lead: tuple[str, list[bytes]] = "", []
+        """The last answer of `lead`, and to whom: all who followed one relay ask from one place."""
         self.cluster, self.revision = "", 0
 
     @property
@@ -63,7 +66,7 @@ class History:
                 gone.append((service, id_))
         self._pools = membership.services
         self.cluster, self.revision = cluster, membership.revision
-        self._whole = None
+        self._whole, self._lead = None, ("", [])
         if put or gone:
             self._keep(before, self._line(put=tuple(put), gone=tuple(gone)))
 
@@ -90,13 +93,20 @@ class History:
     def whole(self) -> list[bytes]:
         """All there is, as frames; the same list for all who ask before the next change."""
         if self._whole is None:
-            all_ = [(*name, msgspec.Raw(record)) for name, record in self._records.items()]
-            ends = range(0, max(1, len(all_)), PIECE)
-            self._whole = [
-                self._line(full=True, more=at + PIECE < len(all_), put=tuple(all_[at : at + PIECE]))
-                for at in ends
-            ]
+            self._whole = self._list(range(PARTS))
         return self._whole
+
+    def lead(self, parts: str) -> list[bytes]:
+        """Frames that lead somebody whose digest has these parts to all there is: of the parts
+        that differ, or everything where those are most of them."""
+        if self._lead[0] != parts:
+            try:
+                differing = self._digest.differing(parts)
+            except ValueError:
+                differing = []
+            few = 0 < len(differing) <= PARTS // 2
+            self._lead = parts, self._list(differing, full=False) if few else self.whole()
+        return self._lead[1]
 
     def beat(self) -> bytes:
         """A frame that says that nothing has changed."""
@@ -104,24 +114,46 @@ class History:
 
     # ------------------------------------------------------------------------- private
 
+    def _list(self, parts: Sequence[int], full: bool = True) -> list[bytes]:
+        """The records of these parts."""
+        found = [
+            (*name, msgspec.Raw(record))
+            for part in parts
+            for name, record in self._records[part].items()
+        ]
+        return [
+            self._line(
+                full=full,
+                more=at + PIECE < len(found),
+                parts=() if full or at else tuple(parts),
+                put=tuple(found[at : at + PIECE]),
+            )
+            for at in range(0, max(1, len(found)), PIECE)
+        ]
+
+    def _part(self, service: str, id_: str) -> dict[Name, bytes]:
+        return self._records[part_of(key_of(service, id_))]
+
     def _set(self, service: str, id_: str, record: bytes) -> bool:
-        before = self._records.get((service, id_))
+        part = self._part(service, id_)
+        before = part.get((service, id_))
         if before == record:
             return False
         if before is not None:
             self._digest.remove(service, id_, before)
         self._digest.add(service, id_, record)
-        self._records[service, id_] = record
+        part[service, id_] = record
         return True
 
     def _drop(self, service: str, id_: str) -> None:
-        self._digest.remove(service, id_, self._records.pop((service, id_)))
+        self._digest.remove(service, id_, self._part(service, id_).pop((service, id_)))
 
     def _line(
         self,
         *,
         full: bool = False,
         more: bool = False,
+        parts: tuple[int, ...] = (),
         put: tuple[tuple[str, str, msgspec.Raw], ...] = (),
         gone: tuple[Name, ...] = (),
     ) -> bytes:
@@ -132,6 +164,7 @@ class History:
             digest=digest,
             full=full,
             more=more,
+            parts=parts,
             put=put,
             gone=gone,
         )

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path as FilePath
 from typing import Annotated, ClassVar, Self
 
-import msgspec
-
 from proxy.settings.addresses import ENDPOINT
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Distinct, Given
-from proxy.settings.read import SECRET, TEXT
-from proxy.settings.registry import RemoteOptions, readable_secret
+from proxy.settings.read import SECRET
+from proxy.settings.registry import RemoteOptions, TokenFile
 
 
 class Options(RemoteOptions, frozen=True, kw_only=True):
@@ -26,15 +24,11 @@ class Options(RemoteOptions, frozen=True, kw_only=True):
         "`http://host:port` or `https://host:port` of each relay. Required.",
     ] = ()
     token: Annotated[str, SECRET, "The relays' `relay.token`."] = ""
-    token_file: Annotated[str | None, TEXT, "File with that token, read again when it changes."] = (
-        None
-    )
+    token_file: TokenFile = None
 
     def checked(self, given: Given, directory: FilePath, report: Report) -> Self:
         """See `RegistryOptions`."""
-        checked = super().checked(given, directory, report)
         if self.username and report.sound(given.at("username")):
             message = "has no meaning for type relay; allowed: a token"
             report.complain(given.at("username"), message)
-        file = readable_secret("token", self, given, directory, report)
-        return msgspec.structs.replace(checked, token_file=file)
+        return super().checked(given, directory, report)

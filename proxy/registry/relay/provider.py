@@ -11,26 +11,34 @@ else for a while: each proves itself to its registry more often than that.
 from __future__ import annotations
 
 import asyncio
-import random
-import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Unpack
 
 import msgspec
+import structlog
 
 from proxy.membership import Instance
 from proxy.registry.base import RegistryError
-from proxy.registry.followed import Followed, Resync, Timing, first_to_end
-from proxy.registry.records import MAX_VALUE, read
-from proxy.registry.relay.frames import ALIVE, BEAT, PATH, Digest, Frame, digest_of
+from proxy.registry.followed import Followed, Means, Resync, first_to_end
+from proxy.registry.records import MAX_VALUE, names_of, read_named, service_of
+from proxy.registry.relay.frames import (
+    ALIVE,
+    BEAT,
+    PATH,
+    Digest,
+    Frame,
+    digest_of,
+    key_of,
+    part_of,
+)
 from proxy.registry.relay.options import Options
 from proxy.registry.rest import RestEndpoint, Secret
-from proxy.registry.roster import Entry, Roster
+from proxy.registry.roster import Entry, Roster, single
 from proxy.waiting import set_within
 
-TIMING: Final = Timing()
+log = structlog.get_logger()
 
 BELIEVED_AFTER: Final = 2.5
 """Probes, 10 s: relays follow etcd with the same timing, in which a member that lags is found out
@@ -47,28 +55,14 @@ class RelayProvider(Followed[RestEndpoint]):
 
     name: ClassVar[str] = "relay"
 
-    def __init__(
-        self,
-        options: Options,
-        *,
-        timing: Timing = TIMING,
-        rng: random.Random | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        token = Secret(options.token, options.token_file)
-
-        def shown() -> Mapping[str, str]:
-            known = token()
-            return {"Authorization": f"Bearer {known}"} if known else {}
-
+    def __init__(self, options: Options, **means: Unpack[Means]) -> None:
+        shown = Secret(options.token, options.token_file).bearer
         super().__init__(
             [RestEndpoint(url, tls=options.tls, fields=shown) for url in options.endpoints],
-            Roster(_read, _service_of),
-            timing=timing,
-            rng=rng,
-            clock=clock,
+            Roster(single(_read), service_of),
+            **means,
         )
-        self._silence = BEAT + timing.probe_limit
+        self._silence = BEAT + self._timing.probe_limit
         self._digest = Digest()
         self._told = asyncio.Event()
         self._older_since: float | None = None
@@ -78,31 +72,39 @@ class RelayProvider(Followed[RestEndpoint]):
 
     async def _session(self, relay: RestEndpoint) -> None:
         """Ends only by an exception."""
-        known = {} if self._list_for is not None else {"from": str(self._digest)}
+        known = {}
+        if self._list_for is None:
+            known = {"from": str(self._digest), "parts": self._digest.parts}
         async with aclosing(relay.lines(PATH, known, timeout=None)) as lines:
             await self._begin(lines, relay)
             await first_to_end(self._follow(lines), self._supervise(relay))
 
     async def _begin(self, lines: AsyncGenerator[bytes, None], relay: RestEndpoint) -> None:
-        """Take over the list, if the relay gives one."""
+        """Take over the list, if the relay gives one, or the parts of it that differ."""
         frame = await self._next(lines)
         self._check(frame)
-        if not frame.full:
-            if self._list_for is not None:
-                raise RegistryError(f"{PATH}: no list, which was asked for")
+        if not frame.full and self._list_for is not None:
+            raise RegistryError(f"{PATH}: no list, which was asked for")
+        if not frame.full and not frame.parts:
             self._apply(frame)
             return
+        parts = None if frame.full else frozenset(frame.parts)
         entries: dict[bytes, Entry] = {}
         while True:
             for service, id_, record in frame.put:
-                key = _key(service, id_)
+                key = key_of(service, id_)
                 entries[key] = self._roster.entry(key, bytes(record))
             if not frame.more:
                 break
             if len(entries) > MOST_LISTED:
                 raise RegistryError(f"{PATH}: a list of more than {MOST_LISTED} instances")
             frame = await self._next(lines)
-        digest = digest_of((*_names(key), entry.value) for key, entry in entries.items())
+        if parts is not None:
+            known = [key for key in self._roster.entries if part_of(key) in parts]
+            self._take(frame, known, entries)
+            log.info("registry_parts_listed", endpoint=relay.url, parts=len(parts))
+            return
+        digest = digest_of((*names_of(key), entry.value) for key, entry in entries.items())
         if str(digest) != frame.digest:
             raise RegistryError(f"{PATH}: a list that is not what its digest says")
         reason = self._list_for or "not_resumed"
@@ -129,7 +131,7 @@ class RelayProvider(Followed[RestEndpoint]):
             raise RegistryError(f"{PATH}: silent for {self._silence:g} s") from None
         except StopAsyncIteration:
             raise RegistryError(f"{PATH}: the relay has ended its answer") from None
-        except msgspec.MsgspecError as error:
+        except (ValueError, RecursionError) as error:
             raise RegistryError(f"{PATH}: no frame of a relay: {error}") from None
         self._heard()
         return frame
@@ -154,27 +156,34 @@ class RelayProvider(Followed[RestEndpoint]):
         raise RegistryError(f"{PATH}: {said}")
 
     def _apply(self, frame: Frame) -> None:
-        for service, id_ in frame.gone:
-            self._forget(service, id_)
-            self._roster.remove(_key(service, id_), frame.revision)
+        entries = {}
         for service, id_, record in frame.put:
-            self._forget(service, id_)
-            entry = self._roster.entry(_key(service, id_), bytes(record))
-            self._digest.add(service, id_, entry.value)
-            self._roster.put(entry)
+            key = key_of(service, id_)
+            entries[key] = self._roster.entry(key, bytes(record))
+        self._take(frame, [key_of(*name) for name in frame.gone], entries)
+
+    def _take(self, frame: Frame, gone: Sequence[bytes], entries: Mapping[bytes, Entry]) -> None:
+        """Take over these in place of those, once the digest says that it is what the relay knows;
+        else it is all to be listed."""
+        for key in {*gone, *entries}:
+            known = self._roster.entries.get(key)
+            if known is not None:
+                self._digest.remove(*names_of(key), known.value)
+        for key, entry in entries.items():
+            self._digest.add(*names_of(key), entry.value)
         if str(self._digest) != frame.digest:
             raise Resync("digest", f"at {frame.revision}")
+        for key in gone:
+            if key not in entries:
+                self._roster.remove(key, frame.revision)
+        for entry in entries.values():
+            self._roster.put(entry)
         self._roster.revision = max(self._roster.revision, frame.revision)
         self._older_since = None
-        if frame.put or frame.gone:
+        if gone or entries:
             self._rotation.progress()
             self._changed.set()
         self._told.set()
-
-    def _forget(self, service: str, id_: str) -> None:
-        known = self._roster.entries.get(_key(service, id_))
-        if known is not None:
-            self._digest.remove(service, id_, known.value)
 
     # ------------------------------------------------------------------------- questions
 
@@ -190,23 +199,10 @@ class RelayProvider(Followed[RestEndpoint]):
     async def _compare(self, relay: RestEndpoint) -> set[tuple[bytes, bytes | None]]:
         """Make the digest anew, and ask nothing: it is what each frame proves."""
         entries = self._roster.entries.items()
-        if str(digest_of((*_names(key), one.value) for key, one in entries)) != str(self._digest):
+        if str(digest_of((*names_of(key), one.value) for key, one in entries)) != str(self._digest):
             raise Resync("reconcile", "the digest was wrong")
         return set()
 
 
-def _key(service: str, id_: str) -> bytes:
-    return f"{service}/{id_}".encode()
-
-
-def _names(key: bytes) -> tuple[str, str]:
-    service, _, id_ = key.decode().partition("/")
-    return service, id_
-
-
-def _service_of(key: bytes) -> str:
-    return _names(key)[0]
-
-
 def _read(key: bytes, value: bytes) -> tuple[Instance, str]:
-    return read(*_names(key), value[: MAX_VALUE + 1])
+    return read_named(key, value[: MAX_VALUE + 1])

@@ -25,6 +25,7 @@ from proxy.settings.acme import AcmeSettings
 from proxy.settings.read import escaped
 from proxy.threads import in_thread
 from proxy.tls.certificates import LARGEST_PEM, CertificateFacts, read_pair
+from proxy.waiting import ended
 
 if TYPE_CHECKING:
     from proxy.control.acme_fleet import AcmeFleet  # Loads the client of etcd, which few need.
@@ -88,7 +89,7 @@ class Standing:
     """Of the last order."""
     unwritten: bytes = b""
     """A certificate that was obtained, and could not be written: it is not ordered again."""
-    orders: Counter[str] = field(default_factory=Counter)
+    orders: Counter[str] = field(default_factory=lambda: Counter(issued=0, failed=0))
     """By result."""
 
     @property
@@ -190,8 +191,7 @@ class Acme:
         try:
             await self._run(publish, tell)
         finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+            await ended(following)
             await self._fleet.close()
 
     async def _run(self, publish: Publish, tell: Callable[..., None]) -> None:

@@ -33,6 +33,7 @@ from proxy.registry.etcd.wire import KeyValue
 from proxy.settings.acme import AcmeSettings
 from proxy.settings.process import LARGEST_KEY
 from proxy.tls.acme import Seal, Unsealed
+from proxy.waiting import ended
 
 log = structlog.get_logger()
 
@@ -131,9 +132,7 @@ class AcmeFleet:
             yield
         finally:
             self._lease = 0
-            if keeping is not None:
-                keeping.cancel()
-                await asyncio.gather(keeping, return_exceptions=True)
+            await ended(keeping)
             try:
                 await self._store.call(lambda gateway: gateway.revoke(lease))
             except RegistryError as error:
@@ -179,8 +178,7 @@ class AcmeFleet:
         try:
             await self._follower.follow(start, prefix_end(start), take, lost)
         finally:
-            telling.cancel()
-            await asyncio.gather(telling, return_exceptions=True)
+            await ended(telling)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -198,7 +196,7 @@ class AcmeFleet:
         if content is not None:
             try:
                 challenges = msgspec.json.decode(content, type=Challenges)
-            except msgspec.MsgspecError as error:
+            except (ValueError, RecursionError) as error:
                 log.warning("acme_value_refused", name="challenges", reason=str(error))
         if await on_challenges(challenges) and kv is not None and challenges != NONE:
             await self._took(kv.mod_revision)

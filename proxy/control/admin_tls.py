@@ -17,6 +17,7 @@ from proxy.control.admin_connections import HEAD, LINGER, Door
 from proxy.control.certificates import ListenerFiles
 from proxy.messages import ListenerCertificates
 from proxy.tls.contexts import ServerPolicy, server_context
+from proxy.waiting import ended
 
 log = structlog.get_logger()
 
@@ -49,9 +50,7 @@ class SecureSite:
     async def close(self) -> None:
         """Accept no more. Connections that are there are the door's to close."""
         tasks = [*self._handshakes, *([self._accepting] if self._accepting else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*tasks)
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()

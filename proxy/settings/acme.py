@@ -15,6 +15,7 @@ from proxy.settings.complaints import Report
 from proxy.settings.declare import Distinct, Given
 from proxy.settings.process import checked_key, readable_pem
 from proxy.settings.read import TEXT, Read, choice, parse_text
+from proxy.settings.secrets import with_secrets
 from proxy.settings.tree import Path
 
 
@@ -71,7 +72,8 @@ class ExternalAccount(msgspec.Struct, frozen=True, kw_only=True):
         "Where the server asks for an account that its operator knows (external account binding):"
         " the name of the key that you were given; with `hmac_key`.",
     ]
-    hmac_key: Annotated[str, _HMAC_KEY, "That key, in base64url."]
+    hmac_key: Annotated[str, _HMAC_KEY, "That key, in base64url."] = ""
+    hmac_key_file: Annotated[str, TEXT, "File with `hmac_key`."] = ""
 
 
 class AcmeStorage(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,10 +154,16 @@ def check_acme(
     for key, what in (("domains", "name"), ("challenges", "kind of challenge")):
         if not getattr(acme, key) and report.sound(given.at(key)):
             report.complain(given.at(key), f"is empty; allowed: at least one {what}")
+    eab, place = acme.eab, given.get("eab")
+    if eab is not None and place is not None:
+        eab = with_secrets(eab, place, directory, report)
+        if not eab.hmac_key and report.sound(place.at("hmac_key"), place.at("hmac_key_file")):
+            report.complain(place.at("hmac_key"), f"is missing; allowed: {_HMAC_KEY.allowed}")
     storage = directory / acme.storage.path
     _check_storage(given.at("storage", "path"), storage, report)
     return msgspec.structs.replace(
         acme,
+        eab=eab,
         ca=acme.ca and readable_pem(given.at("ca"), directory / acme.ca, report),
         storage=msgspec.structs.replace(
             acme.storage,

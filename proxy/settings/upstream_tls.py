@@ -95,16 +95,18 @@ class UpstreamTls(msgspec.Struct, frozen=True, kw_only=True):
         if self.trust_domain:
             return f"{instance.service}.{self.trust_domain}"
         metadata = instance.metadata
-        said = metadata.get("server_name", "")
+        # Names in a hello and in certificates have no dot at the end (RFC 6066 §3).
+        said = metadata.get("server_name", "").removesuffix(".")
+        address = instance.address.removesuffix(".")
         if self.mode == "auto":
             secure = under_tls or metadata.get("scheme") == "https"
-            return (said or instance.address) if secure else None
+            return (said or address) if secure else None
         if said and any(_fits(said.lower(), pattern) for pattern in self.server_names):
             return said
         if self.server_name:
             name = self.server_name.replace("{service}", instance.service)
             return name.replace("{instance}", instance.id)
-        return instance.address
+        return address
 
 
 def _fits(name: str, pattern: str) -> bool:

@@ -144,6 +144,7 @@ async def test_a_name_that_fails_is_told_of_and_harms_no_other(tmp_path: Path) -
         assert nowhere["problem"].startswith("the authorization is invalid: ")
         assert blocked["failures"] == nowhere["failures"] == 1
         assert blocked["not_after"] is None
+        await proxy.logs('"acme_failed"', 2)
         assert proxy.log().count('"acme_failed"') == 2
 
 

@@ -1,7 +1,7 @@
 """Certificates are renewed under load, and nobody notices but by the certificate.
 
-The files are looked at every five seconds, so this takes most of a minute. Handshakes go on all the
-time; what is waited for is what `GET /api/v1/certificates` says, never a time.
+The files are looked at every five seconds, so each of these takes most of a minute. Handshakes go
+on all the time; what is waited for is what `GET /api/v1/certificates` says, never a time.
 """
 
 from __future__ import annotations
@@ -114,6 +114,18 @@ class Renewing:
         await self.in_effect(generation + 1)
         self.current = new
 
+    async def renew_each_second(self, over: asyncio.Task[object]) -> int:
+        """A new pair each second, the certificate a moment before its key, until something else is
+        over; how many."""
+        for number in count():
+            if over.done():
+                return number
+            for new, old in zip(self.make(), (self.proxy.cert, self.proxy.key), strict=True):
+                os.replace(new, old)
+                await asyncio.sleep(0.05)
+            await asyncio.wait([over], timeout=0.95)
+        raise AssertionError
+
     async def renew_unwatched(self) -> None:
         """Once, with no connection of ours that would hold what was before."""
         generation = (await self.told())["generation"]
@@ -225,7 +237,6 @@ async def test_a_renewal_fails_no_handshake_and_ends_no_connection(
         await renewing.break_and_mend()
         await renewing.renew_at_once(5)
         await renewing.renew_by_halves(handshaking)
-        await eventually(lambda: handshaking.seen.total() >= HANDSHAKES, 120, "handshakes")
         alive = await renewing.contexts()
         stop.set()
         asked = await asking
@@ -234,10 +245,39 @@ async def test_a_renewal_fails_no_handshake_and_ends_no_connection(
     assert not handshaking.failures, handshaking.failures[:5]
     assert len(handshaking.seen) >= 3
     assert min(alive) > 1  # Those of `kept` are held by them.
+    await _are_freed(renewing, kept)
+    assert (await proxy.handshakes()).keys() == {"full"}
+    assert "Traceback" not in proxy.log()
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(700)
+async def test_files_that_are_renewed_each_second_fail_no_handshake(
+    renewing: Renewing, record_property: Callable[[str, object], None]
+) -> None:
+    proxy = renewing.proxy
+    kept = await _kept(renewing)
+    with Handshaking(proxy.https, proxy.authority.client()) as handshaking:
+        enough = asyncio.create_task(
+            eventually(lambda: handshaking.seen.total() >= HANDSHAKES, 600, "handshakes")
+        )
+        renewed = await renewing.renew_each_second(enough)
+        await enough
+    done, shown = handshaking.seen.total(), len(handshaking.seen)
+    record_property("drill", f"{renewed} renewals: {done} handshakes, {shown} certificates")
+    assert not handshaking.failures, handshaking.failures[:5]
+    assert shown >= 3
+    for client in kept:
+        assert (await client.ask("GET", "/s/x", host=NAME)).status == 200
+    await _are_freed(renewing, kept)
+    assert (await proxy.handshakes()).keys() == {"full"}
+    assert "Traceback" not in proxy.log()
+
+
+async def _are_freed(renewing: Renewing, kept: list[SecureClient]) -> None:
+    """Generations end with the connections that began under them."""
     for client in kept:
         await client.close()
     await eventually(renewing.idle, what="that the workers know of no connection")
     await renewing.renew_unwatched()
     assert await renewing.contexts() == {1}
-    assert (await proxy.handshakes()).keys() == {"full"}
-    assert "Traceback" not in proxy.log()

@@ -18,6 +18,7 @@ from tests.e2e.secure import NAME, SecureProxy
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 OFFER = Path(__file__).parent / "tls_offer.txt"
+FINDINGS = Path(__file__).parent / "testssl_findings.txt"
 HARMLESS = {"OK", "INFO", "WARN"}
 """Severities of testssl.sh: `WARN` is about what it could not try."""
 
@@ -77,6 +78,7 @@ async def test_the_offer_is_what_it_was(proxy: SecureProxy) -> None:
 
 
 @pytest.mark.drill
+@pytest.mark.timeout(420)
 async def test_testssl_finds_nothing(proxy: SecureProxy, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     # Protocols, ciphers, forward secrecy, preferences, certificates, fields of answers, attacks. It
@@ -91,6 +93,9 @@ async def test_testssl_finds_nothing(proxy: SecureProxy, tmp_path: Path) -> None
     findings = json.loads(found.read_text())
     assert findings[-1]["id"] == "scanTime"
     assert [one for one in findings if one["severity"] not in HARMLESS] == []
-    offered = {one["id"]: one["finding"] for one in findings}
-    assert offered["ALPN"] == "http/1.1"
-    assert offered["cipher_order"] == "server"
+    said = {one["id"]: one["finding"] for one in findings}
+    lines = [line for line in FINDINGS.read_text().splitlines() if not line.startswith("#")]
+    kept = dict(line.split(": ", 1) for line in lines)
+    known = said.keys() & kept.keys()  # Other versions of it have other names for some.
+    assert len(known) >= 30
+    assert {one: said[one] for one in known} == {one: kept[one] for one in known}

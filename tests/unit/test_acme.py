@@ -114,7 +114,8 @@ async def test_a_certificate_is_renewed_when_a_third_of_its_life_is_left(stage: 
     assert await stage.run(64 * DAY) == [120 * DAY, 124 * DAY]
     assert stage.told[0] == ("acme_issued", {"name": "a.example", "renewal_in": 60 * DAY})
     assert list(stage.acme.samples()) == [
-        ("fairlead_acme_orders_total", {"name": "a.example", "result": "issued"}, 4)
+        ("fairlead_acme_orders_total", {"name": "a.example", "result": result}, count)
+        for result, count in (("issued", 4), ("failed", 0))
     ]
 
 
@@ -126,6 +127,18 @@ async def test_a_restart_finds_what_was_obtained(stage: Stage, tmp_path: Path) -
     await again.acme.start()
     assert await again.run(59 * DAY) == []
     assert (stage.settings.place / "account.key").read_bytes() == key
+
+
+async def test_a_server_for_tests_has_a_directory_of_its_own(stage: Stage) -> None:
+    assert await stage.run(HOUR) == [0.0]
+    tried = stage.file()
+    stage.settings = replace(stage.settings, directory="https://ca.example/acme/other")
+    assert stage.file() != tried
+    stage.acme = Acme(stage.settings, stage.obtain, lambda: stage.now, stage.sleep, Late())
+    await stage.acme.start()
+    assert len(await stage.run(HOUR)) == 1
+    assert stage.file().exists()
+    assert tried.exists()
 
 
 def test_renewals_of_names_that_came_together_are_spread() -> None:

@@ -645,7 +645,7 @@ routes:
 def said(path: Path, warnings: bool) -> Sequence[str]:
     found = [one for one in remarks(load(path, {}), NOW) if one.only_warns is warnings]
     lines = located(path, {}, [(one.place, one.message) for one in found])
-    return [line.replace(str(path.parent), "DIR") for line in lines]
+    return [str(line).replace(str(path.parent), "DIR") for line in lines]
 
 
 def test_the_check_names_each_problem_in_its_line(tmp_path: Path) -> None:

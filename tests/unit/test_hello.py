@@ -44,7 +44,8 @@ def test_name_and_protocols(name: str | None, protocols: tuple[str, ...], read: 
     data = hello(name, *protocols)
     assert read_hello(data) == read
     assert read_hello(data + b"more") == read
-    for size in (10, 100, 400):
+    least = 1 + len(data) // MOST_RECORDS  # With OpenSSL 3.5 and later more than 100 bytes.
+    for size in (least, max(least, 100), 400):
         assert read_hello(in_records(data, size)) == read
 
 

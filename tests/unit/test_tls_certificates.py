@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import re
+from ipaddress import ip_address
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.x509.oid import NameOID
 
 from proxy.tls.certificates import read_authorities, read_pair
-from tests.support.certificates import DAY, NOW, Authority, key_pem, private_key
+from tests.support.certificates import DAY, NOW, Authority, key_pem, pem, private_key
 
 AUTHORITY = Authority()
 GOOD = AUTHORITY.issue("a.example")
@@ -23,6 +28,31 @@ def test_a_pair_says_its_names_times_and_kind() -> None:
     assert (facts.kind, facts.subject) == ("ec", "CN=A.example")
     assert len(facts.fingerprint) == 64
     assert (facts.cert, facts.key) == (made.cert.replace(b"\n\n", b"\n"), made.key)
+
+
+@pytest.mark.parametrize("year", [1976, 2049, 2050, 3000])
+@pytest.mark.parametrize("known", [True, False])
+def test_another_reader_finds_the_same(year: int, known: bool) -> None:
+    key = private_key("ec", 0)
+    words = ["plain", " # first", 'a"b+c,d;e<f>g\\h ', "#x", "Zoë 日本", ""][:: 1 if known else -1]
+    oids = [NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME, NameOID.DOMAIN_COMPONENT]
+    attributes = [x509.NameAttribute(o, w or "-") for o, w in zip(oids * 2, words, strict=True)]
+    together = x509.RelativeDistinguishedName(attributes[:2])
+    subject = x509.Name([together, *(x509.RelativeDistinguishedName([a]) for a in attributes[2:])])
+    end = datetime.datetime(year, 12, 31, 23, 59, 58, tzinfo=datetime.UTC)
+    names = [x509.DNSName("*.A.example."), x509.IPAddress(ip_address("10.0.0.1"))]
+    names += [x509.UniformResourceIdentifier("spiffe://d/s"), x509.RFC822Name("a@b.example")]
+    builder = x509.CertificateBuilder(subject, subject, key.public_key(), 1 << 150)
+    builder = builder.not_valid_before(end - datetime.timedelta(days=1)).not_valid_after(end)
+    if known:
+        builder = builder.add_extension(x509.KeyUsage(*[True] * 9), critical=True)
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    made = builder.sign(key, hashes.SHA256())
+    facts = read_pair(pem(made), key_pem(key))
+    assert facts.subject == made.subject.rfc4514_string()
+    assert facts.fingerprint == made.fingerprint(hashes.SHA256()).hex()
+    assert (facts.not_before, facts.not_after) == (end.timestamp() - DAY, end.timestamp())
+    assert facts.names == (("*.a.example", "10.0.0.1") if known else ())
 
 
 @pytest.mark.parametrize("kind", ["ec", "rsa", "ed25519"])

@@ -149,14 +149,20 @@ def test_ciphers() -> None:
 # --------------------------------------------------------------------------------- groups
 
 
-@pytest.mark.parametrize("group", ["X25519", "P-256", "P-384"])
+HYBRID = pytest.mark.skipif(ssl.OPENSSL_VERSION_INFO < (3, 5), reason="OpenSSL is before 3.5")
+
+
+@pytest.mark.parametrize(
+    "group", ["X25519", "P-256", "P-384", pytest.param("X25519MLKEM768", marks=HYBRID)]
+)
 def test_a_client_may_insist_on_a_group_of_ours(group: str) -> None:
     Ends(server(), offering(group))
 
 
 @pytest.mark.parametrize("group", ["ffdhe2048", "ffdhe8192", "P-521", "X448"])
 def test_a_client_that_offers_none_of_our_groups_is_refused(group: str) -> None:
-    Ends(ssl_of_python(), offering(group))
+    if group != "ffdhe8192" or ssl.OPENSSL_VERSION_INFO < (3, 5):  # It is no default since then.
+        Ends(ssl_of_python(), offering(group))
     with pytest.raises(ssl.SSLError):
         Ends(server(), offering(group))
 

@@ -378,7 +378,7 @@ FILTER_TIMEOUT: Final = Fault(
 )  # fmt: skip
 FILTERS_BUSY: Final = Fault(
     "filters_busy", "connection_limit_reached", 503, _P, "Too many requests wait for filters",
-    "As many hooks of filters as there may be in a worker (1,000) wait for something.",
+    "As many hooks of the filter as there may be in a worker (1,000) wait for something.",
     "Find out what the filters wait for: mostly it is the server that `forward_auth` asks.",
 )  # fmt: skip
 AUTH_UNAVAILABLE: Final = Fault(

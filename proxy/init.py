@@ -22,10 +22,25 @@ _PR_SET_PDEATHSIG = 1
 _PR_GET_CHILD_SUBREAPER = 37
 
 
+def fill_standard_descriptors() -> None:
+    """Open those of 0, 1 and 2 that were closed before this process began: as /dev/null. Otherwise
+    sockets would get the numbers, and children would have those as their standard input, output
+    and error."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest that is free is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+
+
 def split_if_first() -> int | None:
     """When orphans are handed to this process: fork, stay behind, and return the exit code of
     the child once it has ended; the kernel then kills what is left in the container. None: go
-    on, in the child or because this is any other process. Call it before there are threads."""
+    on, in the child or because this is any other process. Call it before there are threads and
+    open files."""
+    fill_standard_descriptors()
     first = os.getpid()
     if first != 1 and not _is_subreaper():
         return None

@@ -17,8 +17,8 @@ FIELDS: Final = (
     "time", "client", "method", "target", "protocol", "status", "bytes_received", "bytes_sent",
     "duration_ms", "first_byte_ms", "route", "service", "instance", "upstream", "attempts", "error",
     "fault", "request_id", "host", "user_agent", "referer", "forwarded_for", "grpc_status",
-    "trace_id", "listener", "filter", "http2_stream", "tls_version", "tls_cipher", "tls_name",
-    "tls_resumed", "tls_client",
+    "trace_id", "listener", "filter", "filters", "http2_stream", "tls_version", "tls_cipher",
+    "tls_name", "tls_resumed", "tls_client",
 )  # fmt: skip
 """Fields that a line may have. `engine/access_fields.py` says what each of them is."""
 _NCSA: Final = ("common", "combined")

@@ -125,6 +125,16 @@ def parse_endpoint(text: str, *, bare: bool = True) -> str:
 
 _FORMS: Final = "host:port, [IPv6]:port"
 NAMES: Final = "1 to 128 letters, digits and . _ ~ : @ + -"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host of `bind` is this machine alone."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 NAME: Final = Read(parse_name, "name", NAMES)
 BIND: Final = Read(_parse_bind, "bind", f"{_FORMS} or unix:/path")
 TCP_BIND: Final = Read(_parse_tcp_bind, "bind", _FORMS)

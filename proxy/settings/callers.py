@@ -7,7 +7,8 @@ from typing import Annotated, Final
 import msgspec
 
 from proxy.settings.addresses import NAMES, parse_name
-from proxy.settings.declare import Short
+from proxy.settings.complaints import Report
+from proxy.settings.declare import Given, Short, check_filled
 from proxy.settings.read import SWITCH, Read
 from proxy.settings.route_values import EXACT_PATH, METHOD
 
@@ -50,3 +51,9 @@ class CallersSettings(msgspec.Struct, frozen=True, kw_only=True):
         "Refuse nobody, and only count who would be: `fairlead_limited_total` with"
         " `callers.dry_run`.",
     ] = False
+
+
+def check_callers(given: Given, report: Report) -> None:
+    """Complain of entries that would let in more than they seem to."""
+    for entry in given.get("allow") or ():
+        check_filled(entry, ("methods", "path_prefixes"), report)

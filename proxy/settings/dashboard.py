@@ -44,7 +44,12 @@ def with_dashboard(
     for place, route in zip(given or (), settings.routes, strict=True):
         if route.service == DASHBOARD:
             _check(place, route, settings, shared, report)
-            route = _reading(route, admin, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            route = msgspec.structs.replace(
+                route,
+                methods=route.methods or _READING,
+                set_host=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+                filters=(*route.filters, _token(admin)),
+            )
         routes.append(route)
     if port == "0":
         report.complain(places[0].at("service"), "needs a port of the admin server's own; allowed:"
@@ -65,21 +70,28 @@ def with_dashboard(
     )
 
 
-def _reading(route: RouteSpec, admin: AdminSettings, authority: str) -> RouteSpec:
-    """The route for those who look: its last filter knows what the admin server asks for, and takes
-    away what the client has said to the filters before."""
+def with_token_anew(settings: Settings) -> Settings:
+    """The settings with the token of now shown by routes to the dashboard."""
+    told = _token(settings.admin)
+    routes = (
+        msgspec.structs.replace(one, filters=(*one.filters[:-1], told))
+        if one.service == DASHBOARD
+        else one
+        for one in settings.routes
+    )
+    return msgspec.structs.replace(settings, routes=tuple(routes))
+
+
+def _token(admin: AdminSettings) -> FilterSpec:
+    """The last filter of a route for those who look: it knows what the admin server asks for, and
+    takes away what the client has said to the filters before."""
     options = catalog.plug_in("filters", "headers").options
     token = admin.read_token or admin.token
     change = (
         {"set": {"Authorization": f"Bearer {token}"}} if token else {"remove": ["Authorization"]}
     )
     told = msgspec.to_builtins(msgspec.convert({"request": change}, options))
-    return msgspec.structs.replace(
-        route,
-        methods=route.methods or _READING,
-        set_host=authority,
-        filters=(*route.filters, FilterSpec(name="@dashboard", kind="headers", settings=told)),
-    )
+    return FilterSpec(name="@dashboard", kind="headers", settings=told)
 
 
 def _check(

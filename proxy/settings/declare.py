@@ -13,7 +13,7 @@ rest is read all the same, so that a file's mistakes are told all at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from types import UnionType
@@ -226,6 +226,16 @@ class Given:
         return (*self.path, *steps)
 
 
+def check_filled(given: Given, keys: Iterable[str], report: Report) -> None:
+    """Complain of conditions that are there and empty: without one anything fits, and who writes
+    none means nothing."""
+    for key in keys:
+        if key in given and not given.get(key) and report.sound(given.at(key)):
+            report.complain(
+                given.at(key), "is empty; allowed: at least one, or leave it out, and any will do"
+            )
+
+
 class _Unsound(Exception):
     """The value cannot be had; it was complained about."""
 
@@ -300,15 +310,18 @@ def _unknown(name: str, known: list[str], place: Path, report: Report) -> None:
 def _read(key: Key, node: object, place: Path, report: Report) -> Any:
     if key.may_be_empty and isinstance(node, Scalar) and node.empty:
         node = {}
-    says_no = isinstance(node, Scalar) and node.literal and node.text.lower() in _NO
-    if says_no and (key.off is not None or key.off_word):
-        return None
-    if key.off is not None and isinstance(node, Scalar) and node.literal and not node.empty:
+    if key.off is not None and isinstance(node, Scalar):
+        # In quotes as well, as JSON and many writers of YAML have it: no other text has a meaning.
+        if node.text.lower() in _NO:
+            return None
         if node.text in key.off.words:
             return node.text
-        words = ", ".join(("a mapping", *key.off.words))
-        report.complain(place, f"{shown(node)} is not a mapping; allowed: {words}, or off")
-        raise _Unsound
+        if node.literal and not node.empty:
+            words = ", ".join(("a mapping", *key.off.words))
+            report.complain(place, f"{shown(node)} is not a mapping; allowed: {words}, or off")
+            raise _Unsound
+    if key.off_word and isinstance(node, Scalar) and node.literal and node.text.lower() in _NO:
+        return None
     if key.shape == "one":
         return _item(key, node, place, report)
     if key.shape == "list":

@@ -68,9 +68,8 @@ def _parameters() -> Iterator[str]:
 def kind_of(key: Key) -> str:
     """A key's type, as the page calls it."""
     one = key.read.kind if key.read is not None else "mapping"
-    if key.shape == "list":
-        return f"list of {one}s"
-    return f"mapping of {one}s" if key.shape == "mapping" else one
+    several = one + ("es" if one.endswith(("s", "x")) else "s")
+    return one if key.shape == "one" else f"{key.shape} of {several}"
 
 
 def default(name: str, key: Key) -> str:
@@ -131,7 +130,7 @@ def json_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Fairlead's proxy.yaml",
         **_section(File),
-        "anyOf": [{"required": ["routes"]}, {"required": ["config"]}],
+        "anyOf": [{"required": [one]} for one in ("routes", "config", "listeners")],
     }
 
 

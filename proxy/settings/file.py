@@ -14,7 +14,7 @@ from proxy.settings.filters import FilterSpec
 from proxy.settings.fleet import ConfigSettings, FleetSettings
 from proxy.settings.instance_routes import InstanceRoutes
 from proxy.settings.listener import ListenerSettings
-from proxy.settings.plugged import DOTTED_NAME
+from proxy.settings.plugged import IMPORTED
 from proxy.settings.process import (
     WORKERS,
     AdminSettings,
@@ -26,6 +26,7 @@ from proxy.settings.read import SWITCH, TEXT
 from proxy.settings.registry import NamedRegistry, Registry
 from proxy.settings.relay import RelaySettings
 from proxy.settings.route import RouteSpec
+from proxy.settings.secrets import named
 from proxy.settings.service import PoolSettings, Service
 from proxy.settings.user import USER
 
@@ -48,7 +49,9 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
         "[Filters](filters.md) by name: each a mapping of its kind to its settings.",
     ] = {}
     routes: Annotated[
-        tuple[RouteSpec, ...], "In what order they are asked is said below. At least one."
+        tuple[RouteSpec, ...],
+        "In what order they are asked is said below. At least one, unless all listeners have"
+        " `mode_tcp`.",
     ] = ()
 
 
@@ -135,9 +138,10 @@ class File(Served, frozen=True, kw_only=True):
     ] = None
     plugins: Annotated[
         tuple[str, ...],
-        DOTTED_NAME,
+        IMPORTED,
         Distinct(),
-        "Python names, `package.module:Class`, that a shared configuration may use.",
+        "Python modules to import, beside what installed packages bring: `package.module`, whose"
+        " classes a shared configuration may use, or `package.module:Class`, that one alone.",
     ] = ()
 
 
@@ -168,3 +172,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Services whose instances stand in the file: never looked up in the registry."""
     derived: dict[str, str] = {}
     """Service → another one that has the same instances."""
+
+    @property
+    def secret_files(self) -> set[str]:
+        """Names of the files whose secrets are in force."""
+        pools = (self.defaults, *self.services.values())
+        sections = (self.admin, self.relay, self.acme and self.acme.eab)
+        holders = (*sections, *(one.sticky for one in pools))
+        return {name for one in holders if one is not None for _, name in named(one)}

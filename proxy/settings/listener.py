@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import grp
-import pwd
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Annotated, Final, Literal
 
@@ -21,6 +19,7 @@ from proxy.settings.keys import ENCODED_SLASHES, parse_field_name
 from proxy.settings.listener_tls import ListenerTls, checked_tls
 from proxy.settings.read import DURATION, POSITIVE, SWITCH, UNLIMITED, Read, choice, integer, size
 from proxy.settings.tree import Path
+from proxy.settings.user import group_id, user_id
 
 
 def _parse_name(text: str) -> str:
@@ -43,24 +42,7 @@ def _parse_owner(text: str) -> tuple[int, int]:
     user, colon, group = text.partition(":")
     if not (group if colon else user):
         raise ValueError("is not an owner")
-    return (
-        _parse_id(user, "user", lambda name: pwd.getpwnam(name).pw_uid),
-        _parse_id(group, "group", lambda name: grp.getgrnam(name).gr_gid),
-    )
-
-
-def _parse_id(name: str, what: str, look_up: Callable[[str], int]) -> int:
-    if not name:
-        return -1
-    if re.fullmatch("[0-9]{1,10}", name):
-        # The last one of 32 bits means "unchanged" to the system.
-        if int(name) >= 2**32 - 1:
-            raise ValueError(f"has too large a {what} id")
-        return int(name)
-    try:
-        return look_up(name)
-    except (KeyError, ValueError):
-        raise ValueError(f"names a {what} that this machine does not have") from None
+    return user_id(user) if user else -1, group_id(group) if group else -1
 
 
 _NAME: Final = Read(_parse_name, "name", "1 to 63 letters, digits and . _ -")
@@ -156,7 +138,7 @@ class ListenerLimits(msgspec.Struct, frozen=True, kw_only=True):
         int,
         integer(0, 1_000_000, "0 = no limit"),
         "Most connections of one client's address at the same time, in each worker; further ones"
-        " are closed at once. Tunnels do not count. 0 = no limit.",
+        " are closed at once. Upgraded ones do not count. 0 = no limit.",
     ] = 0
     handshakes: Annotated[
         int,
@@ -367,7 +349,7 @@ def check_listeners(
                 f"is larger than the head that holds it; allowed: up to {limits.head} bytes,"
                 " or a larger limits.head",
             )
-        for key in ("tls_passthrough", "hsts", "redirect_to_https"):
+        for key in ("tls_passthrough", "hsts", "redirect_to_https", "filters"):
             if listener.mode_tcp is not None and place.get(key):
                 report.complain(
                     place.at(key),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path as FilePath
+from typing import Any
 
 import msgspec
 
@@ -18,7 +19,7 @@ from proxy import cpus, files
 from proxy.settings.access_log import resolve_access_log
 from proxy.settings.acme import check_acme
 from proxy.settings.complaints import Complaint, ConfigError, Report
-from proxy.settings.dashboard import with_dashboard
+from proxy.settings.dashboard import with_dashboard, with_token_anew
 from proxy.settings.declare import Given, build, read_section
 from proxy.settings.file import File, Served, Settings
 from proxy.settings.filters import FilterReader
@@ -32,6 +33,7 @@ from proxy.settings.read import shown
 from proxy.settings.registry import check_registries
 from proxy.settings.relay import check_relay
 from proxy.settings.route import check_routes
+from proxy.settings.secrets import named, secret_in, with_secrets
 from proxy.settings.service import PoolSettings, finished, inherit
 from proxy.settings.shared import check_config, read_shared
 from proxy.settings.sticky import with_secret
@@ -69,14 +71,14 @@ def read_text(path: FilePath) -> str:
         raise ConfigError([Complaint(name, line, "", message)]) from None
 
 
-def located(path: FilePath, environ: Mapping[str, str], remarks: Remarks) -> list[str]:
-    """Remarks about places of a file that was loaded, each in its line."""
+def located(path: FilePath, environ: Mapping[str, str], remarks: Remarks) -> tuple[Complaint, ...]:
+    """Remarks about places of a file that was loaded, each with its line."""
     text = files.read(str(path), MAX_FILE).decode("utf-8-sig")
     document = read_with_included(text, path, environ)
     report = Report(str(path), document)
     for place, message in remarks:
         report.complain(place, message)
-    return [str(complaint) for complaint in report.error().complaints]
+    return report.error().complaints
 
 
 def parse(
@@ -99,6 +101,37 @@ def parse(
     return _settings(given, FilePath(file_name).parent, report, shared)
 
 
+def with_secrets_anew(settings: Settings, path: FilePath) -> Settings:
+    """Settings of the file `path`, with the secrets that their files hold now. Raises
+    `ConfigError`."""
+    complaints: list[Complaint] = []
+
+    def anew(place: str, one: Any) -> Any:
+        found = {}
+        for key, name in () if one is None else named(one):
+            try:
+                found[key] = secret_in(type(one), key, path.parent / name)
+            except ValueError as error:
+                complaints.append(Complaint(str(path), None, f"{place}.{key}_file", str(error)))
+        return msgspec.structs.replace(one, **found) if found else one
+
+    def pool(place: str, one: PoolSettings) -> PoolSettings:
+        return msgspec.structs.replace(one, sticky=anew(f"{place}.sticky", one.sticky))
+
+    acme = settings.acme
+    settings = msgspec.structs.replace(
+        settings,
+        admin=anew("admin", settings.admin),
+        relay=anew("relay", settings.relay),
+        acme=acme and msgspec.structs.replace(acme, eab=anew("acme.eab", acme.eab)),
+        defaults=pool("defaults", settings.defaults),
+        services={name: pool(f"services.{name}", one) for name, one in settings.services.items()},
+    )
+    if complaints:
+        raise ConfigError(complaints)
+    return with_token_anew(settings)
+
+
 def _whole_file(name: str, message: str) -> ConfigError:
     return ConfigError([Complaint(name, None, "", message)])
 
@@ -109,6 +142,8 @@ def _settings(
     """Settings made of a file, and of what it shares with others; after all rules are asked
     ConfigError if one of them complained."""
     file = build(File, given)
+    place = given.get("admin") or Given(("admin",))
+    admin = with_secrets(file.admin, place, directory, report)
     acme = check_acme(given.get("acme"), file.acme, directory, report)
     reader = FilterReader(given.get("filters"), directory, report)
     listeners = check_listeners(
@@ -129,7 +164,7 @@ def _settings(
     check_acme_storage(acme, registry, report)
     settings = Settings(
         listeners=listeners,
-        admin=msgspec.structs.replace(file.admin, tls=resolve_tls(file.admin.tls, directory)),
+        admin=msgspec.structs.replace(admin, tls=resolve_tls(admin.tls, directory)),
         workers=file.workers or cpus.usable(),
         user=file.user,
         watch=file.watch,
@@ -143,6 +178,7 @@ def _settings(
         config=file.config,
         fleet=check_fleet(file.fleet, directory, report),
         relay=check_relay(
+            given.get("relay"),
             file.relay,
             registry,
             [file.admin.bind, *(one.bind for one in listeners)],
@@ -190,7 +226,9 @@ def _serving(
         if source in static:
             static[name] = renamed(static[source], name)
     routes = tuple(map(reader.resolved, served.routes, given.get("routes") or ()))
-    check_routes(given.get("routes"), routes, [one.name for one in settings.listeners], report)
+    names = [one.name for one in settings.listeners]
+    needed = any(one.mode_tcp is None for one in settings.listeners)
+    check_routes(given.get("routes"), routes, names, report, needed)
     settings = msgspec.structs.replace(
         settings,
         routes=routes,

@@ -5,7 +5,7 @@ next to none: of every loop, option and alternative the next character says whic
 that what was taken is never taken back to any avail (the expressions are "one-unambiguous",
 Brüggemann-Klein and Wood, 1998). Exceptions, none of them inside of a loop: a handful of options
 and alternatives, and one loop over single characters, such as `.*`, if no loop follows. Decision
-0028 has the reasons.
+0029 has the reasons.
 """
 
 from __future__ import annotations
@@ -89,8 +89,9 @@ class PathPattern:
             self.compiled = re.compile(text, re.ASCII)
         except re.error as error:
             raise ValueError(f"is not a regular expression ({error.msg})") from None
-        self.beginning = _beginning(root)
-        """Text with which every path begins that fits."""
+        self.literals = [""]
+        """Texts that every path has in it that fits; it begins with the first one."""
+        _gather(root, self.literals)
 
     def _choice(self) -> _Node:
         options = [self._sequence()]
@@ -261,13 +262,18 @@ def _ways(node: _Node, follow: int, in_loop: bool, loops_follow: bool) -> int:
     return _ways(body, again | follow, True, loops_follow)
 
 
-def _beginning(node: _Node) -> str:
-    text = ""
-    for part in node.parts if isinstance(node, _Sequence) else ():
-        if not isinstance(part, _Chars) or part.mask.bit_count() != 1:
-            break
-        text += chr(part.mask.bit_length() - 1)
-    return text
+def _gather(node: _Node, texts: list[str]) -> None:
+    """Gather the texts without which nothing fits; the last of those so far may go on."""
+    if isinstance(node, _Sequence):
+        for part in node.parts:
+            _gather(part, texts)
+    elif isinstance(node, _Chars) and node.mask.bit_count() == 1:
+        texts[-1] += chr(node.mask.bit_length() - 1)
+    else:
+        texts.append("")
+        if isinstance(node, _Repeat) and node.low:
+            _gather(node.body, texts)
+            texts.append("")
 
 
 def parse_pattern(text: str) -> str:

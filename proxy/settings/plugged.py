@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -15,14 +16,14 @@ DOTTED: Final = "package.module:Class"
 """Form of the name of a plug-in that is not installed as one."""
 
 
-def _parse_dotted(text: str) -> str:
-    module, _, name = text.partition(":")
-    if not (name.isidentifier() and all(map(str.isidentifier, module.split(".")))):
-        raise ValueError("is not the name of a class")
+def _parse_imported(text: str) -> str:
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*)?", text):
+        raise ValueError("is not the name of a module")
+    catalog.imported(text)
     return text
 
 
-DOTTED_NAME: Final = Read(_parse_dotted, "name", f"a name such as {DOTTED}")
+IMPORTED: Final = Read(_parse_imported, "name", f"a name such as package.module, or {DOTTED}")
 
 
 class Parameter(NamedTuple):

@@ -93,9 +93,13 @@ class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
         "When set, everything but `/healthz` and `/readyz` needs `Authorization: Bearer` with it."
         " Without it nothing can be changed where `admin.bind` is no loopback address.",
     ] = ""
+    token_file: Annotated[str, TEXT, "File with `token`, read again when it changes."] = ""
     read_token: Annotated[
         str, BEARER, "A second token, which may look and change nothing: for scrapers."
     ] = ""
+    read_token_file: Annotated[str, TEXT, "File with `read_token`, read again when it changes."] = (
+        ""
+    )
     hosts: Annotated[
         tuple[str, ...],
         _HOST,

@@ -13,6 +13,8 @@ from proxy.settings.upstream_tls import UpstreamTls
 
 _WORDS: Final = ("h1", "h2c", "h2", "grpc")
 PROTOCOL: Final = choice(_WORDS, "a protocol")
+_PLAIN: Final = ("http", "http/1.1")
+"""Words of others for what is spoken where nothing else is said."""
 _H2C: Final = ("kubernetes.io/h2c", "h2c")
 """`appProtocol` of Kubernetes (KEP-3726), and `scheme` of Traefik's labels, that mean h2c."""
 
@@ -21,6 +23,8 @@ def stated_protocol(metadata: Mapping[str, str]) -> str:
     """The protocol that an instance says that it speaks; "" = none. ValueError for a word that
     nobody knows: requests would go astray."""
     stated = metadata.get("protocol", "")
+    if stated.lower() in _PLAIN:
+        stated = ""
     if stated and stated not in _WORDS:
         raise ValueError(f'metadata.protocol "{stated[:40]}" is none of {", ".join(_WORDS)}')
     if not stated and (metadata.get("appProtocol") in _H2C or metadata.get("scheme") == "h2c"):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
-from difflib import get_close_matches
 from typing import Any, Final, Generic, TypeVar
 
 from proxy.settings.tree import Scalar
@@ -41,6 +40,8 @@ def shown(value: object) -> str:
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """` (did you mean "…"?)`, or nothing when no known word is near."""
     by_lower = {name.lower(): name for name in known}
+    from difflib import get_close_matches  # Only where something is wrong.
+
     near = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     near = near or [name for name in by_lower if name.startswith(f"{word.lower()}_")]
     return f' (did you mean "{by_lower[near[0]]}"?)' if near else ""
@@ -48,6 +49,19 @@ def did_you_mean(word: str, known: Collection[str]) -> str:
 
 class Unspeakable(ValueError):
     """An error in a value that holds a secret, although its key does not say so."""
+
+
+_AS_WRITTEN: Final = {"type": ["string", "number", "boolean"]}
+"""Text without quotes may be a number to YAML."""
+_JSON: Final[Mapping[str, Mapping[str, Any]]] = {
+    **dict.fromkeys(("text", "name", "mode", "owner", "status codes", "key prefix"), _AS_WRITTEN),
+    "path": {"type": "string", "pattern": "^/"},
+    "path prefix": {"type": "string", "pattern": "^/"},
+    "URL": {"type": "string", "pattern": "^[A-Za-z]+://"},
+    "bind": {"type": "string", "pattern": "^unix:/|:[0-9]+$"},
+    "network": {"type": "string", "pattern": "^[0-9A-Fa-f.:]+(/[0-9]+)?$"},
+}
+"""JSON Schema of kinds that say no other."""
 
 
 class Read(Generic[T]):
@@ -73,7 +87,7 @@ class Read(Generic[T]):
         self.allowed = allowed
         self._literal = literal
         self.secret = secret
-        self._json: Mapping[str, Any] = json or {"type": "string"}
+        self._json: Mapping[str, Any] = json or _JSON.get(kind, {"type": "string"})
 
     @property
     def json(self) -> Mapping[str, Any]:
@@ -227,7 +241,8 @@ def choice(names: Collection[str], noun: str) -> Read[str]:
             raise ValueError(f"is not {noun}{did_you_mean(text, names)}")
         return text
 
-    return Read(parse, "word", ", ".join(names), json={"enum": list(names)})
+    numbers = [float(name) for name in names if _NUMBER.fullmatch(name)]
+    return Read(parse, "word", ", ".join(names), json={"enum": [*names, *numbers]})
 
 
 def parse_text(text: str) -> str:

@@ -35,6 +35,12 @@ class RegistryTls(msgspec.Struct, frozen=True, kw_only=True):
     key: Annotated[str | None, TEXT, "PEM file with its private key; needs `cert`."] = None
 
 
+Tls = Annotated[
+    RegistryTls | None, Off(), "Settings for `https://` endpoints. Host names are always checked."
+]
+TokenFile = Annotated[str | None, TEXT, "File with that token, read again when it changes."]
+
+
 _ACCESS: Final = (
     *("username", "password", "password_file", "token", "token_file", "tls", "interval"),
 )
@@ -61,7 +67,15 @@ class RegistryOptions(msgspec.Struct, frozen=True, kw_only=True):
     def checked(self, given: Given, directory: FilePath, report: Report) -> Self:
         """Options with the names of their files resolved, after complaints of keys that
         contradict each other. `given`: the section that holds them."""
-        return self
+        found: dict[str, object] = {}
+        for field in self.__struct_fields__:
+            key = field.removesuffix("_file")
+            if key != field and key in self.__struct_fields__ and getattr(self, field) is not None:
+                found[field] = _readable_secret(key, self, given, directory, report)
+        tls = getattr(self, "tls", None)
+        if isinstance(tls, RegistryTls):
+            found["tls"] = _checked_tls(tls, given.at("tls"), directory, report)
+        return msgspec.structs.replace(self, **found)
 
 
 class RemoteOptions(RegistryOptions, frozen=True, kw_only=True):
@@ -69,6 +83,8 @@ class RemoteOptions(RegistryOptions, frozen=True, kw_only=True):
 
     form: ClassVar[str] = "http://host:port"
     """Of an endpoint, for people."""
+    root: ClassVar[str] = "/"
+    """The beginning of all prefixes."""
     in_path: ClassVar[bool] = False
     """Whether endpoints have a path."""
 
@@ -83,11 +99,7 @@ class RemoteOptions(RegistryOptions, frozen=True, kw_only=True):
     password_file: Annotated[
         str | None, TEXT, "File with that password, read again when it changes."
     ] = None
-    tls: Annotated[
-        RegistryTls | None,
-        Off(),
-        "Settings for `https://` endpoints. Host names are always checked.",
-    ] = None
+    tls: Tls = None
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -105,9 +117,7 @@ class RemoteOptions(RegistryOptions, frozen=True, kw_only=True):
         for key in ("password", "password_file"):
             if getattr(self, key) and not self.username and report.sound(given.at("username")):
                 report.complain(given.at(key), "has no username; allowed: both of them, or neither")
-        file = readable_secret("password", self, given, directory, report)
-        tls = self.tls and checked_tls(self.tls, given.at("tls"), directory, report)
-        return msgspec.structs.replace(self, password_file=file, tls=tls)
+        return super().checked(given, directory, report)
 
 
 class _Options(dict[str, type[RegistryOptions]]):
@@ -295,14 +305,12 @@ def check_registry(given: Given | None, registry: R, directory: FilePath, report
     )
 
 
-def readable_secret(
+def _readable_secret(
     key: str, options: RegistryOptions, given: Given, directory: FilePath, report: Report
-) -> str | None:
+) -> str:
     """The resolved name of the file in `KEY_file`, after complaints of one that cannot be read or
     that stands beside `KEY`."""
     name = getattr(options, f"{key}_file")
-    if name is None:
-        return None
     place = given.at(f"{key}_file")
     if getattr(options, key) and report.sound(given.at(key)):
         report.complain(place, f"stands beside {key}; allowed: one of them")
@@ -315,7 +323,7 @@ def readable_secret(
     return path
 
 
-def checked_tls(tls: RegistryTls, place: Path, directory: FilePath, report: Report) -> RegistryTls:
+def _checked_tls(tls: RegistryTls, place: Path, directory: FilePath, report: Report) -> RegistryTls:
     """TLS settings with the resolved names of their files, after complaints of those."""
     for one, other in (("cert", "key"), ("key", "cert")):
         if getattr(tls, one) and not getattr(tls, other) and report.sound((*place, other)):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import ip_address
 from pathlib import Path as FilePath
 from typing import Annotated
 
 import msgspec
 
-from proxy.settings.addresses import TCP_BIND, split_bind
+from proxy.settings.addresses import TCP_BIND, is_loopback, split_bind
 from proxy.settings.complaints import Report
-from proxy.settings.declare import Off
+from proxy.settings.declare import Given, Off
 from proxy.settings.fleet import etcd_of
 from proxy.settings.listener import collide
 from proxy.settings.process import BEARER, AdminTls, resolve_tls
+from proxy.settings.read import TEXT
 from proxy.settings.registry import Registry
+from proxy.settings.secrets import with_secrets
 
 
 class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,10 +29,12 @@ class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
         "What followers show. Needed where `bind` is no loopback address, unless `tls.client_ca` is"
         " there.",
     ] = ""
+    token_file: Annotated[str, TEXT, "File with `token`, read again when it changes."] = ""
     tls: Annotated[AdminTls | None, Off(), "Serve HTTPS, and nothing else."] = None
 
 
 def check_relay(
+    given: Given | None,
     relay: RelaySettings | None,
     registry: Registry,
     others: Sequence[str],
@@ -40,17 +43,17 @@ def check_relay(
 ) -> RelaySettings | None:
     """The section with the names of its files resolved, after complaints of what it does not go
     together with. `others`: binds of this file."""
-    if relay is None:
+    if given is None or relay is None:
         return None
+    relay = with_secrets(relay, given, directory, report)
     if etcd_of(registry) is None and report.sound(("registry",), ("registries",)):
         report.complain(
             ("relay",),
             f"has nothing to tell beside a registry of type {registry.type}; allowed: type etcd,"
             " and in particular no other relay",
         )
-    host = split_bind(relay.bind)[0]
     closed = relay.token or (relay.tls is not None and relay.tls.client_ca)
-    if not closed and not _is_loopback(host) and report.sound(("relay",)):
+    if not closed and not is_loopback(split_bind(relay.bind)[0]) and report.sound(("relay",)):
         report.complain(
             ("relay", "token"),
             f'is missing, and "{relay.bind}" is no loopback address; allowed: a token, or'
@@ -61,10 +64,3 @@ def check_relay(
             message = f'"{relay.bind}" is already used; allowed: another port or address'
             report.complain(("relay", "bind"), message)
     return msgspec.structs.replace(relay, tls=resolve_tls(relay.tls, directory))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

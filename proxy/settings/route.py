@@ -10,7 +10,7 @@ import msgspec
 
 from proxy.settings.addresses import NAME, NAMES, parse_name
 from proxy.settings.complaints import Report, dotted
-from proxy.settings.declare import Distinct, Given, Off, Short
+from proxy.settings.declare import Distinct, Given, Off, Short, check_filled
 from proxy.settings.filters import FilterSpec
 from proxy.settings.keys import ENCODED_SLASHES, parse_field_name
 from proxy.settings.path_pattern import PathPattern
@@ -268,10 +268,11 @@ def check_routes(
     routes: Sequence[RouteSpec],
     listeners: Collection[str],
     report: Report,
+    needed: bool,
 ) -> None:
     """Complain of routes that contradict themselves, or that can never match. `listeners`: the
-    names of those there are."""
-    if not given and report.sound(("routes",)):
+    names of those there are; `needed`: for some there must be a route."""
+    if needed and not given and report.sound(("routes",)):
         missing = "is empty" if report.exists(("routes",)) else "is missing"
         report.complain(("routes",), f"{missing}; allowed: at least one route")
     earlier: dict[tuple[str | None, ...], list[tuple[Path, RouteSpec]]] = {}
@@ -282,6 +283,7 @@ def check_routes(
         _check_aim(place, route, report)
         _check_prefix(place, route, report)
         _check_several(place, route, report)
+        check_filled(place, (*_CONDITIONS, "where", "services"), report)
         _check_rewrite(place, route, report)
         _check_names(place, "headers", route.headers, report)
         templated = "{service}" in f"{route.host}{route.path_prefix}"
@@ -307,15 +309,8 @@ def check_routes(
         if report.sound(*conditions) and place.path not in report.misspelt:
             # Only those with the same hosts and paths: between others the more specific
             # one goes first, wherever it stands in the file.
-            where = (
-                *route.all_hosts,
-                "",
-                *route.all_paths,
-                "",
-                *route.all_prefixes,
-                "",
-                route.path_regex,
-            )
+            paths, prefixes = route.all_paths, route.all_prefixes
+            where = (*route.all_hosts, "", *paths, "", *prefixes, "", route.path_regex)
             peers = earlier.setdefault(where, [])
             for path, other in peers:
                 if _shadows(other, route):
@@ -407,11 +402,6 @@ def _check_rewrite(place: Given, route: RouteSpec, report: Report) -> None:
             report.complain(
                 place.at("rewrite"), f"holds {{{name}}}; allowed of path_regex: {known}"
             )
-    if route.forward_path == "received":
-        report.complain(
-            place.at("forward_path"),
-            '"received" stands beside rewrite, which changes the path; allowed: one of the two',
-        )
 
 
 def _check_respond(given: Given, respond: RespondSpec, report: Report) -> None:
@@ -433,11 +423,8 @@ def _check_prefix(place: Given, route: RouteSpec, report: Report) -> None:
     strip, rewrite = place.at("strip_prefix"), place.at("rewrite_prefix")
     if not report.sound(strip, rewrite):
         return
-    for key, given in (
-        ("strip_prefix", route.strip_prefix),
-        ("rewrite_prefix", route.rewrite_prefix),
-    ):
-        if given and route.forward_path == "received":
+    for key in ("strip_prefix", "rewrite_prefix", "rewrite"):
+        if getattr(route, key) and route.forward_path == "received":
             report.complain(
                 place.at("forward_path"),
                 f'"received" stands beside {key}, which changes the path; allowed: one of the two',

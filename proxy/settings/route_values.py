@@ -70,6 +70,13 @@ def parse_path(text: str) -> str:
     return text
 
 
+def _matching(text: str) -> str:
+    """A path that those of requests are compared with."""
+    if text.endswith("*") or "/*/" in text:
+        raise ValueError("holds *, which stands for itself and not for any text")
+    return parse_path(text)
+
+
 def _parse_path_prefix(text: str) -> str:
     rest = text.replace("{service}", "service")
     if "{" in rest or "}" in rest:
@@ -78,7 +85,7 @@ def _parse_path_prefix(text: str) -> str:
         raise ValueError("holds {service} more than once")
     if "{service}" in text and "{service}" not in text.split("/"):
         raise ValueError("has a segment that is only partly {service}")
-    parse_path(rest)
+    _matching(rest)
     return _ESCAPE.sub(_one_spelling, text)
 
 
@@ -117,7 +124,7 @@ def _parse_field_value(text: str) -> str:
 
 
 def _parse_exact_path(text: str) -> str:
-    return _ESCAPE.sub(_one_spelling, parse_path(text))
+    return _ESCAPE.sub(_one_spelling, _matching(text))
 
 
 def _parse_rewrite(text: str) -> str:
@@ -140,9 +147,10 @@ def _parse_target(text: str) -> str:
         else:
             name = host
         parse_host_name("host" if name == "{host}" else name)
-    elif not text.startswith(("/", "{path}")) or text.startswith("//"):
+    elif not text.startswith(("/", "{path}")) or rest.startswith("//"):
         raise ValueError("is neither a URL nor a path")
-    if not rest.isascii() or not rest.isprintable() or " " in rest:
+    # A backslash is a slash to browsers: two of them would lead to another host.
+    if not rest.isascii() or not rest.isprintable() or " " in rest or "\\" in rest:
         raise ValueError("holds characters that a URL must have percent-encoded")
     return text
 

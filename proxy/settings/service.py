@@ -12,7 +12,7 @@ from proxy import catalog
 from proxy.membership import Instance
 from proxy.settings.addresses import ENDPOINT, NAME
 from proxy.settings.balancer import BalancerSpec, inherit_balancer
-from proxy.settings.callers import CallersSettings
+from proxy.settings.callers import CallersSettings, check_callers
 from proxy.settings.choosing import SubsetSettings, ZoneSettings, check_subset
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Given, Off, Short, overlay
@@ -328,20 +328,20 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     sticky: Annotated[
         StickySettings | None,
         Off(),
-        "[Clients stay](balancing.md#sticky-clients) with one instance, by a cookie of the proxy's."
+        "[Clients stay](balancers.md#sticky-clients) with one instance, by a cookie of the proxy's."
         " Not for balancers that hash.",
     ] = None
     mirror: Annotated[
         MirrorSettings | None, Off(), "[Copies of requests](operations.md#mirrors)."
     ] = None
     zone: Annotated[
-        ZoneSettings | None, Off(), "[Instances nearby](balancing.md#zones-and-tiers) first."
+        ZoneSettings | None, Off(), "[Instances nearby](balancers.md#zones-and-tiers) first."
     ] = None
     priority_key: Annotated[
         str,
         TEXT,
         "The key in the metadata of instances that names their"
-        " [tier](balancing.md#zones-and-tiers), a whole number: lower ones first. Without it all"
+        " [tier](balancers.md#zones-and-tiers), a whole number: lower ones first. Without it all"
         " are in one.",
     ] = ""
     protocol: Annotated[
@@ -378,8 +378,7 @@ class PoolSettings(ServiceSettings, frozen=True, kw_only=True):
     slow_start: Annotated[
         float,
         DURATION,
-        "How long an instance that is new, or back in use, takes to get its full weight. Not for"
-        " balancers that hash.",
+        "How long an instance that is new, or back in use, takes to get its full weight.",
     ] = 0.0
     fallback_instances: Annotated[
         tuple[InstanceEntry, ...],
@@ -434,8 +433,11 @@ def inherit(given: Given, service: str, inherited: PoolSettings, report: Report)
         settings = msgspec.structs.replace(settings, health_check=own)
     if isinstance(subset := given.get("subset"), Given) and settings.subset is not None:
         check_subset(subset, settings.subset, report)
-    if settings.sticky is not None and is_keyed(settings):
-        check_sticky(given, settings.balancer.type, report)
+    if isinstance(callers := given.get("callers"), Given):
+        check_callers(callers, report)
+    if settings.sticky is not None:
+        keyed = settings.balancer.type if is_keyed(settings) else ""
+        check_sticky(given, settings.sticky, keyed, report)
     if isinstance(tls := given.get("tls"), Given):
         checked_upstream_tls(settings.tls, tls, report)
     check_protocol(settings.protocol, settings.tls, given, report)
@@ -451,12 +453,6 @@ def inherit(given: Given, service: str, inherited: PoolSettings, report: Report)
             "has no meaning beside send_proxy_protocol, since many clients share its connections;"
             " allowed: h1, or send_proxy_protocol: off",
         )
-    if settings.slow_start and given.get("slow_start") and service and is_keyed(settings):
-        report.complain(
-            given.at("slow_start"),
-            f"has no meaning for {settings.balancer.type}, whose weights say which keys an"
-            " instance gets; allowed: 0, or another balancer",
-        )
     return settings
 
 
@@ -467,13 +463,12 @@ def is_keyed(settings: ServiceSettings) -> bool:
 
 
 def finished(settings: PoolSettings, directory: FilePath) -> PoolSettings:
-    """The settings with the names of their files resolved, and without an inherited slow start
-    where weights must not change."""
+    """The settings with the names of their files resolved."""
     settings = msgspec.structs.replace(settings, tls=resolved_upstream_tls(settings.tls, directory))
     if settings.send_proxy_protocol != "off":
         alone = msgspec.structs.replace(settings.keepalive, max_idle=0)
         settings = msgspec.structs.replace(settings, keepalive=alone)
-    return msgspec.structs.replace(settings, slow_start=0.0) if is_keyed(settings) else settings
+    return settings
 
 
 def _fallback(

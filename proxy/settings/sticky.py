@@ -8,14 +8,13 @@ from typing import Annotated, Final
 
 import msgspec
 
-from proxy import files
 from proxy.settings.complaints import Report
 from proxy.settings.declare import Given
-from proxy.settings.read import SECRET, TEXT, UNLIMITED, Read, choice
+from proxy.settings.read import TEXT, UNLIMITED, Read, choice, parse_text
+from proxy.settings.secrets import with_secrets
 
 _SMALLEST: Final = 16
 """Characters of a secret."""
-_LARGEST: Final = 4096
 
 
 def _parse_cookie(text: str) -> str:
@@ -24,6 +23,13 @@ def _parse_cookie(text: str) -> str:
     return text
 
 
+def _parse_secret(text: str) -> str:
+    if len(text) < _SMALLEST:
+        raise ValueError("is too short")
+    return parse_text(text)
+
+
+_SECRET: Final = Read(_parse_secret, "text", f"{_SMALLEST} characters or more", secret=True)
 _COOKIE: Final = Read(_parse_cookie, "name", "up to 64 characters of a token, such as fl")
 
 
@@ -39,25 +45,30 @@ class StickySettings(msgspec.Struct, frozen=True, kw_only=True):
     secure: Annotated[
         str,
         choice(("auto", "always", "never"), "a way to say Secure"),
-        "`auto`: over TLS alone it is for TLS alone; `always`, `never`.",
+        "`auto`: what is set over TLS, or behind a trusted proxy that says so, is for TLS alone;"
+        " `always`, `never`.",
     ] = "auto"
     same_site: Annotated[
         str, choice(("lax", "strict", "none"), "a value of SameSite"), "`lax`, `strict` or `none`."
     ] = "lax"
     secret: Annotated[
         str,
-        SECRET,
+        _SECRET,
         "At least 16 characters, the same in all proxies; without it the cookie is made from the"
         " service's name and the registry's prefix: whoever knows an instance's id can make one.",
     ] = ""
-    secret_file: Annotated[
-        str, TEXT, "A file with the secret, read at the start and at each reload."
-    ] = ""
+    secret_file: Annotated[str, TEXT, "A file with the secret, read again when it changes."] = ""
 
 
-def check_sticky(given: Given, balancer: str, report: Report) -> None:
-    """Complain of a service whose balancer hashes."""
-    if report.sound(given.at("balancer", "type")):
+def check_sticky(given: Given, sticky: StickySettings, balancer: str, report: Report) -> None:
+    """Complain of a cookie that browsers refuse, and of a balancer that hashes; `balancer`: its
+    name, if it does."""
+    if "sticky" in given and (sticky.same_site, sticky.secure) == ("none", "never"):
+        report.complain(
+            given.at("sticky", "same_site"),
+            "none beside secure: never is refused by browsers; allowed: secure: always or auto",
+        )
+    if balancer and report.sound(given.at("balancer", "type")):
         report.complain(
             given.at("sticky" if "sticky" in given else "balancer"),
             f"is sticky beside {balancer}, which keeps keys with instances itself; allowed: sticky:"
@@ -73,17 +84,5 @@ def with_secret(
     if sticky is None:
         return None
     own = given.get("sticky") or Given(given.at("sticky"))
-    secret, source = sticky.secret, own.at("secret")
-    if sticky.secret_file:
-        source = own.at("secret_file")
-        if "secret" in own:
-            report.complain(source, "stands beside secret; allowed: one of the two")
-        try:
-            secret = files.read(str(directory / sticky.secret_file), _LARGEST).decode().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not text"
-            report.complain(source, f"cannot be read ({reason}); allowed: a file with the secret")
-            return sticky
-    if ("secret" in own or sticky.secret_file) and len(secret) < _SMALLEST:
-        report.complain(source, f"is too short; allowed: {_SMALLEST} characters or more")
-    return msgspec.structs.replace(sticky, secret=secret or f"registry prefix {prefix}")
+    sticky = with_secrets(sticky, own, directory, report)
+    return msgspec.structs.replace(sticky, secret=sticky.secret or f"registry prefix {prefix}")

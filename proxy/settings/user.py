@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 import re
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -29,37 +30,37 @@ def run_as(text: str) -> RunAs:
     name, colon, group_name = text.partition(":")
     if not name or (colon and not group_name):
         raise ValueError("is not a user")
-    number = _number(name)
+    user = user_id(name)
+    group = group_id(group_name) if group_name else None
     try:
-        found = pwd.getpwnam(name) if number is None else pwd.getpwuid(number)
-    except (KeyError, ValueError):
-        if number is None:
-            raise ValueError("names a user that this machine does not have") from None
-        if not group_name:
+        found = pwd.getpwuid(user) if name.isdigit() else pwd.getpwnam(name)
+    except KeyError:
+        if group is None:
             raise ValueError("has no group on this machine, which does not know it") from None
-        group = _group(group_name)
-        return RunAs(number, group, (group,))
-    group = _group(group_name) if group_name else found.pw_gid
-    return RunAs(found.pw_uid, group, tuple(os.getgrouplist(found.pw_name, group)))
+        return RunAs(user, group, (group,))
+    group = found.pw_gid if group is None else group
+    return RunAs(user, group, tuple(os.getgrouplist(found.pw_name, group)))
 
 
-def _group(name: str) -> int:
-    number = _number(name)
-    if number is not None:
-        return number
+def user_id(name: str) -> int:
+    """The id of a user by name or number. ValueError that continues a sentence."""
+    return _id(name, "user", lambda name: pwd.getpwnam(name).pw_uid)
+
+
+def group_id(name: str) -> int:
+    """As `user_id`, of a group."""
+    return _id(name, "group", lambda name: grp.getgrnam(name).gr_gid)
+
+
+def _id(name: str, what: str, look_up: Callable[[str], int]) -> int:
+    if re.fullmatch("[0-9]{1,10}", name):
+        if int(name) > _LARGEST:
+            raise ValueError(f"has too large a {what} id")
+        return int(name)
     try:
-        return grp.getgrnam(name).gr_gid
+        return look_up(name)
     except (KeyError, ValueError):
-        raise ValueError("names a group that this machine does not have") from None
-
-
-def _number(name: str) -> int | None:
-    """An id, if it is one. ValueError for one that cannot be."""
-    if not re.fullmatch("[0-9]{1,10}", name):
-        return None
-    if int(name) > _LARGEST:
-        raise ValueError("has too large an id")
-    return int(name)
+        raise ValueError(f"names a {what} that this machine does not have") from None
 
 
 def _parse_user(text: str) -> str:

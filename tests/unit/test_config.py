@@ -26,7 +26,7 @@ from proxy.settings.listener import (
     ListenerTimeouts,
 )
 from proxy.settings.listener_tls import Certificate, ListenerTls
-from proxy.settings.load import load, parse
+from proxy.settings.load import load, parse, with_secrets_anew
 from proxy.settings.process import (
     AdminSettings,
     AdminTls,
@@ -408,26 +408,23 @@ class TestInheritance:
             ("{max_retries: 3}", "{}", 3),
             ("{}", "{}", 1),
             ("no", "{max_retries: 0}", 0),
+            ("{max_retries: 3}", '"off"', 0),  # As JSON has it.
         ],
     )
     def test_retry(self, default: str, own: str, retries: int) -> None:
         a = service(f"defaults: {{retry: {default}}}\nservices: {{a: {{retry: {own}}}}}\n")
         assert a.retry.max_retries == retries
 
+    @pytest.mark.parametrize(
+        ("own", "mode"),
+        [("off", "off"), ('"off"', "off"), ("auto", "auto"), ('"auto"', "auto"), ("{}", "on")],
+    )
+    def test_tls(self, own: str, mode: str) -> None:
+        a = service(f"defaults: {{tls: {{}}}}\nservices: {{a: {{tls: {own}}}}}\n")
+        assert a.tls.mode == mode
+
 
 class TestPools:
-    def test_a_ring_inherits_no_slow_start(self) -> None:
-        text = (
-            "defaults: {balancer: consistent_hash, slow_start: 10s}\n"
-            "services: {a: {balancer: random}, b: {}}\n"
-        )
-        built = settings(text + ROUTE)
-        assert built.defaults.slow_start == 0.0
-        assert {name: one.slow_start for name, one in built.services.items()} == {
-            "a": 10.0,
-            "b": 0.0,
-        }
-
     @pytest.mark.parametrize(
         ("default", "own", "enabled", "base"),
         [
@@ -627,6 +624,29 @@ services: {a: {}, b: {sticky: {ttl: 1h}}, c: {sticky: off}}
     assert "/here/" in found.defaults.sticky.secret
 
 
+def test_secrets_may_stand_in_files(tmp_path: Path) -> None:
+    held = {"change": "c", "look": "l", "follow": "f", "kid": "a2V5"}
+    for name, text in held.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    text = """
+registry: {type: etcd, endpoints: ["http://127.0.0.1:1"]}
+admin: {token_file: change, read_token_file: look}
+relay: {bind: "0.0.0.0:9901", token_file: follow}
+acme: {directory: "https://a/b", domains: [a.example], eab: {kid: a, hmac_key_file: kid}}
+"""
+    file = tmp_path / "proxy.yaml"
+    found = parse(text + ROUTE, str(file), {})
+    (tmp_path / "follow").write_text("g")
+    anew = with_secrets_anew(found, file)
+    for one, token in ((found, "f"), (anew, "g")):
+        assert one.relay is not None
+        assert one.acme is not None
+        assert one.acme.eab is not None
+        secrets = (one.admin.token, one.admin.read_token, one.relay.token, one.acme.eab.hmac_key)
+        assert secrets == ("c", "l", token, "a2V5")
+    assert found.secret_files == set(held)
+
+
 def test_a_text_that_is_empty_unless_given_may_be_given_so(tmp_path: Path) -> None:
     key = {"kty": "oct", "k": "A" * 86, "alg": "HS256"}
     (tmp_path / "keys.json").write_text(json.dumps({"keys": [key]}))
@@ -654,6 +674,38 @@ def test_included_files_add_services_and_routes(tmp_path: Path) -> None:
     assert list(found.services) == ["a"]
 
 
+def test_included_filters_are_for_all_files_and_each_name_stands_once(tmp_path: Path) -> None:
+    file = tmp_path / "proxy.yaml"
+    (tmp_path / "page.html").write_text("<p>")
+    (tmp_path / "a.yaml").write_text(
+        "filters:\n  big: {body_limit: 1KiB}\n  page: {error_pages: {file: page.html}}\n"
+        "routes: [{path: /a, service: a, filters: [big, own]}]\n"
+    )
+    text = """
+include: [a.yaml]
+filters: {own: {body_limit: 1MiB}}
+routes: [{path: /, service: z, filters: [page, big]}]
+"""
+    found = parse(text, str(file), {})
+    assert [[one.name for one in route.filters] for route in found.routes] == [
+        ["page", "big"],
+        ["big", "own"],
+    ]
+    assert found.routes[0].filters[1] == found.routes[1].filters[0]
+    assert found.routes[0].filters[0].settings["file"] == str(tmp_path / "page.html")
+
+    (tmp_path / "a.yaml").write_text(
+        "filters:\n  own: {body_limit: 1KiB}\n  big: {body_limit: {size: huge}}\n"
+    )
+    with pytest.raises(ConfigError) as error:
+        parse(text, str(file), {})
+    found_wrong = [str(one).partition(";")[0] for one in error.value.complaints]
+    assert found_wrong[-2:] == [
+        f"{tmp_path}/a.yaml:2: filters.own: stands in the file that includes this one, too",
+        f'{tmp_path}/a.yaml:3: filters.big.body_limit.size: "huge" is not a size',
+    ]
+
+
 def test_complaints_name_the_included_file(tmp_path: Path) -> None:
     a, b = tmp_path / "a.yaml", tmp_path / "b.yaml"
     a.write_text(
@@ -676,3 +728,12 @@ def test_complaints_name_the_included_file(tmp_path: Path) -> None:
         "b.yaml:2: routes: is no list",
         "c.yaml:1: not valid YAML: expected the node content, but found '<stream end>'",
     ]
+
+
+def test_a_file_whose_listeners_all_pass_connections_on_needs_no_route() -> None:
+    listeners = [{"bind": "127.0.0.1:5432", "mode_tcp": "db"}]
+    settings = parse(json.dumps({"listeners": listeners}), "proxy.yaml", {})
+    assert settings.routes == ()
+    listeners.append({"name": "web", "bind": "127.0.0.1:8080"})
+    with pytest.raises(ConfigError, match="at least one route"):
+        parse(json.dumps({"listeners": listeners}), "proxy.yaml", {})

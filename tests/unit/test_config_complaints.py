@@ -73,7 +73,7 @@ proxy.yaml:1: user: "4000000001" has no group on this machine, which does not kn
 user: "4294967295:0"
 routes: [{service: a}]
 --->
-proxy.yaml:1: user: "4294967295:0" has too large an id; allowed: user or user:group, by names or by numbers, or "" for no other
+proxy.yaml:1: user: "4294967295:0" has too large a user id; allowed: user or user:group, by names or by numbers, or "" for no other
 === dashboard_for_everybody
 filters: {stamp: {headers: {response: {set: {X-A: b}}}}, login: {"tests.support.filters:Scripted": {}}}
 routes:
@@ -217,6 +217,8 @@ routes:
   - {path: /e, respond: {status: 204, body: x, headers: {Connection: close}}}
   - {path: /f, respond: 99}
   - {path_prefix: "/{service}", respond: 404}
+  - {path_prefix: /g, redirect: {to: "/{path}"}}
+  - {path_prefix: /h, redirect: {to: '/\\evil.example'}}
 --->
 proxy.yaml:2: routes.0.split: stands beside service; allowed: one of the two
 proxy.yaml:3: routes.1.split: has no weight above 0; allowed: at least one
@@ -228,6 +230,8 @@ proxy.yaml:7: routes.5.respond.body: has no place in an answer of 204; allowed: 
 proxy.yaml:7: routes.5.respond.headers.Connection: Connection is the proxy's own; allowed: others
 proxy.yaml:8: routes.6.respond: "99" is out of range; allowed: a whole number from 200 to 599
 proxy.yaml:9: routes.7.respond: stands beside a {service} template; allowed: one of the two
+proxy.yaml:10: routes.8.redirect.to: "/{path}" is neither a URL nor a path; allowed: https://new.example.com{path}, or a path such as /new
+proxy.yaml:11: routes.9.redirect.to: "/\\evil.example" holds characters that a URL must have percent-encoded; allowed: https://new.example.com{path}, or a path such as /new
 === client_close
 listeners:
   - {client_close: half-close}
@@ -449,6 +453,18 @@ routes: [{service: a}]
 --->
 proxy.yaml:2: relay.bind: "0.0.0.0:9900" is already used; allowed: another port or address
 proxy.yaml:2: relay.token: is missing, and "0.0.0.0:9900" is no loopback address; allowed: a token, or tls.client_ca
+=== secrets_in_files
+registry: {type: etcd, endpoints: ['http://a:1']}
+admin: {token: a, token_file: none-such, read_token_file: /dev/null}
+relay: {bind: 0.0.0.0:9901, token_file: none-such}
+acme: {directory: 'https://a/b', domains: [a.example], eab: {kid: a}}
+routes: [{service: a}]
+--->
+proxy.yaml:2: admin.read_token_file: cannot be read (is a device); allowed: a file with the secret
+proxy.yaml:2: admin.token_file: stands beside token; allowed: one of the two
+proxy.yaml:2: admin.token_file: cannot be read (No such file or directory); allowed: a file with the secret
+proxy.yaml:3: relay.token_file: cannot be read (No such file or directory); allowed: a file with the secret
+proxy.yaml:4: acme.eab.hmac_key: is missing; allowed: base64url, as the server gives it
 === routes_from_instances_of_anybody
 routes_from_instances: {hosts: ['*.example.com']}
 routes: [{service: a}]
@@ -934,6 +950,16 @@ routes:
   - {path_prefix: "/{service}/{service}"}
 --->
 proxy.yaml:2: routes.0.path_prefix: "/{service}/{service}" holds {service} more than once; allowed: a path such as /orders or /svc/{service}
+=== route_wildcards
+routes:
+  - {path_prefix: "/api/*", service: a}
+  - {path: "/api*", service: a}
+  - {paths: [/a, "/a/*/b"], service: a}
+  - {path: "/a*b", rewrite: "/*", service: a}
+--->
+proxy.yaml:2: routes.0.path_prefix: "/api/*" holds *, which stands for itself and not for any text; allowed: a path such as /orders or /svc/{service}
+proxy.yaml:3: routes.1.path: "/api*" holds *, which stands for itself and not for any text; allowed: a path such as /healthz
+proxy.yaml:4: routes.2.paths.1: "/a/*/b" holds *, which stands for itself and not for any text; allowed: a path such as /healthz
 === route_template_partial
 routes:
   - {path_prefix: "/x-{service}"}
@@ -1044,6 +1070,27 @@ routes:
   - {methods: [CONNECT], service: a}
 --->
 proxy.yaml:2: routes.0.methods.0: "CONNECT" is answered with 405 and never routed; allowed: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS and others
+=== route_conditions_empty
+routes:
+- {service: a, hosts: [], paths: [], path_prefixes: [], methods: [], headers: {}}
+- {service: a, query: {}, listeners: []}
+- {host: '{service}.x', where: {}, services: []}
+--->
+proxy.yaml:2: routes.0.headers: is empty; allowed: at least one, or leave it out, and any will do
+proxy.yaml:2: routes.0.hosts: is empty; allowed: at least one, or leave it out, and any will do
+proxy.yaml:2: routes.0.methods: is empty; allowed: at least one, or leave it out, and any will do
+proxy.yaml:2: routes.0.path_prefixes: is empty; allowed: at least one, or leave it out, and any will do
+proxy.yaml:2: routes.0.paths: is empty; allowed: at least one, or leave it out, and any will do
+proxy.yaml:3: routes.1.listeners: is empty; allowed: at least one, or leave it out, and any will do
+proxy.yaml:3: routes.1.query: is empty; allowed: at least one, or leave it out, and any will do
+proxy.yaml:4: routes.2.services: is empty; allowed: at least one, or leave it out, and any will do
+proxy.yaml:4: routes.2.where: is empty; allowed: at least one, or leave it out, and any will do
+=== callers_conditions_empty
+services: {a: {callers: {allow: [b, {service: c, methods: [], path_prefixes: []}]}}}
+routes: [{service: a}]
+--->
+proxy.yaml:1: services.a.callers.allow.1.methods: is empty; allowed: at least one, or leave it out, and any will do
+proxy.yaml:1: services.a.callers.allow.1.path_prefixes: is empty; allowed: at least one, or leave it out, and any will do
 === route_methods_text
 routes:
   - {methods: GET, service: a}
@@ -1129,23 +1176,28 @@ services:
   a: {balancer: maglev}
   b: {sticky: {secret_file: none-such}}
   c: {sticky: {secret_file: x, secret: 0123456789abcdef, secure: true}}
+  d: {sticky: {same_site: none, secure: never}}
+  e: {sticky: {same_site: none}}
 routes: [{service: a}]
 --->
 proxy.yaml:1: defaults.sticky.cookie: "a b" is not a cookie's name; allowed: up to 64 characters of a token, such as fl
-proxy.yaml:1: defaults.sticky.secret: is too short; allowed: 16 characters or more
+proxy.yaml:1: defaults.sticky.secret: the value is too short; allowed: 16 characters or more
 proxy.yaml:3: services.a.balancer: is sticky beside maglev, which keeps keys with instances itself; allowed: sticky: off, or another balancer
 proxy.yaml:4: services.b.sticky.secret_file: cannot be read (No such file or directory); allowed: a file with the secret
 proxy.yaml:5: services.c.sticky.secret_file: stands beside secret; allowed: one of the two
 proxy.yaml:5: services.c.sticky.secret_file: cannot be read (No such file or directory); allowed: a file with the secret
 proxy.yaml:5: services.c.sticky.secure: "true" is not a way to say Secure; allowed: auto, always, never
+proxy.yaml:6: services.d.sticky.same_site: none beside secure: never is refused by browsers; allowed: secure: always or auto
 === listener_mode_tcp
 listeners:
   - {mode_tcp: a/b}
   - {name: db, bind: "127.0.0.1:1", mode_tcp: db, tls_passthrough: true}
+  - {name: mq, bind: "127.0.0.1:2", mode_tcp: mq, filters: [{allow: [10.0.0.0/8]}]}
 routes: [{service: a}]
 --->
 proxy.yaml:2: listeners.0.mode_tcp: "a/b" is not a usable name; allowed: 1 to 128 letters, digits and . _ ~ : @ + -
 proxy.yaml:3: listeners.1.tls_passthrough: has no meaning beside mode_tcp, which looks at nothing that is said on a connection; allowed: one of the two
+proxy.yaml:4: listeners.2.filters: has no meaning beside mode_tcp, which looks at nothing that is said on a connection; allowed: one of the two
 === route_listener
 listeners: [{name: web}]
 routes:
@@ -1389,12 +1441,13 @@ routes: [{service: a}]
 --->
 proxy.yaml:1: registry.allow.1: "169.254.0.0/8" has bits set behind its prefix length (did you mean 169.0.0.0/8?); allowed: 10.0.0.0/8, fd00::/8 or one address
 proxy.yaml:1: registry.allow.2: "link-local" is not a network; allowed: 10.0.0.0/8, fd00::/8 or one address
-=== slow_start_on_a_ring
-services:
-  a: {balancer: consistent_hash, slow_start: 10s}
+=== plugins
+plugins: [json, "json:loads", "json:none_such", no.such_module, "no module"]
 routes: [{service: a}]
 --->
-proxy.yaml:2: services.a.slow_start: has no meaning for consistent_hash, whose weights say which keys an instance gets; allowed: 0, or another balancer
+proxy.yaml:1: plugins.2: "json:none_such" does not load: AttributeError: module 'json' has no attribute 'none_such'; allowed: a name such as package.module, or package.module:Class
+proxy.yaml:1: plugins.3: "no.such_module" does not load: ModuleNotFoundError: No module named 'no'; allowed: a name such as package.module, or package.module:Class
+proxy.yaml:1: plugins.4: "no module" is not the name of a module; allowed: a name such as package.module, or package.module:Class
 === protocols
 services:
   a: {protocol: h2c, tls: {ca: a.pem}}

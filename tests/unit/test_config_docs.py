@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
-import yaml
 
-from proxy.settings.declare import walk
+from proxy.settings.complaints import ConfigError
+from proxy.settings.declare import keys_of, walk
 from proxy.settings.document import json_schema, written_anew
 from proxy.settings.file import File
 from proxy.settings.load import parse
@@ -25,26 +26,15 @@ def test_the_tables_of_the_page_are_those_that_make_docs_writes() -> None:
     assert written_anew(PAGE) == PAGE
 
 
+def test_the_page_has_a_table_for_every_key_at_the_top() -> None:
+    tables = " ".join(re.findall(r"^<!-- keys: (.*) -->$", PAGE, re.MULTILINE)).split()
+    assert sorted(tables) == sorted(keys_of(File).keys() - {"defaults"})  # As `services.*`.
+
+
 def test_every_key_has_a_meaning_and_a_way_to_read_it() -> None:
     for name, key in walk(File):
         assert key.meaning.endswith("."), name
         assert (key.read is None) != (key.section is None), name
-
-
-def examples() -> list[str]:
-    """The page's examples; those of one section are completed with a route."""
-    found = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    route = "\nroutes: [{service: users}]\n"
-    alone = ("routes:", "config:")  # Those of a fleet are elsewhere.
-    return [text if any(key in text for key in alone) else text + route for text in found]
-
-
-@pytest.mark.parametrize("number", range(len(examples())))
-def test_every_example_of_the_page_is_valid(number: int) -> None:
-    environ = {"ETCD_PASSWORD": "secret", "NODE_PORT": "8080"}
-    settings = parse(examples()[number], "proxy.yaml", environ)
-    assert settings.routes or settings.config
-    EDITOR.validate(yaml.safe_load(examples()[number]))
 
 
 def test_the_schema_is_one() -> None:
@@ -66,24 +56,38 @@ def test_the_schema_is_one() -> None:
         {"services": {"a": {"retry": {"on": ["500"]}}}},
         {"services": {"a": {"instances": [{"address": "10.0.0.1"}]}}},
         {"registry": {"type": "zookeper"}},
+        {"registry": {"type": "etcd", "endpoints": ["127.0.0.1:2379"]}},
+        {"listeners": [{"bind": "8080"}]},
+        {"listeners": [{"trusted_proxies": ["lan"]}]},
+        {"routes": [{"path_prefix": "orders", "service": "a"}]},
     ],
 )
 def test_an_editor_marks_what_check_refuses(section: dict[str, Any]) -> None:
     file = {"routes": [{"service": "a"}], **section}
     with pytest.raises(jsonschema.ValidationError):
         EDITOR.validate(file)
+    with pytest.raises(ConfigError):
+        parse(json.dumps(file), "proxy.yaml", {})
 
 
 @pytest.mark.parametrize(
     "section",
     [
-        {"workers": "${WORKERS}"},
+        {"workers": "${WORKERS:-1}"},
         {"defaults": None},
         {"services": {"a": None}},
         {"services": {"a": {"balancer": {"type": "consistent_hash", "virtual_nodes": 10}}}},
         {"services": {"a": {"retry": False, "ejection": "off"}}},
         {"services": {"a": {"timeouts": {"connect": 0, "idle": "0"}}}},
+        {"services": {"a": {"subset": {"select": {"version": 2, "spare": False}}}}},
+        {"services": {"a": {"retry": {"on": [503]}, "health_check": {"expect": 200}}}},
+        {"registry": {"type": "etcd", "endpoints": ["HTTP://a:1"], "prefix": 7}},
+        {"listeners": [{"bind": "unix:/run/a.sock", "mode": 660}]},
+        {"listeners": [{"bind": "127.0.0.1:${PORT:-80}", "trusted_proxies": ["::1"]}]},
+        {"listeners": [{"bind": "[::1]:80"}]},
     ],
 )
 def test_an_editor_accepts_what_check_accepts(section: dict[str, Any]) -> None:
-    EDITOR.validate({"routes": [{"service": "a"}], **section})
+    file = {"routes": [{"service": "a"}], **section}
+    EDITOR.validate(file)
+    parse(json.dumps(file), "proxy.yaml", {})

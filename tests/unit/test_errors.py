@@ -103,6 +103,30 @@ def test_each_fault_can_happen(name: str) -> None:
     assert any(re.search(rf"\b{name}\b", path.read_text("utf-8")) for path in sources)
 
 
+ENTRY = re.compile(r"\| `(?P<words>[^`]+)`(?P<more>[^|]*)\|.*?(?:\(`(?P<test>[\w/.:]+)`\) )?\|$")
+
+
+def test_each_fault_has_an_entry_in_troubleshooting_that_was_tried() -> None:
+    """By the test that the entry names, else by `tests/e2e/test_troubleshooting.py`."""
+    page = (ROOT / "docs/troubleshooting.md").read_text("utf-8")
+    found: list[str] = []
+    for line in page.splitlines():
+        if (entry := ENTRY.match(line)) is None:
+            continue
+        named = {entry["words"], *re.findall("`([a-z_]+)`", entry["more"])} & FAULTS.keys()
+        found += named
+        for code in named:
+            assert f"({FAULTS[code].status}" in entry["more"], line
+        if entry["test"] is not None:
+            path, _, test = entry["test"].partition("::")
+            source = (ROOT / path).read_text("utf-8")
+            assert re.search(rf"def {test}\(", source), line
+            for code in named:
+                told = (code, code.upper(), FAULTS[code].title, str(FAULTS[code].status))
+                assert any(re.search(rf"\b{re.escape(one)}\b", source) for one in told), line
+    assert sorted(found) == sorted(FAULTS)
+
+
 def test_the_page_has_the_table_as_it_is() -> None:
     """`make docs` writes it."""
     _, _, rest = (ROOT / "docs/errors.md").read_text("utf-8").partition("| code |")

@@ -182,10 +182,26 @@ def test_trust_is_given_by_the_machines_own_file(trust: str, text: str) -> None:
 
 
 def test_a_python_name_among_plugins_may_be_used() -> None:
-    local = LOCAL + 'plugins: ["balancers.p2c:PowerOfTwoChoices"]\n'
     text = 'services: {a: {balancer: "balancers.p2c:PowerOfTwoChoices"}}'
-    assert merged(ROUTE + text, local).services["a"].balancer.type.startswith("balancers.p2c:")
-    assert complaints(ROUTE + text, local.replace("PowerOf", "XPowerOf"))
+    for name in ("balancers.p2c:PowerOfTwoChoices", "balancers.p2c"):
+        settings = merged(ROUTE + text, f'{LOCAL}plugins: ["{name}"]\n')
+        assert settings.services["a"].balancer.type.startswith("balancers.p2c:")
+    for name in ("balancers.peak_ewma:PeakEwma", "balancers.peak_ewma", "balancers"):
+        assert complaints(ROUTE + text, f'{LOCAL}plugins: ["{name}"]\n')
+
+
+def test_a_module_among_plugins_lends_nobody_elses_classes_and_no_files() -> None:
+    """A module that extends a class has imported that: one that runs commands, or reads files."""
+    mine = f'{LOCAL}plugins: ["balancers.round_robin", "proxy.filters.basic_auth"]\n'
+    for name, sound in (("RoundRobin", True), ("WeightedRoundRobin", False)):
+        text = f'services: {{a: {{balancer: "balancers.round_robin:{name}"}}}}'
+        if sound:
+            assert merged(ROUTE + text, mine).services["a"].balancer.type.endswith(name)
+        else:
+            assert complaints(ROUTE + text, mine)
+    long = '"proxy.filters.basic_auth:BasicAuth": {users_file: /etc/passwd}'
+    found = complaints(f"{ROUTE}filters: {{f: {{{long}}}}}", mine)
+    assert any("is a file of this machine" in str(one) for one in found)
 
 
 def test_files_of_every_filter_are_found_by_what_their_keys_are_called(tmp_path: Path) -> None:

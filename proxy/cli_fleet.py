@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import getpass
-import json
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -15,7 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from proxy.cli_config import DEFAULT_FILE, complain, load_or_complain
+from proxy.cli_config import (
+    complain,
+    file_option,
+    json_option,
+    load_or_complain,
+    named,
+    show,
+)
 from proxy.listings import printable
 
 if TYPE_CHECKING:
@@ -24,14 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-config_option = click.option(
-    "-c",
-    "--config",
-    "file",
-    default=DEFAULT_FILE,
-    show_default=True,
-    metavar="FILE",
-    help="A proxy's own file, whose config and registry sections say where the key is.",
+config_option = file_option(
+    "A proxy's own file, whose config and registry sections say where the key is."
 )
 
 
@@ -54,62 +53,81 @@ def _share(_ctx: Any, _param: Any, text: str | None) -> float:
 
 @config.command()
 @click.argument("pushed", metavar="FILE")
-@click.option("--to", default="", metavar="ID,…", help="Only for the proxies of these ids.")
+@click.option(
+    "--to", "ids", callback=named, metavar="ID,…", help="Only for the proxies of these ids."
+)
 @click.option("--share", callback=_share, metavar="N%", help="Only for this share of all proxies.")
 @config_option
-def push(pushed: str, to: str, share: float, file: str) -> None:
+@json_option
+def push(pushed: str, ids: tuple[str, ...], share: float, file: str, as_json: bool) -> None:
     """Check FILE and write it to the key, for all proxies or for a canary."""
     from proxy.fleet.config import Canary
 
+    if ids and share:
+        raise click.UsageError("--to stands beside --share; allowed: one of the two")
     text = _checked(file, pushed)
-    ids = tuple(id_ for id_ in to.split(",") if id_)
 
     def change(found: Found, by: str, at: str) -> tuple[Writes, str]:
         if ids or share:
             return found.try_out(Canary(text, ids, share, by, at)), "pushed as a canary"
         return found.push(text, by, at), "pushed"
 
-    _change(file, change)
+    _change(file, change, as_json)
 
 
 @config.command()
 @config_option
-def promote(file: str) -> None:
+@json_option
+def promote(file: str, as_json: bool) -> None:
     """Give the canary to all proxies."""
-    _change(file, lambda found, by, at: (found.promote(by, at), "promoted"))
+    _change(file, lambda found, by, at: (found.promote(by, at), "promoted"), as_json)
 
 
 @config.command()
 @click.argument("version", type=int, required=False)
 @config_option
-def rollback(version: int | None, file: str) -> None:
+@json_option
+def rollback(version: int | None, file: str, as_json: bool) -> None:
     """Withdraw the canary; without one go back to the version before, or to VERSION."""
-    _change(file, lambda found, by, at: found.back(version, by, at))
+    _change(file, lambda found, by, at: found.back(version, by, at), as_json)
 
 
 @config.command()
 @config_option
-def pull(file: str) -> None:
+@json_option
+def pull(file: str, as_json: bool) -> None:
     """Print what the key holds."""
-    click.echo(_ask(file, _find).text or "", nl=False)
+    text = _ask(file, _find).text
+    if as_json:
+        show({"text": text}, (), True)
+    else:
+        click.echo(text or "", nl=False)
 
 
 @config.command()
 @click.argument("other", metavar="FILE")
 @config_option
-def diff(other: str, file: str) -> None:
+@json_option
+def diff(other: str, file: str, as_json: bool) -> None:
     """Print the differences between the key and FILE; the exit code is 1 if there are any."""
+    import difflib
+
+    from proxy.settings.complaints import ConfigError
+    from proxy.settings.load import read_text
+
+    try:
+        theirs = read_text(Path(other)).splitlines()
+    except ConfigError as error:
+        complain(error)
     ours = (_ask(file, _find).text or "").splitlines()
-    theirs = Path(other).read_text(encoding="utf-8-sig").splitlines()
     found = list(difflib.unified_diff(ours, theirs, "the key", other, lineterm=""))
-    for line in found:
-        click.echo(printable(line))
+    show({"differs": bool(found), "lines": found}, map(printable, found), as_json)
     raise SystemExit(bool(found))
 
 
 @config.command()
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@json_option
 def history(file: str, as_json: bool) -> None:
     """List the last versions, the newest first, and the canary."""
     from proxy.fleet.config import digest
@@ -117,32 +135,32 @@ def history(file: str, as_json: bool) -> None:
     found = _ask(file, _find)
     canary = found.canary
     pushed = bool(found.history) and found.history[-1].text == found.text
-    if as_json:
-        document = {
-            "canary": canary
-            and {
-                "digest": digest(canary.text), "at": canary.at, "by": canary.by,
-                "to": canary.to, "share": canary.share,
-            },
-            "history": [
-                {
-                    "number": one.number, "digest": digest(one.text), "at": one.at, "by": one.by,
-                    "in_force": one.text == found.text,
-                }
-                for one in reversed(found.history)
-            ],
-            "in_force": None if found.text is None else digest(found.text),
-        }  # fmt: skip
-        click.echo(json.dumps(document, indent=2))
-        return
+    in_force = max((one.number for one in found.history if one.text == found.text), default=0)
+    document = {
+        "canary": canary
+        and {
+            "digest": digest(canary.text), "at": canary.at, "by": canary.by,
+            "to": canary.to, "share": canary.share,
+        },
+        "history": [
+            {
+                "number": one.number, "digest": digest(one.text), "at": one.at, "by": one.by,
+                "in_force": one.number == in_force,
+            }
+            for one in reversed(found.history)
+        ],
+        "in_force": None if found.text is None else digest(found.text),
+    }  # fmt: skip
+    lines = []
     if canary is not None:
         whom = ", ".join(canary.to) or f"{canary.share:.0%}"
-        click.echo(printable(f"canary  {digest(canary.text)}  {canary.at}  {canary.by}  {whom}"))
+        lines.append(f"canary  {digest(canary.text)}  {canary.at}  {canary.by}  {whom}")
     for one in reversed(found.history):
-        now = "  in force" if one.text == found.text else ""
-        click.echo(printable(f"{one.number:>6}  {digest(one.text)}  {one.at}  {one.by}{now}"))
+        now = "  in force" if one.number == in_force else ""
+        lines.append(f"{one.number:>6}  {digest(one.text)}  {one.at}  {one.by}{now}")
     if found.text is not None and not pushed:
-        click.echo(f"the key holds {digest(found.text)}, which was not pushed")
+        lines.append(f"the key holds {digest(found.text)}, which was not pushed")
+    show(document, map(printable, lines), as_json)
 
 
 COMMANDS = (config,)
@@ -168,20 +186,23 @@ async def _find(store: Store, key: str) -> Found:
     return await find(store, key)
 
 
-def _change(file: str, decide: Callable[[Found, str, str], tuple[Writes, str]]) -> None:
+def _change(
+    file: str, decide: Callable[[Found, str, str], tuple[Writes, str]], as_json: bool
+) -> None:
     from proxy.fleet import versions
 
     by = f"{getpass.getuser()}@{socket.gethostname()}"
     at = datetime.now(UTC).isoformat(timespec="seconds")
 
-    async def work(store: Store, key: str) -> str:
+    async def work(store: Store, key: str) -> tuple[str, int]:
         writes, words = decide(await versions.find(store, key), by, at)
-        return f"{words}: revision {await versions.write(store, writes)}"
+        return words, await versions.write(store, writes)
 
     try:
-        click.echo(_ask(file, work))
+        words, revision = _ask(file, work)
     except versions.Refused as error:
         raise click.ClickException(str(error)) from None
+    show({"done": words, "revision": revision}, [f"{words}: revision {revision}"], as_json)
 
 
 def _ask(file: str, work: Callable[[Store, str], Awaitable[T]]) -> T:

@@ -153,6 +153,8 @@ class Claims:
 
 
 def _claim(instance: Instance) -> Claim | None:
+    if HOST not in instance.metadata and PREFIX not in instance.metadata:
+        return None  # Nearly all, and each is asked at each change of its service.
     host = instance.metadata.get(HOST, "").lower().removesuffix(".")[: LONGEST + 1]
     prefix = instance.metadata.get(PREFIX, "")[: LONGEST + 1]
     try:

@@ -26,6 +26,7 @@ from proxy.registry.etcd.wire import KeyValue
 from proxy.settings.file import Settings
 from proxy.settings.fleet import etcd_of
 from proxy.settings.registry import RegistryOptions
+from proxy.waiting import ended
 
 if TYPE_CHECKING:
     from proxy.fleet.store import Store
@@ -153,9 +154,7 @@ class Fleet:
             log.exception("fleet_failed")
             self.error = f"{type(error).__name__}: {error}"
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await ended(*tasks)
             try:
                 async with asyncio.timeout(CALL_LIMIT):
                     await presence.end()
@@ -227,8 +226,8 @@ class Fleet:
                 "requests": self._rate.at(
                     time.monotonic(), lambda: _requests(life.stats for life in processes)
                 ),
-                "connections": sum(life.stats.client_connections for life in processes),
-                "tunnels": sum(life.stats.tunnels for life in processes),
+                "connections": sum(life.stats.last.client_connections for life in processes),
+                "tunnels": sum(life.stats.last.tunnels for life in processes),
             },
         }  # fmt: skip
 

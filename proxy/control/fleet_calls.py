@@ -91,7 +91,7 @@ async def _answer(
             return msgspec.json.decode(body, type=Document)
     except (aiohttp.ClientError, OSError, TimeoutError, ssl.SSLError) as error:
         return str(error) or f"no answer within {LIMIT:g} s"
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:
         return f"no list of services: {error}"
 
 

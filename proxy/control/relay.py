@@ -10,6 +10,7 @@ import asyncio
 import hmac
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from time import monotonic
 
 import structlog
 from aiohttp import web
@@ -42,6 +43,8 @@ WRITE = 128 * 1024
 """Bytes that are written at a time, of many small changes."""
 STALE = 8.0
 """Seconds since the registry last answered, after which nothing is told: it is asked every four."""
+LOOK = 0.1
+"""Seconds between two looks at when the registry last answered, however many followers ask."""
 PAUSE = 0.5
 """Seconds between attempts to listen, as the predecessor of an upgrade goes away."""
 FINISH = 0.5
@@ -68,7 +71,7 @@ class Relay:
         registry."""
         self._own = own
         self._files = files
-        self._build = build or _build
+        self._build = build or catalog.provider
         self._stale, self._write_limit = stale, write_limit
         self._wanted: Wanted | None = None
         self._task: asyncio.Task[None] | None = None
@@ -76,6 +79,8 @@ class Relay:
         self._grew = asyncio.Event()
         """Set, and replaced, when there is more to tell."""
         self._provider: Provider | None = None
+        self._current, self._look = False, 0.0
+        """Whether the registry answers, and until when on our clock that is taken for true."""
         self._door: Door | None = None
         self._followers = 0
         self._cut: Counter[str] = Counter({"slow": 0, "stale": 0, "refused": 0})
@@ -130,6 +135,7 @@ class Relay:
         sock = listen_alone(relay.bind)
         self._provider = self._build(options)
         self._history = History()
+        self._look = 0.0
 
         async def answer(request: web.BaseRequest) -> web.StreamResponse:
             connection = request.protocol
@@ -182,7 +188,8 @@ class Relay:
         self._followers += 1
         try:
             await response.prepare(request)
-            reason = await self._tell(response, request.query.get("from", ""))
+            asked = request.query
+            reason = await self._tell(response, asked.get("from", ""), asked.get("parts", ""))
             self._cut[reason] += 1
             log.info("relay_follower_cut", peer=request.remote, reason=reason)
         except ConnectionError:
@@ -195,13 +202,13 @@ class Relay:
         connection.end()
         return response
 
-    async def _tell(self, response: web.StreamResponse, known: str) -> str:
+    async def _tell(self, response: web.StreamResponse, known: str, parts: str) -> str:
         """Tell a follower of everything after what it knows; the reason to stop."""
         history = self._history
         number = history.after(known) if known else None
         if number is None:
             number = history.next
-            for piece in history.whole():
+            for piece in history.lead(parts) if parts else history.whole():
                 await self._write(response, piece)
         elif number == history.next:
             await self._write(response, history.beat())
@@ -229,10 +236,8 @@ class Relay:
         """Whether the registry has told everything, and answered a moment ago."""
         if self._provider is None or not self._history.cluster:
             return False
-        age = self._provider.status().age
-        return age is not None and age < self._stale
-
-
-def _build(options: RegistryOptions) -> Provider:
-    kind: type[Provider] = catalog.plug_in("registries", options.type)
-    return kind(options)  # type: ignore[call-arg]  # constructors are not in the ABC
+        now = monotonic()
+        if now >= self._look:
+            age = self._provider.status().age
+            self._current, self._look = age is not None and age < self._stale, now + LOOK
+        return self._current

@@ -7,6 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from proxy.waiting import ended
+
 T = TypeVar("T")
 
 
@@ -39,9 +41,7 @@ class Shared(Generic[T]):
     async def close(self) -> None:
         """End the runs."""
         runs = [*self._runs]
-        for run in runs:
-            run.cancel()
-        await asyncio.gather(*runs, return_exceptions=True)
+        await ended(*runs)
 
     async def _run(self) -> T:
         async with self._turn:

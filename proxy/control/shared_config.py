@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from proxy import files
-from proxy.fleet.config import Chosen, choose, digest, place_of, range_of
+from proxy.fleet.config import Chosen, canary_key, choose, digest, place_of, range_of
 from proxy.registry.base import RegistryError
 from proxy.registry.etcd.wire import KeyValue
 from proxy.settings.complaints import ConfigError
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 READ_LIMIT = 3.0
-"""Seconds a start waits for etcd, until the kept text serves; or a reload with another key."""
+"""Seconds that a reload with another key waits for etcd, or a start that has kept nothing."""
+PATIENCE = 0.2
+"""Seconds that a start waits for etcd where a text was kept, as for the registry's snapshot: what
+etcd says a moment later takes its place."""
 KEEP_LIMIT = 5.0
 """Seconds to write the kept text, and to read it."""
 LARGEST_KEPT = 8 * MAX_TEXT
@@ -47,8 +50,9 @@ class SharedConfig:
     """Owns what is known of the key, the task that follows it, and the copy on disk."""
 
     def __init__(self) -> None:
-        self.on_text: Callable[[], None] = lambda: None
-        """Hears that another text is there to be read."""
+        self._on_text: Callable[[], None] | None = None
+        self._untold = False
+        """A text came before anybody listened."""
         self._task: asyncio.Task[None] | None = None
         self._source: tuple[object, ...] | None = None
         self.newest: SharedText | None = None
@@ -73,9 +77,10 @@ class SharedConfig:
         what was kept; the first that is good. Those of the file alone if there is none."""
         if settings.config is None:
             return settings
-        found = [await self._ask(settings), handed, await self._kept(settings)]
+        known = [one for one in (handed, await self._kept(settings)) if one is not None]
+        asked = await self._ask(settings, PATIENCE if known else READ_LIMIT)
         self._source = _source(settings)
-        for text in (one for one in found if one is not None):
+        for text in known if asked is None else (asked, *known):
             self.newest = self.newest or text
             try:
                 whole = parse(text)
@@ -87,6 +92,12 @@ class SharedConfig:
             return whole
         log.warning("shared_config_unknown", key=settings.config.key, error=self.error)
         return settings
+
+    def listen(self, on_text: Callable[[], None]) -> None:
+        """`on_text` hears that another text is there to be read, also of one that came before."""
+        self._on_text = on_text
+        if self._untold:
+            on_text()
 
     async def text_for(self, settings: Settings) -> SharedText | None:
         """The text that goes with a file; None while nobody has written one for the key that is
@@ -201,21 +212,24 @@ class SharedConfig:
         if chosen.shared is None or chosen.shared == self.newest:
             return
         self.newest, self.complaints = chosen.shared, ()
-        self.on_text()
+        if self._on_text is None:
+            self._untold = True
+        else:
+            self._on_text()
 
-    async def _ask(self, settings: Settings) -> SharedText | None:
+    async def _ask(self, settings: Settings, limit: float = READ_LIMIT) -> SharedText | None:
         """The text of the key as etcd has it; None, with `error` or `problem`, if it has not."""
         assert settings.config is not None
         store = _store(settings)
         self.error = self.problem = ""
         held: Mapping[bytes, KeyValue] = {}
         try:
-            async with asyncio.timeout(READ_LIMIT):
+            async with asyncio.timeout(limit):
                 held = await store.read(*range_of(settings.config.key))
         except RegistryError as error:
             self.error = str(error)
         except TimeoutError:
-            self.error = f"no answer within {READ_LIMIT:g} s"
+            self.error = f"no answer within {limit:g} s"
         finally:
             await store.close()
         chosen = choose(held, settings.config.key, proxy_id(settings))
@@ -229,12 +243,18 @@ class SharedConfig:
         try:
             async with asyncio.timeout(KEEP_LIMIT):
                 content = await in_thread(lambda: _read(path), "read the kept configuration")
-            return msgspec.json.decode(content, type=SharedText)
+            text = msgspec.json.decode(content, type=SharedText)
         except FileNotFoundError:
             return None
-        except (OSError, TimeoutError, msgspec.MsgspecError) as error:
+        except (OSError, TimeoutError, ValueError, RecursionError) as error:
             log.error("shared_config_not_read", file=path, error=str(error))
             return None
+        assert settings.config is not None
+        key = settings.config.key
+        if text.place not in (place_of(key), place_of(canary_key(key))):
+            log.warning("shared_config_not_read", file=path, error=f"it is of {text.place}")
+            return None
+        return text
 
 
 def proxy_id(settings: Settings) -> str:

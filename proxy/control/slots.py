@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import itertools
 from collections.abc import Callable
+from typing import NamedTuple
 
 from proxy.engine.load import Board
+from proxy.membership import Instance
 
 SLOT_REST = 5.0
 """Seconds a freed board column stays unused. A worker that has not applied the removal yet may
@@ -15,6 +17,18 @@ still pick the old instance; that takes milliseconds, or a worker is about to be
 _SLOT_LOOKS = 8
 """Resting columns looked at for each new instance, so that a mass registration while thousands
 of tunnels hold their columns stays cheap."""
+
+_LEFT = 1000
+"""Instances that left and are told of until their last request ends: a rolling deployment of a
+large service, and more than anybody reads."""
+
+
+class Left(NamedTuple):
+    """An instance that left while something may be in flight on it."""
+
+    instance: Instance
+    slot: int
+    since: float
 
 
 class Slots:
@@ -32,6 +46,7 @@ class Slots:
         self._resting: dict[tuple[str, str], tuple[int, float]] = {}
         """In the order they were freed."""
         self._fresh = 1
+        self._left: dict[tuple[str, str], Left] = {}  # ≤ 2 * _LEFT * 1024
 
     def take(self, service: str, key: str, now: float) -> int:
         """The column of this instance. One that comes back gets the column it had, because
@@ -41,6 +56,7 @@ class Slots:
             return self._held[name]
         if name in self._resting:
             slot, _ = self._resting.pop(name)
+            self._left.pop(name, None)
         else:
             slot = self._reusable(now)
             if not slot and self._fresh < self._capacity:
@@ -57,15 +73,24 @@ class Slots:
                 break
             del self._resting[name]
             if self._idle(slot):
+                self._left.pop(name, None)
                 return slot
             self._resting[name] = (slot, now)
         return 0
 
-    def free(self, service: str, key: str, now: float) -> None:
+    def free(self, service: str, instance: Instance, now: float) -> None:
         """The instance left. Its column rests until nothing counts in it any more."""
-        slot = self._held.pop((service, key), 0)
+        name = (service, instance.key)
+        slot = self._held.pop(name, 0)
         if slot:
-            self._resting[(service, key)] = (slot, now)
+            self._resting[name] = (slot, now)
+            self._left[name] = Left(instance, slot, now)
+            if len(self._left) >= 2 * _LEFT:
+                self._left = dict([*self.left().items()][-_LEFT:])
+
+    def left(self) -> dict[tuple[str, str], Left]:
+        """Instances that left and have something in flight still, by service and key."""
+        return {name: one for name, one in self._left.items() if not self._idle(one.slot)}
 
 
 class Rows:

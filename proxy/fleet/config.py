@@ -69,7 +69,7 @@ def choose(held: Mapping[bytes, KeyValue], key: str, id_: str) -> Chosen:
             canary = msgspec.json.decode(found.value, type=Canary)
             if canary.means(id_):
                 return Chosen(SharedText(canary.text, place, found.mod_revision), canary=True)
-        except msgspec.MsgspecError as error:
+        except (ValueError, RecursionError) as error:
             problem = f"{place}: no canary: {error}"
     if (found := held.get(key.encode())) is None:
         return Chosen(None, problem=problem)

@@ -15,6 +15,9 @@ FORGET_AFTER = 3600.0
 """Seconds for which an instance must have been away for its mark to go: longer than a host takes to
 be repaired by hand, and names of instances that never come back do not pile up."""
 
+LONGEST_BY = 128
+"""Characters of who has made a mark, which stand in the reason of its instance."""
+
 
 class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
     """A word about one instance."""
@@ -36,18 +39,24 @@ def key_of(service: str, id_: str) -> bytes:
 
 
 def read(held: Mapping[bytes, KeyValue], now: datetime) -> Marks:
-    """The marks that hold at `now`. One whose value cannot be read holds: somebody wanted it."""
+    """The marks that hold at `now`. One whose value cannot be read holds: somebody wanted it. One
+    whose key cannot be read is about no instance."""
     marks = {}
     for key, found in held.items():
-        service, slash, id_ = key.decode(errors="replace").removeprefix(PREFIX).partition("/")
+        try:
+            service, slash, id_ = key.decode().removeprefix(PREFIX).partition("/")
+        except UnicodeDecodeError:
+            continue
         try:
             mark = msgspec.json.decode(found.value, type=Mark)
-        except msgspec.MsgspecError:
+        except (ValueError, RecursionError):
             mark = Mark()
         if mark.until is not None and mark.until.tzinfo is None:
             mark = msgspec.structs.replace(mark, until=None)
         if slash and (mark.until is None or now < mark.until):
-            marks[service, id_] = msgspec.structs.replace(mark, revision=found.mod_revision)
+            marks[service, id_] = msgspec.structs.replace(
+                mark, by=mark.by[:LONGEST_BY], revision=found.mod_revision
+            )
     return marks
 
 

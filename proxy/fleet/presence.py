@@ -11,7 +11,7 @@ import structlog
 
 from proxy.fleet.store import Store
 from proxy.registry.etcd.gateway import Gateway, prefix_end, put_op, range_op, revision_is
-from proxy.registry.etcd.wire import EtcdError, LeaseNotFound
+from proxy.registry.etcd.wire import EtcdError, KeyValue, LeaseNotFound
 
 log = structlog.get_logger()
 
@@ -21,11 +21,44 @@ TTL = 15
 """Seconds after which a proxy that says nothing is not there."""
 EVERY = 3.0
 """Seconds between two signs of life: four may be lost."""
+LONGEST_PROBLEM = 200
+"""Characters of what is wrong with a statement, which may quote it."""
 LOOK_EVERY = 0.5
 """Seconds between two looks at whether there is news, which is not to wait for those."""
 WRITE_EVERY = 15.0
 """Seconds between two statements that differ in the load alone: a thousand proxies write 70 times a
 second at most."""
+
+
+class Config(msgspec.Struct, frozen=True):
+    """The shared text that a proxy has in force."""
+
+    revision: int = 0
+    hash: str = ""
+    canary: bool = False
+    good: bool = True
+    """Whether it is the newest that is meant for that proxy."""
+
+
+class Load(msgspec.Struct, frozen=True):
+    """How much a proxy has to do."""
+
+    requests: float = 0.0
+    """In a second."""
+    connections: int = 0
+    tunnels: int = 0
+
+
+class Said(msgspec.Struct, frozen=True):
+    """Statement of a proxy about itself, as others read it."""
+
+    admin: str = ""
+    version: str = ""
+    config: Config | None = None
+    ready: bool = False
+    missing: tuple[str, ...] = ()
+    ejected: tuple[str, ...] = ()
+    load: Load = Load()
 
 
 class Presence:
@@ -45,11 +78,11 @@ class Presence:
     async def run(self) -> None:
         """Be there until cancelled."""
         while True:
-            problem = ""
+            problem, again = "", EVERY
             try:
                 await self._store.call(self._say)
             except EtcdError as error:
-                problem = str(error)
+                problem, again = str(error), self._store.delay(error)
                 if isinstance(error, LeaseNotFound):
                     self._lease = 0
             except _Taken as error:
@@ -59,8 +92,9 @@ class Presence:
             elif self._problem and not problem:
                 log.info("fleet_presence", id=self._id)
             self._problem = problem
-            for _ in range(int(EVERY / LOOK_EVERY)):
-                await asyncio.sleep(LOOK_EVERY)
+            while again > 0:
+                await asyncio.sleep(min(again, LOOK_EVERY))
+                again -= LOOK_EVERY
                 if not problem and _lasting(self._tell()) != _lasting(self._said):
                     break
 
@@ -107,13 +141,18 @@ class _Taken(Exception):
 
 async def listed(store: Store) -> list[dict[str, Any]]:
     """The proxies that are there, by id. EtcdError."""
-    held = await store.read(PREFIX.encode(), prefix_end(PREFIX.encode()))
+    return read(await store.read(PREFIX.encode(), prefix_end(PREFIX.encode())))
+
+
+def read(held: Mapping[bytes, KeyValue]) -> list[dict[str, Any]]:
+    """Statements of proxies, by id. One that no proxy could make is of one that is not ready, so
+    that no reader stumbles over whoever may write there."""
     found = []
     for key in sorted(held):
-        id_ = key.decode(errors="replace").removeprefix(PREFIX)
         try:
-            said = msgspec.json.decode(held[key].value, type=dict[str, Any])
-        except msgspec.MsgspecError:
-            said = {"problem": "cannot be read"}
-        found.append({**said, "id": id_})
+            said = msgspec.json.decode(held[key].value, type=Said)
+        except (ValueError, RecursionError) as error:
+            said = Said(missing=(f"what it says cannot be read: {error}"[:LONGEST_PROBLEM],))
+        id_ = key.decode(errors="replace").removeprefix(PREFIX)
+        found.append({**msgspec.to_builtins(said), "id": id_})
     return found

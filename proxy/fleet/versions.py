@@ -6,6 +6,7 @@ is decided from what was found (`Found`), so that it can be tried without an etc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from proxy.fleet.store import Store
 from proxy.registry.etcd.gateway import delete_op, prefix_end, put_op, revision_is
 from proxy.registry.etcd.wire import KeyValue
 
+_NUMBER = re.compile(rb"[0-9]{10}")
 KEPT = 20
 """Texts in the history."""
 
@@ -49,16 +51,14 @@ class Found:
         main = held.get(key.encode())
         self.text = None if main is None else main.value.decode("utf-8-sig", "replace")
         found = held.get(canary_key(key).encode())
-        self.canary = None if found is None else msgspec.json.decode(found.value, type=Canary)
+        self.canary = None if found is None else _canary(found.value)
         self.history = [
-            msgspec.structs.replace(
-                msgspec.json.decode(held[name].value, type=Version),
-                number=int(name.rpartition(b"/")[2]),
-            )
+            one
             for name in sorted(held)
             if name.startswith(history_prefix(key).encode())
+            and (one := _version(name, held[name].value)) is not None
         ]
-        """Oldest first."""
+        """Oldest first; what somebody else has put among them is left out."""
 
     def revision(self, key: str) -> int:
         """Where a key was last written; 0 = it is not there."""
@@ -101,6 +101,8 @@ class Found:
         """The canary for all."""
         if self.canary is None:
             raise Refused("there is no canary; allowed: after push with --to or --share")
+        if self.canary is UNREADABLE:
+            raise Refused("the canary cannot be read; allowed: rollback")
         return self.general(self.canary.text, by, at, [delete_op(canary_key(self.key).encode())])
 
     def back(self, number: int | None, by: str, at: str) -> tuple[Writes, str]:
@@ -119,6 +121,25 @@ class Found:
         """An earlier version for all, and no canary."""
         gone = [delete_op(canary_key(self.key).encode())] if self.canary is not None else []
         return self.general(version.text, by, at, gone)
+
+
+UNREADABLE = Canary("", by="somebody whose canary cannot be read")
+
+
+def _canary(value: bytes) -> Canary:
+    try:
+        return msgspec.json.decode(value, type=Canary)
+    except (ValueError, RecursionError):
+        return UNREADABLE
+
+
+def _version(name: bytes, value: bytes) -> Version | None:
+    number = name.rpartition(b"/")[2]
+    try:
+        found = msgspec.json.decode(value, type=Version)
+    except (ValueError, RecursionError):
+        return None
+    return msgspec.structs.replace(found, number=int(number)) if _NUMBER.fullmatch(number) else None
 
 
 def history_prefix(key: str) -> str:

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 
+from proxy.control.shared_config import PATIENCE, SharedConfig
+from proxy.settings.fleet import SharedText
+from proxy.settings.load import parse
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.origin import Origin, origins
 from tests.e2e.reloading import name, rewrite
 from tests.e2e.running import RunningProxy
-from tests.support.processes import eventually
+from tests.e2e.tcp_fault import TcpFault
+from tests.support.processes import eventually, free_port
 
 KEY = "/fairlead/config/main"
 
@@ -96,6 +101,54 @@ async def test_a_start_waits_for_the_key_and_the_good_one_is_kept(tmp_path: Path
                 await eventually(lambda: answers(second, "two"), 20, "the key")
         finally:
             await proxy.kill()
+
+
+async def test_half_an_edit_of_the_file_keeps_no_text_of_the_key_out_of_force(
+    tmp_path: Path,
+) -> None:
+    async with (
+        origins("one", "two", script=name) as (one, two),
+        EtcdServer() as etcd,
+        EtcdClient(etcd.url) as client,
+    ):
+        await client.put(KEY, shared(one))
+        async with RunningProxy(local(etcd, tmp_path), tmp_path) as proxy:
+            await eventually(lambda: answers(proxy, "one"), 20, "the key")
+            proxy.file.write_text("listeners: [")
+            await client.put(KEY, shared(two))
+            await eventually(lambda: answers(proxy, "two"), 20, "the key")
+
+
+async def test_a_start_takes_what_was_kept_whole_for_its_key_and_waits_for_nobody(
+    tmp_path: Path,
+) -> None:
+    def kept(place: str) -> bytes:
+        text = SharedText("routes: [{service: a}]", place, 7)
+        return msgspec.json.encode(text)
+
+    async with TcpFault(free_port()) as way:
+        way.freeze()
+        registry = {"type": "etcd", "endpoints": [way.url], "snapshot": str(tmp_path / "kept")}
+        local = json.dumps({"registry": registry, "config": {"key": KEY}})
+        settings = parse(local, "proxy.yaml", {})
+        for content, good in (
+            (kept(f"etcd:{KEY}"), True),
+            (kept(f"etcd:{KEY}.canary"), True),
+            (kept("etcd:/fairlead/config/other"), False),
+            (b"\xff", False),
+            (b'{"text": "\xff"}', False),
+            (b'{"x": ' + b"[" * 5000, False),
+            (kept(f"etcd:{KEY}")[:-5], False),
+        ):
+            (tmp_path / "kept.config").write_bytes(content)
+            if not good:
+                await way.refuse()
+            shared = SharedConfig()
+            whole = await shared.begin(
+                settings, lambda text: parse(local, "proxy.yaml", {}, text), None
+            )
+            assert bool(whole.routes) == good
+            assert (f"within {PATIENCE:g} s" in shared.error) == good
 
 
 async def test_a_file_gets_a_key_and_loses_it_again_by_reloads(tmp_path: Path) -> None:

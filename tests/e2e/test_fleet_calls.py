@@ -8,6 +8,7 @@ import os
 import ssl
 import sys
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +29,31 @@ async def test_a_proxy_shows_what_all_see_and_sends_strangers_nothing(tmp_path: 
     fleet_key = tmp_path / "fleet.key"
     fleet_key.write_text("k" * 40)
     trusting = ssl.create_default_context(cafile=str(authority.ca))
-    heard: list[bytes] = []
+    untrusted = Authority(tmp_path, "untrusted").issue("localhost", stem="untrusted")
+    heard: dict[str, list[bytes]] = {}
 
-    async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
-        writer.close()
+    async def stranger(id_: str, files: tuple[Path, Path], answer: bytes) -> str:
+        """Listen as one who is on the list; the URL."""
+        heard[id_] = []
 
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(cert, key)
-    evil = await asyncio.start_server(hear, "127.0.0.1", 0, ssl=server)
-    evil_port = evil.sockets[0].getsockname()[1]
+        async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            heard[id_].append(await reader.readuntil(b"\r\n\r\n"))
+            length = len(answer.partition(b"\r\n\r\n")[2])
+            writer.write(answer.replace(b"\r\n\r\n", b"\r\nContent-Length: %d\r\n\r\n" % length, 1))
+            writer.close()
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*files)
+        server = await asyncio.start_server(hear, "127.0.0.1", 0, ssl=context)
+        strangers.push_async_exit(server)
+        return f"https://localhost:{server.sockets[0].getsockname()[1]}"
 
     async with (
         origins("one", script=name) as (one,),
         EtcdServer() as etcd,
         EtcdClient(etcd.url) as client,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusting)) as session,
-        evil,
+        AsyncExitStack() as strangers,
     ):
 
         def proxy(id_: str) -> RunningProxy:
@@ -85,7 +93,7 @@ async def test_a_proxy_shows_what_all_see_and_sends_strangers_nothing(tmp_path: 
                 except (aiohttp.ClientError, KeyError):
                     return False
 
-            await eventually(both, 30, "an answer of both")
+            await eventually(both, 60, "an answer of both")
             _, document = await ask("/api/v1/fleet/services")
             assert [row["proxies"] for row in document["services"]] == [2]
             command = await asyncio.create_subprocess_exec(
@@ -100,13 +108,30 @@ async def test_a_proxy_shows_what_all_see_and_sends_strangers_nothing(tmp_path: 
             assert b"users" in said
 
             # Somebody else on the list gets a signature that is good for nobody but himself.
-            stranger = {"admin": f"https://localhost:{evil_port}", "ready": True}
-            await client.put("/fairlead/proxies/evil", json.dumps(stranger))
+            here = f"https://localhost:{first.admin_port}"
+            for id_, files, answer in (
+                ("evil", (cert, key), b"HTTP/1.1 200 OK\r\n\r\n{}"),
+                (
+                    "garbage",
+                    (cert, key),
+                    b'HTTP/1.1 200 OK\r\n\r\n{"services": [{"name": "\xff"}]}',
+                ),
+                ("nested", (cert, key), b'HTTP/1.1 200 OK\r\n\r\n{"x":' + b"[" * 5000),
+                ("away", (cert, key), f"HTTP/1.1 302 Found\r\nLocation: {here}/\r\n\r\n".encode()),
+                ("untrusted", untrusted, b"HTTP/1.1 200 OK\r\n\r\n{}"),
+            ):
+                admin = await stranger(id_, files, answer)
+                listed = json.dumps({"admin": admin, "ready": True})
+                await client.put(f"/fairlead/proxies/{id_}", listed)
             await client.put("/fairlead/proxies/plain", json.dumps({"admin": "http://localhost:1"}))
+            await client.put("/fairlead/proxies/odd", b'{"admin": "\xff"}')
             _, document = await ask("/api/v1/fleet/services")
-            assert set(document["not_asked"]) == {"evil", "plain"}
+            assert set(document["not_asked"]) == {*heard, "plain", "odd"}
+            assert document["proxies"] == ["a", "b"]
             assert "https" in document["not_asked"]["plain"]
-            stolen = heard[0].split(b"Authorization: ")[1].split(b"\r\n")[0].decode()
+            assert heard["untrusted"] == []
+            assert not any(b"secret" in one for all_ in heard.values() for one in all_)
+            stolen = heard["evil"][0].split(b"Authorization: ")[1].split(b"\r\n")[0].decode()
             status, _ = await ask(ASKED, headers={"Authorization": stolen})
             assert status == 401
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,15 +12,17 @@ from random import Random
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
-from proxy.registry.relay.frames import PATH
+from proxy.registry.relay.frames import PATH, Frame, digest_of
 from proxy.registry.relay.options import Options
 from proxy.registry.relay.provider import RelayProvider
 from tests.e2e.certificates import Authority
-from tests.e2e.drilled import TIMING, RelayInFront, Watched
+from tests.e2e.drilled import TIMING, Watched
 from tests.e2e.etcd_server import EtcdClient, EtcdServer
 from tests.e2e.origin import origins
+from tests.e2e.relay_in_front import RelayInFront
 from tests.e2e.reloading import name
 from tests.e2e.running import RunningProxy
 from tests.e2e.tcp_fault import TcpFault
@@ -69,6 +72,29 @@ async def test_a_follower_of_a_relay_that_stalls_goes_on_at_another_without_a_li
             )
             assert seen.status.resyncs == {}
             assert all({"a", "b"} <= ids for ids in seen.since(0))
+
+
+async def test_a_follower_of_a_relay_that_is_restarted_is_told_what_changed_and_no_more() -> None:
+    async with EtcdServer() as etcd, RelayInFront(etcd.url) as relay:
+        ids = [f"i{number:03}" for number in range(200)]
+        await register(etcd, *ids)
+        async with TcpFault(relay.port) as way, following(way.url) as seen:
+            await seen.has(*ids)
+            await relay.kill()
+            await seen.loses_it()
+            moved = json.dumps({"address": "10.0.0.2", "port": 8080})
+            async with EtcdClient(etcd.url) as client:
+                await client.put("/services/users/i001", moved)
+                await client.put("/services/users/new", RECORD)
+                await client.delete("/services/users/i000")
+            before, known = way.brought, len(seen.memberships)
+            relay.start()
+            await seen.has(*ids[1:], "new")
+            assert seen.memberships[-1].services["users"][0].address == "10.0.0.2"
+            await seen.connects()
+            assert seen.status.resyncs == {}
+            assert way.brought - before < 4_000 < 200 * len(RECORD), "bytes"
+            assert {*ids[1:]} <= set.intersection(*seen.since(known)), "nobody else was ever away"
 
 
 async def test_a_follower_does_not_go_back_with_a_relay_of_an_older_store() -> None:
@@ -137,6 +163,51 @@ async def test_a_relay_tells_nobody_who_has_no_token(sent: bytes, status: bytes)
         writer.write(sent)
         assert (await reader.readline()).split()[1] == status
         writer.close()
+
+
+def frame(put: tuple[str, ...] = (), digest: str = "", **more: Any) -> bytes:
+    """A line of somebody who says he is a relay. Without a digest, one that is true."""
+    records = [("users", id_, RECORD.encode()) for id_ in put]
+    told = [(service, id_, msgspec.Raw(record)) for service, id_, record in records]
+    fields = {"cluster": "c", "revision": 9, "digest": digest or str(digest_of(records)), **more}
+    return msgspec.json.encode(Frame(put=tuple(told), **fields)) + b"\n"
+
+
+LIES = {
+    "no JSON": b"<html>\n",
+    "no UTF-8": b'{"cluster": "\xff"}\n',
+    "no end": b'{"x": ' + b"[" * 5000 + b"\n",
+    "a change that is none": frame(("x",), digest="0" * 32),
+    "parts that are none": frame(("x",), digest="0" * 32, parts=(1, 2)),
+    "parts of nobody": frame(("x",), digest="0" * 32, parts=(-1, 10**12)),
+    "a list that is another": frame(("x",), digest="0" * 32, full=True),
+    "a list without an end": frame(("x",), full=True, more=True),
+    "a line without end": b"x" * (17 * 2**20),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_a_follower_of_a_relay_that_lies_keeps_what_it_knows(lie: str) -> None:
+    asked = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """The truth to who asks first, lies to all others."""
+        nonlocal asked
+        await reader.readuntil(b"\r\n\r\n")
+        asked += 1
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        writer.write(frame(("a", "b"), full=True) if asked == 1 else LIES[lie])
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with following(url) as seen:
+            await seen.has("a", "b")
+            await eventually(lambda: asked > 3, 20.0, lambda: seen.status)
+            assert not seen.status.connected
+            assert seen.ids() == {"a", "b"}, seen.status
 
 
 async def test_a_proxy_follows_another_under_tls_and_says_so(tmp_path: Path) -> None:

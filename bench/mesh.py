@@ -3,13 +3,17 @@
     load ─▶ outbound proxy ─ TLS 1.3, both sides show certificates ─▶ inbound proxy ─▶ backend
 
 against the direct call, with the small GET, over one connection and over 64, in interleaved rounds.
-Fairlead's pair is set up as `fairlead sidecar` does it, `callers` included; Envoy's does the same
-but for who may call, which it is not asked. Each proxy has one worker; both share one core.
+Fairlead's pair are two `fairlead sidecar` that find each other in etcd, `callers` included; Envoy's
+does the same, without a registry, but for who may call, which it is not asked. Each proxy has one
+worker; both share one core.
+
+`--memory`: what one `fairlead sidecar` takes instead, for a start and for good.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,55 +26,61 @@ from bench.certificates import key_of, make_certificates
 from bench.load import LoadPlan
 from bench.measure import check_answer, start_backends
 from bench.peers import Envoy, Fairlead, Peer, Setup
-from bench.processes import Server, core_plan, raise_open_files
+from bench.processes import Server, core_plan, cpu_ns, pss, raise_open_files
 from bench.scenarios import SCENARIOS, Scenario
+from tests.e2e.beside import Beside
+from tests.e2e.certificates import Authority as Issuer
+from tests.e2e.etcd_server import EtcdServer
+from tests.e2e.origin import Origin
 from tests.support.certificates import Authority
-from tests.support.processes import free_port
+from tests.support.processes import eventually, free_port
 
-ONE = replace(SCENARIOS["small_get"], connections=1)
-MANY = SCENARIOS["small_get"]
+_SMALL = SCENARIOS["small_get"]
+MANY = replace(_SMALL, name="mesh", headers=(("Host", "bench"), *_SMALL.headers))
+ONE = replace(MANY, connections=1)
 DOMAIN = "mesh.test"
 
 
-class _Outbound(Fairlead):
-    def files(self, setup: Setup) -> Mapping[str, str]:
-        identity = _identity(setup)
-        return {
-            "fairlead.yaml": f"""\
-listeners: [{{bind: "127.0.0.1:{setup.port}"}}]
-admin: {{bind: "127.0.0.1:{setup.admin_port}"}}
-workers: 1
+FILE = """\
 services:
   bench:
-    tls: {{ca: {identity}.ca, cert: {identity}, key: {key_of(identity)}, trust_domain: {DOMAIN}}}
-    instances: [{{id: a, address: 127.0.0.1, port: {setup.backend_port}}}]
-routes: [{{path_prefix: /, service: bench}}]
+    callers: {allow: [other, {service: bench, methods: [GET], path_prefixes: [/small]}]}
+routes: [{path: /, respond: 204}]
 """
-        }
 
 
-class _Inbound(Fairlead):
+class _Sidecar(Fairlead):
+    def __init__(self, service: str, etcd: Sequence[str] = ()) -> None:
+        """`etcd`: its URL, once it is there."""
+        self._service = service
+        self.etcd = etcd
+
     def files(self, setup: Setup) -> Mapping[str, str]:
-        identity = _identity(setup)
-        return {
-            "fairlead.yaml": f"""\
-listeners:
-  - bind: "127.0.0.1:{setup.port}"
-    tls:
-      certificates: [{{cert: {identity}, key: {key_of(identity)}}}]
-      client_ca: {identity}.ca
-      trust_domain: {DOMAIN}
-      min_version: "1.3"
-      tickets: false
-admin: {{bind: "127.0.0.1:{setup.admin_port}"}}
-workers: 1
-services:
-  bench:
-    callers: {{allow: [other, {{service: bench, methods: [GET], path_prefixes: [/small]}}]}}
-    instances: [{{id: a, address: 127.0.0.1, port: {setup.backend_port}}}]
-routes: [{{path_prefix: /, service: bench}}]
-"""
-        }
+        return {"mesh.yaml": FILE}
+
+    def binds(self, setup: Setup) -> tuple[int, int]:
+        """Ports, inwards and outwards."""
+        raise NotImplementedError
+
+    def command(self, setup: Setup) -> Sequence[str]:
+        inbound, outbound = self.binds(setup)
+        return (
+            *("sidecar", "-c", "mesh.yaml", "--endpoints", *self.etcd),
+            *("--service", self._service, "--port", str(setup.backend_port)),
+            *("--identity", str(_identity(setup).parent / "mesh"), "--trust-domain", DOMAIN),
+            *("--inbound", f"127.0.0.1:{inbound}", "--outbound", f"127.0.0.1:{outbound}"),
+            *("--admin", f"127.0.0.1:{setup.admin_port}", "--drain-wait", "0s"),
+        )
+
+
+class _Outbound(_Sidecar):
+    def binds(self, setup: Setup) -> tuple[int, int]:
+        return free_port(), setup.port
+
+
+class _Inbound(_Sidecar):
+    def binds(self, setup: Setup) -> tuple[int, int]:
+        return setup.port, free_port()
 
 
 def _identity(setup: Setup) -> Path:
@@ -100,7 +110,7 @@ class _EnvoyIn(Envoy):
 
 
 PAIRS: Mapping[str, tuple[Peer, Peer]] = {
-    "fairlead": (_Outbound(), _Inbound()),
+    "fairlead": (_Outbound("web"), _Inbound("bench")),
     "envoy": (_EnvoyOut(), _EnvoyIn()),
 }
 
@@ -123,6 +133,21 @@ class Bench:
         key_of(self._identity).write_bytes(made.key)
         self._roots = Path(f"{self._identity}.ca")
         self._roots.write_bytes(authority.ca)
+        identity = self._directory / "mesh"
+        identity.mkdir()
+        for name, content in (
+            ("tls.crt", made.cert),
+            ("tls.key", made.key),
+            ("ca.crt", authority.ca),
+        ):
+            (identity / name).write_bytes(content)
+        runner = stack.enter_context(asyncio.Runner())
+        etcd = EtcdServer()
+        runner.run(etcd.start())
+        stack.callback(lambda: runner.run(etcd.__aexit__()))
+        for side in PAIRS["fairlead"]:
+            assert isinstance(side, _Sidecar)
+            side.etcd = (etcd.url,)
         os.sched_setaffinity(0, others)
 
     @contextmanager
@@ -169,12 +194,46 @@ Row = tuple[float, float, float, float]
 """Calls a second, microseconds of the median and of the 99th percentile, of CPU for a call."""
 
 
+REQUESTS, REST = 1000, 5.0
+"""Before memory is read: calls, and seconds in which what the start took is given back."""
+
+
+async def _alone(rounds: int) -> None:
+    """Print CPU seconds of a side-car up to the first answer, and MB (PSS) after a thousand and a
+    scrape, those of no file as well, since files are shared with this program and others that run
+    Python; it is started anew in each round."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        directory = Path(name)
+        authority = Issuer(directory, "mesh")
+        print(f"{'CPU s':>8} {'PSS MB':>8} {'no file':>8}")
+        async with EtcdServer() as etcd, Origin("small") as program:
+            for _ in range(rounds):
+                port = program.instance["port"]
+                side = Beside("small", port, directory, authority, etcd.url)
+                side.launch()
+                try:
+                    await eventually(side.answers, 60.0, side.log)
+                    cpu = cpu_ns(side.pid) / 1e9
+                    for _ in range(REQUESTS):
+                        await side.answers()
+                    await side.ask_admin("/metrics")
+                    await asyncio.sleep(REST)
+                    held = (pss([side.pid], kind) / 1e6 for kind in ("Pss", "Pss_Anon"))
+                    print(f"{cpu:8.2f}", *(f"{mb:8.1f}" for mb in held), flush=True)
+                finally:
+                    await side.stop()
+
+
 def main(arguments: Sequence[str]) -> int:
     """`python -m bench mesh`."""
     parser = argparse.ArgumentParser(prog="python -m bench mesh", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--memory", action="store_true")
     options = parser.parse_args(arguments)
+    if options.memory:
+        asyncio.run(_alone(options.rounds))
+        return 0
     names = ["direct", *(name for name, pair in PAIRS.items() if pair[0].find() is not None)]
     rows: dict[tuple[str, int], list[Row]] = {}
     with ExitStack() as stack:

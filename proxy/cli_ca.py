@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from proxy.cli_config import json_option, show
 from proxy.cli_register import DURATION
 
 _DIRECTORY = click.argument(
@@ -27,7 +28,8 @@ def ca() -> None:
 @ca.command()
 @_DIRECTORY
 @click.option("--trust-domain", default="mesh.local", show_default=True, metavar="D")
-def init(directory: Path, trust_domain: str) -> None:
+@json_option
+def init(directory: Path, trust_domain: str, as_json: bool) -> None:
     """Make a root, and an intermediate that signs, in an empty directory."""
     from proxy.mesh import authority
 
@@ -35,7 +37,8 @@ def init(directory: Path, trust_domain: str) -> None:
         authority.create(directory, trust_domain)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    click.echo(f"{directory}: an authority for {trust_domain}; ca.crt is what everybody trusts")
+    words = f"{directory}: an authority for {trust_domain}; ca.crt is what everybody trusts"
+    show({"directory": str(directory), "trust_domain": trust_domain}, [words], as_json)
 
 
 @ca.command()
@@ -43,7 +46,8 @@ def init(directory: Path, trust_domain: str) -> None:
 @click.argument("service")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--life", type=DURATION, default=86400.0, show_default="24h")
-def issue(directory: Path, service: str, out: Path, life: float) -> None:
+@json_option
+def issue(directory: Path, service: str, out: Path, life: float, as_json: bool) -> None:
     """Write tls.crt, tls.key and ca.crt for SERVICE: the --identity of its side-car."""
     from proxy.mesh.authority import Authority
     from proxy.mesh.renewal import OWN
@@ -55,20 +59,23 @@ def issue(directory: Path, service: str, out: Path, life: float) -> None:
         Authority(directory).issue(parse_name(service), out, timedelta(seconds=life))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    click.echo(f"{out}: {service}, for {life / 3600:g} h")
+    document = {"out": str(out), "service": service, "life": life}
+    show(document, [f"{out}: {service}, for {life / 3600:g} h"], as_json)
 
 
 @ca.command()
 @_DIRECTORY
-def rotate(directory: Path) -> None:
+@json_option
+def rotate(directory: Path, as_json: bool) -> None:
     """Take the next of three steps to another root: both are trusted; the new one signs; the old
     one is gone."""
     from proxy.mesh import authority
 
     try:
-        click.echo(f"{directory}: {authority.rotate(directory)}")
+        step = authority.rotate(directory)
     except OSError as error:
         raise click.UsageError(f"{directory}: is no authority: {error}") from None
+    show({"directory": str(directory), "step": step}, [f"{directory}: {step}"], as_json)
 
 
 @ca.command()

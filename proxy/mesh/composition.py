@@ -10,6 +10,7 @@ settings on the way out.
 
 from __future__ import annotations
 
+import os
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
@@ -18,12 +19,12 @@ import msgspec
 from msgspec.structs import replace
 
 from proxy.membership import Instance
-from proxy.settings.addresses import BIND, HOST_NAME, NAME, split_bind
+from proxy.settings.addresses import BIND, HOST_NAME, NAME, is_loopback, split_bind
 from proxy.settings.callers import Caller, CallersSettings
 from proxy.settings.file import Settings
 from proxy.settings.listener import ListenerLimits, ListenerSettings, collide
 from proxy.settings.listener_tls import Certificate, ListenerTls
-from proxy.settings.registry import Registry, RegistryOptions
+from proxy.settings.registry import RegistryOptions
 from proxy.settings.route import RouteSpec
 from proxy.settings.route_values import FIRST_LABEL
 from proxy.settings.service import (
@@ -106,14 +107,15 @@ def checked(options: MeshOptions) -> MeshOptions:
     if options.renew_from is not None and not options.renew_from.startswith("https://"):
         raise ValueError(f"--renew-from: {options.renew_from}; allowed: https://HOST:PORT")
     for file in ("tls.crt", "tls.key", "ca.crt"):
-        if not (options.identity / file).is_file():
-            raise ValueError(f"--identity: {options.identity / file} is missing")
+        path = options.identity / file
+        if not os.access(path, os.R_OK) or not path.is_file():
+            raise ValueError(f"--identity: {path} is missing, or not ours to read")
     return options
 
 
 def _check_local(name: str, bind: str, options: MeshOptions) -> None:
     host = bind.rpartition(":")[0]
-    if not bind.startswith("unix:") and not _is_loopback(host):
+    if not bind.startswith("unix:") and not is_loopback(host.strip("[]")):
         raise ValueError(
             f"--{name}: {host} is not this machine alone, and whoever reaches it speaks as"
             f" {options.service}; allowed: 127.0.0.1:PORT, [::1]:PORT or unix:/PATH"
@@ -127,13 +129,6 @@ def _read(kind: object, name: str, text: str) -> None:
         raise ValueError(f"--{name}: {error}") from None
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def _is_address(bind: str) -> bool:
     try:
         return bool(ip_address(split_bind(bind)[0]))
@@ -145,7 +140,7 @@ def composed(base: Settings, options: MeshOptions) -> Settings:
     """The settings of the proxy. `base`: those of a file, or defaults."""
     registry = options.registry
     if registry is not None:
-        base = replace(base, registry=Registry(type=registry.type, options=registry))
+        base = replace(base, registry=replace(base.registry, type=registry.type, options=registry))
     cert, key, ca = (str(options.identity / one) for one in ("tls.crt", "tls.key", "ca.crt"))
     domain = options.trust_domain
     mutual = UpstreamTls(
@@ -178,7 +173,7 @@ def composed(base: Settings, options: MeshOptions) -> Settings:
                 for service, bind in options.tcp
             ),
         ),
-        admin=replace(base.admin, bind=options.admin, tls=None),
+        admin=replace(base.admin, bind=options.admin),
         workers=1,
         acme=None,
         shutdown=replace(base.shutdown, delay=0.0),  # Nobody is sent here any more by then.

@@ -6,7 +6,7 @@ import http.client
 import json
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -50,14 +50,15 @@ class AdminClient:
         self._prefix = parts.path.rstrip("/")
         self._token = token
 
-    def get(self, path: str, query: list[tuple[str, str]]) -> Any:
-        """The decoded JSON answer. AdminError if there is none."""
+    def get(self, path: str, key: str, query: Sequence[tuple[str, str]] = ()) -> Any:
+        """The decoded JSON answer. AdminError if there is none with that key."""
         asked = urlencode(query, errors="surrogateescape")  # An argument may be no UTF-8.
-        return self._ask("GET", path + (f"?{asked}" if asked else ""))
+        return self._ask("GET", path + (f"?{asked}" if asked else ""), key)
 
-    def post(self, path: str, timeout: float = TIMEOUT) -> Any:
-        """The decoded JSON answer. AdminError if there is none. `timeout`: seconds per step."""
-        return self._ask("POST", path, timeout)
+    def post(self, path: str, key: str, timeout: float = TIMEOUT) -> Any:
+        """The decoded JSON answer. AdminError if there is none with that key. `timeout`: seconds
+        per step."""
+        return self._ask("POST", path, key, timeout)
 
     def events(self, path: str) -> Iterator[tuple[str, str]]:
         """Server-sent events as they come, kind and data, until the server ends the stream.
@@ -66,8 +67,9 @@ class AdminClient:
         try:
             connection.request("GET", self._prefix + path, headers=self._headers())
             answer = connection.getresponse()
-            if answer.status != 200:
-                raise AdminError(f"{self.url} answered {answer.status} when asked for events")
+            if answer.getheader("Content-Type", "").partition(";")[0] != "text/event-stream":
+                self._document(answer.status, answer.read(MAX_ANSWER))
+                raise AdminError(f"{self.url} is no admin server: it tells no events")
             kind = data = ""
             while line := answer.readline(MAX_ANSWER):
                 name, _, value = line.decode("utf-8", "replace").rstrip("\n").partition(": ")
@@ -79,7 +81,7 @@ class AdminClient:
                     yield kind, data
                     kind = data = ""
         except (OSError, http.client.HTTPException) as error:
-            raise AdminError(f"no events from the admin server at {self.url}: {error}") from None
+            raise self._silent(error) from None
         finally:
             connection.close()
 
@@ -96,22 +98,32 @@ class AdminClient:
             headers["Authorization"] = f"Bearer {self._token}"
         return headers
 
-    def _ask(self, method: str, path: str, timeout: float = TIMEOUT) -> Any:
+    def _ask(self, method: str, path: str, key: str, timeout: float = TIMEOUT) -> Any:
         connection = self._connection(timeout)
         try:
             connection.request(method, self._prefix + path, headers=self._headers())
             answer = connection.getresponse()
             status, body = answer.status, answer.read(MAX_ANSWER)
         except (OSError, http.client.HTTPException) as error:
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            if isinstance(error, ssl.SSLCertVerificationError):
-                reason = f"its certificate: {error.verify_message}"
-            raise AdminError(
-                f"no answer from the admin server at {self.url}: {reason}"
-                " (is the proxy running? another address is given with --admin)"
-            ) from None
+            raise self._silent(error) from None
         finally:
             connection.close()
+        document = self._document(status, body)
+        if key not in document:
+            raise AdminError(f"{self.url} is no admin server: its answer has no {key!r}")
+        return document
+
+    def _silent(self, error: Exception) -> AdminError:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        if isinstance(error, ssl.SSLCertVerificationError):
+            reason = f"its certificate: {error.verify_message}"
+        return AdminError(
+            f"no answer from the admin server at {self.url}: {reason}"
+            " (is the proxy running? another address is given with --admin)"
+        )
+
+    def _document(self, status: int, body: bytes) -> Any:
+        """Decode an answer. AdminError if it is a refusal, or no answer of an admin server."""
         try:
             document = json.loads(body)
         except ValueError:
@@ -119,7 +131,10 @@ class AdminClient:
         if not isinstance(document, dict):
             raise AdminError(f"{self.url} is no admin server: status {status}, no JSON object")
         if status == 401:
-            raise AdminError(f"{self.url} asks for a token (--token or FAIRLEAD_ADMIN_TOKEN)")
+            another = ", and not this one" if self._token else ""
+            raise AdminError(
+                f"{self.url} asks for a token{another} (--token or FAIRLEAD_ADMIN_TOKEN)"
+            )
         if status != 200 and "result" not in document:
             what = document.get("detail") or document.get("title") or ""
             raise AdminError(f"{self.url} answered {status}: {what}")

@@ -6,7 +6,6 @@ import getpass
 import json
 import os
 import socket
-from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from proxy import listings
-from proxy.cli_config import DEFAULT_FILE, load_or_complain
+from proxy.cli_config import DEFAULT_FILE, json_option, load_or_complain, show
 
 if TYPE_CHECKING:
     from proxy.admin_client import AdminClient
@@ -27,7 +26,6 @@ LONG = 3600.0
 everywhere_option = click.option(
     "--everywhere", is_flag=True, help="At all proxies of the fleet, until it is taken back."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
 def command(function: Any) -> click.Command:
@@ -45,7 +43,18 @@ def admin_options(command: Any) -> Any:
     def asking(
         *, admin: str | None, admin_ca: str | None, token: str | None, file: str, **others: Any
     ) -> None:
-        command(client=_client(admin, admin_ca, token, file), **others)
+        client = _client(admin, admin_ca, token, file)
+        from proxy.admin_client import AdminError
+
+        try:
+            command(client=client, **others)
+        except AdminError as error:
+            raise click.ClickException(str(error)) from None
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            # Another product may have an answer under the same name.
+            raise click.ClickException(
+                f"{client.url} is no admin server: its answer is none of this command's ({error!r})"
+            ) from error
 
     for option in (
         click.option(
@@ -95,36 +104,13 @@ def _segment(name: str) -> str:
     return segment(name)
 
 
-def _get(client: AdminClient, path: str, query: list[tuple[str, str]] | None = None) -> Any:
-    return _answer(lambda: client.get(path, query or []))
-
-
-def _post(client: AdminClient, path: str, *limit: float) -> Any:
-    return _answer(lambda: client.post(path, *limit))
-
-
-def _answer(ask: Callable[[], Any]) -> Any:
-    from proxy.admin_client import AdminError
-
-    try:
-        return ask()
-    except AdminError as error:
-        raise click.ClickException(str(error)) from None
-
-
-def _show(document: Any, lines: Iterable[str], as_json: bool) -> None:
-    """An answer as it came, or for people."""
-    for line in (json.dumps(document, indent=2),) if as_json else lines:
-        click.echo(line)
-
-
 @command
 @admin_options
 @json_option
 def services(client: AdminClient, as_json: bool) -> None:
     """List the services the running proxy knows."""
-    document = _get(client, "/api/v1/services")
-    _show(document, listings.services(document), as_json)
+    document = client.get("/api/v1/services", "services")
+    show(document, listings.services(document), as_json)
 
 
 @command
@@ -135,8 +121,8 @@ def instances(service: str, client: AdminClient, as_json: bool) -> None:
     """List the instances of SERVICE with their status."""
 
     path = f"/api/v1/services/{_segment(service)}"
-    document = _get(client, path)
-    _show(document, listings.instances(document), as_json)
+    document = client.get(path, "instances")
+    show(document, listings.instances(document), as_json)
 
 
 @command
@@ -144,8 +130,8 @@ def instances(service: str, client: AdminClient, as_json: bool) -> None:
 @json_option
 def registry(client: AdminClient, as_json: bool) -> None:
     """Tell what the running proxy knows of its registry, and which records it cannot read."""
-    document = _get(client, "/api/v1/registry")
-    _show(document, listings.registry(document), as_json)
+    document = client.get("/api/v1/registry", "provider")
+    show(document, listings.registry(document), as_json)
 
 
 @command
@@ -154,15 +140,11 @@ def registry(client: AdminClient, as_json: bool) -> None:
 @json_option
 def events(follow: bool, client: AdminClient, as_json: bool) -> None:
     """List what has happened to services, instances, workers and certificates, one line each."""
-    from proxy.admin_client import AdminError
-
     try:
         for kind, data in client.events("/api/v1/events?kept=" + ("on" if follow else "only")):
             fields = json.loads(data)
             line = json.dumps({"kind": kind, **fields}) if as_json else listings.event(kind, fields)
             click.echo(line)
-    except AdminError as error:
-        raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         return
     if follow:
@@ -191,17 +173,17 @@ def top(once: bool, interval: float, client: AdminClient, as_json: bool, of_flee
     def ask(service: str | None) -> Any:
         path = every if service is None else f"/api/v1/services/{_segment(service)}"
         try:
-            return client.get(path, [])
+            return client.get(path, "services" if service is None else "instances")
         except AdminError as error:
             raise ValueError(str(error)) from None
 
     if once or as_json:
-        document = _get(client, every)
-        _show(document, listings.services(document), as_json)
+        document = client.get(every, "services")
+        show(document, listings.services(document), as_json)
         return
     from proxy import cli_top  # Where Python has no curses, only this does not work.
 
-    _get(client, every)  # If nobody answers, it is said in a line of its own.
+    client.get(every, "services")  # If nobody answers, it is said in a line of its own.
     cli_top.run(ask, interval)
 
 
@@ -225,42 +207,47 @@ def explain(
     """Tell what would become of a request for URL: route, service, balancer, instances."""
     query = [("method", method), ("url", url), *(("header", header) for header in headers)]
     query += [("caller", caller)] if caller else []
-    document = _get(client, "/api/v1/explain", query)
-    _show(document, map(listings.printable, listings.explained(document)), as_json)
+    document = client.get("/api/v1/explain", "request", query)
+    show(document, map(listings.printable, listings.explained(document)), as_json)
 
 
 @command
 @click.argument("instance", metavar="SERVICE/ID")
 @everywhere_option
 @admin_options
-def drain(instance: str, everywhere: bool, client: AdminClient) -> None:
+@json_option
+def drain(instance: str, everywhere: bool, client: AdminClient, as_json: bool) -> None:
     """Send no new requests to an instance; those in flight finish."""
-    _set_drain("drain", instance, everywhere, client)
+    _set_drain("drain", instance, everywhere, client, as_json)
 
 
 @command
 @click.argument("instance", metavar="SERVICE/ID")
 @everywhere_option
 @admin_options
-def undrain(instance: str, everywhere: bool, client: AdminClient) -> None:
+@json_option
+def undrain(instance: str, everywhere: bool, client: AdminClient, as_json: bool) -> None:
     """Send requests to an instance again."""
-    _set_drain("undrain", instance, everywhere, client)
+    _set_drain("undrain", instance, everywhere, client, as_json)
 
 
 @command
 @click.argument("instance", metavar="SERVICE/ID")
 @click.argument("weight", type=click.IntRange(0, 65_535), metavar="N")
 @admin_options
-def weight(instance: str, weight: int, client: AdminClient) -> None:
+@json_option
+def weight(instance: str, weight: int, client: AdminClient, as_json: bool) -> None:
     """Give an instance another weight, until it registers anew."""
-    _post(client, f"{_path_of(instance)}/weight?weight={weight}")
-    click.echo(f"{instance}: weight {weight}")
+    document = client.post(f"{_path_of(instance)}/weight?weight={weight}", "weight")
+    show(document, [f"{instance}: weight {weight}"], as_json)
 
 
-def _set_drain(verb: str, instance: str, everywhere: bool, client: AdminClient) -> None:
+def _set_drain(
+    verb: str, instance: str, everywhere: bool, client: AdminClient, as_json: bool
+) -> None:
     query = f"?everywhere=1&by={_segment(_whoever())}" if everywhere else ""
-    _post(client, f"{_path_of(instance)}/{verb}{query}")
-    click.echo(f"{instance}: {verb}ed{' everywhere' * everywhere}")
+    document = client.post(f"{_path_of(instance)}/{verb}{query}", "drained")
+    show(document, [f"{instance}: {verb}ed{' everywhere' * everywhere}"], as_json)
 
 
 def _path_of(instance: str) -> str:
@@ -279,8 +266,8 @@ def _whoever() -> str:
 @json_option
 def fleet(client: AdminClient, as_json: bool) -> None:
     """List the proxies of the fleet, and what all of them drain."""
-    document = _get(client, "/api/v1/fleet")
-    _show(document, map(listings.printable, listings.fleet(document)), as_json)
+    document = client.get("/api/v1/fleet", "proxies")
+    show(document, map(listings.printable, listings.fleet(document)), as_json)
 
 
 @command
@@ -289,8 +276,8 @@ def fleet(client: AdminClient, as_json: bool) -> None:
 @json_option
 def reload(dry_run: bool, client: AdminClient, as_json: bool) -> None:
     """Let the running proxy read its configuration again; print what changed."""
-    document = _post(client, "/api/v1/reload" + "?dry_run=1" * dry_run, LONG)
-    _show(document, listings.reloaded(document, dry_run), as_json)
+    document = client.post("/api/v1/reload" + "?dry_run=1" * dry_run, "complaints", LONG)
+    show(document, listings.reloaded(document, dry_run), as_json)
     if document["complaints"]:
         raise SystemExit(2 if document["result"] == "refused" else 1)
 
@@ -298,18 +285,20 @@ def reload(dry_run: bool, client: AdminClient, as_json: bool) -> None:
 @command
 @click.option("--env-file", metavar="FILE", help="Further variables of its environment.")
 @admin_options
-def upgrade(env_file: str | None, client: AdminClient) -> None:
+@json_option
+def upgrade(env_file: str | None, client: AdminClient, as_json: bool) -> None:
     """Let the running proxy be replaced by what is installed now, on the same sockets."""
     query = "" if env_file is None else "?env_file=" + _segment(os.path.abspath(env_file))
-    _post(client, "/api/v1/upgrade" + query, LONG)
-    click.echo("upgraded")
+    document = client.post("/api/v1/upgrade" + query, "upgraded", LONG)
+    show(document, ["upgraded"], as_json)
 
 
 @command
 @admin_options
-def restart_workers(client: AdminClient) -> None:
+@json_option
+def restart_workers(client: AdminClient, as_json: bool) -> None:
     """Replace all workers, one after the other; no request is lost."""
-    document = _post(client, "/api/v1/restart-workers", LONG)
+    document = client.post("/api/v1/restart-workers", "result", LONG)
+    show(document, [] if document["error"] else ["all workers are new"], as_json)
     if document["error"]:
         raise click.ClickException(f"{document['error']}; the one from before serves on")
-    click.echo("all workers are new")

@@ -57,16 +57,22 @@ def _lines() -> Iterator[str]:
     yield ".I COMMAND"
     yield "[options]"
     yield ".SH COMMANDS"
-    context = click.Context(main, info_name="fairlead", **main.context_settings)
-    for name in main.list_commands(context):
-        command = main.get_command(context, name)
+    yield from _commands(main, click.Context(main, info_name="fairlead", **main.context_settings))
+
+
+def _commands(group: click.Group, context: click.Context) -> Iterator[str]:
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         if command is not None and not command.hidden:
-            yield from _command(name, command, context)
+            within = click.Context(command, context, info_name=name)
+            yield from _command(command, within)
+            if isinstance(command, click.Group):
+                yield from _commands(command, within)
 
 
-def _command(name: str, command: click.Command, parent: click.Context) -> Iterator[str]:
-    context = click.Context(command, parent, info_name=name)
-    yield f'.SS "{_plain(" ".join(["fairlead", name, *command.collect_usage_pieces(context)]))}"'
+def _command(command: click.Command, context: click.Context) -> Iterator[str]:
+    pieces = [context.command_path, *command.collect_usage_pieces(context)]
+    yield f'.SS "{_plain(" ".join(pieces))}"'
     for paragraph in (command.help or "").split("\n\n"):
         yield ".PP"
         yield _plain(" ".join(paragraph.split()))

@@ -24,7 +24,7 @@ from proxy.control.admin_access import Access, denied_caller, denied_origin, den
 from proxy.control.admin_connections import Connection, read_body
 from proxy.control.admin_front import Front
 from proxy.control.admin_pages import OPEN_PATHS as PAGES
-from proxy.control.admin_pages import Pages, wants_page
+from proxy.control.admin_pages import Pages, quality, wants_page
 from proxy.control.admin_paths import BadPath, Paths, split_target
 from proxy.control.explain import explain
 from proxy.control.metrics_page import MetricsPage
@@ -243,7 +243,9 @@ class Admin:
         if instances not in ("on", "off"):
             raise Refusal(400, f"instances: {instances[:20]!r}: must be on or off")
         page, kind = await self.metrics.get(instances=instances == "on"), metrics.CONTENT_TYPE
-        if metrics.OPENMETRICS.partition(";")[0] in request.headers.get("Accept", ""):
+        accept = request.headers.get("Accept", "")
+        wanted = quality(accept, metrics.OPENMETRICS.partition(";")[0])
+        if wanted and wanted >= quality(accept, "text/plain"):
             exporter = self._supervisor.exporter
             exemplars = None if exporter is None else exporter.exemplars
             page, kind = metrics.openmetrics(page, exemplars), metrics.OPENMETRICS
@@ -252,13 +254,17 @@ class Admin:
     async def _services(self, request: web.BaseRequest) -> web.Response:
         supervisor = self._supervisor
         totals = await self._totals.get()
-        pools, registry = supervisor.pools.by_service, supervisor.registry
-        return json_answer(status.services(pools, supervisor.settings, totals, registry))
+        pools, registry = supervisor.pools, supervisor.registry
+        left = pools.slots.left()
+        return json_answer(
+            status.services(pools.by_service, supervisor.settings, totals, registry, left)
+        )
 
     async def _service(self, request: web.BaseRequest, name: str) -> web.Response:
         supervisor = self._supervisor
-        registry = supervisor.registry
-        pool = status.known(supervisor.pools.by_service, supervisor.settings, registry).get(name)
+        registry, pools = supervisor.registry, supervisor.pools
+        left = pools.slots.left()
+        pool = status.known(pools.by_service, supervisor.settings, registry, left).get(name)
         if pool is None:
             raise Refusal(404, f"no service {name!r}")
         totals = await self._totals.get()
@@ -266,7 +272,9 @@ class Admin:
         part = part_of(request.query)
         now = time.monotonic()
         return json_answer(
-            status.service(pool, settings, totals, supervisor.board.total, now, registry, part)
+            status.service(
+                pool, settings, totals, supervisor.board.total, now, registry, part, left
+            )
         )
 
     async def _drain(self, request: web.BaseRequest, service: str, id_: str) -> web.Response:
@@ -401,6 +409,7 @@ class Admin:
                 supervisor.board,
                 supervisor.brought.claims,
                 request.query.get("caller", ""),
+                supervisor.share.value,
             )
         except ValueError as error:
             raise Refusal(400, str(error)) from None

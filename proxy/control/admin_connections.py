@@ -135,10 +135,23 @@ class Door(web.Server):
         self.guests: dict[Guest, Connection] = {}
         self.closed = Counter(dict.fromkeys(REASONS, 0)) if closed is None else closed
         """Reason → connections."""
+        self.answering: set[asyncio.Task[Any]] = set()  # ≤ most
         self._told_at = -PAUSE
 
     def __call__(self) -> Connection:
         return Connection(self, **self._kwargs)
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """Close the connections: those with a request once it is answered, or after `timeout`
+        seconds. aiohttp fails when an answer ends at the moment at which it gives up to wait for
+        it, so none is left to it."""
+        self.pre_shutdown()
+        for _ in range(2):  # The second time those that are given up end.
+            if self.answering:
+                await asyncio.wait(self.answering, timeout=timeout)
+            for task in self.answering:
+                task.cancel()
+        await super().shutdown(timeout)
 
     def enter(self, guest: Guest, connection: Connection) -> bool:
         """Whether there is room, which somebody else may have to make."""
@@ -226,6 +239,10 @@ class Connection(web.RequestHandler):
         self._guest.busy, self._guest.since = True, self._door.clock()
         self._unread, self._idle = 0, False
         self._limit(REQUEST)
+        task = asyncio.current_task()
+        assert task is not None
+        self._door.answering.add(task)
+        task.add_done_callback(self._door.answering.discard)
         if self._wire is not None and request.content.is_eof():
             # What comes behind it waits in the kernel.
             self._wire.pause_reading()

@@ -87,7 +87,6 @@ class Front:
         after `limit` seconds."""
         await self.stop_accepting()
         await asyncio.sleep(0)  # Requests that have come begin.
-        self.door.pre_shutdown()
         await self.door.shutdown(limit)
 
     def abort(self) -> None:

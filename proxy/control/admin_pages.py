@@ -8,6 +8,7 @@ done for a request that a browser says to be of this very origin.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -159,7 +160,7 @@ class Pages:
             raise Refusal(429, f"too many wrong tokens: wait {ceil(wait)} s", headers=headers)
         try:
             token = msgspec.json.decode(await read_body(request, BODY), type=Login).token
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):
             raise Refusal(400, 'the body: must be {"token": "…"}') from None
         denial: Denial | None = denied_token("GET", f"Bearer {token}", self._access())
         if denial is not None:
@@ -200,7 +201,14 @@ class Pages:
 def wants_page(request: web.BaseRequest) -> bool:
     """Whether the dashboard is meant, and not the list of paths, which is JSON."""
     accept = request.headers.get("Accept", "")
-    return "text/html" in accept or "application/json" not in accept
+    return quality(accept, "text/html") > 0 or not quality(accept, "application/json")
+
+
+def quality(accept: str, kind: str) -> float:
+    """How much a kind of answer is wanted by its name, 0 to 1 (RFC 9110 section 12.4.2)."""
+    found = re.findall(rf"(?:^|,)[ \t]*{re.escape(kind)}[ \t]*(?=[;,]|$)([^,]*)", accept, re.I)
+    shares = (re.search(r";[ \t]*q=([01](?:\.\d{0,3})?)[ \t]*(?:;|$)", one, re.I) for one in found)
+    return max((float(share[1]) if share else 1.0 for share in shares), default=0.0)
 
 
 @cache

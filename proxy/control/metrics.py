@@ -10,35 +10,29 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 import proxy
-from proxy.control.registry_samples import registry_samples
-from proxy.control.samples import MANY, cumulative, quoted, write_pool, write_traffic
+from proxy.control.families import FAMILIES
+from proxy.control.registry_samples import Sample, registry_samples
+from proxy.control.samples import cumulative, quoted, write_pool, write_traffic
 from proxy.control.scrape import Exemplar, Scrape
-from proxy.control.statistics import Retired, Totals
 from proxy.messages import APPLY_BOUNDS
-from proxy.statuses import RegistryStatus
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""Of what every scraper takes; the package's latest, 1.0.0, is for who asks for it."""
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 _DURATION = b"fairlead_request_duration_seconds"
@@ -80,7 +74,7 @@ class Page:
 
     def __init__(self, scrape: Scrape) -> None:
         self._scrape = scrape
-        self._families: dict[str, list[str]] = {name: [] for name in MANY}
+        self._families: dict[str, list[str]] = {name: [] for name in FAMILIES}
         self._processes: dict[str, Metric] = {}
 
     def steps(self) -> Iterator[None]:
@@ -93,10 +87,11 @@ class Page:
             write_traffic(families, service, scrape.totals.service(service))
             yield
         for name, labels, value in chain(
-            registry_samples(scrape.registry), scrape.samples, _of_listeners(scrape.totals)
+            _samples(scrape), registry_samples(scrape.registry), scrape.samples
         ):
             shown = ",".join(f"{label}={quoted(text)}" for label, text in labels.items())
-            families[name].append(f"{name}{f'{{{shown}}}' if shown else ''} {value}\n")
+            family = name if name in families else name.rpartition("_")[0]
+            families[family].append(f"{name}{f'{{{shown}}}' if shown else ''} {value}\n")
         for name, pid in scrape.processes.items():
             _add_process(self._processes, name, pid)
             yield
@@ -104,40 +99,59 @@ class Page:
     def text(self) -> bytes:
         """The whole, once all steps are done."""
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Collected([*families(self._scrape), *self._processes.values()]))
+        registry.register(_Collected(self._processes.values()))
         parts = [generate_latest(registry).decode()]
         for name, lines in self._families.items():
-            kind, help_, _ = MANY[name]
+            kind, help_, _ = FAMILIES[name]
             parts.append(f"# HELP {name} {help_}\n# TYPE {name} {kind}\n")
             parts += lines
         return "".join(parts).encode()
 
 
-def families(scrape: Scrape) -> list[Metric]:
-    """The families of which there are a few samples, however many instances there are."""
-    return list(_process_families(scrape))
-
-
 class _Collected(Collector):
-    def __init__(self, collected: list[Metric]) -> None:
+    def __init__(self, collected: Iterable[Metric]) -> None:
         self._collected = collected
 
-    def collect(self) -> list[Metric]:
+    def collect(self) -> Iterable[Metric]:
         return self._collected
 
 
-def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
-    return CounterMetricFamily(name.removesuffix("_total"), text, labels=labels)
-
-
-def _of_listeners(totals: Totals) -> Iterator[tuple[str, dict[str, str], int]]:
-    for name, label, found in (
-        ("fairlead_tls_handshakes_total", "result", totals.handshakes),
-        ("fairlead_http2_closed_total", "reason", totals.http2_closed),
+def _samples(scrape: Scrape) -> Iterator[Sample]:
+    """The samples of which there are a few, however many instances there are."""
+    sums = scrape.totals.sums
+    yield "fairlead_build_info", _build(), 1
+    for name, value in (
+        ("client_connections", scrape.client_connections),
+        ("tunnels", scrape.tunnels),
+        ("admin_connections", scrape.admin_connections),
+        ("workers", scrape.workers),
+        ("access_log_dropped_total", sums.access_log_dropped),
+        ("log_dropped_total", sums.log_dropped + scrape.log_dropped),
+        ("fields_dropped_total", sums.underscored),
+        ("name_failures_total", sums.name_failures),
+        ("name_outdated_seconds", scrape.totals.names_outdated),
     ):
-        for listener, counts in found.items():
-            for value, count in counts.items():
-                yield name, {"listener": listener, label: value}, count
+        yield f"fairlead_{name}", {}, value
+    for why, times in scrape.admin_closed.items():
+        yield "fairlead_admin_connections_closed_total", {"reason": why}, times
+    for index, seen in scrape.applies.items():
+        worker, so_far, name = {"worker": str(index)}, 0, "fairlead_snapshot_apply_seconds"
+        for bound, so_far in cumulative(seen.buckets, APPLY_BOUNDS):
+            # Processes before an upgrade have the labels in this order.
+            yield f"{name}_bucket", {"le": bound, **worker}, so_far
+        yield f"{name}_count", worker, so_far
+        yield f"{name}_sum", worker, seen.seconds
+        yield "fairlead_snapshot_apply_longest_seconds", worker, seen.worst
+    for index, lag in scrape.lags.items():
+        yield "fairlead_worker_lag_seconds", {"worker": str(index)}, lag
+    for name, of, label, found in (
+        ("fairlead_tls_handshakes_total", "listener", "result", sums.handshakes),
+        ("fairlead_http2_closed_total", "listener", "reason", sums.http2_closed),
+        ("fairlead_filter_ends_total", "filter", "outcome", sums.filters),
+    ):
+        for whose, counts in found.items():
+            for result, count in counts.items():
+                yield name, {of: whose, label: result}, count
 
 
 def _add_process(found: dict[str, Metric], name: str, pid: int) -> None:
@@ -165,109 +179,9 @@ def _build() -> dict[str, str]:
     }
 
 
-def _process_families(scrape: Scrape) -> Iterator[Metric]:
-    build = GaugeMetricFamily(
-        "fairlead_build_info",
-        "1; the versions of the proxy and of Python, and whether the data plane is compiled.",
-        labels=list(_build()),
-    )
-    build.add_metric(list(_build().values()), 1)
-    yield build
-    yield GaugeMetricFamily(
-        "fairlead_client_connections", "Open client connections.", value=scrape.client_connections
-    )
-    yield GaugeMetricFamily(
-        "fairlead_tunnels", "Open tunnels (upgraded connections).", value=scrape.tunnels
-    )
-    yield GaugeMetricFamily(
-        "fairlead_admin_connections",
-        "Open connections to the admin server.",
-        value=scrape.admin_connections,
-    )
-    closed = _counter(
-        "fairlead_admin_connections_closed_total",
-        "Connections that the admin server closed early: there was no_room, one made_room for"
-        " another, or a slow_head, a slow_request, a large_head, no_handshake.",
-        "reason",
-    )
-    for why, times in scrape.admin_closed.items():
-        closed.add_metric([why], times)
-    yield closed
-    yield GaugeMetricFamily("fairlead_workers", "Workers that run.", value=scrape.workers)
-    yield CounterMetricFamily(
-        "fairlead_access_log_dropped",
-        "Lines of the access log that could not be written.",
-        value=scrape.totals.access_log_dropped,
-    )
-    yield CounterMetricFamily(
-        "fairlead_log_dropped",
-        "Lines of the log that could not be written, by all processes.",
-        value=scrape.totals.log_dropped + scrape.log_dropped,
-    )
-    yield CounterMetricFamily(
-        "fairlead_fields_dropped",
-        "Fields of requests that were left out because their name has a _.",
-        value=scrape.totals.underscored,
-    )
-    yield CounterMetricFamily(
-        "fairlead_name_failures",
-        "Questions for instances' names that brought no address.",
-        value=scrape.totals.name_failures,
-    )
-    yield GaugeMetricFamily(
-        "fairlead_name_outdated_seconds",
-        "Seconds by which the oldest answer for a name that had to be used on is past its time.",
-        value=scrape.totals.names_outdated,
-    )
-    applies = HistogramMetricFamily(
-        "fairlead_snapshot_apply_seconds",
-        "Time for which a change of the pools held a worker's loop.",
-        labels=["worker"],
-    )
-    worst = GaugeMetricFamily(
-        "fairlead_snapshot_apply_longest_seconds",
-        "The longest of these since the start.",
-        labels=["worker"],
-    )
-    for worker, seen in scrape.applies.items():
-        applies.add_metric(
-            [str(worker)],
-            buckets=list(cumulative(seen.buckets, APPLY_BOUNDS)),
-            sum_value=seen.seconds,
-        )
-        worst.add_metric([str(worker)], seen.worst)
-    yield applies
-    yield worst
-    lag = GaugeMetricFamily(
-        "fairlead_worker_lag_seconds",
-        "Seconds by which a worker's loop was late for its latest report.",
-        labels=["worker"],
-    )
-    for index, seconds in scrape.lags.items():
-        lag.add_metric([str(index)], seconds)
-    yield lag
-
-
-def _labels(family: Metric) -> tuple[str, ...]:
-    return tuple(getattr(family, "_labelnames", ()))
-
-
 def rows() -> str:
     """The table of `docs/metrics.md`."""
-    nothing = Scrape(
-        pools={},
-        totals=Totals(Retired()),
-        registry=RegistryStatus(provider="", connected=False),
-        balancer_of=lambda service: "",
-        inflight=lambda slot: 0,
-        client_connections=0,
-        tunnels=0,
-        workers=0,
-    )
-    found = dict(MANY)
-    for family in families(nothing):
-        end = "_total" if family.type == "counter" else ""
-        found[family.name + end] = family.type, family.documentation, _labels(family)
+    found = dict(FAMILIES)
     processes: dict[str, Metric] = {}
     _add_process(processes, "", os.getpid())
     for family in processes.values():

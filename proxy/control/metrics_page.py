@@ -59,6 +59,9 @@ class MetricsPage:
         further = self._further()
         acme = supervisor.orders.acme
         lives = list(supervisor.crew.processes())
+        # A worker that lives in this process is no other one.
+        workers = status.pids(supervisor.crew.places)
+        processes = {**{pid: name for name, pid in workers.items()}, os.getpid(): "control"}
         page = metrics.Page(
             Scrape(
                 pools=supervisor.pools.by_service,
@@ -71,12 +74,12 @@ class MetricsPage:
                     status.settings_of(supervisor.settings, service).balancer.type
                 ),
                 inflight=supervisor.board.total,
-                client_connections=sum(life.stats.client_connections for life in lives),
-                tunnels=sum(life.stats.tunnels for life in lives),
+                client_connections=sum(life.stats.last.client_connections for life in lives),
+                tunnels=sum(life.stats.last.tunnels for life in lives),
                 workers=sum(1 for _ in supervisor.crew.current()),
                 applies={worker.index: worker.applies for worker in supervisor.workers},
                 lags={
-                    one.index: one.current.stats.lag
+                    one.index: one.current.stats.last.lag
                     for one in supervisor.workers
                     if one.current is not None
                 },
@@ -87,11 +90,11 @@ class MetricsPage:
                     () if acme is None else acme.samples(),
                     () if supervisor.exporter is None else supervisor.exporter.samples(),
                     (("fairlead_control_lag_seconds", {}, supervisor.lag),),
-                    of_http2([life.stats.http2 for life in lives]),
+                    of_http2([life.stats.last.http2 for life in lives]),
                     further.pop("samples"),
                 ),
                 **further,
-                processes={"control": os.getpid(), **status.pids(supervisor.crew.places)},
+                processes={name: pid for pid, name in processes.items()},
             )
         )
         pause_at = time.perf_counter() + SCRAPE_SLICE

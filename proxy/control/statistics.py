@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, TypeVar
 
 from proxy.control.recent import PERIOD, Recent, Window, add_latency, errors_of
 from proxy.latency import add_between
@@ -43,22 +43,23 @@ class ServiceTotal:
     hedges: dict[str, int] = field(default_factory=dict)
     callers: dict[str, int] = field(default_factory=dict)
     caller_seconds: dict[str, float] = field(default_factory=dict)
+    mirrored: dict[str, int] = field(default_factory=dict)
 
     def add(self, counted: ServiceStats | ServiceTotal) -> None:
         """Add one worker's counts, or another sum."""
-        _add(self.requests, counted.requests)
         for position, count in enumerate(counted.duration_buckets):
             self.duration_buckets[position] += count
         self.duration_sum += counted.duration_sum
-        _add(self.faults, counted.faults)
-        _add(self.retries, counted.retries)
-        _add(self.limited, counted.limited)
         self.breaker_opened += counted.breaker_opened
         self.tunnels_closed += counted.tunnels_closed
-        _add(self.calls, counted.calls)
-        _add(self.hedges, counted.hedges)
-        _add(self.callers, counted.callers)
-        _add(self.caller_seconds, counted.caller_seconds)
+        for name in _COUNTS:
+            _add(getattr(self, name), getattr(counted, name))
+
+
+_COUNTS: Final = (
+    *("requests", "faults", "retries", "limited", "calls", "hedges", "callers", "caller_seconds"),
+    "mirrored",
+)
 
 
 _NO_ANSWERS: dict[int, int] = {}  # ≤ 0
@@ -78,6 +79,9 @@ class NodeTotal:
     """Answers whose latency is known."""
     seconds: float = 0.0
     """Sum of what they took."""
+    failure: str = ""
+    """Outcome of the last attempt, in any worker, that spoke against it."""
+    failed_at: float = 0.0
 
     @property
     def failures(self) -> int:
@@ -85,25 +89,42 @@ class NodeTotal:
         return errors_of(self.outcomes)
 
 
-@dataclass(slots=True)
-class Reported:
-    """Owns what one worker has counted, as far as it told: each message has what is new."""
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Counts of workers that are neither of a service nor of an instance; the fields are those of
+    `messages.WorkerStats`."""
 
-    client_connections: int = 0
-    tunnels: int = 0
-    services: dict[str, ServiceStats] = field(default_factory=dict)
-    nodes: dict[tuple[str, str], NodeStats] = field(default_factory=dict)
-    """By service and node key."""
-    states: dict[str, PolicyState] = field(default_factory=dict)
     access_log_dropped: int = 0
     log_dropped: int = 0
     underscored: int = 0
     name_failures: int = 0
-    names_outdated: float = 0.0
-    lag: float = 0.0
-    http2: tuple[int, int, int, int] = (0, 0, 0, 0)
     handshakes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     http2_closed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    filters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def plus(self, live: Sequence[WorkerStats]) -> Sums:
+        """With those of some workers."""
+
+        def over(name: str) -> Any:
+            counts = [getattr(one, name) for one in (self, *live)]
+            return sum(counts) if isinstance(counts[0], int) else _by_name(counts)
+
+        return Sums(*(over(one.name) for one in fields(Sums)))
+
+
+_NOTHING: Final = WorkerStats(0, 0, 0, {}, [])
+
+
+@dataclass(slots=True)
+class Reported:
+    """Owns what one worker has counted, as far as it told: each message has what is new."""
+
+    last: WorkerStats = _NOTHING
+    """The last message: what is no counter of a service or an instance is there whole."""
+    services: dict[str, ServiceStats] = field(default_factory=dict)
+    nodes: dict[tuple[str, str], NodeStats] = field(default_factory=dict)
+    """By service and node key."""
+    states: dict[str, PolicyState] = field(default_factory=dict)
     recent_services: Window[str, ServiceStats] = field(default_factory=Window)
     recent_nodes: Window[tuple[str, str], NodeStats] = field(default_factory=Window)
     _periods: tuple[float, float] | None = None
@@ -126,17 +147,7 @@ class Reported:
             self._periods = self._periods[1], now
             self.recent_services.turn()
             self.recent_nodes.turn()
-        self.client_connections = message.client_connections
-        self.tunnels = message.tunnels
-        self.access_log_dropped = message.access_log_dropped
-        self.log_dropped = message.log_dropped
-        self.underscored = message.underscored
-        self.name_failures = message.name_failures
-        self.names_outdated = message.names_outdated
-        self.lag = message.lag
-        self.http2 = message.http2
-        self.handshakes = message.handshakes
-        self.http2_closed = message.http2_closed
+        self.last = message
         for name, counts in message.services.items():
             self.recent_services.change(name, self.services.get(name))
             self.services[name] = counts
@@ -169,12 +180,7 @@ class Retired:
 
     services: dict[str, ServiceTotal] = field(default_factory=dict)
     nodes: dict[tuple[str, str], NodeTotal] = field(default_factory=dict)
-    access_log_dropped: int = 0
-    log_dropped: int = 0
-    underscored: int = 0
-    name_failures: int = 0
-    handshakes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    http2_closed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    sums: Sums = Sums()
 
     def plus(self, dead: Reported, known: Container[tuple[str, str]]) -> Retired:
         """With those of one more worker. Instances that are not in `known`, (service, node
@@ -190,12 +196,7 @@ class Retired:
         return Retired(
             services={name: both.service(name) for name in both.services},
             nodes=nodes,
-            access_log_dropped=both.access_log_dropped,
-            log_dropped=both.log_dropped,
-            underscored=both.underscored,
-            name_failures=both.name_failures,
-            handshakes=both.handshakes,
-            http2_closed=both.http2_closed,
+            sums=both.sums,
         )
 
 
@@ -206,7 +207,7 @@ class Totals:
     def __init__(self, retired: Retired, live: Iterable[Reported] = ()) -> None:
         self._reports = tuple(live)
         self._parts: Sequence[Reported | Retired] = (retired, *self._reports)
-        self._dead_nodes = retired.nodes
+        self._retired = retired
 
     @property
     def services(self) -> Iterable[str]:
@@ -214,36 +215,14 @@ class Totals:
         return dict.fromkeys(name for part in self._parts for name in part.services)
 
     @property
-    def access_log_dropped(self) -> int:
-        return sum(part.access_log_dropped for part in self._parts)
-
-    @property
-    def log_dropped(self) -> int:
-        return sum(part.log_dropped for part in self._parts)
-
-    @property
-    def underscored(self) -> int:
-        return sum(part.underscored for part in self._parts)
-
-    @property
-    def name_failures(self) -> int:
-        return sum(part.name_failures for part in self._parts)
-
-    @property
-    def handshakes(self) -> Mapping[str, Mapping[str, int]]:
-        """Listener → result → TLS handshakes of clients."""
-        return _by_listener(part.handshakes for part in self._parts)
-
-    @property
-    def http2_closed(self) -> Mapping[str, Mapping[str, int]]:
-        """Listener → reason → connections of HTTP/2 that ended for what a client did."""
-        return _by_listener(part.http2_closed for part in self._parts)
+    def sums(self) -> Sums:
+        """Of all of them."""
+        return self._retired.sums.plus([one.last for one in self._reports])
 
     @property
     def names_outdated(self) -> float:
         """Of the live worker where it is longest."""
-        live = [part.names_outdated for part in self._parts if isinstance(part, Reported)]
-        return max(live, default=0.0)
+        return max((one.last.names_outdated for one in self._reports), default=0.0)
 
     def service(self, name: str) -> ServiceTotal:
         """The sum of one service; zeros for one that nobody counted for."""
@@ -256,11 +235,7 @@ class Totals:
 
     def states(self, service: str) -> list[PolicyState]:
         """Where the limits of a service stand, in each live worker that told of it."""
-        return [
-            part.states[service]
-            for part in self._parts
-            if isinstance(part, Reported) and service in part.states
-        ]
+        return [one.states[service] for one in self._reports if service in one.states]
 
     def node(self, service: str, key: str, late: list[int] | None = None) -> NodeTotal | None:
         """The sum of one instance; None if no worker has told of it. To `late` its answers of late
@@ -269,12 +244,14 @@ class Totals:
         A scrape asks for twenty thousand at a time, which is why this calls so little."""
         of = service, key
         picks = unreachable = on_probation = answers = 0
-        seconds = 0.0
+        seconds = failed_at = 0.0
+        failure = ""
         outcomes: dict[str, int] | None = None
-        dead = self._dead_nodes.get(of)
+        dead = self._retired.nodes.get(of)
         if dead is not None:
             picks, answers, seconds = dead.picks, dead.answers, dead.seconds
             outcomes = dead.outcomes.copy()
+            failure, failed_at = dead.failure, dead.failed_at
         for part in self._reports:
             told = part.nodes.get(of)
             if told is None:
@@ -283,6 +260,8 @@ class Totals:
             unreachable += told.unreachable
             on_probation += told.on_probation
             seconds += told.seconds
+            if told.failed_at > failed_at:
+                failure, failed_at = told.failure, told.failed_at
             if outcomes is None:
                 outcomes = told.outcomes.copy()
             else:
@@ -296,7 +275,9 @@ class Totals:
                 answers += add_between(late, was, told.latency)
         if outcomes is None:
             return None
-        return NodeTotal(picks, outcomes, unreachable, on_probation, answers, seconds)
+        return NodeTotal(
+            picks, outcomes, unreachable, on_probation, answers, seconds, failure, failed_at
+        )
 
     def recent_node(self, service: str, key: str) -> Recent:
         """The counts of an instance of late."""
@@ -341,11 +322,11 @@ class Applies:
         self.worst = max(self.worst, seconds)
 
 
-def _by_listener(parts: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
+def _by_name(parts: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
     total: dict[str, dict[str, int]] = {}
     for part in parts:
-        for listener, counts in part.items():
-            _add(total.setdefault(listener, {}), counts)
+        for name, counts in part.items():
+            _add(total.setdefault(name, {}), counts)
     return total
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -12,15 +13,16 @@ import msgspec
 from proxy.control.acme import Standing
 from proxy.control.certificate_files import Item
 from proxy.control.certificates import Certificates, ListenerFiles
-from proxy.control.part import Part
-from proxy.control.pool import Member, Pool
+from proxy.control.judging import DRAINED
+from proxy.control.part import LEFT, Part
+from proxy.control.pool import Member, Pool, node_of
 from proxy.control.recent import Recent
-from proxy.control.slow_start import SCALE
+from proxy.control.slots import Left
 from proxy.control.statistics import NodeTotal, Reported, Totals
 from proxy.control.watched_files import State, WatchedFiles
 from proxy.control.worker_process import WorkerProcess
 from proxy.control.worker_slot import WorkerSlot
-from proxy.messages import NO_ERRORS
+from proxy.messages import NO_ERRORS, PoolNode
 from proxy.settings.file import Settings
 from proxy.settings.filters import names_of
 from proxy.settings.route import RouteSpec
@@ -31,7 +33,11 @@ from proxy.tls.certificates import CertificateFacts
 Inflight = Callable[[int], int]
 """Requests in flight in all workers, by board column."""
 
+MAX_ZONE, MAX_ZONES = 64, 100
+"""Characters of a zone, and zones of a service, in the list of all services: more than any cloud
+has."""
 _NOTHING = NodeTotal()
+_LEFT = "is registered no more, and finishes"
 _QUIET = Recent()
 
 
@@ -41,22 +47,30 @@ def settings_of(settings: Settings, service: str) -> ServiceSettings:
 
 
 def known(
-    pools: Mapping[str, Pool], settings: Settings, registry: RegistryStatus
+    pools: Mapping[str, Pool],
+    settings: Settings,
+    registry: RegistryStatus,
+    left: Iterable[tuple[str, str]] = (),
 ) -> dict[str, Pool]:
     """The pools, and an empty one for each service that has none: those of the configuration that
-    nobody registered, and those of which no record could be read."""
+    nobody registered, those of which no record could be read, and those that `left`, (service,
+    key), while they were busy."""
     configured = {*settings.services, *(route.service for route in settings.routes)}
-    refused = {record.service for record in registry.invalid}
-    names = (configured | refused) - pools.keys() - {None, ""}
+    others = {*(record.service for record in registry.invalid), *(name for name, _ in left)}
+    names = (configured | others) - pools.keys() - {None, ""}
     return {**pools, **{name: Pool(name, static=False) for name in names if name}}
 
 
 def services(
-    pools: Mapping[str, Pool], settings: Settings, totals: Totals, registry: RegistryStatus
+    pools: Mapping[str, Pool],
+    settings: Settings,
+    totals: Totals,
+    registry: RegistryStatus,
+    left: Mapping[tuple[str, str], Left] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """`GET /api/v1/services`: a summary of each service, by name."""
     refused = _by_service(registry.invalid)
-    shown = known(pools, settings, registry)
+    shown = known(pools, settings, registry, left)
     recent = totals.recent_services(shown)
     return {
         "services": [
@@ -94,8 +108,15 @@ def service_summary(pool: Pool, settings: ServiceSettings, totals: Totals) -> di
         "unhealthy": statuses["unhealthy"],
         "ejected": statuses["ejected"],
         "draining": statuses["draining"],
+        "zones": zones(pool),
         "limits": {**standing(pool.service, settings, totals), **callers(pool.service, totals)},
     }
+
+
+def zones(pool: Pool) -> list[str]:
+    """Zones of its instances, those that are no texts of somebody who writes at length."""
+    found = {member.instance.metadata.get("zone", "") for member in pool.members}
+    return sorted(zone for zone in found if 0 < len(zone) <= MAX_ZONE)[:MAX_ZONES]
 
 
 def source(pool: Pool) -> str:
@@ -111,15 +132,22 @@ def service(
     now: float,
     registry: RegistryStatus,
     part: Part | None = None,
+    left: Mapping[tuple[str, str], Left] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """`GET /api/v1/services/{s}`: the summary and every instance, in the registry's order, or those
-    of a `part`, of which there are `matching`; `refused` are its records that cannot be read, `odd`
-    those that were understood in part."""
+    """`GET /api/v1/services/{s}`: the summary and every instance, in the registry's order, behind
+    them those that `left` and are busy still; or those of a `part`, of which there are `matching`;
+    `refused` are its records that cannot be read, `odd` those that were understood in part."""
     retained = {one.id for one in registry.retained if one.service == pool.service}
     recent = totals.recent_services((pool.service,))
     part = part or Part()
     pairs = zip(pool.members, pool.snapshot.nodes, strict=True)
-    shown = [pair for pair in pairs if part.has(pair[0].instance, pair[0].status)]
+    rows: list[tuple[Member, PoolNode, str]] = [(*pair, pair[0].status) for pair in pairs]
+    for (name, _), one in left.items():
+        if name == pool.service:
+            gone = Member(one.instance, "draining", _LEFT, one.slot, None, one.since)
+            node = msgspec.structs.replace(node_of(gone, pool.local, settings), weight=0)
+            rows.append((gone, node, LEFT))
+    shown = [row for row in rows if part.has(row[0].instance, row[2])]
     return {
         **service_summary(pool, settings, totals),
         **of_late(recent.get(pool.service, _QUIET)),
@@ -129,11 +157,13 @@ def service(
             {
                 **instance(member, totals.node(pool.service, member.instance.key), inflight, now),
                 **of_late(totals.recent_node(pool.service, member.instance.key)),
+                "status": status,
                 "protocol": node.protocol,
-                "effective_weight": node.weight / SCALE if pool.scaled else node.weight,
+                "effective_weight": (node.weight and member.instance.weight)
+                * (node.share if pool.scaled else 1),
                 "held": member.instance.id in retained,
             }
-            for member, node in shown[part.first : part.end]
+            for member, node, status in shown[part.first : part.end]
         ],
         "matching": len(shown),
         "refused": _by_service(registry.invalid).get(pool.service, []),
@@ -178,18 +208,28 @@ def limits(service: str, settings: ServiceSettings, totals: Totals) -> dict[str,
 
 def callers(service: str, totals: Totals) -> dict[str, Any]:
     """Counts of calls by proven caller and the hundreds of the status, and seconds that those of
-    each caller took."""
+    each caller took; of whoever has proved nothing as those of the caller without a name."""
     counted = totals.service(service)
+    rest = Counter[str]()
+    for what, count in counted.requests.items():
+        rest[f" {what.rpartition(' ')[2][0]}00"] += count
+    for what, count in counted.callers.items():
+        rest[f" {what.rpartition(' ')[2]}"] -= count
     seconds = {who: round(took, 6) for who, took in counted.caller_seconds.items()}
-    return {"callers": counted.callers, "caller_seconds": seconds}
+    if others := +rest:
+        took = counted.duration_sum - sum(counted.caller_seconds.values())
+        seconds[""] = round(max(0.0, took), 6)
+    return {"callers": {**counted.callers, **others}, "caller_seconds": seconds}
 
 
 def instance(
     member: Member, counted: NodeTotal | None, inflight: Inflight, now: float
 ) -> dict[str, Any]:
     """One instance. `inflight` is null for one that is not counted across workers;
-    `unreachable_from`: workers that cannot connect to it and so prefer others; `on_probation_in`:
-    workers that give it one request at a time, since it is back from an ejection."""
+    `drained`: by
+    the operator, who may undo it; `unreachable_from`: workers that cannot connect to it and so
+    prefer others; `on_probation_in`: workers that give it one request at a time, since it is back
+    from an ejection."""
     known = member.instance
     counted = counted or _NOTHING
     return {
@@ -203,6 +243,7 @@ def instance(
         "status": member.status,
         "reason": member.told(now),
         "back_in": member.back_in(now),
+        "drained": member.reason == DRAINED,
         "status_age": round(now - member.since, 1),
         "inflight": inflight(member.slot) if member.slot else None,
         "requests": counted.picks,
@@ -210,6 +251,9 @@ def instance(
         "errors": {
             code: count for code, count in counted.outcomes.items() if code not in NO_ERRORS
         },
+        "last_failure": None
+        if not counted.failure
+        else {"code": counted.failure, "age": round(max(0.0, now - counted.failed_at), 1)},
         "unreachable_from": counted.unreachable,
         "on_probation_in": counted.on_probation,
     }
@@ -297,8 +341,8 @@ def worker(one: WorkerSlot, life: WorkerProcess | None, now: float) -> dict[str,
         "revision": 0 if life is None else life.revision,
         "longest_apply": round(one.applies.worst, 6),
         "last_exit": one.last_exit,
-        "client_connections": stats.client_connections,
-        "tunnels": stats.tunnels,
+        "client_connections": stats.last.client_connections,
+        "tunnels": stats.last.tunnels,
         "requests": sum(sum(counted.requests.values()) for counted in stats.services.values()),
     }
 

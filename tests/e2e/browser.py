@@ -114,6 +114,16 @@ class Browser:
         assert "exceptionDetails" not in found, (script, found)
         return found["result"].get("value")
 
+    async def press(self, key: str, *, shift: bool = False) -> None:
+        """Press a key: `Tab`, `Enter` or a blank."""
+        code, number = {"Tab": ("Tab", 9), "Enter": ("Enter", 13), " ": ("Space", 32)}[key]
+        text = {"Enter": "\r", " ": " "}.get(key, "")
+        about = {"key": key, "code": code, "windowsVirtualKeyCode": number}
+        for kind in ("keyDown" if text else "rawKeyDown", "keyUp"):
+            typed = {"text": text} if text and kind == "keyDown" else {}
+            more = {**about, **typed, "modifiers": 8 * shift}
+            await self.call("Input.dispatchKeyEvent", type=kind, **more)
+
     async def until(self, script: str, what: str, limit: float = 15.0) -> None:
         """Wait until an expression is true in the page."""
 
@@ -128,6 +138,9 @@ class Browser:
         await self.call("Emulation.setEmulatedMedia", features=[feature])
 
     async def screenshot(self) -> bytes:
-        """What is to be seen, as PNG."""
+        """What is to be seen on a screen that is wide enough for the widest table, as PNG."""
+        size = {"width": 1600, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        await self.call("Emulation.setDeviceMetricsOverride", **size)
         found = await self.call("Page.captureScreenshot", format="png")
+        await self.call("Emulation.clearDeviceMetricsOverride")
         return base64.b64decode(found["data"])

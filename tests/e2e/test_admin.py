@@ -220,7 +220,7 @@ async def test_a_registry_that_is_down_at_the_start(instance: int, tmp_path: Pat
         assert await fetch(proxy.url + "/empty") == 503
         # What the file states is served without the registry.
         assert await fetch(proxy.url + "/orders/1") == 200
-        assert dead in proxy.log()
+        await proxy.logs(dead)
         assert await proxy.stop() == 0
     finally:
         await proxy.kill()

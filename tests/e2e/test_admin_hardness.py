@@ -200,7 +200,7 @@ async def test_half_heads_hold_neither_the_server_nor_the_registry(
             assert (await proxy.get("/healthz"))[0] == 200
             _, text = await proxy.get("/metrics")
             assert 'fairlead_admin_connections_closed_total{reason="made_room"}' in text
-            assert '"admin_connection_closed"' in proxy.log()
+            await proxy.logs('"admin_connection_closed"')
         finally:
             for writer in held:
                 writer.close()

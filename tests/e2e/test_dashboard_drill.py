@@ -20,7 +20,7 @@ from aiohttp import web
 
 from tests.e2e.browser import CHROMIUM, Browser
 from tests.e2e.running import RunningProxy
-from tests.e2e.test_dashboard import SHOTS, save, shows
+from tests.e2e.test_dashboard import narrow, save, shows
 from tests.support.processes import free_port
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -169,14 +169,10 @@ async def test_ailments_are_told_apart_by_the_dashboard_alone(
         instances.well = False
         flapping = {"State": "unhealthy", "Reason": "fails its checks"}
         await browser.until(looks("flapping", flapping), "who is ill", 30)
-        if SHOTS:
-            save("drill-instances", await browser.screenshot())
+        await save("drill-instances", browser)
         await browser.run("location.hash = 'events'")
-        await browser.until("document.querySelector('#content input')", "the events")
-        await browser.run(
-            "(filter => { filter.value = 'flapping'; filter.dispatchEvent(new Event('input')); })"
-            "(document.querySelector('#content input'))"
-        )
+        await browser.until("document.querySelector('#filter')", "the events")
+        await narrow(browser, "filter", "flapping")
         for well, event in ((True, "check_healthy"), (False, "check_unhealthy")) * 2:
             instances.well = well
             count = (
@@ -185,13 +181,11 @@ async def test_ailments_are_told_apart_by_the_dashboard_alone(
             )
             before = await browser.run(count)
             await browser.until(f"{count} > {before}", f"{event} once more", 30)
-        if SHOTS:
-            save("drill-events", await browser.screenshot())
+        await save("drill-events", browser)
         await browser.run("location.hash = 'registry'")
         await browser.until(shows("does not answer"), "the registry that is dead", 30)
         assert await browser.run(shows("in use"))
-        if SHOTS:
-            save("drill-registry", await browser.screenshot())
+        await save("drill-registry", browser)
         assert browser.errors == []
 
 
@@ -239,12 +233,16 @@ async def test_at_every_look_for_minutes(
             rows = {row["Instance"]: row for row in await browser.run(ROWS)}
             for name, row in rows.items():
                 seen[name, ailment(row, rows["good"])] += 1
-        if SHOTS:
-            save("drill-instances", await browser.screenshot())
+        await save("drill-five-minutes", browser)
         await browser.run("location.hash = 'events'")
         await browser.until(shows("check_unhealthy"), "the events")
         for row in await browser.run(ROWS):
             events.add(" ".join(row.values()))
+        await narrow(browser, "filter", "flapping")
+        await browser.until(
+            f"{ROWS.strip()}.every((row) => row.What.includes('flapping'))", "its events"
+        )
+        await save("drill-five-minutes-events", browser)
         flapping.cancel()
         await browser.run("location.hash = 'registry'")
         await browser.until(shows("does not answer"), "the registry that is dead", 30)

@@ -43,7 +43,6 @@ async def ask(
         return answer.status, await answer.text()
 
 
-@pytest.mark.parametrize("token", ["", "a-token-to-change"])
 def running(
     origin: Origin, directory: Path, routes: list[dict[str, Any]] | None = None, **admin: Any
 ) -> RunningProxy:
@@ -53,6 +52,37 @@ def running(
     proxy = RunningProxy({**told, "admin": {"bind": f"127.0.0.1:{port}", **admin}}, directory)
     proxy.admin_port = port
     return proxy
+
+
+async def test_a_token_in_a_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    """By the admin server, and by what shows it."""
+    (tmp_path / "token").write_text("before\n")
+    admin = {"token_file": "token"}
+    async with origins("one") as (one,), running(one, tmp_path, **admin) as proxy:
+
+        async def knows(token: str) -> bool:
+            shown = {"Authorization": f"Bearer {token}"}
+            async with (
+                aiohttp.ClientSession(headers=shown) as asked,
+                asked.get(f"{proxy.admin}/api/v1/workers") as answer,
+            ):
+                return answer.status == 200
+
+        assert await knows("before")
+        assert not await knows("")
+        assert (await ask(proxy, "/api/v1/workers", PASSWORD))[0] == 200
+
+        (tmp_path / "new").write_text("after")
+        (tmp_path / "new").rename(tmp_path / "token")
+        await eventually(lambda: knows("after"), 10, "the new token")
+        assert not await knows("before")
+        assert (await ask(proxy, "/api/v1/workers", PASSWORD))[0] == 200
+
+        (tmp_path / "token").write_text("")
+        refused = '"event": "config_not_reloaded"'
+        await eventually(lambda: refused in proxy.log(), 10, "the complaint")
+        assert await knows("after")
+        assert not await knows("")
 
 
 @pytest.mark.parametrize("token", ["", "a-token-to-change"])

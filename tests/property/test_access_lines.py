@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.engine.access_fields import lines_of
+from proxy.engine.access_fields import DECISIONS, lines_of
 from proxy.engine.access_lines import (
     AGENT,
     LONGEST,
@@ -308,8 +308,9 @@ def test_no_line_is_longer_than_what_a_pipe_takes_whole(format: str, byte: bytes
     assert len(of_format(format).line(worst)) <= LONGEST
     if format in ("json", "text"):
         chosen = lines_of(AccessLogSettings(format=format, fields=FIELDS)).line(worst)
-        # Of what the connection knows: names of listener, filter and TLS, and a number.
-        assert len(chosen) + 6 * NAME <= LONGEST
+        # Of what the connection knows: names of listener, filter, server and client, a number, and
+        # what OpenSSL calls version and cipher.
+        assert len(chosen) + 4 * NAME + 10 + 48 + DECISIONS <= LONGEST
 
 
 def test_the_limits_of_single_values() -> None:

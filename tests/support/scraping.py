@@ -42,6 +42,7 @@ def report(requests: int, *ids: str, number: int = 0) -> WorkerStats:
         tunnels_closed=2,
         calls={"0": 2, "14": 1},
         hedges={"won": 1},
+        mirrored={"sent": 1},
         callers={"web 200": 3, "web 400": 1},
         caller_seconds={"web": 0.5},
     )
@@ -66,6 +67,7 @@ def report(requests: int, *ids: str, number: int = 0) -> WorkerStats:
         states=states,
         handshakes={"https": {"full": 3}},
         http2_closed={"https": {"rapid_reset": 1}},
+        filters={"staff": {"denied": 2}},
     )
 
 

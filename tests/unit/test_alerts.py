@@ -403,17 +403,61 @@ class TestFiring:
         told = {"listener": "https", "certificate": "a.example"}
         check(page, tmp_path, (3900, "", {}), (3930, "FairleadCertificateExpires", told))
 
+    def test_a_relay_that_tells_nothing_cuts_or_is_full(self, tmp_path: Path) -> None:
+        def page(at: int) -> str:
+            bad = at >= 300
+            lines = [f"fairlead_relay_up {int(not bad)}"]
+            lines += [f"fairlead_relay_followers {1900 if bad else 1700}"]
+            for reason in ("slow", "stale", "refused"):
+                lines += [f'fairlead_relay_cut_total{{reason="{reason}"}} {max(0, at - 300)}']
+            return situation() + "\n".join(lines) + "\n"
+
+        check(page, tmp_path, (390, "", {}), (420, "FairleadRelayDown", {}))
+        full = [(720, alert, {}) for alert in ("FairleadRelayDown", "FairleadRelayFull")]
+        check(page, tmp_path, *full)
+        cuts = [(1020, "FairleadRelayCuts", {"reason": reason}) for reason in ("refused", "slow")]
+        check(page, tmp_path, *((1020, one, of) for _, one, of in full), *cuts)
+
+    def test_a_certificate_that_is_not_obtained(self, tmp_path: Path) -> None:
+        name = "fairlead_acme_orders_total"
+
+        def orders(issued: int) -> At:
+            def page(at: int) -> str:
+                failed = (at >= 300) + (at >= 420) + (at >= 720)
+                return situation(
+                    samples=[
+                        (name, {"name": "a.example", "result": "failed"}, failed),
+                        (name, {"name": "a.example", "result": "issued"}, issued * (at >= 900)),
+                    ]
+                )
+
+            return page
+
+        told = {"name": "a.example", "result": "failed"}
+        check(orders(0), tmp_path, (990, "", {}), (1200, "FairleadAcmeFails", told))
+        check(orders(1), tmp_path, (1200, "", {}))
+
     def test_lines_and_spans_that_are_lost(self, tmp_path: Path) -> None:
         def page(at: int) -> str:
             lost = max(0, at - 300)
             text = situation().replace(
-                "fairlead_access_log_dropped_total 0.0", f"fairlead_access_log_dropped_total {lost}"
+                "fairlead_access_log_dropped_total 0", f"fairlead_access_log_dropped_total {lost}"
             )
             return f'{text}fairlead_spans_total{{result="dropped"}} {lost}\n'
 
         spans = {"result": "dropped"}
         check(page, tmp_path, (360, "", {}), (390, "FairleadAccessLogLost", {}),
               (960, "FairleadAccessLogLost", {}), (960, "FairleadSpansLost", spans))  # fmt: skip
+
+    def test_a_filter_that_fails(self, tmp_path: Path) -> None:
+        def page(at: int) -> str:
+            text = situation()
+            for outcome, count in (("denied", at), ("auth_unavailable", max(0, at - 300))):
+                labels = f'filter="login",outcome="{outcome}"'
+                text += f"fairlead_filter_ends_total{{{labels}}} {count}\n"
+            return text
+
+        check(page, tmp_path, (600, "", {}), (690, "FairleadFilterFails", {"filter": "login"}))
 
     def test_instances_that_answer_with_errors(self, tmp_path: Path) -> None:
         def page(at: int) -> str:

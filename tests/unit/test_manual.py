@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 
 from proxy import manual
+from proxy.catalog import REGISTRATION_BACKENDS
 from proxy.cli import main
 
 FILE = Path(__file__).parents[2] / manual.PAGE
@@ -16,8 +19,17 @@ FILE = Path(__file__).parents[2] / manual.PAGE
 
 def test_the_page_is_what_the_parser_says() -> None:
     assert FILE.read_text("utf-8") == manual.page(), "run `make docs`"
-    for name in main.commands:
-        assert f'"fairlead {name}'.replace("-", "\\-") in manual.page()
+    for group, path in ((main, ""), *((main.commands[one], f"{one} ") for one in ("ca", "config"))):
+        assert isinstance(group, click.Group)
+        for name in group.list_commands(click.Context(group)):
+            assert f'"fairlead {path}{name} '.replace("-", "\\-") in FILE.read_text("utf-8")
+
+
+@pytest.mark.parametrize("command", ["register", "sidecar"])
+def test_registries_of_the_help_are_those_in_which_services_can_register(command: str) -> None:
+    [option] = [one for one in main.commands[command].params if one.name == "registry"]
+    assert isinstance(option, click.Option)
+    assert re.findall(r"([\w-]+)://", option.help or "") == sorted(REGISTRATION_BACKENDS)
 
 
 @pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")

@@ -69,6 +69,7 @@ PROMISED = {
     "fairlead_breaker_opened_total": ("service",),
     "fairlead_grpc_calls_total": ("service", "grpc_status"),
     "fairlead_hedges_total": ("service", "result"),
+    "fairlead_mirrored_total": ("service", "result"),
     "fairlead_caller_requests_total": ("service", "caller", "code"),
     "fairlead_caller_seconds_total": ("service", "caller"),
     "fairlead_queue_waiting": ("service",),
@@ -78,6 +79,7 @@ PROMISED = {
     "fairlead_tls_generation": ("listener",),
     "fairlead_tls_handshakes_total": ("listener", "result"),
     "fairlead_http2_closed_total": ("listener", "reason"),
+    "fairlead_filter_ends_total": ("filter", "outcome"),
     "fairlead_acme_orders_total": ("name", "result"),
     "fairlead_config_reloads_total": ("result",),
     "fairlead_config_last_reload_success": (),
@@ -225,6 +227,7 @@ def test_counts_of_listeners_are_summed() -> None:
     found = samples(scrape(book(), total(Retired(), [report(5), report(7)])))
     assert found['fairlead_tls_handshakes_total{listener="https",result="full"}'] == 6
     assert found['fairlead_http2_closed_total{listener="https",reason="rapid_reset"}'] == 2
+    assert found['fairlead_filter_ends_total{filter="staff",outcome="denied"}'] == 4
 
 
 def test_workers_are_summed() -> None:

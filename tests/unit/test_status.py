@@ -8,8 +8,11 @@ import msgspec
 import pytest
 
 from balancers.base import hash_key
+from bench.inprocess import count_bytecodes
+from proxy import listings
 from proxy.control import status
 from proxy.control.explain import explain
+from proxy.control.part import Part
 from proxy.control.pools import PoolRegistry
 from proxy.control.slots import Slots
 from proxy.control.statistics import NodeTotal, Reported, Retired, Totals
@@ -51,10 +54,11 @@ def told(
     *,
     inflight: int = 0,
     registry: RegistryStatus = REGISTRY,
+    now: float = 0.0,
 ) -> dict[str, Any]:
     """What is told of `users`."""
     return status.service(
-        pools.by_service["users"], settings, totals, lambda slot: inflight, 0.0, registry
+        pools.by_service["users"], settings, totals, lambda slot: inflight, now, registry
     )
 
 
@@ -67,6 +71,33 @@ def book(**services: tuple[Instance, ...]) -> PoolRegistry:
     return pools
 
 
+def test_zones_of_a_service_are_told_as_far_as_they_are_names() -> None:
+    written = ["b", "a", "b", "", "x" * 65, *(f"c{number:03}" for number in range(200))]
+    members = [
+        instance(f"i{number}", metadata={"zone": zone}) for number, zone in enumerate(written)
+    ]
+    pools = book(users=(*members, instance("without")))
+    shown = status.zones(pools.by_service["users"])
+    assert (shown[:3], len(shown)) == (["a", "b", "c000"], status.MAX_ZONES)
+
+
+def test_instances_that_are_not_shown_cost_a_viewer_little() -> None:
+    """A viewer asks once a second: of 2,000 instances each is counted, and 50 are told of."""
+    few, many = (
+        book(users=tuple(instance(f"i{number}") for number in range(count)))
+        for count in (100, 2000)
+    )
+    settings, totals = ServiceSettings(), Totals(Retired())
+
+    def cost(pools: PoolRegistry) -> int:
+        pool, part = pools.by_service["users"], Part(end=50)
+        return count_bytecodes(
+            lambda: status.service(pool, settings, totals, lambda _: 0, 0.0, REGISTRY, part)
+        )
+
+    assert cost(many) - cost(few) < 100 * 1900
+
+
 def test_a_service_lists_every_instance_with_status_and_reason() -> None:
     pools = book(
         users=(
@@ -75,7 +106,13 @@ def test_a_service_lists_every_instance_with_status_and_reason() -> None:
         )
     )
     totals = Totals(
-        Retired(nodes={("users", "a@10.0.0.1:80"): NodeTotal(9, {"ok": 7, "dns_failed": 2})}),
+        Retired(
+            nodes={
+                ("users", "a@10.0.0.1:80"): NodeTotal(
+                    9, {"ok": 7, "dns_failed": 2}, failure="dns_failed", failed_at=-2.5
+                )
+            }
+        ),
         [Reported(nodes={("users", "b@10.0.0.1:80"): NodeStats("users", "b", 0, {}, True)})] * 2,
     )
     document = told(pools, ServiceSettings(), totals, inflight=4)
@@ -91,12 +128,14 @@ def test_a_service_lists_every_instance_with_status_and_reason() -> None:
             "status": "ready",
             "reason": "",
             "back_in": None,
+            "drained": False,
             "status_age": 0.0,
             "inflight": 4,
             "requests": 9,
             "failures": 2,
             "errors": {"dns_failed": 2},
             **QUIET,
+            "last_failure": {"code": "dns_failed", "age": 2.5},
             "unreachable_from": 0,
             "on_probation_in": 0,
             "protocol": "h1",
@@ -114,12 +153,14 @@ def test_a_service_lists_every_instance_with_status_and_reason() -> None:
             "status": "unhealthy",
             "reason": "'bad' in the registry: no disk",
             "back_in": None,
+            "drained": False,
             "status_age": 0.0,
             "inflight": 4,
             "requests": 0,
             "failures": 0,
             "errors": {},
             **QUIET,
+            "last_failure": None,
             "unreachable_from": 2,
             "on_probation_in": 0,
             "protocol": "h1",
@@ -128,6 +169,63 @@ def test_a_service_lists_every_instance_with_status_and_reason() -> None:
         },
     ]
     assert (document["total"], document["ready"], document["unhealthy"]) == (2, 1, 1)
+
+
+def test_the_last_failure_is_that_of_the_worker_where_it_was_last() -> None:
+    pools = book(users=(instance("a"),))
+    key = "users", instance("a").key
+
+    def worker(failure: str, at: float) -> Reported:
+        return Reported(nodes={key: NodeStats(*key, 2, {"503": 1}, failure=failure, failed_at=at)})
+
+    dead = Retired().plus(worker("closed_early", 1.0), {key})
+    totals = Totals(dead, [worker("503", 5.0), worker("connect_refused", 3.0), worker("", 0.0)])
+    (row,) = told(pools, ServiceSettings(), totals, now=10.0)["instances"]
+    assert row["last_failure"] == {"code": "503", "age": 5.0}
+    (row,) = told(pools, ServiceSettings(), Totals(dead), now=10.0)["instances"]
+    assert row["last_failure"] == {"code": "closed_early", "age": 9.0}
+
+
+def test_an_instance_that_left_is_shown_behind_the_others_while_it_is_busy() -> None:
+    pools = PoolRegistry({}, Slots(100, lambda slot: slot != 1), 0.0)
+    pools.apply(Membership(services={"users": (instance("a", weight=3), instance("b"))}), 0.0)
+    pools.apply(Membership(services={"users": (instance("b"),)}), 2.0)
+    left = pools.slots.left()
+
+    def rows(part: Part | None = None) -> list[dict[str, Any]]:
+        document = status.service(
+            pools.by_service["users"], ServiceSettings(), Totals(Retired()),
+            lambda slot: slot * 10, 5.0, REGISTRY, part, left,
+        )  # fmt: skip
+        assert document["total"] == 1
+        assert document["matching"] == len(document["instances"])
+        found: list[dict[str, Any]] = document["instances"]
+        return found
+
+    b, a = rows()
+    assert (b["id"], b["status"]) == ("b", "ready")
+    told = {name: a[name] for name in ("id", "status", "status_age", "inflight", "weight")}
+    assert told == {"id": "a", "status": "left", "status_age": 3.0, "inflight": 10, "weight": 3}
+    assert (a["effective_weight"], a["drained"]) == (0, False)
+    assert [row["id"] for row in rows(Part(statuses=("left",)))] == ["a"]
+    assert [row["id"] for row in rows(Part(statuses=("draining",)))] == []
+    # The whole service went meanwhile.
+    shown = status.known({}, Settings(), REGISTRY, left)
+    assert status.service(
+        shown["users"], ServiceSettings(), Totals(Retired()), lambda slot: 1, 5.0, REGISTRY,
+        None, left,
+    )["instances"][0]["status"] == "left"  # fmt: skip
+
+
+def test_only_what_the_operator_drained_can_be_undrained() -> None:
+    pools = book(users=(instance("a"), instance("b", health="draining"), instance("c", weight=0)))
+    pools.drain("users", "a")
+    pools.drain("users", "c", everywhere="proxy-1")
+    pools.settle(0.0)
+    rows = told(pools, ServiceSettings(), Totals(Retired()))["instances"]
+    assert [(row["status"], row["drained"]) for row in rows] == [
+        ("draining", True), ("draining", False), ("draining", False)
+    ]  # fmt: skip
 
 
 def test_a_service_and_its_instances_tell_how_it_went_of_late() -> None:
@@ -210,12 +308,16 @@ def test_a_list_of_services_tells_what_stands_in_the_way_of_each() -> None:
     workers[1].states["users"] = PolicyState("trying", 2)
     for worker in workers:
         worker.services["users"] = ServiceStats(
-            {}, [], 0.0, {}, {}, {}, 0, callers={"web 200": 3}, caller_seconds={"web": 0.25}
+            {"GET 200": 4, "GET 204": 1, "PUT 503": 1},
+            *([], 1.0, {}, {}, {}, 0),
+            callers={"web 200": 3},
+            caller_seconds={"web": 0.25},
         )
     pools = book(users=(instance("a"),), orders=(instance("a", "orders"),))
     totals = Totals(Retired(), workers)
     orders, users = status.services(pools.by_service, settings, totals, REGISTRY)["services"]
-    called = {"callers": {"web 200": 6}, "caller_seconds": {"web": 0.5}}
+    proven, rest = {"web 200": 6}, {" 200": 4, " 500": 2}  # Of two workers.
+    called = {"callers": {**proven, **rest}, "caller_seconds": {"web": 0.5, "": 1.5}}
     tried = {"breaker": {"open": 1, "trying": 1}, "waiting": 5, "queue_full": 1}
     assert users["limits"] == {**tried, **called}
     called = {"callers": {}, "caller_seconds": {}}
@@ -309,14 +411,16 @@ class TestExplain:
         workers: tuple[Reported, ...] = (),
         board: Board | None = None,
         caller: str = "",
+        share: float = 1.0,
         **changes: Any,
     ) -> dict[str, Any]:
         known = pools or book(users=(instance("a"), instance("b", weight=0)))
         totals = Totals(Retired(), workers)
         settings = msgspec.structs.replace(self.settings, **changes)
         services, complete = known.by_service, known.complete
+        more: dict[str, Any] = {"caller": caller, "share": share}
         return explain(
-            method, url, fields, services, settings, totals, complete, 5.0, board, caller=caller
+            method, url, fields, services, settings, totals, complete, 5.0, board, **more
         )
 
     def test_the_way_of_a_request(self) -> None:
@@ -494,6 +598,43 @@ class TestExplain:
         }  # fmt: skip
         assert document["answer"]["fault"] == "rate_limited"
         assert ask("43")["limits"]["rate_limit"]["left"] == 3.0
+
+    def test_tokens_of_a_limit_of_the_fleet_are_those_of_this_proxy_s_share(self) -> None:
+        rate = RateLimitSettings(requests=6, per=60.0, burst=6, key="header:X-User", scope="fleet")
+        services = {"users": ServiceSettings(rate_limit=rate)}
+        board = Board.create(1)
+        buckets = BucketTable(board.buckets)
+        buckets.share = 1 / 3
+        policies = Policies(hash_key(b"users"), services["users"], buckets)
+
+        def ask() -> dict[str, Any]:
+            return self.ask(
+                "http://users.example.com/",
+                ("X-User", "42"),
+                services=services,
+                board=board,
+                share=1 / 3,
+            )
+
+        for left in (2.0, 1.0):
+            document = ask()
+            told = document["limits"]["rate_limit"]
+            assert (told["burst"], told["left"], document["answer"]) == (2.0, left, None)
+            assert policies.admit(b"42", 5.0) is None
+        assert ask()["answer"]["fault"] == "rate_limited"
+        assert policies.admit(b"42", 5.0) is not None
+
+    def test_requests_without_the_key_are_named_as_those_that_share_a_bucket(self) -> None:
+        rate = RateLimitSettings(requests=1, per=10.0, burst=1, key="header:X-User")
+        services = {"users": ServiceSettings(rate_limit=rate)}
+        board = Board.create(1)
+        policies = Policies(hash_key(b"users"), services["users"], BucketTable(board.buckets))
+        assert policies.admit(b"", 5.0) is None
+        document = self.ask("http://users.example.com/", services=services, board=board)
+        lines = [" ".join(line.split()) for line in listings.explained(document)]
+        assert "rate_limit 0 of 1 for header:X-User (requests without it)" in lines
+        detail = "no token is left for requests without header:X-User"
+        assert lines[-1] == f"answer 429 rate_limited: {detail}"
 
     def test_a_limit_on_what_only_a_connection_has_is_named_without_its_state(self) -> None:
         services = {"users": ServiceSettings(rate_limit=RateLimitSettings(requests=2))}

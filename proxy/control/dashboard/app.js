@@ -38,17 +38,20 @@ export class Table {
     if (caption !== undefined && this.caption.textContent !== caption) this.caption.textContent = caption;
     const before = this.rows;
     this.rows = new Map();
-    let place = this.body.firstChild;
     for (const row of rows) {
-      const key = this.keyOf(row);
-      const known = before.get(key) || this.add();
-      before.delete(key);
-      this.rows.set(key, known);
+      let key = this.keyOf(row);
+      while (this.rows.has(key)) key = `${key}'`;
+      this.rows.set(key, before.get(key) || this.add());
+    }
+    // First of all: else those behind would be moved, and whoever is moved loses the focus.
+    for (const [key, { line }] of before) if (!this.rows.has(key)) line.remove();
+    let place = this.body.firstChild;
+    [...this.rows.values()].forEach((known, number) => {
+      const row = rows[number];
       this.columns.forEach(([, cell], at) => put(known.cells[at], cell(row)));
       if (known.line === place) place = place.nextSibling;
       else this.body.insertBefore(known.line, place);
-    }
-    for (const { line } of before.values()) line.remove();
+    });
   }
 
   add() {

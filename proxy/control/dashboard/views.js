@@ -20,6 +20,16 @@ function field(id, label, control) {
   return h("div", {}, h("label", { for: id }, label), control);
 }
 
+const typed = (size) => h("input", { type: "search", size });
+const chosen = (...words) => h("select", {}, ["", ...words].map((one) => h("option", { value: one }, one || "any")));
+const has = (control, ...texts) => texts.join(" ").toLowerCase().includes(control.value.toLowerCase());
+
+/** A form of [id, label, control] that narrow down what is shown; `changed` hears of it. */
+function narrowing(changed, ...controls) {
+  for (const [, , control] of controls) control.addEventListener("input", changed);
+  return h("form", { role: "search", onsubmit: (event) => event.preventDefault() }, controls.map((one) => field(...one)));
+}
+
 function link(text, href) {
   return h("a", { href }, text);
 }
@@ -28,13 +38,14 @@ function link(text, href) {
 function action(text, label, change) {
   const button = h("button", { type: "button", "aria-label": label, disabled: !state.session.may_change }, text);
   button.addEventListener("click", async () => {
-    button.disabled = true;
+    if (button.ariaBusy) return;
+    button.ariaBusy = "true"; // Not disabled: that would take the focus away.
     try {
       say(await change());
     } catch (error) {
-      say(`${label}: ${error.message}`);
+      say(`${button.ariaLabel}: ${error.message}`);
     }
-    button.disabled = !state.session.may_change;
+    button.ariaBusy = null;
     state.now();
   });
   return button;
@@ -53,7 +64,7 @@ function standing(row) {
   for (const [state, workers] of Object.entries(row.limits.breaker || {})) if (state !== "closed" && workers) words.push(`breaker ${state} in ${workers}`);
   if (row.limits.queue_full) words.push("queue full");
   else if (row.limits.waiting) words.push(`${row.limits.waiting} waiting`);
-  if (row.refused.length) words.push(`${row.refused.length} records refused`);
+  if (row.refused.length) words.push(`${row.refused.length} record${row.refused.length === 1 ? "" : "s"} refused`);
   if (!words.length && row.ready < row.total) words.push(row.ready ? `${row.total - row.ready} not ready` : "none ready");
   return { text: words.join("; ") || "well", mark: words.length ? "warn" : "good" };
 }
@@ -64,7 +75,9 @@ function services() {
     if (!links.has(row.name)) links.set(row.name, link(row.name, `#service=${encodeURIComponent(row.name)}`));
     return links.get(row.name);
   };
-  const filter = h("input", { type: "search", oninput: () => fill() });
+  const filter = typed();
+  const state = chosen("well", "not well");
+  const zone = typed("10");
   const table = new Table(
     "Services",
     [
@@ -79,13 +92,13 @@ function services() {
   );
   let rows = [];
   const fill = () => {
-    const wanted = filter.value.toLowerCase();
-    const shown = rows.filter((row) => row.name.toLowerCase().includes(wanted));
+    const fits = (row) => has(filter, row.name) && (!state.value || (state.value === "well") === (standing(row).mark === "good")) && (!zone.value || row.zones.includes(zone.value));
+    const shown = rows.filter(fits);
     table.fill(shown, `Services: ${shown.length} of ${rows.length}`);
   };
   return {
     title: "Services",
-    elements: [h("form", { role: "search", onsubmit: (event) => event.preventDefault() }, field("filter", "Name", filter)), table.element],
+    elements: [narrowing(fill, ["name", "Name", filter], ["state", "State", state], ["zone", "Zone", zone]), table.element],
     update: async () => {
       rows = (await ask("api/v1/services")).services;
       fill();
@@ -148,18 +161,17 @@ const pairs = (edges) => `${edges.length} pair${edges.length === 1 ? "" : "s"} o
 
 function edgesOf(row, now, own) {
   const service = row.name.replace(INBOUND, "");
+  const unproven = INBOUND.test(row.name) ? NOBODY : own;
   const totals = new Map();
   for (const [what, count] of Object.entries(row.limits.callers || {})) {
-    const [, caller, hundreds] = what.match(/^(.*) (\d)00$/);
-    const total = totals.get(caller) || { requests: 0, errors: 0, seconds: row.limits.caller_seconds[caller] || 0 };
+    const [, proven, hundreds] = what.match(/^(.*) (\d)00$/);
+    const caller = proven || unproven;
+    const total = totals.get(caller) || { requests: 0, errors: 0, seconds: row.limits.caller_seconds[proven] || 0 };
     total.requests += count;
     if (hundreds === "5") total.errors += count;
     totals.set(caller, total);
   }
-  const edges = [...totals].map(([caller, total]) => ({ caller, service, ...now(`${caller} ${service}`, total) }));
-  const caller = INBOUND.test(row.name) ? NOBODY : own;
-  if (!edges.length && row.rate > 0) edges.push({ caller, service, rate: row.rate, errors: row.error_rate, latency: row.latency && row.latency.p50 });
-  return edges;
+  return [...totals].map(([caller, total]) => ({ caller, service, ...now(`${caller} ${service}`, total) }));
 }
 
 /** Callers left of those whom they call, as far as nobody calls in a circle. */
@@ -196,39 +208,46 @@ function drawn(edges) {
 function trend(points) {
   const most = Math.max(...points, 1e-9);
   const at = points.map((value, place) => `${(place * 80) / (POINTS - 1)},${(17 - (value * 16) / most).toFixed(1)}`);
-  const svg = h("svg", { class: "trend", viewBox: "0 0 80 18", "aria-hidden": "true" });
+  const told = points.length ? `now ${rate(points[points.length - 1])} requests/s, within a minute ${rate(Math.min(...points))} to ${rate(Math.max(...points))}` : "not known yet";
+  const svg = h("svg", { class: "trend", viewBox: "0 0 80 18", role: "img", "aria-label": told });
   svg.append(h("polyline", { points: at.join(" ") }));
   return svg;
 }
 
 function service(name) {
   const path = `api/v1/services/${encodeURIComponent(name)}`;
-  const filter = h("input", { type: "search" });
-  const status = h("select", {}, ["", "ready", "draining", "unhealthy", "ejected"].map((one) => h("option", { value: one }, one || "any")));
-  const zone = h("input", { type: "text", size: "10" });
+  const filter = typed();
+  const status = chosen("ready", "draining", "unhealthy", "ejected", "left");
+  const zone = typed("10");
   let first = 0;
-  const trends = new Map(); // id → {at, requests, points}
+  const trends = new Map(); // place → {at, requests, points}
   const buttons = new Map();
+  const place = (row) => `${row.id} ${row.address}:${row.port}`; // One that left may be back elsewhere.
   const sparkline = (row) => {
-    const known = trends.get(row.id) || { points: [] };
+    const known = trends.get(place(row)) || { points: [] };
     const now = performance.now();
     if (known.at !== undefined && now - known.at > 500) known.points.push(Math.max(0, ((row.requests - known.requests) * 1000) / (now - known.at)));
     if (known.at === undefined || now - known.at > 500) Object.assign(known, { at: now, requests: row.requests });
     known.points = known.points.slice(-POINTS);
-    trends.set(row.id, known);
+    trends.set(place(row), known);
     return trend(known.points);
   };
   const change = (row) => {
-    const verb = row.status === "draining" ? "undrain" : "drain";
-    const known = buttons.get(row.id);
-    if (known && known.verb === verb) return known.button;
-    const word = verb === "drain" ? "Drain" : "Undrain";
-    const button = action(word, `${word} ${row.id}`, async () => {
+    if (row.status === "left") return null;
+    const verb = row.drained ? "undrain" : "drain";
+    const known = buttons.get(row.id) || {};
+    known.button ||= action("", "", async () => {
+      const { verb } = known;
       await ask(`${path}/instances/${encodeURIComponent(row.id)}/${verb}`, { method: "POST" });
       return `${name}/${row.id}: ${verb}ed`;
     });
-    buttons.set(row.id, { verb, button });
-    return button;
+    if (known.verb !== verb) {
+      known.verb = verb;
+      known.button.textContent = verb === "drain" ? "Drain" : "Undrain";
+      known.button.ariaLabel = `${known.button.textContent} ${row.id}`;
+    }
+    buttons.set(row.id, known);
+    return known.button;
   };
   const doubts = (row) => row.reason || (row.unreachable_from && `no connection from ${row.unreachable_from} workers`) || (row.on_probation_in && `on probation in ${row.on_probation_in} workers`) || null;
   const failures = (row) => names(Object.entries(row.errors).sort((a, b) => b[1] - a[1]).map(([code, count]) => `${code} ${count}`));
@@ -241,14 +260,16 @@ function service(name) {
       ["Reason", doubts],
       ["Since", (row) => ago(row.status_age), "number"],
       ["Failures", failures],
+      ["Last failure", (row) => row.last_failure && `${row.last_failure.code}, ${ago(row.last_failure.age)} ago`],
       ["Weight", (row) => row.weight, "number"],
       ["Zone", (row) => row.metadata.zone],
+      ["From", (row) => row.origin || null],
       ["In flight", (row) => row.inflight, "number"],
       ...late,
       ["Trend", sparkline],
       ["Change", change],
     ],
-    (row) => row.id,
+    place,
   );
   const summary = h("p", {});
   const before = h("button", { type: "button", onclick: () => turn(-PAGE) }, "Previous page");
@@ -261,8 +282,7 @@ function service(name) {
     first = 0;
     state.now();
   };
-  for (const control of [filter, status, zone]) control.addEventListener("input", anew);
-  const form = h("form", { role: "search", onsubmit: (event) => event.preventDefault() }, field("name", "Name or address", filter), field("state", "State", status), field("zone", "Zone", zone));
+  const form = narrowing(anew, ["name", "Name or address", filter], ["state", "State", status], ["zone", "Zone", zone]);
   return {
     title: `Instances of ${name}`,
     under: "services",
@@ -274,7 +294,7 @@ function service(name) {
       if (zone.value) query.set("zone", zone.value);
       const found = await ask(`${path}?${query}`);
       const { text, mark } = standing(found);
-      const callers = Object.entries(found.limits.callers).map(([what, count]) => `${what}s: ${count}`);
+      const callers = Object.entries(found.limits.callers).map(([what, count]) => `${what.replace(/^ /, `${NOBODY} `)}s: ${count}`);
       summary.textContent = `${found.ready} of ${found.total} ready, ${text}${callers.length ? `; called by ${names(callers)}` : ""}`;
       summary.className = mark;
       const last = Math.min(first + PAGE, found.matching);
@@ -293,6 +313,12 @@ function routes() {
   const method = h("input", { type: "text", value: "GET", size: "7" });
   const url = h("input", { type: "text", size: "40", required: true, placeholder: "/users/7" });
   const header = h("input", { type: "text", size: "24", placeholder: "X-Beta: 1" });
+  const filter = typed();
+  let rows = [];
+  const fill = () => {
+    const shown = rows.filter((row) => has(filter, conditions(row), row.service));
+    table.fill(shown, `Routes, in the order of the file: ${shown.length} of ${rows.length}`);
+  };
   const steps = h("ol", { class: "steps", "aria-live": "polite" });
   const form = h("form", {}, field("method", "Method", method), field("url", "URL or path", url), field("header", "Header field", header), h("button", { type: "submit" }, "Explain"));
   form.addEventListener("submit", async (event) => {
@@ -307,24 +333,28 @@ function routes() {
   });
   return {
     title: "Routes",
-    elements: [h("h3", {}, "What would become of a request"), form, steps, table.element],
-    update: async () => table.fill((await ask("api/v1/routes")).routes),
+    elements: [h("h3", {}, "What would become of a request"), form, steps, h("h3", {}, "All routes"), narrowing(fill, ["filter", "Condition or service", filter]), table.element],
+    update: async () => {
+      rows = (await ask("api/v1/routes")).routes;
+      fill();
+    },
   };
 }
 
 function told(document) {
   const lines = [`Request ${document.request.method} ${document.request.url}`];
   for (const route of document.routes) lines.push(`Route ${route.index} (${conditions(route)}): ${route.reason}`);
-  if (document.service !== null && document.service !== undefined) lines.push(`Service ${document.service}, path for the instance ${document.path_for_instance}`);
+  if (document.split) lines.push(`Split ${names(Object.entries(document.split).map(([service, weight]) => `${service} ${weight}`))}, path for the instance ${document.path_for_instance}`);
+  if (document.service) lines.push(`Service ${document.service}, path for the instance ${document.path_for_instance}`);
   if (document.balancer) lines.push(`Balancer ${document.balancer}${document.key ? `, key ${document.key.source} (${document.key.value === null ? "nothing in this request" : document.key.value})` : ""}`);
   const limits = document.limits || {};
-  if (limits.rate_limit) lines.push(`Rate limit: ${limits.rate_limit.left === null ? "as many as are left" : limits.rate_limit.left} of ${limits.rate_limit.burst} for ${limits.rate_limit.key} (${limits.rate_limit.value})`);
+  if (limits.rate_limit) lines.push(`Rate limit: ${limits.rate_limit.left === null ? "as many as are left" : limits.rate_limit.left} of ${limits.rate_limit.burst} for ${limits.rate_limit.key} (${limits.rate_limit.value ?? "requests without it"})`);
   if (limits.breaker) lines.push(`Circuit breaker: ${names(Object.entries(limits.breaker).map(([state, workers]) => `${state} in ${workers}`)) || "nothing told yet"}`);
   if (limits.max_inflight) lines.push(`In flight: ${limits.max_inflight} for each instance at most, ${limits.full} of ${document.candidates.length} full`);
   if (limits.queue) lines.push(`Queue: ${limits.waiting} waiting, ${limits.queue} in each worker at most`);
   for (const row of document.candidates || []) lines.push(`May be picked: ${row.id} (${row.address}:${row.port}, ${row.status}${row.inflight ? `, ${row.inflight} in flight` : ""})`);
   for (const row of document.others || []) lines.push(`Not picked: ${row.id} (${row.status}: ${row.reason})`);
-  if (document.answer) lines.push(`Answer ${document.answer.status} ${document.answer.fault || ""} ${document.answer.detail || ""}`);
+  if (document.answer) lines.push(`Answer ${document.answer.status} ${document.answer.fault || `by ${document.answer.by}`} ${document.answer.detail || ""}`);
   return lines;
 }
 
@@ -348,27 +378,35 @@ function registry() {
   );
   const records = new Table("Records that cannot be read, or in part", [["Key", (row) => row.key, "name"], ["Reason", (row) => row.reason]], (row) => row.key);
   const held = new Table("Instances that are held", [["Instance", (row) => `${row.service}/${row.id}`, "name"], ["Why", (row) => row.why], ["For", (row) => ago(row.age), "number"]], (row) => `${row.service}/${row.id}`);
+  const filter = typed();
+  const state = chosen("connected", "not connected");
+  const stands = (connected) => !state.value || (state.value === "connected") === Boolean(connected);
+  let found = null;
+  const fill = () => {
+    if (!found) return;
+    facts.fill([
+      ["Kind", found.provider],
+      ["Connected", found.connected ? { text: "yes", mark: "good" } : { text: "no", mark: "bad" }],
+      ["Endpoint", found.endpoint],
+      ["Last answer", found.age === null ? "never" : `${ago(found.age)} ago`],
+      ["Last error", found.last_error || null],
+      ["Revision", found.revision],
+      ["Instances", found.instances],
+      ["Connects, sessions, errors", `${found.connects}, ${found.sessions}, ${found.errors}`],
+      ["First full set", found.complete ? "known" : "not known yet"],
+    ]);
+    each.element.hidden = !found.registries.length;
+    each.fill(found.registries.filter((row) => has(filter, row.name, row.last_error) && stands(row.connected)));
+    sources.fill(found.sources.filter((row) => has(filter, row.name, row.provider, ...row.endpoints) && stands(row.active || row.alive)));
+    records.fill([...found.invalid, ...(found.odd || [])].filter((row) => has(filter, row.key, row.reason)));
+    held.fill(found.held.filter((row) => has(filter, row.service, row.id, row.why)));
+  };
   return {
     title: "Registries",
-    elements: [facts.element, each.element, sources.element, records.element, held.element],
+    elements: [facts.element, narrowing(fill, ["filter", "Name, key or reason", filter], ["state", "State of a registry", state]), each.element, sources.element, records.element, held.element],
     update: async () => {
-      const found = await ask("api/v1/registry");
-      facts.fill([
-        ["Kind", found.provider],
-        ["Connected", found.connected ? { text: "yes", mark: "good" } : { text: "no", mark: "bad" }],
-        ["Endpoint", found.endpoint],
-        ["Last answer", found.age === null ? "never" : `${ago(found.age)} ago`],
-        ["Last error", found.last_error || null],
-        ["Revision", found.revision],
-        ["Instances", found.instances],
-        ["Connects, sessions, errors", `${found.connects}, ${found.sessions}, ${found.errors}`],
-        ["First full set", found.complete ? "known" : "not known yet"],
-      ]);
-      each.element.hidden = !found.registries.length;
-      each.fill(found.registries);
-      sources.fill(found.sources);
-      records.fill([...found.invalid, ...(found.odd || [])]);
-      held.fill(found.held);
+      found = await ask("api/v1/registry");
+      fill();
     },
   };
 }
@@ -457,11 +495,11 @@ function fleet() {
 
 function events() {
   const text = ({ number, kind, time, ...fields }) => names(Object.entries(fields).map(([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`));
-  const filter = h("input", { type: "search", oninput: () => state.now() });
+  const filter = typed();
   const table = new Table("Events", [["Time", (row) => new Date(row.time * 1000).toLocaleTimeString(), "name"], ["Kind", (row) => row.kind], ["What", text]], (row) => row.number);
   return {
     title: "Events",
-    elements: [h("form", { role: "search", onsubmit: (event) => event.preventDefault() }, field("filter", "Filter", filter)), table.element],
+    elements: [narrowing(() => state.now(), ["filter", "Filter", filter]), table.element],
     update: async () => {
       const shown = state.events.filter((row) => `${row.kind} ${text(row)}`.includes(filter.value));
       table.fill(shown, shown.length ? `Events: ${shown.length}` : "Nothing has happened");

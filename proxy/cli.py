@@ -13,36 +13,52 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from msgspec.structs import asdict
 
 import proxy
-from proxy import cli_admin, cli_ca, cli_fleet, cli_register
-from proxy.cli_config import DEFAULT_FILE, complain, load_or_complain
-from proxy.listings import count
+from proxy import cli_register
+from proxy.cli_config import DEFAULT_FILE, complain, file_option, json_option, show
 
 if TYPE_CHECKING:
+    from proxy.settings.complaints import Complaint
     from proxy.settings.file import Settings
 
-config_option = click.option(
-    "-c",
-    "--config",
-    "file",
-    default=DEFAULT_FILE,
-    show_default=True,
-    metavar="FILE",
-    help="Configuration file.",
-)
+config_option = file_option("Configuration file.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Loads the commands of operators when one is asked for, or all are: a process that runs for
+    long would keep them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """See `Group`."""
+        self._load()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """See `Group`."""
+        if cmd_name not in self.commands:
+            self._load()
+        return super().get_command(ctx, cmd_name)
+
+    def _load(self) -> None:
+        from proxy import cli_admin, cli_ca, cli_fleet
+
+        for command in (*cli_ca.COMMANDS, *cli_admin.COMMANDS, *cli_fleet.COMMANDS):
+            self.add_command(command)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(proxy.__version__, message="fairlead %(version)s")
 def main() -> None:
     """Fairlead: a service-discovery reverse proxy."""
 
 
 @main.command()
-def version() -> None:
+@json_option
+def version(as_json: bool) -> None:
     """Print the version."""
-    click.echo(f"fairlead {proxy.__version__}")
+    show({"version": proxy.__version__}, [f"fairlead {proxy.__version__}"], as_json)
 
 
 @main.command()
@@ -75,30 +91,46 @@ def run(file: str, parent: int | None) -> None:
 
 @main.command()
 @config_option
-def check(file: str) -> None:
+@json_option
+def check(file: str, as_json: bool) -> None:
     """Check the configuration and print everything that is wrong with it."""
+    from proxy.listings import count
+    from proxy.settings.complaints import ConfigError
+    from proxy.settings.load import load
+
+    warnings: tuple[Complaint, ...] = ()
+    good = ""
+    try:
+        settings = load(Path(file), os.environ)
+    except ConfigError as error:
+        wrong = error.complaints
+    else:
+        wrong, warnings = _about_certificates(file, settings)
+        good = (
+            f"{file}: good: {count(len(settings.listeners), 'listener')},"
+            f" {count(len(settings.routes), 'route')},"
+            f" {count(len(settings.services), 'service')} by name"
+        )
+    for one in () if as_json else warnings:
+        click.echo(f"warning: {one}", err=True)
+    told = {"complaints": list(map(asdict, wrong)), "warnings": list(map(asdict, warnings))}
     # Here the complaints are what was asked for, so they are output and not errors.
-    settings = load_or_complain(file, complaints_are_output=True)
-    _check_certificates(file, settings)
-    click.echo(
-        f"{file}: good: {count(len(settings.listeners), 'listener')},"
-        f" {count(len(settings.routes), 'route')},"
-        f" {count(len(settings.services), 'service')} by name"
-    )
+    show({"file": file, "good": not wrong, **told}, map(str, wrong) if wrong else [good], as_json)
+    if wrong:
+        raise SystemExit(2)
 
 
-def _check_certificates(file: str, settings: Settings) -> None:
-    """Say what is wrong with certificates; the exit code is 2 then. Warnings are errors' output."""
+def _about_certificates(file: str, settings: Settings) -> list[tuple[Complaint, ...]]:
+    """Complaints about certificates, and warnings of what soon will be wrong with them."""
     from proxy.control.certificate_files import remarks
     from proxy.settings.load import located
 
     found = list(remarks(settings, time.time()))
-    for only_warns in (True, False):
-        some = [(one.place, one.message) for one in found if one.only_warns is only_warns]
-        for line in located(Path(file), os.environ, some):
-            click.echo(f"warning: {line}" if only_warns else line, err=only_warns)
-    if any(not one.only_warns for one in found):
-        raise SystemExit(2)
+    split = [[one for one in found if one.only_warns is warns] for warns in (False, True)]
+    return [
+        located(Path(file), os.environ, [(one.place, one.message) for one in some])
+        for some in split
+    ]
 
 
 @main.command()
@@ -136,5 +168,5 @@ def demo(file: str | None, port: int | None, admin_port: int | None) -> None:
     raise SystemExit(code)
 
 
-for command in (*cli_register.COMMANDS, *cli_ca.COMMANDS, *cli_admin.COMMANDS, *cli_fleet.COMMANDS):
+for command in cli_register.COMMANDS:
     main.add_command(command)

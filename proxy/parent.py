@@ -18,7 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from proxy import packets
-from proxy.init import FORWARDED
+from proxy.init import FORWARDED, fill_standard_descriptors
 from proxy.succession import Parent, complain
 
 LISTEN_FDS_START = 3
@@ -28,13 +28,7 @@ LISTEN_FDS_START = 3
 def tend(arguments: Sequence[str]) -> int:
     """Run `fairlead` with these arguments as the control process, for as long as it takes; the exit
     code. To be called before there are threads."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            # The lowest that is free is this one. Otherwise a socket would get the number, and
-            # children would have it as their standard output.
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    fill_standard_descriptors()
     parent = Parent(lambda fd, environ: _spawn(arguments, fd, environ), os.environ)
     # Before there are descriptors of ours, which could have the numbers of theirs.
     parent.hold_passed(passed_names(os.environ, os.getpid()), LISTEN_FDS_START)

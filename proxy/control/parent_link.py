@@ -51,6 +51,10 @@ class ParentLink:
         """Set when the parent is dead, so that nobody will tell this process anything."""
         self._answers: dict[int, asyncio.Future[str]] = {}
         """By number of the question."""
+        self._echoes = False
+        """Whether the parent answers `echo`: it may be of a version before, over upgrades."""
+        self._heard: dict[int, asyncio.Event] = {}  # ≤ 1: reloads take turns
+        """By number, for when the parent has read all that was sent before."""
         self._numbers = itertools.count(1)
         self._left: dict[str, tuple[int, int]] = {}
         """Socket files of listeners that are no more, with device and inode."""
@@ -69,6 +73,7 @@ class ParentLink:
                 raise ParentError("the parent process is gone")
             message, descriptors = found
             if "begin" in message:
+                self._echoes = bool(message.get("echoes"))
                 if message["begin"] and descriptors:
                     self.state = socket.socket(fileno=descriptors[0])
                 return
@@ -110,6 +115,22 @@ class ParentLink:
         for name in self._listeners - names:
             self._send({"forget": "listener", "name": name})
         self._listeners = names
+
+    async def settled(self) -> None:
+        """Return once the parent has read all that it was told: what it is to forget it holds until
+        then, and so does a message under way, so that the address cannot be had again. At once with
+        a parent that would not say so."""
+        if not self._echoes or self.gone.is_set():
+            return
+        number = next(self._numbers)
+        self._heard[number] = heard = asyncio.Event()
+        self._send({"echo": number})
+        try:
+            await asyncio.wait_for(heard.wait(), SEND_LIMIT)
+        except TimeoutError:
+            log.warning("parent_silent", limit=SEND_LIMIT)
+        finally:
+            del self._heard[number]
 
     def close_unused(self) -> None:
         """Close what was held for us and is of no use. Socket files go once we serve: until then a
@@ -171,6 +192,8 @@ class ParentLink:
         if found is None:
             asyncio.get_running_loop().remove_reader(self._end.fileno())
             self.gone.set()
+            for each in self._heard.values():
+                each.set()
             for number in self._answers:
                 self._answered(number, "the parent process is gone")
             return
@@ -183,6 +206,9 @@ class ParentLink:
             self._answered(message.get("asked"), reason)
         elif "not_upgraded" in message:
             log.error("not_upgraded", reason=message["not_upgraded"])
+        elif "echo" in message:
+            if (heard := self._heard.get(message["echo"])) is not None:
+                heard.set()
         elif "retire" in message:
             self.retire.set()
         packets.close(descriptors)

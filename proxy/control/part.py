@@ -10,6 +10,10 @@ from proxy.control.registrations import Refusal
 from proxy.membership import Instance
 from proxy.messages import Status
 
+LEFT = "left"
+"""Status of an instance that is in the pool no more, and has something in flight still."""
+STATUSES = (*get_args(Status), LEFT)
+
 
 class Part(NamedTuple):
     """A choice among the instances of a service."""
@@ -23,7 +27,7 @@ class Part(NamedTuple):
     """Number of those that are left out at the beginning."""
     end: int | None = None
 
-    def has(self, known: Instance, status: Status) -> bool:
+    def has(self, known: Instance, status: str) -> bool:
         """Whether an instance is meant, wherever it stands."""
         return (
             (not self.statuses or status in self.statuses)
@@ -46,9 +50,9 @@ def part_of(query: MultiMapping[str]) -> Part:
         numbers.append(int(text))
     first, limit = numbers
     statuses = tuple(query.getall("status", []))
-    if wrong := set(statuses) - {*get_args(Status)}:
+    if wrong := set(statuses) - {*STATUSES}:
         one, *_ = sorted(wrong)
-        allowed = ", ".join(get_args(Status))
+        allowed = ", ".join(STATUSES)
         raise Refusal(400, f"status: {one[:20]!r}: must be one of {allowed}")
     end = first + limit if limit else None
     return Part(query.get("name", "").lower(), statuses, query.get("zone", ""), first, end)

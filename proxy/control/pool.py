@@ -10,7 +10,7 @@ from proxy.membership import Instance
 from proxy.messages import PoolChange, PoolNode, PoolSnapshot, Status
 from proxy.settings.choosing import place_of
 from proxy.settings.protocol import spoken
-from proxy.settings.service import ServiceSettings
+from proxy.settings.service import ServiceSettings, is_keyed
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Pool:
     tally: Tally = field(default_factory=Tally)
     slow_start: SlowStart = field(default_factory=SlowStart)
     scaled: bool = False
-    """Weights in the snapshot are multiplied by `SCALE`, because somebody is new."""
+    """Nodes in the snapshot have shares of their weights, because somebody is new."""
     step_at: float | None = None
     """When the weights of newcomers are to be looked at again."""
 
@@ -92,12 +92,7 @@ class Pool:
     @property
     def warming(self) -> int:
         """Instances in slow start: those with less than their full weight."""
-        if not self.scaled:
-            return 0
-        return sum(
-            node.weight < member.instance.weight * SCALE
-            for member, node in zip(self.members, self.snapshot.nodes, strict=True)
-        )
+        return sum(node.share < 1.0 and node.weight > 0 for node in self.snapshot.nodes)
 
 
 def change_between(before: PoolSnapshot, after: PoolSnapshot) -> PoolChange | None:
@@ -150,9 +145,10 @@ def node_of(
     full weight yet, by key."""
     instance = member.instance
     protocol, server_name = spoken(settings.protocol, settings.tls, instance)
-    weight = instance.weight
+    weight, share = instance.weight, 1.0
     if shares:
-        weight = scaled(weight, shares.get(instance.key, 1.0))
+        share = round(shares.get(instance.key, 1.0) * SCALE) / SCALE
+        weight = weight if is_keyed(settings) else scaled(weight, share)
     tier, nearby = place_of(instance, settings.zone, settings.priority_key)
     return PoolNode(
         key=instance.key,
@@ -167,4 +163,5 @@ def node_of(
         protocol=protocol,
         tier=tier,
         nearby=nearby,
+        share=share,
     )

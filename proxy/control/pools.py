@@ -59,7 +59,7 @@ class PoolRegistry:
         self._derived = Derived(derived)
         self._trusted = trusted
         self._wheres = _wheres(routes)
-        self._slots = slots
+        self.slots = slots
         self._destinations = destinations or Destinations()
         self._settings = settings or {}
         self._defaults = defaults or PoolSettings()
@@ -125,8 +125,8 @@ class PoolRegistry:
         return next((member for member in members if member.instance.id == id_), None)
 
     def identities(self) -> set[tuple[str, str]]:
-        """Service and key of every member of a pool."""
-        return {
+        """Service and key of every member of a pool, and of those that left while busy."""
+        return self.slots.left().keys() | {
             (service, member.instance.key)
             for service, pool in self._pools.items()
             for member in pool.members
@@ -397,8 +397,8 @@ class PoolRegistry:
                 node = node_of(member, pool.local, settings)
             members.append(member)
             nodes.append(node)
-        for _, node in known.values():
-            self._slots.free(pool.service, node.key, now)
+        for member, _ in known.values():
+            self.slots.free(pool.service, member.instance, now)
         shares = self._newcomers(pool, members, now)
         if shares or pool.scaled:
             pool.scaled = bool(shares)
@@ -456,8 +456,8 @@ class PoolRegistry:
                 # One that came while the board was full stays uncounted, too: a column that
                 # it got later would miss what it has in flight.
                 return old.slot
-            self._slots.free(service, old.instance.key, now)
-        return self._slots.take(service, key, now)
+            self.slots.free(service, old.instance, now)
+        return self.slots.take(service, key, now)
 
 
 def _published(

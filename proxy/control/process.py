@@ -23,7 +23,6 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 import structlog
-import uvloop
 from msgspec.structs import replace
 
 from proxy import log as log_setup
@@ -46,12 +45,14 @@ from proxy.control.supervisor import Supervisor
 from proxy.destinations import Destinations
 from proxy.engine.line_file import STDOUT, open_for_append
 from proxy.engine.load import ROWS, SLOTS, Board
+from proxy.lean import load_aiohttp
 from proxy.messages import WorkerConfig
 from proxy.settings.access_log import to_daemon
 from proxy.settings.file import Settings
 from proxy.settings.fleet import SharedText
 from proxy.settings.service import for_worker
 from proxy.threads import in_thread
+from proxy.waiting import ended
 
 if TYPE_CHECKING:
     from proxy.control.admin import Admin
@@ -87,15 +88,14 @@ class Host:
 
     on_up: Callable[[Supervisor, Admin], None]
     """Hears once the workers have begun and the admin server answers."""
-    launch: Callable[[Board], Launch] | None
-    """Starts workers; None = as processes."""
 
 
 def run(settings: Settings, file: FilePath | None = None, parent: ParentLink | None = None) -> int:
     """Run until told to stop; the exit code. StartError when it cannot start. `file`: what the
     settings were read from, and are read from again. `parent`: the one that has started this
     process, if that is there to replace it."""
-    fill_standard_descriptors()
+    import uvloop  # Which the control process of a side-car has no use for.
+
     log_setup.set_up(settings.log)
     raise_file_limit()
 
@@ -104,17 +104,6 @@ def run(settings: Settings, file: FilePath | None = None, parent: ParentLink | N
             return await serve(settings, signals, file, parent)
 
     return uvloop.run(main())
-
-
-def fill_standard_descriptors() -> None:
-    """Open those of 0, 1 and 2 that were closed before this process began: as /dev/null. Otherwise
-    they would be given to sockets, and those to the workers as their standard output and error."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            # The lowest that is free is this one.
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def raise_file_limit() -> None:
@@ -143,13 +132,15 @@ async def serve(
     host: Host | None = None,
     shape: Callable[[Settings], Settings] = lambda settings: settings,
     notify: Callable[[str], None] | None = None,
-    around: Callable[[ProcessLaunch], Launch] = lambda launch: launch,
+    launch: Callable[[Board], Launch] | None = None,
+    on_up: Callable[[Supervisor], None] = lambda supervisor: None,
 ) -> int:
     """The life of the control process inside its event loop, until `signals` end it. Returns
     the exit code; StartError when it cannot start. `file` and `parent`: as for `run`; `host`: what
     the service manager is told, the log and the collector are the program's; `shape`: what is made
     of what the file says, whenever it is read; `notify`: hears what a service manager would, where
-    there is no parent to tell one; `around`: what starts workers, around what does it otherwise."""
+    there is no parent to tell one; `launch`: starts workers in this process; None = as processes;
+    `on_up`: as `Host` has it."""
     environ = os.environ if host is None else {}
     manager = from_environment(environ, notify if parent is None else parent.notify)
     held = [] if parent is None else parent.held
@@ -186,7 +177,7 @@ async def serve(
 
         def config_of(settings: Settings, generation: int, admin_port: int) -> WorkerConfig:
             config = _worker_config(settings, generation, token, admin_port)
-            return config if host is None or host.launch is None else replace(config, log=None)
+            return config if launch is None else replace(config, log=None)
 
         supervisor: Supervisor = Supervisor(
             settings,
@@ -203,15 +194,13 @@ async def serve(
                 trusted=settings.config is None,
             ),
             board,
-            around(
-                ProcessLaunch(
-                    program=module_command("proxy.engine"),
-                    board=board.fd,
-                    environ=lambda: log_setup.environment(supervisor.settings.log),
-                )
+            ProcessLaunch(
+                program=module_command("proxy.engine"),
+                board=board.fd,
+                environ=lambda: log_setup.environment(supervisor.settings.log),
             )
-            if host is None or host.launch is None
-            else host.launch(board),
+            if launch is None
+            else launch(board),
             listeners,
             lambda registry: build_provider(
                 registry,
@@ -234,6 +223,8 @@ async def serve(
             await supervisor.start_workers()
             # The registry's client, and then the HTTP server, are half of all that this process
             # loads. The workers load at the same time, on other cores.
+            if host is None:
+                load_aiohttp()
             try:
                 supervisor.start()
             except ProviderError as error:
@@ -256,17 +247,18 @@ async def serve(
             admin = admin_type(supervisor, admin_socket)
             if file is not None:
                 reloads = Reloads(file, os.environ, supervisor, admin, config_of, shape)
+                reloads.manager = manager
                 admin.changes.reloads = reloads
-                admin.changes.reloads.manager = manager
-                shared.on_text = admin.changes.reloads.begin_shared
-                signals.on_reload = admin.changes.reloads.begin
-                supervisor.own(admin.changes.reloads.watch(), "watch of the file")
+                shared.listen(reloads.begin_shared)
+                signals.on_reload = reloads.begin
+                supervisor.own(reloads.watch(), "watch of the file")
             changes = admin.changes
 
-            def on_configured() -> None:
+            async def on_configured() -> None:
                 changes.follow()
                 if parent is not None:
                     parent.hold_listeners(listeners.current)
+                    await parent.settled()
 
             supervisor.on_configured = on_configured
             changes.follow()
@@ -281,6 +273,7 @@ async def serve(
             else:
                 predecessor.supervisor = supervisor
                 supervisor.own(_take_admin(admin, predecessor, ready), "admin")
+            on_up(supervisor)
             if host is not None:
                 host.on_up(supervisor, admin)
             signals.on_reopen = supervisor.reopen_access_log
@@ -350,9 +343,7 @@ async def _until_retired(parent: ParentLink, supervisor: Supervisor, signals: Si
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         return parent.retire.is_set()
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*tasks)
 
 
 async def _cut_short(signals: Signals, parent: ParentLink | None) -> None:
@@ -366,9 +357,7 @@ async def _cut_short(signals: Signals, parent: ParentLink | None) -> None:
             log.error("parent_gone")
             await asyncio.wait([second], timeout=ORPHAN_LIMIT)
     finally:
-        second.cancel()
-        gone.cancel()
-        await asyncio.gather(second, gone, return_exceptions=True)
+        await ended(second, gone)
 
 
 async def _retire(
@@ -398,9 +387,7 @@ async def _retire(
             await supervisor.kill()
         successor.tell_counts(await admin.metrics.get())
     finally:
-        drained.cancel()
-        cut_short.cancel()
-        await asyncio.gather(drained, cut_short, return_exceptions=True)
+        await ended(drained, cut_short)
     log.info("retired")
     return 0
 
@@ -439,9 +426,7 @@ async def _until_stopped(
         log.info("stopped", code=code)
         return code
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*tasks)
 
 
 async def _check_access_log(settings: Settings) -> None:
@@ -496,4 +481,5 @@ def _worker_config(
         log=settings.log,
         admin_port=admin_port,
         allow=settings.registry.allow,
+        plugins=settings.plugins,
     )

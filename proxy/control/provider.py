@@ -12,7 +12,7 @@ from proxy.destinations import Destinations
 from proxy.membership import Instance
 from proxy.registry.base import Provider
 from proxy.registry.decorators.snapshot_provider import SnapshotProvider
-from proxy.settings.registry import MergedOptions, NamedRegistry, Registry, RegistryOptions
+from proxy.settings.registry import MergedOptions, NamedRegistry, Registry
 
 
 class ProviderError(Exception):
@@ -40,21 +40,17 @@ def build_provider(
 
         return UnionProvider(registry.options.parts, part, before=in_use)
 
-    def make(options: RegistryOptions) -> Provider:
-        kind: type[Provider] = catalog.plug_in("registries", options.type)
-        return kind(options)  # type: ignore[call-arg]  # constructors are not in the ABC
-
     def publish(kind: str, /, **fields: Any) -> None:
         events.publish(kind, time.time(), **fields)
 
     try:
-        provider = make(registry.options)
+        provider: Provider = catalog.provider(registry.options)
         if registry.backups:
             from proxy.registry.decorators.failover_provider import FailoverProvider
 
             choices = (registry, *registry.backups)
             registries = [choice.options for choice in choices]
-            provider = FailoverProvider(registries, make, registry, on_event=publish)
+            provider = FailoverProvider(registries, catalog.provider, registry, on_event=publish)
         if registry.mass_loss_guard is not None:
             from proxy.registry.decorators.mass_loss_provider import MassLossProvider
 

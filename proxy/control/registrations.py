@@ -21,6 +21,7 @@ import structlog
 from proxy.catalog import REGISTRATION_BACKENDS
 from proxy.registry import records
 from proxy.settings.registry import RegistryOptions
+from proxy.waiting import ended
 
 if TYPE_CHECKING:
     from proxy.register import Record, Registrar, Registration
@@ -374,9 +375,7 @@ class Registrations:
 
     async def close(self) -> None:
         """Stop keeping the lease, without ending it: see the top of this file."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await ended(self._task)
         registrar, self._registrar = self._registrar, None
         if registrar is not None:
             await registrar.__aexit__(None, None, None)

@@ -13,8 +13,9 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import structlog
@@ -44,6 +45,10 @@ PAUSE = 2.0
 
 KEYS_TOLD = 20
 """Keys in one line of the log."""
+
+
+Source = Literal["file", "key", "secret"]
+"""The reason for a reload: the file, the key of `config`, or the files of secrets."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -88,7 +93,7 @@ class Reloads:
         self._text: str | None = None
         """The file as it is in force: what a change of the key is merged with."""
         self._begun: set[asyncio.Task[Outcome]] = set()
-        self._to_read: set[bool] = set()
+        self._to_read: set[Source] = set()
         """Kinds of reloads (see `reload`) that have begun and not read anything yet."""
         self.manager = ServiceManager(lambda text: None)
         """Hears of each reload."""
@@ -103,38 +108,56 @@ class Reloads:
     def begin(self) -> None:
         """Reload in a task of its own; the log tells what came of it. One that has yet to read the
         file is enough for all who want it read."""
-        self._begin(by_key=False)
+        self._begin("file")
 
     def begin_shared(self) -> None:
         """Begin a reload for another text under the key of `config`."""
-        self._begin(by_key=True)
+        self._begin("key")
 
-    def _begin(self, by_key: bool) -> None:
-        if by_key in self._to_read:
+    def _begin(self, source: Source) -> None:
+        if source in self._to_read:
             return
-        self._to_read.add(by_key)
-        task = asyncio.get_running_loop().create_task(self.reload(by_key=by_key))
+        self._to_read.add(source)
+        task = asyncio.get_running_loop().create_task(self.reload(source=source))
         self._begun.add(task)
         task.add_done_callback(self._begun.discard)
 
     async def watch(self, pause: float = PAUSE) -> None:
         """Reload whenever the file is another one than before, while the configuration in force
-        says so. One that was changed while it was read is read again: its stamp differs then."""
-        seen = await in_thread(self._stamp, "look at the file")
+        says so, or a file of a secret that it names is. One that was changed while it was read is
+        read again: its stamp differs then."""
+        if self._supervisor.settings.config is not None:
+            from proxy.settings.load import read_text
+
+            with suppress(ConfigError, TimeoutError):
+                self._text = await _reading(lambda: read_text(self._file))
+        seen = await in_thread(self._stamps, "look at the file")
+        if self._supervisor.settings.watch:
+            # It may have changed since it was read for the start.
+            outcome = await self.reload(dry_run=True)
+            if outcome.result != "unchanged":
+                await self.reload()
         while True:
             await asyncio.sleep(pause)
-            stamp = await in_thread(self._stamp, "look at the file")
-            if stamp not in (seen, None) and self._supervisor.settings.watch:
+            stamps = await in_thread(self._stamps, "look at the file")
+            # A file that is new to us was read with the configuration that names it.
+            changed = {file for file in stamps if seen.get(file, stamps[file]) != stamps[file]}
+            if self._supervisor.settings.watch and self._file in changed:
                 await self.reload()
-            seen = stamp or seen
+            elif changed - {self._file}:
+                await self.reload(source="secret")
+            seen |= stamps
 
-    def _stamp(self) -> tuple[int, int, int] | None:
-        """Size, time of change and inode; None: it is not there, as between two renames."""
-        try:
-            found = self._file.stat()
-        except OSError:
-            return None
-        return found.st_size, found.st_mtime_ns, found.st_ino
+    def _stamps(self) -> dict[Path, tuple[int, int, int]]:
+        """Size, time of change and inode of each file that is there; between two renames it is
+        not."""
+        names = self._supervisor.settings.secret_files
+        stamps = {}
+        for file in (self._file, *(self._file.parent / name for name in names)):
+            with suppress(OSError):
+                found = file.stat()
+                stamps[file] = found.st_size, found.st_mtime_ns, found.st_ino
+        return stamps
 
     def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
         """Samples of metrics: name, labels, value."""
@@ -168,15 +191,15 @@ class Reloads:
             self._hashed = settings, hashlib.sha256(content).hexdigest()[:16]
         return self._hashed[1]
 
-    async def reload(self, dry_run: bool = False, *, by_key: bool = False) -> Outcome:
-        """Read the file and put it in force; `dry_run`: only say what would change; `by_key`: the
-        file as it was read last, with what the key of `config` holds now."""
+    async def reload(self, dry_run: bool = False, *, source: Source = "file") -> Outcome:
+        """Read the file, or the `source` that has changed beside what is in force of it, and put
+        that in force; `dry_run`: only say what would change."""
         async with self._turn:
             if not dry_run:
-                self._to_read.discard(by_key)
+                self._to_read.discard(source)
                 self.manager.reloading()
             try:
-                outcome = await self._reload(dry_run, by_key)
+                outcome = await self._reload(dry_run, source)
             except Exception as error:
                 # A reload that fails for a reason of ours must not end a proxy that serves.
                 log.exception("config_reload_failed_inside")
@@ -194,7 +217,7 @@ class Reloads:
                 "config_reloaded",
                 changed=[str(one) for one in outcome.changes[:KEYS_TOLD]],
                 number=len(outcome.changes),
-                by="key" if by_key else "file",
+                by=source,
             )
         else:
             log.error("config_not_reloaded", result=outcome.result, errors=outcome.complaints)
@@ -205,15 +228,11 @@ class Reloads:
         TimeoutError."""
         from proxy.settings.load import parse, read_text  # YAML's parser, not needed before.
 
-        async def reading(work: Callable[[], T]) -> T:
-            async with asyncio.timeout(READ_LIMIT):
-                return await in_thread(work, "read the file")
-
         kept = self._text if by_key else None
-        text = await reading(lambda: read_text(self._file)) if kept is None else kept
+        text = await _reading(lambda: read_text(self._file)) if kept is None else kept
 
         async def merged(shared: SharedText | None) -> Settings:
-            return await reading(
+            return await _reading(
                 lambda: self._shape(parse(text, str(self._file), self._environ, shared))
             )
 
@@ -233,9 +252,15 @@ class Reloads:
             # The file is good: what is wrong under the key does not keep it out of force.
             return text, await merged(good), good
 
-    async def _reload(self, dry_run: bool, by_key: bool) -> Outcome:
+    async def _reload(self, dry_run: bool, source: Source) -> Outcome:
+        from proxy.settings.load import with_secrets_anew
+
         try:
-            text, settings, shared = await self._read(by_key)
+            if source == "secret":
+                before = self._supervisor.settings
+                settings = await _reading(lambda: with_secrets_anew(before, self._file))
+                return await self._put_in_force(settings, dry_run)
+            text, settings, shared = await self._read(source == "key")
         except ConfigError as error:
             return Outcome("refused", complaints=tuple(map(str, error.complaints)))
         except NoText as error:
@@ -278,3 +303,9 @@ class Reloads:
         finally:
             await successors.close()
         return Outcome("failed" if reason else "changed", found, (reason,) if reason else ())
+
+
+async def _reading(work: Callable[[], T]) -> T:
+    """Have a thread read something. Raises TimeoutError."""
+    async with asyncio.timeout(READ_LIMIT):
+        return await in_thread(work, "read the file")

@@ -13,8 +13,8 @@ FLOOR = 0.1
 """Envoy's: less than a tenth would leave a light instance without the requests that warm it."""
 
 SCALE = 20
-"""Weights are integers, so while somebody is new all weights of the pool are multiplied by
-this; it is also the number of steps in which a weight grows."""
+"""Steps in which a weight grows. Weights are integers, so while somebody is new those of the pool
+are multiplied by this, unless its balancer hashes and is told of shares."""
 
 
 class SlowStart:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,7 @@ from proxy.messages import (
 from proxy.messages import FleetShare as FleetShareMessage
 from proxy.settings.file import Settings
 from proxy.statuses import RegistryStatus
+from proxy.waiting import ended
 
 if TYPE_CHECKING:
     from proxy.control.tracing import Exporter
@@ -169,7 +170,7 @@ class Supervisor:
         self._files: asyncio.Task[None] | None = None
         self._failed = asyncio.Event()
         self._announced = False
-        self.on_configured: Callable[[], None] = lambda: None
+        self.on_configured: Callable[[], Awaitable[None]] | None = None
         """Called when another configuration is in force."""
         self.on_ready: Callable[[], None] = lambda: None
         """Called once, when everything is there for the first time."""
@@ -256,7 +257,8 @@ class Supervisor:
         self.checks.configure()
         self.brought.configure(settings.routes_from_instances)
         self.apply(self.pools.settle(at))
-        self.on_configured()
+        if self.on_configured is not None:
+            await self.on_configured()
         self._on_worker_change()  # That may have been all that was missing.
         return ""
 
@@ -303,9 +305,7 @@ class Supervisor:
     async def close(self) -> None:
         """Stop watching and release the provider. The workers must be gone."""
         tasks = [*self._tasks, *([self._files] if self._files else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*tasks)
         await self.crew.close()
         await self.checks.close()
         await self.watch.close()

@@ -14,6 +14,7 @@ from proxy.control.statistics import Applies
 from proxy.control.worker_process import KILL_AFTER_GRACE, Sockets, WorkerProcess
 from proxy.control.worker_slot import SUCCESSOR_LIMIT, Until, WorkerSlot
 from proxy.messages import CertificateMessage, WorkerConfig
+from proxy.waiting import ended
 
 log = structlog.get_logger()
 
@@ -123,9 +124,7 @@ class Workers:
     async def close(self) -> None:
         """End the tasks. The processes must be gone."""
         tasks = list(self._keepers.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*tasks)
 
     # ------------------------------------------------------------------ changes
 

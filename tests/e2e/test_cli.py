@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import click
 import pytest
 from aiohttp import web
+from click.testing import CliRunner
 
 import proxy as package
 from proxy.cli import main
@@ -138,8 +140,9 @@ async def test_asking_a_running_proxy(tmp_path: Path) -> None:
         code, output, _ = await fairlead("instances", "users", *where, cwd=tmp_path)
         assert code == 0
         _, one, two = output.splitlines()
-        assert one.split() == ["one", "127.0.0.1:1", "ready", "1", "0", "0", "0", *QUIET]
-        assert two.split() == ["two", "127.0.0.1:2", "draining", *"0000", *QUIET, "weight", "0"]
+        assert one.split() == ["one", "127.0.0.1:1", "ready", "1", "0", "0", "0", *QUIET, "-"]
+        drained = ["two", "127.0.0.1:2", "draining", "0", "0", "0", "0"]
+        assert two.split() == [*drained, *QUIET, "-", "weight", "0"]
 
         code, output, _ = await fairlead("services", "--json", *where, cwd=tmp_path)
         assert (code, json.loads(output)["services"][0]["name"]) == (0, "users")
@@ -332,6 +335,8 @@ async def test_events_are_listed_and_followed(tmp_path: Path) -> None:
             sys.executable, "-m", "proxy", "events", "--follow", *where,
             cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
             env=environment(),
+            # Jobs that a shell runs in the background ignore it, and so does what they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         assert following.stdout is not None
         async with asyncio.timeout(30):
@@ -377,42 +382,113 @@ async def test_top_is_printed_once_or_drawn_on_a_terminal(tmp_path: Path) -> Non
             os.close(theirs)
 
 
-LISTING = {
+ANSWERING = {
     "services": (),
     "instances": ("users",),
     "registry": (),
     "events": (),
     "top": ("--once",),
     "explain": ("/users/7",),
+    "drain": ("users/one",),
+    "undrain": ("users/one",),
+    "weight": ("users/one", "3"),
     "reload": ("--dry-run",),
+    "restart-workers": (),
+    "upgrade": (),
 }
-"""Commands that list what a running proxy knows, with what they need; `fleet` needs a fleet, and is
-in tests/e2e/test_fleet.py."""
+"""Commands that ask a running proxy, with what they need."""
+ELSEWHERE = {
+    "fleet": "tests/e2e/test_fleet.py",
+    "config push": "tests/e2e/test_fleet_drills.py",
+    "config promote": "tests/e2e/test_fleet_drills.py",
+    "config rollback": "tests/e2e/test_fleet_drills.py",
+    "config pull": "tests/e2e/test_fleet_drills.py",
+    "config diff": "tests/e2e/test_fleet_drills.py",
+    "config history": "tests/e2e/test_fleet_drills.py",
+}
+"""Commands that need more than a running proxy, and where they are called."""
+LOCAL = {"version", "check", "ca init", "ca issue", "ca rotate"}
+"""Commands that answer without asking anybody."""
+WITHOUT = {
+    "run": "its log is JSON with log.format",
+    "demo": "as run",
+    "register": "as run",
+    "sidecar": "as run",
+    "ca serve": "as run",
+    "schema": "is JSON",
+}
+"""Commands without --json, and why they need none."""
 
 
-def with_json() -> set[str]:
-    """Commands that have --json, as the parser knows them."""
-    return {
+def commands(group: click.Group) -> dict[str, click.Command]:
+    """Commands by their words, those of groups in place of the groups."""
+    found: dict[str, click.Command] = {}
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        inner = commands(command) if isinstance(command, click.Group) else {"": command}
+        found |= {f"{name} {rest}".strip(): one for rest, one in inner.items()}
+    return found
+
+
+def test_each_command_that_answers_does_so_in_json() -> None:
+    with_json = {
         name
-        for name, command in main.commands.items()
+        for name, command in commands(main).items()
         if any("--json" in option.opts for option in command.params)
     }
+    assert with_json == {*ANSWERING, *ELSEWHERE, *LOCAL}
+    assert commands(main).keys() - with_json == WITHOUT.keys()
 
 
-async def test_each_command_that_lists_something_does_so_in_json(tmp_path: Path) -> None:
-    assert with_json() == {*LISTING, "fleet"}
+async def test_commands_that_ask_a_running_proxy_answer_in_json(tmp_path: Path) -> None:
     async with RunningProxy(CONFIG, tmp_path) as proxy:
-        where = ("--admin", proxy.admin)
-        done = await asyncio.gather(
-            *(
-                fairlead(command, *needs, "--json", *where, cwd=tmp_path)
-                for command, needs in LISTING.items()
-            )
-        )
-    for command, (code, output, errors) in zip(LISTING, done, strict=True):
-        assert code == 0, (command, errors)
-        told = output.splitlines() if command == "events" else [output]
-        assert all(isinstance(json.loads(text), dict) for text in told), command
+        for command, needs in ANSWERING.items():
+            where = ("--json", "--admin", proxy.admin)
+            code, output, errors = await fairlead(command, *needs, *where, cwd=tmp_path)
+            assert code == 0, (command, errors)
+            told = output.splitlines() if command == "events" else [output]
+            assert all(isinstance(json.loads(text), dict) for text in told), command
+        _, document = await proxy.get("/api/v1/services/users")
+        one = document["instances"][0]
+        assert (one["status"], one["weight"]) == ("ready", 3)
+
+
+async def test_a_check_in_json(tmp_path: Path) -> None:
+    good = {**CONFIG, "registry": {"type": "static"}}
+    (tmp_path / "proxy.yaml").write_text(json.dumps(good))
+    (tmp_path / "bad.yaml").write_text("routes: [{path_prefix: nope, service: a}]\nnosuch: 1\n")
+    code, output, errors = await fairlead("check", "--json", cwd=tmp_path)
+    nothing: dict[str, Any] = {"complaints": [], "warnings": []}
+    assert (code, errors) == (0, "")
+    assert json.loads(output) == {"file": "proxy.yaml", "good": True, **nothing}
+    code, output, errors = await fairlead("check", "--json", "-c", "bad.yaml", cwd=tmp_path)
+    assert (code, errors) == (2, "")
+    told = json.loads(output)
+    assert not told["good"]
+    assert [(one["line"], one["path"]) for one in told["complaints"]] == [
+        (1, "routes.0.path_prefix"), (2, "nosuch"),
+    ]  # fmt: skip
+    assert all("allowed" in one["message"] for one in told["complaints"])
+
+
+def test_commands_that_need_no_proxy_answer_in_json(tmp_path: Path) -> None:
+    ca, out = str(tmp_path / "ca"), str(tmp_path / "out")
+    told: dict[tuple[str, ...], Any] = {}
+    for command in (
+        ("version",),
+        ("ca", "init", ca, "--trust-domain", "mesh.example"),
+        ("ca", "issue", ca, "users", "--out", out, "--life", "1h"),
+        ("ca", "rotate", ca),
+    ):
+        result = CliRunner().invoke(main, [*command, "--json"])
+        assert result.exit_code == 0, result.output
+        told[command[:2]] = json.loads(result.output)
+    assert told["version",] == {"version": package.__version__}
+    assert told["ca", "init"] == {"directory": ca, "trust_domain": "mesh.example"}
+    assert told["ca", "issue"] == {"out": out, "service": "users", "life": 3600.0}
+    assert told["ca", "rotate"].keys() == {"directory", "step"}
 
 
 def complete(shell: str, mode: str, cwd: Path, **words: str) -> str:

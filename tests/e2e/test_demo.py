@@ -8,9 +8,10 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from xml.etree import ElementTree
 
 import aiohttp
 import pytest
@@ -19,6 +20,7 @@ from proxy import demo
 from proxy.settings.file import Settings
 from proxy.settings.listener import ListenerSettings
 from proxy.settings.route import RouteSpec
+from release.picture import PICTURE, recorded
 from tests.support.processes import AwaitedProcess, alive, eventually, free_port
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +98,17 @@ async def test_processes_of_the_demo_end_with_it_even_if_it_is_killed(tmp_path: 
         family = one.family()
         await one.stop(20, signal.SIGKILL)
         await eventually(lambda: not any(map(alive, family)), 10, "everything gone")
+
+
+def shapes(lines: Iterable[str]) -> list[str]:
+    """Lines without what differs from run to run: numbers, and of instances all but the name."""
+    plain = (re.sub(r"\d+", "0", " ".join(line.split())) for line in lines)
+    return list(dict.fromkeys(re.sub(r"^(users-0) .*", r"\1", line) for line in plain))
+
+
+def test_the_picture_of_the_first_page_shows_what_the_demo_does() -> None:
+    drawn = ElementTree.parse(PICTURE).iter("{http://www.w3.org/2000/svg}text")
+    assert shapes(text.text or "" for text in drawn) == shapes(line for line, _ in recorded())
 
 
 async def test_a_signal_while_it_starts_is_heeded(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pwd
@@ -13,16 +14,23 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from proxy.mesh.authority import Authority, create
+from proxy.mesh.renewal import RenewalServer
+from tests.e2e import certificates
+from tests.e2e.beside import DOMAIN, Beside
 from tests.e2e.changing import command
+from tests.e2e.etcd_server import EtcdServer
+from tests.e2e.origin import Origin
 from tests.e2e.reloading import reload, rewrite
 from tests.e2e.running import RunningProxy
-from tests.support.processes import alive, children, eventually
+from tests.support.processes import alive, children, eventually, free_port
 
 PRIVILEGED = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
 NOBODY = pwd.getpwnam("nobody")
@@ -81,9 +89,18 @@ def privileged_port() -> int:
     raise RuntimeError("no free port found")
 
 
+def status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return dict(line.split(":", 1) for line in lines)
+
+
+def ids_of_user(pid: int) -> set[int]:
+    return {*map(int, status(pid)["Uid"].split())}
+
+
 def ids(pid: int) -> tuple[set[int], set[int], set[int]]:
     """User ids, group ids, and further groups of a process."""
-    said = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    said = status(pid)
     assert int(said["CapEff"], 16) == int(said["CapPrm"], 16) == 0, said["CapEff"]
     uid, gid, further = ({*map(int, said[key].split())} for key in ("Uid", "Gid", "Groups"))
     return uid, gid, further
@@ -115,6 +132,8 @@ async def test_a_proxy_is_nobody_in_all_its_processes_also_after_an_upgrade(
     async with RunningProxy(config(port), directory, started_by=_opened()) as proxy:
         for upgraded in (False, True):
             await eventually(lambda: len(everybody(proxy)) == 3, 15, "parent, control, worker")
+            # The parent is told who to be once it is ready, which others may see before.
+            await eventually(lambda: ids_of_user(proxy.pid) != {0}, 15, "the parent gives up root")
             for pid in everybody(proxy):
                 uid, gid, further = ids(pid)
                 assert (uid, gid) == ({NOBODY.pw_uid}, {NOBODY.pw_gid}), pid
@@ -152,9 +171,9 @@ async def test_a_file_that_could_not_be_written_is_named(directory: Path) -> Non
     listeners = [{"name": "web", "bind": f"unix:{closed}/web.sock"}]
     told = config(0, listeners=listeners, user="nobody:daemon")
     async with RunningProxy(told, directory, started_by=_opened()) as proxy:
+        await proxy.logs("not_writable")
         assert f'"path": "{closed}"' in proxy.log() or f'"path":"{closed}"' in proxy.log()
-        assert "not_writable" in proxy.log()
-        assert "listeners.web.bind" in proxy.log()
+        await proxy.logs("listeners.web.bind")
         assert ids(proxy.control)[1] == {1}
 
 
@@ -166,3 +185,32 @@ async def test_a_log_that_nobody_may_write_ends_the_start(directory: Path) -> No
     assert await proxy.wait(30) == 1
     assert f"access_log: cannot open {log}: Permission denied" in proxy.log()
     assert not log.exists()
+
+
+async def test_an_identity_that_is_given_to_the_user_of_a_unit_is_read_and_renewed(
+    directory: Path,
+) -> None:
+    """Root issues it, and what systemd does for a `StateDirectory` is to give it to that user."""
+    authority, port, stop = directory / "ca", free_port(), asyncio.Event()
+    create(authority, DOMAIN)
+    issuing = asyncio.create_task(RenewalServer(authority).serve("127.0.0.1", port, stop))
+    async with EtcdServer() as etcd, Origin("users") as program:
+        side = Beside(
+            *("users", program.instance["port"]),
+            *(directory, certificates.Authority(directory), etcd.url),
+            *("--renew-from", f"https://127.0.0.1:{port}"),
+            under=(*_opened(), "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+        )
+        shutil.rmtree(side.identity)
+        Authority(authority).issue("users", side.identity, timedelta(seconds=25))
+        side.identity.chmod(0o755)  # Files are root's all the same.
+        side.launch()
+        assert await side.wait(60.0) == 2, side.log()
+        assert f"--identity: {side.identity}/tls.crt is missing, or not ours" in side.log()
+        for name in (side.identity, *side.identity.rglob("*")):
+            os.chown(name, 65534, 65534, follow_symlinks=False)
+        async with side:
+            await eventually(lambda: "identity_renewed" in side.log(), 60.0, side.log)
+        assert (side.identity / "tls.key").stat().st_uid == 65534
+    stop.set()
+    await issuing

@@ -135,4 +135,5 @@ async def test_descriptors_that_were_never_passed_are_told_of(
         async with Passing(settings, tmp_path, sockets, "l0:l1:l2", count=5) as proxy:
             for sock in sockets:
                 await served(sock)
+            await proxy.logs("passed as unknown, is no socket", 2)
             assert proxy.log().count("passed as unknown, is no socket") == 2

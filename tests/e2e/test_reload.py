@@ -87,7 +87,7 @@ async def test_a_bad_file_is_refused_with_its_lines_and_the_old_one_serves_on(
         assert f"{proxy.file}:1: x: " in said
         async with await Client.connect(proxy.port) as client:
             assert (await client.ask("GET", "/")).status == 200
-        assert '"event": "config_not_reloaded"' in proxy.log()
+        await proxy.logs('"event": "config_not_reloaded"')
 
 
 async def test_a_dry_run_says_and_does_nothing(tmp_path: Path) -> None:

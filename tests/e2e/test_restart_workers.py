@@ -53,9 +53,14 @@ async def test_restarted_workers_lose_nobody_and_let_finish_what_is_under_way(
             await eventually(lambda: _gone(before), 10, "the old ones are gone")
         assert crowd.failures == []
         assert crowd.sent_away <= 8
-        assert await requests_told(proxy) >= crowd.answers + crowd.fresh.answers
+        answers = crowd.answers + crowd.fresh.answers
+        await eventually(lambda: _told(proxy, answers), 10, "all requests are counted")
         assert await proxy.readyz() == 200
     assert '"worker_died"' not in proxy.log()
+
+
+async def _told(proxy: RunningProxy, requests: int) -> bool:
+    return await requests_told(proxy) >= requests
 
 
 def _gone(pids: list[int]) -> bool:

@@ -22,6 +22,8 @@ Pair = tuple[ParentLink, socket.socket]
 async def pair() -> AsyncIterator[Pair]:
     ours, theirs = packets.pair()
     link = ParentLink(ours.detach())
+    packets.send(theirs, {"begin": False, "echoes": True})
+    link.begin()
     link.listen()
     with theirs:
         yield link, theirs
@@ -87,6 +89,46 @@ async def test_a_parent_that_has_yet_to_read_is_waited_for(pair: Pair) -> None:
     reading = asyncio.get_running_loop().run_in_executor(None, read)
     link.ready()
     assert await reading == {"ready": True}
+
+
+async def test_a_listener_that_is_gone_is_let_go_before_its_address_is_asked_for_again(
+    pair: Pair,
+) -> None:
+    link, parent = pair
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        link.hold("listener", "more", "b", [made])
+        settled = asyncio.ensure_future(link.settled())
+        await asyncio.sleep(0)
+        for _ in range(2):
+            found = packets.receive(parent)
+            assert found is not None
+            assert not settled.done()
+            packets.close(found[1])
+        packets.send(parent, found[0])
+        await asyncio.wait_for(settled, 10)
+
+
+async def test_a_parent_that_is_gone_is_not_waited_for(pair: Pair) -> None:
+    link, parent = pair
+    settled = asyncio.ensure_future(link.settled())
+    await asyncio.sleep(0)
+    parent.close()
+    await asyncio.wait_for(settled, 10)
+    await link.settled()
+
+
+async def test_a_parent_of_a_version_before_is_not_waited_for() -> None:
+    ours, theirs = packets.pair()
+    link = ParentLink(ours.detach())
+    with theirs:
+        packets.send(theirs, {"begin": False})
+        link.begin()
+        link.listen()
+        asking = asyncio.ensure_future(link.settled())
+        await asyncio.sleep(0)
+        assert asking.done()
+        assert not packets.readable([theirs], 0.0)
+    link.close()
 
 
 async def test_the_asker_of_an_upgrade_gets_the_answer_to_that_one(pair: Pair) -> None:

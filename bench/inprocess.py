@@ -16,11 +16,15 @@ import cProfile
 import gc
 import os
 import pstats
+import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, cycle
+from functools import partial
+from itertools import count
+from math import expm1, log1p
 from pathlib import Path
 from random import Random
 from time import monotonic, thread_time_ns
@@ -28,15 +32,16 @@ from types import CodeType, FrameType
 from typing import Any, cast
 
 import msgspec
+from msgspec.structs import replace
 
 import balancers
 import proxy
 from bench.calibration import units
-from bench.http2 import Http2Requests
+from bench.http2 import Http2Answers, Http2Requests
 from bench.load import client_tls, request_bytes
 from bench.scenarios import ECHO_BODY, SCENARIOS, SMALL_BODY
 from proxy.engine.accepting import new_connection
-from proxy.engine.exchange import Exchange
+from proxy.engine.exchange import new_exchange
 from proxy.engine.load import Board
 from proxy.engine.worker import Worker
 from proxy.log import set_up as set_up_log
@@ -66,6 +71,11 @@ TURNS = 20_000
 """Of the loop, in which the first requests must have got to the instance: a password takes many."""
 UNITS = 48
 """Units of calibration in a block, about as long."""
+DIALLING = 8
+"""Turns in which a connection that is passed on has got to the instance."""
+NODE = PoolNode("a@10.0.0.1:80", "a", "10.0.0.1", 80, 1, "ready", 1)
+NOTED = "noted"
+"""By what name `note_between_marks` is counted."""
 KEEPALIVE = Keepalive(max_requests=1 << 62, idle=1e9)
 """Connections to the instance last: whoever dialled again would need the loop to turn."""
 _PACKAGES = [package.__file__ or "" for package in (balancers, proxy)]
@@ -92,10 +102,14 @@ class Workload:
     answer: bytes
     observed: bool = False
     """One request in a hundred is traced."""
+    reported: bool = False
+    """What is told to the control process is encoded, and how long instances took is counted."""
     logged: bool = False
     """There is an access log, into nowhere."""
     fresh: bool = False
     """Each request has a new connection, which its client closes behind the answer."""
+    both: bool = False
+    """The instance speaks HTTP/2, too."""
 
 
 WORKLOADS: dict[str, Workload] = {
@@ -105,6 +119,8 @@ WORKLOADS: dict[str, Workload] = {
                  _answer(SMALL_BODY)),
         Workload("observed", "small GET, of which one in a hundred is traced", "small_get",
                  _answer(SMALL_BODY), observed=True),
+        Workload("reported", "the same, with all that a worker does about it once a second",
+                 "small_get", _answer(SMALL_BODY), observed=True, reported=True),
         Workload("traced", "small GET, a trace id of its own in each", "traced_get",
                  _answer(SMALL_BODY)),
         Workload("log", "small GET with an access log", "access_log", _answer(SMALL_BODY),
@@ -115,6 +131,8 @@ WORKLOADS: dict[str, Workload] = {
         Workload("post", "POST of 16 KiB, echoed", "post_16k", _answer(ECHO_BODY)),
         Workload("h2_get", "small GET over HTTP/2, to HTTP/1.1", "http2_one",
                  _answer(SMALL_BODY)),
+        Workload("h2_both", "small GET over HTTP/2 on both sides", "http2_one",
+                 _answer(SMALL_BODY), both=True),
     )
 }  # fmt: skip
 
@@ -127,6 +145,8 @@ class _Transport(asyncio.Transport):
         self._written = written
         self.bytes = 0
         self.closing = False
+        self.protocol: Any = None
+        """Whose it is to an instance; else the one in the place of that which it was made for."""
 
     def write(self, data: Any) -> None:
         self.bytes += len(data)
@@ -199,21 +219,25 @@ class _Far(_Transport):
 class _Loop(asyncio.SelectorEventLoop):
     """Connects to nobody: whoever dials gets a transport that counts."""
 
-    def __init__(self, asked: list[asyncio.Protocol]) -> None:
+    def __init__(self, asked: list[Any]) -> None:
         super().__init__()
         self._asked = asked
-        self.connections: list[asyncio.Protocol] = []
+        self.connections: list[_Transport] = []
 
-    async def create_connection(self, protocol_factory: Any, *_: Any, **__: Any) -> Any:
-        protocol = protocol_factory()
-        transport = _Transport(lambda: self._asked.append(protocol), "10.9.9.9")
+    async def create_connection(
+        self, protocol_factory: Any, *_: Any, sock: socket.socket | None = None, **__: Any
+    ) -> Any:
+        if sock is not None:
+            sock.close()
+        transport = _Transport(lambda: self._asked.append(transport.protocol), "10.9.9.9")
+        protocol = transport.protocol = protocol_factory()
         protocol.connection_made(transport)
-        self.connections.append(protocol)
+        self.connections.append(transport)
         return transport, protocol
 
 
 class Plane:
-    """Owns a worker, its clients and its connections to one instance."""
+    """Owns a worker, its clients and its connections to instances."""
 
     def __init__(
         self,
@@ -222,29 +246,41 @@ class Plane:
         tls: bool = False,
         http2: bool = False,
         routes: tuple[RouteSpec, ...] = (RouteSpec(path_prefix="/", service="bench"),),
-        service: ServiceSettings | None = None,
+        services: Mapping[str, ServiceSettings] | None = None,
+        nodes: tuple[PoolNode, ...] = (NODE,),
         tracing: TracingSettings | None = None,
         access_log: AccessLogSettings | None = None,
         fresh: bool = False,
+        turns: bool = False,
+        at_once: int = CONNECTIONS,
+        instance: Http2Answers | None = None,
     ) -> None:
-        """`tls`, `http2`: clients speak it; `service`: settings of the service that `routes` lead
-        to; `fresh`: each request has a new connection."""
+        """`tls`, `http2`: clients speak it; `services`: those that `routes` lead to, `bench` if
+        nothing is said; `nodes`: the instances of each; `fresh`: each request has a new connection;
+        `turns`: the loop turns until all is answered that requests ask of others; `at_once`:
+        connections of clients; `instance`: the one that there is speaks HTTP/2."""
         self._tls = tls
+        self._instance = instance
         self._fresh = fresh
-        self._http2 = [Http2Requests() for _ in range(CONNECTIONS)] if http2 else []
+        self._turns = turns
+        self._at_once = at_once
+        services = services or {"bench": ServiceSettings(keepalive=KEEPALIVE)}
+        self._http2 = [Http2Requests() for _ in range(at_once)] if http2 else []
         self._far: list[_Far] = []
-        self._asked: list[asyncio.Protocol] = []
+        self._asked: list[Any] = []
         """Connections to the instance that a request was written to and not yet answered."""
         self._loop = _Loop(self._asked)
         self._board = Board.create(1)
         listener = listener or ListenerSettings(tls=ListenerTls(certificates=()) if tls else None)
         self.worker = Worker(self._loop, 0, self._board, None, Random(1), monotonic)
+        # The loop turns rarely here: nothing is to be put off to its next turn.
+        self.worker.services.pace._now = float
         self.worker.on_message(
             Configure(
                 WorkerConfig(
                     listeners=(listener,),
                     routes=routes,
-                    services={"bench": service or ServiceSettings(keepalive=KEEPALIVE)},
+                    services=dict(services),
                     via_token="t0k3n",
                     tracing=tracing,
                     access_log=access_log,
@@ -255,11 +291,12 @@ class Plane:
             made = Authority().issue("bench.test")
             pair = CertificatePair(made.cert, made.key, made.names, made.kind)
             self.worker.on_message(ListenerCertificates("web", 1, (pair,)))
-        node = PoolNode("a@10.0.0.1:80", "a", "10.0.0.1", 80, 1, "ready", 1)
-        snapshot = PoolSnapshot("bench", 1, (node,))
-        self.worker.on_message(Pools(seq=1, snapshots=(snapshot,)))
+        snapshots = tuple(PoolSnapshot(name, 1, nodes) for name in services)
+        self.worker.on_message(Pools(seq=1, snapshots=snapshots))
+        self._encoder = msgspec.msgpack.Encoder()
         self._answered = 0
-        self.clients = [self._client() for _ in range(CONNECTIONS)]
+        self._greeted = False
+        self.clients = [self._client() for _ in range(at_once)]
 
     def _client(self) -> asyncio.Protocol:
         # With TLS or without, data goes in at the same place.
@@ -275,8 +312,9 @@ class Plane:
         if self._http2:
             client.data_received(Http2Requests.PRELUDE)
             self._turn()
-            client = cast(asyncio.Protocol, transport.protocol)
-        return client
+        for _ in range(DIALLING if self._turns else 0):
+            self._turn()
+        return cast(asyncio.Protocol, transport.protocol or client)
 
     def _turn(self) -> None:
         """Let what was put off to the end of a turn of the loop happen."""
@@ -288,44 +326,67 @@ class Plane:
         client's records are counted."""
         if self._http2:
             made = enumerate(requests)
-            return [self._http2[at % CONNECTIONS].request(one) for at, one in made]
+            return [self._http2[at % self._at_once].request(one) for at, one in made]
         if not self._tls:
             return requests
-        return [self._far[at % CONNECTIONS].encrypt(one) for at, one in enumerate(requests)]
+        return [self._far[at % self._at_once].encrypt(one) for at, one in enumerate(requests)]
 
     def _on_answer(self) -> None:
         self._answered += 1
 
     def serve(self, requests: Sequence[bytes], answer: bytes) -> None:
         """Pass all of these through, a turn of all connections at a time."""
-        asked = self._asked
+        asked, answered = self._asked, self._answered
         receivers = [client.data_received for client in self.clients]
-        for begin in range(0, len(requests), CONNECTIONS):
+        for begin in range(0, len(requests), self._at_once):
             if self._fresh:
                 self._come_anew()
                 receivers = [client.data_received for client in self.clients]
-            for receive, request in zip(receivers, requests[begin : begin + CONNECTIONS]):  # noqa: B905
+            for receive, request in zip(receivers, requests[begin : begin + self._at_once]):  # noqa: B905
                 receive(request)
+            if self._instance is not None:
+                self._turn()  # It gets what is asked in one go.
+                answer = self._instance.answers(self._at_once)
             for connection in asked:
                 connection.data_received(answer)
             asked.clear()
             if self._http2:
                 self._turn()
+            elif self._turns:
+                self._go_on(answered + begin + self._at_once, answer)
+
+    def _go_on(self, answered: int, answer: bytes) -> None:
+        """Turn until all that is asked is answered, and so many requests are."""
+        for _ in range(TURNS):
+            self._turn()
+            if self._answered >= answered and not self._asked:
+                return
+            for connection in self._asked:
+                connection.data_received(answer)
+            self._asked.clear()
+        raise RuntimeError("not every request was answered")
 
     def _come_anew(self) -> None:
         """In place of all clients there are new ones."""
         for client in self.clients:
             client.connection_lost(None)
-        self.clients = [self._client() for _ in range(CONNECTIONS)]
+        self.clients = [self._client() for _ in range(self._at_once)]
 
     def prepare(self, requests: Sequence[bytes], answer: bytes) -> None:
         """Serve some while connections are dialled, then check that all of them go through."""
+        if self._turns:
+            self.check(requests, answer)
+            return
         if self._fresh:
             self._come_anew()
-        for client, request in zip(self.clients, self.wire(requests[:CONNECTIONS]), strict=True):
+        for client, request in zip(self.clients, self.wire(requests[: self._at_once]), strict=True):
             client.data_received(request)
+        if self._instance is not None:
+            self._greet(self._instance)
+            self.check(requests, answer)
+            return
         for _ in range(TURNS):
-            if len(self._asked) == CONNECTIONS:
+            if len(self._asked) == self._at_once:
                 break
             self._turn()
         else:
@@ -336,6 +397,17 @@ class Plane:
         self._turn()
         self.check(requests, answer)
 
+    def _greet(self, instance: Http2Answers) -> None:
+        """Let it say its SETTINGS, if it is new, and answer who has waited for them."""
+        for _ in range(4 * DIALLING):
+            self._turn()
+            if self._asked and not self._greeted:
+                self._greeted = True
+                self._asked[0].data_received(instance.PRELUDE)
+        self._asked[-1].data_received(instance.answers(self._at_once))
+        self._asked.clear()
+        self._turn()
+
     def check(self, requests: Sequence[bytes], answer: bytes) -> None:
         """Serve some, and see that each of them is answered by the instance."""
         before = self._answered
@@ -343,16 +415,25 @@ class Plane:
         if self._answered - before != len(requests) or self.worker.counters.service("bench").faults:
             raise RuntimeError("not every request was answered by the instance")
 
-    def trace(self, sample: float) -> None:
+    def trace(self, sample: float, *, reported: bool = False) -> None:
         """Trace such a share of the requests from here on, evenly: with chance as many of 1,920
         as are drawn would be counted, a quarter more or less."""
-        drawn = cycle([0.0] + [1.0] * (round(1 / sample) - 1))
         settings = TracingSettings(sample=sample)
-        self.worker._tracer._random = drawn.__next__
-        self.worker._tracer.use(settings, self.worker.services, Exchange)
+        if reported:
+            self.worker._tracer._send = self.worker._reports._send = self._say
+        usual = -expm1((1 / sample - 0.5) * log1p(-sample)) if sample < 1.0 else 0.0
+        self.worker._tracer._draw = lambda: usual
+        self.worker._tracer.use(settings, self.worker.services, new_exchange)
 
-    def tell(self) -> None:
-        """Do what a worker does once a second about traces that are over."""
+    def _say(self, message: msgspec.Struct) -> None:
+        """Encode what would be told to the control process."""
+        self._encoder.encode(message)
+
+    def tell(self, *, reported: bool = False) -> None:
+        """Do what a worker does once a second about requests that are over: make spans of those
+        that are traced, and, if that is `reported`, count how long each instance took."""
+        if reported:
+            self.worker._reports.report(0)
         self.worker._tracer.tell(monotonic())
         while self._loop.run_until_complete(self._turned()):
             pass
@@ -364,8 +445,8 @@ class Plane:
         """Leave nothing behind."""
         for client in self.clients:
             client.connection_lost(None)
-        for connection in self._loop.connections:
-            connection.connection_lost(None)
+        for transport in self._loop.connections:
+            transport.protocol.connection_lost(None)
         self.worker.access_logs.close(1.0)
         self._loop.close()
         os.close(self._board.fd)
@@ -424,9 +505,11 @@ def plane_of(workload: Workload) -> Plane:
         http2=scenario.streams > 0,
         access_log=AccessLogSettings(path=os.devnull) if workload.logged else None,
         fresh=workload.fresh,
+        nodes=(replace(NODE, protocol="h2c"),) if workload.both else (NODE,),
+        instance=Http2Answers(workload.answer) if workload.both else None,
     )
     if workload.observed:
-        plane.trace(0.01)
+        plane.trace(0.01, reported=workload.reported)
     return plane
 
 
@@ -478,14 +561,36 @@ def serve_between_marks(workload: Workload, blocks: int) -> int:
     """So many blocks of requests between two marks. Returns the number of requests."""
     plane, made, answer = plane_of(workload), requests_of(workload), workload.answer
     if workload.observed:
-        plane.trace(1.0)  # What traces do has run before, as everything else has.
+        # What traces do has run before, as everything else has.
+        plane.trace(1.0, reported=workload.reported)
         for _ in range(8):
             plane.prepare(next(made), answer)
-        plane.tell()
-        plane.trace(0.01)
+        plane.tell(reported=workload.reported)
+        plane.trace(0.01, reported=workload.reported)
         plane.check(next(made), answer)
-        return between_marks(plane, made, answer, blocks, warm=0, tell=True)
+        tell = partial(plane.tell, reported=workload.reported)
+        return between_marks(plane, made, answer, blocks, warm=0, tell=tell)
     return between_marks(plane, made, answer, blocks)
+
+
+def note_between_marks(blocks: int) -> int:
+    """What each answer does for the histogram of its instance before that is told, for as many
+    answers as blocks have requests: no switch leaves it out of the workloads."""
+    plane, now = Plane(), monotonic()
+    pool = plane.worker.pools.get("bench")
+    assert pool is not None
+    count_answer = pool.nodes[NODE.key].count_answer
+    asked = [now - monotonic() for _ in range(blocks * BLOCK)]
+    if variant() == "compiled":
+        mark()
+        deque(map(count_answer, asked), 0)  # What is compiled calls it with no more ado.
+    else:
+        mark()
+        for then in asked:
+            count_answer(now - then)
+    mark()
+    plane.close()
+    return blocks * BLOCK
 
 
 def between_marks(
@@ -495,7 +600,7 @@ def between_marks(
     blocks: int,
     warm: int = 8,
     *,
-    tell: bool = False,
+    tell: Callable[[], None] = lambda: None,
 ) -> int:
     """As `serve_between_marks`, of blocks of requests that are `made`, through a plane that is
     closed in the end. `warm`: blocks before; `tell`: what a worker does once a second counts."""
@@ -509,8 +614,7 @@ def between_marks(
         mark()
         for block in wire:
             plane.serve(block, answer)
-        if tell:
-            plane.tell()
+        tell()
         mark()
         plane.check(requests[-1], answer)
     finally:
@@ -559,14 +663,14 @@ def count_bytecodes(function: Callable[[], object]) -> int:
 
 def variant() -> str:
     """`compiled` when modules of the data plane are extension modules; `python` when only the
-    scanner of field blocks is one; `plain` when nothing is."""
+    C of our own is one; `plain` when nothing is."""
     native = {
         name
         for name, module in list(sys.modules.items())
         if name.startswith(("proxy.", "balancers."))
         and (getattr(module, "__file__", None) or "").endswith(".so")
     }
-    if native - {"proxy.http._scanner"}:
+    if native - {"proxy.http._scanner", "proxy._latency"}:
         return "compiled"
     return "python" if native else "plain"
 
@@ -629,6 +733,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if options.marked:
         served = {w.name: serve_between_marks(w, options.marked) for w in chosen}
+        served[NOTED] = note_between_marks(options.marked)
         print(msgspec.json.encode(Marked(variant=variant(), served=served)).decode())
         return 0
     report = Report(

@@ -26,14 +26,19 @@ from pathlib import Path
 import msgspec
 
 from bench import compiled
-from bench.inprocess import Marked
+from bench.inprocess import NOTED, Marked
 
 STORE = Path(__file__).parent / "instructions.json"
 TOLERANCE = 0.03
 """What a series of changes may cost in all. A single one that is meant to cost something is paid
 for by the others; the figures are stored anew only when a series begins."""
-RELATIVE = {"observed": "get"}
-"""Workload → the one that it may cost `TOLERANCE` more than, in the same run."""
+RELATIVE = {"observed": ("get", TOLERANCE), "reported": ("get", 0.04)}
+"""Workload → the one that it may cost so much more than, in the same run, where nothing is stored.
+`reported` is all that lets operators see what happens, to none of it: less what `get` does of the
+same (`NOTED`); 2.3 % where it is compiled, and 3.6 % where it is not."""
+UNSTEADY = frozenset({"log", NOTED})
+"""Workloads that are told of and not stored: how often the thread that writes lines is woken, a
+twentieth of them, goes by the machine's load; and of a few hundred instructions some always do."""
 BLOCKS = 20
 """Of 96 requests, for each workload: the memories of parsed heads turn over some times."""
 LIMIT = 450.0
@@ -59,7 +64,7 @@ def key(variant_: str) -> str:
 def count(
     blocks: int,
     variables: Mapping[str, str],
-    command: str = "inprocess",
+    command: Sequence[str] = ("inprocess",),
     limit: float = LIMIT,
 ) -> tuple[str, dict[str, float]]:
     """The variant that ran, and workload → instructions per request. `command`: of `bench`, that
@@ -68,7 +73,7 @@ def count(
         out = Path(directory) / "out"
         done = subprocess.run(
             ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}",
-             "--dump-before=getppid", sys.executable, "-m", "bench", command,
+             "--dump-before=getppid", sys.executable, "-m", "bench", *command,
              "--marked", str(blocks)],
             env={**os.environ, **variables, "PYTHONHASHSEED": "0"},
             cwd=Path(__file__).parent.parent,
@@ -91,14 +96,18 @@ def count(
 
 
 def findings(stored: Mapping[str, float], counted: Mapping[str, float]) -> list[str]:
-    """What costs more than `TOLERANCE` more than is stored."""
-    limits = {name: (then, "before") for name, then in stored.items()}
-    limits |= {name: (counted[of], of) for name, of in RELATIVE.items() if of in counted}
+    """What costs more than `TOLERANCE` more than is stored. What is stored alone counts, for a GET
+    that has become cheaper makes nothing else dearer."""
+    limits = {name: (then, TOLERANCE, "before") for name, then in stored.items()}
+    for name, (of, tolerance) in RELATIVE.items():
+        if of in counted and name not in stored:
+            without = counted.get(NOTED, 0.0) if name == "reported" else 0.0
+            limits[name] = counted[of] - without, tolerance, of
     return [
         f"{name}: a request costs {now:.0f} instructions, {now / limits[name][0] - 1:+.1%} to"
-        f" {limits[name][1]}"
+        f" {limits[name][2]}"
         for name, now in counted.items()
-        if name in limits and now > limits[name][0] * (1 + TOLERANCE)
+        if name in limits and now > limits[name][0] * (1 + limits[name][1])
     ]
 
 
@@ -125,6 +134,7 @@ def main(arguments: Sequence[str]) -> int:
         change = f"{now / stored[workload] - 1:+8.1%}" if workload in stored else ""
         print(f"  {workload:10}{now:10.0f}{stored.get(workload, 0):10.0f}{change}")
     if options.update:
+        counted = {one: now for one, now in counted.items() if one not in UNSTEADY}
         ordered = {entry: {**store, name: counted}[entry] for entry in sorted({*store, name})}
         STORE.write_bytes(msgspec.json.format(msgspec.json.encode(ordered), indent=2) + b"\n")
         return 0

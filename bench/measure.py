@@ -385,7 +385,7 @@ class Measurement:
         if not (seen.bytes if self._scenario.unit == "MiB" else seen.requests):
             raise LoadError(f"no request was answered, {seen.errors} errors: {server.log_end()}")
         cpu = after.cpu_ns - before.cpu_ns
-        children = after.children_ns - before.children_ns
+        workers = after.workers_ns - before.workers_ns
         user = after.user_ticks - before.user_ticks
         system = after.system_ticks - before.system_ticks
         return Sample(
@@ -398,7 +398,7 @@ class Measurement:
             p999_us=seen.p999_us,
             errors=seen.errors,
             cpu_us=cpu / 1000,
-            workers_cpu_us=(children if len(after.pids) > 1 else cpu) / 1000,
+            workers_cpu_us=workers / 1000,
             system_share=system / max(1, user + system),
             peak_rss=after.peak_rss,
             pss=after.pss,

@@ -35,10 +35,10 @@ class StartError(Exception):
 class Usage:
     """What one process tree has consumed since its start, and what it holds."""
 
-    root_ns: int
-    """CPU time of the process that was started, nanoseconds, all threads."""
-    children_ns: int
-    """CPU time of all its descendants."""
+    cpu_ns: int
+    """CPU time of all its processes, nanoseconds, all threads."""
+    workers_ns: int
+    """Of it in processes that have no child: those that serve."""
     user_ticks: int
     system_ticks: int
     peak_rss: int
@@ -48,10 +48,6 @@ class Usage:
     pss: int
     """Proportional set size of the tree now, bytes; shared pages count once."""
     pids: frozenset[int]
-
-    @property
-    def cpu_ns(self) -> int:
-        return self.root_ns + self.children_ns
 
 
 def cpu_ns(pid: int) -> int:
@@ -94,6 +90,12 @@ def process_tree(root: int) -> set[int]:
     return tree
 
 
+def parent_of(pid: int) -> int:
+    """The process that started this one, or adopted it; 0 when it is gone."""
+    fields = _stat(pid)
+    return int(fields[1]) if fields else 0
+
+
 def _stat(pid: int) -> list[str]:
     """Fields of /proc/PID/stat from the third (state) on; empty when the process is gone."""
     try:
@@ -119,6 +121,12 @@ def private_dirty(pids: Iterable[int]) -> int:
     """Bytes that these processes have written and nobody shares."""
     rollups = (f"/proc/{pid}/smaps_rollup" for pid in pids)
     return sum(_field_kib(path, "Private_Dirty:") for path in rollups) * _KIB
+
+
+def pss(pids: Iterable[int], kind: str = "Pss") -> int:
+    """Bytes that these processes hold, of which each that several share counts once. `kind`:
+    Pss_Anon for those that are mapped from no file, whoever else maps it."""
+    return sum(_field_kib(f"/proc/{pid}/smaps_rollup", f"{kind}:") for pid in pids) * _KIB
 
 
 def placed_on(cores: frozenset[int]) -> Callable[[], None]:
@@ -173,20 +181,20 @@ class Server(Process):
             time.sleep(0.02)
 
     def usage(self) -> Usage:
-        root, children, user, system, peak, rss, pss = 0, 0, 0, 0, 0, 0, 0
+        cpu, workers, user, system, peak, rss = 0, 0, 0, 0, 0, 0
         pids = self.pids()
+        parents = {parent_of(pid) for pid in pids}
         for pid in pids:
-            if pid == self.pid:
-                root += cpu_ns(pid)
-            else:
-                children += cpu_ns(pid)
+            used = cpu_ns(pid)
+            cpu += used
+            if pid not in parents:
+                workers += used
             if fields := _stat(pid):
                 user += int(fields[11])
                 system += int(fields[12])
             peak += _field_kib(f"/proc/{pid}/status", "VmHWM:") * _KIB
             rss += _field_kib(f"/proc/{pid}/status", "VmRSS:") * _KIB
-            pss += _field_kib(f"/proc/{pid}/smaps_rollup", "Pss:") * _KIB
-        return Usage(root, children, user, system, peak, rss, pss, frozenset(pids))
+        return Usage(cpu, workers, user, system, peak, rss, pss(pids), frozenset(pids))
 
     def log_end(self, limit: int = 400) -> str:
         """The last characters of what the server printed, on one line."""

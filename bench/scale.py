@@ -31,7 +31,8 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bench.processes import Server, StartError, cpu_ns
+from bench import told
+from bench.processes import Server, StartError, cpu_ns, parent_of
 from bench.results import machine, write
 from proxy.embedded_etcd import EmbeddedEtcd, EtcdFailed
 from proxy.registry.etcd.gateway import Gateway, delete_op, put_op
@@ -55,6 +56,7 @@ IDLE = 4.0
 """Seconds in which nothing changes, to see what a second costs by itself."""
 PROBED = "probed"
 """The service whose only instance moves to and fro."""
+TARGET = f"/{PROBED}/"
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,11 @@ def main(arguments: Sequence[str]) -> int:
 async def _measure(plan: Plan) -> Result:
     rng = Random(1)
     with TemporaryDirectory(prefix="bench-scale-") as name:
-        async with EmbeddedEtcd() as etcd, _gateway(etcd.url) as gateway, _origins() as origins:
+        async with (
+            EmbeddedEtcd() as etcd,
+            _gateway(etcd.url) as gateway,
+            told.origins(2) as origins,
+        ):
             store = _Store(plan, gateway, rng)
             await store.fill()
             await store.move_probed(origins[0])
@@ -436,8 +442,8 @@ class _Proxy:
 
     def pids(self) -> list[int]:
         """Of the control process, then of the workers."""
-        rows = json.loads(self.get("/api/v1/workers"))["workers"]
-        return [self.server.pid, *(row["pid"] for row in rows)]
+        workers = [row["pid"] for row in json.loads(self.get("/api/v1/workers"))["workers"]]
+        return [parent_of(workers[0]), *workers]
 
     def applied(self) -> dict[int, list[Applied]]:
         """By worker, in the order of the log."""
@@ -518,68 +524,32 @@ def _scrape(proxy: _Proxy) -> tuple[float, int, float]:
 # ---------------------------------------------------------------------- seen from outside
 
 
-@contextlib.asynccontextmanager
-async def _origins() -> AsyncIterator[list[int]]:
-    """Two ports that answer with their own number and the id of the worker that asked."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        port = writer.get_extra_info("sockname")[1]
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                worker = head.partition(b"\r\nx-request-id: ")[2].partition(b"-")[0]
-                body = b"%d %s" % (port, worker)
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-        writer.close()
-
-    servers = [await asyncio.start_server(serve, "127.0.0.1", free_port()) for _ in range(2)]
-    try:
-        yield [server.sockets[0].getsockname()[1] for server in servers]
-    finally:
-        for server in servers:
-            server.close()
-
-
-class _Client:
-    """Owns one connection to one worker."""
+class _Client(told.Client):
+    """One that asks over and over."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
+        super().__init__(reader, writer)
         self.times: list[float] = []
         """Seconds that each request took."""
         self.answers: list[tuple[float, int]] = []
         """(`time.time`, port of the origin) whenever it is another one than before."""
 
-    async def once(self) -> tuple[int, str]:
-        """The origin's port, and the worker that asked it."""
-        self._writer.write(b"GET /%s/ HTTP/1.1\r\nHost: bench\r\n\r\n" % PROBED.encode())
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        body = await self._reader.readexactly(length)
-        if not head.startswith(b"HTTP/1.1 200 "):
-            raise StartError(f"the probed service answered {head[:100]!r}")
-        port, worker = body.decode().split()
-        return int(port), worker
-
     async def ask(self) -> None:
         """Without end."""
         while True:
             began = time.perf_counter()
-            port, _ = await self.once()
+            port, _ = await self.once(TARGET)
             self.times.append(time.perf_counter() - began)
             if not self.answers or self.answers[-1][1] != port:
                 self.answers.append((time.time(), port))
             await asyncio.sleep(PROBE_PAUSE)
 
-    def close(self) -> None:
-        self._writer.close()
-
 
 async def _one_client_per_worker(port: int, workers: int) -> list[_Client]:
     found: dict[str, _Client] = {}
     for _ in range(200):
-        client = _Client(*await asyncio.open_connection("127.0.0.1", port))
-        _, worker = await client.once()
+        client = await _Client.connect(port)
+        _, worker = await client.once(TARGET)
         if worker in found:
             client.close()
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import ssl
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,16 +45,21 @@ class Beside(AwaitedProcess):
         *options: str,
         command: Sequence[str] = (),
         names: Sequence[str] = (),
+        under: Sequence[str] = (),
+        admin_tls: ssl.SSLContext | None = None,
         **issue: Any,
     ) -> None:
-        """`port`: the program's; `names`: of the certificate, in place of the service's; `issue`:
-        more of what it has."""
+        """`port`: the program's; `names`: of the certificate, in place of the service's; `under`: a
+        command that is given ours; `admin_tls`: how the admin server is asked, where its file has
+        it speak TLS; `issue`: more of what the certificate has."""
         self.service = service
         self.inbound, self.outbound, self.admin_port = (free_port() for _ in range(3))
         self.id = f"{service}-{self.inbound}"
+        self._admin_tls = admin_tls
         self.identity = directory / f"{self.id}-identity"
         identify(self.identity, authority, *(names or [f"{service}.{DOMAIN}"]), **issue)
         words = [
+            *under,
             *(sys.executable, "-m", "proxy", "sidecar"),
             *("--service", service, "--port", str(port), "--id", self.id),
             *("--inbound", f"127.0.0.1:{self.inbound}"),
@@ -75,10 +81,14 @@ class Beside(AwaitedProcess):
     async def started(self) -> Self:
         """Start it, and wait until the registry has it and it knows of the registry."""
         self.launch()
+        await self.there()
+        return self
+
+    async def there(self) -> None:
+        """Wait until the registry has it and it knows of the registry."""
         await eventually(self._there, PATIENCE, self.log)
         if self.returncode is not None:
             raise AssertionError(f"exited with {self.returncode}\n{self.log()}")
-        return self
 
     async def _there(self) -> bool:
         if self.returncode is not None:
@@ -89,11 +99,24 @@ class Beside(AwaitedProcess):
             return False
         return ready and '"event": "registered"' in self.log()
 
+    async def answers(self) -> bool:
+        """Whether its program reaches its own service: out by it, under TLS, and in again."""
+        url = f"http://127.0.0.1:{self.outbound}/"
+        try:
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(url, headers={"Host": self.service}) as answer,
+            ):
+                return answer.status == 200
+        except (aiohttp.ClientError, OSError):
+            return False
+
     async def ask_admin(self, path: str) -> tuple[int, str]:
         """Status and text of a GET on the admin server."""
+        place = "http://127.0.0.1" if self._admin_tls is None else "https://localhost"
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session,
-            session.get(f"http://127.0.0.1:{self.admin_port}{path}") as answer,
+            session.get(f"{place}:{self.admin_port}{path}", ssl=self._admin_tls or True) as answer,
         ):
             return answer.status, await answer.text()
 

@@ -1,4 +1,4 @@
-"""Configurations of other proxies that say the same as that of `test_beside_peers.py`, and where
+"""Configurations of other proxies that say the same as ours in `peers.py`, and where
 the programs are. `.ci/peers` fetches Caddy and Traefik."""
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ http {{
       proxy_set_header X-Env prod; proxy_set_header X-Debug ""; add_header X-Frame-Options DENY;
       proxy_pass http://one; }}
     location /app/ {{ proxy_pass http://one/; proxy_redirect / /app/; proxy_cookie_path / /app/; }}
+    location /book/ {{ rewrite ^/book/([0-9]+)/(.*)$ /v2/$2/$1 break; proxy_pass http://one; }}
     location /staff {{
       auth_basic Staff; auth_basic_user_file {directory}/users; proxy_pass http://one; }}
     location /prose {{ gzip on; proxy_pass http://one; }}
@@ -55,6 +56,11 @@ http {{
     location /closed {{ add_header Retry-After 3600 always; return 503 "{sorry}"; }}
     location /split {{ proxy_pass http://$chosen; }}
     location /limit {{ limit_req zone=few burst=2 nodelay; proxy_pass http://one; }}
+    location /near {{ allow 127.0.0.0/8; deny all; proxy_pass http://one; }}
+    location /far {{ allow 10.0.0.0/8; deny all; proxy_pass http://one; }}
+    location /banned {{ deny 127.0.0.0/8; proxy_pass http://one; }}
+    location /copied {{ mirror /copy; proxy_pass http://one; }}
+    location = /copy {{ internal; proxy_pass http://two$request_uri; }}
   }}
 }}
 """
@@ -72,10 +78,16 @@ frontend web
   bind 127.0.0.1:{port}
   http-request redirect prefix https://new.example code 301 if {{ path_beg /old }}
   http-request auth realm Staff if {{ path_beg /staff }} !{{ http_auth(staff) }}
+  http-request deny if {{ path_beg /near }} !{{ src 127.0.0.0/8 }}
+  http-request deny if {{ path_beg /far }} !{{ src 10.0.0.0/8 }}
+  http-request deny if {{ path_beg /banned }} {{ src 127.0.0.0/8 }}
+  use_backend token if {{ path_beg /token }}
+  use_backend spoken if {{ path_beg /spoken }}
   acl closed path_beg /closed
   use_backend closed if closed
   use_backend edit if {{ path_beg /edit }}
   use_backend app if {{ path_beg /app }}
+  use_backend book if {{ path_beg /book/ }}
   use_backend prose if {{ path_beg /prose }}
   use_backend down if {{ path_beg /down }}
   use_backend two if {{ path_beg /split }} {{ rand(100) lt 20 }}
@@ -96,6 +108,9 @@ backend app
   http-response replace-header Location ^/(.*) /app/\\\\1
   http-response replace-header Set-Cookie (.*)Path=/(.*) \\\\1Path=/app\\\\2
   server one 127.0.0.1:{one}
+backend book
+  http-request replace-path /book/([0-9]+)/(.*) /v2/\\\\2/\\\\1
+  server one 127.0.0.1:{one}
 backend prose
   compression algo gzip
   compression type text/plain
@@ -114,6 +129,23 @@ backend limit
   http-request track-sc0 src
   http-request deny deny_status 429 if {{ sc_http_req_rate(0) gt 3 }}
   server one 127.0.0.1:{one}
+backend token
+  http-request set-var(txn.token) http_auth_bearer
+  http-request set-var(txn.alg) var(txn.token),jwt_header_query('$.alg')
+  http-request set-var(txn.exp) var(txn.token),jwt_payload_query('$.exp','int')
+  http-request set-var(txn.now) date()
+  http-request deny deny_status 401 unless {{ var(txn.alg) -m str ES256 }}
+  acl signed var(txn.token),jwt_verify(txn.alg,"{directory}/key.pem") 1
+  http-request deny deny_status 401 unless signed
+  http-request deny deny_status 401 if {{ var(txn.exp),sub(txn.now) -m int lt 0 }}
+  http-request set-header X-User %[var(txn.token),jwt_payload_query('$.sub')]
+  server one 127.0.0.1:{one}
+backend spoken
+  server spoken 127.0.0.1:{spoken} send-proxy
+listen passed
+  mode tcp
+  bind 127.0.0.1:{tcp}
+  server passed 127.0.0.1:{passed} send-proxy
 """
 
 CADDY = """
@@ -139,6 +171,11 @@ CADDY = """
       header_down Location ^/(.*) /app/$1
       header_down Set-Cookie Path=/ Path=/app
     }}
+  }}
+  handle /book/* {{
+    @book path_regexp book ^/book/([0-9]+)/(.*)$
+    rewrite @book /v2/{{re.book.2}}/{{re.book.1}}?{{query}}
+    reverse_proxy 127.0.0.1:{one}
   }}
   handle /staff* {{
     basic_auth bcrypt Staff {{
@@ -174,6 +211,28 @@ CADDY = """
     }}
     reverse_proxy 127.0.0.1:{one}
   }}
+  handle /near* {{
+    @elsewhere not remote_ip 127.0.0.0/8
+    respond @elsewhere 403
+    reverse_proxy 127.0.0.1:{one}
+  }}
+  handle /far* {{
+    @elsewhere not remote_ip 10.0.0.0/8
+    respond @elsewhere 403
+    reverse_proxy 127.0.0.1:{one}
+  }}
+  handle /banned* {{
+    @here remote_ip 127.0.0.0/8
+    respond @here 403
+    reverse_proxy 127.0.0.1:{one}
+  }}
+  handle /spoken* {{
+    reverse_proxy 127.0.0.1:{spoken} {{
+      transport http {{
+        proxy_protocol v1
+      }}
+    }}
+  }}
   handle_errors {{
     root * {directory}
     rewrite * /sorry.html
@@ -183,7 +242,9 @@ CADDY = """
 """
 
 TRAEFIK = """
-entryPoints: {{web: {{address: "127.0.0.1:{port}"}}}}
+entryPoints:
+  web: {{address: "127.0.0.1:{port}", asDefault: true}}
+  tcp: {{address: "127.0.0.1:{tcp}"}}
 providers: {{file: {{filename: {directory}/routes.yaml}}}}
 global: {{checkNewVersion: false, sendAnonymousUsage: false}}
 """
@@ -193,6 +254,7 @@ http:
     old: {{rule: "PathPrefix(`/old`)", service: one, middlewares: [old]}}
     edit: {{rule: "PathPrefix(`/edit`)", service: one, middlewares: [edit]}}
     app: {{rule: "PathPrefix(`/app`)", service: one, middlewares: [app]}}
+    book: {{rule: "PathPrefix(`/book/`)", service: one, middlewares: [book]}}
     staff: {{rule: "PathPrefix(`/staff`)", service: one, middlewares: [staff]}}
     prose: {{rule: "PathPrefix(`/prose`)", service: one, middlewares: [prose]}}
     down: {{rule: "PathPrefix(`/down`)", service: dead, middlewares: [down]}}
@@ -200,6 +262,10 @@ http:
     sticky: {{rule: "PathPrefix(`/sticky`)", service: both}}
     limit: {{rule: "PathPrefix(`/limit`)", service: one, middlewares: [limit]}}
     asked: {{rule: "PathPrefix(`/asked`)", service: one, middlewares: [asked]}}
+    near: {{rule: "PathPrefix(`/near`)", service: one, middlewares: [near]}}
+    far: {{rule: "PathPrefix(`/far`)", service: one, middlewares: [far]}}
+    pages: {{rule: "PathPrefix(`/pages`)", service: one, middlewares: [pages]}}
+    copied: {{rule: "PathPrefix(`/copied`)", service: copied}}
   middlewares:
     old:
       redirectRegex:
@@ -209,6 +275,8 @@ http:
         customRequestHeaders: {{X-Env: prod, X-Debug: ""}}
         customResponseHeaders: {{X-Frame-Options: DENY}}
     app: {{stripPrefix: {{prefixes: [/app]}}}}
+    book:
+      replacePathRegex: {{regex: "^/book/([0-9]+)/(.*)$", replacement: "/v2/$2/$1"}}
     staff: {{basicAuth: {{realm: Staff, users: ['ann:{hash}']}}}}
     prose:
       compress: {{encodings: [gzip], includedContentTypes: [text/plain], minResponseBodyBytes: 256}}
@@ -216,6 +284,17 @@ http:
     limit: {{rateLimit: {{average: 1, period: 60s, burst: 3}}}}
     asked:
       forwardAuth: {{address: "http://127.0.0.1:{two}/verify", authResponseHeaders: [X-User]}}
+    near: {{ipAllowList: {{sourceRange: [127.0.0.0/8]}}}}
+    far: {{ipAllowList: {{sourceRange: [10.0.0.0/8]}}}}
+    pages:
+      headers:
+        accessControlAllowOriginList: ["https://app.example"]
+        accessControlAllowMethods: [GET, PUT]
+        accessControlAllowHeaders: [X-Token]
+        accessControlExposeHeaders: [X-Total]
+        accessControlAllowCredentials: true
+        accessControlMaxAge: 600
+        addVaryHeader: true
   services:
     one: {{loadBalancer: {{servers: [{{url: "http://127.0.0.1:{one}"}}]}}}}
     two: {{loadBalancer: {{servers: [{{url: "http://127.0.0.1:{two}"}}]}}}}
@@ -225,6 +304,13 @@ http:
       loadBalancer:
         sticky: {{cookie: {{name: srv}}}}
         servers: [{{url: "http://127.0.0.1:{one}"}}, {{url: "http://127.0.0.1:{two}"}}]
+    copied: {{mirroring: {{service: one, mirrors: [{{name: two, percent: 100}}]}}}}
+tcp:
+  routers:
+    passed: {{rule: "HostSNI(`*`)", entryPoints: [tcp], service: passed}}
+  services:
+    passed:
+      loadBalancer: {{proxyProtocol: {{version: 1}}, servers: [{{address: "127.0.0.1:{passed}"}}]}}
 """
 
 CONFIGURATIONS = {

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from bench import instructions
-from bench.inprocess import WORKLOADS
+from bench.inprocess import NOTED, WORKLOADS
 
 
 @pytest.mark.drill
@@ -16,5 +16,6 @@ from bench.inprocess import WORKLOADS
 def test_a_run_counts_each_workload_between_its_own_marks() -> None:
     variant, counted = instructions.count(1, {})
     assert variant in ("python", "compiled")
-    assert counted.keys() == WORKLOADS.keys()
+    assert counted.keys() == {*WORKLOADS, NOTED}
+    assert 0 < counted[NOTED] < 1_000
     assert 10_000 < counted["get"] < counted["traced"] < counted["post"] < 1_000_000

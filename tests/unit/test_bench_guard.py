@@ -108,6 +108,11 @@ class TestInstructions:
         assert instructions.findings({}, {"get": 1000.0, "observed": 1031.0}) == [
             "observed: a request costs 1031 instructions, +3.1% to get"
         ]
+        whole = {"get": 1000.0, "noted": 10.0}
+        assert instructions.findings({}, {**whole, "reported": 1029.0}) == []
+        assert instructions.findings({}, {**whole, "reported": 1030.0}) == [
+            "reported: a request costs 1030 instructions, +4.0% to get"
+        ]
         assert instructions.findings(stored, {"get": 1031.0, "post": 1000.0}) == [
             "get: a request costs 1031 instructions, +3.1% to before"
         ]

@@ -40,8 +40,9 @@ Settings = dict[str, Any] | None
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-NEEDED = ["msgspec>=0.19", "mypy[mypyc]>=1.10", "structlog>=24.1"]
-"""The compiler, and what the compiled modules import, so that it knows their types."""
+NEEDED = ["aiohttp>=3.12", "msgspec>=0.19", "mypy[mypyc]>=1.10", "pycares>=5.0", "structlog>=24.1"]
+"""The compiler, and what the compiled modules and those that they import import, so that it knows
+their types."""
 
 LIMIT = 300.0
 """Seconds for compiling: twice what it takes on one quiet core of a present machine."""

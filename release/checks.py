@@ -1,13 +1,14 @@
 """`make release`: is what lies in `dist/` fit to be published as the version that the sources say?
 
-Version, changelog, sdist, wheels, a bill of materials. Nothing is signed, tagged or sent anywhere:
-that is the maintainer's.
+Version, changelog, sdist, wheels, a bill of materials, the image where a container engine answers.
+Nothing is signed, tagged or sent anywhere: that is the maintainer's.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -16,6 +17,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
+ENGINES = ("docker", "podman")
+NAMED = re.compile(r"\b(?:fairlead[: ]|appVersion: )(\d+\.\d+\.\d+)\b")
+"""How pages and what is deployed name a version of ours."""
 
 
 def main() -> int:
@@ -23,6 +27,7 @@ def main() -> int:
     if not problems:
         packages(sorted(path for path in DIST.iterdir() if path.suffix in (".gz", ".whl")))
         bill_of_materials()
+        image()
     for problem in problems:
         print(f"make release: {problem}")
     return 1 if problems else 0
@@ -30,10 +35,16 @@ def main() -> int:
 
 def faults(root: Path = ROOT) -> Iterator[str]:
     """What is not as a release wants it, each in one line."""
-    version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    version = project["version"]
+    if not project.get("urls"):
+        yield "pyproject.toml has no [project.urls]: the pages that an index is to link to"
     said = re.search(r'__version__ = "([^"]+)"', (root / "proxy/__init__.py").read_text())
     if said is None or said[1] != version:
         yield f"proxy/__init__.py says {said and said[1]}, pyproject.toml {version}"
+    for path in sorted((*root.glob("deploy/**/*.yaml"), *root.glob("docs/**/*.md"))):
+        for other in set(NAMED.findall(path.read_text("utf-8"))) - {version}:
+            yield f"{path.relative_to(root)} names {other}"
     changelog = (root / "CHANGELOG.md").read_text()
     if not re.search(
         rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE
@@ -84,6 +95,8 @@ def bill_of_materials() -> None:
         for requirement in map(Requirement, requires(name) or []):
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 pending |= {canonicalize_name(requirement.name)} - names
+    if missing := names - pinned.keys() - {"fairlead-proxy"}:
+        sys.exit(f"constraints.txt has no version of {', '.join(sorted(missing))}")
     listed = DIST / "requirements.txt"
     listed.write_text("".join(f"{pinned[name]}\n" for name in sorted(names & pinned.keys())))
     bill = DIST / "fairlead-proxy.cdx.json"
@@ -94,12 +107,33 @@ def bill_of_materials() -> None:
     print(f"{bill.name}: {len(components)} components")
 
 
+def image() -> None:
+    """Have the first engine that answers build the image, and ask that for its version."""
+    for engine in filter(shutil.which, ENGINES):
+        if subprocess.run([engine, "info"], capture_output=True).returncode == 0:
+            break
+    else:
+        print("the image is not tried: no container engine answers (docker, podman)")
+        return
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    name = f"fairlead:{version}"
+    _command(engine, "build", "-f", "deploy/Dockerfile", "-t", name, ".")
+    said = _command(engine, "run", "--rm", name, "version").strip()
+    if said != f"fairlead {version}":
+        sys.exit(f"{name} says that it is {said}")
+    print(f"{name}: built, and says so")
+
+
 def _run(module: str, *arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], capture_output=True, text=True
-    )
+    _command(sys.executable, "-m", module, *arguments)
+
+
+def _command(*command: str) -> str:
+    """What it prints. SystemExit with all of it when it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
-        sys.exit(f"{module}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        sys.exit(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
 
 
 if __name__ == "__main__":

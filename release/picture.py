@@ -30,7 +30,7 @@ SCRIPT = (
     "fairlead services | cut -c -44",
     "kill -9 {users-1}   # users-1",
     "for n in 1 2 3 4; do curl http://127.0.0.1:8080/svc/users/hello | cut -c -44; done",
-    "fairlead instances users | cut -c -35,124-",
+    "fairlead instances users | awk -F '  +' '{{ print $1, $3, $NF }}'",
 )
 START_LIMIT = 60.0
 """Seconds for the demo to tell what to try."""
@@ -70,6 +70,8 @@ def recorded() -> Iterator[tuple[str, float]]:
         demo = subprocess.Popen(
             command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
+        assert demo.stdout is not None
+        stack.enter_context(demo.stdout)
         stack.callback(demo.wait, START_LIMIT)
         stack.callback(demo.terminate)
         yield f"$ {DEMO} &", 0.0

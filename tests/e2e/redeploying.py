@@ -22,6 +22,8 @@ class CountingLoad(Load):
     def __init__(self, port: int, *, clients: int = 16, pace: float = 0.001) -> None:
         super().__init__(port, repeat(request("GET", "/")), clients=clients, pace=pace)
         self.answers: Counter[str] = Counter()
+        self.last: dict[str, float] = {}
+        """Instance → when it last answered: `time.monotonic()`."""
         self.failures: list[str] = []
 
     @property
@@ -35,7 +37,9 @@ class CountingLoad(Load):
     def on_answer(self, client: Client) -> None:
         took = client.ended - client.began
         if client.status == 200 and took < PATIENCE:
-            self.answers[client.body.decode()] += 1
+            by = client.body.decode()
+            self.answers[by] += 1
+            self.last[by] = client.ended
         else:
             self.failures.append(f"{client.status} {client.body[:200]!r} after {took:.3f} s")
 

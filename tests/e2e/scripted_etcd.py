@@ -30,6 +30,8 @@ class ScriptedEtcd(ScriptedRegistry):
         """Status and body for the next reads."""
         self.withhold = False
         """Keep events from watches: what a member does whose delivery is stuck."""
+        self.hidden: set[str] = set()
+        """Keys that reads do not show."""
         self.lag = 0
         """So many reads are answered as before the last change."""
         self.starts: list[int] = []
@@ -89,7 +91,11 @@ class ScriptedEtcd(ScriptedRegistry):
             self.lag -= 1
             revision, keys = self._before
             header["revision"] = str(revision)
-        kvs = [_kv(key, *held) for key, held in sorted(keys.items()) if key >= start]
+        kvs = [
+            _kv(key, *held)
+            for key, held in sorted(keys.items())
+            if key >= start and key not in self.hidden
+        ]
         if body.get("sort_order") == "DESCEND":
             kvs.sort(key=lambda kv: -int(kv["mod_revision"]))
         limit = body.get("limit") or len(kvs)

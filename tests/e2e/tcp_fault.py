@@ -46,6 +46,8 @@ class TcpFault:
         """Reset after this many bytes from upstream, counted over all connections from the
         moment it is set; then back to None."""
         self.accepted = 0
+        self.brought = 0
+        """Bytes from upstream."""
         self._target = (upstream_host, upstream_port)
         self._server: asyncio.Server | None = None
         self._links: set[_Link] = set()
@@ -136,6 +138,7 @@ class TcpFault:
         from_client: bool,
     ) -> None:
         while data := await reader.read(65536):
+            self.brought += 0 if from_client else len(data)
             if self.delay:
                 await asyncio.sleep(self.delay)
             await self._flowing.wait()

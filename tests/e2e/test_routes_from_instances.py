@@ -66,7 +66,7 @@ async def test_an_instance_brings_a_route_and_nobody_takes_it_away(tmp_path: Pat
             assert (await ask("bank.test"))[0] == 404
             assert await ask("file.example.com") == (200, "file", None)
             assert await ask("users.example.com") == (200, "users", "yes")
-            assert "instance_route_refused" in proxy.log()
+            await proxy.logs("instance_route_refused")
 
             _, told = await proxy.get("/api/v1/explain?url=http://users.example.com/x")
             assert told["service"] == "users"

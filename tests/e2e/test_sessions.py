@@ -146,3 +146,23 @@ async def test_the_configuration_in_force_is_shown_without_secrets(
     assert document["settings"]["admin"]["token"] == "…"
     assert '"all"' not in text
     assert (document["last_reload"], len(document["hash"])) == (None, 16)
+
+
+async def test_the_last_reload_is_shown_with_its_changes_or_complaints(
+    proxy: RunningProxy, client: aiohttp.ClientSession
+) -> None:
+    headers = {"Authorization": "Bearer all"}
+    told = []
+    for grace in ("7s", "never"):
+        rewrite(proxy, {"shutdown": {"delay": "0s", "grace": grace}})
+        async with client.post(proxy.admin + "/api/v1/reload", headers=headers) as answer:
+            await answer.read()
+        _, document = await proxy.get("/api/v1/config", headers)
+        told.append(document["last_reload"])
+    change = {"key": "shutdown.grace", "before": "10", "after": "7"}
+    changed, refused = told
+    assert 0 < changed.pop("at") <= refused.pop("at")
+    assert changed == {"result": "changed", "changes": [change], "complaints": []}
+    (complaint,) = refused.pop("complaints")
+    assert 'shutdown.grace: "never" is not a duration' in complaint
+    assert refused == {"result": "refused", "changes": []}

@@ -289,14 +289,16 @@ async def test_health_follows_the_check(
 async def test_in_a_format_without_words_for_health_the_key_is_there_while_it_is_well(
     sidecar: RunningSidecar, client: EtcdClient, tmp_path: Path
 ) -> None:
+    key = "users/10.0.0.1:80"
+
     async def value_is(value: bytes | None) -> bool:
-        return (await client.get_all("/")).get(KEY) == value
+        return (await client.get_all("users/")).get(key) == value
 
     there = b'{"Op":0,"Addr":"10.0.0.1:80","Metadata":null}'
     well = tmp_path / "well"
     well.write_text("fine\n")
     sidecar.start(
-        *("--format", "grpc", "--check", f"exec:cat {well}", "--interval", "50ms"),
+        *("--format", "grpc", "--id", "", "--check", f"exec:cat {well}", "--interval", "50ms"),
         *("--fall", "1", "--rise", "1"),
     )
     await eventually(lambda: value_is(there), 10, "registered")
@@ -307,7 +309,7 @@ async def test_in_a_format_without_words_for_health_the_key_is_there_while_it_is
         await eventually(lambda: value_is(there), 5, "well")
     sidecar.signal(signal.SIGTERM)
     assert await sidecar.wait() == 0
-    assert await client.get_all("/") == {}
+    assert await client.get_all("users/") == {}
     assert "registration_missing" not in sidecar.events()
 
 

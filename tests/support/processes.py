@@ -9,46 +9,75 @@ import asyncio
 import itertools
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
-_LAST: Final = 32_000
-
-
-def _ports() -> Iterator[int]:
-    """Ports below the kernel's ephemeral range, each once in a long while: those of one test
-    process are nobody else's, so that nothing takes one between the look and the use."""
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    size = (_LAST - 15_000) // workers
-    start = random.randrange(size)
-    for step in itertools.count(start):
-        yield 15_000 + number * size + step % size
+_FIRST, _LAST, _BLOCK = 15_000, 32_000, 100
+"""Below the kernel's ephemeral range: no outgoing connection takes one."""
 
 
-_PORTS: Final = _ports()
+class _Ports:
+    """Owns blocks of ports that no other process of this machine gives out while this one lives,
+    be they in use or not: a server that is away for a while finds its port again."""
+
+    def __init__(self) -> None:
+        self._claimed: set[int] = set()  # ≤ blocks that there are
+        self._rising = self._each()
+
+    def _each(self) -> Iterator[int]:
+        """The ports of one block after the other; of all that can be had, again and again."""
+        blocks = [*range(_FIRST, _LAST, _BLOCK)]
+        random.shuffle(blocks)
+        for block in itertools.cycle(blocks):
+            if self.ours(block):
+                yield from range(block, block + _BLOCK)
+            elif not self._claimed and block == blocks[-1]:
+                return
+
+    def ours(self, port: int) -> bool:
+        """Whether the block of a port is claimed, as it is from now on if nobody else has it. The
+        claim is a name of a socket: it ends with the process, however that ends."""
+        block = port - port % _BLOCK
+        if block not in self._claimed:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as claim:
+                try:
+                    claim.bind(f"\0fairlead-test-ports-{block}")
+                except OSError:
+                    return False
+                claim.detach()
+            self._claimed.add(block)
+        return True
+
+    def free(self, beside: int) -> int:
+        """See `free_port`."""
+        for port in itertools.islice(self._rising, 200 + beside):
+            if port + beside >= _LAST or not self.ours(port + beside):
+                continue
+            with socket.socket() as probe, socket.socket() as other:
+                try:
+                    probe.bind(("127.0.0.1", port))
+                    if beside:
+                        other.bind(("127.0.0.1", port + beside))
+                except OSError:
+                    continue
+                return port
+        raise RuntimeError("no free port found")
+
+
+PORTS: Final = _Ports()
 
 
 def free_port(beside: int = 0) -> int:
-    """A loopback TCP port nobody listens on, nor on that which is `beside` more, from below the
-    kernel's ephemeral range: no outgoing connection of another test can take it in the meantime."""
-    for port in itertools.islice(_PORTS, 200 + beside):
-        if port + beside > _LAST:
-            continue
-        with socket.socket() as probe, socket.socket() as other:
-            try:
-                probe.bind(("127.0.0.1", port))
-                if beside:
-                    other.bind(("127.0.0.1", port + beside))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError("no free port found")
+    """A loopback TCP port that nobody listens on, nor on that which is `beside` more, and that no
+    other test process is given."""
+    return PORTS.free(beside)
 
 
 async def listens(port: int) -> bool:
@@ -167,6 +196,11 @@ class Process:
         """What it printed so far."""
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
+    async def logs(self, text: str, times: int = 1) -> None:
+        """Wait until it has printed the text so often: its log has a thread of its own, which on a
+        busy machine is later than what the log tells of."""
+        await eventually(lambda: self.log().count(text) >= times, 10, lambda: (text, self.log()))
+
     def signal(self, number: signal.Signals) -> None:
         self._started().send_signal(number)
 
@@ -204,3 +238,66 @@ class AwaitedProcess(Process):
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             await self.wait()
+
+
+class Started:
+    """What `async with` starts, and ends even if the start fails."""
+
+    async def start(self) -> None:
+        """On the same address and data as before, if there was a before."""
+        raise NotImplementedError
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        raise NotImplementedError
+
+
+class OwnServer(Started):
+    """Owns one server's process, and a directory with its throw-away data."""
+
+    def __init__(self, name: str) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix=f"fairlead-test-{name}-"))
+        self._command: list[str]
+        self._process: AwaitedProcess | None = None
+
+    async def start(self) -> None:
+        self.launch()
+        await self.serves()
+
+    def launch(self) -> None:
+        """As `start`, without waiting for it."""
+        self._process = AwaitedProcess(self._command, self.directory / "log")
+        self._process.launch(start_new_session=True)
+
+    async def serves(self) -> None:
+        """Wait until it does."""
+        raise NotImplementedError
+
+    async def kill(self) -> None:
+        if self._process is not None:
+            self.resume()
+            await self._process.kill()
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay, the kernel accepts more, nobody answers."""
+        assert self._process is not None
+        self._process.pause()
+
+    def resume(self) -> None:
+        if self._process is not None:
+            self._process.resume()
+
+    def wipe(self) -> None:
+        """Throw the data away. The server must not run."""
+        shutil.rmtree(self.directory / "data")
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)

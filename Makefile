@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test drills quick lint types bench microbench guard compiled test-compiled guard-compiled docs site simulate picture wheels release clean
+.PHONY: run test drills quick lint types bench microbench guard compiled test-compiled guard-compiled docs site site-version simulate picture wheels release clean
 
 # On the compiled data plane, if `make compiled` was called since the last change of the sources.
 run: $(VENV)/.run
@@ -41,6 +41,8 @@ bench: $(VENV)/.dev
 	-@$(MAKE) --no-print-directory compiled
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench mesh
+	$(BIN)/python -m bench tls-memory
+	$(BIN)/python -m bench http2-memory
 	-$(BIN)/python -m bench features
 
 # The data plane as extension modules, in a directory of its own. Needs a C compiler and Python.h.
@@ -79,7 +81,7 @@ guard: $(VENV)/.dev
 	$(BIN)/python -m bench guard
 	$(BIN)/python -m bench instructions
 
-# The pictures of docs/balancing.md.
+# The pictures of docs/balancers.md.
 simulate: $(VENV)/.dev
 	$(BIN)/python -m bench.simulate
 
@@ -89,11 +91,20 @@ docs: $(VENV)/.dev $(VENV)/.docs
 	$(BIN)/python -m proxy.control.metrics
 	$(BIN)/python -m proxy.manual
 	$(BIN)/python -m proxy.settings.document docs/configuration.md
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
-# The pages as a site, in build/site: whoever has a web server can publish it. A link to nowhere fails it.
+# The pages as a site, in build/site: whoever has a web server can publish it. A link to nowhere fails it
+# (--quiet would let it pass).
 site: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+# The site of this version beside those of others, which readers choose from: a commit on the branch
+# `site`, for whoever publishes to push. `latest` leads to it.
+site-version: $(VENV)/.docs
+	export PATH=$(abspath $(BIN)):$$PATH NO_MKDOCS_2_WARNING=1; \
+		version=$$(python -c "import proxy; print(proxy.__version__.rpartition('.')[0])") && \
+		mike deploy --branch site --alias-type redirect --update-aliases $$version latest && \
+		mike set-default --branch site latest
 
 # The picture of the first page, which moves: a run of the demo.
 picture: $(VENV)/.run
@@ -114,11 +125,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The stamps make a second call start at once; a changed dependency list installs again.
-$(VENV)/.run: pyproject.toml constraints.txt setup.py proxy/http/_scanner.c | $(BIN)/python
+$(VENV)/.run: pyproject.toml constraints.txt setup.py proxy/_latency.c proxy/http/_scanner.c | $(BIN)/python
 	$(PIP) --editable '.[demo]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt setup.py proxy/http/_scanner.c | $(BIN)/python
+$(VENV)/.dev: pyproject.toml constraints.txt setup.py proxy/_latency.c proxy/http/_scanner.c | $(BIN)/python
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.run
 

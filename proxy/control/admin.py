@@ -243,9 +243,8 @@ class Admin:
         if instances not in ("on", "off"):
             raise Refusal(400, f"instances: {instances[:20]!r}: must be on or off")
         page, kind = await self.metrics.get(instances=instances == "on"), metrics.CONTENT_TYPE
-        accept = request.headers.get("Accept", "")
-        wanted = quality(accept, metrics.OPENMETRICS.partition(";")[0])
-        if wanted and wanted >= quality(accept, "text/plain"):
+        wanted = quality(request, metrics.OPENMETRICS.partition(";")[0])
+        if wanted and wanted >= quality(request, "text/plain"):
             exporter = self._supervisor.exporter
             exemplars = None if exporter is None else exporter.exemplars
             page, kind = metrics.openmetrics(page, exemplars), metrics.OPENMETRICS

@@ -200,12 +200,12 @@ class Pages:
 
 def wants_page(request: web.BaseRequest) -> bool:
     """Whether the dashboard is meant, and not the list of paths, which is JSON."""
-    accept = request.headers.get("Accept", "")
-    return quality(accept, "text/html") > 0 or not quality(accept, "application/json")
+    return quality(request, "text/html") > 0 or not quality(request, "application/json")
 
 
-def quality(accept: str, kind: str) -> float:
+def quality(request: web.BaseRequest, kind: str) -> float:
     """How much a kind of answer is wanted by its name, 0 to 1 (RFC 9110 section 12.4.2)."""
+    accept = ",".join(request.headers.getall("Accept", ()))
     found = re.findall(rf"(?:^|,)[ \t]*{re.escape(kind)}[ \t]*(?=[;,]|$)([^,]*)", accept, re.I)
     shares = (re.search(r";[ \t]*q=([01](?:\.\d{0,3})?)[ \t]*(?:;|$)", one, re.I) for one in found)
     return max((float(share[1]) if share else 1.0 for share in shares), default=0.0)

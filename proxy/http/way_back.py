@@ -11,7 +11,9 @@ from proxy.http.messages import CRLF, ResponseHead
 
 _NAMED: Final = (b"location", b"content-location")
 _COOKIE_PATH: Final = re.compile(rb"(;[ \t]*path=)(/[^;]*)", re.IGNORECASE)
-_ABSOLUTE: Final = re.compile(rb"(https?)://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
+_ABSOLUTE: Final = re.compile(rb"(https?:)?//([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
+_DEFAULT_PORTS: Final = {b"http:": b":80", b"https:": b":443"}
+"""Ports that many servers write out, and names of hosts leave out (RFC 9110 section 4.2.3)."""
 
 
 class WayBack(NamedTuple):
@@ -51,12 +53,15 @@ class WayBack(NamedTuple):
         if value.startswith(b"/") and not value.startswith(b"//"):
             return self._path(value)
         absolute = _ABSOLUTE.fullmatch(value)
-        if absolute is None or absolute[2].lower() != self.host.lower():
+        if absolute is None:
             return value
-        scheme, _, rest = absolute.groups()
-        if self.host != self.client_host:
-            scheme = self.scheme  # Of a name that is not the client's, nobody meant another one.
-        return b"%b://%b%b" % (scheme, self.client_host, self._path(rest) if rest else rest)
+        scheme, host, rest = absolute[1] or b"", absolute[2].lower(), absolute[3]
+        own = self.host.lower()
+        if own not in (host, host.removesuffix(_DEFAULT_PORTS.get(scheme.lower(), b""))):
+            return value
+        if scheme and self.host != self.client_host:
+            scheme = self.scheme + b":"  # Nobody meant another one of a name not the client's.
+        return b"%b//%b%b" % (scheme, self.client_host, self._path(rest) if rest else rest)
 
     def _path(self, path: bytes) -> bytes:
         if not path.startswith(self.inner + b"/") and (

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from multidict import MultiDict
+from aiohttp.test_utils import make_mocked_request
+from multidict import CIMultiDict, MultiDict
 
 from proxy.control.admin_pages import FILES, Sessions, quality
 from proxy.control.part import Part, part_of
@@ -31,16 +32,17 @@ def test_a_session_too_many_ends_the_oldest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accept", "share"),
+    ("accepts", "share"),
     [
         ("", 0.0), ("*/*", 0.0), ("x/a-b", 0.0), ("x/a", 1.0), ("X/A", 1.0), ("y/b,x/a", 1.0),
         ("x/a;q=0", 0.0), ("x/a; q=0.000", 0.0), ("x/a;version=1.0.0;Q=0.5 , y/b", 0.5),
         ("x/a;version=2;q=0.5,x/a;version=1;q=0.4", 0.5), ("x/a;q=none", 1.0), ("x/ab;q=1", 0.0),
-        ("y/x/a", 0.0), ("y/b;q=0.1, x/a", 1.0),
+        ("y/x/a", 0.0), ("y/b;q=0.1, x/a", 1.0), ("y/b\nx/a;q=0.2", 0.2), ("x/a\ny/b;q=0.2", 1.0),
     ],
 )  # fmt: skip
-def test_a_kind_of_answer_is_wanted_as_much_as_is_said(accept: str, share: float) -> None:
-    assert quality(accept, "x/a") == share
+def test_a_kind_of_answer_is_wanted_as_much_as_is_said(accepts: str, share: float) -> None:
+    lines = CIMultiDict(("accept", line) for line in accepts.split("\n"))
+    assert quality(make_mocked_request("GET", "/", lines), "x/a") == share
 
 
 def test_files_of_the_dashboard_are_those_that_are_there() -> None:

@@ -16,6 +16,7 @@ STRIP = RouteSpec(path_prefix="/svc", strip_prefix=True, rewrite_responses=True,
 SWAP = RouteSpec(path_prefix="/svc", rewrite_prefix="/new/", rewrite_responses=True, service="s")
 ROOT = RouteSpec(path_prefix="/", rewrite_prefix="/new", rewrite_responses=True, service="s")
 HOST = RouteSpec(set_host="inner:81", rewrite_responses=True, service="s")
+PLAIN = RouteSpec(set_host="inner", rewrite_responses=True, service="s")
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,12 @@ HOST = RouteSpec(set_host="inner:81", rewrite_responses=True, service="s")
         (STRIP, "Location: https://h/a", "Location: https://h/svc/a"),
         (STRIP, "Location: https://h", "Location: https://h"),
         (STRIP, "Location: http://else/a", "Location: http://else/a"),
-        (STRIP, "Location: //h/a", "Location: //h/a"),
+        (STRIP, "Location: http://h:80/a", "Location: http://h/svc/a"),
+        (STRIP, "Location: https://H:443", "Location: https://h"),
+        (STRIP, "Location: http://h:443/a", "Location: http://h:443/a"),
+        (STRIP, "Location: //h/a", "Location: //h/svc/a"),
+        (STRIP, "Location: //h:80/a", "Location: //h:80/a"),
+        (STRIP, "Location: //else/a", "Location: //else/a"),
         (STRIP, "Location: a/b", "Location: a/b"),
         (STRIP, "content-location: /a", "content-location: /svc/a"),
         (STRIP, "Set-Cookie: a=b; Path=/; Secure", "Set-Cookie: a=b; Path=/svc; Secure"),
@@ -45,7 +51,10 @@ HOST = RouteSpec(set_host="inner:81", rewrite_responses=True, service="s")
         (ROOT, "Set-Cookie: a=b; Path=/new", "Set-Cookie: a=b; Path=/"),
         (ROOT, "Set-Cookie: a=b; Path=/new/x", "Set-Cookie: a=b; Path=/x"),
         (HOST, "Location: https://INNER:81/a", "Location: http://h/a"),
+        (HOST, "Location: http://inner/a", "Location: http://inner/a"),
+        (HOST, "Location: //inner:81/a", "Location: //h/a"),
         (HOST, "Location: http://h/a", "Location: http://h/a"),
+        (PLAIN, "Location: http://inner:80/a", "Location: http://h/a"),
         (HOST, "Location: /a", "Location: /a"),
     ],
 )  # fmt: skip

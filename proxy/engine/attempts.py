@@ -159,7 +159,7 @@ class Attempts(RequestState):
             if refusal is not None:
                 self._answer_fault(refusal.fault, refusal.detail)
                 return
-            stream = shared_stream(node.shared)
+            stream = None if node.awaited else shared_stream(node.shared)
             if stream is not None:
                 self._send(stream, self.services.now())
                 return

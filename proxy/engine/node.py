@@ -19,6 +19,7 @@ class Node:
         "address",
         "admitted",
         "answers",
+        "awaited",
         "calm_until",
         "count_answer",
         "failed_at",
@@ -110,6 +111,8 @@ class Node:
         """Sessions of HTTP/2 that take further streams."""
         self.turns: Turns | None = None
         """Connections being made to it, once it was dialled."""
+        self.awaited = False
+        """Requests wait for a stream to it; who comes now waits behind them."""
         self.calm_until = 0.0
         """No new session before: the instance has asked for that."""
         self.picks = 0

@@ -64,7 +64,7 @@ class Pace:
             return
         self._until = until = self._now() + LONG
         try:
-            while line:  # ≤ connections
+            for _ in range(len(line)):  # ≤ connections
                 line.popleft()()
                 if self._now() >= until:
                     return

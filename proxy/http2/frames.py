@@ -136,6 +136,17 @@ class FrameReader:
             else:
                 self._rest = data[at:]
 
+    def keep(self, data: bytes) -> None:
+        """Leave `data` to the next `feed`, which is perhaps of nothing more."""
+        self._rest = self._rest[self._at :] + data
+        self._at = 0
+        self.behind = True
+
+    @property
+    def worked(self) -> int:
+        """Requests that would have made the latest `feed` as much work; at least one."""
+        return 1 + (_TURN - self._turn) // _REQUEST
+
     @property
     def moved(self) -> bool:
         """The latest `feed` has come to the end of a frame."""

@@ -752,6 +752,18 @@ def test_the_last_of_several_settings_in_a_read_counts(make: Any) -> None:
         client.expect(RELAYED)
 
 
+def test_requests_that_wait_for_a_stream_get_one_before_later_ones(make: Any) -> None:
+    wire = make(http2=True)
+    for place in range(40):  # More than get one in a turn of the loop.
+        wire.client().send(request(f"GET /{place}"))
+    instance = H2Instance(wire, begin=b"")
+    late = wire.client()
+    instance.peer.transport.feed(SETTINGS + frame(4, 1))  # There is room for all.
+    late.send(request("GET /late"))
+    paths = [told[":path"] for _, _, told, _ in instance.take()]
+    assert paths == [*(f"/{place}" for place in range(40)), "/late"]
+
+
 def test_a_connection_that_was_in_use_when_the_protocol_changed_is_not_kept(make: Any) -> None:
     wire = make()
     client = wire.client()

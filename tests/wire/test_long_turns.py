@@ -12,6 +12,7 @@ from proxy.engine.http1.server import READ_AHEAD
 from proxy.engine.pace import Pace
 from proxy.settings.listener import ListenerSettings, ListenerTimeouts
 from proxy.settings.service import Keepalive, ServiceSettings
+from tests.support.h2_peer import HTTP2, H2Instance, H2Peer, answer, data, head
 from tests.support.wire import OK, OK_RELAYED, Peer, Wire, forwarded, request
 from tests.wire.scenes import HALF_CLOSE, answered, asked
 
@@ -196,3 +197,35 @@ def test_the_next_exchange_of_a_connection_is_not_put_off_for_good(make: Any) ->
     a.reset()
     assert client.take().endswith(b"h")
     assert client.closed
+
+
+def test_a_client_of_http2_is_read_in_its_turn(make: Any) -> None:
+    wire = make(listener=HTTP2)
+    client = H2Peer(wire)
+    line = long_turn(wire)
+    client.peer.send_at_once(head(1), head(3)[:9], head(3)[9:])
+    assert not client.peer.read
+    assert client.take() == []
+    next_turns(wire, line)
+    assert client.peer.read
+    for stream in (1, 3):
+        instance = wire.connected()
+        instance.expect(forwarded("GET /x"))
+        instance.send(OK)
+        assert client.answer(stream)[1] == b"hi"
+
+
+def test_an_instance_of_http2_is_read_in_its_turn(make: Any) -> None:
+    wire = make(http2=True)
+    client = wire.client()
+    client.send(request("GET /x"))
+    instance = H2Instance(wire)
+    assert instance.requests() == [1]
+    line = long_turn(wire)
+    told = answer(1, ("content-length", "2")) + data(1, b"hi", True)
+    instance.peer.send_at_once(told[:9], told[9:])
+    assert not instance.peer.read
+    client.expect_nothing()
+    next_turns(wire, line)
+    assert instance.peer.read
+    client.expect(OK_RELAYED)

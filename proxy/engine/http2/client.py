@@ -82,7 +82,7 @@ class InstanceSession(SessionLife):
 
     def stream(self) -> UpstreamStream | None:
         """See `SharedSession`."""
-        if self._retired or self.transport.is_closing() or self._open >= self._room():
+        if self._open >= self._room() or self._retired or self.transport.is_closing():
             return None
         if not self._open and self._uses and has_ended(self.transport):
             self.retire()  # No request is sent to who has gone while nobody asked.

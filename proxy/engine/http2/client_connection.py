@@ -127,14 +127,24 @@ class SessionLife(InstanceStreams):
         if self._pinged:
             self._pinged = False
             self._watch()
+        if not self.settled and data.startswith(b"HTTP/"):
+            detail = "speaks HTTP/1: set `protocol: h1` for it"
+            self._give_up(PROTOCOL_ERROR, BAD_ANSWER, detail)
+            return
+        pace = self._upstreams.pace
+        if data and (self.behind or (pace.left < 0 and pace.is_over())):
+            if not self.behind:
+                self.transport.pause_reading()
+                pace.put_off(self._read_on)
+            self.keep(data)
+            return
         try:
             self._reading = True
-            if not self.settled and data.startswith(b"HTTP/"):
-                raise GoAway(PROTOCOL_ERROR, "speaks HTTP/1: set `protocol: h1` for it")
             self.feed(data)
+            pace.left -= self.worked
             if self.behind:
                 self.transport.pause_reading()
-                self._call_soon(self._read_on)
+                pace.put_off(self._read_on)
         except GoAway as error:
             self._give_up(error.code, BAD_ANSWER, str(error))
         except Exception as error:
@@ -161,7 +171,7 @@ class SessionLife(InstanceStreams):
     def _arrange(self) -> None:
         if not self._due_read:
             self._due_read = True
-            self._call_soon(self._pass_on_later)
+            self._upstreams.pace.put_off(self._pass_on_later)
 
     def _pass_on_later(self) -> None:
         self._due_read = False
@@ -174,7 +184,9 @@ class SessionLife(InstanceStreams):
         if self._next_ping and not self.closed:
             self._next_ping = 0.0
             self._watch()
-        for id in list(self._read)[:_PASSED]:  # ≤ _PASSED
+        now = list(self._read)[:_PASSED]
+        self._upstreams.pace.left -= len(now)
+        for id in now:  # ≤ _PASSED
             stream = self._read.pop(id, None)
             if stream is not None:
                 stream.pass_on()

@@ -219,12 +219,18 @@ class SessionConnection(SessionOutput):
     def data_received(self, data: bytes) -> None:
         if self.phase is CLOSING:
             return
+        pace = self.services.pace
+        if data and (self.behind or (pace.left < 0 and pace.is_over())):
+            if not self.behind:
+                self._read_later()
+            self.keep(data)
+            return
         self._reading = True
         try:
             self.feed(data)
+            pace.left -= self.worked
             if self.behind:
-                self._gate.hold(BEHIND, self._on_hangup)
-                self.services.loop.call_soon(self._read_on)
+                self._read_later()
             self._watch()
             self._on_read()
         except GoAway as error:
@@ -232,6 +238,11 @@ class SessionConnection(SessionOutput):
         except Exception as error:
             self.fail_inside(error)
         self._reading = False
+
+    def _read_later(self) -> None:
+        """Read on in a turn to come, and nothing more before."""
+        self._gate.hold(BEHIND, self._on_hangup)
+        self.services.pace.put_off(self._read_on)
 
     def _read_on(self) -> None:
         """The rest of what was read."""

@@ -46,6 +46,7 @@ class Sharing(Lines):
         line = self._lines.get(node)
         if line is None:
             line = self._lines[node] = NodeLine(self, node)
+            node.awaited = True
         line.join(settings, waiter, min(settings.timeouts.connect or inf, at_most))
 
     def on_room(self, node: Node) -> None:
@@ -64,6 +65,7 @@ class Sharing(Lines):
         """Drop a line in which nobody waits any more."""
         if self._lines.get(line.node) is line:
             del self._lines[line.node]
+            line.node.awaited = False
 
 
 class _Waiting:
@@ -90,6 +92,8 @@ class NodeLine:
         self._alarm = Alarm(self._on_alarm)
         self._dialling: ServiceSettings | None = None
         """Settings of the service as they were when the connection was begun that is being made."""
+        self._arranged = False
+        """The next turn of the loop gives streams to more of them."""
 
     def join(self, settings: ServiceSettings, waiter: Dialler, limit: float) -> None:
         """Let an attempt wait for a connection, for `limit` seconds at most."""
@@ -97,12 +101,14 @@ class NodeLine:
         self._waiting.append(_Waiting(settings, waiter, until))
         if until < self._alarm.deadline:
             self._deadlines.arm(self._alarm, until)
-        self.serve()
+        if len(self._waiting) == 1:
+            self.serve()  # Where others wait there is no room, or they are being served.
 
     def serve(self) -> None:
-        """Give streams to those who have waited the longest, as far as there are any."""
+        """Give streams to those who have waited the longest, as far as there are any: one where
+        more of that is arranged, for the one that has ended."""
         waiting, node = self._waiting, self.node
-        for _ in range(min(_TURN, len(waiting))):  # ≤ _TURN + requests
+        for _ in range(min(1 if self._arranged else _TURN, len(waiting))):  # ≤ _TURN + requests
             stream = shared_stream(node.shared)
             if stream is None:
                 break
@@ -112,9 +118,15 @@ class NodeLine:
             waiting.popleft().waiter.on_connected(node, stream)
         else:
             if waiting:
-                self._sharing.upstreams.soon(self.serve)
+                if not self._arranged:
+                    self._arranged = True
+                    self._sharing.upstreams.soon(self._serve_on)
                 return
         self._dial_or_leave()
+
+    def _serve_on(self) -> None:
+        self._arranged = False
+        self.serve()
 
     def _dial_or_leave(self) -> None:
         """Make the session that is missing for those who still wait, unless it is on its way."""

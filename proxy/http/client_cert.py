@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
@@ -20,6 +21,15 @@ FIELDS: Final = (b"client-cert", b"client-cert-chain", b"x-forwarded-client-cert
 """Fields that say it; whoever sends one himself is not believed."""
 
 
+def parsed(connection: ssl.SSLObject) -> dict[str, Any]:
+    """The words of the other side's certificate, as `ssl.SSLSocket.getpeercert` has them; empty =
+    there is none that was verified, or it cannot be read: OpenSSL takes names in any encoding."""
+    try:
+        return connection.getpeercert() or {}
+    except (ValueError, ssl.SSLError):
+        return {}
+
+
 def rfc9440(certificates: Sequence[bytes]) -> bytes:
     """Field lines of RFC 9440 §2. `certificates`: DER, the client's own first."""
     values = [b":%b:" % b64encode(one) for one in certificates]
@@ -29,19 +39,19 @@ def rfc9440(certificates: Sequence[bytes]) -> bytes:
     return lines
 
 
-def xfcc(certificates: Sequence[bytes], parsed: dict[str, Any]) -> bytes:
+def xfcc(certificates: Sequence[bytes], said: dict[str, Any]) -> bytes:
     """The field line that Envoy writes (x-forwarded-client-cert). `certificates`: DER, the
-    client's own first; `parsed`: that one as `ssl.SSLSocket.getpeercert` has it."""
+    client's own first; `said`: what that one says (`parsed`)."""
     parts = [
         f"Hash={sha256(certificates[0]).hexdigest()}",
         f'Cert="{_pem(certificates[:1])}"',
     ]
     if len(certificates) > 1:
         parts.append(f'Chain="{_pem(certificates)}"')
-    subject = distinguished(parsed.get("subject", ()))
+    subject = distinguished(said.get("subject", ()))
     escaped = subject.replace("\\", "\\\\").replace('"', '\\"')
     parts.append(f'Subject="{escaped}"')
-    for kind, value in parsed.get("subjectAltName", ()):  # ≤ 4096
+    for kind, value in said.get("subjectAltName", ()):  # ≤ 4096
         if kind in ("URI", "DNS"):
             parts.append(f"{kind}={quote(value, safe='/:@-._~*')}")
     return b"X-Forwarded-Client-Cert: %b\r\n" % ";".join(parts).encode("ascii")

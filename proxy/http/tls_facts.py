@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import Any, cast
 
-from proxy.http.client_cert import distinguished
+from proxy.http.client_cert import distinguished, parsed
 
 
 def note_name(connection: ssl.SSLObject, name: str) -> None:
@@ -47,6 +47,5 @@ class TlsFacts:
     def client(self) -> str | None:
         """Subject of the client's certificate (RFC 4514); None = it has shown none."""
         if self._client is None:
-            shown: dict[str, Any] = self._ssl.getpeercert() or {}
-            self._client = distinguished(shown.get("subject", ()))
+            self._client = distinguished(parsed(self._ssl).get("subject", ()))
         return self._client or None

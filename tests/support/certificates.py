@@ -62,6 +62,13 @@ def private_key(kind: str, number: int) -> Any:
     return ec.generate_private_key(ec.SECP256R1())
 
 
+UNREADABLE: x509.ExtensionType = x509.UnrecognizedExtension(
+    x509.SubjectAlternativeName.oid, b"\x30\x0a\x81\x08" + "mü@a.com".encode("latin-1")
+)
+"""A subjectAltName with a mail address in an encoding that it must not have: OpenSSL takes it, and
+Python's `getpeercert` raises UnicodeDecodeError."""
+
+
 class Authority:
     """An authority that is in memory alone."""
 
@@ -87,14 +94,18 @@ class Authority:
         not_before: float = LONG_AGO,
         not_after: float = FAR,
         common_name: str = "",
+        extension: x509.ExtensionType | None = None,
     ) -> Made:
-        """A certificate for DNS names and addresses; none = without subjectAltName."""
+        """A certificate for DNS names and addresses; none = without subjectAltName, unless that is
+        the `extension`."""
         key = private_key(kind, number)
         subject = _name(common_name or (names[0] if names else "nameless"))
         builder = _builder(subject, self._name, key.public_key(), not_before, not_after)
         if names:
             hosts = [_host(name) for name in names]
             builder = builder.add_extension(x509.SubjectAlternativeName(hosts), critical=False)
+        if extension is not None:
+            builder = builder.add_extension(extension, critical=False)
         builder = builder.add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), False
         )

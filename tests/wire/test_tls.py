@@ -21,7 +21,7 @@ from proxy.settings.listener import ListenerLimits, ListenerSettings, ListenerTi
 from proxy.settings.listener_tls import Certificate, ListenerTls
 from proxy.tls.acme import challenge_pair
 from proxy.tls.contexts import load_pair
-from tests.support.certificates import Authority, Made
+from tests.support.certificates import UNREADABLE, Authority, Made
 from tests.support.h2_peer import H2Peer, head
 from tests.support.tls_far_end import TlsFarEnd, authority, client_side
 from tests.support.wire import OK, OK_RELAYED, Peer, Wire, forwarded, request
@@ -498,6 +498,28 @@ def test_xfcc_names_the_client(make: Any) -> None:
     instance = wire.accepted()
     sent = instance.take()
     assert b';Subject="CN=client.example";DNS=client.example\r\n' in sent
+    answered(client, instance)
+
+
+@pytest.mark.parametrize(
+    ("tls", "told"),
+    [
+        ({"forward_client_cert": "xfcc"}, b"X-Forwarded-Client-Cert: Hash="),
+        ({"forward_client_cert": "rfc9440"}, b"Client-Cert: :MI"),
+        ({"trust_domain": "mesh.local"}, b"GET /x"),
+    ],
+)
+def test_a_client_whose_certificate_cannot_be_read_is_served_as_one_that_names_nobody(
+    make: Any, tls: dict[str, str], told: bytes
+) -> None:
+    authority_ = clients()[0]
+    wire = make(listener=with_client_ca(**tls))
+    wire.prove(authority()[1], client_ca=authority_.ca)
+    odd = showing(authority_.issue(common_name="odd", extension=UNREADABLE))
+    client = wire.secure(wire.silent_client(), odd)
+    client.send(GET)
+    instance = wire.accepted()
+    assert told in instance.take()
     answered(client, instance)
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from proxy.messages import PoolNode, Pools, PoolSnapshot, UpstreamFiles
-from tests.support.certificates import Authority
+from proxy.messages import CertificatePair, PoolNode, Pools, PoolSnapshot, UpstreamFiles
+from proxy.settings.upstream_tls import UpstreamTls
+from proxy.tls.contexts import ServerPolicy, server_context
+from tests.support.certificates import UNREADABLE, Authority
 from tests.wire.conftest import making
 from tests.wire.scenes import GET, answered, asked, served
 
@@ -48,4 +50,21 @@ def test_a_session_under_another_name_does_not_vouch_for_a_new_one(make: Any) ->
         client.send(GET)
     wire.accepted()
     wire.settle()
+    assert b"error=tls_certificate_error;" in client.take()
+
+
+def test_an_instance_whose_certificate_cannot_be_read_proves_to_be_no_service(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signs = Authority("odd")
+    odd = signs.issue(common_name="s", extension=UNREADABLE)
+    shows = server_context([CertificatePair(odd.cert, odd.key, (), "ec")], ServerPolicy())
+    monkeypatch.setattr("tests.support.wire.server_side", lambda *_: shows)
+    named = UpstreamTls(mode="on", ca="ca", trust_domain="mesh.local")
+    monkeypatch.setattr("tests.support.wire.TO_INSTANCES", named)
+    wire = make()
+    wire.worker.on_message(UpstreamFiles(generation=2, contents={"ca": signs.ca}))
+    client = wire.client()
+    client.send(GET)
+    wire.accepted()
     assert b"error=tls_certificate_error;" in client.take()

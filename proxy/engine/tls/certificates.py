@@ -5,12 +5,12 @@ from __future__ import annotations
 import ssl
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary, WeakSet
 
 from proxy.engine.edge import Edge
 from proxy.engine.tls.transport import TlsTransport
-from proxy.http.client_cert import rfc9440, xfcc
+from proxy.http.client_cert import parsed, rfc9440, xfcc
 from proxy.http.tls_facts import note_name
 from proxy.messages import CertificatePair, ListenerCertificates
 from proxy.settings.listener_tls import ListenerTls
@@ -175,15 +175,14 @@ class ServerCertificates:
             return b""
         if how == "rfc9440":
             return rfc9440(certificates)
-        parsed: dict[str, Any] = connection.ssl.getpeercert() or {}
-        return xfcc(certificates, parsed)
+        return xfcc(certificates, parsed(connection.ssl))
 
     def caller(self, connection: TlsTransport | None) -> str:
         """The service that the client is; empty = it has not proved to be one."""
         domain = self.settings.trust_domain
         if not domain or connection is None:
             return ""
-        return service_of(connection.ssl.getpeercert() or {}, domain)
+        return service_of(parsed(connection.ssl), domain)
 
     def wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
         """The state of a new connection."""

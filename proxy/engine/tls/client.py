@@ -12,6 +12,7 @@ from proxy.engine.node import Node
 from proxy.engine.tls.connection import TlsConnection
 from proxy.engine.tls.handshakes import Handshakes
 from proxy.errors import CLOSED_EARLY, TLS_FAILED, TLS_TYPES, Refused
+from proxy.http.client_cert import parsed
 from proxy.settings.upstream_tls import UpstreamTls
 from proxy.tls.contexts import upstream_context
 from proxy.tls.identity import is_another
@@ -101,7 +102,7 @@ class ClientHandshake:
         if self.done.done():  # Nobody waits for it any more.
             connection.transport.abort()
             return
-        shown = (connection.ssl.getpeercert() or {}) if self._domain else {}
+        shown = parsed(connection.ssl) if self._domain else {}
         if said := is_another(shown, self._node.server_name, self._domain):
             connection.transport.abort()
             self._node.session = None

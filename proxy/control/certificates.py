@@ -204,6 +204,7 @@ class Certificates:
         for one in new.listeners:
             if (old := known.get(one.name)) is not None:
                 one.message, one.loads = old.message, old.loads
+                one.follow(old)
         return new
 
     async def start(self) -> None:

@@ -280,6 +280,26 @@ def test_a_bad_pair_of_a_directory_harms_no_other(tls: ListenerTls, tmp_path: Pa
     ]
 
 
+def test_a_reload_takes_no_last_good_value_away(tls: ListenerTls, tmp_path: Path) -> None:
+    put_pair(tmp_path / "certs", "c", AUTHORITY.issue("c.example"))
+    put(tmp_path / "d.pem", RENEWED.key + RENEWED.cert)
+    acme = obtained(tmp_path, "d").certificates
+    stage = Stage(replace(tls, certificates=(*tls.certificates, *acme)))
+    (tmp_path / "certs/b.key").unlink()  # Half of a renewal.
+    (tmp_path / "d.pem").unlink()
+    put_pair(tmp_path, "e", AUTHORITY.issue("e.example"))
+    new, before = (pair_of(tmp_path, "e"),), stage.settings.listeners[1]
+    https = replace(before, tls=replace(before.tls, certificates=new + before.tls.certificates))
+    for settings in (replace(stage.settings, listeners=(https,)), stage.settings):
+        stage.certificates = stage.certificates.successor(settings)
+        stage.certificates.begin(stage.looks(), stage.now)
+        names = ["a.example", "b.example", "c.example", "a.example"]
+        assert stage.names() == ["e.example"] * (settings is not stage.settings) + names
+    (tmp_path / "certs/b.pem").unlink()
+    assert len(stage.look()) == 1
+    assert "b.example" not in stage.names()
+
+
 @pytest.mark.parametrize("how", ["empty", "gone"])
 def test_a_directory_that_is_away_keeps_its_pairs(
     tls: ListenerTls, tmp_path: Path, how: str

@@ -46,7 +46,9 @@ _OPTIONAL: Final = (0xA0, 0x81, 0x82, 0xA1, 0xA2, 0xA3)
 """Tags of a certificate's version, identifiers and extensions, which need not be there."""
 _MISMATCHES: Final = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 
-_BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\r?\n.*?-----END \1-----", re.DOTALL)
+_BLOCK: Final = re.compile(
+    rb"-----BEGIN ([A-Z0-9 ]+)-----[ \t]*\r?\n.*?-----END \1-----", re.DOTALL
+)
 _CERTIFICATE: Final = (b"CERTIFICATE", b"X509 CERTIFICATE")
 
 

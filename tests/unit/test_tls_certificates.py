@@ -70,6 +70,9 @@ def test_further_content_of_the_files_is_left_out() -> None:
     both = b"Bag Attributes\n" + GOOD.key + b"\xfc\r\n" + GOOD.cert
     facts = read_pair(both, both)
     assert (facts.cert, facts.key) == (GOOD.cert, GOOD.key)
+    spaced = [one.replace(b"-----\n", b"----- \t\r\n") for one in (GOOD.cert, GOOD.key)]
+    assert read_pair(*spaced).cert.count(b"BEGIN") == GOOD.cert.count(b"BEGIN") == 2
+    assert read_authorities(spaced[0]).count(b"BEGIN") == 2
     old = b"-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n"
     old += key_pem(private_key("ec", 0), traditional=True)
     assert read_pair(GOOD.cert, old).key.startswith(b"-----BEGIN EC PRIVATE KEY-----")

@@ -68,3 +68,16 @@ def test_an_instance_whose_certificate_cannot_be_read_proves_to_be_no_service(
     client.send(GET)
     wire.accepted()
     assert b"error=tls_certificate_error;" in client.take()
+
+
+@pytest.mark.parametrize("name", ["a..b", "a\0b", ".a", "ü" * 80])
+def test_a_name_that_nobody_could_be_asked_for_is_the_fault_of_the_instance(
+    make: Any, name: str
+) -> None:
+    wire = make()
+    node = wire.node()
+    named = PoolNode(node.key, "a", *wire.address("a"), 1, "ready", 1, server_name=name)
+    wire.worker.on_message(Pools(seq=2, snapshots=(PoolSnapshot("s", 2, (named,)),)))
+    client = wire.client()
+    client.send(GET)
+    client.expect_problem(502, "tls_failed")

@@ -378,7 +378,7 @@ class Connector:
             handshake = ClientHandshake(
                 node, context, connection, self._handshakes, self._loop, preface, domain
             )
-        except ValueError as error:
+        except (TypeError, ValueError) as error:  # The first for one with a NUL.
             detail = f"{node.server_name!r} is no name that could be asked for: {error}"
             raise Refused(TLS_FAILED, detail) from None
         try:

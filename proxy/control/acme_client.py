@@ -271,6 +271,6 @@ def retry_after(headers: Mapping[str, str], now: float) -> float:
     said = headers.get("Retry-After", "")
     try:
         seconds = float(said) if said.isdecimal() else parsedate_to_datetime(said).timestamp() - now
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
     return min(max(0.0, seconds), LONGEST_WAIT)

@@ -325,6 +325,7 @@ def test_an_error_says_what_the_server_does(
         ("Mon, 21 Sep 2026 14:14:20 GMT", 60.0),
         ("99999999999", LONGEST_SAID),
         ("soon", 0.0),
+        ("Mon, 21 Sep 20260000000000000000 14:13:20 GMT", 0.0),
         ("", 0.0),
     ],
 )

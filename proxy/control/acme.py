@@ -256,6 +256,8 @@ class Acme:
             if domain not in facts.names:
                 raise ValueError("it is for other names")
             here = await self._in_time(lambda: self._read(domain))
+            if isinstance(here, OSError):
+                raise here
             if here is None or facts.not_after > here.not_after:
                 file = self._settings.file(domain)
                 await self._in_time(lambda: files.replace(file, content))
@@ -269,22 +271,30 @@ class Acme:
         return files.read(self._settings.file(domain), LARGEST_PEM)
 
     async def _look(self) -> bool:
-        """See which certificates there are; False if the files cannot be read."""
+        """See which certificates there are; False if the files do not answer. One that cannot be
+        read is not ordered, since it may be there already, and keeps no other from it."""
         try:
             found = await self._in_time(lambda: {name: self._read(name) for name in self.names})
         except OSError as error:
             log.warning("certificates_not_read", reason=str(error) or "the files do not answer")
             return False
-        for name, facts in found.items():
-            self.names[name].found(facts, self._rng)
+        for domain, facts in found.items():
+            name = self.names[domain]
+            if isinstance(facts, OSError):
+                log.warning("certificates_not_read", name=domain, reason=str(facts))
+                name.retry = max(name.retry, self._now() + FIRST_WAIT)
+            else:
+                name.found(facts, self._rng)
         return True
 
-    def _read(self, domain: str) -> CertificateFacts | None:
+    def _read(self, domain: str) -> CertificateFacts | OSError | None:
         try:
             content = files.read(self._settings.file(domain), LARGEST_PEM)
             return read_pair(content, content)
         except (FileNotFoundError, ValueError):
             return None
+        except OSError as error:
+            return error
 
     async def _order(self, domain: str, publish: Publish, tell: Callable[..., None]) -> None:
         name = self.names[domain]

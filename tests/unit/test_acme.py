@@ -258,6 +258,19 @@ async def test_files_that_cannot_be_read_are_not_ordered(stage: Stage) -> None:
     assert len(await stage.run(HOUR)) == 1
 
 
+async def test_a_file_that_cannot_be_read_keeps_no_other_name_from_its_order(
+    tmp_path: Path,
+) -> None:
+    stage = Stage(tmp_path / "acme", "a.example", "b.example")
+    await stage.acme.start()
+    stage.file().mkdir()
+    assert await stage.run(HOUR) == [0.0]
+    assert stage.file("b.example").is_file()
+    stage.file().rmdir()
+    assert len(await stage.run(HOUR)) == 1
+    assert [name for _, name, _ in stage.orders] == ["b.example", "a.example"]
+
+
 async def test_the_storage_is_for_its_owner(stage: Stage, tmp_path: Path) -> None:
     await stage.run(DAY)
     assert modes_below(tmp_path) == {

@@ -145,10 +145,11 @@ class _Conversation:
         order = msgspec.json.decode(body, type=_Order)
         for url in order.authorizations:
             await self._prove(url, domain, kind, publish)
-        await self._until(place, _Order, ("pending",))
+        order = await self._until(place, _Order, ("pending",))
         key = await in_thread(new_key, "make a key")
-        await self._post(order.finalize, {"csr": b64(request(domain, key))})
-        order = await self._until(place, _Order, ("ready", "processing"))
+        if order.status == "ready":  # Of another one it says why; to finalize it is an error.
+            await self._post(order.finalize, {"csr": b64(request(domain, key))})
+            order = await self._until(place, _Order, ("ready", "processing"))
         if order.status != "valid":
             raise AcmeError(f"the order is {order.status}: {order.error or 'nobody says why'}")
         _, chain = await self._post(order.certificate)

@@ -1,13 +1,21 @@
-"""Who obtains certificates when the configuration changes in the middle of an order."""
+"""Orders in the middle: who obtains certificates when the configuration changes, and what a server
+says of one that it gives up."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
-from proxy.control.acme import Publish
+import msgspec
+import pytest
+
+from proxy.control.acme import AcmeError, Publish
+from proxy.control.acme_client import _Conversation
 from proxy.control.acme_orders import AcmeOrders
 from proxy.messages import AcmeChallenges
+from proxy.settings.acme import AcmeSettings
+from proxy.tls.acme import AccountKey, new_key
 
 
 class Ordering:
@@ -58,3 +66,35 @@ async def test_an_order_that_is_given_up_has_taken_back_its_challenge_before_the
     await settled()
     assert sent[-1] == []
     assert all(task.done() for task in tasks)
+
+
+class Refusing(_Conversation):
+    """A conversation with a server that gives up an order once its names are proved."""
+
+    asked: tuple[str, ...] = ()
+
+    async def _ask(
+        self, method: str, url: str, content: bytes | None = None
+    ) -> tuple[Mapping[str, str], bytes]:
+        self._nonce = "n"
+        self.asked += (url,)
+        error = {"type": "urn:ietf:params:acme:error:caa", "detail": "not us"}
+        order = {"authorizations": [], "finalize": "finalize", "status": "invalid", "error": error}
+        answers: dict[str, Any] = {
+            "directory": {"newNonce": "nonce", "newAccount": "account", "newOrder": "order"},
+            "order": {**order, "status": "pending"},
+            "place": order,
+        }
+        return {"Location": "place"}, msgspec.json.encode(answers.get(url))
+
+
+async def test_an_order_that_the_server_gives_up_is_told_with_its_reason() -> None:
+    async def publish(_: object) -> bool:
+        return True
+
+    settings = AcmeSettings(directory="directory", domains=("a.example",))
+    session: Any = None
+    refusing = Refusing(session, settings, AccountKey(new_key()))
+    with pytest.raises(AcmeError, match="the order is invalid: caa: not us"):
+        await refusing.order("a.example", "http-01", publish)
+    assert "finalize" not in refusing.asked

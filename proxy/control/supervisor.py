@@ -459,7 +459,7 @@ class Supervisor:
             reasons.append("stopping")
         if not self.pools.complete:
             reasons.append("no full set of instances is known yet")
-        if self.settings.config is not None and not self.settings.routes:
+        if not self.settings.shared_known:
             reasons.append("the shared configuration is not known yet")
         for worker in self.workers:
             process = worker.current

@@ -180,7 +180,9 @@ def composed(base: Settings, options: MeshOptions) -> Settings:
         routes=(
             RouteSpec(listeners=(INBOUND,), service=own),
             RouteSpec(host=FIRST_LABEL, listeners=(OUTBOUND,), services=options.to),
-        ),
+        )
+        if base.shared_known  # Else filters and limits of the service are not known, either.
+        else (),
         defaults=_out(base.defaults, mutual),
         services=services,
         static={**base.static, own: (program,)},

@@ -165,6 +165,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     defaults: PoolSettings = PoolSettings()
     services: dict[str, PoolSettings] = {}
     config: ConfigSettings | None = None
+    shared_known: bool = True
+    """False: what `config` leads to is not known yet. Nobody is served until then."""
     fleet: FleetSettings | None = None
     relay: RelaySettings | None = None
     plugins: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ import msgspec
 from proxy import cpus, files
 from proxy.settings.access_log import resolve_access_log
 from proxy.settings.acme import check_acme
+from proxy.settings.callers import CallersSettings
 from proxy.settings.complaints import Complaint, ConfigError, Report
 from proxy.settings.dashboard import with_dashboard, with_token_anew
 from proxy.settings.declare import Given, build, read_section
@@ -200,6 +201,11 @@ def _settings(
                 complaints += remarks.error().complaints
             except ConfigError as error:
                 complaints += error.complaints
+        else:
+            # Who may call is under the key. Without routes there is no request, but there are
+            # connections, and routes that instances bring.
+            nobody = PoolSettings(callers=CallersSettings())
+            settings = msgspec.structs.replace(settings, shared_known=False, defaults=nobody)
     if complaints := [*report.error().complaints, *complaints]:
         raise ConfigError(complaints)
     return settings

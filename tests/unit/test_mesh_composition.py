@@ -8,7 +8,9 @@ import msgspec
 import pytest
 
 from proxy.mesh.composition import IDLE, MeshOptions, composed
+from proxy.settings.callers import CallersSettings
 from proxy.settings.file import Settings
+from proxy.settings.fleet import SharedText
 from proxy.settings.load import parse
 from proxy.settings.registry import registry_options
 from proxy.settings.service import PoolSettings
@@ -92,3 +94,19 @@ def test_the_program_is_called_once_and_protected_as_the_file_says_of_its_servic
         assert getattr(has, key) == getattr(said, key), key
     assert (has.retry.max_retries, has.ejection.enabled, has.zone) == (0, False, None)
     assert has.tls.mode == "off"
+
+
+def test_a_side_car_serves_nobody_before_its_shared_configuration_is_known() -> None:
+    text = """
+registry: {type: etcd, endpoints: ["http://127.0.0.1:1"]}
+config: {source: etcd}
+"""
+    words = MeshOptions(service="users", port=8080, identity=Path("/id"))
+    unknown = composed(parse(text, "mesh.yaml", {}), words)
+    assert unknown.routes == ()
+    assert unknown.services["users:inbound"].callers == CallersSettings()
+    services = "services: {users: {callers: {allow: [web]}}}"
+    shared = SharedText(f"routes: [{{service: x}}]\n{services}", "etcd:/key")
+    known = composed(parse(text, "mesh.yaml", {}, shared), words)
+    assert len(known.routes) == 2
+    assert known.services["users:inbound"].callers is not None

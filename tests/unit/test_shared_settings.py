@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.settings.callers import CallersSettings
 from proxy.settings.complaints import ConfigError
 from proxy.settings.file import Settings
 from proxy.settings.fleet import MAX_TEXT, SharedText
@@ -43,7 +44,17 @@ def test_services_and_routes_are_the_keys_and_all_else_is_the_files() -> None:
 def test_a_key_that_is_not_known_yet_serves_nobody() -> None:
     settings = merged(None)
     assert settings.config is not None
+    assert not settings.shared_known
     assert (settings.routes, settings.services) == ((), {})
+    # Connections without HTTP and routes of instances need no route of the key.
+    assert settings.defaults.callers == CallersSettings()
+
+
+def test_a_key_may_have_no_routes_where_there_is_no_http_and_is_known_all_the_same() -> None:
+    local = LOCAL + "listeners: [{name: db, mode_tcp: db}]\n"
+    settings = merged("services: {db: {balancer: random}}\n", local)
+    assert settings.shared_known
+    assert (settings.routes, settings.defaults.callers) == ((), None)
 
 
 def test_filters_of_the_file_are_there_for_routes_of_the_key_and_cannot_be_replaced() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,6 +17,17 @@ from proxy.cli_register import DURATION
 _DIRECTORY = click.argument(
     "directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path)
 )
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Words that make no sense, and directories that are none, are the caller's to mend."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    except OSError as error:
+        raise click.UsageError(f"{error.filename}: {error.strerror or error}") from None
 
 
 @click.group()
@@ -33,10 +46,8 @@ def init(directory: Path, trust_domain: str, as_json: bool) -> None:
     """Make a root, and an intermediate that signs, in an empty directory."""
     from proxy.mesh import authority
 
-    try:
+    with _refusing():
         authority.create(directory, trust_domain)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
     words = f"{directory}: an authority for {trust_domain}; ca.crt is what everybody trusts"
     show({"directory": str(directory), "trust_domain": trust_domain}, [words], as_json)
 
@@ -55,10 +66,10 @@ def issue(directory: Path, service: str, out: Path, life: float, as_json: bool) 
 
     if service.lower() == OWN:
         raise click.UsageError(f"{service} is the authority's own name; allowed: any other")
-    try:
+    if life <= 0:
+        raise click.UsageError("--life: is over at once; allowed: such as 24h")
+    with _refusing():
         Authority(directory).issue(parse_name(service), out, timedelta(seconds=life))
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
     document = {"out": str(out), "service": service, "life": life}
     show(document, [f"{out}: {service}, for {life / 3600:g} h"], as_json)
 
@@ -71,10 +82,8 @@ def rotate(directory: Path, as_json: bool) -> None:
     one is gone."""
     from proxy.mesh import authority
 
-    try:
+    with _refusing():
         step = authority.rotate(directory)
-    except OSError as error:
-        raise click.UsageError(f"{directory}: is no authority: {error}") from None
     show({"directory": str(directory), "step": step}, [f"{directory}: {step}"], as_json)
 
 
@@ -85,11 +94,13 @@ def serve(directory: Path, bind: str) -> None:
     """Renew leaves of side-cars (--renew-from), for whoever shows one that is valid."""
     from proxy import log
     from proxy.mesh.renewal import RenewalServer
-    from proxy.settings.addresses import split_bind
+    from proxy.settings.addresses import TCP_BIND, split_bind
     from proxy.settings.process import LogSettings
+    from proxy.settings.tree import Scalar
 
     log.set_up(LogSettings())
-    host, port = split_bind(bind)
+    with _refusing():
+        host, port = split_bind(TCP_BIND(Scalar(bind)))
 
     async def main() -> None:
         stop = asyncio.Event()

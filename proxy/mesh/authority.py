@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from proxy import files
+from proxy.settings.addresses import parse_host_name
 
 ROOT_LIFE: Final = timedelta(days=3650)
 ISSUING_LIFE: Final = timedelta(days=365)
@@ -51,7 +52,12 @@ class Issued(msgspec.Struct, frozen=True):
 
 
 def create(directory: Path, domain: str) -> None:
-    """Make a new authority in an empty directory. ValueError where there is one."""
+    """Make a new authority in an empty directory. ValueError where there is one, and for a domain
+    that no side-car could be of."""
+    try:
+        domain = parse_host_name(domain)
+    except ValueError as error:
+        raise ValueError(f"trust domain {domain!r}: {error}; allowed: mesh.local") from None
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if any(directory.iterdir()):
         raise ValueError(f"{directory}: is not empty, and an authority is not written over")
@@ -61,25 +67,30 @@ def create(directory: Path, domain: str) -> None:
 
 
 def rotate(directory: Path) -> str:
-    """Take the next of the three steps in which a root is replaced; says which it was."""
+    """Take the next of the three steps in which a root is replaced; says which it was. A step that
+    was interrupted is taken to its end."""
     domain = _read(directory / "domain").decode()
-    coming, going = directory / "next", directory / "old"
+    coming, going, made = (directory / one for one in ("next", "old", "next.made"))
+    if coming.exists():
+        going.mkdir(mode=0o700, exist_ok=True)
+        for name in _NAMES:
+            if (coming / name).exists():
+                if not (going / name).exists():
+                    (directory / name).rename(going / name)
+                (coming / name).rename(directory / name)
+        coming.rmdir()
+        return "the new root signs; rotate again once every leaf of the old one is renewed"
     if going.exists():
-        shutil.rmtree(going)
         files.replace(str(directory / "ca.crt"), _read(directory / "root.crt"))
+        shutil.rmtree(going)
         return "the old root is gone: ca.crt holds the new one alone"
-    if not coming.exists():
-        coming.mkdir(mode=0o700)
-        _make(coming, domain)
-        both = _read(directory / "root.crt") + _read(coming / "root.crt")
-        files.replace(str(directory / "ca.crt"), both)
-        return "ca.crt holds the new root, too; rotate again once everybody has that file"
-    going.mkdir(mode=0o700)
-    for name in _NAMES:
-        (directory / name).rename(going / name)
-        (coming / name).rename(directory / name)
-    coming.rmdir()
-    return "the new root signs; rotate again once every leaf of the old one is renewed"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(mode=0o700)
+    _make(made, domain)
+    both = _read(directory / "root.crt") + _read(made / "root.crt")
+    files.replace(str(directory / "ca.crt"), both)
+    made.rename(coming)
+    return "ca.crt holds the new root, too; rotate again once everybody has that file"
 
 
 class Authority:

@@ -10,7 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from proxy.cli_ca import ca
 from proxy.mesh.authority import Authority, Issued, create, keep, life_of, new_request, rotate
 from proxy.mesh.renewal import LONGEST_PAUSE, PAUSE, Renewal, due, pause
 from proxy.tls.certificates import read_pair
@@ -87,6 +89,66 @@ def test_a_root_is_replaced_while_both_are_believed(directory: Path) -> None:
     assert is_believed(new, alone) == "users"
     with pytest.raises(ssl.SSLCertVerificationError):
         is_believed(old, alone)
+
+
+@pytest.mark.parametrize("renames", range(9))
+def test_a_step_that_was_interrupted_is_taken_to_its_end(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    old, _ = signed(directory)
+    rotate(directory)
+    rename, left = Path.rename, iter(range(renames))
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if next(left, None) is None:
+            raise OSError
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", interrupted)
+        try:
+            said = rotate(directory)
+        except OSError:
+            said = ""
+    if not said:
+        said = rotate(directory)
+    assert said.startswith("the new root signs")
+    new, _ = signed(directory)
+    both = (directory / "ca.crt").read_bytes()
+    assert [is_believed(one, both) for one in (old, new)] == ["users", "users"]
+    rotate(directory)
+    assert is_believed(new, (directory / "ca.crt").read_bytes()) == "users"
+
+
+@pytest.mark.parametrize("domain", ["", "Mesh Local", "a..b", "*.x", "b\u00fccher.de"])
+def test_an_authority_of_what_is_no_domain_is_not_made(tmp_path: Path, domain: str) -> None:
+    with pytest.raises(ValueError, match="trust domain"):
+        create(tmp_path / "other", domain)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_domain_is_without_case(tmp_path: Path) -> None:
+    create(tmp_path / "other", "MESH.local")
+    made, issued = signed(tmp_path / "other")
+    assert is_believed(made, issued.roots.encode()) == "users"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "init {file}/x",
+        "issue {ca} users --out {file}/x",
+        "issue {ca} users --out {file}.d --life 0s",
+        "serve {ca} --bind nowhere",
+    ],
+)
+def test_words_that_cannot_be_followed_are_refused_in_a_line(
+    directory: Path, tmp_path: Path, words: str
+) -> None:
+    (tmp_path / "file").touch()
+    asked = words.format(ca=directory, file=tmp_path / "file").split()
+    result = CliRunner().invoke(ca, asked)
+    assert (result.exit_code, isinstance(result.exception, SystemExit)) == (2, True)
 
 
 def test_an_authority_is_not_written_over(directory: Path) -> None:

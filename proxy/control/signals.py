@@ -27,7 +27,7 @@ class Signals:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
         loop.add_signal_handler(signal.SIGUSR2, self._not_available)
         loop.add_signal_handler(signal.SIGUSR1, self._reopen)
         return self
@@ -42,7 +42,8 @@ class Signals:
         log.info("signal", signal=number.name)
         (self.second if self.first.is_set() else self.first).set()
 
-    def _reload(self) -> None:
+    def reload(self) -> None:
+        """Read the file again, if there is one by now."""
         if self.on_reload is None:
             log.warning("signal_ignored", signal="SIGHUP", reason="there is no file to read yet")
         else:

@@ -11,6 +11,7 @@ settings on the way out.
 from __future__ import annotations
 
 import os
+import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,7 @@ from msgspec.structs import replace
 
 from proxy.membership import Instance
 from proxy.settings.addresses import BIND, HOST_NAME, NAME, is_loopback, split_bind
-from proxy.settings.callers import Caller, CallersSettings
+from proxy.settings.callers import ANYBODY, Caller, CallersSettings
 from proxy.settings.file import Settings
 from proxy.settings.listener import ListenerLimits, ListenerSettings, collide
 from proxy.settings.listener_tls import Certificate, ListenerTls
@@ -43,6 +44,8 @@ TCP: Final = "tcp"
 AGE: Final = 3600.0
 """Seconds that a connection between side-cars may live: one that began under a certificate that has
 expired since, or an authority that is not believed any more, does not go on for ever."""
+
+_LABEL: Final = re.compile("[a-z0-9_-]+")
 
 IDLE: Final = 60.0
 """Seconds that an idle connection to another side-car is kept, whose listener keeps it for 75."""
@@ -89,6 +92,13 @@ def checked(options: MeshOptions) -> MeshOptions:
     for name in ("inbound", "outbound", "admin"):
         _read(BIND, name, getattr(options, name))
     _read(HOST_NAME, "trust-domain", options.trust_domain)
+    for one in options.callers or ():  # ≤ words
+        if one != ANYBODY:
+            _read(NAME, "callers", one)
+    for one in options.to:  # ≤ words
+        if not _LABEL.fullmatch(one) and one not in dict(options.tcp):
+            allowed = "lower case without dots, or a service of --tcp"
+            raise ValueError(f"--to: {one} is the first label of no Host; allowed: {allowed}")
     _check_local("outbound", options.outbound, options)
     binds = [options.inbound, options.outbound, options.admin]
     for service, bind in options.tcp:  # ≤ words
@@ -110,7 +120,7 @@ def checked(options: MeshOptions) -> MeshOptions:
         path = options.identity / file
         if not os.access(path, os.R_OK) or not path.is_file():
             raise ValueError(f"--identity: {path} is missing, or not ours to read")
-    return options
+    return replace(options, trust_domain=options.trust_domain.lower())
 
 
 def _check_local(name: str, bind: str, options: MeshOptions) -> None:

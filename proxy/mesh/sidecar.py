@@ -186,9 +186,9 @@ class MeshSidecar(Sidecar):
 
     def _reload(self) -> bool:
         """See `Sidecar`."""
-        if self._signals.on_reload is None:
+        if self._file is None:
             return False
-        self._signals.on_reload()
+        self._signals.reload()
         return True
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from proxy.mesh.composition import IDLE, MeshOptions, composed
+from proxy.mesh.composition import IDLE, MeshOptions, checked, composed
 from proxy.settings.callers import CallersSettings
 from proxy.settings.file import Settings
 from proxy.settings.fleet import SharedText
@@ -110,3 +110,30 @@ config: {source: etcd}
     known = composed(parse(text, "mesh.yaml", {}, shared), words)
     assert len(known.routes) == 2
     assert known.services["users:inbound"].callers is not None
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> MeshOptions:
+    for file in ("tls.crt", "tls.key", "ca.crt"):
+        (tmp_path / file).touch()
+    return MeshOptions(service="users", port=8080, identity=tmp_path)
+
+
+@pytest.mark.parametrize("to", ["Users", "a.b", "users:inbound"])
+def test_a_service_that_no_host_can_name_is_not_one_to_reach(words: MeshOptions, to: str) -> None:
+    asked = msgspec.structs.replace(words, to=("orders", to))
+    with pytest.raises(ValueError, match=f"--to: {to} is the first label of no Host"):
+        checked(asked)
+    by_tcp = msgspec.structs.replace(asked, tcp=((to, "127.0.0.1:5432"),))
+    assert checked(by_tcp).to == ("orders", to)
+
+
+def test_callers_are_names_or_a_star(words: MeshOptions) -> None:
+    assert checked(msgspec.structs.replace(words, callers=("web", "*"))).callers == ("web", "*")
+    with pytest.raises(ValueError, match="--callers"):
+        checked(msgspec.structs.replace(words, callers=("web;orders",)))
+
+
+def test_a_trust_domain_is_without_case(words: MeshOptions) -> None:
+    asked = msgspec.structs.replace(words, trust_domain="MESH.local")
+    assert checked(asked).trust_domain == "mesh.local"

@@ -23,7 +23,7 @@ LARGEST: Final = 64 * 1024
 """Bytes of an answer that is relayed: a page to log in, or where there is one."""
 _CONNECTIONS: Final = 64
 """To the server, for each worker; further requests wait for one, within their time."""
-_ASKED_WITH: Final = ("Cookie", "Authorization")
+_PROOFS: Final = ("Cookie", "Authorization")
 
 
 def _parse_url(text: str) -> str:
@@ -61,6 +61,8 @@ class ForwardAuth(Filter):
     def __init__(self, options: Options) -> None:
         self._url = options.url
         self._copied = options.copy
+        # A user in the URL is shown in that field.
+        self._asked_with = ("Cookie",) if "@" in urlsplit(options.url).netloc else _PROOFS
         self._timeout = options.timeout
         self.time_limit = options.timeout + 1.0  # Its own limit comes first, and is a 503.
         self._session: aiohttp.ClientSession | None = None
@@ -80,7 +82,7 @@ class ForwardAuth(Filter):
 
     async def on_request(self, request: Request) -> Response | None:
         """See `Filter`."""
-        question = _question(request)
+        question = _question(request, self._asked_with)
         for name in self._copied:  # ≤ 1000
             request.headers.remove(name)
         try:
@@ -114,7 +116,7 @@ class ForwardAuth(Filter):
                 request.headers.add(name, value.decode("latin-1"))
 
 
-def _question(request: Request) -> dict[str, str]:
+def _question(request: Request, proofs: tuple[str, ...]) -> dict[str, str]:
     fields = {
         "X-Forwarded-Method": request.method,
         "X-Forwarded-Proto": request.scheme,
@@ -124,7 +126,7 @@ def _question(request: Request) -> dict[str, str]:
         "Accept-Encoding": "identity",
         "User-Agent": "fairlead",
     }
-    for name in _ASKED_WITH:  # ≤ 2
+    for name in proofs:  # ≤ 2
         value = request.headers.get(name)
         if value is not None:
             fields[name] = _same_bytes(value)

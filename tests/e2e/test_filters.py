@@ -79,6 +79,7 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
         }
         hung = {**tokens, "jwks_url": f"http://127.0.0.1:{auth.port}/hang", "timeout": "1s"}
         own = {**verify, "copy": ["Authorization"]}
+        user = {**verify, "url": f"http://fair:lead@127.0.0.1:{auth.port}/verify"}
         config = {
             "filters": {"login": {"forward_auth": verify}, "tokens": {"jwt": tokens}},
             "services": {"s": {"instances": [one.instance]}},
@@ -88,6 +89,7 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
                 {"path_prefix": "/hung", "service": "s", "filters": [{"jwt": hung}]},
                 {"path_prefix": "/open", "service": "s"},
                 {"path_prefix": "/own", "service": "s", "filters": [{"forward_auth": own}]},
+                {"path_prefix": "/user", "service": "s", "filters": [{"forward_auth": user}]},
                 {"path_prefix": "/cut-off", "strip_prefix": True, "service": "s",
                  "filters": ["login"]},
                 {"path_prefix": "/", "service": "s", "filters": ["login"]},
@@ -124,6 +126,15 @@ async def test_a_proof_that_is_copied_is_asked_with_first(site: Site) -> None:
     assert site.instance.calls[-1].head.get("Authorization") is None
     assert (await site.ask("GET /open", ANN)).status == 200
     assert site.instance.calls[-1].head.get("Authorization") == "Bearer ann"
+
+
+@pytest.mark.parametrize("fields", [(), (ANN,)])
+async def test_a_user_in_the_url_takes_the_place_of_the_clients_proof(
+    site: Site, fields: tuple[str, ...]
+) -> None:
+    assert (await site.ask("GET /user", "Cookie: s=ann", *fields)).status == 200
+    assert site.auth.calls[-1].head.all("Authorization") == ["Basic ZmFpcjpsZWFk"]
+    assert (await site.ask("GET /user", *fields)).status == 401
 
 
 async def test_a_body_is_for_the_instance_alone(site: Site) -> None:

@@ -27,6 +27,8 @@ from proxy.settings.declare import Given
 from proxy.settings.read import TEXT, Read
 
 _HASH: Final = re.compile(r"\$2[aby]\$(?P<cost>\d\d)\$[./A-Za-z0-9]{53}|\$argon2(id|i|d)\$[^\s:]+")
+_NAME: Final = re.compile(r"[^\x00-\x1f\x7f]+")
+"""A user's name: without control characters (RFC 7617 §2), which no field may have."""
 _DEAREST: Final = 14
 """Highest cost of bcrypt: a second of one CPU. One more would be two."""
 _REMEMBERED: Final = 1000
@@ -45,7 +47,7 @@ def users_in(lines: Iterable[str]) -> dict[str, str]:
         if text and not text.startswith("#"):
             name, _, hashed = text.partition(":")
             match = _HASH.fullmatch(hashed)
-            if not name or match is None:
+            if not _NAME.fullmatch(name) or match is None:
                 raise ValueError("has a line that is not NAME:HASH, with bcrypt or argon2")
             if int(match["cost"] or 0) > _DEAREST:
                 raise ValueError(f"has a bcrypt hash whose cost is above {_DEAREST}")

@@ -96,6 +96,10 @@ def test_settings_are_shown_neither_as_changes_nor_with_routes() -> None:
             f"f.{SCRIPTED}: is not a mapping; allowed: its arguments by name",
         ),
         (
+            '{f: {basic_auth: {users: ["a\\x7fb:$2b$04$' + "a" * 53 + '"]}}}',
+            "f.basic_auth.users.0: the value is not NAME:HASH, with bcrypt or argon2; allowed: a line of `htpasswd -B`, such as ann:$2y$05$...",
+        ),
+        (
             "{f: {headers: {request: {set: {Host: x}}}}}",
             'f.headers.request.set.Host: "Host" is for the proxy alone to set; allowed: another field',
         ),

@@ -116,7 +116,8 @@ class BalancingMiddleware:
         pool = self._pools.get(service)
         if pool is None:
             pool = Pool(builder(balancing.balancer, dict(balancing.params)), self._rng)
-            self._pools[service] = pool
+            if self._discovery.instances(service):  # Else any host of a suffix would leave one.
+                self._pools[service] = pool
         return await self._send(service, balancing, pool, request, handler)
 
     async def _send(

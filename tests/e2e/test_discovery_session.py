@@ -375,6 +375,16 @@ async def test_a_service_without_usable_instances_is_an_error_that_says_why(flee
                 await ask(session, f"http://{host}/")
 
 
+async def test_hosts_that_are_no_service_leave_nothing_behind(fleet: Fleet) -> None:
+    await fleet.tell(instance("x", "other"))
+    balancing = BalancingMiddleware(fleet.discovery, hosts=["*.svc"])
+    async with aiohttp.ClientSession(middlewares=[balancing]) as session:
+        for number in range(3):
+            with pytest.raises(NoInstance, match="nobody is registered"):
+                await ask(session, f"http://no{number}.svc/")
+    assert not balancing._pools
+
+
 async def test_a_registry_that_never_answered(fleet: Fleet) -> None:
     fleet.provider.last_error = "refused"
     async with (

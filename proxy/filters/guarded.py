@@ -37,6 +37,8 @@ of a second, a hundred times what a hook takes that does not block."""
 FORGIVEN: Final = 60.0
 """Seconds without another interruption after which it has its whole limit again: one that goes
 astray now and then holds up its worker for a fiftieth of the time, and is not punished for ever."""
+_ENDS: Final = (asyncio.CancelledError, GeneratorExit)
+"""Ends of coroutines from outside: out of another hook they would end whoever calls it."""
 
 Hook = Callable[..., Any]
 Later = Callable[[float, Callable[[], None]], asyncio.TimerHandle]
@@ -95,8 +97,10 @@ class GuardedHooks:
                 return hook(*arguments)
             finally:
                 watch.end()
-        except SystemExit as exit:
-            raise exited(exit) from exit
+        except (SystemExit, *_ENDS) as end:
+            if isinstance(end, _ENDS) and isinstance(getattr(hook, "__self__", None), Coroutine):
+                raise  # A step of one that waits: it was cancelled, or closed.
+            raise exited(end) from end
         except Held as held:
             watch.end()
             self._restrain(name, movable, held)
@@ -165,9 +169,11 @@ class GuardedHooks:
             self._turns.release()
 
 
-def exited(exit: SystemExit) -> RuntimeError:
-    """A hook that would end the process has failed."""
-    return RuntimeError(f"the hook has called sys.exit({exit.code!r})")
+def exited(end: BaseException) -> RuntimeError:
+    """A hook that would end the process, or what calls it, has failed."""
+    if isinstance(end, SystemExit):
+        return RuntimeError(f"the hook has called sys.exit({end.code!r})")
+    return RuntimeError(f"the hook has raised {type(end).__name__}")
 
 
 class _Changes:
@@ -275,8 +281,8 @@ class _ThreadedCall:
         except Held:
             self._end()
             return None
-        except SystemExit as exit:
-            raise exited(exit) from exit
+        except (SystemExit, *_ENDS) as end:
+            raise exited(end) from end
         finally:
             self._ended()
 

@@ -151,6 +151,33 @@ async def test_a_hook_that_would_end_the_process_fails(one: Filter) -> None:
         await hook(Message())
 
 
+class Cancelled(Filter):
+    """Whose hook has asked a task for its result, which was cancelled."""
+
+    def on_request(self, *_: Any) -> Any:
+        raise asyncio.CancelledError
+
+
+class CancelledInThreads(Cancelled):
+    threads = True
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("one", [Cancelled(), CancelledInThreads()])
+async def test_a_hook_that_does_not_wait_cannot_be_cancelled_but_fails(one: Filter) -> None:
+    hook = hooks_of(one).around(one.on_request)
+    with pytest.raises(RuntimeError, match="CancelledError"):
+        await hook(Message())
+
+
+def test_a_change_of_content_cannot_be_cancelled_but_fails() -> None:
+    one, message = Filter(), Message()
+    hooks_of(one).around(lambda request: request.changes.append(Cancelled().on_request))(message)
+    [change] = message.changes
+    with pytest.raises(RuntimeError, match="CancelledError"):
+        change(b"", True)
+
+
 class Changes(Filter):
     def on_request(self, request: Any) -> Any:
         request.changes.append(blocks)

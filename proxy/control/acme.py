@@ -44,6 +44,10 @@ FIRST_WAIT, LONGEST_WAIT = 60.0, 6 * HOUR
 """Seconds between an order that failed and the next for its name: they double. Public authorities
 take five failures an hour."""
 
+LONGEST_SAID = 7 * 86_400.0
+"""Seconds until the next order that a server may ask for: the longest period over which public
+authorities count."""
+
 WAIT_FOR_OTHERS = 5.0
 """Seconds until a proxy looks again whether another one still orders: an order takes some."""
 
@@ -200,6 +204,8 @@ class Acme:
                 # Nothing is ordered that may be there already.
                 await self._sleep(FIRST_WAIT)
                 continue
+            for name in self.names.values():
+                name.retry = self._believed(name.retry)
             domain = min(self.names, key=lambda name: self.names[name].due)
             wait = self.names[domain].due - self._now()
             if wait > 0:
@@ -221,7 +227,7 @@ class Acme:
                     await self._look()
                 if failure := await fleet.failure(domain):
                     name.failures, name.problem = failure.failures, failure.problem
-                    name.retry = max(name.retry, failure.retry)
+                    name.retry = max(name.retry, self._believed(failure.retry))
                 if name.due > self._now():
                     return
                 mine = files.read(str(self._settings.place / "account.key"), LARGEST_PEM)
@@ -245,6 +251,11 @@ class Acme:
         except RegistryError as error:
             log.warning("acme_fleet_not_reached", name=domain, error=str(error))
             await self._sleep(FIRST_WAIT)
+
+    def _believed(self, retry: float) -> float:
+        """`retry`, unless it is later than any failure has it: the clock that it was read from was
+        fast, ours before it was set right or another proxy's."""
+        return retry if retry - self._now() <= LONGEST_SAID else 0.0
 
     async def _obtained(self, domain: str, content: bytes) -> None:
         """Another proxy has a certificate: it is ours as well, if it is for its name and lasts

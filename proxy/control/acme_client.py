@@ -19,7 +19,7 @@ import msgspec
 
 import proxy
 from proxy import files
-from proxy.control.acme import AcmeError, Publish
+from proxy.control.acme import LONGEST_SAID, AcmeError, Publish
 from proxy.control.acme_turns import Challenges
 from proxy.messages import CertificatePair
 from proxy.registry.named import MemberNames
@@ -36,9 +36,6 @@ ORDER_LIMIT = 300.0
 for it but the other names."""
 LONGEST_PAUSE = 15.0
 """Seconds between two questions whether the server is done, whatever it asks for."""
-LONGEST_WAIT = 7 * 86_400.0
-"""Seconds until the next order that a server may ask for: the longest period over which public
-authorities count."""
 RATE_LIMITED = 3600.0
 """Seconds until the next order, where too many were made and the server does not say."""
 NONCES = 5
@@ -274,4 +271,4 @@ def retry_after(headers: Mapping[str, str], now: float) -> float:
         seconds = float(said) if said.isdecimal() else parsedate_to_datetime(said).timestamp() - now
     except (ValueError, OverflowError):
         return 0.0
-    return min(max(0.0, seconds), LONGEST_WAIT)
+    return min(max(0.0, seconds), LONGEST_SAID)

@@ -15,6 +15,7 @@ from proxy.control import status
 from proxy.control.acme import (
     FIRST_WAIT,
     HOUR,
+    LONGEST_SAID,
     LONGEST_WAIT,
     Acme,
     AcmeError,
@@ -23,7 +24,6 @@ from proxy.control.acme import (
     Standing,
     StorageError,
 )
-from proxy.control.acme_client import LONGEST_WAIT as LONGEST_SAID
 from proxy.control.acme_client import RATE_LIMITED, error_from, retry_after
 from proxy.settings.acme import AcmeSettings, AcmeStorage
 from proxy.tls.acme import AccountKey
@@ -186,6 +186,13 @@ async def test_failures_double_the_wait(stage: Stage) -> None:
     assert len(await stage.run(LONGEST_WAIT)) == 1
     stage.life = 60.0
     assert stage.acme.names["a.example"].failures == 0
+
+
+async def test_a_clock_that_is_set_back_puts_no_order_off(stage: Stage) -> None:
+    stage.failing = AcmeError("no")
+    await stage.run(FIRST_WAIT - 1)
+    stage.now -= 365 * DAY
+    assert len(await stage.run(1.0)) == 1
 
 
 async def test_the_next_kind_of_challenge_has_its_turn(stage: Stage) -> None:

@@ -737,6 +737,25 @@ def test_a_session_that_comes_when_the_protocol_is_another_by_now_is_not_kept(ma
     assert instance.take() == [("goaway", 0, 0, b"")]
 
 
+def test_requests_that_wait_when_the_protocol_becomes_http1_get_connections(make: Any) -> None:
+    wire = make(http2=True)
+    clients = [wire.client() for _ in range(20)]  # More than get one in a turn of the loop.
+    for client in clients:
+        client.send(request("GET /x"))
+    instance = H2Instance(wire, begin=b"")
+    assert instance.requests() == [1]
+    wire.serve("a", http2=False)
+    instance.send(SETTINGS + hi())
+    clients[0].expect(RELAYED)
+    assert instance.take() == [("goaway", 0, 0, b"")]
+    for client in clients[1:]:
+        plain = wire.accepted()
+        assert plain.take().startswith(b"GET /x HTTP/1.1\r\n")
+        plain.send(OK)
+        client.expect(OK_RELAYED)
+    assert wire.in_flight == 0
+
+
 def test_the_last_of_several_settings_in_a_read_counts(make: Any) -> None:
     wire = make(http2=True)
     clients = [wire.client() for _ in range(3)]

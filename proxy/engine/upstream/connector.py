@@ -23,7 +23,6 @@ from proxy.engine.streams import UpstreamStream
 from proxy.engine.tls.client import ClientContexts, ClientHandshake
 from proxy.engine.tls.handshakes import Handshakes
 from proxy.engine.upstream.dialler import Dialler
-from proxy.engine.upstream.raw import SessionOpening
 from proxy.engine.upstream.sharing import Sharing
 from proxy.engine.upstream.turns import NO_PORT_PAUSE, Turn, Turns
 from proxy.errors import (
@@ -133,7 +132,7 @@ class Connector:
         self.pace = Pace(loop.call_soon, deadlines.now)
         """Of the worker."""
         self._upstreams = Upstreams(deadlines, loop.call_soon, self.pace)
-        self._sharing = Sharing(self._upstreams, partial(self._begin, make=SessionOpening))
+        self._sharing = Sharing(self._upstreams, self.dial)
         self._make_room = make_room
         self._names = names
         self.destinations = Destinations()

@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 
 from proxy.engine.deadlines import NEVER, Alarm
+from proxy.engine.http1.client import UpstreamConnection
 from proxy.engine.http1.keepalive import KeptConnection, Upstreams
 from proxy.engine.http2.client import InstanceSession
 from proxy.engine.http2.client_connection import Lines
@@ -17,6 +18,7 @@ from proxy.engine.http2.shared import shared_stream
 from proxy.engine.node import Node
 from proxy.engine.streams import UpstreamStream
 from proxy.engine.upstream.dialler import Dialler
+from proxy.engine.upstream.raw import SessionOpening
 from proxy.errors import CONNECT_TIMEOUT, STREAM_REFUSED, Fault
 from proxy.proxy_header import Ends
 from proxy.settings.service import ServiceSettings
@@ -26,14 +28,14 @@ _log = structlog.get_logger()
 _TURN: Final = 16
 """Requests that go out in one turn of the loop, or fail: a session may have room for a hundred."""
 
-Dial = Callable[[Node, ServiceSettings, Dialler], object]
+Dial = Callable[[Node, ServiceSettings, Dialler, float, type[KeptConnection]], object]
 
 
 class Sharing(Lines):
     """Owns a line for each instance for whose streams somebody waits."""
 
     def __init__(self, upstreams: Upstreams, dial: Dial) -> None:
-        """`dial`: makes a connection on which nothing is said."""
+        """`dial`: see `Connector.dial`."""
         self.upstreams = upstreams
         self.dial = dial
         self._lines: dict[Node, NodeLine] = {}  # ≤ 1 KiB + 400 B per instance
@@ -137,9 +139,23 @@ class NodeLine:
             self._sharing.forget(self)
         elif self._deadlines.now() < self.node.calm_until:
             self.fail_all(STREAM_REFUSED, f"{self.node.id} has asked for calm")
+        elif not self.node.http2:
+            waiting, self._waiting = self._waiting, deque()
+            self._dial_each(waiting)
+            self._dial_or_leave()
         elif all(session.settled for session in self.node.shared):
             self._dialling = self._waiting[0].settings
-            self._sharing.dial(self.node, self._dialling, self)
+            self._sharing.dial(self.node, self._dialling, self, inf, SessionOpening)
+
+    def _dial_each(self, waiting: deque[_Waiting]) -> None:
+        """The instance speaks HTTP/1.1 by now, and takes a connection for each who waited: some in
+        each turn of the loop."""
+        for _ in range(min(_TURN, len(waiting))):  # ≤ _TURN
+            one = waiting.popleft()
+            left = max(0.0, one.limit - self._deadlines.now())
+            self._sharing.dial(self.node, one.settings, one.waiter, left, UpstreamConnection)
+        if waiting:
+            self._sharing.upstreams.soon(self._dial_each, waiting)
 
     # -- the connection that is made
 

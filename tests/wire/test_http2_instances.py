@@ -541,6 +541,23 @@ def test_a_client_is_not_read_for_an_instance_that_takes_nothing(make: Any) -> N
     assert not instance.closed
 
 
+def test_padding_alone_gives_back_the_window_of_its_stream(make: Any) -> None:
+    wire = make(http2=True, listener=HTTP2, settings=PATIENT)
+    client = H2Peer(wire)
+    client.send(head(1, method="POST", end=False))
+    instance = H2Instance(wire)
+    assert instance.requests() == [1]
+    padding = frame(0, 8, 1, b"\xff" + bytes(255))
+    client.send(128 * padding)
+    assert client.take() == [("window", 1, 128 * 256 + 65535)]  # And it is enlarged.
+    instance.send(answer(1) + 512 * padding)
+    assert instance.take() == [("window", 1, 512 * 256)]
+    client.send(data(1, b"x", end=True))
+    instance.send(data(1, b"y", end=True))
+    assert instance.take() == [("data", 1, b"x", True)]
+    assert client.answer()[1] == b"y"
+
+
 def test_a_client_that_takes_nothing_holds_back_its_stream_and_no_other(make: Any) -> None:
     wire, client, instance = asked(make)
     client.stall()

@@ -299,6 +299,8 @@ class InstanceStream(UpstreamStream):
             self._on_end()
         elif size and not self._paused:
             self._session.pass_on_soon(self)
+        elif not self._paused:
+            self._return_window()  # Padding alone: behind it there may be nothing to pass on.
 
     def _on_end(self) -> None:
         """The instance has said its last frame."""

@@ -134,6 +134,8 @@ class ServerStream(ClientStream):
             self.on_end(b"")
         elif size:
             self._session.pass_on_soon(self)
+        else:
+            self._return_window()  # Padding alone: behind it there may be nothing to pass on.
         return True
 
     def on_end(self, trailers: bytes) -> None:

@@ -482,16 +482,20 @@ async def test_a_side_car_is_ready_in_a_second(mesh: Mesh) -> None:
 
 
 async def test_a_side_car_is_small(mesh: Mesh) -> None:
-    """One process, after a thousand requests: 60 MB, files that others use as well included."""
+    """One process, after thousands of requests: 60 MB, files that others use as well included."""
     async with Origin("small") as program:
         port = program.instance["port"]
         side = Beside("small", port, mesh.directory, mesh.authority, mesh.etcd.url, *SOON)
         async with side, aiohttp.ClientSession() as session:
             await side.knows("small")
-            for _ in range(1000):
-                url = f"http://127.0.0.1:{side.outbound}/x"
-                async with session.get(url, headers={"Host": "small"}) as answer:
-                    assert answer.status == 200
+
+            async def call() -> None:
+                for _ in range(1000):
+                    url = f"http://127.0.0.1:{side.outbound}/x"
+                    async with session.get(url, headers={"Host": "small"}) as answer:
+                        assert answer.status == 200
+
+            await call()
             assert "fairlead_requests_total" in (await side.ask_admin("/metrics"))[1]
             assert children(side.pid) == []
 
@@ -500,6 +504,8 @@ async def test_a_side_car_is_small(mesh: Mesh) -> None:
                 return memory([side.pid], "Rss") <= 60
 
             await eventually(small, 20.0, side.log)
+            await call()
+            assert small()
 
 
 async def test_a_proxy_that_cannot_start_is_said_in_one_line(mesh: Mesh) -> None:

@@ -70,6 +70,9 @@ def run(file: str, parent: int | None) -> None:
         from proxy import parent as process_of_life
 
         raise SystemExit(process_of_life.tend(["run", "--config", file]))
+    from proxy import lean
+
+    lean.load_structlog()
     from proxy.control import process
     from proxy.control.openings import StartError
     from proxy.control.parent_link import ParentError, ParentLink

@@ -284,6 +284,9 @@ def sidecar(**given: Any) -> None:
 
 def _beside(given: dict[str, Any]) -> int:
     """Run `sidecar`; the exit code."""
+    from proxy import lean
+
+    lean.load_structlog()
     from proxy.mesh import heap
 
     heap.tune()  # Before there are threads.

@@ -1,13 +1,15 @@
-"""aiohttp, loaded without what most processes have no use for: 3 MB and 60 ms.
+"""Libraries, loaded without what most processes have no use for.
 
-Two contexts that trust the system's authorities, each of which reads all of them, and a library in
-C++, with that language's own, for lists that are written once.
+aiohttp, 3 MB and 60 ms: two contexts that trust the system's authorities, each of which reads all
+of them, and a library in C++, with that language's own, for lists that are written once. structlog,
+4 MB where others have installed rich, which paints tracebacks.
 """
 
 from __future__ import annotations
 
 import os
 import ssl
+import sys
 from typing import Any, Final
 
 _NO_EXTENSION: Final = "FROZENLIST_NO_EXTENSIONS"
@@ -39,9 +41,20 @@ def _put_off(context: ssl.SSLContext) -> None:
     context.__class__ = _Late
 
 
+def load_structlog() -> None:
+    """Load it, if it is not yet, as where there is no rich."""
+    if "rich" in sys.modules:
+        return
+    sys.modules["rich"] = None  # type: ignore[assignment]
+    try:
+        import structlog  # noqa: F401
+    finally:
+        del sys.modules["rich"]
+
+
 def load_aiohttp() -> None:
-    """Load it, if it is not yet. Call it in a process of ours, where the environment is ours to
-    change for a moment. A context that another thread makes meanwhile is a late one as well."""
+    """Load aiohttp, if it is not yet. Call it in a process of ours, where the environment is ours
+    to change for a moment. A context that another thread makes meanwhile is a late one as well."""
     given = os.environ.get(_NO_EXTENSION)
     os.environ[_NO_EXTENSION] = "1"
     ssl.SSLContext.set_default_verify_paths = _put_off  # type: ignore[assignment]

@@ -1,4 +1,5 @@
-"""aiohttp is loaded without the system's authorities, and trusts them nevertheless."""
+"""aiohttp is loaded without the system's authorities, and trusts them nevertheless; structlog
+without rich, which others may load nevertheless."""
 
 from __future__ import annotations
 
@@ -41,3 +42,16 @@ def test_authorities_of_the_system_are_read_for_the_first_connection_that_finds_
     command = [sys.executable, "-c", SCRIPT]
     ran = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["0", "1", "1"]
+
+
+def test_structlog_is_loaded_without_rich(tmp_path: Path) -> None:
+    (tmp_path / "rich.py").write_text("")
+    script = """
+import sys
+from proxy.lean import load_structlog
+load_structlog()
+assert "structlog" in sys.modules and "rich" not in sys.modules
+import rich
+"""
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script], env=environ, check=True)

@@ -48,7 +48,7 @@ def user_id(name: str) -> int:
 
 
 def group_id(name: str) -> int:
-    """As `user_id`, of a group."""
+    """Id of the group that `name` names, or is. ValueError that continues a sentence."""
     return _id(name, "group", lambda name: grp.getgrnam(name).gr_gid)
 
 
